@@ -1,0 +1,61 @@
+"""The errors a user can cause. Each says what is wrong, where, and how to fix it."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BudgetError",
+    "BundleError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DomainError",
+    "InputError",
+    "MissingDependencyError",
+    "PrunionError",
+    "UnsupportedGraphError",
+    "VerificationError",
+]
+
+
+class PrunionError(Exception):
+    """Base of everything prunion raises on purpose; the command line prints it as one line."""
+
+
+class ConfigError(PrunionError):
+    """A key of the run file is missing, unknown or out of range."""
+
+
+class DataError(PrunionError):
+    """A dataset or one of its images cannot be read."""
+
+
+class BudgetError(PrunionError):
+    """The budget cannot be met, or an option would break it."""
+
+
+class UnsupportedGraphError(PrunionError):
+    """The backbone holds an operation whose channels cannot be decided."""
+
+
+class CheckpointError(PrunionError):
+    """A checkpoint is missing, truncated, altered or of another version."""
+
+
+class BundleError(PrunionError):
+    """A bundle is missing, incomplete, altered or of another version."""
+
+
+class VerificationError(PrunionError):
+    """Two forms of the same network disagree."""
+
+
+class DomainError(PrunionError):
+    """A domain is not one of the bundle's."""
+
+
+class InputError(PrunionError):
+    """An image or array has the wrong shape, type or content."""
+
+
+class MissingDependencyError(PrunionError):
+    """An optional package is needed and not installed."""

@@ -1,0 +1,131 @@
+"""Checks of single values of a run file; each failure is one line with the key and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prunion.runtime.errors import ConfigError
+
+__all__ = [
+    "check_bool",
+    "check_choice",
+    "check_int",
+    "check_keys",
+    "check_number",
+    "check_table",
+    "check_text",
+    "check_triple",
+    "key_of",
+    "shown",
+]
+
+
+def key_of(table: str, key: str) -> str:
+    """How messages name a key: `[budget] limit`, or `seed` at the top of the file."""
+    return f"[{table}] {key}" if table else key
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it, never longer than a line should be."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_table(table: str, value: Any) -> dict[str, Any]:
+    """`value` if it is a table; otherwise a ConfigError."""
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"[{table}] is {shown(value)}: make it a table, a line [{table}] with keys"
+        )
+    return value
+
+
+def check_keys(
+    table: str, given: Iterable[str], known: Sequence[str], required: Sequence[str] = ()
+) -> None:
+    """Refuse unknown keys (with the nearest known one) and missing required ones."""
+    given = list(given)
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{key_of(table, key)} is not a key of a run file: {_hint(key, known)}"
+            )
+    for key in required:
+        if key not in given:
+            where = f"to [{table}]" if table else "at the top of the file"
+            raise ConfigError(f"{key_of(table, key)} is missing: add it {where}")
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"remove it (known here: {', '.join(known)})"
+
+
+def check_bool(table: str, key: str, value: object) -> bool:
+    """`value` if it is true or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key_of(table, key)} is {shown(value)}: write true or false, unquoted")
+    return value
+
+
+def check_int(table: str, key: str, value: object, low: int, high: int) -> int:
+    """`value` if it is a whole number in `low … high`; true and false are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(
+            f"{key_of(table, key)} is {shown(value)}: give a whole number from {low} to {high}"
+        )
+    return value
+
+
+def check_number(
+    table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
+) -> float:
+    """`value` as a float if it is a number in `low … high` (above `low` if `open_low`)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        above = low < value if open_low else low <= value
+        if above and value <= high:  # never true of NaN
+            return float(value)
+    span = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
+    raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a number {span}")
+
+
+def check_text(table: str, key: str, value: object, *, empty: bool = False) -> str:
+    """`value` if it is a string (not an empty one, unless `empty`)."""
+    if not isinstance(value, str) or not (empty or value.strip()):
+        raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a string in quotes")
+    return value
+
+
+def check_choice(
+    table: str, key: str, value: object, choices: Sequence[str], later: Sequence[str] = ()
+) -> str:
+    """`value` if it is one of `choices`; those in `later` are planned, and refused as such."""
+    wanted = " or ".join(f'"{choice}"' for choice in choices)
+    if isinstance(value, str) and value in later:
+        raise ConfigError(
+            f'{key_of(table, key)} is "{value}", which this version cannot do yet: use {wanted}'
+        )
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{key_of(table, key)} is {shown(value)}: use {wanted}")
+    return value
+
+
+def check_triple(
+    table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
+) -> tuple[float, float, float]:
+    """`value` as three floats, one per colour channel, each in `low … high`."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise ConfigError(
+            f"{key_of(table, key)} is {shown(value)}: give three numbers, one for each of R, G, B"
+        )
+    try:
+        red, green, blue = (
+            check_number(table, key, item, low, high, open_low=open_low) for item in value
+        )
+    except ConfigError as exc:
+        raise ConfigError(f"{exc} (for pixels divided by 255)") from None
+    return red, green, blue

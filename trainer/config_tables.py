@@ -1,0 +1,182 @@
+"""The tables of a run file: backbone, input, budget and training."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config_checks import (
+    check_choice,
+    check_int,
+    check_number,
+    check_text,
+    check_triple,
+    shown,
+)
+
+__all__ = ["BackboneConfig", "BudgetConfig", "InputConfig", "TrainConfig"]
+
+MULTIPLIERS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMG%]?)\s*")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which pretrained network to prune, and where its weights come from."""
+
+    name: str
+    source: str = "torchvision"
+    weights: str = "default"
+    match: str = "name"
+    cut: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("backbone", "name", self.name)
+        check_choice("backbone", "source", self.source, ("torchvision", "timm"))
+        check_text("backbone", "weights", self.weights)
+        check_choice("backbone", "match", self.match, ("name", "order"))
+        if self.cut is not None:
+            check_text("backbone", "cut", self.cut)
+
+    @property
+    def weights_are_a_file(self) -> bool:
+        """False for "default" (the library's own download) and "none" (random weights)."""
+        return self.weights not in ("default", "none")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What the network sees: size in pixels, and the normalisation of RGB in 0 … 1.
+
+    `size` may be given as one number; it is kept as `(height, width)`.
+    """
+
+    size: tuple[int, int] = (64, 64)
+    resize: int = 0
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        size = self.size
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        if len(sides) != 2:
+            raise ConfigError(f"[input] size is {shown(size)}: give one number or [height, width]")
+        height, width = (check_int("input", "size", side, 8, 4096) for side in sides)
+        check_int("input", "resize", self.resize, 0, 8192)
+        if 0 < self.resize < max(height, width):
+            raise ConfigError(
+                f"[input] resize is {self.resize}, smaller than size: the crop would leave the "
+                f"image; give at least {max(height, width)}, or 0 for exactly that"
+            )
+        # One spelling inside, whichever of the accepted ones the file used.
+        object.__setattr__(self, "size", (height, width))
+        object.__setattr__(self, "mean", check_triple("input", "mean", self.mean, 0, 1))
+        object.__setattr__(self, "std", check_triple("input", "std", self.std, 0, 1, open_low=True))
+
+    @property
+    def height(self) -> int:
+        """Rows of the network's input."""
+        return self.size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the network's input."""
+        return self.size[1]
+
+    @property
+    def shorter_side(self) -> int:
+        """What an image's shorter side is resized to before the centre crop, in pixels."""
+        return self.resize or max(self.size)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What the union may cost. `limit` is kept as written; `amount` and `allowed` read it."""
+
+    limit: float | str
+    kind: str = "params"
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        later = ("bytes", "latency", "switches")
+        check_choice("budget", "kind", self.kind, ("params", "macs"), later)
+        check_int("budget", "round_to", self.round_to, 1, 1024)
+        if not self.amount > 0:
+            raise ConfigError(f"[budget] limit is {shown(self.limit)}: give more than zero")
+
+    @property
+    def amount(self) -> float:
+        """The limit as a number: a share of the backbone's cost up to 1, beyond it a count."""
+        if not isinstance(self.limit, str):
+            return check_number("budget", "limit", self.limit, 0, 1e18, open_low=True)
+        found = AMOUNT.fullmatch(self.limit)
+        if found is None:
+            raise ConfigError(
+                f"[budget] limit is {shown(self.limit)}: give a share such as 0.5 or "
+                '"50%", or an amount such as 1200000, "1.2M", "300k" or "0.4G"'
+            )
+        number, unit = float(found[1]), found[2]
+        if unit == "%":
+            if number > 100:
+                raise ConfigError(f"[budget] limit is {shown(self.limit)}: give at most 100%")
+            return number / 100
+        return number * MULTIPLIERS[unit]
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether the limit is a share of the backbone's cost rather than a count."""
+        return self.amount <= 1
+
+    def allowed(self, backbone: float) -> float:
+        """The absolute amount the union may cost, for a backbone that costs `backbone`."""
+        return self.amount * backbone if self.is_fraction else self.amount
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network learns: phases in epochs, batches in images, learning rates."""
+
+    trunk: str = "frozen"
+    order: str = "joint"
+    warmup: int = 2
+    ramp: int = 4
+    settle: int = 6
+    batch_size: int = 32
+    balance: float = 0.5
+    lr: float = 1e-3
+    trunk_lr: float = 3e-4
+    switch_lr: float = 2e-3
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    sharing: str = "union"
+    sharing_weight: float | str = "learned"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("train", "trunk", self.trunk, ("frozen", "tuned"))
+        check_choice("train", "order", self.order, ("joint", "batch", "epoch"))
+        for key in ("warmup", "ramp", "settle"):
+            check_int("train", key, getattr(self, key), 0, 100_000)
+        if not self.epochs:
+            raise ConfigError("[train] warmup, ramp and settle are all 0: give at least one epoch")
+        # BatchNorm's statistics of fewer than four images are noise.
+        check_int("train", "batch_size", self.batch_size, 4, 65_536)
+        check_number("train", "balance", self.balance, 0, 1)
+        for key in ("lr", "trunk_lr", "switch_lr"):
+            check_number("train", key, getattr(self, key), 0, 10, open_low=True)
+        check_number("train", "weight_decay", self.weight_decay, 0, 1)
+        check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)
+        check_choice(
+            "train", "sharing", self.sharing, ("union", "none"), ("intersection", "jaccard")
+        )
+        if isinstance(self.sharing_weight, str):
+            check_choice("train", "sharing_weight", self.sharing_weight, ("learned",))
+        else:
+            check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
+        check_int("train", "workers", self.workers, 0, 256)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return self.warmup + self.ramp + self.settle

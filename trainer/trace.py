@@ -1,0 +1,107 @@
+"""A backbone as a flat graph of ATen operations, without in-place writes."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx, nn
+
+from prunion.runtime.errors import UnsupportedGraphError
+
+__all__ = ["op_name", "trace"]
+
+
+def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
+    """Trace `model` (`[N, 3, H, W]` to one tensor) with a symbolic batch, in inference form.
+
+    Parameters keep their names. Every node's `meta["val"]` holds its fake tensor. Dropout is
+    dropped, in-place operations become ordinary ones.
+
+    Raises:
+        UnsupportedGraphError: torch.export cannot follow the model, or the flat graph does not
+            compute the same function.
+    """
+    model = model.eval()
+    example = torch.randn(2, 3, height, width)
+    batch = torch.export.Dim("N", min=1)
+    try:
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    except Exception as exc:  # torch.export raises many unrelated types
+        first = (str(exc).strip() or repr(exc)).splitlines()[0]
+        raise UnsupportedGraphError(
+            f"torch.export cannot trace {type(model).__name__} at {height}x{width}: {first}"
+        ) from exc
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    for node in list(module.graph.nodes):
+        if node.op == "call_module":  # shape guards that torch.export adds
+            module.graph.erase_node(node)
+        elif node.op == "call_function":
+            _drop_dropout(node)
+    _functionalise(module.graph)
+    _single_output(module.graph)
+    module.graph.eliminate_dead_code()
+    module.graph.set_codegen(fx.graph.CodeGen())
+    module.recompile()
+    _check_same(model, module, example)
+    return module
+
+
+def op_name(node: fx.Node) -> str:
+    """`conv2d` for `torch.ops.aten.conv2d.default`, `getitem` for tuple access, `""` otherwise."""
+    if node.op != "call_function":
+        return ""
+    if node.target is operator.getitem:
+        return "getitem"
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.split("::")[-1] if schema is not None else str(node.target)
+
+
+def _single_output(graph: fx.Graph) -> None:
+    """torch.export returns a flat tuple; a graph run by hand returns its one tensor."""
+    output = next(n for n in graph.nodes if n.op == "output")
+    values = output.args[0]
+    if isinstance(values, tuple | list):
+        if len(values) != 1:
+            raise UnsupportedGraphError(
+                f"the backbone returns {len(values)} tensors, not one: turn its auxiliary outputs off"
+            )
+        output.args = (values[0],)
+
+
+def _drop_dropout(node: fx.Node) -> None:
+    if op_name(node) in {"dropout", "dropout_", "feature_dropout", "alpha_dropout", "detach"}:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        node.replace_all_uses_with(source)
+        node.graph.erase_node(node)
+
+
+def _functionalise(graph: fx.Graph) -> None:
+    """Turn `relu_` and its like into `relu`; later readers of the overwritten value follow."""
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        name = op_name(node)
+        if not name.endswith("_") or name.endswith("__"):
+            continue
+        packet = getattr(torch.ops.aten, name[:-1], None)
+        overload = node.target._overloadname
+        if packet is None or not hasattr(packet, overload):
+            raise UnsupportedGraphError(f"node {node.name}: in-place operation {name} is unknown")
+        node.target = getattr(packet, overload)
+        overwritten = node.args[0]
+        later = {user for user in overwritten.users if order[user] > order[node]}
+        overwritten.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+
+
+def _check_same(model: nn.Module, module: fx.GraphModule, example: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected, got = model(example.clone()), module(example.clone())
+    if not isinstance(got, torch.Tensor) or not torch.allclose(
+        expected, got, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12
+    ):
+        raise UnsupportedGraphError(
+            f"the traced graph of {type(model).__name__} does not compute the model's function "
+            "(an in-place operation on a view, or several outputs): rewrite that part of the model"
+        )

@@ -6,67 +6,60 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from prunion.runtime.errors import DataError
 
-__all__ = ["MAX_PIXELS", "ImageBytes", "check_image", "decode_image", "to_rgb"]
+__all__ = ["MAX_PIXELS", "check_image", "decode_image", "to_rgb"]
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
 
-# A path, or the encoded bytes themselves.
-ImageBytes = Path | bytes
+Result = TypeVar("Result")
 
 
-def decode_image(data: ImageBytes, what: str) -> Image.Image:
-    """The image in `data` as RGB, as stored (no EXIF rotation); `what` names it in messages.
+def decode_image(data: Path | bytes, what: str) -> Image.Image:
+    """The image in a file or its bytes as RGB, as stored (no EXIF rotation).
 
-    Raises DataError if it cannot be decoded, is larger than 100 million pixels, has a side 64
-    times the other, or has more than 8 bits a channel.
+    Raises DataError, naming it as `what`, if it cannot be decoded, has more than 100 million
+    pixels, a side over 64 times the other, or more than 8 bits a channel.
     """
-    return _guarded(data, what, to_rgb)
+    return _opened(data, what, to_rgb)
 
 
-def check_image(data: ImageBytes, what: str, *, deep: bool) -> None:
+def check_image(data: Path | bytes, what: str, *, deep: bool) -> None:
     """Raise DataError unless the image's header reads; if `deep`, also its pixels."""
-    if not isinstance(data, bytes) or not deep:
-        _guarded(data, what, lambda image: image.verify())
-    if deep:
-        _guarded(data, what, _load_small)
+    _opened(data, what, _load_small if deep else Image.Image.verify)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened 8-bit image of any mode as RGB; alpha is dropped. Raises ValueError if deeper."""
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode}: more than 8 bits a channel")
-    if "transparency" in image.info and image.mode == "P":
+    _check_depth(image)
+    if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def _load_small(image: Image.Image) -> None:
-    to_rgb_mode = image.mode
-    if to_rgb_mode.startswith(("I", "F")):
-        raise ValueError(f"mode {to_rgb_mode}: more than 8 bits a channel")
+    _check_depth(image)
     # A JPEG's whole stream is read at an eighth of the size: a cheap proof that it is complete.
     image.draft("RGB", (image.width // 8, image.height // 8))
     image.load()
 
 
-def _guarded(data: ImageBytes, what: str, use: Callable[[Image.Image], object]) -> Image.Image:
+def _opened(data: Path | bytes, what: str, use: Callable[[Image.Image], Result]) -> Result:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on size and EXIF; size is checked
+            warnings.simplefilter("ignore")  # Pillow's remarks on size and EXIF
             with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
                 _check_size(image.width, image.height)
-                result = use(image)
-                return result if isinstance(result, Image.Image) else image
+                return use(image)
+    except MemoryError:
+        raise
     except UnidentifiedImageError:
-        reason = "it is no image that Pillow knows"
-    except Image.DecompressionBombError:
-        reason = f"it has more than {MAX_PIXELS:,} pixels"
+        reason = "not an image that Pillow knows"
     # Broken files make Pillow's decoders fail in many ways, struct.error among them.
     except Exception as exc:
         reason = str(exc).split("\n")[0] or type(exc).__name__
@@ -78,3 +71,8 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(f"{width} x {height}: one side is over {MAX_ASPECT} times the other")
+
+
+def _check_depth(image: Image.Image) -> None:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}: more than 8 bits a channel")

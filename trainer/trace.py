@@ -43,7 +43,7 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     _single_output(module.graph)
     module.graph.eliminate_dead_code()
     module.graph.set_codegen(fx.graph.CodeGen())
-    module.recompile()
+    module = fx.GraphModule(module, module.graph)  # torch.export's own cannot switch to training
     _check_same(model, module, example)
     return module
 

@@ -1,0 +1,65 @@
+"""What a union of channel units costs, differentiably, in the exporter's own units."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from prunion.runtime.unit_table import UnitTable
+
+__all__ = ["CostModel"]
+
+
+class CostModel(nn.Module):
+    """Σ over layers of k²·|in|·|out|/groups (times output positions for MACs).
+
+    Called with how much of every unit is kept, `[U]` in 0 … 1, it gives the share of the full
+    trunk's cost. On 0/1 values it equals `UnitTable.params` or `.macs` over the full count.
+    """
+
+    counts: torch.Tensor
+    fixed: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, table: UnitTable, kind: str) -> None:
+        super().__init__()
+        axes: dict[tuple[str, int], int] = {}
+        counts: list[torch.Tensor] = []
+        fixed: list[float] = []
+        pairs, scales = [], []
+        for layer in table.layers:
+            rest, pair = 1.0, []
+            for axis, size in enumerate(layer.shape):
+                units = table.slots.get((layer.weight, axis))
+                if units is None:
+                    rest *= size
+                    continue
+                axes[layer.weight, axis] = len(counts)
+                pair.append(len(counts))
+                owned = torch.from_numpy(units[units >= 0])
+                counts.append(torch.bincount(owned, minlength=table.count).double())
+                fixed.append(float((units < 0).sum()))
+            pairs.append(pair)
+            scales.append(rest * (layer.positions if kind == "macs" else 1))
+        # One more axis of constant 1 stands in where a layer is cut along one axis only.
+        counts.append(torch.zeros(table.count, dtype=torch.float64))
+        fixed.append(1.0)
+        filled = [(*p, *([len(counts) - 1] * (2 - len(p)))) for p in pairs]
+        self.register_buffer("counts", torch.stack(counts), persistent=False)
+        self.register_buffer("fixed", torch.tensor(fixed, dtype=torch.float64), persistent=False)
+        self.register_buffer("pairs", torch.tensor(filled), persistent=False)
+        scale = torch.tensor(scales, dtype=torch.float64)
+        self.register_buffer("scale", scale, persistent=False)
+        with torch.no_grad():
+            full = self.absolute(torch.ones(table.count, dtype=torch.float64))
+        self.full = float(full)
+
+    def absolute(self, kept: torch.Tensor) -> torch.Tensor:
+        """Weights or MACs of keeping `kept` `[U]`."""
+        widths = self.counts @ kept.double() + self.fixed
+        a, b = widths[self.pairs[:, 0]], widths[self.pairs[:, 1]]  # type: ignore[index]
+        return (self.scale * a * b).sum()
+
+    def forward(self, kept: torch.Tensor) -> torch.Tensor:
+        """Share of the full trunk's cost, a scalar."""
+        return self.absolute(kept) / self.full

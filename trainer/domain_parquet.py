@@ -1,0 +1,144 @@
+"""Images in Parquet files of Hugging Face's layout: `image{bytes, path}` and `label`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import DataError, MissingDependencyError
+from prunion.trainer.encoded_store import EncodedStore
+from prunion.trainer.image_set import ImageSet, check_images
+from prunion.trainer.images import decode_image
+
+__all__ = ["open_parquet"]
+
+ROWS_AT_ONCE = 256
+
+
+def open_parquet(
+    paths: tuple[Path, ...], classes: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], ImageSet]:
+    """The class names and images of one or several files, read as one.
+
+    Names come from the `huggingface` schema metadata; without it they are the labels' own
+    values, or `classes` where the training files have already fixed them. Raises DataError if a
+    file, a column, a label or an image cannot be read.
+    """
+    store = EncodedStore()
+    labels: list[Any] = []
+    places: list[str] = []
+    named: tuple[str, ...] | None = None
+    for number, path in enumerate(paths):
+        file = _open(path)
+        names = _class_names(file)
+        if number and names != named:
+            raise DataError(f"{path} names other classes than {paths[0]}: write them alike")
+        named = names
+        for images, values, rows in _batches(file, path):
+            check_images(zip(images, rows, strict=True))
+            store.extend(images)
+            labels += values
+            places += rows
+    if not labels:
+        raise DataError(f"{paths[0]} holds no images: give a file with rows")
+    classes, numbers = _numbered(labels, named, classes, places)
+    store.seal()
+    return classes, ImageSet(numbers, lambda index: decode_image(store[index], places[index]))
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path} is a Parquet file, and pyarrow is not installed: pip install 'prunion[train]'"
+        ) from None
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: correct the path") from None
+    except (OSError, ValueError) as exc:  # pyarrow's own errors are ValueErrors
+        raise DataError(f"{path} is not a readable Parquet file ({_line(exc)})") from None
+    missing = {"image", "label"} - set(file.schema_arrow.names)
+    if missing:
+        raise DataError(
+            f"{path} has no column {' and no column '.join(map(repr, sorted(missing)))} (it has "
+            f"{', '.join(file.schema_arrow.names)}): name them 'image' and 'label'"
+        )
+    return file
+
+
+def _class_names(file: Any) -> tuple[str, ...] | None:
+    """The names in the schema's `huggingface` metadata, if there are any."""
+    raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(raw)["info"]["features"]["label"]["names"] if raw else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}
+        names = list(names.values())
+    return tuple(map(str, names)) if names else None
+
+
+def _batches(file: Any, path: Path) -> Iterator[tuple[list[bytes], list[Any], list[str]]]:
+    """Images, labels and names for messages, some rows at a time."""
+    row = 0
+    batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=["image", "label"])
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, ValueError) as exc:
+            raise DataError(f"{path} cannot be read past row {row} ({_line(exc)})") from None
+        if batch is None:
+            return
+        rows = [f"{path} row {row + i}" for i in range(batch.num_rows)]
+        cells = batch.column("image").to_pylist()
+        images = [_image_bytes(cell, at) for cell, at in zip(cells, rows, strict=True)]
+        yield images, batch.column("label").to_pylist(), rows
+        row += batch.num_rows
+
+
+def _image_bytes(cell: Any, at: str) -> bytes:
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes) or not data:
+        raise DataError(f"{at} has no image bytes: store them in image.bytes, or remove the row")
+    return data
+
+
+def _numbered(
+    labels: list[Any],
+    named: tuple[str, ...] | None,
+    known: tuple[str, ...] | None,
+    places: list[str],
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and the label of each row as a position in them."""
+    for value, at in zip(labels, places, strict=True):
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise DataError(f"{at} has label {value!r}: give a whole number or a name")
+    if named:
+        position: dict[Any, int] = dict(enumerate(range(len(named))))
+        position.update({name: index for index, name in enumerate(named)})
+        classes = named
+    else:
+        values = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
+        classes = known or tuple(map(str, values))
+        position = {v: classes.index(str(v)) for v in values if str(v) in classes}
+    for value, at in zip(labels, places, strict=True):
+        if value not in position:
+            raise DataError(
+                f"{at} has label {value!r}, which is none of the {len(classes)} classes "
+                f"({_some(classes)}): correct it, or write both files' class names alike"
+            )
+    return classes, np.asarray([position[value] for value in labels], np.int64)
+
+
+def _some(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+
+
+def _line(exc: Exception) -> str:
+    return str(exc).split("\n")[0]

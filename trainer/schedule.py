@@ -1,0 +1,49 @@
+"""Phases of a run and how the budget and the learning rate move through them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Warm-up, ramp and settle, in steps.
+
+    Warm-up trains BatchNorm and heads with every switch on; the ramp tightens the budget while
+    the switches learn; settling trains on with the switches fixed.
+    """
+
+    warmup: int
+    ramp: int
+    settle: int
+    beta: float
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.warmup + self.ramp + self.settle
+
+    def phase(self, step: int) -> str:
+        """`warmup`, `ramp` or `settle`."""
+        if step < self.warmup:
+            return "warmup"
+        return "ramp" if step < self.warmup + self.ramp else "settle"
+
+    def target(self, step: int) -> float:
+        """Share of the cost allowed at `step` of the ramp; the last tenth holds still at β."""
+        done = (step - self.warmup + 1) / max(1.0, 0.9 * self.ramp)
+        return 1 - (1 - self.beta) * min(max(done, 0.0), 1.0)
+
+    def rate(self, step: int) -> float:
+        """Learning-rate factor: a short rise, then constant through the ramp, then a cosine."""
+        rise = max(1, min(20, self.total // 20))
+        if step < rise:
+            return (step + 1) / rise
+        flat = self.warmup + self.ramp // 2
+        if step < flat:
+            return 1.0
+        done = (step - flat) / max(1, self.total - flat)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,70 @@
+"""One training step: several domains' batches through the shared trunk at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from prunion.runtime.errors import PrunionError
+from prunion.trainer.batches import Batch
+from prunion.trainer.network import DomainNet
+
+__all__ = ["StepResult", "forward_backward", "importance_of"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss and share of right answers per domain of one step."""
+
+    loss: dict[int, float]
+    accuracy: dict[int, float]
+
+
+def forward_backward(
+    net: DomainNet,
+    batches: Sequence[Batch],
+    switches: torch.Tensor | None,
+    smoothing: float = 0.0,
+) -> StepResult:
+    """Add up the domains' cross-entropies and back-propagate their sum.
+
+    Args:
+        switches: `[D, U]` to use (its `.grad` is filled if it asks for one); None leaves all on.
+
+    Raises:
+        PrunionError: the loss is not finite; the message names the domain.
+    """
+    device = net.switches.device
+    images = torch.cat([b.images for b in batches]).to(device, non_blocking=True)
+    segments = [(b.domain, len(b.labels)) for b in batches]
+    outputs = net(images, segments, switches, gated=switches is not None)
+    losses = {}
+    correct = {}
+    for batch, logits in zip(batches, outputs, strict=True):
+        labels = batch.labels.to(device, non_blocking=True)
+        losses[batch.domain] = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        correct[batch.domain] = (logits.detach().argmax(1) == labels).float().mean()
+    torch.stack(list(losses.values())).sum().backward()
+    values = {d: float(v.detach()) for d, v in losses.items()}
+    for domain, value in values.items():
+        if not value < float("inf"):
+            raise PrunionError(f"the loss of domain {domain} became {value}")
+    return StepResult(values, {d: float(c) for d, c in correct.items()})
+
+
+def importance_of(net: DomainNet, steps: Sequence[Sequence[Batch]]) -> torch.Tensor:
+    """Root mean square of ∂L/∂s over batches, with every switch on: `[D, U]`."""
+    total = torch.zeros_like(net.switches)
+    count = total.new_zeros(len(total), 1)
+    for batches in steps:
+        on = torch.ones_like(net.switches).requires_grad_()
+        forward_backward(net, batches, on)
+        assert on.grad is not None
+        total += on.grad.square()
+        for batch in batches:
+            count[batch.domain] += 1
+    net.zero_grad(set_to_none=True)
+    return (total / count.clamp(min=1)).sqrt()

@@ -1,0 +1,79 @@
+"""Learning the switches: real-valued scores whose sign says on or off."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["SwitchLearner", "ranks"]
+
+LOWEST, HIGHEST = -0.2, 1.2  # an off switch stays near enough to come back
+FASTEST = 4.0  # largest step, in learning rates
+
+
+class SwitchLearner:
+    """Scores `[D, U]`; a switch is on where its score is positive.
+
+    The straight-through gradient of the task moves the scores as in Adam. The price of the
+    budget is added *after* Adam's division by the gradient's root mean square, so that a channel
+    the task is sensitive to gives way slowly and an idle one fast, whatever λ is.
+    """
+
+    def __init__(self, domains: int, units: int, lr: float) -> None:
+        self.lr = lr
+        self.scores = torch.ones(domains, units)
+        self.mean = torch.zeros(domains, units)
+        self.square = torch.zeros(domains, units)
+        self.steps = 0
+        self.returned = 0
+
+    def start(self, importance: torch.Tensor) -> None:
+        """Place the scores at the ranks of `importance` `[D, U]`, in (0, 1], per domain."""
+        self.scores = ranks(importance)
+        self.square = importance.square()
+        self.mean = torch.zeros_like(importance)
+        self.steps = 0
+
+    def on(self) -> torch.Tensor:
+        """0/1 switches `[D, U]`, a leaf that collects the straight-through gradient."""
+        return (self.scores > 0).float().requires_grad_()
+
+    def update(self, gradient: torch.Tensor, charge: torch.Tensor) -> None:
+        """One step.
+
+        Args:
+            gradient: of the task loss with respect to the 0/1 switches, `[D, U]`.
+            charge: λ times the price of each switch, in units of the mean price, `[D, U]`.
+        """
+        self.steps += 1
+        fast, slow = 0.9, 0.99
+        self.mean.lerp_(gradient, 1 - fast)
+        self.square.mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
+        noise = self.square.sqrt()
+        typical = noise.median(dim=1, keepdim=True).values.clamp(min=1e-12)
+        noise = noise + 0.1 * typical
+        task = self.mean / (1 - fast**self.steps) / noise
+        step = (task + charge * typical / noise).clamp(-FASTEST, FASTEST)
+        before = self.scores > 0
+        self.scores = (self.scores - self.lr * step).clamp(LOWEST, HIGHEST)
+        self.returned += int(((self.scores > 0) & ~before).sum())
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Everything a resumed run needs."""
+        counts = torch.tensor([self.steps, self.returned])
+        return {"scores": self.scores, "mean": self.mean, "square": self.square, "counts": counts}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from `state_dict`."""
+        self.scores, self.mean, self.square = (
+            state[k].clone() for k in ("scores", "mean", "square")
+        )
+        self.steps, self.returned = (int(n) for n in state["counts"])
+
+
+def ranks(values: torch.Tensor) -> torch.Tensor:
+    """Rank of each value within its row, from 1/U to 1: `[D, U]`."""
+    order = values.argsort(dim=1, stable=True)
+    places = torch.arange(1, values.shape[1] + 1, dtype=torch.float32, device=values.device)
+    return torch.empty_like(values, dtype=torch.float32).scatter_(
+        1, order, places.expand_as(order) / values.shape[1]
+    )

@@ -1,0 +1,162 @@
+"""The state of a run and its phases: warm-up, ranking, ramp, projection, settling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from prunion.runtime.errors import PrunionError
+from prunion.trainer.batches import Batch, JointBatches
+from prunion.trainer.budget import Budget, cost_of, select_union
+from prunion.trainer.config import RunConfig
+from prunion.trainer.cost import CostModel
+from prunion.trainer.network import DomainNet
+from prunion.trainer.schedule import Schedule
+from prunion.trainer.sharing import Multiplier, union_price
+from prunion.trainer.steps import StepResult, forward_backward, importance_of
+from prunion.trainer.switches import SwitchLearner
+
+__all__ = ["Training"]
+
+RANKING_STEPS = 24
+Report = Callable[[dict[str, float]], None]
+
+
+class Training:
+    """A run in progress; `run_epoch` moves it on by one epoch."""
+
+    def __init__(
+        self, config: RunConfig, net: DomainNet, batches: JointBatches, budget: Budget
+    ) -> None:
+        self.config, self.net, self.batches, self.budget = config, net, batches, budget
+        train = config.train
+        per_epoch = batches.steps_per_epoch
+        self.schedule = Schedule(
+            train.warmup * per_epoch, train.ramp * per_epoch, train.settle * per_epoch, budget.share
+        )
+        self.cost = CostModel(net.units.table, budget.kind).to(net.switches.device)
+        domains, units = net.switches.shape
+        travel = 2.0 / max(1, self.schedule.ramp)  # enough for any score to cross its range
+        self.learner = SwitchLearner(domains, units, travel)
+        self.multiplier = Multiplier(rate=2.0, largest=50.0)
+        self.optimiser = make_optimiser(config, net)
+        self.epoch = 0
+        self.step = 0
+        self.phase = "warmup"
+
+    def run_epoch(self, report: Report) -> None:
+        """Train one epoch, reporting every step's figures."""
+        self.net.train()
+        for batches in self.batches.epoch(self.epoch):
+            self._enter(self.schedule.phase(self.step))
+            result = self._step(batches)
+            report(self._figures(result))
+            self.step += 1
+        self.epoch += 1
+        if self.step >= self.schedule.total:
+            self._enter("settle")
+
+    def alive(self) -> np.ndarray:
+        """Units that at least one domain uses, `[U]` bool."""
+        switches = self.net.switches if self.phase != "ramp" else self.learner.scores > 0
+        return (switches > 0).any(0).cpu().numpy()
+
+    # --- phases -----------------------------------------------------------------------------
+
+    def _enter(self, phase: str) -> None:
+        if phase == self.phase:
+            return
+        if self.phase == "warmup" and self.budget.share < 1:
+            self._rank()
+        if phase == "settle" and self.budget.share < 1:
+            self._project()
+        self.phase = phase
+
+    def _rank(self) -> None:
+        """Place the switches by how much each domain's loss reacts to them."""
+        steps = list(_first(self.batches.epoch(self.epoch), RANKING_STEPS))
+        frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
+        self.learner.start(importance_of(self.net, steps))
+        for name, buffer in self.net.trunk.named_buffers():  # ranking must not move statistics
+            buffer.copy_(frozen[name])
+
+    def _project(self) -> None:
+        """Cut what the ramp left over the budget; let all domains use what rounding brings."""
+        scores = self.learner.scores
+        worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
+        units = self.net.units
+        alive = select_union(worth.cpu().numpy(), units.table, units.group, self.budget)
+        on = (scores > 0).float() * torch.from_numpy(alive).to(scores)
+        idle = torch.from_numpy(alive).to(scores.device) & (on.sum(0) == 0)
+        on[:, idle] = 1.0
+        self.net.switches.copy_(on)
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def _step(self, batches: Sequence[Batch]) -> StepResult:
+        rate = self.schedule.rate(self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        learning = self.phase == "ramp" and self.budget.share < 1
+        switches = None if self.phase == "warmup" or self.budget.share == 1 else self.net.switches
+        if learning:
+            switches = self.learner.on()
+        smoothing = self.config.train.label_smoothing
+        try:
+            result = forward_backward(self.net, batches, switches, smoothing)
+        except PrunionError as exc:
+            raise PrunionError(f"step {self.step}, epoch {self.epoch}: {exc}") from None
+        if learning:
+            assert switches is not None and switches.grad is not None
+            self._learn(switches.detach(), switches.grad)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return result
+
+    def _learn(self, on: torch.Tensor, gradient: torch.Tensor) -> None:
+        cost, price = union_price(on, self.cost)
+        violation = (cost - self.schedule.target(self.step)) / self.budget.share
+        multiplier = 0.0
+        if self.config.train.sharing == "union":
+            weight = self.config.train.sharing_weight
+            learned = self.multiplier.update(violation)
+            multiplier = learned if isinstance(weight, str) else weight * (violation > 0)
+        self.learner.update(gradient, multiplier * price * (price.numel() / len(price)))
+
+    def _figures(self, result: StepResult) -> dict[str, float]:
+        names = [d.name for d in self.config.domains]
+        figures = {f"loss/{names[d]}": v for d, v in result.loss.items()}
+        figures |= {f"train_accuracy/{names[d]}": v for d, v in result.accuracy.items()}
+        table = self.net.units.table
+        figures["cost"] = cost_of(table, self.budget.kind, self.alive()) / self.budget.full
+        figures["target"] = self.schedule.target(self.step)
+        figures["lambda"] = self.multiplier.value
+        figures["returned"] = float(self.learner.returned)
+        return figures
+
+
+def make_optimiser(config: RunConfig, net: DomainNet) -> torch.optim.Optimizer:
+    """AdamW over BatchNorm, heads and (where the run tunes it) the trunk; switches apart."""
+    train = config.train
+    norms = [p for m in net.norms.values() for p in m.parameters()]
+    own = {id(p) for p in norms}
+    trunk = [p for p in net.trunk.parameters() if id(p) not in own]
+    for parameter in trunk:
+        parameter.requires_grad_(train.trunk == "tuned")
+    decay = train.weight_decay
+    groups = [
+        {"params": norms, "peak": train.lr, "weight_decay": 0.0},
+        {"params": list(net.heads.parameters()), "peak": train.lr, "weight_decay": decay},
+    ]
+    if train.trunk == "tuned":
+        groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})
+    for group in groups:
+        group["lr"] = group["peak"]
+    return torch.optim.AdamW(groups)
+
+
+def _first(steps: Iterator[list[Batch]], count: int) -> Iterator[list[Batch]]:
+    for _, batches in zip(range(count), steps, strict=False):
+        yield batches

@@ -1,0 +1,93 @@
+"""The whole state of a run in one file, so that it can go on after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from prunion.runtime.errors import CheckpointError
+from prunion.runtime.files import replace_file
+from prunion.trainer.training import Training
+
+__all__ = ["load_snapshot", "save_snapshot"]
+
+FORMAT_VERSION = 1
+
+
+def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None:
+    """Write network, switches, optimiser and counters, atomically."""
+    tensors = {f"net.{k}": v for k, v in training.net.state_dict().items()}
+    tensors |= {f"switches.{k}": v for k, v in training.learner.state_dict().items()}
+    plain: dict[str, dict[str, float]] = {}
+    for index, state in training.optimiser.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimiser.{index}.{key}"] = value
+            else:
+                plain.setdefault(str(index), {})[key] = value
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "run": _fingerprint(training),
+        "epoch": training.epoch,
+        "step": training.step,
+        "phase": training.phase,
+        "multiplier": training.multiplier.value,
+        "optimiser": plain,
+        "facts": facts,
+    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, {"prunion": json.dumps(meta)})
+
+
+def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
+    """Put a run back to where `save_snapshot` left it; returns the facts stored with it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of a run with another configuration.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})["prunion"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as exc:
+        raise CheckpointError(f"{path} cannot be read ({exc}): start the run again") from None
+    if meta.get("format_version") != FORMAT_VERSION or meta.get("run") != _fingerprint(training):
+        raise CheckpointError(
+            f"{path} belongs to a run with another configuration or another prunion: "
+            "resume with the run file it was started with, or start again with --force"
+        )
+    training.net.load_state_dict(_strip(tensors, "net."))
+    training.learner.load_state_dict(
+        {k: v.to(training.net.switches.device) for k, v in _strip(tensors, "switches.").items()}
+    )
+    _load_optimiser(training.optimiser, _strip(tensors, "optimiser."), meta["optimiser"])
+    training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
+    training.phase = str(meta["phase"])
+    training.multiplier.value = float(meta["multiplier"])
+    return dict(meta["facts"])
+
+
+def _load_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], plain: dict[str, Any]
+) -> None:
+    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in plain.items()}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _fingerprint(training: Training) -> str:
+    text = json.dumps(training.config.to_json(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -17,8 +17,20 @@ from prunion.trainer.trace import op_name
 __all__ = ["BankEntry", "SlimNet", "slim_network"]
 
 LAYOUT_WITH_SIZES = frozenset(
-    "view reshape _unsafe_view split split_with_sizes chunk slice expand permute transpose "
-    "unbind select".split()
+    [
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "slice",
+        "expand",
+        "permute",
+        "transpose",
+        "unbind",
+        "select",
+    ]
 )
 
 

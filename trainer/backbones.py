@@ -14,7 +14,9 @@ from prunion.trainer.trace import op_name, trace
 
 __all__ = ["load_backbone"]
 
-PASSES_THROUGH = frozenset("flatten view reshape squeeze relu mean adaptive_avg_pool2d".split())
+PASSES_THROUGH = frozenset(
+    ["flatten", "view", "reshape", "squeeze", "relu", "mean", "adaptive_avg_pool2d"]
+)
 
 
 def load_backbone(

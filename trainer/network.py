@@ -139,9 +139,7 @@ def _add_domains(module: fx.GraphModule, units: Units, domains: int) -> fx.Graph
     return fx.GraphModule(module, graph)  # takes along only what the graph still uses
 
 
-def _swap_norm(
-    module: fx.GraphModule, node: fx.Node, routing: fx.Node, domains: int
-) -> fx.Node:
+def _swap_norm(module: fx.GraphModule, node: fx.Node, routing: fx.Node, domains: int) -> fx.Node:
     tensors = [_tensor(module, node.args[i]) for i in (1, 2, 3, 4)]
     eps = node.args[7]
     assert tensors[2] is not None and tensors[3] is not None and isinstance(eps, float)

@@ -185,7 +185,9 @@ def _epochs(
             training.run_epoch(report)
             if "before" not in facts and training.epoch >= config.train.warmup:
                 facts["before"] = evaluate(training.net, domains, config.input, gated=False)
-                log.log(training.step, **{f"accuracy_before/{k}": v for k, v in facts["before"].items()})
+                log.log(
+                    training.step, **{f"accuracy_before/{k}": v for k, v in facts["before"].items()}
+                )
             save_snapshot(snapshot, training, facts)
     return facts
 

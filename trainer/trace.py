@@ -65,7 +65,8 @@ def _single_output(graph: fx.Graph) -> None:
     if isinstance(values, tuple | list):
         if len(values) != 1:
             raise UnsupportedGraphError(
-                f"the backbone returns {len(values)} tensors, not one: turn its auxiliary outputs off"
+                f"the backbone returns {len(values)} tensors, not one: "
+                "turn its auxiliary outputs off"
             )
         output.args = (values[0],)
 

@@ -11,8 +11,9 @@ import torch
 from torch import fx
 
 from prunion.runtime.unit_table import Layer, UnitTable
-from prunion.trainer.flow import KEEPS_ZERO, Flow, Read, flow_slots
+from prunion.trainer.flow import KEEPS_ZERO, flow_slots
 from prunion.trainer.slot_sets import FIXED
+from prunion.trainer.slots import Flow, Read
 from prunion.trainer.trace import op_name
 
 __all__ = ["GateSite", "Units", "find_units"]
@@ -161,4 +162,3 @@ def _read_gates(flow: Flow, number: dict[int, int]) -> list[GateSite]:
         )
         for source, reads in bare.items()
     ]
-

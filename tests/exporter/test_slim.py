@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 from torch import nn
 
 from prunion.exporter.onnx_graph import onnx_graph
@@ -16,6 +15,7 @@ from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_export
 from prunion.runtime.errors import UnsupportedGraphError, VerificationError
 from prunion.trainer.network import DomainNet
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 
 class Grouped(Plain):

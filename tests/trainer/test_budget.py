@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
 
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.budget import cost_of, make_budget, round_up, select_union
 from prunion.trainer.config import BudgetConfig
 from prunion.trainer.trace import trace
 from prunion.trainer.units import find_units
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
 
 UNITS = [find_units(trace(model(), 8, 8)) for model in (Plain, Residual, Depthwise, SqueezeExcite)]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 from torch import nn
 
 from prunion.trainer.trace import trace
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 
 @pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])

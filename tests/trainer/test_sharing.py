@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.trainer.nets import Plain, Residual
 from torch import nn
 
 from prunion.trainer.cost import CostModel
@@ -13,6 +12,7 @@ from prunion.trainer.sharing import Multiplier, union, union_price
 from prunion.trainer.switches import SwitchLearner
 from prunion.trainer.trace import trace
 from prunion.trainer.units import find_units
+from tests.trainer.nets import Plain, Residual
 
 
 @pytest.mark.parametrize("kind", ["params", "macs"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.trainer.nets import Residual
 from torch import nn
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.trace import op_name, trace
+from tests.trainer.nets import Residual
 
 
 def test_the_graph_is_flat_functional_and_keeps_names() -> None:
@@ -35,7 +35,9 @@ def test_a_value_read_after_being_overwritten_keeps_its_meaning() -> None:
 
 
 def test_dropout_disappears_and_any_batch_fits() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     module = trace(model, 8, 8)
     assert not any("dropout" in op_name(n) for n in module.graph.nodes)
     module.train()

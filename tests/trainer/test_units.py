@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
 from torch import nn
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.trace import trace
 from prunion.trainer.units import find_units
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
 
 
 def slots(model: nn.Module, keep: tuple[str, ...] = ()) -> dict[tuple[str, int], list[int]]:

@@ -1,0 +1,122 @@
+"""How channel slots pass through operations that mix or tie channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.slots import (
+    Flow,
+    Read,
+    Slots,
+    arg_of,
+    channel_ids,
+    name_of,
+    operand,
+    per_channel,
+    read,
+    shape_of,
+    spread,
+    weight_shape,
+)
+
+__all__ = ["add", "batch_norm", "conv", "linear", "mul", "read_features"]
+
+
+def conv(flow: Flow, node: fx.Node) -> Slots:
+    source, weight, bias, groups = (
+        node.args[0],
+        name_of(node, 1),
+        name_of(node, 2),
+        arg_of(node, 6, 1),
+    )
+    assert isinstance(source, fx.Node) and weight is not None
+    outputs, per_group = weight_shape(node, 1)[:2]
+    inputs = channel_ids(flow, node, source)
+    out = flow.sets.fresh(outputs)
+    if groups == 1:
+        read(flow, node, source)
+        flow.lay(weight, 1, inputs)
+    elif per_group == 1:  # depthwise: an output lives with the input it is made of
+        flow.sets.tie(out, inputs.repeat_interleave(outputs // groups))
+    else:  # the same position in every group is one unit
+        read(flow, node, source)
+        for ids in (inputs.view(groups, -1), out.view(groups, -1)):
+            flow.sets.tie(ids, ids[:1].expand_as(ids))
+        flow.lay(weight, 1, inputs[:per_group])
+    flow.lay(weight, 0, out)
+    if bias is not None:
+        flow.lay(bias, 0, out)
+    shape = shape_of(node)
+    flow.layers.append((weight, weight_shape(node, 1), shape[2] * shape[3]))
+    zero = flow.values[source].zero if groups > 1 and per_group == 1 and bias is None else None
+    channel_zero = torch.zeros(outputs, dtype=torch.bool)
+    if zero is not None:
+        channel_zero = per_channel(zero).repeat_interleave(outputs // groups)
+    return spread(out, channel_zero, shape)
+
+
+def linear(flow: Flow, node: fx.Node) -> Slots:
+    source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
+    assert isinstance(source, fx.Node) and weight is not None
+    value = flow.values[source]
+    features = value.ids.shape[-1]
+    ids = value.ids.reshape(-1, features)
+    if not (ids == ids[:1]).all():
+        raise UnsupportedGraphError(
+            f"node {node.name}: the channels of its input are not on the last axis"
+        )
+    read(flow, node, source)
+    out = flow.sets.fresh(weight_shape(node, 1)[0])
+    flow.lay(weight, 0, out)
+    flow.lay(weight, 1, ids[0])
+    if bias is not None:
+        flow.lay(bias, 0, out)
+    shape = shape_of(node)
+    positions = int(torch.Size(shape[1:-1]).numel())
+    flow.layers.append((weight, weight_shape(node, 1), positions))
+    return Slots(out.expand(shape), torch.zeros(1, dtype=torch.bool).expand(shape))
+
+
+def batch_norm(flow: Flow, node: fx.Node) -> Slots:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    ids = channel_ids(flow, node, source)
+    for position in (1, 2, 3, 4):
+        name = name_of(node, position)
+        if name is not None:
+            flow.lay(name, 0, ids)
+    flow.norms.append(node)
+    return spread(ids, torch.ones(len(ids), dtype=torch.bool), shape_of(node))
+
+
+def add(flow: Flow, node: fx.Node) -> Slots:
+    a, b = (operand(flow, x) for x in node.args[:2])
+    if isinstance(a, Slots) and isinstance(b, Slots):
+        ids_a, ids_b = torch.broadcast_tensors(a.ids, b.ids)
+        zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
+        flow.sets.tie(ids_a, ids_b)
+        return Slots(ids_a, zero_a & zero_b)
+    tensor, number = (a, b) if isinstance(a, Slots) else (b, a)
+    assert isinstance(tensor, Slots)
+    return Slots(tensor.ids, tensor.zero & bool(number == 0))
+
+
+def mul(flow: Flow, node: fx.Node) -> Slots:
+    a, b = (operand(flow, x) for x in node.args[:2])
+    if isinstance(a, Slots) and isinstance(b, Slots):
+        ids_a, ids_b = torch.broadcast_tensors(a.ids, b.ids)
+        zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
+        flow.sets.tie(ids_a, ids_b)
+        return Slots(ids_a, zero_a | zero_b)
+    return a if isinstance(a, Slots) else b
+
+
+def read_features(flow: Flow, node: fx.Node) -> None:
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or flow.values[source].ids.dim() != 2:
+        raise UnsupportedGraphError("the backbone must end in one feature vector [N, F]")
+    value = flow.values[source]
+    flow.lay("head_weight", 1, value.ids[0])
+    flow.reads.append(Read(node, source, value.ids, value.zero))

@@ -1,0 +1,150 @@
+"""What a walk over a traced graph knows of every activation's channels.
+
+Every activation carries two small tensors of its own shape with a batch of one: the *slot id* of
+each element, and whether that element is exactly zero when its slot is switched off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.slot_sets import FIXED, SlotSets
+
+__all__ = [
+    "Flow",
+    "Read",
+    "Slots",
+    "arg_of",
+    "channel_ids",
+    "fixed",
+    "name_of",
+    "operand",
+    "per_channel",
+    "read",
+    "shape_of",
+    "spread",
+    "value_of",
+    "weight_shape",
+]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What one activation carries.
+
+    Attributes:
+        ids: slot id of every element, `[1, C, ...]` int64.
+        zero: is the element exactly 0 when its slot is off, same shape, bool.
+    """
+
+    ids: torch.Tensor
+    zero: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """`node` mixes the channels of its input `source`: those that are off must be zero there."""
+
+    node: fx.Node
+    source: fx.Node
+    ids: torch.Tensor
+    zero: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Everything the walk over a graph found out.
+
+    Attributes:
+        values: `Slots` of every activation (a tuple of them for a split, an int for a size).
+        weights: slot ids along an axis of a parameter or buffer.
+        layers: weight, shape and output positions of each convolution and linear layer.
+    """
+
+    sets: SlotSets
+    values: dict[fx.Node, Any]
+    weights: dict[tuple[str, int], torch.Tensor]
+    reads: list[Read]
+    layers: list[tuple[str, tuple[int, ...], int]]
+    norms: list[fx.Node]
+
+    def lay(self, tensor: str, axis: int, ids: torch.Tensor) -> None:
+        """Say that `axis` of `tensor` is laid out by `ids`; a second use ties both."""
+        known = self.weights.setdefault((tensor, axis), ids)
+        self.sets.tie(known, ids)
+
+
+def read(flow: Flow, node: fx.Node, source: fx.Node) -> None:
+    """Note that `node` mixes the channels of `source`."""
+    value = flow.values[source]
+    flow.reads.append(Read(node, source, value.ids, value.zero))
+
+
+def value_of(flow: Flow, node: fx.Node) -> Slots:
+    """The slots of an operation's first input."""
+    return flow.values[node.args[0]]  # type: ignore[index]
+
+
+def operand(flow: Flow, arg: Any) -> Slots | float:
+    """The slots of a tensor argument, or the number itself."""
+    return flow.values[arg] if isinstance(arg, fx.Node) else arg
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of a node's output for one image."""
+    return (1, *(int(n) for n in node.meta["val"].shape[1:]))
+
+
+def weight_shape(node: fx.Node, position: int) -> tuple[int, ...]:
+    """Shape of the parameter at an argument position."""
+    arg = node.args[position]
+    assert isinstance(arg, fx.Node)
+    return tuple(int(n) for n in arg.meta["val"].shape)
+
+
+def name_of(node: fx.Node, position: int) -> str | None:
+    """Name of the parameter at an argument position, None where there is none."""
+    arg = arg_of(node, position, None)
+    return str(arg.target) if isinstance(arg, fx.Node) else None
+
+
+def arg_of(node: fx.Node, position: int, default: Any) -> Any:
+    """An argument by position, also where it was given by keyword."""
+    if position < len(node.args):
+        return node.args[position]
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    return node.kwargs.get(schema[position].name, default)
+
+
+def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
+    """Slot id of each channel `[C]`; refused unless the same at every position."""
+    ids = flow.values[source].ids
+    first = ids.flatten(2)[:, :, 0] if ids.dim() > 2 else ids
+    spread = first.reshape(1, -1, *([1] * (ids.dim() - 2)))
+    if not (ids == spread).all():
+        raise UnsupportedGraphError(
+            f"node {node.name}: its input holds different channels at different positions"
+        )
+    return first[0]
+
+
+def per_channel(zero: torch.Tensor) -> torch.Tensor:
+    """Is the whole channel zero when off: `[1, C, ...]` → `[C]`."""
+    return zero[0].reshape(zero.shape[1], -1).all(dim=1)
+
+
+def spread(ids: torch.Tensor, zero: torch.Tensor, shape: tuple[int, ...]) -> Slots:
+    """Slots of `shape` `[1, C, ...]` from one id and one zero flag per channel."""
+    view = (1, -1, *([1] * (len(shape) - 2)))
+    return Slots(ids.view(view).expand(shape), zero.view(view).expand(shape))
+
+
+def fixed(shape: tuple[int, ...]) -> Slots:
+    """Slots that are never removed."""
+    ids = torch.full((1,), FIXED).expand(shape)
+    return Slots(ids, torch.zeros(1, dtype=torch.bool).expand(shape))

@@ -18,7 +18,7 @@ from prunion.exporter.slim import SlimNet, slim_network
 from prunion.exporter.verify import TOLERANCE, Agreement, verify_export
 from prunion.runtime.errors import BudgetError, PrunionError
 from prunion.runtime.files import new_folder, sha256_file, write_json
-from prunion.runtime.pack import write_pack
+from prunion.runtime.pack import Pack, write_pack
 from prunion.trainer.budget import cost_of, make_budget
 from prunion.trainer.checkpoint import Checkpoint, load_checkpoint, versions
 
@@ -165,16 +165,16 @@ def _write_packs(
     for index, domain in enumerate(domains):
         count = len(domain["classes"])
         relative = f"domains/{domain['name']}.safetensors"
-        write_pack(
-            folder / relative,
+        pack = Pack(
             name=domain["name"],
-            classes=domain["classes"],
+            classes=tuple(domain["classes"]),
             bank=slim.bank[index].numpy(),
             head_weight=slim.head_weight[index, :, :count].numpy(),
             head_bias=slim.head_bias[index, :count].numpy(),
             switches=slim.used[index].astype(np.uint8),
             trunk_hash=digest,
         )
+        write_pack(folder / relative, pack)
         entry = {"name": domain["name"], "classes": list(domain["classes"]), "pack": relative}
         if domain.get("accuracy") is not None:
             entry["accuracy"] = domain["accuracy"]

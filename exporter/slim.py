@@ -9,29 +9,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from prunion.runtime.errors import UnsupportedGraphError
+from prunion.exporter.layout import Selection, channel_selections
 from prunion.runtime.unit_table import Layer, UnitTable
 from prunion.trainer.network import DomainNet, Gate
 from prunion.trainer.trace import op_name
 
 __all__ = ["BankEntry", "SlimNet", "slim_network"]
-
-LAYOUT_WITH_SIZES = frozenset(
-    [
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "slice",
-        "expand",
-        "permute",
-        "transpose",
-        "unbind",
-        "select",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -116,7 +99,7 @@ def slim_network(net: DomainNet) -> SlimNet:
     """Cut every channel that no domain uses out of a masked network.
 
     Raises:
-        UnsupportedGraphError: an operation with channel counts written into it, naming its node.
+        UnsupportedGraphError: a reshape that mixes channels with positions, naming its node.
     """
     used = net.switches.detach().cpu().numpy() > 0
     cut = _Cut(net, used.any(axis=0))
@@ -172,22 +155,32 @@ def _sliced_graph(net: DomainNet, cut: _Cut) -> tuple[fx.Graph, nn.Module]:
     graph.output(graph_output)
     holder = nn.Module()
     holder.add_module("affine", nn.ModuleDict())
+    selections = channel_selections(net.trunk.graph)
+    replaced: dict[fx.Node, fx.Node] = {}
     for old, node in copies.items():
-        if node.op == "call_module":
-            _swap_module(net, old, node, cut, graph, holder)
+        if old in selections:
+            chosen = selections[old]
+            source = copies[chosen.source]
+            _select(graph, node, replaced.get(source, source), _kept(net, cut, chosen), holder)
+        elif node.op == "call_module":
+            replaced[node] = _swap_module(net, old, node, cut, graph, holder)
         elif node.op == "get_attr":
             _slice_tensor(net, node, cut, holder)
         elif op_name(old) == "conv2d":
             _fix_groups(node, old, cut)
-        elif op_name(old) in LAYOUT_WITH_SIZES:
-            _refuse_cut_layout(old, net, cut)
+        elif op_name(old) == "pad":
+            _pad(node, old, net, cut)
+        elif op_name(old) == "mul":
+            replaced[node] = _zero_channels(graph, node, old, net, cut)
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     graph.lint()
     return graph, holder
 
 
 def _swap_module(
     net: DomainNet, old: fx.Node, node: fx.Node, cut: _Cut, graph: fx.Graph, holder: nn.Module
-) -> None:
+) -> fx.Node:
+    """Turn a per-domain BatchNorm or gate into bank columns; returns what stands for it."""
     kind, key = str(old.target).split(".", 1)
     rank = old.args[0].meta["val"].dim() if "val" in old.args[0].meta else 4  # type: ignore
     module = net.trunk.get_submodule(str(old.target))
@@ -200,7 +193,7 @@ def _swap_module(
             assert isinstance(source, fx.Node)
             node.replace_all_uses_with(source)
             graph.erase_node(node)
-            return
+            return source
         assert isinstance(module, Gate)
         stay = cut.channels(site.units)
         rows = cut.gate(site.units)[:, stay]
@@ -217,6 +210,7 @@ def _swap_module(
         second = cut.add(layer, "shift", shift[:, stay] * gate, units[stay])
         affine[key] = Affine(first, second, rank)
     node.target = f"affine.{key}"
+    return node
 
 
 def _slice_tensor(net: DomainNet, node: fx.Node, cut: _Cut, holder: nn.Module) -> None:
@@ -251,11 +245,83 @@ def _fix_groups(node: fx.Node, old: fx.Node, cut: _Cut) -> None:
     node.kwargs = {}
 
 
-def _refuse_cut_layout(old: fx.Node, net: DomainNet, cut: _Cut) -> None:
-    if not cut.alive.all():
-        raise UnsupportedGraphError(
-            f"node {old.name}: slicing through {op_name(old)} is not supported yet"
-        )
+@dataclass(frozen=True)
+class _Kept:
+    """A selection in terms of the sliced source: `places` among its `width` channels."""
+
+    places: np.ndarray
+    width: int
+    form: str
+
+
+def _kept(net: DomainNet, cut: _Cut, chosen: Selection) -> _Kept:
+    units = net.units.channels[_origin(chosen.source).name]
+    left = cut.channels(units)
+    stay = np.append(cut.alive, True)[units[chosen.channels]]
+    return _Kept(np.searchsorted(left, chosen.channels[stay]), len(left), chosen.form)
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """The backbone's own node behind gates and swapped BatchNorms."""
+    while node.op == "call_module" and str(node.target).startswith("gates."):
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _select(
+    graph: fx.Graph, node: fx.Node, source: fx.Node, kept: _Kept, holder: nn.Module
+) -> None:
+    """Put one selection of channels in the place of a chain of layout operations."""
+    aten, count = torch.ops.aten, len(kept.places)
+    with graph.inserting_before(node):
+        if np.array_equal(kept.places, np.arange(kept.width)):
+            new = source
+        elif count and np.array_equal(kept.places, kept.places[0] + np.arange(count)):
+            first = int(kept.places[0])
+            new = graph.call_function(aten.slice.Tensor, (source, 1, first, first + count))
+        else:
+            name = f"channels_{node.name}"
+            holder.register_buffer(name, torch.from_numpy(kept.places))
+            index = graph.get_attr(name)
+            new = graph.call_function(aten.index_select.default, (source, 1, index))
+        if kept.form == "flat":
+            new = graph.call_function(aten.flatten.using_ints, (new, 1))
+        elif kept.form == "spread":
+            for _ in range(2):
+                new = graph.call_function(aten.unsqueeze.default, (new, -1))
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+
+
+def _pad(node: fx.Node, old: fx.Node, net: DomainNet, cut: _Cut) -> None:
+    """Pad by as many zero channels as are left of those the backbone pads."""
+    amounts = list(old.args[1])  # type: ignore[arg-type]
+    if not any(amounts[4:]):
+        return
+    units = net.units.channels[old.name]
+    before, after = (*amounts[4:6], 0)[:2]
+    amounts[4] = len(cut.channels(units[:before]))
+    amounts[5] = len(cut.channels(units[len(units) - after :]))
+    node.args = (node.args[0], amounts, *node.args[2:])
+
+
+def _zero_channels(
+    graph: fx.Graph, node: fx.Node, old: fx.Node, net: DomainNet, cut: _Cut
+) -> fx.Node:
+    """A product with zero makes as many zero channels as are left of them, not of its input's."""
+    source = old.args[0]
+    if not isinstance(source, fx.Node) or isinstance(old.args[1], fx.Node) or old.args[1] != 0:
+        return node
+    made = len(cut.channels(net.units.channels[old.name]))
+    given = len(cut.channels(net.units.channels[_origin(source).name]))
+    with graph.inserting_after(node):
+        if made <= given:
+            new = graph.call_function(torch.ops.aten.slice.Tensor, (node, 1, 0, made))
+        else:
+            pad = [0, 0, 0, 0, 0, made - given]
+            new = graph.call_function(torch.ops.aten.constant_pad_nd.default, (node, pad))
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    return new
 
 
 def _heads(net: DomainNet, cut: _Cut) -> tuple[torch.Tensor, torch.Tensor]:

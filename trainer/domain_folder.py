@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from prunion.runtime.errors import DataError
-from prunion.trainer.image_set import ImageSet, check_images
+from prunion.trainer.image_check import ImageCheck
+from prunion.trainer.image_set import ImageSet
 from prunion.trainer.images import decode_image
 
 __all__ = ["IMAGE_SUFFIXES", "open_folder"]
@@ -36,7 +37,7 @@ def open_folder(folder: Path) -> tuple[tuple[str, ...], ImageSet]:
             )
         paths += found
         labels += [label] * len(found)
-    check_images((path, str(path)) for path in paths)
+    ImageCheck().check(paths, list(map(str, paths)))
     return classes, ImageSet(
         np.asarray(labels, np.int64), lambda index: decode_image(paths[index], str(paths[index]))
     )

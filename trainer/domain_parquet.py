@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 
 from prunion.runtime.errors import DataError, MissingDependencyError
 from prunion.trainer.encoded_store import EncodedStore
-from prunion.trainer.image_set import ImageSet, check_images
+from prunion.trainer.image_check import ImageCheck
+from prunion.trainer.image_set import ImageSet
 from prunion.trainer.images import decode_image
 
 __all__ = ["open_parquet"]
@@ -28,9 +31,9 @@ def open_parquet(
     values, or `classes` where the training files have already fixed them. Raises DataError if a
     file, a column, a label or an image cannot be read.
     """
-    store = EncodedStore()
+    store, check = EncodedStore(), ImageCheck()
     labels: list[Any] = []
-    places: list[str] = []
+    rows = Rows(paths, [])
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
         file = _open(path)
@@ -38,16 +41,29 @@ def open_parquet(
         if number and names != named:
             raise DataError(f"{path} names other classes than {paths[0]}: write them alike")
         named = names
-        for images, values, rows in _batches(file, path):
-            check_images(zip(images, rows, strict=True))
+        rows.starts.append(len(labels))
+        for images, values in _batches(file, rows, len(labels)):
+            check.check(images, [rows.name(len(labels) + i) for i in range(len(images))])
             store.extend(images)
             labels += values
-            places += rows
     if not labels:
         raise DataError(f"{paths[0]} holds no images: give a file with rows")
-    classes, numbers = _numbered(labels, named, classes, places)
+    classes, numbers = _numbered(labels, named, classes, rows)
     store.seal()
-    return classes, ImageSet(numbers, lambda index: decode_image(store[index], places[index]))
+    return classes, ImageSet(numbers, lambda index: decode_image(store[index], rows.name(index)))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where each image stands: file `i` begins at image `starts[i]`."""
+
+    paths: tuple[Path, ...]
+    starts: list[int]
+
+    def name(self, index: int) -> str:
+        """How messages name an image: file and row."""
+        file = bisect_right(self.starts, index) - 1
+        return f"{self.paths[file]} row {index - self.starts[file]}"
 
 
 def _open(path: Path) -> Any:
@@ -62,7 +78,9 @@ def _open(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: correct the path") from None
     except (OSError, ValueError) as exc:  # pyarrow's own errors are ValueErrors
-        raise DataError(f"{path} is not a readable Parquet file ({_line(exc)})") from None
+        raise DataError(
+            f"{path} is not a readable Parquet file ({_line(exc)}): write or copy it again"
+        ) from None
     missing = {"image", "label"} - set(file.schema_arrow.names)
     if missing:
         raise DataError(
@@ -84,28 +102,30 @@ def _class_names(file: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if names else None
 
 
-def _batches(file: Any, path: Path) -> Iterator[tuple[list[bytes], list[Any], list[str]]]:
-    """Images, labels and names for messages, some rows at a time."""
-    row = 0
+def _batches(file: Any, rows: Rows, index: int) -> Iterator[tuple[list[bytes], list[Any]]]:
+    """Images and labels, some rows at a time; the first is image `index` of the set."""
     batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=["image", "label"])
     while True:
         try:
             batch = next(batches, None)
         except (OSError, ValueError) as exc:
-            raise DataError(f"{path} cannot be read past row {row} ({_line(exc)})") from None
+            raise DataError(
+                f"{rows.name(index)} and what follows cannot be read ({_line(exc)}): write or "
+                "copy the file again"
+            ) from None
         if batch is None:
             return
-        rows = [f"{path} row {row + i}" for i in range(batch.num_rows)]
-        cells = batch.column("image").to_pylist()
-        images = [_image_bytes(cell, at) for cell, at in zip(cells, rows, strict=True)]
-        yield images, batch.column("label").to_pylist(), rows
-        row += batch.num_rows
+        cells = enumerate(batch.column("image").to_pylist(), index)
+        yield [_image_bytes(cell, rows, i) for i, cell in cells], batch.column("label").to_pylist()
+        index += batch.num_rows
 
 
-def _image_bytes(cell: Any, at: str) -> bytes:
+def _image_bytes(cell: Any, rows: Rows, index: int) -> bytes:
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
-        raise DataError(f"{at} has no image bytes: store them in image.bytes, or remove the row")
+        raise DataError(
+            f"{rows.name(index)} has no image bytes: store them in image.bytes, or remove the row"
+        )
     return data
 
 
@@ -113,24 +133,26 @@ def _numbered(
     labels: list[Any],
     named: tuple[str, ...] | None,
     known: tuple[str, ...] | None,
-    places: list[str],
+    rows: Rows,
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names and the label of each row as a position in them."""
-    for value, at in zip(labels, places, strict=True):
+    for index, value in enumerate(labels):
         if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise DataError(f"{at} has label {value!r}: give a whole number or a name")
+            raise DataError(
+                f"{rows.name(index)} has label {value!r}: give a whole number or a name"
+            )
     if named:
-        position: dict[Any, int] = dict(enumerate(range(len(named))))
-        position.update({name: index for index, name in enumerate(named)})
+        position: dict[Any, int] = {index: index for index in range(len(named))}
+        position |= {name: index for index, name in enumerate(named)}
         classes = named
     else:
         values = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
         classes = known or tuple(map(str, values))
         position = {v: classes.index(str(v)) for v in values if str(v) in classes}
-    for value, at in zip(labels, places, strict=True):
+    for index, value in enumerate(labels):
         if value not in position:
             raise DataError(
-                f"{at} has label {value!r}, which is none of the {len(classes)} classes "
+                f"{rows.name(index)} has label {value!r}, none of the {len(classes)} classes "
                 f"({_some(classes)}): correct it, or write both files' class names alike"
             )
     return classes, np.asarray([position[value] for value in labels], np.int64)

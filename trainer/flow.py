@@ -24,7 +24,7 @@ from prunion.trainer.slot_sets import SlotSets
 from prunion.trainer.slots import Flow, fixed, shape_of
 from prunion.trainer.trace import op_name
 
-__all__ = ["KEEPS_ZERO", "flow_slots"]
+__all__ = ["KEEPS_ZERO", "LAYOUT", "flow_slots"]
 
 KEEPS_ZERO = frozenset(
     "relu relu6 hardtanh silu hardswish gelu leaky_relu elu celu selu mish tanh prelu clamp_min "

@@ -82,15 +82,17 @@ def mean(flow: Flow, node: fx.Node) -> Slots:
 
 def pad(flow: Flow, node: fx.Node) -> Slots:
     source = node.args[0]
-    amounts, mode, fill = list(node.args[1]), arg_of(node, 2, "constant"), arg_of(node, 3, None)  # type: ignore[arg-type]
+    amounts, mode, fill = arg_of(node, 1, []), arg_of(node, 2, "constant"), arg_of(node, 3, None)
     assert isinstance(source, fx.Node)
-    if any(amounts[4:]):
-        raise UnsupportedGraphError(
-            f"node {node.name}: zero channels added by padding are not supported yet"
-        )
-    ids = channel_ids(flow, node, source)
-    zero = per_channel(flow.values[source].zero)
-    return spread(ids, zero & (mode != "constant" or not fill), shape_of(node))
+    ids, off_zero = channel_ids(flow, node, source), per_channel(flow.values[source].zero)
+    off_zero = off_zero & (mode != "constant" or not fill)
+    before, after = (*amounts[4:6], 0, 0)[:2]
+    if min(amounts) < 0 or any(amounts[6:]) or (before + after and (mode != "constant" or fill)):
+        raise UnsupportedGraphError(f"node {node.name}: only zero channels can be padded")
+    ids = torch.cat([flow.sets.fresh(before), ids, flow.sets.fresh(after)])
+    always = torch.ones(1, dtype=torch.bool)
+    off_zero = torch.cat([always.expand(before), off_zero, always.expand(after)])
+    return spread(ids, off_zero, shape_of(node))
 
 
 def cat(flow: Flow, node: fx.Node) -> Slots:

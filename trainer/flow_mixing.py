@@ -110,7 +110,12 @@ def mul(flow: Flow, node: fx.Node) -> Slots:
         zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
         flow.sets.tie(ids_a, ids_b)
         return Slots(ids_a, zero_a | zero_b)
-    return a if isinstance(a, Slots) else b
+    tensor, number = (a, b) if isinstance(a, Slots) else (b, a)
+    assert isinstance(tensor, Slots)
+    if number == 0:  # how some shortcuts make zero channels: nothing ties them to their source
+        count = tensor.ids.shape[1]
+        return spread(flow.sets.fresh(count), torch.ones(count, dtype=torch.bool), shape_of(node))
+    return tensor
 
 
 def read_features(flow: Flow, node: fx.Node) -> None:

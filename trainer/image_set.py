@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from prunion.runtime.errors import DataError
-from prunion.trainer.images import check_image
-
-__all__ = ["ImageCache", "ImageSet", "check_images"]
-
-# Encoded bytes that are decoded to the last pixel when a set is opened; past it, headers only.
-DEEP_CHECK_BYTES = 64 << 20
+__all__ = ["ImageCache", "ImageSet"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,28 +61,3 @@ class ImageCache:
                 self.used += size
                 self.kept[index] = image
         return image
-
-
-def check_images(items: Iterable[tuple[Path | bytes, str]]) -> None:
-    """Raise one DataError for the first of `(file or bytes, name)` that is no readable image.
-
-    The first 64 MiB are decoded; of what follows only the headers are read, so that opening a
-    large data set stays quick.
-    """
-    left = DEEP_CHECK_BYTES
-
-    def check(item: tuple[Path | bytes, str]) -> DataError | None:
-        nonlocal left
-        data, what = item
-        left -= len(data) if isinstance(data, bytes) else data.stat().st_size
-        try:
-            check_image(data, what, deep=left > 0)
-        except DataError as exc:
-            return exc
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        bad = [error for error in pool.map(check, items) if error is not None]
-    if bad:
-        more = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
-        raise DataError(f"{bad[0]}{more}")

@@ -11,10 +11,10 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from prunion.runtime.errors import DataError
+from prunion.runtime.preprocess import FORMATS, MAX_PIXELS
 
-__all__ = ["MAX_PIXELS", "check_image", "decode_image", "to_rgb"]
+__all__ = ["check_image", "decode_image", "to_rgb"]
 
-MAX_PIXELS = 100_000_000
 MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
 
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 def decode_image(data: Path | bytes, what: str) -> Image.Image:
     """The image in a file or its bytes as RGB, as stored (no EXIF rotation).
 
-    Raises DataError, naming it as `what`, if it cannot be decoded, has more than 100 million
+    Raises DataError, naming it as `what`, if it cannot be decoded, has more than 64 million
     pixels, a side over 64 times the other, or more than 8 bits a channel.
     """
     return _opened(data, what, to_rgb)
@@ -37,8 +37,6 @@ def check_image(data: Path | bytes, what: str, *, deep: bool) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened 8-bit image of any mode as RGB; alpha is dropped. Raises ValueError if deeper."""
     _check_depth(image)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
     return image.convert("RGB")
 
 
@@ -53,13 +51,14 @@ def _opened(data: Path | bytes, what: str, use: Callable[[Image.Image], Result])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on size and EXIF
-            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            stream = io.BytesIO(data) if isinstance(data, bytes) else data
+            with Image.open(stream, formats=FORMATS) as image:
                 _check_size(image.width, image.height)
                 return use(image)
     except MemoryError:
         raise
     except UnidentifiedImageError:
-        reason = "not an image that Pillow knows"
+        reason = f"not an image of {', '.join(FORMATS)}"
     # Broken files make Pillow's decoders fail in many ways, struct.error among them.
     except Exception as exc:
         reason = str(exc).split("\n")[0] or type(exc).__name__

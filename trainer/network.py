@@ -172,6 +172,7 @@ def _insert_gate(
     for user in users:
         user.replace_input_with(source, gate)
     gate.args = (source, routing)
+    gate.meta = dict(source.meta)
 
 
 def _tensor(module: nn.Module, arg: object) -> torch.Tensor | None:

@@ -11,9 +11,9 @@ import torch
 from torch import fx
 
 from prunion.runtime.unit_table import Layer, UnitTable
-from prunion.trainer.flow import KEEPS_ZERO, flow_slots
+from prunion.trainer.flow import KEEPS_ZERO, LAYOUT, flow_slots
 from prunion.trainer.slot_sets import FIXED
-from prunion.trainer.slots import Flow, Read
+from prunion.trainer.slots import Flow, Read, Slots
 from prunion.trainer.trace import op_name
 
 __all__ = ["GateSite", "Units", "find_units"]
@@ -43,13 +43,14 @@ class Units:
 
     Attributes:
         group: group of each unit `[U]`; the units of one group are the channels of one width.
-        norm_units: for every BatchNorm node, its channels' units (-1 = no switch).
+        channels: units of the channels of activations, by node name, wherever a reshape, split,
+            padding or product reads or makes them.
     """
 
     table: UnitTable
     group: np.ndarray
     gates: tuple[GateSite, ...]
-    norm_units: dict[str, np.ndarray]
+    channels: dict[str, np.ndarray]
     feature_units: np.ndarray
 
 
@@ -74,7 +75,7 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
         table=table,
         group=_groups(table),
         gates=tuple(_norm_gates(flow, number) + _read_gates(flow, number)),
-        norm_units={str(n.name): _channel_units(flow, n, number) for n in flow.norms},
+        channels=_channels(flow, number),
         feature_units=slots["head_weight", 1],
     )
 
@@ -96,7 +97,20 @@ def _units_of(flow: Flow, ids: torch.Tensor, number: dict[int, int]) -> np.ndarr
 
 def _channel_units(flow: Flow, node: fx.Node, number: dict[int, int]) -> np.ndarray:
     ids = flow.values[node].ids
-    return _units_of(flow, ids[0].reshape(ids.shape[1], -1)[:, 0], number)
+    return _units_of(flow, ids[0].flatten(1)[:, 0] if ids.dim() > 2 else ids[0], number)
+
+
+def _channels(flow: Flow, number: dict[int, int]) -> dict[str, np.ndarray]:
+    """Units of channels around the operations that slicing has to rewrite."""
+    around: dict[fx.Node, None] = {}
+    for node in flow.values:
+        if op_name(node) in LAYOUT | {"contiguous", "clone", "pad", "mul"}:
+            around.update(dict.fromkeys([node, *node.all_input_nodes]))
+    return {
+        str(node.name): _channel_units(flow, node, number)
+        for node in around
+        if isinstance(flow.values.get(node), Slots)
+    }
 
 
 def _layers(flow: Flow) -> tuple[Layer, ...]:

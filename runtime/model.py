@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
     """One class of a domain, with its probability in 0..1."""
 
     name: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     probability: float
 
 
@@ -115,7 +115,7 @@ class Model:
         self, domain: DomainLike | Sequence[DomainLike] | np.ndarray, count: int
     ) -> np.ndarray:
         """`[count]` int64 rows of the bank, each checked to exist."""
-        if isinstance(domain, (str, int, np.integer)):
+        if isinstance(domain, str) or not isinstance(domain, (Sequence, np.ndarray)):
             return np.full(count, self.domain_index(domain), dtype=np.int64)
         rows = np.array([self.domain_index(x) for x in domain], dtype=np.int64)
         if len(rows) != count:

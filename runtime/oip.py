@@ -44,8 +44,8 @@ def infer_request(body: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """
     if not isinstance(body, dict) or not isinstance(body.get("inputs"), list):
         raise InputError("the request must be an object with a list `inputs`")
-    tensors = {x.get("name"): x for x in body["inputs"] if isinstance(x, dict)}
-    unknown = sorted(str(name) for name in tensors.keys() - {"image", "domain"})
+    tensors = {str(x.get("name")): x for x in body["inputs"] if isinstance(x, dict)}
+    unknown = sorted(tensors.keys() - {"image", "domain"})
     if unknown or len(tensors) != len(body["inputs"]) or len(tensors) != 2:
         raise InputError(f"inputs must be `image` and `domain`, each once; unknown: {unknown}")
     image = _image(tensors["image"])
@@ -78,9 +78,11 @@ def _image(tensor: dict[str, Any]) -> np.ndarray:
     if not isinstance(data, list):
         raise InputError("`image` has no list `data`")
     try:
-        array = np.asarray(data, dtype=np.float64).ravel()
-    except (TypeError, ValueError, OverflowError):
-        raise InputError("`image.data` must hold numbers only, in rows of one length") from None
+        array = np.asarray(data).ravel()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise InputError("`image.data` must hold rows of one length") from None
+    if array.dtype.kind not in "iuf":
+        raise InputError("`image.data` must hold numbers only")
     if array.size != int(np.prod(shape, dtype=object)):
         raise InputError(f"`image.data` holds {array.size} numbers, its shape is {shape}")
     if not (np.abs(array) <= np.finfo(np.float32).max).all():

@@ -50,7 +50,7 @@ def to_array(image: Image.Image, spec: ImageInput) -> np.ndarray:
     image = image if image.mode == "RGB" else image.convert("RGB")
     image = _centre_crop(_resize(image, spec.shorter_side), spec.height, spec.width)
     pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-    mean, std = np.float32(spec.mean), np.float32(spec.std)
+    mean, std = np.array([spec.mean, spec.std], dtype=np.float32)
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,13 @@ def create_app(model: Model, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
             Route(name, handlers.model_info),
             Route(name + "/ready", handlers.model_ready),
             Route(name + "/infer", handlers.infer, methods=["POST"]),
-            Route("/predict/{domain}", handlers.predict, methods=["POST"]),
+            Route("/predict/{domain:path}", handlers.predict, methods=["POST"]),
         ],
-        exception_handlers={PrunionError: _user_error, HTTPException: _http_error},
+        exception_handlers={
+            PrunionError: _user_error,
+            HTTPException: _http_error,
+            Exception: _bug,
+        },
     )
 
 
@@ -116,11 +121,9 @@ class _Handlers:
         async def replay() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        try:
-            import python_multipart  # noqa: F401
-        except ImportError:
+        if find_spec("python_multipart") is None:
             fix = "pip install 'prunion[serve]', or send one image as the body"
-            raise HTTPException(501, f"this server lacks python-multipart: {fix}") from None
+            raise HTTPException(501, f"this server lacks python-multipart: {fix}")
         # The body was read under our limit; starlette then parses the copy.
         async with Request(request.scope, replay).form(max_files=MAX_FILES) as form:
             files = [await x.read() for x in form.values() if not isinstance(x, str)]
@@ -156,3 +159,8 @@ async def _user_error(request: Request, exc: Exception) -> Response:
 async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     return JSONResponse({"error": exc.detail}, exc.status_code, headers=exc.headers)
+
+
+async def _bug(request: Request, exc: Exception) -> Response:
+    # The server logs the traceback; a stranger gets none of it.
+    return JSONResponse({"error": "internal error: see the server's log"}, status_code=500)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from prunion.trainer.config import RunConfig
 from prunion.trainer.domains import Domain
-from prunion.trainer.image_set import ImageSet
+from prunion.trainer.image_set import ImageCache, ImageSet
 from prunion.trainer.prefetch import prefetched
 from prunion.trainer.stream import DomainStream
 from prunion.trainer.transforms import train_transform
@@ -59,8 +59,15 @@ class JointBatches:
         images = [len(domain.train) for domain in domains]
         self.sizes = batch_sizes(images, self.config.batch_size, self.config.balance)
         self._rounds = math.ceil(sum(images) / sum(self.sizes))
-        share = cache_bytes // len(domains)
-        self._streams = [_stream(domain, config, share) for domain in domains]
+        transforms = [train_transform(config.input, d.mirror, d.crop) for d in domains]
+        self._caches = [
+            ImageCache(domain.train, transform.shorter_side, cache_bytes // len(domains))
+            for domain, transform in zip(domains, transforms, strict=True)
+        ]
+        self._streams = [
+            DomainStream(domain.name, cache.as_set(), transform, config.seed)
+            for domain, cache, transform in zip(domains, self._caches, transforms, strict=True)
+        ]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,8 +79,10 @@ class JointBatches:
 
         Raises DataError, naming it, when an image cannot be decoded.
         """
-        steps = self._draws(epoch)[start:]
-        return prefetched(self._read, steps, self.config.workers)
+        if self.config.workers:
+            for cache in self._caches:
+                cache.fill()
+        return prefetched(self._read, self._draws(epoch)[start:], self.config.workers)
 
     def _draws(self, epoch: int) -> list[list[Draw]]:
         rounds = [
@@ -94,12 +103,6 @@ class JointBatches:
             Batch(draw.domain, *self._streams[draw.domain].take(draw.position, draw.count))
             for draw in draws
         ]
-
-
-def _stream(domain: Domain, config: RunConfig, cache_bytes: int) -> DomainStream:
-    transform = train_transform(config.input, domain.mirror, domain.crop)
-    images = domain.train.resized(transform.shorter_side, cache_bytes)
-    return DomainStream(domain.name, images, transform, config.seed)
 
 
 def batch_sizes(images: Sequence[int], batch_size: int, balance: float) -> list[int]:

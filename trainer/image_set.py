@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -31,33 +32,50 @@ class ImageSet:
         """The images at `indices`, in that order."""
         return ImageSet(self.labels[indices], lambda index: self.read(int(indices[index])))
 
-    def resized(self, shorter_side: int, cache_bytes: int) -> ImageSet:
-        """The same images with their shorter side resized, kept in memory up to `cache_bytes`.
-
-        Resizing is the part of every transform that never changes, so what a transform makes of
-        these images is what it makes of the originals, bit for bit.
-        """
-        cache = ImageCache(self.read, shorter_side, cache_bytes)
-        return replace(self, read=cache.image)
-
 
 @dataclass
 class ImageCache:
-    """Resized images, kept until they fill `cache_bytes`; the rest is decoded each time."""
+    """A set's images with their shorter side resized, kept until they fill `cache_bytes`.
 
-    read: Callable[[int], Image.Image]
+    Resizing is the part of every transform that never changes, so what a transform makes of
+    these images is what it makes of the originals, bit for bit. What does not fit is decoded
+    each time.
+    """
+
+    images: ImageSet
     shorter_side: int
     cache_bytes: int
-    kept: dict[int, Image.Image] = field(default_factory=dict)
-    used: int = 0
+    _kept: dict[int, Image.Image] = field(default_factory=dict, repr=False)
+    _used: int = 0
+    _full: bool = False
+
+    def as_set(self) -> ImageSet:
+        """The resized images as a set of their own."""
+        return ImageSet(self.images.labels, self.image)
 
     def image(self, index: int) -> Image.Image:
         """The image at `index`, its shorter side resized with Pillow's bilinear filter."""
-        image = self.kept.get(index)
+        image = self._kept.get(index)
         if image is None:
-            image = tv.resize(self.read(index), [self.shorter_side], v2.InterpolationMode.BILINEAR)
-            size = 4 * image.width * image.height  # Pillow pads RGB to four bytes a pixel
-            if self.used + size <= self.cache_bytes:
-                self.used += size
-                self.kept[index] = image
+            image = self.images.image(index)
+            image = tv.resize(image, [self.shorter_side], v2.InterpolationMode.BILINEAR)
+            self._keep(index, image)
         return image
+
+    def fill(self) -> None:
+        """Read what fits, before worker processes start: they share it instead of repeating it."""
+        if self._full or len(self._kept) == len(self.images):
+            return
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(self.images), 256):
+                list(pool.map(self.image, range(start, min(start + 256, len(self.images)))))
+                if self._full:
+                    return
+
+    def _keep(self, index: int, image: Image.Image) -> None:
+        size = 4 * image.width * image.height  # Pillow pads RGB to four bytes a pixel
+        if self._used + size > self.cache_bytes:
+            self._full = True
+            return
+        self._used += size
+        self._kept[index] = image

@@ -1,0 +1,68 @@
+"""Evaluation repeats in Pillow; training varies with its generator and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prunion.trainer.config import InputConfig
+from prunion.trainer.transforms import eval_transform, train_transform
+from tests.trainer.images import picture
+
+
+def by_pillow(image: Image.Image, config: InputConfig) -> np.ndarray:
+    """What a runtime without torch does."""
+    side, (width, height) = config.shorter_side, image.size
+    longer = int(side * max(width, height) / min(width, height))
+    image = image.resize((side, longer) if width <= height else (longer, side), 2)
+    left = round((image.width - config.width) / 2)
+    top = round((image.height - config.height) / 2)
+    image = image.crop((left, top, left + config.width, top + config.height))
+    pixels = np.asarray(image, np.float32) / 255
+    return ((pixels - np.float32(config.mean)) / np.float32(config.std)).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("shape", [(20, 16), (37, 91), (64, 64), (301, 200)])
+@pytest.mark.parametrize(
+    "config", [InputConfig(), InputConfig(size=(24, 33), resize=40)], ids=["64", "24x33"]
+)
+def test_evaluation_is_what_pillow_alone_gives(shape: tuple[int, int], config: InputConfig) -> None:
+    image = picture(1, *shape)
+    ours = eval_transform(config)(image)
+    assert ours.shape == (3, config.height, config.width)
+    assert ours.dtype == torch.float32
+    np.testing.assert_allclose(ours.numpy(), by_pillow(image, config), atol=1e-6)
+
+
+def test_without_crop_and_mirror_training_sees_what_evaluation_sees() -> None:
+    config, image = InputConfig(), picture(2, 90, 70)
+    trained = train_transform(config, mirror=False, crop=False)(image, np.random.default_rng(0))
+    assert torch.equal(trained, eval_transform(config)(image))
+
+
+def test_the_crop_and_the_mirror_come_from_the_generator() -> None:
+    transform, image = train_transform(InputConfig(), mirror=True, crop=True), picture(3, 90, 70)
+    assert transform.shorter_side == 72
+    draws = [transform(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    transform(image, np.random.default_rng(4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_mirroring_turns_about_half_of_the_images() -> None:
+    config, image = InputConfig(), picture(4, 64, 64)
+    transform = train_transform(config, mirror=True, crop=False)
+    plain = eval_transform(config)(image)
+    seen = [transform(image, np.random.default_rng(seed)) for seed in range(40)]
+    turned = sum(torch.equal(view, plain.flip(2)) for view in seen)
+    assert turned + sum(torch.equal(view, plain) for view in seen) == 40
+    assert 10 < turned < 30
+
+
+def test_a_larger_resize_leaves_more_room_for_the_crop() -> None:
+    assert train_transform(InputConfig(resize=96), False, True).shorter_side == 96

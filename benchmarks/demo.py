@@ -45,9 +45,9 @@ round_to = 8
 
 [train]
 trunk = "tuned"
-warmup = 1
-ramp = 2
-settle = 3
+warmup = 2
+ramp = 1
+settle = 2
 batch_size = 24
 lr = 2e-3
 trunk_lr = 5e-4

@@ -37,7 +37,7 @@ def evaluate(
         for index, domain in enumerate(domains):
             right = 0
             for images, labels in eval_batches(domain.test, transform, batch_size):
-                images = images.to(net.switches.device)
+                images = images.to(net.switches.device, memory_format=torch.channels_last)
                 (logits,) = net(images, [(index, len(labels))], switches, gated=gated)
                 right += int((logits.argmax(1).cpu() == labels).sum())
             accuracy[domain.name] = right / len(domain.test)

@@ -23,13 +23,15 @@ class Gate(nn.Module):
 
     units: torch.Tensor
 
-    def __init__(self, units: np.ndarray) -> None:
+    def __init__(self, units: np.ndarray, folded: bool) -> None:
+        """Gate channels of `units` `[C]`; `folded`: BatchNorm can do it once switches are fixed."""
         super().__init__()
+        self.folded = folded
         self.register_buffer("units", torch.from_numpy(units), persistent=False)
 
     def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
         """Gate `[N, C, ...]`."""
-        if routing.switches is None:
+        if routing.switches is None or (self.folded and not routing.learning):
             return x
         gate = routing.gate(self.units % routing.switches.shape[1])
         return x * gate.view(*gate.shape, *([1] * (x.dim() - 2)))
@@ -130,7 +132,7 @@ def _add_domains(module: fx.GraphModule, units: Units, domains: int) -> fx.Graph
     module.add_submodule("gates", nn.ModuleDict())
     swapped = {}
     for node in [n for n in graph.nodes if op_name(n) == "batch_norm"]:
-        swapped[node.name] = _swap_norm(module, node, routing, domains)
+        swapped[node.name] = _swap_norm(module, node, routing, domains, units)
     for site in units.gates:
         source = swapped.get(site.node, nodes[site.node])
         _insert_gate(module, site, source, [nodes[r] for r in site.readers], routing)
@@ -139,7 +141,9 @@ def _add_domains(module: fx.GraphModule, units: Units, domains: int) -> fx.Graph
     return fx.GraphModule(module, graph)  # takes along only what the graph still uses
 
 
-def _swap_norm(module: fx.GraphModule, node: fx.Node, routing: fx.Node, domains: int) -> fx.Node:
+def _swap_norm(
+    module: fx.GraphModule, node: fx.Node, routing: fx.Node, domains: int, units: Units
+) -> fx.Node:
     tensors = [_tensor(module, node.args[i]) for i in (1, 2, 3, 4)]
     eps = node.args[7]
     assert tensors[2] is not None and tensors[3] is not None and isinstance(eps, float)
@@ -147,7 +151,10 @@ def _swap_norm(module: fx.GraphModule, node: fx.Node, routing: fx.Node, domains:
     norms = module.get_submodule("norms")
     assert isinstance(norms, nn.ModuleDict)
     if key not in norms:
-        norms[key] = DomainNorm(domains, tensors[0], tensors[1], tensors[2], tensors[3], eps)
+        channels = units.table.slots[f"{norm_key(node)}.running_mean", 0]
+        norms[key] = DomainNorm(
+            domains, tensors[0], tensors[1], tensors[2], tensors[3], eps, channels
+        )
     with module.graph.inserting_after(node):
         new = module.graph.call_module(f"norms.{key}", (node.args[0], routing))
     new.meta = dict(node.meta)
@@ -165,7 +172,7 @@ def _insert_gate(
 ) -> None:
     gates = module.get_submodule("gates")
     assert isinstance(gates, nn.ModuleDict)
-    gates[site.node] = Gate(site.units)
+    gates[site.node] = Gate(site.units, site.folded)
     users = readers or list(source.users)
     with module.graph.inserting_after(source):
         gate = module.graph.call_module(f"gates.{site.node}", (source, routing))

@@ -25,6 +25,11 @@ class Routing:
     rows: torch.Tensor
     switches: torch.Tensor | None
 
+    @property
+    def learning(self) -> bool:
+        """Whether gradients are asked for, so that gates must act behind the activations."""
+        return self.switches is not None and self.switches.requires_grad
+
     def gate(self, units: torch.Tensor) -> torch.Tensor:
         """Switches of channels `units` `[C]` (-1 = always on): `[1 or N, C]`."""
         assert self.switches is not None

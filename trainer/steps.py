@@ -38,7 +38,9 @@ def forward_backward(
         PrunionError: the loss is not finite; the message names the domain.
     """
     device = net.switches.device
-    images = torch.cat([b.images for b in batches]).to(device, non_blocking=True)
+    images = torch.cat([b.images for b in batches]).to(
+        device, non_blocking=True, memory_format=torch.channels_last
+    )
     segments = [(b.domain, len(b.labels)) for b in batches]
     outputs = net(images, segments, switches, gated=switches is not None)
     losses = {}

@@ -31,6 +31,7 @@ class Training:
         self, config: RunConfig, net: DomainNet, batches: JointBatches, budget: Budget
     ) -> None:
         self.config, self.net, self.batches, self.budget = config, net, batches, budget
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         train = config.train
         per_epoch = batches.steps_per_epoch
         self.schedule = Schedule(

@@ -76,3 +76,14 @@ def test_a_joint_step_gives_each_domain_the_statistics_of_its_own_images() -> No
     torch.testing.assert_close(outputs[1], second[0])
     for (_, a), (_, b) in zip(joint.named_buffers(), alone.named_buffers(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_fixed_switches_in_batchnorm_are_the_gates_behind_the_activations() -> None:
+    for model in (Plain, Residual, Depthwise, SqueezeExcite):
+        net = domain_net(model()).train()
+        switches = (torch.rand_like(net.switches) < 0.7).float()
+        image, runs = torch.randn(10, 3, 8, 8), [(0, 6), (1, 4)]
+        folded = net(image, runs, switches)
+        gated = net(image, runs, switches.clone().requires_grad_())
+        for a, b in zip(folded, gated, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

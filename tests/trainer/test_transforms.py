@@ -21,7 +21,8 @@ def by_pillow(image: Image.Image, config: InputConfig) -> np.ndarray:
     top = round((image.height - config.height) / 2)
     image = image.crop((left, top, left + config.width, top + config.height))
     pixels = np.asarray(image, np.float32) / 255
-    return ((pixels - np.float32(config.mean)) / np.float32(config.std)).transpose(2, 0, 1)
+    mean, std = (np.asarray(v, np.float32) for v in (config.mean, config.std))
+    return ((pixels - mean) / std).transpose(2, 0, 1)
 
 
 @pytest.mark.parametrize("shape", [(20, 16), (37, 91), (64, 64), (301, 200)])

@@ -59,7 +59,7 @@ def channel_selections(graph: fx.Graph) -> dict[fx.Node, Selection]:
 
 def _is_layout(node: fx.Node) -> bool:
     if op_name(node) == "slice":  # spatial slices have no channel count in them
-        return (node.args[1] if len(node.args) > 1 else 0) == 1
+        return len(node.args) > 1 and bool(node.args[1] == 1)
     return op_name(node) in LAYOUT | {"contiguous", "clone", "alias"}
 
 

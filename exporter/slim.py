@@ -101,8 +101,8 @@ def slim_network(net: DomainNet) -> SlimNet:
     Raises:
         UnsupportedGraphError: a reshape that mixes channels with positions, naming its node.
     """
-    used = net.switches.detach().cpu().numpy() > 0
-    cut = _Cut(net, used.any(axis=0))
+    used = np.asarray(net.switches.detach().cpu().numpy() > 0)
+    cut = _Cut(net, np.asarray(used.any(axis=0)))
     graph, swapped = _sliced_graph(net, cut)
     trunk = fx.GraphModule(swapped, graph)
     head_weight, head_bias = _heads(net, cut)

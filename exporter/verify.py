@@ -52,11 +52,10 @@ def verify_export(
         reference = net.eval().logits(images, domains).numpy()
         sliced = slim.logits(images, domains).numpy()
     exported = _run_onnx(graph, images.numpy(), domains.numpy())
-    agreement = Agreement(
+    return Agreement(
         _compare(reference, sliced, domains.numpy(), names, "the sliced network"),
         _compare(reference, exported, domains.numpy(), names, "ONNX Runtime"),
     )
-    return agreement
 
 
 def _run_onnx(graph: Path, images: np.ndarray, domains: np.ndarray) -> np.ndarray:

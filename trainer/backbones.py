@@ -143,8 +143,9 @@ def _drop_classifier(graph: fx.Graph) -> None:
     node = output.args[0]
     assert isinstance(node, fx.Node)
     while op_name(node) in PASSES_THROUGH:
-        node = node.args[0]  # type: ignore[assignment]
-        assert isinstance(node, fx.Node)
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        node = source
     name = op_name(node)
     if name not in ("linear", "conv2d"):
         raise UnsupportedGraphError(

@@ -96,7 +96,11 @@ def pad(flow: Flow, node: fx.Node) -> Slots:
 
 
 def cat(flow: Flow, node: fx.Node) -> Slots:
-    parts = [flow.values[x] for x in node.args[0]]  # type: ignore[union-attr]
+    tensors, parts = node.args[0], []
+    assert isinstance(tensors, list | tuple)
+    for tensor in tensors:
+        assert isinstance(tensor, fx.Node)
+        parts.append(flow.values[tensor])
     dim = arg_of(node, 1, 0)
     return Slots(torch.cat([p.ids for p in parts], dim), torch.cat([p.zero for p in parts], dim))
 

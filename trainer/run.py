@@ -22,6 +22,7 @@ from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
+from prunion.trainer.memory import keep_freed_memory
 from prunion.trainer.metrics_log import MetricsLog
 from prunion.trainer.network import DomainNet
 from prunion.trainer.snapshot import load_snapshot, save_snapshot
@@ -136,6 +137,8 @@ def _prepare(config: RunConfig, domains: Sequence[Domain]) -> Training:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
+    if device == "cpu":
+        keep_freed_memory()
     backbone = load_backbone(config.backbone, *config.input.size)
     net = DomainNet(backbone, [len(d.classes) for d in domains]).to(device)
     budget = make_budget(config.budget, net.units.table, net.units.group)

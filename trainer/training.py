@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ class Training:
         self, config: RunConfig, net: DomainNet, batches: JointBatches, budget: Budget
     ) -> None:
         self.config, self.net, self.batches, self.budget = config, net, batches, budget
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(memory_format=torch.channels_last)
         train = config.train
         per_epoch = batches.steps_per_epoch
         self.schedule = Schedule(
@@ -105,16 +106,23 @@ class Training:
         if learning:
             switches = self.learner.on()
         smoothing = self.config.train.label_smoothing
-        try:
-            result = forward_backward(self.net, batches, switches, smoothing)
-        except PrunionError as exc:
-            raise PrunionError(f"step {self.step}, epoch {self.epoch}: {exc}") from None
+        result = forward_backward(self.net, batches, switches, smoothing)
+        self._check_finite(result)
         if learning:
             assert switches is not None and switches.grad is not None
             self._learn(switches.detach(), switches.grad)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return result
+
+    def _check_finite(self, result: StepResult) -> None:
+        for domain, loss in result.loss.items():
+            if not math.isfinite(loss):
+                raise PrunionError(
+                    f"step {self.step}, epoch {self.epoch}: the loss of domain "
+                    f"{self.config.domains[domain].name} became {loss}: lower [train] lr or "
+                    "trunk_lr and start again; the last good state is the run's state.safetensors"
+                )
 
     def _learn(self, on: torch.Tensor, gradient: torch.Tensor) -> None:
         cost, price = union_price(on, self.cost)

@@ -22,7 +22,7 @@ from prunion.trainer.run import RunResult, train_run
 
 __all__ = ["demo_command"]
 
-SIZE = 64
+SIZE = 56
 RUN = """\
 # The demo's run file: EfficientNet-Lite0, half of its parameters.
 seed = 0
@@ -103,7 +103,7 @@ def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
         cases[f"{label} mixed"] = lambda s=session: s.run(None, mixed)
         pinned = pinned_session(graph, 0)
         cases[f"{label} pinned"] = lambda s=pinned: s.run(None, {"image": image})
-    timings = time_interleaved(cases, seconds=4.0)
+    timings = time_interleaved(cases, seconds=2.0)
     return {label: timing.p50_ms for label, timing in timings.items()}
 
 

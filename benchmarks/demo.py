@@ -15,6 +15,7 @@ from prunion.benchmarks.demo_domains import write_demo_domains
 from prunion.benchmarks.demo_pictures import draw_sharing, draw_widths
 from prunion.exporter.export import export_bundle
 from prunion.exporter.unpruned import write_unpruned
+from prunion.runtime.amounts import amount_text
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.files import write_json
 from prunion.trainer.config import load_config
@@ -148,7 +149,9 @@ def _table(rows: Mapping[str, Any]) -> str:
         lines.append(f"{label:<28}{before:>14.2f}{after:>14.2f}{after / before:>8.2f}")
     budget = rows["budget"]
     met = "met" if budget["met"] else "NOT met"
-    lines.append(f"budget {budget['kind']} {budget['asked']}: {budget['value']:.4f}, {met}")
+    lines.append(
+        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])}, {met}"
+    )
     lines.append("unpruned accuracy is measured after warm-up, with every channel on")
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ import torch
 from prunion.exporter.onnx_graph import onnx_graph
 from prunion.exporter.slim import SlimNet, slim_network
 from prunion.exporter.verify import TOLERANCE, Agreement, verify_export
+from prunion.runtime.amounts import amount_text
 from prunion.runtime.errors import BudgetError, PrunionError
 from prunion.runtime.files import new_folder, sha256_file, write_json
 from prunion.runtime.pack import Pack, write_pack
@@ -40,7 +41,7 @@ def export_command(checkpoint: str, output: str, force: bool, as_json: bool) -> 
     print(
         f"parameters {params['backbone']:,} → {params['exported']:,}, "
         f"MACs {macs['backbone']:,} → {macs['exported']:,}; "
-        f"budget {budget['kind']} {budget['asked']}: {budget['value']:,} "
+        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])} "
         f"{'met' if budget['met'] else 'NOT met'}"
     )
     print(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from prunion.runtime.amounts import amount_text
 from prunion.runtime.bundle import Bundle, open_bundle
 
 __all__ = [
@@ -110,7 +111,10 @@ def _summary(bundle: Bundle) -> list[str]:
         accuracy = "-" if domain.accuracy is None else f"{domain.accuracy:.1%}"
         lines.append(f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}")
     met = "met" if m.budget.met else "NOT met"
-    lines += ["", f"budget  {m.budget.kind}: asked {m.budget.asked}, is {m.budget.value} ({met})"]
+    lines += [
+        "",
+        f"budget  {m.budget.kind}: asked {m.budget.asked}, is {amount_text(m.budget.value)} ({met})",
+    ]
     for name, counts in (("params", m.params), ("macs", m.macs)):
         before, after = counts["backbone"], counts["exported"]
         share = f" ({after / before:.1%})" if before else ""

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.config import BackboneConfig
+from prunion.trainer.paper_nets import PAPER_NETS, paper_net
 from prunion.trainer.trace import op_name, trace
 
 __all__ = ["load_backbone"]
@@ -39,7 +40,7 @@ def load_backbone(
     module = trace(model, height, width)
     if config.cut is not None:
         _cut_after(module.graph, config.cut)
-    elif config.source != "timm":
+    elif config.source == "torchvision":
         _drop_classifier(module.graph)
     module.graph.eliminate_dead_code()
     module = fx.GraphModule(module, module.graph)  # takes along only the parameters still used
@@ -49,6 +50,8 @@ def load_backbone(
 
 
 def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
+    if config.source == "prunion":
+        return _create_own(config, pretrained=pretrained)
     try:
         if config.source == "timm":
             import timm
@@ -74,6 +77,20 @@ def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
             f'[backbone] weights = "default": the weights of {config.name} cannot be downloaded '
             f"({str(exc).splitlines()[0]}); give a local file instead"
         ) from exc
+
+
+def _create_own(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
+    if config.name not in PAPER_NETS:
+        raise ConfigError(
+            f"[backbone] name: prunion has no network {config.name!r}: choose one of "
+            f"{', '.join(PAPER_NETS)}"
+        )
+    if pretrained:
+        raise ConfigError(
+            f'[backbone] weights = "default": nobody publishes weights of {config.name}; '
+            'give a local file, or "none" to train it from scratch with trunk = "tuned"'
+        )
+    return paper_net(config.name)
 
 
 def _read_weights(config: BackboneConfig) -> dict[str, torch.Tensor]:

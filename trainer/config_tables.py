@@ -33,7 +33,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         check_text("backbone", "name", self.name)
-        check_choice("backbone", "source", self.source, ("torchvision", "timm"))
+        check_choice("backbone", "source", self.source, ("torchvision", "timm", "prunion"))
         check_text("backbone", "weights", self.weights)
         check_choice("backbone", "match", self.match, ("name", "order"))
         if self.cut is not None:

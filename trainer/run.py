@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from prunion.runtime.amounts import amount_text
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import JointBatches
@@ -120,7 +121,7 @@ def table(result: RunResult) -> str:
     met = "met" if budget["met"] else "NOT met"
     lines += [
         f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
-        f"budget {budget['kind']} {budget['asked']}: {budget['value']:,} {met}; "
+        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])} {met}; "
         f"{result.sharing:.0%} of the kept channels are used by every domain; "
         f"{result.returned} switches came back on while learning",
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",

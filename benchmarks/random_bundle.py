@@ -1,0 +1,129 @@
+"""A bundle of any backbone with random weights and switches: real shapes without training."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prunion.exporter.export import export_bundle
+from prunion.trainer.backbones import load_backbone
+from prunion.trainer.budget import round_up
+from prunion.trainer.checkpoint import save_checkpoint
+from prunion.trainer.config import RunConfig
+from prunion.trainer.network import DomainNet
+
+__all__ = ["random_bundle", "random_checkpoint"]
+
+
+def random_bundle(
+    path: Path | str,
+    backbone: str = "resnet18",
+    domains: int = 4,
+    density: float = 0.5,
+    round_to: int = 16,
+    *,
+    own: float = 0.75,
+    size: int = 96,
+    classes: int = 50,
+    source: str = "torchvision",
+    seed: int = 0,
+    force: bool = False,
+) -> Path:
+    """Write a verified bundle folder at `path` and return it.
+
+    Args:
+        backbone: a network's name in `source` (torchvision or timm).
+        domains: how many; they are called `d0`, `d1`, …, each with `classes` classes.
+        density: share of every width that the union keeps, rounded up to `round_to`.
+        own: share of the union's channels that each domain uses, rounded up to `round_to` too.
+        size: image side in pixels.
+
+    Weights are the library's random initialisation; BatchNorm differs between the domains.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = random_checkpoint(
+            Path(folder) / "checkpoint",
+            backbone,
+            domains,
+            density,
+            round_to,
+            own=own,
+            size=size,
+            classes=classes,
+            source=source,
+            seed=seed,
+        )
+        export_bundle(checkpoint, path, force=force)
+    return Path(path)
+
+
+def random_checkpoint(
+    path: Path,
+    backbone: str,
+    domains: int,
+    density: float,
+    round_to: int,
+    *,
+    own: float = 0.75,
+    size: int = 96,
+    classes: int = 50,
+    source: str = "torchvision",
+    seed: int = 0,
+) -> Path:
+    """The checkpoint folder that `random_bundle` exports; the same arguments."""
+    names = [f"d{index}" for index in range(domains)]
+    config = RunConfig.from_json(
+        {
+            "backbone": {"name": backbone, "source": source, "weights": "none"},
+            "input": {"size": size},
+            "budget": {"kind": "params", "limit": 1.0, "round_to": round_to},
+            "domains": {name: {"train": "none", "test": "none"} for name in names},
+            "seed": seed,
+        }
+    )
+    torch.manual_seed(seed)
+    trunk = load_backbone(config.backbone, size, size, weights=False)
+    net = DomainNet(trunk, [classes] * domains)
+    _vary_norms(net)
+    switches = _random_switches(net, density, own, round_to, np.random.default_rng(seed))
+    net.switches.copy_(torch.from_numpy(switches))
+    labels = [f"class {index}" for index in range(classes)]
+    facts = {"domains": [{"name": name, "classes": labels} for name in names]}
+    save_checkpoint(path, net.eval(), config, facts, force=True)
+    return path
+
+
+def _vary_norms(net: DomainNet) -> None:
+    """Give every domain its own statistics; small, so that deep networks keep their range."""
+    with torch.no_grad():
+        for norm in net.norms.values():
+            norm.weight.mul_(1 + 0.1 * torch.randn_like(norm.weight))
+            norm.bias.add_(0.1 * torch.randn_like(norm.bias))
+            norm.running_mean.add_(0.1 * torch.randn_like(norm.running_mean))
+            norm.running_var.mul_(1 + 0.2 * torch.rand_like(norm.running_var))
+
+
+def _random_switches(
+    net: DomainNet, density: float, own: float, round_to: int, random: np.random.Generator
+) -> np.ndarray:
+    """`[D, U]` float32 of 0 and 1, every width of union and domains a multiple of `round_to`."""
+    group, count = net.units.group, net.units.table.count
+    union = _pick(np.ones(count, bool), density, group, round_to, random)
+    rows = [_pick(union, own, group, round_to, random) for _ in net.classes]
+    return np.stack(rows).astype(np.float32)
+
+
+def _pick(
+    among: np.ndarray, share: float, group: np.ndarray, round_to: int, random: np.random.Generator
+) -> np.ndarray:
+    """A random `share` of the units `among` in every group, at least one."""
+    score = np.where(among, random.random(len(group)), -1.0)
+    picked = np.zeros(len(group), bool)
+    for number in np.unique(group):
+        members = np.flatnonzero((group == number) & among)
+        keep = max(1, round(share * len(members)))
+        picked[members[np.argsort(-score[members])[:keep]]] = True
+    return round_up(picked, group, round_to, score) & among

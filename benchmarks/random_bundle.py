@@ -10,7 +10,6 @@ import torch
 
 from prunion.exporter.export import export_bundle
 from prunion.trainer.backbones import load_backbone
-from prunion.trainer.budget import round_up
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig
 from prunion.trainer.network import DomainNet
@@ -38,7 +37,8 @@ def random_bundle(
         backbone: a network's name in `source` (torchvision or timm).
         domains: how many; they are called `d0`, `d1`, …, each with `classes` classes.
         density: share of every width that the union keeps, rounded up to `round_to`.
-        own: share of the union's channels that each domain uses, rounded up to `round_to` too.
+        own: share of the union's channels that each domain uses, at least `1 / domains`, rounded
+            up to `round_to` too.
         size: image side in pixels.
 
     Weights are the library's random initialisation; BatchNorm differs between the domains.
@@ -110,20 +110,19 @@ def _random_switches(
     net: DomainNet, density: float, own: float, round_to: int, random: np.random.Generator
 ) -> np.ndarray:
     """`[D, U]` float32 of 0 and 1, every width of union and domains a multiple of `round_to`."""
-    group, count = net.units.group, net.units.table.count
-    union = _pick(np.ones(count, bool), density, group, round_to, random)
-    rows = [_pick(union, own, group, round_to, random) for _ in net.classes]
-    return np.stack(rows).astype(np.float32)
-
-
-def _pick(
-    among: np.ndarray, share: float, group: np.ndarray, round_to: int, random: np.random.Generator
-) -> np.ndarray:
-    """A random `share` of the units `among` in every group, at least one."""
-    score = np.where(among, random.random(len(group)), -1.0)
-    picked = np.zeros(len(group), bool)
+    group, count = net.units.group, len(net.classes)
+    switches = np.zeros((count, len(group)), np.float32)
     for number in np.unique(group):
-        members = np.flatnonzero((group == number) & among)
-        keep = max(1, round(share * len(members)))
-        picked[members[np.argsort(-score[members])[:keep]]] = True
-    return round_up(picked, group, round_to, score) & among
+        members = random.permutation(np.flatnonzero(group == number))
+        union = members[: _width(density, len(members), round_to)]
+        width = _width(own, len(union), round_to)
+        for domain in range(count):
+            # Windows around a circle: every channel of the union has a user.
+            start = domain * len(union) // count
+            switches[domain, np.take(union, range(start, start + width), mode="wrap")] = 1
+    return switches
+
+
+def _width(share: float, full: int, round_to: int) -> int:
+    wanted = max(1, round(share * full))
+    return min(-(-wanted // round_to) * round_to, full)

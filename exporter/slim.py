@@ -14,7 +14,7 @@ from prunion.runtime.unit_table import Layer, UnitTable
 from prunion.trainer.network import DomainNet, Gate
 from prunion.trainer.trace import op_name
 
-__all__ = ["BankEntry", "SlimNet", "slim_network"]
+__all__ = ["Affine", "BankEntry", "SlimNet", "slim_network"]
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,18 @@ class SlimNet(nn.Module):
         return self(image, domain, self.bank, self.head_weight, self.head_bias)
 
 
-def slim_network(net: DomainNet) -> SlimNet:
+def slim_network(net: DomainNet, alive: np.ndarray | None = None) -> SlimNet:
     """Cut every channel that no domain uses out of a masked network.
+
+    Args:
+        alive: units to keep instead, `[U]` bool, at least those that some domain uses.
 
     Raises:
         UnsupportedGraphError: a reshape that mixes channels with positions, naming its node.
     """
     used = np.asarray(net.switches.detach().cpu().numpy() > 0)
-    cut = _Cut(net, np.asarray(used.any(axis=0)))
+    union = np.asarray(used.any(axis=0))
+    cut = _Cut(net, union if alive is None else union | alive)
     graph, swapped = _sliced_graph(net, cut)
     trunk = fx.GraphModule(swapped, graph)
     head_weight, head_bias = _heads(net, cut)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunion.runtime.bundle import Bundle, open_bundle
     from prunion.runtime.errors import (
+        BackendError,
         BundleError,
         DomainError,
+        EngineError,
         InputError,
         MissingDependencyError,
         PrunionError,
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
     from prunion.runtime.pack import Pack, read_pack, write_pack
 
 __all__ = [
+    "BackendError",
     "Bundle",
     "BundleError",
     "Candidate",
     "DomainError",
+    "EngineError",
     "InputError",
     "MissingDependencyError",
     "Model",
@@ -36,8 +40,10 @@ __all__ = [
 
 _PLACES = {
     "errors": (
+        "BackendError",
         "BundleError",
         "DomainError",
+        "EngineError",
         "InputError",
         "MissingDependencyError",
         "PrunionError",

@@ -215,10 +215,41 @@ def serve(bundle: str, host: str, port: int) -> None:
 
 @cli.command()
 @bundle_argument
+@click.option(
+    "--against", metavar="CHECKPOINT", type=click.Path(), help="Compare with its masked network."
+)
+@as_json
+def verify(bundle: str, against: str | None, as_json: bool) -> None:
+    """Check everything a bundle claims; exit code 1 if anything is off."""
+    _call("prunion.exporter.verify_bundle:verify_command", bundle, against, as_json)
+
+
+@cli.command()
+@bundle_argument
 @as_json
 def inspect(bundle: str, as_json: bool) -> None:
     """Show what a bundle holds, after checking every file's hash."""
     _call("prunion.runtime.cli_runtime:inspect_command", bundle, as_json)
+
+
+@cli.command()
+@click.argument("benchmark", type=click.Choice(["decathlon", "imagenet-to-sketch"]))
+@click.option("--accuracy", metavar="A,B,…", help="Percent for each domain, in the papers' order.")
+@click.option("--from", "source", metavar="FILE", type=click.Path(), help="Read them from a file.")
+@click.option("--flop", type=float, help="Operations, as a multiple of the backbone's.")
+@click.option("--params", type=float, help="Parameters, as a multiple of the backbone's.")
+@as_json
+def score(
+    benchmark: str,
+    accuracy: str | None,
+    source: str | None,
+    flop: float | None,
+    params: float | None,
+    as_json: bool,
+) -> None:
+    """Score accuracies as the papers do: S, and S_O, S_P, S_E where the costs are given."""
+    place = "prunion.trainer.score:score_command"
+    _call(place, benchmark, accuracy, source, flop, params, as_json)
 
 
 def main() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 __all__ = [
+    "BackendError",
     "BudgetError",
     "BundleError",
     "CheckpointError",
     "ConfigError",
     "DataError",
     "DomainError",
+    "EngineError",
     "InputError",
     "MissingDependencyError",
     "PrunionError",
@@ -59,3 +61,11 @@ class InputError(PrunionError):
 
 class MissingDependencyError(PrunionError):
     """An optional package is needed and not installed."""
+
+
+class BackendError(PrunionError):
+    """A backend is unknown, or did not start on this machine."""
+
+
+class EngineError(PrunionError):
+    """An engine file is corrupt, stale, or made for another GPU or library."""

@@ -1,4 +1,4 @@
-"""Two edits of a bundle's graph: pinned to one domain, and with its tables as plain inputs."""
+"""Edits of a bundle's graph: pinned to one domain, sliced to it, or with tables as inputs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.errors import BundleError, MissingDependencyError
+from prunion.runtime.graph_slice import slice_channels
+from prunion.runtime.pack import Pack
+from prunion.runtime.unit_table import UnitTable
 
-__all__ = ["TABLES", "pin_domain", "tables_as_inputs"]
+__all__ = ["TABLES", "pin_domain", "pin_pack", "tables_as_inputs"]
 
 TABLES = ("bank", "head_weight", "head_bias")
 
@@ -28,6 +31,35 @@ def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
     _replace_inputs(model, kept)
     pinned = onnx.numpy_helper.from_array(np.array([index], dtype=np.int64), "domain")
     model.graph.initializer.append(pinned)
+    return model.SerializeToString()
+
+
+def pin_pack(
+    graph: Path | str | bytes,
+    pack: Pack,
+    table: UnitTable | None = None,
+    alive: np.ndarray | None = None,
+) -> bytes:
+    """The graph for one pack, wherever it came from: takes `image`, gives its own C logits.
+
+    With `table` and `alive` `[U]` bool it is cut down to those units. Raises BundleError,
+    UnsupportedGraphError if a node cannot be sliced.
+    """
+    model, onnx = _load(graph)
+    constants = {"domain", *TABLES}
+    kept = [value for value in model.graph.input if value.name not in constants]
+    old = {x.name: x for x in model.graph.initializer if x.name in TABLES}
+    if len(kept) == len(model.graph.input) or len(old) < len(TABLES):
+        raise BundleError("the graph has no input `domain` or no tables: export the bundle again")
+    _replace_inputs(model, kept)
+    for name, initializer in old.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)
+        row = getattr(pack, name)[None].astype(dtype)
+        initializer.CopyFrom(onnx.numpy_helper.from_array(row, name))
+    zero = onnx.numpy_helper.from_array(np.zeros(1, dtype=np.int64), "domain")
+    model.graph.initializer.append(zero)
+    if table is not None and alive is not None:
+        slice_channels(model, table, alive)
     return model.SerializeToString()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prunion.runtime.errors import BundleError, InputError, MissingDependencyError, PrunionError
+from prunion.runtime.errors import BackendError, BundleError, InputError, MissingDependencyError
 from prunion.runtime.graph_edit import pin_domain
 
 __all__ = ["PROVIDERS", "SessionOptions", "make_session", "mixed_session", "pinned_session", "run"]
@@ -24,14 +25,16 @@ class SessionOptions:
     Attributes:
         backend: `auto` (CUDA where it works, else CPU), `cpu` or `cuda`.
         threads: threads inside one operator; None leaves it to ONNX Runtime.
+        share_arena: all sessions of the process take CPU memory from one arena.
     """
 
     backend: str = "auto"
     threads: int | None = None
+    share_arena: bool = True
 
 
 def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> Any:
-    """A session on the file as it is: feed `image [N, 3, H, W]` and `domain [N]`."""
+    """A session on the file as it is: feed `image [N, 3, H, W]`, `domain [N]`, maybe the tables."""
     return make_session(graph, options, needs={"image", "domain"})
 
 
@@ -49,7 +52,7 @@ def make_session(
 ) -> Any:
     """An `onnxruntime.InferenceSession` on a confirmed provider.
 
-    Raises BundleError if the graph does not load or lacks an input of `needs`, PrunionError if
+    Raises BundleError if the graph does not load or lacks an input of `needs`, BackendError if
     the backend is unknown or did not start, MissingDependencyError without ONNX Runtime.
     """
     options = options or SessionOptions()
@@ -61,7 +64,7 @@ def make_session(
         if session.get_providers()[0] == PROVIDERS[backend]:
             break
         if options.backend != "auto":
-            raise PrunionError(
+            raise BackendError(
                 f"{PROVIDERS[backend]} did not start, ONNX Runtime fell back to "
                 f"{session.get_providers()[0]}: check its drivers or use the backend cpu"
             )
@@ -91,12 +94,26 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+@cache
+def _shared_arena() -> bool:
+    """Register one CPU arena for the whole process, once."""
+    ort = _onnxruntime()
+    kind, memory = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    try:
+        # 1 = grow by what is asked for; the default doubles, and never gives back.
+        settings = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+        ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, memory), settings)
+    except Exception:  # somebody registered one already, or this build has none
+        return False
+    return True
+
+
 def _candidates(ort: Any, backend: str) -> list[str]:
     available = ort.get_available_providers()
     if backend == "auto":
         return ["cuda", "cpu"] if PROVIDERS["cuda"] in available else ["cpu"]
     if backend not in PROVIDERS:
-        raise PrunionError(f"no backend {backend!r}: use auto, {' or '.join(PROVIDERS)}")
+        raise BackendError(f"no backend {backend!r}: use auto, {' or '.join(PROVIDERS)}")
     if PROVIDERS[backend] not in available:
         raise MissingDependencyError(
             f"this ONNX Runtime has no {PROVIDERS[backend]}: pip install 'prunion[ort-gpu]' "
@@ -110,6 +127,8 @@ def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) 
     settings.log_severity_level = 3
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
+    if options.share_arena and _shared_arena():
+        settings.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return ort.InferenceSession(model, settings, providers=[PROVIDERS[backend]])
     except Exception as exc:  # ONNX Runtime's errors share no base but Exception

@@ -3,39 +3,205 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.ort_session import SessionOptions, mixed_session, pinned_session
+import numpy as np
 
-__all__ = ["SessionPool"]
+from prunion.runtime.backends import SessionOptions, make_mixed, make_session, run
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.graph_edit import TABLES, pin_pack
+from prunion.runtime.graph_slice import units_to_keep
+from prunion.runtime.pack import Pack
+from prunion.runtime.tables import LiveDomain
+from prunion.runtime.unit_table import UnitTable
+
+__all__ = ["TOLERANCE", "Pinned", "SessionPool", "default_round_to"]
+
+TOLERANCE = 1e-4
+PATIENCE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Pinned:
+    """A session of one domain: takes `image [N, 3, H, W]`, gives its own `[N, C]`.
+
+    Attributes:
+        bytes: size of its graph, the measure of the memory limit.
+        note: why it is sliced, or why not.
+    """
+
+    session: Any
+    bytes: int
+    sliced: bool
+    note: str
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """`[N, C]`."""
+        return run(self.session, {"image": image})
 
 
 class SessionPool:
-    """Thread-safe: two threads that ask for one session get the same one."""
+    """Thread-safe: two threads that ask for one session get the same one.
 
-    def __init__(self, graph: Path, options: SessionOptions, max_pinned: int = 8) -> None:
-        self._graph = graph
-        self._options = options
-        self._max_pinned = max_pinned
-        self._pinned: OrderedDict[int, Any] = OrderedDict()
+    `size` is the image's height and width, `table` the unit table to slice by (None: never).
+    `limit` bounds the sizes of the pinned graphs together, in bytes. A full pool lets its least
+    recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
+    domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        options: SessionOptions,
+        size: tuple[int, int],
+        table: UnitTable | None = None,
+        limit: int = 1 << 30,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        self.graph = graph
+        self.options = options
+        self.size = size
+        self.limit = limit
+        self.tolerance = tolerance
+        self.slicing = table is not None
+        self._refused = ""
+        self._table = table
+        self._typical = graph.stat().st_size
+        self._pinned: OrderedDict[int, Future[Pinned]] = OrderedDict()
+        self._asked: Counter[int] = Counter()
         self._mixed: Any = None
-        self._lock = threading.Lock()
+        self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Any:
-        """The session that takes `image` and `domain`."""
-        with self._lock:
+        """The session that takes `image` and `domain`, and the tables if they are fed."""
+        with self._mixed_lock:
             if self._mixed is None:
-                self._mixed = mixed_session(self._graph, self._options)
+                self._mixed = make_mixed(self.graph, self.options)
             return self._mixed
 
-    def pinned(self, index: int) -> Any:
-        """The session of one domain; a caller that holds an evicted one may finish with it."""
+    def resident(self) -> dict[int, Pinned]:
+        """The pinned sessions that are ready, by serial, least recently used first."""
         with self._lock:
-            if index not in self._pinned:
-                self._pinned[index] = pinned_session(self._graph, index, self._options)
-                while len(self._pinned) > self._max_pinned:
-                    self._pinned.popitem(last=False)
-            self._pinned.move_to_end(index)
-            return self._pinned[index]
+            done = [(k, f) for k, f in self._pinned.items() if f.done() and not f.exception()]
+        return {serial: future.result() for serial, future in done}
+
+    def pinned(self, domain: LiveDomain, *, patient: bool = True) -> Pinned | None:
+        """The session of one domain, or None if the mixed one should answer for it.
+
+        A caller that holds a session that left may finish with it.
+        """
+        serial = domain.serial
+        with self._lock:
+            future = self._pinned.get(serial)
+            if future is None:
+                if not self._has_room() and not self._may_replace(serial, patient):
+                    return None
+                future, mine = Future(), True
+                self._pinned[serial] = future
+            else:
+                mine = False
+            self._pinned.move_to_end(serial)
+        if mine:
+            self._fill(serial, future, domain.pack)
+        return future.result()
+
+    def can_hold(self, domains: list[LiveDomain]) -> bool:
+        """Whether pinned sessions of all `domains` fit beside each other."""
+        with self._lock:
+            missing = sum(domain.serial not in self._pinned for domain in domains)
+            return self._used() + missing * self._typical <= self.limit
+
+    def forget(self, serial: int) -> None:
+        """Drop a removed domain's session."""
+        with self._lock:
+            self._pinned.pop(serial, None)
+            self._asked.pop(serial, None)
+
+    def make(self, pack: Pack, *, sliced: bool) -> Pinned:
+        """A new session, kept by nobody; sliced where that is possible and exact."""
+        if sliced and self._table is not None:
+            note = self._refused
+            if not note:
+                alive = units_to_keep(self._table, pack.switches, default_round_to())
+                if alive.all():
+                    return self._plain(pack, "it uses every channel of the union")
+                try:
+                    graph = pin_pack(self.graph, pack, self._table, alive)
+                    made = make_session(graph, self.options, needs={"image"})
+                    return self._checked(pack, Pinned(made, len(graph), True, _kept(alive)))
+                except UnsupportedGraphError as exc:
+                    note = self._refused = str(exc)
+            return self._plain(pack, note)
+        return self._plain(pack, "slicing is off")
+
+    def _plain(self, pack: Pack, note: str) -> Pinned:
+        graph = pin_pack(self.graph, pack)
+        return Pinned(
+            make_session(graph, self.options, needs={"image"}), len(graph), False, note
+        )
+
+    def _checked(self, pack: Pack, made: Pinned) -> Pinned:
+        """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
+        noise = np.random.default_rng(0)
+        image = noise.standard_normal((2, 3, *self.size), dtype=np.float32)
+        feeds = {"image": image, "domain": np.zeros(2, np.int64), **pack_tables(pack)}
+        expected, got = run(self.mixed(), feeds), made.run(image)
+        error = float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
+        if error <= self.tolerance:
+            return made
+        return self._plain(pack, f"sliced, it differs from the mixed graph by {error:.1e}")
+
+    def _fill(self, serial: int, future: Future[Pinned], pack: Pack) -> None:
+        try:
+            future.set_result(self.make(pack, sliced=self.slicing))
+        except BaseException as exc:
+            with self._lock:
+                self._pinned.pop(serial, None)
+            future.set_exception(exc)
+            return
+        with self._lock:
+            while self._used() > self.limit and len(self._pinned) > 1:
+                self._pinned.popitem(last=False)
+
+    def _used(self) -> int:
+        return sum(
+            f.result().bytes if f.done() and not f.exception() else self._typical
+            for f in self._pinned.values()
+        )
+
+    def _has_room(self) -> bool:
+        return self._used() + self._typical <= self.limit
+
+    def _may_replace(self, serial: int, patient: bool) -> bool:
+        if self._typical > self.limit:
+            return False
+        self._asked[serial] += 1
+        if patient and self._asked[serial] <= PATIENCE:
+            return False
+        self._asked.clear()
+        return True
+
+
+def pack_tables(pack: Pack) -> dict[str, np.ndarray]:
+    """The graph's tables for one pack alone, `D = 1`."""
+    return {name: getattr(pack, name)[None] for name in TABLES}
+
+
+def default_round_to() -> int:
+    """Widths that suit this CPU's blocked convolutions: 16 with AVX-512, else 8."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return 8
+    return 16 if "avx512f" in flags else 8
+
+
+def _kept(alive: np.ndarray) -> str:
+    return f"sliced to {int(alive.sum())} of {len(alive)} channel units"
+
+

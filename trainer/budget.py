@@ -60,7 +60,11 @@ def cost_of(table: UnitTable, kind: str, alive: np.ndarray) -> int:
 
 
 def select_union(
-    score: np.ndarray, table: UnitTable, group: np.ndarray, budget: Budget
+    score: np.ndarray,
+    table: UnitTable,
+    group: np.ndarray,
+    budget: Budget,
+    used: np.ndarray | None = None,
 ) -> np.ndarray:
     """Keep as many of the highest-scored units as the budget allows, rounding included.
 
@@ -69,11 +73,13 @@ def select_union(
     Args:
         score: worth of each unit `[U]`; higher is kept first.
         group: width each unit belongs to `[U]`.
+        used: units to choose from `[U]` bool; without it also unused ones fill the budget.
 
     Returns:
         `[U]` bool, of cost at most `budget.allowed`.
     """
     order = np.argsort(-score, kind="stable")
+    order = order if used is None else order[used[order]]
     floor = _one_per_group(group, score)
 
     def keep(count: int) -> np.ndarray:
@@ -81,7 +87,7 @@ def select_union(
         alive[order[:count]] = True
         return round_up(alive, group, budget.round_to, score)
 
-    low, high = 0, len(score)  # keep(low) fits: make_budget saw to it
+    low, high = 0, len(order)  # keep(low) fits: make_budget saw to it
     while low < high:
         middle = (low + high + 1) // 2
         if cost_of(table, budget.kind, keep(middle)) <= budget.allowed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config_checks import (
+    check_bool,
     check_choice,
     check_int,
     check_number,
@@ -17,6 +18,7 @@ from prunion.trainer.config_checks import (
 
 __all__ = ["BackboneConfig", "BudgetConfig", "InputConfig", "TrainConfig"]
 
+SHARING = ("union", "intersection", "jaccard", "none")
 MULTIPLIERS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMG%]?)\s*")
 
@@ -137,6 +139,7 @@ class BudgetConfig:
 class TrainConfig:
     """How the network learns: phases in epochs, batches in images, learning rates."""
 
+    recipe: str = "prunion"
     trunk: str = "frozen"
     order: str = "joint"
     warmup: int = 2
@@ -151,9 +154,11 @@ class TrainConfig:
     label_smoothing: float = 0.0
     sharing: str = "union"
     sharing_weight: float | str = "learned"
+    domain_budget: bool | str = "auto"
     workers: int = 0
 
     def __post_init__(self) -> None:
+        check_choice("train", "recipe", self.recipe, ("prunion", "paper"))
         check_choice("train", "trunk", self.trunk, ("frozen", "tuned"))
         check_choice("train", "order", self.order, ("joint", "batch", "epoch"))
         for key in ("warmup", "ramp", "settle"):
@@ -167,14 +172,25 @@ class TrainConfig:
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_number("train", "weight_decay", self.weight_decay, 0, 1)
         check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)
-        check_choice(
-            "train", "sharing", self.sharing, ("union", "none"), ("intersection", "jaccard")
-        )
+        check_choice("train", "sharing", self.sharing, SHARING)
+        if self.domain_budget != "auto":
+            check_bool("train", "domain_budget", self.domain_budget)
         if isinstance(self.sharing_weight, str):
             check_choice("train", "sharing_weight", self.sharing_weight, ("learned",))
         else:
             check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
         check_int("train", "workers", self.workers, 0, 256)
+
+    @property
+    def budgets_domains(self) -> bool:
+        """Whether every domain has a budget loss of its own (eq. 4).
+
+        By default wherever the union's loss does not already hold every domain to the budget,
+        and in the paper's recipe.
+        """
+        if isinstance(self.domain_budget, bool):
+            return self.domain_budget
+        return self.sharing != "union" or self.recipe == "paper"
 
     @property
     def epochs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,14 +18,16 @@ class CostModel(nn.Module):
     trunk's cost. On 0/1 values it equals `UnitTable.params` or `.macs` over the full count.
     """
 
-    counts: torch.Tensor
+    axis: torch.Tensor
+    unit: torch.Tensor
+    times: torch.Tensor
     fixed: torch.Tensor
+    pairs: torch.Tensor
     scale: torch.Tensor
 
     def __init__(self, table: UnitTable, kind: str) -> None:
         super().__init__()
-        axes: dict[tuple[str, int], int] = {}
-        counts: list[torch.Tensor] = []
+        places: list[torch.Tensor] = []  # rows of (axis, unit, times it appears there)
         fixed: list[float] = []
         pairs, scales = [], []
         for layer in table.layers:
@@ -34,18 +37,20 @@ class CostModel(nn.Module):
                 if units is None:
                     rest *= size
                     continue
-                axes[layer.weight, axis] = len(counts)
-                pair.append(len(counts))
-                owned = torch.from_numpy(units[units >= 0])
-                counts.append(torch.bincount(owned, minlength=table.count).double())
+                found, times = np.unique(units[units >= 0], return_counts=True)
+                number = np.full_like(found, len(fixed))
+                places.append(torch.from_numpy(np.stack([number, found, times])))
+                pair.append(len(fixed))
                 fixed.append(float((units < 0).sum()))
             pairs.append(pair)
             scales.append(rest * (layer.positions if kind == "macs" else 1))
         # One more axis of constant 1 stands in where a layer is cut along one axis only.
-        counts.append(torch.zeros(table.count, dtype=torch.float64))
         fixed.append(1.0)
-        filled = [(*p, *([len(counts) - 1] * (2 - len(p)))) for p in pairs]
-        self.register_buffer("counts", torch.stack(counts), persistent=False)
+        filled = [(*p, *([len(fixed) - 1] * (2 - len(p)))) for p in pairs]
+        axis_of, unit, count = torch.cat(places, dim=1)
+        self.register_buffer("axis", axis_of, persistent=False)
+        self.register_buffer("unit", unit, persistent=False)
+        self.register_buffer("times", count.double(), persistent=False)
         self.register_buffer("fixed", torch.tensor(fixed, dtype=torch.float64), persistent=False)
         self.register_buffer("pairs", torch.tensor(filled), persistent=False)
         scale = torch.tensor(scales, dtype=torch.float64)
@@ -56,8 +61,8 @@ class CostModel(nn.Module):
 
     def absolute(self, kept: torch.Tensor) -> torch.Tensor:
         """Weights or MACs of keeping `kept` `[U]`."""
-        widths = self.counts @ kept.double() + self.fixed
-        a, b = widths[self.pairs[:, 0]], widths[self.pairs[:, 1]]  # type: ignore[index]
+        widths = self.fixed.index_add(0, self.axis, kept.double()[self.unit] * self.times)
+        a, b = widths[self.pairs[:, 0]], widths[self.pairs[:, 1]]
         return (self.scale * a * b).sum()
 
     def forward(self, kept: torch.Tensor) -> torch.Tensor:

@@ -109,9 +109,7 @@ class WideResNet(nn.Module):
         last = 64 * width
         self.conv = _conv3x3(3, 16)
         self.bn = nn.Identity() if preact else nn.Sequential(nn.BatchNorm2d(16), nn.ReLU())
-        self.stages = _stages(
-            PreBlock if preact else PostBlock, (16, 16 * width, 32 * width, last)
-        )
+        self.stages = _stages(PreBlock if preact else PostBlock, (16, 16 * width, 32 * width, last))
         self.end = nn.Sequential(nn.BatchNorm2d(last), nn.ReLU()) if preact else nn.Identity()
         _initialise(self)
 

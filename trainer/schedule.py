@@ -20,6 +20,7 @@ class Schedule:
     ramp: int
     settle: int
     beta: float
+    steps_down: bool = False  # the paper's: no ramp, the rate a tenth for the last quarter
 
     @property
     def total(self) -> int:
@@ -34,11 +35,15 @@ class Schedule:
 
     def target(self, step: int) -> float:
         """Share of the cost allowed at `step` of the ramp; the last tenth holds still at β."""
+        if self.steps_down:
+            return self.beta
         done = (step - self.warmup + 1) / max(1.0, 0.9 * self.ramp)
         return 1 - (1 - self.beta) * min(max(done, 0.0), 1.0)
 
     def rate(self, step: int) -> float:
         """Learning-rate factor: a short rise, then constant through the ramp, then a cosine."""
+        if self.steps_down:
+            return 1.0 if step < 0.75 * self.total else 0.1
         rise = max(1, min(20, self.total // 20))
         if step < rise:
             return (step + 1) / rise

@@ -37,7 +37,7 @@ def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None
         "epoch": training.epoch,
         "step": training.step,
         "phase": training.phase,
-        "multiplier": training.multiplier.value,
+        "multipliers": training.pressure.values(),
         "optimiser": plain,
         "facts": facts,
     }
@@ -70,7 +70,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
     _load_optimiser(training.optimiser, _strip(tensors, "optimiser."), meta["optimiser"])
     training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
     training.phase = str(meta["phase"])
-    training.multiplier.value = float(meta["multiplier"])
+    training.pressure.restore(meta["multipliers"])
     return dict(meta["facts"])
 
 

@@ -13,9 +13,10 @@ from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.budget import Budget, cost_of, select_union
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import CostModel
+from prunion.trainer.multipliers import Pressure
 from prunion.trainer.network import DomainNet
+from prunion.trainer.paper_switches import PaperLearner
 from prunion.trainer.schedule import Schedule
-from prunion.trainer.sharing import Multiplier, union_price
 from prunion.trainer.steps import StepResult, forward_backward, importance_of
 from prunion.trainer.switches import SwitchLearner
 
@@ -35,14 +36,22 @@ class Training:
         net.to(memory_format=torch.channels_last)
         train = config.train
         per_epoch = batches.steps_per_epoch
-        self.schedule = Schedule(
-            train.warmup * per_epoch, train.ramp * per_epoch, train.settle * per_epoch, budget.share
-        )
+        self.paper = train.recipe == "paper"
+        self.learns = self.paper or budget.share < 1
+        warmup, ramp, settle = (n * per_epoch for n in (train.warmup, train.ramp, train.settle))
+        if self.paper:
+            self.schedule = Schedule(0, warmup + ramp, settle, budget.share, steps_down=True)
+        else:
+            self.schedule = Schedule(warmup, ramp, settle, budget.share)
         self.cost = CostModel(net.units.table, budget.kind).to(net.switches.device)
         domains, units = net.switches.shape
         travel = 2.0 / max(1, self.schedule.ramp)  # enough for any score to cross its range
-        self.learner = SwitchLearner(domains, units, travel)
-        self.multiplier = Multiplier(rate=2.0, largest=50.0)
+        self.learner: SwitchLearner | PaperLearner
+        if self.paper:
+            self.learner = PaperLearner(domains, units, net.switches.device)
+        else:
+            self.learner = SwitchLearner(domains, units, travel)
+        self.pressure = Pressure(train, self.cost, domains)
         self.optimiser = make_optimiser(config, net)
         self.epoch = 0
         self.step = 0
@@ -70,17 +79,17 @@ class Training:
     def _enter(self, phase: str) -> None:
         if phase == self.phase:
             return
-        if self.phase == "warmup" and self.budget.share < 1:
-            self._rank()
-        if phase == "settle" and self.budget.share < 1:
+        if isinstance(self.learner, SwitchLearner) and self.phase == "warmup" and self.learns:
+            self._rank(self.learner)
+        if phase == "settle" and self.learns:
             self._project()
         self.phase = phase
 
-    def _rank(self) -> None:
+    def _rank(self, learner: SwitchLearner) -> None:
         """Place the switches by how much each domain's loss reacts to them."""
         steps = list(_first(self.batches.epoch(self.epoch), RANKING_STEPS))
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
-        self.learner.start(importance_of(self.net, steps))
+        learner.start(importance_of(self.net, steps))
         for name, buffer in self.net.trunk.named_buffers():  # ranking must not move statistics
             buffer.copy_(frozen[name])
 
@@ -89,7 +98,8 @@ class Training:
         scores = self.learner.scores
         worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
         units = self.net.units
-        alive = select_union(worth.cpu().numpy(), units.table, units.group, self.budget)
+        used = (scores > 0).any(0).cpu().numpy() if self.paper else None
+        alive = select_union(worth.cpu().numpy(), units.table, units.group, self.budget, used)
         on = (scores > 0).float() * torch.from_numpy(alive).to(scores)
         idle = torch.from_numpy(alive).to(scores.device) & (on.sum(0) == 0)
         on[:, idle] = 1.0
@@ -101,8 +111,8 @@ class Training:
         rate = self.schedule.rate(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
-        learning = self.phase == "ramp" and self.budget.share < 1
-        switches = None if self.phase == "warmup" or self.budget.share == 1 else self.net.switches
+        learning = self.phase == "ramp" and self.learns
+        switches = None if self.phase == "warmup" or not self.learns else self.net.switches
         if learning:
             switches = self.learner.on()
         smoothing = self.config.train.label_smoothing
@@ -125,14 +135,12 @@ class Training:
                 )
 
     def _learn(self, on: torch.Tensor, gradient: torch.Tensor) -> None:
-        cost, price = union_price(on, self.cost)
-        violation = (cost - self.schedule.target(self.step)) / self.budget.share
-        multiplier = 0.0
-        if self.config.train.sharing == "union":
-            weight = self.config.train.sharing_weight
-            learned = self.multiplier.update(violation)
-            multiplier = learned if isinstance(weight, str) else weight * (violation > 0)
-        self.learner.update(gradient, multiplier * price * (price.numel() / len(price)))
+        charge = self.pressure.charge(on, self.schedule.target(self.step), self.budget.share)
+        if isinstance(self.learner, PaperLearner):
+            self.learner.rate = self.schedule.rate(self.step)
+        else:  # in units of the mean price of a unit
+            charge = charge * on.shape[1]
+        self.learner.update(gradient, charge)
 
     def _figures(self, result: StepResult) -> dict[str, float]:
         names = [d.name for d in self.config.domains]
@@ -141,7 +149,10 @@ class Training:
         table = self.net.units.table
         figures["cost"] = cost_of(table, self.budget.kind, self.alive()) / self.budget.full
         figures["target"] = self.schedule.target(self.step)
-        figures["lambda"] = self.multiplier.value
+        figures["lambda"] = self.pressure.sharing.value
+        if self.config.train.budgets_domains:
+            each = zip(names, self.pressure.domains, strict=True)
+            figures |= {f"lambda/{name}": m.value for name, m in each}
         figures["returned"] = float(self.learner.returned)
         return figures
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from prunion.trainer.cost import CostModel
-from prunion.trainer.sharing import Multiplier, union, union_price
+from prunion.trainer.multipliers import Multiplier
+from prunion.trainer.sharing import union, union_price
 from prunion.trainer.switches import SwitchLearner
 from prunion.trainer.trace import trace
 from prunion.trainer.units import find_units

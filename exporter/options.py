@@ -1,0 +1,64 @@
+"""What `prunion export` may be asked for beyond the plain fp32 graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunion.runtime.errors import ConfigError
+
+__all__ = ["IMAGES", "ExportOptions"]
+
+OPSETS = range(13, 22)
+HEADS = ("gathered", "concatenated")
+IMAGES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Choices of one export; checked on creation. Raises ConfigError.
+
+    Attributes:
+        opset: ONNX operator set, 13 … 21.
+        ir: ONNX file (IR) version; None takes the oldest that knows the opset.
+        heads: `gathered` (each image gathers its classifier) or `concatenated` (one product over
+            all classes of all domains, then each image picks its own).
+        fp16: also write `model.fp16.onnx`.
+        fp16_image: type of that graph's `image` input, `float32` or `float16`.
+        int8: also write `model.int8.onnx`.
+        int8_max_drop: accuracy points that a domain may lose by it.
+        int8_images: calibration images of each domain.
+        uint8: also write each graph with a uint8 `image` and the normalisation inside.
+        domains: only these, sliced again to what they use; None takes all.
+        specialise: one domain with its BatchNorm folded and no `domain` input.
+        torch: also write the sliced network as `slim.safetensors` and `plan.json`.
+    """
+
+    opset: int = 20
+    ir: int | None = None
+    heads: str = "gathered"
+    fp16: bool = False
+    fp16_image: str = "float32"
+    int8: bool = False
+    int8_max_drop: float = 1.0
+    int8_images: int = 64
+    uint8: bool = False
+    domains: tuple[str, ...] | None = None
+    specialise: str | None = None
+    torch: bool = False
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise ConfigError(
+                f"opset {self.opset} is outside {OPSETS[0]}..{OPSETS[-1]}: 20 suits ONNX Runtime "
+                "and TensorRT alike"
+            )
+        if self.heads not in HEADS:
+            raise ConfigError(f"no heads {self.heads!r}: use {' or '.join(HEADS)}")
+        if self.fp16_image not in IMAGES:
+            raise ConfigError(f"no image type {self.fp16_image!r}: use {' or '.join(IMAGES)}")
+        if self.domains is not None and self.specialise is not None:
+            raise ConfigError("--domains keeps several domains, --specialise one: give one of them")
+        if self.domains is not None and not self.domains:
+            raise ConfigError("--domains names no domain: give at least one")
+        if self.int8_max_drop < 0 or self.int8_images < 1:
+            raise ConfigError("--int8-max-drop must be 0 or more, --int8-images 1 or more")

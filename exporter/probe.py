@@ -1,0 +1,93 @@
+"""Probe images, and graphs run on them in ONNX Runtime whatever type their `image` input has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import VerificationError
+
+__all__ = ["Probe", "make_probe", "open_graph", "relative_errors", "run_graph"]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The same images twice: `pixels` `[N, H, W, 3]` uint8, `images` `[N, 3, H, W]` normalised."""
+
+    pixels: np.ndarray
+    images: np.ndarray
+    domains: np.ndarray
+
+    def only(self, domain: int) -> Probe:
+        """Every image, all of one domain."""
+        return Probe(self.pixels, self.images, np.full_like(self.domains, domain))
+
+
+def make_probe(
+    count: int,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    domains: int,
+    seed: int = 0,
+) -> Probe:
+    """`count` images of noise (unlike a picture it reaches every channel), domains in turn."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    means, stds = np.array([mean, std], dtype=np.float32)
+    images = (pixels.astype(np.float32) / np.float32(255) - means) / stds
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return Probe(pixels, images, np.arange(count, dtype=np.int64) % domains)
+
+
+def open_graph(graph: Path | bytes, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    model = graph if isinstance(graph, bytes) else str(graph)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(session: Any, probe: Probe) -> np.ndarray:
+    """`logits [N, Cmax]` of a graph that takes float32, float16 or uint8 images."""
+    kinds = {value.name: value.type for value in session.get_inputs()}
+    image = {
+        "tensor(uint8)": probe.pixels,
+        "tensor(float16)": probe.images.astype(np.float16),
+    }.get(kinds["image"], probe.images)
+    feeds = {"image": image}
+    if "domain" in kinds:
+        feeds["domain"] = probe.domains
+    return np.asarray(session.run(["logits"], feeds)[0], dtype=np.float32)
+
+
+def relative_errors(
+    reference: np.ndarray, other: np.ndarray, domains: np.ndarray, names: Sequence[str], what: str
+) -> dict[str, float]:
+    """`max |Δ| / max |reference|` of each domain that has rows in `domains` `[N]`.
+
+    Raises VerificationError where the two do not have the same finite logits.
+    """
+    errors = {}
+    for domain, name in enumerate(names):
+        rows = domains == domain
+        if not rows.any():
+            continue
+        own = np.isfinite(reference[rows])
+        if other.shape != reference.shape or not np.array_equal(own, np.isfinite(other[rows])):
+            raise VerificationError(
+                f"domain {name}: {what} has other classes (or values that are not finite) than "
+                "what it is compared with"
+            )
+        expected, got = reference[rows][own], other[rows][own]
+        errors[name] = float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
+    return errors

@@ -1,0 +1,134 @@
+"""Which sessions answer a batch: measured once per model and machine, then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import PrunionError
+from prunion.runtime.files import read_json, write_json
+from prunion.runtime.machine import machine_facts
+from prunion.runtime.timing import time_interleaved
+
+__all__ = ["BATCHES", "Plan", "cache_folder", "load_plan", "measure_plan", "plan_key", "save_plan"]
+
+FORMAT_VERSION = 1
+BATCHES = (1, 2, 8)
+KINDS = ("mixed", "pinned", "sliced")
+Times = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Milliseconds of each kind of session by batch size; empty where it was not measured.
+
+    Attributes:
+        reason: why it was not measured, if it was not.
+    """
+
+    mixed: Times = field(default_factory=dict)
+    pinned: Times = field(default_factory=dict)
+    sliced: Times = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def slices(self) -> bool:
+        """Whether a pinned session sliced to its domain is at least as fast as the union's."""
+        return not self.sliced or sum(self.sliced.values()) <= sum(self.pinned.values())
+
+    @property
+    def single(self) -> Times:
+        """The times of the kind of pinned session that is used."""
+        return self.sliced if self.sliced and self.slices else self.pinned
+
+    def splits(self, counts: list[int]) -> bool:
+        """Whether images of several domains, `counts` of each, are faster domain by domain."""
+        if not self.mixed or not self.single:
+            return False
+        apart = sum(_time(self.single, count) for count in counts)
+        return apart < _time(self.mixed, sum(counts))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+
+def measure_plan(
+    cases: Mapping[str, Callable[[np.ndarray], object]], size: tuple[int, int], seconds: float
+) -> Plan:
+    """Time `mixed`, `pinned` and `sliced` (where given) at each of BATCHES, interleaved.
+
+    Every case takes `image [N, 3, H, W]`; `seconds` is spent for each case and batch size.
+    """
+    noise = np.random.default_rng(0)
+    images = {n: noise.standard_normal((n, 3, *size), dtype=np.float32) for n in BATCHES}
+    calls = {
+        f"{name}@{n}": (lambda call=call, image=image: call(image))
+        for name, call in cases.items()
+        for n, image in images.items()
+    }
+    timings = time_interleaved(calls, seconds=seconds, warmup=1, block_ms=seconds * 250)
+    # The least time is what the machine can do; the median also holds its other load.
+    found = {name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES} for name in cases}
+    return Plan(**found)
+
+
+def plan_key(graph_sha256: str, backend: str, threads: int | None) -> str:
+    """Hex name of the plan for this graph on this machine with these libraries."""
+    facts = {k: v for k, v in machine_facts(threads).items() if k not in ("load_average", "prunion")}
+    value = [FORMAT_VERSION, graph_sha256, backend, facts, platform.node()]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for prunion: `PRUNION_CACHE`, or the system's place for caches."""
+    if given := os.environ.get("PRUNION_CACHE"):
+        return Path(given)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "prunion"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "prunion" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunion"
+
+
+def load_plan(key: str) -> Plan | None:
+    """A remembered plan, None if there is none or it is damaged."""
+    try:
+        value = read_json(_place(key))
+        if value.pop("format_version") != FORMAT_VERSION:
+            return None
+        times = {k: {int(n): float(t) for n, t in value[k].items()} for k in KINDS}
+    except (PrunionError, OSError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+    whole = all(set(x) in (set(), set(BATCHES)) and min(x.values(), default=1) > 0 for x in times.values())
+    return Plan(**times) if whole else None
+
+
+def save_plan(key: str, plan: Plan) -> None:
+    """Remember a plan; a folder that cannot be written only costs measuring again."""
+    try:
+        write_json(_place(key), plan.to_json())
+    except OSError:
+        return
+
+
+def _place(key: str) -> Path:
+    return cache_folder() / "plans" / f"{key}.json"
+
+
+def _time(times: Times, count: int) -> float:
+    """Milliseconds for a batch of `count`, straight lines between what was measured."""
+    low, high = BATCHES[-2], BATCHES[-1]
+    if count > high:
+        slope = (times[high] - times[low]) / (high - low)
+        return times[high] + max(slope, 0.0) * (count - high)
+    return float(np.interp(count, BATCHES, [times[n] for n in BATCHES]))

@@ -1,0 +1,119 @@
+"""The domains of a loaded model at one moment: an immutable snapshot that is swapped whole."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from prunion.runtime.errors import DomainError, InputError
+from prunion.runtime.pack import Pack
+
+__all__ = ["DomainLike", "LiveDomain", "Tables"]
+
+DomainLike = str | int | np.integer
+LISTED = 20
+
+
+@dataclass(frozen=True, eq=False)
+class LiveDomain:
+    """One domain; `serial` is never used again, so that sessions can be kept by it."""
+
+    serial: int
+    pack: Pack
+
+    @property
+    def name(self) -> str:
+        """The domain's name."""
+        return self.pack.name
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """All domains in the order of their indices.
+
+    A request takes one snapshot and finishes with it, whatever is added or removed meanwhile.
+
+    Attributes:
+        stored: whether these are exactly the rows that the graph has as defaults.
+    """
+
+    domains: tuple[LiveDomain, ...]
+    stored: bool = False
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Domain names; a name's place is its index."""
+        return tuple(domain.name for domain in self.domains)
+
+    @property
+    def max_classes(self) -> int:
+        """Cmax, the width of `logits`."""
+        return max(len(domain.pack.classes) for domain in self.domains)
+
+    @cached_property
+    def feeds(self) -> dict[str, np.ndarray]:
+        """`bank [D, P]`, `head_weight [D, F, Cmax]` and `head_bias [D, Cmax]`, all float32.
+
+        Heads are zero, and biases -inf, past a domain's own classes.
+        """
+        packs = [domain.pack for domain in self.domains]
+        weight = np.zeros((len(packs), len(packs[0].head_weight), self.max_classes), np.float32)
+        bias = np.full((len(packs), self.max_classes), -np.inf, np.float32)
+        for row, pack in enumerate(packs):
+            weight[row, :, : len(pack.classes)] = pack.head_weight
+            bias[row, : len(pack.classes)] = pack.head_bias
+        bank = np.stack([pack.bank for pack in packs])
+        return {"bank": bank, "head_weight": weight, "head_bias": bias}
+
+    def index(self, domain: DomainLike) -> int:
+        """The row of a domain given by name or index. Raises DomainError if there is none."""
+        if isinstance(domain, str):
+            if domain in self.names:
+                return self.names.index(domain)
+            raise DomainError(self._unknown(domain))
+        if isinstance(domain, bool) or not isinstance(domain, (int, np.integer)):
+            raise DomainError(f"a domain is a name or an index, not {domain!r}")
+        # A plain Gather would wrap a negative index around and answer for another domain.
+        if not 0 <= domain < len(self.domains):
+            raise DomainError(
+                f"domain index {domain} is outside 0..{len(self.domains) - 1}: {self._listing()}"
+            )
+        return int(domain)
+
+    def indices(
+        self, domain: DomainLike | Sequence[DomainLike] | np.ndarray, count: int
+    ) -> np.ndarray:
+        """`[count]` int64 rows, each checked to exist."""
+        if isinstance(domain, str) or not isinstance(domain, (Sequence, np.ndarray)):
+            return np.full(count, self.index(domain), dtype=np.int64)
+        rows = np.array([self.index(x) for x in domain], dtype=np.int64)
+        if len(rows) != count:
+            raise DomainError(f"{len(rows)} domains for {count} images: give one, or one for each")
+        return rows
+
+    def with_domain(self, domain: LiveDomain) -> Tables:
+        """A snapshot with one domain more. Raises InputError if its name is taken."""
+        if domain.name in self.names:
+            raise InputError(
+                f"there is a domain {domain.name!r} already: remove it first, or rename the pack"
+            )
+        return Tables((*self.domains, domain))
+
+    def without(self, index: int) -> Tables:
+        """A snapshot with one domain less. Raises InputError for the last one."""
+        if len(self.domains) == 1:
+            raise InputError(f"{self.names[0]!r} is the last domain: add another before removing it")
+        return Tables(self.domains[:index] + self.domains[index + 1 :])
+
+    def _unknown(self, name: str) -> str:
+        close = difflib.get_close_matches(name, self.names, n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        return f"no domain {name!r}: {hint}{self._listing()}"
+
+    def _listing(self) -> str:
+        shown = ", ".join(self.names[:LISTED])
+        return f"the model has {shown}" + (", …" if len(self.names) > LISTED else "")

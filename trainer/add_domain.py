@@ -1,0 +1,128 @@
+"""A new domain on a finished trunk: BatchNorm, switches within the union, and a head."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from tqdm import tqdm
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.backbones import load_backbone
+from prunion.trainer.batches import Batch, JointBatches
+from prunion.trainer.checkpoint import Checkpoint
+from prunion.trainer.config import DomainConfig, RunConfig, TrainConfig
+from prunion.trainer.domains import Domain, open_domain
+from prunion.trainer.evaluate import evaluate
+from prunion.trainer.network import DomainNet
+from prunion.trainer.schedule import Schedule
+from prunion.trainer.steps import forward_backward
+from prunion.trainer.switches import SwitchLearner
+from prunion.trainer.training import make_optimiser
+
+__all__ = ["AddedDomain", "add_domain"]
+
+
+@dataclass(frozen=True)
+class AddedDomain:
+    """A network of the new domain alone, on the finished trunk.
+
+    Attributes:
+        net: the trunk's weights unchanged; one row of switches, all within the old union.
+        accuracy: share of right answers on the test images.
+    """
+
+    net: DomainNet
+    domain: Domain
+    accuracy: float
+
+
+def add_domain(
+    checkpoint: Checkpoint, new: DomainConfig, train: TrainConfig, seed: int = 0
+) -> AddedDomain:
+    """Train a new domain without touching the trunk.
+
+    The trunk stays frozen and only channels of the union can be used, so the result is a pack
+    that the existing bundle and engines accept. Switches start all on within the union; a switch
+    whose channel harms the domain may go off (there is no budget to meet: the union is paid for).
+
+    Args:
+        train: `warmup` + `ramp` + `settle` epochs; switches learn during the ramp.
+
+    Raises:
+        ConfigError: the checkpoint has a domain of that name.
+        DataError: the new domain's images cannot be read.
+    """
+    if any(d["name"] == new.name for d in checkpoint.meta["domains"]):
+        raise ConfigError(
+            f"[domains.{new.name}]: the checkpoint already has a domain of that name: rename it"
+        )
+    domain = open_domain(new, seed)
+    old = checkpoint.config
+    config = RunConfig(
+        backbone=old.backbone,
+        budget=old.budget,
+        domains=(new,),
+        input=old.input,
+        train=replace(train, trunk="frozen"),
+        seed=seed,
+        threads=old.threads,
+        device=old.device,
+    )
+    torch.manual_seed(seed)
+    net = _start(checkpoint, config, len(domain.classes))
+    _train(net, config, JointBatches([domain], config))
+    accuracy = evaluate(net, [domain], config.input)[new.name]
+    return AddedDomain(net.cpu().eval(), domain, accuracy)
+
+
+def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet:
+    """The finished trunk with one domain, whose BatchNorm starts at the old domains' mean."""
+    backbone = load_backbone(config.backbone, *config.input.size, weights=False)
+    net = DomainNet(backbone, [classes])
+    old = checkpoint.net.state_dict()
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            if name.startswith("heads."):
+                continue
+            if name == "switches":
+                value.copy_((old[name] > 0).any(0, keepdim=True))
+            elif name.startswith("trunk.norms."):
+                value.copy_(old[name].mean(0, keepdim=True))
+            else:
+                value.copy_(old[name])
+    return net
+
+
+def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
+    train, per_epoch = config.train, batches.steps_per_epoch
+    phases = (train.warmup, train.ramp, train.settle)
+    schedule = Schedule(*(n * per_epoch for n in phases), beta=1.0)
+    optimiser = make_optimiser(config, net)
+    learner = SwitchLearner(*net.switches.shape, lr=1.0 / max(1, schedule.ramp))
+    union = net.switches.clone()
+    bar = tqdm(total=schedule.total, desc="add-domain", disable=not sys.stderr.isatty())
+    net.to(memory_format=torch.channels_last).train()
+    with bar:
+        for step, batch in enumerate(_steps(batches, train.epochs)):
+            learning = schedule.phase(step) == "ramp"
+            switches = (learner.on() * union).detach()
+            if learning:
+                switches.requires_grad_()
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * schedule.rate(step)
+            forward_backward(net, batch, switches, train.label_smoothing)
+            if learning:
+                assert switches.grad is not None
+                learner.update(switches.grad * union, torch.zeros_like(union))
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            bar.update()
+    net.switches.copy_((learner.scores > 0) * union)
+
+
+def _steps(batches: JointBatches, epochs: int) -> Iterator[list[Batch]]:
+    for epoch in range(epochs):
+        yield from batches.epoch(epoch)

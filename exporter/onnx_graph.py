@@ -6,25 +6,40 @@ import contextlib
 import io
 import logging
 import warnings
+from typing import Any
 
 import onnx
 import torch
 from onnx import numpy_helper
 
+from prunion.exporter.fold import OneDomainNet
+from prunion.exporter.heads import concatenate_heads
+from prunion.exporter.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim import SlimNet
 
-__all__ = ["OPSET", "onnx_graph"]
+__all__ = ["OPSET", "onnx_graph", "one_domain_graph"]
 
 # ONNX Runtime 1.23 (the last for Python 3.10, JetPack 6) loses its fast convolutions from 22 on.
 OPSET = 20
 TABLES = ("bank", "head_weight", "head_bias")
 
 
-def onnx_graph(slim: SlimNet, height: int, width: int, opset: int = OPSET) -> onnx.ModelProto:
+def onnx_graph(
+    slim: SlimNet,
+    height: int,
+    width: int,
+    opset: int = OPSET,
+    ir: int | None = None,
+    heads: str = "gathered",
+) -> onnx.ModelProto:
     """Export `slim`: inputs `image`, `domain` and the optional tables, output `logits`.
 
     The tables are real inputs while torch exports, so nothing is folded into the convolutions;
     the trunk's weights keep their names; the tables' values are added as defaults.
+
+    Args:
+        opset: 13 … 21; ir: the IR version, by default the oldest that knows the opset.
+        heads: `gathered` or `concatenated`.
     """
     tables = (slim.bank, slim.head_weight, slim.head_bias)
     # Sizes of 2 and more: torch.export would take a 0 or 1 for a constant.
@@ -40,15 +55,38 @@ def onnx_graph(slim: SlimNet, height: int, width: int, opset: int = OPSET) -> on
     )
     batch, count, classes = (torch.export.Dim(n) for n in ("N", "D", "Cmax"))
     shapes = ({0: batch}, {0: batch}, {0: count}, {0: count, 2: classes}, {0: count, 1: classes})
+    model = _export(slim, example, ["image", "domain", *TABLES], shapes, opset)
+    for name in TABLES:
+        value = getattr(slim, name).numpy()
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    if heads == "concatenated":
+        concatenate_heads(model, torch.isfinite(slim.head_bias).sum(1).tolist())
+    restate(model, opset, ir)
+    return model
+
+
+def one_domain_graph(
+    net: OneDomainNet, height: int, width: int, opset: int = OPSET, ir: int | None = None
+) -> onnx.ModelProto:
+    """Export one domain's own network: `image` `[N, 3, H, W]` in, `logits` `[N, C]` out."""
+    example = (torch.zeros(2, 3, height, width),)
+    model = _export(net, example, ["image"], ({0: torch.export.Dim("N")},), opset)
+    restate(model, opset, ir)
+    return model
+
+
+def _export(
+    net: torch.nn.Module, example: tuple[Any, ...], names: list[str], shapes: Any, opset: int
+) -> onnx.ModelProto:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            slim,
+            net,
             example,
             dynamo=True,
-            opset_version=opset,
-            input_names=["image", "domain", *TABLES],
+            opset_version=max(opset, EXPORTED_FROM),
+            input_names=names,
             output_names=["logits"],
             dynamic_shapes=shapes,
             optimize=True,
@@ -56,13 +94,12 @@ def onnx_graph(slim: SlimNet, height: int, width: int, opset: int = OPSET) -> on
         )
     assert program is not None
     model = program.model_proto
-    _finish(model, slim)
-    onnx.checker.check_model(model, full_check=True)
+    _clean(model)
     return model
 
 
-def _finish(model: onnx.ModelProto, slim: SlimNet) -> None:
-    """Give the tables their defaults, and the weights the trunk's own names."""
+def _clean(model: onnx.ModelProto) -> None:
+    """Give the weights the trunk's own names and drop what torch noted down."""
     graph = model.graph
     renamed = {i.name: i.name.removeprefix("trunk.") for i in graph.initializer}
     for initializer in graph.initializer:
@@ -77,9 +114,6 @@ def _finish(model: onnx.ModelProto, slim: SlimNet) -> None:
     stale = [info for info in graph.value_info if info.name in renamed]
     for info in stale:
         graph.value_info.remove(info)
-    for name in TABLES:
-        value = getattr(slim, name).numpy()
-        graph.initializer.append(numpy_helper.from_array(value, name))
     graph.name = "prunion"
     model.producer_name = "prunion"
     del model.metadata_props[:]

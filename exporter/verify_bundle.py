@@ -12,22 +12,13 @@ import numpy as np
 import onnx
 
 from prunion.exporter.probe import make_probe, open_graph, relative_errors, run_graph
+from prunion.exporter.verify import tolerance_of
 from prunion.exporter.verify_files import check_graph, check_packs, check_tables, check_unlisted
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError, DomainError, PrunionError, VerificationError
 from prunion.trainer.checkpoint import load_checkpoint
 
-__all__ = ["Disagreement", "Report", "tolerance_of", "verify_bundle", "verify_command"]
-
-# Of the largest logit. float16 keeps 11 bits through dozens of layers. INT8 is judged by its
-# accuracy when it is exported; noise only has to show that no layer or domain was mixed up.
-TOLERANCES = {"fp32": 1e-4, "fp16": 3e-2, "int8": 0.5}
-
-
-def tolerance_of(variant: str) -> float:
-    """Largest relative error a graph variant (`fp16`, `fp16-uint8`, …) may have."""
-    return TOLERANCES.get(variant.removesuffix("-uint8"), TOLERANCES["fp32"])
-
+__all__ = ["Disagreement", "Report", "verify_bundle", "verify_command"]
 
 @dataclass(frozen=True)
 class Disagreement:

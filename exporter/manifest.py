@@ -1,0 +1,99 @@
+"""What an export says about itself: budget, counts, input and origin."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from prunion.exporter.slim import SlimNet
+from prunion.runtime.errors import BudgetError
+from prunion.runtime.unit_table import UnitTable
+from prunion.trainer.budget import cost_of, make_budget
+from prunion.trainer.checkpoint import Checkpoint, versions
+
+__all__ = ["accounts", "budget_of", "image_input", "provenance", "rounding"]
+
+
+def budget_of(loaded: Checkpoint, alive: np.ndarray) -> dict[str, Any]:
+    """The budget asked for and what keeping `alive` `[U]` costs. Raises BudgetError if over."""
+    config, units = loaded.config.budget, loaded.net.units
+    budget = make_budget(config, units.table, units.group)
+    value = cost_of(units.table, budget.kind, alive)
+    if value > budget.allowed:
+        raise BudgetError(
+            f"the checkpoint's switches cost {value:,} {budget.kind}, its budget allows "
+            f"{budget.allowed:,.0f}: the run stopped before it settled; resume it to its end"
+        )
+    return {
+        "kind": budget.kind,
+        "asked": config.limit,
+        "value": value / budget.full if config.is_fraction else value,
+        "met": True,
+    }
+
+
+def accounts(loaded: Checkpoint, table: UnitTable, bank: int) -> dict[str, Any]:
+    """What the file physically holds: weights, MACs and widths, before and after.
+
+    Args:
+        table: the sliced network's unit table.
+        bank: numbers in the bank.
+    """
+    full = loaded.net.units.table
+    every, left = np.ones(full.count, dtype=bool), np.ones(table.count, dtype=bool)
+    after = {layer.weight: layer.shape[0] for layer in table.layers}
+    return {
+        "params": {
+            "backbone": full.params(every),
+            "exported": table.params(left),
+            "heads": sum(p.numel() for p in loaded.net.heads.parameters()),
+            "bank": bank,
+        },
+        "macs": {"backbone": full.macs(every), "exported": table.macs(left)},
+        "widths": {
+            layer.weight.removesuffix(".weight"): [layer.shape[0], after[layer.weight]]
+            for layer in full.layers
+        },
+    }
+
+
+def rounding(loaded: Checkpoint, slim: SlimNet) -> dict[str, Any]:
+    """The multiple of the widths, and per layer the channels that only rounding keeps."""
+    unused = np.append(~slim.used.any(axis=0), False)
+    added = {}
+    for layer in slim.table.layers:
+        units = slim.table.slots.get((layer.weight, 0))
+        if units is not None and unused[units].any():
+            added[layer.weight.removesuffix(".weight")] = int(unused[units].sum())
+    return {"multiple": loaded.config.budget.round_to, "added": added}
+
+
+def image_input(loaded: Checkpoint) -> dict[str, Any]:
+    """Size and preprocessing of the fp32 graph's `image`."""
+    shape = loaded.config.input
+    return {
+        "height": shape.height,
+        "width": shape.width,
+        "channels": 3,
+        "dtype": "float32",
+        "normalisation": {"mean": list(shape.mean), "std": list(shape.std)},
+        "resize": {
+            "shorter_side": shape.shorter_side,
+            "interpolation": "bilinear",
+            "crop": "center",
+        },
+    }
+
+
+def provenance(loaded: Checkpoint) -> dict[str, Any]:
+    """Who made this, with what, from which run."""
+    return {
+        "prunion": versions().get("prunion", ""),
+        "versions": versions(),
+        "trained_with": dict(loaded.meta["versions"]),
+        "seed": loaded.config.seed,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "config": loaded.config.to_json(),
+    }

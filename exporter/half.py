@@ -113,9 +113,7 @@ def _cast(
     return casts[name, to]
 
 
-def _end_in_float(
-    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], made: set[str]
-) -> None:
+def _end_in_float(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], made: set[str]) -> None:
     """Every graph here ends in its head; a graph that did not would end in a cast."""
     for output in graph.output:
         if output.name not in made:

@@ -17,7 +17,7 @@ from prunion.exporter.heads import concatenate_heads
 from prunion.exporter.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim import SlimNet
 
-__all__ = ["OPSET", "onnx_graph", "one_domain_graph"]
+__all__ = ["OPSET", "one_domain_graph", "onnx_graph"]
 
 # ONNX Runtime 1.23 (the last for Python 3.10, JetPack 6) loses its fast convolutions from 22 on.
 OPSET = 20

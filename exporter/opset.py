@@ -106,4 +106,6 @@ def _constant(model: onnx.ModelProto, node: onnx.NodeProto, place: int) -> list[
         if name in maker.output and maker.op_type == "Constant":
             value = helper.get_node_attr_value(maker, "value")
             return [int(x) for x in numpy_helper.to_array(value).reshape(-1)]
-    raise UnsupportedGraphError(f"node {node.name}: {node.op_type} computes {name}: choose opset 18")
+    raise UnsupportedGraphError(
+        f"node {node.name}: {node.op_type} computes {name}: choose opset 18"
+    )

@@ -220,7 +220,7 @@ def _swap_module(
 def _slice_tensor(net: DomainNet, node: fx.Node, cut: _Cut, holder: nn.Module) -> None:
     name = str(node.target)
     owner, _, leaf = name.rpartition(".")
-    value = net.trunk.get_submodule(owner).get_parameter(leaf).detach().cpu()
+    value = getattr(net.trunk.get_submodule(owner), leaf).detach().cpu()
     for axis in range(value.dim()):
         stay = cut.table.kept(name, axis, value.shape[axis], cut.alive)
         value = value.index_select(axis, torch.from_numpy(stay))
@@ -259,17 +259,17 @@ class _Kept:
 
 
 def _kept(net: DomainNet, cut: _Cut, chosen: Selection) -> _Kept:
-    units = net.units.channels[_origin(chosen.source).name]
+    units = net.units.channels[_origin(chosen.source)]
     left = cut.channels(units)
     stay = np.append(cut.alive, True)[units[chosen.channels]]
     return _Kept(np.searchsorted(left, chosen.channels[stay]), len(left), chosen.form)
 
 
-def _origin(node: fx.Node) -> fx.Node:
-    """The backbone's own node behind gates and swapped BatchNorms."""
+def _origin(node: fx.Node) -> str:
+    """Name of the backbone's own node behind gates and swapped BatchNorms."""
     while node.op == "call_module" and str(node.target).startswith("gates."):
         node = node.args[0]  # type: ignore[assignment]
-    return node
+    return str(node.meta.get("stands_for", node.name))
 
 
 def _select(
@@ -317,7 +317,7 @@ def _zero_channels(
     if not isinstance(source, fx.Node) or isinstance(old.args[1], fx.Node) or old.args[1] != 0:
         return node
     made = len(cut.channels(net.units.channels[old.name]))
-    given = len(cut.channels(net.units.channels[_origin(source).name]))
+    given = len(cut.channels(net.units.channels[_origin(source)]))
     with graph.inserting_after(node):
         if made <= given:
             new = graph.call_function(torch.ops.aten.slice.Tensor, (node, 1, 0, made))

@@ -77,9 +77,7 @@ def verify_export(
     return Agreement(*compared)
 
 
-def check_errors(
-    errors: Mapping[str, float], tolerance: float, what: str, reference: str
-) -> None:
+def check_errors(errors: Mapping[str, float], tolerance: float, what: str, reference: str) -> None:
     """Raise VerificationError naming the first domain whose error is over the tolerance."""
     for name, error in errors.items():
         if not error <= tolerance:

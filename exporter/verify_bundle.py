@@ -15,10 +15,11 @@ from prunion.exporter.probe import make_probe, open_graph, relative_errors, run_
 from prunion.exporter.verify import tolerance_of
 from prunion.exporter.verify_files import check_graph, check_packs, check_tables, check_unlisted
 from prunion.runtime.bundle import Bundle, open_bundle
-from prunion.runtime.errors import BundleError, DomainError, PrunionError, VerificationError
+from prunion.runtime.errors import BundleError, DomainError, VerificationError
 from prunion.trainer.checkpoint import load_checkpoint
 
 __all__ = ["Disagreement", "Report", "verify_bundle", "verify_command"]
+
 
 @dataclass(frozen=True)
 class Disagreement:
@@ -183,8 +184,8 @@ def _print(report: Report) -> None:
     if report.worst is not None:
         x = report.worst
         click.echo(
-            f"largest error: {x.error:.2e} of the largest logit, domain {x.domain}, {x.graph} graph "
-            f"against {x.against} (tolerance {x.tolerance:.0e})"
+            f"largest error: {x.error:.2e} of the largest logit, domain {x.domain}, "
+            f"{x.graph} graph against {x.against} (tolerance {x.tolerance:.0e})"
         )
     if not report.problems:
         click.echo(f"{report.bundle}: everything holds")

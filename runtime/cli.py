@@ -113,11 +113,74 @@ def train(config: str, output: str | None, force: bool, resume: bool, as_json: b
 @cli.command()
 @click.argument("checkpoint", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="Bundle to write.")
+@click.option(
+    "--domains",
+    metavar="A,B,…",
+    callback=lambda _c, _o, value: value and tuple(filter(None, value.split(","))),
+    help="Only these domains, sliced again to what they use.",
+)
+@click.option("--specialise", metavar="A", help="One domain, BatchNorm folded, no domain input.")
+@click.option(
+    "--heads",
+    default="gathered",
+    show_default=True,
+    type=click.Choice(["gathered", "concatenated"]),
+    help="How images pick their classifier; concatenated suits thousands of classes.",
+)
+@click.option("--fp16", is_flag=True, help="Also model.fp16.onnx.")
+@click.option(
+    "--fp16-image",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16"]),
+    help="Type of the fp16 graph's image input.",
+)
+@click.option("--int8", is_flag=True, help="Also model.int8.onnx, calibrated on every domain.")
+@click.option(
+    "--int8-max-drop",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Accuracy points a domain may lose by it.",
+)
+@click.option(
+    "--int8-images",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Calibration images of each domain.",
+)
+@click.option("--uint8", is_flag=True, help="Also each graph with raw uint8 [N, H, W, 3] images.")
+@click.option("--torch", is_flag=True, help="Also slim.safetensors and plan.json, for torch.")
+@click.option("--opset", default=20, show_default=True, type=click.IntRange(13, 21))
+@click.option("--ir", type=click.IntRange(7), help="ONNX IR version  [default: the opset's].")
 @force
 @as_json
-def export(checkpoint: str, output: str, force: bool, as_json: bool) -> None:
+def export(checkpoint: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
     """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion."""
-    _call("prunion.exporter.export:export_command", checkpoint, output, force, as_json)
+    _call("prunion.exporter.export:export_command", checkpoint, output, force, as_json, options)
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path())
+@click.argument("domain")
+@click.option("-o", "--output", required=True, type=click.Path(), help="NAME.safetensors to write.")
+@force
+def pack(checkpoint: str, domain: str, output: str, force: bool) -> None:
+    """Write one DOMAIN of a CHECKPOINT as a pack for the bundles made from it."""
+    _call("prunion.exporter.packs:pack_command", checkpoint, domain, output, force)
+
+
+@cli.command("add-domain")
+@click.argument("checkpoint", type=click.Path())
+@click.argument("domain", metavar="DOMAIN.toml", type=click.Path())
+@click.option(
+    "-o", "--output", type=click.Path(), help="Pack to write  [default: NAME.safetensors]."
+)
+@force
+def add_domain(checkpoint: str, domain: str, output: str | None, force: bool) -> None:
+    """Train a new domain on a finished trunk; its pack fits the existing bundle."""
+    _call("prunion.exporter.add_domain:add_domain_command", checkpoint, domain, output, force)
 
 
 @cli.command()

@@ -24,12 +24,14 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "AddedDomainConfig",
     "BackboneConfig",
     "BudgetConfig",
     "DomainConfig",
     "InputConfig",
     "RunConfig",
     "TrainConfig",
+    "load_added_domain",
     "load_config",
 ]
 
@@ -118,6 +120,42 @@ def load_config(path: Path | str) -> RunConfig:
             'path, or write "default" to let the library download its own'
         )
     return config
+
+
+@dataclass(frozen=True)
+class AddedDomainConfig:
+    """A domain to add to a finished checkpoint, and how to train it."""
+
+    domain: DomainConfig
+    train: TrainConfig
+    seed: int
+
+
+def load_added_domain(path: Path | str) -> AddedDomainConfig:
+    """Read a file with one `[domains.NAME]` table, and optionally `[train]` and `seed`.
+
+    Raises ConfigError in one line if the file, a key or a value is wrong.
+    """
+    path = Path(path)
+    value = _read_toml(path)
+    _absolute_paths(value, path.absolute().parent)
+    try:
+        check_keys("", value, ["seed", "train", "domains"], ("domains",))
+        domains = check_table("domains", value["domains"])
+        if len(domains) != 1:
+            raise ConfigError(f"[domains] has {len(domains)} tables: give the one domain to add")
+        ((name, table),) = domains.items()
+        train = {
+            "warmup": 4,
+            "ramp": 4,
+            "settle": 4,
+            **check_table("train", value.get("train", {})),
+        }
+        seed = value.get("seed", 0)
+        check_int("", "seed", seed, 0, 2**32 - 1)
+        return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -149,7 +149,8 @@ class TrainConfig:
     balance: float = 0.5
     lr: float = 1e-3
     trunk_lr: float = 3e-4
-    switch_lr: float = 2e-3
+    ranking: str = "importance"
+    switch_travel: float = 2.0
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
     sharing: str = "union"
@@ -168,8 +169,9 @@ class TrainConfig:
         # BatchNorm's statistics of fewer than four images are noise.
         check_int("train", "batch_size", self.batch_size, 4, 65_536)
         check_number("train", "balance", self.balance, 0, 1)
-        for key in ("lr", "trunk_lr", "switch_lr"):
+        for key in ("lr", "trunk_lr", "switch_travel"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
+        check_choice("train", "ranking", self.ranking, ("importance", "random"))
         check_number("train", "weight_decay", self.weight_decay, 0, 1)
         check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)
         check_choice("train", "sharing", self.sharing, SHARING)

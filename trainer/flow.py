@@ -58,9 +58,21 @@ def flow_slots(module: fx.GraphModule) -> Flow:
         elif op_name(node) == "sym_size":
             flow.values[node] = 1 if node.args[1] == 0 else int(node.meta["val"])
         else:
-            handler = _handler(node)
-            flow.values[node] = handler(flow, node)
+            flow.values[node] = _follow(flow, node)
     return flow
+
+
+def _follow(flow: Flow, node: fx.Node) -> Any:
+    handler = _handler(node)
+    try:
+        return handler(flow, node)
+    except UnsupportedGraphError:
+        raise
+    except Exception as exc:  # an operation used in a way its handler was not written for
+        raise UnsupportedGraphError(
+            f"node {node.name}: prunion cannot follow channels through this use of "
+            f"{op_name(node)} ({type(exc).__name__}: {exc})"
+        ) from exc
 
 
 def _handler(node: fx.Node) -> Callable[[Flow, fx.Node], Any]:

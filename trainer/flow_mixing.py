@@ -13,7 +13,6 @@ from prunion.trainer.slots import (
     arg_of,
     channel_ids,
     name_of,
-    operand,
     per_channel,
     read,
     shape_of,
@@ -92,30 +91,62 @@ def batch_norm(flow: Flow, node: fx.Node) -> Slots:
 
 
 def add(flow: Flow, node: fx.Node) -> Slots:
-    a, b = (operand(flow, x) for x in node.args[:2])
-    if isinstance(a, Slots) and isinstance(b, Slots):
-        ids_a, ids_b = torch.broadcast_tensors(a.ids, b.ids)
-        zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
-        flow.sets.tie(ids_a, ids_b)
-        return Slots(ids_a, zero_a & zero_b)
-    tensor, number = (a, b) if isinstance(a, Slots) else (b, a)
-    assert isinstance(tensor, Slots)
-    return Slots(tensor.ids, tensor.zero & bool(number == 0))
+    tensors, other = _operands(flow, node)
+    if len(tensors) == 2:
+        ids, (zero_a, zero_b) = _tied(flow, *tensors)
+        return Slots(ids, zero_a & zero_b)
+    return Slots(tensors[0].ids, tensors[0].zero & (other == 0))
 
 
 def mul(flow: Flow, node: fx.Node) -> Slots:
-    a, b = (operand(flow, x) for x in node.args[:2])
-    if isinstance(a, Slots) and isinstance(b, Slots):
-        ids_a, ids_b = torch.broadcast_tensors(a.ids, b.ids)
-        zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
-        flow.sets.tie(ids_a, ids_b)
-        return Slots(ids_a, zero_a | zero_b)
-    tensor, number = (a, b) if isinstance(a, Slots) else (b, a)
-    assert isinstance(tensor, Slots)
-    if number == 0:  # how some shortcuts make zero channels: nothing ties them to their source
-        count = tensor.ids.shape[1]
+    tensors, other = _operands(flow, node)
+    if len(tensors) == 2:
+        ids, (zero_a, zero_b) = _tied(flow, *tensors)
+        return Slots(ids, zero_a | zero_b)
+    if other == 0:  # how some shortcuts make zero channels: nothing ties them to their source
+        count = tensors[0].ids.shape[1]
         return spread(flow.sets.fresh(count), torch.ones(count, dtype=torch.bool), shape_of(node))
-    return tensor
+    return tensors[0]
+
+
+def _operands(flow: Flow, node: fx.Node) -> tuple[list[Slots], float | None]:
+    """The activations among two operands, and the number; None where that is a parameter."""
+    tensors: list[Slots] = []
+    other: float | None = None
+    for arg in node.args[:2]:
+        if isinstance(arg, fx.Node) and arg.op == "get_attr":
+            _lay_parameter(flow, node, arg)
+        elif isinstance(arg, fx.Node):
+            tensors.append(flow.values[arg])
+        else:
+            other = float(arg)  # type: ignore[arg-type]
+    return tensors, other
+
+
+def _lay_parameter(flow: Flow, node: fx.Node, parameter: fx.Node) -> None:
+    """A scale or offset of the other operand's channels, `[C, 1, 1]` or `[1, C, 1, 1]`."""
+    source = next(x for x in node.all_input_nodes if x.op != "get_attr")
+    shape, rank = parameter.meta["val"].shape, flow.values[source].ids.dim()
+    axis = 1 - (rank - len(shape))
+    if rank > 4 or len(shape) > rank or (axis == 1 and shape[0] != 1):
+        raise UnsupportedGraphError(
+            f"node {node.name}: {parameter.target} {list(shape)} is no scale or shift of channels"
+        )
+    if axis >= 0 and shape[axis] > 1:
+        ids = channel_ids(flow, node, source)
+        if len(ids) != shape[axis]:
+            raise UnsupportedGraphError(
+                f"node {node.name}: {parameter.target} makes {shape[axis]} channels of {len(ids)}"
+            )
+        flow.lay(str(parameter.target), axis, ids)
+
+
+def _tied(flow: Flow, a: Slots, b: Slots) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Two operands broadcast and tied element by element: their ids, and both zero flags."""
+    ids_a, ids_b = torch.broadcast_tensors(a.ids, b.ids)
+    zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
+    flow.sets.tie(ids_a, ids_b)
+    return ids_a, (zero_a, zero_b)
 
 
 def read_features(flow: Flow, node: fx.Node) -> None:

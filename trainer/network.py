@@ -157,7 +157,7 @@ def _swap_norm(
         )
     with module.graph.inserting_after(node):
         new = module.graph.call_module(f"norms.{key}", (node.args[0], routing))
-    new.meta = dict(node.meta)
+    new.meta = {**node.meta, "stands_for": node.name}
     node.replace_all_uses_with(new)
     module.graph.erase_node(node)
     return new

@@ -23,7 +23,6 @@ __all__ = [
     "channel_ids",
     "fixed",
     "name_of",
-    "operand",
     "per_channel",
     "read",
     "shape_of",
@@ -90,11 +89,6 @@ def value_of(flow: Flow, node: fx.Node) -> Slots:
     return flow.values[node.args[0]]  # type: ignore[index]
 
 
-def operand(flow: Flow, arg: Any) -> Slots | float:
-    """The slots of a tensor argument, or the number itself."""
-    return flow.values[arg] if isinstance(arg, fx.Node) else arg
-
-
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """Shape of a node's output for one image."""
     return (1, *(int(n) for n in node.meta["val"].shape[1:]))
@@ -110,7 +104,14 @@ def weight_shape(node: fx.Node, position: int) -> tuple[int, ...]:
 def name_of(node: fx.Node, position: int) -> str | None:
     """Name of the parameter at an argument position, None where there is none."""
     arg = arg_of(node, position, None)
-    return str(arg.target) if isinstance(arg, fx.Node) else None
+    if not isinstance(arg, fx.Node):
+        return None
+    if arg.op != "get_attr":
+        raise UnsupportedGraphError(
+            f"node {node.name}: its weight is computed ({arg.name}), not a parameter; prunion "
+            "slices parameters only"
+        )
+    return str(arg.target)
 
 
 def arg_of(node: fx.Node, position: int, default: Any) -> Any:

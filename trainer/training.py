@@ -18,7 +18,7 @@ from prunion.trainer.network import DomainNet
 from prunion.trainer.paper_switches import PaperLearner
 from prunion.trainer.schedule import Schedule
 from prunion.trainer.steps import StepResult, forward_backward, importance_of
-from prunion.trainer.switches import SwitchLearner
+from prunion.trainer.switches import SwitchLearner, ranks
 
 __all__ = ["Training"]
 
@@ -45,7 +45,7 @@ class Training:
             self.schedule = Schedule(warmup, ramp, settle, budget.share)
         self.cost = CostModel(net.units.table, budget.kind).to(net.switches.device)
         domains, units = net.switches.shape
-        travel = 2.0 / max(1, self.schedule.ramp)  # enough for any score to cross its range
+        travel = train.switch_travel / max(1, self.schedule.ramp)
         self.learner: SwitchLearner | PaperLearner
         if self.paper:
             self.learner = PaperLearner(domains, units, net.switches.device)
@@ -86,10 +86,13 @@ class Training:
         self.phase = phase
 
     def _rank(self, learner: SwitchLearner) -> None:
-        """Place the switches by how much each domain's loss reacts to them."""
+        """Place the switches by how much each domain's loss reacts to them, or at random."""
         steps = list(_first(self.batches.epoch(self.epoch), RANKING_STEPS))
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
-        learner.start(importance_of(self.net, steps))
+        importance = importance_of(self.net, steps)
+        learner.start(importance)
+        if self.config.train.ranking == "random":  # the same step sizes, another order
+            learner.scores = ranks(torch.rand_like(importance))
         for name, buffer in self.net.trunk.named_buffers():  # ranking must not move statistics
             buffer.copy_(frozen[name])
 

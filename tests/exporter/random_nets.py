@@ -17,7 +17,7 @@ SIDE = 8
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
     "relu": torch.relu,
-    "relu_": lambda x: F.relu(x, inplace=True) if x.requires_grad is False else x.relu(),
+    "relu_": lambda x: F.relu(x, inplace=True),  # always on a tensor just made
     "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,
     "silu": F.silu,
@@ -88,7 +88,7 @@ class RandomNet(nn.Module):
         if kind in ("conv", "join"):
             self.parts[name] = Conv(channels + (widths[step[1]] if kind == "join" else 0), step[-1])
             return int(step[-1][0])
-        if kind in ("residual", "zero_pad", "zero_cat"):
+        if kind in ("residual", "twice", "product", "zero_pad", "zero_cat"):
             self.parts[name] = Conv(channels, step[-1])
             return int(step[-1][0])
         if kind == "again":
@@ -135,6 +135,12 @@ class RandomNet(nn.Module):
 
     def _residual(self, name: str, step: Step, x: torch.Tensor, seen: list[torch.Tensor]) -> Any:
         return ACTIVATIONS[step[1]](x + self.parts[name](x))
+
+    def _twice(self, name: str, step: Step, x: torch.Tensor, seen: list[torch.Tensor]) -> Any:
+        return self.parts[name](self.parts[name](x))
+
+    def _product(self, name: str, step: Step, x: torch.Tensor, seen: list[torch.Tensor]) -> Any:
+        return x * self.parts[name](x)
 
     def _preact(self, name: str, step: Step, x: torch.Tensor, seen: list[torch.Tensor]) -> Any:
         return x + self.parts[name](ACTIVATIONS[step[1]](self.parts[name + "n"](x)))
@@ -205,8 +211,9 @@ def _conv_step(draw: st.DrawFn, inputs: int, outputs: int, stride: int = 1) -> S
 def _step(draw: st.DrawFn, shape: Shape) -> Step:
     channels, activation = shape.channels, draw(st.sampled_from(["relu", *ACTIVATIONS]))
     divisors = [d for d in (2, 3, 4) if channels % d == 0]
-    same = [i for i, (_, side) in enumerate(shape.earlier[1:], 1) if side == shape.side]
+    same = [i for i, (_, side) in enumerate(shape.earlier) if side == shape.side]
     kinds = ["conv", "conv", "residual", "preact", "gate", "scale", "norm", "zero_pad"]
+    kinds += ["twice", "product"]
     kinds += ["join", "again"] if same else []
     kinds += ["split", "shuffle"] if divisors else []
     kinds += ["pool"] if shape.side >= 4 else []
@@ -215,7 +222,7 @@ def _step(draw: st.DrawFn, shape: Shape) -> Step:
     wide = draw(st.sampled_from([4, 6, 8, 12, channels, 2 * channels if channels <= 8 else 6]))
     if kind == "conv":
         return ("conv", _conv_step(draw, channels, wide, draw(st.sampled_from([1, 1, 2]))))
-    if kind in ("residual", "preact"):
+    if kind in ("residual", "preact", "twice", "product"):
         return (kind, activation, _conv_step(draw, channels, channels))
     if kind == "gate":
         return (kind, draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from(["sigmoid", "hard"])))

@@ -11,13 +11,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from prunion.exporter.onnx_graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_export
 from prunion.trainer.network import DomainNet
 from prunion.trainer.trace import trace
+from tests.exporter import test_slim as small
 from tests.exporter.random_nets import SIDE, RandomNet, networks
+from tests.trainer.nets import domain_net
 
 CLASSES = (3, 5, 2)
 DOMAINS = torch.tensor([0, 1, 2, 0, 2, 1, 1])
@@ -127,3 +130,19 @@ def test_hundreds_of_random_networks_are_exported_exactly(
     tmp_path_factory: pytest.TempPathFactory, model: RandomNet, seed: int
 ) -> None:
     check_onnx(model, seed, tmp_path_factory.mktemp("onnx"))
+
+
+@pytest.mark.parametrize("model", small.MODELS)
+def test_no_dead_channel_is_left(model: type[nn.Module]) -> None:
+    """Slicing any one unit more, whichever, changes what some domain answers."""
+    net = small.switch_off(domain_net(model(), CLASSES))
+    images = torch.randn(32, 3, SIDE, SIDE)
+    domains = torch.arange(32) % 3
+    with torch.no_grad():
+        expected = slim_network(net).logits(images, domains)
+        for unit in torch.nonzero((net.switches > 0).any(0))[:, 0]:
+            before = net.switches[:, unit].clone()
+            net.switches[:, unit] = 0
+            fewer = slim_network(net)
+            net.switches[:, unit] = before
+            assert difference(expected, fewer.logits(images, domains)) > ROUND_OFF, int(unit)

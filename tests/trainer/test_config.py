@@ -161,7 +161,6 @@ REFUSED = [
     ({"train": "lr = 0"}, "[train] lr is 0", "above 0"),
     ({"train": 'lr = "1e-3"'}, "[train] lr is '1e-3'", "number"),
     ({"train": "label_smoothing = 1"}, "[train] label_smoothing", "0.9"),
-    ({"train": 'sharing = "jaccard"'}, '[train] sharing is "jaccard"', "cannot do yet"),
     ({"train": 'sharing_weight = "auto"'}, "[train] sharing_weight", '"learned"'),
     ({"train": "workers = -2"}, "[train] workers is -2", "from 0"),
     ({"domains.flowers": None}, "domains is missing", "add it"),

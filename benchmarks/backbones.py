@@ -1,8 +1,7 @@
-"""`python -m prunion.benchmarks.backbones`: any backbone in, an exact slim graph out, as a table."""
+"""`python -m prunion.benchmarks.backbones`: any backbone in, an exact slim graph out."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -24,7 +23,7 @@ from prunion.trainer.backbones import load_backbone
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import DomainNet
 
-__all__ = ["NETWORKS", "backbones_command", "measure", "random_switches", "table"]
+__all__ = ["NETWORKS", "backbones_command", "domain_net", "measure", "random_switches", "table"]
 
 NETWORKS = """
 resnet18 resnet50 wide_resnet50_2 resnext50_32x4d densenet121 vgg16_bn vgg16 mobilenet_v2
@@ -107,7 +106,7 @@ def measure(name: str, densities: tuple[float, ...] = DENSITIES) -> Row:
     torch.manual_seed(0)
     try:
         config = BackboneConfig(own, source or "torchvision", weights="none")
-        net = _domain_net(config, side)
+        net = domain_net(config, side, CLASSES)
     except PrunionError as exc:
         return Row(name, side, seconds=time.perf_counter() - started, refused=str(exc))
     unit_table = net.units.table
@@ -135,13 +134,13 @@ def random_switches(net: DomainNet, density: float, seed: int = 0) -> None:
     net.switches.copy_(wanted & allowed)
 
 
-def _domain_net(config: BackboneConfig, side: int) -> DomainNet:
+def domain_net(config: BackboneConfig, side: int, classes: tuple[int, ...]) -> DomainNet:
     """An unpruned network whose domains differ, and whose activations keep a sane size.
 
     Drawn weights with drawn BatchNorm shifts would die out or explode over a hundred layers,
     so the statistics are taken from a batch of noise first.
     """
-    net = DomainNet(load_backbone(config, side, side), CLASSES)
+    net = DomainNet(load_backbone(config, side, side), classes)
     with torch.no_grad():
         for norm in net.norms.values():
             # Not scaled from what is there: timm starts a block's last BatchNorm at zero.
@@ -149,8 +148,8 @@ def _domain_net(config: BackboneConfig, side: int) -> DomainNet:
             norm.bias.copy_(0.2 * torch.randn_like(norm.bias))
             norm.momentum = 1.0
         net.train()
-        runs = [(domain, 2) for domain in range(len(CLASSES))]
-        net(torch.randn(2 * len(CLASSES), 3, side, side), runs)
+        runs = [(domain, 2) for domain in range(len(classes))]
+        net(torch.randn(2 * len(classes), 3, side, side), runs)
     return net.eval()
 
 

@@ -16,7 +16,9 @@ from prunion.exporter.manifest import accounts, budget_of, image_input, provenan
 from prunion.exporter.onnx_graph import one_domain_graph, onnx_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.packs import domain_pack, hash_trunk, trunk_hash, write_packs
+from prunion.exporter.paper import paper_accounts
 from prunion.exporter.slim import SlimNet, slim_network
+from prunion.exporter.slim_files import write_slim
 from prunion.exporter.subset import keep_domains, kept_units
 from prunion.exporter.variants import write_variants
 from prunion.exporter.verify import TOLERANCE, verify_export
@@ -84,6 +86,9 @@ def export_bundle(
         images = _probe(2 * len(names), *loaded.config.input.size)
         agreement = verify_export(loaded.net, parts.net, folder / "model.onnx", images, names)
         variants = write_variants(folder, parts.model, loaded, options)
+        if options.torch:
+            (folder / "torch").mkdir()
+            write_slim(folder / "torch", slim, loaded, alive)
         table = _in_graph(parts.table, parts.model)
         write_json(folder / "units.json", table.to_json())
         packs = write_packs(folder, parts.packs, domains)
@@ -95,6 +100,7 @@ def export_bundle(
             "budget": budget,
             **accounts(loaded, table, sum(pack.bank.size for pack in parts.packs)),
             "rounding": rounding(loaded, slim),
+            "paper": paper_accounts(loaded.net, alive, names),
             "heads": "single" if options.specialise is not None else options.heads,
             "units": "units.json",
             "bank": parts.bank,
@@ -173,6 +179,11 @@ def _report(output: str, manifest: dict[str, Any]) -> list[str]:
         f"budget {budget['kind']} {budget['asked']}: {budget['value']:,} "
         f"{'met' if budget['met'] else 'NOT met'}",
     ]
+    paper = manifest["paper"]
+    lines.append(
+        f"as in the papers: parameters {paper['params']:.3f}, operations {paper['flop']:.3f} of "
+        "the backbone's"
+    )
     added = manifest["rounding"]["added"]
     if added:
         lines.append(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from prunion.exporter.int8_ranges import equalise
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.probe import open_graph
 from prunion.runtime.errors import VerificationError
@@ -43,8 +44,11 @@ def int8_graph(
     domains = [open_domain(domain, config.seed) for domain in config.domains]
     batches = calibration_batches(domains, loaded, options.int8_images)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        _quantise(graph, path, batches)
+        even, path = Path(folder) / "even.onnx", Path(folder) / "int8.onnx"
+        source = onnx.load(graph)
+        equalise(source, batches)
+        onnx.save(source, even)
+        _quantise(even, path, batches)
         model = onnx.load(path)
         before = graph_accuracy(graph, domains, loaded)
         after = graph_accuracy(path, domains, loaded)
@@ -136,20 +140,21 @@ def _quantise(graph: Path, path: Path, batches: list[Batch]) -> None:
                 "ActivationSymmetric": True,  # TensorRT takes no zero points
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
-                # A convolution's output goes through its domain's scale before it is narrow
-                # enough for eight bits.
-                "OpTypesToExcludeOutputQuantization": ["Conv"],
             },
         )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to the root logger."""
+    """Without the quantiser's advice to the root logger, and ONNX Runtime's on our tables."""
+    import onnxruntime
+
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
+    onnxruntime.set_default_logger_severity(3)
     try:
         yield
     finally:
         logger.setLevel(level)
+        onnxruntime.set_default_logger_severity(2)

@@ -26,6 +26,7 @@ EXTRAS = {
     "onnxscript": "export",
     "onnx": "ort",
     "onnxruntime": "ort",
+    "openvino": "openvino",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "starlette": "serve",

@@ -46,7 +46,8 @@ def pin_pack(
     UnsupportedGraphError if a node cannot be sliced.
     """
     model, onnx = _load(graph)
-    constants = {"domain", *TABLES}
+    # Nothing folds that a caller might override: every input with a default leaves.
+    constants = {"domain", *(x.name for x in model.graph.initializer)}
     kept = [value for value in model.graph.input if value.name not in constants]
     old = {x.name: x for x in model.graph.initializer if x.name in TABLES}
     if len(kept) == len(model.graph.input) or len(old) < len(TABLES):

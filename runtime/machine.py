@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine_facts", "peak_rss_bytes"]
+__all__ = ["available_bytes", "machine_facts", "peak_rss_bytes", "rss_bytes"]
 
 PACKAGES = ("prunion", "onnxruntime", "onnxruntime-gpu", "numpy")
 
@@ -28,19 +28,35 @@ def machine_facts(threads: int | None = None) -> dict[str, Any]:
     }
 
 
+def available_bytes() -> int:
+    """Memory that can still be taken without swapping; 4 GiB where the system does not say."""
+    return _kilobytes("/proc/meminfo", "MemAvailable:") or 4 << 30
+
+
+def rss_bytes() -> int:
+    """The resident size of this process now, in bytes; 0 where the system does not say."""
+    return _kilobytes("/proc/self/status", "VmRSS:")
+
+
 def peak_rss_bytes() -> int:
     """The largest resident size this process ever had, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if peak := _kilobytes("/proc/self/status", "VmHWM:"):
+        return peak
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _kilobytes(file: str, key: str) -> int:
+    """The line `key` of a /proc file, in bytes; 0 if there is none."""
+    if Path(file).exists():
+        for line in Path(file).read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _cpu_model() -> str:

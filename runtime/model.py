@@ -2,74 +2,97 @@
 
 from __future__ import annotations
 
-import difflib
+import itertools
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from prunion.runtime.backends import SessionOptions, check_backend, run
 from prunion.runtime.bundle import Bundle, open_bundle
-from prunion.runtime.errors import DomainError, InputError
-from prunion.runtime.ort_session import SessionOptions, run
+from prunion.runtime.errors import InputError
+from prunion.runtime.explain import Explanation, explain_model
+from prunion.runtime.machine import available_bytes
+from prunion.runtime.pack import Pack, check_pack, read_pack
+from prunion.runtime.plan import Plan
+from prunion.runtime.planner import find_plan
+from prunion.runtime.prediction import Candidate, Prediction, to_prediction
 from prunion.runtime.preprocess import ImageLike, as_list, check_normalised, to_batch
-from prunion.runtime.sessions import SessionPool
+from prunion.runtime.sessions import TOLERANCE, SessionPool
+from prunion.runtime.tables import DomainLike, LiveDomain, Tables
 
 __all__ = ["Candidate", "Model", "Prediction", "load"]
 
-DomainLike = str | int | np.integer
-
-
-class Candidate(NamedTuple):
-    """One class of a domain, with its probability in 0..1."""
-
-    name: str
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class of one image; `top` holds the best few, best first."""
-
-    domain: str
-    class_name: str
-    index: int
-    probability: float
-    top: tuple[Candidate, ...]
+SHARE_OF_MEMORY = 4  # pinned sessions may take a quarter of what is free, unless told otherwise
 
 
 class Model:
     """Thread-safe; made by `load`."""
 
-    def __init__(self, bundle: Bundle, sessions: SessionPool) -> None:
+    def __init__(self, bundle: Bundle, sessions: SessionPool, tables: Tables) -> None:
         self.bundle = bundle
         self.sessions = sessions
+        self._tables = tables
+        self._serials = itertools.count(len(tables.domains))
+        self._writing, self._planning = threading.Lock(), threading.Lock()
+        self._plan: Plan | None = None
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Domain names; a name's place is its index."""
-        return self.bundle.domains
+        """Domain names; a name's place is its index until a domain before it is removed."""
+        return self._tables.names
 
     def classes(self, domain: DomainLike) -> tuple[str, ...]:
         """The class names of one domain."""
-        return self.bundle.manifest.domains[self.domain_index(domain)].classes
+        tables = self._tables
+        return tables.domains[tables.index(domain)].pack.classes
 
     def domain_index(self, domain: DomainLike) -> int:
-        """The bank row of a domain given by name or index. Raises DomainError if there is none."""
-        if isinstance(domain, str):
-            if domain in self.domains:
-                return self.domains.index(domain)
-            raise DomainError(self._unknown(domain))
-        if isinstance(domain, bool) or not isinstance(domain, (int, np.integer)):
-            raise DomainError(f"a domain is a name or an index, not {domain!r}")
-        # A plain Gather would wrap a negative index around and answer for another domain.
-        if not 0 <= domain < len(self.domains):
-            raise DomainError(
-                f"domain index {domain} is outside 0..{len(self.domains) - 1}: {self._listing()}"
-            )
-        return int(domain)
+        """The index of a domain given by name or index. Raises DomainError if there is none."""
+        return self._tables.index(domain)
+
+    def domain_indices(
+        self, domain: DomainLike | Sequence[DomainLike] | np.ndarray, count: int
+    ) -> np.ndarray:
+        """`[count]` int64 indices, each checked to exist."""
+        return self._tables.indices(domain, count)
+
+    def add_domain(self, pack: Pack | Path | str) -> str:
+        """Take in a domain pack while requests run; returns its name.
+
+        Requests that began before do not see it. Raises BundleError for a pack that is damaged
+        or of another trunk, InputError for a name that is taken.
+        """
+        pack = pack if isinstance(pack, Pack) else read_pack(pack)
+        manifest, units = self.bundle.manifest, len(self._tables.domains[0].pack.switches)
+        features = len(self._tables.domains[0].pack.head_weight)
+        check_pack(
+            pack,
+            trunk_hash=manifest.trunk_hash,
+            columns=manifest.bank_columns,
+            features=features,
+            units=units,
+        )
+        with self._writing:
+            new = self._tables.with_domain(LiveDomain(next(self._serials), pack))
+            _ = new.feeds  # built here, not by the first request
+            self._tables = new
+        return pack.name
+
+    def remove_domain(self, domain: DomainLike) -> str:
+        """Drop a domain while requests run; returns its name.
+
+        Requests that began before finish with it; later domains move up by one index. Raises
+        DomainError if there is none, InputError for the last one.
+        """
+        with self._writing:
+            index = self._tables.index(domain)
+            gone, new = self._tables.domains[index], self._tables.without(index)
+            _ = new.feeds
+            self._tables = new
+        self.sessions.forget(gone.serial)
+        return gone.name
 
     def predict(
         self,
@@ -85,64 +108,71 @@ class Model:
         """
         if top_k < 1 or batch_size < 1:
             raise InputError("top_k and batch_size must be at least 1")
-        items = as_list(images)
+        items, tables = as_list(images), self._tables
         if not items:
             raise InputError("no images given: pass at least one")
-        rows = self.domain_indices(domain, len(items))
+        rows = tables.indices(domain, len(items))
         predictions: list[Prediction] = []
         for start in range(0, len(items), batch_size):
             part = slice(start, start + batch_size)
             array = to_batch(items[part], self.bundle.manifest.input)
-            logits = self.logits(array, rows[part])
-            predictions += [
-                self._prediction(*x, top_k) for x in zip(logits, rows[part], strict=True)
-            ]
+            logits = self._answer(tables, array, rows[part])
+            packs = (tables.domains[row].pack for row in rows[part])
+            predictions += [to_prediction(*x, top_k) for x in zip(logits, packs, strict=True)]
         return predictions
 
     def logits(self, array: np.ndarray, domains: Sequence[DomainLike] | np.ndarray) -> np.ndarray:
         """`[N, 3, H, W]` float32 normalised, one domain each → `[N, Cmax]`.
 
-        Logits are `-inf` past a domain's classes. A batch of one domain runs in its pinned session.
-        Raises InputError for a wrong shape, type or NaN, DomainError for an unknown domain.
+        Logits are `-inf` past a domain's classes. Raises InputError for a wrong shape, type or
+        NaN, DomainError for an unknown domain.
         """
-        array = check_normalised(array, self.bundle.manifest.input)
-        rows = self.domain_indices(domains, len(array))
-        if (rows == rows[0]).all():
-            return run(self.sessions.pinned(int(rows[0])), {"image": array})
-        return run(self.sessions.mixed(), {"image": array, "domain": rows})
+        array, tables = check_normalised(array, self.bundle.manifest.input), self._tables
+        return self._answer(tables, array, tables.indices(domains, len(array)))
 
-    def domain_indices(
-        self, domain: DomainLike | Sequence[DomainLike] | np.ndarray, count: int
+    def tune(self) -> Plan:
+        """Measure which sessions answer fastest, unless it is known for this machine already."""
+        with self._planning:
+            if self._plan is None:
+                self._plan = find_plan(self.bundle, self.sessions, self._tables.domains[0].pack)
+                self.sessions.slicing = self.sessions.slicing and self._plan.slices
+            return self._plan
+
+    def explain(self) -> Explanation:
+        """What was chosen on this machine, and why; `print` shows it."""
+        return explain_model(self.bundle, self.sessions, self._tables, self._plan)
+
+    def _answer(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        present, counts = np.unique(rows, return_counts=True)
+        domains = [tables.domains[row] for row in present]
+        if len(present) == 1:
+            return self._single(tables, domains[0], array, rows)
+        plan = self._plan or self.tune()
+        if plan.splits(counts.tolist()) and self.sessions.can_hold(domains):
+            logits = np.full((len(rows), tables.max_classes), -np.inf, np.float32)
+            for row, domain in zip(present, domains, strict=True):
+                own = rows == row
+                logits[own] = self._single(tables, domain, array[own], rows[own])
+            return logits
+        return self._mixed(tables, array, rows)
+
+    def _single(
+        self, tables: Tables, domain: LiveDomain, array: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """`[count]` int64 rows of the bank, each checked to exist."""
-        if isinstance(domain, str) or not isinstance(domain, (Sequence, np.ndarray)):
-            return np.full(count, self.domain_index(domain), dtype=np.int64)
-        rows = np.array([self.domain_index(x) for x in domain], dtype=np.int64)
-        if len(rows) != count:
-            raise DomainError(f"{len(rows)} domains for {count} images: give one, or one for each")
-        return rows
+        pinned = self.sessions.pinned(domain)
+        if pinned is None:
+            return self._mixed(tables, array, rows)
+        own = pinned.run(array)
+        missing = tables.max_classes - own.shape[1]
+        if not missing:
+            return own
+        return np.pad(own, ((0, 0), (0, missing)), constant_values=-np.inf)
 
-    def _prediction(self, logits: np.ndarray, row: int, top_k: int) -> Prediction:
-        domain = self.bundle.manifest.domains[int(row)]
-        own = logits[: len(domain.classes)].astype(np.float64)
-        if not np.isfinite(own).all():
-            raise InputError(
-                f"the network's answer for {domain.name} is not finite: check the image"
-            )
-        weights = np.exp(own - own.max())
-        probabilities = weights / weights.sum()
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        top = tuple(Candidate(domain.classes[i], int(i), float(probabilities[i])) for i in best)
-        return Prediction(domain.name, *top[0], top)
-
-    def _unknown(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self.domains, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        return f"no domain {name!r} in {self.bundle.path}: {hint}{self._listing()}"
-
-    def _listing(self) -> str:
-        shown = ", ".join(self.domains[:20])
-        return f"it has {shown}" + (", …" if len(self.domains) > 20 else "")
+    def _mixed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        session, feeds = self.sessions.mixed(), {"image": array, "domain": rows}
+        if not tables.stored or getattr(session, "needs_tables", False):
+            feeds |= tables.feeds
+        return run(session, feeds)
 
 
 def load(
@@ -151,11 +181,39 @@ def load(
     *,
     precision: str = "fp32",
     threads: int | None = None,
+    memory_limit: int | None = None,
+    slicing: bool = True,
+    tune: bool = False,
 ) -> Model:
     """Open a bundle and check its files; sessions are made on first use.
 
-    `backend` is `auto`, `cpu` or `cuda`. Raises BundleError, MissingDependencyError.
+    Args:
+        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda` or `openvino`.
+        threads: threads inside one operator; None leaves it to the backend.
+        memory_limit: bytes that pinned sessions may hold together, beside the mixed one; 0 for
+            none of them, None for a quarter of the memory that is free now.
+        slicing: whether pinned sessions may leave out channels that their domain does not use.
+        tune: measure now whether to split mixed batches, not at the first of them.
+
+    Raises BundleError, BackendError, MissingDependencyError.
     """
+    check_backend(backend)
     bundle = open_bundle(path)
     options = SessionOptions(backend=backend, threads=threads)
-    return Model(bundle, SessionPool(bundle.graph(precision), options))
+    limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
+    if limit < 0:
+        raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
+    spec = bundle.manifest.input
+    pool = SessionPool(
+        bundle.graph(precision),
+        options,
+        (spec.height, spec.width),
+        bundle.unit_table() if slicing else None,
+        limit,
+        TOLERANCE if precision == "fp32" else 200 * TOLERANCE,
+    )
+    packs = enumerate(bundle.pack(name) for name in bundle.domains)
+    model = Model(bundle, pool, Tables(tuple(LiveDomain(*x) for x in packs), stored=True))
+    if tune:
+        model.tune()
+    return model

@@ -86,8 +86,15 @@ def read_pack(path: Path | str) -> Pack:
     return pack
 
 
-def check_pack(pack: Pack, *, trunk_hash: str, columns: int, features: int | None = None) -> None:
-    """Raise BundleError unless `pack` fits a trunk with `columns` P and `features` F."""
+def check_pack(
+    pack: Pack,
+    *,
+    trunk_hash: str,
+    columns: int,
+    features: int | None = None,
+    units: int | None = None,
+) -> None:
+    """Raise BundleError unless `pack` fits a trunk with `columns` P, `features` F, `units` U."""
     if pack.trunk_hash != trunk_hash:
         raise BundleError(
             f"pack {pack.name!r} was made for trunk {pack.trunk_hash[:12]}, this bundle has "
@@ -98,6 +105,9 @@ def check_pack(pack: Pack, *, trunk_hash: str, columns: int, features: int | Non
     if features is not None and pack.head_weight.shape[0] != features:
         got = pack.head_weight.shape[0]
         raise BundleError(f"pack {pack.name!r}: head takes {got} features, expected {features}")
+    if units is not None and len(pack.switches) != units:
+        got = len(pack.switches)
+        raise BundleError(f"pack {pack.name!r} has {got} switches, expected {units}")
 
 
 def _identity(metadata: dict[str, str], path: Path) -> tuple[str, tuple[str, ...], str]:

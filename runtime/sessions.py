@@ -20,7 +20,7 @@ from prunion.runtime.pack import Pack
 from prunion.runtime.tables import LiveDomain
 from prunion.runtime.unit_table import UnitTable
 
-__all__ = ["TOLERANCE", "Pinned", "SessionPool", "default_round_to"]
+__all__ = ["TOLERANCE", "Pinned", "SessionPool", "default_round_to", "pack_tables"]
 
 TOLERANCE = 1e-4
 PATIENCE = 4
@@ -71,7 +71,7 @@ class SessionPool:
         self.slicing = table is not None
         self._refused = ""
         self._table = table
-        self._typical = graph.stat().st_size
+        self.typical = graph.stat().st_size
         self._pinned: OrderedDict[int, Future[Pinned]] = OrderedDict()
         self._asked: Counter[int] = Counter()
         self._mixed: Any = None
@@ -83,6 +83,14 @@ class SessionPool:
             if self._mixed is None:
                 self._mixed = make_mixed(self.graph, self.options)
             return self._mixed
+
+    def provider(self) -> str:
+        """What answers: the first provider of a session that is there, else an empty text."""
+        sessions = [x.session for x in self.resident().values()]
+        for session in [self._mixed, *sessions]:
+            if session is not None:
+                return str(session.get_providers()[0])
+        return ""
 
     def resident(self) -> dict[int, Pinned]:
         """The pinned sessions that are ready, by serial, least recently used first."""
@@ -114,7 +122,7 @@ class SessionPool:
         """Whether pinned sessions of all `domains` fit beside each other."""
         with self._lock:
             missing = sum(domain.serial not in self._pinned for domain in domains)
-            return self._used() + missing * self._typical <= self.limit
+            return self._used() + missing * self.typical <= self.limit
 
     def forget(self, serial: int) -> None:
         """Drop a removed domain's session."""
@@ -170,15 +178,15 @@ class SessionPool:
 
     def _used(self) -> int:
         return sum(
-            f.result().bytes if f.done() and not f.exception() else self._typical
+            f.result().bytes if f.done() and not f.exception() else self.typical
             for f in self._pinned.values()
         )
 
     def _has_room(self) -> bool:
-        return self._used() + self._typical <= self.limit
+        return self._used() + self.typical <= self.limit
 
     def _may_replace(self, serial: int, patient: bool) -> bool:
-        if self._typical > self.limit:
+        if self.typical > self.limit:
             return False
         self._asked[serial] += 1
         if patient and self._asked[serial] <= PATIENCE:

@@ -13,7 +13,7 @@ from prunion.trainer.config import BackboneConfig
 from prunion.trainer.paper_nets import PAPER_NETS, paper_net
 from prunion.trainer.trace import op_name, trace
 
-__all__ = ["load_backbone"]
+__all__ = ["drop_classifier", "load_backbone"]
 
 PASSES_THROUGH = frozenset(
     ["flatten", "view", "reshape", "squeeze", "relu", "mean", "adaptive_avg_pool2d"]
@@ -41,7 +41,7 @@ def load_backbone(
     if config.cut is not None:
         _cut_after(module.graph, config.cut)
     elif config.source == "torchvision":
-        _drop_classifier(module.graph)
+        drop_classifier(module.graph)
     module.graph.eliminate_dead_code()
     module = fx.GraphModule(module, module.graph)  # takes along only the parameters still used
     if state is not None:
@@ -154,7 +154,7 @@ def _load(config: BackboneConfig, module: nn.Module, state: dict[str, torch.Tens
             target.copy_(state[name])
 
 
-def _drop_classifier(graph: fx.Graph) -> None:
+def drop_classifier(graph: fx.Graph) -> None:
     """Make the input of the last linear layer (or 1x1 convolution) the output."""
     output = next(n for n in graph.nodes if n.op == "output")
     node = output.args[0]

@@ -151,6 +151,7 @@ class TrainConfig:
     trunk_lr: float = 3e-4
     ranking: str = "importance"
     switch_travel: float = 2.0
+    switch_every: int = 4
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
     sharing: str = "union"
@@ -171,6 +172,7 @@ class TrainConfig:
         check_number("train", "balance", self.balance, 0, 1)
         for key in ("lr", "trunk_lr", "switch_travel"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
+        check_int("train", "switch_every", self.switch_every, 1, 1000)
         check_choice("train", "ranking", self.ranking, ("importance", "random"))
         check_number("train", "weight_decay", self.weight_decay, 0, 1)
         check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)

@@ -43,8 +43,9 @@ class Pressure:
         self.config, self.cost = config, cost
         self.plain = config.recipe == "paper"
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
-        self.sharing = Multiplier(RATE, largest)
-        self.domains = [Multiplier(RATE, LARGEST) for _ in range(domains)]
+        rate = RATE if self.plain else RATE * config.switch_every
+        self.sharing = Multiplier(rate, largest)
+        self.domains = [Multiplier(rate, LARGEST) for _ in range(domains)]
 
     def charge(self, switches: torch.Tensor, beta: float, scale: float) -> torch.Tensor:
         """One step of every λ, and what each switch is charged, `[D, U]`.

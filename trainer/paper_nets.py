@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -131,7 +132,7 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 def _stages(block: Callable[[int, int, int], nn.Module], widths: tuple[int, ...]) -> nn.Sequential:
     """Stages of four blocks, the first of each halving the map."""
     stages = nn.Sequential()
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         first = block(inputs, outputs, 2)
         stages.append(nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(1, BLOCKS))))
     return stages

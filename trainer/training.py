@@ -45,7 +45,8 @@ class Training:
             self.schedule = Schedule(warmup, ramp, settle, budget.share)
         self.cost = CostModel(net.units.table, budget.kind).to(net.switches.device)
         domains, units = net.switches.shape
-        travel = train.switch_travel / max(1, self.schedule.ramp)
+        self.every = 1 if self.paper else train.switch_every
+        travel = train.switch_travel * self.every / max(1, self.schedule.ramp)
         self.learner: SwitchLearner | PaperLearner
         if self.paper:
             self.learner = PaperLearner(domains, units, net.switches.device)
@@ -114,10 +115,12 @@ class Training:
         rate = self.schedule.rate(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
-        learning = self.phase == "ramp" and self.learns
+        ramp = self.phase == "ramp" and self.learns
+        # In between, gates fold into BatchNorm and cost nothing.
+        learning = ramp and self.step % self.every == 0
         switches = None if self.phase == "warmup" or not self.learns else self.net.switches
-        if learning:
-            switches = self.learner.on()
+        if ramp:
+            switches = self.learner.on() if learning else self.learner.on().detach()
         smoothing = self.config.train.label_smoothing
         result = forward_backward(self.net, batches, switches, smoothing)
         self._check_finite(result)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +19,6 @@ from prunion.trainer.network import DomainNet
 from prunion.trainer.trace import trace
 from tests.exporter import test_slim as small
 from tests.exporter.random_nets import SIDE, RandomNet, networks
-from tests.trainer.nets import domain_net
 
 CLASSES = (3, 5, 2)
 DOMAINS = torch.tensor([0, 1, 2, 0, 2, 1, 1])
@@ -35,7 +33,7 @@ QUICK = settings(
 )
 
 
-def masked(model: RandomNet, seed: int) -> DomainNet:
+def masked(model: nn.Module, seed: int) -> DomainNet:
     """Per-domain statistics from noise, so that activations neither die out nor explode."""
     torch.manual_seed(seed)
     net = DomainNet(trace(model, SIDE, SIDE), CLASSES)
@@ -115,7 +113,7 @@ def check_onnx(model: RandomNet, seed: int, folder: Path) -> None:
     assert held == net.units.table.params((net.switches > 0).any(0).numpy())
 
 
-@settings(QUICK, max_examples=6)
+@settings(QUICK, max_examples=3)
 @given(model=networks(), seed=st.integers(0, 2**31))
 def test_random_networks_are_exported_exactly(
     tmp_path_factory: pytest.TempPathFactory, model: RandomNet, seed: int
@@ -135,7 +133,12 @@ def test_hundreds_of_random_networks_are_exported_exactly(
 @pytest.mark.parametrize("model", small.MODELS)
 def test_no_dead_channel_is_left(model: type[nn.Module]) -> None:
     """Slicing any one unit more, whichever, changes what some domain answers."""
-    net = small.switch_off(domain_net(model(), CLASSES))
+    made = model()
+    with torch.no_grad():
+        for layer in made.modules():  # no channel may be on ReLU's dead side for every image
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+                layer.bias.fill_(0.5)
+    net = small.switch_off(masked(made, 0))
     images = torch.randn(32, 3, SIDE, SIDE)
     domains = torch.arange(32) % 3
     with torch.no_grad():

@@ -13,8 +13,13 @@ import pytest
 from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
 from prunion.runtime.graph_edit import pin_domain
 from prunion.runtime.model import Model, load
-from prunion.runtime.ort_session import SessionOptions, make_session, mixed_session, run
-from prunion.runtime.sessions import SessionPool
+from prunion.runtime.ort_session import (
+    SessionOptions,
+    make_session,
+    mixed_session,
+    pinned_session,
+    run,
+)
 
 pytest.importorskip("onnxruntime")
 
@@ -34,9 +39,11 @@ def test_mixed_batch_equals_numpy(model: Model, toy: ModuleType, batch: np.ndarr
 @pytest.mark.parametrize("count", [1, 6])
 def test_pinned_equals_mixed(bundle_path: Path, batch: np.ndarray, row: int, count: int) -> None:
     image, domain = batch[:count], np.full(count, row)
-    pool = SessionPool(bundle_path / "model.onnx", SessionOptions("cpu", 1))
-    pinned = run(pool.pinned(row), {"image": image})
-    mixed = run(pool.mixed(), {"image": image, "domain": domain})
+    options = SessionOptions("cpu", 1)
+    session = pinned_session(bundle_path / "model.onnx", row, options)
+    pinned = run(session, {"image": image})
+    session = mixed_session(bundle_path / "model.onnx", options)
+    mixed = run(session, {"image": image, "domain": domain})
     assert pinned.shape == mixed.shape == (count, 5)
     np.testing.assert_allclose(pinned, mixed, rtol=1e-5, atol=1e-5)
 
@@ -99,7 +106,7 @@ def test_wrong_index_is_refused_on_the_host(model: Model, batch: np.ndarray, row
 
 
 def test_unknown_name_lists_what_there_is(model: Model) -> None:
-    with pytest.raises(DomainError, match=r"did you mean flowers.*flowers, signs, digits"):
+    with pytest.raises(DomainError, match=r"did you mean flowers.*has flowers, signs, digits"):
         model.predict(np.zeros((1, 9, 9, 3), np.uint8), "flower")
     with pytest.raises(DomainError, match="2 domains for 1 images"):
         model.predict(np.zeros((1, 9, 9, 3), np.uint8), ["flowers", "signs"])
@@ -136,15 +143,6 @@ def test_threads_get_their_own_answers(bundle_path: Path, batch: np.ndarray) -> 
         np.testing.assert_allclose(answer, expected[job], rtol=1e-5)
 
 
-def test_least_recently_used_session_leaves(bundle_path: Path) -> None:
-    pool = SessionPool(bundle_path / "model.onnx", SessionOptions("cpu", 1), max_pinned=2)
-    first, second = pool.pinned(0), pool.pinned(1)
-    assert pool.pinned(0) is first
-    pool.pinned(2)
-    assert pool.pinned(0) is first
-    assert pool.pinned(1) is not second
-
-
 def test_wrong_graphs_and_backends(bundle_path: Path) -> None:
     with pytest.raises(BundleError, match="does not load"):
         make_session(b"not onnx")
@@ -156,7 +154,7 @@ def test_wrong_graphs_and_backends(bundle_path: Path) -> None:
     with pytest.raises(BundleError, match="expected"):
         make_session(pinned, needs={"image", "domain"})
     with pytest.raises(PrunionError, match="no backend 'tpu'"):
-        load(bundle_path, backend="tpu").sessions.mixed()
+        load(bundle_path, backend="tpu")
 
 
 def test_public_names_resolve() -> None:

@@ -29,8 +29,12 @@ def test_sizes_are_those_of_the_public_codes(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "millions"),
-    [("resnet26", 64, 853.1), ("resnet26", 72, 1079.7), ("wrn28_4", 64, 847.2)]
-    + [("wrn28_4", 72, 1072.1)],
+    [
+        ("resnet26", 64, 853.1),
+        ("resnet26", 72, 1079.7),
+        ("wrn28_4", 64, 847.2),
+        ("wrn28_4", 72, 1072.1),
+    ],
 )
 def test_multiply_accumulates_are_those_published(name: str, size: int, millions: float) -> None:
     backbone = load_backbone(BackboneConfig(name, "prunion", weights="none"), size, size)

@@ -73,14 +73,3 @@ def test_the_union_loss_alone_prunes() -> None:
         noise = 1e-3 * torch.randn(3, table.count)
         learner.update(noise, weight * price * table.count)
     assert 0.2 < value <= 0.55
-
-
-def test_a_multiplier_rises_while_violated_and_counts_zero_while_held() -> None:
-    multiplier = Multiplier(rate=1.0, largest=2.0)
-    assert multiplier.update(0.5) == 0.5
-    assert multiplier.update(0.5) == 1.0
-    assert multiplier.update(-0.25) == 0.0
-    assert multiplier.value == 0.75
-    for _ in range(10):
-        multiplier.update(1.0)
-    assert multiplier.value == 2.0

@@ -1,0 +1,130 @@
+"""What learning switches costs a training step.
+
+    python -m prunion.benchmarks.train_step [--backbone lite0] [--size 64] [--device cuda]
+
+Times four ramp steps (switches, sharing loss, one switch update in four, as the defaults have it)
+against four steps of plain per-domain-BatchNorm training of the same network on the same random
+images, interleaved in one run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+import torch
+
+from prunion.runtime.timing import Timing, time_interleaved
+from prunion.trainer.backbones import load_backbone
+from prunion.trainer.batches import Batch
+from prunion.trainer.budget import make_budget
+from prunion.trainer.config import (
+    BackboneConfig,
+    BudgetConfig,
+    DomainConfig,
+    InputConfig,
+    RunConfig,
+    TrainConfig,
+)
+from prunion.trainer.memory import keep_freed_memory
+from prunion.trainer.network import DomainNet
+from prunion.trainer.training import Training
+
+__all__ = ["main", "ratio"]
+
+STEPS = 4
+CLASSES = 10
+NETWORKS = {
+    "resnet18": BackboneConfig("resnet18", weights="none", cut="layer3"),
+    "resnet50": BackboneConfig("resnet50", weights="none"),
+    "lite0": BackboneConfig("tf_efficientnet_lite0", "timm", "none"),
+}
+
+
+@dataclass(frozen=True)
+class RandomBatches:
+    """The same few joint steps every epoch; stands in for a data loader."""
+
+    steps: tuple[tuple[Batch, ...], ...]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many lists of batches `epoch` yields."""
+        return len(self.steps)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """The steps from `start` on."""
+        return (list(step) for step in self.steps[start:])
+
+
+def ratio(
+    backbone: str, size: int, domains: int, batch: int, trunk: str, device: str, seconds: float
+) -> tuple[float, dict[str, Timing]]:
+    """Median milliseconds of `STEPS` steps: learning switches over plain training."""
+    cases = {}
+    for name, limit in (("plain", 1.0), ("switches", 0.5)):
+        training = _training(backbone, size, domains, batch, trunk, device, limit)
+
+        def epoch(training: Training = training) -> None:
+            training.run_epoch(_ignore)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        cases[name] = epoch
+    timings = time_interleaved(cases, seconds=seconds, warmup=2, block_ms=1.0)
+    return timings["switches"].p50_ms / timings["plain"].p50_ms, timings
+
+
+def _ignore(figures: dict[str, float]) -> None:
+    pass
+
+
+def _training(
+    backbone: str, size: int, domains: int, batch: int, trunk: str, device: str, limit: float
+) -> Training:
+    torch.manual_seed(0)
+    names = tuple(f"domain{d}" for d in range(domains))
+    config = RunConfig(
+        backbone=NETWORKS[backbone],
+        budget=BudgetConfig(limit),
+        domains=tuple(DomainConfig(name=n, train=("-",), test=("-",)) for n in names),
+        input=InputConfig((size, size)),
+        train=TrainConfig(trunk=trunk, warmup=0, ramp=100_000, settle=0),
+    )
+    net = DomainNet(load_backbone(config.backbone, size, size), [CLASSES] * domains).to(device)
+    budget = make_budget(config.budget, net.units.table, net.units.group)
+    steps = tuple(
+        tuple(
+            Batch(d, torch.randn(batch, 3, size, size), torch.randint(CLASSES, (batch,)))
+            for d in range(domains)
+        )
+        for _ in range(STEPS)
+    )
+    return Training(config, net, RandomBatches(steps), budget)  # type: ignore[arg-type]
+
+
+@click.command()
+@click.option("--backbone", type=click.Choice(list(NETWORKS)), default="resnet18")
+@click.option("--size", default=64, show_default=True)
+@click.option("--domains", default=5, show_default=True)
+@click.option("--batch", default=24, show_default=True, help="Images per domain and step.")
+@click.option("--trunk", type=click.Choice(["frozen", "tuned"]), default="tuned")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+@click.option("--threads", default=0, show_default=True)
+@click.option("--seconds", default=30.0, show_default=True)
+def main(threads: int, **options: object) -> None:
+    """Print the ratio and both medians as JSON."""
+    if threads:
+        torch.set_num_threads(threads)
+    if options["device"] == "cpu":
+        keep_freed_memory()
+    value, timings = ratio(**options)  # type: ignore[arg-type]
+    figures = {name: round(t.p50_ms / STEPS, 2) for name, t in timings.items()}
+    runs = {name: t.runs for name, t in timings.items()}
+    print(json.dumps({**options, "ratio": round(value, 3), "step_ms": figures, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()

@@ -83,8 +83,7 @@ def slim_latency_command(
     budgets = [(kind, float(share)) for kind in kinds.split(",") for share in shares.split(",")]
     rows: list[LatencyRow] = []
     titles = "network batch form budget params MACs full-ms pruned-ms latency ÷MACs".split()
-    print(f"| {' | '.join(titles)} |
-" + "| --- " * len(titles) + "|")
+    print(f"| {' | '.join(titles)} |\n" + "| --- " * len(titles) + "|")
     for name in only.split(","):
         sizes = [int(batch) for batch in batches.split(",")]
         for row in latency_rows(name, budgets, sizes, forms.split(","), round_to, threads, seconds):

@@ -188,7 +188,7 @@ def prune_same(model: nn.Module, table: UnitTable, alive: np.ndarray) -> nn.Modu
 
 
 def _drawn(name: str) -> nn.Module:
-    """torchvision's network with drawn weights and statistics of noise, so that nothing explodes."""
+    """torchvision's network with drawn weights; statistics of noise, so that nothing explodes."""
     from torchvision.models import get_model
 
     torch.manual_seed(0)

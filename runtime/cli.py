@@ -254,6 +254,9 @@ def bench(
 )
 @click.option("-o", "--output", type=click.Path(), help="Engine file  [default: named by its key].")
 @force
+@click.option(
+    "--print-trtexec", is_flag=True, help="Write the graph for trtexec and print its command line."
+)
 def build(
     bundle: str,
     target: str,
@@ -262,10 +265,20 @@ def build(
     profile: list[int],
     output: str | None,
     force: bool,
+    print_trtexec: bool,
 ) -> None:
     """Build a TensorRT engine; tensorrt-rtx needs no GPU to build for the --sm given."""
     place = "prunion.runtime.cli_runtime:build_command"
+    if print_trtexec:
+        place = "prunion.runtime.cli_runtime:trtexec_command"
     _call(place, bundle, target, sms, precision, profile, output, force)
+
+
+@cli.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Say what this machine can run, what is missing and how to install it."""
+    _call("prunion.runtime.doctor:doctor_command", as_json)
 
 
 @cli.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ __all__ = [
     "inspect_command",
     "predict_command",
     "serve_command",
+    "trtexec_command",
 ]
 
 
@@ -83,6 +85,34 @@ def build_command(
     size = result.path.stat().st_size
     click.echo(f"{result.path}  {size:,} bytes, built in {result.seconds:.1f} s")
     click.echo(f"{result.key_path}  what it was built from")
+
+
+def trtexec_command(
+    bundle: str,
+    target: str,
+    sms: Sequence[int],
+    precision: str,
+    profile: Sequence[int],
+    output: str | None,
+    force: bool,
+) -> None:
+    """Write the graph whose tables are plain inputs, and print the line that builds it."""
+    from prunion.runtime import trtexec
+    from prunion.runtime.errors import PrunionError
+    from prunion.runtime.files import replace_file
+    from prunion.runtime.graph_edit import tables_as_inputs
+    from prunion.runtime.tensorrt_build import default_name, engine_key
+
+    opened = open_bundle(bundle)
+    low, best, high = profile
+    key = engine_key(opened, target, "", sms, precision, (low, best, high))
+    engine = Path(output) if output else Path(default_name(opened, key))
+    graph = engine.with_suffix(".onnx")
+    if graph.exists() and not force:
+        raise PrunionError(f"{graph} already exists: choose another place with -o or pass --force")
+    with replace_file(graph) as temporary:
+        temporary.write_bytes(tables_as_inputs(opened.graph(precision)))
+    click.echo(trtexec.trtexec_command(opened, key, graph, engine))
 
 
 def serve_command(bundle: str, host: str, port: int) -> None:

@@ -84,7 +84,9 @@ def measure_plan(
 
 def plan_key(graph_sha256: str, backend: str, threads: int | None) -> str:
     """Hex name of the plan for this graph on this machine with these libraries."""
-    facts = {k: v for k, v in machine_facts(threads).items() if k not in ("load_average", "prunion")}
+    facts = {
+        k: v for k, v in machine_facts(threads).items() if k not in ("load_average", "prunion")
+    }
     value = [FORMAT_VERSION, graph_sha256, backend, facts, platform.node()]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -109,7 +111,9 @@ def load_plan(key: str) -> Plan | None:
         times = {k: {int(n): float(t) for n, t in value[k].items()} for k in KINDS}
     except (PrunionError, OSError, AttributeError, KeyError, TypeError, ValueError):
         return None
-    whole = all(set(x) in (set(), set(BATCHES)) and min(x.values(), default=1) > 0 for x in times.values())
+    whole = all(
+        set(x) in (set(), set(BATCHES)) and min(x.values(), default=1) > 0 for x in times.values()
+    )
     return Plan(**times) if whole else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +148,7 @@ class SessionPool:
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
         graph = pin_pack(self.graph, pack)
-        return Pinned(
-            make_session(graph, self.options, needs={"image"}), len(graph), False, note
-        )
+        return Pinned(make_session(graph, self.options, needs={"image"}), len(graph), False, note)
 
     def _checked(self, pack: Pack, made: Pinned) -> Pinned:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
@@ -166,7 +163,9 @@ class SessionPool:
 
     def _fill(self, serial: int, future: Future[Pinned], pack: Pack) -> None:
         try:
-            future.set_result(self.make(pack, sliced=self.slicing))
+            made = self.make(pack, sliced=self.slicing)
+            self.typical = made.bytes
+            future.set_result(made)
         except BaseException as exc:
             with self._lock:
                 self._pinned.pop(serial, None)
@@ -211,5 +210,3 @@ def default_round_to() -> int:
 
 def _kept(alive: np.ndarray) -> str:
     return f"sliced to {int(alive.sum())} of {len(alive)} channel units"
-
-

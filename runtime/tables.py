@@ -106,7 +106,9 @@ class Tables:
     def without(self, index: int) -> Tables:
         """A snapshot with one domain less. Raises InputError for the last one."""
         if len(self.domains) == 1:
-            raise InputError(f"{self.names[0]!r} is the last domain: add another before removing it")
+            raise InputError(
+                f"{self.names[0]!r} is the last domain: add another before removing it"
+            )
         return Tables(self.domains[:index] + self.domains[index + 1 :])
 
     def _unknown(self, name: str) -> str:

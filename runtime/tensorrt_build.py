@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,18 @@ from prunion.runtime.errors import (
     PrunionError,
     UnsupportedGraphError,
 )
-from prunion.runtime.files import replace_file, write_json
 from prunion.runtime.graph_edit import tables_as_inputs
 
-__all__ = ["TARGETS", "EngineKey", "EngineResult", "build_engine", "check_parses"]
+__all__ = [
+    "TARGETS",
+    "EngineKey",
+    "EngineResult",
+    "build_engine",
+    "check_parses",
+    "default_name",
+    "engine_key",
+    "input_ranges",
+]
 
 TARGETS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 Range = tuple[int, int, int]
@@ -73,12 +81,38 @@ def build_engine(
     a bundle's own files are fixed by its manifest. Raises MissingDependencyError, InputError,
     BundleError, UnsupportedGraphError.
     """
+    from prunion.runtime.engine_file import write_engine
+
     trt = _library(target)
+    key = engine_key(
+        bundle, target, str(trt.__version__), sms, precision, batch, max_domains, max_classes
+    )
+    path = Path(output) if output else Path(default_name(bundle, key))
+    if path.exists() and not force:
+        raise PrunionError(f"{path} already exists: choose another place with -o or pass --force")
+    if path.resolve().is_relative_to(bundle.path.resolve()):
+        raise InputError(f"{path} is inside the bundle, whose files are fixed: choose another -o")
+    start = time.perf_counter()
+    key_path = write_engine(path, key, _build(trt, bundle, key))
+    return EngineResult(path, key_path, key, time.perf_counter() - start)
+
+
+def engine_key(
+    bundle: Bundle,
+    target: str,
+    library_version: str,
+    sms: Sequence[int] = (),
+    precision: str = "fp32",
+    batch: Range = (1, 8, 32),
+    max_domains: int = 64,
+    max_classes: int = 1024,
+) -> EngineKey:
+    """Everything an engine of `bundle` depends on. Raises BundleError without such a graph."""
     manifest, relative = bundle.manifest, bundle.graph(precision).relative_to(bundle.path)
     domains, classes = len(manifest.domains), manifest.max_classes
-    key = EngineKey(
+    return EngineKey(
         target=target,
-        library_version=str(trt.__version__),
+        library_version=library_version,
         graph_sha256=manifest.files[relative.as_posix()],
         trunk_hash=manifest.trunk_hash,
         sms=tuple(sms),
@@ -87,18 +121,6 @@ def build_engine(
         domains=(1, domains, max(max_domains, domains)),
         classes=(1, classes, max(max_classes, classes)),
     )
-    path = Path(output) if output else Path(_default_name(bundle, key))
-    if path.exists() and not force:
-        raise PrunionError(f"{path} already exists: choose another place with -o or pass --force")
-    if path.resolve().is_relative_to(bundle.path.resolve()):
-        raise InputError(f"{path} is inside the bundle, whose files are fixed: choose another -o")
-    start = time.perf_counter()
-    engine = _build(trt, bundle, key)
-    with replace_file(path) as temporary:
-        temporary.write_bytes(engine)
-    key_path = path.with_name(path.name + ".json")
-    write_json(key_path, {"format_version": 1, **asdict(key)})
-    return EngineResult(path, key_path, key, time.perf_counter() - start)
 
 
 def check_parses(onnx_path: Path | str, target: str = "tensorrt-rtx") -> None:
@@ -122,7 +144,8 @@ def _library(target: str) -> Any:
         ) from None
 
 
-def _default_name(bundle: Bundle, key: EngineKey) -> str:
+def default_name(bundle: Bundle, key: EngineKey) -> str:
+    """The engine's file name in the current folder."""
     sms = "".join(f".sm{sm}" for sm in key.sms)
     return f"{bundle.manifest.name}.{key.target}{sms}.{key.precision}.engine"
 
@@ -191,14 +214,19 @@ def _set_targets(trt: Any, config: Any, key: EngineKey) -> None:
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index)
 
 
-def _profile(builder: Any, network: Any, key: EngineKey) -> Any:
-    symbolic = {
+def input_ranges(key: EngineKey) -> dict[str, tuple[Range | None, ...]]:
+    """(least, usual, most) of each input's symbolic axes; None and what is left out are fixed."""
+    return {
         "image": (key.batch,),
         "domain": (key.batch,),
         "bank": (key.domains,),
         "head_weight": (key.domains, None, key.classes),
         "head_bias": (key.domains, key.classes),
     }
+
+
+def _profile(builder: Any, network: Any, key: EngineKey) -> Any:
+    symbolic = input_ranges(key)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)

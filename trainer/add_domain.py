@@ -98,10 +98,10 @@ def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet
 
 def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
     train, per_epoch = config.train, batches.steps_per_epoch
-    phases = (train.warmup, train.ramp, train.settle)
-    schedule = Schedule(*(n * per_epoch for n in phases), beta=1.0)
+    warmup, ramp, settle = (n * per_epoch for n in (train.warmup, train.ramp, train.settle))
+    schedule = Schedule(warmup, ramp, settle, beta=1.0)
     optimiser = make_optimiser(config, net)
-    learner = SwitchLearner(*net.switches.shape, lr=1.0 / max(1, schedule.ramp))
+    learner = SwitchLearner(1, net.switches.shape[1], lr=1.0 / max(1, schedule.ramp))
     union = net.switches.clone()
     bar = tqdm(total=schedule.total, desc="add-domain", disable=not sys.stderr.isatty())
     net.to(memory_format=torch.channels_last).train()

@@ -172,6 +172,7 @@ def drop_classifier(graph: fx.Graph) -> None:
     features = node.args[0]
     assert isinstance(features, fx.Node)
     output.args = (features if name == "linear" else _pooled(graph, features, output),)
+    graph.eliminate_dead_code()
 
 
 def _cut_after(graph: fx.Graph, cut: str) -> None:

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 from prunion.trainer.cost import CostModel
-from prunion.trainer.multipliers import Multiplier
 from prunion.trainer.sharing import union, union_price
-from prunion.trainer.switches import SwitchLearner
 from prunion.trainer.trace import trace
 from prunion.trainer.units import find_units
 from tests.trainer.nets import Plain, Residual
@@ -58,18 +56,3 @@ def test_the_plain_union_gradient_is_zero_where_two_domains_agree() -> None:
     union(switches).sum().backward()
     assert switches.grad is not None
     assert not switches.grad.any()
-
-
-def test_the_union_loss_alone_prunes() -> None:
-    """No task and no per-domain budget: the union's price must start and finish the descent."""
-    table = find_units(trace(Residual(), 8, 8)).table
-    cost = CostModel(table, "params")
-    learner = SwitchLearner(3, table.count, lr=0.02)
-    learner.start(torch.rand(3, table.count))
-    multiplier = Multiplier(rate=2.0, largest=50.0)
-    for _ in range(300):
-        value, price = union_price(learner.on().detach(), cost)
-        weight = multiplier.update(value - 0.5)
-        noise = 1e-3 * torch.randn(3, table.count)
-        learner.update(noise, weight * price * table.count)
-    assert 0.2 < value <= 0.55

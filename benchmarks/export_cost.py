@@ -1,0 +1,106 @@
+"""`python -m prunion.benchmarks.export_cost`: seconds and memory of one export, step by step."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import onnx
+import torch
+
+from prunion.benchmarks.backbones import random_switches
+from prunion.exporter.onnx_graph import onnx_graph
+from prunion.exporter.slim import slim_network
+from prunion.exporter.verify import verify_export
+from prunion.runtime.files import write_json
+from prunion.trainer.backbones import load_backbone
+from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network import DomainNet
+
+__all__ = ["Step", "export_cost_command", "export_steps"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an export; `peak_mib` is the process's resident peak up to its end."""
+
+    name: str
+    seconds: float
+    peak_mib: float
+
+
+@click.command()
+@click.option("--backbone", default="resnet50", show_default=True, help="NAME or SOURCE:NAME.")
+@click.option("--side", default=224, show_default=True, help="Pixels.")
+@click.option("--domains", default=5, show_default=True)
+@click.option("--density", default=0.6, show_default=True, help="Share of the units in use.")
+@click.option("--threads", default=2, show_default=True)
+@click.option("--json", "path", type=click.Path(dir_okay=False))
+def export_cost_command(
+    backbone: str, side: int, domains: int, density: float, threads: int, path: str | None
+) -> None:
+    """Analysis, slicing, ONNX export and verification of one network with random switches."""
+    torch.set_num_threads(threads)
+    steps, model_mib = export_steps(backbone, side, domains, density)
+    for step in steps:
+        print(f"{step.name:<24}{step.seconds:>8.1f} s   peak {step.peak_mib:>7.0f} MiB")
+    started, peak = steps[0].peak_mib, steps[-1].peak_mib
+    total = sum(step.seconds for step in steps[1:])
+    print(
+        f"{total:.1f} s after the imports; {peak - started:.0f} MiB over them, "
+        f"{(peak - started) / model_mib:.1f} x the masked network's {model_mib:.0f} MiB"
+    )
+    if path:
+        write_json(path, [asdict(step) for step in steps])
+
+
+def export_steps(
+    backbone: str, side: int, domains: int, density: float
+) -> tuple[list[Step], float]:
+    """The steps in order, imports first, and the size of the masked network in MiB."""
+    steps: list[Step] = []
+    with _step("import", steps):  # torch's exporter loads its own libraries on first use
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch.onnx._internal.exporter._core
+        import torchvision.models  # noqa: F401
+
+        torch.export.export(torch.nn.ReLU(), (torch.zeros(2),))
+    source, _, name = backbone.rpartition(":")
+    config = BackboneConfig(name, source or "torchvision", weights="none")
+    with _step("trace", steps):
+        trunk = load_backbone(config, side, side)
+    with _step("channel analysis", steps):
+        net = DomainNet(trunk, [50] * domains).eval()
+    random_switches(net, density)
+    with _step("slice", steps):
+        slim = slim_network(net)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.onnx"
+        with _step("ONNX", steps):
+            onnx.save(onnx_graph(slim, side, side), graph)
+        images = torch.randn(2 * domains, 3, side, side)
+        with _step("verify", steps):
+            verify_export(net, slim, graph, images, [f"d{i}" for i in range(domains)])
+    tensors = [*net.parameters(), *net.buffers()]
+    return steps, sum(t.numel() * t.element_size() for t in tensors) / MIB
+
+
+@contextmanager
+def _step(name: str, steps: list[Step]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
+    steps.append(Step(name, time.perf_counter() - started, peak))
+
+
+if __name__ == "__main__":
+    export_cost_command()

@@ -1,0 +1,73 @@
+"""Every kind of budget as one sum of products of kept widths, in the form of a unit table."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import fx
+
+from prunion.runtime.unit_table import Layer, Slots, UnitTable
+from prunion.trainer.flow import LAYOUT
+from prunion.trainer.network import DomainNet
+from prunion.trainer.trace import op_name
+
+__all__ = ["priced_table"]
+
+FLOAT, INDEX = 4, 8  # bytes of a number and of a channel's index
+# Upper bounds of what an ONNX file holds beside its tensors; measured: under 500 bytes a node.
+BYTES_PER_FILE, BYTES_PER_NODE, BYTES_PER_BANK_PART = 4096, 512, 512
+
+
+def priced_table(kind: str, net: DomainNet) -> UnitTable:
+    """A table whose `params` (kind params) or `macs` (every other kind) is the cost of a union.
+
+    `switches` counts the units. `bytes` bounds the fp32 ONNX file from above: the tensors to
+    the byte, and what stands around them by the number of nodes.
+    """
+    if kind == "switches":
+        count = net.units.table.count
+        return UnitTable(count, {("units", 0): np.arange(count)}, (Layer("units", (count,), 1),))
+    return _bytes_table(net) if kind == "bytes" else net.units.table
+
+
+def _bytes_table(net: DomainNet) -> UnitTable:
+    """Pseudo-layers whose positions are bytes for each number of the product."""
+    units, domains = net.units, len(net.classes)
+    slots: Slots = dict(units.table.slots)
+    norms = {f"{name}.{leaf}" for name in net.norms for leaf in ("weight", "bias")}
+    layers = [
+        Layer(name, tuple(value.shape), FLOAT)
+        for name, value in net.trunk.named_parameters()
+        if name not in norms and not name.startswith("norms.")
+    ]
+    for name in net.norms:  # a scale and a shift in every domain's row of the bank
+        tensor = f"{name}.running_mean"
+        layers.append(Layer(tensor, (len(slots[tensor, 0]),), 2 * FLOAT * domains))
+    for site in units.gates:
+        if not site.folded:
+            slots[f"gate {site.node}", 0] = site.units
+            layers.append(Layer(f"gate {site.node}", (len(site.units),), FLOAT * domains))
+    widest, features = max(net.classes), len(units.feature_units)
+    layers.append(Layer("head_weight", (domains, features, widest), FLOAT))
+    layers.append(Layer("around", (), FLOAT * domains * widest + _around(net)))
+    return UnitTable(units.table.count, slots, tuple(layers))
+
+
+def _around(net: DomainNet) -> int:
+    """Bytes of names, shapes, attributes and channel indices, at most."""
+    nodes = [n for n in net.trunk.graph.nodes if n.op in ("call_function", "call_module")]
+    parts = 2 * len(net.norms) + len(net.units.gates)
+    indices = sum(INDEX * _channels(n) for n in nodes if op_name(n) in LAYOUT)
+    tensors = sum(64 + 2 * len(name) for name, _ in net.trunk.named_parameters())
+    return (
+        BYTES_PER_FILE
+        + BYTES_PER_NODE * len(nodes)
+        + BYTES_PER_BANK_PART * parts
+        + tensors
+        + indices
+    )
+
+
+def _channels(node: fx.Node) -> int:
+    value = node.meta.get("val")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return sum(int(v.shape[1]) for v in values if getattr(v, "ndim", 0) > 1)

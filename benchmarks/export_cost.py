@@ -30,10 +30,17 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Step:
-    """One step of an export; `peak_mib` is the process's resident peak up to its end."""
+    """One step of an export.
+
+    Attributes:
+        cpu_seconds: of all threads together; above `seconds` where several work, and below it
+            where other programs hold the machine.
+        peak_mib: the process's resident peak up to the step's end.
+    """
 
     name: str
     seconds: float
+    cpu_seconds: float
     peak_mib: float
 
 
@@ -51,11 +58,16 @@ def export_cost_command(
     torch.set_num_threads(threads)
     steps, model_mib = export_steps(backbone, side, domains, density)
     for step in steps:
-        print(f"{step.name:<24}{step.seconds:>8.1f} s   peak {step.peak_mib:>7.0f} MiB")
+        print(
+            f"{step.name:<20}{step.seconds:>7.1f} s {step.cpu_seconds:>7.1f} CPU s "
+            f"  peak {step.peak_mib:>6.0f} MiB"
+        )
     started, peak = steps[0].peak_mib, steps[-1].peak_mib
-    total = sum(step.seconds for step in steps[1:])
+    total, cpu = (
+        sum(times) for times in zip(*((s.seconds, s.cpu_seconds) for s in steps[1:]), strict=True)
+    )
     print(
-        f"{total:.1f} s after the imports; {peak - started:.0f} MiB over them, "
+        f"{total:.1f} s ({cpu:.1f} CPU s) after the imports; {peak - started:.0f} MiB over them, "
         f"{(peak - started) / model_mib:.1f} x the masked network's {model_mib:.0f} MiB"
     )
     if path:
@@ -96,10 +108,11 @@ def export_steps(
 
 @contextmanager
 def _step(name: str, steps: list[Step]) -> Iterator[None]:
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     yield
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
-    steps.append(Step(name, time.perf_counter() - started, peak))
+    seconds, worked = time.perf_counter() - started, time.process_time() - cpu
+    steps.append(Step(name, seconds, worked, peak))
 
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ def _graphs(
 def _call(
     graph: Path, form: str, batch: int, side: int, options: SessionOptions
 ) -> Callable[[], Any]:
-    feeds = {"image": np.random.default_rng(0).standard_normal((batch, 3, side, side), np.float32)}
+    feeds: dict[str, np.ndarray] = {}
+    feeds["image"] = np.random.default_rng(0).standard_normal((batch, 3, side, side), np.float32)
     if form == "pinned":
         session = pinned_session(graph, 0, options)
     else:

@@ -76,13 +76,14 @@ def export_bundle(
     if chosen is not None:
         loaded = keep_domains(loaded, chosen)
     alive = kept_units(loaded, everyone)
-    budget = budget_of(loaded, alive)
+    budget_of(loaded, alive)  # refuse before the work of exporting
     slim = slim_network(loaded.net, alive)
     parts = _parts(slim, loaded, options)
     domains = loaded.meta["domains"]
     names = [d["name"] for d in domains]
     with new_folder(output, force=force) as folder:
         onnx.save(parts.model, folder / "model.onnx")
+        budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size)
         images = _probe(2 * len(names), *loaded.config.input.size)
         agreement = verify_export(loaded.net, parts.net, folder / "model.onnx", images, names)
         variants = write_variants(folder, parts.model, loaded, options)

@@ -46,7 +46,8 @@ def fold_domain(slim: SlimNet) -> OneDomainNet:
     if len(slim.bank) != 1:
         raise ValueError(f"{len(slim.bank)} domains: slice to one first")
     parts = slim.bank[0].split([entry.size for entry in slim.entries])
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(slim.trunk.graph, copies))
     holder = _parameters(slim.trunk)
     slots = dict(slim.table.slots)

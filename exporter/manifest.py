@@ -12,15 +12,29 @@ from prunion.runtime.errors import BudgetError
 from prunion.runtime.unit_table import UnitTable
 from prunion.trainer.budget import cost_of, make_budget
 from prunion.trainer.checkpoint import Checkpoint, versions
+from prunion.trainer.priced_table import priced_table
 
 __all__ = ["accounts", "budget_of", "image_input", "provenance", "rounding"]
 
 
-def budget_of(loaded: Checkpoint, alive: np.ndarray) -> dict[str, Any]:
-    """The budget asked for and what keeping `alive` `[U]` costs. Raises BudgetError if over."""
+def budget_of(
+    loaded: Checkpoint, alive: np.ndarray, file_bytes: int | None = None
+) -> dict[str, Any]:
+    """The budget asked for and what keeping `alive` `[U]` costs.
+
+    Args:
+        file_bytes: size of the fp32 graph once it is written, for a budget in bytes; without it
+            the upper bound that training kept to.
+
+    Raises:
+        BudgetError: it costs more than the budget allows.
+    """
     config, units = loaded.config.budget, loaded.net.units
-    budget = make_budget(config, units.table, units.group)
-    value = cost_of(units.table, budget.kind, alive)
+    priced = priced_table(config.kind, loaded.net)
+    budget = make_budget(config, priced, units.group)
+    value = cost_of(priced, budget.kind, alive)
+    if config.kind == "bytes" and file_bytes is not None:
+        value = file_bytes
     if value > budget.allowed:
         raise BudgetError(
             f"the checkpoint's switches cost {value:,} {budget.kind}, its budget allows "

@@ -29,21 +29,23 @@ def pixel_graph(
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name == "image":
-                node.input[place] = "image_normalised"
+                node.input[place] = "pixels_normalised"
     means, stds = np.array(mean, np.float64), np.array(std, np.float64)
     row = np.concatenate([1 / (255 * stds), -means / stds]).astype(np.float32)
     selectable = any(i.name == "domain" for i in graph.input)
     # Cast first: TensorRT reads uint8 inputs through a Cast only.
     nodes = [
-        helper.make_node("Cast", ["image"], ["image_float"], "image_float", to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["image_float"], ["image_planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["image"], ["pixels_float"], "pixels_float", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["pixels_float"], ["pixels_planes"], perm=[0, 3, 1, 2]),
         *_affine(graph, row, domains, selectable),
-        helper.make_node("Mul", ["image_planes", "image_scale"], ["image_scaled"], "image_scaled"),
+        helper.make_node(
+            "Mul", ["pixels_planes", "pixels_scale"], ["pixels_scaled"], "pixels_scaled"
+        ),
     ]
-    shifted = "image_normalised" if kind == TensorProto.FLOAT else "image_shifted"
-    nodes.append(helper.make_node("Add", ["image_scaled", "image_shift"], [shifted], shifted))
+    shifted = "pixels_normalised" if kind == TensorProto.FLOAT else "pixels_shifted"
+    nodes.append(helper.make_node("Add", ["pixels_scaled", "pixels_shift"], [shifted], shifted))
     if kind != TensorProto.FLOAT:
-        nodes.append(helper.make_node("Cast", [shifted], ["image_normalised"], to=kind))
+        nodes.append(helper.make_node("Cast", [shifted], ["pixels_normalised"], to=kind))
     rest = list(graph.node)
     del graph.node[:], graph.value_info[:]
     graph.node.extend([*nodes, *rest])
@@ -56,9 +58,9 @@ def pixel_graph(
 def _affine(
     graph: onnx.GraphProto, row: np.ndarray, domains: int, selectable: bool
 ) -> list[onnx.NodeProto]:
-    """Nodes that make `image_scale` and `image_shift`, `[N, 3, 1, 1]`; or constants."""
+    """Nodes that make `pixels_scale` and `pixels_shift`, `[N, 3, 1, 1]`; or constants."""
     if not selectable:
-        for name, part in (("image_scale", row[:3]), ("image_shift", row[3:])):
+        for name, part in (("pixels_scale", row[:3]), ("pixels_shift", row[3:])):
             graph.initializer.append(numpy_helper.from_array(part.reshape(1, 3, 1, 1), name))
         return []
     pixels = numpy_helper.from_array(np.tile(row, (domains, 1)), "pixels")
@@ -66,15 +68,17 @@ def _affine(
     graph.initializer.extend(
         [
             pixels,
-            numpy_helper.from_array(np.array([2, 3], np.int64), "image_axes"),
-            numpy_helper.from_array(np.array([3, 3], np.int64), "image_parts"),
+            numpy_helper.from_array(np.array([2, 3], np.int64), "pixels_axes"),
+            numpy_helper.from_array(np.array([3, 3], np.int64), "pixels_parts"),
         ]
     )
     graph.input.append(info)
     return [
-        helper.make_node("Gather", ["pixels", "domain"], ["image_row"], "image_row", axis=0),
-        helper.make_node("Unsqueeze", ["image_row", "image_axes"], ["image_rows"], "image_rows"),
+        helper.make_node("Gather", ["pixels", "domain"], ["pixels_row"], "pixels_row", axis=0),
         helper.make_node(
-            "Split", ["image_rows", "image_parts"], ["image_scale", "image_shift"], axis=1
+            "Unsqueeze", ["pixels_row", "pixels_axes"], ["pixels_rows"], "pixels_rows"
+        ),
+        helper.make_node(
+            "Split", ["pixels_rows", "pixels_parts"], ["pixels_scale", "pixels_shift"], axis=1
         ),
     ]

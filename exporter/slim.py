@@ -128,6 +128,7 @@ class _Cut:
         self.alive = alive
         self.table = net.units.table
         self.switches = net.switches.detach()
+        self.norms = net.norms  # made anew at every look
         self.entries: list[BankEntry] = []
         self.rows: list[torch.Tensor] = []
         self.units: list[np.ndarray] = []  # unit of every bank column
@@ -209,7 +210,7 @@ def _swap_module(
         assert units is not None
         stay = cut.channels(units)
         gate = cut.gate(units)[:, stay]
-        scale, shift = net.norms[layer].affine()
+        scale, shift = cut.norms[layer].affine()
         first = cut.add(layer, "scale", scale[:, stay] * gate, units[stay])
         second = cut.add(layer, "shift", shift[:, stay] * gate, units[stay])
         affine[key] = Affine(first, second, rank)
@@ -345,7 +346,7 @@ def _sliced_table(net: DomainNet, cut: _Cut) -> UnitTable:
     number = np.append(np.cumsum(cut.alive) - 1, -1)  # old unit → new unit, -1 → -1
     slots = {}
     for (tensor, axis), units in table.slots.items():
-        if not tensor.endswith((".running_mean", ".running_var")) and not _is_norm(net, tensor):
+        if not tensor.endswith((".running_mean", ".running_var")) and not _is_norm(cut, tensor):
             slots[tensor, axis] = number[units[cut.channels(units)]]
     slots["bank", 1] = number[np.concatenate(cut.units)]
     layers = tuple(
@@ -359,5 +360,5 @@ def _sliced_table(net: DomainNet, cut: _Cut) -> UnitTable:
     return UnitTable(int(cut.alive.sum()), slots, layers)
 
 
-def _is_norm(net: DomainNet, tensor: str) -> bool:
-    return tensor.rpartition(".")[0] in net.norms
+def _is_norm(cut: _Cut, tensor: str) -> bool:
+    return tensor.rpartition(".")[0] in cut.norms

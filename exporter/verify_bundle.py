@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> R
     problems = [*check_unlisted(opened)]
     sound = []
     for variant in opened.manifest.graphs:
-        found = list(_guarded(variant, lambda v=variant: _static(opened, v)))
+        found = list(_guarded(variant, partial(_static, opened, variant)))
         problems += found
         if not found:
             sound.append(variant)

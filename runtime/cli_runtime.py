@@ -143,7 +143,8 @@ def _summary(bundle: Bundle) -> list[str]:
     met = "met" if m.budget.met else "NOT met"
     lines += [
         "",
-        f"budget  {m.budget.kind}: asked {m.budget.asked}, is {amount_text(m.budget.value)} ({met})",
+        f"budget  {m.budget.kind}: asked {m.budget.asked}, "
+        f"is {amount_text(m.budget.value)} ({met})",
     ]
     for name, counts in (("params", m.params), ("macs", m.macs)):
         before, after = counts["backbone"], counts["exported"]

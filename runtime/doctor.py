@@ -1,4 +1,4 @@
-"""`prunion doctor`: what this machine can run, what is missing, and the command that installs it."""
+"""`prunion doctor`: what this machine can run, what is missing, and how to install it."""
 
 from __future__ import annotations
 

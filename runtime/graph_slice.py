@@ -41,7 +41,7 @@ def slice_channels(model: Any, table: UnitTable, alive: np.ndarray) -> None:
     flow = ChannelFlow(graph, table, constants)
     stay = np.append(alive, True)
     edits = [edit for node in graph.node for edit in _edits(flow, node, stay)]
-    cut = {}
+    cut: dict[str, np.ndarray] = {}
     for (name, axis), units in table.slots.items():
         if name in constants:
             array = cut.get(name, constants[name])

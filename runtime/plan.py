@@ -79,7 +79,7 @@ def measure_plan(
     timings = time_interleaved(calls, seconds=seconds, warmup=1, block_ms=seconds * 250)
     # The least time is what the machine can do; the median also holds its other load.
     found = {name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES} for name in cases}
-    return Plan(**found)
+    return Plan(*(found.get(kind, {}) for kind in KINDS))
 
 
 def plan_key(graph_sha256: str, backend: str, threads: int | None) -> str:
@@ -111,10 +111,10 @@ def load_plan(key: str) -> Plan | None:
         times = {k: {int(n): float(t) for n, t in value[k].items()} for k in KINDS}
     except (PrunionError, OSError, AttributeError, KeyError, TypeError, ValueError):
         return None
-    whole = all(
-        set(x) in (set(), set(BATCHES)) and min(x.values(), default=1) > 0 for x in times.values()
-    )
-    return Plan(**times) if whole else None
+    for measured in times.values():
+        if set(measured) not in (set(), set(BATCHES)) or min(measured.values(), default=1) <= 0:
+            return None
+    return Plan(times["mixed"], times["pinned"], times["sliced"])
 
 
 def save_plan(key: str, plan: Plan) -> None:

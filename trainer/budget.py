@@ -18,7 +18,7 @@ class Budget:
     """A budget resolved against one backbone.
 
     Attributes:
-        kind: `params` or `macs`.
+        kind: `params`, `macs`, `bytes` or `switches`.
         full: the backbone's cost.
         allowed: the most the exported file may cost, same unit.
         round_to: kept widths are rounded up to a multiple of this.
@@ -36,7 +36,7 @@ class Budget:
 
 
 def make_budget(config: BudgetConfig, table: UnitTable, group: np.ndarray) -> Budget:
-    """Resolve a budget, refusing one that cannot be met.
+    """Resolve a budget against a `priced_table`, refusing one that cannot be met.
 
     Raises:
         BudgetError: even the narrowest network costs more; the message has the smallest budget.
@@ -55,7 +55,7 @@ def make_budget(config: BudgetConfig, table: UnitTable, group: np.ndarray) -> Bu
 
 
 def cost_of(table: UnitTable, kind: str, alive: np.ndarray) -> int:
-    """Exact cost of keeping `alive` `[U]` bool."""
+    """Cost of keeping `alive` `[U]` bool by a `priced_table`; exact, an upper bound for bytes."""
     return table.params(alive) if kind == "params" else table.macs(alive)
 
 

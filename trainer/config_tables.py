@@ -101,8 +101,8 @@ class BudgetConfig:
     round_to: int = 1
 
     def __post_init__(self) -> None:
-        later = ("bytes", "latency", "switches")
-        check_choice("budget", "kind", self.kind, ("params", "macs"), later)
+        kinds = ("params", "macs", "bytes", "switches")
+        check_choice("budget", "kind", self.kind, kinds, ("latency",))
         check_int("budget", "round_to", self.round_to, 1, 1024)
         if not self.amount > 0:
             raise ConfigError(f"[budget] limit is {shown(self.limit)}: give more than zero")

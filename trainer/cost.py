@@ -43,7 +43,7 @@ class CostModel(nn.Module):
                 pair.append(len(fixed))
                 fixed.append(float((units < 0).sum()))
             pairs.append(pair)
-            scales.append(rest * (layer.positions if kind == "macs" else 1))
+            scales.append(rest * (1 if kind == "params" else layer.positions))
         # One more axis of constant 1 stands in where a layer is cut along one axis only.
         fixed.append(1.0)
         filled = [(*p, *([len(fixed) - 1] * (2 - len(p)))) for p in pairs]

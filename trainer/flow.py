@@ -21,7 +21,7 @@ from prunion.trainer.flow_keeping import (
 )
 from prunion.trainer.flow_mixing import add, batch_norm, conv, linear, mul, read_features
 from prunion.trainer.slot_sets import SlotSets
-from prunion.trainer.slots import Flow, fixed, shape_of
+from prunion.trainer.slots import Flow, Slots, fixed, shape_of
 from prunion.trainer.trace import op_name
 
 __all__ = ["KEEPS_ZERO", "LAYOUT", "flow_slots"]
@@ -64,6 +64,13 @@ def flow_slots(module: fx.GraphModule) -> Flow:
 
 def _follow(flow: Flow, node: fx.Node) -> Any:
     handler = _handler(node)
+    parameters = [x for x in node.all_input_nodes if x.op == "get_attr"]
+    follows = any(isinstance(flow.values.get(x), Slots | tuple) for x in node.all_input_nodes)
+    if parameters and not follows:
+        raise UnsupportedGraphError(
+            f"node {node.name}: {op_name(node)} computes with {parameters[0].target} alone (a class "
+            "token, a weight made of another); prunion follows the image's channels only"
+        )
     try:
         return handler(flow, node)
     except UnsupportedGraphError:

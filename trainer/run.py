@@ -23,9 +23,12 @@ from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
+from prunion.trainer.interrupt import StoppedError, StopRequest, stop_signals
 from prunion.trainer.memory import keep_freed_memory
 from prunion.trainer.metrics_log import MetricsLog
 from prunion.trainer.network import DomainNet
+from prunion.trainer.priced_table import priced_table
+from prunion.trainer.run_folder import drop_lines_after, make_folder
 from prunion.trainer.snapshot import load_snapshot, save_snapshot
 from prunion.trainer.training import Training
 
@@ -59,7 +62,11 @@ def train_command(
     """The command line's `train`."""
     config = load_config(config_path)
     folder = Path(output) if output else Path("runs") / Path(config_path).stem
-    result = train_run(config, folder, force=force, resume=resume, run_file=Path(config_path))
+    try:
+        result = train_run(config, folder, force=force, resume=resume, run_file=Path(config_path))
+    except StoppedError as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(stop.code) from None
     if as_json:
         print(json.dumps(_as_json(result), indent=1))
     else:
@@ -79,18 +86,23 @@ def train_run(
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
             backbone cannot be read, the budget cannot be met, or the loss stops being finite.
+        StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
     domains = [open_domain(d, config.seed) for d in config.domains]
     training = _prepare(config, domains)
     snapshot = folder / "state.safetensors"
-    _make_folder(folder, snapshot, force, resume)
+    make_folder(folder, force=force, resume=resume)
     if run_file is not None:
         shutil.copyfile(run_file, folder / "run.toml")
-    facts = load_snapshot(snapshot, training) if resume and snapshot.is_file() else {}
-    with MetricsLog(folder) as log:
-        facts = _epochs(training, domains, log, snapshot, facts)
-    accuracy = evaluate(training.net, domains, config.input)
+    facts: dict[str, Any] = {}
+    if resume and snapshot.is_file():
+        facts = load_snapshot(snapshot, training)
+    drop_lines_after(folder / "metrics.jsonl", training.step)
+    with stop_signals() as stop, MetricsLog(folder) as log:
+        facts = _epochs(training, domains, log, snapshot, facts, stop)
+        accuracy = evaluate(training.net, domains, config.input)
+        log.log(training.step, accuracy=accuracy)
     result = _finish(training, accuracy, facts, folder, time.perf_counter() - started)
     checkpoint_facts = {
         "domains": [
@@ -142,25 +154,9 @@ def _prepare(config: RunConfig, domains: Sequence[Domain]) -> Training:
         keep_freed_memory()
     backbone = load_backbone(config.backbone, *config.input.size)
     net = DomainNet(backbone, [len(d.classes) for d in domains]).to(device)
-    budget = make_budget(config.budget, net.units.table, net.units.group)
+    priced = priced_table(config.budget.kind, net)
+    budget = make_budget(config.budget, priced, net.units.group)
     return Training(config, net, JointBatches(domains, config), budget)
-
-
-def _make_folder(folder: Path, snapshot: Path, force: bool, resume: bool) -> None:
-    if resume:
-        if not snapshot.is_file() and folder.exists():
-            raise PrunionError(f"{folder} holds no state.safetensors to resume from: use --force")
-    elif folder.exists() and any(folder.iterdir()):
-        if not force:
-            raise PrunionError(
-                f"{folder} already holds a run: pass --resume to go on with it, --force to start "
-                "again, or -o for another place"
-            )
-        for leftover in ("metrics.jsonl", "state.safetensors"):
-            (folder / leftover).unlink(missing_ok=True)
-        for leftover in ("tensorboard", "checkpoint"):
-            shutil.rmtree(folder / leftover, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _epochs(
@@ -169,6 +165,7 @@ def _epochs(
     log: MetricsLog,
     snapshot: Path,
     facts: dict[str, Any],
+    stop: StopRequest,
 ) -> dict[str, Any]:
     config, schedule = training.config, training.schedule
     bar = tqdm(
@@ -179,21 +176,34 @@ def _epochs(
         disable=not sys.stderr.isatty(),
     )
     with bar:
+
+        def report(figures: dict[str, float]) -> None:
+            log.log(training.step, **figures)
+            bar.set_postfix_str(f"{training.phase} cost {figures['cost']:.2f}", refresh=False)
+            bar.update()
+
         while training.epoch < config.train.epochs:
-
-            def report(figures: dict[str, float]) -> None:
-                log.log(training.step, **figures)
-                bar.set_postfix_str(f"{training.phase} cost {figures['cost']:.2f}", refresh=False)
-                bar.update()
-
-            training.run_epoch(report)
-            if "before" not in facts and training.epoch >= config.train.warmup:
-                facts["before"] = evaluate(training.net, domains, config.input, gated=False)
-                log.log(
-                    training.step, **{f"accuracy_before/{k}": v for k, v in facts["before"].items()}
-                )
+            _measure_before(training, domains, log, facts)
+            training.run_epoch(report, stop)
             save_snapshot(snapshot, training, facts)
+            if stop:
+                raise stop.stopped(
+                    f"after {training.step} of {schedule.total} steps, all saved: go on with "
+                    "--resume"
+                )
+    stop.now = "after the last step; the state is saved: finish with --resume"
+    _measure_before(training, domains, log, facts)
     return facts
+
+
+def _measure_before(
+    training: Training, domains: Sequence[Domain], log: MetricsLog, facts: dict[str, Any]
+) -> None:
+    """Accuracy with every channel on, once warm-up is over."""
+    if "before" in facts or training.epoch < max(1, training.config.train.warmup):
+        return
+    facts["before"] = evaluate(training.net, domains, training.config.input, gated=False)
+    log.log(training.step, accuracy_before=facts["before"])
 
 
 def _finish(
@@ -206,7 +216,7 @@ def _finish(
     table, budget = training.net.units.table, training.budget
     alive = training.alive()
     everything = alive | True
-    value = cost_of(table, budget.kind, alive)
+    value = cost_of(training.priced, budget.kind, alive)
     kept = training.net.switches[:, torch.from_numpy(alive).to(training.net.switches.device)]
     return RunResult(
         folder=folder,

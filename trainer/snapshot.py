@@ -17,13 +17,16 @@ from prunion.trainer.training import Training
 
 __all__ = ["load_snapshot", "save_snapshot"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None:
     """Write network, switches, optimiser and counters, atomically."""
     tensors = {f"net.{k}": v for k, v in training.net.state_dict().items()}
     tensors |= {f"switches.{k}": v for k, v in training.learner.state_dict().items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
     plain: dict[str, dict[str, float]] = {}
     for index, state in training.optimiser.state_dict()["state"].items():
         for key, value in state.items():
@@ -68,6 +71,9 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
         {k: v.to(training.net.switches.device) for k, v in _strip(tensors, "switches.").items()}
     )
     _load_optimiser(training.optimiser, _strip(tensors, "optimiser."), meta["optimiser"])
+    torch.set_rng_state(tensors["random.cpu"])
+    if torch.cuda.is_available() and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"])
     training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
     training.phase = str(meta["phase"])
     training.pressure.restore(meta["multipliers"])

@@ -13,9 +13,11 @@ from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.budget import Budget, cost_of, select_union
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import CostModel
+from prunion.trainer.interrupt import StopRequest
 from prunion.trainer.multipliers import Pressure
 from prunion.trainer.network import DomainNet
 from prunion.trainer.paper_switches import PaperLearner
+from prunion.trainer.priced_table import priced_table
 from prunion.trainer.schedule import Schedule
 from prunion.trainer.steps import StepResult, forward_backward, importance_of
 from prunion.trainer.switches import SwitchLearner, ranks
@@ -43,7 +45,8 @@ class Training:
             self.schedule = Schedule(0, warmup + ramp, settle, budget.share, steps_down=True)
         else:
             self.schedule = Schedule(warmup, ramp, settle, budget.share)
-        self.cost = CostModel(net.units.table, budget.kind).to(net.switches.device)
+        self.priced = priced_table(budget.kind, net)
+        self.cost = CostModel(self.priced, budget.kind).to(net.switches.device)
         domains, units = net.switches.shape
         self.every = 1 if self.paper else train.switch_every
         travel = train.switch_travel * self.every / max(1, self.schedule.ramp)
@@ -58,14 +61,22 @@ class Training:
         self.step = 0
         self.phase = "warmup"
 
-    def run_epoch(self, report: Report) -> None:
-        """Train one epoch, reporting every step's figures."""
+    def run_epoch(self, report: Report, stop: StopRequest | None = None) -> None:
+        """Train to the end of the epoch, or to the step after which `stop` is set.
+
+        `report` gets every step's figures. An epoch that was stopped goes on where it was.
+        """
         self.net.train()
-        for batches in self.batches.epoch(self.epoch):
+        start = self.step - self.epoch * self.batches.steps_per_epoch
+        for batches in self.batches.epoch(self.epoch, start):
             self._enter(self.schedule.phase(self.step))
             result = self._step(batches)
             report(self._figures(result))
             self.step += 1
+            if stop:
+                break
+        if self.step < (self.epoch + 1) * self.batches.steps_per_epoch:
+            return
         self.epoch += 1
         if self.step >= self.schedule.total:
             self._enter("settle")
@@ -103,7 +114,7 @@ class Training:
         worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
         units = self.net.units
         used = (scores > 0).any(0).cpu().numpy() if self.paper else None
-        alive = select_union(worth.cpu().numpy(), units.table, units.group, self.budget, used)
+        alive = select_union(worth.cpu().numpy(), self.priced, units.group, self.budget, used)
         on = (scores > 0).float() * torch.from_numpy(alive).to(scores)
         idle = torch.from_numpy(alive).to(scores.device) & (on.sum(0) == 0)
         on[:, idle] = 1.0
@@ -152,8 +163,7 @@ class Training:
         names = [d.name for d in self.config.domains]
         figures = {f"loss/{names[d]}": v for d, v in result.loss.items()}
         figures |= {f"train_accuracy/{names[d]}": v for d, v in result.accuracy.items()}
-        table = self.net.units.table
-        figures["cost"] = cost_of(table, self.budget.kind, self.alive()) / self.budget.full
+        figures["cost"] = cost_of(self.priced, self.budget.kind, self.alive()) / self.budget.full
         figures["target"] = self.schedule.target(self.step)
         figures["lambda"] = self.pressure.sharing.value
         if self.config.train.budgets_domains:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.trainer.tiny_run import tiny_run, write_domain
 
 from prunion.exporter.add_domain import add_domain_command
 from prunion.exporter.export import export_bundle
@@ -15,6 +14,7 @@ from prunion.runtime.pack import check_pack, read_pack
 from prunion.trainer.checkpoint import load_checkpoint
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_run
+from tests.trainer.tiny_run import tiny_run, write_domain
 
 
 @pytest.fixture(scope="module")

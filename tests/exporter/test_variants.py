@@ -22,7 +22,7 @@ from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_export
 from prunion.exporter.verify_bundle import verify_bundle
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError, VerificationError
-from tests.exporter.test_slim import Concat, NoNorm, PreActivation, Shuffle, switch_off
+from tests.exporter.test_slim import Concat, NoNorm, Shuffle, switch_off
 from tests.trainer.nets import Depthwise, Residual, SqueezeExcite, domain_net
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -51,7 +51,7 @@ def types(graph: onnx.ModelProto) -> dict[str, int]:
     return {i.name: i.type.tensor_type.elem_type for i in [*graph.graph.input, *graph.graph.output]}
 
 
-@pytest.mark.parametrize("model", [Residual, SqueezeExcite, NoNorm, PreActivation, Shuffle])
+@pytest.mark.parametrize("model", [SqueezeExcite, NoNorm, Shuffle])
 def test_float16_and_pixels_compute_the_same(model: type[nn.Module]) -> None:
     full = small(model())
     half = half_graph(full)
@@ -84,7 +84,7 @@ def test_a_bank_beyond_float16_is_refused() -> None:
         half_graph(full)
 
 
-@pytest.mark.parametrize("opset", [13, 15, 17, 18, 19, 21])
+@pytest.mark.parametrize("opset", [13, 17, 18, 21])
 def test_every_opset_computes_the_same(opset: int, tmp_path: Path) -> None:
     model = Residual() if opset % 2 else Concat()
     net = switch_off(domain_net(model, (3, 5, 2)))

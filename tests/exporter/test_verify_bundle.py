@@ -117,7 +117,9 @@ def test_switches_that_contradict_the_bank_are_found(copy: Path) -> None:
     write_pack(path, replace(pack, switches=np.zeros_like(pack.switches)))
     rehash(copy)
     problems = verify_bundle(copy).problems
-    assert any("domain warm: its bank is not zero where its switches are off" in p for p in problems)
+    assert any(
+        "domain warm: its bank is not zero where its switches are off" in p for p in problems
+    )
 
 
 @pytest.mark.parametrize("key", ["params", "macs"])

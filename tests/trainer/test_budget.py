@@ -4,47 +4,79 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.budget import cost_of, make_budget, round_up, select_union
 from prunion.trainer.config import BudgetConfig
-from prunion.trainer.trace import trace
-from prunion.trainer.units import find_units
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
+from prunion.trainer.cost import CostModel
+from prunion.trainer.priced_table import priced_table
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
-UNITS = [find_units(trace(model(), 8, 8)) for model in (Plain, Residual, Depthwise, SqueezeExcite)]
+NETS = [domain_net(model()) for model in (Plain, Residual, Depthwise, SqueezeExcite)]
+UNITS = [net.units for net in NETS]
+KINDS = ["params", "macs", "bytes", "switches"]
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    which=st.integers(0, len(UNITS) - 1),
+    which=st.integers(0, len(NETS) - 1),
     limit=st.floats(0.05, 1.0),
-    kind=st.sampled_from(["params", "macs"]),
+    kind=st.sampled_from(KINDS),
     multiple=st.sampled_from([1, 2, 4]),
     seed=st.integers(0, 1000),
 )
 def test_every_selection_meets_its_budget(
     which: int, limit: float, kind: str, multiple: int, seed: int
 ) -> None:
-    units = UNITS[which]
+    units, table = UNITS[which], priced_table(kind, NETS[which])
     config = BudgetConfig(limit, kind, multiple)
     try:
-        budget = make_budget(config, units.table, units.group)
+        budget = make_budget(config, table, units.group)
     except BudgetError as refusal:
         least = float(str(refusal).rsplit("at least ", 1)[1])
-        make_budget(BudgetConfig(least, kind, multiple), units.table, units.group)
+        make_budget(BudgetConfig(least, kind, multiple), table, units.group)
         assert least > limit
         return
-    score = np.random.default_rng(seed).random(units.table.count)
-    alive = select_union(score, units.table, units.group, budget)
-    assert cost_of(units.table, kind, alive) <= budget.allowed
+    generator = np.random.default_rng(seed)
+    score = generator.random(units.table.count)
+    used = None if seed % 2 else generator.random(units.table.count) < 0.5
+    alive = select_union(score, table, units.group, budget, used)
+    assert cost_of(table, kind, alive) <= budget.allowed
     for group in np.unique(units.group):
         members = units.group == group
         width = int(alive[members].sum())
         assert width >= 1
         assert width % multiple == 0 or width == members.sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("which", range(len(NETS)))
+def test_the_trained_cost_is_the_counted_one(which: int, kind: str) -> None:
+    table = priced_table(kind, NETS[which])
+    cost = CostModel(table, kind)
+    full = cost_of(table, kind, np.ones(table.count, bool))
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        alive = generator.random(table.count) < 0.6
+        assert float(cost(torch.from_numpy(alive))) == pytest.approx(
+            cost_of(table, kind, alive) / full, abs=1e-12
+        )
+
+
+def test_switches_are_counted_plainly() -> None:
+    alive = np.arange(UNITS[1].table.count) < 5
+    assert cost_of(priced_table("switches", NETS[1]), "switches", alive) == 5
+
+
+def test_only_used_units_fill_a_budget_when_asked() -> None:
+    units = UNITS[1]
+    budget = make_budget(BudgetConfig(1.0), units.table, units.group)
+    used = np.arange(units.table.count) % 2 == 0
+    score = used.astype(float)
+    assert (select_union(score, units.table, units.group, budget, used) == used).all()
 
 
 def test_nothing_is_cut_for_a_budget_of_one() -> None:

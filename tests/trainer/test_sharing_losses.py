@@ -175,10 +175,11 @@ def test_jaccards_multiplier_is_bounded_although_it_is_never_met() -> None:
 
 def test_every_domain_has_a_multiplier_of_its_own() -> None:
     pressure = Pressure(TrainConfig(sharing="none"), plain_cost(4), 2)
+    rate = RATE * TrainConfig().switch_every  # a step of λ for every step of the switches
     masks = torch.tensor([[1.0, 1, 1, 1], [1, 0, 0, 0]])
     charge = pressure.charge(masks, 0.5, 0.5)
     first, second = (m.value for m in pressure.domains)
-    assert first == pytest.approx(RATE * (1 - 0.5) / 0.5)
+    assert first == pytest.approx(rate * (1 - 0.5) / 0.5)
     assert second == 0
     assert charge[0].tolist() == pytest.approx([first / 4] * 4)
     assert not charge[1].any()  # it holds its budget: λ counts as 0

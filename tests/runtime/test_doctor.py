@@ -1,0 +1,63 @@
+"""The doctor says what is missing and how to install it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunion.runtime import doctor
+from prunion.runtime.cli import cli
+from prunion.runtime.doctor import examine
+
+
+def states() -> dict[str, tuple[str, str]]:
+    return {x.what: (x.state, x.fix) for x in examine()}
+
+
+def test_what_is_installed_is_ok() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    (found,) = [x for x in report["findings"] if x["what"] == "ONNX Runtime"]
+    assert found["state"] == "ok"
+    assert ort.__version__ in found["detail"]
+    assert report["machine"]["cores"] >= 1
+    assert "ONNX Runtime" in CliRunner().invoke(cli, ["doctor"]).stdout
+
+
+def test_every_finding_that_is_not_ok_has_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    found = states()
+    for what in ("ONNX Runtime", "OpenVINO", "TensorRT", "TensorRT-RTX", "server"):
+        state, fix = found[what]
+        assert state == "missing"
+        assert "pip install 'prunion[" in fix, what
+    assert CliRunner().invoke(cli, ["doctor"]).exit_code == 1, "nothing here can answer"
+
+
+def test_a_broken_package_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def broken(name: str) -> None:
+        raise ImportError(f"lib{name}.so: cannot open shared object file")
+
+    monkeypatch.setattr(doctor, "import_module", broken)
+    state, fix = states()["ONNX Runtime"]
+    assert (state, fix) == ("broken", "pip install --force-reinstall 'prunion[ort]'")
+
+
+def test_a_jetson_gets_a_jetsons_advice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    release = tmp_path / "nv_tegra_release"
+    release.write_text("# R36 (release), REVISION: 4.0\n")
+    monkeypatch.setattr(doctor, "TEGRA", release)
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    found = states()
+    assert found["GPU"][0] == "ok"
+    assert "python3-libnvinfer" in found["TensorRT"][1]
+    assert found["TensorRT-RTX"][1] == "use TensorRT"

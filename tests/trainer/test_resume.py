@@ -1,0 +1,168 @@
+"""A run that is killed again and again ends with the bytes of one that never was."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunion.runtime.errors import PrunionError
+from prunion.runtime.files import sha256_file
+from prunion.trainer.config import load_config
+from prunion.trainer.interrupt import StoppedError
+from prunion.trainer.run import train_run
+from prunion.trainer.run_folder import drop_lines_after, make_folder
+from prunion.trainer.training import Training
+from tests.trainer.tiny_run import tiny_run
+
+TRAIN = [sys.executable, "-c", "from prunion.runtime.cli import main; main()", "train"]
+FILES = ("checkpoint.json", "model.safetensors", "units.json")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A run file and the hashes of its checkpoint."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_file = tiny_run(folder, warmup=2, ramp=4, settle=2, ranking='"random"')
+    train_run(load_config(run_file), folder / "out", run_file=run_file)
+    return run_file, hashes(folder / "out")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {name: sha256_file(folder / "checkpoint" / name) for name in FILES}
+
+
+def logged(folder: Path) -> list[dict]:
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [line["step"] for line in logged(folder) if "cost" in line]
+
+
+def lines(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_and_resume(run_file: Path, folder: Path, kills: int, seed: int) -> list[int]:
+    """Train in processes of their own, each killed a few steps after it began to learn."""
+    rng, codes = random.Random(seed), []
+    for kill in range(kills + 1):
+        resume = ["--resume"] if kill else []
+        process = subprocess.Popen(
+            [*TRAIN, str(run_file), "-o", str(folder), *resume],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if kill < kills:
+            before = 0 if not kill else None
+            wait_for_steps(process, folder, rng.randint(1, 4), before)
+            time.sleep(rng.random() * 0.05)
+            process.send_signal(signal.SIGKILL if kill % 2 == 0 else signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+        codes.append(process.returncode)
+        if process.returncode == 143:
+            assert errors.strip().startswith("stopped by SIGTERM after ")
+            assert len(errors.strip().splitlines()) == 1
+        elif process.returncode == 0:
+            break
+        else:
+            assert process.returncode == -signal.SIGKILL, errors
+    return codes
+
+
+def wait_for_steps(process: subprocess.Popen, folder: Path, more: int, before: int | None) -> None:
+    start = lines(folder) if before is None else before
+    lowest, deadline = start, time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        now = lines(folder)
+        lowest = min(lowest, now)  # resuming drops the lines after the last state
+        if now >= lowest + more and (now != start or not start):
+            return
+        time.sleep(0.005)
+
+
+def test_killed_three_times_the_checkpoint_is_the_same(
+    whole: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    codes = kill_and_resume(whole[0], tmp_path / "out", kills=3, seed=0)
+    assert codes[-1] == 0
+    assert -signal.SIGKILL in codes
+    assert hashes(tmp_path / "out") == whole[1]
+    assert steps_of(tmp_path / "out") == list(range(len(steps_of(tmp_path / "out"))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+def test_killed_ten_times_the_checkpoint_is_the_same(
+    whole: tuple[Path, dict[str, str]], tmp_path: Path, seed: int
+) -> None:
+    codes = kill_and_resume(whole[0], tmp_path / "out", kills=10, seed=seed)
+    assert codes[-1] == 0
+    assert hashes(tmp_path / "out") == whole[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_at_every_few_steps_it_goes_on_bit_for_bit(
+    number: signal.Signals,
+    whole: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In one process, so that the stops fall in the middle of every phase's epochs."""
+    step, taken = Training._step, []
+
+    def signals(self: Training, *args: object) -> object:
+        taken.append(self.step)
+        if len(taken) % 3 == 2:
+            signal.raise_signal(number)
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", signals)
+    config = load_config(whole[0])
+    stops = 0
+    while True:
+        try:
+            train_run(config, tmp_path / "out", resume=stops > 0)
+            break
+        except StoppedError as stop:
+            stops += 1
+            assert stop.code == 128 + number
+            assert "--resume" in str(stop)
+            assert not (tmp_path / "out" / "checkpoint").exists()
+    assert stops >= 5
+    assert taken == sorted(set(taken))  # no step was lost or taken twice
+    assert hashes(tmp_path / "out") == whole[1]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_steps_after_the_saved_state_leave_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 0, "cost": 1}, {"step": 1, "cost": 1}, {"step": 2, "accuracy_before/a": 0.5}]
+    later = [{"step": 2, "cost": 1}, {"step": 3, "cost": 1}]
+    path.write_text("\n".join(json.dumps(r) for r in rows + later) + '\n{"step": 4, "co', "utf-8")
+    drop_lines_after(path, 2)
+    assert logged(tmp_path) == rows
+
+
+def test_a_run_killed_before_its_first_state_starts_again(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "run.toml").write_text("", "utf-8")
+    (folder / ".state.safetensors.x1").write_bytes(b"half")
+    make_folder(folder, force=False, resume=True)
+    assert [p.name for p in folder.iterdir()] == ["run.toml"]
+
+
+def test_a_folder_of_something_else_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("", "utf-8")
+    with pytest.raises(PrunionError, match=r"holds no state\.safetensors"):
+        make_folder(tmp_path, force=False, resume=True)

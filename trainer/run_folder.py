@@ -1,0 +1,67 @@
+"""A run's folder: begun once, gone on with, never overwritten silently."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from prunion.runtime.errors import PrunionError
+from prunion.runtime.files import replace_file
+
+__all__ = ["drop_lines_after", "make_folder"]
+
+FILES, FOLDERS = ("metrics.jsonl", "state.safetensors"), ("tensorboard", "checkpoint")
+
+
+def make_folder(folder: Path, *, force: bool, resume: bool) -> None:
+    """Make the folder, or check that it may be used.
+
+    Raises:
+        PrunionError: it holds a run and neither `force` nor `resume` is given, or `resume` is
+            given for a folder that holds no run.
+    """
+    if resume and folder.exists():
+        _check_resumable(folder)
+    elif folder.exists() and any(folder.iterdir()):
+        if not force:
+            raise PrunionError(
+                f"{folder} already holds a run: pass --resume to go on with it, --force to start "
+                "again, or -o for another place"
+            )
+        for leftover in FILES:
+            (folder / leftover).unlink(missing_ok=True)
+        for leftover in FOLDERS:
+            shutil.rmtree(folder / leftover, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def drop_lines_after(metrics: Path, step: int) -> None:
+    """Drop the steps that were logged after the state was saved: they are taken again."""
+    if not metrics.is_file():
+        return
+    kept = []
+    for line in metrics.read_text("utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:  # half a line of a run that was killed
+            continue
+        # A line of a step has its cost; what is measured between steps carries the next number.
+        if value.get("step", 0) < step + ("cost" not in value):
+            kept.append(line + "\n")
+    with replace_file(metrics) as temporary:
+        temporary.write_text("".join(kept), "utf-8")
+
+
+def _check_resumable(folder: Path) -> None:
+    """A run killed before its first state starts again; its half-written files are removed."""
+    if not (folder / "state.safetensors").is_file():
+        strangers = [
+            p.name for p in folder.iterdir() if p.name not in (*FILES, *FOLDERS, "run.toml")
+        ]
+        strangers = [n for n in strangers if not n.startswith(".")]
+        if strangers or (folder / "checkpoint").exists():
+            raise PrunionError(f"{folder} holds no state.safetensors to resume from: use --force")
+    for prefix in (*FILES, *FOLDERS):
+        for leftover in folder.glob(f".{prefix}.*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -54,7 +54,7 @@ class RandomBatches:
         """How many lists of batches `epoch` yields."""
         return len(self.steps)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, start: int = 0, *, joint: bool = True) -> Iterator[list[Batch]]:
         """The steps from `start` on."""
         return (list(step) for step in self.steps[start:])
 

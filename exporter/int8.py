@@ -80,7 +80,7 @@ def refuse(before: Accuracy, after: Accuracy, limit: float) -> None:
     if drops:
         name = max(drops, key=lambda x: drops[x])
         raise VerificationError(
-            f"domain {name}: INT8 costs {drops[name]:.1f} points of accuracy ({before[name]:.1%} → "
+            f"domain {name}: INT8 costs {drops[name]:.2f} points of accuracy ({before[name]:.1%} → "
             f"{after[name]:.1%}), more than {limit:g}; nothing was written: raise --int8-max-drop "
             "or leave out --int8"
         )

@@ -79,7 +79,7 @@ def measure_plan(
     timings = time_interleaved(calls, seconds=seconds, warmup=1, block_ms=seconds * 250)
     # The least time is what the machine can do; the median also holds its other load.
     found = {name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES} for name in cases}
-    return Plan(*(found.get(kind, {}) for kind in KINDS))
+    return Plan(found["mixed"], found["pinned"], found.get("sliced", {}))
 
 
 def plan_key(graph_sha256: str, backend: str, threads: int | None) -> str:

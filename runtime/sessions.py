@@ -154,7 +154,8 @@ class SessionPool:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
         noise = np.random.default_rng(0)
         image = noise.standard_normal((2, 3, *self.size), dtype=np.float32)
-        feeds = {"image": image, "domain": np.zeros(2, np.int64)} | pack_tables(pack)
+        feeds: dict[str, np.ndarray] = {"image": image, "domain": np.zeros(2, np.int64)}
+        feeds |= pack_tables(pack)
         expected, got = run(self.mixed(), feeds), made.run(image)
         error = float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
         if error <= self.tolerance:

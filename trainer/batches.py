@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from PIL import Image
 
 from prunion.trainer.config import RunConfig
 from prunion.trainer.domains import Domain
 from prunion.trainer.image_set import ImageCache, ImageSet
 from prunion.trainer.prefetch import prefetched
+from prunion.trainer.ranks import ALONE, Ranks
 from prunion.trainer.stream import DomainStream
-from prunion.trainer.transforms import train_transform
+from prunion.trainer.transforms import EvalTransform, normalised, train_transform
 
 __all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches"]
 
@@ -53,8 +54,13 @@ class JointBatches:
         domains: Sequence[Domain],
         config: RunConfig,
         cache_bytes: int = CACHE_BYTES,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Up to `cache_bytes` of resized images are kept in memory, over all domains."""
+        """Up to `cache_bytes` of resized images are kept in memory, over all domains.
+
+        With several `ranks` each reads the domains it owns; the steps stay the same.
+        """
+        self.ranks = ranks
         self.config = config.train
         images = [len(domain.train) for domain in domains]
         self.sizes = batch_sizes(images, self.config.batch_size, self.config.balance)
@@ -74,17 +80,20 @@ class JointBatches:
         """How many lists of batches `epoch` yields."""
         return self._rounds * (1 if self.config.order == "joint" else len(self.sizes))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, start: int = 0, *, joint: bool = False) -> Iterator[list[Batch]]:
         """The batches of each step from step `start` on; one batch a step unless joint.
+
+        `joint` gives joint steps whatever the run's order.
 
         Raises DataError, naming it, when an image cannot be decoded.
         """
         if self.config.workers:
-            for cache in self._caches:
-                cache.fill()
-        return prefetched(self._read, self._draws(epoch)[start:], self.config.workers)
+            for domain, cache in enumerate(self._caches):
+                if self.ranks.owns(domain):
+                    cache.fill()
+        return prefetched(self._read, self._draws(epoch, joint)[start:], self.config.workers)
 
-    def _draws(self, epoch: int) -> list[list[Draw]]:
+    def _draws(self, epoch: int, joint: bool) -> list[list[Draw]]:
         rounds = [
             [
                 Draw(domain, (epoch * self._rounds + turn) * size, size)
@@ -92,7 +101,7 @@ class JointBatches:
             ]
             for turn in range(self._rounds)
         ]
-        if self.config.order == "joint":
+        if joint or self.config.order == "joint":
             return rounds
         if self.config.order == "batch":
             return [[draw] for step in rounds for draw in step]
@@ -102,6 +111,7 @@ class JointBatches:
         return [
             Batch(draw.domain, *self._streams[draw.domain].take(draw.position, draw.count))
             for draw in draws
+            if self.ranks.owns(draw.domain)
         ]
 
 
@@ -117,15 +127,19 @@ def batch_sizes(images: Sequence[int], batch_size: int, balance: float) -> list[
 
 def eval_batches(
     images: ImageSet,
-    transform: Callable[[Image.Image], torch.Tensor],
+    transform: EvalTransform,
     batch_size: int,
     workers: int = 0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Every image once, in order: images `[n, 3, H, W]` and labels `[n]`; a shorter last batch."""
+    """Every image once, in order: views `[n · crops, 3, H, W]` and labels `[n]`.
+
+    `batch_size` counts images; the last batch may be shorter. An image's views stand together.
+    """
 
     def read(start: int) -> tuple[torch.Tensor, torch.Tensor]:
         stop = min(start + batch_size, len(images))
-        stacked = torch.stack([transform(images.image(index)) for index in range(start, stop)])
-        return stacked, torch.from_numpy(images.labels[start:stop])
+        views = [transform.pixels(images.image(index)) for index in range(start, stop)]
+        pixels = np.concatenate(views)
+        return normalised(pixels, transform.input), torch.from_numpy(images.labels[start:stop])
 
     return prefetched(read, list(range(0, len(images), batch_size)), workers)

@@ -58,6 +58,7 @@ class InputConfig:
     resize: int = 0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    test_crops: int = 1
 
     def __post_init__(self) -> None:
         size = self.size
@@ -70,6 +71,13 @@ class InputConfig:
             raise ConfigError(
                 f"[input] resize is {self.resize}, smaller than size: the crop would leave the "
                 f"image; give at least {max(height, width)}, or 0 for exactly that"
+            )
+        if isinstance(self.test_crops, bool) or self.test_crops not in (1, 5, 10):
+            raise ConfigError(f"[input] test_crops is {shown(self.test_crops)}: use 1, 5 or 10")
+        if self.test_crops > 1 and self.resize <= max(height, width):
+            raise ConfigError(
+                f"[input] test_crops is {self.test_crops}, but images are resized to the crop's "
+                f"own size: give resize more than {max(height, width)}, or test_crops = 1"
             )
         # One spelling inside, whichever of the accepted ones the file used.
         object.__setattr__(self, "size", (height, width))
@@ -85,6 +93,10 @@ class InputConfig:
     def width(self) -> int:
         """Columns of the network's input."""
         return self.size[1]
+
+    def crops(self, mirror: bool) -> int:
+        """Views of a test image: mirrored ones only where the domain may be mirrored."""
+        return self.test_crops if mirror or self.test_crops == 1 else 5
 
     @property
     def shorter_side(self) -> int:
@@ -157,6 +169,8 @@ class TrainConfig:
     sharing: str = "union"
     sharing_weight: float | str = "learned"
     domain_budget: bool | str = "auto"
+    precision: str = "fp32"
+    compile: bool = False
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -183,6 +197,8 @@ class TrainConfig:
             check_choice("train", "sharing_weight", self.sharing_weight, ("learned",))
         else:
             check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
+        check_choice("train", "precision", self.precision, ("fp32", "bf16"))
+        check_bool("train", "compile", self.compile)
         check_int("train", "workers", self.workers, 0, 256)
 
     @property

@@ -10,9 +10,10 @@ from prunion.trainer.batches import eval_batches
 from prunion.trainer.config import InputConfig
 from prunion.trainer.domains import Domain
 from prunion.trainer.network import DomainNet
+from prunion.trainer.ranks import ALONE, Ranks
 from prunion.trainer.transforms import eval_transform
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "mean_of_views"]
 
 
 def evaluate(
@@ -23,22 +24,35 @@ def evaluate(
     *,
     gated: bool = True,
     batch_size: int = 64,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Share of right answers on each domain's test images.
 
     Args:
         switches: `[D, U]` to use instead of the network's own.
         gated: False leaves every switch on.
+        ranks: each measures the domains it owns; all get the answer.
     """
     net.eval()
-    transform = eval_transform(shape)
-    accuracy = {}
+    accuracy: dict[int, float] = {}
     with torch.no_grad():
         for index, domain in enumerate(domains):
-            right = 0
+            if not ranks.owns(index):
+                continue
+            crops = shape.crops(domain.mirror)
+            transform, right = eval_transform(shape, crops), 0
             for images, labels in eval_batches(domain.test, transform, batch_size):
                 images = images.to(net.switches.device, memory_format=torch.channels_last)
-                (logits,) = net(images, [(index, len(labels))], switches, gated=gated)
-                right += int((logits.argmax(1).cpu() == labels).sum())
-            accuracy[domain.name] = right / len(domain.test)
-    return accuracy
+                (logits,) = net(images, [(index, len(images))], switches, gated=gated)
+                answers = mean_of_views(logits, crops).argmax(1).cpu()
+                right += int((answers == labels).sum())
+            accuracy[index] = right / len(domain.test)
+    accuracy = ranks.merge(accuracy, len(domains))
+    return {domain.name: accuracy[index] for index, domain in enumerate(domains)}
+
+
+def mean_of_views(logits: torch.Tensor, crops: int) -> torch.Tensor:
+    """Mean class probabilities `[N, C]` over an image's views, from logits `[N · crops, C]`."""
+    if crops == 1:
+        return logits
+    return logits.softmax(1).unflatten(0, (-1, crops)).mean(1)

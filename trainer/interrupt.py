@@ -36,7 +36,8 @@ class StopRequest:
         return self.signal != 0
 
     def stopped(self, where: str) -> StoppedError:
-        """What to raise for the signal that came."""
+        """What to raise for the signal that came, here or to another rank."""
+        self.signal = self.signal or signal.SIGTERM
         name = signal.Signals(self.signal).name
         return StoppedError(f"stopped by {name} {where}", 128 + self.signal)
 

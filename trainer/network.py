@@ -34,6 +34,7 @@ class Gate(nn.Module):
         if routing.switches is None or (self.folded and not routing.learning):
             return x
         gate = routing.gate(self.units % routing.switches.shape[1])
+        gate = gate.to(x.dtype)  # 0 and 1 are exact in bfloat16 too
         return x * gate.view(*gate.shape, *([1] * (x.dim() - 2)))
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from prunion.runtime.amounts import amount_text
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import JointBatches
-from prunion.trainer.budget import cost_of, make_budget
+from prunion.trainer.budget import make_budget
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.domains import Domain, open_domain
@@ -28,32 +28,15 @@ from prunion.trainer.memory import keep_freed_memory
 from prunion.trainer.metrics_log import MetricsLog
 from prunion.trainer.network import DomainNet
 from prunion.trainer.priced_table import priced_table
+from prunion.trainer.ranks import Ranks, joined_ranks
+from prunion.trainer.result import RunResult, closing_table, run_result, usage_figures
 from prunion.trainer.run_folder import drop_lines_after, make_folder
 from prunion.trainer.snapshot import load_snapshot, save_snapshot
 from prunion.trainer.training import Training
 
 __all__ = ["RunResult", "train_command", "train_run"]
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run ends with.
-
-    Attributes:
-        accuracy: per domain on the test images, pruned.
-        accuracy_before: the same after warm-up, with every channel on.
-        cost: share of the backbone's cost that the union takes.
-    """
-
-    folder: Path
-    accuracy: dict[str, float]
-    accuracy_before: dict[str, float]
-    budget: dict[str, Any]
-    params: tuple[int, int]
-    macs: tuple[int, int]
-    sharing: float
-    returned: int
-    seconds: float
+Log = Callable[..., None]
 
 
 def train_command(
@@ -67,10 +50,12 @@ def train_command(
     except StoppedError as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(stop.code) from None
+    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
+        return
     if as_json:
-        print(json.dumps(_as_json(result), indent=1))
+        print(json.dumps(result.to_json(), indent=1))
     else:
-        print(table(result))
+        print(closing_table(result))
 
 
 def train_run(
@@ -90,27 +75,37 @@ def train_run(
     """
     started = time.perf_counter()
     domains = [open_domain(d, config.seed) for d in config.domains]
-    training = _prepare(config, domains)
-    snapshot = folder / "state.safetensors"
-    make_folder(folder, force=force, resume=resume)
-    if run_file is not None:
-        shutil.copyfile(run_file, folder / "run.toml")
-    facts: dict[str, Any] = {}
-    if resume and snapshot.is_file():
-        facts = load_snapshot(snapshot, training)
-    drop_lines_after(folder / "metrics.jsonl", training.step)
-    with stop_signals() as stop, MetricsLog(folder) as log:
-        facts = _epochs(training, domains, log, snapshot, facts, stop)
-        accuracy = evaluate(training.net, domains, config.input)
-        log.log(training.step, accuracy=accuracy)
-    result = _finish(training, accuracy, facts, folder, time.perf_counter() - started)
-    checkpoint_facts = {
+    device = _device(config)
+    with joined_ranks(len(domains), config.train.order, device) as ranks:
+        training = _prepare(config, domains, device, ranks)
+        if ranks.first:
+            make_folder(folder, force=force, resume=resume)
+            if run_file is not None:
+                shutil.copyfile(run_file, folder / "run.toml")
+        ranks.wait()
+        facts: dict[str, Any] = {}
+        if resume and (folder / "state.safetensors").is_file():
+            facts = load_snapshot(folder / "state.safetensors", training)
+        ranks.wait()
+        with stop_signals() as stop, _open_log(folder, training) as log:
+            facts = _epochs(training, domains, log, folder / "state.safetensors", facts, stop)
+            accuracy = evaluate(training.net, domains, config.input, ranks=ranks)
+            log(training.step, accuracy=accuracy)
+        seconds = time.perf_counter() - started
+        result = run_result(training, accuracy, facts["before"], folder, seconds)
+        if ranks.first:
+            _save(training, domains, result, force=force or resume)
+    return result
+
+
+def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, force: bool) -> None:
+    facts = {
         "domains": [
             {
                 "name": d.name,
                 "classes": list(d.classes),
-                "accuracy": accuracy[d.name],
-                "accuracy_before": facts["before"][d.name],
+                "accuracy": result.accuracy[d.name],
+                "accuracy_before": result.accuracy_before[d.name],
             }
             for d in domains
         ],
@@ -118,75 +113,73 @@ def train_run(
         "phase": training.phase,
         "epoch": training.epoch,
     }
-    save_checkpoint(
-        folder / "checkpoint", training.net, config, checkpoint_facts, force=force or resume
-    )
-    return result
+    folder = result.folder / "checkpoint"
+    save_checkpoint(folder, training.net, training.config, facts, force=force)
 
 
-def table(result: RunResult) -> str:
-    """The closing table of a run."""
-    lines = [f"{'domain':<20} {'all channels':>13} {'pruned':>8}"]
-    for name, value in result.accuracy.items():
-        lines.append(f"{name:<20} {result.accuracy_before[name]:>12.1%} {value:>8.1%}")
-    budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
-    met = "met" if budget["met"] else "NOT met"
-    lines += [
-        f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
-        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])} {met}; "
-        f"{result.sharing:.0%} of the kept channels are used by every domain; "
-        f"{result.returned} switches came back on while learning",
-        f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
-    ]
-    return "\n".join(lines)
+def _device(config: RunConfig) -> str:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
 
 
-def _prepare(config: RunConfig, domains: Sequence[Domain]) -> Training:
+def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: Ranks) -> Training:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
     if device == "cpu":
         keep_freed_memory()
     backbone = load_backbone(config.backbone, *config.input.size)
     net = DomainNet(backbone, [len(d.classes) for d in domains]).to(device)
     priced = priced_table(config.budget.kind, net)
     budget = make_budget(config.budget, priced, net.units.group)
-    return Training(config, net, JointBatches(domains, config), budget)
+    return Training(config, net, JointBatches(domains, config, ranks=ranks), budget, ranks)
+
+
+@contextmanager
+def _open_log(folder: Path, training: Training) -> Iterator[Log]:
+    """Where figures go: the run's log, cut back to the state's step; nowhere on other ranks."""
+    if not training.ranks.first:
+        yield lambda step, **figures: None
+        return
+    drop_lines_after(folder / "metrics.jsonl", training.step)
+    with MetricsLog(folder) as log:
+        yield log.log
 
 
 def _epochs(
     training: Training,
     domains: Sequence[Domain],
-    log: MetricsLog,
+    log: Log,
     snapshot: Path,
     facts: dict[str, Any],
     stop: StopRequest,
 ) -> dict[str, Any]:
-    config, schedule = training.config, training.schedule
+    config, schedule, ranks = training.config, training.schedule, training.ranks
     bar = tqdm(
         total=schedule.total,
         initial=training.step,
         desc="train",
         unit="step",
-        disable=not sys.stderr.isatty(),
+        disable=not (ranks.first and sys.stderr.isatty()),
     )
     with bar:
 
         def report(figures: dict[str, float]) -> None:
-            log.log(training.step, **figures)
+            log(training.step, **figures)
             bar.set_postfix_str(f"{training.phase} cost {figures['cost']:.2f}", refresh=False)
             bar.update()
 
         while training.epoch < config.train.epochs:
             _measure_before(training, domains, log, facts)
             training.run_epoch(report, stop)
-            save_snapshot(snapshot, training, facts)
-            if stop:
+            if ranks.first:
+                save_snapshot(snapshot, training, facts)
+            ranks.wait()
+            log(training.step, **usage_figures(training))
+            if ranks.any(bool(stop)):
                 raise stop.stopped(
                     f"after {training.step} of {schedule.total} steps, all saved: go on with "
                     "--resume"
@@ -197,44 +190,12 @@ def _epochs(
 
 
 def _measure_before(
-    training: Training, domains: Sequence[Domain], log: MetricsLog, facts: dict[str, Any]
+    training: Training, domains: Sequence[Domain], log: Log, facts: dict[str, Any]
 ) -> None:
     """Accuracy with every channel on, once warm-up is over."""
     if "before" in facts or training.epoch < max(1, training.config.train.warmup):
         return
-    facts["before"] = evaluate(training.net, domains, training.config.input, gated=False)
-    log.log(training.step, accuracy_before=facts["before"])
-
-
-def _finish(
-    training: Training,
-    accuracy: dict[str, float],
-    facts: dict[str, Any],
-    folder: Path,
-    seconds: float,
-) -> RunResult:
-    table, budget = training.net.units.table, training.budget
-    alive = training.alive()
-    everything = alive | True
-    value = cost_of(training.priced, budget.kind, alive)
-    kept = training.net.switches[:, torch.from_numpy(alive).to(training.net.switches.device)]
-    return RunResult(
-        folder=folder,
-        accuracy=accuracy,
-        accuracy_before=facts["before"],
-        budget={
-            "kind": budget.kind,
-            "asked": training.config.budget.limit,
-            "value": value / budget.full if training.config.budget.is_fraction else value,
-            "met": value <= budget.allowed,
-        },
-        params=(table.params(everything), table.params(alive)),
-        macs=(table.macs(everything), table.macs(alive)),
-        sharing=float(kept.min(0).values.mean()),
-        returned=training.learner.returned,
-        seconds=seconds,
+    facts["before"] = evaluate(
+        training.net, domains, training.config.input, gated=False, ranks=training.ranks
     )
-
-
-def _as_json(result: RunResult) -> dict[str, Any]:
-    return {**vars(result), "folder": str(result.folder)}
+    log(training.step, accuracy_before=facts["before"])

@@ -40,6 +40,7 @@ def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None
         "epoch": training.epoch,
         "step": training.step,
         "phase": training.phase,
+        "uncut": training.uncut,
         "multipliers": training.pressure.values(),
         "optimiser": plain,
         "facts": facts,
@@ -76,6 +77,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
         torch.cuda.set_rng_state(tensors["random.cuda"])
     training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
     training.phase = str(meta["phase"])
+    training.uncut = float(meta["uncut"])
     training.pressure.restore(meta["multipliers"])
     return dict(meta["facts"])
 

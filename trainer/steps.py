@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from prunion.trainer.batches import Batch
 from prunion.trainer.network import DomainNet
+from prunion.trainer.ranks import ALONE, Ranks
 
 __all__ = ["StepResult", "forward_backward", "importance_of"]
 
@@ -27,39 +28,45 @@ def forward_backward(
     batches: Sequence[Batch],
     switches: torch.Tensor | None,
     smoothing: float = 0.0,
+    precision: str = "fp32",
 ) -> StepResult:
     """Add up the domains' cross-entropies and back-propagate their sum.
 
     Args:
         switches: `[D, U]` to use (its `.grad` is filled if it asks for one); None leaves all on.
+        precision: `bf16` runs the network in mixed precision; the loss stays float32.
     """
     device = net.switches.device
     images = torch.cat([b.images for b in batches]).to(
         device, non_blocking=True, memory_format=torch.channels_last
     )
     segments = [(b.domain, len(b.labels)) for b in batches]
-    outputs = net(images, segments, switches, gated=switches is not None)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        outputs = net(images, segments, switches, gated=switches is not None)
     losses = {}
     correct = {}
     for batch, logits in zip(batches, outputs, strict=True):
         labels = batch.labels.to(device, non_blocking=True)
-        losses[batch.domain] = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses[batch.domain] = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         correct[batch.domain] = (logits.detach().argmax(1) == labels).float().mean()
     torch.stack(list(losses.values())).sum().backward()
     values = {d: float(v.detach()) for d, v in losses.items()}
     return StepResult(values, {d: float(c) for d, c in correct.items()})
 
 
-def importance_of(net: DomainNet, steps: Sequence[Sequence[Batch]]) -> torch.Tensor:
+def importance_of(
+    net: DomainNet, steps: Sequence[Sequence[Batch]], precision: str = "fp32", ranks: Ranks = ALONE
+) -> torch.Tensor:
     """Root mean square of ∂L/∂s over batches, with every switch on: `[D, U]`."""
     total = torch.zeros_like(net.switches)
     count = total.new_zeros(len(total), 1)
     for batches in steps:
         on = torch.ones_like(net.switches).requires_grad_()
-        forward_backward(net, batches, on)
+        forward_backward(net, batches, on, precision=precision)
         assert on.grad is not None
         total += on.grad.square()
         for batch in batches:
             count[batch.domain] += 1
     net.zero_grad(set_to_none=True)
+    ranks.sum([total, count])
     return (total / count.clamp(min=1)).sqrt()

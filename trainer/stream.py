@@ -9,7 +9,7 @@ import torch
 
 from prunion.trainer.domains import domain_key
 from prunion.trainer.image_set import ImageSet
-from prunion.trainer.transforms import TrainTransform
+from prunion.trainer.transforms import TrainTransform, normalised
 
 __all__ = ["DomainStream"]
 
@@ -34,9 +34,9 @@ class DomainStream:
     def take(self, position: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `[count, 3, H, W]` and labels `[count]` from `position` of the stream on."""
         drawn = [self._at(place) for place in range(position, position + count)]
-        images = torch.stack([self._transformed(turn, index) for turn, index in drawn])
+        pixels = [self._pixels(turn, index) for turn, index in drawn]
         labels = self.images.labels[[index for _, index in drawn]]
-        return images, torch.from_numpy(labels)
+        return normalised(pixels, self.transform.input), torch.from_numpy(labels)
 
     def _at(self, position: int) -> tuple[int, int]:
         """Which pass a position falls in, and which image it is."""
@@ -54,6 +54,6 @@ class DomainStream:
             self._orders[turn] = order
         return order
 
-    def _transformed(self, turn: int, index: int) -> torch.Tensor:
+    def _pixels(self, turn: int, index: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, domain_key(self.name), AUGMENT, turn, index])
-        return self.transform(self.images.image(index), rng)
+        return self.transform.pixels(self.images.image(index), rng)

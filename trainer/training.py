@@ -18,6 +18,7 @@ from prunion.trainer.multipliers import Pressure
 from prunion.trainer.network import DomainNet
 from prunion.trainer.paper_switches import PaperLearner
 from prunion.trainer.priced_table import priced_table
+from prunion.trainer.ranks import ALONE, Ranks
 from prunion.trainer.schedule import Schedule
 from prunion.trainer.steps import StepResult, forward_backward, importance_of
 from prunion.trainer.switches import SwitchLearner, ranks
@@ -32,9 +33,17 @@ class Training:
     """A run in progress; `run_epoch` moves it on by one epoch."""
 
     def __init__(
-        self, config: RunConfig, net: DomainNet, batches: JointBatches, budget: Budget
+        self,
+        config: RunConfig,
+        net: DomainNet,
+        batches: JointBatches,
+        budget: Budget,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.net, self.batches, self.budget = config, net, batches, budget
+        self.ranks = ranks
+        if config.train.compile:
+            net.trunk.compile()
         net.to(memory_format=torch.channels_last)
         train = config.train
         per_epoch = batches.steps_per_epoch
@@ -60,6 +69,7 @@ class Training:
         self.epoch = 0
         self.step = 0
         self.phase = "warmup"
+        self.uncut = 1.0  # share of the cost that learning left, before the projection
 
     def run_epoch(self, report: Report, stop: StopRequest | None = None) -> None:
         """Train to the end of the epoch, or to the step after which `stop` is set.
@@ -73,8 +83,9 @@ class Training:
             result = self._step(batches)
             report(self._figures(result))
             self.step += 1
-            if stop:
+            if self.ranks.any(bool(stop)):
                 break
+        self.ranks.share_statistics(self.net)
         if self.step < (self.epoch + 1) * self.batches.steps_per_epoch:
             return
         self.epoch += 1
@@ -83,8 +94,13 @@ class Training:
 
     def alive(self) -> np.ndarray:
         """Units that at least one domain uses, `[U]` bool."""
-        switches = self.net.switches if self.phase != "ramp" else self.learner.scores > 0
-        return (switches > 0).any(0).cpu().numpy()
+        return (self.switches() > 0).any(0).cpu().numpy()
+
+    def switches(self) -> torch.Tensor:
+        """The switches as they are now, 0/1 `[D, U]`."""
+        if self.phase == "ramp" and self.learns:
+            return (self.learner.scores > 0).float()
+        return self.net.switches
 
     # --- phases -----------------------------------------------------------------------------
 
@@ -99,18 +115,20 @@ class Training:
 
     def _rank(self, learner: SwitchLearner) -> None:
         """Place the switches by how much each domain's loss reacts to them, or at random."""
-        steps = list(_first(self.batches.epoch(self.epoch), RANKING_STEPS))
+        steps = list(_first(self.batches.epoch(self.epoch, joint=True), RANKING_STEPS))
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
-        importance = importance_of(self.net, steps)
+        importance = importance_of(self.net, steps, self.config.train.precision, self.ranks)
         learner.start(importance)
         if self.config.train.ranking == "random":  # the same step sizes, another order
             learner.scores = ranks(torch.rand_like(importance))
+            self.ranks.copy_from_first([learner.scores])
         for name, buffer in self.net.trunk.named_buffers():  # ranking must not move statistics
             buffer.copy_(frozen[name])
 
     def _project(self) -> None:
         """Cut what the ramp left over the budget; let all domains use what rounding brings."""
         scores = self.learner.scores
+        self.uncut = cost_of(self.priced, self.budget.kind, self.alive()) / self.budget.full
         worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
         units = self.net.units
         used = (scores > 0).any(0).cpu().numpy() if self.paper else None
@@ -132,8 +150,11 @@ class Training:
         switches = None if self.phase == "warmup" or not self.learns else self.net.switches
         if ramp:
             switches = self.learner.on() if learning else self.learner.on().detach()
-        smoothing = self.config.train.label_smoothing
-        result = forward_backward(self.net, batches, switches, smoothing)
+        train = self.config.train
+        result = forward_backward(
+            self.net, batches, switches, train.label_smoothing, train.precision
+        )
+        result = self._joined(result, switches)
         self._check_finite(result)
         if learning:
             assert switches is not None and switches.grad is not None
@@ -141,6 +162,18 @@ class Training:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return result
+
+    def _joined(self, result: StepResult, switches: torch.Tensor | None) -> StepResult:
+        """The step of all ranks together: summed gradients, every domain's figures."""
+        if self.ranks.world == 1:
+            return result
+        self.ranks.sum_gradients(list(self.net.parameters()))
+        if switches is not None and switches.grad is not None:
+            self.ranks.sum([switches.grad])
+        count = len(self.net.classes)
+        return StepResult(
+            self.ranks.merge(result.loss, count), self.ranks.merge(result.accuracy, count)
+        )
 
     def _check_finite(self, result: StepResult) -> None:
         for domain, loss in result.loss.items():

@@ -80,7 +80,7 @@ class RandomNet(nn.Module):
         if kind != "flatten":
             return self.features
         with torch.no_grad():
-            return self._trunk(torch.zeros(1, 3, SIDE, SIDE)).flatten(1).shape[1]
+            return self._trunk(torch.zeros(2, 3, SIDE, SIDE)).flatten(1).shape[1]
 
     def _build(self, name: str, step: Step, channels: int, widths: list[int]) -> int:
         """Make the modules of one step; returns the channels it gives."""

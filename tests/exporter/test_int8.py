@@ -66,7 +66,7 @@ def test_tensorrt_parses_it(bundle: Path) -> None:
 def test_a_domain_that_loses_too_much_is_named() -> None:
     before, after = {"a": 0.9, "b": 0.8, "c": 0.7}, {"a": 0.895, "b": 0.75, "c": 0.8}
     assert lost(before, after, 1.0) == pytest.approx({"b": 5.0})
-    with pytest.raises(VerificationError, match=r"domain b: INT8 costs 5\.0 points"):
+    with pytest.raises(VerificationError, match=r"domain b: INT8 costs 5\.00 points"):
         refuse(before, after, 1.0)
     refuse(before, after, 5.0)
 

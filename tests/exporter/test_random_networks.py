@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -93,7 +93,7 @@ def test_random_networks_are_sliced_exactly(model: RandomNet, seed: int) -> None
 
 
 @pytest.mark.slow
-@settings(QUICK, max_examples=1000, derandomize=False)
+@settings(QUICK, max_examples=1000, derandomize=False, phases=[Phase.generate])
 @given(networks(most_steps=12), st.integers(0, 2**31))
 def test_thousands_of_random_networks_are_sliced_exactly(model: RandomNet, seed: int) -> None:
     check_slices(model, seed)
@@ -122,7 +122,7 @@ def test_random_networks_are_exported_exactly(
 
 
 @pytest.mark.slow
-@settings(QUICK, max_examples=150, derandomize=False)
+@settings(QUICK, max_examples=150, derandomize=False, phases=[Phase.generate])
 @given(model=networks(most_steps=12), seed=st.integers(0, 2**31))
 def test_hundreds_of_random_networks_are_exported_exactly(
     tmp_path_factory: pytest.TempPathFactory, model: RandomNet, seed: int

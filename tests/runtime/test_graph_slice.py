@@ -108,7 +108,15 @@ def test_depthwise_groups_and_constants_follow() -> None:
     assert group == 3
 
 
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v3_small", "squeezenet1_1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squeezenet1_1",
+        pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
+        pytest.param("densenet121", marks=pytest.mark.slow),
+    ],
+)
 def test_real_networks_are_sliced_exactly(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     from prunion.benchmarks.random_bundle import random_bundle

@@ -93,7 +93,7 @@ def test_a_computed_weight_is_refused_by_its_node() -> None:
             x = self.bn1(nn.functional.conv2d(x, weight, padding=1)).relu()
             return self.bn2(self.conv2(x)).relu().mean((2, 3))
 
-    with pytest.raises(UnsupportedGraphError, match="node mul: mul computes with conv1.weight"):
+    with pytest.raises(UnsupportedGraphError, match=r"node mul: mul computes with conv1\.weight"):
         find_units(trace(Standardised(), 8, 8))
 
 

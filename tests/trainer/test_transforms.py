@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import InputConfig
-from prunion.trainer.transforms import eval_transform, train_transform
+from prunion.trainer.evaluate import mean_of_views
+from prunion.trainer.transforms import eval_transform, normalised, train_transform
 from tests.trainer.images import picture
 
 
@@ -34,7 +36,7 @@ def test_evaluation_is_what_pillow_alone_gives(shape: tuple[int, int], config: I
     ours = eval_transform(config)(image)
     assert ours.shape == (3, config.height, config.width)
     assert ours.dtype == torch.float32
-    np.testing.assert_allclose(ours.numpy(), by_pillow(image, config), atol=1e-6)
+    np.testing.assert_array_equal(ours.numpy(), by_pillow(image, config))
 
 
 def test_without_crop_and_mirror_training_sees_what_evaluation_sees() -> None:
@@ -67,3 +69,41 @@ def test_mirroring_turns_about_half_of_the_images() -> None:
 
 def test_a_larger_resize_leaves_more_room_for_the_crop() -> None:
     assert train_transform(InputConfig(resize=96), False, True).shorter_side == 96
+
+
+def test_a_batch_is_normalised_as_its_images_are() -> None:
+    transform = train_transform(InputConfig(), mirror=True, crop=True)
+    images = [picture(n, 90, 70) for n in range(6)]
+    rngs = [np.random.default_rng(n) for n in range(6)]
+    pixels = [transform.pixels(i, r) for i, r in zip(images, rngs, strict=True)]
+    together = normalised(pixels, transform.input)
+    for n, image in enumerate(images):
+        assert torch.equal(together[n], transform(image, np.random.default_rng(n)))
+
+
+def test_five_crops_are_the_centre_and_the_corners_ten_are_mirrored() -> None:
+    config, image = InputConfig(size=32, resize=40, test_crops=10), picture(5, 60, 50)
+    whole = np.asarray(image.resize((48, 40), 2))
+    views = eval_transform(config, 10).pixels(image)
+    corners = [(4, 8), (0, 0), (0, 16), (8, 0), (8, 16)]
+    for view, (y, x) in zip(views[:5], corners, strict=True):
+        np.testing.assert_array_equal(view, whole[y : y + 32, x : x + 32])
+    np.testing.assert_array_equal(views[5:], views[:5, :, ::-1])
+    np.testing.assert_array_equal(eval_transform(config, 5).pixels(image), views[:5])
+    np.testing.assert_array_equal(eval_transform(config).pixels(image), views[:1])
+    assert (config.crops(mirror=True), config.crops(mirror=False)) == (10, 5)
+    assert InputConfig().crops(mirror=True) == 1
+
+
+def test_views_of_an_image_are_averaged_as_probabilities() -> None:
+    logits = torch.tensor([[0.0, 4.0], [0.0, 4.0], [9.0, 0.0], [1.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
+    mean = mean_of_views(logits, 3)
+    torch.testing.assert_close(mean[0], logits[:3].softmax(1).mean(0))
+    assert mean.argmax(1).tolist() == [1, 1]
+    assert mean_of_views(logits, 1) is logits
+
+
+@pytest.mark.parametrize(("crops", "resize"), [(5, 0), (10, 64), (3, 80), (True, 80)])
+def test_crops_need_room_and_a_known_number(crops: int, resize: int) -> None:
+    with pytest.raises(ConfigError, match=r"\[input\] test_crops is"):
+        InputConfig(resize=resize, test_crops=crops)

@@ -1,0 +1,130 @@
+"""Several processes, one training: every rank holds whole domains and adds up the gradients.
+
+BatchNorm's statistics belong to a domain, so no rank needs another's. The loss is a sum over
+domains, so gradients summed over ranks are those of one process on the joint batch. That is why
+they are summed here, in one buffer, and not averaged by DistributedDataParallel, which would also
+have to look for the heads that a rank does not use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.network import DomainNet
+
+__all__ = ["ALONE", "Ranks", "joined_ranks"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` of them, as `torchrun` started it."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def owns(self, domain: int) -> bool:
+        """Whether a domain's images are read here."""
+        return domain % self.world == self.rank
+
+    def wait(self) -> None:
+        """Until every rank has come here."""
+        if self.world > 1:
+            distributed.barrier()
+
+    def sum(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over ranks, in one exchange for each type and device."""
+        if self.world == 1:
+            return
+        kinds: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+        for tensor in tensors:
+            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+        for group in kinds.values():
+            flat = torch.cat([t.reshape(-1) for t in group])
+            distributed.all_reduce(flat)
+            for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up the gradients; a parameter that this rank did not use counts as zero."""
+        if self.world == 1:
+            return
+        for parameter in parameters:
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.sum(p.grad for p in parameters if p.grad is not None)
+
+    def merge(self, values: Mapping[int, float], count: int) -> dict[int, float]:
+        """Every rank's values by domain, put together: `count` domains in all."""
+        if self.world == 1:
+            return dict(values)
+        device = torch.device("cuda") if distributed.get_backend() == "nccl" else None
+        table = torch.zeros(2, count, dtype=torch.float64, device=device)
+        for domain, value in values.items():
+            table[0, domain], table[1, domain] = value, 1
+        distributed.all_reduce(table)
+        return {d: float(table[0, d]) for d in range(count) if table[1, d]}
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on some rank."""
+        return any(self.merge({self.rank: float(flag)}, self.world).values())
+
+    def copy_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give every rank the first one's values."""
+        if self.world > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    def share_statistics(self, net: DomainNet) -> None:
+        """Give every rank the running statistics of all domains, each from its owner."""
+        if self.world == 1:
+            return
+        rows = [b for m in net.norms.values() for b in (m.running_mean, m.running_var)]
+        others = [d for d in range(len(net.classes)) if not self.owns(d)]
+        for row in rows:
+            row[others] = 0
+        self.sum(rows)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined_ranks(domains: int, order: str, device: str) -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started; alone without it.
+
+    Raises:
+        ConfigError: there are more processes than domains, or a step holds one domain only.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield ALONE
+        return
+    if world > domains:
+        raise ConfigError(
+            f"torchrun started {world} processes for {domains} domains, and a process holds whole "
+            f"domains: start at most {domains}"
+        )
+    if order != "joint":
+        raise ConfigError(
+            f'[train] order is "{order}", one domain a step, which leaves nothing to share among '
+            'processes: use "joint", or start without torchrun'
+        )
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), world)
+    finally:
+        distributed.destroy_process_group()

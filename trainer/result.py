@@ -1,0 +1,129 @@
+"""What a run ends with, as an object, as JSON and as the closing table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunion.runtime.amounts import amount_text
+from prunion.trainer.budget import cost_of
+from prunion.trainer.training import Training
+from prunion.trainer.usage import layer_sparsity, sharing_lines, sharing_matrix
+
+__all__ = ["RunResult", "closing_table", "run_result", "usage_figures"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with.
+
+    Attributes:
+        accuracy: per domain on the test images, pruned.
+        accuracy_before: the same after warm-up, with every channel on.
+        budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
+        uncut: share of the backbone's cost that learning left, before the last cut.
+        params, macs: the backbone's and the union's.
+        sparsity: share of unused filters by layer.
+        sharing: share of the kept channels that every domain uses.
+        sharing_matrix: of the channels that one domain uses, the share that another uses.
+        returned: how often a switch that was off came back on.
+    """
+
+    folder: Path
+    accuracy: dict[str, float]
+    accuracy_before: dict[str, float]
+    budget: dict[str, Any]
+    uncut: float
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    sparsity: dict[str, float]
+    sharing: float
+    sharing_matrix: dict[str, dict[str, float]]
+    returned: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**vars(self), "folder": str(self.folder)}
+
+
+def run_result(
+    training: Training,
+    accuracy: dict[str, float],
+    before: dict[str, float],
+    folder: Path,
+    seconds: float,
+) -> RunResult:
+    """Account for a finished run."""
+    table, budget = training.net.units.table, training.budget
+    alive = training.alive()
+    everything = np.ones_like(alive)
+    value = cost_of(training.priced, budget.kind, alive)
+    switches = training.switches().cpu().numpy()
+    return RunResult(
+        folder=folder,
+        accuracy=accuracy,
+        accuracy_before=before,
+        budget={
+            "kind": budget.kind,
+            "asked": training.config.budget.limit,
+            "value": value / budget.full if training.config.budget.is_fraction else value,
+            "met": value <= budget.allowed,
+        },
+        uncut=training.uncut,
+        params=(table.params(everything), table.params(alive)),
+        macs=(table.macs(everything), table.macs(alive)),
+        sparsity=layer_sparsity(table, alive),
+        sharing=float((switches[:, alive] > 0).all(0).mean()),
+        sharing_matrix=_named_matrix(training),
+        returned=training.learner.returned,
+        seconds=seconds,
+    )
+
+
+def usage_figures(training: Training) -> dict[str, Any]:
+    """What the log says after each epoch about channels: unused ones and shared ones."""
+    sparsity = layer_sparsity(training.net.units.table, training.alive())
+    return {
+        "mean_sparsity": float(np.mean(list(sparsity.values()))),
+        "sparsity": sparsity,
+        "sharing": _named_matrix(training),
+    }
+
+
+def closing_table(result: RunResult) -> str:
+    """The closing table of a run."""
+    lines = [f"{'domain':<20} {'all channels':>13} {'pruned':>8}"]
+    for name, value in result.accuracy.items():
+        lines.append(f"{name:<20} {result.accuracy_before[name]:>12.1%} {value:>8.1%}")
+    budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
+    met = "met" if budget["met"] else "NOT met"
+    names = list(result.accuracy)
+    matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
+    sparsity = result.sparsity
+    widest, narrowest = min(sparsity, key=sparsity.__getitem__), max(sparsity, key=sparsity.get)  # type: ignore[arg-type]
+    lines += [
+        f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
+        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])} {met} "
+        f"({result.uncut:.1%} before the last cut); "
+        f"{result.sharing:.0%} of the kept channels are used by every domain; "
+        f"{result.returned} switches came back on while learning",
+        f"sparsity {np.mean(list(sparsity.values())):.1%} a layer: from {sparsity[widest]:.0%} "
+        f"({widest}) to {sparsity[narrowest]:.0%} ({narrowest})",
+        *sharing_lines(names, matrix),
+        f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
+    ]
+    return "\n".join(lines)
+
+
+def _named_matrix(training: Training) -> dict[str, dict[str, float]]:
+    names = [d.name for d in training.config.domains]
+    matrix = sharing_matrix(torch.Tensor.numpy(training.switches().cpu()))
+    return {
+        a: dict(zip(names, map(float, row), strict=True))
+        for a, row in zip(names, matrix, strict=True)
+    }

@@ -1,0 +1,46 @@
+"""Who uses which channels: sparsity per layer and sharing between domains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prunion.runtime.unit_table import UnitTable
+
+__all__ = ["layer_sparsity", "mean_sparsity", "sharing_lines", "sharing_matrix"]
+
+
+def layer_sparsity(table: UnitTable, alive: np.ndarray) -> dict[str, float]:
+    """Share of each layer's filters that no domain uses, by the layer's name.
+
+    Args:
+        alive: units that at least one domain uses, `[U]` bool.
+    """
+    return {
+        layer.weight.removesuffix(".weight"): 1
+        - len(table.kept(layer.weight, 0, layer.shape[0], alive)) / layer.shape[0]
+        for layer in table.layers
+    }
+
+
+def mean_sparsity(table: UnitTable, alive: np.ndarray) -> float:
+    """Mean over layers of the share of unused filters: the paper's "sparsity"."""
+    return float(np.mean(list(layer_sparsity(table, alive).values())))
+
+
+def sharing_matrix(switches: np.ndarray) -> np.ndarray:
+    """Of the units that domain i uses, the share that domain j uses too: `[D, U]` → `[D, D]`."""
+    on = (np.asarray(switches) > 0).astype(np.float64)
+    return (on @ on.T) / np.maximum(on.sum(axis=1, keepdims=True), 1)
+
+
+def sharing_lines(names: Sequence[str], matrix: np.ndarray) -> list[str]:
+    """The matrix as lines of text, a domain's number standing for its name in the columns."""
+    width = max(len("of the channels of"), *(len(name) for name in names)) + 3
+    head = "of the channels of".ljust(width) + "".join(f"{i + 1:>6}" for i in range(len(names)))
+    rows = [
+        f"{i + 1:>2} {name}".ljust(width) + "".join(f"{value:>6.0%}" for value in row)
+        for i, (name, row) in enumerate(zip(names, matrix, strict=True))
+    ]
+    return [f"{head}  use", *rows]

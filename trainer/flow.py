@@ -68,8 +68,8 @@ def _follow(flow: Flow, node: fx.Node) -> Any:
     follows = any(isinstance(flow.values.get(x), Slots | tuple) for x in node.all_input_nodes)
     if parameters and not follows:
         raise UnsupportedGraphError(
-            f"node {node.name}: {op_name(node)} computes with {parameters[0].target} alone (a class "
-            "token, a weight made of another); prunion follows the image's channels only"
+            f"node {node.name}: {op_name(node)} computes with {parameters[0].target} alone "
+            "(a class token, a weight made of another); prunion follows the image's channels only"
         )
     try:
         return handler(flow, node)

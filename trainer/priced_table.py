@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import fx
 
@@ -62,6 +64,6 @@ def _around(net: DomainNet) -> int:
 
 
 def _channels(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return sum(int(v.shape[1]) for v in values if getattr(v, "ndim", 0) > 1)
+    value: Any = node.meta.get("val")
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    return sum(int(v.shape[1]) for v in values if v is not None and v.ndim > 1)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from prunion.runtime.amounts import amount_text
 from prunion.trainer.budget import cost_of
@@ -105,15 +104,15 @@ def closing_table(result: RunResult) -> str:
     names = list(result.accuracy)
     matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
     sparsity = result.sparsity
-    widest, narrowest = min(sparsity, key=sparsity.__getitem__), max(sparsity, key=sparsity.get)  # type: ignore[arg-type]
+    least, most = (f(sparsity.items(), key=lambda item: item[1]) for f in (min, max))
     lines += [
         f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
         f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])} {met} "
         f"({result.uncut:.1%} before the last cut); "
         f"{result.sharing:.0%} of the kept channels are used by every domain; "
         f"{result.returned} switches came back on while learning",
-        f"sparsity {np.mean(list(sparsity.values())):.1%} a layer: from {sparsity[widest]:.0%} "
-        f"({widest}) to {sparsity[narrowest]:.0%} ({narrowest})",
+        f"sparsity {np.mean(list(sparsity.values())):.1%} a layer: from {least[1]:.0%} "
+        f"({least[0]}) to {most[1]:.0%} ({most[0]})",
         *sharing_lines(names, matrix),
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
     ]
@@ -122,7 +121,7 @@ def closing_table(result: RunResult) -> str:
 
 def _named_matrix(training: Training) -> dict[str, dict[str, float]]:
     names = [d.name for d in training.config.domains]
-    matrix = sharing_matrix(torch.Tensor.numpy(training.switches().cpu()))
+    matrix = sharing_matrix(training.switches().cpu().numpy())
     return {
         a: dict(zip(names, map(float, row), strict=True))
         for a, row in zip(names, matrix, strict=True)

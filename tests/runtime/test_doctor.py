@@ -50,9 +50,7 @@ def test_a_broken_package_is_not_called_missing(monkeypatch: pytest.MonkeyPatch)
     assert (state, fix) == ("broken", "pip install --force-reinstall 'prunion[ort]'")
 
 
-def test_a_jetson_gets_a_jetsons_advice(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_jetson_gets_a_jetsons_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.0\n")
     monkeypatch.setattr(doctor, "TEGRA", release)

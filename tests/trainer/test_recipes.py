@@ -1,0 +1,105 @@
+"""Every recipe, loss and precision through a whole run: the budget holds at its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunion.trainer.checkpoint import load_checkpoint
+from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.result import RunResult
+from prunion.trainer.run import train_run
+from prunion.trainer.schedule import Schedule
+from tests.trainer.tiny_run import tiny_run
+
+CHOICES: dict[str, dict[str, object]] = {
+    "intersection": {"sharing": '"intersection"'},
+    "jaccard fixed": {"sharing": '"jaccard"', "sharing_weight": 0.25},
+    "BA2": {"sharing": '"none"'},
+    "paper": {"recipe": '"paper"', "order": '"epoch"'},
+    "paper BA2": {"recipe": '"paper"', "sharing": '"none"', "settle": 0},
+    "union and domains": {"domain_budget": "true"},
+    "bf16": {"precision": '"bf16"'},
+    "one domain a step": {"order": '"epoch"'},
+}
+
+
+def trained(folder: Path, **train: object) -> RunResult:
+    run_file = tiny_run(folder, **train)
+    return train_run(load_config(run_file), folder / "out")
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_budget_is_met_after_rounding(name: str, tmp_path: Path) -> None:
+    result = trained(tmp_path, **CHOICES[name])
+    assert result.budget["met"]
+    assert result.budget["value"] <= 0.5
+    units = load_checkpoint(tmp_path / "out").net
+    alive = (units.switches > 0).any(0).numpy()
+    for group in np.unique(units.units.group):
+        width = alive[units.units.group == group].sum()
+        assert width > 0
+        assert width % 8 == 0
+
+
+def test_the_papers_recipe_has_no_warm_up_and_no_ramp(tmp_path: Path) -> None:
+    trained(tmp_path, recipe='"paper"')
+    lines = [json.loads(x) for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    steps = [x for x in lines if "cost" in x]
+    assert {x["target"] for x in steps} == {0.5}
+    assert steps[0]["lambda/warm"] > 0  # every domain is over its budget from the first step
+
+
+def test_the_papers_rate_falls_once() -> None:
+    schedule = Schedule(0, 8, 0, 0.25, steps_down=True)
+    assert [schedule.rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
+    assert {schedule.target(s) for s in range(8)} == {0.25}
+    assert schedule.phase(0) == "ramp"
+
+
+def test_a_budget_of_switches_is_met(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    text = run_file.read_text("utf-8").replace('kind = "params"', 'kind = "switches"')
+    run_file.write_text(text, "utf-8")
+    result = train_run(load_config(run_file), tmp_path / "out")
+    loaded = load_checkpoint(tmp_path / "out").net
+    share = float((loaded.switches > 0).any(0).float().mean())
+    assert result.budget["value"] == pytest.approx(share)
+    assert share <= 0.5
+
+
+def test_domains_are_budgeted_where_the_union_does_not_do_it() -> None:
+    assert not TrainConfig().budgets_domains
+    assert TrainConfig(recipe="paper").budgets_domains
+    assert TrainConfig(sharing="none").budgets_domains
+    assert TrainConfig(sharing="jaccard").budgets_domains
+    assert not TrainConfig(sharing="none", domain_budget=False).budgets_domains
+    assert TrainConfig(domain_budget=True).budgets_domains
+
+
+def test_bf16_learns_what_fp32_learns(tmp_path: Path) -> None:
+    """The losses of the first steps agree to bfloat16's precision, and are not the same."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        trained(folder, precision=f'"{precision}"')
+        lines = [json.loads(x) for x in (folder / "out/metrics.jsonl").read_text().splitlines()]
+        losses[precision] = [x["loss/warm"] for x in lines if "cost" in x][:3]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.slow
+def test_a_compiled_trunk_learns_the_same(tmp_path: Path) -> None:
+    losses = []
+    for compiled in ("false", "true"):
+        folder = tmp_path / compiled
+        folder.mkdir()
+        trained(folder, compile=compiled, warmup=1, ramp=1, settle=0)
+        lines = [json.loads(x) for x in (folder / "out/metrics.jsonl").read_text().splitlines()]
+        losses.append([x["loss/warm"] for x in lines if "cost" in x])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

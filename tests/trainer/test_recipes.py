@@ -34,7 +34,7 @@ def trained(folder: Path, **train: object) -> RunResult:
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_the_budget_is_met_after_rounding(name: str, tmp_path: Path) -> None:
-    result = trained(tmp_path, **CHOICES[name])
+    result = trained(tmp_path, **{"ramp": 1, **CHOICES[name]})
     assert result.budget["met"]
     assert result.budget["value"] <= 0.5
     units = load_checkpoint(tmp_path / "out").net
@@ -86,7 +86,7 @@ def test_bf16_learns_what_fp32_learns(tmp_path: Path) -> None:
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
         folder.mkdir()
-        trained(folder, precision=f'"{precision}"')
+        trained(folder, precision=f'"{precision}"', ramp=0, settle=0)
         lines = [json.loads(x) for x in (folder / "out/metrics.jsonl").read_text().splitlines()]
         losses[precision] = [x["loss/warm"] for x in lines if "cost" in x][:3]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from prunion.exporter.slim import Affine, SlimNet
+from prunion.exporter.slim import SlimNet
+from prunion.exporter.slim_graph import Affine
 from prunion.runtime.unit_table import UnitTable
 from prunion.trainer.trace import op_name
 

@@ -23,7 +23,7 @@ from prunion.trainer.run import RunResult, train_run
 
 __all__ = ["demo_command"]
 
-SIZE = 56
+SIZE = 52
 RUN = """\
 # The demo's run file: EfficientNet-Lite0, half of its parameters.
 seed = 0

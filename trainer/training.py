@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from prunion.trainer.switches import SwitchLearner, ranks
 __all__ = ["Training"]
 
 RANKING_STEPS = 24
+LEAST_UPDATES = 40  # of the switches in a ramp
 Report = Callable[[dict[str, float]], None]
 
 
@@ -57,14 +59,16 @@ class Training:
         self.priced = priced_table(budget.kind, net)
         self.cost = CostModel(self.priced, budget.kind).to(net.switches.device)
         domains, units = net.switches.shape
-        self.every = 1 if self.paper else train.switch_every
+        # A short ramp needs every step: too few updates overshoot and cut what matters.
+        every = min(train.switch_every, self.schedule.ramp // LEAST_UPDATES)
+        self.every = 1 if self.paper else max(1, every)
         travel = train.switch_travel * self.every / max(1, self.schedule.ramp)
         self.learner: SwitchLearner | PaperLearner
         if self.paper:
             self.learner = PaperLearner(domains, units, net.switches.device)
         else:
             self.learner = SwitchLearner(domains, units, travel)
-        self.pressure = Pressure(train, self.cost, domains)
+        self.pressure = Pressure(replace(train, switch_every=self.every), self.cost, domains)
         self.optimiser = make_optimiser(config, net)
         self.epoch = 0
         self.step = 0

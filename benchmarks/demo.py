@@ -23,7 +23,7 @@ from prunion.trainer.run import RunResult, train_run
 
 __all__ = ["demo_command"]
 
-SIZE = 52
+SIZE = 48
 RUN = """\
 # The demo's run file: EfficientNet-Lite0, half of its parameters.
 seed = 0

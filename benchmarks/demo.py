@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -174,4 +173,3 @@ def _predict(folder: Path, bundle: Path) -> None:
         f"({answer.probability:.0%}); it is {truth}"
     )
     image.save(folder / f"{domain.name}.png")
-    print(json.dumps({"domain": answer.domain, "class": answer.class_name, "index": answer.index}))

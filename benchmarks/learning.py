@@ -77,6 +77,7 @@ ROWS = _rows()
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
+@click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
 @click.option("--holdout", is_flag=True, help="Measure on a tenth of the training images instead.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="JSONL, one row a line.")
@@ -115,6 +116,8 @@ def make_config(row: Row, options: dict[str, Any]) -> RunConfig:
     train = TrainConfig(**{"warmup": warmup, "ramp": ramp, "settle": settle, **row.train})
     changes = dict(setting.split("=", 1) for setting in options["settings"])
     train = replace(train, **{k: _value(k, v, train) for k, v in changes.items()})
+    if options["teacher"]:
+        train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
     return RunConfig(
         backbone=backbone,
@@ -165,7 +168,8 @@ def _key(name: str, options: dict[str, Any]) -> str:
     parts = [options["backbone"], name, f"seed{options['seed']}"]
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
-    parts += [s.replace("=", "-") for s in sorted(options["settings"])]
+    parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
+    parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
     return ".".join([*parts, *(["holdout"] if options["holdout"] else [])])
 
 

@@ -17,10 +17,10 @@ from prunion.trainer.config import DomainConfig, RunConfig, TrainConfig
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
 from prunion.trainer.network import DomainNet
+from prunion.trainer.optimiser import make_optimiser, set_rates
 from prunion.trainer.schedule import Schedule
 from prunion.trainer.steps import forward_backward
 from prunion.trainer.switches import SwitchLearner
-from prunion.trainer.training import make_optimiser
 
 __all__ = ["AddedDomain", "add_domain"]
 
@@ -100,7 +100,7 @@ def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
     train, per_epoch = config.train, batches.steps_per_epoch
     warmup, ramp, settle = (n * per_epoch for n in (train.warmup, train.ramp, train.settle))
     schedule = Schedule(warmup, ramp, settle, beta=1.0)
-    optimiser = make_optimiser(config, net)
+    optimiser = make_optimiser(train, net)
     learner = SwitchLearner(1, net.switches.shape[1], lr=1.0 / max(1, schedule.ramp))
     union = net.switches.clone()
     bar = tqdm(total=schedule.total, desc="add-domain", disable=not sys.stderr.isatty())
@@ -111,8 +111,7 @@ def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
             switches = (learner.on() * union).detach()
             if learning:
                 switches.requires_grad_()
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * schedule.rate(step)
+            set_rates(optimiser, schedule.rate(step))
             forward_backward(net, batch, switches, train.label_smoothing)
             if learning:
                 assert switches.grad is not None

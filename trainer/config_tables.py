@@ -165,7 +165,12 @@ class TrainConfig:
     switch_travel: float = 2.0
     switch_every: int = 4
     weight_decay: float = 1e-4
+    small_set_decay: float = 0.0
     label_smoothing: float = 0.0
+    teacher: str = ""
+    distillation: float = 0.5
+    average: float = 0.0
+    trunk_from: str = "start"
     sharing: str = "union"
     sharing_weight: float | str = "learned"
     domain_budget: bool | str = "auto"
@@ -189,7 +194,13 @@ class TrainConfig:
         check_int("train", "switch_every", self.switch_every, 1, 1000)
         check_choice("train", "ranking", self.ranking, ("importance", "random"))
         check_number("train", "weight_decay", self.weight_decay, 0, 1)
+        check_number("train", "small_set_decay", self.small_set_decay, 0, 10)
         check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)
+        if self.teacher:
+            check_text("train", "teacher", self.teacher)
+        check_number("train", "distillation", self.distillation, 0, 1)
+        check_number("train", "average", self.average, 0, 1000)
+        check_choice("train", "trunk_from", self.trunk_from, ("start", "settle"))
         check_choice("train", "sharing", self.sharing, SHARING)
         if self.domain_budget != "auto":
             check_bool("train", "domain_budget", self.domain_budget)

@@ -14,6 +14,8 @@ from prunion.trainer.sharing import domain_losses, sharing_gradient
 __all__ = ["Multiplier", "Pressure"]
 
 RATE = 2.0  # of dual ascent, per step and unit of violation
+# The paper learns λ as a parameter, slowly: its switches all leave at once under a hasty one.
+PAPER_RATE, PAPER_START = 0.05, 1.0
 LARGEST = 50.0
 LARGEST_JACCARD = 5.0  # its constraint is never met: λ would only grow
 
@@ -43,9 +45,10 @@ class Pressure:
         self.config, self.cost = config, cost
         self.plain = config.recipe == "paper"
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
-        rate = RATE if self.plain else RATE * config.switch_every
-        self.sharing = Multiplier(rate, largest)
-        self.domains = [Multiplier(rate, LARGEST) for _ in range(domains)]
+        rate = PAPER_RATE if self.plain else RATE * config.switch_every
+        start = PAPER_START if self.plain else 0.0
+        self.sharing = Multiplier(rate, largest, start)
+        self.domains = [Multiplier(rate, LARGEST, start) for _ in range(domains)]
 
     def charge(self, switches: torch.Tensor, beta: float, scale: float) -> torch.Tensor:
         """One step of every λ, and what each switch is charged, `[D, U]`.

@@ -17,13 +17,14 @@ from prunion.trainer.training import Training
 
 __all__ = ["load_snapshot", "save_snapshot"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None:
     """Write network, switches, optimiser and counters, atomically."""
     tensors = {f"net.{k}": v for k, v in training.net.state_dict().items()}
     tensors |= {f"switches.{k}": v for k, v in training.learner.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in training.average.state_dict().items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -71,6 +72,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
     training.learner.load_state_dict(
         {k: v.to(training.net.switches.device) for k, v in _strip(tensors, "switches.").items()}
     )
+    training.average.load_state_dict(_strip(tensors, "average."))
     _load_optimiser(training.optimiser, _strip(tensors, "optimiser."), meta["optimiser"])
     torch.set_rng_state(tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in tensors:

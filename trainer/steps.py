@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from prunion.trainer.batches import Batch
+from prunion.trainer.distillation import Teacher
 from prunion.trainer.network import DomainNet
 from prunion.trainer.ranks import ALONE, Ranks
 
@@ -29,12 +30,14 @@ def forward_backward(
     switches: torch.Tensor | None,
     smoothing: float = 0.0,
     precision: str = "fp32",
+    teacher: Teacher | None = None,
 ) -> StepResult:
     """Add up the domains' cross-entropies and back-propagate their sum.
 
     Args:
         switches: `[D, U]` to use (its `.grad` is filled if it asks for one); None leaves all on.
         precision: `bf16` runs the network in mixed precision; the loss stays float32.
+        teacher: whose logits are part of the loss; the losses given back are with it.
     """
     device = net.switches.device
     images = torch.cat([b.images for b in batches]).to(
@@ -42,12 +45,16 @@ def forward_backward(
     )
     segments = [(b.domain, len(b.labels)) for b in batches]
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        soft = teacher.logits(images, segments) if teacher else [None] * len(segments)
         outputs = net(images, segments, switches, gated=switches is not None)
     losses = {}
     correct = {}
-    for batch, logits in zip(batches, outputs, strict=True):
+    for batch, logits, other in zip(batches, outputs, soft, strict=True):
         labels = batch.labels.to(device, non_blocking=True)
-        losses[batch.domain] = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        if teacher is not None and other is not None:
+            loss = teacher.loss(loss, logits.float(), other)
+        losses[batch.domain] = loss
         correct[batch.domain] = (logits.detach().argmax(1) == labels).float().mean()
     torch.stack(list(losses.values())).sum().backward()
     values = {d: float(v.detach()) for d, v in losses.items()}

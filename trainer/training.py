@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from prunion.runtime.errors import PrunionError
+from prunion.trainer.averaging import WeightAverage
 from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.budget import Budget, cost_of, select_union
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import CostModel
+from prunion.trainer.distillation import load_teacher
 from prunion.trainer.interrupt import StopRequest
 from prunion.trainer.multipliers import Pressure
 from prunion.trainer.network import DomainNet
+from prunion.trainer.optimiser import make_optimiser, set_rates, trunk_parameters
 from prunion.trainer.paper_switches import PaperLearner
 from prunion.trainer.priced_table import priced_table
 from prunion.trainer.ranks import ALONE, Ranks
@@ -69,7 +72,10 @@ class Training:
         else:
             self.learner = SwitchLearner(domains, units, travel)
         self.pressure = Pressure(replace(train, switch_every=self.every), self.cost, domains)
-        self.optimiser = make_optimiser(config, net)
+        self.optimiser = make_optimiser(train, net, batches.images)
+        names = [d.name for d in config.domains]
+        self.teacher = load_teacher(train.teacher, train.distillation, names, net)
+        self.average = WeightAverage(train.average * per_epoch)
         self.epoch = 0
         self.step = 0
         self.phase = "warmup"
@@ -95,6 +101,7 @@ class Training:
         self.epoch += 1
         if self.step >= self.schedule.total:
             self._enter("settle")
+            self.average.move_into(self.net)
 
     def alive(self) -> np.ndarray:
         """Units that at least one domain uses, `[U]` bool."""
@@ -145,9 +152,8 @@ class Training:
     # --- steps ------------------------------------------------------------------------------
 
     def _step(self, batches: Sequence[Batch]) -> StepResult:
-        rate = self.schedule.rate(self.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * rate
+        set_rates(self.optimiser, self.schedule.rate(self.step))
+        self._hold_trunk()
         ramp = self.phase == "ramp" and self.learns
         # In between, gates fold into BatchNorm and cost nothing.
         learning = ramp and self.step % self.every == 0
@@ -156,7 +162,7 @@ class Training:
             switches = self.learner.on() if learning else self.learner.on().detach()
         train = self.config.train
         result = forward_backward(
-            self.net, batches, switches, train.label_smoothing, train.precision
+            self.net, batches, switches, train.label_smoothing, train.precision, self.teacher
         )
         result = self._joined(result, switches)
         self._check_finite(result)
@@ -165,7 +171,15 @@ class Training:
             self._learn(switches.detach(), switches.grad)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        if train.average and self.phase == "settle":
+            self.average.update(self.net)
         return result
+
+    def _hold_trunk(self) -> None:
+        """Let the shared trunk learn from the start, or only once the switches are fixed."""
+        if self.config.train.trunk_from == "settle":
+            for parameter in trunk_parameters(self.net):
+                parameter.requires_grad_(self.phase == "settle")
 
     def _joined(self, result: StepResult, switches: torch.Tensor | None) -> StepResult:
         """The step of all ranks together: summed gradients, every domain's figures."""
@@ -208,26 +222,6 @@ class Training:
             figures |= {f"lambda/{name}": m.value for name, m in each}
         figures["returned"] = float(self.learner.returned)
         return figures
-
-
-def make_optimiser(config: RunConfig, net: DomainNet) -> torch.optim.Optimizer:
-    """AdamW over BatchNorm, heads and (where the run tunes it) the trunk; switches apart."""
-    train = config.train
-    norms = [p for m in net.norms.values() for p in m.parameters()]
-    own = {id(p) for p in norms}
-    trunk = [p for p in net.trunk.parameters() if id(p) not in own]
-    for parameter in trunk:
-        parameter.requires_grad_(train.trunk == "tuned")
-    decay = train.weight_decay
-    groups = [
-        {"params": norms, "peak": train.lr, "weight_decay": 0.0},
-        {"params": list(net.heads.parameters()), "peak": train.lr, "weight_decay": decay},
-    ]
-    if train.trunk == "tuned":
-        groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})
-    for group in groups:
-        group["lr"] = group["peak"]
-    return torch.optim.AdamW(groups)
 
 
 def _first(steps: Iterator[list[Batch]], count: int) -> Iterator[list[Batch]]:

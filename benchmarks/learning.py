@@ -31,6 +31,7 @@ from prunion.trainer.run import RunResult, train_run
 __all__ = ["ROWS", "Row", "main", "run_row"]
 
 MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
+BA2 = {"trunk": "frozen", "sharing": "none", "cut": "domains"}
 RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 
 
@@ -48,7 +49,7 @@ def _rows() -> dict[str, Row]:
     rows = {
         "frozen-all": Row("all switches on, frozen", 1.0, train={"trunk": "frozen"}),
         "tuned-all": Row("all switches on, tuned", 1.0, train={"trunk": "tuned"}),
-        "ba2-050": Row("BA² (budget loss only)", train={"trunk": "frozen", "sharing": "none"}),
+        "ba2-050": Row("BA² (budget loss only)", train=BA2),
         "paper-050": Row("union, paper recipe", train={"trunk": "frozen", "recipe": "paper"}),
         "frozen-macs-050": Row("union, frozen", 0.5, "macs", {"trunk": "frozen"}),
         "tuned-macs-050": Row("union, tuned", 0.5, "macs", {"trunk": "tuned"}),
@@ -183,6 +184,7 @@ def _figures(row: Row, result: RunResult, manifest: dict[str, Any]) -> dict[str,
         "budget": manifest["budget"],
         "params": manifest["params"]["exported"] / manifest["params"]["backbone"],
         "macs": manifest["macs"]["exported"] / manifest["macs"]["backbone"],
+        "uncut": result.uncut,
         "sharing": result.sharing,
         "returned": result.returned,
         "seconds": round(result.seconds, 1),

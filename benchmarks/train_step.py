@@ -48,6 +48,7 @@ class RandomBatches:
     """The same few joint steps every epoch; stands in for a data loader."""
 
     steps: tuple[tuple[Batch, ...], ...]
+    images: tuple[int, ...] = ()  # how many each domain has: nobody knows
 
     @property
     def steps_per_epoch(self) -> int:

@@ -174,6 +174,7 @@ class TrainConfig:
     sharing: str = "union"
     sharing_weight: float | str = "learned"
     domain_budget: bool | str = "auto"
+    cut: str = "union"
     precision: str = "fp32"
     compile: bool = False
     workers: int = 0
@@ -204,6 +205,7 @@ class TrainConfig:
         check_choice("train", "sharing", self.sharing, SHARING)
         if self.domain_budget != "auto":
             check_bool("train", "domain_budget", self.domain_budget)
+        check_choice("train", "cut", self.cut, ("union", "domains"))
         if isinstance(self.sharing_weight, str):
             check_choice("train", "sharing_weight", self.sharing_weight, ("learned",))
         else:

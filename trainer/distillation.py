@@ -57,5 +57,5 @@ def load_teacher(path: str, weight: float, names: Sequence[str], net: DomainNet)
             f"[train] teacher {path} knows the domains {', '.join(theirs)}, the run has "
             f"{', '.join(names)}: give a run of the same domains in the same order"
         )
-    teacher = checkpoint.net.to(net.switches.device, memory_format=torch.channels_last)
+    teacher = checkpoint.net.to(net.switches.device).to(memory_format=torch.channels_last)
     return Teacher(teacher.eval().requires_grad_(False), weight)

@@ -46,15 +46,3 @@ class PaperLearner:
         before = self.scores > 0
         self.scores = self.scores - self.rate * LEARNING_RATE * mean / size
         self.returned += int(((self.scores > 0) & ~before).sum())
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Everything a resumed run needs."""
-        counts = torch.tensor([self.steps, self.returned])
-        return {"scores": self.scores, "mean": self.mean, "square": self.square, "counts": counts}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from `state_dict`."""
-        self.scores, self.mean, self.square = (
-            state[k].clone() for k in ("scores", "mean", "square")
-        )
-        self.steps, self.returned = (int(n) for n in state["counts"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.amounts import amount_text
-from prunion.trainer.budget import cost_of
+from prunion.trainer.budget import cost_of, round_up
 from prunion.trainer.training import Training
 from prunion.trainer.usage import layer_sparsity, sharing_lines, sharing_matrix
 
@@ -59,7 +59,8 @@ def run_result(
 ) -> RunResult:
     """Account for a finished run."""
     table, budget = training.net.units.table, training.budget
-    alive = training.alive()
+    # What export keeps; the cut has rounded already unless each domain was cut alone.
+    alive = round_up(training.alive(), training.net.units.group, budget.round_to)
     everything = np.ones_like(alive)
     value = cost_of(training.priced, budget.kind, alive)
     switches = training.switches().cpu().numpy()

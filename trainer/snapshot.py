@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from prunion.runtime.errors import CheckpointError
 from prunion.runtime.files import replace_file
+from prunion.trainer.learner_state import learner_state, restore_learner
 from prunion.trainer.training import Training
 
 __all__ = ["load_snapshot", "save_snapshot"]
@@ -23,7 +24,7 @@ FORMAT_VERSION = 3
 def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None:
     """Write network, switches, optimiser and counters, atomically."""
     tensors = {f"net.{k}": v for k, v in training.net.state_dict().items()}
-    tensors |= {f"switches.{k}": v for k, v in training.learner.state_dict().items()}
+    tensors |= {f"switches.{k}": v for k, v in learner_state(training.learner).items()}
     tensors |= {f"average.{k}": v for k, v in training.average.state_dict().items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
@@ -69,9 +70,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
             "resume with the run file it was started with, or start again with --force"
         )
     training.net.load_state_dict(_strip(tensors, "net."))
-    training.learner.load_state_dict(
-        {k: v.to(training.net.switches.device) for k, v in _strip(tensors, "switches.").items()}
-    )
+    restore_learner(training.learner, _strip(tensors, "switches."))
     training.average.load_state_dict(_strip(tensors, "average."))
     _load_optimiser(training.optimiser, _strip(tensors, "optimiser."), meta["optimiser"])
     torch.set_rng_state(tensors["random.cpu"])

@@ -57,18 +57,6 @@ class SwitchLearner:
         self.scores = (self.scores - self.lr * step).clamp(LOWEST, HIGHEST)
         self.returned += int(((self.scores > 0) & ~before).sum())
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Everything a resumed run needs."""
-        counts = torch.tensor([self.steps, self.returned])
-        return {"scores": self.scores, "mean": self.mean, "square": self.square, "counts": counts}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from `state_dict`."""
-        self.scores, self.mean, self.square = (
-            state[k].clone() for k in ("scores", "mean", "square")
-        )
-        self.steps, self.returned = (int(n) for n in state["counts"])
-
 
 def ranks(values: torch.Tensor) -> torch.Tensor:
     """Rank of each value within its row, from 1/U to 1: `[D, U]`."""

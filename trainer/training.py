@@ -140,6 +140,9 @@ class Training:
         """Cut what the ramp left over the budget; let all domains use what rounding brings."""
         scores = self.learner.scores
         self.uncut = cost_of(self.priced, self.budget.kind, self.alive()) / self.budget.full
+        if self.config.train.cut == "domains":
+            self.net.switches.copy_(torch.stack([self._cut_alone(row) for row in scores]))
+            return
         worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
         units = self.net.units
         used = (scores > 0).any(0).cpu().numpy() if self.paper else None
@@ -148,6 +151,12 @@ class Training:
         idle = torch.from_numpy(alive).to(scores.device) & (on.sum(0) == 0)
         on[:, idle] = 1.0
         self.net.switches.copy_(on)
+
+    def _cut_alone(self, scores: torch.Tensor) -> torch.Tensor:
+        """One domain's switches `[U]`, cut to the budget as if it were the only one."""
+        row, group = scores.cpu().numpy(), self.net.units.group
+        alive = select_union(row, self.priced, group, self.budget, used=row > 0)
+        return torch.from_numpy(alive).to(scores)
 
     # --- steps ------------------------------------------------------------------------------
 

@@ -13,6 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from prunion.trainer.config import DomainConfig
+from prunion.trainer.domains import Domain, open_domain
+from prunion.trainer.image_set import ImageSet
+
 
 def picture(number: int, width: int = 20, height: int = 16) -> Image.Image:
     """A noisy picture, a different one for each number."""
@@ -55,3 +59,13 @@ def write_parquet(
         table = table.replace_schema_metadata(metadata)
     pq.write_table(table, path)
     return path
+
+
+def open_files(train: Path, test: Path, seed: int = 0, **options: Any) -> Domain:
+    """A domain of the two paths."""
+    return open_domain(DomainConfig("d", train=(str(train),), test=(str(test),), **options), seed)
+
+
+def pixels(images: ImageSet) -> list[bytes]:
+    """Every image as it is decoded."""
+    return [images.image(index).tobytes() for index in range(len(images))]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prunion.exporter.export import export_bundle
 from prunion.trainer.checkpoint import load_checkpoint
 from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.result import RunResult
@@ -43,6 +44,19 @@ def test_the_budget_is_met_after_rounding(name: str, tmp_path: Path) -> None:
         width = alive[units.units.group == group].sum()
         assert width > 0
         assert width % 8 == 0
+
+
+def test_each_domain_alone_can_be_held_to_the_budget(tmp_path: Path) -> None:
+    """As BA² does: the union of domains that do not share costs more, and the bundle says so."""
+    result = trained(tmp_path, sharing='"none"', cut='"domains"', ranking='"random"')
+    net = load_checkpoint(tmp_path / "out").net
+    table = net.units.table
+    costs = [table.params(row.numpy() > 0) / table.params(row.numpy() > -1) for row in net.switches]
+    assert max(costs) <= 0.5 < result.budget["value"]
+    assert not result.budget["met"]
+    manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
+    assert manifest["budget"]["met"] is False
+    assert manifest["budget"]["value"] == pytest.approx(result.budget["value"])
 
 
 def test_the_papers_recipe_has_no_warm_up_and_no_ramp(tmp_path: Path) -> None:

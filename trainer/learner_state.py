@@ -1,0 +1,34 @@
+"""What a resumed run needs to know of a switch learner, whichever it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+__all__ = ["Learner", "learner_state", "restore_learner"]
+
+TENSORS = ("scores", "mean", "square")
+
+
+class Learner(Protocol):
+    """Adam's state over scores `[D, U]`, and its counters."""
+
+    scores: torch.Tensor
+    mean: torch.Tensor
+    square: torch.Tensor
+    steps: int
+    returned: int
+
+
+def learner_state(learner: Learner) -> dict[str, torch.Tensor]:
+    """The state as tensors."""
+    counts = torch.tensor([learner.steps, learner.returned])
+    return {**{name: getattr(learner, name) for name in TENSORS}, "counts": counts}
+
+
+def restore_learner(learner: Learner, state: dict[str, torch.Tensor]) -> None:
+    """Continue from `learner_state`, on the learner's device."""
+    for name in TENSORS:
+        setattr(learner, name, state[name].to(learner.scores.device, copy=True))
+    learner.steps, learner.returned = (int(n) for n in state["counts"])

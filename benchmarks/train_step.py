@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import click
 import torch
@@ -32,13 +33,14 @@ from prunion.trainer.memory import keep_freed_memory
 from prunion.trainer.network import DomainNet
 from prunion.trainer.training import Training
 
-__all__ = ["main", "ratio"]
+__all__ = ["NETWORKS", "STEPS", "main", "random_training", "ratio"]
 
 STEPS = 4
 CLASSES = 10
 NETWORKS = {
     "resnet18": BackboneConfig("resnet18", weights="none", cut="layer3"),
     "resnet50": BackboneConfig("resnet50", weights="none"),
+    "wrn28_4": BackboneConfig("wrn28_4", "prunion", "none"),
     "lite0": BackboneConfig("tf_efficientnet_lite0", "timm", "none"),
 }
 
@@ -66,7 +68,9 @@ def ratio(
     """Median milliseconds of `STEPS` steps: learning switches over plain training."""
     cases = {}
     for name, limit in (("plain", 1.0), ("switches", 0.5)):
-        training = _training(backbone, size, domains, batch, trunk, device, limit)
+        training = random_training(
+            NETWORKS[backbone], size, domains, batch, device, limit, trunk=trunk
+        )
 
         def epoch(training: Training = training) -> None:
             training.run_epoch(_ignore)
@@ -82,17 +86,29 @@ def _ignore(figures: dict[str, float]) -> None:
     pass
 
 
-def _training(
-    backbone: str, size: int, domains: int, batch: int, trunk: str, device: str, limit: float
+def random_training(
+    backbone: BackboneConfig,
+    size: int,
+    domains: int,
+    batch: int,
+    device: str,
+    limit: float,
+    **train: Any,
 ) -> Training:
+    """A run in its ramp on random images; with `limit` 1 its switches do not learn.
+
+    Args:
+        batch: images per domain and step.
+        train: keys of `[train]`.
+    """
     torch.manual_seed(0)
     names = tuple(f"domain{d}" for d in range(domains))
     config = RunConfig(
-        backbone=NETWORKS[backbone],
+        backbone=backbone,
         budget=BudgetConfig(limit),
         domains=tuple(DomainConfig(name=n, train=("-",), test=("-",)) for n in names),
         input=InputConfig((size, size)),
-        train=TrainConfig(trunk=trunk, warmup=0, ramp=100_000, settle=0),
+        train=TrainConfig(warmup=0, ramp=100_000, settle=0, **train),
     )
     net = DomainNet(load_backbone(config.backbone, size, size), [CLASSES] * domains).to(device)
     budget = make_budget(config.budget, net.units.table, net.units.group)

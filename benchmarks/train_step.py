@@ -2,8 +2,8 @@
 
     python -m prunion.benchmarks.train_step [--backbone lite0] [--size 64] [--device cuda]
 
-Times four ramp steps (switches, sharing loss, one switch update in four, as the defaults have it)
-against four steps of plain per-domain-BatchNorm training of the same network on the same random
+Times eight ramp steps (switches, sharing loss, one switch update in eight, as the defaults have it)
+against eight steps of plain per-domain-BatchNorm training of the same network on the same random
 images, interleaved in one run.
 """
 
@@ -35,7 +35,7 @@ from prunion.trainer.training import Training
 
 __all__ = ["NETWORKS", "STEPS", "main", "random_training", "ratio"]
 
-STEPS = 4
+STEPS = 8
 CLASSES = 10
 NETWORKS = {
     "resnet18": BackboneConfig("resnet18", weights="none", cut="layer3"),

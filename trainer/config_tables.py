@@ -163,7 +163,7 @@ class TrainConfig:
     trunk_lr: float = 3e-4
     ranking: str = "importance"
     switch_travel: float = 2.0
-    switch_every: int = 4
+    switch_every: int = 8
     weight_decay: float = 1e-4
     small_set_decay: float = 0.0
     label_smoothing: float = 0.0

@@ -30,7 +30,7 @@ from prunion.trainer.switches import SwitchLearner, ranks
 __all__ = ["Training"]
 
 RANKING_STEPS = 24
-LEAST_UPDATES = 40  # of the switches in a ramp
+LEAST_UPDATES = 72  # of the switches in a ramp
 Report = Callable[[dict[str, float]], None]
 
 

@@ -12,7 +12,9 @@ import onnx
 import torch
 
 from prunion.exporter.fold import OneDomainNet, fold_domain
+from prunion.exporter.graph_file import save_graph
 from prunion.exporter.manifest import accounts, budget_of, image_input, provenance, rounding
+from prunion.exporter.memory import free_memory
 from prunion.exporter.onnx_graph import one_domain_graph, onnx_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.packs import domain_pack, hash_trunk, trunk_hash, write_packs
@@ -78,11 +80,13 @@ def export_bundle(
     alive = kept_units(loaded, everyone)
     budget_of(loaded, alive)  # refuse before the work of exporting
     slim = slim_network(loaded.net, alive)
+    free_memory()
     parts = _parts(slim, loaded, options)
+    free_memory()
     domains = loaded.meta["domains"]
     names = [d["name"] for d in domains]
     with new_folder(output, force=force) as folder:
-        onnx.save(parts.model, folder / "model.onnx")
+        save_graph(parts.model, folder / "model.onnx")
         budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size)
         images = _probe(2 * len(names), *loaded.config.input.size)
         agreement = verify_export(loaded.net, parts.net, folder / "model.onnx", images, names)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import onnx
 from onnx import helper, numpy_helper
 
+from prunion.exporter.graph_check import check_structure
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 
 __all__ = ["EXPORTED_FROM", "restate"]
@@ -34,7 +35,7 @@ def restate(model: onnx.ModelProto, opset: int, ir: int | None = None) -> None:
             f"opset {opset} needs an IR version in {oldest}..{onnx.IR_VERSION}, not {ir}"
         )
     try:
-        onnx.checker.check_model(model, full_check=True)
+        check_structure(model)
     except Exception as exc:  # onnx has several unrelated error types
         reason = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
         raise UnsupportedGraphError(

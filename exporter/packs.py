@@ -9,15 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 
+from prunion.exporter.recount import TABLES
 from prunion.exporter.slim import SlimNet, slim_network
 from prunion.exporter.subset import kept_units
 from prunion.runtime.errors import DomainError, PrunionError
 from prunion.runtime.pack import Pack, write_pack
 from prunion.trainer.checkpoint import load_checkpoint
 
-__all__ = ["domain_pack", "hash_trunk", "pack_command", "trunk_hash", "write_packs"]
+__all__ = [
+    "domain_pack",
+    "graph_trunk_hash",
+    "hash_trunk",
+    "pack_command",
+    "trunk_hash",
+    "write_packs",
+]
 
 
 def pack_command(checkpoint: str, domain: str, output: str, force: bool) -> None:
@@ -43,14 +53,31 @@ def trunk_hash(slim: SlimNet) -> str:
 
 
 def hash_trunk(weights: Mapping[str, torch.Tensor], order: list[list[Any]]) -> str:
-    """SHA-256 over named fp32 weights and an order of bank columns (none: BatchNorm folded)."""
+    """SHA-256 over named fp32 weights and an order of bank columns (none: BatchNorm folded).
+
+    All-zero tensors are left out, as torch's exporter leaves out such a bias.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         array = np.ascontiguousarray(value.detach().numpy().astype("<f4"))
+        if not array.any():
+            continue
         digest.update(f"{name}{list(array.shape)}".encode())
         digest.update(array.tobytes())
     digest.update(json.dumps(order).encode())
     return digest.hexdigest()
+
+
+def graph_trunk_hash(model: onnx.ModelProto, order: list[list[Any]]) -> str:
+    """The same hash from an fp32 graph's initializers, which have the trunk's own names.
+
+    torch's exporter names its own constants without a dot; it leaves the trunk's alone.
+    """
+    floats = (x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT)
+    held = {x.name: x for x in floats if "." in x.name and x.name not in TABLES}
+    return hash_trunk(
+        {name: torch.from_numpy(numpy_helper.to_array(x).copy()) for name, x in held.items()}, order
+    )
 
 
 def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str) -> Pack:

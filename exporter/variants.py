@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from prunion.exporter.graph_file import save_graph
 from prunion.exporter.half import half_graph
 from prunion.exporter.int8 import int8_graph
 from prunion.exporter.options import ExportOptions
@@ -39,7 +40,7 @@ def write_variants(
 
     def keep(variant: str, graph: onnx.ModelProto, more: dict[str, Any]) -> None:
         path = folder / f"model.{variant}.onnx"
-        onnx.save(graph, path)
+        save_graph(graph, path)
         facts[variant] = {**_agreement(path, variant, reference, probe, names), **more}
 
     made = {"fp32": model}

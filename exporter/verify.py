@@ -10,12 +10,20 @@ import numpy as np
 import torch
 
 from prunion.exporter.fold import OneDomainNet
-from prunion.exporter.probe import Probe, open_graph, relative_errors, run_graph
+from prunion.exporter.memory import free_memory
+from prunion.exporter.probe import Probe, chunks, open_graph, relative_errors, run_graph
 from prunion.exporter.slim import SlimNet
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.network import DomainNet
 
-__all__ = ["TOLERANCE", "Agreement", "check_errors", "tolerance_of", "verify_export"]
+__all__ = [
+    "TOLERANCE",
+    "Agreement",
+    "check_errors",
+    "masked_logits",
+    "tolerance_of",
+    "verify_export",
+]
 
 TOLERANCE = 1e-4
 # Of the largest logit, on noise. float16 keeps 11 bits through dozens of layers. INT8 is judged by
@@ -53,7 +61,7 @@ def verify_export(
     images: torch.Tensor,
     names: Sequence[str],
 ) -> Agreement:
-    """Run one mixed batch through all three forms.
+    """Run one mixed batch through all three forms, a few images at a time.
 
     Args:
         images: `[N, 3, H, W]` normalised, N at least twice the number of domains.
@@ -63,10 +71,10 @@ def verify_export(
             domain and the pair.
     """
     domains = torch.arange(len(images)) % len(names)
-    with torch.no_grad():
-        reference = net.eval().logits(images, domains).numpy()
-        one = isinstance(slim, OneDomainNet)
-        sliced = (slim(images) if one else slim.logits(images, domains)).numpy()  # type: ignore[operator]
+    reference = masked_logits(net, images, domains)
+    free_memory()
+    sliced = _sliced_logits(slim, images, domains)
+    free_memory()
     rows = domains.numpy()
     exported = run_graph(open_graph(graph), Probe(np.empty(0), images.numpy(), rows))
     compared = []
@@ -75,6 +83,25 @@ def verify_export(
         check_errors(errors, TOLERANCE, what, "the trained network")
         compared.append(errors)
     return Agreement(*compared)
+
+
+def masked_logits(net: DomainNet, images: torch.Tensor, domains: torch.Tensor) -> np.ndarray:
+    """`[N, Cmax]` of the trained network in float32, switches on and off as they are."""
+    net.eval()
+    with torch.no_grad():
+        parts = [net.logits(images[x], domains[x]).numpy() for x in chunks(len(images))]
+    return np.concatenate(parts)
+
+
+def _sliced_logits(
+    slim: SlimNet | OneDomainNet, images: torch.Tensor, domains: torch.Tensor
+) -> np.ndarray:
+    with torch.no_grad():
+        if isinstance(slim, OneDomainNet):
+            parts = [slim(images[x]).numpy() for x in chunks(len(images))]
+        else:
+            parts = [slim.logits(images[x], domains[x]).numpy() for x in chunks(len(images))]
+    return np.concatenate(parts)
 
 
 def check_errors(errors: Mapping[str, float], tolerance: float, what: str, reference: str) -> None:

@@ -14,11 +14,18 @@ import numpy as np
 import onnx
 
 from prunion.exporter.probe import make_probe, open_graph, relative_errors, run_graph
-from prunion.exporter.verify import tolerance_of
-from prunion.exporter.verify_files import check_graph, check_packs, check_tables, check_unlisted
+from prunion.exporter.verify import masked_logits, tolerance_of
+from prunion.exporter.verify_files import (
+    check_graph,
+    check_packs,
+    check_tables,
+    check_trunk,
+    check_unlisted,
+)
+from prunion.exporter.verify_int8 import measure_int8_again
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError, DomainError, VerificationError
-from prunion.trainer.checkpoint import load_checkpoint
+from prunion.trainer.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["Disagreement", "Report", "verify_bundle", "verify_command"]
 
@@ -41,12 +48,13 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: `problems` is empty when everything holds."""
+    """What was found: `problems` is empty when everything holds; `notes` are for the reader."""
 
     bundle: str
     graphs: tuple[str, ...]
     problems: tuple[str, ...]
     compared: tuple[Disagreement, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def worst(self) -> Disagreement | None:
@@ -70,10 +78,10 @@ def verify_command(bundle: str, against: str | None, as_json: bool) -> None:
 def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> Report:
     """Check a bundle's files against each other, and its graphs in ONNX Runtime.
 
-    Hashes; onnx's full checker; widths, parameters and MACs counted again; the unit table's
-    slots; every pack against the default tables; each domain alone against a mixed batch; every
-    variant against the fp32 graph; and with `against` (a checkpoint) all of them against masked
-    torch.
+    Hashes, the trunk's too; onnx's full checker; widths, parameters and MACs counted again; the
+    unit table's slots; every pack against the default tables; each domain alone against a mixed
+    batch; every variant against the fp32 graph; and with `against` (a checkpoint) all of them
+    against masked torch, and the INT8 graph's accuracy where the run's images are there.
 
     Raises:
         CheckpointError: `against` cannot be read.
@@ -90,8 +98,9 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> R
         if not found:
             sound.append(variant)
     compared: list[Disagreement] = []
+    loaded = None if against is None else load_checkpoint(against)
     try:
-        compared += _compare(opened, sound, against)
+        compared += _compare(opened, sound, loaded)
     except (VerificationError, DomainError) as exc:
         problems.append(str(exc))
     problems += [
@@ -100,7 +109,10 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> R
         for x in compared
         if not x.passed
     ]
-    return Report(str(bundle), tuple(opened.manifest.graphs), tuple(problems), tuple(compared))
+    found, notes = measure_int8_again(opened, sound, loaded)
+    problems += found
+    graphs = tuple(opened.manifest.graphs)
+    return Report(str(bundle), graphs, tuple(problems), tuple(compared), tuple(notes))
 
 
 def _static(bundle: Bundle, variant: str) -> Iterator[str]:
@@ -109,6 +121,8 @@ def _static(bundle: Bundle, variant: str) -> Iterator[str]:
     yield from check_graph(bundle, model)
     yield from check_tables(bundle, model)
     yield from check_packs(bundle, model)
+    if variant == "fp32":
+        yield from check_trunk(bundle, model)
 
 
 def _guarded(variant: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
@@ -119,12 +133,12 @@ def _guarded(variant: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
         yield f"{variant} graph: {' '.join(str(exc).split()) or type(exc).__name__}"
 
 
-def _compare(bundle: Bundle, graphs: list[str], against: Path | str | None) -> list[Disagreement]:
+def _compare(bundle: Bundle, graphs: list[str], loaded: Checkpoint | None) -> list[Disagreement]:
     shape, names = bundle.manifest.input, bundle.domains
     count = max(2 * len(names), 4)
     size = (shape.height, shape.width)
     probe = make_probe(count, size, shape.mean, shape.std, domains=len(names))
-    expected = None if against is None else _masked_logits(against, names, probe.images)
+    expected = None if loaded is None else _masked_logits(loaded, names, probe.images)
     found: list[Disagreement] = []
     base: np.ndarray | None = None
 
@@ -166,21 +180,17 @@ def _claimed(bundle: Bundle, graph: str, least: float) -> float:
     return max(least, value) if isinstance(value, float) else least
 
 
-def _masked_logits(
-    checkpoint: Path | str, names: tuple[str, ...], images: np.ndarray
-) -> np.ndarray:
+def _masked_logits(loaded: Checkpoint, names: tuple[str, ...], images: np.ndarray) -> np.ndarray:
     """Masked torch's logits, its domains matched to the bundle's by name."""
     import torch
 
-    loaded = load_checkpoint(checkpoint)
     known = [domain["name"] for domain in loaded.meta["domains"]]
     lacking = [name for name in names if name not in known]
     if lacking:
-        raise DomainError(f"{checkpoint} has no domain {lacking[0]!r}: it has {', '.join(known)}")
+        raise DomainError(f"the checkpoint has no domain {lacking[0]!r}: it has {', '.join(known)}")
     rows = torch.tensor([known.index(name) for name in names])
     domains = rows[torch.arange(len(images)) % len(names)]
-    with torch.no_grad():
-        logits = loaded.net.logits(torch.from_numpy(images), domains).numpy()
+    logits = masked_logits(loaded.net, torch.from_numpy(images), domains)
     widest = max(loaded.net.classes[row] for row in rows)
     return logits[:, :widest]
 
@@ -191,6 +201,8 @@ def _print(report: Report) -> None:
         for what in dict.fromkeys(x.against for x in rows):
             worst = max((x for x in rows if x.against == what), key=lambda x: x.error)
             click.echo(f"{graph} against {what}: at most {worst.error:.1e} ({worst.domain})")
+    for note in report.notes:
+        click.echo(note)
     for problem in report.problems:
         click.echo(f"wrong: {problem}")
     if report.worst is not None:

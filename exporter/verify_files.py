@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from prunion.exporter.packs import graph_trunk_hash
 from prunion.exporter.recount import initializers, recount
 from prunion.runtime.bundle import Bundle
 
-__all__ = ["check_graph", "check_packs", "check_tables", "check_unlisted"]
+__all__ = ["check_graph", "check_packs", "check_tables", "check_trunk", "check_unlisted"]
 
 
 def check_unlisted(bundle: Bundle) -> Iterator[str]:
@@ -79,6 +80,18 @@ def check_packs(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
                 yield f"domain {domain.name}: its bank is not zero where its switches are off"
         elif columns is not None:
             yield f"domain {domain.name}: {len(pack.switches)} switches for {table.count} units"
+
+
+def check_trunk(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
+    """The trunk's hash, which ties packs to it, from the fp32 weights themselves."""
+    manifest = bundle.manifest
+    order = [[e.layer, e.kind, e.offset, e.size] for e in manifest.bank]
+    found = graph_trunk_hash(model, order)
+    if found != manifest.trunk_hash:
+        yield (
+            f"its weights hash to trunk {found[:12]}, the manifest says "
+            f"{manifest.trunk_hash[:12]}: they are not those that the packs were made for"
+        )
 
 
 def _own_weight(weight: np.ndarray, columns: np.ndarray | None, row: int, count: int) -> np.ndarray:

@@ -31,6 +31,7 @@ class ChannelFlow:
         self.table = table
         self.constants = constants
         self.units: dict[str, Units] = {}
+        self.inputs = {value.name: _never_cut(value) for value in graph.input}
         for node in graph.node:
             outputs = self._outputs(node)
             self.units.update(zip(node.output, outputs, strict=False))
@@ -134,9 +135,14 @@ class ChannelFlow:
 
     def _concat(self, node: Any) -> list[Units]:
         parts = [self.of(name) for name in node.input]
-        known = [x for x in parts if x is not None]
-        if not known:
+        if all(x is None for x in parts):
             return [None]
+        # The image itself may stand beside channels that are cut.
+        parts = [
+            self.inputs.get(name) if x is None else x
+            for name, x in zip(node.input, parts, strict=True)
+        ]
+        known = [x for x in parts if x is not None]
         if attribute(node, "axis", 0) != 1 or len(known) < len(parts):
             raise refusal(node, "it does not join channels along axis 1")
         return [np.concatenate(known)]
@@ -198,6 +204,13 @@ def channel_slice(flow: ChannelFlow, node: Any) -> tuple[int, int] | None:
         raise refusal(node, "it cuts more than a run of channels")
     start, end = int(flow.constant(node, 1)[0]), int(flow.constant(node, 2)[0])
     return slice(start, end).indices(len(units))[:2]
+
+
+def _never_cut(value: Any) -> Units:
+    """A graph input's channels `[C]`, none of which is in a unit; None where C is not known."""
+    dims = value.type.tensor_type.shape.dim
+    known = len(dims) == 4 and dims[1].dim_value > 0
+    return np.full(dims[1].dim_value, -1) if known else None
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.errors import BundleError, MissingDependencyError
+from prunion.runtime.graph_norms import normalise_affines
 from prunion.runtime.graph_slice import slice_channels
 from prunion.runtime.pack import Pack
 from prunion.runtime.unit_table import UnitTable
@@ -31,6 +32,7 @@ def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
     _replace_inputs(model, kept)
     pinned = onnx.numpy_helper.from_array(np.array([index], dtype=np.int64), "domain")
     model.graph.initializer.append(pinned)
+    normalise_affines(model)
     return model.SerializeToString()
 
 
@@ -61,6 +63,7 @@ def pin_pack(
     model.graph.initializer.append(zero)
     if table is not None and alive is not None:
         slice_channels(model, table, alive)
+    normalise_affines(model)
     return model.SerializeToString()
 
 

@@ -40,6 +40,15 @@ POOLS = frozenset(
     "upsample_nearest2d upsample_bilinear2d".split()
 )
 
+# Why some operations cannot be followed at all: with a channel off they change the others.
+MIXES = {
+    "layer_norm": " (it normalises over the channels: one that is off changes all others)",
+    "group_norm": " (it normalises over groups of channels: one that is off changes the others)",
+    "conv1d": " (it slides along the channels: one that is off changes its neighbours)",
+    "softmax": " (it weighs the channels or tokens against each other)",
+    "scaled_dot_product_attention": " (attention multiplies tokens, not channels)",
+}
+
 
 def flow_slots(module: fx.GraphModule) -> Flow:
     """Walk a traced graph once and tie together the slots that must live or die together.
@@ -69,7 +78,8 @@ def _follow(flow: Flow, node: fx.Node) -> Any:
     if parameters and not follows:
         raise UnsupportedGraphError(
             f"node {node.name}: {op_name(node)} computes with {parameters[0].target} alone "
-            "(a class token, a weight made of another); prunion follows the image's channels only"
+            "(a class token, a weight made of another); prunion follows the image's channels only: "
+            "choose a convolutional backbone; `keep` cannot help here"
         )
     try:
         return handler(flow, node)
@@ -107,7 +117,8 @@ def _handler(node: fx.Node) -> Callable[[Flow, fx.Node], Any]:
     }
     if name not in handlers:
         raise UnsupportedGraphError(
-            f"node {node.name}: prunion does not know how channels pass through {name or node.op}; "
-            "cut the backbone before it ([backbone] cut) or choose another backbone"
+            f"node {node.name}: prunion does not know how channels pass through {name or node.op}"
+            f"{MIXES.get(name, '')}; cut the backbone before it ([backbone] cut) or choose another "
+            "backbone; `keep` cannot help here"
         )
     return handlers[name]

@@ -11,6 +11,10 @@ from prunion.runtime.errors import UnsupportedGraphError
 
 __all__ = ["op_name", "trace"]
 
+VIEWS = frozenset(
+    "slice select narrow view reshape unsqueeze transpose permute split chunk".split()
+)
+
 
 def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     """Trace `model` (`[N, 3, H, W]` to one tensor) with a symbolic batch, in inference form.
@@ -39,12 +43,12 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
             module.graph.erase_node(node)
         elif node.op == "call_function":
             _drop_dropout(node)
-    _functionalise(module.graph)
+    views = _functionalise(module.graph)
     _single_output(module.graph)
     module.graph.eliminate_dead_code()
     module.graph.set_codegen(fx.graph.CodeGen())
     module = fx.GraphModule(module, module.graph)  # torch.export's own cannot switch to training
-    _check_same(model, module, example)
+    _check_same(model, module, example, views)
     return module
 
 
@@ -79,8 +83,12 @@ def _drop_dropout(node: fx.Node) -> None:
         node.graph.erase_node(node)
 
 
-def _functionalise(graph: fx.Graph) -> None:
-    """Turn `relu_` and its like into `relu`; later readers of the overwritten value follow."""
+def _functionalise(graph: fx.Graph) -> list[str]:
+    """Turn `relu_` and its like into `relu`; later readers of the overwritten value follow.
+
+    Returns the writes that this loses if the whole tensor is read later: those into parts of it.
+    """
+    views: list[str] = []
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         name = op_name(node)
@@ -94,15 +102,24 @@ def _functionalise(graph: fx.Graph) -> None:
         overwritten = node.args[0]
         later = {user for user in overwritten.users if order[user] > order[node]}
         overwritten.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        if op_name(overwritten) in VIEWS:
+            views.append(f"node {node.name}: {name} writes into a part of another tensor")
+    return views
 
 
-def _check_same(model: nn.Module, module: fx.GraphModule, example: torch.Tensor) -> None:
+def _check_same(
+    model: nn.Module, module: fx.GraphModule, example: torch.Tensor, views: list[str]
+) -> None:
     with torch.no_grad():
         expected, got = model(example.clone()), module(example.clone())
     if not isinstance(got, torch.Tensor) or not torch.allclose(
         expected, got, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12
     ):
+        cause = f"{views[0]}, and " if views else ""
+        fix = (
+            "compute a new tensor there (torch.where, torch.cat)" if views else "rewrite the model"
+        )
         raise UnsupportedGraphError(
-            f"the traced graph of {type(model).__name__} does not compute the model's function "
-            "(an in-place operation on a view, or several outputs): rewrite that part of the model"
+            f"{cause}the traced graph of {type(model).__name__} does not compute the model's "
+            f"function: {fix}, or choose another backbone; `keep` cannot help here"
         )

@@ -16,12 +16,14 @@ from onnx import numpy_helper
 from torch import nn
 
 from prunion.exporter.onnx_graph import onnx_graph
+from prunion.exporter.recount import recount
 from prunion.exporter.slim import SlimNet, slim_network
 from prunion.exporter.slim_files import load_slim, save_slim
 from prunion.exporter.verify import verify_export
 from prunion.trainer.budget import round_up
 from prunion.trainer.checkpoint import Checkpoint, load_checkpoint
 from prunion.trainer.network import DomainNet
+from prunion.trainer.trace import trace
 from tests.exporter.test_slim import Grouped, Plain, Residual, ZeroConcat, ZeroPad, switch_off
 from tests.trainer.nets import Depthwise, SqueezeExcite, domain_net
 
@@ -168,3 +170,36 @@ def test_widths_are_multiples_so_that_fewer_channels_are_not_slower(
         expected, got = net.logits(images, domains), slim.logits(images, domains)
     finite = torch.isfinite(expected)
     assert torch.allclose(got[finite], expected[finite], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_cut_is_not_computed_either(tmp_path: Path) -> None:
+    """Torch-Pruning#149, #382, TensorRT#3884, pytorch_model_prune#5: fewer weights, no fewer MACs.
+
+    Counted from the file: nothing is padded back to its old width around a residual block.
+    """
+    net = switch_off(domain_net(ZeroPad(), (3, 4)))
+    agrees(net, tmp_path)
+    counted = recount(onnx.load(tmp_path / "model.onnx"))
+    table, alive = net.units.table, (net.switches > 0).any(0).numpy()
+    assert sum(counted.macs.values()) == table.macs(alive) < table.macs(np.ones_like(alive))
+    assert counted.params == table.params(alive) < table.params(np.ones_like(alive))
+
+
+def test_protected_layers_and_the_heads_keep_their_width(tmp_path: Path) -> None:
+    """Model-Optimizer#176, Torch-Pruning#451: the classifier was pruned by accident."""
+    torch.manual_seed(0)
+    net = DomainNet(trace(Residual(), 8, 8), (3, 4), keep=("conv2.*",)).eval()
+    net.switches.zero_()
+    net.switches[:, ::2] = 1
+    slim = agrees(net, tmp_path)
+    assert width(slim, "conv2") == 8 and width(slim, "conv1") == 3
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    heads = next(numpy_helper.to_array(i) for i in graph.initializer if i.name == "head_weight")
+    assert heads.shape == (2, 3, 4), "domains, features left, the classes of the larger domain"
+
+
+def test_the_switches_are_saved_with_the_model(tiny: Path) -> None:
+    """Torch-Pruning#428: save and load the masks."""
+    once, again = load_checkpoint(tiny), load_checkpoint(tiny)
+    assert 0 < once.net.switches.sum() < once.net.switches.numel()
+    assert torch.equal(once.net.switches, again.net.switches)

@@ -174,3 +174,29 @@ def test_the_unpruned_graph_holds_every_weight(made: tuple[Path, Path], tmp_path
     path = write_unpruned(made[0], tmp_path / "full.onnx")
     manifest = json.loads((made[1] / "manifest.json").read_text())
     assert weights_in(onnx.load(path)) == manifest["params"]["backbone"]
+
+
+def test_with_round_to_1_no_dead_channel_is_left(tmp_path: Path) -> None:
+    """Each remaining channel of each unit is searched: without it some domain answers otherwise."""
+    run = tiny_run(tmp_path)
+    run.write_text(run.read_text("utf-8").replace("round_to = 8", "round_to = 1"), "utf-8")
+    train_run(load_config(run), tmp_path / "run")
+    manifest = export_bundle(tmp_path / "run", tmp_path / "tiny.prunion")
+    assert not manifest["rounding"]["added"]
+    graph = onnx.load(tmp_path / "tiny.prunion" / "model.onnx")
+    assert weights_in(graph) == manifest["params"]["exported"]
+    bundle = open_bundle(tmp_path / "tiny.prunion")
+    used = np.stack([bundle.pack(name).switches for name in bundle.domains])
+    assert used.any(0).all(), "a channel that no domain uses"
+    net = load_checkpoint(tmp_path / "run").net
+    domains = torch.arange(16) % len(bundle.domains)
+    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net.logits(images, domains)
+        own = torch.isfinite(expected)
+        for unit in torch.nonzero((net.switches > 0).any(0))[:, 0]:
+            before = net.switches[:, unit].clone()
+            net.switches[:, unit] = 0
+            change = (net.logits(images, domains) - expected)[own].abs().max()
+            net.switches[:, unit] = before
+            assert change > 1e-6 * expected[own].abs().max(), int(unit)

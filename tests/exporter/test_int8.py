@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from prunion.exporter.probe import make_probe, open_graph, relative_errors, run_
 from prunion.exporter.slim import slim_network
 from prunion.exporter.verify_bundle import verify_bundle
 from prunion.runtime.errors import VerificationError
+from prunion.runtime.files import sha256_file
 from prunion.trainer.checkpoint import load_checkpoint
 from prunion.trainer.domains import open_domain
 from tests.exporter.test_slim import switch_off
@@ -113,3 +115,34 @@ def test_evened_ranges_compute_the_same_and_are_even() -> None:
     feeds = {"image": probe.images, "domain": probe.domains}
     (seen,) = open_graph(model.SerializeToString()).run([info.name], feeds)
     np.testing.assert_allclose(np.abs(seen).max((0, 2, 3)), 1, rtol=1e-5)
+
+
+def test_verify_measures_the_accuracy_again(bundle: Path, tiny: Path, tmp_path: Path) -> None:
+    report = verify_bundle(bundle, against=tiny)
+    assert not report.problems
+    assert [note.split()[:2] for note in report.notes] == [["int8:", "warm"], ["int8:", "cold"]]
+    assert "give --against" in verify_bundle(bundle).notes[0]
+    changed = Path(shutil.copytree(bundle, tmp_path / "changed.prunion"))
+    graph = onnx.load(changed / "model.int8.onnx")
+    (weight,) = (i for i in graph.graph.initializer if i.name == "conv1.weight_quantized")
+    weight.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(graph, changed / "model.int8.onnx")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["files"]["model.int8.onnx"] = sha256_file(changed / "model.int8.onnx")
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    problems = verify_bundle(changed, against=tiny).problems
+    assert any(
+        problem.startswith("int8 graph, domain ") and "accuracy" in problem for problem in problems
+    )
+
+
+def test_verify_says_so_when_the_images_are_gone(bundle: Path, tiny: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny, tmp_path / "run"))
+    path = run / "checkpoint" / "checkpoint.json"
+    folder = str(tiny.parent)
+    assert folder in path.read_text()
+    path.write_text(path.read_text().replace(folder, str(tmp_path / "elsewhere")))
+    report = verify_bundle(bundle, against=run)
+    assert not report.problems
+    (note,) = report.notes
+    assert note.startswith("int8: accuracy not measured again, the run's images are not there: [")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prunion.exporter.onnx_graph import onnx_graph
+from prunion.exporter.packs import graph_trunk_hash, trunk_hash
 from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_export
 from prunion.runtime.errors import UnsupportedGraphError, VerificationError
@@ -131,6 +132,8 @@ def test_three_forms_agree(model: type[nn.Module], tmp_path: Path) -> None:
     images = torch.randn(9, 3, 8, 8)
     agreement = verify_export(net, slim, path, images, ["a", "b", "c"])
     assert agreement.worst < 1e-5
+    order = [[e.layer, e.kind, e.offset, e.size] for e in slim.entries]
+    assert graph_trunk_hash(onnx.load(path), order) == trunk_hash(slim)
     alive = (net.switches > 0).any(0).numpy()
     kept = net.units.table.params(alive)
     assert kept < net.units.table.params(alive | True)

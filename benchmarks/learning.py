@@ -162,7 +162,7 @@ def _value(key: str, text: str, train: TrainConfig) -> Any:
     present = getattr(train, key)
     if isinstance(present, bool):
         return text == "true"
-    return type(present)(text)
+    return float(text) if key == "lr" else type(present)(text)
 
 
 def _key(name: str, options: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from prunion.trainer.config_checks import (
 __all__ = ["BackboneConfig", "BudgetConfig", "InputConfig", "TrainConfig"]
 
 SHARING = ("union", "intersection", "jaccard", "none")
+FROZEN_LR, TUNED_LR = 1e-2, 1e-3
 MULTIPLIERS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMG%]?)\s*")
 
@@ -159,7 +160,7 @@ class TrainConfig:
     settle: int = 6
     batch_size: int = 32
     balance: float = 0.5
-    lr: float = 1e-3
+    lr: float | str = "auto"
     trunk_lr: float = 3e-4
     ranking: str = "importance"
     switch_travel: float = 2.0
@@ -190,7 +191,11 @@ class TrainConfig:
         # BatchNorm's statistics of fewer than four images are noise.
         check_int("train", "batch_size", self.batch_size, 4, 65_536)
         check_number("train", "balance", self.balance, 0, 1)
-        for key in ("lr", "trunk_lr", "switch_travel"):
+        if isinstance(self.lr, str):
+            check_choice("train", "lr", self.lr, ("auto",))
+        else:
+            check_number("train", "lr", self.lr, 0, 10, open_low=True)
+        for key in ("trunk_lr", "switch_travel"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_int("train", "switch_every", self.switch_every, 1, 1000)
         check_choice("train", "ranking", self.ranking, ("importance", "random"))
@@ -224,6 +229,16 @@ class TrainConfig:
         if isinstance(self.domain_budget, bool):
             return self.domain_budget
         return self.sharing != "union" or self.recipe == "paper"
+
+    @property
+    def own_lr(self) -> float:
+        """Learning rate of what each domain has for itself, its BatchNorms and its head.
+
+        By default ten times higher where the trunk is frozen: nothing else can adapt.
+        """
+        if isinstance(self.lr, str):
+            return FROZEN_LR if self.trunk == "frozen" else TUNED_LR
+        return self.lr
 
     @property
     def epochs(self) -> int:

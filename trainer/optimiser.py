@@ -27,11 +27,13 @@ def make_optimiser(
     for parameter in trunk:
         parameter.requires_grad_(train.trunk == "tuned")
     norms = [p for m in net.norms.values() for p in m.parameters()]
-    groups: list[dict[str, Any]] = [{"params": norms, "peak": train.lr, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": norms, "peak": train.own_lr, "weight_decay": 0.0}]
     for domain, head in enumerate(net.heads):
         few = min(images) / images[domain] if images else 0.0
         decay = train.weight_decay + train.small_set_decay * few
-        groups.append({"params": list(head.parameters()), "peak": train.lr, "weight_decay": decay})
+        groups.append(
+            {"params": list(head.parameters()), "peak": train.own_lr, "weight_decay": decay}
+        )
     if train.trunk == "tuned":
         decay = train.weight_decay
         groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from prunion.exporter.export import export_bundle
+from prunion.exporter.options import ExportOptions
 from prunion.trainer.backbones import load_backbone
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig
@@ -30,6 +32,7 @@ def random_bundle(
     source: str = "torchvision",
     seed: int = 0,
     force: bool = False,
+    options: ExportOptions | None = None,
 ) -> Path:
     """Write a verified bundle folder at `path` and return it.
 
@@ -40,6 +43,7 @@ def random_bundle(
         own: share of the union's channels that each domain uses, at least `1 / domains`, rounded
             up to `round_to` too.
         size: image side in pixels.
+        options: what else to export; INT8 is calibrated on generated images.
 
     Weights are the library's random initialisation; BatchNorm differs between the domains.
     """
@@ -55,8 +59,9 @@ def random_bundle(
             classes=classes,
             source=source,
             seed=seed,
+            images=options is not None and options.int8,
         )
-        export_bundle(checkpoint, path, force=force)
+        export_bundle(checkpoint, path, options, force=force)
     return Path(path)
 
 
@@ -72,15 +77,33 @@ def random_checkpoint(
     classes: int = 50,
     source: str = "torchvision",
     seed: int = 0,
+    images: bool = False,
+    cut: str = "",
 ) -> Path:
-    """The checkpoint folder that `random_bundle` exports; the same arguments."""
+    """The checkpoint folder that `random_bundle` exports; the same arguments.
+
+    `images` also writes generated images beside it, one of each class to train and to test on;
+    `cut` keeps the network up to that module.
+    """
     names = [f"d{index}" for index in range(domains)]
+    labels = [f"class {index:03}" for index in range(classes)]
+    folders = {
+        name: {"train": f"{path}.images/{name}/train", "test": f"{path}.images/{name}/test"}
+        for name in names
+    }
+    if images:
+        _draw([Path(f) for pair in folders.values() for f in pair.values()], labels, size, seed)
     config = RunConfig.from_json(
         {
-            "backbone": {"name": backbone, "source": source, "weights": "none"},
+            "backbone": {
+                "name": backbone,
+                "source": source,
+                "weights": "none",
+                **({"cut": cut} if cut else {}),
+            },
             "input": {"size": size},
             "budget": {"kind": "params", "limit": 1.0, "round_to": round_to},
-            "domains": {name: {"train": "none", "test": "none"} for name in names},
+            "domains": folders,
             "seed": seed,
         }
     )
@@ -90,10 +113,20 @@ def random_checkpoint(
     _vary_norms(net)
     switches = _random_switches(net, density, own, round_to, np.random.default_rng(seed))
     net.switches.copy_(torch.from_numpy(switches))
-    labels = [f"class {index}" for index in range(classes)]
     facts = {"domains": [{"name": name, "classes": labels} for name in names]}
     save_checkpoint(path, net.eval(), config, facts, force=True)
     return path
+
+
+def _draw(folders: list[Path], labels: list[str], size: int, seed: int) -> None:
+    """One blurred, coloured picture for each class and folder."""
+    random = np.random.default_rng(seed)
+    for folder in folders:
+        for label in labels:
+            (folder / label).mkdir(parents=True)
+            few = random.integers(0, 256, (4, 4, 3), np.uint8)
+            image = Image.fromarray(few).resize((size, size), Image.Resampling.BICUBIC)
+            image.save(folder / label / "0.png")
 
 
 def _vary_norms(net: DomainNet) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.graph_edit import tables_as_inputs
-from prunion.runtime.ort_session import PROVIDERS, SessionOptions, mixed_session, run
+from prunion.runtime.graph_inputs import inputs_without_defaults
+from prunion.runtime.ort_session import PROVIDERS, SessionOptions, run
 from prunion.runtime.ort_session import make_session as make_ort_session
+from prunion.runtime.tensorrt_library import TARGETS
 
 __all__ = ["BACKENDS", "SessionOptions", "check_backend", "make_mixed", "make_session", "run"]
 
-BACKENDS = ("auto", *PROVIDERS, "openvino")
+BACKENDS = ("auto", *PROVIDERS, "openvino", *TARGETS)
 
 
 def check_backend(name: str) -> None:
@@ -21,14 +22,14 @@ def check_backend(name: str) -> None:
         raise PrunionError(f"no backend {name!r}: use {', '.join(BACKENDS)}")
 
 
-def make_mixed(graph: Path, options: SessionOptions) -> Any:
-    """A session that takes `image`, `domain` and, if fed, taller tables."""
+def make_mixed(graph: Path, options: SessionOptions, needs: set[str]) -> Any:
+    """A session of the file as it is: takes `needs` and, if fed, taller tables."""
     if options.backend != "openvino":
-        return mixed_session(graph, options)
+        return make_ort_session(graph, options, needs)
     from prunion.runtime.openvino_session import OpenVinoSession
 
     # OpenVINO takes an input that has a default for a constant.
-    return OpenVinoSession(tables_as_inputs(graph), options.threads)
+    return OpenVinoSession(inputs_without_defaults(graph), options.threads)
 
 
 def make_session(graph: Path | str | bytes, options: SessionOptions, needs: set[str]) -> Any:

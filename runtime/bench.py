@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from prunion.runtime.backends import SessionOptions, run
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
+from prunion.runtime.graph_form import GraphForm
 from prunion.runtime.machine import machine_facts, peak_rss_bytes
-from prunion.runtime.ort_session import SessionOptions, mixed_session, pinned_session, run
+from prunion.runtime.open_pool import open_pool
 from prunion.runtime.timing import Timing, time_interleaved
 
 __all__ = ["BenchReport", "BenchRow", "Timing", "bench", "format_report", "time_interleaved"]
@@ -22,7 +24,8 @@ __all__ = ["BenchReport", "BenchRow", "Timing", "bench", "format_report", "time_
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One session kind (`mixed` or `pinned:NAME`) at one batch size."""
+    """One session kind (`mixed`, `pinned:NAME`, or `single` of a specialised bundle) at one batch
+    size."""
 
     session: str
     batch: int
@@ -64,7 +67,8 @@ def bench(
     """Time the mixed session and a pinned one for each batch size, all interleaved in one run.
 
     `domains` is `mixed` (batches go round all domains; the pinned session is the first domain's)
-    or one domain's name for both. `seconds` is spent per session and batch size.
+    or one domain's name for both. `seconds` is spent per session and batch size. A specialised
+    bundle has one session, `single`.
     """
     if not batches or min(batches) < 1 or max(batches) > 4096:
         raise InputError("batch sizes must be in 1..4096")
@@ -73,12 +77,19 @@ def bench(
     options = SessionOptions(backend=backend, threads=threads)
     before = peak_rss_bytes()
     load_ms: dict[str, float] = {}
-    graph, pinned_name = bundle.graph(precision), f"pinned:{bundle.domains[rows[0]]}"
-    sessions = {
-        "mixed": _timed("mixed", load_ms, lambda: mixed_session(graph, options)),
-        pinned_name: _timed(pinned_name, load_ms, lambda: pinned_session(graph, rows[0], options)),
-    }
-    cases = _cases(bundle, sessions, batches, rows)
+    pool = open_pool(bundle, options, precision)
+    form = pool.form
+    if not pool.pins:
+        name = "single" if form.single else "mixed"
+        sessions = {name: _timed(name, load_ms, pool.mixed)}
+    else:
+        pack = bundle.pack(bundle.domains[rows[0]])
+        name = f"pinned:{pack.name}"
+        sessions = {
+            "mixed": _timed("mixed", load_ms, pool.mixed),
+            name: _timed(name, load_ms, lambda: pool.make(pack, sliced=False).session),
+        }
+    cases = _cases(bundle, form, sessions, batches, rows)
     timings = time_interleaved({f"{k}@{n}": call for (k, n), call in cases.items()}, seconds)
     table = []
     for name, batch in cases:
@@ -129,16 +140,20 @@ def _timed(name: str, load_ms: dict[str, float], make: Callable[[], Any]) -> Any
 
 
 def _cases(
-    bundle: Bundle, sessions: dict[str, Any], batches: Sequence[int], rows: list[int]
+    bundle: Bundle,
+    form: GraphForm,
+    sessions: dict[str, Any],
+    batches: Sequence[int],
+    rows: list[int],
 ) -> dict[tuple[str, int], Callable[[], object]]:
-    spec, noise = bundle.manifest.input, np.random.default_rng(0)
     cases: dict[tuple[str, int], Callable[[], object]] = {}
     for batch in dict.fromkeys(batches):
-        image = noise.standard_normal((batch, 3, spec.height, spec.width), dtype=np.float32)
-        domain = np.resize(np.array(rows, dtype=np.int64), batch)
+        image, domain = form.noise(batch), np.resize(np.array(rows, dtype=np.int64), batch)
         for name, session in sessions.items():
             feeds: dict[str, np.ndarray] = {"image": image}
             if name == "mixed":
-                feeds["domain"] = domain
+                fed = bundle.domains if getattr(session, "needs_tables", False) else ()
+                tables = form.tables([bundle.pack(x) for x in fed]) if fed else None
+                feeds = form.feeds(image, domain, tables)
             cases[name, batch] = functools.partial(run, session, feeds)
     return cases

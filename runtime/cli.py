@@ -96,6 +96,7 @@ def cli() -> None:
 force = click.option("--force", is_flag=True, help="Replace what is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 bundle_argument = click.argument("bundle", type=click.Path())
+precision = click.option("--precision", default="fp32", show_default=True, help="Graph variant.")
 
 
 @cli.command()
@@ -155,10 +156,18 @@ def train(config: str, output: str | None, force: bool, resume: bool, as_json: b
 @click.option("--torch", is_flag=True, help="Also slim.safetensors and plan.json, for torch.")
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(13, 21))
 @click.option("--ir", type=click.IntRange(7), help="ONNX IR version  [default: the opset's].")
+@click.option(
+    "--untrained", is_flag=True, help="CHECKPOINT is a RUN.toml: its whole network, to be profiled."
+)
 @force
 @as_json
-def export(checkpoint: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
+def export(
+    checkpoint: str, output: str, force: bool, as_json: bool, untrained: bool, **options: Any
+) -> None:
     """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion."""
+    if untrained:
+        place = "prunion.exporter.untrained:untrained_command"
+        return _call(place, checkpoint, output, force, as_json)
     _call("prunion.exporter.export:export_command", checkpoint, output, force, as_json, options)
 
 
@@ -199,10 +208,21 @@ def demo(output: str, force: bool) -> None:
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
 @click.option("-d", "--domain", required=True, help="The domain the images belong to.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
+@precision
+@click.option("--backend", default="auto", show_default=True, help="What answers.")
 @as_json
-def predict(bundle: str, images: tuple[str, ...], domain: str, top: int, as_json: bool) -> None:
+def predict(
+    bundle: str,
+    images: tuple[str, ...],
+    domain: str,
+    top: int,
+    precision: str,
+    backend: str,
+    as_json: bool,
+) -> None:
     """Classify images of one domain."""
-    _call("prunion.runtime.cli_runtime:predict_command", bundle, images, domain, top, as_json)
+    place = "prunion.runtime.cli_runtime:predict_command"
+    _call(place, bundle, images, domain, top, as_json, precision, backend)
 
 
 @cli.command()
@@ -217,6 +237,8 @@ def predict(bundle: str, images: tuple[str, ...], domain: str, top: int, as_json
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
 @click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
+@precision
+@click.option("--backend", default="cpu", show_default=True, help="What answers.")
 @as_json
 def bench(
     bundle: str,
@@ -224,11 +246,13 @@ def bench(
     seconds: float,
     threads: int | None,
     domains: str,
+    precision: str,
+    backend: str,
     as_json: bool,
 ) -> None:
     """Measure latency, throughput and memory on this machine."""
     place = "prunion.runtime.cli_runtime:bench_command"
-    _call(place, bundle, batch, seconds, threads, domains, as_json)
+    _call(place, bundle, batch, seconds, threads, domains, as_json, precision, backend)
 
 
 @cli.command()
@@ -242,7 +266,7 @@ def bench(
 @click.option(
     "--sm", "sms", multiple=True, type=click.IntRange(50, 999), help="GPU generation, such as 86."
 )
-@click.option("--precision", default="fp32", show_default=True, help="Graph variant.")
+@precision
 @click.option(
     "--batch",
     "profile",
@@ -254,6 +278,13 @@ def bench(
 )
 @click.option("-o", "--output", type=click.Path(), help="Engine file  [default: named by its key].")
 @force
+@click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory.")
+@click.option("--dla", type=click.IntRange(0), metavar="CORE", help="A Jetson's DLA core to use.")
+@click.option(
+    "--timing-cache",
+    type=click.Path(dir_okay=False),
+    help="Measured kernels, read and written: later builds are faster.",
+)
 @click.option(
     "--print-trtexec", is_flag=True, help="Write the graph for trtexec and print its command line."
 )
@@ -265,13 +296,43 @@ def build(
     profile: list[int],
     output: str | None,
     force: bool,
+    workspace: int | None,
+    dla: int | None,
+    timing_cache: str | None,
     print_trtexec: bool,
 ) -> None:
     """Build a TensorRT engine; tensorrt-rtx needs no GPU to build for the --sm given."""
     place = "prunion.runtime.cli_runtime:build_command"
     if print_trtexec:
         place = "prunion.runtime.cli_runtime:trtexec_command"
-    _call(place, bundle, target, sms, precision, profile, output, force)
+    more = (workspace, dla, timing_cache)
+    _call(place, bundle, target, sms, precision, profile, output, force, *more)
+
+
+@cli.command()
+@click.argument("source", metavar="BUNDLE|RUN.toml", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="Profile to write (JSON).")
+@click.option("--backend", default="cpu", show_default=True, help="cpu, cuda, openvino or auto.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 65536))
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
+@click.option(
+    "--seconds",
+    default=0.024,
+    show_default=True,
+    type=click.FloatRange(0.001, 60),
+    help="For each graph of each layer's width.",
+)
+@force
+@as_json
+def profile(source: str, output: str, **options: Any) -> None:
+    """Measure what layers cost here over their widths, for a latency budget.
+
+    BUNDLE is one that `export RUN.toml --untrained` wrote; RUN.toml itself needs torch.
+    """
+    if source.endswith(".toml"):
+        _call("prunion.exporter.untrained:profile_run_command", source, output, options)
+    else:
+        _call("prunion.runtime.profile:profile_command", source, output, options)
 
 
 @cli.command()
@@ -285,9 +346,10 @@ def doctor(as_json: bool) -> None:
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
-def serve(bundle: str, host: str, port: int) -> None:
+@precision
+def serve(bundle: str, host: str, port: int, precision: str) -> None:
     """Answer predictions over HTTP (Open Inference Protocol v2)."""
-    _call("prunion.runtime.cli_runtime:serve_command", bundle, host, port)
+    _call("prunion.runtime.cli_runtime:serve_command", bundle, host, port, precision)
 
 
 @cli.command()

@@ -24,12 +24,19 @@ __all__ = [
 
 
 def predict_command(
-    bundle: str, images: Sequence[str], domain: str, top: int, as_json: bool
+    bundle: str,
+    images: Sequence[str],
+    domain: str,
+    top: int,
+    as_json: bool,
+    precision: str = "fp32",
+    backend: str = "auto",
 ) -> None:
     """Print one line per image, or a JSON list."""
     from prunion.runtime.model import load
 
-    predictions = load(bundle).predict(list(images), domain, top_k=top)
+    model = load(bundle, backend, precision=precision)
+    predictions = model.predict(list(images), domain, top_k=top)
     if as_json:
         rows = [
             {"image": image, **asdict(x), "top": [c._asdict() for c in x.top]}
@@ -49,11 +56,21 @@ def bench_command(
     threads: int | None,
     domains: str,
     as_json: bool,
+    precision: str = "fp32",
+    backend: str = "cpu",
 ) -> None:
     """Print the measurements of this machine."""
     from prunion.runtime.bench import bench, format_report
 
-    report = bench(bundle, batches=batches, seconds=seconds, threads=threads, domains=domains)
+    report = bench(
+        bundle,
+        batches=batches,
+        seconds=seconds,
+        threads=threads,
+        domains=domains,
+        precision=precision,
+        backend=backend,
+    )
     if as_json:
         _print_json(report.to_json())
     else:
@@ -68,6 +85,9 @@ def build_command(
     profile: Sequence[int],
     output: str | None,
     force: bool,
+    workspace: int | None = None,
+    dla: int | None = None,
+    timing_cache: str | None = None,
 ) -> None:
     """Build an engine file and say where it is."""
     from prunion.runtime.tensorrt_build import build_engine
@@ -78,13 +98,25 @@ def build_command(
         target=target,
         sms=sms,
         precision=precision,
-        batch=(low, best, high),
+        options=_options((low, best, high), workspace, dla, timing_cache),
         output=output,
         force=force,
     )
     size = result.path.stat().st_size
     click.echo(f"{result.path}  {size:,} bytes, built in {result.seconds:.1f} s")
     click.echo(f"{result.key_path}  what it was built from")
+    counts = ", ".join(f"{n} in {kind}" for kind, n in result.convolutions.items())
+    click.echo(f"the graph's convolutions: {counts}")
+
+
+def _options(
+    batch: tuple[int, int, int], workspace: int | None, dla: int | None, timing_cache: str | None
+) -> Any:
+    from prunion.runtime.engine_key import BuildOptions
+
+    size = None if workspace is None else workspace << 20
+    cache = None if timing_cache is None else Path(timing_cache)
+    return BuildOptions(batch, workspace=size, dla=dla, timing_cache=cache)
 
 
 def trtexec_command(
@@ -95,31 +127,35 @@ def trtexec_command(
     profile: Sequence[int],
     output: str | None,
     force: bool,
+    workspace: int | None = None,
+    dla: int | None = None,
+    timing_cache: str | None = None,
 ) -> None:
     """Write the graph whose tables are plain inputs, and print the line that builds it."""
     from prunion.runtime import trtexec
+    from prunion.runtime.engine_key import default_name, engine_key
     from prunion.runtime.errors import PrunionError
     from prunion.runtime.files import replace_file
-    from prunion.runtime.graph_edit import tables_as_inputs
-    from prunion.runtime.tensorrt_build import default_name, engine_key
+    from prunion.runtime.graph_inputs import inputs_without_defaults
 
     opened = open_bundle(bundle)
     low, best, high = profile
-    key = engine_key(opened, target, "", sms, precision, (low, best, high))
+    made = _options((low, best, high), workspace, dla, timing_cache)
+    key = engine_key(opened, target, "", sms, precision, made)
     engine = Path(output) if output else Path(default_name(opened, key))
     graph = engine.with_suffix(".onnx")
     if graph.exists() and not force:
         raise PrunionError(f"{graph} already exists: choose another place with -o or pass --force")
     with replace_file(graph) as temporary:
-        temporary.write_bytes(tables_as_inputs(opened.graph(precision)))
-    click.echo(trtexec.trtexec_command(opened, key, graph, engine))
+        temporary.write_bytes(inputs_without_defaults(opened.graph(precision)))
+    click.echo(trtexec.trtexec_command(opened, key, graph, engine, made.timing_cache))
 
 
-def serve_command(bundle: str, host: str, port: int) -> None:
+def serve_command(bundle: str, host: str, port: int, precision: str = "fp32") -> None:
     """Serve until interrupted."""
     from prunion.runtime.serve import serve
 
-    serve(bundle, host, port)
+    serve(bundle, host, port, precision)
 
 
 def inspect_command(bundle: str, as_json: bool) -> None:
@@ -146,6 +182,8 @@ def _summary(bundle: Bundle) -> list[str]:
         f"budget  {m.budget.kind}: asked {m.budget.asked}, "
         f"is {amount_text(m.budget.value)} ({met})",
     ]
+    form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
+    lines.append(f"graphs  {', '.join(m.graphs)}; {form}")
     for name, counts in (("params", m.params), ("macs", m.macs)):
         before, after = counts["backbone"], counts["exported"]
         share = f" ({after / before:.1%})" if before else ""

@@ -108,7 +108,8 @@ def _onnxruntime(has_gpu: bool) -> Finding:
 
 
 def _tensorrt(has_gpu: bool) -> Finding:
-    if find_spec("tensorrt") is None:
+    spec = find_spec("tensorrt")
+    if spec is None or spec.origin is None:  # the package tensorrt-stubs has no code
         fix = "pip install 'prunion[tensorrt]'"
         if TEGRA.exists():
             fix = "it comes with JetPack: sudo apt install python3-libnvinfer, and make the "

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from prunion.runtime.engine_key import EngineKey
 from prunion.runtime.errors import EngineError
 from prunion.runtime.files import read_json, replace_file, sha256_file, write_json
-from prunion.runtime.tensorrt_build import EngineKey
 
-__all__ = ["engine_name", "key_place", "read_engine", "staleness", "write_engine"]
+__all__ = ["check_fits", "engine_name", "key_place", "read_engine", "staleness", "write_engine"]
 
 FORMAT_VERSION = 1
 
@@ -54,17 +54,60 @@ def staleness(path: Path, key: EngineKey) -> str:
     return ""
 
 
+def check_fits(path: Path, wanted: EngineKey, sm: int | None = None) -> EngineKey:
+    """The key of the engine at `path`, if it was built from what `wanted` says.
+
+    The sizes and options of `wanted` do not matter, nor do its GPUs: `sm` is the one to run on.
+    Raises EngineError.
+    """
+    _check_files(path)
+    found = _read_key(path)
+    for name in ("target", "library_version", "graph_sha256", "trunk_hash", "precision"):
+        if found.get(name) != getattr(wanted, name):
+            raise EngineError(
+                f"{path} cannot be used ({name} was {found.get(name)!r}, is "
+                f"{getattr(wanted, name)!r}): run `prunion build` again"
+            )
+    if sha256_file(path) != found.get("engine_sha256"):
+        raise EngineError(
+            f"{path} cannot be used (the engine file is truncated or altered): run `prunion build` "
+            "again"
+        )
+    key = _to_key(path, found)
+    if sm is not None and sm not in key.sms:
+        built = ", ".join(map(str, key.sms)) or "no GPU in particular"
+        raise EngineError(
+            f"{path} was built for sm {built}, this GPU is sm {sm}: run `prunion build` here"
+        )
+    return key
+
+
 def read_engine(path: Path | str, key: EngineKey) -> bytes:
     """The engine's bytes. Raises EngineError if it is corrupt or was built from something else."""
     path = Path(path)
-    if not path.is_file():
-        raise EngineError(f"{path} does not exist: run `prunion build` on this machine")
-    if not key_place(path).is_file():
-        raise EngineError(f"{key_place(path)} is missing: copy it beside the engine, or build anew")
+    _check_files(path)
     reason = staleness(path, key)
     if reason:
         raise EngineError(f"{path} cannot be used ({reason}): run `prunion build` again")
     return path.read_bytes()
+
+
+def _check_files(path: Path) -> None:
+    if not path.is_file():
+        raise EngineError(f"{path} does not exist: run `prunion build` on this machine")
+    if not key_place(path).is_file():
+        raise EngineError(f"{key_place(path)} is missing: copy it beside the engine, or build anew")
+
+
+def _to_key(path: Path, found: dict[str, Any]) -> EngineKey:
+    names = {field.name for field in fields(EngineKey)}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in names
+    }
+    try:
+        return EngineKey(**values)
+    except TypeError:
+        raise EngineError(f"{key_place(path)} is incomplete: run `prunion build` again") from None
 
 
 def _read_key(path: Path) -> dict[str, Any]:

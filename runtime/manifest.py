@@ -19,6 +19,7 @@ MAX_DOMAINS = 4096
 MAX_CLASSES = 100_000
 MAX_SIDE = 4096
 MAX_COUNT = 2**53
+HEADS = ("gathered", "concatenated", "single")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ class BankEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A typed view of `manifest.json`; `raw` is the file's value as it stands."""
+    """A typed view of `manifest.json`; `raw` is the file's value as it stands.
+
+    `heads` is `gathered`, `concatenated` or `single` (a bundle specialised to one domain).
+    """
 
     name: str
     domains: tuple[Domain, ...]
@@ -83,6 +87,7 @@ class Manifest:
     files: Mapping[str, str]
     graphs: Mapping[str, str]
     raw: Mapping[str, Any]
+    heads: str = "gathered"
 
     @property
     def bank_columns(self) -> int:
@@ -120,6 +125,7 @@ def load_manifest(path: Path | str) -> Manifest:
         files=files,
         graphs=_graphs(top, files),
         raw=raw,
+        heads=_heads(top),
     )
 
 
@@ -229,6 +235,15 @@ def _bank(top: Fields) -> tuple[BankEntry, ...]:
         expected += entry.size
         entries.append(entry)
     return tuple(entries)
+
+
+def _heads(top: Fields) -> str:
+    heads = top.get("heads", "gathered")
+    if heads not in HEADS:
+        raise top.fail("heads", f"is {heads!r}, this prunion knows {', '.join(HEADS)}")
+    if heads == "single" and len(top.get("domains")) != 1:
+        raise top.fail("heads", "is 'single' where there is more than one domain")
+    return str(heads)
 
 
 def _graphs(top: Fields, files: Mapping[str, str]) -> dict[str, str]:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from prunion.runtime.backends import SessionOptions, check_backend, run
+from prunion.runtime.backends import SessionOptions, run
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.explain import Explanation, explain_model
 from prunion.runtime.machine import available_bytes
+from prunion.runtime.open_pool import open_pool
 from prunion.runtime.pack import Pack, check_pack, read_pack
 from prunion.runtime.plan import Plan
 from prunion.runtime.planner import find_plan
 from prunion.runtime.prediction import Candidate, Prediction, to_prediction
-from prunion.runtime.preprocess import ImageLike, as_list, check_normalised, to_batch
-from prunion.runtime.sessions import TOLERANCE, SessionPool
+from prunion.runtime.preprocess import ImageLike, as_list, to_batch, to_pixels
+from prunion.runtime.sessions import SessionPool
 from prunion.runtime.tables import DomainLike, LiveDomain, Tables
 
 __all__ = ["Candidate", "Model", "Prediction", "load"]
@@ -37,6 +38,7 @@ class Model:
         self._serials = itertools.count(len(tables.domains))
         self._writing, self._planning = threading.Lock(), threading.Lock()
         self._plan: Plan | None = None
+        self._scratch = threading.local()
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -62,8 +64,9 @@ class Model:
         """Take in a domain pack while requests run; returns its name.
 
         Requests that began before do not see it. Raises BundleError for a pack that is damaged
-        or of another trunk, InputError for a name that is taken.
+        or of another trunk, InputError for a name that is taken and in a specialised bundle.
         """
+        self._tables.refuse_another()
         pack = pack if isinstance(pack, Pack) else read_pack(pack)
         manifest, units = self.bundle.manifest, len(self._tables.domains[0].pack.switches)
         features = len(self._tables.domains[0].pack.head_weight)
@@ -115,19 +118,19 @@ class Model:
         predictions: list[Prediction] = []
         for start in range(0, len(items), batch_size):
             part = slice(start, start + batch_size)
-            array = to_batch(items[part], self.bundle.manifest.input)
-            logits = self._answer(tables, array, rows[part])
+            logits = self._answer(tables, self._images(items[part]), rows[part])
             packs = (tables.domains[row].pack for row in rows[part])
             predictions += [to_prediction(*x, top_k) for x in zip(logits, packs, strict=True)]
         return predictions
 
     def logits(self, array: np.ndarray, domains: Sequence[DomainLike] | np.ndarray) -> np.ndarray:
-        """`[N, 3, H, W]` float32 normalised, one domain each → `[N, Cmax]`.
+        """`[N, 3, H, W]` float32 normalised, one domain for all or for each → `[N, Cmax]`.
 
-        Logits are `-inf` past a domain's classes. Raises InputError for a wrong shape, type or
-        NaN, DomainError for an unknown domain.
+        A uint8 graph takes `[N, H, W, 3]` uint8 instead. Logits are `-inf` past a domain's
+        classes. Raises InputError for a wrong shape, type or NaN, DomainError for an unknown
+        domain.
         """
-        array, tables = check_normalised(array, self.bundle.manifest.input), self._tables
+        array, tables = self.sessions.form.prepare(array), self._tables
         return self._answer(tables, array, tables.indices(domains, len(array)))
 
     def tune(self) -> Plan:
@@ -142,19 +145,37 @@ class Model:
         """What was chosen on this machine, and why; `print` shows it."""
         return explain_model(self.bundle, self.sessions, self._tables, self._plan)
 
+    def _images(self, items: list[ImageLike]) -> np.ndarray:
+        form = self.sessions.form
+        read = to_pixels if form.image == "uint8" else to_batch
+        return form.prepare(read(items, form.spec))
+
     def _answer(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        present, counts = np.unique(rows, return_counts=True)
-        domains = [tables.domains[row] for row in present]
-        if len(present) == 1:
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(rows.tolist()):
+            places.setdefault(row, []).append(place)
+        domains = [tables.domains[row] for row in places]
+        if len(domains) == 1:
             return self._single(tables, domains[0], array, rows)
         plan = self._plan or self.tune()
-        if plan.splits(counts.tolist()) and self.sessions.can_hold(domains):
-            logits = np.full((len(rows), tables.max_classes), -np.inf, np.float32)
-            for row, domain in zip(present, domains, strict=True):
-                own = rows == row
-                logits[own] = self._single(tables, domain, array[own], rows[own])
-            return logits
+        if plan.splits(tuple(map(len, places.values()))) and self.sessions.can_hold(domains):
+            return self._split(tables, array, places)
         return self._mixed(tables, array, rows)
+
+    def _split(self, tables: Tables, array: np.ndarray, places: dict[int, list[int]]) -> np.ndarray:
+        logits = np.empty((len(array), tables.max_classes), np.float32)
+        for row, own in places.items():
+            images = self._gathered(array, own)
+            rows = np.full(len(own), row, np.int64)
+            logits[own] = self._single(tables, tables.domains[row], images, rows)
+        return logits
+
+    def _gathered(self, array: np.ndarray, places: list[int]) -> np.ndarray:
+        """`array[places]` in memory that this thread keeps: fresh memory is slow to touch."""
+        kept: np.ndarray | None = getattr(self._scratch, "images", None)
+        if kept is None or len(kept) < len(places):
+            kept = self._scratch.images = np.empty((len(places), *array.shape[1:]), array.dtype)
+        return np.take(array, places, axis=0, out=kept[: len(places)], mode="clip")
 
     def _single(
         self, tables: Tables, domain: LiveDomain, array: np.ndarray, rows: np.ndarray
@@ -162,6 +183,7 @@ class Model:
         pinned = self.sessions.pinned(domain)
         if pinned is None:
             return self._mixed(tables, array, rows)
+        self.sessions.form.check_values(array)
         own = pinned.run(array)
         missing = tables.max_classes - own.shape[1]
         if not missing:
@@ -169,10 +191,10 @@ class Model:
         return np.pad(own, ((0, 0), (0, missing)), constant_values=-np.inf)
 
     def _mixed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        session, feeds = self.sessions.mixed(), {"image": array, "domain": rows}
-        if not tables.stored or getattr(session, "needs_tables", False):
-            feeds |= tables.feeds
-        return run(session, feeds)
+        session = self.sessions.mixed()
+        self.sessions.form.check_values(array)
+        fed = not tables.stored or getattr(session, "needs_tables", False)
+        return run(session, self.sessions.form.feeds(array, rows, tables.feeds if fed else None))
 
 
 def load(
@@ -184,36 +206,35 @@ def load(
     memory_limit: int | None = None,
     slicing: bool = True,
     tune: bool = False,
+    engine: Path | str | None = None,
 ) -> Model:
     """Open a bundle and check its files; sessions are made on first use.
 
     Args:
-        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda` or `openvino`.
+        precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
+            `-uint8` take raw pixels; one with float16 images is given them by a cast.
+        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda`, `openvino`, `tensorrt` or
+            `tensorrt-rtx` (these two build an engine for this GPU on first use, and keep it).
         threads: threads inside one operator; None leaves it to the backend.
         memory_limit: bytes that pinned sessions may hold together, beside the mixed one; 0 for
-            none of them, None for a quarter of the memory that is free now.
+            none of them, None for a quarter of the memory that is free now. Any number also makes
+            sessions lay out no memory ahead for each batch shape.
         slicing: whether pinned sessions may leave out channels that their domain does not use.
         tune: measure now whether to split mixed batches, not at the first of them.
+        engine: an engine file of `prunion build`, for the two backends of TensorRT.
 
-    Raises BundleError, BackendError, MissingDependencyError.
+    Raises BundleError, BackendError, EngineError, MissingDependencyError.
     """
-    check_backend(backend)
     bundle = open_bundle(path)
-    options = SessionOptions(backend=backend, threads=threads)
     limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
     if limit < 0:
         raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
-    spec = bundle.manifest.input
-    pool = SessionPool(
-        bundle.graph(precision),
-        options,
-        (spec.height, spec.width),
-        bundle.unit_table() if slicing else None,
-        limit,
-        TOLERANCE if precision == "fp32" else 200 * TOLERANCE,
-    )
+    options = SessionOptions(backend, threads, spare_memory=memory_limit is not None)
+    pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
     packs = enumerate(bundle.pack(name) for name in bundle.domains)
-    model = Model(bundle, pool, Tables(tuple(LiveDomain(*x) for x in packs), stored=True))
+    model = Model(
+        bundle, pool, Tables(tuple(LiveDomain(*x) for x in packs), pool.form, stored=True)
+    )
     if tune:
         model.tune()
     return model

@@ -22,14 +22,14 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 def model_metadata(model: Model) -> dict[str, Any]:
     """The answer to `GET /v2/models/NAME`."""
-    manifest = model.bundle.manifest
-    size = [-1, 3, manifest.input.height, manifest.input.width]
+    manifest, form = model.bundle.manifest, model.sessions.form
+    kind = "UINT8" if form.image == "uint8" else "FP32"
     return {
         "name": manifest.name,
         "versions": ["1"],
         "platform": "prunion_onnx",
         "inputs": [
-            {"name": "image", "datatype": "FP32", "shape": size},
+            {"name": "image", "datatype": kind, "shape": [-1, *form.image_shape]},
             {"name": "domain", "datatype": "INT64", "shape": [-1]},
         ],
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, manifest.max_classes]}],
@@ -38,7 +38,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
 
 def infer_request(body: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """`image [N, 3, H, W]` float32 and `domain [N]` int64 of a request.
+    """`image` (`[N, 3, H, W]` float32, or `[N, H, W, 3]` uint8) and `domain [N]` of a request.
 
     `domain` may be INT64 rows or BYTES names. Raises InputError or DomainError.
     """
@@ -48,7 +48,7 @@ def infer_request(body: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:
     unknown = sorted(tensors.keys() - {"image", "domain"})
     if unknown or len(tensors) != len(body["inputs"]) or len(tensors) != 2:
         raise InputError(f"inputs must be `image` and `domain`, each once; unknown: {unknown}")
-    image = _image(tensors["image"])
+    image = _image(tensors["image"], model.sessions.form.image == "uint8")
     names = _values(tensors["domain"], {"INT64": int, "BYTES": str})
     return image, model.domain_indices(names, len(image))
 
@@ -69,10 +69,11 @@ def infer_response(model: Model, logits: np.ndarray, request_id: Any) -> dict[st
     return {**answer, "id": request_id} if isinstance(request_id, str) else answer
 
 
-def _image(tensor: dict[str, Any]) -> np.ndarray:
+def _image(tensor: dict[str, Any], raw: bool) -> np.ndarray:
     shape, data = _shape(tensor), tensor.get("data")
-    if tensor.get("datatype") != "FP32" or len(shape) != 4:
-        raise InputError("`image` must be FP32 of shape [N, 3, H, W]")
+    if tensor.get("datatype") != ("UINT8" if raw else "FP32") or len(shape) != 4:
+        kind = "UINT8 of shape [N, H, W, 3]" if raw else "FP32 of shape [N, 3, H, W]"
+        raise InputError(f"`image` must be {kind}")
     if not 1 <= shape[0] <= MAX_ROWS:
         raise InputError(f"the batch has {shape[0]} images: send 1 to {MAX_ROWS} in a request")
     if not isinstance(data, list):
@@ -85,9 +86,13 @@ def _image(tensor: dict[str, Any]) -> np.ndarray:
         raise InputError("`image.data` must hold numbers only")
     if array.size != int(np.prod(shape, dtype=object)):
         raise InputError(f"`image.data` holds {array.size} numbers, its shape is {shape}")
+    if raw and (
+        array.dtype.kind == "f" or (array.size and not 0 <= array.min() <= array.max() < 256)
+    ):
+        raise InputError("`image.data` must hold whole numbers in 0..255")
     if not (np.abs(array) <= np.finfo(np.float32).max).all():
         raise InputError("`image.data` holds NaN, infinity or numbers beyond float32")
-    return array.astype(np.float32).reshape(shape)
+    return array.astype(np.uint8 if raw else np.float32).reshape(shape)
 
 
 def _values(tensor: dict[str, Any], kinds: dict[str, type]) -> list[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from prunion.runtime.errors import BackendError, BundleError, InputError, MissingDependencyError
 from prunion.runtime.graph_edit import pin_domain
+from prunion.runtime.ort_binding import BoundSession
 
 __all__ = ["PROVIDERS", "SessionOptions", "make_session", "mixed_session", "pinned_session", "run"]
 
@@ -26,11 +27,14 @@ class SessionOptions:
         backend: `auto` (CUDA where it works, else CPU), `cpu` or `cuda`.
         threads: threads inside one operator; None leaves it to ONNX Runtime.
         share_arena: all sessions of the process take CPU memory from one arena.
+        spare_memory: no block laid out ahead for each batch shape, which comes on top of what the
+            first run took.
     """
 
     backend: str = "auto"
     threads: int | None = None
     share_arena: bool = True
+    spare_memory: bool = False
 
 
 def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> Any:
@@ -70,7 +74,8 @@ def make_session(
             )
     assert session is not None  # `auto` always ends with the CPU
     _check_names(session, needs or set())
-    return session
+    on_gpu = session.get_providers()[0] == PROVIDERS["cuda"]
+    return BoundSession(session) if on_gpu else session
 
 
 def run(session: Any, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -125,6 +130,7 @@ def _candidates(ort: Any, backend: str) -> list[str]:
 def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
+    settings.enable_mem_pattern = not options.spare_memory
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     if options.share_arena and _shared_arena():

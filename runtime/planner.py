@@ -8,7 +8,7 @@ from prunion.runtime.backends import run
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.pack import Pack
 from prunion.runtime.plan import Plan, load_plan, measure_plan, plan_key, save_plan
-from prunion.runtime.sessions import SessionPool, pack_tables
+from prunion.runtime.sessions import SessionPool
 
 __all__ = ["find_plan"]
 
@@ -17,6 +17,10 @@ SECONDS = 0.1  # for each kind of session and batch size
 
 def find_plan(bundle: Bundle, pool: SessionPool, pack: Pack, seconds: float = SECONDS) -> Plan:
     """The plan for this graph and machine, measured with the domain `pack` if none is known."""
+    if pool.form.single:
+        return Plan(reason="the bundle holds one domain")
+    if not pool.pins:
+        return Plan(reason=f"{pool.options.backend} takes new domains without a new engine")
     if pool.limit < pool.typical:
         return Plan(
             reason=f"the memory limit of {pool.limit:,} bytes holds no pinned session of "
@@ -35,14 +39,15 @@ def find_plan(bundle: Bundle, pool: SessionPool, pack: Pack, seconds: float = SE
 
 def _measure(pool: SessionPool, pack: Pack, seconds: float) -> Plan:
     mixed, plain = pool.mixed(), pool.make(pack, sliced=False)
-    tables = pack_tables(pack) if getattr(mixed, "needs_tables", False) else {}
+    form = pool.form
+    tables = form.tables([pack]) if getattr(mixed, "needs_tables", False) else {}
     # The row does not matter to the time: row 0 stands for all.
     cases = {
-        "mixed": lambda x: run(mixed, {"image": x, "domain": np.zeros(len(x), np.int64), **tables}),
+        "mixed": lambda x: run(mixed, form.feeds(x, np.zeros(len(x), np.int64), tables)),
         "pinned": plain.run,
     }
     if pool.slicing:
         sliced = pool.make(pack, sliced=True)
         if sliced.sliced:
             cases["sliced"] = sliced.run
-    return measure_plan(cases, pool.size, seconds)
+    return measure_plan(cases, form.noise, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,23 @@ from PIL import Image
 from prunion.runtime.errors import InputError
 from prunion.runtime.manifest import ImageInput
 
-__all__ = ["ImageLike", "as_list", "open_image", "to_array", "to_batch"]
+__all__ = [
+    "ImageLike",
+    "as_list",
+    "check_finite",
+    "check_normalised",
+    "check_pixels",
+    "check_shape",
+    "open_image",
+    "to_array",
+    "to_batch",
+    "to_pixels",
+]
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 MAX_PIXELS = 64_000_000
+PIECE = 8192
 # Other plugins run outside programs (EPS) or read formats nobody trains on.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
@@ -31,7 +44,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     try:
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(stream, formats=FORMATS) as image:
-            _check_pixels(*image.size, where)
+            _check_size(*image.size, where)
             return image.convert("RGB")
     except InputError:
         raise
@@ -47,9 +60,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 
 def to_array(image: Image.Image, spec: ImageInput) -> np.ndarray:
     """One image → `[3, H, W]` float32, normalised."""
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    image = _centre_crop(_resize(image, spec.shorter_side), spec.height, spec.width)
-    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    pixels = _cropped(image, spec).astype(np.float32) / np.float32(255)
     mean, std = np.array([spec.mean, spec.std], dtype=np.float32)
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
@@ -69,6 +80,18 @@ def to_batch(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.nd
     return np.stack(rows)
 
 
+def to_pixels(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.ndarray:
+    """Any accepted images → `[N, H, W, 3]` uint8, resized and cropped, for a uint8 graph.
+
+    Accepts what `to_batch` does but for float32: its pixels are not known any more. Raises
+    InputError.
+    """
+    rows = [_cropped(_picture(image), spec) for image in as_list(images)]
+    if not rows:
+        raise InputError("no images given: pass at least one")
+    return np.stack(rows)
+
+
 def as_list(images: Any) -> list[Any]:
     """The single images of `images`, whatever form they came in."""
     if isinstance(images, (str, Path, bytes, Image.Image)):
@@ -80,6 +103,13 @@ def as_list(images: Any) -> list[Any]:
 
 def check_normalised(array: np.ndarray, spec: ImageInput) -> np.ndarray:
     """`array` itself if it is `[N, 3, H, W]` float32 and finite. Raises InputError otherwise."""
+    array = check_shape(array, spec)
+    check_finite(array)
+    return array
+
+
+def check_shape(array: np.ndarray, spec: ImageInput) -> np.ndarray:
+    """`array` itself if it is `[N, 3, H, W]` float32. Raises InputError otherwise."""
     shape = (3, spec.height, spec.width)
     if array.dtype != np.float32 or array.ndim != 4 or array.shape[1:] != shape:
         raise InputError(
@@ -88,21 +118,56 @@ def check_normalised(array: np.ndarray, spec: ImageInput) -> np.ndarray:
         )
     if not len(array):
         raise InputError("the batch is empty: pass at least one image")
-    if not np.isfinite(array).all():
-        raise InputError("the image array holds NaN or infinity: check how it was normalised")
+    return np.ascontiguousarray(array)
+
+
+def check_finite(array: np.ndarray) -> None:
+    """Raise InputError if float32 `array`, contiguous, holds NaN or infinity.
+
+    A sum of squares is finite only then; large values that overflow it are looked at again. It
+    needs no fresh memory, which would cost more than the reading; short pieces, because BLAS would
+    wake its threads for long ones.
+    """
+    flat = array.reshape(-1)
+    with np.errstate(over="ignore"):
+        for start in range(0, len(flat), PIECE):
+            part = flat[start : start + PIECE]
+            if not isfinite(np.dot(part, part)) and not np.isfinite(part).all():
+                raise InputError(
+                    "the image array holds NaN or infinity: check how it was normalised"
+                )
+
+
+def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:
+    """`array` itself if it is `[N, H, W, 3]` uint8 of the graph's size. Raises InputError."""
+    if (
+        array.dtype != np.uint8
+        or array.ndim != 4
+        or array.shape[1:] != (spec.height, spec.width, 3)
+    ):
+        raise InputError(
+            f"got {array.dtype} {list(array.shape)}: this graph takes raw images, uint8 "
+            f"[N, {spec.height}, {spec.width}, 3] RGB; use another precision for normalised ones"
+        )
+    if not len(array):
+        raise InputError("the batch is empty: pass at least one image")
     return np.ascontiguousarray(array)
 
 
 def _one(image: Any, spec: ImageInput) -> np.ndarray:
+    if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 3:
+        return check_normalised(image[None], spec)[0]
+    return to_array(_picture(image), spec)
+
+
+def _picture(image: Any) -> Image.Image:
     if isinstance(image, np.ndarray):
-        if image.dtype == np.float32 and image.ndim == 3:
-            return check_normalised(image[None], spec)[0]
-        return to_array(_from_pixels(image), spec)
+        return _from_pixels(image)
     if isinstance(image, Image.Image):
-        _check_pixels(*image.size, "the image")
-        return to_array(image, spec)
+        _check_size(*image.size, "the image")
+        return image
     if isinstance(image, (str, Path, bytes)):
-        return to_array(open_image(image), spec)
+        return open_image(image)
     raise InputError(
         f"cannot read a {type(image).__name__} as an image: pass a path, bytes, a PIL image or "
         "a uint8 array [H, W, 3]"
@@ -114,11 +179,17 @@ def _from_pixels(pixels: np.ndarray) -> Image.Image:
         raise InputError(
             f"got {pixels.dtype} {list(pixels.shape)}: raw images are uint8 [H, W, 3] RGB"
         )
-    _check_pixels(pixels.shape[1], pixels.shape[0], "the array")
+    _check_size(pixels.shape[1], pixels.shape[0], "the array")
     return Image.fromarray(pixels)
 
 
-def _check_pixels(width: int, height: int, where: str) -> None:
+def _cropped(image: Image.Image, spec: ImageInput) -> np.ndarray:
+    """`[H, W, 3]` uint8."""
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(_centre_crop(_resize(image, spec.shorter_side), spec.height, spec.width))
+
+
+def _check_size(width: int, height: int, where: str) -> None:
     if not 0 < width * height <= MAX_PIXELS:
         raise InputError(
             f"{where} is {width}×{height}, outside 1..{MAX_PIXELS} pixels: scale it down"
@@ -129,7 +200,7 @@ def _resize(image: Image.Image, shorter: int) -> Image.Image:
     width, height = image.size
     longer = int(shorter * max(width, height) / min(width, height))
     # A 1-pixel-wide strip passes the pixel limit and would grow by its aspect ratio.
-    _check_pixels(shorter, longer, f"the {width}×{height} image, resized for this model,")
+    _check_size(shorter, longer, f"the {width}×{height} image, resized for this model,")
     size = (shorter, longer) if width <= height else (longer, shorter)
     return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 

@@ -26,9 +26,11 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_FILES = 256
 
 
-def serve(bundle: Path | str, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    bundle: Path | str, host: str = "127.0.0.1", port: int = 8000, precision: str = "fp32"
+) -> None:
     """Serve a bundle until interrupted. Raises BundleError before it listens."""
-    model = load(bundle)
+    model = load(bundle, precision=precision)
     model.sessions.mixed()
     uvicorn.run(create_app(model), host=host, port=port, log_level="info")
 

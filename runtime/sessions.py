@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ import numpy as np
 
 from prunion.runtime.backends import SessionOptions, make_mixed, make_session, run
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.runtime.graph_edit import TABLES, pin_pack
+from prunion.runtime.graph_form import GraphForm
 from prunion.runtime.graph_slice import units_to_keep
 from prunion.runtime.pack import Pack
+from prunion.runtime.pin_form import pin_form
 from prunion.runtime.tables import LiveDomain
 from prunion.runtime.unit_table import UnitTable
 
-__all__ = ["TOLERANCE", "Pinned", "SessionPool", "default_round_to", "pack_tables"]
+__all__ = ["TOLERANCE", "Pinned", "SessionPool", "default_round_to"]
 
 TOLERANCE = 1e-4
 PATIENCE = 4
@@ -27,7 +30,7 @@ PATIENCE = 4
 
 @dataclass(frozen=True, eq=False)
 class Pinned:
-    """A session of one domain: takes `image [N, 3, H, W]`, gives its own `[N, C]`.
+    """A session of one domain: takes `image` as the graph's form says, gives its own `[N, C]`.
 
     Attributes:
         bytes: size of its graph, the measure of the memory limit.
@@ -47,7 +50,9 @@ class Pinned:
 class SessionPool:
     """Thread-safe: two threads that ask for one session get the same one.
 
-    `size` is the image's height and width, `table` the unit table to slice by (None: never).
+    `form` says what the graph takes, `table` is the unit table to slice by (None: never). A graph
+    of a single domain has the one session `mixed`, which then takes the image alone; so has a
+    backend that gives its own, `open_mixed`, and pins none.
     `limit` bounds the sizes of the pinned graphs together, in bytes. A full pool lets its least
     recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
     domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
@@ -57,31 +62,37 @@ class SessionPool:
         self,
         graph: Path,
         options: SessionOptions,
-        size: tuple[int, int],
+        form: GraphForm,
         table: UnitTable | None = None,
         limit: int = 1 << 30,
         tolerance: float = TOLERANCE,
+        open_mixed: Callable[[], Any] | None = None,
     ) -> None:
         self.graph = graph
         self.options = options
-        self.size = size
+        self.form = form
+        self.size = (form.spec.height, form.spec.width)
         self.limit = limit
         self.tolerance = tolerance
-        self.slicing = table is not None
+        self.pins = open_mixed is None and not form.single
+        self.slicing = table is not None and self.pins
         self._refused = ""
-        self._table = table
+        self._table = None if table is None else form.unit_table(table)
         self.typical = graph.stat().st_size
         self._pinned: OrderedDict[int, Future[Pinned]] = OrderedDict()
+        self._ready: dict[int, Pinned] = {}
         self._asked: Counter[int] = Counter()
         self._mixed: Any = None
+        self._open_mixed = open_mixed or partial(make_mixed, graph, options, form.needs)
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Any:
         """The session that takes `image` and `domain`, and the tables if they are fed."""
-        with self._mixed_lock:
-            if self._mixed is None:
-                self._mixed = make_mixed(self.graph, self.options)
-            return self._mixed
+        if self._mixed is None:
+            with self._mixed_lock:
+                if self._mixed is None:
+                    self._mixed = self._open_mixed()
+        return self._mixed
 
     def provider(self) -> str:
         """What answers: the first provider of a session that is there, else an empty text."""
@@ -102,8 +113,14 @@ class SessionPool:
 
         A caller that holds a session that left may finish with it.
         """
+        if not self.pins:
+            return None
         serial = domain.serial
         with self._lock:
+            ready = self._ready.get(serial)
+            if ready is not None:
+                self._pinned.move_to_end(serial)
+                return ready
             future = self._pinned.get(serial)
             if future is None:
                 if not self._has_room() and not self._may_replace(serial, patient):
@@ -119,7 +136,11 @@ class SessionPool:
 
     def can_hold(self, domains: list[LiveDomain]) -> bool:
         """Whether pinned sessions of all `domains` fit beside each other."""
+        if not self.pins:
+            return False
         with self._lock:
+            if all(domain.serial in self._ready for domain in domains):
+                return True
             missing = sum(domain.serial not in self._pinned for domain in domains)
             return self._used() + missing * self.typical <= self.limit
 
@@ -127,6 +148,7 @@ class SessionPool:
         """Drop a removed domain's session."""
         with self._lock:
             self._pinned.pop(serial, None)
+            self._ready.pop(serial, None)
             self._asked.pop(serial, None)
 
     def make(self, pack: Pack, *, sliced: bool) -> Pinned:
@@ -138,7 +160,7 @@ class SessionPool:
                 if alive.all():
                     return self._plain(pack, "it uses every channel of the union")
                 try:
-                    graph = pin_pack(self.graph, pack, self._table, alive)
+                    graph = pin_form(self.graph, self.form, pack, self._table, alive)
                     made = make_session(graph, self.options, needs={"image"})
                     return self._checked(pack, Pinned(made, len(graph), True, _kept(alive)))
                 except UnsupportedGraphError as exc:
@@ -147,15 +169,13 @@ class SessionPool:
         return self._plain(pack, "slicing is off")
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
-        graph = pin_pack(self.graph, pack)
+        graph = pin_form(self.graph, self.form, pack)
         return Pinned(make_session(graph, self.options, needs={"image"}), len(graph), False, note)
 
     def _checked(self, pack: Pack, made: Pinned) -> Pinned:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
-        noise = np.random.default_rng(0)
-        image = noise.standard_normal((2, 3, *self.size), dtype=np.float32)
-        feeds: dict[str, np.ndarray] = {"image": image, "domain": np.zeros(2, np.int64)}
-        feeds |= pack_tables(pack)
+        image, tables = self.form.noise(2), self.form.tables([pack])
+        feeds = self.form.feeds(image, np.zeros(2, np.int64), tables)
         expected, got = run(self.mixed(), feeds), made.run(image)
         error = float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
         if error <= self.tolerance:
@@ -173,8 +193,11 @@ class SessionPool:
             future.set_exception(exc)
             return
         with self._lock:
+            if self._pinned.get(serial) is future:  # unless it was forgotten meanwhile
+                self._ready[serial] = made
             while self._used() > self.limit and len(self._pinned) > 1:
-                self._pinned.popitem(last=False)
+                gone, _ = self._pinned.popitem(last=False)
+                self._ready.pop(gone, None)
 
     def _used(self) -> int:
         return sum(
@@ -193,11 +216,6 @@ class SessionPool:
             return False
         self._asked.clear()
         return True
-
-
-def pack_tables(pack: Pack) -> dict[str, np.ndarray]:
-    """The graph's tables for one pack alone, `D = 1`."""
-    return {name: getattr(pack, name)[None] for name in TABLES}
 
 
 def default_round_to() -> int:

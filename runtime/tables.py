@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from prunion.runtime.errors import DomainError, InputError
+from prunion.runtime.graph_form import GraphForm
 from prunion.runtime.pack import Pack
 
 __all__ = ["DomainLike", "LiveDomain", "Tables"]
@@ -42,6 +43,7 @@ class Tables:
     """
 
     domains: tuple[LiveDomain, ...]
+    form: GraphForm
     stored: bool = False
 
     @cached_property
@@ -49,25 +51,15 @@ class Tables:
         """Domain names; a name's place is its index."""
         return tuple(domain.name for domain in self.domains)
 
-    @property
+    @cached_property
     def max_classes(self) -> int:
         """Cmax, the width of `logits`."""
         return max(len(domain.pack.classes) for domain in self.domains)
 
     @cached_property
     def feeds(self) -> dict[str, np.ndarray]:
-        """`bank [D, P]`, `head_weight [D, F, Cmax]` and `head_bias [D, Cmax]`, all float32.
-
-        Heads are zero, and biases -inf, past a domain's own classes.
-        """
-        packs = [domain.pack for domain in self.domains]
-        weight = np.zeros((len(packs), len(packs[0].head_weight), self.max_classes), np.float32)
-        bias = np.full((len(packs), self.max_classes), -np.inf, np.float32)
-        for row, pack in enumerate(packs):
-            weight[row, :, : len(pack.classes)] = pack.head_weight
-            bias[row, : len(pack.classes)] = pack.head_bias
-        bank = np.stack([pack.bank for pack in packs])
-        return {"bank": bank, "head_weight": weight, "head_bias": bias}
+        """The graph's optional inputs for these domains, as `GraphForm.tables` gives them."""
+        return self.form.tables([domain.pack for domain in self.domains])
 
     def index(self, domain: DomainLike) -> int:
         """The row of a domain given by name or index. Raises DomainError if there is none."""
@@ -90,18 +82,39 @@ class Tables:
         """`[count]` int64 rows, each checked to exist."""
         if isinstance(domain, str) or not isinstance(domain, (Sequence, np.ndarray)):
             return np.full(count, self.index(domain), dtype=np.int64)
-        rows = np.array([self.index(x) for x in domain], dtype=np.int64)
+        if isinstance(domain, np.ndarray) and domain.dtype == np.int64 and domain.ndim == 1:
+            rows = self._checked(domain.copy())
+        else:
+            rows = np.array([self.index(x) for x in domain], dtype=np.int64)
         if len(rows) != count:
             raise DomainError(f"{len(rows)} domains for {count} images: give one, or one for each")
         return rows
 
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
+        for row in set(rows.tolist()):
+            if not 0 <= row < len(self.domains):
+                self.index(row)
+        return rows
+
     def with_domain(self, domain: LiveDomain) -> Tables:
-        """A snapshot with one domain more. Raises InputError if its name is taken."""
+        """A snapshot with one domain more.
+
+        Raises InputError if its name is taken, or the graph knows one domain only.
+        """
+        self.refuse_another()
         if domain.name in self.names:
             raise InputError(
                 f"there is a domain {domain.name!r} already: remove it first, or rename the pack"
             )
-        return Tables((*self.domains, domain))
+        return Tables((*self.domains, domain), self.form)
+
+    def refuse_another(self) -> None:
+        """Raise InputError if the graph knows one domain only."""
+        if self.form.single:
+            raise InputError(
+                f"this bundle is specialised to {self.names[0]!r} and takes no other domain: "
+                "export without --specialise"
+            )
 
     def without(self, index: int) -> Tables:
         """A snapshot with one domain less. Raises InputError for the last one."""
@@ -109,7 +122,7 @@ class Tables:
             raise InputError(
                 f"{self.names[0]!r} is the last domain: add another before removing it"
             )
-        return Tables(self.domains[:index] + self.domains[index + 1 :])
+        return Tables(self.domains[:index] + self.domains[index + 1 :], self.form)
 
     def _unknown(self, name: str) -> str:
         close = difflib.get_close_matches(name, self.names, n=3)

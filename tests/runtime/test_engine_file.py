@@ -19,8 +19,8 @@ from prunion.runtime.engine_file import (
     staleness,
     write_engine,
 )
+from prunion.runtime.engine_key import EngineKey, engine_key
 from prunion.runtime.errors import EngineError
-from prunion.runtime.tensorrt_build import EngineKey, engine_key
 
 onnx = pytest.importorskip("onnx")
 

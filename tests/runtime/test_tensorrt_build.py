@@ -11,6 +11,7 @@ import pytest
 
 from prunion.runtime import tensorrt_build
 from prunion.runtime.bundle import open_bundle
+from prunion.runtime.engine_key import BuildOptions
 from prunion.runtime.errors import (
     BundleError,
     InputError,
@@ -34,7 +35,7 @@ def test_engine_and_its_key(
     bundle_path: Path, tmp_path: Path, rtx: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = build_engine(open_bundle(bundle_path), sms=[86, 89], batch=(1, 4, 8))
+    result = build_engine(open_bundle(bundle_path), sms=[86, 89], options=BuildOptions((1, 4, 8)))
     assert result.path.name == "toy.tensorrt-rtx.sm86.sm89.fp32.engine"
     assert result.path.stat().st_size > 1000
     key = json.loads(result.key_path.read_text("utf-8"))
@@ -96,10 +97,10 @@ def test_the_engine_takes_its_tables_as_inputs(
     shapes: dict[str, tuple[int, ...]] = {}
     original = tensorrt_build._profile
 
-    def spy(builder: Any, network: Any, key: Any) -> Any:
+    def spy(builder: Any, network: Any, key: Any, heads: str) -> Any:
         inputs = (network.get_input(i) for i in range(network.num_inputs))
         shapes.update({x.name: tuple(x.shape) for x in inputs})
-        return original(builder, network, key)
+        return original(builder, network, key, heads)
 
     monkeypatch.setattr(tensorrt_build, "_profile", spy)
     build_engine(open_bundle(bundle_path), sms=[120], output=tmp_path / "x.engine")

@@ -1,0 +1,116 @@
+"""What is used of CUDA's runtime, through cuda-python: memory, one stream, graphs."""
+
+from __future__ import annotations
+
+import ctypes
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import BackendError, MissingDependencyError
+
+__all__ = ["Buffer", "Stream", "call", "cudart", "device_sm"]
+
+
+def cudart() -> Any:
+    """cuda-python's module of the CUDA runtime. Raises MissingDependencyError."""
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):  # the second until 12.6
+        try:
+            return import_module(name)
+        except (ImportError, OSError):
+            continue
+    raise MissingDependencyError("running an engine needs cuda-python: pip install cuda-python")
+
+
+def device_sm() -> int | None:
+    """86 for a GPU of compute capability 8.6; None without a GPU, a driver or cuda-python."""
+    try:
+        rt = cudart()
+        major, minor = (
+            call(rt.cudaDeviceGetAttribute, getattr(rt.cudaDeviceAttr, name), 0)
+            for name in ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor")
+        )
+    except (BackendError, MissingDependencyError):
+        return None
+    return int(major) * 10 + int(minor)
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    """A function of the CUDA runtime; its result without the status.
+
+    Raises BackendError for any status but success.
+    """
+    try:
+        status, *results = function(*arguments)
+    except RuntimeError as exc:  # the library behind the bindings is not there
+        raise BackendError(f"CUDA does not start ({exc}): install the NVIDIA driver") from None
+    if int(status) != 0:
+        raise BackendError(
+            f"CUDA answers {getattr(status, 'name', status)} to {function.__name__}: "
+            "check the driver with `prunion doctor`"
+        )
+    return results[0] if results else None
+
+
+class Stream:
+    """One CUDA stream, and sequences of its work recorded as graphs."""
+
+    def __init__(self) -> None:
+        self.rt = cudart()
+        self.handle = call(self.rt.cudaStreamCreate)
+
+    def wait(self) -> None:
+        """Until all of its work is done."""
+        call(self.rt.cudaStreamSynchronize, self.handle)
+
+    def begin_capture(self) -> None:
+        """Record what comes until `end_capture`, without doing it."""
+        mode = self.rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call(self.rt.cudaStreamBeginCapture, self.handle, mode)
+
+    def end_capture(self) -> Any:
+        """What was recorded, for `launch`."""
+        graph = call(self.rt.cudaStreamEndCapture, self.handle)
+        made = call(self.rt.cudaGraphInstantiate, graph, 0)
+        call(self.rt.cudaGraphDestroy, graph)
+        return made
+
+    def launch(self, graph: Any) -> None:
+        """Do what was recorded."""
+        call(self.rt.cudaGraphLaunch, graph, self.handle)
+
+    def drop(self, graph: Any) -> None:
+        """Free a recording."""
+        call(self.rt.cudaGraphExecDestroy, graph)
+
+
+class Buffer:
+    """Memory on the GPU with its twin in pinned host memory, both of `bytes`."""
+
+    def __init__(self, size: int) -> None:
+        self.rt = cudart()
+        self.bytes = size
+        self.device = int(call(self.rt.cudaMalloc, size))
+        self._host = int(call(self.rt.cudaMallocHost, size))
+
+    def host(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """The beginning of the pinned memory as an array."""
+        count = int(np.prod(shape)) * dtype.itemsize
+        raw = (ctypes.c_byte * count).from_address(self._host)
+        return np.frombuffer(memoryview(raw).cast("B"), dtype).reshape(shape)
+
+    def upload(self, count: int, stream: Stream) -> None:
+        """Copy the first `count` bytes to the GPU."""
+        kind = self.rt.cudaMemcpyKind.cudaMemcpyHostToDevice
+        call(self.rt.cudaMemcpyAsync, self.device, self._host, count, kind, stream.handle)
+
+    def download(self, count: int, stream: Stream) -> None:
+        """Copy the first `count` bytes back."""
+        kind = self.rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        call(self.rt.cudaMemcpyAsync, self._host, self.device, count, kind, stream.handle)
+
+    def free(self) -> None:
+        """Give both back; no array of `host` may be used any more."""
+        call(self.rt.cudaFree, self.device)
+        call(self.rt.cudaFreeHost, self._host)

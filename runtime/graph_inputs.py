@@ -1,0 +1,59 @@
+"""What an ONNX graph takes, and the graph with every default taken out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prunion.runtime.errors import BundleError, MissingDependencyError
+
+__all__ = ["input_shapes", "input_types", "inputs_without_defaults", "load_graph"]
+
+
+def input_types(graph: Path | str | bytes) -> dict[str, str]:
+    """numpy's name of each input's type."""
+    model, onnx = load_graph(graph)
+    kinds = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
+    return {n: onnx.helper.tensor_dtype_to_np_dtype(kind).name for n, kind in kinds.items()}
+
+
+def input_shapes(graph: Path | str | bytes) -> dict[str, tuple[int, ...]]:
+    """Each input's shape, 0 for a symbolic size."""
+    model, _ = load_graph(graph)
+    return {
+        i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in model.graph.input
+    }
+
+
+def inputs_without_defaults(graph: Path | str | bytes) -> bytes:
+    """The same graph with its tables as plain inputs that must be fed.
+
+    TensorRT and OpenVINO read an input that has a default as a constant; what must take new
+    domains without a rebuild needs real inputs. A specialised graph has none and stays as it is.
+    """
+    model, _ = load_graph(graph)
+    inputs = {value.name for value in model.graph.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    if len(kept) < len(model.graph.initializer):
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+    return bytes(model.SerializeToString())
+
+
+def load_graph(graph: Path | str | bytes) -> tuple[Any, Any]:
+    """The model and the package onnx. Raises BundleError, MissingDependencyError."""
+    try:
+        import onnx
+        import onnx.numpy_helper
+    except ImportError:
+        raise MissingDependencyError(
+            "this needs the package onnx: pip install 'prunion[ort]'"
+        ) from None
+    try:
+        if isinstance(graph, bytes):
+            return onnx.load_from_string(graph), onnx
+        return onnx.load(str(graph)), onnx
+    except Exception as exc:  # protobuf raises its own, unrelated types
+        raise BundleError(
+            f"the graph is no readable ONNX file ({exc}): export the bundle again"
+        ) from None

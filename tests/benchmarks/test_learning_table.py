@@ -1,0 +1,50 @@
+"""Rows of a learning run become the table of the docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from prunion.benchmarks.learning_table import main, table
+
+
+def row(key: str, accuracy: dict[str, float], params: float = 0.5) -> dict[str, Any]:
+    mean = sum(accuracy.values()) / len(accuracy)
+    return {
+        "key": key,
+        "accuracy": accuracy,
+        "mean": mean,
+        "params": params,
+        "macs": 0.8,
+        "returned": 1234,
+    }
+
+
+def test_a_row_is_held_against_its_own_reference() -> None:
+    lines = [
+        row("resnet18.tuned-050.seed0", {"a": 0.80, "b": 0.70}),
+        row("resnet18.tuned-050.seed1", {"a": 0.82, "b": 0.72}, 0.4999),
+        row("resnet18.tuned-all.seed0", {"a": 0.85, "b": 0.75}, 1.0),
+        row("resnet18.frozen-050.seed0", {"a": 0.6, "b": 0.6}),
+    ]
+    head, _, *rows = table(lines).splitlines()
+    assert head.startswith("| row | seeds | params | MACs | a | b | mean | lost | returned |")
+    cells = {line.split("|")[1].strip(): line for line in rows}
+    assert list(cells) == ["`tuned-all`", "`frozen-050`", "`tuned-050`"]
+    assert (
+        "| 2 | 0.5000 | 0.8000 | 81.0 | 71.0 | 76.00 (75.00 … 77.00) | 5.00 |"
+        in cells["`tuned-050`"]
+    )
+    assert "| 60.00 |  | 1,234 |" in cells["`frozen-050`"]  # no reference of its kind was run
+
+
+def test_backbones_and_epochs_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    keys = ["resnet18.tuned-all.seed0", "lite0.tuned-all.seed0", "resnet18.tuned-all.seed0.e1-1-1"]
+    path.write_text("\n".join(json.dumps(row(key, {"a": 0.5})) for key in keys), "utf-8")
+    output = CliRunner().invoke(main, [str(path)], catch_exceptions=False).output
+    assert output.count("| row |") == 3
+    assert "resnet18 e1-1-1:" in output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def export_bundle(
             write_slim(folder / "torch", slim, loaded, alive)
         table = _in_graph(parts.table, parts.model)
         write_json(folder / "units.json", table.to_json())
+        if budget["kind"] == "latency":
+            shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
         packs = write_packs(folder, parts.packs, domains)
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -173,6 +176,12 @@ def _probe(count: int, height: int, width: int) -> torch.Tensor:
     return torch.randn(max(count, 4), 3, height, width, generator=generator)
 
 
+def _value(budget: dict[str, Any]) -> str:
+    if budget["kind"] != "latency":
+        return f"{budget['value']:,}"
+    return f"{budget['milliseconds']:.3f} ms predicted, {budget['share']:.1%} of the backbone's,"
+
+
 def _report(output: str, manifest: dict[str, Any]) -> list[str]:
     params, macs, budget = manifest["params"], manifest["macs"], manifest["budget"]
     widths = manifest["widths"].values()
@@ -181,7 +190,7 @@ def _report(output: str, manifest: dict[str, Any]) -> list[str]:
         f"{output}: {len(manifest['domains'])} domains, {cut} of {len(widths)} widths cut",
         f"parameters {params['backbone']:,} → {params['exported']:,}, "
         f"MACs {macs['backbone']:,} → {macs['exported']:,}; "
-        f"budget {budget['kind']} {budget['asked']}: {budget['value']:,} "
+        f"budget {budget['kind']} {budget['asked']}: {_value(budget)} "
         f"{'met' if budget['met'] else 'NOT met'}",
     ]
     paper = manifest["paper"]

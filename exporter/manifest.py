@@ -10,9 +10,9 @@ import numpy as np
 from prunion.exporter.slim import SlimNet
 from prunion.runtime.errors import BudgetError
 from prunion.runtime.unit_table import UnitTable
-from prunion.trainer.budget import cost_of, make_budget
+from prunion.trainer.budget import budget_account, cost_of, make_budget, shown_cost
 from prunion.trainer.checkpoint import Checkpoint, versions
-from prunion.trainer.priced_table import priced_table
+from prunion.trainer.priced_table import table_of
 
 __all__ = ["accounts", "budget_of", "image_input", "provenance", "rounding"]
 
@@ -30,22 +30,18 @@ def budget_of(
         BudgetError: it costs more than the budget allows, in a run that promised it.
     """
     config, units = loaded.config.budget, loaded.net.units
-    priced = priced_table(config.kind, loaded.net)
+    priced = table_of(config, loaded.net)
     budget = make_budget(config, priced, units.group)
     value = cost_of(priced, budget.kind, alive)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
     if value > budget.allowed and loaded.config.train.cut == "union":
         raise BudgetError(
-            f"the checkpoint's switches cost {value:,} {budget.kind}, its budget allows "
-            f"{budget.allowed:,.0f}: the run stopped before it settled; resume it to its end"
+            f"the checkpoint's switches cost {shown_cost(budget.kind, value)}, its budget allows "
+            f"{shown_cost(budget.kind, budget.allowed)}: the run stopped before it settled; resume "
+            "it to its end"
         )
-    return {
-        "kind": budget.kind,
-        "asked": config.limit,
-        "value": value / budget.full if config.is_fraction else value,
-        "met": bool(value <= budget.allowed),
-    }
+    return budget_account(config, budget, priced, value)
 
 
 def accounts(loaded: Checkpoint, table: UnitTable, bank: int) -> dict[str, Any]:

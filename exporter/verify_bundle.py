@@ -15,6 +15,7 @@ import onnx
 
 from prunion.exporter.probe import make_probe, open_graph, relative_errors, run_graph
 from prunion.exporter.verify import masked_logits, tolerance_of
+from prunion.exporter.verify_budget import check_budget
 from prunion.exporter.verify_files import (
     check_graph,
     check_packs,
@@ -90,7 +91,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> R
         opened = open_bundle(bundle)
     except BundleError as exc:
         return Report(str(bundle), (), (str(exc),), ())
-    problems = [*check_unlisted(opened)]
+    problems = [*check_unlisted(opened), *check_budget(opened)]
     sound = []
     for variant in opened.manifest.graphs:
         found = list(_guarded(variant, partial(_static, opened, variant)))

@@ -167,7 +167,8 @@ def export(
     """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion."""
     if untrained:
         place = "prunion.exporter.untrained:untrained_command"
-        return _call(place, checkpoint, output, force, as_json)
+        _call(place, checkpoint, output, force, as_json)
+        return
     _call("prunion.exporter.export:export_command", checkpoint, output, force, as_json, options)
 
 

@@ -12,6 +12,7 @@ import click
 
 from prunion.runtime.amounts import amount_text
 from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.runtime.manifest import Budget
 
 __all__ = [
     "bench_command",
@@ -136,7 +137,7 @@ def trtexec_command(
     from prunion.runtime.engine_key import default_name, engine_key
     from prunion.runtime.errors import PrunionError
     from prunion.runtime.files import replace_file
-    from prunion.runtime.graph_inputs import inputs_without_defaults
+    from prunion.runtime.turing import engine_graph
 
     opened = open_bundle(bundle)
     low, best, high = profile
@@ -147,7 +148,7 @@ def trtexec_command(
     if graph.exists() and not force:
         raise PrunionError(f"{graph} already exists: choose another place with -o or pass --force")
     with replace_file(graph) as temporary:
-        temporary.write_bytes(inputs_without_defaults(opened.graph(precision)))
+        temporary.write_bytes(engine_graph(opened.graph(precision), key))
     click.echo(trtexec.trtexec_command(opened, key, graph, engine, made.timing_cache))
 
 
@@ -177,11 +178,7 @@ def _summary(bundle: Bundle) -> list[str]:
         accuracy = "-" if domain.accuracy is None else f"{domain.accuracy:.1%}"
         lines.append(f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}")
     met = "met" if m.budget.met else "NOT met"
-    lines += [
-        "",
-        f"budget  {m.budget.kind}: asked {m.budget.asked}, "
-        f"is {amount_text(m.budget.value)} ({met})",
-    ]
+    lines += ["", f"budget  {m.budget.kind}: asked {m.budget.asked}, is {_cost(m.budget)} ({met})"]
     form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
     lines.append(f"graphs  {', '.join(m.graphs)}; {form}")
     for name, counts in (("params", m.params), ("macs", m.macs)):
@@ -194,6 +191,13 @@ def _summary(bundle: Bundle) -> list[str]:
     lines += [f"widths  {layers}, {before} → {after} channels in all", ""]
     lines += [f"{bundle.file(f).stat().st_size:>14,}  {f}" for f in m.files]
     return lines
+
+
+def _cost(budget: Budget) -> str:
+    if budget.kind != "latency":
+        return amount_text(budget.value)
+    share = amount_text(budget.share)
+    return f"{budget.milliseconds:.3f} ms, share {share}, as predicted for {budget.device}"
 
 
 def _print_json(value: Any) -> None:

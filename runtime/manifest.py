@@ -49,12 +49,18 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class Budget:
-    """What was asked (`asked`, as written) and what the file costs (`value`, same unit)."""
+    """What was asked (`asked`, as written) and what the file costs (`value`, same unit).
+
+    Of kind `latency`, `milliseconds` and `share` are what the profile of `device` predicts.
+    """
 
     kind: str
     asked: float | str
     value: float
     met: bool
+    milliseconds: float = 0.0
+    share: float = 0.0
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,11 @@ def _budget(fields: Fields) -> Budget:
     asked = fields.get("asked")
     if not is_number(asked) and not isinstance(asked, str):
         raise fields.fail("asked", "must be a number, or a text such as '4 MB'")
-    return Budget(fields.text("kind", 50), asked, fields.number("value"), fields.flag("met"))
+    kind, value, met = fields.text("kind", 50), fields.number("value"), fields.flag("met")
+    if kind != "latency":
+        return Budget(kind, asked, value, met)
+    predicted = (fields.number("milliseconds"), fields.number("share"))
+    return Budget(kind, asked, value, met, *predicted, fields.text("device"))
 
 
 def _numbers(fields: Fields, needed: tuple[str, ...]) -> dict[str, float]:

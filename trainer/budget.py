@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from prunion.runtime.errors import BudgetError
 from prunion.runtime.unit_table import UnitTable
 from prunion.trainer.config import BudgetConfig
+from prunion.trainer.latency import LatencyTable
 
-__all__ = ["Budget", "cost_of", "make_budget", "round_up", "select_union"]
+__all__ = [
+    "Budget",
+    "Priced",
+    "budget_account",
+    "cost_of",
+    "make_budget",
+    "round_up",
+    "select_union",
+    "shown_cost",
+]
+
+Priced = UnitTable | LatencyTable
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,7 @@ class Budget:
     """A budget resolved against one backbone.
 
     Attributes:
-        kind: `params`, `macs`, `bytes` or `switches`.
+        kind: `params`, `macs`, `bytes`, `switches` or `latency` (in milliseconds).
         full: the backbone's cost.
         allowed: the most the exported file may cost, same unit.
         round_to: kept widths are rounded up to a multiple of this.
@@ -35,33 +48,64 @@ class Budget:
         return min(1.0, self.allowed / self.full)
 
 
-def make_budget(config: BudgetConfig, table: UnitTable, group: np.ndarray) -> Budget:
-    """Resolve a budget against a `priced_table`, refusing one that cannot be met.
+def make_budget(config: BudgetConfig, table: Priced, group: np.ndarray) -> Budget:
+    """Resolve a budget against its table (`table_of`), refusing one that cannot be met.
 
     Raises:
         BudgetError: even the narrowest network costs more; the message has the smallest budget.
+            Or a profile was measured at other widths than those that `round_to` leads to.
     """
+    if isinstance(table, LatencyTable) and config.round_to % table.profile.round_to:
+        measured = table.profile.round_to
+        raise BudgetError(
+            f"[budget] round_to is {config.round_to}, the profile was measured at multiples of "
+            f"{measured}: set round_to = {measured}, or profile with round_to = {config.round_to}"
+        )
     full = cost_of(table, config.kind, np.ones(table.count, dtype=bool))
     allowed = config.allowed(full)
     narrowest = round_up(_one_per_group(group, np.zeros(table.count)), group, config.round_to)
     least = cost_of(table, config.kind, narrowest)
     if least > allowed:
         raise BudgetError(
-            f"[budget] limit {config.limit} allows {allowed:,.0f} {config.kind}, but the narrowest "
-            f"network (round_to {config.round_to}) needs {least:,.0f}: give at least "
+            f"[budget] limit {config.limit} allows {shown_cost(config.kind, allowed)}, but the "
+            f"narrowest network (round_to {config.round_to}) needs "
+            f"{shown_cost(config.kind, least)}: give at least "
             f"{np.ceil(least / full * 1e4) / 1e4:g}"
         )
     return Budget(config.kind, full, allowed, config.round_to)
 
 
-def cost_of(table: UnitTable, kind: str, alive: np.ndarray) -> int:
-    """Cost of keeping `alive` `[U]` bool by a `priced_table`; exact, an upper bound for bytes."""
+def cost_of(table: Priced, kind: str, alive: np.ndarray) -> float:
+    """Cost of keeping `alive` `[U]` bool: exact; a bound for bytes, predicted for latency."""
+    if isinstance(table, LatencyTable):
+        return table.milliseconds(alive)
     return table.params(alive) if kind == "params" else table.macs(alive)
+
+
+def budget_account(
+    config: BudgetConfig, budget: Budget, table: Priced, cost: float
+) -> dict[str, Any]:
+    """What was asked and what it costs, for a result and for a manifest (docs/formats.md)."""
+    account = {
+        "kind": budget.kind,
+        "asked": config.limit,
+        "value": cost / budget.full if config.is_fraction else cost,
+        "met": bool(cost <= budget.allowed),
+    }
+    if isinstance(table, LatencyTable):
+        device = table.profile.describe()
+        account |= {"milliseconds": cost, "share": cost / budget.full, "device": device}
+    return account
+
+
+def shown_cost(kind: str, cost: float) -> str:
+    """A cost with its unit, for messages."""
+    return f"{cost:.4g} ms" if kind == "latency" else f"{cost:,.0f} {kind}"
 
 
 def select_union(
     score: np.ndarray,
-    table: UnitTable,
+    table: Priced,
     group: np.ndarray,
     budget: Budget,
     used: np.ndarray | None = None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.runtime.files import new_folder, read_json, sha256_file, write_json
+from prunion.runtime.profile_file import Profile, read_profile, write_profile
 from prunion.runtime.unit_table import UnitTable
 from prunion.trainer.backbones import load_backbone
 from prunion.trainer.config import RunConfig
@@ -35,9 +36,18 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, net: DomainNet, config: RunConfig, facts: Mapping[str, Any], *, force: bool
+    folder: Path,
+    net: DomainNet,
+    config: RunConfig,
+    facts: Mapping[str, Any],
+    *,
+    force: bool,
+    profile: Profile | None = None,
 ) -> None:
-    """Write the checkpoint folder whole or not at all; `facts` are added to `checkpoint.json`."""
+    """Write the checkpoint folder whole or not at all; `facts` are added to `checkpoint.json`.
+
+    The profile behind a latency budget goes with it: `profile`, or the run file's.
+    """
     from safetensors.torch import save_file
 
     with new_folder(folder, force=force) as temporary:
@@ -53,6 +63,10 @@ def save_checkpoint(
             "model_sha256": sha256_file(temporary / "model.safetensors"),
             "units_sha256": sha256_file(temporary / "units.json"),
         }
+        if config.budget.kind == "latency":
+            profile = read_profile(config.budget.profile) if profile is None else profile
+            write_profile(temporary / "profile.json", profile)
+            meta["profile_sha256"] = sha256_file(temporary / "profile.json")
         write_json(temporary / "checkpoint.json", meta)
 
 
@@ -77,6 +91,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         classes = [len(d["classes"]) for d in meta["domains"]]
     except (KeyError, TypeError, PrunionError) as exc:
         raise CheckpointError(f"{folder}/checkpoint.json is damaged ({exc})") from None
+    if config.budget.kind == "latency":  # the one it was trained for, wherever the folder is now
+        own = replace(config.budget, profile=str(folder / "profile.json"))
+        config = replace(config, budget=own)
     backbone = load_backbone(config.backbone, *config.input.size, weights=False)
     net = DomainNet(backbone, classes)
     _check_units(folder, net)
@@ -102,7 +119,10 @@ def _check_files(folder: Path, meta: Any) -> None:
             f"{folder}/checkpoint.json has format_version {got}, this prunion reads "
             f"{FORMAT_VERSION}: train again, or use the prunion that wrote it"
         )
-    for name, key in (("model.safetensors", "model_sha256"), ("units.json", "units_sha256")):
+    files = [("model.safetensors", "model_sha256"), ("units.json", "units_sha256")]
+    if "profile_sha256" in meta:
+        files.append(("profile.json", "profile_sha256"))
+    for name, key in files:
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: copy the whole checkpoint folder")

@@ -180,6 +180,9 @@ def _absolute_paths(value: dict[str, Any], folder: Path) -> None:
         weights = backbone.get("weights")
         if isinstance(weights, str) and weights.strip() not in ("", "default", "none"):
             backbone["weights"] = _absolute(weights, folder)
+    budget = value.get("budget")
+    if isinstance(budget, dict) and "profile" in budget:
+        budget["profile"] = _absolute(budget["profile"], folder)
     train = value.get("train")
     if isinstance(train, dict) and "teacher" in train:
         train["teacher"] = _absolute(train["teacher"], folder)

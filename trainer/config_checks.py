@@ -100,15 +100,9 @@ def check_text(table: str, key: str, value: object, *, empty: bool = False) -> s
     return value
 
 
-def check_choice(
-    table: str, key: str, value: object, choices: Sequence[str], later: Sequence[str] = ()
-) -> str:
-    """`value` if it is one of `choices`; those in `later` are planned, and refused as such."""
+def check_choice(table: str, key: str, value: object, choices: Sequence[str]) -> str:
+    """`value` if it is one of `choices`."""
     wanted = " or ".join(f'"{choice}"' for choice in choices)
-    if isinstance(value, str) and value in later:
-        raise ConfigError(
-            f'{key_of(table, key)} is "{value}", which this version cannot do yet: use {wanted}'
-        )
     if not isinstance(value, str) or value not in choices:
         raise ConfigError(f"{key_of(table, key)} is {shown(value)}: use {wanted}")
     return value

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
 
 from prunion.runtime.unit_table import UnitTable
+from prunion.trainer.latency import LatencyModel, LatencyTable
 
-__all__ = ["CostModel"]
+__all__ = ["Cost", "CostModel", "cost_model"]
+
+Cost = Callable[[torch.Tensor], torch.Tensor]  # how much of each unit is kept → share of the cost
+
+
+def cost_model(table: UnitTable | LatencyTable, kind: str) -> CostModel | LatencyModel:
+    """The differentiable cost of a `priced_table`; both kinds are called alike."""
+    return LatencyModel(table) if isinstance(table, LatencyTable) else CostModel(table, kind)
 
 
 class CostModel(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.cost import CostModel
+from prunion.trainer.cost import Cost
 from prunion.trainer.sharing import domain_losses, sharing_gradient
 
 __all__ = ["Multiplier", "Pressure"]
@@ -41,7 +41,7 @@ class Multiplier:
 class Pressure:
     """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
 
-    def __init__(self, config: TrainConfig, cost: CostModel, domains: int) -> None:
+    def __init__(self, config: TrainConfig, cost: Cost, domains: int) -> None:
         self.config, self.cost = config, cost
         self.plain = config.recipe == "paper"
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST

@@ -1,4 +1,4 @@
-"""Every kind of budget as one sum of products of kept widths, in the form of a unit table."""
+"""Every counted kind of budget as one sum of products of kept widths, as a unit table."""
 
 from __future__ import annotations
 
@@ -8,15 +8,27 @@ import numpy as np
 from torch import fx
 
 from prunion.runtime.unit_table import Layer, Slots, UnitTable
+from prunion.trainer.config import BudgetConfig
 from prunion.trainer.flow import LAYOUT
+from prunion.trainer.latency import LatencyTable, latency_table
 from prunion.trainer.network import DomainNet
 from prunion.trainer.trace import op_name
 
-__all__ = ["priced_table"]
+__all__ = ["priced_table", "table_of"]
 
 FLOAT, INDEX = 4, 8  # bytes of a number and of a channel's index
 # Upper bounds of what an ONNX file holds beside its tensors; seen: 100 to 160 bytes a node.
 PER_FILE, PER_NODE, PER_BANK_PART, PER_TENSOR = 2048, 200, 64, 32
+
+
+def table_of(budget: BudgetConfig, net: DomainNet) -> UnitTable | LatencyTable:
+    """What prices a run's unions: a `priced_table`, or for milliseconds the device's profile.
+
+    Raises BudgetError if the profile is damaged or of another network.
+    """
+    if budget.kind == "latency":
+        return latency_table(budget.profile, net.units.table)
+    return priced_table(budget.kind, net)
 
 
 def priced_table(kind: str, net: DomainNet) -> UnitTable:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.amounts import amount_text
-from prunion.trainer.budget import cost_of, round_up
+from prunion.trainer.budget import budget_account, cost_of, round_up
 from prunion.trainer.training import Training
 from prunion.trainer.usage import layer_sparsity, sharing_lines, sharing_matrix
 
@@ -68,12 +68,7 @@ def run_result(
         folder=folder,
         accuracy=accuracy,
         accuracy_before=before,
-        budget={
-            "kind": budget.kind,
-            "asked": training.config.budget.limit,
-            "value": value / budget.full if training.config.budget.is_fraction else value,
-            "met": value <= budget.allowed,
-        },
+        budget=budget_account(training.config.budget, budget, training.priced, value),
         uncut=training.uncut,
         params=(table.params(everything), table.params(alive)),
         macs=(table.macs(everything), table.macs(alive)),
@@ -108,7 +103,7 @@ def closing_table(result: RunResult) -> str:
     least, most = (f(sparsity.items(), key=lambda item: item[1]) for f in (min, max))
     lines += [
         f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
-        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])} {met} "
+        f"budget {budget['kind']} {budget['asked']}: {_cost(budget)} {met} "
         f"({result.uncut:.1%} before the last cut); "
         f"{result.sharing:.0%} of the kept channels are used by every domain; "
         f"{result.returned} switches came back on while learning",
@@ -118,6 +113,12 @@ def closing_table(result: RunResult) -> str:
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
     ]
     return "\n".join(lines)
+
+
+def _cost(budget: dict[str, Any]) -> str:
+    if budget["kind"] != "latency":
+        return amount_text(budget["value"])
+    return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"
 
 
 def _named_matrix(training: Training) -> dict[str, dict[str, float]]:

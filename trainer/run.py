@@ -24,10 +24,11 @@ from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
 from prunion.trainer.interrupt import StoppedError, StopRequest, stop_signals
+from prunion.trainer.latency import LatencyTable
 from prunion.trainer.memory import keep_freed_memory
 from prunion.trainer.metrics_log import MetricsLog
 from prunion.trainer.network import DomainNet
-from prunion.trainer.priced_table import priced_table
+from prunion.trainer.priced_table import table_of
 from prunion.trainer.ranks import Ranks, joined_ranks
 from prunion.trainer.result import RunResult, closing_table, run_result, usage_figures
 from prunion.trainer.run_folder import drop_lines_after, make_folder
@@ -114,7 +115,9 @@ def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, f
         "epoch": training.epoch,
     }
     folder = result.folder / "checkpoint"
-    save_checkpoint(folder, training.net, training.config, facts, force=force)
+    # As it was read at the start: the run's own file may have been measured again since.
+    profile = training.priced.profile if isinstance(training.priced, LatencyTable) else None
+    save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
 
 
 def _device(config: RunConfig) -> str:
@@ -133,7 +136,7 @@ def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: R
         keep_freed_memory()
     backbone = load_backbone(config.backbone, *config.input.size)
     net = DomainNet(backbone, [len(d.classes) for d in domains]).to(device)
-    priced = priced_table(config.budget.kind, net)
+    priced = table_of(config.budget, net)
     budget = make_budget(config.budget, priced, net.units.group)
     return Training(config, net, JointBatches(domains, config, ranks=ranks), budget, ranks)
 

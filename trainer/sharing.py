@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from prunion.trainer.cost import CostModel
+from prunion.trainer.cost import Cost
 
 __all__ = [
     "domain_losses",
@@ -30,7 +30,7 @@ def intersection(switches: torch.Tensor) -> torch.Tensor:
     return switches.prod(dim=0)
 
 
-def sharing_loss(kind: str, switches: torch.Tensor, cost: CostModel, beta: float) -> torch.Tensor:
+def sharing_loss(kind: str, switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tensor:
     """The sharing loss before its weight λ and before max(0, ·), a differentiable scalar.
 
     Args:
@@ -45,13 +45,13 @@ def sharing_loss(kind: str, switches: torch.Tensor, cost: CostModel, beta: float
     return 1 - common / cost(union(switches))
 
 
-def domain_losses(switches: torch.Tensor, cost: CostModel, beta: float) -> torch.Tensor:
+def domain_losses(switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tensor:
     """How far each domain alone is over the budget, `[D]` (eq. 4 before λ and max)."""
     return torch.stack([cost(row) for row in switches]) - beta
 
 
 def sharing_gradient(
-    kind: str, switches: torch.Tensor, cost: CostModel, beta: float, *, plain: bool = False
+    kind: str, switches: torch.Tensor, cost: Cost, beta: float, *, plain: bool = False
 ) -> tuple[float, torch.Tensor]:
     """Value of `sharing_loss` on 0/1 switches, and the direction `[D, U]` to descend along.
 
@@ -71,7 +71,7 @@ def sharing_gradient(
     return float(loss.detach()), gradient
 
 
-def union_price(switches: torch.Tensor, cost: CostModel) -> tuple[float, torch.Tensor]:
+def union_price(switches: torch.Tensor, cost: Cost) -> tuple[float, torch.Tensor]:
     """Cost of the union as a share of the trunk, and what each switch is charged for it.
 
     The plain gradient of `a + b - ab` is `1 - b`: zero for every channel that two domains use, so
@@ -92,7 +92,7 @@ def union_price(switches: torch.Tensor, cost: CostModel) -> tuple[float, torch.T
     return total, torch.where((switches > 0) | (users == 0), share, 0.0)
 
 
-def _jaccard_price(switches: torch.Tensor, cost: CostModel) -> torch.Tensor:
+def _jaccard_price(switches: torch.Tensor, cost: Cost) -> torch.Tensor:
     """Eq. 9's gradient by the quotient rule, with the union's part shared among its users."""
     whole, price = union_price(switches, cost)
     common, marginal = _marginal(cost, intersection(switches).double())
@@ -103,7 +103,7 @@ def _jaccard_price(switches: torch.Tensor, cost: CostModel) -> torch.Tensor:
     return (common * price / whole - gain) / whole
 
 
-def _marginal(cost: CostModel, kept: torch.Tensor) -> tuple[float, torch.Tensor]:
+def _marginal(cost: Cost, kept: torch.Tensor) -> tuple[float, torch.Tensor]:
     """The cost of `kept` `[U]`, and its derivative by every unit."""
     with torch.enable_grad():
         leaf = kept.requires_grad_()

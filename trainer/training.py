@@ -14,14 +14,14 @@ from prunion.trainer.averaging import WeightAverage
 from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.budget import Budget, cost_of, select_union
 from prunion.trainer.config import RunConfig
-from prunion.trainer.cost import CostModel
+from prunion.trainer.cost import cost_model
 from prunion.trainer.distillation import load_teacher
 from prunion.trainer.interrupt import StopRequest
 from prunion.trainer.multipliers import Pressure
 from prunion.trainer.network import DomainNet
 from prunion.trainer.optimiser import make_optimiser, set_rates, trunk_parameters
 from prunion.trainer.paper_switches import PaperLearner
-from prunion.trainer.priced_table import priced_table
+from prunion.trainer.priced_table import table_of
 from prunion.trainer.ranks import ALONE, Ranks
 from prunion.trainer.schedule import Schedule
 from prunion.trainer.steps import StepResult, forward_backward, importance_of
@@ -59,8 +59,8 @@ class Training:
             self.schedule = Schedule(0, warmup + ramp, settle, budget.share, steps_down=True)
         else:
             self.schedule = Schedule(warmup, ramp, settle, budget.share)
-        self.priced = priced_table(budget.kind, net)
-        self.cost = CostModel(self.priced, budget.kind).to(net.switches.device)
+        self.priced = table_of(config.budget, net)
+        self.cost = cost_model(self.priced, budget.kind).to(net.switches.device)
         domains, units = net.switches.shape
         # A short ramp needs every step: too few updates overshoot and cut what matters.
         every = min(train.switch_every, self.schedule.ramp // LEAST_UPDATES)

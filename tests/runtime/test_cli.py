@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from prunion.runtime import cli as cli_module
+from prunion.runtime import cli_making
 from prunion.runtime.cli import cli
 
 
@@ -117,7 +117,7 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def call(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli_module, "_call", call)
+    monkeypatch.setattr(cli_making, "call", call)
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""What the commands share: options, and how a stage is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+__all__ = ["as_json", "bundle_argument", "call", "force", "numbers", "precision"]
+
+force = click.option("--force", is_flag=True, help="Replace what is there already.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+bundle_argument = click.argument("bundle", type=click.Path())
+precision = click.option("--precision", default="fp32", show_default=True, help="Graph variant.")
+
+
+def _fail(ctx: click.Context, message: str) -> None:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    ctx.exit(1)
+
+
+def call(place: str, *arguments: Any) -> None:
+    """Run `module:function`; a stage is imported only when one of its commands runs."""
+    module, function = place.split(":")
+    getattr(import_module(module), function)(*arguments)
+
+
+def _call(place: str, *arguments: Any) -> None:
+    """Run `module:function`; a stage is imported only when one of its commands runs."""
+    module, function = place.split(":")
+    getattr(import_module(module), function)(*arguments)
+
+
+def numbers(_: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    """A click callback: whole numbers with commas; `profile` is three of them, rising."""
+    if value is None:
+        return None
+    try:
+        numbers = [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("give whole numbers with commas, such as 1,8") from None
+    if min(numbers) < 1 or (option.name == "profile" and numbers != sorted(numbers)):
+        raise click.BadParameter("numbers must be 1 or more, and MIN,OPT,MAX in this order")
+    if option.name == "profile" and len(numbers) != 3:
+        raise click.BadParameter("give three numbers: MIN,OPT,MAX")
+    return numbers

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
 from prunion.runtime.errors import BackendError, MissingDependencyError
 
-__all__ = ["Buffer", "Stream", "call", "cudart", "device_sm"]
+__all__ = ["Buffer", "Stream", "call", "cudart", "device_sm", "gpu_sm"]
 
 
 def cudart() -> Any:
@@ -20,20 +22,31 @@ def cudart() -> Any:
             return import_module(name)
         except (ImportError, OSError):
             continue
-    raise MissingDependencyError("running an engine needs cuda-python: pip install cuda-python")
+    raise MissingDependencyError(
+        "reaching the GPU needs cuda-python: pip install cuda-python of the driver's CUDA, such as "
+        "'cuda-python==12.*'"
+    )
+
+
+def gpu_sm() -> int:
+    """86 for a GPU of compute capability 8.6.
+
+    Raises BackendError without a GPU or a driver, MissingDependencyError without cuda-python.
+    """
+    rt = cudart()
+    major, minor = (
+        call(rt.cudaDeviceGetAttribute, getattr(rt.cudaDeviceAttr, name), 0)
+        for name in ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor")
+    )
+    return int(major) * 10 + int(minor)
 
 
 def device_sm() -> int | None:
-    """86 for a GPU of compute capability 8.6; None without a GPU, a driver or cuda-python."""
+    """What `gpu_sm` gives, None where it raises."""
     try:
-        rt = cudart()
-        major, minor = (
-            call(rt.cudaDeviceGetAttribute, getattr(rt.cudaDeviceAttr, name), 0)
-            for name in ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor")
-        )
+        return gpu_sm()
     except (BackendError, MissingDependencyError):
         return None
-    return int(major) * 10 + int(minor)
 
 
 def call(function: Any, *arguments: Any) -> Any:
@@ -48,7 +61,7 @@ def call(function: Any, *arguments: Any) -> Any:
     if int(status) != 0:
         raise BackendError(
             f"CUDA answers {getattr(status, 'name', status)} to {function.__name__}: "
-            "check the driver with `prunion doctor`"
+            "check the driver with `prunion doctor`, and that cuda-python is of the driver's CUDA"
         )
     return results[0] if results else None
 
@@ -59,22 +72,31 @@ class Stream:
     def __init__(self) -> None:
         self.rt = cudart()
         self.handle = call(self.rt.cudaStreamCreate)
+        finalize(self, self.rt.cudaStreamDestroy, self.handle)
 
     def wait(self) -> None:
         """Until all of its work is done."""
         call(self.rt.cudaStreamSynchronize, self.handle)
 
-    def begin_capture(self) -> None:
-        """Record what comes until `end_capture`, without doing it."""
+    def record(self, work: Callable[[], None]) -> Any:
+        """What `work` puts on the stream, recorded without doing it, for `launch`.
+
+        Raises BackendError if it cannot be recorded; the stream can be used as before.
+        """
         mode = self.rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call(self.rt.cudaStreamBeginCapture, self.handle, mode)
-
-    def end_capture(self) -> Any:
-        """What was recorded, for `launch`."""
+        try:
+            work()
+        except BaseException:
+            # Until it is ended, a capture that a refused call has broken refuses everything else.
+            self.rt.cudaStreamEndCapture(self.handle)
+            self.rt.cudaGetLastError()
+            raise
         graph = call(self.rt.cudaStreamEndCapture, self.handle)
-        made = call(self.rt.cudaGraphInstantiate, graph, 0)
-        call(self.rt.cudaGraphDestroy, graph)
-        return made
+        try:
+            return call(self.rt.cudaGraphInstantiate, graph, 0)
+        finally:
+            self.rt.cudaGraphDestroy(graph)
 
     def launch(self, graph: Any) -> None:
         """Do what was recorded."""
@@ -86,13 +108,18 @@ class Stream:
 
 
 class Buffer:
-    """Memory on the GPU with its twin in pinned host memory, both of `bytes`."""
+    """Memory on the GPU with its twin in pinned host memory, both of `bytes`.
+
+    Given back by `free`, or when nothing holds the buffer any more.
+    """
 
     def __init__(self, size: int) -> None:
         self.rt = cudart()
         self.bytes = size
         self.device = int(call(self.rt.cudaMalloc, size))
+        self._free = [finalize(self, self.rt.cudaFree, self.device)]
         self._host = int(call(self.rt.cudaMallocHost, size))
+        self._free.append(finalize(self, self.rt.cudaFreeHost, self._host))
 
     def host(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The beginning of the pinned memory as an array."""
@@ -112,5 +139,5 @@ class Buffer:
 
     def free(self) -> None:
         """Give both back; no array of `host` may be used any more."""
-        call(self.rt.cudaFree, self.device)
-        call(self.rt.cudaFreeHost, self._host)
+        for free in self._free:
+            free()

@@ -105,9 +105,12 @@ def _to_key(path: Path, found: dict[str, Any]) -> EngineKey:
         k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in names
     }
     try:
-        return EngineKey(**values)
+        key = EngineKey(**values)
+        if not all(isinstance(sm, int) for sm in key.sms):
+            raise TypeError
     except TypeError:
         raise EngineError(f"{key_place(path)} is incomplete: run `prunion build` again") from None
+    return key
 
 
 def _read_key(path: Path) -> dict[str, Any]:

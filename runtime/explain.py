@@ -21,6 +21,7 @@ class Explanation:
         plan: what was measured, None before the first mixed batch or `tune()`.
         sessions: what each pinned session is, by domain.
         pinned_bytes: sizes of the pinned graphs together, of `limit_bytes`.
+        engine: whether a TensorRT engine keeps to the precision asked for; "" without one.
     """
 
     model: str
@@ -32,10 +33,12 @@ class Explanation:
     sessions: dict[str, str]
     pinned_bytes: int
     limit_bytes: int
+    engine: str = ""
 
     def __str__(self) -> str:
         provider = self.provider or "no session yet"
         lines = [f"{self.model}: {len(self.domains)} domains, {self.backend} ({provider})"]
+        lines += [f"engine: {self.engine}"] if self.engine else []
         lines += _plan_lines(self.plan, self.splits)
         used, limit = self.pinned_bytes / 2**20, self.limit_bytes / 2**20
         lines.append(f"pinned sessions: {len(self.sessions)}, {used:.1f} of {limit:.0f} MiB")
@@ -61,6 +64,7 @@ def explain_model(
         sessions={names[k]: p.note for k, p in resident.items() if k in names},
         pinned_bytes=sum(p.bytes for p in resident.values()),
         limit_bytes=pool.limit,
+        engine=pool.note(),
     )
 
 

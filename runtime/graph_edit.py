@@ -1,4 +1,4 @@
-"""Edits of a bundle's graph: pinned to one domain, sliced to it, or with tables as inputs."""
+"""Edits of a bundle's graph: pinned to one domain, and sliced to it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.errors import BundleError, MissingDependencyError
+from prunion.runtime.errors import BundleError
+from prunion.runtime.graph_inputs import load_graph
 from prunion.runtime.graph_norms import normalise_affines
 from prunion.runtime.graph_slice import slice_channels
 from prunion.runtime.pack import Pack
 from prunion.runtime.unit_table import UnitTable
 
-__all__ = ["TABLES", "pin_domain", "pin_pack", "tables_as_inputs"]
+__all__ = ["TABLES", "pin_domain", "pin_pack"]
 
 TABLES = ("bank", "head_weight", "head_bias")
 
@@ -24,7 +25,7 @@ def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
     `domain` becomes a constant `[1]`, whose gathered rows broadcast over the batch; the tables
     leave the graph's inputs, because nothing folds that a caller might override.
     """
-    model, onnx = _load(graph)
+    model, onnx = load_graph(graph)
     constants = {"domain", *TABLES}
     kept = [value for value in model.graph.input if value.name not in constants]
     if len(kept) == len(model.graph.input):
@@ -47,7 +48,7 @@ def pin_pack(
     With `table` and `alive` `[U]` bool it is cut down to those units. Raises BundleError,
     UnsupportedGraphError if a node cannot be sliced.
     """
-    model, onnx = _load(graph)
+    model, onnx = load_graph(graph)
     # Nothing folds that a caller might override: every input with a default leaves.
     constants = {"domain", *(x.name for x in model.graph.initializer)}
     kept = [value for value in model.graph.input if value.name not in constants]
@@ -67,44 +68,9 @@ def pin_pack(
     return model.SerializeToString()
 
 
-def tables_as_inputs(graph: Path | str | bytes) -> bytes:
-    """The same graph without the tables' default values: they must be fed.
-
-    TensorRT reads an input that has a default as a constant; an engine that must take new
-    domains without a rebuild needs them as real inputs.
-    """
-    model, _ = _load(graph)
-    inputs = {value.name for value in model.graph.input}
-    missing = [name for name in TABLES if name not in inputs]
-    if missing:
-        raise BundleError(f"the graph has no input {', '.join(missing)}: export the bundle again")
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in TABLES]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    return model.SerializeToString()
-
-
 def _replace_inputs(model: Any, kept: list[Any]) -> None:
     copies = [type(value).FromString(value.SerializeToString()) for value in kept]
     del model.graph.input[:]
     model.graph.input.extend(copies)
     # Shapes noted between nodes name N for the gathered rows, which are now one row.
     del model.graph.value_info[:]
-
-
-def _load(graph: Path | str | bytes) -> tuple[Any, Any]:
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ImportError:
-        raise MissingDependencyError(
-            "this needs the package onnx: pip install 'prunion[ort]'"
-        ) from None
-    try:
-        if isinstance(graph, bytes):
-            return onnx.load_from_string(graph), onnx
-        return onnx.load(str(graph)), onnx
-    except Exception as exc:  # protobuf raises its own, unrelated types
-        raise BundleError(
-            f"the graph is no readable ONNX file ({exc}): export the bundle again"
-        ) from None

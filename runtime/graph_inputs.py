@@ -54,6 +54,7 @@ def load_graph(graph: Path | str | bytes) -> tuple[Any, Any]:
             return onnx.load_from_string(graph), onnx
         return onnx.load(str(graph)), onnx
     except Exception as exc:  # protobuf raises its own, unrelated types
+        reason = " ".join(str(exc).split())
         raise BundleError(
-            f"the graph is no readable ONNX file ({exc}): export the bundle again"
+            f"the graph is no readable ONNX file ({reason}): export the bundle again"
         ) from None

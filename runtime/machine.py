@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["available_bytes", "machine_facts", "peak_rss_bytes", "rss_bytes"]
 
-PACKAGES = ("prunion", "onnxruntime", "onnxruntime-gpu", "numpy")
+PACKAGES = ("prunion", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 
 
 def machine_facts(threads: int | None = None) -> dict[str, Any]:

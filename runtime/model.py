@@ -54,17 +54,17 @@ class Model:
         """The index of a domain given by name or index. Raises DomainError if there is none."""
         return self._tables.index(domain)
 
-    def domain_indices(
-        self, domain: DomainLike | Sequence[DomainLike] | np.ndarray, count: int
-    ) -> np.ndarray:
-        """`[count]` int64 indices, each checked to exist."""
-        return self._tables.indices(domain, count)
+    @property
+    def max_classes(self) -> int:
+        """Cmax, the width of `logits`: the most classes that any domain has now."""
+        return self._tables.max_classes
 
     def add_domain(self, pack: Pack | Path | str) -> str:
         """Take in a domain pack while requests run; returns its name.
 
         Requests that began before do not see it. Raises BundleError for a pack that is damaged
-        or of another trunk, InputError for a name that is taken and in a specialised bundle.
+        or of another trunk, InputError for a name that is taken, in a specialised bundle, and
+        where an engine was built for fewer domains or classes.
         """
         self._tables.refuse_another()
         pack = pack if isinstance(pack, Pack) else read_pack(pack)
@@ -79,7 +79,9 @@ class Model:
         )
         with self._writing:
             new = self._tables.with_domain(LiveDomain(next(self._serials), pack))
-            _ = new.feeds  # built here, not by the first request
+            feeds = new.feeds  # built here, not by the first request
+            if not self.sessions.pins:  # an engine: no request could be answered past its profile
+                self.sessions.mixed().check_tables(feeds)
             self._tables = new
         return pack.name
 
@@ -94,7 +96,7 @@ class Model:
             gone, new = self._tables.domains[index], self._tables.without(index)
             _ = new.feeds
             self._tables = new
-        self.sessions.forget(gone.serial)
+        self.sessions.forget(gone)
         return gone.name
 
     def predict(
@@ -151,12 +153,13 @@ class Model:
         return form.prepare(read(items, form.spec))
 
     def _answer(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        listed = rows.tolist()
+        if listed.count(listed[0]) == len(listed):
+            return self._single(tables, tables.domains[listed[0]], array, rows)
         places: dict[int, list[int]] = {}
-        for place, row in enumerate(rows.tolist()):
+        for place, row in enumerate(listed):
             places.setdefault(row, []).append(place)
         domains = [tables.domains[row] for row in places]
-        if len(domains) == 1:
-            return self._single(tables, domains[0], array, rows)
         plan = self._plan or self.tune()
         if plan.splits(tuple(map(len, places.values()))) and self.sessions.can_hold(domains):
             return self._split(tables, array, places)
@@ -213,8 +216,9 @@ def load(
     Args:
         precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
             `-uint8` take raw pixels; one with float16 images is given them by a cast.
-        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda`, `openvino`, `tensorrt` or
-            `tensorrt-rtx` (these two build an engine for this GPU on first use, and keep it).
+        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda`, `openvino`; `tensorrt` or
+            `tensorrt-rtx`, which build an engine for this GPU on first use, and keep it; or
+            `tensorrt-ep` or `tensorrt-rtx-ep`, the same by ONNX Runtime's providers.
         threads: threads inside one operator; None leaves it to the backend.
         memory_limit: bytes that pinned sessions may hold together, beside the mixed one; 0 for
             none of them, None for a quarter of the memory that is free now. Any number also makes

@@ -32,15 +32,16 @@ def model_metadata(model: Model) -> dict[str, Any]:
             {"name": "image", "datatype": kind, "shape": [-1, *form.image_shape]},
             {"name": "domain", "datatype": "INT64", "shape": [-1]},
         ],
-        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, manifest.max_classes]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, model.max_classes]}],
         "parameters": {"domains": list(model.domains)},
     }
 
 
-def infer_request(body: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:
+def infer_request(body: Any, model: Model) -> tuple[np.ndarray, list[int] | list[str]]:
     """`image` (`[N, 3, H, W]` float32, or `[N, H, W, 3]` uint8) and `domain [N]` of a request.
 
-    `domain` may be INT64 rows or BYTES names. Raises InputError or DomainError.
+    `domain` may be INT64 rows or BYTES names, and stays as it came: only the snapshot of the
+    domains that answers may turn a name into a row. Raises InputError.
     """
     if not isinstance(body, dict) or not isinstance(body.get("inputs"), list):
         raise InputError("the request must be an object with a list `inputs`")
@@ -49,8 +50,7 @@ def infer_request(body: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:
     if unknown or len(tensors) != len(body["inputs"]) or len(tensors) != 2:
         raise InputError(f"inputs must be `image` and `domain`, each once; unknown: {unknown}")
     image = _image(tensors["image"], model.sessions.form.image == "uint8")
-    names = _values(tensors["domain"], {"INT64": int, "BYTES": str})
-    return image, model.domain_indices(names, len(image))
+    return image, _values(tensors["domain"], {"INT64": int, "BYTES": str})
 
 
 def infer_response(model: Model, logits: np.ndarray, request_id: Any) -> dict[str, Any]:

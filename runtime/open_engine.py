@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from prunion.runtime.bundle import Bundle
@@ -39,10 +40,13 @@ def open_engine(
         plain = engine_key(bundle, target, version, precision=precision)
         check_fits(Path(engine), plain)  # says what is wrong with the file, GPU or not
         check_fits(Path(engine), plain, running_sm(target))
-        return TensorRtSession(target, Path(engine).read_bytes())
+        return TensorRtSession(target, Path(engine).read_bytes(), precision)
     options = options or BuildOptions()
     key = engine_key(bundle, target, version, (running_sm(target),), precision, options)
     path = cache_folder() / "engines" / engine_name(key)
-    if staleness(path, key):
-        write_engine(path, key, build_plan(trt, bundle, key, options)[0])
-    return TensorRtSession(target, read_engine(path, key))
+    if not staleness(path, key):
+        return TensorRtSession(target, read_engine(path, key), precision)
+    plan, _ = build_plan(trt, bundle, key, options)
+    with suppress(OSError):  # a folder that cannot be written only costs building again
+        write_engine(path, key, plan)
+    return TensorRtSession(target, plan, precision)

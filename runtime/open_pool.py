@@ -10,6 +10,7 @@ from prunion.runtime.backends import SessionOptions, check_backend
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph_form import form_of
+from prunion.runtime.open_provider import PREFIXES, open_provider
 from prunion.runtime.sessions import TOLERANCE, SessionPool
 from prunion.runtime.tensorrt_library import TARGETS
 
@@ -37,6 +38,8 @@ def open_pool(
         from prunion.runtime.open_engine import open_engine
 
         open_mixed = partial(open_engine, bundle, options.backend, precision, engine)
+    elif options.backend in PREFIXES and engine is None:
+        open_mixed = partial(open_provider, bundle, options, precision)
     elif engine is not None:
         raise InputError(
             f"the backend {options.backend} runs no engine: use {' or '.join(TARGETS)}"

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BoundSession"]
+from prunion.runtime.engine_key import PER_REQUEST
 
-PER_REQUEST = ("image", "domain")
+__all__ = ["BoundSession"]
 
 
 class BoundSession:
@@ -31,10 +31,11 @@ class BoundSession:
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs named, on the host."""
-        binding = self._session.io_binding()
+        binding, bound = self._session.io_binding(), []
         for name, array in feeds.items():
             if name in PER_REQUEST:
-                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+                bound.append(np.ascontiguousarray(array))  # a binding keeps no copy alive
+                binding.bind_cpu_input(name, bound[-1])
             else:
                 binding.bind_ortvalue_input(name, self.table(name, array))
         for name in outputs:

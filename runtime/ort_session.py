@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prunion.runtime.errors import BackendError, BundleError, InputError, MissingDependencyError
+from prunion.runtime.errors import (
+    BackendError,
+    BundleError,
+    InputError,
+    MissingDependencyError,
+    PrunionError,
+)
 from prunion.runtime.graph_edit import pin_domain
 from prunion.runtime.ort_binding import BoundSession
 
-__all__ = ["PROVIDERS", "SessionOptions", "make_session", "mixed_session", "pinned_session", "run"]
+__all__ = [
+    "PROVIDERS",
+    "SessionOptions",
+    "make_session",
+    "mixed_session",
+    "pinned_session",
+    "provider_version",
+    "run",
+]
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt-ep": "TensorrtExecutionProvider",
+    "tensorrt-rtx-ep": "NvTensorRTRTXExecutionProvider",
+}
 
 
 @dataclass(frozen=True)
@@ -24,17 +44,21 @@ class SessionOptions:
     """How sessions run.
 
     Attributes:
-        backend: `auto` (CUDA where it works, else CPU), `cpu` or `cuda`.
+        backend: `auto` (CUDA where it works, else CPU), or a key of PROVIDERS.
         threads: threads inside one operator; None leaves it to ONNX Runtime.
         share_arena: all sessions of the process take CPU memory from one arena.
         spare_memory: no block laid out ahead for each batch shape, which comes on top of what the
             first run took.
+        provider_options: what the provider itself is told.
+        entries: further entries of ONNX Runtime's session options.
     """
 
     backend: str = "auto"
     threads: int | None = None
     share_arena: bool = True
     spare_memory: bool = False
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
 
 
 def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> Any:
@@ -62,30 +86,36 @@ def make_session(
     options = options or SessionOptions()
     ort = _onnxruntime()
     model = graph if isinstance(graph, bytes) else str(graph)
+    *first, last = _candidates(ort, options.backend)
     session = None
-    for backend in _candidates(ort, options.backend):
-        session = _start(ort, model, backend, options)
-        if session.get_providers()[0] == PROVIDERS[backend]:
+    for backend in first:
+        with suppress(BackendError):  # `auto` goes on with the next
+            session = _start(ort, model, backend, options)
             break
-        if options.backend != "auto":
-            raise BackendError(
-                f"{PROVIDERS[backend]} did not start, ONNX Runtime fell back to "
-                f"{session.get_providers()[0]}: check its drivers or use the backend cpu"
-            )
-    assert session is not None  # `auto` always ends with the CPU
+    if session is None:
+        session = _start(ort, model, last, options)
     _check_names(session, needs or set())
-    on_gpu = session.get_providers()[0] == PROVIDERS["cuda"]
+    on_gpu = session.get_providers()[0] != PROVIDERS["cpu"]
     return BoundSession(session) if on_gpu else session
 
 
+def provider_version(backend: str) -> str:
+    """ONNX Runtime's version. Raises MissingDependencyError if it has no such provider."""
+    ort = _onnxruntime()
+    _candidates(ort, backend)
+    return str(ort.__version__)
+
+
 def run(session: Any, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`logits [N, Cmax]`. Raises InputError where ONNX Runtime refuses the feeds."""
+    """`logits [N, Cmax]`. Raises InputError where the backend refuses the feeds."""
     try:
         return session.run(["logits"], dict(feeds))[0]
+    except PrunionError:  # TensorRT's sessions say themselves what is wrong
+        raise
     except Exception as exc:  # ONNX Runtime's errors share no base but Exception
-        reason = str(exc).splitlines()[0]
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
         shapes = {name: list(value.shape) for name, value in feeds.items()}
-        raise InputError(f"ONNX Runtime refused the batch {shapes}: {reason}") from None
+        raise InputError(f"the backend refused the batch {shapes}: {reason}") from None
 
 
 def _onnxruntime() -> Any:
@@ -120,10 +150,10 @@ def _candidates(ort: Any, backend: str) -> list[str]:
     if backend not in PROVIDERS:
         raise BackendError(f"no backend {backend!r}: use auto, {' or '.join(PROVIDERS)}")
     if PROVIDERS[backend] not in available:
-        raise MissingDependencyError(
-            f"this ONNX Runtime has no {PROVIDERS[backend]}: pip install 'prunion[ort-gpu]' "
-            "in place of 'prunion[ort]'"
-        )
+        fix = "pip install 'prunion[ort-gpu]' in place of 'prunion[ort]'"
+        if backend == "tensorrt-rtx-ep":
+            fix = "install one that was built with it, or use the backend tensorrt-rtx"
+        raise MissingDependencyError(f"this ONNX Runtime has no {PROVIDERS[backend]}: {fix}")
     return [backend]
 
 
@@ -135,12 +165,27 @@ def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) 
         settings.intra_op_num_threads = options.threads
     if options.share_arena and _shared_arena():
         settings.add_session_config_entry("session.use_env_allocators", "1")
+    for name, value in options.entries.items():
+        settings.add_session_config_entry(name, value)
+    providers = [(PROVIDERS[backend], dict(options.provider_options))]
     try:
-        return ort.InferenceSession(model, settings, providers=[PROVIDERS[backend]])
+        # Otherwise ONNX Runtime prints, and goes on with the CPU, even in the middle of a run.
+        session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors share no base but Exception
-        name = "the pinned graph" if isinstance(model, bytes) else model
-        reason = str(exc).splitlines()[0]
-        raise BundleError(f"{name} does not load ({reason}): export the bundle again") from None
+        what = "the graph in memory" if isinstance(model, bytes) else model
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        if backend != "cpu":
+            raise BackendError(
+                f"{PROVIDERS[backend]} does not start with {what} ({reason}): check its drivers or "
+                "use the backend cpu"
+            ) from None
+        raise BundleError(f"{what} does not load ({reason}): export the bundle again") from None
+    if session.get_providers()[0] != PROVIDERS[backend]:
+        raise BackendError(
+            f"{PROVIDERS[backend]} did not start, ONNX Runtime fell back to "
+            f"{session.get_providers()[0]}: check its drivers or use the backend cpu"
+        )
+    return session
 
 
 def _check_names(session: Any, needs: set[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from prunion.runtime.checks import check_text
 from prunion.runtime.errors import BundleError
 from prunion.runtime.files import replace_file
 
@@ -58,7 +59,7 @@ def write_pack(path: Path | str, pack: Pack) -> None:
         "classes": json.dumps(list(pack.classes), ensure_ascii=False),
         "trunk_hash": pack.trunk_hash,
     }
-    _check_tensors(pack, str(path))
+    _check(pack, str(path))
     tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
     with replace_file(path) as temporary:
         save_file(tensors, temporary, metadata)
@@ -82,7 +83,7 @@ def read_pack(path: Path | str) -> Pack:
         raise BundleError(f"{path} is no readable pack ({exc}): copy or export it again") from None
     name, classes, trunk_hash = _identity(metadata, path)
     pack = Pack(name, classes, trunk_hash=trunk_hash, **tensors)
-    _check_tensors(pack, str(path))
+    _check(pack, str(path))
     return pack
 
 
@@ -94,7 +95,8 @@ def check_pack(
     features: int | None = None,
     units: int | None = None,
 ) -> None:
-    """Raise BundleError unless `pack` fits a trunk with `columns` P, `features` F, `units` U."""
+    """Raise BundleError unless `pack` is sound and fits `columns` P, `features` F, `units` U."""
+    _check(pack, f"pack {pack.name!r}")
     if pack.trunk_hash != trunk_hash:
         raise BundleError(
             f"pack {pack.name!r} was made for trunk {pack.trunk_hash[:12]}, this bundle has "
@@ -128,7 +130,9 @@ def _identity(metadata: dict[str, str], path: Path) -> tuple[str, tuple[str, ...
     return name, tuple(classes), trunk_hash
 
 
-def _check_tensors(pack: Pack, where: str) -> None:
+def _check(pack: Pack, where: str) -> None:
+    for text in (pack.name, *pack.classes):
+        check_text(text, 1000, lambda p: BundleError(f"{where}: a name {p}: export the pack again"))
     for name, (dtype, rank) in TENSORS.items():
         value = getattr(pack, name)
         if value.dtype != dtype or value.ndim != rank:

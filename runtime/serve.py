@@ -83,8 +83,8 @@ class _Handlers:
 
     def _infer(self, body: bytes) -> dict[str, Any]:
         value = _parse_json(body)
-        image, rows = infer_request(value, self.model)
-        return infer_response(self.model, self.model.logits(image, rows), value.get("id"))
+        image, domains = infer_request(value, self.model)
+        return infer_response(self.model, self.model.logits(image, domains), value.get("id"))
 
     async def predict(self, request: Request) -> Response:
         domain, top = request.path_params["domain"], _top(request)

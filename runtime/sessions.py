@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -82,6 +83,7 @@ class SessionPool:
         self._pinned: OrderedDict[int, Future[Pinned]] = OrderedDict()
         self._ready: dict[int, Pinned] = {}
         self._asked: Counter[int] = Counter()
+        self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Any = None
         self._open_mixed = open_mixed or partial(make_mixed, graph, options, form.needs)
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
@@ -101,6 +103,11 @@ class SessionPool:
             if session is not None:
                 return str(session.get_providers()[0])
         return ""
+
+    def note(self) -> str:
+        """What the mixed session has to say of itself, if it is there: an engine's precision."""
+        note = getattr(self._mixed, "note", None)
+        return "" if note is None else str(note())
 
     def resident(self) -> dict[int, Pinned]:
         """The pinned sessions that are ready, by serial, least recently used first."""
@@ -123,6 +130,9 @@ class SessionPool:
                 return ready
             future = self._pinned.get(serial)
             if future is None:
+                # A request that began before its domain went must not make a session to stay.
+                if domain in self._gone:
+                    return None
                 if not self._has_room() and not self._may_replace(serial, patient):
                     return None
                 future, mine = Future(), True
@@ -144,12 +154,13 @@ class SessionPool:
             missing = sum(domain.serial not in self._pinned for domain in domains)
             return self._used() + missing * self.typical <= self.limit
 
-    def forget(self, serial: int) -> None:
-        """Drop a removed domain's session."""
+    def forget(self, domain: LiveDomain) -> None:
+        """Drop a removed domain's session, and make none for it any more."""
         with self._lock:
-            self._pinned.pop(serial, None)
-            self._ready.pop(serial, None)
-            self._asked.pop(serial, None)
+            self._gone.add(domain)
+            self._pinned.pop(domain.serial, None)
+            self._ready.pop(domain.serial, None)
+            self._asked.pop(domain.serial, None)
 
     def make(self, pack: Pack, *, sliced: bool) -> Pinned:
         """A new session, kept by nobody; sliced where that is possible and exact."""

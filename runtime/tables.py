@@ -16,6 +16,7 @@ from prunion.runtime.pack import Pack
 __all__ = ["DomainLike", "LiveDomain", "Tables"]
 
 DomainLike = str | int | np.integer
+INT64 = np.dtype(np.int64)
 LISTED = 20
 
 
@@ -80,10 +81,11 @@ class Tables:
         self, domain: DomainLike | Sequence[DomainLike] | np.ndarray, count: int
     ) -> np.ndarray:
         """`[count]` int64 rows, each checked to exist."""
-        if isinstance(domain, str) or not isinstance(domain, (Sequence, np.ndarray)):
-            return np.full(count, self.index(domain), dtype=np.int64)
-        if isinstance(domain, np.ndarray) and domain.dtype == np.int64 and domain.ndim == 1:
+        # The usual array first: at batch 1 a microsecond is half a percent of a small network.
+        if isinstance(domain, np.ndarray) and domain.dtype == INT64 and domain.ndim == 1:
             rows = self._checked(domain.copy())
+        elif isinstance(domain, str) or not isinstance(domain, (Sequence, np.ndarray)):
+            return np.full(count, self.index(domain), dtype=np.int64)
         else:
             rows = np.array([self.index(x) for x in domain], dtype=np.int64)
         if len(rows) != count:
@@ -91,7 +93,8 @@ class Tables:
         return rows
 
     def _checked(self, rows: np.ndarray) -> np.ndarray:
-        for row in set(rows.tolist()):
+        listed = rows.tolist()
+        for row in (min(listed), max(listed)) if listed else ():
             if not 0 <= row < len(self.domains):
                 self.index(row)
         return rows

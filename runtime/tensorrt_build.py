@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunion.runtime.bundle import Bundle
-from prunion.runtime.cuda import device_sm
+from prunion.runtime.cuda import gpu_sm
 from prunion.runtime.engine_key import (
     BuildOptions,
     EngineKey,
@@ -21,11 +21,11 @@ from prunion.runtime.errors import (
     BackendError,
     BundleError,
     InputError,
+    MissingDependencyError,
     PrunionError,
     UnsupportedGraphError,
 )
 from prunion.runtime.files import replace_file
-from prunion.runtime.graph_inputs import inputs_without_defaults
 from prunion.runtime.tensorrt_layers import network_precisions
 from prunion.runtime.tensorrt_library import (
     TARGETS,
@@ -35,7 +35,7 @@ from prunion.runtime.tensorrt_library import (
     parse,
     sizes,
 )
-from prunion.runtime.turing import TURING, without_products
+from prunion.runtime.turing import engine_graph
 
 if TYPE_CHECKING:
     import tensorrt
@@ -104,15 +104,18 @@ def target_sms(target: str, sms: Sequence[int] = ()) -> tuple[int, ...]:
 
     Raises BackendError if neither is there, InputError where `target` builds for no other GPU.
     """
-    own = device_sm()
-    if not sms and own is None:
-        fix = (
-            "name GPUs with --sm" if target == "tensorrt-rtx" else "build on the machine it is for"
-        )
-        raise BackendError(f"there is no GPU here to build for: {fix}")
-    if sms and target == "tensorrt" and own is not None and tuple(sms) != (own,):
+    if sms and target != "tensorrt":
+        return tuple(sms)
+    try:
+        own = gpu_sm()
+    except (BackendError, MissingDependencyError) as exc:
+        if sms:
+            return tuple(sms)  # the builder knows its GPU without cuda-python
+        fix = "build on the machine it is for" if target == "tensorrt" else "name GPUs with --sm"
+        raise BackendError(f"there is no GPU here to build for: {fix} ({exc})") from None
+    if sms and tuple(sms) != (own,):
         raise InputError(f"tensorrt builds for this machine's GPU only, sm {own}: leave out --sm")
-    return tuple(sms) or (own or 0,)
+    return (own,)
 
 
 def build_plan(
@@ -121,9 +124,7 @@ def build_plan(
     """The engine's bytes, and how many convolutions the graph has in each precision."""
     logger = make_logger(trt)
     builder = make_builder(trt, logger)
-    graph = inputs_without_defaults(bundle.graph(key.precision))
-    if TURING in key.sms and key.target == "tensorrt-rtx":
-        graph = without_products(graph)
+    graph = engine_graph(bundle.graph(key.precision), key)
     network, parser = parse(trt, builder, logger, graph, str(bundle.path))
     config = builder.create_builder_config()
     # What the engine inspector tells about types; it costs no time when running.
@@ -132,6 +133,8 @@ def build_plan(
     _set_options(trt, config, options)
     cache = _read_cache(config, options)
     config.add_optimization_profile(_profile(builder, network, key, bundle.manifest.heads))
+    if options.dla is not None:
+        _check_dla(trt, config, network)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         reason = logger.messages[-1] if logger.messages else "no reason given"
@@ -159,12 +162,21 @@ def _set_options(trt: Any, config: tensorrt.IBuilderConfig, options: BuildOption
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.dla is None:
         return
-    if trt.__name__ != "tensorrt":
-        raise InputError("only a Jetson has a DLA, which TensorRT-RTX does not know: leave it out")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = options.dla
     # The gathers and the heads run on the GPU.
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def _check_dla(
+    trt: Any, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition
+) -> None:
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    trunk = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    if not any(config.can_run_on_DLA(layer) for layer in trunk):
+        raise UnsupportedGraphError(
+            "the DLA can run no convolution of this graph: leave out --dla, the GPU would do it all"
+        )
 
 
 def _read_cache(config: tensorrt.IBuilderConfig, options: BuildOptions) -> Any:

@@ -12,7 +12,14 @@ from prunion.runtime.errors import EngineError
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["EngineLayer", "engine_layers", "network_precisions", "parse_layers", "wrong_layers"]
+__all__ = [
+    "EngineLayer",
+    "engine_layers",
+    "layers_note",
+    "network_precisions",
+    "parse_layers",
+    "wrong_layers",
+]
 
 # The inspector's words for a tensor's type, the first that occurs in its format counts.
 WORDS = {"int8": "int8", "bf16": "bf16", "bfloat": "bf16", "fp16": "fp16", "half": "fp16"}
@@ -82,6 +89,19 @@ def wrong_layers(layers: list[EngineLayer], asked: str) -> list[EngineLayer]:
         for layer in layers
         if "conv" in layer.kind.lower() and layer.precision and layer.precision != asked
     ]
+
+
+def layers_note(layers: list[EngineLayer], asked: str) -> str:
+    """One line on whether an engine's convolutions run in the precision `asked` for."""
+    known = [layer for layer in layers if "conv" in layer.kind.lower() and layer.precision]
+    wrong, asked = wrong_layers(layers, asked), asked.split("-")[0]
+    if not known:
+        return "the inspector does not tell in what its convolutions run"
+    if not wrong:
+        return f"all {len(known)} convolutions run in {asked}"
+    names = ", ".join(f"{x.name} ({x.precision})" for x in wrong[:3])
+    more = ", …" if len(wrong) > 3 else ""
+    return f"{len(wrong)} of {len(known)} convolutions do NOT run in {asked}: {names}{more}"
 
 
 def _type(tensor: Any) -> str:

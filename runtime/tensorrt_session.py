@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunion.runtime.cuda import Buffer, Stream, device_sm
-from prunion.runtime.errors import BackendError, EngineError, InputError
-from prunion.runtime.tensorrt_layers import EngineLayer, engine_layers
+from prunion.runtime.cuda import Buffer, Stream, gpu_sm
+from prunion.runtime.engine_key import PER_REQUEST, check_shape
+from prunion.runtime.errors import BackendError, EngineError, MissingDependencyError
+from prunion.runtime.tensorrt_layers import EngineLayer, engine_layers, layers_note
 from prunion.runtime.tensorrt_library import library, make_logger, sizes
 
 if TYPE_CHECKING:
     import tensorrt
 
 __all__ = ["TensorRtSession", "deserialise"]
-
-PER_REQUEST = ("image", "domain")
 
 
 class TensorRtSession:
@@ -27,40 +26,49 @@ class TensorRtSession:
 
     The tables stay on the GPU and are copied again only when they are other arrays than before.
     A second request of the same shapes is recorded as a CUDA graph; later ones replay it.
+    TensorRT-RTX, which swaps kernels while it runs, is left to record its work itself.
 
     `needs_tables`: an engine knows no defaults.
     """
 
     needs_tables = True
 
-    def __init__(self, target: str, plan: bytes) -> None:
+    def __init__(self, target: str, plan: bytes, precision: str = "fp32") -> None:
         self.trt = library(target)
         # First: without a GPU the library's own messages are of no help.
         self.sm = running_sm(target)
-        self.target = target
+        self.target, self.precision = target, precision
         self.engine, self._keep = deserialise(self.trt, plan)
-        self.context: tensorrt.IExecutionContext = self.engine.create_execution_context()
+        self._records = not hasattr(self.trt, "CudaGraphStrategy")
+        self.context, self._settings = make_context(self.trt, self.engine)
         self.stream = Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         inputs = self.trt.TensorIOMode.INPUT
         self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == inputs]
+        self._limits = {n: profile_limits(self.engine, n) for n in self.inputs}
         self._buffers: dict[str, Buffer] = {}
         self._tables: dict[str, np.ndarray] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._graph: Any = None
-        self._records = True
         self._lock = threading.Lock()
 
     @property
     def memory_bytes(self) -> int:
         """Scratch memory of one context on the GPU, as the engine itself says."""
-        return int(
-            getattr(self.engine, "device_memory_size_v2", None) or self.engine.device_memory_size
-        )
+        # TensorRT before 10.1 has the second only, TensorRT-RTX the first only; 0 is an answer.
+        newer = getattr(self.engine, "device_memory_size_v2", None)
+        return int(self.engine.device_memory_size if newer is None else newer)
 
     def layers(self) -> list[EngineLayer]:
         """Every layer and the precision it runs in, by the engine inspector."""
         return engine_layers(self.trt, self.engine)
+
+    def note(self) -> str:
+        """Whether the engine runs in the precision that was asked for."""
+        try:
+            return layers_note(self.layers(), self.precision)
+        except EngineError as exc:  # no reason to explain nothing else
+            return str(exc)
 
     def get_providers(self) -> list[str]:
         """What answers."""
@@ -72,23 +80,37 @@ class TensorRtSession:
         Raises InputError for shapes outside the engine's profile, BackendError if CUDA fails.
         """
         for name in self.inputs:
-            low, _, high = self.engine.get_tensor_profile_shape(name, 0)
-            check_shape(name, feeds[name].shape, sizes(low), sizes(high))
+            check_shape(name, feeds[name].shape, *self._limits[name])
         with self._lock:
-            shapes = {name: feeds[name].shape for name in self.inputs}
-            again = shapes == self._shapes
-            if not again:
-                self._reshape(feeds)
-            self._fill(feeds)
-            if self._graph is not None:
-                self.stream.launch(self._graph)
-            else:
-                if again and self._records:
-                    self._record()
-                self._enqueue()
-            self._shapes = shapes
-            self.stream.wait()
+            try:
+                self._answer(feeds)
+            except BaseException:
+                # Whether anything arrived on the GPU is not known: all of it is sent again.
+                self._shapes = {}
+                self._tables.clear()
+                raise
             return [self._logits().copy() for _ in outputs]
+
+    def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Raise InputError if tables are larger than the engine was built for."""
+        for name in self.inputs:
+            if name in tables:
+                check_shape(name, tables[name].shape, *self._limits[name])
+
+    def _answer(self, feeds: Mapping[str, np.ndarray]) -> None:
+        shapes = {name: feeds[name].shape for name in self.inputs}
+        again = shapes == self._shapes
+        if not again:
+            self._reshape(feeds)
+        self._fill(feeds)
+        if self._graph is not None:
+            self.stream.launch(self._graph)
+        else:
+            if again and self._records:
+                self._record()
+            self._enqueue()
+        self._shapes = shapes
+        self.stream.wait()
 
     def _reshape(self, feeds: Mapping[str, np.ndarray]) -> None:
         """New shapes: buffers large enough, addresses told, no recording any more."""
@@ -97,12 +119,17 @@ class TensorRtSession:
             self._graph = None
         self._shapes = {}
         for name in self.inputs:
-            self.context.set_input_shape(name, feeds[name].shape)
+            self._must(self.context.set_input_shape(name, feeds[name].shape), name)
             self._reserve(name, feeds[name].nbytes)
         shape = sizes(self.context.get_tensor_shape("logits"))
+        self._must(min(shape) >= 0, "logits")
         self._reserve("logits", int(np.prod(shape)) * 4)
         for name, buffer in self._buffers.items():
-            self.context.set_tensor_address(name, buffer.device)
+            self._must(self.context.set_tensor_address(name, buffer.device), name)
+
+    def _must(self, done: bool, name: str) -> None:
+        if not done:
+            raise BackendError(f"{self.target} does not take the shape of {name}: build it again")
 
     def _reserve(self, name: str, size: int) -> None:
         old = self._buffers.get(name)
@@ -117,14 +144,13 @@ class TensorRtSession:
     def _fill(self, feeds: Mapping[str, np.ndarray]) -> None:
         """The request into pinned memory; tables also to the GPU, if they are new."""
         for name in self.inputs:
-            array = feeds[name]
+            array, buffer = feeds[name], self._buffers[name]
+            if self._tables.get(name) is array:
+                continue
+            np.copyto(buffer.host(array.shape, array.dtype), array)
             if name not in PER_REQUEST:
-                if self._tables.get(name) is array:
-                    continue
+                buffer.upload(array.nbytes, self.stream)
                 self._tables[name] = array  # kept, so that no other array can be the same object
-            np.copyto(self._buffers[name].host(array.shape, array.dtype), array)
-            if name not in PER_REQUEST:
-                self._buffers[name].upload(array.nbytes, self.stream)
         self._sizes = {n: feeds[n].nbytes for n in PER_REQUEST if n in self.inputs}
 
     def _enqueue(self) -> None:
@@ -136,10 +162,8 @@ class TensorRtSession:
 
     def _record(self) -> None:
         """Record this shape's work; a library that cannot is run without, from now on."""
-        self.stream.begin_capture()
         try:
-            self._enqueue()
-            self._graph = self.stream.end_capture()
+            self._graph = self.stream.record(self._enqueue)
         except BackendError:
             self._graph, self._records = None, False
 
@@ -150,13 +174,13 @@ class TensorRtSession:
 
 def running_sm(target: str) -> int:
     """This machine's GPU generation. Raises BackendError without a GPU."""
-    sm = device_sm()
-    if sm is None:
+    try:
+        return gpu_sm()
+    except (BackendError, MissingDependencyError) as exc:
         raise BackendError(
-            f"{target} runs engines on an NVIDIA GPU and there is none here (or no driver, or no "
-            "cuda-python): use the backend cpu, or see `prunion doctor`"
-        )
-    return sm
+            f"{target} runs engines on an NVIDIA GPU and there is none here ({exc}): use the "
+            "backend cpu, or see `prunion doctor`"
+        ) from None
 
 
 def deserialise(trt: Any, plan: bytes) -> tuple[Any, Any]:
@@ -170,17 +194,24 @@ def deserialise(trt: Any, plan: bytes) -> tuple[Any, Any]:
     return engine, (runtime, logger)
 
 
-def check_shape(
-    name: str, shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]
-) -> None:
-    """Raise InputError unless `shape` is within the engine's profile."""
-    fits = len(shape) == len(low) and all(
-        a <= n <= b for a, n, b in zip(low, shape, high, strict=True)
-    )
-    if not fits:
-        fix = "send smaller batches, or build with a larger --batch"
-        if name not in PER_REQUEST:
-            fix = "build with more room for domains or classes"
-        raise InputError(
-            f"{name} is {list(shape)}, the engine takes {list(low)} to {list(high)}: {fix}"
+def make_context(trt: Any, engine: Any) -> tuple[tensorrt.IExecutionContext, Any]:
+    """A context, and its settings if there are any. Raises BackendError if there is no room."""
+    settings = None
+    if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX from 1.2 on
+        settings = engine.create_runtime_config()
+        settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        context = engine.create_execution_context(settings)
+    else:
+        context = engine.create_execution_context()
+    if context is None:
+        raise BackendError(
+            f"{trt.__name__} gives no context for the engine: free GPU memory, or build with a "
+            "smaller --batch"
         )
+    return context, settings
+
+
+def profile_limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The least and the largest shape of an input."""
+    low, _, high = engine.get_tensor_profile_shape(name, 0)
+    return sizes(low), sizes(high)

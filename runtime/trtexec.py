@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from prunion.runtime.bundle import Bundle
-from prunion.runtime.engine_key import EngineKey, input_ranges
+from prunion.runtime.engine_key import EngineKey, profile_shapes, shapes_text
 from prunion.runtime.graph_inputs import input_shapes
 
 __all__ = ["trtexec_command"]
@@ -18,18 +18,16 @@ def trtexec_command(
     bundle: Bundle, key: EngineKey, graph: Path, engine: Path, timing_cache: Path | None = None
 ) -> str:
     """One line for the shell; `graph` is the ONNX file whose tables are plain inputs."""
-    fixed, symbolic = input_shapes(graph), input_ranges(key, bundle.manifest.heads)
+    profiles = profile_shapes(input_shapes(graph), key, bundle.manifest.heads)
     arguments = [PROGRAMS[key.target], f"--onnx={graph}", f"--saveEngine={engine}"]
     for place, option in enumerate(("minShapes", "optShapes", "maxShapes")):
-        shapes = []
-        for name, shape in fixed.items():
-            ranges = symbolic[name] + (None,) * len(shape)
-            pairs = zip(shape, ranges, strict=False)
-            sizes = (limits[place] if limits and not size else size for size, limits in pairs)
-            shapes.append(f"{name}:" + "x".join(map(str, sizes)))
-        arguments.append(f"--{option}=" + ",".join(shapes))
+        arguments.append(f"--{option}={shapes_text(profiles, place)}")
     if key.target == "tensorrt" and key.precision != "fp32":
         arguments.append("--stronglyTyped")
+    if key.target == "tensorrt-rtx":
+        arguments.append("--skipInference")
+        if key.sms:
+            arguments.append("--computeCapabilities=" + ",".join(map(str, key.sms)))
     for noted in key.options:
         name, value = noted.split("=")
         if name == "workspace":

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prunion.runtime.channel_flow import attribute
+from prunion.runtime.engine_key import EngineKey
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.runtime.graph_inputs import load_graph
+from prunion.runtime.graph_inputs import inputs_without_defaults, load_graph
 
-__all__ = ["TURING", "without_products"]
+__all__ = ["engine_graph", "without_products"]
 
 TURING = 75
+
+
+def engine_graph(graph: Path | str | bytes, key: EngineKey) -> bytes:
+    """The graph that the engine of `key` is built from: its tables are inputs that must be fed."""
+    plain = inputs_without_defaults(graph)
+    if TURING in key.sms and key.target == "tensorrt-rtx":
+        return without_products(plain)
+    return plain
 
 
 def without_products(graph: bytes) -> bytes:

@@ -99,5 +99,18 @@ def test_trtexec_line_fits_the_graph_it_comes_with(bundle_path: Path, tmp_path: 
             fixed = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
             assert len(sizes) == len(fixed)
             assert all(f in (0, n) for n, f in zip(sizes, fixed, strict=True)), value.name
+    assert "--skipInference" not in options
     again = CliRunner().invoke(cli, [*map(str, arguments), "--print-trtexec"])
     assert "already exists" in again.stderr
+
+
+def test_the_line_for_turing_comes_with_turings_graph(bundle_path: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "toy.engine"
+    arguments = ["build", bundle_path, "--target", "tensorrt-rtx", "--sm", 75, "-o", engine]
+    result = CliRunner().invoke(cli, [*map(str, arguments), "--print-trtexec"])
+    program, *options = shlex.split(result.stdout)
+    assert program == "tensorrt_rtx"
+    assert {"--computeCapabilities=75", "--skipInference"} <= set(options)
+    nodes = {node.op_type for node in onnx.load(str(engine.with_suffix(".onnx"))).graph.node}
+    assert "MatMul" not in nodes
+    assert "ReduceSum" in nodes

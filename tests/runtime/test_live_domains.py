@@ -15,6 +15,7 @@ from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import BundleError, DomainError, InputError
 from prunion.runtime.machine import rss_bytes
 from prunion.runtime.model import Model, load
+from prunion.runtime.oip import infer_request
 from prunion.runtime.pack import Pack, write_pack
 
 pytest.importorskip("onnxruntime")
@@ -88,6 +89,36 @@ def test_a_removed_domain_is_gone(model: Model, toy: ModuleType, batch: np.ndarr
         model.remove_domain(0)
 
 
+def test_a_request_keeps_the_domains_it_named(
+    model: Model, bundle_path: Path, toy: ModuleType, batch: np.ndarray
+) -> None:
+    tensors = [
+        {"name": "image", "datatype": "FP32", "shape": [*batch.shape], "data": batch.tolist()},
+        {"name": "domain", "datatype": "BYTES", "shape": [6], "data": ["digits"] * 6},
+    ]
+    image, domains = infer_request({"inputs": tensors}, model)
+    model.remove_domain("flowers")  # digits moves up to the row that was signs'
+    own = expected(toy, open_bundle(bundle_path).pack("digits"), batch)
+    got = model.logits(image, domains)
+    np.testing.assert_allclose(got[:, :2], own, rtol=1e-4, atol=1e-5)
+    assert np.isneginf(got[:, 2:]).all()
+
+
+def test_a_late_request_leaves_no_session_behind(
+    model: Model, bundle_path: Path, toy: ModuleType, batch: np.ndarray
+) -> None:
+    before = model._tables
+    model.remove_domain("signs")
+    got = model._answer(before, batch, np.full(6, 1))
+    own = expected(toy, open_bundle(bundle_path).pack("signs"), batch)
+    np.testing.assert_allclose(got, own, rtol=1e-4, atol=1e-5)
+    assert model.sessions.resident() == {}
+    assert len(model.sessions._gone) == 1
+    del before
+    gc.collect()
+    assert len(model.sessions._gone) == 0, "domains that are gone are not kept for ever"
+
+
 def test_packs_that_do_not_fit_are_refused(bundle_path: Path, tmp_path: Path) -> None:
     model, pack = load(bundle_path, "cpu", threads=1), make_pack(bundle_path, "cars", 3)
     other = dataclasses.replace(pack, trunk_hash="cd" * 32)
@@ -99,6 +130,11 @@ def test_packs_that_do_not_fit_are_refused(bundle_path: Path, tmp_path: Path) ->
         model.add_domain(dataclasses.replace(pack, bank=pack.bank[1:]))
     with pytest.raises(BundleError, match="takes 7 features"):
         model.add_domain(dataclasses.replace(pack, head_weight=pack.head_weight[1:]))
+    with pytest.raises(BundleError, match="bank holds NaN"):
+        model.add_domain(dataclasses.replace(pack, bank=pack.bank * np.float32(np.nan)))
+    for name in ("", "car\x1b[2J"):
+        with pytest.raises(BundleError, match="a name "):
+            model.add_domain(dataclasses.replace(pack, name=name))
     with pytest.raises(InputError, match="a domain 'signs' already"):
         model.add_domain(dataclasses.replace(pack, name="signs"))
     with pytest.raises(BundleError, match="does not exist"):

@@ -15,7 +15,7 @@ from PIL import Image
 from prunion.runtime import preprocess
 from prunion.runtime.errors import InputError
 from prunion.runtime.manifest import ImageInput
-from prunion.runtime.preprocess import open_image, to_array, to_batch
+from prunion.runtime.preprocess import check_finite, open_image, to_array, to_batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -76,6 +76,18 @@ def test_every_form_of_one_image_gives_the_same(tmp_path: Path) -> None:
     for form in [*forms, np.asarray(image)[None], [image], expected[None], [expected]]:
         np.testing.assert_array_equal(to_batch(form, s), expected[None])
     np.testing.assert_array_equal(to_batch(forms, s), np.stack([expected] * len(forms)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_every_value_is_looked_at(bad: float) -> None:
+    large = np.full((2, 3, 60, 60), 3e38, np.float32)
+    with np.errstate(all="raise"):
+        check_finite(large)
+        for place in (0, 1, 777, 16384, large.size - 1):
+            image = np.random.default_rng(0).standard_normal(large.shape, dtype=np.float32)
+            image.flat[place] = bad
+            with pytest.raises(InputError, match="NaN or infinity"):
+                check_finite(image)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])

@@ -20,7 +20,7 @@ from prunion.runtime.errors import (
     UnsupportedGraphError,
 )
 from prunion.runtime.files import sha256_file
-from prunion.runtime.graph_edit import tables_as_inputs
+from prunion.runtime.graph_inputs import inputs_without_defaults
 from prunion.runtime.tensorrt_build import build_engine, check_parses
 
 onnx = pytest.importorskip("onnx")
@@ -85,7 +85,7 @@ def test_a_refused_graph_names_its_node(tmp_path: Path, rtx: ModuleType) -> None
 
 
 def test_tables_become_inputs(bundle_path: Path) -> None:
-    model = onnx.load_from_string(tables_as_inputs(bundle_path / "model.onnx"))
+    model = onnx.load_from_string(inputs_without_defaults(bundle_path / "model.onnx"))
     names = {tensor.name for tensor in model.graph.initializer}
     assert not names & {"bank", "head_weight", "head_bias"}
     assert "conv.weight" in names

@@ -13,12 +13,13 @@ import pytest
 from prunion.runtime import cuda
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.engine_file import key_place
-from prunion.runtime.engine_key import BuildOptions, EngineKey
+from prunion.runtime.engine_key import BuildOptions, EngineKey, check_shape, engine_key
 from prunion.runtime.errors import BackendError, EngineError, InputError, MissingDependencyError
 from prunion.runtime.model import load
+from prunion.runtime.ort_session import run
 from prunion.runtime.tensorrt_build import build_engine
-from prunion.runtime.tensorrt_layers import EngineLayer, parse_layers, wrong_layers
-from prunion.runtime.tensorrt_session import check_shape, deserialise
+from prunion.runtime.tensorrt_layers import EngineLayer, layers_note, parse_layers, wrong_layers
+from prunion.runtime.tensorrt_session import deserialise
 
 pytest.importorskip("onnx")
 HAS_GPU = cuda.device_sm() is not None
@@ -50,9 +51,11 @@ def test_a_stale_engine_is_refused_with_or_without_a_gpu(
         place.write_text(json.dumps({**key, name: value}))
         with pytest.raises(EngineError, match=rf"{name} was.*prunion build"):
             answer()
-    place.write_text(json.dumps({k: v for k, v in key.items() if k != "batch"}))
-    with pytest.raises(EngineError, match="incomplete"):
-        answer()
+    without = {k: v for k, v in key.items() if k != "batch"}
+    for damaged in (without, {**key, "sms": "86"}, {**key, "sms": 86}):
+        place.write_text(json.dumps(damaged))
+        with pytest.raises(EngineError, match="incomplete"):
+            answer()
     place.write_text(json.dumps(key))
     engine.write_bytes(data[:-9])
     with pytest.raises(EngineError, match="truncated or altered"):
@@ -113,9 +116,12 @@ def test_options_are_part_of_the_key(bundle_path: Path, rtx: ModuleType, tmp_pat
     build_engine(open_bundle(bundle_path), sms=[86], options=options, output=tmp_path / "b.engine")
     cache.write_bytes(b"not a timing cache")
     build_engine(open_bundle(bundle_path), sms=[86], options=options, output=tmp_path / "c.engine")
+    on_dla = BuildOptions((8, 8, 8), dla=0)
     with pytest.raises(InputError, match="only a Jetson has a DLA"):
-        build_engine(open_bundle(bundle_path), sms=[86], options=BuildOptions(dla=0), force=True)
-    for wrong in ({"batch": (8, 1, 32)}, {"workspace": 5}, {"dla": -1}):
+        build_engine(open_bundle(bundle_path), sms=[86], options=on_dla, force=True)
+    with pytest.raises(InputError, match="float16 and INT8 only"):
+        engine_key(open_bundle(bundle_path), "tensorrt", "10.3.0", options=on_dla)
+    for wrong in ({"batch": (8, 1, 32)}, {"workspace": 5}, {"dla": -1}, {"dla": 0}):
         with pytest.raises(InputError):
             BuildOptions(**wrong)  # type: ignore[arg-type]
 
@@ -139,10 +145,31 @@ def test_the_precision_of_an_engine_is_read_from_its_inspector() -> None:
     layers = parse_layers(text)
     assert [x.precision for x in layers] == ["fp32", "fp16", "int8", "fp16", ""]
     assert [x.name for x in wrong_layers(layers, "fp16-uint8")] == ["conv1", "conv3"]
-    assert wrong_layers([EngineLayer("x", "Convolution", "")], "fp16") == []
+    unknown = [EngineLayer("x", "Convolution", "")]
+    assert wrong_layers(unknown, "fp16") == []
+    assert layers_note(layers, "fp16-uint8") == (
+        "2 of 3 convolutions do NOT run in fp16: conv1 (fp32), conv3 (int8)"
+    )
+    assert layers_note(layers[1:2], "fp16") == "all 1 convolutions run in fp16"
+    assert "does not tell" in layers_note(unknown, "fp16")
     for broken in ("", "[]", "{}"):
         with pytest.raises(EngineError, match="no list of layers"):
             parse_layers(broken)
+
+
+def test_a_sessions_own_errors_stay_what_they_are() -> None:
+    class Refusing:
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        def run(self, outputs: list[str], feeds: dict[str, np.ndarray]) -> None:
+            raise self.error
+
+    for own in (BackendError("CUDA answers"), InputError("smaller batches")):
+        with pytest.raises(type(own), match=f"^{own}$"):
+            run(Refusing(own), {})
+    with pytest.raises(InputError, match=r"refused the batch.*\[2, 3\].*: RuntimeError"):
+        run(Refusing(RuntimeError()), {"image": np.zeros((2, 3))})
 
 
 @without_gpu
@@ -170,6 +197,7 @@ def test_an_engine_answers_like_numpy(
     session = model.sessions.mixed()
     assert session.memory_bytes >= 0
     assert not wrong_layers(session.layers(), "fp32")
+    assert f"engine: {session.note()}" in str(model.explain())
 
 
 @pytest.mark.gpu
@@ -187,6 +215,30 @@ def test_new_domains_need_no_new_engine(
     assert model.sessions.mixed() is session
     with pytest.raises(InputError, match="smaller batches"):
         model.logits(np.repeat(batch, 6, axis=0), "signs")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_domain_past_the_profile_leaves_the_others_alone(
+    bundle_path: Path, batch: np.ndarray, rtx: ModuleType
+) -> None:
+    model = load(bundle_path, "tensorrt-rtx")
+    before, pack = model.logits(batch, "signs"), model.bundle.pack("signs")
+    for number in range(BuildOptions().max_domains - 3):
+        model.add_domain(dataclasses.replace(pack, name=f"more{number}"))
+    with pytest.raises(InputError, match="more room for domains"):
+        model.add_domain(dataclasses.replace(pack, name="too many"))
+    np.testing.assert_allclose(model.logits(batch, "signs"), before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_stream_outlives_what_cannot_be_recorded() -> None:
+    stream, buffer = cuda.Stream(), cuda.Buffer(64)
+    with pytest.raises(BackendError):
+        stream.record(lambda: cuda.call(stream.rt.cudaStreamSynchronize, stream.handle))
+    stream.launch(stream.record(lambda: buffer.upload(64, stream)))
+    stream.wait()
 
 
 @pytest.mark.gpu

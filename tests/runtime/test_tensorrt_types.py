@@ -54,7 +54,9 @@ def complaints(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(STUBS is None or find_spec("mypy") is None, reason="needs pip install --no-deps tensorrt-stubs")
+@pytest.mark.skipif(
+    STUBS is None or find_spec("mypy") is None, reason="needs pip install --no-deps tensorrt-stubs"
+)
 def test_calls_fit_tensorrt(tmp_path: Path) -> None:
     write_stubs(tmp_path)
     (tmp_path / "prunion").mkdir()

@@ -230,9 +230,11 @@ class TrainConfig:
         # BatchNorm's statistics of fewer than four images are noise.
         check_int("train", "batch_size", self.batch_size, 4, 65_536)
         check_number("train", "balance", self.balance, 0, 1)
-        if isinstance(self.lr, str):
-            check_choice("train", "lr", self.lr, ("auto",))
-        else:
+        if self.lr != "auto":
+            if isinstance(self.lr, str):
+                raise ConfigError(
+                    f'[train] lr is {shown(self.lr)}: give a number such as 1e-3, or "auto"'
+                )
             check_number("train", "lr", self.lr, 0, 10, open_low=True)
         for key in ("trunk_lr", "switch_travel"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.errors import ConfigError
+from prunion.trainer.config_budget import BudgetConfig
 from prunion.trainer.config_checks import (
     check_choice,
     check_int,
@@ -16,7 +17,8 @@ from prunion.trainer.config_checks import (
     key_of,
 )
 from prunion.trainer.config_domains import DomainConfig
-from prunion.trainer.config_tables import BackboneConfig, BudgetConfig, InputConfig, TrainConfig
+from prunion.trainer.config_network import BackboneConfig, InputConfig
+from prunion.trainer.config_train import TrainConfig
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -48,6 +48,7 @@ class TrainConfig:
     sharing_weight: float | str = "learned"
     domain_budget: bool | str = "auto"
     cut: str = "union"
+    settle_with: str = "auto"
     precision: str = "fp32"
     compile: bool = False
     workers: int = 0
@@ -85,6 +86,12 @@ class TrainConfig:
         if self.domain_budget != "auto":
             check_bool("train", "domain_budget", self.domain_budget)
         check_choice("train", "cut", self.cut, ("union", "domains"))
+        check_choice("train", "settle_with", self.settle_with, ("auto", "union", "own"))
+        if self.settle_with == "union" and self.cut == "domains":
+            raise ConfigError(
+                '[train] settle_with is "union" and cut is "domains": what a domain was cut from '
+                'would come back; set settle_with = "own"'
+            )
         if isinstance(self.sharing_weight, str):
             check_choice("train", "sharing_weight", self.sharing_weight, ("learned",))
         else:
@@ -103,6 +110,16 @@ class TrainConfig:
         if isinstance(self.domain_budget, bool):
             return self.domain_budget
         return self.sharing != "union" or self.recipe == "paper"
+
+    @property
+    def opens(self) -> bool:
+        """Whether every domain settles with all channels of the union, whatever it chose.
+
+        They are in the file anyway. Not in the paper's recipe, whose domains keep their own.
+        """
+        if self.settle_with == "auto":
+            return self.recipe == "prunion" and self.cut == "union"
+        return self.settle_with == "union"
 
     @property
     def own_lr(self) -> float:

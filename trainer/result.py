@@ -27,8 +27,8 @@ class RunResult:
         uncut: share of the backbone's cost that learning left, before the last cut.
         params, macs: the backbone's and the union's.
         sparsity: share of unused filters by layer.
-        sharing: share of the kept channels that every domain uses.
-        sharing_matrix: of the channels that one domain uses, the share that another uses.
+        sharing: share of the kept channels that every domain chose for itself.
+        sharing_matrix: of the channels that one domain chose, the share that another chose.
         returned: how often a switch that was off came back on.
     """
 
@@ -63,7 +63,7 @@ def run_result(
     alive = round_up(training.alive(), training.net.units.group, budget.round_to)
     everything = np.ones_like(alive)
     value = cost_of(training.priced, budget.kind, alive)
-    switches = training.switches().cpu().numpy()
+    choices = training.choices().cpu().numpy()
     return RunResult(
         folder=folder,
         accuracy=accuracy,
@@ -73,7 +73,7 @@ def run_result(
         params=(table.params(everything), table.params(alive)),
         macs=(table.macs(everything), table.macs(alive)),
         sparsity=layer_sparsity(table, alive),
-        sharing=float((switches[:, alive] > 0).all(0).mean()),
+        sharing=float((choices[:, alive] > 0).all(0).mean()),
         sharing_matrix=_named_matrix(training),
         returned=training.learner.returned,
         seconds=seconds,
@@ -105,7 +105,7 @@ def closing_table(result: RunResult) -> str:
         f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
         f"budget {budget['kind']} {budget['asked']}: {_cost(budget)} {met} "
         f"({result.uncut:.1%} before the last cut); "
-        f"{result.sharing:.0%} of the kept channels are used by every domain; "
+        f"{result.sharing:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
         f"sparsity {np.mean(list(sparsity.values())):.1%} a layer: from {least[1]:.0%} "
         f"({least[0]}) to {most[1]:.0%} ({most[0]})",
@@ -123,7 +123,7 @@ def _cost(budget: dict[str, Any]) -> str:
 
 def _named_matrix(training: Training) -> dict[str, dict[str, float]]:
     names = [d.name for d in training.config.domains]
-    matrix = sharing_matrix(training.switches().cpu().numpy())
+    matrix = sharing_matrix(training.choices().cpu().numpy())
     return {
         a: dict(zip(names, map(float, row), strict=True))
         for a, row in zip(names, matrix, strict=True)

@@ -8,6 +8,7 @@ __all__ = ["SwitchLearner", "ranks"]
 
 LOWEST, HIGHEST = -0.2, 1.2  # an off switch stays near enough to come back
 FASTEST = 4.0  # largest step, in learning rates
+FORGETS = 4.0  # the gradients' mean square forgets as fast as a score moves, so many times over
 
 
 class SwitchLearner:
@@ -15,7 +16,8 @@ class SwitchLearner:
 
     The straight-through gradient of the task moves the scores as in Adam. The price of the
     budget is added *after* Adam's division by the gradient's root mean square, so that a channel
-    the task is sensitive to gives way slowly and an idle one fast, whatever λ is.
+    the task is sensitive to gives way slowly and an idle one fast, whatever λ is. What a channel is
+    worth grows as its layer narrows, so that root mean square must not remember the wide layer.
     """
 
     def __init__(self, domains: int, units: int, lr: float) -> None:
@@ -45,7 +47,7 @@ class SwitchLearner:
             charge: λ times the price of each switch, in units of the mean price, `[D, U]`.
         """
         self.steps += 1
-        fast, slow = 0.9, 0.99
+        fast, slow = 0.9, 1 - min(FORGETS * self.lr, 0.1)
         self.mean.lerp_(gradient, 1 - fast)
         self.square.mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
         noise = self.square.sqrt()

@@ -113,6 +113,12 @@ class Training:
             return (self.learner.scores > 0).float()
         return self.net.switches
 
+    def choices(self) -> torch.Tensor:
+        """What each domain chose for itself of the channels that are kept, 0/1 `[D, U]`."""
+        if self.phase != "settle" or not self.learns or self.config.train.cut == "domains":
+            return self.switches()
+        return self._chosen(self.net.switches.amax(0))
+
     # --- phases -----------------------------------------------------------------------------
 
     def _enter(self, phase: str) -> None:
@@ -137,7 +143,7 @@ class Training:
             buffer.copy_(frozen[name])
 
     def _project(self) -> None:
-        """Cut what the ramp left over the budget; let all domains use what rounding brings."""
+        """Cut what the ramp left over the budget, and settle who uses what is kept."""
         scores = self.learner.scores
         self.uncut = cost_of(self.priced, self.budget.kind, self.alive()) / self.budget.full
         if self.config.train.cut == "domains":
@@ -147,10 +153,13 @@ class Training:
         units = self.net.units
         used = (scores > 0).any(0).cpu().numpy() if self.paper else None
         alive = select_union(worth.cpu().numpy(), self.priced, units.group, self.budget, used)
-        on = (scores > 0).float() * torch.from_numpy(alive).to(scores)
-        idle = torch.from_numpy(alive).to(scores.device) & (on.sum(0) == 0)
-        on[:, idle] = 1.0
-        self.net.switches.copy_(on)
+        kept = torch.from_numpy(alive).to(scores)
+        self.net.switches.copy_(kept if self.config.train.opens else self._chosen(kept))
+
+    def _chosen(self, kept: torch.Tensor) -> torch.Tensor:
+        """Each domain's choice of `kept` `[U]`; what only rounding brings back is everybody's."""
+        chosen = (self.learner.scores > 0).float() * kept
+        return torch.where(chosen.amax(0) > 0, chosen, kept)
 
     def _cut_alone(self, scores: torch.Tensor) -> torch.Tensor:
         """One domain's switches `[U]`, cut to the budget as if it were the only one."""

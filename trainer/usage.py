@@ -43,4 +43,4 @@ def sharing_lines(names: Sequence[str], matrix: np.ndarray) -> list[str]:
         f"{i + 1:>2} {name}".ljust(width) + "".join(f"{value:>6.0%}" for value in row)
         for i, (name, row) in enumerate(zip(names, matrix, strict=True))
     ]
-    return [f"{head}  use", *rows]
+    return [f"{head}  chose", *rows]

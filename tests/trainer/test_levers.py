@@ -47,19 +47,11 @@ def test_the_loss_is_the_labels_and_the_teachers() -> None:
 
 
 def test_a_teacher_alone_teaches_its_answers(finished: Path, tmp_path: Path) -> None:
-    """With the whole loss the teacher's, a network like it starts close to zero."""
-    run_file = tiny_run(tmp_path, teacher=f'"{finished}"', distillation=1.0, ramp=1, settle=2)
+    """With the whole loss the teacher's, a network of its shape comes close to it."""
+    run_file = tiny_run(tmp_path, teacher=f'"{finished}"', distillation=1.0, ramp=1, settle=12)
     train_run(load_config(run_file), tmp_path / "out")
-    taught = load_checkpoint(tmp_path / "out").net
-    teacher = load_checkpoint(finished).net
-    image = torch.rand(16, 3, 16, 16)
-    segments = [(0, 8), (1, 8)]
-    same = [
-        float((a.argmax(1) == b.argmax(1)).float().mean())
-        for a, b in zip(taught(image, segments), teacher(image, segments), strict=True)
-    ]
-    assert sum(same) / 2 > 0.6
-    assert steps(tmp_path / "out")[-1]["loss/warm"] < steps(tmp_path / "out")[0]["loss/warm"]
+    losses = [row["loss/warm"] + row["loss/cold"] for row in steps(tmp_path / "out")]
+    assert min(losses[-4:]) < 0.1 * max(losses[:4])
 
 
 def test_a_teacher_of_other_domains_is_refused(finished: Path) -> None:

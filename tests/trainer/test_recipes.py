@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prunion.exporter.export import export_bundle
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.checkpoint import load_checkpoint
 from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.result import RunResult
@@ -57,6 +58,31 @@ def test_each_domain_alone_can_be_held_to_the_budget(tmp_path: Path) -> None:
     manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
     assert manifest["budget"]["met"] is False
     assert manifest["budget"]["value"] == pytest.approx(result.budget["value"])
+
+
+def test_who_settles_with_the_union(tmp_path: Path) -> None:
+    """The same union either way; what a domain chose for itself stays known."""
+    switches, results = {}, {}
+    for who in ("union", "own"):
+        folder = tmp_path / who
+        folder.mkdir()
+        results[who] = trained(folder, settle_with=f'"{who}"')
+        switches[who] = load_checkpoint(folder / "out").net.switches > 0
+    kept = switches["own"].any(0)
+    assert (switches["union"] == kept).all()
+    assert not (switches["own"] == kept).all()
+    assert results["union"].params == results["own"].params
+    assert results["union"].sharing == results["own"].sharing < 1
+    assert results["union"].sharing_matrix == results["own"].sharing_matrix
+
+
+def test_who_settles_with_the_union_by_default() -> None:
+    assert TrainConfig().opens
+    assert not TrainConfig(recipe="paper").opens
+    assert not TrainConfig(cut="domains").opens
+    assert TrainConfig(recipe="paper", settle_with="union").opens
+    with pytest.raises(ConfigError, match=r"settle_with is .union. and cut is .domains."):
+        TrainConfig(cut="domains", settle_with="union")
 
 
 def test_the_papers_recipe_has_no_warm_up_and_no_ramp(tmp_path: Path) -> None:

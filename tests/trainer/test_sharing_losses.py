@@ -106,6 +106,20 @@ def test_jaccard_pulls_towards_what_all_share() -> None:
     assert sharing_gradient("jaccard", masks, cost, 0.5)[1][0, 1] > 0
 
 
+def test_channels_that_became_important_stay() -> None:
+    """A tenth of a score's way is enough to notice that a layer's last channels matter more."""
+    learner = SwitchLearner(1, 400, lr=0.02)
+    learner.start(torch.ones(1, 400))
+    learner.scores = torch.full((1, 400), 0.5)
+    torch.manual_seed(0)
+    for _ in range(10):
+        gradient = torch.randn(1, 400)
+        gradient[:, 200:] *= 10
+        learner.update(gradient, torch.ones(1, 400))
+    idle, needed = learner.scores[0, :200].mean(), learner.scores[0, 200:].mean()
+    assert 0.5 - needed < 0.35 * (0.5 - idle)
+
+
 def descend(sharing: str, beta: float, domains: int = 3, **options: object) -> torch.Tensor:
     """Learn switches from noise and the losses alone; returns the final 0/1 switches."""
     cost = network_cost()

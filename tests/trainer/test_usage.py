@@ -26,4 +26,4 @@ def test_the_matrix_tells_whose_channels_others_use() -> None:
     assert matrix.tolist() == [[1, 0.5, 0], [1, 1, 0], [0, 0, 0]]
     lines = sharing_lines(["flowers", "signs", "none"], matrix)
     assert lines[1].split() == ["1", "flowers", "100%", "50%", "0%"]
-    assert len({len(line.removesuffix("  use")) for line in lines}) == 1
+    assert len({len(line.removesuffix("  chose")) for line in lines}) == 1

@@ -33,7 +33,7 @@ class TrainConfig:
     batch_size: int = 32
     balance: float = 0.5
     lr: float | str = "auto"
-    trunk_lr: float = 3e-4
+    trunk_lr: float = 6e-4
     ranking: str = "importance"
     switch_travel: float = 2.0
     switch_every: int = 8

@@ -132,6 +132,7 @@ def _pack_bytes(model: Model) -> dict[str, int]:
 @click.option("--threads", default=1, show_default=True)
 @click.option("--seconds", default=1.0, show_default=True, help="For each case.")
 @click.option("--density", default=0.5, show_default=True, help="Share of widths in the union.")
+@click.option("--own", default=0.75, show_default=True, help="Share of the union a domain uses.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     backbone: str,
@@ -140,6 +141,7 @@ def main(
     threads: int,
     seconds: float,
     density: float,
+    own: float,
     as_json: bool,
 ) -> None:
     """Measure every backbone at every size and print times and ratios."""
@@ -149,7 +151,7 @@ def main(
         for side in map(int, size.split(",")):
             with tempfile.TemporaryDirectory() as folder:
                 bundle = random_bundle(
-                    Path(folder) / f"{name}.prunion", name, DOMAINS, density, size=side
+                    Path(folder) / f"{name}.prunion", name, DOMAINS, density, size=side, own=own
                 )
                 timings = measure(bundle, batches, threads, seconds)
                 model = load(bundle, "cpu", threads=threads)

@@ -10,7 +10,9 @@ that was interrupted goes on from its last epoch.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,14 @@ from prunion.trainer.config import (
 )
 from prunion.trainer.run import RunResult, train_run
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 __all__ = ["ROWS", "Row", "main", "run_row"]
 
+DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
 BA2 = {"trunk": "frozen", "sharing": "none", "cut": "domains"}
 RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
@@ -72,7 +80,7 @@ ROWS = _rows()
 @click.argument("rows", nargs=-1)
 @click.option("--data", required=True, type=click.Path(exists=True), help="Folder of domains.")
 @click.option("--weights", required=True, type=click.Path(exists=True), help="Folder of trunks.")
-@click.option("--domains", default="gtsrb,flowers5,dtd10,sketch", show_default=True)
+@click.option("--domains", default=DOMAINS, show_default=True)
 @click.option("--backbone", default="resnet18", show_default=True, help="resnet18 | lite0")
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--seed", default=0, show_default=True)
@@ -115,8 +123,7 @@ def make_config(row: Row, options: dict[str, Any]) -> RunConfig:
     data = Path(options["data"]).resolve()
     warmup, ramp, settle = (int(n) for n in options["epochs"].split(","))
     train = TrainConfig(**{"warmup": warmup, "ramp": ramp, "settle": settle, **row.train})
-    changes = dict(setting.split("=", 1) for setting in options["settings"])
-    train = replace(train, **{k: _value(k, v, train) for k, v in changes.items()})
+    train = replace(train, **_changes(options["settings"]))
     if options["teacher"]:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
@@ -155,18 +162,24 @@ def _backbone(options: dict[str, Any]) -> tuple[BackboneConfig, InputConfig]:
     raise ConfigError(f"--backbone {options['backbone']}: choose resnet18 or lite0")
 
 
-def _value(key: str, text: str, train: TrainConfig) -> Any:
-    """A setting's text as the type of the key's present value."""
-    if not hasattr(train, key):
-        raise ConfigError(f"--set {key}: [train] has no such key")
-    present = getattr(train, key)
-    if isinstance(present, bool):
-        return text == "true"
-    return float(text) if key == "lr" else type(present)(text)
+def _changes(settings: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` settings of `[train]`, values as in TOML; a bare word is a text."""
+    known, changes = {f.name for f in fields(TrainConfig)}, {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or key not in known:
+            raise ConfigError(f"--set {setting}: give KEY=VALUE with a key of [train]")
+        try:
+            changes[key] = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            changes[key] = text
+    return changes
 
 
 def _key(name: str, options: dict[str, Any]) -> str:
     parts = [options["backbone"], name, f"seed{options['seed']}"]
+    if options["domains"] != DOMAINS:
+        parts.append(options["domains"].replace(",", "-"))
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
     parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]

@@ -16,6 +16,7 @@ from prunion.trainer.checkpoint import Checkpoint
 from prunion.trainer.config import DomainConfig, RunConfig, TrainConfig
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
+from prunion.trainer.finite import check_losses
 from prunion.trainer.network import DomainNet
 from prunion.trainer.optimiser import make_optimiser, set_rates
 from prunion.trainer.schedule import Schedule
@@ -112,7 +113,10 @@ def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
             if learning:
                 switches.requires_grad_()
             set_rates(optimiser, schedule.rate(step))
-            forward_backward(net, batch, switches, train.label_smoothing)
+            smoothing, precision = train.label_smoothing, train.precision
+            result = forward_backward(net, batch, switches, smoothing, precision)
+            names = [config.domains[0].name]
+            check_losses(result.loss, names, f"step {step}", "nothing was saved")
             if learning:
                 assert switches.grad is not None
                 learner.update(switches.grad * union, torch.zeros_like(union))

@@ -16,7 +16,7 @@ class WeightAverage:
     """
 
     def __init__(self, span: float) -> None:
-        self.span = span
+        self.span = max(1.0, span)  # less than a step would overshoot
         self.steps = 0
         self.tensors: dict[str, torch.Tensor] = {}
 
@@ -36,6 +36,10 @@ class WeightAverage:
             if name in self.tensors:
                 value.copy_(self.tensors[name])
         self.tensors, self.steps = {}, 0
+
+    def statistics(self) -> list[torch.Tensor]:
+        """The averages of BatchNorm's statistics, a row for each domain."""
+        return [v for k, v in sorted(self.tensors.items()) if ".running_" in k]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything a resumed run needs."""

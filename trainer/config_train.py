@@ -82,6 +82,11 @@ class TrainConfig:
         check_number("train", "distillation", self.distillation, 0, 1)
         check_number("train", "average", self.average, 0, 1000)
         check_choice("train", "trunk_from", self.trunk_from, ("start", "settle"))
+        if self.trunk_from == "settle" and self.trunk == "frozen":
+            raise ConfigError(
+                '[train] trunk_from is "settle" and trunk is "frozen", which never learns: set '
+                'trunk = "tuned", or leave trunk_from out'
+            )
         check_choice("train", "sharing", self.sharing, SHARING)
         if self.domain_budget != "auto":
             check_bool("train", "domain_budget", self.domain_budget)
@@ -115,10 +120,11 @@ class TrainConfig:
     def opens(self) -> bool:
         """Whether every domain settles with all channels of the union, whatever it chose.
 
-        They are in the file anyway. Not in the paper's recipe, whose domains keep their own.
+        They are in the file anyway. Not in the paper's recipe, whose domains keep their own, and
+        not without settling, where nothing would adapt to them.
         """
         if self.settle_with == "auto":
-            return self.recipe == "prunion" and self.cut == "union"
+            return self.recipe == "prunion" and self.cut == "union" and self.settle > 0
         return self.settle_with == "union"
 
     @property

@@ -79,8 +79,10 @@ class Pressure:
 
     def _weight(self, violation: float) -> float:
         weight = self.config.sharing_weight
-        learned = self.sharing.update(violation)
-        return learned if isinstance(weight, str) else weight * (violation > 0)
+        if isinstance(weight, str):
+            return self.sharing.update(violation)
+        self.sharing.value = float(weight)  # as the log shows it
+        return self.sharing.value * (violation > 0)
 
     def _domain_charge(self, switches: torch.Tensor, beta: float, scale: float) -> torch.Tensor:
         with torch.enable_grad():

@@ -17,7 +17,6 @@ import torch
 from torch import distributed, nn
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.network import DomainNet
 
 __all__ = ["ALONE", "Ranks", "joined_ranks"]
 
@@ -86,15 +85,14 @@ class Ranks:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
-    def share_statistics(self, net: DomainNet) -> None:
-        """Give every rank the running statistics of all domains, each from its owner."""
-        if self.world == 1:
+    def share_rows(self, tables: Sequence[torch.Tensor]) -> None:
+        """Give every rank all rows of tables with a row for each domain, each from its owner."""
+        if self.world == 1 or not tables:
             return
-        rows = [b for m in net.norms.values() for b in (m.running_mean, m.running_var)]
-        others = [d for d in range(len(net.classes)) if not self.owns(d)]
-        for row in rows:
-            row[others] = 0
-        self.sum(rows)
+        others = [d for d in range(len(tables[0])) if not self.owns(d)]
+        for table in tables:
+            table[others] = 0
+        self.sum(tables)
 
 
 ALONE = Ranks()

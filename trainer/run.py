@@ -81,12 +81,13 @@ def train_run(
         training = _prepare(config, domains, device, ranks)
         if ranks.first:
             make_folder(folder, force=force, resume=resume)
-            if run_file is not None:
-                shutil.copyfile(run_file, folder / "run.toml")
         ranks.wait()
         facts: dict[str, Any] = {}
         if resume and (folder / "state.safetensors").is_file():
             facts = load_snapshot(folder / "state.safetensors", training)
+            training.saved = _saved(folder / "state.safetensors", training)
+        elif ranks.first and run_file is not None:
+            _keep_run_file(run_file, folder / "run.toml")
         ranks.wait()
         with stop_signals() as stop, _open_log(folder, training) as log:
             facts = _epochs(training, domains, log, folder / "state.safetensors", facts, stop)
@@ -118,6 +119,15 @@ def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, f
     # As it was read at the start: the run's own file may have been measured again since.
     profile = training.priced.profile if isinstance(training.priced, LatencyTable) else None
     save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
+
+
+def _saved(path: Path, training: Training) -> str:
+    return f"the last good state is {path}, after {training.step} steps"
+
+
+def _keep_run_file(run_file: Path, copy: Path) -> None:
+    if not (copy.exists() and copy.samefile(run_file)):
+        shutil.copyfile(run_file, copy)
 
 
 def _device(config: RunConfig) -> str:
@@ -176,10 +186,11 @@ def _epochs(
             bar.update()
 
         while training.epoch < config.train.epochs:
-            _measure_before(training, domains, log, facts)
             training.run_epoch(report, stop)
+            _measure_before(training, domains, log, facts)  # or a resumed run measures it again
             if ranks.first:
                 save_snapshot(snapshot, training, facts)
+            training.saved = _saved(snapshot, training)
             ranks.wait()
             log(training.step, **usage_figures(training))
             if ranks.any(bool(stop)):

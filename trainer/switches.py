@@ -20,11 +20,13 @@ class SwitchLearner:
     worth grows as its layer narrows, so that root mean square must not remember the wide layer.
     """
 
-    def __init__(self, domains: int, units: int, lr: float) -> None:
+    def __init__(
+        self, domains: int, units: int, lr: float, device: torch.device | None = None
+    ) -> None:
         self.lr = lr
-        self.scores = torch.ones(domains, units)
-        self.mean = torch.zeros(domains, units)
-        self.square = torch.zeros(domains, units)
+        self.scores = torch.ones(domains, units, device=device)
+        self.mean = torch.zeros_like(self.scores)
+        self.square = torch.zeros_like(self.scores)
         self.steps = 0
         self.returned = 0
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from prunion.runtime.errors import PrunionError
 from prunion.trainer.averaging import WeightAverage
 from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.budget import Budget, cost_of, select_union
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import cost_model
 from prunion.trainer.distillation import load_teacher
+from prunion.trainer.finite import check_losses, check_network
 from prunion.trainer.interrupt import StopRequest
 from prunion.trainer.multipliers import Pressure
 from prunion.trainer.network import DomainNet
@@ -65,20 +64,23 @@ class Training:
         # A short ramp needs every step: too few updates overshoot and cut what matters.
         every = min(train.switch_every, self.schedule.ramp // LEAST_UPDATES)
         self.every = 1 if self.paper else max(1, every)
+        # With one domain a step all of them learn, or `every` could always meet the same ones.
+        self.round = len(config.domains) if train.order == "batch" else 1
         travel = train.switch_travel * self.every / max(1, self.schedule.ramp)
         self.learner: SwitchLearner | PaperLearner
         if self.paper:
             self.learner = PaperLearner(domains, units, net.switches.device)
         else:
-            self.learner = SwitchLearner(domains, units, travel)
+            self.learner = SwitchLearner(domains, units, travel, net.switches.device)
         self.pressure = Pressure(replace(train, switch_every=self.every), self.cost, domains)
         self.optimiser = make_optimiser(train, net, batches.images)
-        names = [d.name for d in config.domains]
-        self.teacher = load_teacher(train.teacher, train.distillation, names, net)
+        self.names = [d.name for d in config.domains]
+        self.teacher = load_teacher(train.teacher, train.distillation, self.names, net)
         self.average = WeightAverage(train.average * per_epoch)
         self.epoch = 0
         self.step = 0
         self.phase = "warmup"
+        self.saved = "no state was saved yet"  # for a message when the loss breaks
         self.uncut = 1.0  # share of the cost that learning left, before the projection
 
     def run_epoch(self, report: Report, stop: StopRequest | None = None) -> None:
@@ -95,13 +97,19 @@ class Training:
             self.step += 1
             if self.ranks.any(bool(stop)):
                 break
-        self.ranks.share_statistics(self.net)
+        statistics = [b for m in self.net.norms.values() for b in (m.running_mean, m.running_var)]
+        self.ranks.share_rows(statistics + self.average.statistics())
+        check_network(self.net, self.where(), self.saved)
         if self.step < (self.epoch + 1) * self.batches.steps_per_epoch:
             return
         self.epoch += 1
         if self.step >= self.schedule.total:
             self._enter("settle")
             self.average.move_into(self.net)
+
+    def where(self) -> str:
+        """The step and epoch, for messages."""
+        return f"step {self.step}, epoch {self.epoch}"
 
     def alive(self) -> np.ndarray:
         """Units that at least one domain uses, `[U]` bool."""
@@ -117,7 +125,7 @@ class Training:
         """What each domain chose for itself of the channels that are kept, 0/1 `[D, U]`."""
         if self.phase != "settle" or not self.learns or self.config.train.cut == "domains":
             return self.switches()
-        return self._chosen(self.net.switches.amax(0))
+        return (self.learner.scores > 0).float() * self.net.switches.amax(0)
 
     # --- phases -----------------------------------------------------------------------------
 
@@ -154,12 +162,10 @@ class Training:
         used = (scores > 0).any(0).cpu().numpy() if self.paper else None
         alive = select_union(worth.cpu().numpy(), self.priced, units.group, self.budget, used)
         kept = torch.from_numpy(alive).to(scores)
-        self.net.switches.copy_(kept if self.config.train.opens else self._chosen(kept))
-
-    def _chosen(self, kept: torch.Tensor) -> torch.Tensor:
-        """Each domain's choice of `kept` `[U]`; what only rounding brings back is everybody's."""
-        chosen = (self.learner.scores > 0).float() * kept
-        return torch.where(chosen.amax(0) > 0, chosen, kept)
+        chosen = (scores > 0).float() * kept
+        # What nobody chose, what fills the budget or a multiple, is everybody's.
+        own = torch.where(chosen.amax(0) > 0, chosen, kept)
+        self.net.switches.copy_(kept if self.config.train.opens else own)
 
     def _cut_alone(self, scores: torch.Tensor) -> torch.Tensor:
         """One domain's switches `[U]`, cut to the budget as if it were the only one."""
@@ -174,7 +180,7 @@ class Training:
         self._hold_trunk()
         ramp = self.phase == "ramp" and self.learns
         # In between, gates fold into BatchNorm and cost nothing.
-        learning = ramp and self.step % self.every == 0
+        learning = ramp and self.step // self.round % self.every == 0
         switches = None if self.phase == "warmup" or not self.learns else self.net.switches
         if ramp:
             switches = self.learner.on() if learning else self.learner.on().detach()
@@ -183,7 +189,7 @@ class Training:
             self.net, batches, switches, train.label_smoothing, train.precision, self.teacher
         )
         result = self._joined(result, switches)
-        self._check_finite(result)
+        check_losses(result.loss, self.names, self.where(), self.saved)
         if learning:
             assert switches is not None and switches.grad is not None
             self._learn(switches.detach(), switches.grad)
@@ -211,15 +217,6 @@ class Training:
             self.ranks.merge(result.loss, count), self.ranks.merge(result.accuracy, count)
         )
 
-    def _check_finite(self, result: StepResult) -> None:
-        for domain, loss in result.loss.items():
-            if not math.isfinite(loss):
-                raise PrunionError(
-                    f"step {self.step}, epoch {self.epoch}: the loss of domain "
-                    f"{self.config.domains[domain].name} became {loss}: lower [train] lr or "
-                    "trunk_lr and start again; the last good state is the run's state.safetensors"
-                )
-
     def _learn(self, on: torch.Tensor, gradient: torch.Tensor) -> None:
         charge = self.pressure.charge(on, self.schedule.target(self.step), self.budget.share)
         if isinstance(self.learner, PaperLearner):
@@ -229,7 +226,7 @@ class Training:
         self.learner.update(gradient, charge)
 
     def _figures(self, result: StepResult) -> dict[str, float]:
-        names = [d.name for d in self.config.domains]
+        names = self.names
         figures = {f"loss/{names[d]}": v for d, v in result.loss.items()}
         figures |= {f"train_accuracy/{names[d]}": v for d, v in result.accuracy.items()}
         figures["cost"] = cost_of(self.priced, self.budget.kind, self.alive()) / self.budget.full

@@ -81,6 +81,16 @@ def test_the_average_is_plain_at_first_and_then_forgets(finished: Path) -> None:
     assert not average.tensors
 
 
+def test_an_average_over_less_than_a_step_is_the_network_itself(finished: Path) -> None:
+    net = load_checkpoint(finished).net
+    average, bias = WeightAverage(span=0.3), net.heads[0].bias
+    assert isinstance(bias, nn.Parameter)
+    for value in (1.0, -2.0, 6.0, 0.5):
+        bias.data.fill_(value)
+        average.update(net)
+        assert float(average.tensors["heads.0.bias"][0]) == value
+
+
 def test_an_averaged_run_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

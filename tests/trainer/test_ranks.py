@@ -49,8 +49,9 @@ def steps(folder: Path) -> list[dict]:
     return [line for line in lines if "cost" in line]
 
 
-def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path, switch_every=1)
+@pytest.mark.parametrize("average", [0, 1])
+def test_two_processes_log_the_losses_of_one(average: int, tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, switch_every=1, average=average)
     train_run(load_config(run_file), tmp_path / "one")
     train_in_processes(2, run_file, tmp_path / "two")
     alone, shared = steps(tmp_path / "one"), steps(tmp_path / "two")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from prunion.exporter.export import export_bundle
 from prunion.runtime.errors import ConfigError
@@ -15,6 +16,8 @@ from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.result import RunResult
 from prunion.trainer.run import train_run
 from prunion.trainer.schedule import Schedule
+from prunion.trainer.switches import SwitchLearner
+from prunion.trainer.training import Training
 from tests.trainer.tiny_run import tiny_run
 
 CHOICES: dict[str, dict[str, object]] = {
@@ -76,8 +79,49 @@ def test_who_settles_with_the_union(tmp_path: Path) -> None:
     assert results["union"].sharing_matrix == results["own"].sharing_matrix
 
 
+def test_sharing_counts_what_was_chosen_not_what_fills_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Training] = []
+    start = Training.__init__
+
+    def kept(self: Training, *args: object, **options: object) -> None:
+        start(self, *args, **options)  # type: ignore[arg-type]
+        runs.append(self)
+
+    monkeypatch.setattr(Training, "__init__", kept)
+    monkeypatch.setattr("prunion.trainer.training.LEAST_UPDATES", 1)  # few updates overshoot
+    result = trained(tmp_path)
+    scores, union = runs[0].learner.scores, runs[0].net.switches.amax(0) > 0
+    assert ((scores > 0).sum(0)[union] == 0).any()
+    assert result.sharing == pytest.approx(float((scores > 0).all(0)[union].float().mean()))
+
+
+def test_one_domain_a_step_teaches_the_switches_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every eighth step of two domains' turns is always the same domain's."""
+    moved = torch.zeros(2)
+    update = SwitchLearner.update
+
+    def seen(self: SwitchLearner, gradient: torch.Tensor, charge: torch.Tensor) -> None:
+        moved.add_((gradient != 0).any(1))
+        update(self, gradient, charge)
+
+    monkeypatch.setattr("prunion.trainer.training.LEAST_UPDATES", 1)
+    monkeypatch.setattr(SwitchLearner, "update", seen)
+    trained(tmp_path, order='"batch"', switch_every=2, ramp=4)
+    assert moved[0] == moved[1] > 1
+
+
+def test_a_trunk_that_never_learns_cannot_start_late() -> None:
+    with pytest.raises(ConfigError, match=r"trunk is .frozen., which never learns"):
+        TrainConfig(trunk_from="settle")
+
+
 def test_who_settles_with_the_union_by_default() -> None:
     assert TrainConfig().opens
+    assert not TrainConfig(settle=0).opens
     assert not TrainConfig(recipe="paper").opens
     assert not TrainConfig(cut="domains").opens
     assert TrainConfig(recipe="paper", settle_with="union").opens

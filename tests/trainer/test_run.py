@@ -78,7 +78,22 @@ def test_a_run_folder_is_not_overwritten(finished: tuple[Path, Path]) -> None:
 def test_another_configuration_does_not_resume(finished: tuple[Path, Path], tmp_path: Path) -> None:
     other = tiny_run(tmp_path, lr=0.5)
     with pytest.raises(CheckpointError, match="another configuration"):
-        train_run(load_config(other), finished[1], resume=True)
+        train_run(load_config(other), finished[1], resume=True, run_file=other)
+
+
+def test_the_run_file_in_the_folder_is_the_one_it_was_started_with(tmp_path: Path) -> None:
+    run_file, folder = tiny_run(tmp_path, ramp=0, settle=0), tmp_path / "out"
+    train_run(load_config(run_file), folder, run_file=run_file)
+    copy = folder / "run.toml"
+    text = copy.read_text("utf-8")
+    other = tmp_path / "other.toml"
+    other.write_text(text.replace("seed = 3", "seed = 4"), "utf-8")
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train_run(load_config(other), folder, resume=True, run_file=other)
+    assert copy.read_text("utf-8") == text
+    train_run(load_config(run_file), folder, force=True, run_file=copy)
+    assert copy.read_text("utf-8") == text
+    assert (folder / "checkpoint").is_dir()
 
 
 def test_a_budget_out_of_reach_is_refused_before_training(tmp_path: Path) -> None:
@@ -105,8 +120,30 @@ def test_a_loss_that_is_not_finite_names_step_and_domain(
     monkeypatch.setattr(
         torch.nn.functional, "cross_entropy", lambda x, *_, **__: x.sum() * float("nan")
     )
-    with pytest.raises(PrunionError, match="step 0, epoch 0: the loss of domain warm became nan"):
+    message = "step 0, epoch 0: the loss of domain warm became nan.*no state was saved yet"
+    with pytest.raises(PrunionError, match=message):
         train_run(load_config(run_file), tmp_path / "out")
+
+
+def test_a_network_broken_by_its_last_update_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, step = tmp_path / "out", Training._step
+
+    def broken(self: Training, *args: object) -> object:
+        result = step(self, *args)  # type: ignore[arg-type]
+        if self.step == 2 * self.batches.steps_per_epoch - 1:
+            self.net.heads[1].bias.data[0] = float("inf")  # type: ignore[union-attr]
+        return result
+
+    monkeypatch.setattr(Training, "_step", broken)
+    message = (
+        r"heads\.1\.bias is no longer finite.*the last good state is .*state\.safetensors, after"
+    )
+    with pytest.raises(PrunionError, match=message):
+        train_run(load_config(tiny_run(tmp_path)), folder)
+    monkeypatch.setattr(Training, "_step", step)
+    train_run(load_config(tmp_path / "run.toml"), folder, resume=True)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "units.json", "checkpoint.json"])

@@ -60,6 +60,12 @@ class RunConfig:
         check_choice("", "device", self.device, ("auto", "cpu", "cuda"))
         if not self.domains:
             raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
+        without = [d.name for d in self.domains if not d.reference]
+        if 0 < len(without) < len(self.domains):
+            raise ConfigError(
+                f"[domains.{without[0]}] has no reference and another domain has one: scores need "
+                "one of each domain, or leave them all out"
+            )
         seen: dict[str, str] = {}
         for domain in self.domains:
             # Each domain becomes a file of the bundle, also where file names ignore case.

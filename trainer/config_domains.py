@@ -27,7 +27,8 @@ class DomainConfig:
 
     `source = "files"` reads `train` and `test`: one folder of class folders, or Parquet files
     (one path or several; kept as a tuple). "torchvision" and "huggingface" read the data set
-    named `dataset`, which the run file calls `name`.
+    named `dataset`, which the run file calls `name`. `reference` is what the papers' scores count
+    against: the accuracy in percent of a network finetuned for this domain alone.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DomainConfig:
     limit: int = 0
     mirror: bool = False
     crop: bool = True
+    reference: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -61,6 +63,7 @@ class DomainConfig:
             check_bool(where, key, getattr(self, key))
         check_number(where, "holdout", self.holdout, 0, 0.9)
         check_int(where, "limit", self.limit, 0, 10**9)
+        check_number(where, "reference", self.reference, 0, 99.99)
         self._check_source(where)
 
     def _check_source(self, where: str) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from prunion.runtime.amounts import amount_text
 from prunion.trainer.budget import budget_account, cost_of, round_up
+from prunion.trainer.run_score import run_score
+from prunion.trainer.score import Score
 from prunion.trainer.training import Training
 from prunion.trainer.usage import layer_sparsity, sharing_lines, sharing_matrix
 
@@ -30,6 +32,7 @@ class RunResult:
         sharing: share of the kept channels that every domain chose for itself.
         sharing_matrix: of the channels that one domain chose, the share that another chose.
         returned: how often a switch that was off came back on.
+        score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`.
     """
 
     folder: Path
@@ -44,10 +47,18 @@ class RunResult:
     sharing_matrix: dict[str, dict[str, float]]
     returned: int
     seconds: float
+    score: Score | None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What there is of S, S_O, S_P and S_E, by name."""
+        values = self.score.to_json() if self.score else {}
+        return {k: v for k, v in values.items() if k != "terms" and v is not None}
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**vars(self), "folder": str(self.folder)}
+        score = self.score and self.score.to_json()
+        return {**vars(self), "folder": str(self.folder), "score": score}
 
 
 def run_result(
@@ -64,19 +75,22 @@ def run_result(
     everything = np.ones_like(alive)
     value = cost_of(training.priced, budget.kind, alive)
     choices = training.choices().cpu().numpy()
+    params, macs = ((f(everything), f(alive)) for f in (table.params, table.macs))
+    costs = (macs[1] / macs[0], params[1] / params[0])
     return RunResult(
         folder=folder,
         accuracy=accuracy,
         accuracy_before=before,
         budget=budget_account(training.config.budget, budget, training.priced, value),
         uncut=training.uncut,
-        params=(table.params(everything), table.params(alive)),
-        macs=(table.macs(everything), table.macs(alive)),
+        params=params,
+        macs=macs,
         sparsity=layer_sparsity(table, alive),
         sharing=float((choices[:, alive] > 0).all(0).mean()),
         sharing_matrix=_named_matrix(training),
         returned=training.learner.returned,
         seconds=seconds,
+        score=run_score(training.config.domains, accuracy, before, *costs),
     )
 
 
@@ -110,9 +124,14 @@ def closing_table(result: RunResult) -> str:
         f"sparsity {np.mean(list(sparsity.values())):.1%} a layer: from {least[1]:.0%} "
         f"({least[0]}) to {most[1]:.0%} ({most[0]})",
         *sharing_lines(names, matrix),
+        *([", ".join(_scores(result))] if result.score else []),
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
     ]
     return "\n".join(lines)
+
+
+def _scores(result: RunResult) -> list[str]:
+    return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
 
 
 def _cost(budget: dict[str, Any]) -> str:

@@ -92,9 +92,9 @@ def train_run(
         with stop_signals() as stop, _open_log(folder, training) as log:
             facts = _epochs(training, domains, log, folder / "state.safetensors", facts, stop)
             accuracy = evaluate(training.net, domains, config.input, ranks=ranks)
-            log(training.step, accuracy=accuracy)
-        seconds = time.perf_counter() - started
-        result = run_result(training, accuracy, facts["before"], folder, seconds)
+            seconds = time.perf_counter() - started
+            result = run_result(training, accuracy, facts["before"], folder, seconds)
+            log(training.step, accuracy=accuracy, score=result.scores)
         if ranks.first:
             _save(training, domains, result, force=force or resume)
     return result

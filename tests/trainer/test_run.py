@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from prunion.runtime.errors import BudgetError, CheckpointError, DataError, PrunionError
+from prunion.runtime.errors import (
+    BudgetError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PrunionError,
+)
 from prunion.runtime.files import sha256_file
 from prunion.trainer.checkpoint import load_checkpoint
 from prunion.trainer.config import load_config
+from prunion.trainer.result import closing_table
 from prunion.trainer.run import train_run
 from prunion.trainer.training import Training
 from tests.trainer.tiny_run import tiny_run
@@ -144,6 +151,35 @@ def test_a_network_broken_by_its_last_update_is_not_saved(
         train_run(load_config(tiny_run(tmp_path)), folder)
     monkeypatch.setattr(Training, "_step", step)
     train_run(load_config(tmp_path / "run.toml"), folder, resume=True)
+
+
+def test_references_give_the_papers_scores(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, ramp=1)
+    text = run_file.read_text("utf-8").replace('test"\n', 'test"\nreference = 40.0\n')
+    run_file.write_text(text, "utf-8")
+    result = train_run(load_config(run_file), tmp_path / "out")
+    macs, params = (new / old for old, new in (result.macs, result.params))
+
+    def s(accuracy: dict[str, float]) -> float:  # eq. 10 with twice an error of 0.6
+        return sum(1000 * (max(0, 1.2 - (1 - a)) / 1.2) ** 2 for a in accuracy.values())
+
+    expected = s(result.accuracy)
+    assert result.scores["S"] == pytest.approx(expected)
+    assert result.scores["S_O"] == pytest.approx(expected / macs)
+    assert result.scores["S_P"] == pytest.approx(expected / params)
+    base = s(result.accuracy_before)
+    assert result.scores["S_E"] == pytest.approx((expected / base) ** 2 / macs / params)
+    last = json.loads((tmp_path / "out/metrics.jsonl").read_text("utf-8").splitlines()[-1])
+    assert last["score/S_E"] == pytest.approx(result.scores["S_E"])
+    assert f"S {expected:,.0f}, S_O" in closing_table(result)
+
+
+def test_a_reference_is_for_all_domains_or_none(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    text = run_file.read_text("utf-8").replace('test"\n', 'test"\nreference = 40.0\n', 1)
+    run_file.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=r"\[domains.cold\] has no reference"):
+        load_config(run_file)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "units.json", "checkpoint.json"])

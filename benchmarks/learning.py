@@ -168,7 +168,7 @@ def _changes(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or key not in known:
-            raise ConfigError(f"--set {setting}: give KEY=VALUE with a key of [train]")
+            raise click.UsageError(f"--set {setting}: give KEY=VALUE with a key of [train]")
         try:
             changes[key] = tomllib.loads(f"x = {text}")["x"]
         except tomllib.TOMLDecodeError:

@@ -132,7 +132,13 @@ def _pack_bytes(model: Model) -> dict[str, int]:
 @click.option("--threads", default=1, show_default=True)
 @click.option("--seconds", default=1.0, show_default=True, help="For each case.")
 @click.option("--density", default=0.5, show_default=True, help="Share of widths in the union.")
-@click.option("--own", default=0.75, show_default=True, help="Share of the union a domain uses.")
+@click.option(
+    "--own",
+    type=click.FloatRange(0, 1),
+    default=0.75,
+    show_default=True,
+    help="Share of the union a domain uses.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     backbone: str,

@@ -8,7 +8,8 @@ __all__ = ["SwitchLearner", "ranks"]
 
 LOWEST, HIGHEST = -0.2, 1.2  # an off switch stays near enough to come back
 FASTEST = 4.0  # largest step, in learning rates
-FORGETS = 4.0  # the gradients' mean square forgets as fast as a score moves, so many times over
+# The gradients' mean square forgets while a score moves by a quarter, but not within ten updates.
+FORGETS, FORGETS_MOST = 4.0, 0.1
 
 
 class SwitchLearner:
@@ -49,7 +50,7 @@ class SwitchLearner:
             charge: λ times the price of each switch, in units of the mean price, `[D, U]`.
         """
         self.steps += 1
-        fast, slow = 0.9, 1 - min(FORGETS * self.lr, 0.1)
+        fast, slow = 0.9, 1 - min(FORGETS * self.lr, FORGETS_MOST)
         self.mean.lerp_(gradient, 1 - fast)
         self.square.mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
         noise = self.square.sqrt()

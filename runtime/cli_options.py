@@ -7,26 +7,23 @@ from typing import Any
 
 import click
 
-__all__ = ["as_json", "bundle_argument", "call", "force", "numbers", "precision"]
+__all__ = ["as_json", "bundle_argument", "call", "force", "numbers", "packs", "precision"]
 
 force = click.option("--force", is_flag=True, help="Replace what is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 bundle_argument = click.argument("bundle", type=click.Path())
+packs = click.option(
+    "--pack",
+    "packs",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="A domain that `add-domain` or `pack` wrote, beside the bundle's; can be repeated.",
+)
 precision = click.option("--precision", default="fp32", show_default=True, help="Graph variant.")
 
 
-def _fail(ctx: click.Context, message: str) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
-    ctx.exit(1)
-
-
 def call(place: str, *arguments: Any) -> None:
-    """Run `module:function`; a stage is imported only when one of its commands runs."""
-    module, function = place.split(":")
-    getattr(import_module(module), function)(*arguments)
-
-
-def _call(place: str, *arguments: Any) -> None:
     """Run `module:function`; a stage is imported only when one of its commands runs."""
     module, function = place.split(":")
     getattr(import_module(module), function)(*arguments)

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from prunion.runtime.cli_options import as_json, bundle_argument, call, force, numbers, precision
+from prunion.runtime.cli_options import (
+    as_json,
+    bundle_argument,
+    call,
+    force,
+    numbers,
+    packs,
+    precision,
+)
 
 __all__ = ["bench", "build", "doctor", "inspect", "predict", "profile", "serve"]
 
@@ -16,6 +24,7 @@ __all__ = ["bench", "build", "doctor", "inspect", "predict", "profile", "serve"]
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
 @click.option("-d", "--domain", required=True, help="The domain the images belong to.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
+@packs
 @precision
 @click.option("--backend", default="auto", show_default=True, help="What answers.")
 @as_json
@@ -24,13 +33,14 @@ def predict(
     images: tuple[str, ...],
     domain: str,
     top: int,
+    packs: tuple[str, ...],
     precision: str,
     backend: str,
     as_json: bool,
 ) -> None:
     """Classify images of one domain."""
     place = "prunion.runtime.cli_runtime:predict_command"
-    call(place, bundle, images, domain, top, as_json, precision, backend)
+    call(place, bundle, images, domain, top, as_json, precision, backend, packs)
 
 
 @click.command()
@@ -154,10 +164,11 @@ def doctor(as_json: bool) -> None:
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@packs
 @precision
-def serve(bundle: str, host: str, port: int, precision: str) -> None:
+def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: str) -> None:
     """Answer predictions over HTTP (Open Inference Protocol v2)."""
-    call("prunion.runtime.cli_runtime:serve_command", bundle, host, port, precision)
+    call("prunion.runtime.cli_runtime:serve_command", bundle, host, port, precision, packs)
 
 
 @click.command()

@@ -32,11 +32,14 @@ def predict_command(
     as_json: bool,
     precision: str = "fp32",
     backend: str = "auto",
+    packs: Sequence[str] = (),
 ) -> None:
     """Print one line per image, or a JSON list."""
     from prunion.runtime.model import load
 
     model = load(bundle, backend, precision=precision)
+    for pack in packs:
+        model.add_domain(pack)
     predictions = model.predict(list(images), domain, top_k=top)
     if as_json:
         rows = [
@@ -152,11 +155,13 @@ def trtexec_command(
     click.echo(trtexec.trtexec_command(opened, key, graph, engine, made.timing_cache))
 
 
-def serve_command(bundle: str, host: str, port: int, precision: str = "fp32") -> None:
+def serve_command(
+    bundle: str, host: str, port: int, precision: str = "fp32", packs: Sequence[str] = ()
+) -> None:
     """Serve until interrupted."""
     from prunion.runtime.serve import serve
 
-    serve(bundle, host, port, precision)
+    serve(bundle, host, port, precision, packs)
 
 
 def inspect_command(bundle: str, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,10 +28,19 @@ MAX_FILES = 256
 
 
 def serve(
-    bundle: Path | str, host: str = "127.0.0.1", port: int = 8000, precision: str = "fp32"
+    bundle: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    precision: str = "fp32",
+    packs: Sequence[Path | str] = (),
 ) -> None:
-    """Serve a bundle until interrupted. Raises BundleError before it listens."""
+    """Serve a bundle, and the domains of `packs`, until interrupted.
+
+    Raises BundleError or InputError before it listens.
+    """
     model = load(bundle, precision=precision)
+    for pack in packs:
+        model.add_domain(pack)
     model.sessions.mixed()
     uvicorn.run(create_app(model), host=host, port=port, log_level="info")
 

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from prunion.runtime.errors import ConfigError
+from prunion.trainer.averaging import WeightAverage
 from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.checkpoint import Checkpoint
@@ -50,7 +51,8 @@ def add_domain(
     whose channel harms the domain may go off (there is no budget to meet: the union is paid for).
 
     Args:
-        train: `warmup` + `ramp` + `settle` epochs; switches learn during the ramp.
+        train: `warmup` + `ramp` + `settle` epochs; switches learn during the ramp. What it says
+            of the trunk, the budget and sharing is without meaning here; there is no teacher.
 
     Raises:
         ConfigError: the checkpoint has a domain of that name.
@@ -102,6 +104,7 @@ def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
     warmup, ramp, settle = (n * per_epoch for n in (train.warmup, train.ramp, train.settle))
     schedule = Schedule(warmup, ramp, settle, beta=1.0)
     optimiser = make_optimiser(train, net)
+    average = WeightAverage(train.average * per_epoch)
     learner = SwitchLearner(1, net.switches.shape[1], lr=1.0 / max(1, schedule.ramp))
     union = net.switches.clone()
     bar = tqdm(total=schedule.total, desc="add-domain", disable=not sys.stderr.isatty())
@@ -122,7 +125,10 @@ def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
                 learner.update(switches.grad * union, torch.zeros_like(union))
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+            if train.average and schedule.phase(step) == "settle":
+                average.update(net)
             bar.update()
+    average.move_into(net)
     net.switches.copy_((learner.scores > 0) * union)
 
 

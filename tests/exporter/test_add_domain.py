@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from prunion.exporter.add_domain import add_domain_command
 from prunion.exporter.export import export_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.runtime.pack import check_pack, read_pack
+from prunion.trainer.add_domain import add_domain
 from prunion.trainer.checkpoint import load_checkpoint
-from prunion.trainer.config import load_config
+from prunion.trainer.config import load_added_domain, load_config
 from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
 
@@ -40,9 +43,6 @@ def test_the_pack_fits_the_bundle_and_stays_within_its_union(run: Path) -> None:
 
 
 def test_training_leaves_the_trunk_alone_and_learns(run: Path) -> None:
-    from prunion.trainer.add_domain import add_domain
-    from prunion.trainer.config import load_added_domain
-
     loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
     before = {k: v.clone() for k, v in loaded.net.state_dict().items()}
     added = add_domain(loaded, new.domain, new.train)
@@ -52,6 +52,15 @@ def test_training_leaves_the_trunk_alone_and_learns(run: Path) -> None:
     dead = ~(before["switches"] > 0).any(0)
     assert not added.net.switches[:, dead].any()
     assert added.accuracy > 0.6  # two plain colours
+
+
+def test_the_average_of_the_settled_weights_takes_their_place(run: Path) -> None:
+    loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
+    plain = add_domain(loaded, new.domain, new.train).net.heads[0].weight
+    averaged = add_domain(loaded, new.domain, replace(new.train, average=2.0)).net.heads[0].weight
+    assert not torch.equal(plain, averaged)
+    start = add_domain(loaded, new.domain, replace(new.train, settle=0)).net.heads[0].weight
+    assert (averaged - start).norm() < (plain - start).norm()
 
 
 def test_a_name_that_is_taken_and_a_file_of_two_domains_are_refused(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from prunion.runtime import cli_making
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
+from prunion.runtime.pack import write_pack
 
 
 def invoke(*arguments: object) -> Result:
@@ -53,6 +56,28 @@ def test_predict_json(bundle_path: Path, picture: Path) -> None:
     assert row["domain"] == "digits"
     assert row["class_name"] in {"zero", "one"}
     assert {c["name"] for c in row["top"]} == {"zero", "one"}
+
+
+def test_predict_with_a_pack_answers_for_its_domain(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    pack = replace(open_bundle(bundle_path).pack("digits"), name="late", classes=("a", "b"))
+    write_pack(tmp_path / "late.safetensors", pack)
+    more = ("--pack", tmp_path / "late.safetensors", "--json")
+    (own,) = json.loads(invoke("predict", bundle_path, "-d", "digits", picture, "--json").stdout)
+    (late,) = json.loads(invoke("predict", bundle_path, "-d", "late", picture, *more).stdout)
+    assert (late["domain"], late["class_name"]) == ("late", "ab"[own["index"]])
+    assert late["probability"] == pytest.approx(own["probability"])
+
+
+def test_a_pack_of_another_trunk_is_refused_by_predict_and_serve(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    pack = replace(open_bundle(bundle_path).pack("digits"), name="late", trunk_hash="0" * 64)
+    write_pack(tmp_path / "late.safetensors", pack)
+    for start in (["predict", bundle_path, "-d", "late", picture], ["serve", bundle_path]):
+        result = invoke(*start, "--pack", tmp_path / "late.safetensors")
+        assert "trunk" in one_error_line(result)
 
 
 def test_inspect_json_is_the_manifest(bundle_path: Path) -> None:

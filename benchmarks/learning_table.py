@@ -84,7 +84,7 @@ def _lost(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) ->
     reference = f"{ROWS[name].train['trunk']}-all"
     whole = {_seed(line): line["mean"] for line in lines if _name(line) == reference}
     lost = [whole[_seed(run)] - run["mean"] for run in runs if _seed(run) in whole]
-    return f"{100 * statistics.mean(lost):.2f}" if lost and name != reference else ""
+    return _percent(lost, 2) + _spread(lost) if lost and name != reference else ""
 
 
 if __name__ == "__main__":

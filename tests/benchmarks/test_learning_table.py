@@ -39,6 +39,7 @@ def test_a_row_is_held_against_its_own_reference() -> None:
         row("resnet18.tuned-050.seed0", {"a": 0.80, "b": 0.70}),
         row("resnet18.tuned-050.seed1", {"a": 0.82, "b": 0.72}, 0.4999),
         row("resnet18.tuned-all.seed0", {"a": 0.85, "b": 0.75}, 1.0),
+        row("resnet18.tuned-all.seed1", {"a": 0.88, "b": 0.78}, 1.0),
         row("resnet18.frozen-050.seed0", {"a": 0.6, "b": 0.6}),
     ]
     head, _, *rows = table(lines).splitlines()
@@ -46,7 +47,7 @@ def test_a_row_is_held_against_its_own_reference() -> None:
     cells = {line.split("|")[1].strip(): line for line in rows}
     assert list(cells) == ["`tuned-all`", "`frozen-050`", "`tuned-050`"]
     assert (
-        "| 2 | 0.5000 | 0.8000 | 81.0 | 71.0 | 76.00 (75.00 … 77.00) | 5.00 |"
+        "| 2 | 0.5000 | 0.8000 | 81.0 | 71.0 | 76.00 (75.00 … 77.00) | 5.50 (5.00 … 6.00) |"
         in cells["`tuned-050`"]
     )
     assert "| 60.00 |  | 1,234 |" in cells["`frozen-050`"]  # no reference of its kind was run

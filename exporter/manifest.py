@@ -36,10 +36,13 @@ def budget_of(
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
     if value > budget.allowed and loaded.config.train.cut == "union":
+        settled = loaded.meta.get("phase") == "settle"
+        cause = "round_to, the budget or the form of the heads are not those of its training"
         raise BudgetError(
-            f"the checkpoint's switches cost {shown_cost(budget.kind, value)}, its budget allows "
-            f"{shown_cost(budget.kind, budget.allowed)}: the run stopped before it settled; resume "
-            "it to its end"
+            f"the checkpoint's switches cost {shown_cost(budget.kind, value)} with widths in "
+            f"multiples of {budget.round_to}, its budget allows "
+            f"{shown_cost(budget.kind, budget.allowed)}: "
+            + (cause if settled else "the run stopped before it settled; resume it to its end")
         )
     return budget_account(config, budget, priced, value)
 

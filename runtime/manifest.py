@@ -51,13 +51,15 @@ class ImageInput:
 class Budget:
     """What was asked (`asked`, as written) and what the file costs (`value`, same unit).
 
-    Of kind `latency`, `milliseconds` and `share` are what the profile of `device` predicts.
+    `backbone` is the whole network's cost, of which `value` may be a share (0: not told). Of kind
+    `latency`, `milliseconds` and `share` are what the profile of `device` predicts.
     """
 
     kind: str
     asked: float | str
     value: float
     met: bool
+    backbone: float = 0.0
     milliseconds: float = 0.0
     share: float = 0.0
     device: str = ""
@@ -210,10 +212,11 @@ def _budget(fields: Fields) -> Budget:
     if not is_number(asked) and not isinstance(asked, str):
         raise fields.fail("asked", "must be a number, or a text such as '4 MB'")
     kind, value, met = fields.text("kind", 50), fields.number("value"), fields.flag("met")
+    backbone = fields.number("backbone", 0.0)
     if kind != "latency":
-        return Budget(kind, asked, value, met)
+        return Budget(kind, asked, value, met, backbone)
     predicted = (fields.number("milliseconds"), fields.number("share"))
-    return Budget(kind, asked, value, met, *predicted, fields.text("device"))
+    return Budget(kind, asked, value, met, backbone, *predicted, fields.text("device"))
 
 
 def _numbers(fields: Fields, needed: tuple[str, ...]) -> dict[str, float]:

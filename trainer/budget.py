@@ -11,6 +11,7 @@ from prunion.runtime.errors import BudgetError
 from prunion.runtime.unit_table import UnitTable
 from prunion.trainer.config import BudgetConfig
 from prunion.trainer.latency import LatencyTable
+from prunion.trainer.priced_table import bound_beyond
 
 __all__ = [
     "Budget",
@@ -32,19 +33,22 @@ class Budget:
 
     Attributes:
         kind: `params`, `macs`, `bytes`, `switches` or `latency` (in milliseconds).
-        full: the backbone's cost.
+        full: the backbone's cost as training counts it; for bytes an upper bound.
+        backbone: what a share is a share of: the same, but of bytes the tensors alone, so that
+            half of it is never more than half of the whole network's file.
         allowed: the most the exported file may cost, same unit.
         round_to: kept widths are rounded up to a multiple of this.
     """
 
     kind: str
     full: float
+    backbone: float
     allowed: float
     round_to: int
 
     @property
     def share(self) -> float:
-        """β: the allowed share of the backbone's cost, at most 1."""
+        """β: the allowed share of `full`, at most 1."""
         return min(1.0, self.allowed / self.full)
 
 
@@ -62,7 +66,9 @@ def make_budget(config: BudgetConfig, table: Priced, group: np.ndarray) -> Budge
             f"{measured}: set round_to = {measured}, or profile with round_to = {config.round_to}"
         )
     full = cost_of(table, config.kind, np.ones(table.count, dtype=bool))
-    allowed = config.allowed(full)
+    backbone = full - bound_beyond(table)
+    whole = config.is_fraction and config.amount == 1  # nothing is asked
+    allowed = full if whole else config.allowed(backbone)
     narrowest = round_up(_one_per_group(group, np.zeros(table.count)), group, config.round_to)
     least = cost_of(table, config.kind, narrowest)
     if least > allowed:
@@ -70,9 +76,9 @@ def make_budget(config: BudgetConfig, table: Priced, group: np.ndarray) -> Budge
             f"[budget] limit {config.limit} allows {shown_cost(config.kind, allowed)}, but the "
             f"narrowest network (round_to {config.round_to}) needs "
             f"{shown_cost(config.kind, least)}: give at least "
-            f"{np.ceil(least / full * 1e4) / 1e4:g}"
+            f"{_least_limit(config, least, backbone)}"
         )
-    return Budget(config.kind, full, allowed, config.round_to)
+    return Budget(config.kind, full, backbone, allowed, config.round_to)
 
 
 def cost_of(table: Priced, kind: str, alive: np.ndarray) -> float:
@@ -89,13 +95,21 @@ def budget_account(
     account = {
         "kind": budget.kind,
         "asked": config.limit,
-        "value": cost / budget.full if config.is_fraction else cost,
+        "value": min(1.0, cost / budget.backbone) if config.is_fraction else cost,
+        "backbone": budget.backbone,
         "met": bool(cost <= budget.allowed),
     }
     if isinstance(table, LatencyTable):
         device = table.profile.describe()
         account |= {"milliseconds": cost, "share": cost / budget.full, "device": device}
     return account
+
+
+def _least_limit(config: BudgetConfig, least: float, backbone: float) -> str:
+    """The smallest limit that can be met, as this run file writes limits."""
+    if config.is_fraction:
+        return f"{min(1.0, np.ceil(least / backbone * 1e4) / 1e4):g}"
+    return f'"{np.ceil(least * 1e3) / 1e3:g}ms"' if config.kind == "latency" else f"{least:.0f}"
 
 
 def shown_cost(kind: str, cost: float) -> str:

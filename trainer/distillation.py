@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.checkpoint import load_checkpoint
+from prunion.trainer.config import InputConfig, TrainConfig
 from prunion.trainer.network import DomainNet
 
 __all__ = ["Teacher", "load_teacher"]
@@ -43,19 +44,42 @@ class Teacher:
         return (1 - self.weight) * task + self.weight * TEMPERATURE**2 * apart
 
 
-def load_teacher(path: str, weight: float, names: Sequence[str], net: DomainNet) -> Teacher | None:
-    """The teacher of a run over domains `names` with the network `net`; None for an empty path.
+def load_teacher(
+    train: TrainConfig,
+    shape: InputConfig,
+    classes: Mapping[str, Sequence[str]],
+    device: torch.device,
+) -> Teacher | None:
+    """The teacher that `train` names, or None.
 
-    Raises CheckpointError for a damaged checkpoint, ConfigError for one of other domains.
+    Args:
+        shape: of the run's images; the teacher must have seen the same.
+        classes: of every domain of the run by its name, in order.
+
+    Raises CheckpointError for a damaged checkpoint, ConfigError for one of other domains, classes
+    or images.
     """
+    path, weight = train.teacher, train.distillation
     if not path or not weight:
         return None
     checkpoint = load_checkpoint(path)
-    theirs = [d["name"] for d in checkpoint.meta["domains"]]
-    if theirs != list(names) or checkpoint.net.classes != net.classes:
+    theirs = {d["name"]: d["classes"] for d in checkpoint.meta["domains"]}
+    if list(theirs) != list(classes):
         raise ConfigError(
             f"[train] teacher {path} knows the domains {', '.join(theirs)}, the run has "
-            f"{', '.join(names)}: give a run of the same domains in the same order"
+            f"{', '.join(classes)}: give a run of the same domains in the same order"
         )
-    teacher = checkpoint.net.to(net.switches.device).to(memory_format=torch.channels_last)
+    for name in classes:
+        if list(theirs[name]) != list(classes[name]):
+            raise ConfigError(
+                f"[train] teacher {path} knows other classes of {name}, or in another order: "
+                "give a run of the same data sets"
+            )
+    own, run = ((x.size, x.mean, x.std) for x in (checkpoint.config.input, shape))
+    if own != run:
+        raise ConfigError(
+            f"[train] teacher {path} was trained with (size, mean, std) {own}, the run has {run}: "
+            "give a teacher that sees the same images"
+        )
+    teacher = checkpoint.net.to(device).to(memory_format=torch.channels_last)
     return Teacher(teacher.eval().requires_grad_(False), weight)

@@ -41,12 +41,14 @@ class Multiplier:
 class Pressure:
     """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
 
-    def __init__(self, config: TrainConfig, cost: Cost, domains: int) -> None:
+    def __init__(self, config: TrainConfig, cost: Cost, domains: int, turns: int = 1) -> None:
+        """`turns`: updates of the switches until each domain has had one; λ moves as much less."""
         self.config, self.cost = config, cost
         self.plain = config.recipe == "paper"
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
         rate = PAPER_RATE if self.plain else RATE * config.switch_every
         start = PAPER_START if self.plain else 0.0
+        rate /= turns
         self.sharing = Multiplier(rate, largest, start)
         self.domains = [Multiplier(rate, LARGEST, start) for _ in range(domains)]
 

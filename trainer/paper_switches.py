@@ -23,7 +23,7 @@ class PaperLearner:
         self.mean = torch.zeros_like(self.scores)
         self.square = torch.zeros_like(self.scores)
         self.rate = 1.0
-        self.steps = 0
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
         self.returned = 0
 
     def on(self) -> torch.Tensor:
@@ -31,7 +31,7 @@ class PaperLearner:
         return (self.scores > 0).float().requires_grad_()
 
     def update(self, gradient: torch.Tensor, charge: torch.Tensor) -> None:
-        """One step of Adam.
+        """One step of Adam, of every domain, whosever images the step had, as in the paper.
 
         Args:
             gradient: of the task loss with respect to the 0/1 switches, `[D, U]`.
@@ -41,8 +41,8 @@ class PaperLearner:
         total = gradient + charge
         self.mean.lerp_(total, 1 - FAST)
         self.square.mul_(SLOW).addcmul_(total, total, value=1 - SLOW)
-        mean = self.mean / (1 - FAST**self.steps)
-        size = (self.square / (1 - SLOW**self.steps)).sqrt() + TINY
+        mean = self.mean / (1 - FAST ** int(self.steps))
+        size = (self.square / (1 - SLOW ** int(self.steps))).sqrt() + TINY
         before = self.scores > 0
         self.scores = self.scores - self.rate * LEARNING_RATE * mean / size
         self.returned += int(((self.scores > 0) & ~before).sum())

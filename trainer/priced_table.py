@@ -14,10 +14,11 @@ from prunion.trainer.latency import LatencyTable, latency_table
 from prunion.trainer.network import DomainNet
 from prunion.trainer.trace import op_name
 
-__all__ = ["priced_table", "table_of"]
+__all__ = ["bound_beyond", "priced_table", "table_of"]
 
 FLOAT, INDEX = 4, 8  # bytes of a number and of a channel's index
 # Upper bounds of what an ONNX file holds beside its tensors; seen: 100 to 160 bytes a node.
+AROUND = "around the tensors"
 PER_FILE, PER_NODE, PER_BANK_PART, PER_TENSOR = 2048, 200, 64, 32
 
 
@@ -43,6 +44,12 @@ def priced_table(kind: str, net: DomainNet) -> UnitTable:
     return _bytes_table(net) if kind == "bytes" else net.units.table
 
 
+def bound_beyond(table: UnitTable | LatencyTable) -> int:
+    """By how much the whole network's cost may be overstated: what bounds names and shapes."""
+    layers = table.layers if isinstance(table, UnitTable) else ()
+    return sum(layer.positions for layer in layers if layer.weight == AROUND)
+
+
 def _bytes_table(net: DomainNet) -> UnitTable:
     """Pseudo-layers whose positions are bytes for each number of the product."""
     units, domains = net.units, len(net.classes)
@@ -62,7 +69,8 @@ def _bytes_table(net: DomainNet) -> UnitTable:
             layers.append(Layer(f"gate {site.node}", (len(site.units),), FLOAT * domains))
     widest, features = max(net.classes), len(units.feature_units)
     layers.append(Layer("head_weight", (domains, features, widest), FLOAT))
-    layers.append(Layer("around", (), FLOAT * domains * widest + _around(net)))
+    layers.append(Layer("head_bias", (), FLOAT * domains * widest))
+    layers.append(Layer(AROUND, (), _around(net)))
     return UnitTable(units.table.count, slots, tuple(layers))
 
 

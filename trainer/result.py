@@ -13,7 +13,12 @@ from prunion.trainer.budget import budget_account, cost_of, round_up
 from prunion.trainer.run_score import run_score
 from prunion.trainer.score import Score
 from prunion.trainer.training import Training
-from prunion.trainer.usage import layer_sparsity, sharing_lines, sharing_matrix
+from prunion.trainer.usage import (
+    layer_sparsity,
+    sharing_lines,
+    sharing_matrix,
+    sparsity_lines,
+)
 
 __all__ = ["RunResult", "closing_table", "run_result", "usage_figures"]
 
@@ -24,7 +29,7 @@ class RunResult:
 
     Attributes:
         accuracy: per domain on the test images, pruned.
-        accuracy_before: the same after warm-up, with every channel on.
+        accuracy_before: the same after warm-up, with every channel on; empty without warm-up.
         budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
         uncut: share of the backbone's cost that learning left, before the last cut.
         params, macs: the backbone's and the union's.
@@ -108,21 +113,20 @@ def closing_table(result: RunResult) -> str:
     """The closing table of a run."""
     lines = [f"{'domain':<20} {'all channels':>13} {'pruned':>8}"]
     for name, value in result.accuracy.items():
-        lines.append(f"{name:<20} {result.accuracy_before[name]:>12.1%} {value:>8.1%}")
+        before = result.accuracy_before.get(name)
+        shown = "-" if before is None else f"{before:.1%}"
+        lines.append(f"{name:<20} {shown:>12} {value:>8.1%}")
     budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
     met = "met" if budget["met"] else "NOT met"
     names = list(result.accuracy)
     matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
-    sparsity = result.sparsity
-    least, most = (f(sparsity.items(), key=lambda item: item[1]) for f in (min, max))
     lines += [
         f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
         f"budget {budget['kind']} {budget['asked']}: {_cost(budget)} {met} "
         f"({result.uncut:.1%} before the last cut); "
         f"{result.sharing:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
-        f"sparsity {np.mean(list(sparsity.values())):.1%} a layer: from {least[1]:.0%} "
-        f"({least[0]}) to {most[1]:.0%} ({most[0]})",
+        *sparsity_lines(result.sparsity),
         *sharing_lines(names, matrix),
         *([", ".join(_scores(result))] if result.score else []),
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",

@@ -93,8 +93,9 @@ def train_run(
             facts = _epochs(training, domains, log, folder / "state.safetensors", facts, stop)
             accuracy = evaluate(training.net, domains, config.input, ranks=ranks)
             seconds = time.perf_counter() - started
-            result = run_result(training, accuracy, facts["before"], folder, seconds)
-            log(training.step, accuracy=accuracy, score=result.scores)
+            before = facts.get("before", {})
+            result = run_result(training, accuracy, before, folder, seconds)
+            log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         if ranks.first:
             _save(training, domains, result, force=force or resume)
     return result
@@ -107,7 +108,7 @@ def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, f
                 "name": d.name,
                 "classes": list(d.classes),
                 "accuracy": result.accuracy[d.name],
-                "accuracy_before": result.accuracy_before[d.name],
+                "accuracy_before": result.accuracy_before.get(d.name),
             }
             for d in domains
         ],
@@ -188,26 +189,27 @@ def _epochs(
         while training.epoch < config.train.epochs:
             training.run_epoch(report, stop)
             _measure_before(training, domains, log, facts)  # or a resumed run measures it again
+            log(training.step, **usage_figures(training))
             if ranks.first:
                 save_snapshot(snapshot, training, facts)
             training.saved = _saved(snapshot, training)
             ranks.wait()
-            log(training.step, **usage_figures(training))
             if ranks.any(bool(stop)):
                 raise stop.stopped(
                     f"after {training.step} of {schedule.total} steps, all saved: go on with "
                     "--resume"
                 )
     stop.now = "after the last step; the state is saved: finish with --resume"
-    _measure_before(training, domains, log, facts)
     return facts
 
 
 def _measure_before(
     training: Training, domains: Sequence[Domain], log: Log, facts: dict[str, Any]
 ) -> None:
-    """Accuracy with every channel on, once warm-up is over."""
-    if "before" in facts or training.epoch < max(1, training.config.train.warmup):
+    """Accuracy with every channel on, once warm-up is over; a run without one has none."""
+    if not training.schedule.warmup or "before" in facts:
+        return
+    if training.epoch < training.config.train.warmup:
         return
     facts["before"] = evaluate(
         training.net, domains, training.config.input, gated=False, ranks=training.ranks

@@ -23,7 +23,7 @@ def run_score(
     Args:
         accuracy: share of right answers by domain, pruned.
         before: the same with every channel on, after warm-up. It stands for the feature extractor
-            that S_E is relative to; where it earns nothing there is no S_E.
+            that S_E is relative to; where it is empty or earns nothing there is no S_E.
         macs, params: the union's share of the backbone's.
     """
     if not all(domain.reference for domain in domains):
@@ -34,7 +34,7 @@ def run_score(
         benchmark = Benchmark("run", "the run", columns, baseline)
         return score(benchmark, [100 * right[d.name] for d in domains], **cost)
 
-    baseline = scored(before, 1.0).s
+    baseline = scored(before, 1.0).s if before else 0.0
     if baseline:
         return scored(accuracy, baseline, flop=macs, params=params)
     result = scored(accuracy, 1.0, flop=macs, params=params)

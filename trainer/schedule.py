@@ -40,6 +40,10 @@ class Schedule:
         done = (step - self.warmup + 1) / max(1.0, 0.9 * self.ramp)
         return 1 - (1 - self.beta) * min(max(done, 0.0), 1.0)
 
+    def switch_rate(self, step: int) -> float:
+        """Factor of the paper's switches, which learn in the ramp: a tenth in its last quarter."""
+        return 1.0 if step < self.warmup + 0.75 * self.ramp else 0.1
+
     def rate(self, step: int) -> float:
         """Learning-rate factor: a short rise, then constant through the ramp, then a cosine."""
         if self.steps_down:

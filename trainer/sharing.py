@@ -19,6 +19,8 @@ __all__ = [
     "union_price",
 ]
 
+NOTHING = 1e-9  # stands for the cost of an empty union, which eq. 9 divides by
+
 
 def union(switches: torch.Tensor) -> torch.Tensor:
     """Soft or hard union over domains: `[D, U]` → `[U]` (eq. 8, folded over all domains)."""
@@ -42,7 +44,7 @@ def sharing_loss(kind: str, switches: torch.Tensor, cost: Cost, beta: float) -> 
     common = cost(intersection(switches))
     if kind == "intersection":
         return 1 - common / beta
-    return 1 - common / cost(union(switches))
+    return 1 - common / cost(union(switches)).clamp(min=NOTHING)
 
 
 def domain_losses(switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tensor:
@@ -95,6 +97,7 @@ def union_price(switches: torch.Tensor, cost: Cost) -> tuple[float, torch.Tensor
 def _jaccard_price(switches: torch.Tensor, cost: Cost) -> torch.Tensor:
     """Eq. 9's gradient by the quotient rule, with the union's part shared among its users."""
     whole, price = union_price(switches, cost)
+    whole = max(whole, NOTHING)
     common, marginal = _marginal(cost, intersection(switches).double())
     others = torch.stack(
         [torch.cat([switches[:d], switches[d + 1 :]]).prod(dim=0) for d in range(len(switches))]

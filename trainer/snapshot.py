@@ -18,7 +18,7 @@ from prunion.trainer.training import Training
 
 __all__ = ["load_snapshot", "save_snapshot"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None:
@@ -56,7 +56,8 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
     """Put a run back to where `save_snapshot` left it; returns the facts stored with it.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of a run with another configuration.
+        CheckpointError: the file is missing, damaged, or of a run with another configuration, with
+            other images, or with another profile of its device.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -66,8 +67,8 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read ({exc}): start the run again") from None
     if meta.get("format_version") != FORMAT_VERSION or meta.get("run") != _fingerprint(training):
         raise CheckpointError(
-            f"{path} belongs to a run with another configuration or another prunion: "
-            "resume with the run file it was started with, or start again with --force"
+            f"{path} belongs to a run with another configuration, other images or another "
+            "prunion: resume with what it was started with, or start again with --force"
         )
     training.net.load_state_dict(_strip(tensors, "net."))
     restore_learner(training.learner, _strip(tensors, "switches."))
@@ -98,5 +99,12 @@ def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 
 def _fingerprint(training: Training) -> str:
-    text = json.dumps(training.config.to_json(), sort_keys=True)
+    """What a run cannot go on without: its configuration, what it counts, its prices."""
+    facts = {
+        "config": training.config.to_json(),
+        "images": training.batches.images,
+        "classes": training.batches.classes,
+        "cost": [training.budget.full, training.budget.allowed],
+    }
+    text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 __all__ = ["SwitchLearner", "ranks"]
@@ -28,7 +30,7 @@ class SwitchLearner:
         self.scores = torch.ones(domains, units, device=device)
         self.mean = torch.zeros_like(self.scores)
         self.square = torch.zeros_like(self.scores)
-        self.steps = 0
+        self.steps = torch.zeros(domains, 1, dtype=torch.int64, device=device)
         self.returned = 0
 
     def start(self, importance: torch.Tensor) -> None:
@@ -36,31 +38,38 @@ class SwitchLearner:
         self.scores = ranks(importance)
         self.square = importance.square()
         self.mean = torch.zeros_like(importance)
-        self.steps = 0
+        self.steps.zero_()
 
     def on(self) -> torch.Tensor:
         """0/1 switches `[D, U]`, a leaf that collects the straight-through gradient."""
         return (self.scores > 0).float().requires_grad_()
 
-    def update(self, gradient: torch.Tensor, charge: torch.Tensor) -> None:
+    def update(
+        self, gradient: torch.Tensor, charge: torch.Tensor, domains: Sequence[int] | None = None
+    ) -> None:
         """One step.
 
         Args:
             gradient: of the task loss with respect to the 0/1 switches, `[D, U]`.
             charge: λ times the price of each switch, in units of the mean price, `[D, U]`.
+            domains: whose images the step had; the others, who could not object to the price, stay
+                as they are. All of them by default.
         """
-        self.steps += 1
+        rows = list(range(len(self.scores)) if domains is None else domains)
+        gradient, charge = gradient[rows], charge[rows]
+        self.steps[rows] += 1
         fast, slow = 0.9, 1 - min(FORGETS * self.lr, FORGETS_MOST)
-        self.mean.lerp_(gradient, 1 - fast)
-        self.square.mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
-        noise = self.square.sqrt()
+        mean = self.mean[rows].lerp_(gradient, 1 - fast)
+        square = self.square[rows].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
+        noise = square.sqrt()
         typical = noise.median(dim=1, keepdim=True).values.clamp(min=1e-12)
         noise = noise + 0.1 * typical
-        task = self.mean / (1 - fast**self.steps) / noise
+        task = mean / (1 - fast ** self.steps[rows].double()).float() / noise
         step = (task + charge * typical / noise).clamp(-FASTEST, FASTEST)
-        before = self.scores > 0
-        self.scores = (self.scores - self.lr * step).clamp(LOWEST, HIGHEST)
-        self.returned += int(((self.scores > 0) & ~before).sum())
+        before = self.scores[rows]
+        after = (before - self.lr * step).clamp(LOWEST, HIGHEST)
+        self.scores[rows], self.mean[rows], self.square[rows] = after, mean, square
+        self.returned += int(((after > 0) & (before <= 0)).sum())
 
 
 def ranks(values: torch.Tensor) -> torch.Tensor:

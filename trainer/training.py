@@ -62,20 +62,23 @@ class Training:
         self.cost = cost_model(self.priced, budget.kind).to(net.switches.device)
         domains, units = net.switches.shape
         # A short ramp needs every step: too few updates overshoot and cut what matters.
-        every = min(train.switch_every, self.schedule.ramp // LEAST_UPDATES)
+        turns = 1 if self.paper or train.order == "joint" else len(config.domains)
+        every = min(train.switch_every, self.schedule.ramp // (LEAST_UPDATES * turns))
         self.every = 1 if self.paper else max(1, every)
-        # With one domain a step all of them learn, or `every` could always meet the same ones.
+        # One batch of each domain in turn: all of them learn, or `every` could meet the same ones.
         self.round = len(config.domains) if train.order == "batch" else 1
-        travel = train.switch_travel * self.every / max(1, self.schedule.ramp)
+        travel = train.switch_travel * self.every * turns / max(1, self.schedule.ramp)
         self.learner: SwitchLearner | PaperLearner
         if self.paper:
             self.learner = PaperLearner(domains, units, net.switches.device)
         else:
             self.learner = SwitchLearner(domains, units, travel, net.switches.device)
-        self.pressure = Pressure(replace(train, switch_every=self.every), self.cost, domains)
+        paced = replace(train, switch_every=self.every)
+        self.pressure = Pressure(paced, self.cost, domains, turns)
         self.optimiser = make_optimiser(train, net, batches.images)
         self.names = [d.name for d in config.domains]
-        self.teacher = load_teacher(train.teacher, train.distillation, self.names, net)
+        classes = dict(zip(self.names, batches.classes, strict=True))
+        self.teacher = load_teacher(train, config.input, classes, net.switches.device)
         self.average = WeightAverage(train.average * per_epoch)
         self.epoch = 0
         self.step = 0
@@ -192,7 +195,7 @@ class Training:
         check_losses(result.loss, self.names, self.where(), self.saved)
         if learning:
             assert switches is not None and switches.grad is not None
-            self._learn(switches.detach(), switches.grad)
+            self._learn(switches.detach(), switches.grad, sorted(result.loss))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if train.average and self.phase == "settle":
@@ -217,13 +220,13 @@ class Training:
             self.ranks.merge(result.loss, count), self.ranks.merge(result.accuracy, count)
         )
 
-    def _learn(self, on: torch.Tensor, gradient: torch.Tensor) -> None:
+    def _learn(self, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]) -> None:
         charge = self.pressure.charge(on, self.schedule.target(self.step), self.budget.share)
         if isinstance(self.learner, PaperLearner):
-            self.learner.rate = self.schedule.rate(self.step)
+            self.learner.rate = self.schedule.switch_rate(self.step)
+            self.learner.update(gradient, charge)
         else:  # in units of the mean price of a unit
-            charge = charge * on.shape[1]
-        self.learner.update(gradient, charge)
+            self.learner.update(gradient, charge * on.shape[1], domains)
 
     def _figures(self, result: StepResult) -> dict[str, float]:
         names = self.names

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from prunion.runtime.unit_table import UnitTable
 
-__all__ = ["layer_sparsity", "mean_sparsity", "sharing_lines", "sharing_matrix"]
+__all__ = ["layer_sparsity", "sharing_lines", "sharing_matrix", "sparsity_lines"]
 
 
 def layer_sparsity(table: UnitTable, alive: np.ndarray) -> dict[str, float]:
@@ -24,9 +25,12 @@ def layer_sparsity(table: UnitTable, alive: np.ndarray) -> dict[str, float]:
     }
 
 
-def mean_sparsity(table: UnitTable, alive: np.ndarray) -> float:
-    """Mean over layers of the share of unused filters: the paper's "sparsity"."""
-    return float(np.mean(list(layer_sparsity(table, alive).values())))
+def sparsity_lines(sparsity: Mapping[str, float]) -> list[str]:
+    """The layers' mean (the paper's "sparsity") and every layer's own, as lines of text."""
+    mean = float(np.mean(list(sparsity.values())))
+    layers = ", ".join(f"{name} {value:.0%}" for name, value in sparsity.items())
+    wrapped = textwrap.wrap(layers, 100, initial_indent="  ", subsequent_indent="  ")
+    return [f"unused filters, {mean:.1%} a layer:", *wrapped]
 
 
 def sharing_matrix(switches: np.ndarray) -> np.ndarray:

@@ -11,7 +11,9 @@ import torch
 from prunion.exporter.export import export_bundle
 from prunion.exporter.onnx_graph import onnx_graph
 from prunion.exporter.slim import slim_network
-from prunion.trainer.config import load_config
+from prunion.exporter.verify_bundle import verify_bundle
+from prunion.trainer.budget import make_budget
+from prunion.trainer.config import BudgetConfig, load_config
 from prunion.trainer.network import DomainNet
 from prunion.trainer.priced_table import priced_table
 from prunion.trainer.run import train_run
@@ -38,6 +40,16 @@ def test_the_bound_holds_and_is_close(model: type[torch.nn.Module]) -> None:
         assert size <= table.macs(alive) <= size + 6000
 
 
+@pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
+def test_a_share_is_of_no_more_than_the_whole_file(model: type[torch.nn.Module]) -> None:
+    net = domain_net(model(), (3, 40, 7))
+    table = priced_table("bytes", net)
+    budget = make_budget(BudgetConfig(1.0, "bytes"), table, net.units.group)
+    net.switches.fill_(1)
+    size = onnx_graph(slim_network(net), 8, 8).ByteSize()
+    assert budget.backbone <= size <= budget.full == budget.allowed
+
+
 @pytest.mark.parametrize(("kind", "limit"), [("bytes", "0.45"), ("bytes", '"150k"')])
 def test_a_run_keeps_its_budget_of_bytes(kind: str, limit: str, tmp_path: Path) -> None:
     run_file = tiny_run(tmp_path, warmup=0, ramp=1, settle=0)
@@ -50,6 +62,7 @@ def test_a_run_keeps_its_budget_of_bytes(kind: str, limit: str, tmp_path: Path) 
     size = (tmp_path / "m.prunion" / "model.onnx").stat().st_size
     budget = manifest["budget"]
     assert budget["kind"] == "bytes"
+    assert not verify_bundle(tmp_path / "m.prunion").problems
     if limit.startswith('"'):
         assert budget["value"] == size <= 150_000
     else:

@@ -133,6 +133,17 @@ def test_counts_are_counted_again(copy: Path, key: str) -> None:
     assert any(f"{key} in the file, the manifest says" in problem for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("value", 0.1, "the manifest's budget says 0.1"), ("met", False, "says the budget is not met"),
+     ("asked", 0.05, "says the budget is met"), ("asked", "much", "its budget is no budget"),
+     ("kind", "bytes", "its bytes are")],
+)  # fmt: skip
+def test_the_budget_is_worked_out_again(copy: Path, key: str, value: Any, said: str) -> None:
+    rehash(copy, lambda manifest: manifest["budget"].update({key: value}))
+    assert any(said in problem for problem in verify_bundle(copy).problems)
+
+
 def test_widths_are_counted_again(copy: Path) -> None:
     def claim_less(manifest: dict[str, Any]) -> None:
         manifest["widths"]["conv1"][1] -= 8

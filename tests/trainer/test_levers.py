@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,24 @@ def test_a_teacher_alone_teaches_its_answers(finished: Path, tmp_path: Path) -> 
 
 
 def test_a_teacher_of_other_domains_is_refused(finished: Path) -> None:
-    net = load_checkpoint(finished).net
-    assert load_teacher("", 0.5, ["warm", "cold"], net) is None
-    assert load_teacher(str(finished), 0.0, ["warm", "cold"], net) is None
+    shape = load_checkpoint(finished).config.input
+    warm, cold = ("green", "red"), ("blue", "green", "red")
+    taught = TrainConfig(teacher=str(finished))
+
+    def load(train: TrainConfig, size: int = 16, **classes: tuple[str, ...]) -> Teacher | None:
+        return load_teacher(train, replace(shape, size=size), classes, torch.device("cpu"))
+
+    assert load(TrainConfig(), warm=warm, cold=cold) is None
+    assert load(replace(taught, distillation=0.0), warm=warm, cold=cold) is None
+    assert load(taught, warm=warm, cold=cold) is not None
     with pytest.raises(ConfigError, match="knows the domains warm, cold, the run has cold, warm"):
-        load_teacher(str(finished), 0.5, ["cold", "warm"], net)
+        load(taught, cold=cold, warm=warm)
+    with pytest.raises(ConfigError, match="knows other classes of cold"):
+        load(taught, warm=warm, cold=("red", "green", "blue"))
+    with pytest.raises(ConfigError, match=r"trained with \(size, mean, std\) \(\(16, 16\)"):
+        load(taught, size=24, warm=warm, cold=cold)
     with pytest.raises(PrunionError, match=r"holds no checkpoint\.json"):
-        load_teacher(str(finished.parent), 0.5, ["warm", "cold"], net)
+        load(replace(taught, teacher=str(finished.parent)), warm=warm, cold=cold)
 
 
 def test_the_average_is_plain_at_first_and_then_forgets(finished: Path) -> None:

@@ -97,21 +97,28 @@ def test_sharing_counts_what_was_chosen_not_what_fills_the_budget(
     assert result.sharing == pytest.approx(float((scores > 0).all(0)[union].float().mean()))
 
 
-def test_one_domain_a_step_teaches_the_switches_of_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("order", ["batch", "epoch"])
+def test_one_domain_a_step_moves_its_own_switches_and_each_gets_its_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     """Every eighth step of two domains' turns is always the same domain's."""
     moved = torch.zeros(2)
     update = SwitchLearner.update
 
-    def seen(self: SwitchLearner, gradient: torch.Tensor, charge: torch.Tensor) -> None:
-        moved.add_((gradient != 0).any(1))
-        update(self, gradient, charge)
+    def seen(
+        self: SwitchLearner, gradient: torch.Tensor, charge: torch.Tensor, domains: list[int]
+    ) -> None:
+        before = self.scores.clone()
+        update(self, gradient, charge, domains)
+        assert (gradient != 0).any(1).nonzero().flatten().tolist() == domains
+        moved.add_((self.scores != before).any(1))
 
     monkeypatch.setattr("prunion.trainer.training.LEAST_UPDATES", 1)
     monkeypatch.setattr(SwitchLearner, "update", seen)
-    trained(tmp_path, order='"batch"', switch_every=2, ramp=4)
-    assert moved[0] == moved[1] > 1
+    trained(tmp_path, order=f'"{order}"', switch_every=2, ramp=4)
+    assert min(moved) > 1
+    if order == "batch":
+        assert moved[0] == moved[1]
 
 
 def test_a_trunk_that_never_learns_cannot_start_late() -> None:
@@ -140,6 +147,8 @@ def test_the_papers_recipe_has_no_warm_up_and_no_ramp(tmp_path: Path) -> None:
 def test_the_papers_rate_falls_once() -> None:
     schedule = Schedule(0, 8, 0, 0.25, steps_down=True)
     assert [schedule.rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
+    settling = Schedule(0, 8, 8, 0.25, steps_down=True)
+    assert [settling.switch_rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
     assert {schedule.target(s) for s in range(8)} == {0.25}
     assert schedule.phase(0) == "ramp"
 

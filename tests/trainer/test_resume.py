@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.runtime.files import sha256_file
 from prunion.trainer.config import load_config
 from prunion.trainer.interrupt import StoppedError
@@ -52,10 +54,12 @@ def lines(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_and_resume(run_file: Path, folder: Path, kills: int, seed: int) -> list[int]:
-    """Train in processes of their own, each killed a few steps after it began to learn."""
+def kill_and_resume(
+    run_file: Path, folder: Path, signals: list[signal.Signals], most: int, seed: int
+) -> list[int]:
+    """Train in processes of their own, each stopped within `most` steps after it began to learn."""
     rng, codes = random.Random(seed), []
-    for kill in range(kills + 1):
+    for kill in range(len(signals) + 1):
         resume = ["--resume"] if kill else []
         process = subprocess.Popen(
             [*TRAIN, str(run_file), "-o", str(folder), *resume],
@@ -63,11 +67,11 @@ def kill_and_resume(run_file: Path, folder: Path, kills: int, seed: int) -> list
             stderr=subprocess.PIPE,
             text=True,
         )
-        if kill < kills:
+        if kill < len(signals):
             before = 0 if not kill else None
-            wait_for_steps(process, folder, rng.randint(1, 4), before)
+            wait_for_steps(process, folder, rng.randint(1, most), before)
             time.sleep(rng.random() * 0.05)
-            process.send_signal(signal.SIGKILL if kill % 2 == 0 else signal.SIGTERM)
+            process.send_signal(signals[kill])
         _, errors = process.communicate(timeout=120)
         codes.append(process.returncode)
         if process.returncode == 143:
@@ -94,21 +98,32 @@ def wait_for_steps(process: subprocess.Popen, folder: Path, more: int, before: i
 def test_killed_twice_the_checkpoint_is_the_same(
     whole: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    codes = kill_and_resume(whole[0], tmp_path / "out", kills=2, seed=0)
-    assert codes[-1] == 0
-    assert -signal.SIGKILL in codes
+    signals = [signal.SIGKILL, signal.SIGTERM]
+    codes = kill_and_resume(whole[0], tmp_path / "out", signals, most=4, seed=0)
+    assert codes == [-signal.SIGKILL, 143, 0]
     assert hashes(tmp_path / "out") == whole[1]
     assert steps_of(tmp_path / "out") == list(range(len(steps_of(tmp_path / "out"))))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1])
-def test_killed_ten_times_the_checkpoint_is_the_same(
-    whole: tuple[Path, dict[str, str]], tmp_path: Path, seed: int
-) -> None:
-    codes = kill_and_resume(whole[0], tmp_path / "out", kills=10, seed=seed)
-    assert codes[-1] == 0
-    assert hashes(tmp_path / "out") == whole[1]
+def test_killed_ten_times_the_checkpoint_is_the_same(tmp_path: Path) -> None:
+    """`kill -9` at ten random moments of warm-up, ramp and settling."""
+    run_file = tiny_run(tmp_path, warmup=8, ramp=24, settle=24)
+    train_run(load_config(run_file), tmp_path / "whole")
+    kills = [signal.SIGKILL] * 10
+    codes = kill_and_resume(run_file, tmp_path / "out", kills, most=12, seed=random.randrange(1000))
+    assert codes == [*(-kill for kill in kills), 0]
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
+def test_other_images_are_not_resumed_with(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=0)
+    config = load_config(run_file)
+    train_run(config, tmp_path / "out")
+    noise = np.random.default_rng(0).integers(0, 255, (24, 30, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "data" / "warm" / "train" / "red" / "more.png")
+    with pytest.raises(CheckpointError, match="other images"):
+        train_run(config, tmp_path / "out", resume=True)
 
 
 def test_stopped_at_every_few_steps_it_goes_on_bit_for_bit(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from prunion.trainer.usage import layer_sparsity, mean_sparsity, sharing_lines, sharing_matrix
+from prunion.trainer.usage import layer_sparsity, sharing_lines, sharing_matrix, sparsity_lines
 from tests.trainer.nets import Residual, domain_net
 
 
@@ -17,7 +16,9 @@ def test_sparsity_counts_the_filters_that_nobody_uses() -> None:
     alive[table.slots["conv1.weight", 0][:3]] = False  # three of six, conv3's as well
     sparsity = layer_sparsity(table, alive)
     assert sparsity == {"conv1": 0.5, "conv2": 0.25, "conv3": 0.5}
-    assert mean_sparsity(table, alive) == pytest.approx(1.25 / 3)
+    head, layers = sparsity_lines(sparsity)
+    assert head == "unused filters, 41.7% a layer:"
+    assert layers == "  conv1 50%, conv2 25%, conv3 50%"
 
 
 def test_the_matrix_tells_whose_channels_others_use() -> None:

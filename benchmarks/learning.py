@@ -3,8 +3,9 @@
     python -m prunion.benchmarks.learning --data DATA --weights WEIGHTS -o rows.jsonl ROW …
 
 Every row trains the same epochs on the same images, exports the bundle, counts the budget in the
-exported file and reads the test images once. A row that is in the file already is skipped; a row
-that was interrupted goes on from its last epoch.
+exported file and tests the file's network once. A row that is in the output already is skipped,
+whatever the defaults were then: begin a new file when they change. A row that was interrupted goes
+on from its last epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 import click
 
 from prunion.exporter.export import export_bundle
-from prunion.runtime.errors import ConfigError
+from prunion.exporter.verify_bundle import verify_bundle
+from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
@@ -39,6 +41,7 @@ __all__ = ["ROWS", "Row", "main", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
+PAPER = {"trunk": "frozen", "recipe": "paper", "order": "epoch"}
 BA2 = {"trunk": "frozen", "sharing": "none", "cut": "domains"}
 RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 
@@ -58,7 +61,7 @@ def _rows() -> dict[str, Row]:
         "frozen-all": Row("all switches on, frozen", 1.0, train={"trunk": "frozen"}),
         "tuned-all": Row("all switches on, tuned", 1.0, train={"trunk": "tuned"}),
         "ba2-050": Row("BA² (budget loss only)", train=BA2),
-        "paper-050": Row("union, paper recipe", train={"trunk": "frozen", "recipe": "paper"}),
+        "paper-050": Row("union, paper recipe", train=PAPER),
         "frozen-macs-050": Row("union, frozen", 0.5, "macs", {"trunk": "frozen"}),
         "tuned-macs-050": Row("union, tuned", 0.5, "macs", {"trunk": "tuned"}),
     }
@@ -108,13 +111,15 @@ def main(rows: tuple[str, ...], output: str, **options: Any) -> None:
 
 
 def run_row(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Train and export one row; the figures of its line."""
+    """Train, export and verify one row; the figures of its line."""
     config = make_config(ROWS[name], options)
     folder = Path(options["folder"]) / _key(name, options)
-    resume = (folder / "state.safetensors").is_file()
-    result = train_run(config, folder, resume=resume, force=not resume)
+    result = train_run(config, folder, resume=folder.exists())
     bundle = folder / "model.prunion"
     manifest = export_bundle(folder, bundle, force=True)
+    problems = verify_bundle(bundle).problems  # counts the file itself
+    if problems:
+        raise VerificationError(f"{bundle}: {'; '.join(problems)}")
     return _figures(ROWS[name], result, manifest)
 
 

@@ -15,7 +15,24 @@ import click
 
 from prunion.benchmarks.learning import ROWS
 
-__all__ = ["main", "table"]
+__all__ = ["goals", "main", "table"]
+
+# Kind of trunk, budget, rows, and the most points of the mean we wanted to lose.
+GOALS = (
+    (
+        "frozen",
+        "params 0.75 / 0.50 / 0.25",
+        ("frozen-075", "frozen-050", "frozen-025"),
+        "1 / 2 / 4",
+    ),
+    (
+        "tuned",
+        "params 0.75 / 0.50 / 0.25",
+        ("tuned-075", "tuned-050", "tuned-025"),
+        "0.3 / 0.8 / 2",
+    ),
+    ("tuned", "MACs 0.50", ("tuned-macs-050",), "1"),
+)
 
 
 @click.command()
@@ -25,7 +42,7 @@ def main(rows: Path) -> None:
     lines = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
     for (backbone, extra), group in _groups(lines).items():
         click.echo(f"\n{' '.join(filter(None, (backbone, *extra)))}:\n")
-        click.echo(table(group))
+        click.echo(table(group) + "\n\n" + goals(group))
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -44,6 +61,16 @@ def table(lines: list[dict[str, Any]]) -> str:
         cells += [*each, _percent(means, 2) + _spread(means), _lost(name, runs, lines)]
         cells.append(f"{round(statistics.mean(run['returned'] for run in runs)):,}")
         out.append("| " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def goals(lines: list[dict[str, Any]]) -> str:
+    """What each kind of trunk lost, the mean of the seeds, beside what we wanted to lose at most."""
+    out = ["| trunk | budget | lost | the most we wanted to lose |", "| --- | --- | --- | --- |"]
+    for trunk, budget, names, most in GOALS:
+        lost = [_losses(n, [x for x in lines if _name(x) == n], lines) for n in names]
+        shown = " / ".join(_percent(each, 2) if each else "not run" for each in lost)
+        out.append(f"| {trunk} | {budget} | {shown} | {most} |")
     return "\n".join(out)
 
 
@@ -80,11 +107,17 @@ def _largest(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def _lost(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> str:
-    """Points of the mean below every channel on, the same kind of trunk and the same seed."""
+    lost = _losses(name, runs, lines)
+    return _percent(lost, 2) + _spread(lost) if lost else ""
+
+
+def _losses(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[float]:
+    """How far below every channel on, the same kind of trunk and the same seed, by run."""
     reference = f"{ROWS[name].train['trunk']}-all"
+    if name == reference:
+        return []
     whole = {_seed(line): line["mean"] for line in lines if _name(line) == reference}
-    lost = [whole[_seed(run)] - run["mean"] for run in runs if _seed(run) in whole]
-    return _percent(lost, 2) + _spread(lost) if lost and name != reference else ""
+    return [whole[_seed(run)] - run["mean"] for run in runs if _seed(run) in whole]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m prunion.benchmarks.train_step [--backbone lite0] [--size 64] [--device cuda]
 
-Times eight ramp steps (switches, sharing loss, one switch update in eight, as the defaults have it)
+Times eight ramp steps (switches, sharing loss, an update of the switches in `--every` of them)
 against eight steps of plain per-domain-BatchNorm training of the same network on the same random
 images, interleaved in one run.
 """
@@ -51,6 +51,7 @@ class RandomBatches:
 
     steps: tuple[tuple[Batch, ...], ...]
     images: tuple[int, ...] = ()  # how many each domain has: nobody knows
+    classes: tuple[tuple[str, ...], ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,13 +64,27 @@ class RandomBatches:
 
 
 def ratio(
-    backbone: str, size: int, domains: int, batch: int, trunk: str, device: str, seconds: float
+    backbone: str,
+    size: int,
+    domains: int,
+    batch: int,
+    trunk: str,
+    device: str,
+    seconds: float,
+    every: int,
 ) -> tuple[float, dict[str, Timing]]:
     """Median milliseconds of `STEPS` steps: learning switches over plain training."""
     cases = {}
     for name, limit in (("plain", 1.0), ("switches", 0.5)):
         training = random_training(
-            NETWORKS[backbone], size, domains, batch, device, limit, trunk=trunk
+            NETWORKS[backbone],
+            size,
+            domains,
+            batch,
+            device,
+            limit,
+            trunk=trunk,
+            switch_every=every,
         )
 
         def epoch(training: Training = training) -> None:
@@ -131,13 +146,21 @@ def random_training(
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 @click.option("--threads", default=0, show_default=True)
 @click.option("--seconds", default=30.0, show_default=True)
-def main(threads: int, **options: object) -> None:
+@click.option(
+    "--every",
+    type=click.Choice(["1", "2", "4", "8"]),
+    default="8",
+    show_default=True,
+    help="Steps for one update of the switches: 8 in a long ramp, fewer in a short one.",
+)
+def main(threads: int, **options: Any) -> None:
     """Print the ratio and both medians as JSON."""
     if threads:
         torch.set_num_threads(threads)
     if options["device"] == "cpu":
         keep_freed_memory()
-    value, timings = ratio(**options)  # type: ignore[arg-type]
+    options["every"] = int(options["every"])
+    value, timings = ratio(**options)
     figures = {name: round(t.p50_ms / STEPS, 2) for name, t in timings.items()}
     runs = {name: t.runs for name, t in timings.items()}
     print(json.dumps({**options, "ratio": round(value, 3), "step_ms": figures, "runs": runs}))

@@ -15,6 +15,7 @@ from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.checkpoint import Checkpoint
 from prunion.trainer.config import DomainConfig, RunConfig, TrainConfig
+from prunion.trainer.device import device_named
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
 from prunion.trainer.finite import check_losses
@@ -52,7 +53,7 @@ def add_domain(
 
     Args:
         train: `warmup` + `ramp` + `settle` epochs; switches learn during the ramp. What it says
-            of the trunk, the budget and sharing is without meaning here; there is no teacher.
+            of the trunk, the budget, sharing and a teacher is without meaning here.
 
     Raises:
         ConfigError: the checkpoint has a domain of that name.
@@ -72,12 +73,15 @@ def add_domain(
         train=replace(train, trunk="frozen"),
         seed=seed,
         threads=old.threads,
-        device=old.device,
+        device="auto",
     )
+    if config.threads:
+        torch.set_num_threads(config.threads)
     torch.manual_seed(seed)
-    net = _start(checkpoint, config, len(domain.classes))
+    device = device_named(config.device)
+    net = _start(checkpoint, config, len(domain.classes)).to(device)
     _train(net, config, JointBatches([domain], config))
-    accuracy = evaluate(net, [domain], config.input)[new.name]
+    accuracy = evaluate(net, [domain], config.input, workers=train.workers)[new.name]
     return AddedDomain(net.cpu().eval(), domain, accuracy)
 
 
@@ -105,7 +109,8 @@ def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
     schedule = Schedule(warmup, ramp, settle, beta=1.0)
     optimiser = make_optimiser(train, net)
     average = WeightAverage(train.average * per_epoch)
-    learner = SwitchLearner(1, net.switches.shape[1], lr=1.0 / max(1, schedule.ramp))
+    units, device = net.switches.shape[1], net.switches.device
+    learner = SwitchLearner(1, units, 1.0 / max(1, schedule.ramp), device)
     union = net.switches.clone()
     bar = tqdm(total=schedule.total, desc="add-domain", disable=not sys.stderr.isatty())
     net.to(memory_format=torch.channels_last).train()

@@ -38,6 +38,11 @@ __all__ = [
 ]
 
 MAX_CONFIG_BYTES = 1 << 20
+# What `[train]` may say of a domain that comes later: nothing of the trunk, the budget or sharing.
+ADDED_TRAIN = (
+    *("warmup", "ramp", "settle", "batch_size", "lr", "weight_decay", "label_smoothing"),
+    *("average", "precision", "workers"),
+)
 
 
 @dataclass(frozen=True)
@@ -153,12 +158,9 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
         if len(domains) != 1:
             raise ConfigError(f"[domains] has {len(domains)} tables: give the one domain to add")
         ((name, table),) = domains.items()
-        train = {
-            "warmup": 4,
-            "ramp": 4,
-            "settle": 4,
-            **check_table("train", value.get("train", {})),
-        }
+        given = check_table("train", value.get("train", {}))
+        check_keys("train", given, ADDED_TRAIN)
+        train = {"warmup": 4, "ramp": 4, "settle": 4, **given}
         seed = value.get("seed", 0)
         check_int("", "seed", seed, 0, 2**32 - 1)
         return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)

@@ -25,6 +25,7 @@ def evaluate(
     gated: bool = True,
     batch_size: int = 64,
     ranks: Ranks = ALONE,
+    workers: int = 0,
 ) -> dict[str, float]:
     """Share of right answers on each domain's test images.
 
@@ -32,6 +33,7 @@ def evaluate(
         switches: `[D, U]` to use instead of the network's own.
         gated: False leaves every switch on.
         ranks: each measures the domains it owns; all get the answer.
+        workers: processes that read images; 0 for a thread.
     """
     net.eval()
     accuracy: dict[int, float] = {}
@@ -41,7 +43,7 @@ def evaluate(
                 continue
             crops = shape.crops(domain.mirror)
             transform, right = eval_transform(shape, crops), 0
-            for images, labels in eval_batches(domain.test, transform, batch_size):
+            for images, labels in eval_batches(domain.test, transform, batch_size, workers):
                 images = images.to(net.switches.device, memory_format=torch.channels_last)
                 (logits,) = net(images, [(index, len(images))], switches, gated=gated)
                 answers = mean_of_views(logits, crops).argmax(1).cpu()

@@ -17,8 +17,12 @@ __all__ = ["MetricsLog"]
 class MetricsLog:
     """Appends to `metrics.jsonl` and `tensorboard/` in a run folder; use it with `with`."""
 
-    def __init__(self, folder: Path | str) -> None:
-        """Open both, making `folder` if need be. Raises DataError if it cannot be written to."""
+    def __init__(self, folder: Path | str, after: int = 0) -> None:
+        """Open both, making `folder` if need be. Raises DataError if it cannot be written to.
+
+        `after` is the step that a resumed run has behind it: what TensorBoard has of later ones is
+        taken again.
+        """
         path = Path(folder) / "metrics.jsonl"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +32,7 @@ class MetricsLog:
             raise DataError(
                 f"{path} cannot be written ({exc.strerror or exc}): choose another run folder"
             ) from None
-        self._board = _tensorboard(path.parent / "tensorboard")
+        self._board = _tensorboard(path.parent / "tensorboard", after)
 
     def log(self, step: int, **scalars: Any) -> None:
         """Write one line: `step` and every scalar.
@@ -71,12 +75,12 @@ def _end_broken_line(path: Path) -> None:
                 stream.write(b"\n")
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, after: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=after + 1 if after else None)
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

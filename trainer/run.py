@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from prunion.runtime.errors import PrunionError
 from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import JointBatches
 from prunion.trainer.budget import make_budget
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig, load_config
+from prunion.trainer.device import device_named
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
 from prunion.trainer.interrupt import StoppedError, StopRequest, stop_signals
@@ -76,7 +76,7 @@ def train_run(
     """
     started = time.perf_counter()
     domains = [open_domain(d, config.seed) for d in config.domains]
-    device = _device(config)
+    device = device_named(config.device)
     with joined_ranks(len(domains), config.train.order, device) as ranks:
         training = _prepare(config, domains, device, ranks)
         if ranks.first:
@@ -91,7 +91,8 @@ def train_run(
         ranks.wait()
         with stop_signals() as stop, _open_log(folder, training) as log:
             facts = _epochs(training, domains, log, folder / "state.safetensors", facts, stop)
-            accuracy = evaluate(training.net, domains, config.input, ranks=ranks)
+            workers = config.train.workers
+            accuracy = evaluate(training.net, domains, config.input, ranks=ranks, workers=workers)
             seconds = time.perf_counter() - started
             before = facts.get("before", {})
             result = run_result(training, accuracy, before, folder, seconds)
@@ -131,14 +132,6 @@ def _keep_run_file(run_file: Path, copy: Path) -> None:
         shutil.copyfile(run_file, copy)
 
 
-def _device(config: RunConfig) -> str:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
-    if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.device
-
-
 def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: Ranks) -> Training:
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -159,7 +152,7 @@ def _open_log(folder: Path, training: Training) -> Iterator[Log]:
         yield lambda step, **figures: None
         return
     drop_lines_after(folder / "metrics.jsonl", training.step)
-    with MetricsLog(folder) as log:
+    with MetricsLog(folder, after=training.step) as log:
         yield log.log
 
 
@@ -212,6 +205,11 @@ def _measure_before(
     if training.epoch < training.config.train.warmup:
         return
     facts["before"] = evaluate(
-        training.net, domains, training.config.input, gated=False, ranks=training.ranks
+        training.net,
+        domains,
+        training.config.input,
+        gated=False,
+        ranks=training.ranks,
+        workers=training.config.train.workers,
     )
     log(training.step, accuracy_before=facts["before"])

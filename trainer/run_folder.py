@@ -46,6 +46,8 @@ def drop_lines_after(metrics: Path, step: int) -> None:
             value = json.loads(line)
         except ValueError:  # half a line of a run that was killed
             continue
+        if "budget/kind" in value:  # the closing line, which comes again
+            continue
         # A line of a step has its cost; what is measured between steps carries the next number.
         if value.get("step", 0) < step + ("cost" not in value):
             kept.append(line + "\n")

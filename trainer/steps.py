@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,7 @@ def forward_backward(
 
 
 def importance_of(
-    net: DomainNet, steps: Sequence[Sequence[Batch]], precision: str = "fp32", ranks: Ranks = ALONE
+    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: str = "fp32", ranks: Ranks = ALONE
 ) -> torch.Tensor:
     """Root mean square of ∂L/∂s over batches, with every switch on: `[D, U]`."""
     total = torch.zeros_like(net.switches)

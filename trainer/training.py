@@ -143,7 +143,7 @@ class Training:
 
     def _rank(self, learner: SwitchLearner) -> None:
         """Place the switches by how much each domain's loss reacts to them, or at random."""
-        steps = list(_first(self.batches.epoch(self.epoch, joint=True), RANKING_STEPS))
+        steps = _first(self.batches.epoch(self.epoch, joint=True), RANKING_STEPS)
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
         importance = importance_of(self.net, steps, self.config.train.precision, self.ranks)
         learner.start(importance)

@@ -10,8 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.learning import _changes
-from prunion.benchmarks.learning_table import main, table
+from prunion.benchmarks.learning import ROWS, _changes, make_config
+from prunion.benchmarks.learning import main as learning
+from prunion.benchmarks.learning_table import goals, main, table
 
 
 def row(key: str, accuracy: dict[str, float], params: float = 0.5) -> dict[str, Any]:
@@ -34,6 +35,30 @@ def test_settings_of_a_row_are_read_as_toml() -> None:
             _changes([wrong])
 
 
+def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row("resnet18.tuned-all.seed0", {"a": 0.5})) + "\n", "utf-8")
+    options = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(path)]
+    done = CliRunner().invoke(learning, ["tuned-all", *options])
+    assert (done.exit_code, done.output) == (0, "")
+    unknown = CliRunner().invoke(learning, ["tuned", *options])
+    assert unknown.exit_code == 2 and "no row tuned: choose from" in unknown.output
+
+
+def test_the_run_of_a_row(tmp_path: Path) -> None:
+    options = {
+        "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
+        "teacher": "", "backbone": "resnet18", "domains": "gtsrb,flowers5", "holdout": True,
+        "seed": 4, "threads": 1,
+    }  # fmt: skip
+    config = make_config(ROWS["frozen-macs-050"], options)
+    assert (config.budget.kind, config.budget.limit, config.seed) == ("macs", 0.5, 4)
+    assert (config.train.trunk, config.train.lr, config.train.epochs) == ("frozen", 0.5, 6)
+    assert [(d.name, d.mirror, d.holdout, d.test) for d in config.domains] == [
+        ("gtsrb", False, 0.1, ()), ("flowers5", True, 0.1, ())
+    ]  # fmt: skip
+
+
 def test_a_row_is_held_against_its_own_reference() -> None:
     lines = [
         row("resnet18.tuned-050.seed0", {"a": 0.80, "b": 0.70}),
@@ -51,6 +76,7 @@ def test_a_row_is_held_against_its_own_reference() -> None:
         in cells["`tuned-050`"]
     )
     assert "| 60.00 |  | 1,234 |" in cells["`frozen-050`"]  # no reference of its kind was run
+    assert "| not run / 5.50 / not run | 0.3 / 0.8 / 2 |" in goals(lines)
 
 
 def test_backbones_and_epochs_do_not_mix(tmp_path: Path) -> None:

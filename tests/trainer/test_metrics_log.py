@@ -59,6 +59,23 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     assert [event.value for event in events.Scalars("accuracy/flowers")] == [0, 0.25, 0.5]
 
 
+def test_tensorboard_forgets_what_a_resumed_run_takes_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is optional"
+    )
+    with MetricsLog(tmp_path) as log:
+        for step in range(5):
+            log.log(step, loss=1.0)
+    with MetricsLog(tmp_path, after=2) as log:
+        for step in range(3, 5):
+            log.log(step, loss=0.5)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = {event.step: event.value for event in events.Scalars("loss")}
+    assert values == {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.5, 4: 0.5}
+    assert len(events.Scalars("loss")) == 5
+
+
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"metrics\.jsonl cannot be written .* another run folder"):

@@ -52,6 +52,8 @@ Ours-0.25      0.152 0.34 76.2 72.5 89.2 76.5 68.3 74.4 641 4217 1885 27.98
 """
 # Printed figures that do not follow from their own rows.
 MISPRINTS = {("decathlon", "TAPS-0.25"), ("imagenet-to-sketch", "Feature")}
+# S_E squares S, and with it what the accuracies lost when they were printed with one decimal.
+ROUNDED = {("decathlon", "BA2-1.00"), ("decathlon", "Ours-0.25")}
 
 
 def rows(benchmark: Benchmark, table: str) -> list:
@@ -60,7 +62,8 @@ def rows(benchmark: Benchmark, table: str) -> list:
         name, *numbers = line.split()
         if (benchmark.name, name) not in MISPRINTS:
             values = [float(n) for n in numbers]
-            cases.append(pytest.param(benchmark, values, id=f"{benchmark.name}-{name}"))
+            rounded = 0.0125 if (benchmark.name, name) in ROUNDED else 0.01
+            cases.append(pytest.param(benchmark, values, rounded, id=f"{benchmark.name}-{name}"))
     return cases
 
 
@@ -73,17 +76,17 @@ def test_both_tables_are_read_whole() -> None:
     assert len(ROWS) == 2 * 14 - len(MISPRINTS)
 
 
-@pytest.mark.parametrize(("benchmark", "row"), ROWS)
+@pytest.mark.parametrize(("benchmark", "row", "rounded"), ROWS)
 def test_a_row_of_the_paper_comes_out_within_one_percent(
-    benchmark: Benchmark, row: list[float]
+    benchmark: Benchmark, row: list[float], rounded: float
 ) -> None:
     flop, params, *accuracies = row[: 2 + len(benchmark.domains)]
     printed = dict(zip(("S", "S_O", "S_P", "S_E"), row[-4:], strict=True))
     result = score(benchmark, accuracies, flop, params)
     for key in ("S", "S_O", "S_P"):
         assert result.to_json()[key] == pytest.approx(printed[key], rel=0.01), key
-    # S_E squares the error of S; on the printed S_O and S_P the equation is exact to rounding.
-    assert result.s_e == pytest.approx(printed["S_E"], rel=0.02)
+    assert result.s_e == pytest.approx(printed["S_E"], rel=rounded)
+    # On the printed S_O and S_P the equation is exact to rounding.
     exact = printed["S_O"] * printed["S_P"] / benchmark.baseline**2
     assert exact == pytest.approx(printed["S_E"], rel=0.002, abs=0.005)
     assert sum(result.terms.values()) == pytest.approx(result.s)

@@ -18,19 +18,10 @@ from prunion.benchmarks.learning import ROWS
 __all__ = ["goals", "main", "table"]
 
 # Kind of trunk, budget, rows, and the most points of the mean we wanted to lose.
+PARAMS = "params 0.75 / 0.50 / 0.25"
 GOALS = (
-    (
-        "frozen",
-        "params 0.75 / 0.50 / 0.25",
-        ("frozen-075", "frozen-050", "frozen-025"),
-        "1 / 2 / 4",
-    ),
-    (
-        "tuned",
-        "params 0.75 / 0.50 / 0.25",
-        ("tuned-075", "tuned-050", "tuned-025"),
-        "0.3 / 0.8 / 2",
-    ),
+    ("frozen", PARAMS, ("frozen-075", "frozen-050", "frozen-025"), "1 / 2 / 4"),
+    ("tuned", PARAMS, ("tuned-075", "tuned-050", "tuned-025"), "0.3 / 0.8 / 2"),
     ("tuned", "MACs 0.50", ("tuned-macs-050",), "1"),
 )
 
@@ -65,7 +56,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def goals(lines: list[dict[str, Any]]) -> str:
-    """What each kind of trunk lost, the mean of the seeds, beside what we wanted to lose at most."""
+    """What each kind of trunk lost, a mean over seeds, beside what we wanted to lose at most."""
     out = ["| trunk | budget | lost | the most we wanted to lose |", "| --- | --- | --- | --- |"]
     for trunk, budget, names, most in GOALS:
         lost = [_losses(n, [x for x in lines if _name(x) == n], lines) for n in names]

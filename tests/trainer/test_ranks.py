@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,15 +24,15 @@ from tests.trainer.tiny_run import tiny_run
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli import main; main()", "train"]
 
 
-def train_in_processes(count: int, run_file: Path, folder: Path) -> None:
+def start(count: int, run_file: Path, folder: Path, *more: str) -> list[subprocess.Popen[str]]:
     """What `torchrun --nproc-per-node COUNT` does, without its own agent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
+    return [
         subprocess.Popen(
-            [*TRAIN, str(run_file), "-o", str(folder)],
+            [*TRAIN, str(run_file), "-o", str(folder), *more],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -38,6 +40,10 @@ def train_in_processes(count: int, run_file: Path, folder: Path) -> None:
         )
         for rank in range(count)
     ]
+
+
+def train_in_processes(count: int, run_file: Path, folder: Path, *more: str) -> None:
+    processes = start(count, run_file, folder, *more)
     outputs = [p.communicate(timeout=180) for p in processes]
     assert [p.returncode for p in processes] == [0] * count, outputs
     assert "budget params" in outputs[0][0]
@@ -49,9 +55,9 @@ def steps(folder: Path) -> list[dict]:
     return [line for line in lines if "cost" in line]
 
 
-@pytest.mark.parametrize("average", [0, 1])
-def test_two_processes_log_the_losses_of_one(average: int, tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path, switch_every=1, average=average)
+@pytest.mark.parametrize(("average", "trunk"), [(0, "tuned"), (1, "frozen")])
+def test_two_processes_log_the_losses_of_one(average: int, trunk: str, tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, switch_every=1, average=average, trunk=f'"{trunk}"')
     train_run(load_config(run_file), tmp_path / "one")
     train_in_processes(2, run_file, tmp_path / "two")
     alone, shared = steps(tmp_path / "one"), steps(tmp_path / "two")
@@ -67,6 +73,24 @@ def test_two_processes_log_the_losses_of_one(average: int, tmp_path: Path) -> No
         torch.testing.assert_close(
             two.net.state_dict()[name], value, rtol=5e-3, atol=5e-3, msg=name
         )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=4, ramp=60, settle=4)
+    train_in_processes(2, run_file, tmp_path / "whole")
+    processes = start(2, run_file, tmp_path / "out")
+    log, deadline = tmp_path / "out" / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 20):
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [143, 143], errors
+    train_in_processes(2, run_file, tmp_path / "out", "--resume")
+    whole, resumed = (load_checkpoint(tmp_path / name) for name in ("whole", "out"))
+    assert whole.meta["domains"] == resumed.meta["domains"]
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(resumed.net.state_dict()[name], value), name
 
 
 def test_every_domain_has_one_owner() -> None:

@@ -50,8 +50,8 @@ class RandomBatches:
     """The same few joint steps every epoch; stands in for a data loader."""
 
     steps: tuple[tuple[Batch, ...], ...]
+    classes: tuple[tuple[str, ...], ...]
     images: tuple[int, ...] = ()  # how many each domain has: nobody knows
-    classes: tuple[tuple[str, ...], ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -134,7 +134,8 @@ def random_training(
         )
         for _ in range(STEPS)
     )
-    return Training(config, net, RandomBatches(steps), budget)  # type: ignore[arg-type]
+    classes = (tuple(map(str, range(CLASSES))),) * domains
+    return Training(config, net, RandomBatches(steps, classes), budget)  # type: ignore[arg-type]
 
 
 @click.command()

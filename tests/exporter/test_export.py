@@ -58,6 +58,7 @@ def test_the_budget_holds_in_the_onnx_file(made: tuple[Path, Path]) -> None:
         "kind": "params",
         "asked": 0.5,
         "value": pytest.approx(weights_in(graph) / expected),
+        "backbone": expected,
         "met": True,
     }
 

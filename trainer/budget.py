@@ -109,7 +109,7 @@ def _least_limit(config: BudgetConfig, least: float, backbone: float) -> str:
     """The smallest limit that can be met, as this run file writes limits."""
     if config.is_fraction:
         return f"{min(1.0, np.ceil(least / backbone * 1e4) / 1e4):g}"
-    return f'"{np.ceil(least * 1e3) / 1e3:g}ms"' if config.kind == "latency" else f"{least:.0f}"
+    return f'"{np.ceil(least * 1e6) / 1e6:.6f}ms"' if config.kind == "latency" else f"{least:.0f}"
 
 
 def shown_cost(kind: str, cost: float) -> str:

@@ -25,7 +25,7 @@ class TrainConfig:
     """How the network learns: phases in epochs, batches in images, learning rates."""
 
     recipe: str = "prunion"
-    trunk: str = "frozen"
+    trunk: str = "tuned"
     order: str = "joint"
     warmup: int = 2
     ramp: int = 4

@@ -55,7 +55,7 @@ def test_the_smallest_run_file_gets_the_documented_defaults(tmp_path: Path) -> N
             ),
         ),
         input=InputConfig(size=(64, 64), resize=0),
-        train=TrainConfig(trunk="frozen", order="joint", warmup=2, ramp=4, settle=6),
+        train=TrainConfig(trunk="tuned", order="joint", warmup=2, ramp=4, settle=6),
         seed=0,
         threads=0,
         device="auto",

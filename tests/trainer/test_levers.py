@@ -139,8 +139,9 @@ def test_a_late_trunk_keeps_its_weights_until_the_switches_are_fixed(tmp_path: P
 
 def test_small_sets_are_pulled_harder(finished: Path) -> None:
     net: DomainNet = load_checkpoint(finished).net
-    train = TrainConfig(weight_decay=0.01, small_set_decay=0.2)
+    train = TrainConfig(trunk="frozen", weight_decay=0.01, small_set_decay=0.2)
     groups = make_optimiser(train, net, [400, 100]).param_groups
     assert [g["weight_decay"] for g in groups] == pytest.approx([0.0, 0.06, 0.21])
-    groups = make_optimiser(TrainConfig(weight_decay=0.01), net, [400, 100]).param_groups
+    plain = TrainConfig(trunk="frozen", weight_decay=0.01)
+    groups = make_optimiser(plain, net, [400, 100]).param_groups
     assert [g["weight_decay"] for g in groups] == [0.0, 0.01, 0.01]

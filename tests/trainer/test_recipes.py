@@ -123,7 +123,7 @@ def test_one_domain_a_step_moves_its_own_switches_and_each_gets_its_turns(
 
 def test_a_trunk_that_never_learns_cannot_start_late() -> None:
     with pytest.raises(ConfigError, match=r"trunk is .frozen., which never learns"):
-        TrainConfig(trunk_from="settle")
+        TrainConfig(trunk="frozen", trunk_from="settle")
 
 
 def test_who_settles_with_the_union_by_default() -> None:

@@ -159,6 +159,10 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
             raise ConfigError(f"[domains] has {len(domains)} tables: give the one domain to add")
         ((name, table),) = domains.items()
         given = check_table("train", value.get("train", {}))
+        for key in set(given) & {f.name for f in fields(TrainConfig)} - set(ADDED_TRAIN):
+            raise ConfigError(
+                f"[train] {key} means nothing for a domain that comes later: remove it"
+            )
         check_keys("train", given, ADDED_TRAIN)
         train = {"warmup": 4, "ramp": 4, "settle": 4, **given}
         seed = value.get("seed", 0)

@@ -17,8 +17,8 @@ from prunion.trainer.trace import op_name
 __all__ = ["bound_beyond", "priced_table", "table_of"]
 
 FLOAT, INDEX = 4, 8  # bytes of a number and of a channel's index
-# Upper bounds of what an ONNX file holds beside its tensors; seen: 100 to 160 bytes a node.
 AROUND = "around the tensors"
+# Upper bounds of what an ONNX file holds beside its tensors; seen: 100 to 160 bytes a node.
 PER_FILE, PER_NODE, PER_BANK_PART, PER_TENSOR = 2048, 200, 64, 32
 
 

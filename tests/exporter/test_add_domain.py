@@ -69,6 +69,9 @@ def test_a_name_that_is_taken_and_a_file_of_two_domains_are_refused(run: Path) -
     with pytest.raises(ConfigError, match=r"\[domains\.warm\].*rename it"):
         add_domain_command(str(run / "run"), str(run / "taken.toml"), str(run / "x"), False)
     (run / "two.toml").write_text(text + '[domains.more]\ntrain = "a"\ntest = "b"\n')
+    (run / "more.toml").write_text(text.replace("lr = 5e-3", 'trunk = "tuned"'))
+    with pytest.raises(ConfigError, match="trunk means nothing for a domain that comes later"):
+        add_domain_command(str(run / "run"), str(run / "more.toml"), str(run / "x"), False)
     with pytest.raises(ConfigError, match="give the one domain to add"):
         add_domain_command(str(run / "run"), str(run / "two.toml"), str(run / "x"), False)
     assert not (run / "x").exists()

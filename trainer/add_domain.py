@@ -80,7 +80,7 @@ def add_domain(
     torch.manual_seed(seed)
     device = device_named(config.device)
     net = _start(checkpoint, config, len(domain.classes)).to(device)
-    _train(net, config, JointBatches([domain], config))
+    _train(net, config, JointBatches([domain], config, pin=device == "cuda"))
     accuracy = evaluate(net, [domain], config.input, workers=train.workers)[new.name]
     return AddedDomain(net.cpu().eval(), domain, accuracy)
 

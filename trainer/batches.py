@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
 
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, where torch sees a GPU."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -55,12 +59,15 @@ class JointBatches:
         config: RunConfig,
         cache_bytes: int = CACHE_BYTES,
         ranks: Ranks = ALONE,
+        *,
+        pin: bool = False,
     ) -> None:
         """Up to `cache_bytes` of resized images are kept in memory, over all domains.
 
-        With several `ranks` each reads the domains it owns; the steps stay the same.
+        With several `ranks` each reads the domains it owns; the steps stay the same. `pin` is for
+        batches that go to a GPU.
         """
-        self.ranks = ranks
+        self.ranks, self.pin = ranks, pin
         self.config = config.train
         self.images = images = [len(domain.train) for domain in domains]
         self.classes = [list(domain.classes) for domain in domains]
@@ -92,7 +99,8 @@ class JointBatches:
             for domain, cache in enumerate(self._caches):
                 if self.ranks.owns(domain):
                     cache.fill()
-        return prefetched(self._read, self._draws(epoch, joint)[start:], self.config.workers)
+        draws = self._draws(epoch, joint)[start:]
+        return prefetched(self._read, draws, self.config.workers, pin=self.pin)
 
     def _draws(self, epoch: int, joint: bool) -> list[list[Draw]]:
         rounds = [
@@ -131,10 +139,13 @@ def eval_batches(
     transform: EvalTransform,
     batch_size: int,
     workers: int = 0,
+    *,
+    pin: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Every image once, in order: views `[n · crops, 3, H, W]` and labels `[n]`.
 
     `batch_size` counts images; the last batch may be shorter. An image's views stand together.
+    `pin` is for batches that go to a GPU.
     """
 
     def read(start: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,4 +154,4 @@ def eval_batches(
         pixels = np.concatenate(views)
         return normalised(pixels, transform.input), torch.from_numpy(images.labels[start:stop])
 
-    return prefetched(read, list(range(0, len(images), batch_size)), workers)
+    return prefetched(read, list(range(0, len(images), batch_size)), workers, pin=pin)

@@ -36,6 +36,7 @@ def evaluate(
         workers: processes that read images; 0 for a thread.
     """
     net.eval()
+    device = net.switches.device
     accuracy: dict[int, float] = {}
     with torch.no_grad():
         for index, domain in enumerate(domains):
@@ -43,8 +44,11 @@ def evaluate(
                 continue
             crops = shape.crops(domain.mirror)
             transform, right = eval_transform(shape, crops), 0
-            for images, labels in eval_batches(domain.test, transform, batch_size, workers):
-                images = images.to(net.switches.device, memory_format=torch.channels_last)
+            batches = eval_batches(
+                domain.test, transform, batch_size, workers, pin=device.type == "cuda"
+            )
+            for images, labels in batches:
+                images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
                 (logits,) = net(images, [(index, len(images))], switches, gated=gated)
                 answers = mean_of_views(logits, crops).argmax(1).cpu()
                 right += int((answers == labels).sum())

@@ -6,7 +6,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -22,17 +22,27 @@ Result = TypeVar("Result")
 
 
 def prefetched(
-    read: Callable[[Item], Result], items: Sequence[Item], workers: int
+    read: Callable[[Item], Result], items: Sequence[Item], workers: int, *, pin: bool = False
 ) -> Iterator[Result]:
     """`read(item)` for every item, in order, a few ahead of what is asked for.
 
     `read` must depend on its item alone: then 0 workers (one thread) and many (processes) give
     the same results. An error of `read` is raised in its place.
+
+    Args:
+        pin: put results into page-locked memory, from which a GPU copies while it computes. They
+            must be tensors, things with a `pin_memory` of their own, or lists and tuples of those.
     """
     if workers and "fork" in multiprocessing.get_all_start_methods():
-        return _by_processes(read, items, workers)
+        return _by_processes(read, items, workers, pin)
     # Without fork the images' mapped file cannot be handed over: read with threads instead.
-    return _by_threads(read, items, max(1, workers))
+    return _by_threads((lambda item: _pinned(read(item))) if pin else read, items, max(1, workers))
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_pinned(part) for part in value)
+    return value.pin_memory()
 
 
 def _by_threads(
@@ -69,12 +79,13 @@ class _Reads(Dataset):
 
 
 def _by_processes(
-    read: Callable[[Item], Result], items: Sequence[Item], workers: int
+    read: Callable[[Item], Result], items: Sequence[Item], workers: int, pin: bool
 ) -> Iterator[Result]:
     loader = DataLoader(
         _Reads(read, items),
         batch_size=None,
         num_workers=workers,
+        pin_memory=pin,
         multiprocessing_context="fork",
         # The loader draws a seed: not from the generator that the training loop uses.
         generator=torch.Generator(),

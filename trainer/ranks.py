@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
@@ -19,6 +20,10 @@ from torch import distributed, nn
 from prunion.runtime.errors import ConfigError
 
 __all__ = ["ALONE", "Ranks", "joined_ranks"]
+
+# How long a rank waits for one that still opens or tests a larger data set; one that ended
+# wakes the others at once.
+PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,26 @@ class Ranks:
         """Every rank's values by domain, put together: `count` domains in all."""
         if self.world == 1:
             return dict(values)
-        device = torch.device("cuda") if distributed.get_backend() == "nccl" else None
-        table = torch.zeros(2, count, dtype=torch.float64, device=device)
+        table = torch.zeros(2, count, dtype=torch.float64, device=_device())
         for domain, value in values.items():
             table[0, domain], table[1, domain] = value, 1
         distributed.all_reduce(table)
         return {d: float(table[0, d]) for d in range(count) if table[1, d]}
+
+    def share_text(self, text: str) -> list[str]:
+        """Every rank's text, in the order of ranks."""
+        if self.world == 1:
+            return [text]
+        device = _device()
+        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
+        sizes = torch.zeros(self.world, dtype=torch.int64, device=device)
+        sizes[self.rank] = len(own)
+        distributed.all_reduce(sizes)
+        table = torch.zeros(self.world, int(sizes.max()), dtype=torch.uint8, device=device)
+        table[self.rank, : len(own)] = own
+        distributed.all_reduce(table)
+        rows = zip(table.cpu(), sizes.tolist(), strict=True)
+        return [row[:size].numpy().tobytes().decode() for row, size in rows]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on some rank."""
@@ -93,6 +112,11 @@ class Ranks:
         for table in tables:
             table[others] = 0
         self.sum(tables)
+
+
+def _device() -> torch.device:
+    """Where the process group's tensors must lie."""
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
 ALONE = Ranks()
@@ -121,7 +145,7 @@ def joined_ranks(domains: int, order: str, device: str) -> Iterator[Ranks]:
         )
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), world)
     finally:

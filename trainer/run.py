@@ -21,13 +21,14 @@ from prunion.trainer.budget import make_budget
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.device import device_named
-from prunion.trainer.domains import Domain, open_domain
+from prunion.trainer.domains import Domain
 from prunion.trainer.evaluate import evaluate
 from prunion.trainer.interrupt import StoppedError, StopRequest, stop_signals
 from prunion.trainer.latency import LatencyTable
 from prunion.trainer.memory import keep_freed_memory
 from prunion.trainer.metrics_log import MetricsLog
 from prunion.trainer.network import DomainNet
+from prunion.trainer.open_domains import open_domains
 from prunion.trainer.priced_table import table_of
 from prunion.trainer.ranks import Ranks, joined_ranks
 from prunion.trainer.result import RunResult, closing_table, run_result, usage_figures
@@ -75,9 +76,9 @@ def train_run(
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
-    domains = [open_domain(d, config.seed) for d in config.domains]
     device = device_named(config.device)
-    with joined_ranks(len(domains), config.train.order, device) as ranks:
+    with joined_ranks(len(config.domains), config.train.order, device) as ranks:
+        domains = open_domains(config.domains, config.seed, ranks)
         training = _prepare(config, domains, device, ranks)
         if ranks.first:
             make_folder(folder, force=force, resume=resume)
@@ -142,7 +143,8 @@ def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: R
     net = DomainNet(backbone, [len(d.classes) for d in domains]).to(device)
     priced = table_of(config.budget, net)
     budget = make_budget(config.budget, priced, net.units.group)
-    return Training(config, net, JointBatches(domains, config, ranks=ranks), budget, ranks)
+    batches = JointBatches(domains, config, ranks=ranks, pin=device == "cuda")
+    return Training(config, net, batches, budget, ranks)
 
 
 @contextmanager

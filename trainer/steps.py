@@ -40,9 +40,8 @@ def forward_backward(
         teacher: whose logits are part of the loss; the losses given back are with it.
     """
     device = net.switches.device
-    images = torch.cat([b.images for b in batches]).to(
-        device, non_blocking=True, memory_format=torch.channels_last
-    )
+    images = torch.cat([b.images.to(device, non_blocking=True) for b in batches])
+    images = images.contiguous(memory_format=torch.channels_last)
     segments = [(b.domain, len(b.labels)) for b in batches]
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         soft = teacher.logits(images, segments) if teacher else [None] * len(segments)
@@ -57,8 +56,12 @@ def forward_backward(
         losses[batch.domain] = loss
         correct[batch.domain] = (logits.detach().argmax(1) == labels).float().mean()
     torch.stack(list(losses.values())).sum().backward()
-    values = {d: float(v.detach()) for d, v in losses.items()}
-    return StepResult(values, {d: float(c) for d, c in correct.items()})
+    # One wait for the device, not one a figure.
+    figures = torch.stack([*losses.values(), *correct.values()]).tolist()
+    return StepResult(
+        dict(zip(losses, figures[: len(losses)], strict=True)),
+        dict(zip(correct, figures[len(losses) :], strict=True)),
+    )
 
 
 def importance_of(

@@ -146,6 +146,17 @@ def test_each_pass_shows_every_image_once() -> None:
     assert seen[:12] != seen[12:]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_for_a_gpu_lie_in_pinned_memory(domains: list[Domain], workers: int) -> None:
+    plain = JointBatches(domains, run(workers=workers)).epoch(0)
+    pinned = JointBatches(domains, run(workers=workers), pin=True).epoch(0)
+    for a, b in zip(plain, pinned, strict=True):
+        assert all(batch.images.is_pinned() and batch.labels.is_pinned() for batch in b)
+        assert flat([a]) == flat([b])
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_stops_the_epoch_in_one_line(domains: list[Domain], workers: int) -> None:
     def read(index: int) -> Image.Image:

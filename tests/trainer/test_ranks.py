@@ -93,6 +93,19 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(tmp_path:
         assert torch.equal(resumed.net.state_dict()[name], value), name
 
 
+def test_a_domain_that_one_process_cannot_open_ends_both(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    broken = tmp_path / "data" / "cold" / "train" / "blue" / "3.png"  # the second process's domain
+    broken.write_bytes(b"not an image")
+    processes = start(2, run_file, tmp_path / "two")
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1], errors
+    for lines in errors:
+        assert str(broken) in lines
+        assert "Traceback" not in lines
+    assert not (tmp_path / "two").exists()
+
+
 def test_every_domain_has_one_owner() -> None:
     ranks = [Ranks(r, 3) for r in range(3)]
     for domain in range(8):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,15 +15,22 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import nn
 
-from prunion.exporter.onnx_graph import OPSET, onnx_graph
+from prunion.benchmarks.torch_pruning_peer import (
+    CLASSES,
+    SIDE,
+    copy_head,
+    drawn_network,
+    export_peer,
+    prune_same,
+    weights_of,
+)
+from prunion.exporter.onnx_graph import onnx_graph
 from prunion.exporter.slim import slim_network
-from prunion.runtime.errors import MissingDependencyError, VerificationError
+from prunion.runtime.errors import VerificationError
 from prunion.runtime.files import write_json
 from prunion.runtime.ort_session import SessionOptions, make_session, pinned_session
 from prunion.runtime.timing import time_interleaved
-from prunion.runtime.unit_table import UnitTable
 from prunion.trainer.backbones import drop_classifier
 from prunion.trainer.budget import make_budget, select_union
 from prunion.trainer.config import BudgetConfig
@@ -36,8 +40,6 @@ from prunion.trainer.trace import trace
 __all__ = ["Comparison", "compare", "torch_pruning_command"]
 
 NETWORKS = ("resnet50", "densenet121", "mobilenet_v2")
-SIDE = 224
-CLASSES = 10
 SAME = 1e-4
 
 
@@ -111,7 +113,7 @@ def compare(
     Raises:
         VerificationError: the two graphs do not give the same logits.
     """
-    model = _drawn(name)
+    model = drawn_network(name)
     module = trace(copy.deepcopy(model), SIDE, SIDE)
     drop_classifier(module.graph)
     net = DomainNet(module, [CLASSES]).eval()
@@ -120,12 +122,12 @@ def compare(
     score = np.random.default_rng(0).random(table.count)
     alive = select_union(score, table, net.units.group, budget)
     net.switches.copy_(torch.from_numpy(alive).float()[None])
-    _copy_head(model, net.heads[0])
+    copy_head(model, net.heads[0])
     pruned = prune_same(copy.deepcopy(model), table, alive)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours.onnx", Path(folder) / "theirs.onnx"
         onnx.save(onnx_graph(slim_network(net), SIDE, SIDE), ours)
-        _export(pruned, theirs)
+        export_peer(pruned, theirs)
         options = SessionOptions("cpu", threads, share_arena=False)
         sessions = {
             "ours": pinned_session(ours, 0, options),
@@ -144,7 +146,7 @@ def compare(
                     round_to,
                     int(budget.full),
                     table.params(alive),
-                    _weights(pruned),
+                    weights_of(pruned),
                     batch,
                     times["ours"].p50_ms,
                     times["theirs"].p50_ms,
@@ -154,84 +156,6 @@ def compare(
                 )
             )
         return rows
-
-
-def prune_same(model: nn.Module, table: UnitTable, alive: np.ndarray) -> nn.Module:
-    """Let Torch-Pruning remove exactly the output channels that `alive` `[U]` says are dead.
-
-    It follows its own dependency graph to everything tied to them; a layer it reached that way is
-    narrow already and skipped.
-    """
-    try:
-        import torch_pruning
-    except ImportError:
-        raise MissingDependencyError(
-            "this needs the package torch-pruning: pip install 'prunion[bench]'"
-        ) from None
-    example = torch.randn(1, 3, SIDE, SIDE)
-    for parameter in model.parameters():  # its trace is autograd's
-        parameter.requires_grad_(True)
-    graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-    for name, layer in layers.items():
-        units = table.slots[f"{name}.weight", 0]
-        dead = np.flatnonzero(~np.append(alive, True)[units])
-        if len(dead) and layer.weight.shape[0] == len(units):
-            depthwise = layer.groups == layer.in_channels and layer.groups > 1
-            cut = (
-                torch_pruning.prune_depthwise_conv_out_channels
-                if depthwise
-                else torch_pruning.prune_conv_out_channels
-            )
-            graph.get_pruning_group(layer, cut, idxs=dead.tolist()).prune()
-    return model.eval()
-
-
-def _drawn(name: str) -> nn.Module:
-    """torchvision's network with drawn weights; statistics of noise, so that nothing explodes."""
-    from torchvision.models import get_model
-
-    torch.manual_seed(0)
-    model = get_model(name, weights=None, num_classes=CLASSES)
-    with torch.no_grad():
-        for norm in model.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight.copy_(1 + 0.2 * torch.randn_like(norm.weight))
-                norm.bias.copy_(0.2 * torch.randn_like(norm.bias))
-                norm.momentum = 1.0
-        model.train()
-        model(torch.randn(4, 3, SIDE, SIDE))
-    return model.eval()
-
-
-def _copy_head(model: nn.Module, head: nn.Module) -> None:
-    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-    head.load_state_dict(last.state_dict())
-
-
-def _weights(model: nn.Module) -> int:
-    """Weights of convolutions and linear layers, the classifier (the last one) apart."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return sum(m.weight.numel() for m in layers[:-1])
-
-
-def _export(model: nn.Module, path: Path) -> None:
-    """As a user of Torch-Pruning would: torch's exporter, which folds every BatchNorm."""
-    batch = torch.export.Dim("N")
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            (torch.randn(2, 3, SIDE, SIDE),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
-    assert program is not None
-    onnx.save(program.model_proto, path)
 
 
 def _optimised(graph: Path, *, pin: bool) -> dict[str, int]:

@@ -45,7 +45,7 @@ class LatencyRow:
     """One union under one budget, cut and timed beside the full network.
 
     Attributes:
-        union: `random` (a random order of channels) or `learned` (whole layers matter more or
+        union: `random` (a random order of channels) or `layered` (whole layers matter more or
             less, as importance has it).
         predicted_ms: by the profile; `measured_ms` is the least time of the pinned, sliced
             graph and `median_ms` its median.
@@ -111,7 +111,7 @@ def latency_rows(
     round_to: int = 16,
     seconds: float = 1.0,
 ) -> list[LatencyRow]:
-    """Profile one network, then time a random and a learned-like union for every budget."""
+    """Profile one network, then time a random and a layered union for every budget."""
     own, _, cut = name.partition(":")
     side = NETWORKS.get(name, 96)
     backbone = BackboneConfig(own, weights="none", cut=cut or None)
@@ -161,7 +161,7 @@ def _scores(table: UnitTable, group: np.ndarray) -> dict[str, np.ndarray]:
     random = np.random.default_rng(7)
     plain = random.random(table.count)
     widths, width = np.unique(group, return_inverse=True)
-    return {"random": plain, "learned": plain * random.lognormal(0, 0.7, len(widths))[width]}
+    return {"random": plain, "layered": plain * random.lognormal(0, 0.7, len(widths))[width]}
 
 
 def _call(graph: bytes, shape: tuple[int, ...], options: SessionOptions) -> Callable[[], Any]:

@@ -3,9 +3,10 @@
     python -m prunion.benchmarks.learning --data DATA --weights WEIGHTS -o rows.jsonl ROW …
 
 Every row trains the same epochs on the same images, exports the bundle, counts the budget in the
-exported file and tests the file's network once. A row that is in the output already is skipped,
-whatever the defaults were then: begin a new file when they change. A row that was interrupted goes
-on from its last epoch.
+exported file and tests the network that was exported once, at the end (every run also tests
+after warm-up, for its closing table; nothing is chosen by it). A row that is in the output already
+is skipped, whatever the defaults were then: begin a new file when they change. A row that was
+interrupted goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def _rows() -> dict[str, Row]:
         for limit in (0.75, 0.5, 0.25):
             name = f"{trunk}-{round(100 * limit):03}"
             rows[name] = Row(f"union, {trunk}", limit, train={"trunk": trunk})
-        train = {"trunk": trunk, "ranking": "random"}
-        rows[f"{trunk}-random-050"] = Row(f"union, {trunk}, random ranking", train=train)
+        random = Row(f"union, {trunk}, random ranking", train={"trunk": trunk, "ranking": "random"})
+        rows[f"{trunk}-random-050"] = random
+        rows[f"{trunk}-macs-random-050"] = replace(random, kind="macs")
     for loss in ("intersection", "jaccard"):
         rows[f"{loss}-050"] = Row(loss, train={"trunk": "tuned", "sharing": loss})
     return rows

@@ -13,9 +13,9 @@ __all__ = ["add_domain", "demo", "export", "pack", "score", "train", "verify"]
 
 @click.command()
 @click.argument("config", metavar="RUN.toml", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Run folder  [default: the config's].")
+@click.option("-o", "--output", type=click.Path(), help="Run folder  [default: runs/RUN].")
 @force
-@click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
 @as_json
 def train(config: str, output: str | None, force: bool, resume: bool, as_json: bool) -> None:
     """Train and prune a network as RUN.toml says."""

@@ -71,6 +71,7 @@ class JointBatches:
         self.config = config.train
         self.images = images = [len(domain.train) for domain in domains]
         self.classes = [list(domain.classes) for domain in domains]
+        self.digests = [domain.train.digest for domain in domains]
         self.sizes = batch_sizes(images, self.config.batch_size, self.config.balance)
         self._rounds = math.ceil(sum(images) / sum(self.sizes))
         transforms = [train_transform(config.input, d.mirror, d.crop) for d in domains]

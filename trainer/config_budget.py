@@ -87,7 +87,8 @@ class BudgetConfig:
             if time := TIME.fullmatch(limit):
                 return float(time[1]) * TIMES[time[2]]
             share = AMOUNT.fullmatch(limit)
-            value = float(share[1]) / 100 if share and share[2] == "%" else 2.0
+            units = {"": 1.0, "%": 0.01}
+            value = float(share[1]) * units[share[2]] if share and share[2] in units else 2.0
         else:
             value = check_number("budget", "limit", limit, 0, 1e18, open_low=True)
         if value > 1:

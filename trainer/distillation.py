@@ -24,10 +24,12 @@ class Teacher:
 
     Attributes:
         weight: share of the loss, 0 … 1; the labels have the rest.
+        digest: of its weights, hex.
     """
 
     net: DomainNet
     weight: float
+    digest: str = ""
 
     def logits(
         self, images: torch.Tensor, segments: Sequence[tuple[int, int]]
@@ -82,4 +84,5 @@ def load_teacher(
             "give a teacher that sees the same images"
         )
     teacher = checkpoint.net.to(device).to(memory_format=torch.channels_last)
-    return Teacher(teacher.eval().requires_grad_(False), weight)
+    digest = str(checkpoint.meta["model_sha256"])
+    return Teacher(teacher.eval().requires_grad_(False), weight, digest)

@@ -9,7 +9,7 @@ import numpy as np
 
 from prunion.runtime.errors import DataError
 from prunion.trainer.image_check import ImageCheck
-from prunion.trainer.image_set import ImageSet
+from prunion.trainer.image_set import ImageSet, digest_of
 from prunion.trainer.images import decode_image
 
 __all__ = ["IMAGE_SUFFIXES", "open_folder"]
@@ -39,7 +39,9 @@ def open_folder(folder: Path) -> tuple[tuple[str, ...], ImageSet]:
         labels += [label] * len(found)
     ImageCheck().check(paths, list(map(str, paths)))
     return classes, ImageSet(
-        np.asarray(labels, np.int64), lambda index: decode_image(paths[index], str(paths[index]))
+        np.asarray(labels, np.int64),
+        lambda index: decode_image(paths[index], str(paths[index])),
+        digest_of((path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths),
     )
 
 

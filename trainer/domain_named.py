@@ -11,7 +11,7 @@ import numpy as np
 
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
 from prunion.trainer.config_domains import DomainConfig
-from prunion.trainer.image_set import ImageSet
+from prunion.trainer.image_set import ImageSet, digest_of
 from prunion.trainer.images import decode_image, to_rgb
 
 __all__ = ["open_huggingface", "open_torchvision"]
@@ -37,7 +37,7 @@ def open_torchvision(config: DomainConfig, *, train: bool) -> tuple[tuple[str, .
                 "fetch the data set again"
             ) from None
 
-    return classes, ImageSet(labels, read)
+    return classes, ImageSet(labels, read, digest_of(labels))
 
 
 def _torchvision_dataset(config: DomainConfig, train: bool) -> Any:
@@ -125,7 +125,7 @@ def open_huggingface(config: DomainConfig, *, train: bool) -> tuple[tuple[str, .
         data = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
         return decode_image(data, f"{config.dataset}, split {split}, row {index}")
 
-    return classes, ImageSet(labels, read)
+    return classes, ImageSet(labels, read, digest_of(labels))
 
 
 def _columns(dataset: Any, config: DomainConfig) -> tuple[str, str]:

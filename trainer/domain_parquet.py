@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 from prunion.runtime.errors import DataError, MissingDependencyError
 from prunion.trainer.encoded_store import EncodedStore
 from prunion.trainer.image_check import ImageCheck
-from prunion.trainer.image_set import ImageSet
+from prunion.trainer.image_set import ImageSet, digest_of
 from prunion.trainer.images import decode_image
 
 __all__ = ["open_parquet"]
@@ -33,6 +34,7 @@ def open_parquet(
     """
     store, check = EncodedStore(), ImageCheck()
     labels: list[Any] = []
+    digests: list[str] = []
     rows = Rows(paths, [])
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
@@ -46,11 +48,16 @@ def open_parquet(
             check.check(images, [rows.name(len(labels) + i) for i in range(len(images))])
             store.extend(images)
             labels += values
+            digests.append(digest_of(hashlib.sha256(image).hexdigest() for image in images))
     if not labels:
         raise DataError(f"{paths[0]} holds no images: give a file with rows")
     classes, numbers = _numbered(labels, named, classes, rows)
     store.seal()
-    return classes, ImageSet(numbers, lambda index: decode_image(store[index], rows.name(index)))
+    return classes, ImageSet(
+        numbers,
+        lambda index: decode_image(store[index], rows.name(index)),
+        digest_of([*digests, *numbers]),
+    )
 
 
 @dataclass(frozen=True)

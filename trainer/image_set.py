@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -11,15 +12,20 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-__all__ = ["ImageCache", "ImageSet"]
+__all__ = ["ImageCache", "ImageSet", "digest_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images: `labels` is int64 `[N]`, `image(i)` decodes the i-th to RGB."""
+    """Labelled images: `labels` is int64 `[N]`, `image(i)` decodes the i-th to RGB.
+
+    Attributes:
+        digest: tells the set from others of as many images, as far as opening it has seen them.
+    """
 
     labels: np.ndarray
     read: Callable[[int], Image.Image]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,7 +36,16 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices`, in that order."""
-        return ImageSet(self.labels[indices], lambda index: self.read(int(indices[index])))
+        digest = digest_of([self.digest, indices.tobytes().hex()])
+        return ImageSet(self.labels[indices], lambda index: self.read(int(indices[index])), digest)
+
+
+def digest_of(parts: Iterable[object]) -> str:
+    """Hex SHA-256 of the parts' texts, line by line."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(f"{part}\n".encode())
+    return sha.hexdigest()
 
 
 @dataclass

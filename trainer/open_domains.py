@@ -17,7 +17,7 @@ __all__ = ["open_domains"]
 
 
 def open_domains(configs: Sequence[DomainConfig], seed: int, ranks: Ranks = ALONE) -> list[Domain]:
-    """Open every domain that this rank owns; of the rest, only classes and counts are known.
+    """Open every domain that this rank owns; of the rest it learns classes and counts.
 
     Raises what `open_domain` raises; DataError with the same words where it was another rank's.
     """
@@ -28,8 +28,8 @@ def open_domains(configs: Sequence[DomainConfig], seed: int, ranks: Ranks = ALON
         for index, config in enumerate(configs):
             if ranks.owns(index):
                 own[index] = domain = open_domain(config, seed)
-                counts = len(domain.train), len(domain.test)
-                facts[str(index)] = {"classes": domain.classes, "images": counts}
+                sets = [(len(part), part.digest) for part in (domain.train, domain.test)]
+                facts[str(index)] = {"classes": domain.classes, "sets": sets}
     except PrunionError as exc:
         broken, facts = exc, {"error": str(exc)}
     # A rank that cannot go on says so before it leaves, or the others would wait for it.
@@ -42,7 +42,9 @@ def open_domains(configs: Sequence[DomainConfig], seed: int, ranks: Ranks = ALON
 
 
 def _elsewhere(config: DomainConfig, fact: dict) -> Domain:
-    train, test = (ImageSet(np.zeros(count, np.int64), _unread) for count in fact["images"])
+    train, test = (
+        ImageSet(np.zeros(count, np.int64), _unread, digest) for count, digest in fact["sets"]
+    )
     classes = tuple(fact["classes"])
     return Domain(config.name, classes, train, test, config.mirror, config.crop)
 

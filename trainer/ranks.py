@@ -8,8 +8,9 @@ have to look for the heads that a rank does not use.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +18,7 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, PrunionError
 
 __all__ = ["ALONE", "Ranks", "joined_ranks"]
 
@@ -79,8 +80,23 @@ class Ranks:
         distributed.all_reduce(table)
         return {d: float(table[0, d]) for d in range(count) if table[1, d]}
 
+    def on_first(self, action: Callable[[], None]) -> None:
+        """Run `action` on the first rank; the others wait, and end with it where it fails.
+
+        Raises what `action` raises; PrunionError with the same words on the other ranks.
+        """
+        broken: Exception | None = None
+        if self.first:
+            try:
+                action()
+            except (PrunionError, OSError) as exc:
+                broken = exc
+        told = json.loads(self.share_text(json.dumps(str(broken) if broken else None))[0])
+        if told is not None:
+            raise broken or PrunionError(told)
+
     def share_text(self, text: str) -> list[str]:
-        """Every rank's text, in the order of ranks."""
+        """Every rank's text, which must not be empty, in the order of ranks."""
         if self.world == 1:
             return [text]
         device = _device()

@@ -32,7 +32,7 @@ from prunion.trainer.open_domains import open_domains
 from prunion.trainer.priced_table import table_of
 from prunion.trainer.ranks import Ranks, joined_ranks
 from prunion.trainer.result import RunResult, closing_table, run_result, usage_figures
-from prunion.trainer.run_folder import drop_lines_after, make_folder
+from prunion.trainer.run_folder import check_folder, drop_lines_after, make_folder
 from prunion.trainer.snapshot import load_snapshot, save_snapshot
 from prunion.trainer.training import Training
 
@@ -78,17 +78,16 @@ def train_run(
     started = time.perf_counter()
     device = device_named(config.device)
     with joined_ranks(len(config.domains), config.train.order, device) as ranks:
+        ranks.on_first(lambda: check_folder(folder, force=force, resume=resume))
         domains = open_domains(config.domains, config.seed, ranks)
         training = _prepare(config, domains, device, ranks)
-        if ranks.first:
-            make_folder(folder, force=force, resume=resume)
-        ranks.wait()
+        ranks.on_first(lambda: make_folder(folder, force=force, resume=resume))
         facts: dict[str, Any] = {}
         if resume and (folder / "state.safetensors").is_file():
             facts = load_snapshot(folder / "state.safetensors", training)
             training.saved = _saved(folder / "state.safetensors", training)
-        elif ranks.first and run_file is not None:
-            _keep_run_file(run_file, folder / "run.toml")
+        else:
+            ranks.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
         ranks.wait()
         with stop_signals() as stop, _open_log(folder, training) as log:
             facts = _epochs(training, domains, log, folder / "state.safetensors", facts, stop)
@@ -98,8 +97,7 @@ def train_run(
             before = facts.get("before", {})
             result = run_result(training, accuracy, before, folder, seconds)
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
-        if ranks.first:
-            _save(training, domains, result, force=force or resume)
+        ranks.on_first(lambda: _save(training, domains, result, force=force or resume))
     return result
 
 
@@ -128,8 +126,8 @@ def _saved(path: Path, training: Training) -> str:
     return f"the last good state is {path}, after {training.step} steps"
 
 
-def _keep_run_file(run_file: Path, copy: Path) -> None:
-    if not (copy.exists() and copy.samefile(run_file)):
+def _keep_run_file(run_file: Path | None, copy: Path) -> None:
+    if run_file is not None and not (copy.exists() and copy.samefile(run_file)):
         shutil.copyfile(run_file, copy)
 
 
@@ -185,10 +183,8 @@ def _epochs(
             training.run_epoch(report, stop)
             _measure_before(training, domains, log, facts)  # or a resumed run measures it again
             log(training.step, **usage_figures(training))
-            if ranks.first:
-                save_snapshot(snapshot, training, facts)
+            ranks.on_first(lambda: save_snapshot(snapshot, training, facts))
             training.saved = _saved(snapshot, training)
-            ranks.wait()
             if ranks.any(bool(stop)):
                 raise stop.stopped(
                     f"after {training.step} of {schedule.total} steps, all saved: go on with "

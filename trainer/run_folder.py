@@ -9,31 +9,49 @@ from pathlib import Path
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.files import replace_file
 
-__all__ = ["drop_lines_after", "make_folder"]
+__all__ = ["check_folder", "drop_lines_after", "make_folder"]
 
 FILES, FOLDERS = ("metrics.jsonl", "state.safetensors"), ("tensorboard", "checkpoint")
 
 
-def make_folder(folder: Path, *, force: bool, resume: bool) -> None:
-    """Make the folder, or check that it may be used.
+def check_folder(folder: Path, *, force: bool, resume: bool) -> None:
+    """Check that a run may use the folder; nothing is changed.
 
     Raises:
-        PrunionError: it holds a run and neither `force` nor `resume` is given, or `resume` is
-            given for a folder that holds no run.
+        PrunionError: it is a file, it holds a run and neither `force` nor `resume` is given, or
+            `resume` is given for a folder that holds no run.
     """
+    if folder.exists() and not folder.is_dir():
+        raise PrunionError(f"{folder} is a file: give -o a folder")
     if resume and folder.exists():
         _check_resumable(folder)
-    elif folder.exists() and any(folder.iterdir()):
-        if not force:
-            raise PrunionError(
-                f"{folder} already holds a run: pass --resume to go on with it, --force to start "
-                "again, or -o for another place"
-            )
+    elif folder.exists() and any(folder.iterdir()) and not force:
+        raise PrunionError(
+            f"{folder} already holds a run: pass --resume to go on with it, --force to start "
+            "again, or -o for another place"
+        )
+
+
+def make_folder(folder: Path, *, force: bool, resume: bool) -> None:
+    """Make the folder, without what an earlier run left unless `resume` goes on with it.
+
+    Raises:
+        PrunionError: as `check_folder`, or the folder cannot be made.
+    """
+    check_folder(folder, force=force, resume=resume)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise PrunionError(
+            f"{folder} cannot be made ({exc.strerror or exc}): choose another place with -o"
+        ) from None
+    if resume:
+        _remove_half_written(folder)
+    else:
         for leftover in FILES:
             (folder / leftover).unlink(missing_ok=True)
         for leftover in FOLDERS:
             shutil.rmtree(folder / leftover, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def drop_lines_after(metrics: Path, step: int) -> None:
@@ -56,7 +74,7 @@ def drop_lines_after(metrics: Path, step: int) -> None:
 
 
 def _check_resumable(folder: Path) -> None:
-    """A run killed before its first state starts again; its half-written files are removed."""
+    """A run killed before its first state starts again."""
     if not (folder / "state.safetensors").is_file():
         strangers = [
             p.name for p in folder.iterdir() if p.name not in (*FILES, *FOLDERS, "run.toml")
@@ -64,6 +82,9 @@ def _check_resumable(folder: Path) -> None:
         strangers = [n for n in strangers if not n.startswith(".")]
         if strangers or (folder / "checkpoint").exists():
             raise PrunionError(f"{folder} holds no state.safetensors to resume from: use --force")
+
+
+def _remove_half_written(folder: Path) -> None:
     for prefix in (*FILES, *FOLDERS):
         for leftover in folder.glob(f".{prefix}.*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

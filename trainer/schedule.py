@@ -12,8 +12,8 @@ __all__ = ["Schedule"]
 class Schedule:
     """Warm-up, ramp and settle, in steps.
 
-    Warm-up trains BatchNorm and heads with every switch on; the ramp tightens the budget while
-    the switches learn; settling trains on with the switches fixed.
+    Warm-up trains with every switch on; the ramp tightens the budget while the switches learn;
+    settling trains on with the switches fixed.
     """
 
     warmup: int
@@ -45,7 +45,7 @@ class Schedule:
         return 1.0 if step < self.warmup + 0.75 * self.ramp else 0.1
 
     def rate(self, step: int) -> float:
-        """Learning-rate factor: a short rise, then constant through the ramp, then a cosine."""
+        """Learning-rate factor: a short rise, constant to the middle of the ramp, then a cosine."""
         if self.steps_down:
             return 1.0 if step < 0.75 * self.total else 0.1
         rise = max(1, min(20, self.total // 20))

@@ -56,8 +56,8 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
     """Put a run back to where `save_snapshot` left it; returns the facts stored with it.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of a run with another configuration, with
-            other images, or with another profile of its device.
+        CheckpointError: the file is missing, damaged, or of a run with another configuration, other
+            images, another teacher, or another profile of its device.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -67,8 +67,9 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read ({exc}): start the run again") from None
     if meta.get("format_version") != FORMAT_VERSION or meta.get("run") != _fingerprint(training):
         raise CheckpointError(
-            f"{path} belongs to a run with another configuration, other images or another "
-            "prunion: resume with what it was started with, or start again with --force"
+            f"{path} belongs to a run with another configuration, other images, another "
+            "teacher or another prunion: resume with what it was started with, or start again "
+            "with --force"
         )
     training.net.load_state_dict(_strip(tensors, "net."))
     restore_learner(training.learner, _strip(tensors, "switches."))
@@ -102,8 +103,9 @@ def _fingerprint(training: Training) -> str:
     """What a run cannot go on without: its configuration, what it counts, its prices."""
     facts = {
         "config": training.config.to_json(),
-        "images": training.batches.images,
+        "images": [training.batches.images, training.batches.digests],
         "classes": training.batches.classes,
+        "teacher": training.teacher and training.teacher.digest,
         "cost": [training.budget.full, training.budget.allowed],
     }
     text = json.dumps(facts, sort_keys=True)

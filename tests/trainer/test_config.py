@@ -153,6 +153,11 @@ REFUSED = [
     ({"budget": 'limit = 1\nkind = "latency"'}, "[budget] profile is missing", "prunion profile"),
     ({"budget": 'limit = 1\nprofile = "x.json"'}, "[budget] profile is for kind", "leave it out"),
     (
+        {"budget": 'limit = "1.5"\nkind = "latency"\nprofile = "x.json"'},
+        "[budget] limit is '1.5'",
+        "a share such as 0.5",
+    ),
+    (
         {"budget": 'limit = 5\nkind = "latency"\nprofile = "x.json"'},
         "[budget] limit is 5",
         '"5ms" or "800us"',

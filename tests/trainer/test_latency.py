@@ -132,7 +132,15 @@ def test_every_selection_meets_its_milliseconds(
 
 @pytest.mark.parametrize(
     ("limit", "allowed"),
-    [(0.5, 5.0), ("50%", 5.0), ("5ms", 5.0), ("800us", 0.8), ("0.5 s", 500.0), ("0.5ms", 0.5)],
+    [
+        (0.5, 5.0),
+        ("0.5", 5.0),
+        ("50%", 5.0),
+        ("5ms", 5.0),
+        ("800us", 0.8),
+        ("0.5 s", 500.0),
+        ("0.5ms", 0.5),
+    ],
 )
 def test_a_limit_is_a_share_or_a_time(limit: float | str, allowed: float) -> None:
     assert BudgetConfig(limit, "latency", 1, "d").allowed(10.0) == pytest.approx(allowed)

@@ -106,6 +106,18 @@ def test_a_domain_that_one_process_cannot_open_ends_both(tmp_path: Path) -> None
     assert not (tmp_path / "two").exists()
 
 
+def test_a_folder_that_is_taken_ends_both_processes_in_one_line(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    processes = start(2, run_file, tmp_path / "out")
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1], errors
+    for lines in errors:
+        assert "already holds a run" in lines
+        assert "Traceback" not in lines
+
+
 def test_every_domain_has_one_owner() -> None:
     ranks = [Ranks(r, 3) for r in range(3)]
     for domain in range(8):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from prunion.runtime.files import sha256_file
 from prunion.trainer.config import load_config
 from prunion.trainer.interrupt import StoppedError
 from prunion.trainer.run import train_run
-from prunion.trainer.run_folder import drop_lines_after, make_folder
+from prunion.trainer.run_folder import check_folder, drop_lines_after, make_folder
 from prunion.trainer.training import Training
 from tests.trainer.tiny_run import tiny_run
 
@@ -124,6 +125,38 @@ def test_other_images_are_not_resumed_with(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "data" / "warm" / "train" / "red" / "more.png")
     with pytest.raises(CheckpointError, match="other images"):
         train_run(config, tmp_path / "out", resume=True)
+
+
+def test_as_many_images_under_other_labels_are_other_images(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=0)
+    config = load_config(run_file)
+    train_run(config, tmp_path / "out")
+    train = tmp_path / "data" / "warm" / "train"
+    (train / "red").rename(train / "other")
+    (train / "green").rename(train / "red")
+    (train / "other").rename(train / "green")
+    with pytest.raises(CheckpointError, match="other images"):
+        train_run(config, tmp_path / "out", resume=True)
+
+
+def test_another_teacher_at_the_same_place_is_not_resumed_with(tmp_path: Path) -> None:
+    teacher = replace(load_config(tiny_run(tmp_path, warmup=1, ramp=0, settle=0)), seed=5)
+    train_run(teacher, tmp_path / "teacher")
+    config = replace(teacher, train=replace(teacher.train, teacher=str(tmp_path / "teacher")))
+    train_run(config, tmp_path / "out")
+    train_run(config, tmp_path / "out", resume=True)
+    train_run(replace(teacher, seed=6), tmp_path / "teacher", force=True)
+    with pytest.raises(CheckpointError, match="another teacher"):
+        train_run(config, tmp_path / "out", resume=True)
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("notes")
+    for force, resume in ((False, False), (True, False), (False, True)):
+        with pytest.raises(PrunionError, match="out is a file: give -o a folder"):
+            check_folder(tmp_path / "out", force=force, resume=resume)
+    with pytest.raises(PrunionError, match=r"cannot be made"):
+        make_folder(tmp_path / "out" / "below", force=False, resume=False)
 
 
 def test_stopped_at_every_few_steps_it_goes_on_bit_for_bit(

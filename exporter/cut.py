@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from prunion.runtime.manifest import BankEntry
 from prunion.trainer.network import DomainNet
 
-__all__ = ["BankEntry", "Cut"]
-
-
-@dataclass(frozen=True)
-class BankEntry:
-    """Columns `offset … offset + size` of the bank: the scale or shift of one layer."""
-
-    layer: str
-    kind: str
-    offset: int
-    size: int
+__all__ = ["Cut"]
 
 
 class Cut:

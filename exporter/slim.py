@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from prunion.exporter.cut import BankEntry, Cut
+from prunion.exporter.cut import Cut
 from prunion.exporter.slim_graph import sliced_graph
+from prunion.runtime.manifest import BankEntry
 from prunion.runtime.unit_table import Layer, UnitTable
 from prunion.trainer.network import DomainNet
 

@@ -43,6 +43,7 @@ NETWORKS = {
     "wrn28_4": BackboneConfig("wrn28_4", "prunion", "none"),
     "lite0": BackboneConfig("tf_efficientnet_lite0", "timm", "none"),
 }
+VARIANTS: dict[str, dict[str, Any]] = {"compile": {"compile": True}, "bf16": {"precision": "bf16"}}
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,14 @@ def ratio(
     device: str,
     seconds: float,
     every: int,
+    also: tuple[str, ...] = (),
 ) -> tuple[float, dict[str, Timing]]:
-    """Median milliseconds of `STEPS` steps: learning switches over plain training."""
+    """Median milliseconds of `STEPS` steps: learning switches over plain training.
+
+    `also` names what steps with switches are timed with beside it, of `VARIANTS`.
+    """
     cases = {}
-    for name, limit in (("plain", 1.0), ("switches", 0.5)):
+    for name, limit in (("plain", 1.0), ("switches", 0.5), *((name, 0.5) for name in also)):
         training = random_training(
             NETWORKS[backbone],
             size,
@@ -85,6 +90,7 @@ def ratio(
             limit,
             trunk=trunk,
             switch_every=every,
+            **VARIANTS.get(name, {}),
         )
 
         def epoch(training: Training = training) -> None:
@@ -128,14 +134,16 @@ def random_training(
     net = DomainNet(load_backbone(config.backbone, size, size), [CLASSES] * domains).to(device)
     budget = make_budget(config.budget, net.units.table, net.units.group)
     steps = tuple(
-        tuple(
-            Batch(d, torch.randn(batch, 3, size, size), torch.randint(CLASSES, (batch,)))
-            for d in range(domains)
-        )
-        for _ in range(STEPS)
+        tuple(_random_batch(d, batch, size, device) for d in range(domains)) for _ in range(STEPS)
     )
     classes = (tuple(map(str, range(CLASSES))),) * domains
     return Training(config, net, RandomBatches(steps, classes), budget)  # type: ignore[arg-type]
+
+
+def _random_batch(domain: int, count: int, size: int, device: str) -> Batch:
+    images, labels = torch.randn(count, 3, size, size), torch.randint(CLASSES, (count,))
+    batch = Batch(domain, images, labels)
+    return batch.pin_memory() if device == "cuda" else batch  # as a run's batches are
 
 
 @click.command()
@@ -147,6 +155,7 @@ def random_training(
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 @click.option("--threads", default=0, show_default=True)
 @click.option("--seconds", default=30.0, show_default=True)
+@click.option("--also", multiple=True, type=click.Choice(list(VARIANTS)), help="Time it so too.")
 @click.option(
     "--every",
     type=click.Choice(["1", "2", "4", "8"]),

@@ -43,11 +43,6 @@ class Ranks:
         """Whether a domain's images are read here."""
         return domain % self.world == self.rank
 
-    def wait(self) -> None:
-        """Until every rank has come here."""
-        if self.world > 1:
-            distributed.barrier()
-
     def sum(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace each tensor by its sum over ranks, in one exchange for each type and device."""
         if self.world == 1:

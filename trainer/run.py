@@ -88,7 +88,6 @@ def train_run(
             training.saved = _saved(folder / "state.safetensors", training)
         else:
             ranks.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
-        ranks.wait()
         with stop_signals() as stop, _open_log(folder, training) as log:
             facts = _epochs(training, domains, log, folder / "state.safetensors", facts, stop)
             workers = config.train.workers

@@ -22,6 +22,7 @@ import torch
 from prunion.benchmarks import gpu_inference, gpu_training
 from prunion.benchmarks.gpu_runtime import runtime_rows
 from prunion.benchmarks.roofline import measure_device
+from prunion.trainer.device import prepare_device
 
 __all__ = ["main"]
 
@@ -55,6 +56,7 @@ def main() -> None:
 def training(device: str, output: Path, network: tuple[str, ...], **options: Any) -> None:
     """A joint training step against plain training and against the roofline."""
     _need(device)
+    prepare_device(device)
     width = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
     small = device == "cpu"
     rates = measure_device(device, width, 512 if small else 8192, 64 if small else 1024)

@@ -89,6 +89,7 @@ def inference_rows(
             "folded": (folded, (image,)),
         }
         for mode in MODES if device == "cuda" else ("eager",):
+            torch.compiler.reset()  # or, after eight shapes, what is called compiled is not
             cases = {name: _prepared(*way, mode) for name, way in ways.items()}
             each = [_prepared(net, (x,), mode) for net, x in zip(separate, parts, strict=False)]
             cases["separate"] = partial(_one_after_another, each)

@@ -29,7 +29,7 @@ from prunion.trainer.config import (
     RunConfig,
     TrainConfig,
 )
-from prunion.trainer.memory import keep_freed_memory
+from prunion.trainer.device import prepare_device
 from prunion.trainer.network import DomainNet
 from prunion.trainer.training import Training
 
@@ -167,8 +167,7 @@ def main(threads: int, **options: Any) -> None:
     """Print the ratio and both medians as JSON."""
     if threads:
         torch.set_num_threads(threads)
-    if options["device"] == "cpu":
-        keep_freed_memory()
+    prepare_device(options["device"])
     options["every"] = int(options["every"])
     value, timings = ratio(**options)
     figures = {name: round(t.p50_ms / STEPS, 2) for name, t in timings.items()}

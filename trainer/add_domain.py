@@ -15,7 +15,7 @@ from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import Batch, JointBatches
 from prunion.trainer.checkpoint import Checkpoint
 from prunion.trainer.config import DomainConfig, RunConfig, TrainConfig
-from prunion.trainer.device import device_named
+from prunion.trainer.device import device_named, prepare_device
 from prunion.trainer.domains import Domain, open_domain
 from prunion.trainer.evaluate import evaluate
 from prunion.trainer.finite import check_losses
@@ -79,6 +79,7 @@ def add_domain(
         torch.set_num_threads(config.threads)
     torch.manual_seed(seed)
     device = device_named(config.device)
+    prepare_device(device)
     net = _start(checkpoint, config, len(domain.classes)).to(device)
     _train(net, config, JointBatches([domain], config, pin=device == "cuda"))
     accuracy = evaluate(net, [domain], config.input, workers=train.workers)[new.name]

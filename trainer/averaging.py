@@ -45,10 +45,10 @@ class WeightAverage:
         """Everything a resumed run needs."""
         return {**self.tensors, "steps": torch.tensor(self.steps)} if self.steps else {}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from `state_dict`."""
+    def load_state_dict(self, state: dict[str, torch.Tensor], device: torch.device) -> None:
+        """Continue from `state_dict` with a network on `device`."""
         self.steps = int(state["steps"]) if state else 0
-        self.tensors = {k: v.clone() for k, v in state.items() if k != "steps"}
+        self.tensors = {k: v.to(device, copy=True) for k, v in state.items() if k != "steps"}
 
 
 def _averaged(net: DomainNet) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,7 +23,7 @@ def check_losses(losses: Mapping[int, float], names: Sequence[str], where: str, 
         saved: the last good state, or that there is none.
     """
     for domain, loss in losses.items():
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise PrunionError(
                 f"{where}: the loss of domain {names[domain]} became {loss}: {ADVICE}; {saved}"
             )
@@ -33,6 +34,8 @@ def check_network(net: DomainNet, where: str, saved: str) -> None:
 
     The last update before a state is saved is not seen by any loss.
     """
-    for name, value in net.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+    values = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
+    finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
+    for name, good in zip(values, finite.tolist(), strict=True):  # one wait for a GPU, not one each
+        if not good:
             raise PrunionError(f"{where}: {name} is no longer finite: {ADVICE}; {saved}")

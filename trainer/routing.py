@@ -47,6 +47,6 @@ def route(domains: Sequence[tuple[int, int]] | torch.Tensor, device: torch.devic
         runs = tuple(zip(values.tolist(), counts.tolist(), strict=True))
         return Routing(runs, domains.to(device), None)
     runs = tuple((int(d), int(n)) for d, n in domains)
-    values = torch.tensor([d for d, _ in runs])
-    rows = values.repeat_interleave(torch.tensor([n for _, n in runs]))
-    return Routing(runs, rows.to(device), None)
+    # Filled on the device: a copy to a GPU would wait for all that it still has to do.
+    rows = torch.cat([torch.full((n,), d, device=device) for d, n in runs])
+    return Routing(runs, rows, None)

@@ -20,12 +20,11 @@ from prunion.trainer.batches import JointBatches
 from prunion.trainer.budget import make_budget
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig, load_config
-from prunion.trainer.device import device_named
+from prunion.trainer.device import device_named, prepare_device
 from prunion.trainer.domains import Domain
 from prunion.trainer.evaluate import evaluate
 from prunion.trainer.interrupt import StoppedError, StopRequest, stop_signals
 from prunion.trainer.latency import LatencyTable
-from prunion.trainer.memory import keep_freed_memory
 from prunion.trainer.metrics_log import MetricsLog
 from prunion.trainer.network import DomainNet
 from prunion.trainer.open_domains import open_domains
@@ -134,8 +133,7 @@ def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: R
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    if device == "cpu":
-        keep_freed_memory()
+    prepare_device(device)
     backbone = load_backbone(config.backbone, *config.input.size)
     net = DomainNet(backbone, [len(d.classes) for d in domains]).to(device)
     priced = table_of(config.budget, net)

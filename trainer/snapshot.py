@@ -73,7 +73,8 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
         )
     training.net.load_state_dict(_strip(tensors, "net."))
     restore_learner(training.learner, _strip(tensors, "switches."))
-    training.average.load_state_dict(_strip(tensors, "average."))
+    average = _strip(tensors, "average.")
+    training.average.load_state_dict(average, training.net.switches.device)
     _load_optimiser(training.optimiser, _strip(tensors, "optimiser."), meta["optimiser"])
     torch.set_rng_state(tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in tensors:

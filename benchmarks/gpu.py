@@ -78,6 +78,7 @@ def training(device: str, output: Path, network: tuple[str, ...], **options: Any
 def inference(device: str, output: Path, seconds: float, batches: str, domains: int) -> None:
     """Selectable, folded and separate networks in torch: eager, compiled, CUDA graphs."""
     _need(device)
+    prepare_device(device)
     sizes = [int(x) for x in batches.split(",")]
     for backbone, source, side in gpu_inference.CASES:
         networks = gpu_inference.make_networks(backbone, source, side, domains)
@@ -105,12 +106,14 @@ def runtime(device: str, output: Path, seconds: float) -> None:
 @click.option("--weights", required=True, type=click.Path(exists=True))
 @click.option("--epochs", default="10,20,30", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--folder", default="runs/gpu", show_default=True)
-def learning(output: Path, data: str, weights: str, epochs: str, folder: str) -> None:
+@click.option("--workers", default=8, show_default=True, help="Processes that read images.")
+def learning(output: Path, data: str, weights: str, epochs: str, folder: str, workers: int) -> None:
     """The learning table at full length: eight domains, 60 epochs."""
     for seed, rows in LEARNING:
         command = [sys.executable, "-m", "prunion.benchmarks.learning", *rows.split()]
         command += ["--data", data, "--weights", weights, "--domains", DOMAINS, "--seed", seed]
         command += ["--epochs", epochs, "--folder", folder, "-o", str(output), "--threads", "0"]
+        command += ["--set", f"workers={workers}"]
         subprocess.run(command, check=True)
 
 

@@ -87,7 +87,8 @@ def busy_share(call: Callable[[], object], device: str) -> float | None:
         start = time.perf_counter()
         call()
         wall = time.perf_counter() - start
-    kernels = sum(event.self_device_time_total for event in profile.key_averages())
+    events = [e for e in profile.key_averages() if not e.key.startswith("Mem")]  # copies, fills
+    kernels = sum(event.self_device_time_total for event in events)
     return round(kernels / 1e6 / wall, 3)
 
 

@@ -20,8 +20,13 @@ def device_named(name: str) -> str:
 
 
 def prepare_device(device: str) -> None:
-    """Settings of the whole process: freed memory is kept on the CPU, cuDNN may try its ways."""
+    """Settings of the whole process: on the CPU freed memory is kept.
+
+    On a GPU cuDNN searches once for every shape of a batch, and float32 products may take TF32,
+    as convolutions do by default.
+    """
     if device == "cpu":
         keep_freed_memory()
-    else:  # a run's images are all of one size, so what was found once is right for every step
+    else:
         torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")

@@ -49,7 +49,7 @@ class DomainNorm(nn.Module):
     def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
         """Normalise `[N, C, ...]` by each image's domain."""
         weight, bias = self._gated(routing)
-        if not self.training and len(routing.segments) > 1:
+        if not self.training and len(routing.segments) > len(self.weight):  # a mixed batch
             scale, shift = self._affine(weight, bias)
             view = (-1, x.shape[1], *([1] * (x.dim() - 2)))
             return x * scale[routing.rows].view(view) + shift[routing.rows].view(view)

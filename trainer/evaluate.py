@@ -38,7 +38,8 @@ def evaluate(
     net.eval()
     device = net.switches.device
     accuracy: dict[int, float] = {}
-    with torch.no_grad():
+    # Compiled, its short last batches would make every later step's graph one of any shape.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for index, domain in enumerate(domains):
             if not ranks.owns(index):
                 continue

@@ -30,7 +30,7 @@ def prefetched(
     the same results. An error of `read` is raised in its place.
 
     Args:
-        pin: put results into page-locked memory, from which a GPU copies while it computes. They
+        pin: put results into page-locked memory, from which a GPU copies without a detour. They
             must be tensors, things with a `pin_memory` of their own, or lists and tuples of those.
     """
     if workers and "fork" in multiprocessing.get_all_start_methods():

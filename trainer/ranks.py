@@ -69,11 +69,12 @@ class Ranks:
         """Every rank's values by domain, put together: `count` domains in all."""
         if self.world == 1:
             return dict(values)
-        table = torch.zeros(2, count, dtype=torch.float64, device=_device())
+        table = torch.zeros(2, count, dtype=torch.float64)
         for domain, value in values.items():
             table[0, domain], table[1, domain] = value, 1
         distributed.all_reduce(table)
-        return {d: float(table[0, d]) for d in range(count) if table[1, d]}
+        sums, known = table.tolist()
+        return {d: sums[d] for d in range(count) if known[d]}
 
     def on_first(self, action: Callable[[], None]) -> None:
         """Run `action` on the first rank; the others wait, and end with it where it fails.
@@ -94,15 +95,14 @@ class Ranks:
         """Every rank's text, which must not be empty, in the order of ranks."""
         if self.world == 1:
             return [text]
-        device = _device()
-        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
-        sizes = torch.zeros(self.world, dtype=torch.int64, device=device)
+        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.world, dtype=torch.int64)
         sizes[self.rank] = len(own)
         distributed.all_reduce(sizes)
-        table = torch.zeros(self.world, int(sizes.max()), dtype=torch.uint8, device=device)
+        table = torch.zeros(self.world, int(sizes.max()), dtype=torch.uint8)
         table[self.rank, : len(own)] = own
         distributed.all_reduce(table)
-        rows = zip(table.cpu(), sizes.tolist(), strict=True)
+        rows = zip(table, sizes.tolist(), strict=True)
         return [row[:size].numpy().tobytes().decode() for row, size in rows]
 
     def any(self, flag: bool) -> bool:
@@ -123,11 +123,6 @@ class Ranks:
         for table in tables:
             table[others] = 0
         self.sum(tables)
-
-
-def _device() -> torch.device:
-    """Where the process group's tensors must lie."""
-    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
 ALONE = Ranks()
@@ -156,7 +151,9 @@ def joined_ranks(domains: int, order: str, device: str) -> Iterator[Ranks]:
         )
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    # Figures and flags stay on the CPU: exchanged by GPUs, each would have to be waited for.
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), world)
     finally:

@@ -27,7 +27,7 @@ def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None
     tensors |= {f"switches.{k}": v for k, v in learner_state(training.learner).items()}
     tensors |= {f"average.{k}": v for k, v in training.average.state_dict().items()}
     tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
+    if training.net.switches.is_cuda:  # asking starts CUDA
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     plain: dict[str, dict[str, float]] = {}
     for index, state in training.optimiser.state_dict()["state"].items():
@@ -77,7 +77,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
     training.average.load_state_dict(average, training.net.switches.device)
     _load_optimiser(training.optimiser, _strip(tensors, "optimiser."), meta["optimiser"])
     torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
+    if training.net.switches.is_cuda and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])
     training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
     training.phase = str(meta["phase"])
@@ -94,6 +94,9 @@ def _load_optimiser(
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    for parameter, moments in optimiser.state.items():
+        for key in ("exp_avg", "exp_avg_sq"):  # fused AdamW wants them laid out as the parameter
+            moments[key] = torch.empty_like(parameter).copy_(moments[key])
 
 
 def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from prunion.trainer.config import DomainConfig, InputConfig
+from prunion.trainer.domains import open_domain
+from prunion.trainer.evaluate import evaluate
 from prunion.trainer.trace import trace
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.trainer.tiny_run import write_domain
 
 
 @pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
@@ -33,6 +39,26 @@ def test_a_mixed_batch_answers_like_single_images() -> None:
     torch.testing.assert_close(mixed, single)
     assert torch.isinf(mixed[0, 3:]).all()
     assert torch.isfinite(mixed[1]).all()
+
+
+def test_evaluation_compiles_nothing(tmp_path: Path) -> None:
+    """Its short last batches would make every graph after it one of any shape."""
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        compiled.append(graph)
+        return graph.forward
+
+    net = domain_net(Plain())
+    net.trunk.compile(backend=backend)
+    write_domain(tmp_path, ["red", "green", "blue"], 4, 0)
+    train, test = ((str(tmp_path / part),) for part in ("train", "test"))
+    domain = open_domain(DomainConfig("a", train=train, test=test), 0)
+    evaluate(net, [domain], InputConfig((8, 8)), batch_size=5)
+    assert not compiled
+    net.train()
+    net(torch.randn(8, 3, 8, 8), [(0, 4), (1, 4)], gated=False)
+    assert len(compiled) == 1
 
 
 def test_an_off_channel_is_zero_behind_its_gate_whatever_the_shift() -> None:

@@ -19,11 +19,10 @@ from prunion.benchmarks.folded import fold_by_hand
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.runtime.graph_edit import pin_pack
 from prunion.runtime.graph_slice import units_to_keep
-from prunion.runtime.machine import machine_facts
+from prunion.runtime.machine import default_round_to, machine_facts
 from prunion.runtime.model import Model, load
 from prunion.runtime.ort_session import SessionOptions, make_session, run
 from prunion.runtime.pack import Pack
-from prunion.runtime.sessions import default_round_to
 from prunion.runtime.timing import Timing, time_interleaved
 
 __all__ = ["main", "measure", "ratios"]

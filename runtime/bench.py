@@ -13,6 +13,7 @@ import numpy as np
 
 from prunion.runtime.backends import SessionOptions, run
 from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.runtime.cuda import free_gpu_bytes
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph_form import GraphForm
 from prunion.runtime.machine import machine_facts, peak_rss_bytes
@@ -38,7 +39,8 @@ class BenchReport:
     """Everything `prunion bench` prints; milliseconds and bytes.
 
     `load_ms` and `peak_rss_bytes` are of this process: the peak includes Python and whatever
-    it had loaded before.
+    it had loaded before. `gpu_bytes` is what is less free on the GPU after the run than before it,
+    None on a CPU and where cuda-python is not installed.
     """
 
     bundle: str
@@ -46,6 +48,7 @@ class BenchReport:
     load_ms: dict[str, float]
     rss_before_bytes: int
     peak_rss_bytes: int
+    gpu_bytes: int | None
     file_bytes: dict[str, int]
     machine: dict[str, Any]
 
@@ -75,7 +78,7 @@ def bench(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     rows = _rows(bundle, domains)
     options = SessionOptions(backend=backend, threads=threads)
-    before = peak_rss_bytes()
+    before, free = peak_rss_bytes(), _free_gpu_bytes(backend)
     load_ms: dict[str, float] = {}
     pool = open_pool(bundle, options, precision)
     form = pool.form
@@ -95,12 +98,14 @@ def bench(
     for name, batch in cases:
         timing = timings[f"{name}@{batch}"]
         table.append(BenchRow(name, batch, timing, batch * 1e3 / timing.mean_ms))
+    left = _free_gpu_bytes(backend)
     return BenchReport(
         bundle=str(bundle.path),
         rows=tuple(table),
         load_ms=load_ms,
         rss_before_bytes=before,
         peak_rss_bytes=peak_rss_bytes(),
+        gpu_bytes=None if free is None or left is None else free - left,
         file_bytes={name: bundle.file(name).stat().st_size for name in bundle.manifest.files},
         machine=machine_facts(threads),
     )
@@ -122,7 +127,13 @@ def format_report(report: BenchReport) -> str:
     before = f"{report.rss_before_bytes / 2**20:.0f} MiB"
     machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     lines += [f"load: {loads}", f"peak memory: {mib} ({before} before loading)"]
+    if report.gpu_bytes is not None:
+        lines.append(f"GPU memory: {report.gpu_bytes / 2**20:.0f} MiB taken")
     return "\n".join([*lines, f"files: {sizes}", f"machine: {machine}"])
+
+
+def _free_gpu_bytes(backend: str) -> int | None:
+    return None if backend in ("cpu", "openvino") else free_gpu_bytes()
 
 
 def _rows(bundle: Bundle, domains: str) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from prunion.runtime.errors import BackendError, MissingDependencyError
 
-__all__ = ["Buffer", "Stream", "call", "cudart", "device_sm", "gpu_sm"]
+__all__ = ["Buffer", "Stream", "call", "cudart", "device_sm", "free_gpu_bytes", "gpu_sm"]
 
 
 def cudart() -> Any:
@@ -49,6 +49,14 @@ def device_sm() -> int | None:
         return None
 
 
+def free_gpu_bytes() -> int | None:
+    """Memory that is free on the GPU, whoever took the rest; None where `gpu_sm` raises."""
+    try:
+        return int(call(cudart().cudaMemGetInfo))
+    except (BackendError, MissingDependencyError):
+        return None
+
+
 def call(function: Any, *arguments: Any) -> Any:
     """A function of the CUDA runtime; its result without the status.
 
@@ -71,8 +79,11 @@ class Stream:
 
     def __init__(self) -> None:
         self.rt = cudart()
-        self.handle = call(self.rt.cudaStreamCreate)
+        # Non-blocking: else, while it records, whoever uses the default stream would be refused.
+        flag = self.rt.cudaStreamNonBlocking
+        self.handle = call(self.rt.cudaStreamCreateWithFlags, flag)
         finalize(self, self.rt.cudaStreamDestroy, self.handle)
+        self._graphs: dict[int, finalize] = {}
 
     def wait(self) -> None:
         """Until all of its work is done."""
@@ -94,7 +105,9 @@ class Stream:
             raise
         graph = call(self.rt.cudaStreamEndCapture, self.handle)
         try:
-            return call(self.rt.cudaGraphInstantiate, graph, 0)
+            made = call(self.rt.cudaGraphInstantiate, graph, 0)
+            self._graphs[int(made)] = finalize(self, self.rt.cudaGraphExecDestroy, made)
+            return made
         finally:
             self.rt.cudaGraphDestroy(graph)
 
@@ -104,7 +117,7 @@ class Stream:
 
     def drop(self, graph: Any) -> None:
         """Free a recording."""
-        call(self.rt.cudaGraphExecDestroy, graph)
+        self._graphs.pop(int(graph))()
 
 
 class Buffer:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import click
 
+from prunion.runtime.errors import PrunionError
 from prunion.runtime.machine import available_bytes, machine_facts
+from prunion.runtime.ort_session import SessionOptions, make_session
 
-__all__ = ["Finding", "doctor_command", "examine"]
+__all__ = ["Finding", "doctor_command", "examine", "refusal"]
 
 TEGRA = Path("/etc/nv_tegra_release")
 OLD_PYTHON_ORT = "1.23"
@@ -103,8 +105,32 @@ def _onnxruntime(has_gpu: bool) -> Finding:
     if find_spec("onnx") is None:
         fix = "pinned sessions need onnx: pip install 'prunion[ort]'"
         return Finding("ONNX Runtime", "broken", f"{ort.__version__} without onnx", fix)
-    shown = ", ".join(x for x in providers if x != "Azure")
-    return Finding("ONNX Runtime", "ok", f"{ort.__version__} ({shown})", fix)
+    detail = f"{ort.__version__} ({', '.join(x for x in providers if x != 'Azure')})"
+    if has_gpu and "CUDA" in providers and (reason := refusal("cuda")):
+        detail += f", on the CPU only: {reason}"
+        fix = "pip install 'onnxruntime-gpu[cuda,cudnn]', of the CUDA that the driver knows"
+        if TEGRA.exists():
+            fix = "install the ONNX Runtime that NVIDIA builds for this JetPack"
+    return Finding("ONNX Runtime", "ok", detail, fix)
+
+
+def refusal(backend: str) -> str:
+    """Why ONNX Runtime starts no session on a backend; an empty text if it does."""
+    from onnx import TensorProto, helper
+
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"])
+        for name in ("image", "logits")
+    ]
+    node = helper.make_node("Relu", ["image"], ["logits"])
+    graph = helper.make_graph([node], "probe", ends[:1], ends[1:])
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    try:
+        make_session(model.SerializeToString(), SessionOptions(backend), {"image"})
+    except PrunionError as exc:
+        return str(exc)
+    return ""
 
 
 def _tensorrt(has_gpu: bool) -> Finding:

@@ -9,15 +9,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["available_bytes", "machine_facts", "peak_rss_bytes", "rss_bytes"]
+__all__ = [
+    "available_bytes",
+    "default_round_to",
+    "machine_facts",
+    "peak_rss_bytes",
+    "rss_bytes",
+]
 
 PACKAGES = ("prunion", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 
 
 def machine_facts(threads: int | None = None) -> dict[str, Any]:
-    """CPU model, usable cores, threads asked for, and versions."""
+    """CPU model, GPU with its driver where there is one, usable cores, threads, versions."""
     return {
         "cpu": _cpu_model(),
+        **({"gpu": gpu} if (gpu := _gpu_model()) else {}),
         "architecture": platform.machine(),
         "cores": _usable_cores(),
         "threads": threads or "all",
@@ -26,6 +33,15 @@ def machine_facts(threads: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def default_round_to() -> int:
+    """Widths that suit this CPU's blocked convolutions: 16 with AVX-512, else 8."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return 8
+    return 16 if "avx512f" in flags else 8
 
 
 def available_bytes() -> int:
@@ -66,6 +82,20 @@ def _cpu_model() -> str:
             if line.lower().startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+def _gpu_model() -> str:
+    """NVIDIA's GPUs and their driver, as the system tells them without any library."""
+    texts = [p.read_text() for p in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("Model:")]
+    names = [line.removeprefix("Model:").strip() for line in lines]
+    if not names:
+        board = Path("/proc/device-tree/model")  # a Jetson's GPU is part of it
+        is_jetson = Path("/etc/nv_tegra_release").exists() and board.exists()
+        return board.read_text().strip("\0\n ") if is_jetson else ""
+    driver = Path("/sys/module/nvidia/version")
+    version = f", driver {driver.read_text().strip()}" if driver.exists() else ""
+    return " and ".join(names) + version
 
 
 def _usable_cores() -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "pinned_session",
     "provider_version",
     "run",
+    "settled",
 ]
 
 PROVIDERS = {
@@ -36,6 +38,14 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt-ep": "TensorrtExecutionProvider",
     "tensorrt-rtx-ep": "NvTensorRTRTXExecutionProvider",
+}
+# Each new batch size has every convolution planned anew: an exhaustive search takes a hundred
+# times as long as a heuristic one. Memory grows by what is asked for; the default doubles.
+DEFAULTS = {
+    "cuda": {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
 }
 
 
@@ -106,6 +116,15 @@ def provider_version(backend: str) -> str:
     return str(ort.__version__)
 
 
+def settled(backend: str, provider: str) -> str:
+    """What `auto` stands for if there is one choice only, or once a session runs on `provider`."""
+    if backend != "auto":
+        return backend
+    first, *others = _candidates(_onnxruntime(), backend)
+    names = {value: key for key, value in PROVIDERS.items()}
+    return names.get(provider, backend) if others else first
+
+
 def run(session: Any, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
     """`logits [N, Cmax]`. Raises InputError where the backend refuses the feeds."""
     try:
@@ -126,7 +145,19 @@ def _onnxruntime() -> Any:
             "this needs the package onnxruntime: pip install 'prunion[ort]' "
             "(with a CUDA GPU: 'prunion[ort-gpu]')"
         ) from None
+    _load_cuda_libraries()
     return onnxruntime
+
+
+@cache
+def _load_cuda_libraries() -> None:
+    """Where a build for CUDA is to find NVIDIA's libraries: pip puts them where no loader looks."""
+    import onnxruntime
+
+    load = getattr(onnxruntime, "preload_dlls", None)  # from 1.21 on
+    if load is not None and getattr(onnxruntime, "cuda_version", None):
+        with redirect_stdout(StringIO()), suppress(OSError):  # what is missing is told by the session that needs it
+            load()
 
 
 @cache
@@ -167,7 +198,8 @@ def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) 
         settings.add_session_config_entry("session.use_env_allocators", "1")
     for name, value in options.entries.items():
         settings.add_session_config_entry(name, value)
-    providers = [(PROVIDERS[backend], dict(options.provider_options))]
+    told = {**DEFAULTS.get(backend, {}), **options.provider_options}
+    providers = [(PROVIDERS[backend], told)]
     try:
         # Otherwise ONNX Runtime prints, and goes on with the CPU, even in the middle of a run.
         session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)

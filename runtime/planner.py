@@ -26,9 +26,12 @@ def find_plan(bundle: Bundle, pool: SessionPool, pack: Pack, seconds: float = SE
             reason=f"the memory limit of {pool.limit:,} bytes holds no pinned session of "
             f"{pool.typical:,}"
         )
+    backend = pool.backend()
+    if backend == "cuda":
+        return Plan(reason="CUDA plans its convolutions anew for every other number of images")
     graph = pool.graph.relative_to(bundle.path).as_posix()
     digest = f"{bundle.manifest.files[graph]}{pool.slicing}"
-    key = plan_key(digest, pool.options.backend, pool.options.threads)
+    key = plan_key(digest, backend, pool.options.threads)
     known = load_plan(key)
     if known is not None:
         return known

@@ -6,8 +6,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -15,17 +14,20 @@ from weakref import WeakSet
 import numpy as np
 
 from prunion.runtime.backends import SessionOptions, make_mixed, make_session, run
-from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.errors import BackendError, UnsupportedGraphError
 from prunion.runtime.graph_form import GraphForm
 from prunion.runtime.graph_slice import units_to_keep
+from prunion.runtime.machine import default_round_to
+from prunion.runtime.ort_session import settled
 from prunion.runtime.pack import Pack
 from prunion.runtime.pin_form import pin_form
 from prunion.runtime.tables import LiveDomain
 from prunion.runtime.unit_table import UnitTable
 
-__all__ = ["TOLERANCE", "Pinned", "SessionPool", "default_round_to"]
+__all__ = ["TOLERANCE", "Pinned", "SessionPool"]
 
 TOLERANCE = 1e-4
+CUDA_TOLERANCE = 50 * TOLERANCE  # convolutions in TF32, whose sums depend on the channels beside
 PATIENCE = 4
 
 
@@ -80,12 +82,12 @@ class SessionPool:
         self._refused = ""
         self._table = None if table is None else form.unit_table(table)
         self.typical = graph.stat().st_size
-        self._pinned: OrderedDict[int, Future[Pinned]] = OrderedDict()
+        self._pinned: OrderedDict[int, Future[Pinned | None]] = OrderedDict()
         self._ready: dict[int, Pinned] = {}
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Any = None
-        self._open_mixed = open_mixed or partial(make_mixed, graph, options, form.needs)
+        self._open_mixed = open_mixed or (lambda: make_mixed(graph, self.chosen(), form.needs))
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Any:
@@ -104,6 +106,16 @@ class SessionPool:
                 return str(session.get_providers()[0])
         return ""
 
+    def chosen(self) -> SessionOptions:
+        """The options with `auto` replaced by what the first session runs on, once there is one."""
+        return replace(self.options, backend=settled(self.options.backend, self.provider()))
+
+    def backend(self) -> str:
+        """What answers; where `auto` leaves a choice, the mixed session is made to decide it."""
+        if self.chosen().backend == "auto":
+            self.mixed()
+        return self.chosen().backend
+
     def note(self) -> str:
         """What the mixed session has to say of itself, if it is there: an engine's precision."""
         note = getattr(self._mixed, "note", None)
@@ -112,8 +124,7 @@ class SessionPool:
     def resident(self) -> dict[int, Pinned]:
         """The pinned sessions that are ready, by serial, least recently used first."""
         with self._lock:
-            done = [(k, f) for k, f in self._pinned.items() if f.done() and not f.exception()]
-        return {serial: future.result() for serial, future in done}
+            return {serial: self._ready[serial] for serial in self._pinned if serial in self._ready}
 
     def pinned(self, domain: LiveDomain, *, patient: bool = True) -> Pinned | None:
         """The session of one domain, or None if the mixed one should answer for it.
@@ -172,7 +183,7 @@ class SessionPool:
                     return self._plain(pack, "it uses every channel of the union")
                 try:
                     graph = pin_form(self.graph, self.form, pack, self._table, alive)
-                    made = make_session(graph, self.options, needs={"image"})
+                    made = make_session(graph, self.chosen(), needs={"image"})
                     return self._checked(pack, Pinned(made, len(graph), True, _kept(alive)))
                 except UnsupportedGraphError as exc:
                     note = self._refused = str(exc)
@@ -181,7 +192,8 @@ class SessionPool:
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
         graph = pin_form(self.graph, self.form, pack)
-        return Pinned(make_session(graph, self.options, needs={"image"}), len(graph), False, note)
+        made = make_session(graph, self.chosen(), needs={"image"})
+        return Pinned(made, len(graph), False, note)
 
     def _checked(self, pack: Pack, made: Pinned) -> Pinned:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
@@ -189,15 +201,24 @@ class SessionPool:
         feeds = self.form.feeds(image, np.zeros(2, np.int64), tables)
         expected, got = run(self.mixed(), feeds), made.run(image)
         error = float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
-        if error <= self.tolerance:
+        on_cuda = self.chosen().backend == "cuda"
+        if error <= (max(self.tolerance, CUDA_TOLERANCE) if on_cuda else self.tolerance):
             return made
         return self._plain(pack, f"sliced, it differs from the mixed graph by {error:.1e}")
 
-    def _fill(self, serial: int, future: Future[Pinned], pack: Pack) -> None:
+    def _fill(self, serial: int, future: Future[Pinned | None], pack: Pack) -> None:
         try:
             made = self.make(pack, sliced=self.slicing)
             self.typical = made.bytes
             future.set_result(made)
+        except BackendError:
+            # No room on the GPU: it holds what is there, and the mixed session answers. If it is
+            # not memory that is lacking, that session says so.
+            with self._lock:
+                self._pinned.pop(serial, None)
+                self.limit = min(self.limit, self._used())
+            future.set_result(None)
+            return
         except BaseException as exc:
             with self._lock:
                 self._pinned.pop(serial, None)
@@ -211,10 +232,8 @@ class SessionPool:
                 self._ready.pop(gone, None)
 
     def _used(self) -> int:
-        return sum(
-            f.result().bytes if f.done() and not f.exception() else self.typical
-            for f in self._pinned.values()
-        )
+        ready = [self._ready.get(serial) for serial in self._pinned]
+        return sum(self.typical if made is None else made.bytes for made in ready)
 
     def _has_room(self) -> bool:
         return self._used() + self.typical <= self.limit
@@ -227,15 +246,6 @@ class SessionPool:
             return False
         self._asked.clear()
         return True
-
-
-def default_round_to() -> int:
-    """Widths that suit this CPU's blocked convolutions: 16 with AVX-512, else 8."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return 8
-    return 16 if "avx512f" in flags else 8
 
 
 def _kept(alive: np.ndarray) -> str:

@@ -55,7 +55,7 @@ class TensorRtSession:
     @property
     def memory_bytes(self) -> int:
         """Scratch memory of one context on the GPU, as the engine itself says."""
-        # TensorRT before 10.1 has the second only, TensorRT-RTX the first only; 0 is an answer.
+        # TensorRT before 10.1 and early TensorRT-RTX have the second only; 0 is an answer.
         newer = getattr(self.engine, "device_memory_size_v2", None)
         return int(self.engine.device_memory_size if newer is None else newer)
 

@@ -98,6 +98,7 @@ def test_bench_json(bundle_path: Path) -> None:
     rows = {(row["session"], row["batch"]) for row in report["rows"]}
     assert rows == {(s, n) for s in ("mixed", "pinned:flowers") for n in (1, 3)}
     assert report["peak_rss_bytes"] > 0
+    assert report["gpu_bytes"] is None, "of a CPU"
     assert report["file_bytes"]["model.onnx"] == (bundle_path / "model.onnx").stat().st_size
     table = invoke("bench", bundle_path, "--seconds", "0.02", "--domains", "signs")
     assert "pinned:signs" in table.stdout

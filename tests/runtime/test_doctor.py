@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from prunion.runtime import doctor
 from prunion.runtime.cli import cli
-from prunion.runtime.doctor import examine
+from prunion.runtime.doctor import examine, refusal
 
 
 def states() -> dict[str, tuple[str, str]]:
@@ -27,6 +27,21 @@ def test_what_is_installed_is_ok() -> None:
     assert ort.__version__ in found["detail"]
     assert report["machine"]["cores"] >= 1
     assert "ONNX Runtime" in CliRunner().invoke(cli, ["doctor"]).stdout
+
+
+def test_a_provider_is_asked_to_start_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    assert refusal("cpu") == ""
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    assert "no CUDAExecutionProvider" in refusal("cuda")
+    # A build for CUDA says it has the provider whether or not its libraries are found.
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: both)
+    monkeypatch.setattr(doctor, "_gpu", lambda: doctor.Finding("GPU", "ok", "NVIDIA"))
+    (found,) = [x for x in examine() if x.what == "ONNX Runtime"]
+    assert "on the CPU only: CUDAExecutionProvider did not start" in found.detail
+    assert "onnxruntime-gpu[cuda,cudnn]" in found.fix
 
 
 def test_every_finding_that_is_not_ok_has_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:

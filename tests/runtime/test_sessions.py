@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from prunion.runtime import model as model_module
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import BackendError, InputError
 from prunion.runtime.model import Model, load
+from prunion.runtime.pack import Pack
 from prunion.runtime.plan import BATCHES, Plan, load_plan, save_plan
+from prunion.runtime.sessions import Pinned, SessionPool
 
 pytest.importorskip("onnxruntime")
 
@@ -127,3 +129,41 @@ def test_a_slower_slice_is_not_used(bundle_path: Path, monkeypatch: pytest.Monke
     model = load(bundle_path, "cpu", threads=1, tune=True)
     model.logits(np.zeros((1, 3, 12, 10), np.float32), "flowers")
     assert sessions(model) == {"flowers": "slicing is off"}
+
+
+def test_a_full_gpu_leaves_the_rest_to_the_mixed_session(
+    bundle_path: Path, toy: ModuleType, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pinned session is made, the second finds no memory, and is not tried for ever."""
+    model = load(bundle_path, "cpu", threads=1)
+    make, tried = SessionPool.make, []
+
+    def full(self: SessionPool, pack: Pack, *, sliced: bool) -> Pinned:
+        tried.append(pack.name)
+        if len(tried) > 1:
+            raise BackendError("CUDAExecutionProvider does not start: out of memory")
+        return make(self, pack, sliced=sliced)
+
+    monkeypatch.setattr(SessionPool, "make", full)
+    for row in (0, 1, 1, 2, 0):
+        expected = toy.reference(toy.make_tables(), batch, np.full(6, row))
+        got = model.logits(batch, np.full(6, row))
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert len(tried) == 2
+    assert len(sessions(model)) == 1
+
+
+def test_auto_is_decided_once(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a provider for CUDA that does not start, as without one, it stands for the CPU."""
+    ort = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    pool = load(bundle_path, "auto", threads=1).sessions
+    assert pool.chosen().backend == "cpu"
+    assert pool.provider() == "", "no session was needed to know"
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: both)
+    assert pool.chosen().backend == "auto"
+    assert pool.backend() == "cpu"
+    assert pool.provider() == "CPUExecutionProvider"
+    assert pool.options.backend == "auto"

@@ -156,7 +156,7 @@ def _load_cuda_libraries() -> None:
 
     load = getattr(onnxruntime, "preload_dlls", None)  # from 1.21 on
     if load is not None and getattr(onnxruntime, "cuda_version", None):
-        with redirect_stdout(StringIO()), suppress(OSError):  # what is missing is told by the session that needs it
+        with redirect_stdout(StringIO()), suppress(OSError):  # the session that needs it tells
             load()
 
 

@@ -92,6 +92,7 @@ ROWS = _rows()
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
+@click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
 @click.option("--holdout", is_flag=True, help="Measure on a tenth of the training images instead.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
@@ -135,6 +136,7 @@ def make_config(row: Row, options: dict[str, Any]) -> RunConfig:
     if options["teacher"]:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
+    backbone = replace(backbone, keep=options["keep"])
     return RunConfig(
         backbone=backbone,
         input=shape,
@@ -191,6 +193,7 @@ def _key(name: str, options: dict[str, Any]) -> str:
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
     parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
+    parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
     return ".".join([*parts, *(["holdout"] if options["holdout"] else [])])
 

@@ -15,10 +15,9 @@ import torch
 from prunion.exporter.slim import SlimNet, slim_network
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.runtime.files import new_folder, read_json, sha256_file, write_json
-from prunion.trainer.backbones import load_backbone
+from prunion.trainer.build_network import build_network
 from prunion.trainer.checkpoint import Checkpoint
 from prunion.trainer.config import BackboneConfig
-from prunion.trainer.network import DomainNet
 
 __all__ = ["load_slim", "save_slim", "write_slim"]
 
@@ -81,8 +80,8 @@ def load_slim(folder: Path | str) -> SlimNet:
 
     try:
         config = BackboneConfig(**plan["backbone"])
-        backbone = load_backbone(config, *plan["size"], weights=False)
-        net = DomainNet(backbone, [len(d["classes"]) for d in plan["domains"]])
+        classes = [len(d["classes"]) for d in plan["domains"]]
+        net = build_network(config, plan["size"], classes, weights=False)
         alive = np.zeros(net.units.table.count, dtype=bool)
         if plan["units"]["count"] != len(alive):
             raise CheckpointError(

@@ -14,10 +14,9 @@ from prunion.exporter.export import export_bundle
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.manifest import Manifest, load_manifest
 from prunion.runtime.profile import profile_command
-from prunion.trainer.backbones import load_backbone
+from prunion.trainer.build_network import build_network
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, load_config
-from prunion.trainer.network import DomainNet
 
 __all__ = ["export_untrained", "profile_run_command", "untrained_command"]
 
@@ -60,7 +59,7 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
         raise PrunionError(f"{output} already exists: choose another place or pass --force")
     torch.manual_seed(config.seed)
     backbone = replace(config.backbone, weights="none", match="name")
-    net = DomainNet(load_backbone(backbone, *config.input.size, weights=False), [CLASSES])
+    net = build_network(backbone, config.input.size, [CLASSES], weights=False)
     everything = replace(
         config,
         backbone=backbone,

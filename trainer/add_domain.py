@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.averaging import WeightAverage
-from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import Batch, JointBatches
+from prunion.trainer.build_network import build_network
 from prunion.trainer.checkpoint import Checkpoint
 from prunion.trainer.config import DomainConfig, RunConfig, TrainConfig
 from prunion.trainer.device import device_named, prepare_device
@@ -88,8 +88,7 @@ def add_domain(
 
 def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet:
     """The finished trunk with one domain, whose BatchNorm starts at the old domains' mean."""
-    backbone = load_backbone(config.backbone, *config.input.size, weights=False)
-    net = DomainNet(backbone, [classes])
+    net = build_network(config.backbone, config.input.size, [classes], weights=False)
     old = checkpoint.net.state_dict()
     with torch.no_grad():
         for name, value in net.state_dict().items():

@@ -13,7 +13,7 @@ from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.runtime.files import new_folder, read_json, sha256_file, write_json
 from prunion.runtime.profile_file import Profile, read_profile, write_profile
 from prunion.runtime.unit_table import UnitTable
-from prunion.trainer.backbones import load_backbone
+from prunion.trainer.build_network import build_network
 from prunion.trainer.config import RunConfig
 from prunion.trainer.network import DomainNet
 
@@ -94,8 +94,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if config.budget.kind == "latency":  # the one it was trained for, wherever the folder is now
         own = replace(config.budget, profile=str(folder / "profile.json"))
         config = replace(config, budget=own)
-    backbone = load_backbone(config.backbone, *config.input.size, weights=False)
-    net = DomainNet(backbone, classes)
+    net = build_network(config.backbone, config.input.size, classes, weights=False)
     _check_units(folder, net)
     _load_tensors(folder, net)
     return Checkpoint(net.eval(), config, meta)

@@ -25,6 +25,7 @@ class BackboneConfig:
     weights: str = "default"
     match: str = "name"
     cut: str | None = None
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_text("backbone", "name", self.name)
@@ -33,6 +34,13 @@ class BackboneConfig:
         check_choice("backbone", "match", self.match, ("name", "order"))
         if self.cut is not None:
             check_text("backbone", "cut", self.cut)
+        if not isinstance(self.keep, (list, tuple)):
+            raise ConfigError(
+                f'[backbone] keep is {shown(self.keep)}: give a list of layers, such as ["conv1"]'
+            )
+        for name in self.keep:
+            check_text("backbone", "keep", name)
+        object.__setattr__(self, "keep", tuple(self.keep))
 
     @property
     def weights_are_a_file(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunion.runtime.errors import BudgetError
 from prunion.runtime.profile_file import Profile, read_profile
 from prunion.runtime.unit_table import UnitTable
 
@@ -36,6 +37,15 @@ def latency_table(path: Path | str, units: UnitTable) -> LatencyTable:
     """Read a profile for a network. Raises BudgetError if it is damaged or of another network."""
     profile = read_profile(path)
     profile.check(units.layers, str(path))
+    for layer in units.layers:
+        grid = profile.grid(layer.weight)
+        for axis, widths in enumerate((grid.out, grid.inside)):
+            cut = units.slots.get((layer.weight, axis), np.empty(0)).max(initial=-1) >= 0
+            if cut and len(widths) == 1 and widths[0] > profile.round_to:
+                raise BudgetError(
+                    f"{path}: {layer.weight} was measured at one width, as [backbone] keep leaves "
+                    "it, and this run may cut it: measure this run's network with `prunion profile`"
+                )
     return LatencyTable(units, profile)
 
 

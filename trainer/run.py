@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from prunion.trainer.backbones import load_backbone
 from prunion.trainer.batches import JointBatches
 from prunion.trainer.budget import make_budget
+from prunion.trainer.build_network import build_network
 from prunion.trainer.checkpoint import save_checkpoint
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.device import device_named, prepare_device
@@ -26,7 +26,6 @@ from prunion.trainer.evaluate import evaluate
 from prunion.trainer.interrupt import StoppedError, StopRequest, stop_signals
 from prunion.trainer.latency import LatencyTable
 from prunion.trainer.metrics_log import MetricsLog
-from prunion.trainer.network import DomainNet
 from prunion.trainer.open_domains import open_domains
 from prunion.trainer.priced_table import table_of
 from prunion.trainer.ranks import Ranks, joined_ranks
@@ -134,8 +133,8 @@ def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: R
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     prepare_device(device)
-    backbone = load_backbone(config.backbone, *config.input.size)
-    net = DomainNet(backbone, [len(d.classes) for d in domains]).to(device)
+    classes = [len(d.classes) for d in domains]
+    net = build_network(config.backbone, config.input.size, classes).to(device)
     priced = table_of(config.budget, net)
     budget = make_budget(config.budget, priced, net.units.group)
     batches = JointBatches(domains, config, ranks=ranks, pin=device == "cuda")

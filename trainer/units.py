@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from prunion.runtime.errors import ConfigError
 from prunion.runtime.unit_table import Layer, UnitTable
 from prunion.trainer.flow import KEEPS_ZERO, LAYOUT, flow_slots
 from prunion.trainer.slot_sets import FIXED
@@ -59,15 +60,27 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
 
     Args:
         module: result of `trace`, ending in a feature vector `[N, F]`.
-        keep: patterns of tensor names (`layer1.*`) whose output channels are never removed.
+        keep: layers whose output channels are never removed, by name or pattern (`layer1.*`).
 
     Raises:
+        ConfigError: one of `keep` is no layer.
         UnsupportedGraphError: an operation whose channels cannot be decided, naming its node.
     """
     flow = flow_slots(module)
-    for (tensor, axis), ids in flow.weights.items():
-        if axis == 0 and any(fnmatch(tensor, pattern) for pattern in keep):
-            flow.sets.tie(ids, torch.full_like(ids, FIXED))
+    layers = {
+        tensor.removesuffix(".weight"): ids
+        for (tensor, axis), ids in flow.weights.items()
+        if axis == 0 and tensor.endswith(".weight")
+    }
+    for pattern in keep:
+        found = [name for name in layers if fnmatch(name, pattern)]
+        if not found:
+            raise ConfigError(
+                f"[backbone] keep: {pattern!r} is no layer: give names or patterns such as "
+                f"{', '.join(list(layers)[:3])}"
+            )
+        for name in found:
+            flow.sets.tie(layers[name], torch.full_like(layers[name], FIXED))
     number = _number_roots(flow)
     slots = {key: _units_of(flow, ids, number) for key, ids in flow.weights.items()}
     table = UnitTable(len(number), slots, _layers(flow))

@@ -48,11 +48,12 @@ def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
 def test_the_run_of_a_row(tmp_path: Path) -> None:
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
-        "teacher": "", "backbone": "resnet18", "domains": "gtsrb,flowers5", "holdout": True,
-        "seed": 4, "threads": 1,
+        "teacher": "", "keep": ("conv1",), "backbone": "resnet18", "domains": "gtsrb,flowers5",
+        "holdout": True, "seed": 4, "threads": 1,
     }  # fmt: skip
     config = make_config(ROWS["frozen-macs-050"], options)
     assert (config.budget.kind, config.budget.limit, config.seed) == ("macs", 0.5, 4)
+    assert config.backbone.keep == ("conv1",)
     assert (config.train.trunk, config.train.lr, config.train.epochs) == ("frozen", 0.5, 6)
     assert [(d.name, d.mirror, d.holdout, d.test) for d in config.domains] == [
         ("gtsrb", False, 0.1, ()), ("flowers5", True, 0.1, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from prunion.trainer.config import BudgetConfig
 from prunion.trainer.cost import cost_model
 from prunion.trainer.latency import LatencyModel, LatencyTable, latency_table
 from prunion.trainer.sharing import union_price
+from prunion.trainer.trace import trace
+from prunion.trainer.units import find_units
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 UNITS = [domain_net(model()).units for model in (Plain, Residual, Depthwise, SqueezeExcite)]
@@ -167,3 +170,16 @@ def test_widths_that_were_not_measured_are_refused() -> None:
     make_budget(BudgetConfig(1.0, "latency", 8, "d"), table, units.group)
     with pytest.raises(BudgetError, match=r"round_to is 6.* multiples of 4: set round_to = 4"):
         make_budget(BudgetConfig(1.0, "latency", 6, "d"), table, units.group)
+
+
+def test_a_profile_of_a_kept_layer_does_not_price_its_cuts(tmp_path: Path) -> None:
+    table = UNITS[0].table
+    profile = made_up(table)
+    layer, number = profile.layers["conv1.weight"]
+    grids = list(profile.grids)
+    grids[number] = Grid((layer.shape[0],), (layer.shape[1],), grids[number].ms[-1:, -1:])
+    write_profile(tmp_path / "device.json", replace(profile, grids=tuple(grids)))
+    with pytest.raises(BudgetError, match=r"conv1.weight was measured at one width, as \[backbone"):
+        latency_table(tmp_path / "device.json", table)
+    kept = find_units(trace(Plain(), 8, 8), ("conv1",)).table
+    latency_table(tmp_path / "device.json", kept)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.trace import trace
 from prunion.trainer.units import find_units
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
@@ -73,9 +73,12 @@ def test_a_single_output_channel_is_not_taken_for_depthwise() -> None:
 
 
 def test_keep_patterns_protect_channels() -> None:
-    table = slots(Plain(), keep=("conv1.*",))
-    assert table["conv1.weight", 0] == [-1] * 6
-    assert min(table["conv2.weight", 0]) == 0
+    for pattern in ("conv1", "*1"):
+        table = slots(Plain(), keep=(pattern,))
+        assert table["conv1.weight", 0] == [-1] * 6
+        assert min(table["conv2.weight", 0]) == 0
+    with pytest.raises(ConfigError, match=r"keep: 'conv3' is no layer: .* such as conv1, "):
+        slots(Plain(), keep=("conv1", "conv3"))
 
 
 def test_a_weight_used_twice_ties_both_uses() -> None:

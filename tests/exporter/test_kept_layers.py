@@ -1,0 +1,44 @@
+"""Layers that a run file keeps whole stay so in every file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunion.exporter.slim import slim_network
+from prunion.exporter.slim_files import load_slim, save_slim
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.checkpoint import load_checkpoint
+from prunion.trainer.config import load_config
+from prunion.trainer.run import train_run
+from tests.trainer.tiny_run import tiny_run
+
+
+def test_layers_to_keep_are_whole_in_every_file(tmp_path: Path) -> None:
+    """The blocks' inner layers pay for it; what is added to a kept layer is as wide as it."""
+    run_file = tiny_run(tmp_path)
+    cut = 'cut = "layer1"'
+    text = run_file.read_text("utf-8").replace(cut, f'{cut}\nkeep = ["*.conv2"]')
+    run_file.write_text(text, "utf-8")
+    train_run(load_config(run_file), tmp_path / "out")
+    loaded = load_checkpoint(tmp_path / "out")
+    assert loaded.config.backbone.keep == ("*.conv2",)
+    slim = slim_network(loaded.net)
+    save_slim(tmp_path / "slim", slim, loaded, (loaded.net.switches > 0).any(0).numpy())
+    for net in (slim, load_slim(tmp_path / "slim")):
+        widths = {layer.weight: layer.shape[0] for layer in net.table.layers}
+        assert widths["layer1.1.conv2.weight"] == widths["conv1.weight"] == 64
+        assert widths["layer1.0.conv1.weight"] < 64 and widths["layer1.1.conv1.weight"] < 64
+
+
+def test_what_is_no_layer_is_named(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    text, cut = run_file.read_text("utf-8"), 'cut = "layer1"'
+    run_file.write_text(text.replace(cut, f'{cut}\nkeep = ["conv9"]'), "utf-8")
+    with pytest.raises(ConfigError, match="'conv9' is no layer: give names or patterns such as"):
+        train_run(load_config(run_file), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run_file.write_text(text.replace(cut, f'{cut}\nkeep = "conv1"'), "utf-8")
+    with pytest.raises(ConfigError, match="keep is 'conv1': give a list of layers"):
+        load_config(run_file)

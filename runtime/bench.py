@@ -18,6 +18,7 @@ from prunion.runtime.errors import InputError
 from prunion.runtime.graph_form import GraphForm
 from prunion.runtime.machine import machine_facts, peak_rss_bytes
 from prunion.runtime.open_pool import open_pool
+from prunion.runtime.ort_session import settled
 from prunion.runtime.timing import Timing, time_interleaved
 
 __all__ = ["BenchReport", "BenchRow", "Timing", "bench", "format_report", "time_interleaved"]
@@ -40,7 +41,7 @@ class BenchReport:
 
     `load_ms` and `peak_rss_bytes` are of this process: the peak includes Python and whatever
     it had loaded before. `gpu_bytes` is what is less free on the GPU after the run than before it,
-    None on a CPU and where cuda-python is not installed.
+    None on a CPU and where cuda-python is not installed; what CUDA itself takes is not in it.
     """
 
     bundle: str
@@ -78,7 +79,7 @@ def bench(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     rows = _rows(bundle, domains)
     options = SessionOptions(backend=backend, threads=threads)
-    before, free = peak_rss_bytes(), _free_gpu_bytes(backend)
+    before, free = peak_rss_bytes(), _free_gpu_bytes(settled(backend, ""))
     load_ms: dict[str, float] = {}
     pool = open_pool(bundle, options, precision)
     form = pool.form
@@ -98,7 +99,7 @@ def bench(
     for name, batch in cases:
         timing = timings[f"{name}@{batch}"]
         table.append(BenchRow(name, batch, timing, batch * 1e3 / timing.mean_ms))
-    left = _free_gpu_bytes(backend)
+    left = None if all(map(_on_cpu, sessions.values())) else _free_gpu_bytes(backend)
     return BenchReport(
         bundle=str(bundle.path),
         rows=tuple(table),
@@ -134,6 +135,10 @@ def format_report(report: BenchReport) -> str:
 
 def _free_gpu_bytes(backend: str) -> int | None:
     return None if backend in ("cpu", "openvino") else free_gpu_bytes()
+
+
+def _on_cpu(session: Any) -> bool:
+    return str(session.get_providers()[0]).startswith(("CPU", "OpenVINO"))
 
 
 def _rows(bundle: Bundle, domains: str) -> list[int]:

@@ -22,6 +22,7 @@ class Explanation:
         sessions: what each pinned session is, by domain.
         pinned_bytes: sizes of the pinned graphs together, of `limit_bytes`.
         engine: whether a TensorRT engine keeps to the precision asked for; "" without one.
+        full: why the GPU took no further pinned session; "" while it does.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Explanation:
     pinned_bytes: int
     limit_bytes: int
     engine: str = ""
+    full: str = ""
 
     def __str__(self) -> str:
         provider = self.provider or "no session yet"
@@ -43,6 +45,7 @@ class Explanation:
         used, limit = self.pinned_bytes / 2**20, self.limit_bytes / 2**20
         lines.append(f"pinned sessions: {len(self.sessions)}, {used:.1f} of {limit:.0f} MiB")
         lines += [f"  {name}: {note}" for name, note in self.sessions.items()]
+        lines += [f"  no more of them, the others run mixed: {self.full}"] if self.full else []
         return "\n".join(lines)
 
 
@@ -65,6 +68,7 @@ def explain_model(
         pinned_bytes=sum(p.bytes for p in resident.values()),
         limit_bytes=pool.limit,
         engine=pool.note(),
+        full=pool.full,
     )
 
 

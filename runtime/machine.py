@@ -86,16 +86,22 @@ def _cpu_model() -> str:
 
 def _gpu_model() -> str:
     """NVIDIA's GPUs and their driver, as the system tells them without any library."""
-    texts = [p.read_text() for p in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-    lines = [line for text in texts for line in text.splitlines() if line.startswith("Model:")]
-    names = [line.removeprefix("Model:").strip() for line in lines]
-    if not names:
-        board = Path("/proc/device-tree/model")  # a Jetson's GPU is part of it
-        is_jetson = Path("/etc/nv_tegra_release").exists() and board.exists()
-        return board.read_text().strip("\0\n ") if is_jetson else ""
-    driver = Path("/sys/module/nvidia/version")
-    version = f", driver {driver.read_text().strip()}" if driver.exists() else ""
-    return " and ".join(names) + version
+    found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for path in found for line in _text(path).splitlines()]
+    names = [x.removeprefix("Model:").strip() for x in lines if x.startswith("Model:")]
+    if not names:  # a Jetson's GPU is part of the board
+        is_jetson = Path("/etc/nv_tegra_release").exists()
+        return _text(Path("/proc/device-tree/model")) if is_jetson else ""
+    driver = _text(Path("/sys/module/nvidia/version"))
+    return " and ".join(names) + (f", driver {driver}" if driver else "")
+
+
+def _text(path: Path) -> str:
+    """A short file of the system; nothing where it cannot be read, as in some containers."""
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
 
 
 def _usable_cores() -> int:

@@ -39,8 +39,8 @@ PROVIDERS = {
     "tensorrt-ep": "TensorrtExecutionProvider",
     "tensorrt-rtx-ep": "NvTensorRTRTXExecutionProvider",
 }
-# Each new batch size has every convolution planned anew: an exhaustive search takes a hundred
-# times as long as a heuristic one. Memory grows by what is asked for; the default doubles.
+# Each new batch size has every convolution planned anew, by an exhaustive search unless told
+# otherwise. Memory grows by what is asked for; the default doubles.
 DEFAULTS = {
     "cuda": {
         "cudnn_conv_algo_search": "HEURISTIC",

@@ -21,6 +21,7 @@ from prunion.runtime.graph_inputs import load_graph
 from prunion.runtime.graph_slice import units_to_keep
 from prunion.runtime.machine import machine_facts
 from prunion.runtime.open_provider import PREFIXES
+from prunion.runtime.ort_session import settled
 from prunion.runtime.pin_form import pin_form
 from prunion.runtime.profile_file import Grid, Profile, monotone, write_profile
 from prunion.runtime.profile_fit import Fit, fit_total
@@ -183,7 +184,8 @@ def _measure(
     out, inside = (widths_to_measure(layer.shape[a], layer.cut[a], round_to) for a in (0, 1))
     least: dict[str, float] = {}
     # A GPU's sessions have handles and workspaces of their own: only one row of them at a time.
-    for rows in [[a] for a in out] if options.backend in ("auto", "cuda") else [list(out)]:
+    on_gpu = settled(options.backend, "") in ("auto", "cuda")
+    for rows in [[a] for a in out] if on_gpu else [list(out)]:
         calls = {}
         for a, b, copies in product(rows, inside, (1, COPIES)):
             graph = layer_graph(layer, a, b, batch, copies)

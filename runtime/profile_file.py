@@ -104,7 +104,8 @@ class Profile:
     def describe(self) -> str:
         """The device in a few words."""
         what = f"{self.provider}, batch {self.batch}, {self.threads} threads"
-        device = self.machine.get("gpu") or self.machine.get("cpu") or "unknown"
+        on_cpu = self.provider.startswith(("CPU", "OpenVINO"))
+        device = self.machine.get("cpu" if on_cpu else "gpu") or self.machine.get("cpu", "unknown")
         return f"{device}, {what}"
 
     def to_json(self) -> dict[str, Any]:

@@ -6,21 +6,21 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-
-from prunion.runtime.backends import SessionOptions, make_mixed, make_session, run
-from prunion.runtime.errors import BackendError, UnsupportedGraphError
+from prunion.runtime.backends import SessionOptions, make_mixed, make_session
+from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
 from prunion.runtime.graph_form import GraphForm
 from prunion.runtime.graph_slice import units_to_keep
 from prunion.runtime.machine import default_round_to
 from prunion.runtime.ort_session import settled
 from prunion.runtime.pack import Pack
 from prunion.runtime.pin_form import pin_form
+from prunion.runtime.pinned import Pinned, distance, kept_note
 from prunion.runtime.tables import LiveDomain
 from prunion.runtime.unit_table import UnitTable
 
@@ -29,25 +29,7 @@ __all__ = ["TOLERANCE", "Pinned", "SessionPool"]
 TOLERANCE = 1e-4
 CUDA_TOLERANCE = 50 * TOLERANCE  # convolutions in TF32, whose sums depend on the channels beside
 PATIENCE = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Pinned:
-    """A session of one domain: takes `image` as the graph's form says, gives its own `[N, C]`.
-
-    Attributes:
-        bytes: size of its graph, the measure of the memory limit.
-        note: why it is sliced, or why not.
-    """
-
-    session: Any
-    bytes: int
-    sliced: bool
-    note: str
-
-    def run(self, image: np.ndarray) -> np.ndarray:
-        """`[N, C]`."""
-        return run(self.session, {"image": image})
+FULL = (BackendError, InputError)  # when a session is made, and when it first runs
 
 
 class SessionPool:
@@ -59,6 +41,7 @@ class SessionPool:
     `limit` bounds the sizes of the pinned graphs together, in bytes. A full pool lets its least
     recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
     domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
+    `full` says why a GPU took no more of them, until a domain is removed.
     """
 
     def __init__(
@@ -87,7 +70,8 @@ class SessionPool:
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Any = None
-        self._open_mixed = open_mixed or (lambda: make_mixed(graph, self.chosen(), form.needs))
+        self._open_mixed = open_mixed or partial(make_mixed, graph, options, form.needs)
+        self.full = ""
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Any:
@@ -144,7 +128,7 @@ class SessionPool:
                 # A request that began before its domain went must not make a session to stay.
                 if domain in self._gone:
                     return None
-                if not self._has_room() and not self._may_replace(serial, patient):
+                if self.full or not (self._has_room() or self._may_replace(serial, patient)):
                     return None
                 future, mine = Future(), True
                 self._pinned[serial] = future
@@ -162,6 +146,8 @@ class SessionPool:
         with self._lock:
             if all(domain.serial in self._ready for domain in domains):
                 return True
+            if self.full:
+                return False
             missing = sum(domain.serial not in self._pinned for domain in domains)
             return self._used() + missing * self.typical <= self.limit
 
@@ -172,6 +158,7 @@ class SessionPool:
             self._pinned.pop(domain.serial, None)
             self._ready.pop(domain.serial, None)
             self._asked.pop(domain.serial, None)
+            self.full = ""
 
     def make(self, pack: Pack, *, sliced: bool) -> Pinned:
         """A new session, kept by nobody; sliced where that is possible and exact."""
@@ -184,7 +171,7 @@ class SessionPool:
                 try:
                     graph = pin_form(self.graph, self.form, pack, self._table, alive)
                     made = make_session(graph, self.chosen(), needs={"image"})
-                    return self._checked(pack, Pinned(made, len(graph), True, _kept(alive)))
+                    return self._checked(pack, Pinned(made, len(graph), True, kept_note(alive)))
                 except UnsupportedGraphError as exc:
                     note = self._refused = str(exc)
             return self._plain(pack, note)
@@ -197,10 +184,7 @@ class SessionPool:
 
     def _checked(self, pack: Pack, made: Pinned) -> Pinned:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
-        image, tables = self.form.noise(2), self.form.tables([pack])
-        feeds = self.form.feeds(image, np.zeros(2, np.int64), tables)
-        expected, got = run(self.mixed(), feeds), made.run(image)
-        error = float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
+        error = distance(made, self.mixed(), self.form, pack)
         on_cuda = self.chosen().backend == "cuda"
         if error <= (max(self.tolerance, CUDA_TOLERANCE) if on_cuda else self.tolerance):
             return made
@@ -208,28 +192,36 @@ class SessionPool:
 
     def _fill(self, serial: int, future: Future[Pinned | None], pack: Pack) -> None:
         try:
-            made = self.make(pack, sliced=self.slicing)
-            self.typical = made.bytes
-            future.set_result(made)
-        except BackendError:
-            # No room on the GPU: it holds what is there, and the mixed session answers. If it is
-            # not memory that is lacking, that session says so.
-            with self._lock:
-                self._pinned.pop(serial, None)
-                self.limit = min(self.limit, self._used())
-            future.set_result(None)
-            return
+            made = self._made_to_stay(pack)
         except BaseException as exc:
             with self._lock:
                 self._pinned.pop(serial, None)
-            future.set_exception(exc)
+            if self._mixed is not None and isinstance(exc, FULL) and self._on_gpu():
+                self.full = str(exc)
+                future.set_result(None)
+            else:
+                future.set_exception(exc)
             return
+        self.typical = made.bytes
+        future.set_result(made)
         with self._lock:
             if self._pinned.get(serial) is future:  # unless it was forgotten meanwhile
                 self._ready[serial] = made
             while self._used() > self.limit and len(self._pinned) > 1:
                 gone, _ = self._pinned.popitem(last=False)
                 self._ready.pop(gone, None)
+
+    def _made_to_stay(self, pack: Pack) -> Pinned:
+        """A pinned session; on a GPU with all the memory that it and the mixed one need."""
+        if not self._on_gpu():
+            return self.make(pack, sliced=self.slicing)
+        self.mixed()  # first: it must answer when there is no room for more
+        made = self.make(pack, sliced=self.slicing)
+        made.run(self.form.noise(1))
+        return made
+
+    def _on_gpu(self) -> bool:
+        return self.chosen().backend in ("auto", "cuda")
 
     def _used(self) -> int:
         ready = [self._ready.get(serial) for serial in self._pinned]
@@ -246,7 +238,3 @@ class SessionPool:
             return False
         self._asked.clear()
         return True
-
-
-def _kept(alive: np.ndarray) -> str:
-    return f"sliced to {int(alive.sum())} of {len(alive)} channel units"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,12 @@ class Budget:
         return min(1.0, self.allowed / self.full)
 
 
-def make_budget(config: BudgetConfig, table: Priced, group: np.ndarray) -> Budget:
+def make_budget(
+    config: BudgetConfig, table: Priced, group: np.ndarray, keep: Sequence[str] = ()
+) -> Budget:
     """Resolve a budget against its table (`table_of`), refusing one that cannot be met.
+
+    `keep` are the layers that stay whole, for the message.
 
     Raises:
         BudgetError: even the narrowest network costs more; the message has the smallest budget.
@@ -72,9 +77,10 @@ def make_budget(config: BudgetConfig, table: Priced, group: np.ndarray) -> Budge
     narrowest = round_up(_one_per_group(group, np.zeros(table.count)), group, config.round_to)
     least = cost_of(table, config.kind, narrowest)
     if least > allowed:
+        whole_layers = f"; keep = {', '.join(keep)}" if keep else ""
         raise BudgetError(
             f"[budget] limit {config.limit} allows {shown_cost(config.kind, allowed)}, but the "
-            f"narrowest network (round_to {config.round_to}) needs "
+            f"narrowest network (round_to {config.round_to}{whole_layers}) needs "
             f"{shown_cost(config.kind, least)}: give at least "
             f"{_least_limit(config, least, backbone)}"
         )

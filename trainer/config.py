@@ -84,6 +84,9 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""
         value = asdict(self)
+        if not value["backbone"]["keep"]:  # as before there was such a key: a run is known by this
+            del value["backbone"]["keep"]
+        value["backbone"] = {key: _plain(item) for key, item in value["backbone"].items()}
         value["input"] = {key: _plain(item) for key, item in value["input"].items()}
         value["domains"] = {}
         for domain in self.domains:

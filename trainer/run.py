@@ -136,7 +136,7 @@ def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: R
     classes = [len(d.classes) for d in domains]
     net = build_network(config.backbone, config.input.size, classes).to(device)
     priced = table_of(config.budget, net)
-    budget = make_budget(config.budget, priced, net.units.group)
+    budget = make_budget(config.budget, priced, net.units.group, config.backbone.keep)
     batches = JointBatches(domains, config, ranks=ranks, pin=device == "cuda")
     return Training(config, net, batches, budget, ranks)
 

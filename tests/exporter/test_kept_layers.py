@@ -8,7 +8,9 @@ import pytest
 
 from prunion.exporter.slim import slim_network
 from prunion.exporter.slim_files import load_slim, save_slim
-from prunion.runtime.errors import ConfigError
+from prunion.exporter.untrained import export_untrained
+from prunion.runtime.bundle import open_bundle
+from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.checkpoint import load_checkpoint
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_run
@@ -30,6 +32,27 @@ def test_layers_to_keep_are_whole_in_every_file(tmp_path: Path) -> None:
         widths = {layer.weight: layer.shape[0] for layer in net.table.layers}
         assert widths["layer1.1.conv2.weight"] == widths["conv1.weight"] == 64
         assert widths["layer1.0.conv1.weight"] < 64 and widths["layer1.1.conv1.weight"] < 64
+
+
+def test_kept_layers_are_whole_in_an_untrained_bundle_too(tmp_path: Path) -> None:
+    """Which is what a device is profiled with."""
+    run_file = tiny_run(tmp_path)
+    cut = 'cut = "layer1"'
+    text = run_file.read_text("utf-8").replace(cut, f'{cut}\nkeep = ["*.conv2"]')
+    run_file.write_text(text, "utf-8")
+    export_untrained(load_config(run_file), tmp_path / "bundle")
+    slots = open_bundle(tmp_path / "bundle").unit_table().slots
+    assert slots["layer1.1.conv2.weight", 0].max() == -1
+    assert slots["layer1.1.conv1.weight", 0].min() >= 0
+
+
+def test_too_small_a_budget_names_what_is_kept(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    cut = 'cut = "layer1"'
+    text = run_file.read_text("utf-8").replace(cut, f'{cut}\nkeep = ["conv1", "*.conv?"]')
+    run_file.write_text(text, "utf-8")
+    with pytest.raises(BudgetError, match=r"\(round_to 8; keep = conv1, \*\.conv\?\) needs"):
+        train_run(load_config(run_file), tmp_path / "out")
 
 
 def test_what_is_no_layer_is_named(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from prunion.runtime import model as model_module
 from prunion.runtime.errors import BackendError, InputError
 from prunion.runtime.model import Model, load
 from prunion.runtime.pack import Pack
+from prunion.runtime.pinned import Pinned
 from prunion.runtime.plan import BATCHES, Plan, load_plan, save_plan
-from prunion.runtime.sessions import Pinned, SessionPool
+from prunion.runtime.sessions import SessionPool
 
 pytest.importorskip("onnxruntime")
 
@@ -131,26 +132,43 @@ def test_a_slower_slice_is_not_used(bundle_path: Path, monkeypatch: pytest.Monke
     assert sessions(model) == {"flowers": "slicing is off"}
 
 
+@pytest.mark.parametrize("when", ["made", "run"])
 def test_a_full_gpu_leaves_the_rest_to_the_mixed_session(
-    bundle_path: Path, toy: ModuleType, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    bundle_path: Path,
+    toy: ModuleType,
+    batch: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
 ) -> None:
-    """The first pinned session is made, the second finds no memory, and is not tried for ever."""
+    """The first pinned session finds memory, the second none, and it is not tried for ever."""
     model = load(bundle_path, "cpu", threads=1)
     make, tried = SessionPool.make, []
 
+    class Broken:
+        def run(self, *args: object) -> None:
+            raise RuntimeError("BFCArena: no memory")
+
     def full(self: SessionPool, pack: Pack, *, sliced: bool) -> Pinned:
         tried.append(pack.name)
-        if len(tried) > 1:
-            raise BackendError("CUDAExecutionProvider does not start: out of memory")
-        return make(self, pack, sliced=sliced)
+        if len(tried) != 2:
+            return make(self, pack, sliced=sliced)
+        if when == "made":
+            raise BackendError("CUDAExecutionProvider does not start: no memory")
+        return Pinned(Broken(), 1, False, "")
 
     monkeypatch.setattr(SessionPool, "make", full)
-    for row in (0, 1, 1, 2, 0):
+    monkeypatch.setattr(SessionPool, "_on_gpu", lambda self: True)
+    for row in (0, *[1] * 12, 2, 0):
         expected = toy.reference(toy.make_tables(), batch, np.full(6, row))
         got = model.logits(batch, np.full(6, row))
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     assert len(tried) == 2
-    assert len(sessions(model)) == 1
+    assert list(sessions(model)) == [model.domains[0]]
+    assert "no more of them, the others run mixed: " in str(model.explain())
+    assert "no memory" in str(model.explain())
+    model.remove_domain(model.domains[0])
+    model.logits(batch, model.domains[0])
+    assert len(tried) == 3, "there is room again"
 
 
 def test_auto_is_decided_once(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

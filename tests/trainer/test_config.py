@@ -70,6 +70,7 @@ def test_json_gives_the_run_back_with_the_domains_in_order(tmp_path: Path) -> No
         domains__ant='train = ["a.parquet", "b.parquet"]\nholdout = 0.2',
     )
     again = RunConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert "keep" not in config.to_json()["backbone"], "runs from before it was known go on"
     assert again == config
     assert [domain.name for domain in again.domains] == ["flowers", "zebra", "ant"]
     assert again.domains[1].dataset == "CIFAR10"

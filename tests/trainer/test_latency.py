@@ -183,3 +183,10 @@ def test_a_profile_of_a_kept_layer_does_not_price_its_cuts(tmp_path: Path) -> No
         latency_table(tmp_path / "device.json", table)
     kept = find_units(trace(Plain(), 8, 8), ("conv1",)).table
     latency_table(tmp_path / "device.json", kept)
+
+
+def test_a_profile_names_what_ran_it() -> None:
+    profile = replace(made_up(UNITS[0].table), machine={"cpu": "a CPU", "gpu": "a GPU"})
+    assert profile.describe().startswith("a CPU, CPU, batch 1")
+    assert replace(profile, provider="CUDAExecutionProvider").describe().startswith("a GPU, CUDA")
+    assert replace(profile, machine={}).describe().startswith("unknown, CPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class OpenVinoSession:
     needs_tables = True
 
     def __init__(self, graph: Path | str | bytes, threads: int | None = None) -> None:
-        openvino = _openvino()
+        core = _core()
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Otherwise bfloat16 where the CPU has it, with other answers.
@@ -31,7 +32,6 @@ class OpenVinoSession:
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
         try:
             if isinstance(graph, bytes):
                 model = core.read_model(graph, b"")
@@ -62,11 +62,17 @@ class OpenVinoSession:
         return [f"OpenVINO {self._compiled.get_property('EXECUTION_DEVICES')[0]}"]
 
 
-def _openvino() -> Any:
+@cache
+def _core() -> Any:
+    """One core for the whole process, never given back.
+
+    Each sets the stack that signals are handled on, and restores the one it found when it goes:
+    of several that go in another order the last leaves memory that is freed, and SIGTERM kills.
+    """
     try:
         import openvino
     except ImportError:
         raise MissingDependencyError(
             "this needs the package openvino: pip install 'prunion[openvino]'"
         ) from None
-    return openvino
+    return openvino.Core()

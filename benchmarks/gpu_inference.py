@@ -78,6 +78,8 @@ def inference_rows(
     selectable = _placed(networks.selectable, device, dtype)
     folded = _placed(networks.folded, device, dtype)
     separate = [_placed(net, device, dtype) for net in networks.separate]
+    kinds = {"selectable": [selectable], "folded": [folded], "separate": separate}
+    weights = {name: _weights_mib(nets) for name, nets in kinds.items()}
     rows = []
     for batch in batches:
         image = torch.randn(batch, 3, networks.side, networks.side, device=device, dtype=dtype)
@@ -95,7 +97,27 @@ def inference_rows(
             cases["separate"] = partial(_one_after_another, each)
             rows.append({"batch": batch, "mode": mode, "dtype": str(dtype).split(".")[1]})
             rows[-1] |= _timed(cases, device, seconds)
+            rows[-1]["weights_mib"] = weights
+            if device == "cuda" and mode == "eager":
+                taken = {name: _activations_mib(call) for name, call in cases.items()}
+                rows[-1]["activations_mib"] = taken
     return rows
+
+
+def _weights_mib(nets: Sequence[nn.Module]) -> float:
+    tensors = [t for net in nets for t in (*net.parameters(), *net.buffers())]
+    return round(sum(t.numel() * t.element_size() for t in tensors) / 2**20, 2)
+
+
+def _activations_mib(call: Callable[[], Any]) -> float:
+    """What a call takes on the GPU at its peak, beside what is there already."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with torch.no_grad():
+        call()
+    torch.cuda.synchronize()
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 2)
 
 
 def _placed(net: Any, device: str, dtype: torch.dtype) -> Any:

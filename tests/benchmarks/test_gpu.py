@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from prunion.benchmarks import gpu_inference, gpu_training
 from prunion.benchmarks.gpu import main
+from prunion.benchmarks.gpu_runtime import runtime_rows
 from prunion.benchmarks.roofline import Device, least_seconds, measure_device
 from prunion.benchmarks.train_step import NETWORKS, random_training
 
@@ -57,10 +58,21 @@ def test_selectable_folded_and_separate_answer_alike() -> None:
     networks = gpu_inference.make_networks("squeezenet1_1", "torchvision", 64, 2)
     (row,) = gpu_inference.inference_rows(networks, [2], "cpu", torch.float32, 0.05)
     assert set(row["ms"]) == {"selectable", "folded", "separate"}
+    weights = row["weights_mib"]
+    assert weights["folded"] < weights["selectable"] < weights["separate"]
     image = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         chosen = networks.selectable.logits(image, torch.zeros(3, dtype=torch.int64))
         assert torch.allclose(chosen, networks.folded(image), atol=1e-4)
+
+
+def test_a_runtime_row_on_a_cpu() -> None:
+    for key, measure in runtime_rows("cpu", 0.01, [("squeezenet1_1", 32)]):
+        assert key == "runtime squeezenet1_1 32 px cpu fp32"
+        row = measure()
+        assert row["provider"] == "CPUExecutionProvider"
+        assert len(row["ms"]) == 9 and min(row["ms"].values()) > 0
+        assert "separate, batch 8" in row["ms"]
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.cuda import free_gpu_bytes
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph_form import GraphForm
-from prunion.runtime.machine import machine_facts, peak_rss_bytes
+from prunion.runtime.machine import machine_facts, on_cpu, peak_rss_bytes
 from prunion.runtime.open_pool import open_pool
 from prunion.runtime.ort_session import settled
 from prunion.runtime.timing import Timing, time_interleaved
@@ -99,7 +99,8 @@ def bench(
     for name, batch in cases:
         timing = timings[f"{name}@{batch}"]
         table.append(BenchRow(name, batch, timing, batch * 1e3 / timing.mean_ms))
-    left = None if all(map(_on_cpu, sessions.values())) else _free_gpu_bytes(backend)
+    providers = [str(session.get_providers()[0]) for session in sessions.values()]
+    left = None if all(map(on_cpu, providers)) else _free_gpu_bytes(backend)
     return BenchReport(
         bundle=str(bundle.path),
         rows=tuple(table),
@@ -135,10 +136,6 @@ def format_report(report: BenchReport) -> str:
 
 def _free_gpu_bytes(backend: str) -> int | None:
     return None if backend in ("cpu", "openvino") else free_gpu_bytes()
-
-
-def _on_cpu(session: Any) -> bool:
-    return str(session.get_providers()[0]).startswith(("CPU", "OpenVINO"))
 
 
 def _rows(bundle: Bundle, domains: str) -> list[int]:

@@ -13,6 +13,7 @@ __all__ = [
     "available_bytes",
     "default_round_to",
     "machine_facts",
+    "on_cpu",
     "peak_rss_bytes",
     "rss_bytes",
 ]
@@ -33,6 +34,11 @@ def machine_facts(threads: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def on_cpu(provider: str) -> bool:
+    """Whether what a session says of itself (`get_providers`) is a CPU."""
+    return provider.startswith(("CPU", "OpenVINO"))
 
 
 def default_round_to() -> int:

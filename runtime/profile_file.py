@@ -12,6 +12,7 @@ import numpy as np
 from prunion.runtime.checks import Fields, is_number
 from prunion.runtime.errors import BudgetError, BundleError
 from prunion.runtime.files import read_json, write_json
+from prunion.runtime.machine import on_cpu
 from prunion.runtime.profile_fit import Fit
 from prunion.runtime.unit_table import Layer, UnitTable
 
@@ -104,8 +105,8 @@ class Profile:
     def describe(self) -> str:
         """The device in a few words."""
         what = f"{self.provider}, batch {self.batch}, {self.threads} threads"
-        on_cpu = self.provider.startswith(("CPU", "OpenVINO"))
-        device = self.machine.get("cpu" if on_cpu else "gpu") or self.machine.get("cpu", "unknown")
+        what_ran = "cpu" if on_cpu(self.provider) else "gpu"
+        device = self.machine.get(what_ran) or self.machine.get("cpu", "unknown")
         return f"{device}, {what}"
 
     def to_json(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Training:
         self.step = 0
         self.phase = "warmup"
         self.saved = "no state was saved yet"  # for a message when the loss breaks
-        self.share: float | None = None  # of the cost that the switches leave; None: count again
+        self.cost_share: float | None = None  # that the switches leave; None: to be counted again
         self.uncut = 1.0  # share of the cost that learning left, before the projection
 
     def run_epoch(self, report: Report, stop: StopRequest | None = None) -> None:
@@ -141,7 +141,7 @@ class Training:
         if phase == "settle" and self.learns:
             self._project()
         self.phase = phase
-        self.share = None
+        self.cost_share = None
 
     def _rank(self, learner: SwitchLearner) -> None:
         """Place the switches by how much each domain's loss reacts to them, or at random."""
@@ -223,7 +223,7 @@ class Training:
         )
 
     def _learn(self, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]) -> None:
-        self.share = None
+        self.cost_share = None
         charge = self.pressure.charge(on, self.schedule.target(self.step), self.budget.share)
         if isinstance(self.learner, PaperLearner):
             self.learner.rate = self.schedule.switch_rate(self.step)
@@ -235,9 +235,10 @@ class Training:
         names = self.names
         figures = {f"loss/{names[d]}": v for d, v in result.loss.items()}
         figures |= {f"train_accuracy/{names[d]}": v for d, v in result.accuracy.items()}
-        if self.share is None:  # counting takes a GPU's step noticeably longer
-            self.share = cost_of(self.priced, self.budget.kind, self.alive()) / self.budget.full
-        figures["cost"] = self.share
+        if self.cost_share is None:  # a GPU would wait for it at every step
+            cost = cost_of(self.priced, self.budget.kind, self.alive())
+            self.cost_share = cost / self.budget.full
+        figures["cost"] = self.cost_share
         figures["target"] = self.schedule.target(self.step)
         figures["lambda"] = self.pressure.sharing.value
         if self.config.train.budgets_domains:

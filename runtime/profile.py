@@ -52,8 +52,11 @@ def profile_command(bundle: str, output: str, options: Mapping[str, Any]) -> Non
         raise PrunionError(f"{output} already exists: choose another place or pass --force")
     opened = open_bundle(bundle)
     length = len(set(_layers(opened, form_of(opened)).values())) + 2
-    with click.progressbar(length=length, label="profile", file=sys.stderr) as bar:
-        profile = profile_bundle(opened, step=lambda _: bar.update(1), **rest)
+    if sys.stderr.isatty():  # elsewhere click would print the label
+        with click.progressbar(length=length, label="profile", file=sys.stderr) as bar:
+            profile = profile_bundle(opened, step=lambda _: bar.update(1), **rest)
+    else:
+        profile = profile_bundle(opened, **rest)
     write_profile(output, profile)
     if as_json:
         click.echo(json.dumps(profile.to_json(), indent=1, ensure_ascii=False))

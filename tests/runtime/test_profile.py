@@ -63,8 +63,9 @@ def test_the_command_writes_a_file_once(bundle_path: Path, tmp_path: Path) -> No
 
 
 def test_an_engine_backend_is_refused(bundle_path: Path) -> None:
-    with pytest.raises(BackendError, match="use cpu, cuda or openvino"):
-        profile_bundle(open_bundle(bundle_path), backend="tensorrt")
+    for backend in ("tensorrt", "tensorrt-ep"):
+        with pytest.raises(BackendError, match="use cpu, cuda or openvino"):
+            profile_bundle(open_bundle(bundle_path), backend=backend)
 
 
 def test_openvino_answers_the_same_graphs(bundle_path: Path) -> None:

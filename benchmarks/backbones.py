@@ -14,14 +14,14 @@ import numpy as np
 import onnx
 import torch
 
-from prunion.exporter.onnx_graph import onnx_graph
-from prunion.exporter.slim import slim_network
-from prunion.exporter.verify import verify_export
+from prunion.exporter.graph.agreement import verify_export
+from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.slim.network import slim_network
+from prunion.runtime.base.files import read_json, write_json
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.files import read_json, write_json
-from prunion.trainer.backbones import load_backbone
-from prunion.trainer.config import BackboneConfig
-from prunion.trainer.network import DomainNet
+from prunion.trainer.backbone.load import load_backbone
+from prunion.trainer.config.run import BackboneConfig
+from prunion.trainer.network.masked import DomainNet
 
 __all__ = ["NETWORKS", "backbones_command", "domain_net", "measure", "random_switches", "table"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from prunion.exporter.export import export_bundle
+from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.options import ExportOptions
-from prunion.trainer.backbones import load_backbone
-from prunion.trainer.checkpoint import save_checkpoint
-from prunion.trainer.config import RunConfig
-from prunion.trainer.network import DomainNet
+from prunion.trainer.backbone.load import load_backbone
+from prunion.trainer.config.run import RunConfig
+from prunion.trainer.network.checkpoint import save_checkpoint
+from prunion.trainer.network.masked import DomainNet
 
 __all__ = ["random_bundle", "random_checkpoint"]
 

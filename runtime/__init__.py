@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunion.runtime.bundle import Bundle, open_bundle
+    from prunion.runtime.bundle.folder import Bundle, open_bundle
+    from prunion.runtime.bundle.pack import Pack, read_pack, write_pack
     from prunion.runtime.errors import (
         BackendError,
         BundleError,
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
         MissingDependencyError,
         PrunionError,
     )
-    from prunion.runtime.model import Candidate, Model, Prediction, load
-    from prunion.runtime.pack import Pack, read_pack, write_pack
+    from prunion.runtime.model.model import Candidate, Model, Prediction, load
 
 __all__ = [
     "BackendError",
@@ -48,9 +48,9 @@ _PLACES = {
         "MissingDependencyError",
         "PrunionError",
     ),
-    "bundle": ("Bundle", "open_bundle"),
-    "model": ("Candidate", "Model", "Prediction", "load"),
-    "pack": ("Pack", "read_pack", "write_pack"),
+    "bundle.folder": ("Bundle", "open_bundle"),
+    "model.model": ("Candidate", "Model", "Prediction", "load"),
+    "bundle.pack": ("Pack", "read_pack", "write_pack"),
 }
 
 

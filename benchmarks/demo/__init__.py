@@ -1,0 +1,1 @@
+"""`prunion demo`."""

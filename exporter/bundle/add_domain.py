@@ -1,0 +1,57 @@
+"""`prunion add-domain`: a pack of a new domain for a bundle that exists already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from prunion.exporter.bundle.packs import domain_pack, trunk_hash
+from prunion.exporter.graph.agreement import TOLERANCE
+from prunion.exporter.slim.network import SlimNet, slim_network
+from prunion.exporter.slim.subset import kept_units
+from prunion.runtime.bundle.pack import write_pack
+from prunion.runtime.errors import PrunionError, VerificationError
+from prunion.trainer.config.run import load_added_domain
+from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.run.add_domain import AddedDomain, add_domain
+
+__all__ = ["add_domain_command"]
+
+
+def add_domain_command(checkpoint: str, domain_file: str, output: str | None, force: bool) -> None:
+    """Train the domain of `domain_file` on the finished trunk and write its pack.
+
+    Raises:
+        VerificationError: the pack on the sliced trunk answers differently; nothing is written.
+    """
+    new = load_added_domain(domain_file)
+    path = Path(output or f"{new.domain.name}.safetensors")
+    if path.exists() and not force:
+        raise PrunionError(f"{path} already exists: choose another place or pass --force")
+    loaded = load_checkpoint(checkpoint)
+    digest = trunk_hash(slim_network(loaded.net, kept_units(loaded, loaded.net.switches)))
+    added = add_domain(loaded, new.domain, new.train, new.seed)
+    slim = slim_network(added.net, kept_units(loaded, loaded.net.switches))
+    if trunk_hash(slim) != digest:
+        raise VerificationError("training changed the trunk: please report this as a bug")
+    _check(added, slim, *loaded.config.input.size)
+    facts = {"name": new.domain.name, "classes": list(added.domain.classes)}
+    write_pack(path, domain_pack(slim, 0, facts, digest))
+    print(
+        f"{path}: {new.domain.name}, {len(added.domain.classes)} classes, accuracy "
+        f"{added.accuracy:.1%}, {path.stat().st_size:,} bytes, trunk {digest[:12]}"
+    )
+
+
+def _check(added: AddedDomain, slim: SlimNet, height: int, width: int) -> None:
+    images = torch.randn(4, 3, height, width, generator=torch.Generator().manual_seed(0))
+    rows = torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        expected, got = added.net.logits(images, rows), slim.logits(images, rows)
+    error = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not error <= TOLERANCE:
+        raise VerificationError(
+            f"domain {added.domain.name}: the sliced network differs from the trained one by "
+            f"{error:.2e} of the largest logit, more than {TOLERANCE:.0e}; nothing was written"
+        )

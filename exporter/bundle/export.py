@@ -1,0 +1,222 @@
+"""`prunion export`: from a checkpoint to a verified bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from prunion.exporter.bundle.manifest import (
+    accounts,
+    budget_of,
+    image_input,
+    paper_accounts,
+    provenance,
+    rounding,
+)
+from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
+from prunion.exporter.graph.agreement import TOLERANCE, verify_export
+from prunion.exporter.graph.onnx_graph import one_domain_graph, onnx_graph
+from prunion.exporter.graph.variants import write_variants
+from prunion.exporter.graph.writer import save_graph
+from prunion.exporter.options import ExportOptions
+from prunion.exporter.slim.files import write_slim
+from prunion.exporter.slim.fold import OneDomainNet, fold_domain
+from prunion.exporter.slim.network import SlimNet, slim_network
+from prunion.exporter.slim.subset import keep_domains, kept_units
+from prunion.runtime.base.files import new_folder, sha256_file, write_json
+from prunion.runtime.base.memory import free_memory
+from prunion.runtime.bundle.pack import Pack
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import PrunionError
+from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
+
+__all__ = ["export_bundle", "export_command", "trunk_hash"]
+
+FORMAT_VERSION = 1
+
+
+def export_command(
+    checkpoint: str,
+    output: str,
+    force: bool,
+    as_json: bool,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """The command line's `export`; `options` are those of `ExportOptions`."""
+    manifest = export_bundle(checkpoint, output, ExportOptions(**(options or {})), force=force)
+    if as_json:
+        print(json.dumps(manifest, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(_report(output, manifest)))
+
+
+def export_bundle(
+    checkpoint: Path | str,
+    output: Path | str,
+    options: ExportOptions | None = None,
+    *,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Slice, write, verify; the bundle folder appears only if all of it succeeded.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        DomainError: `options` names a domain that it has not.
+        VerificationError: the forms disagree, or INT8 costs a domain too much; nothing is written.
+        BudgetError: the switches cost more than the checkpoint's budget; nothing is written.
+        PrunionError: `output` exists and `force` is not given.
+    """
+    output, options = Path(output), options or ExportOptions()
+    if output.exists() and not force:
+        raise PrunionError(f"{output} already exists: choose another place or pass --force")
+    loaded = load_checkpoint(checkpoint)
+    everyone = loaded.net.switches
+    chosen = (options.specialise,) if options.specialise is not None else options.domains
+    if chosen is not None:
+        loaded = keep_domains(loaded, chosen)
+    alive = kept_units(loaded, everyone)
+    budget_of(loaded, alive)  # refuse before the work of exporting
+    slim = slim_network(loaded.net, alive)
+    free_memory()
+    parts = _parts(slim, loaded, options)
+    free_memory()
+    domains = loaded.meta["domains"]
+    names = [d["name"] for d in domains]
+    with new_folder(output, force=force) as folder:
+        save_graph(parts.model, folder / "model.onnx")
+        budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size)
+        images = _probe(2 * len(names), *loaded.config.input.size)
+        agreement = verify_export(loaded.net, parts.net, folder / "model.onnx", images, names)
+        variants = write_variants(folder, parts.model, loaded, options)
+        if options.torch:
+            (folder / "torch").mkdir()
+            write_slim(folder / "torch", slim, loaded, alive)
+        table = _in_graph(parts.table, parts.model)
+        write_json(folder / "units.json", table.to_json())
+        if budget["kind"] == "latency":
+            shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
+        packs = write_packs(folder, parts.packs, domains)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "name": output.name.removesuffix(".prunion"),
+            "domains": packs,
+            "input": image_input(loaded),
+            "budget": budget,
+            **accounts(loaded, table, sum(pack.bank.size for pack in parts.packs)),
+            "rounding": rounding(loaded, slim),
+            "paper": paper_accounts(loaded.net, alive, names),
+            "heads": "single" if options.specialise is not None else options.heads,
+            "units": "units.json",
+            "bank": parts.bank,
+            "trunk_hash": parts.packs[0].trunk_hash,
+            "files": {
+                p.relative_to(folder).as_posix(): sha256_file(p)
+                for p in sorted(folder.rglob("*"))
+                if p.is_file()
+            },
+            "graphs": {"fp32": "model.onnx", **{v: f"model.{v}.onnx" for v in variants}},
+            "verified": {
+                "max_relative_error": agreement.worst,
+                "tolerance": TOLERANCE,
+                "variants": variants,
+            },
+            "provenance": provenance(loaded),
+        }
+        write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What differs between a graph of several domains and one of a single domain."""
+
+    net: SlimNet | OneDomainNet
+    model: onnx.ModelProto
+    table: UnitTable
+    packs: list[Pack]
+    bank: list[dict[str, Any]]
+
+
+def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
+    size, domains = loaded.config.input.size, loaded.meta["domains"]
+    if options.specialise is None:
+        model = onnx_graph(slim, *size, options.opset, options.ir, options.heads)
+        digest = trunk_hash(slim)
+        packs = [domain_pack(slim, row, d, digest) for row, d in enumerate(domains)]
+        return _Parts(slim, model, slim.table, packs, [vars(entry) for entry in slim.entries])
+    net = fold_domain(slim)
+    model = one_domain_graph(net, *size, options.opset, options.ir)
+    digest = hash_trunk(dict(net.trunk.named_parameters()), [])
+    whole = domain_pack(slim, 0, domains[0], digest)
+    pack = Pack(**{**vars(whole), "bank": np.zeros(0, np.float32)})
+    return _Parts(net, model, net.table, [pack], [])
+
+
+def _in_graph(table: UnitTable, model: onnx.ModelProto) -> UnitTable:
+    """The table as the graph holds its tensors.
+
+    A bias that is all zero is left out by torch's exporter; a concatenated head is `[F, T]`.
+    """
+    held = {initializer.name: initializer for initializer in model.graph.initializer}
+    slots = {}
+    for (tensor, axis), units in table.slots.items():
+        if tensor in held:
+            flat = tensor == "head_weight" and len(held[tensor].dims) == 2
+            slots[tensor, 0 if flat else axis] = units
+    return UnitTable(table.count, slots, table.layers)
+
+
+def _probe(count: int, height: int, width: int) -> torch.Tensor:
+    """Normalised noise: unlike real images it reaches every channel."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(max(count, 4), 3, height, width, generator=generator)
+
+
+def _value(budget: dict[str, Any]) -> str:
+    if budget["kind"] != "latency":
+        return f"{budget['value']:,}"
+    return f"{budget['milliseconds']:.3f} ms predicted, {budget['share']:.1%} of the backbone's,"
+
+
+def _report(output: str, manifest: dict[str, Any]) -> list[str]:
+    params, macs, budget = manifest["params"], manifest["macs"], manifest["budget"]
+    widths = manifest["widths"].values()
+    cut = sum(after < before for before, after in widths)
+    lines = [
+        f"{output}: {len(manifest['domains'])} domains, {cut} of {len(widths)} widths cut",
+        f"parameters {params['backbone']:,} → {params['exported']:,}, "
+        f"MACs {macs['backbone']:,} → {macs['exported']:,}; "
+        f"budget {budget['kind']} {budget['asked']}: {_value(budget)} "
+        f"{'met' if budget['met'] else 'NOT met'}",
+    ]
+    paper = manifest["paper"]
+    lines.append(
+        f"as in the papers: parameters {paper['params']:.3f}, operations {paper['flop']:.3f} of "
+        "the backbone's"
+    )
+    added = manifest["rounding"]["added"]
+    if added:
+        lines.append(
+            f"{sum(added.values())} channels that no domain uses stay, to keep widths multiples "
+            f"of {manifest['rounding']['multiple']}"
+        )
+    lines.append(
+        "masked torch, sliced torch and ONNX Runtime agree to "
+        f"{manifest['verified']['max_relative_error']:.1e} on a mixed batch"
+    )
+    for variant, facts in manifest["verified"]["variants"].items():
+        worst = max(facts["max_relative_error"].items(), key=lambda x: x[1])
+        lines.append(f"{variant}: at most {worst[1]:.1e} from fp32 ({worst[0]})")
+        for name, (before, after) in facts.get("accuracy", {}).items():
+            lines.append(f"  {name}: accuracy {before:.1%} → {after:.1%}")
+    return lines

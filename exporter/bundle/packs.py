@@ -1,0 +1,109 @@
+"""Domain packs of a sliced network, and the hash that ties them to its trunk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from prunion.exporter.slim.network import SlimNet, slim_network
+from prunion.exporter.slim.subset import kept_units
+from prunion.exporter.verify.recount import TABLES
+from prunion.runtime.bundle.pack import Pack, write_pack
+from prunion.runtime.errors import DomainError, PrunionError
+from prunion.trainer.network.checkpoint import load_checkpoint
+
+__all__ = [
+    "domain_pack",
+    "graph_trunk_hash",
+    "hash_trunk",
+    "pack_command",
+    "trunk_hash",
+    "write_packs",
+]
+
+
+def pack_command(checkpoint: str, domain: str, output: str, force: bool) -> None:
+    """The command line's `pack`: one domain for the trunk that all of them share."""
+    path = Path(output)
+    if path.exists() and not force:
+        raise PrunionError(f"{path} already exists: choose another place or pass --force")
+    loaded = load_checkpoint(checkpoint)
+    domains = loaded.meta["domains"]
+    names = [entry["name"] for entry in domains]
+    if domain not in names:
+        raise DomainError(f"{checkpoint} has no domain {domain!r}: it has {', '.join(names)}")
+    slim = slim_network(loaded.net, kept_units(loaded, loaded.net.switches))
+    row = names.index(domain)
+    write_pack(path, domain_pack(slim, row, domains[row], trunk_hash(slim)))
+    print(f"{path}: {domain}, {path.stat().st_size:,} bytes, trunk {trunk_hash(slim)[:12]}")
+
+
+def trunk_hash(slim: SlimNet) -> str:
+    """SHA-256 over the fp32 sliced weights, by name, and the bank's order."""
+    order = [[e.layer, e.kind, e.offset, e.size] for e in slim.entries]
+    return hash_trunk(dict(slim.trunk.named_parameters()), order)
+
+
+def hash_trunk(weights: Mapping[str, torch.Tensor], order: list[list[Any]]) -> str:
+    """SHA-256 over named fp32 weights and an order of bank columns (none: BatchNorm folded).
+
+    All-zero tensors are left out, as torch's exporter leaves out such a bias.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        array = np.ascontiguousarray(value.detach().numpy().astype("<f4"))
+        if not array.any():
+            continue
+        digest.update(f"{name}{list(array.shape)}".encode())
+        digest.update(array.tobytes())
+    digest.update(json.dumps(order).encode())
+    return digest.hexdigest()
+
+
+def graph_trunk_hash(model: onnx.ModelProto, order: list[list[Any]]) -> str:
+    """The same hash from an fp32 graph's initializers, which have the trunk's own names.
+
+    torch's exporter names its own constants without a dot; it leaves the trunk's alone.
+    """
+    floats = (x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT)
+    held = {x.name: x for x in floats if "." in x.name and x.name not in TABLES}
+    return hash_trunk(
+        {name: torch.from_numpy(numpy_helper.to_array(x).copy()) for name, x in held.items()}, order
+    )
+
+
+def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str) -> Pack:
+    """Row `row` of a sliced network's tables; `domain` gives its name and classes."""
+    count = len(domain["classes"])
+    return Pack(
+        name=domain["name"],
+        classes=tuple(domain["classes"]),
+        bank=slim.bank[row].numpy(),
+        head_weight=slim.head_weight[row, :, :count].numpy(),
+        head_bias=slim.head_bias[row, :count].numpy(),
+        switches=slim.used[row].astype(np.uint8),
+        trunk_hash=digest,
+    )
+
+
+def write_packs(
+    folder: Path, packs: list[Pack], domains: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Write `domains/NAME.safetensors` and give the manifest's `domains`."""
+    entries = []
+    for pack, domain in zip(packs, domains, strict=True):
+        relative = f"domains/{pack.name}.safetensors"
+        write_pack(folder / relative, pack)
+        entry = {"name": pack.name, "classes": list(pack.classes), "pack": relative}
+        if domain.get("accuracy") is not None:
+            entry["accuracy"] = domain["accuracy"]
+        entries.append(entry)
+    return entries

@@ -1,0 +1,114 @@
+"""Three forms of one network, one answer: masked torch, sliced torch, ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prunion.exporter.graph.probe import Probe, chunks, open_graph, relative_errors, run_graph
+from prunion.exporter.slim.fold import OneDomainNet
+from prunion.exporter.slim.network import SlimNet
+from prunion.runtime.base.memory import free_memory
+from prunion.runtime.errors import VerificationError
+from prunion.trainer.network.masked import DomainNet
+
+__all__ = [
+    "TOLERANCE",
+    "Agreement",
+    "check_errors",
+    "masked_logits",
+    "tolerance_of",
+    "verify_export",
+]
+
+TOLERANCE = 1e-4
+# Of the largest logit, on noise. float16 keeps 11 bits through dozens of layers. INT8 is judged by
+# its accuracy; noise only has to show that no layer, domain or class was mixed up.
+TOLERANCES = {"fp16": 3e-2, "int8": 0.5}
+
+
+def tolerance_of(variant: str) -> float:
+    """Largest relative error a graph variant (`fp16`, `fp16-uint8`, …) may have on noise."""
+    return TOLERANCES.get(variant.removesuffix("-uint8"), TOLERANCE)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Largest `max |Δ| / max |reference|` of each domain in one mixed batch.
+
+    Attributes:
+        sliced: sliced torch against masked torch, by domain name.
+        onnx: ONNX Runtime against masked torch, by domain name.
+    """
+
+    sliced: Mapping[str, float]
+    onnx: Mapping[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest relative error of all."""
+        return max(*self.sliced.values(), *self.onnx.values())
+
+
+def verify_export(
+    net: DomainNet,
+    slim: SlimNet | OneDomainNet,
+    graph: Path,
+    images: torch.Tensor,
+    names: Sequence[str],
+) -> Agreement:
+    """Run one mixed batch through all three forms, a few images at a time.
+
+    Args:
+        images: `[N, 3, H, W]` normalised, N at least twice the number of domains.
+
+    Raises:
+        VerificationError: two forms differ by more than 1e-4 of the largest logit, naming the
+            domain and the pair.
+    """
+    domains = torch.arange(len(images)) % len(names)
+    reference = masked_logits(net, images, domains)
+    free_memory()
+    sliced = _sliced_logits(slim, images, domains)
+    free_memory()
+    rows = domains.numpy()
+    exported = run_graph(open_graph(graph), Probe(np.empty(0), images.numpy(), rows))
+    compared = []
+    for other, what in ((sliced, "the sliced network"), (exported, "ONNX Runtime")):
+        errors = relative_errors(reference, other, rows, names, what)
+        check_errors(errors, TOLERANCE, what, "the trained network")
+        compared.append(errors)
+    return Agreement(*compared)
+
+
+def masked_logits(net: DomainNet, images: torch.Tensor, domains: torch.Tensor) -> np.ndarray:
+    """`[N, Cmax]` of the trained network in float32, switches on and off as they are."""
+    net.eval()
+    with torch.no_grad():
+        parts = [net.logits(images[x], domains[x]).numpy() for x in chunks(len(images))]
+    return np.concatenate(parts)
+
+
+def _sliced_logits(
+    slim: SlimNet | OneDomainNet, images: torch.Tensor, domains: torch.Tensor
+) -> np.ndarray:
+    with torch.no_grad():
+        if isinstance(slim, OneDomainNet):
+            parts = [slim(images[x]).numpy() for x in chunks(len(images))]
+        else:
+            parts = [slim.logits(images[x], domains[x]).numpy() for x in chunks(len(images))]
+    return np.concatenate(parts)
+
+
+def check_errors(errors: Mapping[str, float], tolerance: float, what: str, reference: str) -> None:
+    """Raise VerificationError naming the first domain whose error is over the tolerance."""
+    for name, error in errors.items():
+        if not error <= tolerance:
+            raise VerificationError(
+                f"domain {name}: {what} differs from {reference} by {error:.2e} of the largest "
+                f"logit, more than {tolerance:.0e}; nothing was written"
+            )

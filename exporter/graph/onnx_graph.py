@@ -1,0 +1,120 @@
+"""The sliced network as one ONNX graph in which every image picks its domain."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+
+from prunion.exporter.graph.heads import concatenate_heads
+from prunion.exporter.graph.opset import EXPORTED_FROM, restate
+from prunion.exporter.slim.fold import OneDomainNet
+from prunion.exporter.slim.network import SlimNet
+
+__all__ = ["OPSET", "one_domain_graph", "onnx_graph"]
+
+# ONNX Runtime 1.23 (the last for Python 3.10, JetPack 6) loses its fast convolutions from 22 on.
+OPSET = 20
+TABLES = ("bank", "head_weight", "head_bias")
+
+
+def onnx_graph(
+    slim: SlimNet,
+    height: int,
+    width: int,
+    opset: int = OPSET,
+    ir: int | None = None,
+    heads: str = "gathered",
+) -> onnx.ModelProto:
+    """Export `slim`: inputs `image`, `domain` and the optional tables, output `logits`.
+
+    The tables are real inputs while torch exports, so nothing is folded into the convolutions;
+    the trunk's weights keep their names; the tables' values are added as defaults.
+
+    Args:
+        opset: 13 … 21; ir: the IR version, by default the oldest that knows the opset.
+        heads: `gathered` or `concatenated`.
+    """
+    tables = (slim.bank, slim.head_weight, slim.head_bias)
+    # Sizes of 2 and more: torch.export would take a 0 or 1 for a constant.
+    bank, head_weight, head_bias = (torch.cat([t, t]) if len(t) < 2 else t for t in tables)
+    if head_bias.shape[1] < 2:
+        head_weight, head_bias = head_weight.repeat(1, 1, 2), head_bias.repeat(1, 2)
+    example = (
+        torch.zeros(2, 3, height, width),
+        torch.tensor([0, 1]),
+        bank,
+        head_weight,
+        head_bias,
+    )
+    batch, count, classes = (torch.export.Dim(n) for n in ("N", "D", "Cmax"))
+    shapes = ({0: batch}, {0: batch}, {0: count}, {0: count, 2: classes}, {0: count, 1: classes})
+    model = _export(slim, example, ["image", "domain", *TABLES], shapes, opset)
+    for name in TABLES:
+        value = getattr(slim, name).numpy()
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    if heads == "concatenated":
+        concatenate_heads(model, torch.isfinite(slim.head_bias).sum(1).tolist())
+    restate(model, opset, ir)
+    return model
+
+
+def one_domain_graph(
+    net: OneDomainNet, height: int, width: int, opset: int = OPSET, ir: int | None = None
+) -> onnx.ModelProto:
+    """Export one domain's own network: `image` `[N, 3, H, W]` in, `logits` `[N, C]` out."""
+    example = (torch.zeros(2, 3, height, width),)
+    model = _export(net, example, ["image"], ({0: torch.export.Dim("N")},), opset)
+    restate(model, opset, ir)
+    return model
+
+
+def _export(
+    net: torch.nn.Module, example: tuple[Any, ...], names: list[str], shapes: Any, opset: int
+) -> onnx.ModelProto:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            net,
+            example,
+            dynamo=True,
+            opset_version=max(opset, EXPORTED_FROM),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=shapes,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _clean(model)
+    return model
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Give the weights the trunk's own names and drop what torch noted down."""
+    graph = model.graph
+    renamed = {i.name: i.name.removeprefix("trunk.") for i in graph.initializer}
+    for initializer in graph.initializer:
+        initializer.name = renamed[initializer.name]
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for info in [*graph.value_info, *graph.input, *graph.output]:
+        del info.metadata_props[:]
+    stale = [info for info in graph.value_info if info.name in renamed]
+    for info in stale:
+        graph.value_info.remove(info)
+    graph.name = "prunion"
+    model.producer_name = "prunion"
+    del model.metadata_props[:]
+    del graph.metadata_props[:]

@@ -1,0 +1,1 @@
+"""Cutting channels out of the torch network."""

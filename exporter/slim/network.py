@@ -1,0 +1,128 @@
+"""The sliced network: only the channels that some domain uses, one bank row per domain."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from prunion.exporter.slim.cut import Cut
+from prunion.exporter.slim.graph import sliced_graph
+from prunion.runtime.bundle.manifest import BankEntry
+from prunion.runtime.bundle.unit_table import Layer, UnitTable
+from prunion.trainer.network.masked import DomainNet
+
+__all__ = ["SlimNet", "slim_network"]
+
+
+class SlimNet(nn.Module):
+    """What the exported graph computes, as a torch module.
+
+    Attributes:
+        entries: the bank's columns in order.
+        bank: `[D, P]`; head_weight: `[D, F, Cmax]`; head_bias: `[D, Cmax]`, -inf past a
+            domain's classes. Buffers, and inputs of `forward`, so that a taller bank fits too.
+        table: the unit table over the sliced tensors, units renumbered in order.
+        used: which of the remaining units each domain uses, `[D, U]` bool.
+    """
+
+    bank: torch.Tensor
+    head_weight: torch.Tensor
+    head_bias: torch.Tensor
+
+    def __init__(
+        self,
+        trunk: fx.GraphModule,
+        entries: tuple[BankEntry, ...],
+        bank: torch.Tensor,
+        head_weight: torch.Tensor,
+        head_bias: torch.Tensor,
+        table: UnitTable,
+        used: np.ndarray,
+    ) -> None:
+        super().__init__()
+        self.trunk, self.entries, self.table, self.used = trunk, entries, table, used
+        self.register_buffer("bank", bank)
+        self.register_buffer("head_weight", head_weight)
+        self.register_buffer("head_bias", head_bias)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        domain: torch.Tensor,
+        bank: torch.Tensor,
+        head_weight: torch.Tensor,
+        head_bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits `[N, Cmax]` of `image` `[N, 3, H, W]` for `domain` `[N]`."""
+        rows = bank.index_select(0, domain).unsqueeze(-1).unsqueeze(-1)
+        parts = rows.split([entry.size for entry in self.entries], dim=1)
+        features = self.trunk(image, parts)
+        weight = head_weight.index_select(0, domain)
+        logits = torch.matmul(features.unsqueeze(1), weight).squeeze(1)
+        return logits + head_bias.index_select(0, domain)
+
+    def logits(self, image: torch.Tensor, domain: torch.Tensor) -> torch.Tensor:
+        """`forward` with the network's own tables."""
+        return self(image, domain, self.bank, self.head_weight, self.head_bias)
+
+
+def slim_network(net: DomainNet, alive: np.ndarray | None = None) -> SlimNet:
+    """Cut every channel that no domain uses out of a masked network.
+
+    Args:
+        alive: units to keep instead, `[U]` bool, at least those that some domain uses.
+
+    Raises:
+        UnsupportedGraphError: a reshape that mixes channels with positions, naming its node.
+    """
+    used = np.asarray(net.switches.detach().cpu().numpy() > 0)
+    union = np.asarray(used.any(axis=0))
+    cut = Cut(net, union if alive is None else union | alive)
+    graph, swapped = sliced_graph(net, cut)
+    trunk = fx.GraphModule(swapped, graph)
+    head_weight, head_bias = _heads(net, cut)
+    return SlimNet(
+        trunk,
+        tuple(cut.entries),
+        torch.cat(cut.rows, dim=1),
+        head_weight,
+        head_bias,
+        _sliced_table(net, cut),
+        used[:, cut.alive],
+    ).eval()
+
+
+def _heads(net: DomainNet, cut: Cut) -> tuple[torch.Tensor, torch.Tensor]:
+    stay = torch.from_numpy(cut.channels(net.units.feature_units))
+    widest = max(net.classes)
+    weight = torch.zeros(len(net.classes), len(stay), widest)
+    bias = torch.full((len(net.classes), widest), -torch.inf)
+    for d, head in enumerate(net.heads):
+        assert isinstance(head, nn.Linear)
+        weight[d, :, : head.out_features] = head.weight.detach().cpu().T[stay]
+        bias[d, : head.out_features] = head.bias.detach().cpu()
+    return weight, bias
+
+
+def _sliced_table(net: DomainNet, cut: Cut) -> UnitTable:
+    table = cut.table
+    number = np.append(np.cumsum(cut.alive) - 1, -1)  # old unit → new unit, -1 → -1
+    slots = {}
+    for (tensor, axis), units in table.slots.items():
+        if not tensor.endswith((".running_mean", ".running_var")) and not _is_norm(cut, tensor):
+            slots[tensor, axis] = number[units[cut.channels(units)]]
+    slots["bank", 1] = number[np.concatenate(cut.units)]
+    layers = tuple(
+        Layer(
+            x.weight,
+            tuple(len(table.kept(x.weight, a, n, cut.alive)) for a, n in enumerate(x.shape)),
+            x.positions,
+        )
+        for x in table.layers
+    )
+    return UnitTable(int(cut.alive.sum()), slots, layers)
+
+
+def _is_norm(cut: Cut, tensor: str) -> bool:
+    return tensor.rpartition(".")[0] in cut.norms

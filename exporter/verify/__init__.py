@@ -1,0 +1,1 @@
+"""`prunion verify`: every claim found out again."""

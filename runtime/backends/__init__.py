@@ -1,0 +1,1 @@
+"""A session by a backend’s name."""

@@ -1,0 +1,275 @@
+"""ONNX Runtime sessions: the provider is chosen on purpose and confirmed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import (
+    BackendError,
+    BundleError,
+    InputError,
+    MissingDependencyError,
+    PrunionError,
+)
+from prunion.runtime.graph.pin import pin_domain
+from prunion.runtime.tensorrt.key import PER_REQUEST
+
+__all__ = [
+    "PROVIDERS",
+    "BoundSession",
+    "SessionOptions",
+    "make_session",
+    "mixed_session",
+    "pinned_session",
+    "provider_version",
+    "run",
+    "settled",
+]
+
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt-ep": "TensorrtExecutionProvider",
+    "tensorrt-rtx-ep": "NvTensorRTRTXExecutionProvider",
+}
+# Each new batch size has every convolution planned anew, by an exhaustive search unless told
+# otherwise. Memory grows by what is asked for; the default doubles.
+DEFAULTS = {
+    "cuda": {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+}
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How sessions run.
+
+    Attributes:
+        backend: `auto` (CUDA where it works, else CPU), or a key of PROVIDERS.
+        threads: threads inside one operator; None leaves it to ONNX Runtime.
+        share_arena: all sessions of the process take CPU memory from one arena.
+        spare_memory: no block laid out ahead for each batch shape, which comes on top of what the
+            first run took.
+        provider_options: what the provider itself is told.
+        entries: further entries of ONNX Runtime's session options.
+    """
+
+    backend: str = "auto"
+    threads: int | None = None
+    share_arena: bool = True
+    spare_memory: bool = False
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
+
+
+def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> Any:
+    """A session on the file as it is: feed `image [N, 3, H, W]`, `domain [N]`, maybe the tables."""
+    return make_session(graph, options, needs={"image", "domain"})
+
+
+def pinned_session(
+    graph: Path | str | bytes, index: int, options: SessionOptions | None = None
+) -> Any:
+    """A session for the domain in row `index`: feed `image [N, 3, H, W]` only."""
+    return make_session(pin_domain(graph, index), options, needs={"image"})
+
+
+def make_session(
+    graph: Path | str | bytes,
+    options: SessionOptions | None = None,
+    needs: set[str] | None = None,
+) -> Any:
+    """An `onnxruntime.InferenceSession` on a confirmed provider.
+
+    Raises BundleError if the graph does not load or lacks an input of `needs`, BackendError if
+    the backend is unknown or did not start, MissingDependencyError without ONNX Runtime.
+    """
+    options = options or SessionOptions()
+    ort = _onnxruntime()
+    model = graph if isinstance(graph, bytes) else str(graph)
+    *first, last = _candidates(ort, options.backend)
+    session = None
+    for backend in first:
+        with suppress(BackendError):  # `auto` goes on with the next
+            session = _start(ort, model, backend, options)
+            break
+    if session is None:
+        session = _start(ort, model, last, options)
+    _check_names(session, needs or set())
+    on_gpu = session.get_providers()[0] != PROVIDERS["cpu"]
+    return BoundSession(session) if on_gpu else session
+
+
+def provider_version(backend: str) -> str:
+    """ONNX Runtime's version. Raises MissingDependencyError if it has no such provider."""
+    ort = _onnxruntime()
+    _candidates(ort, backend)
+    return str(ort.__version__)
+
+
+def settled(backend: str, provider: str) -> str:
+    """What `auto` stands for if there is one choice only, or once a session runs on `provider`."""
+    if backend != "auto":
+        return backend
+    first, *others = _candidates(_onnxruntime(), backend)
+    names = {value: key for key, value in PROVIDERS.items()}
+    return names.get(provider, backend) if others else first
+
+
+def run(session: Any, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """`logits [N, Cmax]`. Raises InputError where the backend refuses the feeds."""
+    try:
+        return session.run(["logits"], dict(feeds))[0]
+    except PrunionError:  # TensorRT's sessions say themselves what is wrong
+        raise
+    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        shapes = {name: list(value.shape) for name, value in feeds.items()}
+        raise InputError(f"the backend refused the batch {shapes}: {reason}") from None
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependencyError(
+            "this needs the package onnxruntime: pip install 'prunion[ort]' "
+            "(with a CUDA GPU: 'prunion[ort-gpu]')"
+        ) from None
+    _load_cuda_libraries()
+    return onnxruntime
+
+
+@cache
+def _load_cuda_libraries() -> None:
+    """Where a build for CUDA is to find NVIDIA's libraries: pip puts them where no loader looks."""
+    import onnxruntime
+
+    load = getattr(onnxruntime, "preload_dlls", None)  # from 1.21 on
+    if load is not None and getattr(onnxruntime, "cuda_version", None):
+        with redirect_stdout(StringIO()), suppress(OSError):  # the session that needs it tells
+            load()
+
+
+@cache
+def _shared_arena() -> bool:
+    """Register one CPU arena for the whole process, once."""
+    ort = _onnxruntime()
+    kind, memory = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    try:
+        # 1 = grow by what is asked for; the default doubles, and never gives back.
+        settings = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+        ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, memory), settings)
+    except Exception:  # somebody registered one already, or this build has none
+        return False
+    return True
+
+
+def _candidates(ort: Any, backend: str) -> list[str]:
+    available = ort.get_available_providers()
+    if backend == "auto":
+        return ["cuda", "cpu"] if PROVIDERS["cuda"] in available else ["cpu"]
+    if backend not in PROVIDERS:
+        raise BackendError(f"no backend {backend!r}: use auto, {' or '.join(PROVIDERS)}")
+    if PROVIDERS[backend] not in available:
+        fix = "pip install 'prunion[ort-gpu]' in place of 'prunion[ort]'"
+        if backend == "tensorrt-rtx-ep":
+            fix = "install one that was built with it, or use the backend tensorrt-rtx"
+        raise MissingDependencyError(f"this ONNX Runtime has no {PROVIDERS[backend]}: {fix}")
+    return [backend]
+
+
+def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.enable_mem_pattern = not options.spare_memory
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    if options.share_arena and _shared_arena():
+        settings.add_session_config_entry("session.use_env_allocators", "1")
+    for name, value in options.entries.items():
+        settings.add_session_config_entry(name, value)
+    told = {**DEFAULTS.get(backend, {}), **options.provider_options}
+    providers = [(PROVIDERS[backend], told)]
+    try:
+        # Otherwise ONNX Runtime prints, and goes on with the CPU, even in the middle of a run.
+        session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
+    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+        what = "the graph in memory" if isinstance(model, bytes) else model
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        if backend != "cpu":
+            raise BackendError(
+                f"{PROVIDERS[backend]} does not start with {what} ({reason}): check its drivers or "
+                "use the backend cpu"
+            ) from None
+        raise BundleError(f"{what} does not load ({reason}): export the bundle again") from None
+    if session.get_providers()[0] != PROVIDERS[backend]:
+        raise BackendError(
+            f"{PROVIDERS[backend]} did not start, ONNX Runtime fell back to "
+            f"{session.get_providers()[0]}: check its drivers or use the backend cpu"
+        )
+    return session
+
+
+def _check_names(session: Any, needs: set[str]) -> None:
+    inputs = {value.name for value in session.get_inputs()}
+    outputs = [value.name for value in session.get_outputs()]
+    if (inputs != needs and needs) or "logits" not in outputs:
+        raise BundleError(
+            f"the graph takes {sorted(inputs)} and gives {outputs}, expected "
+            f"{sorted(needs)} and ['logits']: export the bundle again"
+        )
+
+
+class BoundSession:
+    """A session run by I/O binding; thread-safe, each request has a binding of its own.
+
+    Tables are copied to `device` when they are other arrays than before (domains came or went),
+    not with every request. Everything else is asked of the session itself.
+    """
+
+    def __init__(self, session: Any, device: str = "cuda") -> None:
+        self._session = session
+        self._device = device
+        self._tables: dict[str, tuple[np.ndarray, Any]] = {}
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs named, on the host."""
+        binding, bound = self._session.io_binding(), []
+        for name, array in feeds.items():
+            if name in PER_REQUEST:
+                bound.append(np.ascontiguousarray(array))  # a binding keeps no copy alive
+                binding.bind_cpu_input(name, bound[-1])
+            else:
+                binding.bind_ortvalue_input(name, self.table(name, array))
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return [value.numpy() for value in binding.get_outputs()]
+
+    def table(self, name: str, array: np.ndarray) -> Any:
+        """`array` on the device, the copy made before if it is the same array object."""
+        from onnxruntime import OrtValue
+
+        with self._lock:
+            known = self._tables.get(name)
+            if known is None or known[0] is not array:
+                known = (array, OrtValue.ortvalue_from_numpy(array, self._device, 0))
+                self._tables[name] = known
+            return known[1]

@@ -1,0 +1,1 @@
+"""What needs nothing but numpy: files, checked JSON, machine, timing, memory."""

@@ -1,0 +1,152 @@
+"""Domain packs: one domain's row of the bank, its head and its class names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from prunion.runtime.base.checks import check_text
+from prunion.runtime.base.files import replace_file
+from prunion.runtime.errors import BundleError
+
+__all__ = ["Pack", "check_pack", "read_pack", "write_pack"]
+
+FORMAT = "prunion-pack"
+FORMAT_VERSION = 1
+MAX_BYTES = 1 << 30
+TENSORS = {
+    "bank": ("float32", 1),
+    "head_weight": ("float32", 2),
+    "head_bias": ("float32", 1),
+    "switches": ("uint8", 1),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """One domain.
+
+    Attributes:
+        name: the domain's name.
+        classes: its C class names.
+        bank: `[P]` float32, its row of the bank.
+        head_weight: `[F, C]` float32.
+        head_bias: `[C]` float32.
+        switches: `[U]` uint8, which units of the sliced trunk it uses.
+        trunk_hash: hex SHA-256 of the trunk it was trained on.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    bank: np.ndarray
+    head_weight: np.ndarray
+    head_bias: np.ndarray
+    switches: np.ndarray
+    trunk_hash: str
+
+
+def write_pack(path: Path | str, pack: Pack) -> None:
+    """Write `pack` as safetensors, whole or not at all."""
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "name": pack.name,
+        "classes": json.dumps(list(pack.classes), ensure_ascii=False),
+        "trunk_hash": pack.trunk_hash,
+    }
+    _check(pack, str(path))
+    tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_pack(path: Path | str) -> Pack:
+    """Read and check a pack. Raises BundleError naming the file and what is wrong in it."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BundleError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not a domain pack")
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            missing = sorted(TENSORS.keys() - set(file.keys()))
+            if missing:
+                raise BundleError(f"{path} lacks {', '.join(missing)}: export the pack again")
+            tensors = {name: file.get_tensor(name) for name in TENSORS}
+    except FileNotFoundError:
+        raise BundleError(f"{path} does not exist: give a domain pack's path") from None
+    except (OSError, SafetensorError, TypeError, ValueError) as exc:
+        raise BundleError(f"{path} is no readable pack ({exc}): copy or export it again") from None
+    name, classes, trunk_hash = _identity(metadata, path)
+    pack = Pack(name, classes, trunk_hash=trunk_hash, **tensors)
+    _check(pack, str(path))
+    return pack
+
+
+def check_pack(
+    pack: Pack,
+    *,
+    trunk_hash: str,
+    columns: int,
+    features: int | None = None,
+    units: int | None = None,
+) -> None:
+    """Raise BundleError unless `pack` is sound and fits `columns` P, `features` F, `units` U."""
+    _check(pack, f"pack {pack.name!r}")
+    if pack.trunk_hash != trunk_hash:
+        raise BundleError(
+            f"pack {pack.name!r} was made for trunk {pack.trunk_hash[:12]}, this bundle has "
+            f"{trunk_hash[:12]}: export the pack from this bundle's checkpoint"
+        )
+    if len(pack.bank) != columns:
+        raise BundleError(f"pack {pack.name!r}: bank is [{len(pack.bank)}], expected [{columns}]")
+    if features is not None and pack.head_weight.shape[0] != features:
+        got = pack.head_weight.shape[0]
+        raise BundleError(f"pack {pack.name!r}: head takes {got} features, expected {features}")
+    if units is not None and len(pack.switches) != units:
+        got = len(pack.switches)
+        raise BundleError(f"pack {pack.name!r} has {got} switches, expected {units}")
+
+
+def _identity(metadata: dict[str, str], path: Path) -> tuple[str, tuple[str, ...], str]:
+    if metadata.get("format") != FORMAT:
+        raise BundleError(f"{path} is not a domain pack (format {metadata.get('format')!r})")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise BundleError(
+            f"{path}: format_version is {metadata.get('format_version')!r}, "
+            f"this prunion reads {FORMAT_VERSION}: export the pack again"
+        )
+    try:
+        classes = json.loads(metadata["classes"])
+        name, trunk_hash = metadata["name"], metadata["trunk_hash"]
+    except (KeyError, ValueError, RecursionError) as exc:
+        raise BundleError(f"{path}: damaged metadata ({exc!r}): export the pack again") from None
+    if not isinstance(classes, list) or not all(isinstance(x, str) for x in classes):
+        raise BundleError(f"{path}: classes must be a list of names: export the pack again")
+    return name, tuple(classes), trunk_hash
+
+
+def _check(pack: Pack, where: str) -> None:
+    for text in (pack.name, *pack.classes):
+        check_text(text, 1000, lambda p: BundleError(f"{where}: a name {p}: export the pack again"))
+    for name, (dtype, rank) in TENSORS.items():
+        value = getattr(pack, name)
+        if value.dtype != dtype or value.ndim != rank:
+            raise BundleError(
+                f"{where}: {name} is {value.dtype} of rank {value.ndim}, "
+                f"expected {dtype} of rank {rank}: export the pack again"
+            )
+        if dtype == "float32" and not np.isfinite(value).all():
+            raise BundleError(f"{where}: {name} holds NaN or infinity: export the pack again")
+    count = len(pack.classes)
+    if not count or pack.head_weight.shape[1] != count or pack.head_bias.shape != (count,):
+        raise BundleError(
+            f"{where}: head is {list(pack.head_weight.shape)} + {list(pack.head_bias.shape)} "
+            f"for {count} classes: export the pack again"
+        )
+    if pack.switches.size and pack.switches.max() > 1:
+        raise BundleError(f"{where}: switches must be 0 or 1: export the pack again")

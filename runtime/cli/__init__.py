@@ -1,0 +1,1 @@
+"""The command: a lazy group and the runtime’s own commands."""

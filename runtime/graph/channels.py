@@ -1,0 +1,227 @@
+"""Which channel units every activation of a pinned ONNX graph carries along axis 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import UnsupportedGraphError
+
+__all__ = ["ChannelFlow"]
+
+# Operations that give channel c of their first input back as channel c.
+PASS = frozenset(
+    "Relu Clip Sigmoid HardSigmoid HardSwish Tanh LeakyRelu Elu Softplus Erf Sqrt Abs Neg Identity "
+    "Cast MaxPool AveragePool GlobalAveragePool GlobalMaxPool Dropout Mish Gelu".split()
+)
+MERGE = frozenset("Add Mul Sub Div Max Min Where Sum".split())
+REDUCE = frozenset("ReduceMean ReduceSum ReduceMax ReduceL2".split())
+Units = np.ndarray | None  # None: the tensor has no channels that could be cut
+
+
+class ChannelFlow:
+    """Units `[C]` of each tensor by name; None where nothing can be cut.
+
+    Raises UnsupportedGraphError, naming the node, at the first one it cannot follow.
+    """
+
+    def __init__(self, graph: Any, table: UnitTable, constants: dict[str, np.ndarray]) -> None:
+        self.table = table
+        self.constants = constants
+        self.units: dict[str, Units] = {}
+        self.inputs = {value.name: _never_cut(value) for value in graph.input}
+        for node in graph.node:
+            outputs = self._outputs(node)
+            self.units.update(zip(node.output, outputs, strict=False))
+
+    def of(self, name: str) -> Units:
+        """The units of a tensor, a constant's taken from its slots."""
+        if name in self.units:
+            return self.units[name]
+        array = self.constants.get(name)
+        if array is None:
+            return None
+        axis = 0 if array.ndim == 1 else 1 if array.ndim > 2 else array.ndim - 1
+        return self.table.slots.get((name, max(axis, 0)))
+
+    def constant(self, node: Any, place: int) -> np.ndarray:
+        """Input `place` of `node` as a constant; refuses one that is computed."""
+        name = node.input[place] if place < len(node.input) else ""
+        if name not in self.constants:
+            raise refusal(node, f"its input {place} is not a constant")
+        return self.constants[name]
+
+    def _outputs(self, node: Any) -> list[Units]:
+        kind = node.op_type
+        if kind == "Gather":
+            return [self._gather(node)]
+        if kind == "Conv":
+            return [self._conv(node)]
+        if kind in PASS:
+            return [self.of(node.input[0])]
+        if kind in MERGE:
+            return [self._merged(node)]
+        if kind in ("Split", "Slice", "Concat"):
+            return getattr(self, f"_{kind.lower()}")(node)
+        if kind == "Reshape":
+            return [self._reshaped(node)]
+        if kind in REDUCE or kind in ("Squeeze", "Unsqueeze"):
+            return [self._axes(node)]
+        if kind == "Gemm":
+            return [self._gemm(node)]
+        if kind == "Pad":
+            return [self._pad(node)]
+        return [self._opaque(node)] * len(node.output)
+
+    def _gather(self, node: Any) -> Units:
+        source, axis = node.input[0], attribute(node, "axis", 0)
+        if axis == 0 and source in ("bank", "head_weight", "head_bias"):
+            return self.table.slots.get((source, 1)) if source == "bank" else None
+        units = self.of(source)
+        if units is None:
+            return None
+        if axis != 1:
+            raise refusal(node, f"it gathers along axis {axis}")
+        return units[self.constant(node, 1).reshape(-1)]
+
+    def _conv(self, node: Any) -> Units:
+        weight = node.input[1]
+        if weight not in self.constants:
+            raise refusal(node, "its weight is not a constant")
+        shape, given = self.constants[weight].shape, self.of(node.input[0])
+        if attribute(node, "group", 1) == 1 and given is not None:
+            taken = self.table.slots.get((weight, 1), np.full(shape[1], -1))
+            if not np.array_equal(given, taken):
+                raise refusal(node, "its weight's channels are not those it is given")
+        return self.table.slots.get((weight, 0), np.full(shape[0], -1))
+
+    def _gemm(self, node: Any) -> Units:
+        weight = node.input[1]
+        out = 0 if attribute(node, "transB", 0) else 1
+        if weight not in self.constants or attribute(node, "transA", 0):
+            raise refusal(node, "its weight is not a constant")
+        size = self.constants[weight].shape[out]
+        return self.table.slots.get((weight, out), np.full(size, -1))
+
+    def _merged(self, node: Any) -> Units:
+        wide = [u for u in map(self.of, node.input) if u is not None and len(u) > 1]
+        for name in node.input:
+            array = self.constants.get(name)
+            if array is not None and array.size > 1 and self.of(name) is None and wide:
+                raise refusal(node, f"the constant {name} has no unit table")
+        for units in wide[1:]:
+            if len(units) != len(wide[0]):
+                raise refusal(node, "its inputs have different channels")
+        if not wide:
+            return next((u for u in map(self.of, node.input) if u is not None), None)
+        known = np.stack(wide)
+        if ((known != known.max(axis=0)) & (known >= 0)).any():
+            raise refusal(node, "its inputs have different channels")
+        return wide[0]
+
+    def _split(self, node: Any) -> list[Units]:
+        units = self.of(node.input[0])
+        if units is None:
+            return [None] * len(node.output)
+        if attribute(node, "axis", 0) != 1:
+            raise refusal(node, "it does not split along axis 1")
+        return list(np.split(units, np.cumsum(self.constant(node, 1))[:-1]))
+
+    def _slice(self, node: Any) -> list[Units]:
+        units, part = self.of(node.input[0]), channel_slice(self, node)
+        return [units if units is None or part is None else units[part[0] : part[1]]]
+
+    def _concat(self, node: Any) -> list[Units]:
+        parts = [self.of(name) for name in node.input]
+        if all(x is None for x in parts):
+            return [None]
+        # The image itself may stand beside channels that are cut.
+        parts = [
+            self.inputs.get(name) if x is None else x
+            for name, x in zip(node.input, parts, strict=True)
+        ]
+        known = [x for x in parts if x is not None]
+        if attribute(node, "axis", 0) != 1 or len(known) < len(parts):
+            raise refusal(node, "it does not join channels along axis 1")
+        return [np.concatenate(known)]
+
+    def _reshaped(self, node: Any) -> Units:
+        units = self.of(node.input[0])
+        if units is None:
+            return None
+        shape = self.constant(node, 1)
+        if len(shape) < 2 or shape[1] < 1 or shape[1] % len(units) or (shape[2:] != 1).any():
+            raise refusal(node, f"it reshapes {len(units)} channels to {shape.tolist()}")
+        return np.repeat(units, shape[1] // len(units))
+
+    def _axes(self, node: Any) -> Units:
+        units = self.of(node.input[0])
+        if units is None:
+            return None
+        axes = attribute(node, "axes", None)
+        axes = self.constant(node, 1).tolist() if axes is None else list(axes)
+        if node.op_type == "Unsqueeze":
+            # Features [N, F] → [N, 1, F] go into the head; nothing behind is cut.
+            return units if all(axis == -1 or axis >= 2 for axis in axes) else None
+        if any(axis in (0, 1, -3, -4) for axis in axes):
+            raise refusal(node, f"it works along axes {axes}")
+        return units
+
+    def _pad(self, node: Any) -> Units:
+        units = self.of(node.input[0])
+        if units is None:
+            return None
+        amounts = self.constant(node, 1)
+        half = len(amounts) // 2
+        if len(node.input) > 3 and node.input[3]:
+            raise refusal(node, "it names its axes")
+        if amounts[1] or amounts[half + 1]:
+            raise refusal(node, "it adds channels")
+        return units
+
+    def _opaque(self, node: Any) -> Units:
+        for name in node.input:
+            units = self.of(name)
+            if units is not None and (units >= 0).any():
+                raise refusal(node, f"{node.op_type} is not in the table of operations")
+        return None
+
+
+def channel_slice(flow: ChannelFlow, node: Any) -> tuple[int, int] | None:
+    """Start and end of a Slice along axis 1, None if it leaves that axis alone."""
+    units = flow.of(node.input[0])
+    if units is None:
+        return None
+    axes = flow.constant(node, 3).tolist()
+    if any(axis < 0 for axis in axes):
+        raise refusal(node, "it counts its axes from the end")
+    if 1 not in axes:
+        return None
+    step = flow.constant(node, 4).tolist() if len(node.input) > 4 else [1] * len(axes)
+    if axes != [1] or step != [1]:
+        raise refusal(node, "it cuts more than a run of channels")
+    start, end = int(flow.constant(node, 1)[0]), int(flow.constant(node, 2)[0])
+    return slice(start, end).indices(len(units))[:2]
+
+
+def _never_cut(value: Any) -> Units:
+    """A graph input's channels `[C]`, none of which is in a unit; None where C is not known."""
+    dims = value.type.tensor_type.shape.dim
+    known = len(dims) == 4 and dims[1].dim_value > 0
+    return np.full(dims[1].dim_value, -1) if known else None
+
+
+def attribute(node: Any, name: str, default: Any) -> Any:
+    """An integer or list-of-integers attribute of an ONNX node."""
+    for item in node.attribute:
+        if item.name == name:
+            return list(item.ints) if item.ints else item.i
+    return default
+
+
+def refusal(node: Any, reason: str) -> UnsupportedGraphError:
+    """The error for a node that cannot be sliced."""
+    name = node.name or (node.output[0] if node.output else "?")
+    return UnsupportedGraphError(f"node {name!r} ({node.op_type}) cannot be sliced: {reason}")

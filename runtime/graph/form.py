@@ -1,0 +1,154 @@
+"""The forms a bundle's graph comes in: its heads, its kind of images, and what it must be fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.bundle.manifest import ImageInput
+from prunion.runtime.bundle.pack import Pack
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import InputError
+from prunion.runtime.images import check_finite, check_pixels, check_shape
+
+__all__ = ["GraphForm", "form_of"]
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """One graph of a bundle.
+
+    Attributes:
+        heads: `gathered`, `concatenated`, or `single` (one domain for good: no tables to feed).
+        image: `float32` or `float16` (`[N, 3, H, W]` normalised), or `uint8` (`[N, H, W, 3]`).
+        spec: size and normalisation of the images.
+    """
+
+    heads: str
+    image: str
+    spec: ImageInput
+
+    @property
+    def single(self) -> bool:
+        """Whether the graph knows one domain only and has no `domain` input."""
+        return self.heads == "single"
+
+    @property
+    def needs(self) -> set[str]:
+        """The inputs without a default."""
+        return {"image"} if self.single else {"image", "domain"}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one image."""
+        size = (self.spec.height, self.spec.width)
+        return (*size, 3) if self.image == "uint8" else (3, *size)
+
+    def prepare(self, array: np.ndarray) -> np.ndarray:
+        """`array` as the graph takes it.
+
+        A uint8 graph takes `[N, H, W, 3]` uint8, the others `[N, 3, H, W]` float32 that is
+        normalised. Raises InputError for a wrong shape or type, and values beyond float16.
+        """
+        if self.image == "uint8":
+            return check_pixels(array, self.spec)
+        array = check_shape(array, self.spec)
+        if self.image != "float16":
+            return array
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if not np.isfinite(half).all():
+            check_finite(array)
+            raise InputError("the image array is beyond float16's 65504: normalise it first")
+        return half
+
+    def check_values(self, array: np.ndarray) -> None:
+        """Raise InputError if images as `prepare` gives them hold NaN or infinity.
+
+        Apart from `prepare`, because it is cheapest on what is about to be read anyway.
+        """
+        if self.image == "float32":
+            check_finite(array)
+
+    def noise(self, count: int) -> np.ndarray:
+        """`count` images of noise as the graph takes them; unlike a picture it reaches every
+        channel."""
+        random, shape = np.random.default_rng(0), (count, *self.image_shape)
+        if self.image == "uint8":
+            return random.integers(0, 256, shape, dtype=np.uint8)
+        return random.standard_normal(shape, dtype=np.float32).astype(self.image)
+
+    def feeds(
+        self, image: np.ndarray, rows: np.ndarray, tables: dict[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """What a mixed session takes for `rows` `[N]`; without `tables` it uses its own."""
+        if self.single:
+            return {"image": image}
+        return {"image": image, "domain": rows, **(tables or {})}
+
+    def tables(self, packs: Sequence[Pack]) -> dict[str, np.ndarray]:
+        """The optional inputs for the domains `packs`, D of them in order.
+
+        `bank [D, P]`, `head_bias [D, Cmax]` (-inf past a domain's classes) and `head_weight`
+        `[D, F, Cmax]` (zero past them), all float32. Concatenated heads have `head_weight [F, T]`
+        and `head_columns [D, Cmax]` int64; uint8 graphs also have `pixels [D, 6]` float32.
+        """
+        if self.single:
+            return {}
+        found = {"bank": np.stack([pack.bank for pack in packs]), **_heads(packs)}
+        if self.heads == "concatenated":
+            found |= _joined(packs)
+        if self.image == "uint8":
+            found["pixels"] = np.tile(self.pixels, (len(packs), 1))
+        return found
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """`[6]` float32: the scales `1 / (255 · std)` and shifts `-mean / std` of R, G and B."""
+        mean, std = np.array(self.spec.mean), np.array(self.spec.std)
+        return np.concatenate([1 / (255 * std), -mean / std]).astype(np.float32)
+
+    def unit_table(self, table: UnitTable) -> UnitTable:
+        """The unit table of a pinned graph, whose head is always a gathered one."""
+        slots = dict(table.slots)
+        if self.heads == "concatenated" and ("head_weight", 0) in slots:
+            slots["head_weight", 1] = slots.pop(("head_weight", 0))
+        return UnitTable(table.count, slots, table.layers)
+
+
+def form_of(bundle: Bundle, precision: str = "fp32") -> GraphForm:
+    """The form of one of the bundle's graphs. Raises BundleError if there is no such graph."""
+    graph, manifest = bundle.graph(precision), bundle.manifest
+    image = "float32"
+    if precision.endswith("uint8"):
+        image = "uint8"
+    elif precision.startswith("fp16"):
+        # The manifest does not say; only these graphs are worth a look into the file.
+        from prunion.runtime.graph.inputs import input_types
+
+        image = input_types(graph).get("image", image)
+    return GraphForm(manifest.heads, image, manifest.input)
+
+
+def _heads(packs: Sequence[Pack]) -> dict[str, np.ndarray]:
+    most = max(len(pack.classes) for pack in packs)
+    weight = np.zeros((len(packs), len(packs[0].head_weight), most), np.float32)
+    bias = np.full((len(packs), most), -np.inf, np.float32)
+    for row, pack in enumerate(packs):
+        weight[row, :, : len(pack.classes)] = pack.head_weight
+        bias[row, : len(pack.classes)] = pack.head_bias
+    return {"head_weight": weight, "head_bias": bias}
+
+
+def _joined(packs: Sequence[Pack]) -> dict[str, np.ndarray]:
+    """One classifier over the classes of all domains, and which of them are a domain's own."""
+    counts = [len(pack.classes) for pack in packs]
+    columns, start = np.zeros((len(packs), max(counts)), np.int64), 0
+    for row, count in enumerate(counts):
+        columns[row, :count] = np.arange(start, start + count)
+        start += count
+    weight = np.concatenate([pack.head_weight for pack in packs], axis=1)
+    return {"head_weight": np.ascontiguousarray(weight), "head_columns": columns}

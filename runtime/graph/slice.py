@@ -1,0 +1,120 @@
+"""A pinned graph cut down to its own domain's channels: exact, because an off channel is 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.graph.channels import ChannelFlow, attribute, channel_slice, refusal
+
+__all__ = ["slice_channels", "units_to_keep"]
+
+
+def units_to_keep(table: UnitTable, switches: np.ndarray, round_to: int) -> np.ndarray:
+    """`[U]` bool: the domain's own units, each width filled up to a multiple of `round_to`.
+
+    Filling up is exact too (the channels brought back are zeros), and a width of 50 can be slower
+    than one of 64 in blocked convolutions. At least one channel of every width stays.
+    """
+    alive = switches.astype(bool).copy()
+    for members in _widths(table):
+        kept = int(alive[members].sum())
+        wanted = min(-(-max(kept, 1) // round_to) * round_to, len(members))
+        off = members[~alive[members]]
+        alive[off[: wanted - kept]] = True
+    return alive
+
+
+def slice_channels(model: Any, table: UnitTable, alive: np.ndarray) -> None:
+    """Cut an ONNX model in place to the units `alive` `[U]` bool.
+
+    `model` is pinned: its tables are initializers, its domain a constant. Raises
+    UnsupportedGraphError, before anything is changed, naming the node that cannot be followed.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
+    flow = ChannelFlow(graph, table, constants)
+    stay = np.append(alive, True)
+    edits = [edit for node in graph.node for edit in _edits(flow, node, stay)]
+    cut: dict[str, np.ndarray] = {}
+    for (name, axis), units in table.slots.items():
+        if name in constants:
+            array = cut.get(name, constants[name])
+            cut[name] = np.take(array, np.flatnonzero(stay[units]), axis)
+    for initializer in graph.initializer:
+        if initializer.name in cut:
+            array = np.ascontiguousarray(cut[initializer.name])
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+    for number, (node, place, value) in enumerate(edits):
+        if place < 0:
+            _set_group(node, int(value))
+            continue
+        name = f"sliced_{number}"
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
+        node.input[place] = name
+
+
+def _edits(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any, int, Any]]:
+    """(node, input to replace, its new value); input -1 stands for the attribute `group`."""
+    units = flow.of(node.input[0]) if node.input else None
+    if units is None:
+        return
+    left = stay[units]
+    before = np.concatenate([[0], np.cumsum(left)])  # how many are left before each place
+    if node.op_type == "Split":
+        ends = np.cumsum(flow.constant(node, 1))
+        yield node, 1, np.diff(before[np.concatenate([[0], ends])])
+    elif node.op_type == "Gather" and attribute(node, "axis", 0) == 1:
+        index = flow.constant(node, 1).reshape(-1)
+        yield node, 1, before[index[left[index]]]
+    elif node.op_type == "Slice":
+        part = channel_slice(flow, node)
+        if part is not None:
+            yield node, 1, [before[part[0]]]
+            yield node, 2, [before[part[1]]]
+    elif node.op_type == "Reshape":
+        shape = flow.constant(node, 1).copy()
+        shape[1] = int(left.sum()) * (shape[1] // len(units))
+        yield node, 1, shape
+    elif node.op_type == "Conv":
+        yield from _conv_groups(flow, node, stay)
+
+
+def _conv_groups(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any, int, Any]]:
+    groups, name = attribute(node, "group", 1), node.input[1]
+    shape = flow.constants[name].shape
+    if groups == 1:
+        return
+    out = flow.table.slots.get((name, 0))
+    left = shape[0] if out is None else int(stay[out].sum())
+    if shape[1] > 1:
+        # One unit is the same position in every group, so the groups stay, narrower.
+        if left % groups:
+            raise refusal(node, "its groups would have different widths")
+    elif left != shape[0]:
+        yield node, -1, left * groups // shape[0]
+
+
+def _set_group(node: Any, groups: int) -> None:
+    for item in node.attribute:
+        if item.name == "group":
+            item.i = groups
+
+
+def _widths(table: UnitTable) -> list[np.ndarray]:
+    """Units that lie on the same axes, equally often, are the channels of one width."""
+    if not table.count:
+        return []
+    signature = np.zeros(table.count, np.uint64)
+    random = np.random.default_rng(0)
+    for units in table.slots.values():
+        mark = random.integers(1, 2**63, dtype=np.uint64)
+        times = np.bincount(units[units >= 0], minlength=table.count).astype(np.uint64)
+        signature += mark * times  # a sum of random marks tells multisets apart
+    order = np.argsort(signature, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(signature[order])) + 1)

@@ -1,0 +1,213 @@
+"""Images in, `[N, 3, H, W]` float32 out: the resize, crop and normalisation training used."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from prunion.runtime.bundle.manifest import ImageInput
+from prunion.runtime.errors import InputError
+
+__all__ = [
+    "ImageLike",
+    "as_list",
+    "check_finite",
+    "check_normalised",
+    "check_pixels",
+    "check_shape",
+    "open_image",
+    "to_array",
+    "to_batch",
+    "to_pixels",
+]
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+
+FLOAT32 = np.dtype(np.float32)
+MAX_PIXELS = 64_000_000
+# Other plugins run outside programs (EPS) or read formats nobody trains on.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+def open_image(source: str | Path | bytes) -> Image.Image:
+    """Decode one image to RGB; its EXIF orientation is not applied, as in training.
+
+    Raises InputError for anything that is no image, is truncated, or is too large.
+    """
+    where = str(source) if isinstance(source, (str, Path)) else "the image"
+    try:
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(stream, formats=FORMATS) as image:
+            _check_size(*image.size, where)
+            return image.convert("RGB")
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{where} does not exist: give an image's path") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{where} is larger than {MAX_PIXELS} pixels: scale it down") from None
+    except Exception as exc:  # decoders raise anything on damaged data
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        kinds = ", ".join(FORMATS)
+        raise InputError(f"{where} is no readable image ({reason}): give one of {kinds}") from None
+
+
+def to_array(image: Image.Image, spec: ImageInput) -> np.ndarray:
+    """One image → `[3, H, W]` float32, normalised."""
+    pixels = _cropped(image, spec).astype(np.float32) / np.float32(255)
+    mean, std = np.array([spec.mean, spec.std], dtype=np.float32)
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
+
+
+def to_batch(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.ndarray:
+    """Any accepted images → `[N, 3, H, W]` float32.
+
+    Accepts a path, bytes, a PIL image, `[H, W, 3]` uint8, a list of these, `[N, H, W, 3]` uint8,
+    and `[N, 3, H, W]` float32 that is normalised already (checked to be finite).
+    Raises InputError with the shape and type found.
+    """
+    if isinstance(images, np.ndarray) and images.dtype == np.float32:
+        return check_normalised(images, spec)
+    rows = [_one(image, spec) for image in as_list(images)]
+    if not rows:
+        raise InputError("no images given: pass at least one")
+    return np.stack(rows)
+
+
+def to_pixels(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.ndarray:
+    """Any accepted images → `[N, H, W, 3]` uint8, resized and cropped, for a uint8 graph.
+
+    Accepts what `to_batch` does but for float32: its pixels are not known any more. Raises
+    InputError.
+    """
+    rows = [_cropped(_picture(image), spec) for image in as_list(images)]
+    if not rows:
+        raise InputError("no images given: pass at least one")
+    return np.stack(rows)
+
+
+def as_list(images: Any) -> list[Any]:
+    """The single images of `images`, whatever form they came in."""
+    if isinstance(images, (str, Path, bytes, Image.Image)):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return [images] if images.ndim == 3 else list(images) if images.ndim else []
+    return list(images)
+
+
+def check_normalised(array: np.ndarray, spec: ImageInput) -> np.ndarray:
+    """`array` itself if it is `[N, 3, H, W]` float32 and finite. Raises InputError otherwise."""
+    array = check_shape(array, spec)
+    check_finite(array)
+    return array
+
+
+def check_shape(array: np.ndarray, spec: ImageInput) -> np.ndarray:
+    """`array` itself if it is `[N, 3, H, W]` float32. Raises InputError otherwise."""
+    shape = (3, spec.height, spec.width)
+    if array.dtype != FLOAT32 or array.ndim != 4 or array.shape[1:] != shape:
+        raise InputError(
+            f"got {array.dtype} {list(array.shape)}: a normalised batch is float32 "
+            f"[N, 3, {spec.height}, {spec.width}], raw images are uint8 [N, H, W, 3]"
+        )
+    if not len(array):
+        raise InputError("the batch is empty: pass at least one image")
+    return np.ascontiguousarray(array)
+
+
+def check_finite(array: np.ndarray) -> None:
+    """Raise InputError if float32 `array`, contiguous, holds NaN or infinity.
+
+    Either makes the sum NaN or infinite, and so may finite numbers that are too large: then every
+    one is looked at. `einsum` sums in one reading, without fresh memory and without other threads.
+    """
+    flat = array.reshape(-1)
+    if not (isfinite(np.einsum("i->", flat)) or np.isfinite(flat).all()):
+        raise InputError("the image array holds NaN or infinity: check how it was normalised")
+
+
+def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:
+    """`array` itself if it is `[N, H, W, 3]` uint8 of the graph's size. Raises InputError."""
+    if (
+        array.dtype != np.uint8
+        or array.ndim != 4
+        or array.shape[1:] != (spec.height, spec.width, 3)
+    ):
+        raise InputError(
+            f"got {array.dtype} {list(array.shape)}: this graph takes raw images, uint8 "
+            f"[N, {spec.height}, {spec.width}, 3] RGB; use another precision for normalised ones"
+        )
+    if not len(array):
+        raise InputError("the batch is empty: pass at least one image")
+    return np.ascontiguousarray(array)
+
+
+def _one(image: Any, spec: ImageInput) -> np.ndarray:
+    if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 3:
+        return check_normalised(image[None], spec)[0]
+    return to_array(_picture(image), spec)
+
+
+def _picture(image: Any) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        return _from_pixels(image)
+    if isinstance(image, Image.Image):
+        _check_size(*image.size, "the image")
+        return image
+    if isinstance(image, (str, Path, bytes)):
+        return open_image(image)
+    raise InputError(
+        f"cannot read a {type(image).__name__} as an image: pass a path, bytes, a PIL image or "
+        "a uint8 array [H, W, 3]"
+    )
+
+
+def _from_pixels(pixels: np.ndarray) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError(
+            f"got {pixels.dtype} {list(pixels.shape)}: raw images are uint8 [H, W, 3] RGB"
+        )
+    _check_size(pixels.shape[1], pixels.shape[0], "the array")
+    return Image.fromarray(pixels)
+
+
+def _cropped(image: Image.Image, spec: ImageInput) -> np.ndarray:
+    """`[H, W, 3]` uint8."""
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(_centre_crop(_resize(image, spec.shorter_side), spec.height, spec.width))
+
+
+def _check_size(width: int, height: int, where: str) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise InputError(
+            f"{where} is {width}×{height}, outside 1..{MAX_PIXELS} pixels: scale it down"
+        )
+
+
+def _resize(image: Image.Image, shorter: int) -> Image.Image:
+    width, height = image.size
+    longer = int(shorter * max(width, height) / min(width, height))
+    # A 1-pixel-wide strip passes the pixel limit and would grow by its aspect ratio.
+    _check_size(shorter, longer, f"the {width}×{height} image, resized for this model,")
+    size = (shorter, longer) if width <= height else (longer, shorter)
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    if width > image.width or height > image.height:
+        image = _pad(image, max(width, image.width), max(height, image.height))
+    left = round((image.width - width) / 2.0)
+    top = round((image.height - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _pad(image: Image.Image, width: int, height: int) -> Image.Image:
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return canvas

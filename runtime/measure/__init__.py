@@ -1,0 +1,1 @@
+"""Bench, profile, doctor: what a person measures."""

@@ -1,0 +1,174 @@
+"""`prunion doctor`: what this machine can run, what is missing, and how to install it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_session
+from prunion.runtime.base.machine import available_bytes, machine_facts
+from prunion.runtime.errors import PrunionError
+
+__all__ = ["Finding", "doctor_command", "examine", "refusal"]
+
+TEGRA = Path("/etc/nv_tegra_release")
+OLD_PYTHON_ORT = "1.23"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that works or not.
+
+    Attributes:
+        state: `ok`, `missing` or `broken`.
+        fix: the command or step that mends it; empty where it works.
+    """
+
+    what: str
+    state: str
+    detail: str
+    fix: str = ""
+
+
+def doctor_command(as_json: bool) -> None:
+    """Print the findings; exits 1 only if nothing here can answer a prediction."""
+    findings = examine()
+    facts = machine_facts()
+    if as_json:
+        value = {"machine": facts, "findings": [asdict(x) for x in findings]}
+        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    else:
+        click.echo(f"{facts['cpu']}, {facts['cores']} cores, {facts['architecture']}")
+        click.echo(f"{available_bytes() / 2**30:.1f} GiB of memory free, {facts['system']}")
+        for x in findings:
+            fix = f"\n           → {x.fix}" if x.fix else ""
+            click.echo(f"{x.state:>8}  {x.what}: {x.detail}{fix}")
+    runs = {"ONNX Runtime", "OpenVINO", "TensorRT"}
+    if not any(x.what in runs and x.state == "ok" for x in findings):
+        raise SystemExit(1)
+
+
+def examine() -> list[Finding]:
+    """Look at the GPU, its driver and every backend; imports what it finds."""
+    gpu = _gpu()
+    return [
+        _python(),
+        gpu,
+        _onnxruntime(gpu.state == "ok"),
+        _package("OpenVINO", "openvino", "openvino", "CPUs and GPUs of Intel, ARM CPUs"),
+        _tensorrt(gpu.state == "ok"),
+        _rtx(gpu.state == "ok"),
+        _package("server", "uvicorn", "serve", "prunion serve"),
+        _package("training", "torch", "train", "prunion train; not needed where models only run"),
+    ]
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info >= (3, 11):
+        return Finding("Python", "ok", version)
+    detail = f"{version}; the last ONNX Runtime for it is {OLD_PYTHON_ORT}"
+    return Finding("Python", "ok", f"{detail}, which needs graphs of opset 21 or less")
+
+
+def _gpu() -> Finding:
+    if TEGRA.exists():
+        return Finding("GPU", "ok", f"Jetson, {TEGRA.read_text().splitlines()[0].strip('# ')}")
+    if Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
+        driver = Path("/sys/module/nvidia/version")
+        version = driver.read_text().strip() if driver.exists() else "of unknown version"
+        return Finding("GPU", "ok", f"NVIDIA, driver {version}")
+    fix = "only if there is an NVIDIA GPU: install its driver"
+    return Finding("GPU", "missing", "no NVIDIA GPU or no driver", fix)
+
+
+def _onnxruntime(has_gpu: bool) -> Finding:
+    if find_spec("onnxruntime") is None:
+        return Finding("ONNX Runtime", "missing", "not installed", "pip install 'prunion[ort]'")
+    try:
+        ort = import_module("onnxruntime")
+        providers = [x.removesuffix("ExecutionProvider") for x in ort.get_available_providers()]
+    except (ImportError, AttributeError, OSError) as exc:
+        fix = "pip install --force-reinstall 'prunion[ort]'"
+        return Finding("ONNX Runtime", "broken", " ".join(str(exc).split()), fix)
+    fix = ""
+    if has_gpu and "CUDA" not in providers and not TEGRA.exists():
+        fix = "for the GPU: pip uninstall onnxruntime && pip install 'prunion[ort-gpu]'"
+    if find_spec("onnx") is None:
+        fix = "pinned sessions need onnx: pip install 'prunion[ort]'"
+        return Finding("ONNX Runtime", "broken", f"{ort.__version__} without onnx", fix)
+    detail = f"{ort.__version__} ({', '.join(x for x in providers if x != 'Azure')})"
+    if has_gpu and "CUDA" in providers and (reason := refusal("cuda")):
+        detail += f", on the CPU only: {reason}"
+        fix = "pip install 'onnxruntime-gpu[cuda,cudnn]', of the CUDA that the driver knows"
+        if TEGRA.exists():
+            fix = "install the ONNX Runtime that NVIDIA builds for this JetPack"
+    return Finding("ONNX Runtime", "ok", detail, fix)
+
+
+def refusal(backend: str) -> str:
+    """Why ONNX Runtime starts no session on a backend; an empty text if it does."""
+    from onnx import TensorProto, helper
+
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"])
+        for name in ("image", "logits")
+    ]
+    node = helper.make_node("Relu", ["image"], ["logits"])
+    graph = helper.make_graph([node], "probe", ends[:1], ends[1:])
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    try:
+        make_session(model.SerializeToString(), SessionOptions(backend), {"image"})
+    except PrunionError as exc:
+        return str(exc)
+    return ""
+
+
+def _tensorrt(has_gpu: bool) -> Finding:
+    spec = find_spec("tensorrt")
+    if spec is None or spec.origin is None:  # the package tensorrt-stubs has no code
+        fix = "pip install 'prunion[tensorrt]'"
+        if TEGRA.exists():
+            fix = "it comes with JetPack: sudo apt install python3-libnvinfer, and make the "
+            fix += "virtual environment with --system-site-packages"
+        elif not has_gpu:
+            fix += "; it builds and runs on a machine with an NVIDIA GPU only"
+        return Finding("TensorRT", "missing", "not installed", fix)
+    return _imported("TensorRT", "tensorrt", "tensorrt", has_gpu)
+
+
+def _rtx(has_gpu: bool) -> Finding:
+    if TEGRA.exists():
+        return Finding("TensorRT-RTX", "missing", "not for Jetsons", "use TensorRT")
+    if find_spec("tensorrt_rtx") is None:
+        fix = "pip install 'prunion[tensorrt-rtx]'"
+        return Finding("TensorRT-RTX", "missing", "not installed", fix)
+    return _imported("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx", has_gpu)
+
+
+def _imported(what: str, module: str, extra: str, has_gpu: bool) -> Finding:
+    try:
+        version = import_module(module).__version__
+    except (ImportError, AttributeError, OSError) as exc:
+        fix = f"pip install --force-reinstall 'prunion[{extra}]'"
+        return Finding(what, "broken", " ".join(str(exc).split()), fix)
+    if has_gpu:
+        return Finding(what, "ok", version)
+    if module == "tensorrt_rtx":
+        return Finding(what, "ok", f"{version}, builds engines here, runs none (no GPU)")
+    return Finding(what, "broken", f"{version}, but no GPU to build for or run on", "add a GPU")
+
+
+def _package(what: str, module: str, extra: str, purpose: str) -> Finding:
+    if find_spec(module) is None:
+        return Finding(what, "missing", purpose, f"pip install 'prunion[{extra}]'")
+    return Finding(what, "ok", f"{module} {metadata.version(module)}")

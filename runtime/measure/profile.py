@@ -1,0 +1,230 @@
+"""`prunion profile`: what every layer of a network costs on this device, over its widths."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from prunion.runtime.backends.choose import SessionOptions, check_backend, make_session
+from prunion.runtime.backends.onnxruntime import settled
+from prunion.runtime.backends.tensorrt_provider import PREFIXES
+from prunion.runtime.base.machine import machine_facts
+from prunion.runtime.base.timing import time_interleaved
+from prunion.runtime.bundle.folder import Bundle, open_bundle
+from prunion.runtime.bundle.profile import Fit, Grid, Profile, fit_total, monotone, write_profile
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import BackendError, InputError, PrunionError
+from prunion.runtime.graph.form import GraphForm, form_of
+from prunion.runtime.graph.inputs import load_graph
+from prunion.runtime.graph.pin import pin_form
+from prunion.runtime.graph.slice import units_to_keep
+from prunion.runtime.measure.profile_layers import GraphLayer, find_layers, layer_graph
+from prunion.runtime.tensorrt.library import TARGETS
+
+__all__ = ["profile_bundle", "profile_command", "sample_unions", "widths_to_measure"]
+
+POINTS = 6  # of an axis, at most
+COPIES = 3
+UNIFORM = (1.0, 0.75, 0.5, 0.25, 0.1)
+RANDOM = 12
+WHOLE = 40  # a whole network is timed for as many times longer as a layer: the fit rests on it
+TRUSTED = 0.10  # what a latency budget promises
+Step = Callable[[str], None]
+
+
+def profile_command(bundle: str, output: str, options: Mapping[str, Any]) -> None:
+    """Measure, write `output` and say how well it predicts.
+
+    `options` are `profile_bundle`'s, `force` and `as_json`.
+    """
+    rest = dict(options)
+    force, as_json = rest.pop("force"), rest.pop("as_json")
+    if Path(output).exists() and not force:
+        raise PrunionError(f"{output} already exists: choose another place or pass --force")
+    opened = open_bundle(bundle)
+    length = len(set(_layers(opened, form_of(opened)).values())) + 2
+    if sys.stderr.isatty():  # elsewhere click would print the label
+        with click.progressbar(length=length, label="profile", file=sys.stderr) as bar:
+            profile = profile_bundle(opened, step=lambda _: bar.update(1), **rest)
+    else:
+        profile = profile_bundle(opened, **rest)
+    write_profile(output, profile)
+    if as_json:
+        click.echo(json.dumps(profile.to_json(), indent=1, ensure_ascii=False))
+        return
+    fit, points = profile.fit, sum(grid.ms.size for grid in profile.grids)
+    click.echo(
+        f"{output}: {len(profile.layers)} layers, {len(profile.grids)} of them different, "
+        f"{points} widths; {profile.describe()}"
+    )
+    click.echo(
+        f"whole network {profile.samples[0][1]:.3f} ms; predicted as {fit.scale:.3f} × Σ layers + "
+        f"{fit.constant:.3f} ms, to {fit.mean_error:.1%} on average and {fit.worst_error:.1%} at "
+        f"worst on {len(profile.samples)} pruned networks, each left out of its own fit"
+    )
+    if fit.worst_error > TRUSTED:
+        click.echo(
+            f"warning: off by more than {TRUSTED:.0%}; most often other load on the machine did "
+            "it: measure again while it is quiet, or longer with --seconds 0.1",
+            err=True,
+        )
+
+
+def profile_bundle(
+    bundle: Bundle,
+    *,
+    backend: str = "cpu",
+    batch: int = 1,
+    threads: int = 1,
+    seconds: float = 0.024,
+    step: Step = lambda _: None,
+) -> Profile:
+    """Time every different layer over a grid of widths, then whole networks to see them add up.
+
+    Least times count: other load on the machine only adds. A layer's time is that of `COPIES`
+    beside each other less that of one, over the number of those added.
+
+    Args:
+        bundle: of the unpruned network; `prunion export RUN.toml --untrained` makes one.
+        seconds: for each of the two graphs of each width; whole networks get more.
+        step: called with a name after each part of the work.
+
+    Raises:
+        BackendError: the backend is TensorRT, or did not start.
+        InputError: the bundle is specialised to one domain.
+        PrunionError: unknown backend.
+    """
+    check_backend(backend)
+    if backend in TARGETS or backend in PREFIXES:
+        raise BackendError(
+            f"{backend} would build an engine for every width: use cpu, cuda or openvino"
+        )
+    form = form_of(bundle)
+    if form.single:
+        raise InputError(f"{bundle.path} is specialised to one domain: profile the whole bundle")
+    options = SessionOptions(backend, threads, share_arena=False)
+    layers, table = _layers(bundle, form), form.unit_table(bundle.unit_table())
+    round_to = int(bundle.manifest.raw.get("rounding", {}).get("multiple", 1))
+    grids: dict[GraphLayer, Grid] = {}
+    for weight, layer in layers.items():
+        if layer not in grids:
+            grids[layer] = _measure(layer, round_to, batch, options, seconds)
+            step(weight)
+    numbers = {layer: number for number, layer in enumerate(grids)}
+    places = {x.weight: (x, numbers[layers[x.weight]]) for x in table.layers}
+    profile = partial(
+        Profile,
+        network=bundle.manifest.name,
+        size=(form.spec.height, form.spec.width),
+        backend=backend,
+        provider=_provider(bundle, form, options),
+        batch=batch,
+        threads=threads,
+        round_to=round_to,
+        machine=machine_facts(threads),
+        layers=places,
+        grids=tuple(grids.values()),
+    )
+    unions = sample_unions(table, round_to)
+    measured = _whole(bundle, form, table, unions, batch, options, WHOLE * seconds)
+    step("networks")
+    plain = profile(fit=Fit(1.0, 0.0, 0.0, 0.0))  # of layers that simply add up
+    sums = np.array([plain.milliseconds(table, alive) for alive in unions])
+    fit = fit_total(sums, measured)
+    step("fit")
+    predicted = fit.scale * sums + fit.constant
+    return profile(fit=fit, samples=tuple(zip(predicted.tolist(), measured.tolist(), strict=True)))
+
+
+def widths_to_measure(size: int, cut: bool, round_to: int) -> tuple[int, ...]:
+    """Up to `POINTS` widths of an axis: multiples of `round_to`, closer where it is narrow."""
+    steps = np.arange(round_to, size, round_to) if cut else np.array([], dtype=int)
+    if len(steps) > POINTS - 1:
+        last = len(steps) + 1
+        # Halfway between equal steps and equal factors: blocked kernels bend at the narrow end.
+        places = (np.geomspace(1, last, POINTS) + np.linspace(1, last, POINTS)) / 2
+        steps = steps[np.unique(places.round().astype(int))[:-1] - 1]
+    return (*map(int, steps), size)
+
+
+def sample_unions(table: UnitTable, round_to: int, seed: int = 0) -> list[np.ndarray]:
+    """Unions `[U]` bool to time whole: all channels, even shares, then a share for each layer."""
+    random = np.random.default_rng(seed)
+    owner = np.full(table.count, len(table.layers))
+    for number, layer in reversed(list(enumerate(table.layers))):
+        units = table.slots.get((layer.weight, 0), np.array([], dtype=int))
+        owner[units[units >= 0]] = number
+    unions = []
+    for number in range(len(UNIFORM) + RANDOM):
+        if number < len(UNIFORM):
+            share = np.full(len(table.layers) + 1, UNIFORM[number])
+        else:
+            middle = random.uniform(0.1, 0.9)
+            share = random.normal(middle, 0.2, len(table.layers) + 1).clip(0, 1)
+        on = random.random(table.count) < share[owner]
+        unions.append(units_to_keep(table, on, round_to))
+    return unions
+
+
+def _layers(bundle: Bundle, form: GraphForm) -> dict[str, GraphLayer]:
+    table = form.unit_table(bundle.unit_table())
+    pinned = pin_form(bundle.graph(), form, bundle.pack(bundle.domains[0]))
+    return find_layers(load_graph(pinned)[0], table)
+
+
+def _measure(
+    layer: GraphLayer, round_to: int, batch: int, options: SessionOptions, seconds: float
+) -> Grid:
+    out, inside = (widths_to_measure(layer.shape[a], layer.cut[a], round_to) for a in (0, 1))
+    least: dict[str, float] = {}
+    # A GPU's sessions have handles and workspaces of their own: only one row of them at a time.
+    on_gpu = settled(options.backend, "") in ("auto", "cuda")
+    for rows in [[a] for a in out] if on_gpu else [list(out)]:
+        calls = {}
+        for a, b, copies in product(rows, inside, (1, COPIES)):
+            graph = layer_graph(layer, a, b, batch, copies)
+            shape = (batch, b * layer.groups_at(a), *layer.image)
+            calls[f"{a} {b} {copies}"] = _call(graph, shape, options)
+        times = time_interleaved(calls, seconds, warmup=2, block_ms=1e3 * seconds / 3)
+        least |= {name: timing.min_ms for name, timing in times.items()}
+    added = COPIES - 1
+    ms = [[(least[f"{a} {b} {COPIES}"] - least[f"{a} {b} 1"]) / added for b in inside] for a in out]
+    return Grid(out, inside, monotone(np.array(ms)))
+
+
+def _whole(
+    bundle: Bundle,
+    form: GraphForm,
+    table: UnitTable,
+    unions: list[np.ndarray],
+    batch: int,
+    options: SessionOptions,
+    seconds: float,
+) -> np.ndarray:
+    """Least milliseconds of the network cut to each union, `[N]`."""
+    pack, calls = bundle.pack(bundle.domains[0]), {}
+    for number, alive in enumerate(unions):
+        graph = pin_form(bundle.graph(), form, pack, table, alive)
+        calls[str(number)] = _call(graph, (batch, *form.image_shape), options)
+    times = time_interleaved(calls, seconds, block_ms=1e3 * seconds / 16)
+    return np.array([times[str(number)].min_ms for number in range(len(unions))])
+
+
+def _call(graph: bytes, shape: tuple[int, ...], options: SessionOptions) -> Callable[[], Any]:
+    session = make_session(graph, options, {"image"})
+    image = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return lambda: session.run(["logits"], {"image": image})
+
+
+def _provider(bundle: Bundle, form: GraphForm, options: SessionOptions) -> str:
+    pack = bundle.pack(bundle.domains[0])
+    session = make_session(pin_form(bundle.graph(), form, pack), options, {"image"})
+    return str(session.get_providers()[0])

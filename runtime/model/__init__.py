@@ -1,0 +1,1 @@
+"""A loaded model: domains, pool of sessions, plan."""

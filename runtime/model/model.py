@@ -1,0 +1,276 @@
+"""A loaded bundle that classifies images of any of its domains."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from prunion.runtime.backends.choose import SessionOptions, run
+from prunion.runtime.base.machine import available_bytes
+from prunion.runtime.bundle.folder import Bundle, open_bundle
+from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
+from prunion.runtime.errors import InputError
+from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
+from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
+from prunion.runtime.model.explain import Explanation, explain_model
+from prunion.runtime.model.open import open_pool
+from prunion.runtime.model.plan import Plan, find_plan
+from prunion.runtime.model.pool import SessionPool
+
+__all__ = ["Candidate", "Model", "Prediction", "load", "to_prediction"]
+
+
+SHARE_OF_MEMORY = 4  # pinned sessions may take a quarter of what is free, unless told otherwise
+
+
+class Model:
+    """Thread-safe; made by `load`."""
+
+    def __init__(self, bundle: Bundle, sessions: SessionPool, tables: Tables) -> None:
+        self.bundle = bundle
+        self.sessions = sessions
+        self._tables = tables
+        self._serials = itertools.count(len(tables.domains))
+        self._writing, self._planning = threading.Lock(), threading.Lock()
+        self._plan: Plan | None = None
+        self._scratch = threading.local()
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domain names; a name's place is its index until a domain before it is removed."""
+        return self._tables.names
+
+    def classes(self, domain: DomainLike) -> tuple[str, ...]:
+        """The class names of one domain."""
+        tables = self._tables
+        return tables.domains[tables.index(domain)].pack.classes
+
+    def domain_index(self, domain: DomainLike) -> int:
+        """The index of a domain given by name or index. Raises DomainError if there is none."""
+        return self._tables.index(domain)
+
+    @property
+    def max_classes(self) -> int:
+        """Cmax, the width of `logits`: the most classes that any domain has now."""
+        return self._tables.max_classes
+
+    def add_domain(self, pack: Pack | Path | str) -> str:
+        """Take in a domain pack while requests run; returns its name.
+
+        Requests that began before do not see it. Raises BundleError for a pack that is damaged
+        or of another trunk, InputError for a name that is taken, in a specialised bundle, and
+        where an engine was built for fewer domains or classes.
+        """
+        self._tables.refuse_another()
+        pack = pack if isinstance(pack, Pack) else read_pack(pack)
+        manifest, units = self.bundle.manifest, len(self._tables.domains[0].pack.switches)
+        features = len(self._tables.domains[0].pack.head_weight)
+        check_pack(
+            pack,
+            trunk_hash=manifest.trunk_hash,
+            columns=manifest.bank_columns,
+            features=features,
+            units=units,
+        )
+        with self._writing:
+            new = self._tables.with_domain(LiveDomain(next(self._serials), pack))
+            feeds = new.feeds  # built here, not by the first request
+            if not self.sessions.pins:  # an engine: no request could be answered past its profile
+                self.sessions.mixed().check_tables(feeds)
+            self._tables = new
+        return pack.name
+
+    def remove_domain(self, domain: DomainLike) -> str:
+        """Drop a domain while requests run; returns its name.
+
+        Requests that began before finish with it; later domains move up by one index. Raises
+        DomainError if there is none, InputError for the last one.
+        """
+        with self._writing:
+            index = self._tables.index(domain)
+            gone, new = self._tables.domains[index], self._tables.without(index)
+            _ = new.feeds
+            self._tables = new
+        self.sessions.forget(gone)
+        return gone.name
+
+    def predict(
+        self,
+        images: Sequence[ImageLike] | ImageLike,
+        domain: DomainLike | Sequence[DomainLike],
+        top_k: int = 5,
+        batch_size: int = 32,
+    ) -> list[Prediction]:
+        """Classify images: paths, bytes, PIL images, or arrays as `preprocess.to_batch` says.
+
+        `domain` is one name or index for all images, or one for each. At most `batch_size`
+        images are decoded at a time. Raises InputError or DomainError.
+        """
+        if top_k < 1 or batch_size < 1:
+            raise InputError("top_k and batch_size must be at least 1")
+        items, tables = as_list(images), self._tables
+        if not items:
+            raise InputError("no images given: pass at least one")
+        rows = tables.indices(domain, len(items))
+        predictions: list[Prediction] = []
+        for start in range(0, len(items), batch_size):
+            part = slice(start, start + batch_size)
+            logits = self._answer(tables, self._images(items[part]), rows[part])
+            packs = (tables.domains[row].pack for row in rows[part])
+            predictions += [to_prediction(*x, top_k) for x in zip(logits, packs, strict=True)]
+        return predictions
+
+    def logits(self, array: np.ndarray, domains: Sequence[DomainLike] | np.ndarray) -> np.ndarray:
+        """`[N, 3, H, W]` float32 normalised, one domain for all or for each → `[N, Cmax]`.
+
+        A uint8 graph takes `[N, H, W, 3]` uint8 instead. Logits are `-inf` past a domain's
+        classes. Raises InputError for a wrong shape, type or NaN, DomainError for an unknown
+        domain.
+        """
+        array, tables = self.sessions.form.prepare(array), self._tables
+        return self._answer(tables, array, tables.indices(domains, len(array)))
+
+    def tune(self) -> Plan:
+        """Measure which sessions answer fastest, unless it is known for this machine already."""
+        with self._planning:
+            if self._plan is None:
+                self._plan = find_plan(self.bundle, self.sessions, self._tables.domains[0].pack)
+                self.sessions.slicing = self.sessions.slicing and self._plan.slices
+            return self._plan
+
+    def explain(self) -> Explanation:
+        """What was chosen on this machine, and why; `print` shows it."""
+        return explain_model(self.bundle, self.sessions, self._tables, self._plan)
+
+    def _images(self, items: list[ImageLike]) -> np.ndarray:
+        form = self.sessions.form
+        read = to_pixels if form.image == "uint8" else to_batch
+        return form.prepare(read(items, form.spec))
+
+    def _answer(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        listed = rows.tolist()
+        if listed.count(listed[0]) == len(listed):
+            return self._single(tables, tables.domains[listed[0]], array, rows)
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(listed):
+            places.setdefault(row, []).append(place)
+        domains = [tables.domains[row] for row in places]
+        plan = self._plan or self.tune()
+        if plan.splits(tuple(map(len, places.values()))) and self.sessions.can_hold(domains):
+            return self._split(tables, array, places)
+        return self._mixed(tables, array, rows)
+
+    def _split(self, tables: Tables, array: np.ndarray, places: dict[int, list[int]]) -> np.ndarray:
+        logits = np.empty((len(array), tables.max_classes), np.float32)
+        for row, own in places.items():
+            images = self._gathered(array, own)
+            rows = np.full(len(own), row, np.int64)
+            logits[own] = self._single(tables, tables.domains[row], images, rows)
+        return logits
+
+    def _gathered(self, array: np.ndarray, places: list[int]) -> np.ndarray:
+        """`array[places]` in memory that this thread keeps: fresh memory is slow to touch."""
+        kept: np.ndarray | None = getattr(self._scratch, "images", None)
+        if kept is None or len(kept) < len(places):
+            kept = self._scratch.images = np.empty((len(places), *array.shape[1:]), array.dtype)
+        return np.take(array, places, axis=0, out=kept[: len(places)], mode="clip")
+
+    def _single(
+        self, tables: Tables, domain: LiveDomain, array: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        pinned = self.sessions.pinned(domain)
+        if pinned is None:
+            return self._mixed(tables, array, rows)
+        self.sessions.form.check_values(array)
+        own = pinned.run(array)
+        missing = tables.max_classes - own.shape[1]
+        if not missing:
+            return own
+        return np.pad(own, ((0, 0), (0, missing)), constant_values=-np.inf)
+
+    def _mixed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        session = self.sessions.mixed()
+        self.sessions.form.check_values(array)
+        fed = not tables.stored or getattr(session, "needs_tables", False)
+        return run(session, self.sessions.form.feeds(array, rows, tables.feeds if fed else None))
+
+
+def load(
+    path: Path | str,
+    backend: str = "auto",
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    slicing: bool = True,
+    tune: bool = False,
+    engine: Path | str | None = None,
+) -> Model:
+    """Open a bundle and check its files; sessions are made on first use.
+
+    Args:
+        precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
+            `-uint8` take raw pixels; one with float16 images is given them by a cast.
+        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda`, `openvino`; `tensorrt` or
+            `tensorrt-rtx`, which build an engine for this GPU on first use, and keep it; or
+            `tensorrt-ep` or `tensorrt-rtx-ep`, the same by ONNX Runtime's providers.
+        threads: threads inside one operator; None leaves it to the backend.
+        memory_limit: bytes that pinned sessions may hold together, beside the mixed one; 0 for
+            none of them, None for a quarter of the memory that is free now. Any number also makes
+            sessions lay out no memory ahead for each batch shape.
+        slicing: whether pinned sessions may leave out channels that their domain does not use.
+        tune: measure now whether to split mixed batches, not at the first of them.
+        engine: an engine file of `prunion build`, for the two backends of TensorRT.
+
+    Raises BundleError, BackendError, EngineError, MissingDependencyError.
+    """
+    bundle = open_bundle(path)
+    limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
+    if limit < 0:
+        raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
+    options = SessionOptions(backend, threads, spare_memory=memory_limit is not None)
+    pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
+    packs = enumerate(bundle.pack(name) for name in bundle.domains)
+    model = Model(
+        bundle, pool, Tables(tuple(LiveDomain(*x) for x in packs), pool.form, stored=True)
+    )
+    if tune:
+        model.tune()
+    return model
+
+
+class Candidate(NamedTuple):
+    """One class of a domain, with its probability in 0..1."""
+
+    name: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of one image; `top` holds the best few, best first."""
+
+    domain: str
+    class_name: str
+    index: int
+    probability: float
+    top: tuple[Candidate, ...]
+
+
+def to_prediction(logits: np.ndarray, pack: Pack, top_k: int) -> Prediction:
+    """The best `top_k` classes of `logits` `[Cmax]`. Raises InputError if they are not finite."""
+    own = logits[: len(pack.classes)].astype(np.float64)
+    if not np.isfinite(own).all():
+        raise InputError(f"the network's answer for {pack.name} is not finite: check the image")
+    weights = np.exp(own - own.max())
+    probabilities = weights / weights.sum()
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    top = tuple(Candidate(pack.classes[i], int(i), float(probabilities[i])) for i in best)
+    return Prediction(pack.name, *top[0], top)

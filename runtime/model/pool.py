@@ -1,0 +1,240 @@
+"""The sessions of one graph: mixed and pinned, made on first use, least recently used leave."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from prunion.runtime.backends.choose import SessionOptions, make_mixed, make_session
+from prunion.runtime.backends.onnxruntime import settled
+from prunion.runtime.base.machine import default_round_to
+from prunion.runtime.bundle.pack import Pack
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
+from prunion.runtime.graph.form import GraphForm
+from prunion.runtime.graph.pin import pin_form
+from prunion.runtime.graph.slice import units_to_keep
+from prunion.runtime.model.domains import LiveDomain
+from prunion.runtime.model.pinned import Pinned, distance, kept_note
+
+__all__ = ["TOLERANCE", "Pinned", "SessionPool"]
+
+TOLERANCE = 1e-4
+CUDA_TOLERANCE = 50 * TOLERANCE  # convolutions in TF32, whose sums depend on the channels beside
+PATIENCE = 4
+FULL = (BackendError, InputError)  # when a session is made, and when it first runs
+
+
+class SessionPool:
+    """Thread-safe: two threads that ask for one session get the same one.
+
+    `form` says what the graph takes, `table` is the unit table to slice by (None: never). A graph
+    of a single domain has the one session `mixed`, which then takes the image alone; so has a
+    backend that gives its own, `open_mixed`, and pins none.
+    `limit` bounds the sizes of the pinned graphs together, in bytes. A full pool lets its least
+    recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
+    domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
+    `full` says why a GPU took no more of them, until a domain is removed.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        options: SessionOptions,
+        form: GraphForm,
+        table: UnitTable | None = None,
+        limit: int = 1 << 30,
+        tolerance: float = TOLERANCE,
+        open_mixed: Callable[[], Any] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.options = options
+        self.form = form
+        self.size = (form.spec.height, form.spec.width)
+        self.limit = limit
+        self.tolerance = tolerance
+        self.pins = open_mixed is None and not form.single
+        self.slicing = table is not None and self.pins
+        self._refused = ""
+        self._table = None if table is None else form.unit_table(table)
+        self.typical = graph.stat().st_size
+        self._pinned: OrderedDict[int, Future[Pinned | None]] = OrderedDict()
+        self._ready: dict[int, Pinned] = {}
+        self._asked: Counter[int] = Counter()
+        self._gone: WeakSet[LiveDomain] = WeakSet()
+        self._mixed: Any = None
+        self._open_mixed = open_mixed or partial(make_mixed, graph, options, form.needs)
+        self.full = ""
+        self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
+
+    def mixed(self) -> Any:
+        """The session that takes `image` and `domain`, and the tables if they are fed."""
+        if self._mixed is None:
+            with self._mixed_lock:
+                if self._mixed is None:
+                    self._mixed = self._open_mixed()
+        return self._mixed
+
+    def provider(self) -> str:
+        """What answers: the first provider of a session that is there, else an empty text."""
+        sessions = [x.session for x in self.resident().values()]
+        for session in [self._mixed, *sessions]:
+            if session is not None:
+                return str(session.get_providers()[0])
+        return ""
+
+    def chosen(self) -> SessionOptions:
+        """The options with `auto` replaced by what the first session runs on, once there is one."""
+        return replace(self.options, backend=settled(self.options.backend, self.provider()))
+
+    def backend(self) -> str:
+        """What answers; where `auto` leaves a choice, the mixed session is made to decide it."""
+        if self.chosen().backend == "auto":
+            self.mixed()
+        return self.chosen().backend
+
+    def note(self) -> str:
+        """What the mixed session has to say of itself, if it is there: an engine's precision."""
+        note = getattr(self._mixed, "note", None)
+        return "" if note is None else str(note())
+
+    def resident(self) -> dict[int, Pinned]:
+        """The pinned sessions that are ready, by serial, least recently used first."""
+        with self._lock:
+            return {serial: self._ready[serial] for serial in self._pinned if serial in self._ready}
+
+    def pinned(self, domain: LiveDomain, *, patient: bool = True) -> Pinned | None:
+        """The session of one domain, or None if the mixed one should answer for it.
+
+        A caller that holds a session that left may finish with it.
+        """
+        if not self.pins:
+            return None
+        serial = domain.serial
+        with self._lock:
+            ready = self._ready.get(serial)
+            if ready is not None:
+                self._pinned.move_to_end(serial)
+                return ready
+            future = self._pinned.get(serial)
+            if future is None:
+                # A request that began before its domain went must not make a session to stay.
+                if domain in self._gone:
+                    return None
+                if self.full or not (self._has_room() or self._may_replace(serial, patient)):
+                    return None
+                future, mine = Future(), True
+                self._pinned[serial] = future
+            else:
+                mine = False
+            self._pinned.move_to_end(serial)
+        if mine:
+            self._fill(serial, future, domain.pack)
+        return future.result()
+
+    def can_hold(self, domains: list[LiveDomain]) -> bool:
+        """Whether pinned sessions of all `domains` fit beside each other."""
+        if not self.pins:
+            return False
+        with self._lock:
+            if all(domain.serial in self._ready for domain in domains):
+                return True
+            if self.full:
+                return False
+            missing = sum(domain.serial not in self._pinned for domain in domains)
+            return self._used() + missing * self.typical <= self.limit
+
+    def forget(self, domain: LiveDomain) -> None:
+        """Drop a removed domain's session, and make none for it any more."""
+        with self._lock:
+            self._gone.add(domain)
+            self._pinned.pop(domain.serial, None)
+            self._ready.pop(domain.serial, None)
+            self._asked.pop(domain.serial, None)
+            self.full = ""
+
+    def make(self, pack: Pack, *, sliced: bool) -> Pinned:
+        """A new session, kept by nobody; sliced where that is possible and exact."""
+        if sliced and self._table is not None:
+            note = self._refused
+            if not note:
+                alive = units_to_keep(self._table, pack.switches, default_round_to())
+                if alive.all():
+                    return self._plain(pack, "it uses every channel of the union")
+                try:
+                    graph = pin_form(self.graph, self.form, pack, self._table, alive)
+                    made = make_session(graph, self.chosen(), needs={"image"})
+                    return self._checked(pack, Pinned(made, len(graph), True, kept_note(alive)))
+                except UnsupportedGraphError as exc:
+                    note = self._refused = str(exc)
+            return self._plain(pack, note)
+        return self._plain(pack, "slicing is off")
+
+    def _plain(self, pack: Pack, note: str) -> Pinned:
+        graph = pin_form(self.graph, self.form, pack)
+        made = make_session(graph, self.chosen(), needs={"image"})
+        return Pinned(made, len(graph), False, note)
+
+    def _checked(self, pack: Pack, made: Pinned) -> Pinned:
+        """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
+        error = distance(made, self.mixed(), self.form, pack)
+        on_cuda = self.chosen().backend == "cuda"
+        if error <= (max(self.tolerance, CUDA_TOLERANCE) if on_cuda else self.tolerance):
+            return made
+        return self._plain(pack, f"sliced, it differs from the mixed graph by {error:.1e}")
+
+    def _fill(self, serial: int, future: Future[Pinned | None], pack: Pack) -> None:
+        try:
+            made = self._made_to_stay(pack)
+        except BaseException as exc:
+            with self._lock:
+                self._pinned.pop(serial, None)
+            if self._mixed is not None and isinstance(exc, FULL) and self._on_gpu():
+                self.full = str(exc)
+                future.set_result(None)
+            else:
+                future.set_exception(exc)
+            return
+        self.typical = made.bytes
+        future.set_result(made)
+        with self._lock:
+            if self._pinned.get(serial) is future:  # unless it was forgotten meanwhile
+                self._ready[serial] = made
+            while self._used() > self.limit and len(self._pinned) > 1:
+                gone, _ = self._pinned.popitem(last=False)
+                self._ready.pop(gone, None)
+
+    def _made_to_stay(self, pack: Pack) -> Pinned:
+        """A pinned session; on a GPU with all the memory that it and the mixed one need."""
+        if not self._on_gpu():
+            return self.make(pack, sliced=self.slicing)
+        self.mixed()  # first: it must answer when there is no room for more
+        made = self.make(pack, sliced=self.slicing)
+        made.run(self.form.noise(1))
+        return made
+
+    def _on_gpu(self) -> bool:
+        return self.chosen().backend in ("auto", "cuda")
+
+    def _used(self) -> int:
+        ready = [self._ready.get(serial) for serial in self._pinned]
+        return sum(self.typical if made is None else made.bytes for made in ready)
+
+    def _has_room(self) -> bool:
+        return self._used() + self.typical <= self.limit
+
+    def _may_replace(self, serial: int, patient: bool) -> bool:
+        if self.typical > self.limit:
+            return False
+        self._asked[serial] += 1
+        if patient and self._asked[serial] <= PATIENCE:
+            return False
+        self._asked.clear()
+        return True

@@ -1,0 +1,217 @@
+"""TensorRT engines from a bundle, by `tensorrt_rtx` (no GPU needed) or `tensorrt`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunion.runtime.base.files import replace_file
+from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.errors import (
+    BackendError,
+    BundleError,
+    InputError,
+    MissingDependencyError,
+    PrunionError,
+    UnsupportedGraphError,
+)
+from prunion.runtime.tensorrt.cuda import gpu_sm
+from prunion.runtime.tensorrt.graph import engine_graph
+from prunion.runtime.tensorrt.key import (
+    BuildOptions,
+    EngineKey,
+    default_name,
+    engine_key,
+    input_ranges,
+)
+from prunion.runtime.tensorrt.layers import network_precisions
+from prunion.runtime.tensorrt.library import (
+    TARGETS,
+    library,
+    make_builder,
+    make_logger,
+    parse,
+    sizes,
+)
+
+if TYPE_CHECKING:
+    import tensorrt
+
+__all__ = ["TARGETS", "EngineResult", "build_engine", "build_plan", "check_parses", "target_sms"]
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """The files written, the build time in seconds, and the convolutions in each precision."""
+
+    path: Path
+    key_path: Path
+    key: EngineKey
+    seconds: float
+    convolutions: dict[str, int] = field(default_factory=dict)
+
+
+def build_engine(
+    bundle: Bundle,
+    *,
+    target: str = "tensorrt-rtx",
+    sms: Sequence[int] = (),
+    precision: str = "fp32",
+    options: BuildOptions | None = None,
+    output: Path | str | None = None,
+    force: bool = False,
+) -> EngineResult:
+    """Build one engine for the GPU generations `sms` (86 = compute capability 8.6).
+
+    Without `sms` it is built for this machine's GPU. The tables stay inputs with a symbolic number
+    of domains, so a new domain needs no rebuild. Writes the engine and, beside it, its key as JSON.
+    The default place is the current folder: a bundle's own files are fixed by its manifest.
+
+    Raises MissingDependencyError, BackendError without a GPU to build on or for, InputError,
+    BundleError, UnsupportedGraphError.
+    """
+    from prunion.runtime.tensorrt.files import write_engine
+
+    trt, options = library(target), options or BuildOptions()
+    bundle.graph(precision)  # refused before a GPU is looked for
+    sms = target_sms(target, sms)
+    key = engine_key(bundle, target, str(trt.__version__), sms, precision, options)
+    path = Path(output) if output else Path(default_name(bundle, key))
+    if path.exists() and not force:
+        raise PrunionError(f"{path} already exists: choose another place with -o or pass --force")
+    if path.resolve().is_relative_to(bundle.path.resolve()):
+        raise InputError(f"{path} is inside the bundle, whose files are fixed: choose another -o")
+    start = time.perf_counter()
+    plan, convolutions = build_plan(trt, bundle, key, options)
+    key_path = write_engine(path, key, plan)
+    return EngineResult(path, key_path, key, time.perf_counter() - start, convolutions)
+
+
+def check_parses(onnx_path: Path | str, target: str = "tensorrt-rtx") -> None:
+    """Raise UnsupportedGraphError unless TensorRT's parser accepts the graph as it is."""
+    trt = library(target)
+    # An error object's text lives as long as its logger and builder: keep both until the end.
+    logger = make_logger(trt)
+    builder = make_builder(trt, logger)
+    parse(trt, builder, logger, Path(onnx_path).read_bytes(), str(onnx_path))
+
+
+def target_sms(target: str, sms: Sequence[int] = ()) -> tuple[int, ...]:
+    """What to build for: `sms`, else this machine's GPU.
+
+    Raises BackendError if neither is there, InputError where `target` builds for no other GPU.
+    """
+    if sms and target != "tensorrt":
+        return tuple(sms)
+    try:
+        own = gpu_sm()
+    except (BackendError, MissingDependencyError) as exc:
+        if sms:
+            return tuple(sms)  # the builder knows its GPU without cuda-python
+        fix = "build on the machine it is for" if target == "tensorrt" else "name GPUs with --sm"
+        raise BackendError(f"there is no GPU here to build for: {fix} ({exc})") from None
+    if sms and tuple(sms) != (own,):
+        raise InputError(f"tensorrt builds for this machine's GPU only, sm {own}: leave out --sm")
+    return (own,)
+
+
+def build_plan(
+    trt: Any, bundle: Bundle, key: EngineKey, options: BuildOptions
+) -> tuple[bytes, dict[str, int]]:
+    """The engine's bytes, and how many convolutions the graph has in each precision."""
+    logger = make_logger(trt)
+    builder = make_builder(trt, logger)
+    graph = engine_graph(bundle.graph(key.precision), key)
+    network, parser = parse(trt, builder, logger, graph, str(bundle.path))
+    config = builder.create_builder_config()
+    # What the engine inspector tells about types; it costs no time when running.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    _set_targets(trt, config, key)
+    _set_options(trt, config, options)
+    cache = _read_cache(config, options)
+    config.add_optimization_profile(_profile(builder, network, key, bundle.manifest.heads))
+    if options.dla is not None:
+        _check_dla(trt, config, network)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        reason = logger.messages[-1] if logger.messages else "no reason given"
+        raise UnsupportedGraphError(f"{key.target} could not build {bundle.path}: {reason}")
+    _write_cache(cache, options)
+    convolutions = network_precisions(trt, network)
+    del parser
+    return bytes(engine), convolutions
+
+
+def _set_targets(trt: Any, config: Any, key: EngineKey) -> None:
+    if not hasattr(config, "num_compute_capabilities"):  # tensorrt builds for its own GPU
+        return
+    known = [x for x in vars(trt.ComputeCapability) if x.startswith("SM")]
+    config.num_compute_capabilities = len(key.sms)
+    for index, sm in enumerate(key.sms):
+        if f"SM{sm}" not in known:
+            numbers = ", ".join(name[2:] for name in sorted(known, key=lambda x: int(x[2:])))
+            raise InputError(f"{key.target} does not build for sm {sm}: it knows {numbers}")
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index)
+
+
+def _set_options(trt: Any, config: tensorrt.IBuilderConfig, options: BuildOptions) -> None:
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.dla is None:
+        return
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = options.dla
+    # The gathers and the heads run on the GPU.
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def _check_dla(
+    trt: Any, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition
+) -> None:
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    trunk = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    if not any(config.can_run_on_DLA(layer) for layer in trunk):
+        raise UnsupportedGraphError(
+            "the DLA can run no convolution of this graph: leave out --dla, the GPU would do it all"
+        )
+
+
+def _read_cache(config: tensorrt.IBuilderConfig, options: BuildOptions) -> Any:
+    if options.timing_cache is None:
+        return None
+    known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+    # One of another version or GPU is refused by TensorRT, which then starts an empty one.
+    cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _write_cache(cache: Any, options: BuildOptions) -> None:
+    if cache is not None and options.timing_cache is not None:
+        with replace_file(options.timing_cache) as temporary:
+            temporary.write_bytes(bytes(cache.serialize()))
+
+
+def _profile(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    key: EngineKey,
+    heads: str = "gathered",
+) -> tensorrt.IOptimizationProfile:
+    symbolic = input_ranges(key, heads)
+    profile: Any = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if tensor.name not in symbolic:
+            raise BundleError(f"the graph has an input {tensor.name!r} that no bundle has")
+        ranges = symbolic[tensor.name]
+        shapes: list[list[int]] = [[], [], []]
+        for axis, size in enumerate(sizes(tensor.shape)):
+            limits = ranges[axis] if axis < len(ranges) else None
+            for place in range(3):
+                shapes[place].append(limits[place] if size == -1 and limits else size)
+        profile.set_shape(tensor.name, *(tuple(shape) for shape in shapes))
+    return profile

@@ -1,0 +1,78 @@
+"""A graph for TensorRT-RTX on Turing (SM 7.5), which has no float32 matrix product there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.graph.channels import attribute
+from prunion.runtime.graph.inputs import inputs_without_defaults, load_graph
+from prunion.runtime.tensorrt.key import EngineKey
+
+__all__ = ["engine_graph", "without_products"]
+
+TURING = 75
+
+
+def engine_graph(graph: Path | str | bytes, key: EngineKey) -> bytes:
+    """The graph that the engine of `key` is built from: its tables are inputs that must be fed."""
+    plain = inputs_without_defaults(graph)
+    if TURING in key.sms and key.target == "tensorrt-rtx":
+        return without_products(plain)
+    return plain
+
+
+def without_products(graph: bytes) -> bytes:
+    """The same graph with every matrix product written as a product and a sum.
+
+    `[…, M, K] @ […, K, N]` becomes the sum over K of `[…, M, K, 1] * […, 1, K, N]`: the same
+    function. Heads are small beside the trunk, and a gathered one is read once either way.
+    """
+    model, onnx = load_graph(graph)
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.op_type == "MatMul":
+            nodes += _product(onnx, node.input[0], node.input[1], node.output[0])
+        elif node.op_type == "Gemm":
+            nodes += _gemm(onnx, node)
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for axis in (-1, -2, -3):
+        name, value = f"turing_axis{axis}", np.array([axis])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    return bytes(model.SerializeToString())
+
+
+def _product(onnx: Any, left: str, right: str, output: str) -> list[Any]:
+    node = onnx.helper.make_node
+    columns, rows, products = (f"{output}_{part}" for part in ("columns", "rows", "products"))
+    return [
+        node("Unsqueeze", [left, "turing_axis-1"], [columns], columns),
+        node("Unsqueeze", [right, "turing_axis-3"], [rows], rows),
+        node("Mul", [columns, rows], [products], products),
+        node("ReduceSum", [products, "turing_axis-2"], [output], output, keepdims=0),
+    ]
+
+
+def _gemm(onnx: Any, node: Any) -> list[Any]:
+    factors = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta")}
+    if attribute(node, "transA", 0) or any(factor != 1.0 for factor in factors.values()):
+        raise UnsupportedGraphError(
+            f"node {node.name!r} (Gemm) scales or transposes its input: build for SM 8.0 or later"
+        )
+    made, right, output = [], node.input[1], node.output[0]
+    if attribute(node, "transB", 0):
+        right = f"{output}_turned"
+        turn = onnx.helper.make_node("Transpose", [node.input[1]], [right], right, perm=[1, 0])
+        made.append(turn)
+    biased = len(node.input) > 2 and bool(node.input[2])
+    product = f"{output}_product" if biased else output
+    made += _product(onnx, node.input[0], right, product)
+    if biased:
+        made.append(onnx.helper.make_node("Add", [product, node.input[2]], [output], output))
+    return made

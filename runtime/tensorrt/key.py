@@ -1,0 +1,183 @@
+"""What an engine depends on: graph, library, GPU, options and the sizes it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.errors import InputError
+
+__all__ = [
+    "BuildOptions",
+    "EngineKey",
+    "Profile",
+    "Range",
+    "check_shape",
+    "default_name",
+    "engine_key",
+    "input_ranges",
+    "profile_shapes",
+    "shapes_text",
+]
+
+PER_REQUEST = ("image", "domain")
+Range = tuple[int, int, int]
+Shape = tuple[int, ...]
+Profile = tuple[Shape, Shape, Shape]  # least, usual, most
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built. Raises InputError.
+
+    Attributes:
+        batch: (least, usual, most) images at a time.
+        max_domains: rows that the tables may grow to; max_classes: classes of one domain.
+        workspace: bytes of scratch memory that a layer may ask for; None leaves it to TensorRT.
+        dla: the deep-learning accelerator core to use (Jetson Xavier and Orin), None for none. It
+            takes one size of batch.
+        timing_cache: a file of measured kernels, read and written; builds after it are faster.
+    """
+
+    batch: Range = (1, 8, 32)
+    max_domains: int = 64
+    max_classes: int = 1024
+    workspace: int | None = None
+    dla: int | None = None
+    timing_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        low, usual, most = self.batch
+        if not 1 <= low <= usual <= most:
+            raise InputError(f"the batch profile is {self.batch}: give 1 ≤ least ≤ usual ≤ most")
+        if self.workspace is not None and self.workspace < 1 << 20:
+            raise InputError(f"the workspace is {self.workspace} bytes: give a MiB or more")
+        if self.dla is not None and self.dla < 0:
+            raise InputError(f"there is no DLA core {self.dla}: cores count from 0")
+        # Otherwise TensorRT leaves the whole trunk to the GPU and says nothing.
+        if self.dla is not None and low != most:
+            raise InputError(f"a DLA takes one size of batch: give --batch {usual},{usual},{usual}")
+
+    @property
+    def noted(self) -> tuple[str, ...]:
+        """What of it makes another engine, beside the sizes; a timing cache does not."""
+        found = []
+        if self.workspace is not None:
+            found.append(f"workspace={self.workspace}")
+        if self.dla is not None:
+            found.append(f"dla={self.dla}")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What an engine was built from; it is stale when any of it changes.
+
+    `batch`, `domains` and `classes` are (least, usual, most) sizes of N, D and Cmax. `sms` are
+    GPU generations, 86 for compute capability 8.6.
+    """
+
+    target: str
+    library_version: str
+    graph_sha256: str
+    trunk_hash: str
+    sms: tuple[int, ...]
+    precision: str
+    batch: Range
+    domains: Range
+    classes: Range
+    options: tuple[str, ...] = ()
+
+
+def engine_key(
+    bundle: Bundle,
+    target: str,
+    library_version: str,
+    sms: Sequence[int] = (),
+    precision: str = "fp32",
+    options: BuildOptions | None = None,
+) -> EngineKey:
+    """Everything an engine of `bundle` depends on.
+
+    Raises BundleError without such a graph, InputError where a DLA cannot run it.
+    """
+    options = options or BuildOptions()
+    if options.dla is not None and target != "tensorrt":
+        raise InputError("only a Jetson has a DLA, which TensorRT-RTX does not know: leave it out")
+    if options.dla is not None and precision.startswith("fp32"):
+        raise InputError("a DLA runs float16 and INT8 only: give --precision fp16 or int8")
+    manifest, relative = bundle.manifest, bundle.graph(precision).relative_to(bundle.path)
+    domains, classes = len(manifest.domains), manifest.max_classes
+    return EngineKey(
+        target=target,
+        library_version=library_version,
+        graph_sha256=manifest.files[relative.as_posix()],
+        trunk_hash=manifest.trunk_hash,
+        sms=tuple(sms),
+        precision=precision,
+        batch=options.batch,
+        domains=(1, domains, max(options.max_domains, domains)),
+        classes=(1, classes, max(options.max_classes, classes)),
+        options=options.noted,
+    )
+
+
+def default_name(bundle: Bundle, key: EngineKey) -> str:
+    """The engine's file name in the current folder."""
+    sms = "".join(f".sm{sm}" for sm in key.sms)
+    return f"{bundle.manifest.name}.{key.target}{sms}.{key.precision}.engine"
+
+
+def input_ranges(key: EngineKey, heads: str = "gathered") -> dict[str, tuple[Range | None, ...]]:
+    """(least, usual, most) of each input's symbolic axes; None and what is left out are fixed.
+
+    `heads` is the manifest's: concatenated ones have a table over the classes of all domains.
+    """
+    ranges: dict[str, tuple[Range | None, ...]] = {
+        "image": (key.batch,),
+        "domain": (key.batch,),
+        "bank": (key.domains,),
+        "head_weight": (key.domains, None, key.classes),
+        "head_bias": (key.domains, key.classes),
+        "pixels": (key.domains,),
+    }
+    if heads == "concatenated":
+        low, usual, most = (d * c for d, c in zip(key.domains, key.classes, strict=True))
+        ranges["head_weight"] = (None, (low, usual, most))
+        ranges["head_columns"] = (key.domains, key.classes)
+    return ranges
+
+
+def profile_shapes(
+    inputs: Mapping[str, Shape], key: EngineKey, heads: str = "gathered"
+) -> dict[str, Profile]:
+    """(least, usual, most) shape of each of `inputs`, whose symbolic sizes are 0."""
+    ranges, found = input_ranges(key, heads), {}
+    for name, shape in inputs.items():
+        limits = (*ranges[name], *(None,) * len(shape))
+        found[name] = tuple(
+            tuple(r[k] if r and not n else n for n, r in zip(shape, limits, strict=False))
+            for k in range(3)
+        )
+    return found  # type: ignore[return-value]
+
+
+def shapes_text(profiles: Mapping[str, Profile], place: int) -> str:
+    """The least (0), usual (1) or most (2) shapes as trtexec and ONNX Runtime write them."""
+    return ",".join(f"{k}:" + "x".join(map(str, v[place])) for k, v in profiles.items())
+
+
+def check_shape(name: str, shape: Shape, low: Shape, high: Shape) -> None:
+    """Raise InputError unless `shape` is within the engine's profile."""
+    fits = len(shape) == len(low) and all(
+        a <= n <= b for a, n, b in zip(low, shape, high, strict=True)
+    )
+    if not fits:
+        fix = "send smaller batches, or build with a larger --batch"
+        if name not in PER_REQUEST:
+            fix = "build with more room for domains or classes"
+        raise InputError(
+            f"{name} is {list(shape)}, the engine takes {list(low)} to {list(high)}: {fix}"
+        )

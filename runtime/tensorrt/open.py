@@ -1,0 +1,52 @@
+"""From a bundle to a running engine: a given file that fits, one from the cache, or a new one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.model.plan import cache_folder
+from prunion.runtime.tensorrt.build import build_plan
+from prunion.runtime.tensorrt.files import (
+    check_fits,
+    engine_name,
+    read_engine,
+    staleness,
+    write_engine,
+)
+from prunion.runtime.tensorrt.key import BuildOptions, engine_key
+from prunion.runtime.tensorrt.library import library
+from prunion.runtime.tensorrt.session import TensorRtSession, running_sm
+
+__all__ = ["open_engine"]
+
+
+def open_engine(
+    bundle: Bundle,
+    target: str,
+    precision: str = "fp32",
+    engine: Path | str | None = None,
+    options: BuildOptions | None = None,
+) -> TensorRtSession:
+    """A session of `engine`, or of the cached engine for this machine, built if there is none.
+
+    Raises EngineError if `engine` is damaged or was made from another graph, library or GPU;
+    BackendError without a GPU; MissingDependencyError.
+    """
+    trt = library(target)
+    version = str(trt.__version__)
+    if engine is not None:
+        plain = engine_key(bundle, target, version, precision=precision)
+        check_fits(Path(engine), plain)  # says what is wrong with the file, GPU or not
+        check_fits(Path(engine), plain, running_sm(target))
+        return TensorRtSession(target, Path(engine).read_bytes(), precision)
+    options = options or BuildOptions()
+    key = engine_key(bundle, target, version, (running_sm(target),), precision, options)
+    path = cache_folder() / "engines" / engine_name(key)
+    if not staleness(path, key):
+        return TensorRtSession(target, read_engine(path, key), precision)
+    plan, _ = build_plan(trt, bundle, key, options)
+    with suppress(OSError):  # a folder that cannot be written only costs building again
+        write_engine(path, key, plan)
+    return TensorRtSession(target, plan, precision)

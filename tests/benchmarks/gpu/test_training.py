@@ -1,0 +1,95 @@
+"""The GPU benchmark's parts on a CPU; on a GPU the real thing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from prunion.benchmarks.cost.train_step import NETWORKS, random_training
+from prunion.benchmarks.gpu import inference as gpu_inference
+from prunion.benchmarks.gpu import training as gpu_training
+from prunion.benchmarks.gpu.__main__ import main
+from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_device
+from prunion.benchmarks.gpu.runtime import runtime_rows
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def test_the_roofline_counts_arithmetic_where_traffic_is_free() -> None:
+    """With endless bandwidth only the convolutions' operations are left, and they scale."""
+    net = random_training(NETWORKS["resnet18"], 64, 2, 4, "cpu", 0.5).net
+    flops = 2 * sum(
+        torch.tensor(layer.shape).prod().item() * layer.positions
+        for layer in net.units.table.layers
+    )
+    endless = Device(flops=1e12, bytes=float("inf"))
+    assert least_seconds(net, 8, endless, tuned=False, width=4) == pytest.approx(
+        2 * 8 * flops / 1e12
+    )
+    assert least_seconds(net, 8, endless, tuned=True, width=4) == pytest.approx(
+        3 * 8 * flops / 1e12
+    )
+    slow = Device(flops=float("inf"), bytes=1e9)
+    bf16 = least_seconds(net, 8, slow, tuned=False, width=2)
+    assert least_seconds(net, 8, slow, tuned=False, width=4) == pytest.approx(2 * bf16)
+
+
+def test_a_training_row_on_a_cpu() -> None:
+    torch.set_num_threads(1)
+    rates = measure_device("cpu", torch.float32, side=256, mib=16)
+    row = gpu_training.training_row(
+        gpu_training.Case("resnet18", 32, 4),
+        rates,
+        device="cpu",
+        domains=2,
+        precision="fp32",
+        compiled=False,
+        seconds=0.5,
+    )
+    assert row["images"] == 8
+    assert 0 < row["roofline"] < 1.5
+    assert 0.3 < row["of_plain"] < 1.5
+
+
+def test_selectable_folded_and_separate_answer_alike() -> None:
+    networks = gpu_inference.make_networks("squeezenet1_1", "torchvision", 64, 2)
+    (row,) = gpu_inference.inference_rows(networks, [2], "cpu", torch.float32, 0.05)
+    assert set(row["ms"]) == {"selectable", "folded", "separate"}
+    weights = row["weights_mib"]
+    assert weights["folded"] < weights["selectable"] < weights["separate"]
+    image = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        chosen = networks.selectable.logits(image, torch.zeros(3, dtype=torch.int64))
+        assert torch.allclose(chosen, networks.folded(image), atol=1e-4)
+
+
+def test_a_runtime_row_on_a_cpu() -> None:
+    for key, measure in runtime_rows("cpu", 0.01, [("squeezenet1_1", 32)]):
+        assert key == "runtime squeezenet1_1 32 px cpu fp32"
+        row = measure()
+        assert row["provider"] == "CPUExecutionProvider"
+        assert len(row["ms"]) == 9 and min(row["ms"].values()) > 0
+        assert "separate, batch 8" in row["ms"]
+
+
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    result = CliRunner().invoke(main, ["training", "-o", str(tmp_path / "x.jsonl")])
+    assert result.exit_code == 1
+    assert "no CUDA GPU" in result.output
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_step_with_switches_keeps_up_on_a_gpu(tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    arguments = ["training", "-o", str(output), "--network", "wrn28_4", "--seconds", "5"]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    (row,) = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert row["of_plain"] > 0.8

@@ -1,0 +1,89 @@
+"""Rows of a learning run become the table of the docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from prunion.benchmarks.learning.rows import ROWS, _changes, make_config
+from prunion.benchmarks.learning.rows import main as learning
+from prunion.benchmarks.learning.table import goals, main, table
+
+
+def row(key: str, accuracy: dict[str, float], params: float = 0.5) -> dict[str, Any]:
+    mean = sum(accuracy.values()) / len(accuracy)
+    return {
+        "key": key,
+        "accuracy": accuracy,
+        "mean": mean,
+        "params": params,
+        "macs": 0.8,
+        "returned": 1234,
+    }
+
+
+def test_settings_of_a_row_are_read_as_toml() -> None:
+    changes = _changes(["lr=auto", "trunk_lr=3e-4", "domain_budget=true", "sharing_weight=0.5"])
+    assert changes == {"lr": "auto", "trunk_lr": 3e-4, "domain_budget": True, "sharing_weight": 0.5}
+    for wrong in ("trunk_lr", "opens=true", "=1"):
+        with pytest.raises(click.UsageError, match=f"--set {wrong}: give KEY=VALUE"):
+            _changes([wrong])
+
+
+def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row("resnet18.tuned-all.seed0", {"a": 0.5})) + "\n", "utf-8")
+    options = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(path)]
+    done = CliRunner().invoke(learning, ["tuned-all", *options])
+    assert (done.exit_code, done.output) == (0, "")
+    unknown = CliRunner().invoke(learning, ["tuned", *options])
+    assert unknown.exit_code == 2 and "no row tuned: choose from" in unknown.output
+
+
+def test_the_run_of_a_row(tmp_path: Path) -> None:
+    options = {
+        "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
+        "teacher": "", "keep": ("conv1",), "backbone": "resnet18", "domains": "gtsrb,flowers5",
+        "holdout": True, "seed": 4, "threads": 1,
+    }  # fmt: skip
+    config = make_config(ROWS["frozen-macs-050"], options)
+    assert (config.budget.kind, config.budget.limit, config.seed) == ("macs", 0.5, 4)
+    assert config.backbone.keep == ("conv1",)
+    assert (config.train.trunk, config.train.lr, config.train.epochs) == ("frozen", 0.5, 6)
+    assert [(d.name, d.mirror, d.holdout, d.test) for d in config.domains] == [
+        ("gtsrb", False, 0.1, ()), ("flowers5", True, 0.1, ())
+    ]  # fmt: skip
+
+
+def test_a_row_is_held_against_its_own_reference() -> None:
+    lines = [
+        row("resnet18.tuned-050.seed0", {"a": 0.80, "b": 0.70}),
+        row("resnet18.tuned-050.seed1", {"a": 0.82, "b": 0.72}, 0.4999),
+        row("resnet18.tuned-all.seed0", {"a": 0.85, "b": 0.75}, 1.0),
+        row("resnet18.tuned-all.seed1", {"a": 0.88, "b": 0.78}, 1.0),
+        row("resnet18.frozen-050.seed0", {"a": 0.6, "b": 0.6}),
+    ]
+    head, _, *rows = table(lines).splitlines()
+    assert head.startswith("| row | seeds | params | MACs | a | b | mean | lost | returned |")
+    cells = {line.split("|")[1].strip(): line for line in rows}
+    assert list(cells) == ["`tuned-all`", "`frozen-050`", "`tuned-050`"]
+    assert (
+        "| 2 | 0.5000 | 0.8000 | 81.0 | 71.0 | 76.00 (75.00 … 77.00) | 5.50 (5.00 … 6.00) |"
+        in cells["`tuned-050`"]
+    )
+    assert "| 60.00 |  | 1,234 |" in cells["`frozen-050`"]  # no reference of its kind was run
+    assert "| not run / 5.50 / not run | 0.3 / 0.8 / 2 |" in goals(lines)
+
+
+def test_backbones_and_epochs_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    keys = ["resnet18.tuned-all.seed0", "lite0.tuned-all.seed0", "resnet18.tuned-all.seed0.e1-1-1"]
+    path.write_text("\n".join(json.dumps(row(key, {"a": 0.5})) for key in keys), "utf-8")
+    output = CliRunner().invoke(main, [str(path)], catch_exceptions=False).output
+    assert output.count("| row |") == 3
+    assert "resnet18 e1-1-1:" in output

@@ -1,0 +1,70 @@
+"""A budget in bytes is kept by the file itself, and the manifest tells the file's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.slim.network import slim_network
+from prunion.exporter.verify.report import verify_bundle
+from prunion.trainer.config.run import BudgetConfig, load_config
+from prunion.trainer.cost.budget import make_budget
+from prunion.trainer.cost.prices import priced_table
+from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.run.train import train_run
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.trainer.tiny_run import tiny_run
+
+
+def random_union(net: DomainNet, share: float, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    alive = generator.random(net.units.table.count) < share
+    for group in np.unique(net.units.group):
+        alive[np.flatnonzero(net.units.group == group)[0]] = True
+    net.switches.copy_(torch.from_numpy(alive).float().repeat(len(net.classes), 1))
+    return alive
+
+
+@pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
+def test_the_bound_holds_and_is_close(model: type[torch.nn.Module]) -> None:
+    net = domain_net(model(), (3, 40, 7))
+    table = priced_table("bytes", net)
+    for share, seed in ((1.0, 0), (0.4, 1)):
+        alive = random_union(net, share, seed)
+        size = onnx_graph(slim_network(net), 8, 8).ByteSize()
+        assert size <= table.macs(alive) <= size + 6000
+
+
+@pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
+def test_a_share_is_of_no_more_than_the_whole_file(model: type[torch.nn.Module]) -> None:
+    net = domain_net(model(), (3, 40, 7))
+    table = priced_table("bytes", net)
+    budget = make_budget(BudgetConfig(1.0, "bytes"), table, net.units.group)
+    net.switches.fill_(1)
+    size = onnx_graph(slim_network(net), 8, 8).ByteSize()
+    assert budget.backbone <= size <= budget.full == budget.allowed
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bytes", "0.45"), ("bytes", '"150k"')])
+def test_a_run_keeps_its_budget_of_bytes(kind: str, limit: str, tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=0, ramp=1, settle=0)
+    text = run_file.read_text("utf-8")
+    text = text.replace('kind = "params"\nlimit = 0.5', f'kind = "{kind}"\nlimit = {limit}')
+    run_file.write_text(text, "utf-8")
+    result = train_run(load_config(run_file), tmp_path / "out", run_file=run_file)
+    assert result.budget["met"]
+    manifest = export_bundle(tmp_path / "out", tmp_path / "m.prunion")
+    size = (tmp_path / "m.prunion" / "model.onnx").stat().st_size
+    budget = manifest["budget"]
+    assert budget["kind"] == "bytes"
+    assert not verify_bundle(tmp_path / "m.prunion").problems
+    if limit.startswith('"'):
+        assert budget["value"] == size <= 150_000
+    else:
+        full = result.budget["value"]  # a share as well, of the same backbone
+        assert budget["value"] <= full <= 0.45

@@ -1,0 +1,203 @@
+"""A bundle from a checkpoint: contract, promise, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle.whole import write_unpruned
+from prunion.runtime import load
+from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.errors import BudgetError, BundleError, PrunionError, VerificationError
+from prunion.trainer.config.run import load_config
+from prunion.trainer.data.domains import open_domain
+from prunion.trainer.data.transforms import eval_transform
+from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.run.train import train_run
+from tests.trainer.tiny_run import tiny_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("export")
+    train_run(load_config(tiny_run(folder)), folder / "run")
+    export_bundle(folder / "run", folder / "tiny.prunion")
+    return folder / "run", folder / "tiny.prunion"
+
+
+def weights_in(graph: onnx.ModelProto) -> int:
+    """Weights of convolutions and linear layers, counted from the nodes that read them."""
+    tables = {"bank", "head_weight", "head_bias"}
+    values = {i.name: numpy_helper.to_array(i) for i in graph.graph.initializer}
+    read = {n.input[1] for n in graph.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")}
+    return sum(values[name].size for name in read & values.keys() - tables)
+
+
+def test_the_budget_holds_in_the_onnx_file(made: tuple[Path, Path]) -> None:
+    run, bundle = made
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    graph = onnx.load(bundle / "model.onnx")
+    full = load_config(run.parent / "run.toml").backbone
+    from torchvision.models import get_model
+
+    backbone = get_model(full.name, weights=None)
+    stem = [backbone.conv1, *backbone.layer1.modules()]
+    expected = sum(m.weight.numel() for m in stem if isinstance(m, torch.nn.Conv2d))
+    assert manifest["params"]["backbone"] == expected
+    assert manifest["params"]["exported"] == weights_in(graph)
+    assert weights_in(graph) <= 0.5 * expected
+    assert manifest["budget"] == {
+        "kind": "params",
+        "asked": 0.5,
+        "value": pytest.approx(weights_in(graph) / expected),
+        "backbone": expected,
+        "met": True,
+    }
+
+
+def test_the_graph_has_the_names_and_defaults_others_read(made: tuple[Path, Path]) -> None:
+    graph = onnx.load(made[1] / "model.onnx").graph
+    assert [i.name for i in graph.input] == [
+        "image", "domain", "bank", "head_weight", "head_bias"
+    ]  # fmt: skip
+    assert [o.name for o in graph.output] == ["logits"]
+    assert {"bank", "head_weight", "head_bias"} <= {i.name for i in graph.initializer}
+    assert "If" not in {n.op_type for n in graph.node}
+    onnx.checker.check_model(onnx.load(made[1] / "model.onnx"), full_check=True)
+
+
+def test_tensorrt_parses_the_graph(made: tuple[Path, Path]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'prunion[tensorrt-rtx]'")
+    from prunion.runtime.tensorrt.build import check_parses
+
+    check_parses(made[1] / "model.onnx")
+
+
+def test_the_runtime_answers_like_training_from_the_image_file_on(
+    made: tuple[Path, Path],
+) -> None:
+    run, bundle = made
+    model, loaded = load(bundle), load_checkpoint(run)
+    transform = eval_transform(loaded.config.input)
+    for index, domain in enumerate(loaded.config.domains):
+        images = open_domain(domain, 0).test
+        for row in range(0, len(images), 5):
+            image = images.image(row)
+            with torch.no_grad():
+                logits = loaded.net.logits(transform(image)[None], torch.tensor([index]))
+            (answer,) = model.predict([image], domain=domain.name)
+            assert answer.index == int(logits.argmax())
+            expected = float(torch.softmax(logits, 1).max())
+            assert answer.probability == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_inspect_prints_is_the_manifest(made: tuple[Path, Path]) -> None:
+    from click.testing import CliRunner
+
+    from prunion.runtime.cli.main import cli
+
+    result = CliRunner().invoke(cli, ["inspect", str(made[1]), "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.output) == json.loads((made[1] / "manifest.json").read_text())
+
+
+def test_the_unit_table_fits_the_exported_tensors(made: tuple[Path, Path]) -> None:
+    bundle = open_bundle(made[1])
+    table = bundle.unit_table()
+    graph = onnx.load(made[1] / "model.onnx").graph
+    values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    for (tensor, axis), units in table.slots.items():
+        assert values[tensor].shape[axis] == len(units), tensor
+    # a pack's switches say where its row of the bank is zero
+    units = table.slots["bank", 1]
+    for name in bundle.domains:
+        pack = bundle.pack(name)
+        off = np.append(pack.switches == 0, False)[units]
+        assert not pack.bank[off].any()
+    assert table.params(np.ones(table.count, dtype=bool)) == bundle.manifest.params["exported"]
+
+
+def test_an_existing_bundle_stays_unless_forced(made: tuple[Path, Path], tmp_path: Path) -> None:
+    run, bundle = made
+    with pytest.raises(PrunionError, match="--force"):
+        export_bundle(run, bundle)
+    copy = tmp_path / "again.prunion"
+    shutil.copytree(bundle, copy)
+    export_bundle(run, copy, force=True)
+    assert (copy / "model.onnx").read_bytes() == (bundle / "model.onnx").read_bytes()
+
+
+def test_nothing_is_written_when_the_forms_disagree(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prunion.exporter.bundle import export as module
+
+    def wrong(*args: object) -> None:
+        raise VerificationError("domain warm: differs")
+
+    monkeypatch.setattr(module, "verify_export", wrong)
+    with pytest.raises(VerificationError):
+        export_bundle(made[0], tmp_path / "out.prunion")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_switches_over_the_budget_are_refused(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prunion.exporter.bundle import export as module
+
+    loaded = load_checkpoint(made[0])
+    loaded.net.switches.fill_(1)
+    monkeypatch.setattr(module, "load_checkpoint", lambda _: loaded)
+    with pytest.raises(BudgetError, match="its budget allows"):
+        export_bundle(made[0], tmp_path / "out.prunion")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tampered_bundle_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
+    copy = tmp_path / "bad.prunion"
+    shutil.copytree(made[1], copy)
+    file = copy / "domains" / "cold.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match=r"cold\.safetensors"):
+        open_bundle(copy)
+
+
+def test_the_unpruned_graph_holds_every_weight(made: tuple[Path, Path], tmp_path: Path) -> None:
+    path = write_unpruned(made[0], tmp_path / "full.onnx")
+    manifest = json.loads((made[1] / "manifest.json").read_text())
+    assert weights_in(onnx.load(path)) == manifest["params"]["backbone"]
+
+
+def test_with_round_to_1_no_dead_channel_is_left(tmp_path: Path) -> None:
+    """Each remaining channel of each unit is searched: without it some domain answers otherwise."""
+    run = tiny_run(tmp_path)
+    run.write_text(run.read_text("utf-8").replace("round_to = 8", "round_to = 1"), "utf-8")
+    train_run(load_config(run), tmp_path / "run")
+    manifest = export_bundle(tmp_path / "run", tmp_path / "tiny.prunion")
+    assert not manifest["rounding"]["added"]
+    graph = onnx.load(tmp_path / "tiny.prunion" / "model.onnx")
+    assert weights_in(graph) == manifest["params"]["exported"]
+    bundle = open_bundle(tmp_path / "tiny.prunion")
+    used = np.stack([bundle.pack(name).switches for name in bundle.domains])
+    assert used.any(0).all(), "a channel that no domain uses"
+    net = load_checkpoint(tmp_path / "run").net
+    domains = torch.arange(16) % len(bundle.domains)
+    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net.logits(images, domains)
+        own = torch.isfinite(expected)
+        for unit in torch.nonzero((net.switches > 0).any(0))[:, 0]:
+            before = net.switches[:, unit].clone()
+            net.switches[:, unit] = 0
+            change = (net.logits(images, domains) - expected)[own].abs().max()
+            net.switches[:, unit] = before
+            assert change > 1e-6 * expected[own].abs().max(), int(unit)

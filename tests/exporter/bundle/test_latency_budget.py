@@ -1,0 +1,128 @@
+"""A budget in milliseconds from the device's profile to the exported file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify.budget import check_budget
+from prunion.exporter.verify.report import verify_bundle
+from prunion.runtime.base.files import sha256_file
+from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.bundle.profile import read_profile
+from prunion.runtime.cli.main import cli
+from prunion.runtime.errors import BudgetError, CheckpointError
+from prunion.trainer.config.run import load_config
+from prunion.trainer.network.checkpoint import load_checkpoint, save_checkpoint
+from prunion.trainer.run.train import train_run
+from tests.trainer.tiny_run import tiny_run
+
+
+def command(*arguments: object) -> str:
+    result = CliRunner().invoke(cli, [str(x) for x in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("latency"), warmup=1, ramp=1, settle=0)
+
+
+@pytest.fixture(scope="module")
+def trained(run_file: Path) -> Path:
+    """A run whose budget is 60 % of the measured time of its network; its profile is gone."""
+    folder = run_file.parent
+    command("profile", run_file, "-o", folder / "device.json", "--seconds", 0.002)
+    assert read_profile(folder / "device.json").round_to == 8  # the run's
+    text = run_file.read_text("utf-8")
+    text = text.replace(
+        'kind = "params"\nlimit = 0.5', 'kind = "latency"\nlimit = 0.6\nprofile = "device.json"'
+    )
+    (folder / "fast.toml").write_text(text, "utf-8")
+    result = train_run(load_config(folder / "fast.toml"), folder / "out")
+    assert result.budget["met"]
+    assert result.budget["share"] == result.budget["value"] <= 0.6
+    (folder / "device.json").unlink()  # the checkpoint has its own
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> Path:
+    export_bundle(trained, trained.parent / "m.prunion")
+    return trained.parent / "m.prunion"
+
+
+def test_the_exported_file_keeps_its_milliseconds(exported: Path) -> None:
+    output = exported
+    budget = json.loads((output / "manifest.json").read_text("utf-8"))["budget"]
+    assert (budget["kind"], budget["asked"], budget["met"]) == ("latency", 0.6, True)
+    assert budget["share"] <= 0.6
+    # Once more, from nothing but the bundle.
+    bundle = open_bundle(output)
+    profile, table = read_profile(output / "profile.json"), bundle.unit_table()
+    widths = np.ones(table.count, bool)
+    assert profile.milliseconds(table, widths) == pytest.approx(budget["milliseconds"], rel=1e-12)
+    assert verify_bundle(output).problems == ()
+    shown = command("inspect", output)
+    assert f"asked 0.6, is {budget['milliseconds']:.3f} ms, share 0." in shown
+    assert "CPUExecutionProvider, batch 1, 1 threads (met)" in shown
+
+
+def test_fewer_domains_keep_it_too(trained: Path, tmp_path: Path) -> None:
+    options = ExportOptions(specialise="warm")
+    output = tmp_path / "one.prunion"
+    budget = export_bundle(trained, output, options)["budget"]
+    assert budget["met"]
+    assert budget["share"] <= 0.6
+    assert [*check_budget(open_bundle(output))] == []
+
+
+def test_a_false_claim_is_found(exported: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(exported, tmp_path / "m.prunion"))
+    manifest = json.loads((output / "manifest.json").read_text("utf-8"))
+    manifest["budget"]["milliseconds"] *= 0.9
+    (output / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (problem,) = check_budget(open_bundle(output))
+    assert "its widths cost" in problem
+
+
+def test_switches_over_the_budget_are_refused(trained: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(trained)
+    loaded.net.switches.copy_(torch.ones_like(loaded.net.switches))
+    facts = {"domains": loaded.meta["domains"]}
+    save_checkpoint(tmp_path / "all", loaded.net, loaded.config, facts, force=False)
+    with pytest.raises(BudgetError, match=r"cost [\d.]+ ms .* its budget allows [\d.]+ ms"):
+        export_bundle(tmp_path / "all", tmp_path / "m.prunion")
+    assert not (tmp_path / "m.prunion").exists()
+
+
+def test_the_checkpoints_profile_is_held_to_its_hash(trained: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained / "checkpoint", tmp_path / "checkpoint"))
+    meta = json.loads((copy / "checkpoint.json").read_text("utf-8"))
+    assert meta["profile_sha256"] == sha256_file(copy / "profile.json")
+    profile = json.loads((copy / "profile.json").read_text("utf-8"))
+    profile["fit"]["scale"] /= 2
+    (copy / "profile.json").write_text(json.dumps(profile), "utf-8")
+    with pytest.raises(CheckpointError, match=r"profile\.json is truncated or altered"):
+        load_checkpoint(copy)
+
+
+def test_a_probe_needs_neither_images_nor_weights(run_file: Path, tmp_path: Path) -> None:
+    text = run_file.read_text("utf-8").replace("data/", "nowhere/")
+    (tmp_path / "run.toml").write_text(text, "utf-8")
+    output = tmp_path / "probe.prunion"
+    shown = command("export", tmp_path / "run.toml", "--untrained", "-o", output)
+    assert "every channel of the network, random weights" in shown
+    bundle = open_bundle(output)
+    assert bundle.domains == ("probe",)
+    assert all(before == after for before, after in bundle.manifest.widths.values())
+    assert bundle.manifest.raw["rounding"]["multiple"] == 8  # the widths to profile

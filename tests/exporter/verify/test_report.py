@@ -1,0 +1,160 @@
+"""`prunion verify` finds what was changed in a bundle, and where."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify.report import verify_bundle
+from prunion.runtime.base.files import sha256_file
+from prunion.runtime.bundle.pack import read_pack, write_pack
+from prunion.runtime.cli.main import cli
+
+
+@pytest.fixture(scope="module")
+def good(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("verify") / "good.prunion"
+    export_bundle(tiny, output, ExportOptions(fp16=True))
+    return output
+
+
+@pytest.fixture
+def copy(good: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good, tmp_path / "copy.prunion"))
+
+
+def rehash(bundle: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+    """Make the hashes fit again, so that only the deeper checks can find the change."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: sha256_file(bundle / name) for name in manifest["files"]}
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def edit_tensor(path: Path, name: str, change: Callable[[np.ndarray], Any]) -> None:
+    model = onnx.load(path)
+    (tensor,) = (i for i in model.graph.initializer if i.name == name)
+    value = numpy_helper.to_array(tensor).copy()
+    change(value)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    onnx.save(model, path)
+
+
+def test_a_good_bundle_holds_and_says_where_the_largest_error_is(good: Path, tiny: Path) -> None:
+    result = CliRunner().invoke(cli, ["verify", str(good), "--against", str(tiny)])
+    assert result.exit_code == 0, result.output
+    assert "everything holds" in result.output
+    assert "largest error" in result.output and "fp16 graph against" in result.output
+    report = verify_bundle(good, against=tiny)
+    assert {x.against for x in report.compared} == {
+        "the mixed batch", "the fp32 graph", "masked torch"
+    }  # fmt: skip
+    assert report.worst is not None and report.worst.domain in ("warm", "cold")
+
+
+def test_a_changed_file_is_found(copy: Path) -> None:
+    with (copy / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    result = CliRunner().invoke(cli, ["verify", str(copy), "--json"])
+    assert result.exit_code == 1
+    assert "differs from the manifest" in result.stdout
+
+
+def test_a_file_nobody_listed_is_found(copy: Path) -> None:
+    (copy / "extra.bin").write_bytes(b"x")
+    assert any("extra.bin" in problem for problem in verify_bundle(copy).problems)
+
+
+def test_a_changed_weight_is_found_and_against_the_checkpoint(copy: Path, tiny: Path) -> None:
+    def double(value: np.ndarray) -> None:
+        value *= 2
+
+    for name in ("model.onnx", "model.fp16.onnx"):
+        edit_tensor(copy / name, "layer1.0.conv1.weight", double)
+    rehash(copy)
+    (only,) = verify_bundle(copy).problems  # the two graphs still agree with each other
+    assert only.startswith("fp32 graph: its weights hash to trunk ")
+    problems = verify_bundle(copy, against=tiny).problems
+    assert any("domain warm: differs from masked torch" in p for p in problems)
+
+
+def test_a_variant_that_drifted_is_found(copy: Path) -> None:
+    def double(value: np.ndarray) -> None:
+        value[:] = 2 * value
+
+    edit_tensor(copy / "model.fp16.onnx", "layer1.1.conv2.weight", double)
+    rehash(copy)
+    (first, *_) = verify_bundle(copy).problems
+    assert first.startswith("fp16 graph, domain") and "differs from the fp32 graph" in first
+
+
+def test_a_pack_that_is_not_the_graphs_row_is_found(copy: Path) -> None:
+    path = copy / "domains" / "cold.safetensors"
+    pack = read_pack(path)
+    bank = pack.bank.copy()
+    bank[np.flatnonzero(bank)[0]] += 1
+    write_pack(path, replace(pack, bank=bank))
+    rehash(copy)
+    problems = verify_bundle(copy).problems
+    assert any("domain cold: its pack's bank is not row 1" in p for p in problems)
+
+
+def test_switches_that_contradict_the_bank_are_found(copy: Path) -> None:
+    path = copy / "domains" / "warm.safetensors"
+    pack = read_pack(path)
+    write_pack(path, replace(pack, switches=np.zeros_like(pack.switches)))
+    rehash(copy)
+    problems = verify_bundle(copy).problems
+    assert any(
+        "domain warm: its bank is not zero where its switches are off" in p for p in problems
+    )
+
+
+@pytest.mark.parametrize("key", ["params", "macs"])
+def test_counts_are_counted_again(copy: Path, key: str) -> None:
+    def claim_less(manifest: dict[str, Any]) -> None:
+        manifest[key]["exported"] -= 1
+
+    rehash(copy, claim_less)
+    problems = verify_bundle(copy).problems
+    assert any(f"{key} in the file, the manifest says" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("value", 0.1, "the manifest's budget says 0.1"), ("met", False, "says the budget is not met"),
+     ("asked", 0.05, "says the budget is met"), ("asked", "much", "its budget is no budget"),
+     ("kind", "bytes", "its bytes are")],
+)  # fmt: skip
+def test_the_budget_is_worked_out_again(copy: Path, key: str, value: Any, said: str) -> None:
+    rehash(copy, lambda manifest: manifest["budget"].update({key: value}))
+    assert any(said in problem for problem in verify_bundle(copy).problems)
+
+
+def test_widths_are_counted_again(copy: Path) -> None:
+    def claim_less(manifest: dict[str, Any]) -> None:
+        manifest["widths"]["conv1"][1] -= 8
+
+    rehash(copy, claim_less)
+    assert any("conv1 is" in problem for problem in verify_bundle(copy).problems)
+
+
+def test_a_unit_table_that_does_not_fit_is_found(copy: Path) -> None:
+    table = json.loads((copy / "units.json").read_text())
+    table["slots"][0]["units"].append(0)
+    (copy / "units.json").write_text(json.dumps(table))
+    rehash(copy)
+    assert any("the unit table has" in problem for problem in verify_bundle(copy).problems)

@@ -1,0 +1,52 @@
+"""Sessions on a GPU are run by I/O binding; ONNX Runtime's CPU binds the same way."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunion.runtime.backends.onnxruntime import BoundSession
+from prunion.runtime.model.model import Model, load
+
+ort = pytest.importorskip("onnxruntime")
+
+
+def bound(bundle_path: Path) -> Model:
+    model = load(bundle_path, "cpu", threads=1, memory_limit=0)
+    model.sessions._mixed = BoundSession(model.sessions.mixed(), "cpu")
+    return model
+
+
+def test_answers_are_those_of_the_session(bundle_path: Path, batch: np.ndarray) -> None:
+    plain, model = load(bundle_path, "cpu", threads=1, memory_limit=0), bound(bundle_path)
+    rows = np.array([2, 0, 1, 1, 0, 2])
+    np.testing.assert_array_equal(model.logits(batch, rows), plain.logits(batch, rows))
+    assert model.sessions.provider() == "CPUExecutionProvider"
+
+
+def test_tables_are_copied_when_domains_change_only(bundle_path: Path, batch: np.ndarray) -> None:
+    model = bound(bundle_path)
+    before = model.logits(batch, "signs")
+    model.add_domain(dataclasses.replace(model.bundle.pack("signs"), name="more"))
+    np.testing.assert_array_equal(model.logits(batch, "more"), before)
+    session, feeds = model.sessions.mixed(), model._tables.feeds
+    first = session.table("bank", feeds["bank"])
+    model.logits(batch, "more")
+    assert session.table("bank", feeds["bank"]) is first
+    model.remove_domain("more")
+    np.testing.assert_array_equal(model.logits(batch, "signs"), before)
+    assert session.table("bank", model._tables.feeds["bank"]) is not first
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in ort.get_available_providers(), reason="needs prunion[ort-gpu]"
+)
+def test_cuda_answers_like_the_cpu(bundle_path: Path, batch: np.ndarray) -> None:
+    cpu, cuda = load(bundle_path, "cpu"), load(bundle_path, "cuda")
+    for rows in ([2, 0, 1, 1, 0, 2], [1] * 6):
+        got = cuda.logits(batch, rows)
+        np.testing.assert_allclose(got, cpu.logits(batch, rows), rtol=2e-3, atol=2e-3)

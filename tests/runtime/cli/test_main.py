@@ -1,0 +1,203 @@
+"""The command line: exit codes, one-line errors, instant help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.bundle.pack import write_pack
+from prunion.runtime.cli import making
+from prunion.runtime.cli.main import cli
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(x) for x in arguments])
+
+
+def one_error_line(result: Result) -> str:
+    assert result.exit_code == 1, result.output
+    assert not result.stdout
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "x.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_predict_prints_a_line_for_each_image(bundle_path: Path, picture: Path) -> None:
+    result = invoke("predict", bundle_path, "--domain", "signs", picture, picture, "--top", 2)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{picture}: ")
+    assert lines[0].count("%") == 2
+
+
+def test_predict_json(bundle_path: Path, picture: Path) -> None:
+    result = invoke("predict", bundle_path, "-d", "digits", picture, "--json")
+    (row,) = json.loads(result.stdout)
+    assert row["image"] == str(picture)
+    assert row["domain"] == "digits"
+    assert row["class_name"] in {"zero", "one"}
+    assert {c["name"] for c in row["top"]} == {"zero", "one"}
+
+
+def test_predict_with_a_pack_answers_for_its_domain(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    pack = replace(open_bundle(bundle_path).pack("digits"), name="late", classes=("a", "b"))
+    write_pack(tmp_path / "late.safetensors", pack)
+    more = ("--pack", tmp_path / "late.safetensors", "--json")
+    (own,) = json.loads(invoke("predict", bundle_path, "-d", "digits", picture, "--json").stdout)
+    (late,) = json.loads(invoke("predict", bundle_path, "-d", "late", picture, *more).stdout)
+    assert (late["domain"], late["class_name"]) == ("late", "ab"[own["index"]])
+    assert late["probability"] == pytest.approx(own["probability"])
+
+
+def test_a_pack_of_another_trunk_is_refused_by_predict_and_serve(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    pack = replace(open_bundle(bundle_path).pack("digits"), name="late", trunk_hash="0" * 64)
+    write_pack(tmp_path / "late.safetensors", pack)
+    for start in (["predict", bundle_path, "-d", "late", picture], ["serve", bundle_path]):
+        result = invoke(*start, "--pack", tmp_path / "late.safetensors")
+        assert "trunk" in one_error_line(result)
+
+
+def test_inspect_json_is_the_manifest(bundle_path: Path) -> None:
+    result = invoke("inspect", bundle_path, "--json")
+    assert result.stdout == (bundle_path / "manifest.json").read_text("utf-8")
+
+
+def test_inspect_shows_the_facts(bundle_path: Path) -> None:
+    result = invoke("inspect", bundle_path)
+    for fact in ("signs", "50.0%", "432 → 216", "16 → 8", "model.onnx"):
+        assert fact in result.stdout
+
+
+def test_bench_json(bundle_path: Path) -> None:
+    arguments = ("--batch", "1,3", "--seconds", "0.02", "--threads", 1, "--json")
+    result = invoke("bench", bundle_path, *arguments)
+    report = json.loads(result.stdout)
+    rows = {(row["session"], row["batch"]) for row in report["rows"]}
+    assert rows == {(s, n) for s in ("mixed", "pinned:flowers") for n in (1, 3)}
+    assert report["peak_rss_bytes"] > 0
+    assert report["gpu_bytes"] is None, "of a CPU"
+    assert report["file_bytes"]["model.onnx"] == (bundle_path / "model.onnx").stat().st_size
+    table = invoke("bench", bundle_path, "--seconds", "0.02", "--domains", "signs")
+    assert "pinned:signs" in table.stdout
+
+
+def test_user_errors_are_one_line(own_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    assert "did you mean signs" in one_error_line(
+        invoke("predict", own_bundle, "-d", "sign", picture)
+    )
+    assert "does not exist" in one_error_line(invoke("inspect", tmp_path / "nowhere"))
+    assert "no domain 'cars'" in one_error_line(invoke("bench", own_bundle, "--domains", "cars"))
+    picture.write_bytes(b"no image")
+    assert "no readable image" in one_error_line(
+        invoke("predict", own_bundle, "-d", "signs", picture)
+    )
+    (own_bundle / "model.onnx").write_bytes(b"tampered")
+    for arguments in (["inspect"], ["inspect", "--json"], ["bench"], ["serve"]):
+        line = one_error_line(invoke(arguments[0], own_bundle, *arguments[1:]))
+        assert "model.onnx differs" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "x"],
+        ["predict", "x", "-d", "signs"],
+        ["bench", "x", "--batch", "1,a"],
+        ["bench", "x", "--batch", "0"],
+        ["build", "x"],
+        ["build", "x", "--target", "tensorrt-rtx", "--batch", "8,1,32"],
+        ["build", "x", "--target", "tensorrt-rtx", "--batch", "1,8"],
+        ["train", "x", "--force", "--resume"],
+        ["export", "x"],
+        ["nothing"],
+    ],
+)
+def test_usage_errors_exit_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def call(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(making, "call", call)
+
+
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    _raising(monkeypatch, ModuleNotFoundError("No module named 'torch'", name="torch._C"))
+    assert "pip install 'prunion[train]'" in one_error_line(invoke("train", "x"))
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    _raising(monkeypatch, ModuleNotFoundError("No module named 'prunion.x'", name="prunion.x"))
+    assert isinstance(invoke("train", "x").exception, ModuleNotFoundError)
+
+
+def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    _raising(monkeypatch, KeyboardInterrupt())
+    result = invoke("train", "x")
+    assert result.exit_code == 130
+    assert not result.output
+
+
+def test_unwritable_place_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    _raising(monkeypatch, PermissionError(13, "Permission denied", "/x"))
+    assert "Permission denied" in one_error_line(invoke("train", "x"))
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout.startswith("prunion, version ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    program = f"""
+import sys
+from prunion.runtime.cli.main import cli
+cli({arguments!r}, standalone_mode=False)
+heavy = {{"numpy", "torch", "onnx", "onnxruntime", "PIL", "safetensors"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_predicting_needs_no_torch(bundle_path: Path, picture: Path) -> None:
+    program = f"""
+import sys
+from prunion.runtime import load
+load({str(bundle_path)!r}).predict({str(picture)!r}, "signs")
+mine = [m for m in sys.modules if m.split(".")[0] in ("torch", "torchvision")]
+mine += [m for m in sys.modules if m.startswith(("prunion.trainer", "prunion.exporter"))]
+assert not mine, mine[:5]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,136 @@
+"""Pinned graphs cut to their domain's channels: the same answers from fewer weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from prunion.runtime.backends.onnxruntime import make_session, run
+from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.graph.pin import pin_pack
+from prunion.runtime.graph.slice import slice_channels, units_to_keep
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def weights(graph: bytes) -> dict[str, np.ndarray]:
+    model = onnx.load_from_string(graph)
+    return {x.name: onnx.numpy_helper.to_array(x) for x in model.graph.initializer}
+
+
+def test_sliced_equals_numpy(bundle_path: Path, toy: ModuleType, batch: np.ndarray) -> None:
+    bundle, tables = open_bundle(bundle_path), toy.make_tables()
+    pack, table = bundle.pack("flowers"), bundle.unit_table()
+    alive = units_to_keep(table, pack.switches, 1)
+    assert alive.tolist() == [False, False, *[True] * 6]
+    graph = pin_pack(bundle.graph(), pack, table, alive)
+    assert weights(graph)["conv.weight"].shape == (6, 3, 3, 3)
+    assert weights(graph)["bank"].shape == (1, 12)
+    assert weights(graph)["head_weight"].shape == (1, 6, 3)
+    got = run(make_session(graph, needs={"image"}), {"image": batch})
+    expected = toy.reference(tables, batch, np.zeros(6, int))[:, :3]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_widths_are_filled_up(bundle_path: Path) -> None:
+    table = open_bundle(bundle_path).unit_table()
+    switches = np.array([0, 1, 0, 0, 1, 0, 1, 0], np.uint8)
+    for round_to, count in ((1, 3), (2, 4), (5, 5), (8, 8), (16, 8)):
+        alive = units_to_keep(table, switches, round_to)
+        assert alive.sum() == count
+        assert alive[switches == 1].all()
+    assert units_to_keep(table, np.zeros(8, np.uint8), 1).sum() == 1, "no width may become zero"
+
+
+def graph_of(nodes: list[object], shapes: dict[str, list[int]]) -> object:
+    helper = onnx.helper
+    values = [
+        onnx.numpy_helper.from_array(np.ones(shape, np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    kind = onnx.TensorProto.FLOAT
+    ends = [helper.make_tensor_value_info(name, kind, None) for name in ("image", "out")]
+    return helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], values))
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "Transpose", "Shape"])
+def test_an_unknown_node_is_named_and_nothing_changes(kind: str) -> None:
+    node = onnx.helper.make_node
+    nodes = [node("Conv", ["image", "w"], ["x"]), node(kind, ["x"], ["out"], name="odd")]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1]})
+    table = UnitTable(4, {("w", 0): np.arange(4)})
+    before = model.SerializeToString()
+    with pytest.raises(UnsupportedGraphError, match=rf"'odd' \({kind}\)"):
+        slice_channels(model, table, np.array([True, False, True, True]))
+    assert model.SerializeToString() == before
+
+
+def test_depthwise_groups_and_constants_follow() -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["image", "w"], ["a"]),
+        node("Conv", ["a", "dw"], ["b"], group=4),
+        node("Gather", ["b", "order"], ["c"], axis=1),
+        node("Slice", ["c", "from", "to", "axes"], ["d"]),
+        node("Concat", ["d", "b"], ["out"], axis=1),
+    ]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1], "dw": [4, 1, 1, 1]})
+    for name, value in (("order", [3, 1, 0, 2]), ("from", [1]), ("to", [4]), ("axes", [1])):
+        tensor = onnx.numpy_helper.from_array(np.array(value), name)
+        model.graph.initializer.append(tensor)
+    for initializer, scale in zip(model.graph.initializer[:2], (1, 10), strict=True):
+        shape = tuple(initializer.dims)
+        array = np.broadcast_to(scale * np.arange(1, 5).reshape(4, 1, 1, 1), shape)
+        initializer.CopyFrom(
+            onnx.numpy_helper.from_array(array.astype(np.float32), initializer.name)
+        )
+    table = UnitTable(4, {("w", 0): np.arange(4), ("dw", 0): np.arange(4)})
+    image = {"image": np.ones((1, 3, 1, 1), np.float32)}
+
+    def channels() -> list[float]:
+        from onnx.reference import ReferenceEvaluator
+
+        return ReferenceEvaluator(model).run(None, image)[0].ravel().tolist()
+
+    def value(channel: int) -> float:
+        return 3 * (channel + 1) * 10 * (channel + 1)
+
+    assert channels() == [value(c) for c in (1, 0, 2, 0, 1, 2, 3)]
+    slice_channels(model, table, np.array([True, False, True, True]))
+    assert channels() == [value(c) for c in (0, 2, 0, 2, 3)]
+    group = next(a.i for a in model.graph.node[1].attribute if a.name == "group")
+    assert group == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squeezenet1_1",
+        pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
+        pytest.param("densenet121", marks=pytest.mark.slow),
+    ],
+)
+def test_real_networks_are_sliced_exactly(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    from prunion.benchmarks.random_bundle import random_bundle
+
+    bundle = open_bundle(
+        random_bundle(tmp_path / "x.prunion", name, 2, round_to=8, size=64, classes=3)
+    )
+    table, mixed = bundle.unit_table(), make_session(bundle.graph())
+    image = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
+    for row, domain in enumerate(bundle.domains):
+        pack = bundle.pack(domain)
+        alive = units_to_keep(table, pack.switches, 1)
+        graph = pin_pack(bundle.graph(), pack, table, alive)
+        assert len(graph) < 0.85 * bundle.graph().stat().st_size
+        expected = run(mixed, {"image": image, "domain": np.full(3, row)})
+        got = run(make_session(graph, needs={"image"}), {"image": image})
+        assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()

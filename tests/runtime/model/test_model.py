@@ -1,0 +1,166 @@
+"""Loaded models: right numbers, right domains, refusals."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunion.runtime.backends.onnxruntime import (
+    SessionOptions,
+    make_session,
+    mixed_session,
+    pinned_session,
+    run,
+)
+from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
+from prunion.runtime.graph.pin import pin_domain
+from prunion.runtime.model.model import Model, load
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def model(bundle_path: Path) -> Model:
+    return load(bundle_path, backend="cpu", threads=1)
+
+
+def test_mixed_batch_equals_numpy(model: Model, toy: ModuleType, batch: np.ndarray) -> None:
+    rows = np.array([2, 0, 1, 1, 0, 2])
+    expected = toy.reference(toy.make_tables(), batch, rows)
+    np.testing.assert_allclose(model.logits(batch, rows), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 6])
+def test_pinned_equals_mixed(bundle_path: Path, batch: np.ndarray, row: int, count: int) -> None:
+    image, domain = batch[:count], np.full(count, row)
+    options = SessionOptions("cpu", 1)
+    session = pinned_session(bundle_path / "model.onnx", row, options)
+    pinned = run(session, {"image": image})
+    session = mixed_session(bundle_path / "model.onnx", options)
+    mixed = run(session, {"image": image, "domain": domain})
+    assert pinned.shape == mixed.shape == (count, 5)
+    np.testing.assert_allclose(pinned, mixed, rtol=1e-5, atol=1e-5)
+
+
+def test_pinned_graph_folds_the_bank_away(bundle_path: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    import onnxruntime as ort
+
+    options, out = ort.SessionOptions(), tmp_path / "optimised.onnx"
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(out)
+    pinned = pin_domain(bundle_path / "model.onnx", 1)
+    ort.InferenceSession(pinned, options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(out).graph.node}
+    assert not kinds & {"Gather", "Split", "Mul"}, kinds
+
+
+def test_a_taller_bank_adds_a_domain(bundle_path: Path, toy: ModuleType, batch: np.ndarray) -> None:
+    tables, session = toy.make_tables(), mixed_session(bundle_path / "model.onnx")
+    extra = {
+        name: np.concatenate([getattr(tables, name), getattr(tables, name)[1:2] * 2])
+        for name in ("bank", "head_weight", "head_bias")
+    }
+    rows = np.array([3, 0, 1, 2, 3, 3])
+    expected = toy.reference(toy.Tables(tables.weight, **extra), batch, rows)
+    logits = run(session, {"image": batch, "domain": rows, **extra})
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_predictions_stay_within_the_domain(model: Model, toy: ModuleType) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
+    names = ["flowers", 1, "digits", np.int64(0), "signs"]
+    predictions = model.predict(images, names, top_k=9)
+    assert [x.domain for x in predictions] == ["flowers", "signs", "digits", "flowers", "signs"]
+    for x in predictions:
+        classes = toy.CLASSES[x.domain]
+        assert len(x.top) == len(classes)
+        assert sum(c.probability for c in x.top) == pytest.approx(1)
+        assert [c.probability for c in x.top] == sorted((c[2] for c in x.top), reverse=True)
+        assert (x.class_name, x.index, x.probability) == tuple(x.top[0])
+        assert classes[x.index] == x.class_name
+
+
+def test_chunks_do_not_change_the_answer(model: Model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
+    names = ["signs", "signs", "digits", "signs", "flowers"]
+    one, many = (model.predict(images, names, batch_size=n) for n in (2, 32))
+    assert [x.index for x in one] == [x.index for x in many]
+    np.testing.assert_allclose(
+        [x.probability for x in one], [x.probability for x in many], rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("row", [-1, -3, 3, 2**40, True, 1.0, None])
+def test_wrong_index_is_refused_on_the_host(model: Model, batch: np.ndarray, row: Any) -> None:
+    with pytest.raises(DomainError):
+        model.logits(batch, [0, 0, 0, 0, 0, row])
+    with pytest.raises(DomainError):
+        model.predict(np.zeros((1, 9, 9, 3), np.uint8), row)
+
+
+def test_unknown_name_lists_what_there_is(model: Model) -> None:
+    with pytest.raises(DomainError, match=r"did you mean flowers.*has flowers, signs, digits"):
+        model.predict(np.zeros((1, 9, 9, 3), np.uint8), "flower")
+    with pytest.raises(DomainError, match="2 domains for 1 images"):
+        model.predict(np.zeros((1, 9, 9, 3), np.uint8), ["flowers", "signs"])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((6, 3, 12, 11), np.float32),
+        np.zeros((6, 3, 12, 10), np.float64),
+        np.full((6, 3, 12, 10), np.nan, np.float32),
+        np.zeros((0, 3, 12, 10), np.float32),
+        np.zeros((3, 12, 10), np.float32),
+    ],
+)
+def test_wrong_arrays_are_refused(model: Model, array: np.ndarray) -> None:
+    with pytest.raises(InputError):
+        model.logits(array, [0] * len(array))
+
+
+def test_an_overflowing_image_is_no_answer(model: Model) -> None:
+    with pytest.raises(InputError, match="not finite"):
+        model.predict(np.full((1, 3, 12, 10), 3e38, np.float32), "signs")
+
+
+def test_threads_get_their_own_answers(bundle_path: Path, batch: np.ndarray) -> None:
+    model = load(bundle_path, backend="cpu", threads=1)
+    jobs = [(i % 3, (i + j) % 3) for i in range(40) for j in range(2)]
+    expected = {job: model.logits(batch[:2], job) for job in set(jobs)}
+    fresh = load(bundle_path, backend="cpu", threads=1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda job: fresh.logits(batch[:2], job), jobs))
+    for job, answer in zip(jobs, answers, strict=True):
+        np.testing.assert_allclose(answer, expected[job], rtol=1e-5)
+
+
+def test_wrong_graphs_and_backends(bundle_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not load"):
+        make_session(b"not onnx")
+    with pytest.raises(BundleError, match="no readable ONNX file"):
+        pin_domain(b"not onnx", 0)
+    pinned = pin_domain(bundle_path / "model.onnx", 0)
+    with pytest.raises(BundleError, match="has no input `domain`"):
+        pin_domain(pinned, 0)
+    with pytest.raises(BundleError, match="expected"):
+        make_session(pinned, needs={"image", "domain"})
+    with pytest.raises(PrunionError, match="no backend 'tpu'"):
+        load(bundle_path, backend="tpu")
+
+
+def test_public_names_resolve() -> None:
+    import prunion.runtime
+
+    for name in prunion.runtime.__all__:
+        assert getattr(prunion.runtime, name) is not None
+    with pytest.raises(AttributeError):
+        _ = prunion.runtime.nothing

@@ -1,0 +1,169 @@
+"""The HTTP server: protocol, plain images, refusals."""
+
+from __future__ import annotations
+
+import io
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prunion.runtime.model.model import load
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("uvicorn", reason="needs prunion[serve]")
+testclient = pytest.importorskip("starlette.testclient", reason="needs prunion[serve] and httpx")
+
+INFER = "/v2/models/toy/infer"
+
+
+@pytest.fixture(scope="module")
+def client(bundle_path: Path) -> Any:
+    from prunion.runtime.serve.app import create_app
+
+    app = create_app(load(bundle_path, backend="cpu", threads=1), max_body_bytes=1 << 20)
+    return testclient.TestClient(app, raise_server_exceptions=False)
+
+
+def tensor(name: str, datatype: str, shape: list[int], data: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+def request(image: np.ndarray, domain: list[Any], datatype: str = "INT64") -> dict[str, Any]:
+    images = tensor("image", "FP32", list(image.shape), image.ravel().tolist())
+    return {"id": "7", "inputs": [images, tensor("domain", datatype, [len(domain)], domain)]}
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_metadata(client: Any) -> None:
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/toy/ready"):
+        assert client.get(path).status_code == 200
+    assert client.get("/v2").json()["name"] == "prunion"
+    meta = client.get("/v2/models/toy").json()
+    assert [x["name"] for x in meta["inputs"]] == ["image", "domain"]
+    assert meta["inputs"][0]["shape"] == [-1, 3, 12, 10]
+    assert meta["outputs"][0]["shape"] == [-1, 5]
+
+
+def test_infer_equals_numpy(client: Any, toy: ModuleType, batch: np.ndarray) -> None:
+    rows = [0, 2, 1, 1, 0, 2]
+    answer = client.post(INFER, json=request(batch, rows)).json()
+    assert (answer["id"], answer["model_name"]) == ("7", "toy")
+    (output,) = answer["outputs"]
+    logits = np.array(output["data"], np.float32).reshape(output["shape"])
+    expected = toy.reference(toy.make_tables(), batch, np.array(rows))
+    expected = np.maximum(expected, np.finfo(np.float32).min)  # JSON has no -inf
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_infer_takes_domain_names(client: Any, batch: np.ndarray) -> None:
+    by_name = client.post(INFER, json=request(batch[:2], ["signs", "digits"], "BYTES")).json()
+    by_row = client.post(INFER, json=request(batch[:2], [1, 2])).json()
+    assert by_name == by_row
+
+
+def test_plain_image(client: Any, bundle_path: Path) -> None:
+    answer = client.post(
+        "/predict/signs?top=2", content=png(), headers={"content-type": "image/png"}
+    ).json()
+    (expected,) = load(bundle_path).predict(png(), "signs")
+    (row,) = answer["predictions"]
+    assert row["class"] == expected.class_name
+    assert row["probability"] == pytest.approx(expected.probability, rel=1e-4)
+    assert len(row["top"]) == 2
+
+
+def test_multipart_files(client: Any) -> None:
+    files = [("a", ("a.png", png(), "image/png")), ("b", ("b.png", png(), "image/png"))]
+    response = client.post("/predict/signs", files=files)
+    if find_spec("python_multipart") is None:
+        assert response.status_code == 501
+        assert "pip install" in response.json()["error"]
+        return
+    assert len(response.json()["predictions"]) == 2
+    empty = client.post(
+        "/predict/signs",
+        content=b"--x--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+    assert empty.status_code == 400
+
+
+ONE = np.zeros((1, 3, 12, 10), np.float32)
+
+
+def changed(index: int, **change: Any) -> dict[str, Any]:
+    body = request(ONE, [0])
+    body["inputs"][index].update(change)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (request(ONE, [3]), 404),
+        (request(ONE, [-1]), 404),
+        (request(ONE, ["cars"], "BYTES"), 404),
+        (request(ONE, [0, 0]), 404),
+        (request(ONE[:, :2], [0]), 400),
+        ([], 400),
+        ({}, 400),
+        ({"inputs": []}, 400),
+        ({"inputs": [1, 2]}, 400),
+        ({"inputs": [{"name": []}, {"name": "image"}]}, 400),
+        (changed(0, datatype="FP64"), 400),
+        (changed(0, shape=[1, 3, 12, -10]), 400),
+        (changed(0, shape=[10**9, 3, 12, 10]), 400),
+        (changed(0, shape=[1, 3, 12, True]), 400),
+        (changed(0, shape=None), 400),
+        (changed(0, data=[1.0]), 400),
+        (changed(0, data=["a"] * 360), 400),
+        (changed(0, data=["1.0"] * 360), 400),
+        (changed(0, data=[10**30] * 360), 400),
+        (changed(0, data=[1e300] * 360), 400),
+        (changed(0, data=[[1], [1, 2]]), 400),
+        (changed(0, data=None), 400),
+        (changed(1, data=[0.0]), 400),
+        (changed(1, data=[True]), 400),
+        (changed(1, data=[10**30]), 404),
+        (changed(1, name="image"), 400),
+        (changed(1, name="other"), 400),
+    ],
+)
+def test_bad_requests_get_an_error(client: Any, body: Any, status: int) -> None:
+    response = client.post(INFER, json=body)
+    assert response.status_code == status, response.text
+    assert response.json()["error"]
+
+
+def test_other_refusals(client: Any) -> None:
+    image = {"content-type": "image/png"}
+    cases = [
+        (client.post(INFER, content=b"{"), 400),
+        (client.post(INFER, content=b"[" * 100_000), 400),
+        (client.post(INFER, content=b'{"inputs": [NaN]}'), 400),
+        (client.post(INFER, content=b"x" * (2 << 20)), 413),
+        (client.post("/v2/models/other/infer", json={}), 404),
+        (client.get("/v2/models/other/ready"), 404),
+        (client.get("/nothing"), 404),
+        (client.get(INFER), 405),
+        (client.post("/predict/cars", content=png(), headers=image), 404),
+        (client.post("/predict/signs", content=b"x", headers=image), 400),
+        (client.post("/predict/signs", content=b"", headers=image), 400),
+        (client.post("/predict/signs", content=b"x", headers={"content-type": "text/x"}), 415),
+        (client.post("/predict/signs?top=-1", content=png(), headers=image), 400),
+        (client.post("/predict/signs", content=b"x" * (2 << 20), headers=image), 413),
+    ]
+    for response, status in cases:
+        assert response.status_code == status, (response.request.url, response.text)
+        assert response.json()["error"]

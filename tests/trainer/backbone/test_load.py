@@ -1,0 +1,111 @@
+"""Backbones from every source end in features; scales and shifts of channels are followed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.backbone.load import load_backbone
+from prunion.trainer.backbone.trace import trace
+from prunion.trainer.channels.units import find_units
+from prunion.trainer.config.run import BackboneConfig
+from tests.trainer.nets import Plain, domain_net
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "features"),
+    [
+        ("torchvision", "mobilenet_v2", 1280),
+        ("prunion", "wrn28_4", 256),
+        ("timm", "regnetx_002", 368),
+    ],
+)
+def test_the_classifier_is_gone(source: str, name: str, features: int) -> None:
+    trunk = load_backbone(BackboneConfig(name, source, weights="none"), 64, 64)
+    with torch.no_grad():
+        assert trunk(torch.randn(2, 3, 64, 64)).shape == (2, features)
+    # nothing of the classifier is left to be counted
+    units = find_units(trunk)
+    assert len(units.feature_units) == features
+    assert all(layer.shape[0] != 1000 for layer in units.table.layers)
+
+
+class LayerScale(Plain):
+    """A learned scale and shift of every channel, as ConvNeXt and ReZero-like networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(6, 1, 1) + 0.5)
+        self.register_buffer("shift", torch.rand(1, 6, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu() * self.scale + self.shift
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+def test_a_scale_of_channels_lives_with_them_and_a_shift_needs_a_gate() -> None:
+    units = find_units(trace(LayerScale(), 8, 8))
+    slots = units.table.slots
+    assert slots["scale", 0].tolist() == slots["conv1.weight", 0].tolist()
+    assert slots["shift", 1].tolist() == slots["conv1.weight", 0].tolist()
+    (gate,) = [g for g in units.gates if not g.folded]
+    assert gate.units.tolist() == slots["shift", 1].tolist()
+
+
+def test_scales_and_shifts_are_sliced() -> None:
+    from prunion.exporter.slim.network import slim_network
+
+    net = domain_net(LayerScale())
+    net.switches[:, :3] = 0
+    slim = slim_network(net)
+    images, domains = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        expected, got = net.logits(images, domains), slim.logits(images, domains)
+    own = torch.isfinite(expected)
+    assert torch.allclose(expected[own], got[own], atol=1e-5)
+    assert slim.trunk.get_parameter("scale").shape == (3, 1, 1)
+
+
+def test_a_norm_read_by_a_shuffle_keeps_its_channels() -> None:
+    """BatchNorm's node is replaced in the masked network; its readers still find its units."""
+    from prunion.exporter.slim.network import slim_network
+
+    class Halves(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a, b = self.bn1(self.conv1(x)).chunk(2, 1)
+            return self.bn2(self.conv2(torch.cat([b, a], 1))).relu().mean((2, 3))
+
+    net = domain_net(Halves())
+    net.switches[:, 1:3] = 0
+    images, domains = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        expected, got = net.logits(images, domains), slim_network(net).logits(images, domains)
+    own = torch.isfinite(expected)
+    assert torch.allclose(expected[own], got[own], atol=1e-5)
+
+
+def test_a_computed_weight_is_refused_by_its_node() -> None:
+    class Standardised(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weight = self.conv1.weight * 2
+            x = self.bn1(nn.functional.conv2d(x, weight, padding=1)).relu()
+            return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+    with pytest.raises(UnsupportedGraphError, match=r"node mul: mul computes with conv1\.weight"):
+        find_units(trace(Standardised(), 8, 8))
+
+
+def test_a_scale_of_positions_is_refused_by_its_node() -> None:
+    class Batchwise(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(12, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x[:, :1] * self.scale
+            return nn.functional.conv2d(x, self.conv2.weight.repeat(1, 2, 1, 1)).mean((2, 3))
+
+    with pytest.raises(UnsupportedGraphError, match="scale makes 12 channels of 1"):
+        find_units(trace(Batchwise(), 8, 8))

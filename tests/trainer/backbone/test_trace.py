@@ -1,0 +1,56 @@
+"""Tracing keeps names, drops in-place writes and refuses what it cannot follow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.backbone.trace import op_name, trace
+from tests.trainer.nets import Residual
+
+
+def test_the_graph_is_flat_functional_and_keeps_names() -> None:
+    module = trace(Residual(), 8, 8)
+    names = {op_name(n) for n in module.graph.nodes} - {""}
+    assert names == {"conv2d", "batch_norm", "relu", "add", "adaptive_avg_pool2d", "flatten"}
+    assert "conv3.weight" in dict(module.named_parameters())
+
+
+def test_a_value_read_after_being_overwritten_keeps_its_meaning() -> None:
+    class Leading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            y = self.conv(x.relu_())  # x itself is overwritten, and read again below
+            return (x + y).mean((2, 3))
+
+    model, image = Leading().eval(), torch.randn(3, 3, 8, 8)
+    module = trace(model, 8, 8)
+    torch.testing.assert_close(module(image), model(image))
+
+
+def test_dropout_disappears_and_any_batch_fits() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    module = trace(model, 8, 8)
+    assert not any("dropout" in op_name(n) for n in module.graph.nodes)
+    module.train()
+    for count in (1, 5):
+        image = torch.randn(count, 3, 8, 8)
+        torch.testing.assert_close(module(image), model.eval()(image))
+
+
+def test_data_dependent_control_flow_is_refused_in_one_line() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+    with pytest.raises(UnsupportedGraphError) as caught:
+        trace(Branch(), 8, 8)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,191 @@
+"""Milliseconds as a cost: exact on masks, differentiable between, kept by the projection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunion.runtime.bundle.profile import Fit, Grid, Profile, monotone, write_profile
+from prunion.runtime.bundle.unit_table import Layer, UnitTable
+from prunion.runtime.errors import BudgetError
+from prunion.trainer.backbone.trace import trace
+from prunion.trainer.channels.units import find_units
+from prunion.trainer.config.run import BudgetConfig
+from prunion.trainer.cost.budget import cost_of, make_budget, select_union
+from prunion.trainer.cost.counted import cost_model
+from prunion.trainer.cost.latency import LatencyModel, LatencyTable, latency_table
+from prunion.trainer.pruning.sharing import union_price
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+
+UNITS = [domain_net(model()).units for model in (Plain, Residual, Depthwise, SqueezeExcite)]
+
+
+def made_up(table: UnitTable, seed: int = 0, round_to: int = 1) -> Profile:
+    """Random times that only grow, over three widths of every axis."""
+    random = np.random.default_rng(seed)
+    grids, layers = [], {}
+    for number, layer in enumerate(table.layers):
+        out, inside = (tuple(sorted({1, -(-n // 2), n})) for n in layer.shape[:2])
+        ms = random.random((len(out), len(inside))).cumsum(0).cumsum(1)
+        grids.append(Grid(out, inside, monotone(ms)))
+        layers[layer.weight] = (layer, number)
+    fit = Fit(1.1, 0.3, 0.01, 0.02)
+    machine = {"cpu": "made up"}
+    return Profile("net", (8, 8), "cpu", "CPU", 1, 1, round_to, machine, layers, tuple(grids), fit)
+
+
+def priced(which: int, seed: int = 0) -> LatencyTable:
+    return LatencyTable(UNITS[which].table, made_up(UNITS[which].table, seed))
+
+
+@pytest.mark.parametrize("which", range(len(UNITS)))
+def test_the_trained_cost_is_the_predicted_one(which: int) -> None:
+    table = priced(which)
+    cost = cost_model(table, "latency")
+    full = table.milliseconds(np.ones(table.count, bool))
+    random = np.random.default_rng(0)
+    for share in (0.0, 0.2, 0.5, 0.8, 1.0):
+        alive = random.random(table.count) < share
+        assert float(cost(torch.from_numpy(alive))) == pytest.approx(
+            table.milliseconds(alive) / full, rel=1e-12
+        )
+
+
+def test_one_layer_by_hand() -> None:
+    units = np.arange(4)
+    layer = Layer("w", (4, 2), 1)
+    table = UnitTable(4, {("w", 0): units}, (layer,))
+    grid = Grid((2, 4), (2,), np.array([[1.0], [3.0]]))
+    profile = made_up(table)
+    profile = Profile(**{**vars(profile), "grids": (grid,), "layers": {"w": (layer, 0)}})
+    model = LatencyModel(LatencyTable(table, profile))
+    kept = torch.tensor([1.0, 1.0, 0.5, 0.5], requires_grad=True)
+    total = model.absolute(kept)
+    assert total.item() == pytest.approx(1.1 * 2.0 + 0.3)  # halfway between 2 and 4 channels
+    total.backward()
+    assert kept.grad is not None
+    assert kept.grad.tolist() == pytest.approx([1.1] * 4)  # 2 ms over 2 channels, times 1.1
+    assert model.absolute(torch.zeros(4)).item() == pytest.approx(1.1 * 1.0 + 0.3)
+
+
+@pytest.mark.parametrize("which", range(len(UNITS)))
+def test_the_gradient_is_that_of_the_interpolation(which: int) -> None:
+    table = priced(which)
+    torch.manual_seed(1)
+    # Between the measured widths; at them the slope changes.
+    kept = (0.3 + 0.4 * torch.rand(table.count, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(cost_model(table, "latency"), kept)
+
+
+def test_a_full_network_still_has_a_price_for_every_channel() -> None:
+    table = priced(1)
+    value, price = union_price(torch.ones(2, table.count), cost_model(table, "latency"))
+    assert value == pytest.approx(1.0)
+    assert (price > 0).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(which=st.integers(0, len(UNITS) - 1), seed=st.integers(0, 1000), unit=st.integers(0, 1000))
+def test_one_more_channel_never_saves_time(which: int, seed: int, unit: int) -> None:
+    table = priced(which, seed)
+    alive = np.random.default_rng(seed).random(table.count) < 0.5
+    more = alive.copy()
+    more[unit % table.count] = True
+    assert table.milliseconds(more) >= table.milliseconds(alive)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    which=st.integers(0, len(UNITS) - 1),
+    limit=st.floats(0.05, 1.0),
+    in_time=st.booleans(),
+    multiple=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 1000),
+)
+def test_every_selection_meets_its_milliseconds(
+    which: int, limit: float, in_time: bool, multiple: int, seed: int
+) -> None:
+    units, table = UNITS[which], priced(which, seed)
+    full = table.milliseconds(np.ones(table.count, bool))
+    asked: float | str = f"{limit * full:.6f}ms" if in_time else limit
+    config = BudgetConfig(asked, "latency", multiple, "device.json")
+    try:
+        budget = make_budget(config, table, units.group)
+    except BudgetError as refusal:
+        told = str(refusal).rsplit("at least ", 1)[1]
+        least = BudgetConfig(told.strip('"') if in_time else float(told), "latency", multiple, "d")
+        make_budget(least, table, units.group)
+        assert least.allowed(full) > config.allowed(full)
+        return
+    score = np.random.default_rng(seed).random(table.count)
+    alive = select_union(score, table, units.group, budget)
+    assert cost_of(table, "latency", alive) <= budget.allowed <= full * limit + 1e-5
+    for group in np.unique(units.group):
+        width = int(alive[units.group == group].sum())
+        assert width >= 1
+        assert width % multiple == 0 or width == (units.group == group).sum()
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        (0.5, 5.0),
+        ("0.5", 5.0),
+        ("50%", 5.0),
+        ("5ms", 5.0),
+        ("800us", 0.8),
+        ("0.5 s", 500.0),
+        ("0.5ms", 0.5),
+    ],
+)
+def test_a_limit_is_a_share_or_a_time(limit: float | str, allowed: float) -> None:
+    assert BudgetConfig(limit, "latency", 1, "d").allowed(10.0) == pytest.approx(allowed)
+
+
+def test_a_profile_of_another_network_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    write_profile(file, made_up(UNITS[0].table))
+    assert latency_table(file, UNITS[0].table).count == UNITS[0].table.count
+    with pytest.raises(BudgetError, match=r"device\.json has no layer conv3\.weight"):
+        latency_table(file, UNITS[1].table)
+    layers = tuple(Layer(x.weight, x.shape, x.positions * 4) for x in UNITS[0].table.layers)
+    other = UnitTable(UNITS[0].table.count, UNITS[0].table.slots, layers)
+    with pytest.raises(BudgetError, match=r"another network: conv1\.weight is .* at 64 positions"):
+        latency_table(file, other)
+    fewer = UnitTable(UNITS[0].table.count, UNITS[0].table.slots, UNITS[0].table.layers[:1])
+    with pytest.raises(BudgetError, match=r"layer conv2\.weight that the network lacks"):
+        latency_table(file, fewer)
+
+
+def test_widths_that_were_not_measured_are_refused() -> None:
+    units = UNITS[0]
+    table = LatencyTable(units.table, made_up(units.table, round_to=4))
+    make_budget(BudgetConfig(1.0, "latency", 8, "d"), table, units.group)
+    with pytest.raises(BudgetError, match=r"round_to is 6.* multiples of 4: set round_to = 4"):
+        make_budget(BudgetConfig(1.0, "latency", 6, "d"), table, units.group)
+
+
+def test_a_profile_of_a_kept_layer_does_not_price_its_cuts(tmp_path: Path) -> None:
+    table = UNITS[0].table
+    profile = made_up(table)
+    layer, number = profile.layers["conv1.weight"]
+    grids = list(profile.grids)
+    grids[number] = Grid((layer.shape[0],), (layer.shape[1],), grids[number].ms[-1:, -1:])
+    write_profile(tmp_path / "device.json", replace(profile, grids=tuple(grids)))
+    with pytest.raises(BudgetError, match=r"conv1.weight was measured at one width, as \[backbone"):
+        latency_table(tmp_path / "device.json", table)
+    kept = find_units(trace(Plain(), 8, 8), ("conv1",)).table
+    latency_table(tmp_path / "device.json", kept)
+
+
+def test_a_profile_names_what_ran_it() -> None:
+    profile = replace(made_up(UNITS[0].table), machine={"cpu": "a CPU", "gpu": "a GPU"})
+    assert profile.describe().startswith("a CPU, CPU, batch 1")
+    assert replace(profile, provider="CUDAExecutionProvider").describe().startswith("a GPU, CUDA")
+    assert replace(profile, machine={}).describe().startswith("unknown, CPU")

@@ -1,0 +1,187 @@
+"""The same seed gives the same batches, whoever loads them and wherever a run resumes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prunion.runtime.errors import DataError
+from prunion.trainer.config.run import (
+    BackboneConfig,
+    BudgetConfig,
+    DomainConfig,
+    InputConfig,
+    RunConfig,
+    TrainConfig,
+)
+from prunion.trainer.data.batches import Batch, JointBatches, batch_sizes, eval_batches
+from prunion.trainer.data.domains import Domain
+from prunion.trainer.data.image_set import ImageSet
+from prunion.trainer.data.transforms import eval_transform
+from tests.trainer.images import picture
+
+
+def image_set(count: int, first: int) -> ImageSet:
+    return ImageSet(np.arange(count) % 3, lambda index: picture(first + index))
+
+
+@pytest.fixture
+def domains() -> list[Domain]:
+    """Three domains of 40, 23 and 7 images, whose labels tell images apart modulo three."""
+    return [
+        Domain(name, ("a", "b", "c"), image_set(count, 100 * i), image_set(9, 0), True, True)
+        for i, (name, count) in enumerate([("one", 40), ("two", 23), ("three", 7)])
+    ]
+
+
+def run(order: str = "joint", seed: int = 0, workers: int = 0, size: int = 8) -> RunConfig:
+    return RunConfig(
+        BackboneConfig("resnet18"),
+        BudgetConfig(0.5),
+        tuple(DomainConfig(name, train=("a",), test=("b",)) for name in ("one", "two", "three")),
+        InputConfig(size=(16, 16)),
+        TrainConfig(order=order, batch_size=size, workers=workers),
+        seed=seed,
+    )
+
+
+def flat(steps: Iterable[list[Batch]]) -> list[tuple[int, bytes, bytes]]:
+    return [
+        (batch.domain, batch.images.numpy().tobytes(), batch.labels.numpy().tobytes())
+        for step in steps
+        for batch in step
+    ]
+
+
+def test_a_joint_step_holds_every_domain(domains: list[Domain]) -> None:
+    batches = JointBatches(domains, run())
+    steps = list(batches.epoch(0))
+    assert len(steps) == batches.steps_per_epoch == 3  # 70 images, 24 or 25 a step
+    for step in steps:
+        assert [batch.domain for batch in step] == [0, 1, 2]
+        assert [len(batch.labels) for batch in step] == batches.sizes
+        assert all(batch.images.shape[1:] == (3, 16, 16) for batch in step)
+        assert all(batch.labels.dtype == torch.int64 for batch in step)
+
+
+@pytest.mark.parametrize("order", ["batch", "epoch"])
+def test_every_order_shows_the_same_batches(domains: list[Domain], order: str) -> None:
+    batches = JointBatches(domains, run(order))
+    steps = list(batches.epoch(1))
+    assert len(steps) == batches.steps_per_epoch
+    assert all(len(step) == 1 for step in steps)
+    assert Counter(flat(steps)) == Counter(flat(JointBatches(domains, run()).epoch(1)))
+    turns = [step[0].domain for step in steps]
+    assert turns == ([0, 1, 2] * 3 if order == "batch" else [0] * 3 + [1] * 3 + [2] * 3)
+
+
+def test_balance_moves_sizes_from_equal_to_proportional() -> None:
+    assert batch_sizes([100, 300], 32, 0.0) == [32, 32]
+    assert batch_sizes([100, 300], 32, 1.0) == [16, 48]
+    assert batch_sizes([10, 100_000], 32, 1.0) == [4, 64]  # never fewer than four
+
+
+def test_the_seed_decides_everything(domains: list[Domain]) -> None:
+    first = flat(JointBatches(domains, run()).epoch(2))
+    assert flat(JointBatches(domains, run()).epoch(2)) == first
+    assert flat(JointBatches(domains, run(seed=1)).epoch(2)) != first
+    assert flat(JointBatches(domains, run()).epoch(3)) != first
+
+
+def test_the_number_of_workers_decides_nothing(domains: list[Domain]) -> None:
+    state = torch.get_rng_state()
+    alone = flat(JointBatches(domains, run()).epoch(0))
+    assert flat(JointBatches(domains, run(workers=2)).epoch(0)) == alone
+    assert torch.equal(torch.get_rng_state(), state)  # training's own numbers are left alone
+
+
+def test_an_epoch_resumes_in_its_middle(domains: list[Domain]) -> None:
+    whole = list(JointBatches(domains, run("batch")).epoch(1))
+    rest = JointBatches(domains, run("batch")).epoch(1, start=4)
+    assert flat(rest) == flat(whole[4:])
+
+
+def test_stopping_early_does_no_harm(domains: list[Domain]) -> None:
+    batches = JointBatches(domains, run())
+    next(iter(batches.epoch(0)))
+    assert len(list(batches.epoch(0))) == 3
+
+
+def test_the_cache_changes_nothing(domains: list[Domain]) -> None:
+    cached = JointBatches(domains, run())
+    list(cached.epoch(0))  # fills it
+    assert flat(cached.epoch(1)) == flat(JointBatches(domains, run(), cache_bytes=0).epoch(1))
+    tight = JointBatches(domains, run(), cache_bytes=3 * 10_000)  # room for a few
+    list(tight.epoch(0))
+    assert flat(tight.epoch(1)) == flat(cached.epoch(1))
+
+
+def test_a_domain_is_read_alike_whatever_stands_beside_it(domains: list[Domain]) -> None:
+    both = JointBatches(domains[:2], run())
+    turned = JointBatches(domains[1::-1], run())
+    mine = [batch.images for step in both.epoch(0) for batch in step if batch.domain == 0]
+    same = [batch.images for step in turned.epoch(0) for batch in step if batch.domain == 1]
+    assert all(map(torch.equal, mine, same))
+
+
+def test_each_pass_shows_every_image_once() -> None:
+    seen: list[int] = []
+
+    def read(index: int) -> Image.Image:
+        seen.append(index)
+        return picture(index)
+
+    only = Domain("d", ("a", "b"), ImageSet(np.arange(12) % 2, read), image_set(2, 0), False, False)
+    batches = JointBatches([only], run(size=4), cache_bytes=0)
+    list(batches.epoch(0))
+    assert sorted(seen) == list(range(12))
+    list(batches.epoch(1))
+    assert sorted(seen[12:]) == list(range(12))
+    assert seen[:12] != seen[12:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_for_a_gpu_lie_in_pinned_memory(domains: list[Domain], workers: int) -> None:
+    plain = JointBatches(domains, run(workers=workers)).epoch(0)
+    pinned = JointBatches(domains, run(workers=workers), pin=True).epoch(0)
+    for a, b in zip(plain, pinned, strict=True):
+        assert all(batch.images.is_pinned() and batch.labels.is_pinned() for batch in b)
+        assert flat([a]) == flat([b])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_stops_the_epoch_in_one_line(domains: list[Domain], workers: int) -> None:
+    def read(index: int) -> Image.Image:
+        raise DataError(f"photo {index} cannot be read: remove it")
+
+    broken = ImageSet(domains[0].train.labels, read)
+    bad = Domain("one", ("a", "b", "c"), broken, domains[0].test, False, False)
+    with pytest.raises(DataError, match=r"^photo \d+ cannot be read: remove it$"):
+        list(JointBatches([bad], run(workers=workers)).epoch(0))
+
+
+def test_evaluation_reads_every_image_once_in_order(domains: list[Domain]) -> None:
+    transform, images = eval_transform(InputConfig(size=(16, 16))), domains[0].train
+    found = list(eval_batches(images, transform, 16))
+    assert [len(labels) for _, labels in found] == [16, 16, 8]
+    assert torch.cat([labels for _, labels in found]).tolist() == images.labels.tolist()
+    assert torch.equal(found[2][0][7], transform(images.image(39)))
+
+
+def test_real_images_load_alike_in_processes_and_threads(tmp_path: Path) -> None:
+    from prunion.trainer.data.domains import open_domain
+    from tests.trainer.images import write_parquet
+
+    labels = [index % 2 for index in range(24)]
+    path = str(write_parquet(tmp_path / "d.parquet", labels, ["cat", "dog"]))
+    domain = open_domain(DomainConfig("d", train=(path,), test=(path,)), 0)
+    alone, shared = (JointBatches([domain], run(workers=workers)) for workers in (0, 2))
+    assert flat(alone.epoch(0)) == flat(shared.epoch(0))

@@ -1,0 +1,85 @@
+"""Domains that a library knows by name."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunion.runtime.errors import ConfigError, DataError
+from prunion.trainer.config.run import DomainConfig
+from prunion.trainer.data.domains import open_domain
+from tests.trainer.images import picture, pixels, write_parquet
+
+NAMES = ["tench", "rose"]
+
+
+def write_mnist(root: Path, count: int) -> None:
+    """MNIST's own files, with `count` small digits."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        grey = bytes(28 * 28 * count)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 2051, count, 28, 28) + grey
+        )
+        labels = bytes(index % 10 for index in range(count))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels)
+
+
+def named(dataset: str, root: Path, **options: Any) -> DomainConfig:
+    return DomainConfig("d", source="torchvision", dataset=dataset, root=str(root), **options)
+
+
+def test_torchvision_opens_by_name_with_a_train_flag(tmp_path: Path) -> None:
+    write_mnist(tmp_path, 30)
+    domain = open_domain(named("MNIST", tmp_path), 0)
+    assert domain.classes[:2] == ("0 - zero", "1 - one")
+    assert len(domain.train) == len(domain.test) == 30
+    assert (domain.train.image(3).mode, domain.train.image(3).size) == ("RGB", (28, 28))
+
+
+def test_torchvision_opens_by_name_with_a_split(tmp_path: Path) -> None:
+    base = tmp_path / "gtsrb"
+    for label in range(2):
+        folder = base / "GTSRB" / "Training" / f"{label:05}"
+        folder.mkdir(parents=True)
+        for index in range(4):
+            picture(index).save(folder / f"{index}.ppm")
+    images = base / "GTSRB" / "Final_Test" / "Images"
+    images.mkdir(parents=True)
+    picture(9).save(images / "00000.ppm")
+    (base / "GT-final_test.csv").write_text("Filename;ClassId\n00000.ppm;1\n")
+    domain = open_domain(named("GTSRB", tmp_path), 0)
+    assert domain.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert domain.test.labels.tolist() == [1]
+    with pytest.raises(ConfigError, match=r"\[domains.d\] cannot open GTSRB: .*split"):
+        open_domain(named("GTSRB", tmp_path, test_split="validation"), 0)
+
+
+def test_torchvision_refusals_name_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'CIFAR11' is not in torchvision.*mean 'CIFAR10'"):
+        open_domain(named("CIFAR11", tmp_path), 0)
+    with pytest.raises(ConfigError, match="'FakeData' has no training and test split: write"):
+        open_domain(named("FakeData", tmp_path), 0)
+    with pytest.raises(DataError, match=r"CIFAR10 is not in .*\[domains.d\] root, or set download"):
+        open_domain(named("CIFAR10", tmp_path), 0)
+
+
+def test_huggingface_opens_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    write_parquet(hub / "train.parquet", [1, 0, 1, 0], NAMES)
+    write_parquet(hub / "test.parquet", [1], NAMES)
+    config = DomainConfig("d", source="huggingface", dataset=str(hub))
+    domain = open_domain(config, 0)
+    assert domain.classes == ("tench", "rose")
+    assert domain.train.labels.tolist() == [1, 0, 1, 0]
+    assert pixels(domain.train) == [picture(index).tobytes() for index in range(4)]
+    missing = DomainConfig("d", source="huggingface", dataset=str(hub), test_split="validation")
+    with pytest.raises(DataError, match=r"\[domains.d\] cannot load .*split validation"):
+        open_domain(missing, 0)

@@ -1,0 +1,241 @@
+"""The papers' losses on small tensors: values, gradients, and how their multipliers move."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from prunion.runtime.bundle.unit_table import Layer, UnitTable
+from prunion.trainer.backbone.trace import trace
+from prunion.trainer.channels.units import find_units
+from prunion.trainer.config.run import TrainConfig
+from prunion.trainer.cost.counted import CostModel
+from prunion.trainer.pruning.learners import LEARNING_RATE, START, PaperLearner, SwitchLearner
+from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, RATE, Multiplier, Pressure
+from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, sharing_loss
+from tests.trainer.nets import Residual
+
+KINDS = ("union", "intersection", "jaccard")
+
+
+def plain_cost(count: int) -> CostModel:
+    """Every unit costs the same, as the paper counts switches."""
+    slots = {("w", 0): np.arange(count)}
+    return CostModel(UnitTable(count, slots, (Layer("w", (count,), 1),)), "params")
+
+
+def network_cost() -> CostModel:
+    return CostModel(find_units(trace(Residual(), 8, 8)).table, "params")
+
+
+# Two domains: the first uses units 0 and 1, the second 1 and 2, nobody 3.
+MASKS = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0]])
+
+
+def test_the_losses_by_hand() -> None:
+    cost = plain_cost(4)
+    assert float(sharing_loss("union", MASKS, cost, 0.5)) == pytest.approx(3 / 4 - 0.5)
+    assert float(sharing_loss("intersection", MASKS, cost, 0.5)) == pytest.approx(1 - 1 / (4 * 0.5))
+    assert float(sharing_loss("jaccard", MASKS, cost, 0.5)) == pytest.approx(1 - 1 / 3)
+    assert domain_losses(MASKS, cost, 0.25).tolist() == pytest.approx([0.25, 0.25])
+
+
+def test_the_plain_gradients_by_hand() -> None:
+    cost = plain_cost(4)
+
+    def gradient(kind: str) -> torch.Tensor:
+        return sharing_gradient(kind, MASKS, cost, 0.5, plain=True)[1]
+
+    # Eq. 8: the derivative of a + b − ab by a is 1 − b, over four units.
+    assert torch.equal(gradient("union"), (1 - MASKS.flip(0)) / 4)
+    # Eq. 6: by a it is −b / (Mβ).
+    assert torch.equal(gradient("intersection"), -MASKS.flip(0) / (4 * 0.5))
+    # Eq. 9, quotient rule with |∩| = 1 and |∪| = 3: −(b·3 − 1·(1 − b)) / 9.
+    expected = -(MASKS.flip(0) * 3 - (1 - MASKS.flip(0))) / 9
+    torch.testing.assert_close(gradient("jaccard"), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_agree_with_finite_differences(kind: str) -> None:
+    cost = network_cost()
+    torch.manual_seed(1)
+    soft = torch.rand(3, 14, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda s: sharing_loss(kind, s, cost, 0.4), soft.requires_grad_(), atol=1e-7
+    )
+    assert torch.autograd.gradcheck(lambda s: domain_losses(s, cost, 0.4), soft, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_value_is_the_loss_on_every_pattern_of_switches(kind: str) -> None:
+    cost = plain_cost(2)
+    for bits in itertools.product([0.0, 1.0], repeat=4):
+        masks = torch.tensor(bits).view(2, 2)
+        for plain in (True, False):
+            value, gradient = sharing_gradient(kind, masks, cost, 0.5, plain=plain)
+            assert gradient.isfinite().all()  # of an empty union too
+            assert value == pytest.approx(float(sharing_loss(kind, masks, cost, 0.5)))
+
+
+def test_shared_prices_add_up_to_the_unions_marginal_cost() -> None:
+    cost = network_cost()
+    torch.manual_seed(2)
+    masks = (torch.rand(4, 14) < 0.6).float()
+    _, price = sharing_gradient("union", masks, cost, 0.5)
+    kept = (masks.sum(0) > 0).double().requires_grad_()
+    (marginal,) = torch.autograd.grad(cost(kept), kept)
+    used = masks.sum(0) > 0
+    torch.testing.assert_close((price * masks).sum(0)[used], marginal[used].float())
+
+
+def test_jaccard_pulls_towards_what_all_share() -> None:
+    cost = plain_cost(3)
+    masks = torch.tensor([[1.0, 1, 0], [1, 1, 0], [1, 0, 1]])
+    for plain in (True, False):
+        _, gradient = sharing_gradient("jaccard", masks, cost, 0.5, plain=plain)
+        assert (gradient[:, 0] < 0).all()  # everybody's: stay
+        assert gradient[2, 1] < 0  # all but one: join
+        assert gradient[2, 2] > 0  # one domain's alone: give up
+    # Where two agree the plain gradient says nothing to them; the shared price does.
+    assert sharing_gradient("jaccard", masks, cost, 0.5, plain=True)[1][0, 1] == 0
+    assert sharing_gradient("jaccard", masks, cost, 0.5)[1][0, 1] > 0
+
+
+def test_channels_that_became_important_stay() -> None:
+    """A tenth of a score's way is enough to notice that a layer's last channels matter more."""
+    learner = SwitchLearner(1, 400, lr=0.02)
+    learner.start(torch.ones(1, 400))
+    learner.scores = torch.full((1, 400), 0.5)
+    torch.manual_seed(0)
+    for _ in range(10):
+        gradient = torch.randn(1, 400)
+        gradient[:, 200:] *= 10
+        learner.update(gradient, torch.ones(1, 400))
+    idle, needed = learner.scores[0, :200].mean(), learner.scores[0, 200:].mean()
+    assert 0.5 - needed < 0.35 * (0.5 - idle)
+
+
+def descend(sharing: str, beta: float, domains: int = 3, **options: object) -> torch.Tensor:
+    """Learn switches from noise and the losses alone; returns the final 0/1 switches."""
+    cost = network_cost()
+    config = TrainConfig(sharing=sharing, **options)  # type: ignore[arg-type]
+    pressure = Pressure(config, cost, domains)
+    torch.manual_seed(3)
+    learner = SwitchLearner(domains, 14, lr=0.02)
+    learner.start(torch.rand(domains, 14))
+    for _ in range(300):
+        charge = pressure.charge(learner.on().detach(), beta, beta)
+        learner.update(1e-3 * torch.randn(domains, 14), charge * 14)
+    return learner.on().detach()
+
+
+def test_the_union_loss_alone_prunes() -> None:
+    masks = descend("union", 0.5, domain_budget=False)
+    assert 0.2 < float(network_cost()(masks.amax(0))) <= 0.55
+
+
+def test_the_plain_union_gradient_alone_prunes_nothing() -> None:
+    """Why the union's price is shared: eq. 8 is flat where all domains agree (DESIGN's warning)."""
+    pressure = Pressure(
+        TrainConfig(recipe="paper", sharing="union", domain_budget=False), network_cost(), 3
+    )
+    learner = PaperLearner(3, 14)
+    for _ in range(50):
+        charge = pressure.charge(learner.on().detach(), 0.5, 0.5)
+        learner.update(torch.zeros(3, 14), charge)
+    assert learner.on().all()
+    assert pressure.sharing.value > 0  # λ grew, but there was nothing to multiply
+
+
+def test_budget_losses_alone_hold_each_domain_but_not_the_union() -> None:
+    """BA²: the domains agree on nothing, so together they keep nearly everything."""
+    masks, cost = descend("none", 0.5), network_cost()
+    assert all(float(cost(row)) <= 0.55 for row in masks)
+    assert float(cost(masks.amax(0))) > 0.6
+
+
+@pytest.mark.parametrize("kind", ["intersection", "jaccard"])
+def test_the_other_losses_make_domains_share(kind: str) -> None:
+    def jaccard(masks: torch.Tensor) -> float:
+        return float(masks.amin(0).sum() / masks.amax(0).sum())
+
+    alone, together = descend("none", 0.5), descend(kind, 0.5)
+    assert jaccard(together) > jaccard(alone) + 0.1
+    assert all(float(network_cost()(row)) <= 0.65 for row in together)
+
+
+def test_a_multiplier_rises_while_violated_and_counts_zero_while_held() -> None:
+    multiplier = Multiplier(rate=1.0, largest=2.0)
+    assert multiplier.update(0.5) == 0.5
+    assert multiplier.update(0.5) == 1.0
+    assert multiplier.update(-0.25) == 0.0
+    assert multiplier.value == 0.75
+    for _ in range(10):
+        multiplier.update(1.0)
+    assert multiplier.value == 2.0
+
+
+def test_jaccards_multiplier_is_bounded_although_it_is_never_met() -> None:
+    pressure = Pressure(TrainConfig(sharing="jaccard", domain_budget=False), plain_cost(4), 2)
+    for _ in range(200):
+        pressure.charge(MASKS, 0.5, 0.5)
+    assert pressure.sharing.value == LARGEST_JACCARD
+
+
+def test_every_domain_has_a_multiplier_of_its_own() -> None:
+    pressure = Pressure(TrainConfig(sharing="none"), plain_cost(4), 2)
+    rate = RATE * TrainConfig().switch_every  # a step of λ for every step of the switches
+    masks = torch.tensor([[1.0, 1, 1, 1], [1, 0, 0, 0]])
+    charge = pressure.charge(masks, 0.5, 0.5)
+    first, second = (m.value for m in pressure.domains)
+    assert first == pytest.approx(rate * (1 - 0.5) / 0.5)
+    assert second == 0
+    assert charge[0].tolist() == pytest.approx([first / 4] * 4)
+    assert not charge[1].any()  # it holds its budget: λ counts as 0
+    again = Pressure(TrainConfig(sharing="none"), plain_cost(4), 2)
+    again.restore(pressure.values())
+    assert again.values() == pressure.values()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fixed_weight_scales_the_gradient_while_the_constraint_is_violated(kind: str) -> None:
+    cost = plain_cost(4)
+    config = TrainConfig(sharing=kind, sharing_weight=0.25, domain_budget=False)
+    _, gradient = sharing_gradient(kind, MASKS, cost, 0.6)
+    charge = Pressure(config, cost, 2).charge(MASKS, 0.6, 0.6)
+    torch.testing.assert_close(charge, 0.25 * gradient)
+    met = torch.ones(2, 4) if kind != "union" else torch.zeros(2, 4)
+    assert not Pressure(config, cost, 2).charge(met, 0.6, 0.6).any()
+
+
+def test_the_papers_scores_move_by_the_learning_rate_whatever_the_gradient() -> None:
+    learner = PaperLearner(1, 3)
+    assert torch.equal(learner.scores, torch.full((1, 3), START))
+    gradient = torch.tensor([[5.0, 1e-4, -1.0]])
+    for _ in range(10):
+        assert learner.on()[0, 0] == 1
+        learner.update(gradient, torch.zeros(1, 3))
+    expected = START - 10 * LEARNING_RATE * gradient.sign()
+    torch.testing.assert_close(learner.scores, expected, atol=2e-6, rtol=0)
+    learner.update(gradient, torch.zeros(1, 3))
+    assert learner.on()[0].tolist() == [0, 0, 1]  # after a thousandth of travel: off
+    learner.update(-1e3 * gradient, torch.zeros(1, 3))
+    for _ in range(30):
+        learner.update(-1e3 * gradient, torch.zeros(1, 3))
+    assert learner.returned == 2
+
+
+def test_the_papers_adam_is_torchs() -> None:
+    torch.manual_seed(4)
+    learner = PaperLearner(2, 5)
+    scores = torch.full((2, 5), START, requires_grad=True)
+    adam = torch.optim.Adam([scores], lr=LEARNING_RATE)
+    for _ in range(20):
+        gradient, charge = torch.randn(2, 2, 5)
+        learner.update(gradient, charge)
+        scores.grad = gradient + charge
+        adam.step()
+    torch.testing.assert_close(learner.scores, scores.detach())

@@ -1,0 +1,146 @@
+"""What a run may add to the plain recipe: a teacher, averaged weights, a late trunk, decay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prunion.runtime.base.files import sha256_file
+from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.trainer.config.run import TrainConfig, load_config
+from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.run.distillation import Teacher, load_teacher
+from prunion.trainer.run.optimiser import WeightAverage, make_optimiser
+from prunion.trainer.run.train import train_run
+from prunion.trainer.run.training import Training
+from tests.trainer.tiny_run import tiny_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that can teach."""
+    folder = tmp_path_factory.mktemp("teacher")
+    run_file = tiny_run(folder, ramp=0)
+    train_run(load_config(run_file), folder / "out")
+    return folder / "out"
+
+
+def steps(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(x) for x in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [row for row in rows if "cost" in row]
+
+
+def test_the_loss_is_the_labels_and_the_teachers() -> None:
+    teacher = Teacher(nn.Identity(), 0.25)  # type: ignore[arg-type]
+    logits, soft = torch.randn(3, 5), torch.randn(3, 5)
+    p, q = (soft / 2).softmax(1), (logits / 2).softmax(1)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    expected = 0.75 * 2.0 + 0.25 * 4 * divergence
+    assert teacher.loss(torch.tensor(2.0), logits, soft) == pytest.approx(float(expected))
+    assert float(teacher.loss(torch.tensor(0.0), soft, soft)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_alone_teaches_its_answers(finished: Path, tmp_path: Path) -> None:
+    """With the whole loss the teacher's, a network of its shape comes close to it."""
+    run_file = tiny_run(tmp_path, teacher=f'"{finished}"', distillation=1.0, ramp=1, settle=12)
+    train_run(load_config(run_file), tmp_path / "out")
+    losses = [row["loss/warm"] + row["loss/cold"] for row in steps(tmp_path / "out")]
+    assert min(losses[-4:]) < 0.1 * max(losses[:4])
+
+
+def test_a_teacher_of_other_domains_is_refused(finished: Path) -> None:
+    shape = load_checkpoint(finished).config.input
+    warm, cold = ("green", "red"), ("blue", "green", "red")
+    taught = TrainConfig(teacher=str(finished))
+
+    def load(train: TrainConfig, size: int = 16, **classes: tuple[str, ...]) -> Teacher | None:
+        return load_teacher(train, replace(shape, size=size), classes, torch.device("cpu"))
+
+    assert load(TrainConfig(), warm=warm, cold=cold) is None
+    assert load(replace(taught, distillation=0.0), warm=warm, cold=cold) is None
+    assert load(taught, warm=warm, cold=cold) is not None
+    with pytest.raises(ConfigError, match="knows the domains warm, cold, the run has cold, warm"):
+        load(taught, cold=cold, warm=warm)
+    with pytest.raises(ConfigError, match="knows other classes of cold"):
+        load(taught, warm=warm, cold=("red", "green", "blue"))
+    with pytest.raises(ConfigError, match=r"trained with \(size, mean, std\) \(\(16, 16\)"):
+        load(taught, size=24, warm=warm, cold=cold)
+    with pytest.raises(PrunionError, match=r"holds no checkpoint\.json"):
+        load(replace(taught, teacher=str(finished.parent)), warm=warm, cold=cold)
+
+
+def test_the_average_is_plain_at_first_and_then_forgets(finished: Path) -> None:
+    net = load_checkpoint(finished).net
+    average, seen = WeightAverage(span=4), []
+    bias = net.heads[0].bias
+    assert isinstance(bias, nn.Parameter)
+    for value in (1.0, 2.0, 6.0):
+        bias.data.fill_(value)
+        average.update(net)
+        seen.append(float(average.tensors["heads.0.bias"][0]))
+    assert seen == pytest.approx([1.0, 1.5, 3.0])
+    for _ in range(40):
+        average.update(net)
+    average.move_into(net)
+    assert float(bias.data[0]) == pytest.approx(6.0, abs=1e-3)
+    assert not average.tensors
+
+
+def test_an_average_over_less_than_a_step_is_the_network_itself(finished: Path) -> None:
+    net = load_checkpoint(finished).net
+    average, bias = WeightAverage(span=0.3), net.heads[0].bias
+    assert isinstance(bias, nn.Parameter)
+    for value in (1.0, -2.0, 6.0, 0.5):
+        bias.data.fill_(value)
+        average.update(net)
+        assert float(average.tensors["heads.0.bias"][0]) == value
+
+
+def test_an_averaged_run_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(tiny_run(tmp_path, average=1.0, settle=2, trunk_from='"settle"'))
+    whole = train_run(config, tmp_path / "whole")
+    step = Training._step
+
+    def broken(self: Training, *args: object) -> object:
+        if self.step == self.schedule.total - 1:
+            raise OSError("power cut")
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", broken)
+    with pytest.raises(OSError, match="power cut"):
+        train_run(config, tmp_path / "parts")
+    monkeypatch.setattr(Training, "_step", step)
+    train_run(config, tmp_path / "parts", resume=True)
+    a, b = (x / "checkpoint" / "model.safetensors" for x in (whole.folder, tmp_path / "parts"))
+    assert sha256_file(a) == sha256_file(b)
+
+
+def test_a_late_trunk_keeps_its_weights_until_the_switches_are_fixed(tmp_path: Path) -> None:
+    def weight(name: str, settle: int, ramp: int) -> torch.Tensor:
+        (tmp_path / name).mkdir()
+        run_file = tiny_run(tmp_path / name, trunk_from='"settle"', settle=settle, ramp=ramp)
+        train_run(load_config(run_file), tmp_path / name / "out")
+        state = load_checkpoint(tmp_path / name / "out").net.state_dict()
+        return state["trunk.conv1.weight"]
+
+    untouched = weight("short", settle=0, ramp=0)
+    assert torch.equal(untouched, weight("long", settle=0, ramp=2))
+    assert not torch.equal(untouched, weight("settled", settle=1, ramp=0))
+
+
+def test_small_sets_are_pulled_harder(finished: Path) -> None:
+    net: DomainNet = load_checkpoint(finished).net
+    train = TrainConfig(trunk="frozen", weight_decay=0.01, small_set_decay=0.2)
+    groups = make_optimiser(train, net, [400, 100]).param_groups
+    assert [g["weight_decay"] for g in groups] == pytest.approx([0.0, 0.06, 0.21])
+    plain = TrainConfig(trunk="frozen", weight_decay=0.01)
+    groups = make_optimiser(plain, net, [400, 100]).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.0, 0.01, 0.01]

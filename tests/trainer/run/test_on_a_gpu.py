@@ -1,0 +1,138 @@
+"""Everything a step touches is where the run is, on a GPU that is only pretended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from prunion.benchmarks.cost.train_step import RandomBatches
+from prunion.exporter.slim.fold import fold_domain
+from prunion.exporter.slim.network import slim_network
+from prunion.trainer.config.run import BudgetConfig, RunConfig, TrainConfig, load_config
+from prunion.trainer.cost.budget import make_budget
+from prunion.trainer.cost.counted import cost_model
+from prunion.trainer.cost.latency import LatencyTable
+from prunion.trainer.data.batches import Batch
+from prunion.trainer.pruning.learners import learner_state, restore_learner
+from prunion.trainer.pruning.sharing import sharing_gradient
+from prunion.trainer.run.distillation import Teacher
+from prunion.trainer.run.optimiser import WeightAverage
+from prunion.trainer.run.training import Training
+from tests.trainer.cost.test_latency import made_up
+from tests.trainer.nets import Depthwise, Residual, domain_net
+from tests.trainer.pretended_gpu import moved, pretended_gpu
+from tests.trainer.tiny_run import tiny_run
+
+STEPS, CLASSES = 2, (3, 5)
+RECIPES: list[dict[str, Any]] = [
+    {"trunk": "frozen"},
+    {"average": 1.0, "switch_every": 1},
+    {"trunk": "frozen", "recipe": "paper"},
+    {"sharing": "jaccard", "ranking": "random"},
+    {"sharing": "none", "cut": "domains"},
+    {"order": "batch", "domain_budget": True},
+]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return load_config(tiny_run(tmp_path_factory.mktemp("run")))
+
+
+def batches() -> RandomBatches:
+    def batch(domain: int) -> Batch:
+        return Batch(domain, torch.randn(6, 3, 8, 8), torch.zeros(6, dtype=torch.int64))
+
+    steps = tuple((batch(0), batch(1)) for _ in range(STEPS))
+    return RandomBatches(steps, (("a", "b", "c"), ("a", "b", "c", "d", "e")), (6, 6))
+
+
+def training_of(config: RunConfig, net: Any, train: dict[str, Any]) -> Training:
+    phases = TrainConfig(warmup=1, ramp=1, settle=1, **train)
+    config = replace(config, train=phases, budget=BudgetConfig(0.7))
+    budget = make_budget(config.budget, net.units.table, net.units.group)
+    return Training(config, net, batches(), budget)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("train", RECIPES, ids=lambda train: " ".join(map(str, train.values())))
+def test_every_phase_stays_on_the_gpu(config: RunConfig, train: dict[str, Any]) -> None:
+    net = domain_net(Depthwise(), CLASSES)
+    with pretended_gpu() as (mode, _):
+        training = training_of(config, moved(net, mode), train)
+        for _ in range(3):
+            training.run_epoch(lambda figures: None)
+        assert training.phase == "settle"
+        assert training.switches().device.type == "cuda"
+        state = {k: v.cpu() for k, v in learner_state(training.learner).items()}
+        restore_learner(training.learner, state)
+        assert training.learner.scores.device.type == "cuda"
+
+
+def test_a_step_waits_for_the_gpu_once(config: RunConfig) -> None:
+    """For its losses; a step that learns switches also for the cost, an epoch for its check."""
+    net = domain_net(Residual(), CLASSES)
+    with pretended_gpu() as (mode, waits):
+        training = training_of(config, moved(net, mode), {"switch_every": 1})
+        training.run_epoch(lambda figures: None)
+        assert waits == {"tolist": STEPS + 1, "cpu": 1}
+        training.run_epoch(lambda figures: None)  # begins with the ranking's steps
+        waits.clear()
+        training.run_epoch(lambda figures: None)
+        assert waits["tolist"] == STEPS + 1
+
+
+def test_a_teacher_and_an_average_are_on_the_gpu(config: RunConfig) -> None:
+    net, other = domain_net(Residual(), CLASSES), domain_net(Residual(), CLASSES)
+    with pretended_gpu() as (mode, _):
+        training = training_of(config, moved(net, mode), {"average": 1.0})
+        training.teacher = Teacher(moved(other, mode), 0.5)
+        training.phase = "settle"
+        training.run_epoch(lambda figures: None)
+        saved = WeightAverage(2.0)
+        saved.update(training.net)
+        state = {k: v.cpu() for k, v in saved.state_dict().items()}
+        again = WeightAverage(2.0)
+        again.load_state_dict(state, training.net.switches.device)
+        again.update(training.net)
+        assert {v.device.type for v in again.tensors.values()} == {"cuda"}
+
+
+def test_the_selectable_network_never_waits() -> None:
+    """Else it could not be captured in a CUDA graph."""
+    slim, folded = (slim_network(domain_net(Residual(), c)) for c in (CLASSES, (3,)))
+    one = fold_domain(folded)
+    with pretended_gpu() as (mode, waits), torch.no_grad():
+        image = torch.randn(4, 3, 8, 8, device="cuda", dtype=torch.float16)
+        domain = torch.zeros(4, dtype=torch.int64, device="cuda")
+        logits = moved(slim, mode, torch.float16).logits(image, domain)
+        assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", torch.float16, (4, 5))
+        assert moved(one, mode, torch.float16)(image).dtype == torch.float16
+    assert not waits
+
+
+@pytest.mark.parametrize("kind", ["params", "macs", "latency"])
+@pytest.mark.parametrize("sharing", ["union", "intersection", "jaccard"])
+def test_costs_and_their_gradients_are_on_the_gpu(kind: str, sharing: str) -> None:
+    table = domain_net(Residual()).units.table
+    priced = LatencyTable(table, made_up(table)) if kind == "latency" else table
+    cost = cost_model(priced, kind)
+    with pretended_gpu() as (mode, _):
+        switches = torch.ones(2, table.count, device="cuda")
+        on_gpu = moved(cost, mode)
+        for plain in (True, False):
+            _, gradient = sharing_gradient(sharing, switches, on_gpu, 0.5, plain=plain)
+            assert gradient.device.type == "cuda"
+
+
+def test_mixed_devices_are_noticed(config: RunConfig) -> None:
+    """The test of the test: one table left behind."""
+    net = domain_net(Residual(), CLASSES)
+    with pretended_gpu() as (mode, _):
+        training = training_of(config, moved(net, mode), {})
+        training.cost.fixed = training.cost.fixed.cpu()
+        with pytest.raises(RuntimeError, match="same device"):
+            for _ in range(3):
+                training.run_epoch(lambda figures: None)

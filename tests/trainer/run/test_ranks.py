@@ -1,0 +1,137 @@
+"""Two processes that share the domains learn what one process learns on the joint batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.run import load_config
+from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.ranks import ALONE, Ranks, joined_ranks
+from prunion.trainer.run.train import train_run
+from tests.trainer.tiny_run import tiny_run
+
+TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]
+
+
+def start(count: int, run_file: Path, folder: Path, *more: str) -> list[subprocess.Popen[str]]:
+    """What `torchrun --nproc-per-node COUNT` does, without its own agent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [*TRAIN, str(run_file), "-o", str(folder), *more],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def train_in_processes(count: int, run_file: Path, folder: Path, *more: str) -> None:
+    processes = start(count, run_file, folder, *more)
+    outputs = [p.communicate(timeout=180) for p in processes]
+    assert [p.returncode for p in processes] == [0] * count, outputs
+    assert "budget params" in outputs[0][0]
+    assert outputs[1][0] == ""  # the first rank alone reports
+
+
+def steps(folder: Path) -> list[dict]:
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [line for line in lines if "cost" in line]
+
+
+@pytest.mark.parametrize(("average", "trunk"), [(0, "tuned"), (1, "frozen")])
+def test_two_processes_log_the_losses_of_one(average: int, trunk: str, tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, switch_every=1, average=average, trunk=f'"{trunk}"')
+    train_run(load_config(run_file), tmp_path / "one")
+    train_in_processes(2, run_file, tmp_path / "two")
+    alone, shared = steps(tmp_path / "one"), steps(tmp_path / "two")
+    assert len(alone) == len(shared) == 12
+    for a, b in zip(alone, shared, strict=True):
+        assert a.keys() == b.keys()
+        for key in ("loss/warm", "loss/cold", "cost", "lambda"):
+            assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-4), (a["step"], key)
+    one, two = (load_checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert torch.equal(one.net.switches, two.net.switches)
+    assert one.meta["domains"] == two.meta["domains"]  # accuracies among them
+    for name, value in one.net.state_dict().items():  # every domain's statistics arrived
+        torch.testing.assert_close(
+            two.net.state_dict()[name], value, rtol=5e-3, atol=5e-3, msg=name
+        )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=4, ramp=60, settle=4)
+    train_in_processes(2, run_file, tmp_path / "whole")
+    processes = start(2, run_file, tmp_path / "out")
+    log, deadline = tmp_path / "out" / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 20):
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [143, 143], errors
+    train_in_processes(2, run_file, tmp_path / "out", "--resume")
+    whole, resumed = (load_checkpoint(tmp_path / name) for name in ("whole", "out"))
+    assert whole.meta["domains"] == resumed.meta["domains"]
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(resumed.net.state_dict()[name], value), name
+
+
+def test_a_domain_that_one_process_cannot_open_ends_both(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    broken = tmp_path / "data" / "cold" / "train" / "blue" / "3.png"  # the second process's domain
+    broken.write_bytes(b"not an image")
+    processes = start(2, run_file, tmp_path / "two")
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1], errors
+    for lines in errors:
+        assert str(broken) in lines
+        assert "Traceback" not in lines
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_folder_that_is_taken_ends_both_processes_in_one_line(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    processes = start(2, run_file, tmp_path / "out")
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1], errors
+    for lines in errors:
+        assert "already holds a run" in lines
+        assert "Traceback" not in lines
+
+
+def test_every_domain_has_one_owner() -> None:
+    ranks = [Ranks(r, 3) for r in range(3)]
+    for domain in range(8):
+        assert sum(r.owns(domain) for r in ranks) == 1
+    assert all(ALONE.owns(d) for d in range(8))
+
+
+@pytest.mark.parametrize(
+    ("domains", "order", "message"),
+    [(1, "joint", "start at most 1"), (4, "epoch", 'use "joint"')],
+)
+def test_what_cannot_be_shared_is_refused(
+    domains: int, order: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=message), joined_ranks(domains, order, "cpu"):
+        pass

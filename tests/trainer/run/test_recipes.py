@@ -1,0 +1,198 @@
+"""Every recipe, loss and precision through a whole run: the budget holds at its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prunion.exporter.bundle.export import export_bundle
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.run import TrainConfig, load_config
+from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.pruning.learners import SwitchLearner
+from prunion.trainer.pruning.schedule import Schedule
+from prunion.trainer.run.result import RunResult
+from prunion.trainer.run.train import train_run
+from prunion.trainer.run.training import Training
+from tests.trainer.tiny_run import tiny_run
+
+CHOICES: dict[str, dict[str, object]] = {
+    "intersection": {"sharing": '"intersection"'},
+    "jaccard fixed": {"sharing": '"jaccard"', "sharing_weight": 0.25},
+    "BA2": {"sharing": '"none"'},
+    "paper": {"recipe": '"paper"', "order": '"epoch"'},
+    "paper BA2": {"recipe": '"paper"', "sharing": '"none"', "settle": 0},
+    "union and domains": {"domain_budget": "true"},
+    "bf16": {"precision": '"bf16"'},
+    "one domain a step": {"order": '"epoch"'},
+}
+
+
+def trained(folder: Path, **train: object) -> RunResult:
+    run_file = tiny_run(folder, **train)
+    return train_run(load_config(run_file), folder / "out")
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_budget_is_met_after_rounding(name: str, tmp_path: Path) -> None:
+    result = trained(tmp_path, **{"ramp": 1, **CHOICES[name]})
+    assert result.budget["met"]
+    assert result.budget["value"] <= 0.5
+    units = load_checkpoint(tmp_path / "out").net
+    alive = (units.switches > 0).any(0).numpy()
+    for group in np.unique(units.units.group):
+        width = alive[units.units.group == group].sum()
+        assert width > 0
+        assert width % 8 == 0
+
+
+def test_each_domain_alone_can_be_held_to_the_budget(tmp_path: Path) -> None:
+    """As BA² does: the union of domains that do not share costs more, and the bundle says so."""
+    result = trained(tmp_path, sharing='"none"', cut='"domains"', ranking='"random"')
+    net = load_checkpoint(tmp_path / "out").net
+    table = net.units.table
+    costs = [table.params(row.numpy() > 0) / table.params(row.numpy() > -1) for row in net.switches]
+    assert max(costs) <= 0.5 < result.budget["value"]
+    assert not result.budget["met"]
+    manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
+    assert manifest["budget"]["met"] is False
+    assert manifest["budget"]["value"] == pytest.approx(result.budget["value"])
+
+
+def test_who_settles_with_the_union(tmp_path: Path) -> None:
+    """The same union either way; what a domain chose for itself stays known."""
+    switches, results = {}, {}
+    for who in ("union", "own"):
+        folder = tmp_path / who
+        folder.mkdir()
+        results[who] = trained(folder, settle_with=f'"{who}"')
+        switches[who] = load_checkpoint(folder / "out").net.switches > 0
+    kept = switches["own"].any(0)
+    assert (switches["union"] == kept).all()
+    assert not (switches["own"] == kept).all()
+    assert results["union"].params == results["own"].params
+    assert results["union"].sharing == results["own"].sharing < 1
+    assert results["union"].sharing_matrix == results["own"].sharing_matrix
+
+
+def test_sharing_counts_what_was_chosen_not_what_fills_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Training] = []
+    start = Training.__init__
+
+    def kept(self: Training, *args: object, **options: object) -> None:
+        start(self, *args, **options)  # type: ignore[arg-type]
+        runs.append(self)
+
+    monkeypatch.setattr(Training, "__init__", kept)
+    monkeypatch.setattr("prunion.trainer.run.training.LEAST_UPDATES", 1)  # few updates overshoot
+    result = trained(tmp_path)
+    scores, union = runs[0].learner.scores, runs[0].net.switches.amax(0) > 0
+    assert ((scores > 0).sum(0)[union] == 0).any()
+    assert result.sharing == pytest.approx(float((scores > 0).all(0)[union].float().mean()))
+
+
+@pytest.mark.parametrize("order", ["batch", "epoch"])
+def test_one_domain_a_step_moves_its_own_switches_and_each_gets_its_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """Every eighth step of two domains' turns is always the same domain's."""
+    moved = torch.zeros(2)
+    update = SwitchLearner.update
+
+    def seen(
+        self: SwitchLearner, gradient: torch.Tensor, charge: torch.Tensor, domains: list[int]
+    ) -> None:
+        before = self.scores.clone()
+        update(self, gradient, charge, domains)
+        assert (gradient != 0).any(1).nonzero().flatten().tolist() == domains
+        moved.add_((self.scores != before).any(1))
+
+    monkeypatch.setattr("prunion.trainer.run.training.LEAST_UPDATES", 1)
+    monkeypatch.setattr(SwitchLearner, "update", seen)
+    trained(tmp_path, order=f'"{order}"', switch_every=2, ramp=4)
+    assert min(moved) > 1
+    if order == "batch":
+        assert moved[0] == moved[1]
+
+
+def test_a_trunk_that_never_learns_cannot_start_late() -> None:
+    with pytest.raises(ConfigError, match=r"trunk is .frozen., which never learns"):
+        TrainConfig(trunk="frozen", trunk_from="settle")
+
+
+def test_who_settles_with_the_union_by_default() -> None:
+    assert TrainConfig().opens
+    assert not TrainConfig(settle=0).opens
+    assert not TrainConfig(recipe="paper").opens
+    assert not TrainConfig(cut="domains").opens
+    assert TrainConfig(recipe="paper", settle_with="union").opens
+    with pytest.raises(ConfigError, match=r"settle_with is .union. and cut is .domains."):
+        TrainConfig(cut="domains", settle_with="union")
+
+
+def test_the_papers_recipe_has_no_warm_up_and_no_ramp(tmp_path: Path) -> None:
+    trained(tmp_path, recipe='"paper"')
+    lines = [json.loads(x) for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    steps = [x for x in lines if "cost" in x]
+    assert {x["target"] for x in steps} == {0.5}
+    assert steps[0]["lambda/warm"] > 0  # every domain is over its budget from the first step
+
+
+def test_the_papers_rate_falls_once() -> None:
+    schedule = Schedule(0, 8, 0, 0.25, steps_down=True)
+    assert [schedule.rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
+    settling = Schedule(0, 8, 8, 0.25, steps_down=True)
+    assert [settling.switch_rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
+    assert {schedule.target(s) for s in range(8)} == {0.25}
+    assert schedule.phase(0) == "ramp"
+
+
+def test_a_budget_of_switches_is_met(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    text = run_file.read_text("utf-8").replace('kind = "params"', 'kind = "switches"')
+    run_file.write_text(text, "utf-8")
+    result = train_run(load_config(run_file), tmp_path / "out")
+    loaded = load_checkpoint(tmp_path / "out").net
+    share = float((loaded.switches > 0).any(0).float().mean())
+    assert result.budget["value"] == pytest.approx(share)
+    assert share <= 0.5
+
+
+def test_domains_are_budgeted_where_the_union_does_not_do_it() -> None:
+    assert not TrainConfig().budgets_domains
+    assert TrainConfig(recipe="paper").budgets_domains
+    assert TrainConfig(sharing="none").budgets_domains
+    assert TrainConfig(sharing="jaccard").budgets_domains
+    assert not TrainConfig(sharing="none", domain_budget=False).budgets_domains
+    assert TrainConfig(domain_budget=True).budgets_domains
+
+
+def test_bf16_learns_what_fp32_learns(tmp_path: Path) -> None:
+    """The losses of the first steps agree to bfloat16's precision, and are not the same."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        trained(folder, precision=f'"{precision}"', ramp=0, settle=0)
+        lines = [json.loads(x) for x in (folder / "out/metrics.jsonl").read_text().splitlines()]
+        losses[precision] = [x["loss/warm"] for x in lines if "cost" in x][:3]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.slow
+def test_a_compiled_trunk_learns_the_same(tmp_path: Path) -> None:
+    losses = []
+    for compiled in ("false", "true"):
+        folder = tmp_path / compiled
+        folder.mkdir()
+        trained(folder, compile=compiled, warmup=1, ramp=1, settle=0)
+        lines = [json.loads(x) for x in (folder / "out/metrics.jsonl").read_text().splitlines()]
+        losses.append([x["loss/warm"] for x in lines if "cost" in x])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -1,0 +1,217 @@
+"""A run that is killed again and again ends with the bytes of one that never was."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prunion.runtime.base.files import sha256_file
+from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.trainer.config.run import load_config
+from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
+from prunion.trainer.run.interrupt import StoppedError
+from prunion.trainer.run.train import train_run
+from prunion.trainer.run.training import Training
+from tests.trainer.tiny_run import tiny_run
+
+TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FILES = ("checkpoint.json", "model.safetensors", "units.json")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A run file and the hashes of its checkpoint."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_file = tiny_run(folder, warmup=2, ramp=4, settle=2, ranking='"random"')
+    train_run(load_config(run_file), folder / "out", run_file=run_file)
+    return run_file, hashes(folder / "out")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {name: sha256_file(folder / "checkpoint" / name) for name in FILES}
+
+
+def logged(folder: Path) -> list[dict]:
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [line["step"] for line in logged(folder) if "cost" in line]
+
+
+def lines(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_and_resume(
+    run_file: Path, folder: Path, signals: list[signal.Signals], most: int, seed: int
+) -> list[int]:
+    """Train in processes of their own, each stopped within `most` steps after it began to learn."""
+    rng, codes = random.Random(seed), []
+    for kill in range(len(signals) + 1):
+        resume = ["--resume"] if kill else []
+        process = subprocess.Popen(
+            [*TRAIN, str(run_file), "-o", str(folder), *resume],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if kill < len(signals):
+            before = 0 if not kill else None
+            wait_for_steps(process, folder, rng.randint(1, most), before)
+            time.sleep(rng.random() * 0.05)
+            process.send_signal(signals[kill])
+        _, errors = process.communicate(timeout=120)
+        codes.append(process.returncode)
+        if process.returncode == 143:
+            assert errors.strip().startswith("stopped by SIGTERM after ")
+            assert len(errors.strip().splitlines()) == 1
+        elif process.returncode == 0:
+            break
+        else:
+            assert process.returncode == -signal.SIGKILL, errors
+    return codes
+
+
+def wait_for_steps(process: subprocess.Popen, folder: Path, more: int, before: int | None) -> None:
+    start = lines(folder) if before is None else before
+    lowest, deadline = start, time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        now = lines(folder)
+        lowest = min(lowest, now)  # resuming drops the lines after the last state
+        if now >= lowest + more and (now != start or not start):
+            return
+        time.sleep(0.005)
+
+
+def test_killed_twice_the_checkpoint_is_the_same(
+    whole: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    signals = [signal.SIGKILL, signal.SIGTERM]
+    codes = kill_and_resume(whole[0], tmp_path / "out", signals, most=4, seed=0)
+    assert codes == [-signal.SIGKILL, 143, 0]
+    assert hashes(tmp_path / "out") == whole[1]
+    assert steps_of(tmp_path / "out") == list(range(len(steps_of(tmp_path / "out"))))
+
+
+@pytest.mark.slow
+def test_killed_ten_times_the_checkpoint_is_the_same(tmp_path: Path) -> None:
+    """`kill -9` at ten random moments of warm-up, ramp and settling."""
+    run_file = tiny_run(tmp_path, warmup=8, ramp=24, settle=24)
+    train_run(load_config(run_file), tmp_path / "whole")
+    kills = [signal.SIGKILL] * 10
+    codes = kill_and_resume(run_file, tmp_path / "out", kills, most=12, seed=random.randrange(1000))
+    assert codes == [*(-kill for kill in kills), 0]
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
+def test_other_images_are_not_resumed_with(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=0)
+    config = load_config(run_file)
+    train_run(config, tmp_path / "out")
+    noise = np.random.default_rng(0).integers(0, 255, (24, 30, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "data" / "warm" / "train" / "red" / "more.png")
+    with pytest.raises(CheckpointError, match="other images"):
+        train_run(config, tmp_path / "out", resume=True)
+
+
+def test_as_many_images_under_other_labels_are_other_images(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=0)
+    config = load_config(run_file)
+    train_run(config, tmp_path / "out")
+    train = tmp_path / "data" / "warm" / "train"
+    (train / "red").rename(train / "other")
+    (train / "green").rename(train / "red")
+    (train / "other").rename(train / "green")
+    with pytest.raises(CheckpointError, match="other images"):
+        train_run(config, tmp_path / "out", resume=True)
+
+
+def test_another_teacher_at_the_same_place_is_not_resumed_with(tmp_path: Path) -> None:
+    teacher = replace(load_config(tiny_run(tmp_path, warmup=1, ramp=0, settle=0)), seed=5)
+    train_run(teacher, tmp_path / "teacher")
+    config = replace(teacher, train=replace(teacher.train, teacher=str(tmp_path / "teacher")))
+    train_run(config, tmp_path / "out")
+    train_run(config, tmp_path / "out", resume=True)
+    train_run(replace(teacher, seed=6), tmp_path / "teacher", force=True)
+    with pytest.raises(CheckpointError, match="another teacher"):
+        train_run(config, tmp_path / "out", resume=True)
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("notes")
+    for force, resume in ((False, False), (True, False), (False, True)):
+        with pytest.raises(PrunionError, match="out is a file: give -o a folder"):
+            check_folder(tmp_path / "out", force=force, resume=resume)
+    with pytest.raises(PrunionError, match=r"cannot be made"):
+        make_folder(tmp_path / "out" / "below", force=False, resume=False)
+
+
+def test_stopped_at_every_few_steps_it_goes_on_bit_for_bit(
+    whole: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In one process, so that the stops fall in the middle of every phase's epochs."""
+    step, taken = Training._step, []
+
+    def signals(self: Training, *args: object) -> object:
+        taken.append(self.step)
+        for weight, moments in self.optimiser.state.items():  # a GPU's AdamW insists on it
+            assert moments["exp_avg"].stride() == weight.stride()
+        if len(taken) % 4 == 3:
+            signal.raise_signal(SIGNALS[stops % 2])
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", signals)
+    config = load_config(whole[0])
+    stops = 0
+    while True:
+        try:
+            train_run(config, tmp_path / "out", resume=stops > 0)
+            break
+        except StoppedError as stop:
+            assert stop.code == 128 + SIGNALS[stops % 2]
+            stops += 1
+            assert "--resume" in str(stop)
+            assert not (tmp_path / "out" / "checkpoint").exists()
+    assert stops >= 5
+    assert taken == sorted(set(taken))  # no step was lost or taken twice
+    assert hashes(tmp_path / "out") == whole[1]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_steps_after_the_saved_state_leave_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 0, "cost": 1}, {"step": 1, "cost": 1}, {"step": 2, "accuracy_before/a": 0.5}]
+    later = [{"step": 2, "cost": 1}, {"step": 3, "cost": 1}]
+    path.write_text("\n".join(json.dumps(r) for r in rows + later) + '\n{"step": 4, "co', "utf-8")
+    drop_lines_after(path, 2)
+    assert logged(tmp_path) == rows
+
+
+def test_a_run_killed_before_its_first_state_starts_again(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "run.toml").write_text("", "utf-8")
+    (folder / ".state.safetensors.x1").write_bytes(b"half")
+    make_folder(folder, force=False, resume=True)
+    assert [p.name for p in folder.iterdir()] == ["run.toml"]
+
+
+def test_a_folder_of_something_else_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("", "utf-8")
+    with pytest.raises(PrunionError, match=r"holds no state\.safetensors"):
+        make_folder(tmp_path, force=False, resume=True)

@@ -1,0 +1,1 @@
+"""A network by name, as a flat graph of ATen operations."""

@@ -1,0 +1,1 @@
+"""Which channels live or die together."""

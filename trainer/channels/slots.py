@@ -1,0 +1,195 @@
+"""What a walk over a traced graph knows of every activation's channels.
+
+Every activation carries two small tensors of its own shape with a batch of one: the *slot id* of
+each element, and whether that element is exactly zero when its slot is switched off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from prunion.runtime.errors import UnsupportedGraphError
+
+__all__ = [
+    "FIXED",
+    "Flow",
+    "Read",
+    "SlotSets",
+    "Slots",
+    "arg_of",
+    "channel_ids",
+    "fixed",
+    "name_of",
+    "per_channel",
+    "read",
+    "shape_of",
+    "spread",
+    "value_of",
+    "weight_shape",
+]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What one activation carries.
+
+    Attributes:
+        ids: slot id of every element, `[1, C, ...]` int64.
+        zero: is the element exactly 0 when its slot is off, same shape, bool.
+    """
+
+    ids: torch.Tensor
+    zero: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """`node` mixes the channels of its input `source`: those that are off must be zero there."""
+
+    node: fx.Node
+    source: fx.Node
+    ids: torch.Tensor
+    zero: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Everything the walk over a graph found out.
+
+    Attributes:
+        values: `Slots` of every activation (a tuple of them for a split, an int for a size).
+        weights: slot ids along an axis of a parameter or buffer.
+        layers: weight, shape and output positions of each convolution and linear layer.
+    """
+
+    sets: SlotSets
+    values: dict[fx.Node, Any]
+    weights: dict[tuple[str, int], torch.Tensor]
+    reads: list[Read]
+    layers: list[tuple[str, tuple[int, ...], int]]
+    norms: list[fx.Node]
+
+    def lay(self, tensor: str, axis: int, ids: torch.Tensor) -> None:
+        """Say that `axis` of `tensor` is laid out by `ids`; a second use ties both."""
+        known = self.weights.setdefault((tensor, axis), ids)
+        self.sets.tie(known, ids)
+
+
+def read(flow: Flow, node: fx.Node, source: fx.Node) -> None:
+    """Note that `node` mixes the channels of `source`."""
+    value = flow.values[source]
+    flow.reads.append(Read(node, source, value.ids, value.zero))
+
+
+def value_of(flow: Flow, node: fx.Node) -> Slots:
+    """The slots of an operation's first input."""
+    return flow.values[node.args[0]]  # type: ignore[index]
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of a node's output for one image."""
+    return (1, *(int(n) for n in node.meta["val"].shape[1:]))
+
+
+def weight_shape(node: fx.Node, position: int) -> tuple[int, ...]:
+    """Shape of the parameter at an argument position."""
+    arg = node.args[position]
+    assert isinstance(arg, fx.Node)
+    return tuple(int(n) for n in arg.meta["val"].shape)
+
+
+def name_of(node: fx.Node, position: int) -> str | None:
+    """Name of the parameter at an argument position, None where there is none."""
+    arg = arg_of(node, position, None)
+    if not isinstance(arg, fx.Node):
+        return None
+    if arg.op != "get_attr":
+        raise UnsupportedGraphError(
+            f"node {node.name}: its weight is computed ({arg.name}), not a parameter; prunion "
+            "slices parameters only"
+        )
+    return str(arg.target)
+
+
+def arg_of(node: fx.Node, position: int, default: Any) -> Any:
+    """An argument by position, also where it was given by keyword."""
+    if position < len(node.args):
+        return node.args[position]
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    return node.kwargs.get(schema[position].name, default)
+
+
+def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
+    """Slot id of each channel `[C]`; refused unless the same at every position."""
+    ids = flow.values[source].ids
+    first = ids.flatten(2)[:, :, 0] if ids.dim() > 2 else ids
+    spread = first.reshape(1, -1, *([1] * (ids.dim() - 2)))
+    if not (ids == spread).all():
+        raise UnsupportedGraphError(
+            f"node {node.name}: its input holds different channels at different positions"
+        )
+    return first[0]
+
+
+def per_channel(zero: torch.Tensor) -> torch.Tensor:
+    """Is the whole channel zero when off: `[1, C, ...]` → `[C]`."""
+    return zero[0].reshape(zero.shape[1], -1).all(dim=1)
+
+
+def spread(ids: torch.Tensor, zero: torch.Tensor, shape: tuple[int, ...]) -> Slots:
+    """Slots of `shape` `[1, C, ...]` from one id and one zero flag per channel."""
+    view = (1, -1, *([1] * (len(shape) - 2)))
+    return Slots(ids.view(view).expand(shape), zero.view(view).expand(shape))
+
+
+def fixed(shape: tuple[int, ...]) -> Slots:
+    """Slots that are never removed."""
+    ids = torch.full((1,), FIXED).expand(shape)
+    return Slots(ids, torch.zeros(1, dtype=torch.bool).expand(shape))
+
+
+FIXED = 0  # the set of slots that are never removed: the image's channels, protected layers
+
+
+class SlotSets:
+    """Disjoint sets of slot ids. The smallest id of a set stands for it, so FIXED always does."""
+
+    def __init__(self) -> None:
+        self._parent = [FIXED]
+
+    def fresh(self, count: int) -> torch.Tensor:
+        """`count` new ids, each a set of its own: `[count]` int64."""
+        first = len(self._parent)
+        self._parent.extend(range(first, first + count))
+        return torch.arange(first, first + count)
+
+    def find(self, slot: int) -> int:
+        """The id that stands for the set of `slot`."""
+        root = slot
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[slot] != root:
+            self._parent[slot], slot = root, self._parent[slot]
+        return root
+
+    def tie(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Join the sets of `a` and `b` element by element (same shape)."""
+        if a is b:
+            return
+        for dim in range(a.dim()):  # expanded axes hold the same slots at every position
+            if a.stride(dim) == 0 and b.stride(dim) == 0:
+                a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+        pairs = torch.stack([a.reshape(-1), b.reshape(-1)], dim=1)
+        for x, y in torch.unique(pairs, dim=0).tolist():
+            x, y = self.find(x), self.find(y)
+            if x != y:
+                self._parent[max(x, y)] = min(x, y)
+
+    def roots(self, slots: torch.Tensor) -> torch.Tensor:
+        """Each slot's representative, same shape."""
+        flat = [self.find(slot) for slot in slots.reshape(-1).tolist()]
+        return torch.tensor(flat, dtype=torch.int64).reshape(slots.shape)

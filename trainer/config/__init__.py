@@ -1,0 +1,1 @@
+"""The run file: TOML in, checked frozen dataclasses out."""

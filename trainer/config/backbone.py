@@ -1,0 +1,105 @@
+"""The tables of a run file that say which network, and what it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.checks import (
+    check_choice,
+    check_int,
+    check_text,
+    check_triple,
+    shown,
+)
+
+__all__ = ["BackboneConfig", "InputConfig"]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which pretrained network to prune, and where its weights come from."""
+
+    name: str
+    source: str = "torchvision"
+    weights: str = "default"
+    match: str = "name"
+    cut: str | None = None
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_text("backbone", "name", self.name)
+        check_choice("backbone", "source", self.source, ("torchvision", "timm", "prunion"))
+        check_text("backbone", "weights", self.weights)
+        check_choice("backbone", "match", self.match, ("name", "order"))
+        if self.cut is not None:
+            check_text("backbone", "cut", self.cut)
+        if not isinstance(self.keep, (list, tuple)):
+            raise ConfigError(
+                f'[backbone] keep is {shown(self.keep)}: give a list of layers, such as ["conv1"]'
+            )
+        for name in self.keep:
+            check_text("backbone", "keep", name)
+        object.__setattr__(self, "keep", tuple(self.keep))
+
+    @property
+    def weights_are_a_file(self) -> bool:
+        """False for "default" (the library's own download) and "none" (random weights)."""
+        return self.weights not in ("default", "none")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What the network sees: size in pixels, and the normalisation of RGB in 0 … 1.
+
+    `size` may be given as one number; it is kept as `(height, width)`.
+    """
+
+    size: tuple[int, int] = (64, 64)
+    resize: int = 0
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    test_crops: int = 1
+
+    def __post_init__(self) -> None:
+        size = self.size
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        if len(sides) != 2:
+            raise ConfigError(f"[input] size is {shown(size)}: give one number or [height, width]")
+        height, width = (check_int("input", "size", side, 8, 4096) for side in sides)
+        check_int("input", "resize", self.resize, 0, 8192)
+        if 0 < self.resize < max(height, width):
+            raise ConfigError(
+                f"[input] resize is {self.resize}, smaller than size: the crop would leave the "
+                f"image; give at least {max(height, width)}, or 0 for exactly that"
+            )
+        if isinstance(self.test_crops, bool) or self.test_crops not in (1, 5, 10):
+            raise ConfigError(f"[input] test_crops is {shown(self.test_crops)}: use 1, 5 or 10")
+        if self.test_crops > 1 and self.resize <= max(height, width):
+            raise ConfigError(
+                f"[input] test_crops is {self.test_crops}, but images are resized to the crop's "
+                f"own size: give resize more than {max(height, width)}, or test_crops = 1"
+            )
+        # One spelling inside, whichever of the accepted ones the file used.
+        object.__setattr__(self, "size", (height, width))
+        object.__setattr__(self, "mean", check_triple("input", "mean", self.mean, 0, 1))
+        object.__setattr__(self, "std", check_triple("input", "std", self.std, 0, 1, open_low=True))
+
+    @property
+    def height(self) -> int:
+        """Rows of the network's input."""
+        return self.size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the network's input."""
+        return self.size[1]
+
+    def crops(self, mirror: bool) -> int:
+        """Views of a test image: mirrored ones only where the domain may be mirrored."""
+        return self.test_crops if mirror or self.test_crops == 1 else 5
+
+    @property
+    def shorter_side(self) -> int:
+        """What an image's shorter side is resized to before the centre crop, in pixels."""
+        return self.resize or max(self.size)

@@ -1,0 +1,115 @@
+"""One `[domains.NAME]` table of a run file: where a domain's images come from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.checks import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+    check_text,
+    key_of,
+    shown,
+)
+
+__all__ = ["DomainConfig"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class DomainConfig:
+    """A domain's name, its training and test images, and how training may change them.
+
+    `source = "files"` reads `train` and `test`: one folder of class folders, or Parquet files
+    (one path or several; kept as a tuple). "torchvision" and "huggingface" read the data set
+    named `dataset`, which the run file calls `name`. `reference` is what the papers' scores count
+    against: the accuracy in percent of a network finetuned for this domain alone.
+    """
+
+    name: str
+    source: str = "files"
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    dataset: str = ""
+    root: str = "data"
+    download: bool = False
+    train_split: str = "train"
+    test_split: str = "test"
+    holdout: float = 0.0
+    limit: int = 0
+    mirror: bool = False
+    crop: bool = True
+    reference: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"[domains] has a domain named {shown(self.name)}: use 1 to 64 letters, digits, "
+                "'_', '.' or '-', beginning with a letter or digit"
+            )
+        where = f"domains.{self.name}"
+        check_choice(where, "source", self.source, ("files", "torchvision", "huggingface"))
+        object.__setattr__(self, "train", _paths(where, "train", self.train))
+        object.__setattr__(self, "test", _paths(where, "test", self.test))
+        check_text(where, "name", self.dataset, empty=True)
+        for key in ("root", "train_split", "test_split"):
+            check_text(where, key, getattr(self, key))
+        for key in ("download", "mirror", "crop"):
+            check_bool(where, key, getattr(self, key))
+        check_number(where, "holdout", self.holdout, 0, 0.9)
+        check_int(where, "limit", self.limit, 0, 10**9)
+        check_number(where, "reference", self.reference, 0, 99.99)
+        self._check_source(where)
+
+    def _check_source(self, where: str) -> None:
+        if self.source == "files":
+            self._check_files(where)
+            return
+        if self.train or self.test:
+            key = "train" if self.train else "test"
+            raise ConfigError(
+                f'{key_of(where, key)} goes with files, but source is "{self.source}": remove one'
+            )
+        if not self.dataset:
+            raise ConfigError(
+                f'{key_of(where, "name")} is missing: name the data set, such as name = "CIFAR10"'
+            )
+
+    def _check_files(self, where: str) -> None:
+        if self.dataset:
+            raise ConfigError(
+                f"{key_of(where, 'name')} names a data set, but source is missing: add source = "
+                '"torchvision" or "huggingface", or remove name'
+            )
+        if not self.train:
+            raise ConfigError(
+                f"{key_of(where, 'train')} is missing: give a folder of class folders, or "
+                'Parquet files, or source = "torchvision" or "huggingface" with a name'
+            )
+        if not self.test and not self.holdout:
+            raise ConfigError(
+                f"{key_of(where, 'test')} is missing: give the test images, or holdout = 0.2 to "
+                "set a share of the training images aside"
+            )
+        if self.test and self.holdout:
+            raise ConfigError(
+                f"{key_of(where, 'holdout')} is {self.holdout:g}, but test is given too: remove one"
+            )
+
+
+def _paths(where: str, key: str, value: object) -> tuple[str, ...]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    paths = tuple(check_text(where, key, path) for path in values)
+    if len(paths) > 1:
+        for path in paths:
+            if not path.endswith(".parquet"):
+                raise ConfigError(
+                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet files "
+                    "only; give one folder of class folders as a string"
+                )
+    return paths

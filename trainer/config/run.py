@@ -1,0 +1,251 @@
+"""A run file: TOML in, a checked and frozen RunConfig out."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.backbone import BackboneConfig, InputConfig
+from prunion.trainer.config.budget import BudgetConfig
+from prunion.trainer.config.checks import (
+    check_choice,
+    check_int,
+    check_keys,
+    check_table,
+    key_of,
+)
+from prunion.trainer.config.domains import DomainConfig
+from prunion.trainer.config.train import TrainConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "AddedDomainConfig",
+    "BackboneConfig",
+    "BudgetConfig",
+    "DomainConfig",
+    "InputConfig",
+    "RunConfig",
+    "TrainConfig",
+    "load_added_domain",
+    "load_config",
+]
+
+MAX_CONFIG_BYTES = 1 << 20
+# What `[train]` may say of a domain that comes later: nothing of the trunk, the budget or sharing.
+ADDED_TRAIN = (
+    *("warmup", "ramp", "settle", "batch_size", "lr", "weight_decay", "label_smoothing"),
+    *("average", "precision", "workers"),
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a training run depends on; `domains` in the order of their indices."""
+
+    backbone: BackboneConfig
+    budget: BudgetConfig
+    domains: tuple[DomainConfig, ...]
+    input: InputConfig = field(default_factory=InputConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    threads: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "domains", tuple(self.domains))
+        check_int("", "seed", self.seed, 0, 2**32 - 1)
+        check_int("", "threads", self.threads, 0, 1024)
+        check_choice("", "device", self.device, ("auto", "cpu", "cuda"))
+        if not self.domains:
+            raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
+        without = [d.name for d in self.domains if not d.reference]
+        if 0 < len(without) < len(self.domains):
+            raise ConfigError(
+                f"[domains.{without[0]}] has no reference and another domain has one: scores need "
+                "one of each domain, or leave them all out"
+            )
+        seen: dict[str, str] = {}
+        for domain in self.domains:
+            # Each domain becomes a file of the bundle, also where file names ignore case.
+            other = seen.setdefault(domain.name.lower(), domain.name)
+            if other != domain.name or sum(d.name == other for d in self.domains) > 1:
+                raise ConfigError(
+                    f"[domains.{domain.name}] is named like [domains.{other}]: rename one (upper "
+                    "and lower case do not tell domains apart)"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""
+        value = asdict(self)
+        if not value["backbone"]["keep"]:  # as before there was such a key: a run is known by this
+            del value["backbone"]["keep"]
+        value["backbone"] = {key: _plain(item) for key, item in value["backbone"].items()}
+        value["input"] = {key: _plain(item) for key, item in value["input"].items()}
+        value["domains"] = {}
+        for domain in self.domains:
+            table = {key: _plain(item) for key, item in asdict(domain).items()}
+            del table["name"]
+            table["name"] = table.pop("dataset")
+            value["domains"][domain.name] = table
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any) -> RunConfig:
+        """Check and build a run from `to_json`'s layout, which is the TOML file's."""
+        if not isinstance(value, dict):
+            raise ConfigError(f"the run is a {type(value).__name__}, not a table of keys")
+        names = [f.name for f in fields(cls)]
+        check_keys("", value, names, ("backbone", "budget", "domains"))
+        domains = check_table("domains", value["domains"])
+        top = {key: value[key] for key in ("seed", "threads", "device") if key in value}
+        return cls(
+            backbone=_table(BackboneConfig, "backbone", value["backbone"], ("name",)),
+            budget=_table(BudgetConfig, "budget", value["budget"], ("limit",)),
+            domains=tuple(_domain(name, table) for name, table in domains.items()),
+            input=_table(InputConfig, "input", value.get("input", {})),
+            train=_table(TrainConfig, "train", value.get("train", {})),
+            **top,
+        )
+
+
+def load_config(path: Path | str) -> RunConfig:
+    """Read a run file; its relative paths count from the file's own folder.
+
+    Raises ConfigError in one line if the file, a key or a value is wrong, or if the file of
+    weights does not exist.
+    """
+    path = Path(path)
+    value = _read_toml(path)
+    folder = path.absolute().parent
+    _absolute_paths(value, folder)
+    try:
+        config = RunConfig.from_json(value)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from None
+    backbone = config.backbone
+    if backbone.weights_are_a_file and not Path(backbone.weights).is_file():
+        raise ConfigError(
+            f"{path}: [backbone] weights is {backbone.weights}, which is not a file: correct the "
+            'path, or write "default" to let the library download its own'
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class AddedDomainConfig:
+    """A domain to add to a finished checkpoint, and how to train it."""
+
+    domain: DomainConfig
+    train: TrainConfig
+    seed: int
+
+
+def load_added_domain(path: Path | str) -> AddedDomainConfig:
+    """Read a file with one `[domains.NAME]` table, and optionally `[train]` and `seed`.
+
+    Raises ConfigError in one line if the file, a key or a value is wrong.
+    """
+    path = Path(path)
+    value = _read_toml(path)
+    _absolute_paths(value, path.absolute().parent)
+    try:
+        check_keys("", value, ["seed", "train", "domains"], ("domains",))
+        domains = check_table("domains", value["domains"])
+        if len(domains) != 1:
+            raise ConfigError(f"[domains] has {len(domains)} tables: give the one domain to add")
+        ((name, table),) = domains.items()
+        given = check_table("train", value.get("train", {}))
+        for key in set(given) & {f.name for f in fields(TrainConfig)} - set(ADDED_TRAIN):
+            raise ConfigError(
+                f"[train] {key} means nothing for a domain that comes later: remove it"
+            )
+        check_keys("train", given, ADDED_TRAIN)
+        train = {"warmup": 4, "ramp": 4, "settle": 4, **given}
+        seed = value.get("seed", 0)
+        check_int("", "seed", seed, 0, 2**32 - 1)
+        return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than 1 MiB: not a run file")
+        # utf-8-sig: some editors begin a file with a byte-order mark, which TOML forbids.
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: give the path of a run file (TOML)") from None
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise ConfigError(f"{path} cannot be read ({reason}): give a run file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise ConfigError(f"{path} is not valid TOML ({exc}): correct that place") from None
+
+
+def _absolute_paths(value: dict[str, Any], folder: Path) -> None:
+    """Make the paths in `value` absolute, in place; wrong types are left for the checks."""
+    backbone = value.get("backbone")
+    if isinstance(backbone, dict):
+        weights = backbone.get("weights")
+        if isinstance(weights, str) and weights.strip() not in ("", "default", "none"):
+            backbone["weights"] = _absolute(weights, folder)
+    budget = value.get("budget")
+    if isinstance(budget, dict) and "profile" in budget:
+        budget["profile"] = _absolute(budget["profile"], folder)
+    train = value.get("train")
+    if isinstance(train, dict) and "teacher" in train:
+        train["teacher"] = _absolute(train["teacher"], folder)
+    domains = value.get("domains")
+    for table in domains.values() if isinstance(domains, dict) else ():
+        if not isinstance(table, dict):
+            continue
+        for key in ("train", "test", "root"):
+            if key in table:
+                table[key] = _absolute(table[key], folder)
+        if "root" not in table and table.get("source") == "torchvision":
+            table["root"] = _absolute("data", folder)
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item, folder) for item in value]
+    if not isinstance(value, str) or not value.strip():
+        return value
+    return str((folder / Path(value).expanduser()).resolve())
+
+
+def _table(cls: type, table: str, value: Any, required: tuple[str, ...] = ()) -> Any:
+    value = check_table(table, value)
+    check_keys(table, value, [f.name for f in fields(cls)], required)
+    return cls(**value)
+
+
+def _domain(name: str, value: Any) -> DomainConfig:
+    table = f"domains.{name}"
+    value = dict(check_table(table, value))
+    known = ["name", *(f.name for f in fields(DomainConfig) if f.name not in ("name", "dataset"))]
+    for key, item in value.items():
+        if key not in known and isinstance(item, dict):
+            raise ConfigError(
+                f'[{table}.{key}] is a table inside a domain: quote a name with a dot, [domains."'
+                f'{name}.{key}"]'
+            )
+    check_keys(table, value, known)
+    if "name" in value:
+        value["dataset"] = value.pop("name")
+    try:
+        return DomainConfig(name=name, **value)
+    except TypeError:
+        raise ConfigError(f"{key_of('domains', name)} cannot be read as a domain") from None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""What a union costs, in every unit of a budget, and the promise."""

@@ -1,0 +1,205 @@
+"""Images in Parquet files of Hugging Face's layout: `image{bytes, path}` and `label`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from prunion.runtime.errors import DataError, MissingDependencyError
+from prunion.trainer.data.image_set import ImageSet, digest_of
+from prunion.trainer.data.images import ImageCheck, decode_image
+
+__all__ = ["EncodedStore", "open_parquet"]
+
+
+ROWS_AT_ONCE = 256
+
+
+def open_parquet(
+    paths: tuple[Path, ...], classes: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], ImageSet]:
+    """The class names and images of one or several files, read as one.
+
+    Names come from the `huggingface` schema metadata; without it they are the labels' own
+    values, or `classes` where the training files have already fixed them. Raises DataError if a
+    file, a column, a label or an image cannot be read.
+    """
+    store, check = EncodedStore(), ImageCheck()
+    labels: list[Any] = []
+    digests: list[str] = []
+    rows = Rows(paths, [])
+    named: tuple[str, ...] | None = None
+    for number, path in enumerate(paths):
+        file = _open(path)
+        names = _class_names(file)
+        if number and names != named:
+            raise DataError(f"{path} names other classes than {paths[0]}: write them alike")
+        named = names
+        rows.starts.append(len(labels))
+        for images, values in _batches(file, rows, len(labels)):
+            check.check(images, [rows.name(len(labels) + i) for i in range(len(images))])
+            store.extend(images)
+            labels += values
+            digests.append(digest_of(hashlib.sha256(image).hexdigest() for image in images))
+    if not labels:
+        raise DataError(f"{paths[0]} holds no images: give a file with rows")
+    classes, numbers = _numbered(labels, named, classes, rows)
+    store.seal()
+    return classes, ImageSet(
+        numbers,
+        lambda index: decode_image(store[index], rows.name(index)),
+        digest_of([*digests, *numbers]),
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where each image stands: file `i` begins at image `starts[i]`."""
+
+    paths: tuple[Path, ...]
+    starts: list[int]
+
+    def name(self, index: int) -> str:
+        """How messages name an image: file and row."""
+        file = bisect_right(self.starts, index) - 1
+        return f"{self.paths[file]} row {index - self.starts[file]}"
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path} is a Parquet file, and pyarrow is not installed: pip install 'prunion[train]'"
+        ) from None
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: correct the path") from None
+    except (OSError, ValueError) as exc:  # pyarrow's own errors are ValueErrors
+        raise DataError(
+            f"{path} is not a readable Parquet file ({_line(exc)}): write or copy it again"
+        ) from None
+    missing = {"image", "label"} - set(file.schema_arrow.names)
+    if missing:
+        raise DataError(
+            f"{path} has no column {' and no column '.join(map(repr, sorted(missing)))} (it has "
+            f"{', '.join(file.schema_arrow.names)}): name them 'image' and 'label'"
+        )
+    return file
+
+
+def _class_names(file: Any) -> tuple[str, ...] | None:
+    """The names in the schema's `huggingface` metadata, if there are any."""
+    raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(raw)["info"]["features"]["label"]["names"] if raw else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}
+        names = list(names.values())
+    return tuple(map(str, names)) if names else None
+
+
+def _batches(file: Any, rows: Rows, index: int) -> Iterator[tuple[list[bytes], list[Any]]]:
+    """Images and labels, some rows at a time; the first is image `index` of the set."""
+    batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=["image", "label"])
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, ValueError) as exc:
+            raise DataError(
+                f"{rows.name(index)} and what follows cannot be read ({_line(exc)}): write or "
+                "copy the file again"
+            ) from None
+        if batch is None:
+            return
+        cells = enumerate(batch.column("image").to_pylist(), index)
+        yield [_image_bytes(cell, rows, i) for i, cell in cells], batch.column("label").to_pylist()
+        index += batch.num_rows
+
+
+def _image_bytes(cell: Any, rows: Rows, index: int) -> bytes:
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes) or not data:
+        raise DataError(
+            f"{rows.name(index)} has no image bytes: store them in image.bytes, or remove the row"
+        )
+    return data
+
+
+def _numbered(
+    labels: list[Any],
+    named: tuple[str, ...] | None,
+    known: tuple[str, ...] | None,
+    rows: Rows,
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and the label of each row as a position in them."""
+    for index, value in enumerate(labels):
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise DataError(
+                f"{rows.name(index)} has label {value!r}: give a whole number or a name"
+            )
+    if named:
+        position: dict[Any, int] = {index: index for index in range(len(named))}
+        position |= {name: index for index, name in enumerate(named)}
+        classes = named
+    else:
+        values = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
+        classes = known or tuple(map(str, values))
+        position = {v: classes.index(str(v)) for v in values if str(v) in classes}
+    for index, value in enumerate(labels):
+        if value not in position:
+            raise DataError(
+                f"{rows.name(index)} has label {value!r}, none of the {len(classes)} classes "
+                f"({_some(classes)}): correct it, or write both files' class names alike"
+            )
+    return classes, np.asarray([position[value] for value in labels], np.int64)
+
+
+def _some(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+
+
+def _line(exc: Exception) -> str:
+    return str(exc).split("\n")[0]
+
+
+@dataclass
+class EncodedStore:
+    """Byte strings by index. They lie in a temporary file, so memory holds only what is read.
+
+    Parquet must decompress a whole row group to give one image; here any image is one slice.
+    """
+
+    file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    ends: list[int] = field(default_factory=lambda: [0])
+    view: mmap.mmap | None = None
+
+    def extend(self, images: Iterable[bytes]) -> None:
+        """Append images; only before the first is read."""
+        for image in images:
+            self.file.write(image)
+            self.ends.append(self.ends[-1] + len(image))
+
+    def seal(self) -> EncodedStore:
+        """End writing and map the file. The store must not be empty."""
+        self.file.flush()
+        self.view = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.offsets = np.asarray(self.ends, np.int64)
+        self.ends = []
+        return self
+
+    def __getitem__(self, index: int) -> bytes:
+        if self.view is None:
+            raise ValueError("the store is not sealed")
+        return self.view[int(self.offsets[index]) : int(self.offsets[index + 1])]

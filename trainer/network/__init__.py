@@ -1,0 +1,1 @@
+"""The masked network, its accuracy and its checkpoint."""

@@ -1,0 +1,152 @@
+"""A finished network on disk: safetensors, JSON and the unit table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prunion.runtime.base.files import new_folder, read_json, sha256_file, write_json
+from prunion.runtime.bundle.profile import Profile, read_profile, write_profile
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.trainer.config.run import RunConfig
+from prunion.trainer.network.masked import DomainNet, build_network
+
+__all__ = ["FORMAT_VERSION", "Checkpoint", "load_checkpoint", "save_checkpoint", "versions"]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network read back from its folder.
+
+    Attributes:
+        meta: the content of `checkpoint.json`.
+    """
+
+    net: DomainNet
+    config: RunConfig
+    meta: Mapping[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    net: DomainNet,
+    config: RunConfig,
+    facts: Mapping[str, Any],
+    *,
+    force: bool,
+    profile: Profile | None = None,
+) -> None:
+    """Write the checkpoint folder whole or not at all; `facts` are added to `checkpoint.json`.
+
+    The profile behind a latency budget goes with it: `profile`, or the run file's.
+    """
+    from safetensors.torch import save_file
+
+    with new_folder(folder, force=force) as temporary:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+        save_file(tensors, temporary / "model.safetensors")
+        write_json(temporary / "units.json", net.units.table.to_json())
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "config": config.to_json(),
+            **facts,
+            "seed": config.seed,
+            "versions": versions(),
+            "model_sha256": sha256_file(temporary / "model.safetensors"),
+            "units_sha256": sha256_file(temporary / "units.json"),
+        }
+        if config.budget.kind == "latency":
+            profile = read_profile(config.budget.profile) if profile is None else profile
+            write_profile(temporary / "profile.json", profile)
+            meta["profile_sha256"] = sha256_file(temporary / "profile.json")
+        write_json(temporary / "checkpoint.json", meta)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Rebuild the masked network from a checkpoint folder, or from the run folder around it.
+
+    Raises:
+        CheckpointError: files missing, truncated, altered, of another version, or of a network
+            whose channels are laid out differently now.
+    """
+    folder = Path(path)
+    if (folder / "checkpoint" / "checkpoint.json").is_file():
+        folder = folder / "checkpoint"
+    if not (folder / "checkpoint.json").is_file():
+        raise CheckpointError(
+            f"{path} holds no checkpoint.json: give the folder that `prunion train` wrote"
+        )
+    meta = read_json(folder / "checkpoint.json", CheckpointError)
+    _check_files(folder, meta)
+    try:
+        config = RunConfig.from_json(meta["config"])
+        classes = [len(d["classes"]) for d in meta["domains"]]
+    except (KeyError, TypeError, PrunionError) as exc:
+        raise CheckpointError(f"{folder}/checkpoint.json is damaged ({exc})") from None
+    if config.budget.kind == "latency":  # the one it was trained for, wherever the folder is now
+        own = replace(config.budget, profile=str(folder / "profile.json"))
+        config = replace(config, budget=own)
+    net = build_network(config.backbone, config.input.size, classes, weights=False)
+    _check_units(folder, net)
+    _load_tensors(folder, net)
+    return Checkpoint(net.eval(), config, meta)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("prunion", "torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_files(folder: Path, meta: Any) -> None:
+    if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
+        got = meta.get("format_version") if isinstance(meta, dict) else None
+        raise CheckpointError(
+            f"{folder}/checkpoint.json has format_version {got}, this prunion reads "
+            f"{FORMAT_VERSION}: train again, or use the prunion that wrote it"
+        )
+    files = [("model.safetensors", "model_sha256"), ("units.json", "units_sha256")]
+    if "profile_sha256" in meta:
+        files.append(("profile.json", "profile_sha256"))
+    for name, key in files:
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing: copy the whole checkpoint folder")
+        if sha256_file(file) != meta.get(key):
+            raise CheckpointError(
+                f"{file} is truncated or altered (its SHA-256 differs from checkpoint.json's): "
+                "copy the checkpoint again"
+            )
+
+
+def _check_units(folder: Path, net: DomainNet) -> None:
+    stored = UnitTable.from_json(read_json(folder / "units.json", CheckpointError))
+    if stored.to_json() != net.units.table.to_json():
+        raise CheckpointError(
+            f"{folder}: the backbone's channels are laid out differently in the installed torch, "
+            "torchvision or timm than when it was trained; install the versions named in "
+            "checkpoint.json"
+        )
+
+
+def _load_tensors(folder: Path, net: DomainNet) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        net.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError, OSError) as exc:
+        reason = str(exc).strip().splitlines()[0]
+        raise CheckpointError(f"{folder}/model.safetensors does not fit: {reason}") from None

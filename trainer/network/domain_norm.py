@@ -1,0 +1,134 @@
+"""BatchNorm with statistics, scale and shift of its own for every domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["DomainNorm", "Routing", "route"]
+
+
+class DomainNorm(nn.Module):
+    """Per-domain BatchNorm over `[N, C, H, W]`, started from one pretrained BatchNorm.
+
+    In training every run of one domain is normalised by its own batch statistics; in evaluation
+    every image by its domain's running ones. While the switches do not learn it takes them in:
+    scale and shift of an off channel are 0.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    units: torch.Tensor
+
+    def __init__(
+        self,
+        domains: int,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        running_mean: torch.Tensor,
+        running_var: torch.Tensor,
+        eps: float,
+        units: np.ndarray,
+        momentum: float = 0.1,
+    ) -> None:
+        """Start every domain from one BatchNorm over channels of `units` `[C]` (-1 = no switch)."""
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        weight = torch.ones_like(running_mean) if weight is None else weight
+        bias = torch.zeros_like(running_mean) if bias is None else bias
+        self.weight = nn.Parameter(weight.detach().repeat(domains, 1))
+        self.bias = nn.Parameter(bias.detach().repeat(domains, 1))
+        self.register_buffer("running_mean", running_mean.detach().repeat(domains, 1))
+        self.register_buffer("running_var", running_var.detach().repeat(domains, 1))
+        self.register_buffer("units", torch.from_numpy(units), persistent=False)
+
+    def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """Normalise `[N, C, ...]` by each image's domain."""
+        weight, bias = self._gated(routing)
+        if not self.training and len(routing.segments) > len(self.weight):  # a mixed batch
+            scale, shift = self._affine(weight, bias)
+            view = (-1, x.shape[1], *([1] * (x.dim() - 2)))
+            return x * scale[routing.rows].view(view) + shift[routing.rows].view(view)
+        parts = x.split([count for _, count in routing.segments])
+        done = [
+            self._one(part, domain, weight, bias)
+            for part, (domain, _) in zip(parts, routing.segments, strict=True)
+        ]
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evaluation's `x · scale + shift` with every switch on, each `[D, C]`."""
+        return self._affine(self.weight, self.bias)
+
+    def _affine(
+        self, weight: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, bias - self.running_mean * scale
+
+    def _gated(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
+        if routing.switches is None or routing.learning:
+            return self.weight, self.bias
+        gate = routing.switches[:, self.units % routing.switches.shape[1]]
+        return self.weight * gate, self.bias * gate
+
+    def _one(
+        self, x: torch.Tensor, domain: int, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        return F.batch_norm(
+            x,
+            self.running_mean[domain],
+            self.running_var[domain],
+            weight[domain],
+            bias[domain],
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What the per-domain layers of one forward pass need to know.
+
+    Attributes:
+        segments: runs of images of one domain, `(domain, count)`, in batch order.
+        rows: domain of every image, `[N]` int64.
+        switches: 0/1 per domain and unit with a column of ones at the end, `[D, U + 1]`;
+            None while every switch is on.
+    """
+
+    segments: tuple[tuple[int, int], ...]
+    rows: torch.Tensor
+    switches: torch.Tensor | None
+
+    @property
+    def learning(self) -> bool:
+        """Whether gradients are asked for, so that gates must act behind the activations."""
+        return self.switches is not None and self.switches.requires_grad
+
+    def gate(self, units: torch.Tensor) -> torch.Tensor:
+        """Switches of channels `units` `[C]` (-1 = always on): `[1 or N, C]`."""
+        assert self.switches is not None
+        columns = self.switches.index_select(1, units)
+        if len(self.segments) == 1:
+            domain = self.segments[0][0]
+            return columns[domain : domain + 1]
+        return columns.index_select(0, self.rows)
+
+
+def route(domains: Sequence[tuple[int, int]] | torch.Tensor, device: torch.device) -> Routing:
+    """Routing of a batch given as `(domain, count)` runs or as one domain per image `[N]`."""
+    if isinstance(domains, torch.Tensor):
+        values, counts = torch.unique_consecutive(domains.cpu(), return_counts=True)
+        runs = tuple(zip(values.tolist(), counts.tolist(), strict=True))
+        return Routing(runs, domains.to(device), None)
+    runs = tuple((int(d), int(n)) for d, n in domains)
+    # Filled on the device: a copy to a GPU would wait for all that it still has to do.
+    rows = torch.cat([torch.full((n,), d, device=device) for d, n in runs])
+    return Routing(runs, rows, None)

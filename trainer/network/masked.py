@@ -1,0 +1,211 @@
+"""The masked network: one trunk, per-domain BatchNorm, switches and heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from prunion.trainer.backbone.load import load_backbone
+from prunion.trainer.backbone.trace import op_name
+from prunion.trainer.channels.units import GateSite, Units, find_units
+from prunion.trainer.config.run import BackboneConfig
+from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
+
+__all__ = ["DomainNet", "Gate", "build_network", "norm_key"]
+
+
+class Gate(nn.Module):
+    """Multiply each channel by its domain's switch (eq. 3, behind the activation)."""
+
+    units: torch.Tensor
+
+    def __init__(self, units: np.ndarray, folded: bool) -> None:
+        """Gate channels of `units` `[C]`; `folded`: BatchNorm can do it once switches are fixed."""
+        super().__init__()
+        self.folded = folded
+        self.register_buffer("units", torch.from_numpy(units), persistent=False)
+
+    def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """Gate `[N, C, ...]`."""
+        if routing.switches is None or (self.folded and not routing.learning):
+            return x
+        gate = routing.gate(self.units % routing.switches.shape[1])
+        gate = gate.to(x.dtype)  # 0 and 1 are exact in bfloat16 too
+        return x * gate.view(*gate.shape, *([1] * (x.dim() - 2)))
+
+
+class DomainNet(nn.Module):
+    """One shared trunk that every domain runs through with its own BatchNorm, switches and head.
+
+    Attributes:
+        units: the channel units of the trunk.
+        switches: 0/1 per domain and unit `[D, U]`; what evaluation and export use.
+    """
+
+    switches: torch.Tensor
+
+    def __init__(
+        self, backbone: fx.GraphModule, classes: Sequence[int], keep: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.units: Units = find_units(backbone, keep)
+        self.classes = tuple(classes)
+        self.trunk = _add_domains(backbone, self.units, len(self.classes))
+        features = len(self.units.feature_units)
+        self.heads = nn.ModuleList(nn.Linear(features, count) for count in self.classes)
+        ones = torch.ones(len(self.classes), self.units.table.count)
+        self.register_buffer("switches", ones)
+
+    @property
+    def norms(self) -> dict[str, DomainNorm]:
+        """The per-domain BatchNorms by the name of the backbone's."""
+        return {
+            name.removeprefix("norms.").replace("/", "."): module
+            for name, module in self.trunk.named_modules()
+            if isinstance(module, DomainNorm)
+        }
+
+    def features(
+        self,
+        image: torch.Tensor,
+        domains: Sequence[tuple[int, int]] | torch.Tensor,
+        switches: torch.Tensor | None = None,
+        *,
+        gated: bool = True,
+    ) -> tuple[torch.Tensor, Routing]:
+        """Features `[N, F]` of `image` `[N, 3, H, W]` and the routing they took."""
+        routing = route(domains, image.device)
+        if gated:
+            table = self.switches if switches is None else switches
+            ones = table.new_ones(len(table), 1)
+            routing = replace(routing, switches=torch.cat([table, ones], dim=1))
+        return self.trunk(image, routing), routing
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        domains: Sequence[tuple[int, int]] | torch.Tensor,
+        switches: torch.Tensor | None = None,
+        *,
+        gated: bool = True,
+    ) -> list[torch.Tensor]:
+        """Logits of every run of one domain, in batch order: each `[count, classes]`.
+
+        Args:
+            image: `[N, 3, H, W]`.
+            domains: `(domain, count)` runs, or the domain of each image `[N]`.
+            switches: `[D, U]` to use instead of the network's own.
+            gated: False leaves every switch on.
+        """
+        features, routing = self.features(image, domains, switches, gated=gated)
+        parts = features.split([count for _, count in routing.segments])
+        return [self.heads[d](p) for p, (d, _) in zip(parts, routing.segments, strict=True)]
+
+    def logits(self, image: torch.Tensor, domains: torch.Tensor) -> torch.Tensor:
+        """Like the exported graph: `[N, max classes]`, -inf past a domain's own classes."""
+        widest = max(self.classes)
+        rows = [
+            nn.functional.pad(part, (0, widest - part.shape[1]), value=-math.inf)
+            for part in self(image, domains)
+        ]
+        return torch.cat(rows)
+
+
+def norm_key(node: fx.Node) -> str:
+    """Name of the BatchNorm module a batch_norm node came from."""
+    mean = node.args[3]
+    assert isinstance(mean, fx.Node)
+    return str(mean.target).rpartition(".")[0]
+
+
+def _add_domains(module: fx.GraphModule, units: Units, domains: int) -> fx.GraphModule:
+    """Give the traced graph a `routing` input, per-domain BatchNorms and gates."""
+    graph = module.graph
+    image = next(n for n in graph.nodes if n.op == "placeholder")
+    with graph.inserting_after(image):
+        routing = graph.placeholder("routing")
+    nodes = {n.name: n for n in graph.nodes}
+    module.add_submodule("norms", nn.ModuleDict())
+    module.add_submodule("gates", nn.ModuleDict())
+    swapped = {}
+    for node in [n for n in graph.nodes if op_name(n) == "batch_norm"]:
+        swapped[node.name] = _swap_norm(module, node, routing, domains, units)
+    for site in units.gates:
+        source = swapped.get(site.node, nodes[site.node])
+        _insert_gate(module, site, source, [nodes[r] for r in site.readers], routing)
+    graph.eliminate_dead_code()
+    graph.lint()
+    return fx.GraphModule(module, graph)  # takes along only what the graph still uses
+
+
+def _swap_norm(
+    module: fx.GraphModule, node: fx.Node, routing: fx.Node, domains: int, units: Units
+) -> fx.Node:
+    tensors = [_tensor(module, node.args[i]) for i in (1, 2, 3, 4)]
+    eps = node.args[7]
+    assert tensors[2] is not None and tensors[3] is not None and isinstance(eps, float)
+    key = norm_key(node).replace(".", "/")
+    norms = module.get_submodule("norms")
+    assert isinstance(norms, nn.ModuleDict)
+    if key not in norms:
+        channels = units.table.slots[f"{norm_key(node)}.running_mean", 0]
+        norms[key] = DomainNorm(
+            domains, tensors[0], tensors[1], tensors[2], tensors[3], eps, channels
+        )
+    with module.graph.inserting_after(node):
+        new = module.graph.call_module(f"norms.{key}", (node.args[0], routing))
+    new.meta = {**node.meta, "stands_for": node.name}
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+    return new
+
+
+def _insert_gate(
+    module: fx.GraphModule,
+    site: GateSite,
+    source: fx.Node,
+    readers: list[fx.Node],
+    routing: fx.Node,
+) -> None:
+    gates = module.get_submodule("gates")
+    assert isinstance(gates, nn.ModuleDict)
+    gates[site.node] = Gate(site.units, site.folded)
+    users = readers or list(source.users)
+    with module.graph.inserting_after(source):
+        gate = module.graph.call_module(f"gates.{site.node}", (source, routing))
+    for user in users:
+        user.replace_input_with(source, gate)
+    gate.args = (source, routing)
+    gate.meta = dict(source.meta)
+
+
+def _tensor(module: nn.Module, arg: object) -> torch.Tensor | None:
+    if not isinstance(arg, fx.Node):
+        return None
+    owner, _, leaf = str(arg.target).rpartition(".")
+    value = getattr(module.get_submodule(owner), leaf)
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+def build_network(
+    config: BackboneConfig, size: tuple[int, int], classes: Sequence[int], *, weights: bool = True
+) -> DomainNet:
+    """The backbone with BatchNorms, switches and a head for each domain.
+
+    Args:
+        size: height and width of the images.
+        classes: of each domain.
+        weights: False leaves the parameters as the library draws them, for a caller with its own.
+
+    Raises:
+        ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
+        UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
+    """
+    backbone = load_backbone(config, *size, weights=weights)
+    return DomainNet(backbone, classes, config.keep)

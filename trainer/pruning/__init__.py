@@ -1,0 +1,1 @@
+"""How switches learn: losses, λ, learners, schedule."""

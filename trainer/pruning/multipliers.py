@@ -1,0 +1,96 @@
+"""λ: how hard the budget and the sharing loss push the switches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from prunion.trainer.config.run import TrainConfig
+from prunion.trainer.cost.counted import Cost
+from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient
+
+__all__ = ["Multiplier", "Pressure"]
+
+RATE = 2.0  # of dual ascent, per step and unit of violation
+# The paper learns λ as a parameter, slowly: its switches all leave at once under a hasty one.
+PAPER_RATE, PAPER_START = 0.05, 1.0
+LARGEST = 50.0
+LARGEST_JACCARD = 5.0  # its constraint is never met: λ would only grow
+
+
+@dataclass
+class Multiplier:
+    """λ of one inequality constraint, by dual ascent.
+
+    λ grows while the constraint is violated, shrinks while it holds, stays in 0 … `largest`,
+    and counts as 0 while the constraint holds (eq. 4's KKT condition).
+    """
+
+    rate: float
+    largest: float
+    value: float = 0.0
+
+    def update(self, violation: float) -> float:
+        """Take one step of dual ascent and return the multiplier to use now."""
+        self.value = min(max(self.value + self.rate * violation, 0.0), self.largest)
+        return self.value if violation > 0 else 0.0
+
+
+class Pressure:
+    """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
+
+    def __init__(self, config: TrainConfig, cost: Cost, domains: int, turns: int = 1) -> None:
+        """`turns`: updates of the switches until each domain has had one; λ moves as much less."""
+        self.config, self.cost = config, cost
+        self.plain = config.recipe == "paper"
+        largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
+        rate = PAPER_RATE if self.plain else RATE * config.switch_every
+        start = PAPER_START if self.plain else 0.0
+        rate /= turns
+        self.sharing = Multiplier(rate, largest, start)
+        self.domains = [Multiplier(rate, LARGEST, start) for _ in range(domains)]
+
+    def charge(self, switches: torch.Tensor, beta: float, scale: float) -> torch.Tensor:
+        """One step of every λ, and what each switch is charged, `[D, U]`.
+
+        Args:
+            switches: 0/1, `[D, U]`.
+            beta: share of the trunk's cost that is allowed now.
+            scale: the final β: violations count relative to it.
+        """
+        total = torch.zeros_like(switches)
+        if self.config.sharing != "none":
+            kind = self.config.sharing
+            value, gradient = sharing_gradient(kind, switches, self.cost, beta, plain=self.plain)
+            violation = value / scale if kind == "union" else value
+            total += self._weight(violation) * gradient
+        if self.config.budgets_domains:
+            total += self._domain_charge(switches, beta, scale)
+        return total
+
+    def values(self) -> list[float]:
+        """Every λ: the sharing loss's, then each domain's."""
+        return [m.value for m in (self.sharing, *self.domains)]
+
+    def restore(self, values: Sequence[float]) -> None:
+        """Put back what `values` gave."""
+        for multiplier, value in zip((self.sharing, *self.domains), values, strict=True):
+            multiplier.value = float(value)
+
+    def _weight(self, violation: float) -> float:
+        weight = self.config.sharing_weight
+        if isinstance(weight, str):
+            return self.sharing.update(violation)
+        self.sharing.value = float(weight)  # as the log shows it
+        return self.sharing.value * (violation > 0)
+
+    def _domain_charge(self, switches: torch.Tensor, beta: float, scale: float) -> torch.Tensor:
+        with torch.enable_grad():
+            leaf = switches.detach().clone().requires_grad_()
+            losses = domain_losses(leaf, self.cost, beta)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        violations = (losses.detach() / scale).tolist()
+        weights = [m.update(v) for m, v in zip(self.domains, violations, strict=True)]
+        return gradient * gradient.new_tensor(weights).unsqueeze(1)

@@ -1,0 +1,115 @@
+"""Losses that make the domains agree on channels (eqs. 4 and 6 to 9), and their gradients.
+
+Everywhere `cost` is the differentiable share of the trunk's cost. With the budget's kind
+`switches` it is the plain share of the units, and the equations are the paper's to the letter.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from prunion.trainer.cost.counted import Cost
+
+__all__ = [
+    "domain_losses",
+    "intersection",
+    "sharing_gradient",
+    "sharing_loss",
+    "union",
+    "union_price",
+]
+
+NOTHING = 1e-9  # stands for the cost of an empty union, which eq. 9 divides by
+
+
+def union(switches: torch.Tensor) -> torch.Tensor:
+    """Soft or hard union over domains: `[D, U]` → `[U]` (eq. 8, folded over all domains)."""
+    return 1 - (1 - switches).prod(dim=0)
+
+
+def intersection(switches: torch.Tensor) -> torch.Tensor:
+    """Soft or hard intersection over domains: `[D, U]` → `[U]`."""
+    return switches.prod(dim=0)
+
+
+def sharing_loss(kind: str, switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tensor:
+    """The sharing loss before its weight λ and before max(0, ·), a differentiable scalar.
+
+    Args:
+        kind: `union` (eq. 7), `intersection` (eq. 6) or `jaccard` (eq. 9, which ignores `beta`).
+        switches: 0 … 1, `[D, U]`.
+    """
+    if kind == "union":
+        return cost(union(switches)) - beta
+    common = cost(intersection(switches))
+    if kind == "intersection":
+        return 1 - common / beta
+    return 1 - common / cost(union(switches)).clamp(min=NOTHING)
+
+
+def domain_losses(switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tensor:
+    """How far each domain alone is over the budget, `[D]` (eq. 4 before λ and max)."""
+    return torch.stack([cost(row) for row in switches]) - beta
+
+
+def sharing_gradient(
+    kind: str, switches: torch.Tensor, cost: Cost, beta: float, *, plain: bool = False
+) -> tuple[float, torch.Tensor]:
+    """Value of `sharing_loss` on 0/1 switches, and the direction `[D, U]` to descend along.
+
+    Args:
+        plain: the equations' own gradient, as the paper uses it. Otherwise the union's part is
+            `union_price`, which can prune where domains agree.
+    """
+    if kind == "union" and not plain:
+        value, price = union_price(switches, cost)
+        return value - beta, price
+    with torch.enable_grad():
+        leaf = switches.detach().clone().requires_grad_()
+        loss = sharing_loss(kind, leaf, cost, beta)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    if kind == "jaccard" and not plain:
+        gradient = _jaccard_price(switches, cost)
+    return float(loss.detach()), gradient
+
+
+def union_price(switches: torch.Tensor, cost: Cost) -> tuple[float, torch.Tensor]:
+    """Cost of the union as a share of the trunk, and what each switch is charged for it.
+
+    The plain gradient of `a + b - ab` is `1 - b`: zero for every channel that two domains use, so
+    it could never start to prune. Each user of a channel is charged an equal part of the
+    channel's marginal cost instead (the Shapley value of the union): a channel shared by many is
+    cheap for each, one used by a single domain costs that domain everything. A switch that is
+    off is charged what joining would add: the whole price if nobody uses the channel, else nothing.
+
+    Args:
+        switches: 0/1, `[D, U]`.
+
+    Returns:
+        The cost, and the charge `[D, U]`.
+    """
+    users = switches.sum(dim=0)
+    total, marginal = _marginal(cost, (users > 0).double())
+    share = marginal.to(switches.dtype) / users.clamp(min=1)
+    return total, torch.where((switches > 0) | (users == 0), share, 0.0)
+
+
+def _jaccard_price(switches: torch.Tensor, cost: Cost) -> torch.Tensor:
+    """Eq. 9's gradient by the quotient rule, with the union's part shared among its users."""
+    whole, price = union_price(switches, cost)
+    whole = max(whole, NOTHING)
+    common, marginal = _marginal(cost, intersection(switches).double())
+    others = torch.stack(
+        [torch.cat([switches[:d], switches[d + 1 :]]).prod(dim=0) for d in range(len(switches))]
+    )
+    gain = marginal.to(switches.dtype) * others
+    return (common * price / whole - gain) / whole
+
+
+def _marginal(cost: Cost, kept: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """The cost of `kept` `[U]`, and its derivative by every unit."""
+    with torch.enable_grad():
+        leaf = kept.requires_grad_()
+        total = cost(leaf)
+        (marginal,) = torch.autograd.grad(total, leaf)
+    return float(total.detach()), marginal

@@ -1,0 +1,32 @@
+"""Which device a run learns on, and what makes it learn faster there."""
+
+from __future__ import annotations
+
+import torch
+
+from prunion.runtime.base.memory import keep_freed_memory
+from prunion.runtime.errors import PrunionError
+
+__all__ = ["device_named", "prepare_device"]
+
+
+def device_named(name: str) -> str:
+    """`cpu` or `cuda`; `auto` takes CUDA where torch sees it. Raises PrunionError without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def prepare_device(device: str) -> None:
+    """Settings of the whole process: on the CPU freed memory is kept.
+
+    On a GPU cuDNN searches once for every shape of a batch, and float32 products may take TF32,
+    as convolutions do by default.
+    """
+    if device == "cpu":
+        keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")

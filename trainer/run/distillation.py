@@ -1,0 +1,88 @@
+"""Distillation: the unpruned network's opinions as soft labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.run import InputConfig, TrainConfig
+from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.network.masked import DomainNet
+
+__all__ = ["Teacher", "load_teacher"]
+
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A finished network of the same domains, and how much its opinion counts.
+
+    Attributes:
+        weight: share of the loss, 0 … 1; the labels have the rest.
+        digest: of its weights, hex.
+    """
+
+    net: DomainNet
+    weight: float
+    digest: str = ""
+
+    def logits(
+        self, images: torch.Tensor, segments: Sequence[tuple[int, int]]
+    ) -> list[torch.Tensor]:
+        """The teacher's logits of every run of one domain, without gradients."""
+        with torch.no_grad():
+            return [row.float() for row in self.net(images, segments)]
+
+    def loss(self, task: torch.Tensor, logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+        """The labels' loss and the divergence from the teacher (Hinton et al. 2015), a scalar."""
+        own = F.log_softmax(logits / TEMPERATURE, dim=1)
+        other = F.log_softmax(soft / TEMPERATURE, dim=1)
+        apart = F.kl_div(own, other, reduction="batchmean", log_target=True)
+        return (1 - self.weight) * task + self.weight * TEMPERATURE**2 * apart
+
+
+def load_teacher(
+    train: TrainConfig,
+    shape: InputConfig,
+    classes: Mapping[str, Sequence[str]],
+    device: torch.device,
+) -> Teacher | None:
+    """The teacher that `train` names, or None.
+
+    Args:
+        shape: of the run's images; the teacher must have seen the same.
+        classes: of every domain of the run by its name, in order.
+
+    Raises CheckpointError for a damaged checkpoint, ConfigError for one of other domains, classes
+    or images.
+    """
+    path, weight = train.teacher, train.distillation
+    if not path or not weight:
+        return None
+    checkpoint = load_checkpoint(path)
+    theirs = {d["name"]: d["classes"] for d in checkpoint.meta["domains"]}
+    if list(theirs) != list(classes):
+        raise ConfigError(
+            f"[train] teacher {path} knows the domains {', '.join(theirs)}, the run has "
+            f"{', '.join(classes)}: give a run of the same domains in the same order"
+        )
+    for name in classes:
+        if list(theirs[name]) != list(classes[name]):
+            raise ConfigError(
+                f"[train] teacher {path} knows other classes of {name}, or in another order: "
+                "give a run of the same data sets"
+            )
+    own, run = ((x.size, x.mean, x.std) for x in (checkpoint.config.input, shape))
+    if own != run:
+        raise ConfigError(
+            f"[train] teacher {path} was trained with (size, mean, std) {own}, the run has {run}: "
+            "give a teacher that sees the same images"
+        )
+    teacher = checkpoint.net.to(device).to(memory_format=torch.channels_last)
+    digest = str(checkpoint.meta["model_sha256"])
+    return Teacher(teacher.eval().requires_grad_(False), weight, digest)

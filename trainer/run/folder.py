@@ -1,0 +1,90 @@
+"""A run's folder: begun once, gone on with, never overwritten silently."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from prunion.runtime.base.files import replace_file
+from prunion.runtime.errors import PrunionError
+
+__all__ = ["check_folder", "drop_lines_after", "make_folder"]
+
+FILES, FOLDERS = ("metrics.jsonl", "state.safetensors"), ("tensorboard", "checkpoint")
+
+
+def check_folder(folder: Path, *, force: bool, resume: bool) -> None:
+    """Check that a run may use the folder; nothing is changed.
+
+    Raises:
+        PrunionError: it is a file, it holds a run and neither `force` nor `resume` is given, or
+            `resume` is given for a folder that holds no run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise PrunionError(f"{folder} is a file: give -o a folder")
+    if resume and folder.exists():
+        _check_resumable(folder)
+    elif folder.exists() and any(folder.iterdir()) and not force:
+        raise PrunionError(
+            f"{folder} already holds a run: pass --resume to go on with it, --force to start "
+            "again, or -o for another place"
+        )
+
+
+def make_folder(folder: Path, *, force: bool, resume: bool) -> None:
+    """Make the folder, without what an earlier run left unless `resume` goes on with it.
+
+    Raises:
+        PrunionError: as `check_folder`, or the folder cannot be made.
+    """
+    check_folder(folder, force=force, resume=resume)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise PrunionError(
+            f"{folder} cannot be made ({exc.strerror or exc}): choose another place with -o"
+        ) from None
+    if resume:
+        _remove_half_written(folder)
+    else:
+        for leftover in FILES:
+            (folder / leftover).unlink(missing_ok=True)
+        for leftover in FOLDERS:
+            shutil.rmtree(folder / leftover, ignore_errors=True)
+
+
+def drop_lines_after(metrics: Path, step: int) -> None:
+    """Drop the steps that were logged after the state was saved: they are taken again."""
+    if not metrics.is_file():
+        return
+    kept = []
+    for line in metrics.read_text("utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:  # half a line of a run that was killed
+            continue
+        if "budget/kind" in value:  # the closing line, which comes again
+            continue
+        # A line of a step has its cost; what is measured between steps carries the next number.
+        if value.get("step", 0) < step + ("cost" not in value):
+            kept.append(line + "\n")
+    with replace_file(metrics) as temporary:
+        temporary.write_text("".join(kept), "utf-8")
+
+
+def _check_resumable(folder: Path) -> None:
+    """A run killed before its first state starts again."""
+    if not (folder / "state.safetensors").is_file():
+        strangers = [
+            p.name for p in folder.iterdir() if p.name not in (*FILES, *FOLDERS, "run.toml")
+        ]
+        strangers = [n for n in strangers if not n.startswith(".")]
+        if strangers or (folder / "checkpoint").exists():
+            raise PrunionError(f"{folder} holds no state.safetensors to resume from: use --force")
+
+
+def _remove_half_written(folder: Path) -> None:
+    for prefix in (*FILES, *FOLDERS):
+        for leftover in folder.glob(f".{prefix}.*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

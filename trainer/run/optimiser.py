@@ -1,0 +1,105 @@
+"""Which parameters learn, how fast, and what pulls them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunion.trainer.config.run import TrainConfig
+from prunion.trainer.network.masked import DomainNet
+
+__all__ = ["WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
+
+
+def make_optimiser(
+    train: TrainConfig, net: DomainNet, images: Sequence[int] = ()
+) -> torch.optim.AdamW:
+    """AdamW over BatchNorm, heads and (where the run tunes it) the trunk; switches apart.
+
+    Args:
+        images: training images of each domain. `small_set_decay` pulls a domain's head to zero in
+            proportion to how few it has; the smallest domain feels all of it.
+    """
+    trunk = trunk_parameters(net)
+    for parameter in trunk:
+        parameter.requires_grad_(train.trunk == "tuned")
+    norms = [p for m in net.norms.values() for p in m.parameters()]
+    groups: list[dict[str, Any]] = [{"params": norms, "peak": train.own_lr, "weight_decay": 0.0}]
+    for domain, head in enumerate(net.heads):
+        few = min(images) / images[domain] if images else 0.0
+        decay = train.weight_decay + train.small_set_decay * few
+        groups.append(
+            {"params": list(head.parameters()), "peak": train.own_lr, "weight_decay": decay}
+        )
+    if train.trunk == "tuned":
+        decay = train.weight_decay
+        groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})
+    for group in groups:
+        group["lr"] = group["peak"]
+    # On a GPU one kernel a group instead of a dozen.
+    return torch.optim.AdamW(groups, fused=True if net.switches.is_cuda else None)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate as a share of its own peak."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:
+    """What all domains share: everything in the trunk but the BatchNorms."""
+    own = {id(p) for m in net.norms.values() for p in m.parameters()}
+    return [p for p in net.trunk.parameters() if id(p) not in own]
+
+
+class WeightAverage:
+    """Exponential average of parameters and BatchNorm statistics over about `span` steps.
+
+    It follows the network while that has few steps behind it, so that no start has to be forgotten.
+    """
+
+    def __init__(self, span: float) -> None:
+        self.span = max(1.0, span)  # less than a step would overshoot
+        self.steps = 0
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def update(self, net: DomainNet) -> None:
+        """Take in the network as it is after a step."""
+        now = _averaged(net)
+        if not self.tensors:
+            self.tensors = {k: v.clone() for k, v in now.items()}
+        self.steps += 1
+        pull = max(1 / self.span, 1 / self.steps)
+        mine = [self.tensors[name] for name in now]  # a loaded state has another order
+        torch._foreach_lerp_(mine, list(now.values()), pull)
+
+    def move_into(self, net: DomainNet) -> None:
+        """Give the network the average, if there is one."""
+        for name, value in _averaged(net).items():
+            if name in self.tensors:
+                value.copy_(self.tensors[name])
+        self.tensors, self.steps = {}, 0
+
+    def statistics(self) -> list[torch.Tensor]:
+        """The averages of BatchNorm's statistics, a row for each domain."""
+        return [v for k, v in sorted(self.tensors.items()) if ".running_" in k]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Everything a resumed run needs."""
+        return {**self.tensors, "steps": torch.tensor(self.steps)} if self.steps else {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor], device: torch.device) -> None:
+        """Continue from `state_dict` with a network on `device`."""
+        self.steps = int(state["steps"]) if state else 0
+        self.tensors = {k: v.to(device, copy=True) for k, v in state.items() if k != "steps"}
+
+
+def _averaged(net: DomainNet) -> dict[str, torch.Tensor]:
+    return {
+        name: value.detach()
+        for name, value in net.state_dict().items()
+        if value.is_floating_point() and name != "switches"
+    }

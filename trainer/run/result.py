@@ -1,0 +1,196 @@
+"""What a run ends with, as an object, as JSON and as the closing table."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.base.files import amount_text
+from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.trainer.cost.budget import budget_account, cost_of, round_up
+from prunion.trainer.run.training import Training
+from prunion.trainer.score.formulas import Score, run_score
+
+__all__ = [
+    "RunResult",
+    "closing_table",
+    "layer_sparsity",
+    "run_result",
+    "sharing_lines",
+    "sharing_matrix",
+    "sparsity_lines",
+    "usage_figures",
+]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with.
+
+    Attributes:
+        accuracy: per domain on the test images, pruned.
+        accuracy_before: the same after warm-up, with every channel on; empty without warm-up.
+        budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
+        uncut: share of the backbone's cost that learning left, before the last cut.
+        params, macs: the backbone's and the union's.
+        sparsity: share of unused filters by layer.
+        sharing: share of the kept channels that every domain chose for itself.
+        sharing_matrix: of the channels that one domain chose, the share that another chose.
+        returned: how often a switch that was off came back on.
+        score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`.
+    """
+
+    folder: Path
+    accuracy: dict[str, float]
+    accuracy_before: dict[str, float]
+    budget: dict[str, Any]
+    uncut: float
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    sparsity: dict[str, float]
+    sharing: float
+    sharing_matrix: dict[str, dict[str, float]]
+    returned: int
+    seconds: float
+    score: Score | None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What there is of S, S_O, S_P and S_E, by name."""
+        values = self.score.to_json() if self.score else {}
+        return {k: v for k, v in values.items() if k != "terms" and v is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        score = self.score and self.score.to_json()
+        return {**vars(self), "folder": str(self.folder), "score": score}
+
+
+def run_result(
+    training: Training,
+    accuracy: dict[str, float],
+    before: dict[str, float],
+    folder: Path,
+    seconds: float,
+) -> RunResult:
+    """Account for a finished run."""
+    table, budget = training.net.units.table, training.budget
+    # What export keeps; the cut has rounded already unless each domain was cut alone.
+    alive = round_up(training.alive(), training.net.units.group, budget.round_to)
+    everything = np.ones_like(alive)
+    value = cost_of(training.priced, budget.kind, alive)
+    choices = training.choices().cpu().numpy()
+    params, macs = ((f(everything), f(alive)) for f in (table.params, table.macs))
+    costs = (macs[1] / macs[0], params[1] / params[0])
+    return RunResult(
+        folder=folder,
+        accuracy=accuracy,
+        accuracy_before=before,
+        budget=budget_account(training.config.budget, budget, training.priced, value),
+        uncut=training.uncut,
+        params=params,
+        macs=macs,
+        sparsity=layer_sparsity(table, alive),
+        sharing=float((choices[:, alive] > 0).all(0).mean()),
+        sharing_matrix=_named_matrix(training),
+        returned=training.learner.returned,
+        seconds=seconds,
+        score=run_score(training.config.domains, accuracy, before, *costs),
+    )
+
+
+def usage_figures(training: Training) -> dict[str, Any]:
+    """What the log says after each epoch about channels: unused ones and shared ones."""
+    sparsity = layer_sparsity(training.net.units.table, training.alive())
+    return {
+        "mean_sparsity": float(np.mean(list(sparsity.values()))),
+        "sparsity": sparsity,
+        "sharing": _named_matrix(training),
+    }
+
+
+def closing_table(result: RunResult) -> str:
+    """The closing table of a run."""
+    lines = [f"{'domain':<20} {'all channels':>13} {'pruned':>8}"]
+    for name, value in result.accuracy.items():
+        before = result.accuracy_before.get(name)
+        shown = "-" if before is None else f"{before:.1%}"
+        lines.append(f"{name:<20} {shown:>12} {value:>8.1%}")
+    budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
+    met = "met" if budget["met"] else "NOT met"
+    names = list(result.accuracy)
+    matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
+    lines += [
+        f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
+        f"budget {budget['kind']} {budget['asked']}: {_cost(budget)} {met} "
+        f"({result.uncut:.1%} before the last cut); "
+        f"{result.sharing:.0%} of the kept channels were chosen by every domain; "
+        f"{result.returned} switches came back on while learning",
+        *sparsity_lines(result.sparsity),
+        *sharing_lines(names, matrix),
+        *([", ".join(_scores(result))] if result.score else []),
+        f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
+    ]
+    return "\n".join(lines)
+
+
+def _scores(result: RunResult) -> list[str]:
+    return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
+
+
+def _cost(budget: dict[str, Any]) -> str:
+    if budget["kind"] != "latency":
+        return amount_text(budget["value"])
+    return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"
+
+
+def _named_matrix(training: Training) -> dict[str, dict[str, float]]:
+    names = [d.name for d in training.config.domains]
+    matrix = sharing_matrix(training.choices().cpu().numpy())
+    return {
+        a: dict(zip(names, map(float, row), strict=True))
+        for a, row in zip(names, matrix, strict=True)
+    }
+
+
+def layer_sparsity(table: UnitTable, alive: np.ndarray) -> dict[str, float]:
+    """Share of each layer's filters that no domain uses, by the layer's name.
+
+    Args:
+        alive: units that at least one domain uses, `[U]` bool.
+    """
+    return {
+        layer.weight.removesuffix(".weight"): 1
+        - len(table.kept(layer.weight, 0, layer.shape[0], alive)) / layer.shape[0]
+        for layer in table.layers
+    }
+
+
+def sparsity_lines(sparsity: Mapping[str, float]) -> list[str]:
+    """The layers' mean (the paper's "sparsity") and every layer's own, as lines of text."""
+    mean = float(np.mean(list(sparsity.values())))
+    layers = ", ".join(f"{name} {value:.0%}" for name, value in sparsity.items())
+    wrapped = textwrap.wrap(layers, 100, initial_indent="  ", subsequent_indent="  ")
+    return [f"unused filters, {mean:.1%} a layer:", *wrapped]
+
+
+def sharing_matrix(switches: np.ndarray) -> np.ndarray:
+    """Of the units that domain i uses, the share that domain j uses too: `[D, U]` → `[D, D]`."""
+    on = (np.asarray(switches) > 0).astype(np.float64)
+    return (on @ on.T) / np.maximum(on.sum(axis=1, keepdims=True), 1)
+
+
+def sharing_lines(names: Sequence[str], matrix: np.ndarray) -> list[str]:
+    """The matrix as lines of text, a domain's number standing for its name in the columns."""
+    width = max(len("of the channels of"), *(len(name) for name in names)) + 3
+    head = "of the channels of".ljust(width) + "".join(f"{i + 1:>6}" for i in range(len(names)))
+    rows = [
+        f"{i + 1:>2} {name}".ljust(width) + "".join(f"{value:>6.0%}" for value in row)
+        for i, (name, row) in enumerate(zip(names, matrix, strict=True))
+    ]
+    return [f"{head}  chose", *rows]

@@ -1,0 +1,113 @@
+"""One training step: several domains' batches through the shared trunk at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from prunion.runtime.errors import PrunionError
+from prunion.trainer.data.batches import Batch
+from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.ranks import ALONE, Ranks
+from prunion.trainer.run.distillation import Teacher
+
+__all__ = ["StepResult", "check_losses", "check_network", "forward_backward", "importance_of"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss and share of right answers per domain of one step."""
+
+    loss: dict[int, float]
+    accuracy: dict[int, float]
+
+
+def forward_backward(
+    net: DomainNet,
+    batches: Sequence[Batch],
+    switches: torch.Tensor | None,
+    smoothing: float = 0.0,
+    precision: str = "fp32",
+    teacher: Teacher | None = None,
+) -> StepResult:
+    """Add up the domains' cross-entropies and back-propagate their sum.
+
+    Args:
+        switches: `[D, U]` to use (its `.grad` is filled if it asks for one); None leaves all on.
+        precision: `bf16` runs the network in mixed precision; the loss stays float32.
+        teacher: whose logits are part of the loss; the losses given back are with it.
+    """
+    device = net.switches.device
+    images = torch.cat([b.images.to(device, non_blocking=True) for b in batches])
+    images = images.contiguous(memory_format=torch.channels_last)
+    segments = [(b.domain, len(b.labels)) for b in batches]
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        soft = teacher.logits(images, segments) if teacher else [None] * len(segments)
+        outputs = net(images, segments, switches, gated=switches is not None)
+    losses = {}
+    correct = {}
+    for batch, logits, other in zip(batches, outputs, soft, strict=True):
+        labels = batch.labels.to(device, non_blocking=True)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        if teacher is not None and other is not None:
+            loss = teacher.loss(loss, logits.float(), other)
+        losses[batch.domain] = loss
+        correct[batch.domain] = (logits.detach().argmax(1) == labels).float().mean()
+    torch.stack(list(losses.values())).sum().backward()
+    # One wait for the device, not one a figure.
+    figures = torch.stack([*losses.values(), *correct.values()]).tolist()
+    return StepResult(
+        dict(zip(losses, figures[: len(losses)], strict=True)),
+        dict(zip(correct, figures[len(losses) :], strict=True)),
+    )
+
+
+def importance_of(
+    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: str = "fp32", ranks: Ranks = ALONE
+) -> torch.Tensor:
+    """Root mean square of ∂L/∂s over batches, with every switch on: `[D, U]`."""
+    total = torch.zeros_like(net.switches)
+    count = total.new_zeros(len(total), 1)
+    for batches in steps:
+        on = torch.ones_like(net.switches).requires_grad_()
+        forward_backward(net, batches, on, precision=precision)
+        assert on.grad is not None
+        total += on.grad.square()
+        for batch in batches:
+            count[batch.domain] += 1
+    net.zero_grad(set_to_none=True)
+    ranks.sum([total, count])
+    return (total / count.clamp(min=1)).sqrt()
+
+
+ADVICE = "lower [train] lr or trunk_lr and start again"
+
+
+def check_losses(losses: Mapping[int, float], names: Sequence[str], where: str, saved: str) -> None:
+    """Raise PrunionError if the loss of a domain, by number, is NaN or infinite.
+
+    Args:
+        where: the step, for the message.
+        saved: the last good state, or that there is none.
+    """
+    for domain, loss in losses.items():
+        if not math.isfinite(loss):
+            raise PrunionError(
+                f"{where}: the loss of domain {names[domain]} became {loss}: {ADVICE}; {saved}"
+            )
+
+
+def check_network(net: DomainNet, where: str, saved: str) -> None:
+    """Raise PrunionError if a parameter or a statistic is NaN or infinite.
+
+    The last update before a state is saved is not seen by any loss.
+    """
+    values = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
+    finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
+    for name, good in zip(values, finite.tolist(), strict=True):  # one wait for a GPU, not one each
+        if not good:
+            raise PrunionError(f"{where}: {name} is no longer finite: {ADVICE}; {saved}")

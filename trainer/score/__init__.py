@@ -1,0 +1,1 @@
+"""The papers’ scores (no torch)."""

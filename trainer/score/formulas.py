@@ -1,0 +1,233 @@
+"""Scores of a multi-domain model (eqs. 10 to 13): S, S_O, S_P and S_E. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunion.runtime.base.files import read_json
+from prunion.runtime.errors import InputError
+from prunion.trainer.config.run import DomainConfig
+from prunion.trainer.score.tables import BENCHMARKS, Benchmark, BenchmarkDomain
+
+__all__ = ["Score", "read_accuracies", "run_score", "score", "score_command"]
+
+
+EXPONENT = 2.0  # γ of eq. 10
+HIGHEST = 1000.0  # what a domain without any error earns
+
+
+@dataclass(frozen=True)
+class Score:
+    """S and what it is made of.
+
+    Attributes:
+        s: Σ over domains of α·max(0, Err_max − Err)^γ (eq. 10), at most 1000 a domain.
+        s_o: S per operation (eq. 11); None where the cost was not given, as the next two.
+        s_p: S per parameter (eq. 12).
+        s_e: S_O · S_P over the feature extractor's (eq. 13).
+        terms: each domain's part of S, by name, in the table's order.
+    """
+
+    s: float
+    s_o: float | None
+    s_p: float | None
+    s_e: float | None
+    terms: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Under the papers' names: S, S_O, S_P, S_E, and `terms`."""
+        scores = {"S": self.s, "S_O": self.s_o, "S_P": self.s_p, "S_E": self.s_e}
+        return {**scores, "terms": self.terms}
+
+
+def score(
+    benchmark: Benchmark,
+    accuracies: Sequence[float],
+    flop: float | None = None,
+    params: float | None = None,
+) -> Score:
+    """Score a model.
+
+    Args:
+        accuracies: in percent, one for each domain of `benchmark`, in its order.
+        flop: the model's operations as a multiple of the backbone's for one domain.
+        params: its parameters likewise, classifiers apart.
+
+    Raises:
+        InputError: a wrong number of accuracies, one outside 0 … 100, or a cost not above zero.
+    """
+    _check(benchmark, accuracies)
+    for name, cost in (("flop", flop), ("params", params)):
+        if cost is not None and not (0 < cost < math.inf):
+            raise InputError(
+                f"--{name} is {cost:g}: give the cost as a multiple of the backbone's, above 0"
+            )
+    terms = {
+        domain.name: _term(accuracy, domain.reference)
+        for domain, accuracy in zip(benchmark.domains, accuracies, strict=True)
+    }
+    total = math.fsum(terms.values())
+    per_flop = None if flop is None else total / flop
+    per_param = None if params is None else total / params
+    both = None
+    if per_flop is not None and per_param is not None:
+        both = per_flop * per_param / benchmark.baseline**2
+    return Score(total, per_flop, per_param, both, terms)
+
+
+def read_accuracies(path: Path | str, benchmark: Benchmark) -> list[float]:
+    """Accuracies in percent from a file, in the order of `benchmark`.
+
+    The file holds numbers between commas or spaces, a JSON list, a JSON object from domain to
+    percent, what `prunion train --json` printed, or a `checkpoint.json` (shares of 1 in both).
+
+    Raises:
+        InputError: the file is missing or holds something else, or lacks a domain.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8-sig") if path.stat().st_size <= 1 << 20 else "{"
+    except UnicodeDecodeError:
+        text = "{"
+    except OSError as exc:
+        raise InputError(f"{path} cannot be read ({exc.strerror or exc}): give a file") from None
+    if text.lstrip()[:1] not in ("{", "["):
+        return parse_accuracies(text, str(path))
+    value = read_json(path, InputError)
+    if isinstance(value, list):
+        return [_number(item, str(path)) for item in value]
+    return _by_name(value, benchmark, path)
+
+
+def parse_accuracies(text: str, where: str) -> list[float]:
+    """Numbers between commas, semicolons or white space."""
+    parts = text.replace(",", " ").replace(";", " ").split()
+    return [_number(part, where) for part in parts]
+
+
+def score_command(
+    name: str,
+    accuracy: str | None,
+    source: str | None,
+    flop: float | None,
+    params: float | None,
+    as_json: bool,
+) -> None:
+    """The command line's `score`."""
+    benchmark = BENCHMARKS[name]
+    if (accuracy is None) == (source is None):
+        raise InputError("give the accuracies once: --accuracy 76.2,80.8,… or --from FILE")
+    if accuracy is not None:
+        values = parse_accuracies(accuracy, "--accuracy")
+    else:
+        assert source is not None
+        values = read_accuracies(source, benchmark)
+    result = score(benchmark, values, flop, params)
+    print(json.dumps(result.to_json(), indent=1) if as_json else _table(benchmark, values, result))
+
+
+def _term(accuracy: float, reference: float) -> float:
+    largest = 2 * (1 - reference / 100)
+    return float(HIGHEST * (max(0.0, largest - (1 - accuracy / 100)) / largest) ** EXPONENT)
+
+
+def _check(benchmark: Benchmark, accuracies: Sequence[float]) -> None:
+    wanted = ", ".join(d.short for d in benchmark.domains)
+    if len(accuracies) != len(benchmark.domains):
+        raise InputError(
+            f"{benchmark.title} has {len(benchmark.domains)} domains, {len(accuracies)} accuracies "
+            f"are given: give one for each of {wanted}"
+        )
+    for domain, value in zip(benchmark.domains, accuracies, strict=True):
+        if not 0 <= value <= 100:
+            raise InputError(
+                f"the accuracy of {domain.short} is {value:g}: give percent, from 0 to 100"
+            )
+    if 0 < max(accuracies) <= 1:
+        raise InputError("no accuracy is above 1: give percent, such as 76.2 rather than 0.762")
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        if isinstance(value, (bool, list, dict)):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        shown = repr(value)[:40]
+        raise InputError(f"{where} holds {shown}: give numbers in percent with commas") from None
+
+
+def _by_name(value: Mapping[str, Any], benchmark: Benchmark, path: Path) -> list[float]:
+    """Find every domain of a JSON object by its name, whatever its case, or its short name."""
+    percent, given = _named(value)
+    folded = {str(k).casefold(): v for k, v in given.items()}
+    values = []
+    for domain in benchmark.domains:
+        keys = [k for k in (domain.name.casefold(), domain.short.casefold()) if k in folded]
+        if not keys:
+            raise InputError(
+                f"{path} holds no accuracy of {domain.name}: name the domains as "
+                + ", ".join(d.name for d in benchmark.domains)
+            )
+        values.append(percent * _number(folded[keys[0]], str(path)))
+    return values
+
+
+def _named(value: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
+    """Name → accuracy and the factor to percent, of each kind of JSON object."""
+    if isinstance(value.get("accuracy"), dict):
+        return 100.0, value["accuracy"]
+    domains = value.get("domains")
+    if isinstance(domains, list) and all(isinstance(d, dict) for d in domains):
+        return 100.0, {str(d.get("name")): d.get("accuracy") for d in domains}
+    return 1.0, value
+
+
+def _table(benchmark: Benchmark, accuracies: Sequence[float], result: Score) -> str:
+    lines = [f"{benchmark.title:<20} {'accuracy':>9} {'finetuned':>10} {'points':>8}"]
+    for domain, value in zip(benchmark.domains, accuracies, strict=True):
+        lines.append(
+            f"{domain.name:<20} {value:>9.2f} {domain.reference:>10.2f} "
+            f"{result.terms[domain.name]:>8.1f}"
+        )
+    parts = [
+        f"{key} {number:.{2 if key == 'S_E' else 0}f}"
+        for key, number in result.to_json().items()
+        if isinstance(number, float)
+    ]
+    return "\n".join([*lines, "  ".join(parts)])
+
+
+def run_score(
+    domains: Sequence[DomainConfig],
+    accuracy: Mapping[str, float],
+    before: Mapping[str, float],
+    macs: float,
+    params: float,
+) -> Score | None:
+    """S, S_O, S_P and S_E (eqs. 10 to 13), or None where domains have no `reference`.
+
+    Args:
+        accuracy: share of right answers by domain, pruned.
+        before: the same with every channel on, after warm-up. It stands for the feature extractor
+            that S_E is relative to; where it is empty or earns nothing there is no S_E.
+        macs, params: the union's share of the backbone's.
+    """
+    if not all(domain.reference for domain in domains):
+        return None
+    columns = tuple(BenchmarkDomain(d.name, d.name, d.reference) for d in domains)
+
+    def scored(right: Mapping[str, float], baseline: float, **cost: float) -> Score:
+        benchmark = Benchmark("run", "the run", columns, baseline)
+        return score(benchmark, [100 * right[d.name] for d in domains], **cost)
+
+    baseline = scored(before, 1.0).s if before else 0.0
+    if baseline:
+        return scored(accuracy, baseline, flop=macs, params=params)
+    result = scored(accuracy, 1.0, flop=macs, params=params)
+    return Score(result.s, result.s_o, result.s_p, None, result.terms)

@@ -19,7 +19,7 @@ from prunion.runtime.errors import PrunionError
 from prunion.trainer.config.run import load_config
 from prunion.trainer.run.train import RunResult, train_run
 
-__all__ = ["demo_command"]
+__all__ = ["run_demo"]
 
 SIZE = 48
 RUN = """\
@@ -53,7 +53,7 @@ trunk_lr = 5e-4
 """
 
 
-def demo_command(output: str, force: bool) -> None:
+def run_demo(output: Path | str, *, force: bool = False) -> None:
     """Train, export, measure and predict under `output`; prints a closing table."""
     started = time.perf_counter()
     folder = Path(output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,24 +36,9 @@ from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
 
-__all__ = ["export_bundle", "export_command", "trunk_hash"]
+__all__ = ["export_bundle", "trunk_hash"]
 
 FORMAT_VERSION = 1
-
-
-def export_command(
-    checkpoint: str,
-    output: str,
-    force: bool,
-    as_json: bool,
-    options: dict[str, Any] | None = None,
-) -> None:
-    """The command line's `export`; `options` are those of `ExportOptions`."""
-    manifest = export_bundle(checkpoint, output, ExportOptions(**(options or {})), force=force)
-    if as_json:
-        print(json.dumps(manifest, indent=1, ensure_ascii=False))
-    else:
-        print("\n".join(_report(output, manifest)))
 
 
 def export_bundle(
@@ -180,43 +164,3 @@ def _probe(count: int, height: int, width: int) -> torch.Tensor:
     """Normalised noise: unlike real images it reaches every channel."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(max(count, 4), 3, height, width, generator=generator)
-
-
-def _value(budget: dict[str, Any]) -> str:
-    if budget["kind"] != "latency":
-        return f"{budget['value']:,}"
-    return f"{budget['milliseconds']:.3f} ms predicted, {budget['share']:.1%} of the backbone's,"
-
-
-def _report(output: str, manifest: dict[str, Any]) -> list[str]:
-    params, macs, budget = manifest["params"], manifest["macs"], manifest["budget"]
-    widths = manifest["widths"].values()
-    cut = sum(after < before for before, after in widths)
-    lines = [
-        f"{output}: {len(manifest['domains'])} domains, {cut} of {len(widths)} widths cut",
-        f"parameters {params['backbone']:,} → {params['exported']:,}, "
-        f"MACs {macs['backbone']:,} → {macs['exported']:,}; "
-        f"budget {budget['kind']} {budget['asked']}: {_value(budget)} "
-        f"{'met' if budget['met'] else 'NOT met'}",
-    ]
-    paper = manifest["paper"]
-    lines.append(
-        f"as in the papers: parameters {paper['params']:.3f}, operations {paper['flop']:.3f} of "
-        "the backbone's"
-    )
-    added = manifest["rounding"]["added"]
-    if added:
-        lines.append(
-            f"{sum(added.values())} channels that no domain uses stay, to keep widths multiples "
-            f"of {manifest['rounding']['multiple']}"
-        )
-    lines.append(
-        "masked torch, sliced torch and ONNX Runtime agree to "
-        f"{manifest['verified']['max_relative_error']:.1e} on a mixed batch"
-    )
-    for variant, facts in manifest["verified"]["variants"].items():
-        worst = max(facts["max_relative_error"].items(), key=lambda x: x[1])
-        lines.append(f"{variant}: at most {worst[1]:.1e} from fp32 ({worst[0]})")
-        for name, (before, after) in facts.get("accuracy", {}).items():
-            lines.append(f"  {name}: accuracy {before:.1%} → {after:.1%}")
-    return lines

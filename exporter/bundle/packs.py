@@ -22,16 +22,23 @@ from prunion.trainer.network.checkpoint import load_checkpoint
 
 __all__ = [
     "domain_pack",
+    "export_pack",
     "graph_trunk_hash",
     "hash_trunk",
-    "pack_command",
     "trunk_hash",
     "write_packs",
 ]
 
 
-def pack_command(checkpoint: str, domain: str, output: str, force: bool) -> None:
-    """The command line's `pack`: one domain for the trunk that all of them share."""
+def export_pack(
+    checkpoint: Path | str, domain: str, output: Path | str, *, force: bool = False
+) -> Pack:
+    """Write one domain of a checkpoint as a pack for the trunk that all its domains share.
+
+    Raises:
+        DomainError: the checkpoint has no such domain.
+        PrunionError: `output` exists and `force` is false.
+    """
     path = Path(output)
     if path.exists() and not force:
         raise PrunionError(f"{path} already exists: choose another place or pass --force")
@@ -42,8 +49,9 @@ def pack_command(checkpoint: str, domain: str, output: str, force: bool) -> None
         raise DomainError(f"{checkpoint} has no domain {domain!r}: it has {', '.join(names)}")
     slim = slim_network(loaded.net, kept_units(loaded, loaded.net.switches))
     row = names.index(domain)
-    write_pack(path, domain_pack(slim, row, domains[row], trunk_hash(slim)))
-    print(f"{path}: {domain}, {path.stat().st_size:,} bytes, trunk {trunk_hash(slim)[:12]}")
+    pack = domain_pack(slim, row, domains[row], trunk_hash(slim))
+    write_pack(path, pack)
+    return pack
 
 
 def trunk_hash(slim: SlimNet) -> str:

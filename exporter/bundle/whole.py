@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -17,39 +17,25 @@ from prunion.exporter.slim.network import slim_network
 from prunion.runtime.base.files import replace_file
 from prunion.runtime.bundle.manifest import Manifest, load_manifest
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.measure.profile import profile_command
 from prunion.trainer.config.run import BudgetConfig, DomainConfig, RunConfig, load_config
 from prunion.trainer.network.checkpoint import load_checkpoint, save_checkpoint
 from prunion.trainer.network.masked import build_network
 
-__all__ = ["export_untrained", "profile_run_command", "untrained_command", "write_unpruned"]
+__all__ = ["export_untrained", "untrained_bundle", "write_unpruned"]
 
 
 DOMAIN = "probe"
 CLASSES = 16  # of a stand-in domain: a gathered head's time hardly depends on it
 
 
-def untrained_command(run_file: str, output: str, force: bool, as_json: bool) -> None:
-    """The command line's `export RUN.toml --untrained`."""
-    manifest = export_untrained(load_config(run_file), Path(output), force=force)
-    if as_json:
-        print(json.dumps(manifest.raw, indent=1, ensure_ascii=False))
-        return
-    shape, params = manifest.input, manifest.params["backbone"]
-    print(
-        f"{output}: every channel of the network, random weights, one stand-in domain; "
-        f"{shape.height}×{shape.width}, {params:,.0f} parameters; measure it on the target with "
-        f"`prunion profile {output} -o device.json`"
-    )
-
-
-def profile_run_command(run_file: str, output: str, options: dict[str, Any]) -> None:
-    """The command line's `profile RUN.toml`, on a machine that has torch."""
+@contextmanager
+def untrained_bundle(run_file: Path | str) -> Iterator[Path]:
+    """The bundle of a run's whole network in a temporary folder, for as long as it is measured."""
     config = load_config(run_file)
     with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / f"{Path(run_file).stem}.prunion"
-        export_untrained(config, probe)
-        profile_command(str(probe), output, options)
+        bundle = Path(folder) / f"{Path(run_file).stem}.prunion"
+        export_untrained(config, bundle)
+        yield bundle
 
 
 def export_untrained(config: RunConfig, output: Path, *, force: bool = False) -> Manifest:

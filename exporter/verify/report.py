@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import onnx
 
@@ -28,7 +26,7 @@ from prunion.runtime.bundle.folder import Bundle, open_bundle
 from prunion.runtime.errors import BundleError, DomainError, VerificationError
 from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
 
-__all__ = ["Disagreement", "Report", "verify_bundle", "verify_command"]
+__all__ = ["Disagreement", "Report", "verify_bundle"]
 
 
 @dataclass(frozen=True)
@@ -61,19 +59,6 @@ class Report:
     def worst(self) -> Disagreement | None:
         """The comparison closest to (or furthest over) its tolerance."""
         return max(self.compared, key=lambda x: x.error / x.tolerance, default=None)
-
-
-def verify_command(bundle: str, against: str | None, as_json: bool) -> None:
-    """Print the report; raises VerificationError (exit 1) when anything is off."""
-    report = verify_bundle(bundle, against=against)
-    if as_json:
-        worst = None if report.worst is None else asdict(report.worst)
-        value = {**asdict(report), "passed": not report.problems, "worst": worst}
-        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
-    else:
-        _print(report)
-    if report.problems:
-        raise VerificationError(f"{bundle}: {len(report.problems)} of its claims do not hold")
 
 
 def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> Report:
@@ -194,23 +179,3 @@ def _masked_logits(loaded: Checkpoint, names: tuple[str, ...], images: np.ndarra
     logits = masked_logits(loaded.net, torch.from_numpy(images), domains)
     widest = max(loaded.net.classes[row] for row in rows)
     return logits[:, :widest]
-
-
-def _print(report: Report) -> None:
-    for graph in report.graphs:
-        rows = [x for x in report.compared if x.graph == graph]
-        for what in dict.fromkeys(x.against for x in rows):
-            worst = max((x for x in rows if x.against == what), key=lambda x: x.error)
-            click.echo(f"{graph} against {what}: at most {worst.error:.1e} ({worst.domain})")
-    for note in report.notes:
-        click.echo(note)
-    for problem in report.problems:
-        click.echo(f"wrong: {problem}")
-    if report.worst is not None:
-        x = report.worst
-        click.echo(
-            f"largest error: {x.error:.2e} of the largest logit, domain {x.domain}, "
-            f"{x.graph} graph against {x.against} (tolerance {x.tolerance:.0e})"
-        )
-    if not report.problems:
-        click.echo(f"{report.bundle}: everything holds")

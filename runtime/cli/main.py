@@ -1,17 +1,36 @@
-"""The `prunion` command: only click is loaded until a command runs, so that help is instant."""
+"""The `prunion` command: a group that loads a command's module when it is asked for."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from importlib import import_module
 from typing import Any
 
 import click
 
-from prunion.runtime.cli import commands, making
 from prunion.runtime.errors import PrunionError
 
-__all__ = ["cli", "main"]
+__all__ = ["COMMANDS", "cli", "main"]
+
+# Where each command stands. Stages are named, not imported: their command modules load click
+# alone, so that help is instant, and a device needs no torch.
+COMMANDS = {
+    "add-domain": "prunion.exporter.cli:add_domain",
+    "bench": "prunion.runtime.cli.measuring:bench",
+    "build": "prunion.runtime.cli.engines:build",
+    "demo": "prunion.benchmarks.cli:demo",
+    "doctor": "prunion.runtime.cli.measuring:doctor",
+    "export": "prunion.exporter.cli:export",
+    "inspect": "prunion.runtime.cli.answering:inspect",
+    "pack": "prunion.exporter.cli:pack",
+    "predict": "prunion.runtime.cli.answering:predict",
+    "profile": "prunion.exporter.cli:profile",
+    "score": "prunion.trainer.cli:score",
+    "serve": "prunion.runtime.cli.answering:serve",
+    "train": "prunion.trainer.cli:train",
+    "verify": "prunion.exporter.cli:verify",
+}
 
 EXTRAS = {
     "torch": "train",
@@ -43,6 +62,19 @@ EXTRAS = {
 class Cli(click.Group):
     """A group whose commands end in one line, not a traceback, when the user can fix it."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, its module loaded now; None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Exit codes: 1 user error, 2 usage, 130 interrupted."""
         warnings.filterwarnings("ignore", message=".*decompression bomb.*")
@@ -71,11 +103,6 @@ def _fail(ctx: click.Context, message: str) -> None:
 @click.version_option(package_name="prunion", prog_name="prunion")
 def cli() -> None:
     """One pruned vision network for many image domains."""
-
-
-for part in (making, commands):
-    for name in part.__all__:
-        cli.add_command(getattr(part, name))
 
 
 def main() -> None:

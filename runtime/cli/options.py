@@ -1,13 +1,10 @@
-"""What the commands share: options, and how a stage is called."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 import click
 
-__all__ = ["as_json", "bundle_argument", "call", "force", "numbers", "packs", "precision"]
+__all__ = ["as_json", "bundle_argument", "force", "numbers", "packs", "precision"]
 
 force = click.option("--force", is_flag=True, help="Replace what is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -21,12 +18,6 @@ packs = click.option(
     help="A domain that `add-domain` or `pack` wrote, beside the bundle's; can be repeated.",
 )
 precision = click.option("--precision", default="fp32", show_default=True, help="Graph variant.")
-
-
-def call(place: str, *arguments: Any) -> None:
-    """Run `module:function`; a stage is imported only when one of its commands runs."""
-    module, function = place.split(":")
-    getattr(import_module(module), function)(*arguments)
 
 
 def numbers(_: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:

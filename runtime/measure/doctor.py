@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import click
-
 from prunion.runtime.backends.onnxruntime import SessionOptions, make_session
-from prunion.runtime.base.machine import available_bytes, machine_facts
 from prunion.runtime.errors import PrunionError
 
-__all__ = ["Finding", "doctor_command", "examine", "refusal"]
+__all__ = ["Finding", "answers_here", "examine", "refusal"]
 
 TEGRA = Path("/etc/nv_tegra_release")
 OLD_PYTHON_ORT = "1.23"
@@ -38,22 +35,10 @@ class Finding:
     fix: str = ""
 
 
-def doctor_command(as_json: bool) -> None:
-    """Print the findings; exits 1 only if nothing here can answer a prediction."""
-    findings = examine()
-    facts = machine_facts()
-    if as_json:
-        value = {"machine": facts, "findings": [asdict(x) for x in findings]}
-        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
-    else:
-        click.echo(f"{facts['cpu']}, {facts['cores']} cores, {facts['architecture']}")
-        click.echo(f"{available_bytes() / 2**30:.1f} GiB of memory free, {facts['system']}")
-        for x in findings:
-            fix = f"\n           → {x.fix}" if x.fix else ""
-            click.echo(f"{x.state:>8}  {x.what}: {x.detail}{fix}")
+def answers_here(findings: Sequence[Finding]) -> bool:
+    """Whether any backend that was found can answer a prediction."""
     runs = {"ONNX Runtime", "OpenVINO", "TensorRT"}
-    if not any(x.what in runs and x.state == "ok" for x in findings):
-        raise SystemExit(1)
+    return any(x.what in runs and x.state == "ok" for x in findings)
 
 
 def examine() -> list[Finding]:

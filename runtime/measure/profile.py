@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -29,7 +28,14 @@ from prunion.runtime.graph.slice import units_to_keep
 from prunion.runtime.measure.profile_layers import GraphLayer, find_layers, layer_graph
 from prunion.runtime.tensorrt.library import TARGETS
 
-__all__ = ["profile_bundle", "profile_command", "sample_unions", "widths_to_measure"]
+__all__ = [
+    "measure_profile",
+    "profile_bundle",
+    "profile_lines",
+    "profile_warning",
+    "sample_unions",
+    "widths_to_measure",
+]
 
 POINTS = 6  # of an axis, at most
 COPIES = 3
@@ -40,42 +46,47 @@ TRUSTED = 0.10  # what a latency budget promises
 Step = Callable[[str], None]
 
 
-def profile_command(bundle: str, output: str, options: Mapping[str, Any]) -> None:
-    """Measure, write `output` and say how well it predicts.
+def measure_profile(
+    source: Path | str, output: Path | str, *, force: bool = False, **options: Any
+) -> Profile:
+    """Measure the bundle `source`, with a bar on a terminal, and write the profile.
 
-    `options` are `profile_bundle`'s, `force` and `as_json`.
+    `options` are those of `profile_bundle`. Raises PrunionError if `output` exists and `force` is
+    false, and what `profile_bundle` raises.
     """
-    rest = dict(options)
-    force, as_json = rest.pop("force"), rest.pop("as_json")
     if Path(output).exists() and not force:
         raise PrunionError(f"{output} already exists: choose another place or pass --force")
-    opened = open_bundle(bundle)
+    opened = open_bundle(source)
     length = len(set(_layers(opened, form_of(opened)).values())) + 2
     if sys.stderr.isatty():  # elsewhere click would print the label
         with click.progressbar(length=length, label="profile", file=sys.stderr) as bar:
-            profile = profile_bundle(opened, step=lambda _: bar.update(1), **rest)
+            made = profile_bundle(opened, step=lambda _: bar.update(1), **options)
     else:
-        profile = profile_bundle(opened, **rest)
-    write_profile(output, profile)
-    if as_json:
-        click.echo(json.dumps(profile.to_json(), indent=1, ensure_ascii=False))
-        return
+        made = profile_bundle(opened, **options)
+    write_profile(output, made)
+    return made
+
+
+def profile_lines(output: Path | str, profile: Profile) -> list[str]:
+    """What was measured, and how well it predicts, in two lines for people."""
     fit, points = profile.fit, sum(grid.ms.size for grid in profile.grids)
-    click.echo(
+    return [
         f"{output}: {len(profile.layers)} layers, {len(profile.grids)} of them different, "
-        f"{points} widths; {profile.describe()}"
-    )
-    click.echo(
+        f"{points} widths; {profile.describe()}",
         f"whole network {profile.samples[0][1]:.3f} ms; predicted as {fit.scale:.3f} × Σ layers + "
         f"{fit.constant:.3f} ms, to {fit.mean_error:.1%} on average and {fit.worst_error:.1%} at "
-        f"worst on {len(profile.samples)} pruned networks, each left out of its own fit"
+        f"worst on {len(profile.samples)} pruned networks, each left out of its own fit",
+    ]
+
+
+def profile_warning(profile: Profile) -> str:
+    """A warning where the profile predicts worse than a latency budget promises; else empty."""
+    if profile.fit.worst_error <= TRUSTED:
+        return ""
+    return (
+        f"warning: off by more than {TRUSTED:.0%}; most often other load on the machine did "
+        "it: measure again while it is quiet, or longer with --seconds 0.1"
     )
-    if fit.worst_error > TRUSTED:
-        click.echo(
-            f"warning: off by more than {TRUSTED:.0%}; most often other load on the machine did "
-            "it: measure again while it is quiet, or longer with --seconds 0.1",
-            err=True,
-        )
 
 
 def profile_bundle(

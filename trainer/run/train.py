@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
 import time
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from prunion.trainer.config.run import RunConfig, load_config
+from prunion.trainer.config.run import RunConfig
 from prunion.trainer.cost.budget import make_budget
 from prunion.trainer.cost.latency import LatencyTable
 from prunion.trainer.cost.prices import table_of
@@ -27,34 +25,15 @@ from prunion.trainer.network.masked import build_network
 from prunion.trainer.ranks import Ranks, joined_ranks
 from prunion.trainer.run.device import device_named, prepare_device
 from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
-from prunion.trainer.run.interrupt import StoppedError, StopRequest, stop_signals
+from prunion.trainer.run.interrupt import StopRequest, stop_signals
 from prunion.trainer.run.metrics import MetricsLog
-from prunion.trainer.run.result import RunResult, closing_table, run_result, usage_figures
+from prunion.trainer.run.result import RunResult, run_result, usage_figures
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot
 from prunion.trainer.run.training import Training
 
-__all__ = ["RunResult", "train_command", "train_run"]
+__all__ = ["RunResult", "train_run"]
 
 Log = Callable[..., None]
-
-
-def train_command(
-    config_path: str, output: str | None, force: bool, resume: bool, as_json: bool
-) -> None:
-    """The command line's `train`."""
-    config = load_config(config_path)
-    folder = Path(output) if output else Path("runs") / Path(config_path).stem
-    try:
-        result = train_run(config, folder, force=force, resume=resume, run_file=Path(config_path))
-    except StoppedError as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(stop.code) from None
-    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
-        return
-    if as_json:
-        print(json.dumps(result.to_json(), indent=1))
-    else:
-        print(closing_table(result))
 
 
 def train_run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import Any
 from prunion.runtime.base.files import read_json
 from prunion.runtime.errors import InputError
 from prunion.trainer.config.run import DomainConfig
-from prunion.trainer.score.tables import BENCHMARKS, Benchmark, BenchmarkDomain
+from prunion.trainer.score.tables import Benchmark, BenchmarkDomain
 
-__all__ = ["Score", "read_accuracies", "run_score", "score", "score_command"]
+__all__ = ["Score", "parse_accuracies", "read_accuracies", "run_score", "score", "score_table"]
 
 
 EXPONENT = 2.0  # γ of eq. 10
@@ -110,27 +109,6 @@ def parse_accuracies(text: str, where: str) -> list[float]:
     return [_number(part, where) for part in parts]
 
 
-def score_command(
-    name: str,
-    accuracy: str | None,
-    source: str | None,
-    flop: float | None,
-    params: float | None,
-    as_json: bool,
-) -> None:
-    """The command line's `score`."""
-    benchmark = BENCHMARKS[name]
-    if (accuracy is None) == (source is None):
-        raise InputError("give the accuracies once: --accuracy 76.2,80.8,… or --from FILE")
-    if accuracy is not None:
-        values = parse_accuracies(accuracy, "--accuracy")
-    else:
-        assert source is not None
-        values = read_accuracies(source, benchmark)
-    result = score(benchmark, values, flop, params)
-    print(json.dumps(result.to_json(), indent=1) if as_json else _table(benchmark, values, result))
-
-
 def _term(accuracy: float, reference: float) -> float:
     largest = 2 * (1 - reference / 100)
     return float(HIGHEST * (max(0.0, largest - (1 - accuracy / 100)) / largest) ** EXPONENT)
@@ -188,7 +166,7 @@ def _named(value: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
     return 1.0, value
 
 
-def _table(benchmark: Benchmark, accuracies: Sequence[float], result: Score) -> str:
+def score_table(benchmark: Benchmark, accuracies: Sequence[float], result: Score) -> str:
     lines = [f"{benchmark.title:<20} {'accuracy':>9} {'finetuned':>10} {'points':>8}"]
     for domain, value in zip(benchmark.domains, accuracies, strict=True):
         lines.append(

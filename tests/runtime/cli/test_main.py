@@ -15,8 +15,8 @@ from PIL import Image
 
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.bundle.pack import write_pack
-from prunion.runtime.cli import making
-from prunion.runtime.cli.main import cli
+from prunion.runtime.cli.main import COMMANDS, cli
+from prunion.trainer.cli import train
 
 
 def invoke(*arguments: object) -> Result:
@@ -140,10 +140,10 @@ def test_usage_errors_exit_2(arguments: list[str]) -> None:
 
 
 def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def call(*_: object) -> None:
+    def call(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(making, "call", call)
+    monkeypatch.setattr(train, "callback", call)
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,11 +172,19 @@ def test_version() -> None:
     assert invoke("--version").stdout.startswith("prunion, version ")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"]])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_stands_where_the_group_looks_for_it(name: str) -> None:
+    result = invoke(name, "--help")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"Usage: cli {name} ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["train", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     program = f"""
 import sys
-from prunion.runtime.cli.main import cli
+from prunion.runtime.cli.main import COMMANDS, cli
+from prunion.trainer.cli import train
 cli({arguments!r}, standalone_mode=False)
 heavy = {{"numpy", "torch", "onnx", "onnxruntime", "PIL", "safetensors"}} & set(sys.modules)
 assert not heavy, heavy

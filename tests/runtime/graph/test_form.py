@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 
 from prunion.benchmarks.random_bundle import random_checkpoint
 from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.bundle.packs import pack_command
+from prunion.exporter.bundle.packs import export_pack
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.bundle.pack import Pack, read_pack
 from prunion.runtime.cli.main import cli
@@ -151,7 +151,7 @@ def test_a_specialised_bundle_answers_for_its_domain(
 def test_packs_of_the_checkpoint_fit_concatenated_heads(
     bundles: dict[str, Path], checkpoint: Path, tmp_path: Path, pictures: np.ndarray
 ) -> None:
-    pack_command(str(checkpoint), "d0", str(tmp_path / "d0.safetensors"), False)
+    export_pack(checkpoint, "d0", tmp_path / "d0.safetensors")
     model = opened(bundles["joined"], "fp32")
     before = probabilities(model, pictures, "d0")
     model.remove_domain("d0")

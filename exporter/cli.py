@@ -1,0 +1,247 @@
+"""The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunion.runtime.cli.options import as_json, bundle_argument, force
+
+if TYPE_CHECKING:
+    from prunion.exporter.verify.report import Report
+
+__all__ = ["add_domain", "export", "pack", "profile", "verify"]
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="Bundle to write.")
+@click.option(
+    "--domains",
+    metavar="A,B,…",
+    callback=lambda _c, _o, value: value and tuple(filter(None, value.split(","))),
+    help="Only these domains, sliced again to what they use.",
+)
+@click.option("--specialise", metavar="A", help="One domain, BatchNorm folded, no domain input.")
+@click.option(
+    "--heads",
+    default="gathered",
+    show_default=True,
+    type=click.Choice(["gathered", "concatenated"]),
+    help="How images pick their classifier; concatenated suits thousands of classes.",
+)
+@click.option("--fp16", is_flag=True, help="Also model.fp16.onnx.")
+@click.option(
+    "--fp16-image",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16"]),
+    help="Type of the fp16 graph's image input.",
+)
+@click.option("--int8", is_flag=True, help="Also model.int8.onnx, calibrated on every domain.")
+@click.option(
+    "--int8-max-drop",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Accuracy points a domain may lose by it.",
+)
+@click.option(
+    "--int8-images",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Calibration images of each domain.",
+)
+@click.option("--uint8", is_flag=True, help="Also each graph with raw uint8 [N, H, W, 3] images.")
+@click.option("--torch", is_flag=True, help="Also slim.safetensors and plan.json, for torch.")
+@click.option("--opset", default=20, show_default=True, type=click.IntRange(13, 21))
+@click.option("--ir", type=click.IntRange(7), help="ONNX IR version  [default: the opset's].")
+@click.option(
+    "--untrained", is_flag=True, help="CHECKPOINT is a RUN.toml: its whole network, to be profiled."
+)
+@force
+@as_json
+def export(
+    checkpoint: str, output: str, force: bool, as_json: bool, untrained: bool, **options: Any
+) -> None:
+    """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion."""
+    if untrained:
+        _export_untrained(checkpoint, output, force, as_json)
+        return
+    from prunion.exporter.bundle.export import export_bundle
+    from prunion.exporter.options import ExportOptions
+
+    manifest = export_bundle(checkpoint, output, ExportOptions(**options), force=force)
+    click.echo(_json(manifest) if as_json else "\n".join(_exported(output, manifest)))
+
+
+def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) -> None:
+    from prunion.exporter.bundle.whole import export_untrained
+    from prunion.trainer.config.run import load_config
+
+    manifest = export_untrained(load_config(run_file), Path(output), force=force)
+    if as_json:
+        click.echo(_json(manifest.raw))
+        return
+    shape, params = manifest.input, manifest.params["backbone"]
+    click.echo(
+        f"{output}: every channel of the network, random weights, one stand-in domain; "
+        f"{shape.height}×{shape.width}, {params:,.0f} parameters; measure it on the target with "
+        f"`prunion profile {output} -o device.json`"
+    )
+
+
+def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
+    params, macs, budget = manifest["params"], manifest["macs"], manifest["budget"]
+    widths = manifest["widths"].values()
+    narrower = sum(after < before for before, after in widths)
+    lines = [
+        f"{output}: {len(manifest['domains'])} domains, {narrower} of {len(widths)} widths cut",
+        f"parameters {params['backbone']:,} → {params['exported']:,}, "
+        f"MACs {macs['backbone']:,} → {macs['exported']:,}; "
+        f"budget {budget['kind']} {budget['asked']}: {_cost(budget)} "
+        f"{'met' if budget['met'] else 'NOT met'}",
+    ]
+    paper = manifest["paper"]
+    lines.append(
+        f"as in the papers: parameters {paper['params']:.3f}, operations {paper['flop']:.3f} of "
+        "the backbone's"
+    )
+    added = manifest["rounding"]["added"]
+    if added:
+        lines.append(
+            f"{sum(added.values())} channels that no domain uses stay, to keep widths multiples "
+            f"of {manifest['rounding']['multiple']}"
+        )
+    lines.append(
+        "masked torch, sliced torch and ONNX Runtime agree to "
+        f"{manifest['verified']['max_relative_error']:.1e} on a mixed batch"
+    )
+    for variant, facts in manifest["verified"]["variants"].items():
+        worst = max(facts["max_relative_error"].items(), key=lambda x: x[1])
+        lines.append(f"{variant}: at most {worst[1]:.1e} from fp32 ({worst[0]})")
+        for name, (before, after) in facts.get("accuracy", {}).items():
+            lines.append(f"  {name}: accuracy {before:.1%} → {after:.1%}")
+    return lines
+
+
+def _cost(budget: Mapping[str, Any]) -> str:
+    if budget["kind"] != "latency":
+        return f"{budget['value']:,}"
+    return f"{budget['milliseconds']:.3f} ms predicted, {budget['share']:.1%} of the backbone's,"
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path())
+@click.argument("domain")
+@click.option("-o", "--output", required=True, type=click.Path(), help="NAME.safetensors to write.")
+@force
+def pack(checkpoint: str, domain: str, output: str, force: bool) -> None:
+    """Write one DOMAIN of a CHECKPOINT as a pack for the bundles made from it."""
+    from prunion.exporter.bundle.packs import export_pack
+
+    made = export_pack(checkpoint, domain, output, force=force)
+    size = Path(output).stat().st_size
+    click.echo(f"{output}: {made.name}, {size:,} bytes, trunk {made.trunk_hash[:12]}")
+
+
+@click.command("add-domain")
+@click.argument("checkpoint", type=click.Path())
+@click.argument("domain", metavar="DOMAIN.toml", type=click.Path())
+@click.option(
+    "-o", "--output", type=click.Path(), help="Pack to write  [default: NAME.safetensors]."
+)
+@force
+def add_domain(checkpoint: str, domain: str, output: str | None, force: bool) -> None:
+    """Train a new domain on a finished trunk; its pack fits the existing bundle."""
+    from prunion.exporter.bundle.add_domain import add_domain_command
+
+    add_domain_command(checkpoint, domain, output, force)
+
+
+@click.command()
+@bundle_argument
+@click.option(
+    "--against", metavar="CHECKPOINT", type=click.Path(), help="Compare with its masked network."
+)
+@as_json
+def verify(bundle: str, against: str | None, as_json: bool) -> None:
+    """Check everything a bundle claims; exit code 1 if anything is off."""
+    from prunion.exporter.verify.report import verify_bundle
+    from prunion.runtime.errors import VerificationError
+
+    report = verify_bundle(bundle, against=against)
+    if as_json:
+        worst = None if report.worst is None else asdict(report.worst)
+        click.echo(_json({**asdict(report), "passed": not report.problems, "worst": worst}))
+    else:
+        click.echo("\n".join(_verified(report)))
+    if report.problems:
+        raise VerificationError(f"{bundle}: {len(report.problems)} of its claims do not hold")
+
+
+def _verified(report: Report) -> list[str]:
+    lines = []
+    for graph in report.graphs:
+        rows = [x for x in report.compared if x.graph == graph]
+        for what in dict.fromkeys(x.against for x in rows):
+            worst = max((x for x in rows if x.against == what), key=lambda x: x.error)
+            lines.append(f"{graph} against {what}: at most {worst.error:.1e} ({worst.domain})")
+    lines += report.notes
+    lines += [f"wrong: {problem}" for problem in report.problems]
+    if report.worst is not None:
+        x = report.worst
+        lines.append(
+            f"largest error: {x.error:.2e} of the largest logit, domain {x.domain}, "
+            f"{x.graph} graph against {x.against} (tolerance {x.tolerance:.0e})"
+        )
+    if not report.problems:
+        lines.append(f"{report.bundle}: everything holds")
+    return lines
+
+
+@click.command()
+@click.argument("source", metavar="BUNDLE|RUN.toml", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="Profile to write (JSON).")
+@click.option("--backend", default="cpu", show_default=True, help="cpu, cuda, openvino or auto.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 65536))
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
+@click.option(
+    "--seconds",
+    default=0.024,
+    show_default=True,
+    type=click.FloatRange(0.001, 60),
+    help="For each graph of each layer's width.",
+)
+@force
+@as_json
+def profile(source: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
+    """Measure what layers cost here over their widths, for a latency budget.
+
+    BUNDLE is one that `export RUN.toml --untrained` wrote; RUN.toml itself needs torch.
+    """
+    from prunion.runtime.measure.profile import measure_profile, profile_lines, profile_warning
+
+    if source.endswith(".toml"):
+        from prunion.exporter.bundle.whole import untrained_bundle
+
+        with untrained_bundle(source) as bundle:
+            made = measure_profile(bundle, output, force=force, **options)
+    else:
+        made = measure_profile(source, output, force=force, **options)
+    if as_json:
+        click.echo(_json(made.to_json()))
+        return
+    click.echo("\n".join(profile_lines(output, made)))
+    if warning := profile_warning(made):
+        click.echo(warning, err=True)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)

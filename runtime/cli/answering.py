@@ -1,0 +1,116 @@
+"""Commands that answer from a bundle or show what it holds: `predict`, `serve`, `inspect`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from prunion.runtime.cli.options import as_json, bundle_argument, packs, precision
+
+if TYPE_CHECKING:
+    from prunion.runtime.bundle.folder import Bundle
+    from prunion.runtime.bundle.manifest import Budget
+
+__all__ = ["inspect", "predict", "serve"]
+
+
+@click.command()
+@bundle_argument
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
+@click.option("-d", "--domain", required=True, help="The domain the images belong to.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
+@packs
+@precision
+@click.option("--backend", default="auto", show_default=True, help="What answers.")
+@as_json
+def predict(
+    bundle: str,
+    images: tuple[str, ...],
+    domain: str,
+    top: int,
+    packs: tuple[str, ...],
+    precision: str,
+    backend: str,
+    as_json: bool,
+) -> None:
+    """Classify images of one domain."""
+    from prunion.runtime.model.model import load
+
+    model = load(bundle, backend, precision=precision)
+    for pack in packs:
+        model.add_domain(pack)
+    predictions = model.predict(list(images), domain, top_k=top)
+    if as_json:
+        rows = [
+            {"image": image, **asdict(x), "top": [c._asdict() for c in x.top]}
+            for image, x in zip(images, predictions, strict=True)
+        ]
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for image, prediction in zip(images, predictions, strict=True):
+        shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in prediction.top)
+        click.echo(f"{image}: {shown}")
+
+
+@click.command()
+@bundle_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@packs
+@precision
+def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: str) -> None:
+    """Answer predictions over HTTP (Open Inference Protocol v2)."""
+    from prunion.runtime.serve.app import serve
+
+    serve(bundle, host, port, precision, packs)
+
+
+@click.command()
+@bundle_argument
+@as_json
+def inspect(bundle: str, as_json: bool) -> None:
+    """Show what a bundle holds, after checking every file's hash."""
+    from prunion.runtime.bundle.folder import open_bundle
+
+    opened = open_bundle(bundle)
+    if as_json:
+        click.echo((opened.path / "manifest.json").read_text("utf-8"), nl=False)
+    else:
+        click.echo("\n".join(_summary(opened)))
+
+
+def _summary(bundle: Bundle) -> list[str]:
+    m = bundle.manifest
+    size = f"{m.input.height}×{m.input.width}"
+    lines = [f"{m.name}: {len(m.domains)} domains, images {size}, trunk {m.trunk_hash[:12]}", ""]
+    width = max(len("domain"), *(len(domain.name) for domain in m.domains))
+    lines.append(f"{'domain':<{width}}{'classes':>9}{'accuracy':>10}")
+    for domain in m.domains:
+        accuracy = "-" if domain.accuracy is None else f"{domain.accuracy:.1%}"
+        lines.append(f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}")
+    met = "met" if m.budget.met else "NOT met"
+    lines += ["", f"budget  {m.budget.kind}: asked {m.budget.asked}, is {_cost(m.budget)} ({met})"]
+    form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
+    lines.append(f"graphs  {', '.join(m.graphs)}; {form}")
+    for name, counts in (("params", m.params), ("macs", m.macs)):
+        before, after = counts["backbone"], counts["exported"]
+        share = f" ({after / before:.1%})" if before else ""
+        lines.append(f"{name:<8}{before:,} → {after:,}{share}")
+    changed = [pair for pair in m.widths.values() if pair[1] < pair[0]]
+    before, after = (sum(pair[i] for pair in m.widths.values()) for i in (0, 1))
+    layers = f"{len(changed)} of {len(m.widths)} layers narrower"
+    lines += [f"widths  {layers}, {before} → {after} channels in all", ""]
+    lines += [f"{bundle.file(f).stat().st_size:>14,}  {f}" for f in m.files]
+    return lines
+
+
+def _cost(budget: Budget) -> str:
+    from prunion.runtime.base.files import amount_text
+
+    if budget.kind != "latency":
+        return amount_text(budget.value)
+    share = amount_text(budget.share)
+    return f"{budget.milliseconds:.3f} ms, share {share}, as predicted for {budget.device}"

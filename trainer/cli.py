@@ -1,0 +1,79 @@
+"""The trainer's commands: `prunion train` and `prunion score`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from prunion.runtime.cli.options import as_json, force
+
+__all__ = ["score", "train"]
+
+
+@click.command()
+@click.argument("config", metavar="RUN.toml", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Run folder  [default: runs/RUN].")
+@force
+@click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
+@as_json
+def train(config: str, output: str | None, force: bool, resume: bool, as_json: bool) -> None:
+    """Train and prune a network as RUN.toml says."""
+    if force and resume:
+        raise click.UsageError("--force starts anew and --resume goes on: give one of them")
+    from prunion.trainer.config.run import load_config
+    from prunion.trainer.run.interrupt import StoppedError
+    from prunion.trainer.run.result import closing_table
+    from prunion.trainer.run.train import train_run
+
+    folder = Path(output) if output else Path("runs") / Path(config).stem
+    run = load_config(config)
+    try:
+        result = train_run(run, folder, force=force, resume=resume, run_file=Path(config))
+    except StoppedError as stop:
+        click.echo(stop, err=True)
+        raise SystemExit(stop.code) from None
+    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
+        return
+    click.echo(json.dumps(result.to_json(), indent=1) if as_json else closing_table(result))
+
+
+@click.command()
+@click.argument("benchmark", type=click.Choice(["decathlon", "imagenet-to-sketch"]))
+@click.option("--accuracy", metavar="A,B,…", help="Percent for each domain, in the papers' order.")
+@click.option("--from", "source", metavar="FILE", type=click.Path(), help="Read them from a file.")
+@click.option("--flop", type=float, help="Operations, as a multiple of the backbone's.")
+@click.option("--params", type=float, help="Parameters, as a multiple of the backbone's.")
+@as_json
+def score(
+    benchmark: str,
+    accuracy: str | None,
+    source: str | None,
+    flop: float | None,
+    params: float | None,
+    as_json: bool,
+) -> None:
+    """Score accuracies as the papers do: S, and S_O, S_P, S_E where the costs are given."""
+    from prunion.runtime.errors import InputError
+    from prunion.trainer.score.formulas import (
+        parse_accuracies,
+        read_accuracies,
+        score,
+        score_table,
+    )
+    from prunion.trainer.score.tables import BENCHMARKS
+
+    columns = BENCHMARKS[benchmark]
+    if accuracy is not None and source is None:
+        values = parse_accuracies(accuracy, "--accuracy")
+    elif source is not None and accuracy is None:
+        values = read_accuracies(source, columns)
+    else:
+        raise InputError("give the accuracies once: --accuracy 76.2,80.8,… or --from FILE")
+    result = score(columns, values, flop, params)
+    text = (
+        json.dumps(result.to_json(), indent=1) if as_json else score_table(columns, values, result)
+    )
+    click.echo(text)

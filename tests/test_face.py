@@ -1,8 +1,9 @@
-"""`import prunion` gives the errors and `load`, and waits for nothing."""
+"""`import prunion` gives what the command line does and the errors, and waits for nothing."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 
@@ -13,13 +14,33 @@ from prunion.runtime import errors
 
 
 def test_every_error_is_at_the_top() -> None:
-    assert set(errors.__all__) == set(prunion.__all__) - {"load"}
+    assert set(errors.__all__) < set(prunion.__all__)
     for name in errors.__all__:
         assert getattr(prunion, name) is getattr(errors, name)
         assert issubclass(getattr(prunion, name), prunion.PrunionError)
-    assert prunion.load is importlib.import_module("prunion.runtime.model.model").load
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = prunion.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("bench", "prunion.runtime.measure.bench"),
+        ("export", "prunion.exporter.api"),
+        ("load", "prunion.runtime.model.model"),
+        ("train", "prunion.trainer.api"),
+        ("verify", "prunion.exporter.api"),
+    ],
+)
+def test_every_verb_is_at_the_top(name: str, place: str) -> None:
+    if place.startswith(("prunion.trainer", "prunion.exporter")):
+        pytest.importorskip("torch")
+    assert getattr(prunion, name) is getattr(importlib.import_module(place), name)
+    assert name in dir(prunion)
+
+
+def test_the_version_is_the_package_s_own() -> None:
+    assert prunion.__version__ == importlib.metadata.version("prunion")
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Imports point one way, and the runtime needs no torch."""
+"""Imports point one way, from stage to stage and from room to room; the runtime needs no torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ MAY_IMPORT = {
     "exporter": {"exporter", "trainer", "runtime"},
     "benchmarks": {"benchmarks", "exporter", "trainer", "runtime"},
 }
+# The rooms of each stage from the ground up: a room imports only what stands before it.
+ROOMS = {
+    "runtime": "errors base bundle images graph tensorrt backends model measure serve cli".split(),
+    "trainer": (
+        "config ranks data backbone channels network cost pruning score run api cli".split()
+    ),
+    "exporter": "options slim graph bundle verify api cli".split(),
+    "benchmarks": "backbones random_bundle cost peers gpu learning demo cli".split(),
+}
+MOST_ENTRIES, MOST_LINES = 13, 300
 
 
 def imported(path: Path) -> set[str]:
@@ -37,6 +47,35 @@ def test_a_stage_imports_only_what_comes_before_it(stage: str) -> None:
         for name in imported(path):
             if name.startswith("prunion."):
                 assert name.split(".")[1] in MAY_IMPORT[stage], f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("stage", ROOMS)
+def test_a_room_imports_only_what_stands_below_it(stage: str) -> None:
+    order = ROOMS[stage]
+    places = {p.stem for p in (ROOT / stage).iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert places - {"__init__", "__pycache__"} == set(order)
+    for path in (ROOT / stage).rglob("*.py"):
+        room = path.relative_to(ROOT / stage).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        below = order[: order.index(room) + 1]
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[:2] == ["prunion", stage]:
+                assert len(parts) > 2, f"{path} imports the whole stage: name the room"
+                assert parts[2] in below, f"{path} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("stage", ROOMS)
+def test_a_folder_can_be_taken_in_at_a_glance(stage: str) -> None:
+    for folder in [ROOT / stage, *(p for p in (ROOT / stage).rglob("*") if p.is_dir())]:
+        if folder.name != "__pycache__":
+            shown = [p.name for p in folder.iterdir() if not p.name.startswith("__init__.")]
+            assert len(set(shown) - {"__pycache__"}) <= MOST_ENTRIES, (
+                f"{folder}: which room is missing?"
+            )
+    for path in (ROOT / stage).rglob("*.py"):
+        assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES, path
 
 
 def test_the_runtime_never_imports_torch() -> None:

@@ -1,49 +1,29 @@
-"""What `import prunion` gives: `load`, and the errors that a user can cause."""
+"""One pruned vision network for many image domains: train, export, verify, load, bench.
+
+`__init__.pyi` lists the names. Each is looked up on first use, so that `import prunion` waits for
+nothing and loads torch only where a name needs it.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from prunion.runtime.errors import (
-        BackendError,
-        BudgetError,
-        BundleError,
-        CheckpointError,
-        ConfigError,
-        DataError,
-        DomainError,
-        EngineError,
-        InputError,
-        MissingDependencyError,
-        PrunionError,
-        UnsupportedGraphError,
-        VerificationError,
-    )
-    from prunion.runtime.model.model import load
+import lazy_loader
 
-__all__ = [
-    "BackendError",
-    "BudgetError",
-    "BundleError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DomainError",
-    "EngineError",
-    "InputError",
-    "MissingDependencyError",
-    "PrunionError",
-    "UnsupportedGraphError",
-    "VerificationError",
-    "load",
-]
+_look_up, _, _names = lazy_loader.attach_stub(__name__, __file__)
+
+__all__ = [*_names, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: `import prunion` waits for nothing, and the stages are imported by name.
-    if name in __all__:
-        module = "model.model" if name == "load" else "errors"
-        return getattr(import_module(f"prunion.runtime.{module}"), name)
+    if name == "__version__":
+        from importlib import metadata  # a tenth of the command line's start
+
+        return metadata.version("prunion")
+    if name in _names:
+        return _look_up(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,49 @@
+"""What `import prunion` gives of exporting: `export` and `verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify.report import Report, verify_bundle
+from prunion.runtime.bundle.folder import Bundle, open_bundle
+from prunion.trainer.run.result import RunResult
+
+__all__ = ["export", "verify"]
+
+
+def export(
+    run: RunResult | Path | str, output: Path | str, *, force: bool = False, **options: Any
+) -> Bundle:
+    """Write a trained network as a bundle and open it, as `prunion export` does.
+
+    Args:
+        run: what `train` returned, a run folder or a checkpoint.
+        output: the bundle's folder, NAME.prunion.
+        force: replace a bundle that is there.
+        options: those of `ExportOptions`, such as `fp16=True` or `domains=("flowers",)`.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        DomainError: the options name a domain that it has not.
+        VerificationError: the forms of the network disagree; nothing is written.
+        PrunionError: `output` exists and `force` is false.
+    """
+    source = run.folder if isinstance(run, RunResult) else run
+    export_bundle(source, output, ExportOptions(**options), force=force)
+    return open_bundle(output)
+
+
+def verify(bundle: Bundle | Path | str, *, against: Path | str | None = None) -> Report:
+    """Find out again everything that a bundle claims, as `prunion verify` does.
+
+    Args:
+        against: a checkpoint or run folder whose masked network the graphs are compared with.
+
+    Raises:
+        CheckpointError: `against` cannot be read. What is wrong with the bundle is in the report.
+    """
+    path = bundle.path if isinstance(bundle, Bundle) else bundle
+    return verify_bundle(path, against=against)

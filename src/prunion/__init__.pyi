@@ -1,0 +1,20 @@
+from .exporter.api import export as export
+from .exporter.api import verify as verify
+from .runtime.errors import BackendError as BackendError
+from .runtime.errors import BudgetError as BudgetError
+from .runtime.errors import BundleError as BundleError
+from .runtime.errors import CheckpointError as CheckpointError
+from .runtime.errors import ConfigError as ConfigError
+from .runtime.errors import DataError as DataError
+from .runtime.errors import DomainError as DomainError
+from .runtime.errors import EngineError as EngineError
+from .runtime.errors import InputError as InputError
+from .runtime.errors import MissingDependencyError as MissingDependencyError
+from .runtime.errors import PrunionError as PrunionError
+from .runtime.errors import UnsupportedGraphError as UnsupportedGraphError
+from .runtime.errors import VerificationError as VerificationError
+from .runtime.measure.bench import bench as bench
+from .runtime.model.model import load as load
+from .trainer.api import train as train
+
+__version__: str

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -80,7 +83,8 @@ class Cli(click.Group):
         """Run the command. Exit codes: 1 user error, 2 usage, 130 interrupted."""
         warnings.filterwarnings("ignore", message=".*decompression bomb.*")
         try:
-            return super().invoke(ctx)
+            with _notes():
+                return super().invoke(ctx)
         except (PrunionError, OSError) as exc:
             if isinstance(exc, BrokenPipeError):
                 raise
@@ -93,6 +97,26 @@ class Cli(click.Group):
             _fail(ctx, f"this command needs the package {package}: {fix}")
         except KeyboardInterrupt:
             ctx.exit(130)
+
+
+class _Notes(logging.Handler):
+    """What the library logs, as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"note: {record.getMessage()}", err=True)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    logger, handler = logging.getLogger("prunion"), _Notes(logging.INFO)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _fail(ctx: click.Context, message: str) -> None:

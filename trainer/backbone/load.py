@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,12 @@ from torch import fx, nn
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
 from prunion.trainer.backbone.trace import op_name, trace
+from prunion.trainer.backbone.weights import (
+    load_weights,
+    match_by_order,
+    read_weights,
+    short_reason,
+)
 from prunion.trainer.config.run import BackboneConfig
 
 __all__ = ["drop_classifier", "load_backbone"]
@@ -34,9 +39,9 @@ def load_backbone(
         UnsupportedGraphError: the network cannot be traced, or does not end in features.
     """
     model = _create(config, pretrained=weights and config.weights == "default")
-    state = _read_weights(config) if weights and config.weights_are_a_file else None
+    state = read_weights(config.weights) if weights and config.weights_are_a_file else None
     if state is not None and config.match == "order":
-        state = _match_by_order(config, state, model)
+        state = match_by_order(config, state, model.state_dict())
     module = trace(model, height, width)
     if config.cut is not None:
         _cut_after(module.graph, config.cut)
@@ -45,7 +50,7 @@ def load_backbone(
     module.graph.eliminate_dead_code()
     module = fx.GraphModule(module, module.graph)  # takes along only the parameters still used
     if state is not None:
-        _load(config, module, state)
+        load_weights(config, module, state)
     return module
 
 
@@ -69,13 +74,12 @@ def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
         return model
     except (ValueError, RuntimeError, KeyError) as exc:
         raise ConfigError(
-            f"[backbone] name: {config.source} has no network {config.name!r} "
-            f"({str(exc).splitlines()[0]})"
+            f"[backbone] name: {config.source} has no network {config.name!r} ({short_reason(exc)})"
         ) from exc
     except OSError as exc:
         raise ConfigError(
             f'[backbone] weights = "default": the weights of {config.name} cannot be downloaded '
-            f"({str(exc).splitlines()[0]}); give a local file instead"
+            f"({short_reason(exc)}); give a local file instead"
         ) from exc
 
 
@@ -91,67 +95,6 @@ def _create_own(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
             'give a local file, or "none" to train it from scratch with trunk = "tuned"'
         )
     return paper_net(config.name)
-
-
-def _read_weights(config: BackboneConfig) -> dict[str, torch.Tensor]:
-    path = Path(config.weights)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # each reader has its own errors
-        raise ConfigError(
-            f"[backbone] weights: {path} cannot be read ({str(exc).splitlines()[0]}); "
-            "give a .safetensors file, or a .pth file that holds a plain state dict"
-        ) from exc
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ConfigError(f"[backbone] weights: {path} does not hold a state dict of tensors")
-    return state
-
-
-def _match_by_order(
-    config: BackboneConfig, state: dict[str, torch.Tensor], model: nn.Module
-) -> dict[str, torch.Tensor]:
-    """Give the file's tensors the model's names, pairing them in order and checking shapes."""
-    counters = "num_batches_tracked"
-    wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(counters)}
-    given = [(k, v) for k, v in state.items() if not k.endswith(counters)]
-    matched = {}
-    for (name, target), (theirs, value) in zip(wanted.items(), given, strict=False):
-        if target.shape != value.shape:
-            raise ConfigError(
-                f'[backbone] match = "order": {name} has shape {tuple(target.shape)}, the file\'s '
-                f"{theirs} has {tuple(value.shape)}; the file belongs to another network"
-            )
-        matched[name] = value
-    if len(matched) < len(wanted):
-        raise ConfigError(
-            f"[backbone] weights: {config.weights} holds {len(matched)} tensors, "
-            f"{config.name} needs {len(wanted)}"
-        )
-    return matched
-
-
-def _load(config: BackboneConfig, module: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    own = module.state_dict()
-    wanted = {k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}
-    for name, target in wanted.items():
-        if name not in state:
-            raise ConfigError(
-                f"[backbone] weights: {config.weights} holds no {name}; if only its key names "
-                'differ, set [backbone] match = "order"; if it stops earlier, set cut'
-            )
-        if state[name].shape != target.shape:
-            raise ConfigError(
-                f"[backbone] weights: {name} has shape {tuple(state[name].shape)} in "
-                f"{config.weights}, {config.name} needs {tuple(target.shape)}"
-            )
-    with torch.no_grad():
-        for name, target in wanted.items():
-            target.copy_(state[name])
 
 
 def drop_classifier(graph: fx.Graph) -> None:

@@ -1,0 +1,112 @@
+"""Weights from the files that people have: wrapped, prefixed, damaged."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.backbone.weights import load_weights, read_weights, short_reason
+from prunion.trainer.config.run import BackboneConfig
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def named(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in network().state_dict().items()}
+
+
+WRAPPED: dict[str, Callable[[], Any]] = {
+    "plain": lambda: named(""),
+    "timm": lambda: {"state_dict": named(""), "epoch": 3, "arch": "x"},
+    "torchvision references": lambda: {
+        "model": named(""),
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "args": argparse.Namespace(lr=0.1, data="x"),
+    },
+    "lightning": lambda: {
+        "state_dict": named("model."),
+        "pytorch-lightning_version": "2.0",
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "distributed": lambda: named("module."),
+    "compiled": lambda: {"model": named("_orig_mod.")},
+    "compiled and distributed": lambda: named("module._orig_mod."),
+    "average": lambda: {"n_averaged": torch.tensor(3), **named("module.")},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_every_usual_wrapper_is_taken_off(kind: str, tmp_path: Path) -> None:
+    torch.save(WRAPPED[kind](), tmp_path / "w.pth")
+    net = network()
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    config = BackboneConfig(name="x", weights=str(tmp_path / "w.pth"))
+    load_weights(config, net, read_weights(config.weights))
+    for name, value in network().state_dict().items():
+        assert torch.equal(net.state_dict()[name], value), name
+
+
+def test_the_average_is_preferred_and_what_was_done_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    average = {name: value + 1 for name, value in named("module.").items()}
+    torch.save({"model": named(""), "model_ema": average}, tmp_path / "w.pth")
+    net = network()
+    config = BackboneConfig(name="x", weights=str(tmp_path / "w.pth"))
+    with caplog.at_level(logging.INFO, logger="prunion"):
+        load_weights(config, net, read_weights(config.weights))
+    assert torch.equal(net.state_dict()["0.bias"], average["module.0.bias"])
+    assert "under 'model_ema'" in caplog.text
+    assert "begin with module." in caplog.text
+
+
+def test_two_networks_in_one_file_are_not_guessed_between(tmp_path: Path) -> None:
+    torch.save({**named("student."), **named("teacher.")}, tmp_path / "w.pth")
+    config = BackboneConfig(name="x", weights=str(tmp_path / "w.pth"))
+    with pytest.raises(ConfigError, match=r"several networks, under student\. and teacher\."):
+        load_weights(config, network(), read_weights(config.weights))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"PK\x03\x04 no archive", b"{}" * 50])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_damaged_file_is_one_whole_line(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be read") as found:
+        read_weights(tmp_path / name)
+    assert "\n" not in str(found.value)
+    assert "\x1b" not in str(found.value)
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"epoch": 3}, {"model": {"a": "b"}}, 5])
+def test_a_file_without_tensors_is_refused(value: object, tmp_path: Path) -> None:
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="no state dict of tensors"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_what_unpickling_would_run_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": named(""), "fn": re.compile("x")}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_reason_is_cut_behind_a_word_and_has_no_colours() -> None:
+    error = ValueError("\n\x1b[31m" + "word " * 100 + "\x1b[0m\nsecond line")
+    reason = short_reason(error)
+    assert reason.endswith("word …")
+    assert "\x1b" not in reason
+    assert len(reason) < 170
+    assert short_reason(KeyError()) == "KeyError"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from difflib import get_close_matches
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import fx, nn
@@ -57,30 +62,76 @@ def load_backbone(
 def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
     if config.source == "prunion":
         return _create_own(config, pretrained=pretrained)
+    _check_name(config)
     try:
         if config.source == "timm":
-            import timm
-
-            # timm takes the classifier off itself; a cut network keeps its name space either way
-            return timm.create_model(config.name, pretrained=pretrained, num_classes=0)
-        from torchvision.models import get_model
-
-        options: dict[str, Any] = {}
-        if config.name in ("googlenet", "inception_v3"):
-            options = {"init_weights": False}
-        model = get_model(config.name, weights="DEFAULT" if pretrained else None, **options)
-        if hasattr(model, "aux_logits"):
-            model.aux_logits = False
-        return model
+            return _create_timm(config.name, pretrained=pretrained)
+        return _create_torchvision(config.name, pretrained=pretrained)
     except (ValueError, RuntimeError, KeyError) as exc:
         raise ConfigError(
-            f"[backbone] name: {config.source} has no network {config.name!r} ({short_reason(exc)})"
+            f"[backbone] name: {config.source} cannot make {config.name!r} ({short_reason(exc)})"
         ) from exc
     except OSError as exc:
         raise ConfigError(
             f'[backbone] weights = "default": the weights of {config.name} cannot be downloaded '
             f"({short_reason(exc)}); give a local file instead"
         ) from exc
+
+
+def _check_name(config: BackboneConfig) -> None:
+    if config.source == "timm":
+        import timm
+
+        known, base = timm.list_models(), config.name.split(".")[0]  # NAME.TAG names its weights
+    else:
+        from torchvision.models import list_models
+
+        known, base = list_models(), config.name
+    if base not in known:
+        near = get_close_matches(base.lower(), known, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "its own documentation lists them"
+        raise ConfigError(
+            f"[backbone] name: {config.source} has no network {config.name!r}: {hint}"
+        )
+
+
+def _create_timm(name: str, *, pretrained: bool) -> nn.Module:
+    import timm
+
+    place: dict[str, Any] = {}
+    repository = timm.get_pretrained_cfg(name).hf_hub_id if pretrained else None
+    if repository:
+        # The hub's own client asks again for 47 seconds where there is no network, even for a file
+        # that lies in its cache.
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(repository, "model.safetensors")
+        if isinstance(cached, str):
+            place = {"pretrained_cfg_overlay": {"file": cached}}
+        else:
+            _check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    # timm takes the classifier off itself; a cut network keeps its name space either way
+    return timm.create_model(name, pretrained=pretrained, num_classes=0, **place)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError at once where the host does not answer; a proxy is left to judge for itself."""
+    if not getproxies():
+        parts = urlsplit(address)
+        with socket.create_connection((parts.hostname or "", parts.port or 443), timeout=5):
+            pass
+
+
+def _create_torchvision(name: str, *, pretrained: bool) -> nn.Module:
+    from torchvision.models import get_model
+
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"init_weights": False}
+    model = get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    if hasattr(model, "aux_logits"):
+        model.aux_logits = False
+    return model
 
 
 def _create_own(config: BackboneConfig, *, pretrained: bool) -> nn.Module:

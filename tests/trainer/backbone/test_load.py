@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
 
-from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone.load import load_backbone
 from prunion.trainer.backbone.trace import trace
 from prunion.trainer.channels.units import find_units
@@ -109,3 +111,32 @@ def test_a_scale_of_positions_is_refused_by_its_node() -> None:
 
     with pytest.raises(UnsupportedGraphError, match="scale makes 12 channels of 1"):
         find_units(trace(Batchwise(), 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "meant"),
+    [
+        ("torchvision", "resnet81", "resnet18"),
+        ("timm", "tf_efficentnet_lite0", "tf_efficientnet_lite0"),
+        ("timm", "ResNet18", "resnet18"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(source: str, name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean .*{meant}"):
+        load_backbone(BackboneConfig(source=source, name=name), 32, 32)
+
+
+def test_without_a_network_default_weights_are_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"cannot be downloaded \(Name or service not known\)"):
+        load_backbone(BackboneConfig(source="timm", name="resnet18"), 32, 32)
+    assert time.monotonic() - start < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -166,6 +167,24 @@ def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unwritable_place_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     _raising(monkeypatch, PermissionError(13, "Permission denied", "/x"))
     assert "Permission denied" in one_error_line(invoke("train", "x"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+def test_a_legacy_code_page_loses_a_sign_not_the_line(bundle_path: Path, encoding: str) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from prunion.runtime.cli.main import main; main()",
+            "inspect",
+            bundle_path,
+        ],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"432 " in done.stdout and b" 216 (50.0%)" in done.stdout
 
 
 def test_version() -> None:

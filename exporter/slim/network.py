@@ -20,8 +20,10 @@ class SlimNet(nn.Module):
 
     Attributes:
         entries: the bank's columns in order.
-        bank: `[D, P]`; head_weight: `[D, F, Cmax]`; head_bias: `[D, Cmax]`, -inf past a
-            domain's classes. Buffers, and inputs of `forward`, so that a taller bank fits too.
+        bank: `[D, P]`; a buffer like the heads, and with them an input of `forward`, so that a
+            taller bank fits too.
+        head_weight: `[D, F, Cmax]`.
+        head_bias: `[D, Cmax]`, -inf past a domain's classes.
         table: the unit table over the sliced tensors, units renumbered in order.
         used: which of the remaining units each domain uses, `[D, U]` bool.
     """

@@ -70,9 +70,21 @@ def bench(
 ) -> BenchReport:
     """Time the mixed session and a pinned one for each batch size, all interleaved in one run.
 
-    `domains` is `mixed` (batches go round all domains; the pinned session is the first domain's)
-    or one domain's name for both. `seconds` is spent per session and batch size. A specialised
-    bundle has one session, `single`.
+    A specialised bundle has one session, `single`.
+
+    Args:
+        batches: sizes of batches, 1 … 4096 images.
+        seconds: spent for each session and batch size.
+        threads: threads inside one operator; None leaves it to the backend.
+        domains: `mixed` (batches go round all domains; the pinned session is the first domain's)
+            or one domain's name for both.
+        precision: which of the bundle's graphs, a key of `manifest.graphs`.
+
+    Raises:
+        BundleError: the bundle is damaged, or there is no such graph.
+        DomainError: `domains` is no domain of the bundle.
+        InputError: a batch size is out of range.
+        PrunionError: there is no such backend, or it does not start.
     """
     if not batches or min(batches) < 1 or max(batches) > 4096:
         raise InputError("batch sizes must be in 1..4096")

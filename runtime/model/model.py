@@ -107,10 +107,17 @@ class Model:
         top_k: int = 5,
         batch_size: int = 32,
     ) -> list[Prediction]:
-        """Classify images: paths, bytes, PIL images, or arrays as `preprocess.to_batch` says.
+        """Classify images.
 
-        `domain` is one name or index for all images, or one for each. At most `batch_size`
-        images are decoded at a time. Raises InputError or DomainError.
+        Args:
+            images: one or many: paths, encoded bytes, PIL images, or uint8 arrays `[H, W, 3]`.
+            domain: one name or index for all images, or one for each.
+            top_k: how many of a domain's classes each answer holds, best first.
+            batch_size: most images that are decoded and run at a time.
+
+        Raises:
+            InputError: an image cannot be read, or a number is out of range.
+            DomainError: a domain is not one of the model's.
         """
         if top_k < 1 or batch_size < 1:
             raise InputError("top_k and batch_size must be at least 1")
@@ -215,11 +222,12 @@ def load(
     """Open a bundle and check its files; sessions are made on first use.
 
     Args:
-        precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
-            `-uint8` take raw pixels; one with float16 images is given them by a cast.
+        path: the bundle's folder, NAME.prunion.
         backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda`, `openvino`; `tensorrt` or
             `tensorrt-rtx`, which build an engine for this GPU on first use, and keep it; or
             `tensorrt-ep` or `tensorrt-rtx-ep`, the same by ONNX Runtime's providers.
+        precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
+            `-uint8` take raw pixels; one with float16 images is given them by a cast.
         threads: threads inside one operator; None leaves it to the backend.
         memory_limit: bytes that pinned sessions may hold together, beside the mixed one; 0 for
             none of them, None for a quarter of the memory that is free now. Any number also makes
@@ -228,7 +236,11 @@ def load(
         tune: measure now whether to split mixed batches, not at the first of them.
         engine: an engine file of `prunion build`, for the two backends of TensorRT.
 
-    Raises BundleError, BackendError, EngineError, MissingDependencyError.
+    Raises:
+        BundleError: a file is missing, altered or truncated, or there is no such graph.
+        InputError: `memory_limit` is negative, or the backend runs no `engine`.
+        PrunionError: there is no such backend. What the backend lacks on this machine is found
+            with the first session: MissingDependencyError, BackendError, EngineError.
     """
     bundle = open_bundle(path)
     limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
@@ -246,7 +258,7 @@ def load(
 
 
 class Candidate(NamedTuple):
-    """One class of a domain, with its probability in 0..1."""
+    """One class of a domain: its place among the domain's classes, its probability in 0 … 1."""
 
     name: str
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
@@ -255,7 +267,10 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of one image; `top` holds the best few, best first."""
+    """The most probable class of one image: name, place among the domain's classes, probability.
+
+    `top` holds the best few of the domain's classes, best first.
+    """
 
     domain: str
     class_name: str

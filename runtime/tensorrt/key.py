@@ -34,7 +34,8 @@ class BuildOptions:
 
     Attributes:
         batch: (least, usual, most) images at a time.
-        max_domains: rows that the tables may grow to; max_classes: classes of one domain.
+        max_domains: rows that the tables may grow to.
+        max_classes: classes that one domain may have.
         workspace: bytes of scratch memory that a layer may ask for; None leaves it to TensorRT.
         dla: the deep-learning accelerator core to use (Jetson Xavier and Orin), None for none. It
             takes one size of batch.

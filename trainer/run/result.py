@@ -37,7 +37,8 @@ class RunResult:
         accuracy_before: the same after warm-up, with every channel on; empty without warm-up.
         budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
         uncut: share of the backbone's cost that learning left, before the last cut.
-        params, macs: the backbone's and the union's.
+        params: parameters of the backbone and of the union.
+        macs: multiply-accumulates of the backbone and of the union.
         sparsity: share of unused filters by layer.
         sharing: share of the kept channels that every domain chose for itself.
         sharing_matrix: of the channels that one domain chose, the share that another chose.

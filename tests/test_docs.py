@@ -1,0 +1,128 @@
+"""What the documents name exists: paths, modules, commands, links, rooms, the version."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prunion.runtime.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("benchmarks", "exporter", "runtime", "trainer")
+PAGES = sorted(
+    str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+)
+NAMED_PATH = re.compile(
+    rf"(?<![\w./-])(?:{'|'.join(STAGES)}|tests|docs|src|\.ci|\.github)/[\w./-]+"
+)
+BARE_FILE = re.compile(r"`(\w+\.py)`")
+NAMED_MODULE = re.compile(r"\bprunion(?:\.[a-zA-Z_]\w*)+")
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+COMMAND = re.compile(r"^(?:    )?(?:v/bin/)?prunion ([a-z][\w-]*)", re.MULTILINE)
+MADE = {"benchmarks/learning/runs/device.json"}  # a command on the page writes it
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    assert found, pattern
+    return found.group(1)
+
+
+def entries(folder: Path) -> set[str]:
+    """Rooms and files of a folder as a newcomer sees them."""
+    rooms = {p.name for p in folder.iterdir() if (p / "__init__.py").is_file()}
+    return rooms | {p.name for p in folder.glob("*.py") if p.name != "__init__.py"}
+
+
+def source_of(module: str) -> tuple[Path, list[str]]:
+    """The file of a dotted name, and the attributes that are left of the name."""
+    place, parts = ROOT / "src" / "prunion", module.split(".")[1:]
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    if parts and (place / f"{parts[0]}.py").is_file():
+        return place / f"{parts[0]}.py", parts[1:]
+    return place / "__init__.py", parts
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_path_exists(name: str) -> None:
+    for path in NAMED_PATH.findall(page(name)):
+        path = path.rstrip(".")
+        assert path in MADE or (ROOT / path).exists(), f"{name} names {path}, which is not there"
+    for file in BARE_FILE.findall(page(name)):
+        places = [ROOT, *(ROOT / stage for stage in (*STAGES, "tests"))]
+        assert any((p / file).exists() for p in places), f"{name}: where is {file}?"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_module_exists(name: str) -> None:
+    text = page(name)
+    for module in NAMED_MODULE.findall(text):
+        file, attributes = source_of(module)
+        if not attributes:
+            continue
+        stub = file.with_suffix(".pyi")
+        source = file.read_text("utf-8") + (stub.read_text("utf-8") if stub.is_file() else "")
+        assert re.search(rf"\b{attributes[0]}\b", source), f"{name}: nothing is called {module}"
+    for module in re.findall(r"python -m (prunion[\w.]*)", text):
+        file, attributes = source_of(module)
+        runs = file if file.name != "__init__.py" else file.with_name("__main__.py")
+        assert not attributes, f"{name} runs {module}, which is not there"
+        assert runs.is_file(), f"{name} runs {module}, which is not there"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_to_a_file(name: str) -> None:
+    for target in LINK.findall(page(name)):
+        if "://" not in target:
+            file = ((ROOT / name).parent / target).resolve()
+            assert file.exists(), f"{name} links to {target}, which is not there"
+            # The site is built from docs alone: name other files without a link.
+            assert not name.startswith("docs/") or file.is_relative_to(ROOT / "docs"), target
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_exists(name: str) -> None:
+    assert set(COMMAND.findall(page(name))) <= COMMANDS.keys()
+
+
+def test_the_site_shows_every_page() -> None:
+    site = page("mkdocs.yml")
+    for name in PAGES:
+        if name.startswith("docs/"):
+            assert f" {name.removeprefix('docs/')}" in site, f"{name} is missing in mkdocs.yml"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_architecture_page_shows_every_room(stage: str) -> None:
+    text, shown = page("docs/architecture.md"), entries(ROOT / stage)
+    for entry in shown:
+        path = f"{stage}/{entry}" if entry.endswith(".py") else f"{stage}/{entry}/"
+        assert f"`{path}`" in text, f"docs/architecture.md does not say what {path} is for"
+    assert first(rf"^\| `{stage}/` \|.*\| (\d+) entries: ", text) == str(len(shown)), stage
+
+
+def test_the_fullest_room_is_named() -> None:
+    rooms = {
+        f"{stage}/{room}/": len(entries(ROOT / stage / room))
+        for stage in STAGES
+        for room in entries(ROOT / stage)
+        if not room.endswith(".py")
+    }
+    fullest = first(r"^\| the fullest room \| \| `(.*)`, \d+ files", page("docs/architecture.md"))
+    assert first(r"^\| the fullest room \|.*, (\d+) files", page("docs/architecture.md")) == str(
+        max(rooms.values())
+    )
+    assert rooms[fullest] == max(rooms.values())
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = first(r'^version = "(.*)"$', page("pyproject.toml"))
+    assert first(r"^version: (\S+)$", page("CITATION.cff")) == version
+    assert first(r"^## (\S+)", page("CHANGELOG.md")) == version

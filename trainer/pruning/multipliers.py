@@ -1,4 +1,9 @@
-"""λ: how hard the budget and the sharing loss push the switches."""
+"""λ: how hard the budget and the sharing loss push the switches.
+
+Equations are those of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023, "Budget-Aware
+Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464. λ is a dual variable,
+found by dual ascent instead of by the optimiser of the network.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from prunion.trainer.config.run import TrainConfig
-from prunion.trainer.cost.counted import Cost
+from prunion.trainer.cost.cost_model import Cost
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient
 
 __all__ = ["Multiplier", "Pressure"]

@@ -1,6 +1,7 @@
 """How channel slots pass through operations that keep channels apart.
 
-Layout operations (reshape, transpose, concat, split, …) are simply run on the ids themselves.
+Each handler returns the slots of its node's output. Layout operations (reshape, transpose, split
+and the like) are simply run on the ids themselves.
 """
 
 from __future__ import annotations
@@ -36,15 +37,18 @@ __all__ = [
 
 
 def elementwise(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Each element for itself, f(0) = 0: nothing changes."""
     return value_of(flow, node)
 
 
 def activation_off_zero(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Each element for itself, f(0) ≠ 0: a channel that is off is no longer 0."""
     value = value_of(flow, node)
     return ActivationSlots(value.ids, torch.zeros_like(value.zero))
 
 
 def clamp(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Keeps an off channel at 0 where 0 lies between the bounds."""
     value = value_of(flow, node)
     low, high = arg_of(node, 1, None), arg_of(node, 2, None)
     keeps = (low is None or low <= 0) and (high is None or high >= 0)
@@ -52,12 +56,14 @@ def clamp(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def scale(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Division by a number."""
     if isinstance(node.args[1], fx.Node):
         raise UnsupportedGraphError(f"node {node.name}: division by a tensor of channels")
     return value_of(flow, node)
 
 
 def pool(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Positions are pooled or interpolated; a channel stays a channel."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     ids = channel_ids(flow, node, source)
@@ -65,6 +71,7 @@ def pool(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def mean(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """A mean over positions; over channels it is refused."""
     value, dims, keep = value_of(flow, node), arg_of(node, 1, None), bool(arg_of(node, 2, False))
     rank = value.ids.dim()
     where = (
@@ -81,6 +88,7 @@ def mean(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def pad(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Padded positions belong to their channel; padded channels are new units, always 0."""
     source = node.args[0]
     amounts, mode, fill = arg_of(node, 1, []), arg_of(node, 2, "constant"), arg_of(node, 3, None)
     assert isinstance(source, fx.Node)
@@ -96,6 +104,7 @@ def pad(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def cat(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Tensors one behind the other: so are their slots."""
     tensors, parts = node.args[0], []
     assert isinstance(tensors, list | tuple)
     for tensor in tensors:
@@ -108,6 +117,7 @@ def cat(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def layout(flow: Flow, node: fx.Node) -> Any:
+    """The operation itself, run on the ids and flags instead of the activation."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     rest = fx.node.map_arg(node.args[1:], lambda n: flow.values[n])

@@ -1,4 +1,8 @@
-"""How channel slots pass through operations that mix or tie channels."""
+"""How channel slots pass through operations that mix or tie channels.
+
+Each handler returns the slots of its node's output, and notes in the flow what it reads, which
+axes of its parameters its channels lie along, and what it costs.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,9 @@ __all__ = ["add", "batch_norm", "conv", "linear", "mul", "read_features"]
 
 
 def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
-    source, weight, bias, groups = (
-        node.args[0],
-        name_of(node, 1),
-        name_of(node, 2),
-        arg_of(node, 6, 1),
-    )
+    """Its outputs are new units; a depthwise one's outputs live with their inputs."""
+    source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
+    groups = arg_of(node, 6, 1)
     assert isinstance(source, fx.Node) and weight is not None
     outputs, per_group = weight_shape(node, 1)[:2]
     inputs = channel_ids(flow, node, source)
@@ -57,6 +58,7 @@ def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Its outputs are new units; its inputs must be the channels, on the last axis."""
     source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
     assert isinstance(source, fx.Node) and weight is not None
     value = flow.values[source]
@@ -79,6 +81,7 @@ def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def batch_norm(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Its parameters are laid out by its channels; behind it an off channel can be 0."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     ids = channel_ids(flow, node, source)
@@ -91,6 +94,7 @@ def batch_norm(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def add(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Both sides become the same units; the sum is 0 where both are."""
     tensors, other = _operands(flow, node)
     if len(tensors) == 2:
         ids, (zero_a, zero_b) = _tied(flow, *tensors)
@@ -99,6 +103,7 @@ def add(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 
 def mul(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Both sides become the same units; the product is 0 where either is."""
     tensors, other = _operands(flow, node)
     if len(tensors) == 2:
         ids, (zero_a, zero_b) = _tied(flow, *tensors)
@@ -152,6 +157,7 @@ def _tied(
 
 
 def read_features(flow: Flow, node: fx.Node) -> None:
+    """The end of the graph: the heads read its features."""
     source = node.args[0]
     if not isinstance(source, fx.Node) or flow.values[source].ids.dim() != 2:
         raise UnsupportedGraphError("the backbone must end in one feature vector [N, F]")

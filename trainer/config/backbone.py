@@ -20,7 +20,12 @@ __all__ = ["BackboneConfig", "InputConfig"]
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which pretrained network to prune, and where its weights come from."""
+    """Which pretrained network to prune, and where its weights come from.
+
+    Attributes:
+        cut: the last module that stays of the network; None takes off the classifier alone.
+        keep: layers whose channels are never removed, by name or pattern.
+    """
 
     name: str
     source: BackboneSource = "torchvision"

@@ -48,5 +48,5 @@ Precision = Literal["fp32", "bf16"]
 SharingLoss = Literal["union", "intersection", "jaccard"]
 Sharing = Literal[SharingLoss, "none"]
 Learned = Literal["learned"]  # a weight λ that dual ascent finds
-CutFor = Literal["union", "domains"]  # what the last cut brings within the budget
+CutFor = Literal["union", "domains"]  # what is brought within the budget in the end
 SettleWith = Literal["auto", "union", "own"]

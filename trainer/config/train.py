@@ -39,7 +39,17 @@ FROZEN_LR, TUNED_LR = 1e-2, 1e-3
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network learns: phases in epochs, batches in images, learning rates."""
+    """How the network learns: phases in epochs, batches in images, learning rates.
+
+    `docs/run-file.md` tells what each key does.
+
+    Attributes:
+        order: which domains share a step: all, or one at a time by batch or by epoch.
+        sharing, sharing_weight: the loss that makes domains agree on channels, and its λ.
+        domain_budget: whether each domain alone has a budget loss too (`budgets_domains`).
+        cut: what is brought within the budget in the end: the union, or each domain alone.
+        settle_with: the channels that a domain settles with (`opens`).
+    """
 
     recipe: RecipeName = "prunion"
     trunk: Trunk = "tuned"

@@ -101,7 +101,7 @@ class Routing:
     """What the per-domain layers of one forward pass need to know.
 
     Attributes:
-        segments: runs of images of one domain, `(domain, count)`, in batch order.
+        segments: `(domain, count)` of images of one domain in a row, in batch order.
         rows: domain of every image, `[N]` int64.
         switches: 0/1 per domain and unit, `[D, U]`, and a last column of ones; None while every
             switch is on. `gated` adds that column.
@@ -140,12 +140,12 @@ class Routing:
 
 
 def route(domains: Sequence[tuple[int, int]] | torch.Tensor, device: torch.device) -> Routing:
-    """Routing of a batch given as `(domain, count)` runs or as one domain per image `[N]`."""
+    """Routing of a batch given as `(domain, count)` segments or as one domain per image `[N]`."""
     if isinstance(domains, torch.Tensor):
         values, counts = torch.unique_consecutive(domains.cpu(), return_counts=True)
-        runs = tuple(zip(values.tolist(), counts.tolist(), strict=True))
-        return Routing(runs, domains.to(device), None)
-    runs = tuple((int(d), int(n)) for d, n in domains)
+        segments = tuple(zip(values.tolist(), counts.tolist(), strict=True))
+        return Routing(segments, domains.to(device), None)
+    segments = tuple((int(d), int(n)) for d, n in domains)
     # Filled on the device: a copy to a GPU would wait for all that it still has to do.
-    rows = torch.cat([torch.full((n,), d, device=device) for d, n in runs])
-    return Routing(runs, rows, None)
+    rows = torch.cat([torch.full((n,), d, device=device) for d, n in segments])
+    return Routing(segments, rows, None)

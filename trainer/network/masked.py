@@ -77,11 +77,11 @@ class DomainNet(nn.Module):
         *,
         gated: bool = True,
     ) -> list[torch.Tensor]:
-        """Logits of every run of one domain, in batch order: each `[count, classes]`.
+        """Logits of each segment of one domain, in batch order: `[count, classes]`.
 
         Args:
             image: `[N, 3, H, W]`.
-            domains: `(domain, count)` runs, or the domain of each image `[N]`.
+            domains: `(domain, count)` segments, or the domain of each image `[N]`.
             switches: `[D, U]` to use instead of the network's own.
             gated: False leaves every switch on.
         """

@@ -19,7 +19,7 @@ from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient
 __all__ = ["Multiplier", "Pressure"]
 
 RATE = 2.0  # of dual ascent, per step and unit of violation
-# The paper learns λ as a parameter, slowly: its switches all leave at once under a hasty one.
+# The paper's λ is slow: under a fast one, all its switches would go off at once.
 PAPER_RATE, PAPER_START = 0.05, 1.0
 LARGEST = 50.0
 LARGEST_JACCARD = 5.0  # its constraint is never met: λ would only grow
@@ -47,7 +47,7 @@ class Pressure:
     """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
 
     def __init__(self, config: TrainConfig, cost: Cost, domains: int, turns: int = 1) -> None:
-        """`turns`: updates of the switches until each domain has had one; λ moves as much less."""
+        """`turns`: how many updates it takes until each domain had one; λ moves as much less."""
         self.config, self.cost = config, cost
         self.plain = config.recipe == "paper"
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST

@@ -7,7 +7,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -20,6 +20,7 @@ from prunion.exporter.slim.network import slim_network
 from prunion.runtime.base.files import read_json, write_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.backbone.load import load_backbone
+from prunion.trainer.config.choices import BackboneSource
 from prunion.trainer.config.run import BackboneConfig
 from prunion.trainer.network.masked import DomainNet
 
@@ -105,7 +106,7 @@ def measure(name: str, densities: tuple[float, ...] = DENSITIES) -> Row:
     started = time.perf_counter()
     torch.manual_seed(0)
     try:
-        config = BackboneConfig(own, source or "torchvision", weights="none")
+        config = BackboneConfig(own, cast(BackboneSource, source or "torchvision"), weights="none")
         net = domain_net(config, side, CLASSES)
     except PrunionError as exc:
         return Row(name, side, seconds=time.perf_counter() - started, refused=str(exc))
@@ -125,8 +126,8 @@ def random_switches(net: DomainNet, density: float, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     domains, units = net.switches.shape
     allowed = torch.rand(units, generator=generator) < density
-    for members in np.unique(net.units.group):  # no layer may lose every channel
-        inside = torch.from_numpy(np.flatnonzero(net.units.group == members))
+    for members in net.units.table.widths:  # no layer may lose every channel
+        inside = torch.from_numpy(members)
         if not allowed[inside].any():
             allowed[inside[0]] = True
     wanted = torch.rand(domains, units, generator=generator) < 0.8

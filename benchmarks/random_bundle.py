@@ -143,10 +143,10 @@ def _random_switches(
     net: DomainNet, density: float, own: float, round_to: int, random: np.random.Generator
 ) -> np.ndarray:
     """`[D, U]` float32 of 0 and 1, every width of union and domains a multiple of `round_to`."""
-    group, count = net.units.group, len(net.classes)
-    switches = np.zeros((count, len(group)), np.float32)
-    for number in np.unique(group):
-        members = random.permutation(np.flatnonzero(group == number))
+    table, count = net.units.table, len(net.classes)
+    switches = np.zeros((count, table.count), np.float32)
+    for channels in table.widths:
+        members = random.permutation(channels)
         union = members[: _width(density, len(members), round_to)]
         width = _width(own, len(union), round_to)
         for domain in range(count):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import click
 import torch
@@ -24,6 +25,7 @@ from prunion.exporter.slim.network import slim_network
 from prunion.runtime.base.files import write_json
 from prunion.runtime.base.memory import free_memory
 from prunion.trainer.backbone.load import load_backbone
+from prunion.trainer.config.choices import BackboneSource
 from prunion.trainer.config.run import BackboneConfig
 from prunion.trainer.network.masked import DomainNet
 
@@ -89,7 +91,7 @@ def export_steps(
 
         _load_exporter()
     source, _, name = backbone.rpartition(":")
-    config = BackboneConfig(name, source or "torchvision", weights="none")
+    config = BackboneConfig(name, cast(BackboneSource, source or "torchvision"), weights="none")
     with _step("trace", steps):
         trunk = load_backbone(config, side, side)
     with _step("channel analysis", steps):

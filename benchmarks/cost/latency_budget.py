@@ -31,7 +31,7 @@ from prunion.trainer.config.run import (
     RunConfig,
 )
 from prunion.trainer.cost.budget import make_budget, select_union
-from prunion.trainer.cost.latency import latency_table
+from prunion.trainer.cost.latency import latency_pricer
 
 __all__ = ["LatencyRow", "latency_budget_command", "latency_rows"]
 
@@ -127,14 +127,14 @@ def latency_rows(
         threads = options.threads or 1
         profile = profile_bundle(bundle, backend=options.backend, batch=batch, threads=threads)
         write_profile(file, profile)
-        priced = latency_table(file, units.table)
-        everything = np.ones(priced.count, dtype=bool)
+        pricer = latency_pricer(file, units.table)
+        everything = np.ones(units.table.count, dtype=bool)
         unions = {FULL: everything}
-        for kind, score in _scores(units.table, units.group).items():
+        for kind, score in _scores(units.table).items():
             for limit in budgets:
                 config = BudgetConfig(limit, "latency", round_to, str(file))
-                budget = make_budget(config, priced, units.group)
-                unions[f"{kind} {limit}"] = select_union(score, priced, units.group, budget)
+                budget = make_budget(config, pricer)
+                unions[f"{kind} {limit}"] = select_union(score, budget)
         pack, table = bundle.pack(bundle.domains[0]), bundle.unit_table()
         graphs = {k: pin_pack(bundle.graph(), pack, table, alive) for k, alive in unions.items()}
         shape = (batch, 3, side, side)
@@ -147,7 +147,7 @@ def latency_rows(
             key.split()[0],
             float(key.split()[1]),
             table.macs(unions[key]) / table.macs(everything),
-            priced.milliseconds(unions[key]),
+            pricer.of(unions[key]),
             timing.min_ms,
             timing.p50_ms,
             timing.min_ms / full.min_ms,
@@ -156,12 +156,16 @@ def latency_rows(
     ]
 
 
-def _scores(table: UnitTable, group: np.ndarray) -> dict[str, np.ndarray]:
+def _scores(table: UnitTable) -> dict[str, np.ndarray]:
     """What each channel is worth `[U]`, in two ways."""
     random = np.random.default_rng(7)
     plain = random.random(table.count)
-    widths, width = np.unique(group, return_inverse=True)
-    return {"random": plain, "layered": plain * random.lognormal(0, 0.7, len(widths))[width]}
+    layered = plain.copy()
+    for members, factor in zip(
+        table.widths, random.lognormal(0, 0.7, len(table.widths)), strict=True
+    ):
+        layered[members] *= factor
+    return {"random": plain, "layered": layered}
 
 
 def _call(graph: bytes, shape: tuple[int, ...], options: SessionOptions) -> Callable[[], Any]:

@@ -22,7 +22,6 @@ from prunion.runtime.base.machine import default_round_to, machine_facts
 from prunion.runtime.base.timing import Timing, time_interleaved
 from prunion.runtime.bundle.pack import Pack
 from prunion.runtime.graph.pin import pin_pack
-from prunion.runtime.graph.slice import units_to_keep
 from prunion.runtime.model.model import Model, load
 
 __all__ = ["main", "measure", "ratios"]
@@ -108,7 +107,7 @@ def _mixed_cases(few: Model, many: Model) -> Cases:
 
 def _graphs(model: Model, pack: Pack) -> tuple[bytes, bytes]:
     table, graph = model.bundle.unit_table(), model.sessions.graph
-    alive = units_to_keep(table, pack.switches, default_round_to())
+    alive = table.round_up(pack.switches, default_round_to())
     return pin_pack(graph, pack), pin_pack(graph, pack, table, alive)
 
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -19,8 +19,10 @@ from prunion.exporter.slim.network import slim_network
 from prunion.runtime.backends.onnxruntime import SessionOptions, mixed_session, pinned_session
 from prunion.runtime.base.files import write_json
 from prunion.runtime.base.timing import time_interleaved
+from prunion.trainer.config.choices import BackboneSource, BudgetKind
 from prunion.trainer.config.run import BackboneConfig, BudgetConfig
 from prunion.trainer.cost.budget import make_budget, select_union
+from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = ["LatencyRow", "latency_rows", "slim_latency_command"]
@@ -107,7 +109,7 @@ def latency_rows(
     """Time every pruned network beside the full one, one batch size and form at a time."""
     source, _, own = name.rpartition(":")
     side = NETWORKS.get(name, 96)
-    config = BackboneConfig(own, source or "torchvision", weights="none")
+    config = BackboneConfig(own, cast(BackboneSource, source or "torchvision"), weights="none")
     net = domain_net(config, side, (10, 10))
     options = SessionOptions("cpu", threads, share_arena=False)
     rows = []
@@ -135,8 +137,9 @@ def _graphs(
     shares, graphs = {}, {FULL: folder / "full.onnx"}
     onnx.save(onnx_graph(slim_network(net), side, side), graphs[FULL])
     for kind, limit in budgets:
-        budget = make_budget(BudgetConfig(limit, kind, round_to), table, net.units.group)
-        alive = select_union(score, table, net.units.group, budget)
+        config = BudgetConfig(limit, cast(BudgetKind, kind), round_to)
+        budget = make_budget(config, make_pricer(config, net))
+        alive = select_union(score, budget)
         net.switches.copy_(torch.from_numpy(alive).float().expand_as(net.switches))
         key = f"{kind} {limit:g}"
         graphs[key] = folder / f"{kind}{limit:g}.onnx"

@@ -28,6 +28,7 @@ from prunion.trainer.config.run import (
     TrainConfig,
 )
 from prunion.trainer.cost.budget import make_budget
+from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.data.batches import Batch
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.run.device import prepare_device
@@ -132,7 +133,7 @@ def random_training(
         train=TrainConfig(warmup=0, ramp=100_000, settle=0, **train),
     )
     net = DomainNet(load_backbone(config.backbone, size, size), [CLASSES] * domains).to(device)
-    budget = make_budget(config.budget, net.units.table, net.units.group)
+    budget = make_budget(config.budget, make_pricer(config.budget, net))
     steps = tuple(
         tuple(_random_batch(d, batch, size, device) for d in range(domains)) for _ in range(STEPS)
     )

@@ -23,6 +23,7 @@ import click
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.verify.report import verify_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
+from prunion.trainer.config.choices import BudgetKind
 from prunion.trainer.config.run import (
     BackboneConfig,
     BudgetConfig,
@@ -53,7 +54,7 @@ class Row:
 
     what: str
     limit: float = 0.5
-    kind: str = "params"
+    kind: BudgetKind = "params"
     train: dict[str, Any] = field(default_factory=dict)
 
 

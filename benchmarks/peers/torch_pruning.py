@@ -35,6 +35,7 @@ from prunion.trainer.backbone.load import drop_classifier
 from prunion.trainer.backbone.trace import trace
 from prunion.trainer.config.run import BudgetConfig
 from prunion.trainer.cost.budget import make_budget, select_union
+from prunion.trainer.cost.counted import counted_pricer
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = ["Comparison", "compare", "torch_pruning_command"]
@@ -118,9 +119,9 @@ def compare(
     drop_classifier(module.graph)
     net = DomainNet(module, [CLASSES]).eval()
     table = net.units.table
-    budget = make_budget(BudgetConfig(share, round_to=round_to), table, net.units.group)
+    budget = make_budget(BudgetConfig(share, round_to=round_to), counted_pricer("params", table))
     score = np.random.default_rng(0).random(table.count)
-    alive = select_union(score, table, net.units.group, budget)
+    alive = select_union(score, budget)
     net.switches.copy_(torch.from_numpy(alive).float()[None])
     copy_head(model, net.heads[0])
     pruned = prune_same(copy.deepcopy(model), table, alive)

@@ -12,8 +12,8 @@ import numpy as np
 from prunion.exporter.slim.network import SlimNet
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.cost.budget import budget_account, cost_of, make_budget, shown_cost
-from prunion.trainer.cost.prices import table_of
+from prunion.trainer.cost.budget import budget_account, make_budget, shown_cost
+from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.network.checkpoint import Checkpoint, versions
 from prunion.trainer.network.masked import DomainNet
 
@@ -42,22 +42,21 @@ def budget_of(
     Raises:
         BudgetError: it costs more than the budget allows, in a run that promised it.
     """
-    config, units = loaded.config.budget, loaded.net.units
-    priced = table_of(config, loaded.net)
-    budget = make_budget(config, priced, units.group)
-    value = cost_of(priced, budget.kind, alive)
+    config = loaded.config.budget
+    budget = make_budget(config, make_pricer(config, loaded.net))
+    value = budget.pricer.of(alive)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
     if value > budget.allowed and loaded.config.train.cut == "union":
         settled = loaded.meta.get("phase") == "settle"
         cause = "round_to, the budget or the form of the heads are not those of its training"
         raise BudgetError(
-            f"the checkpoint's switches cost {shown_cost(budget.kind, value)} with widths in "
+            f"the checkpoint's switches cost {shown_cost(config.kind, value)} with widths in "
             f"multiples of {budget.round_to}, its budget allows "
-            f"{shown_cost(budget.kind, budget.allowed)}: "
+            f"{shown_cost(config.kind, budget.allowed)}: "
             + (cause if settled else "the run stopped before it settled; resume it to its end")
         )
-    return budget_account(config, budget, priced, value)
+    return budget_account(config, budget, value)
 
 
 def accounts(loaded: Checkpoint, table: UnitTable, bank: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import DomainError
-from prunion.trainer.cost.budget import round_up
 from prunion.trainer.network.checkpoint import Checkpoint
 from prunion.trainer.network.domain_norm import DomainNorm
 
@@ -47,7 +46,7 @@ def kept_units(loaded: Checkpoint, everyone: torch.Tensor) -> np.ndarray:
     """
     union = np.asarray((loaded.net.switches > 0).any(0).cpu().numpy())
     votes = (everyone > 0).sum(0).cpu().numpy()
-    return round_up(union, loaded.net.units.group, loaded.config.budget.round_to, votes)
+    return loaded.net.units.table.round_up(union, loaded.config.budget.round_to, votes)
 
 
 def _row(loaded: Checkpoint, name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.bundle.manifest import Budget
 from prunion.runtime.bundle.profile import read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.trainer.config.choices import BudgetKind
 from prunion.trainer.config.run import BudgetConfig
 
 __all__ = ["check_budget"]
@@ -24,7 +26,8 @@ def check_budget(bundle: Bundle) -> Iterator[str]:
     claimed = bundle.manifest.budget
     try:
         profile = "profile.json" if claimed.kind == "latency" else ""
-        config = BudgetConfig(claimed.asked, claimed.kind, profile=profile)
+        kind = cast(BudgetKind, claimed.kind)  # which BudgetConfig checks
+        config = BudgetConfig(claimed.asked, kind, profile=profile)
     except ConfigError as exc:
         yield f"its budget is no budget ({exc})"
         return

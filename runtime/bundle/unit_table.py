@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from prunion.runtime.errors import PrunionError
 
-__all__ = ["Layer", "UnitTable"]
+__all__ = ["Layer", "SlotUnits", "UnitTable"]
 
 FORMAT_VERSION = 1
-Slots = dict[tuple[str, int], np.ndarray]
+# Of a tensor's axis: the unit that each index belongs to, -1 where it is never removed.
+SlotUnits = dict[tuple[str, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,60 @@ class Layer:
 
 @dataclass(frozen=True)
 class UnitTable:
-    """Unit → slots, kept as slot → unit: `slots[tensor, axis][index]` is a unit or -1 (fixed)."""
+    """Which slots live or die together, and the layers that cost something.
+
+    Attributes:
+        count: U, the number of units.
+        slots: `slots[tensor, axis][index]` is the unit of that slot, or -1 (never removed).
+    """
 
     count: int
-    slots: Slots
+    slots: SlotUnits
     layers: tuple[Layer, ...] = field(default=())
+
+    @cached_property
+    def widths(self) -> tuple[np.ndarray, ...]:
+        """The units of each width, ascending; the widths in the order of their first units.
+
+        Units that lie on exactly the same axes, equally often, are the channels of one width: a
+        layer's outputs, for example, with all that reads them.
+        """
+        # Every axis splits the widths found so far by how often each unit lies on it.
+        width = np.zeros(self.count, dtype=np.int64)
+        found = 1
+        for units in self.slots.values():
+            here, times = np.unique(units[units >= 0], return_counts=True)
+            _, part = np.unique(width[here] * (len(units) + 1) + times, return_inverse=True)
+            width[here] = found + part
+            found += len(here)
+        order = np.argsort(width, kind="stable")
+        ends = np.flatnonzero(np.diff(width[order])) + 1
+        parts = np.split(order, ends) if self.count else []
+        return tuple(sorted(parts, key=lambda members: int(members[0])))
+
+    def round_up(
+        self, alive: np.ndarray, multiple: int, score: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Fill every width up to a multiple of `multiple`, as far as it has so many channels.
+
+        A width of 50 can be slower than one of 64 in blocked convolutions. At least one channel of
+        every width stays: a layer without channels has no answer.
+
+        Args:
+            alive: units to keep, `[U]` bool or 0/1; unchanged.
+            score: which of the others come back first, `[U]`, the highest; the first ones without.
+
+        Returns:
+            `[U]` bool.
+        """
+        alive = np.array(alive, dtype=bool)
+        score = np.zeros(self.count) if score is None else score
+        for members in self.widths:
+            kept = int(alive[members].sum())
+            wanted = min(-(-max(kept, 1) // multiple) * multiple, len(members))
+            off = members[~alive[members]]
+            alive[off[np.argsort(-score[off], kind="stable")[: wanted - kept]]] = True
+        return alive
 
     def kept(self, tensor: str, axis: int, size: int, alive: np.ndarray) -> np.ndarray:
         """Indices along `axis` that stay when `alive` `[U]` bool says which units live."""
@@ -85,7 +136,7 @@ class UnitTable:
                     f"this prunion reads {FORMAT_VERSION}"
                 )
             count = int(value["count"])
-            slots: Slots = {}
+            slots: SlotUnits = {}
             for entry in value["slots"]:
                 units = np.asarray(entry["units"], dtype=np.int64)
                 if units.ndim != 1 or (len(units) and not -1 <= units.min() <= units.max() < count):

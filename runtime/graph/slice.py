@@ -1,4 +1,4 @@
-"""A pinned graph cut down to its own domain's channels: exact, because an off channel is 0."""
+"""A pinned graph sliced to its own domain's channels: exact, because an off channel is 0."""
 
 from __future__ import annotations
 
@@ -10,26 +10,11 @@ import numpy as np
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.graph.channels import ChannelFlow, attribute, channel_slice, refusal
 
-__all__ = ["slice_channels", "units_to_keep"]
-
-
-def units_to_keep(table: UnitTable, switches: np.ndarray, round_to: int) -> np.ndarray:
-    """`[U]` bool: the domain's own units, each width filled up to a multiple of `round_to`.
-
-    Filling up is exact too (the channels brought back are zeros), and a width of 50 can be slower
-    than one of 64 in blocked convolutions. At least one channel of every width stays.
-    """
-    alive = switches.astype(bool).copy()
-    for members in _widths(table):
-        kept = int(alive[members].sum())
-        wanted = min(-(-max(kept, 1) // round_to) * round_to, len(members))
-        off = members[~alive[members]]
-        alive[off[: wanted - kept]] = True
-    return alive
+__all__ = ["slice_channels"]
 
 
 def slice_channels(model: Any, table: UnitTable, alive: np.ndarray) -> None:
-    """Cut an ONNX model in place to the units `alive` `[U]` bool.
+    """Slice an ONNX model in place to the units `alive` `[U]` bool.
 
     `model` is pinned: its tables are initializers, its domain a constant. Raises
     UnsupportedGraphError, before anything is changed, naming the node that cannot be followed.
@@ -41,14 +26,14 @@ def slice_channels(model: Any, table: UnitTable, alive: np.ndarray) -> None:
     flow = ChannelFlow(graph, table, constants)
     stay = np.append(alive, True)
     edits = [edit for node in graph.node for edit in _edits(flow, node, stay)]
-    cut: dict[str, np.ndarray] = {}
+    sliced: dict[str, np.ndarray] = {}
     for (name, axis), units in table.slots.items():
         if name in constants:
-            array = cut.get(name, constants[name])
-            cut[name] = np.take(array, np.flatnonzero(stay[units]), axis)
+            array = sliced.get(name, constants[name])
+            sliced[name] = np.take(array, np.flatnonzero(stay[units]), axis)
     for initializer in graph.initializer:
-        if initializer.name in cut:
-            array = np.ascontiguousarray(cut[initializer.name])
+        if initializer.name in sliced:
+            array = np.ascontiguousarray(sliced[initializer.name])
             initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
     for number, (node, place, value) in enumerate(edits):
         if place < 0:
@@ -104,17 +89,3 @@ def _set_group(node: Any, groups: int) -> None:
     for item in node.attribute:
         if item.name == "group":
             item.i = groups
-
-
-def _widths(table: UnitTable) -> list[np.ndarray]:
-    """Units that lie on the same axes, equally often, are the channels of one width."""
-    if not table.count:
-        return []
-    signature = np.zeros(table.count, np.uint64)
-    random = np.random.default_rng(0)
-    for units in table.slots.values():
-        mark = random.integers(1, 2**63, dtype=np.uint64)
-        times = np.bincount(units[units >= 0], minlength=table.count).astype(np.uint64)
-        signature += mark * times  # a sum of random marks tells multisets apart
-    order = np.argsort(signature, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(signature[order])) + 1)

@@ -24,7 +24,6 @@ from prunion.runtime.errors import BackendError, InputError, PrunionError
 from prunion.runtime.graph.form import GraphForm, form_of
 from prunion.runtime.graph.inputs import load_graph
 from prunion.runtime.graph.pin import pin_form
-from prunion.runtime.graph.slice import units_to_keep
 from prunion.runtime.measure.profile_layers import GraphLayer, find_layers, layer_graph
 from prunion.runtime.tensorrt.library import TARGETS
 
@@ -181,7 +180,7 @@ def sample_unions(table: UnitTable, round_to: int, seed: int = 0) -> list[np.nda
             middle = random.uniform(0.1, 0.9)
             share = random.normal(middle, 0.2, len(table.layers) + 1).clip(0, 1)
         on = random.random(table.count) < share[owner]
-        unions.append(units_to_keep(table, on, round_to))
+        unions.append(table.round_up(on, round_to))
     return unions
 
 

@@ -20,7 +20,6 @@ from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
 from prunion.runtime.graph.form import GraphForm
 from prunion.runtime.graph.pin import pin_form
-from prunion.runtime.graph.slice import units_to_keep
 from prunion.runtime.model.domains import LiveDomain
 from prunion.runtime.model.pinned import Pinned, distance, kept_note
 
@@ -165,7 +164,7 @@ class SessionPool:
         if sliced and self._table is not None:
             note = self._refused
             if not note:
-                alive = units_to_keep(self._table, pack.switches, default_round_to())
+                alive = self._table.round_up(pack.switches, default_round_to())
                 if alive.all():
                     return self._plain(pack, "it uses every channel of the union")
                 try:

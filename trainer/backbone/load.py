@@ -1,4 +1,4 @@
-"""Pretrained backbones by name, traced and cut down to a feature vector."""
+"""Pretrained backbones by name, traced, without what stands behind their features."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_backbone(
         state = match_by_order(config, state, model.state_dict())
     module = trace(model, height, width)
     if config.cut is not None:
-        _cut_after(module.graph, config.cut)
+        _end_behind(module.graph, config.cut)
     elif config.source == "torchvision":
         drop_classifier(module.graph)
     module.graph.eliminate_dead_code()
@@ -110,7 +110,7 @@ def _create_timm(name: str, *, pretrained: bool) -> nn.Module:
             place = {"pretrained_cfg_overlay": {"file": cached}}
         else:
             _check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    # timm takes the classifier off itself; a cut network keeps its name space either way
+    # timm takes the classifier off itself; the names before it stay the same
     return timm.create_model(name, pretrained=pretrained, num_classes=0, **place)
 
 
@@ -169,16 +169,16 @@ def drop_classifier(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _cut_after(graph: fx.Graph, cut: str) -> None:
-    """Make the pooled output of module `cut` the output."""
+def _end_behind(graph: fx.Graph, module: str) -> None:
+    """Make the pooled output of a module, by its name, the output."""
     last = None
     for node in graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
         paths = [path.split("@")[0] for path, _ in stack.values()]
-        if op_name(node) and any(p == cut or p.startswith(cut + ".") for p in paths):
+        if op_name(node) and any(p == module or p.startswith(module + ".") for p in paths):
             last = node
     if last is None:
-        raise ConfigError(f"[backbone] cut: the network has no module {cut!r}")
+        raise ConfigError(f"[backbone] cut: the network has no module {module!r}")
     output = next(n for n in graph.nodes if n.op == "output")
     output.args = (_pooled(graph, last, output),)
 

@@ -1,8 +1,10 @@
 """The small ResNets of the multi-domain papers, as plain torch modules without a classifier.
 
-ResNet-26: Rebuffi et al. 2017, "Learning multiple visual domains with residual adapters".
-WRN-28-4: the post-activation form of the BA² line (Mancini, Berriel) and the pre-activation form
-of Zagoruyko and Komodakis 2016; both halve the map in every stage, for images of 64 or 72 px.
+ResNet-26: Rebuffi, Bilen and Vedaldi 2017, "Learning multiple visual domains with residual
+adapters", arXiv:1705.08045. WRN-28-4: the post-activation form of the line of Mancini et al. and
+of Berriel et al. 2019, "Budget-Aware Adapters for Multi-Domain Learning", arXiv:1905.06242, and
+the pre-activation form of Zagoruyko and Komodakis 2016, "Wide Residual Networks",
+arXiv:1605.07146; both halve the map in every stage, for images of 64 or 72 px.
 """
 
 from __future__ import annotations

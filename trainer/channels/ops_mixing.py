@@ -1,4 +1,8 @@
-"""How channel slots pass through operations that mix or tie channels."""
+"""How channel slots pass through operations that mix or tie channels.
+
+Each handler returns the slots of its node's output, and notes in the flow what it reads, which
+axes of its parameters its channels lie along, and what it costs.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from torch import fx
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.channels.slots import (
+    ActivationSlots,
     Flow,
     Read,
-    Slots,
     arg_of,
     channel_ids,
     name_of,
@@ -23,13 +27,10 @@ from prunion.trainer.channels.slots import (
 __all__ = ["add", "batch_norm", "conv", "linear", "mul", "read_features"]
 
 
-def conv(flow: Flow, node: fx.Node) -> Slots:
-    source, weight, bias, groups = (
-        node.args[0],
-        name_of(node, 1),
-        name_of(node, 2),
-        arg_of(node, 6, 1),
-    )
+def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Its outputs are new units; a depthwise one's outputs live with their inputs."""
+    source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
+    groups = arg_of(node, 6, 1)
     assert isinstance(source, fx.Node) and weight is not None
     outputs, per_group = weight_shape(node, 1)[:2]
     inputs = channel_ids(flow, node, source)
@@ -56,7 +57,8 @@ def conv(flow: Flow, node: fx.Node) -> Slots:
     return spread(out, channel_zero, shape)
 
 
-def linear(flow: Flow, node: fx.Node) -> Slots:
+def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Its outputs are new units; its inputs must be the channels, on the last axis."""
     source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
     assert isinstance(source, fx.Node) and weight is not None
     value = flow.values[source]
@@ -75,10 +77,11 @@ def linear(flow: Flow, node: fx.Node) -> Slots:
     shape = shape_of(node)
     positions = int(torch.Size(shape[1:-1]).numel())
     flow.layers.append((weight, weight_shape(node, 1), positions))
-    return Slots(out.expand(shape), torch.zeros(1, dtype=torch.bool).expand(shape))
+    return ActivationSlots(out.expand(shape), torch.zeros(1, dtype=torch.bool).expand(shape))
 
 
-def batch_norm(flow: Flow, node: fx.Node) -> Slots:
+def batch_norm(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Its parameters are laid out by its channels; behind it an off channel can be 0."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     ids = channel_ids(flow, node, source)
@@ -90,28 +93,30 @@ def batch_norm(flow: Flow, node: fx.Node) -> Slots:
     return spread(ids, torch.ones(len(ids), dtype=torch.bool), shape_of(node))
 
 
-def add(flow: Flow, node: fx.Node) -> Slots:
+def add(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Both sides become the same units; the sum is 0 where both are."""
     tensors, other = _operands(flow, node)
     if len(tensors) == 2:
         ids, (zero_a, zero_b) = _tied(flow, *tensors)
-        return Slots(ids, zero_a & zero_b)
-    return Slots(tensors[0].ids, tensors[0].zero & (other == 0))
+        return ActivationSlots(ids, zero_a & zero_b)
+    return ActivationSlots(tensors[0].ids, tensors[0].zero & (other == 0))
 
 
-def mul(flow: Flow, node: fx.Node) -> Slots:
+def mul(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Both sides become the same units; the product is 0 where either is."""
     tensors, other = _operands(flow, node)
     if len(tensors) == 2:
         ids, (zero_a, zero_b) = _tied(flow, *tensors)
-        return Slots(ids, zero_a | zero_b)
+        return ActivationSlots(ids, zero_a | zero_b)
     if other == 0:  # how some shortcuts make zero channels: nothing ties them to their source
         count = tensors[0].ids.shape[1]
         return spread(flow.sets.fresh(count), torch.ones(count, dtype=torch.bool), shape_of(node))
     return tensors[0]
 
 
-def _operands(flow: Flow, node: fx.Node) -> tuple[list[Slots], float | None]:
+def _operands(flow: Flow, node: fx.Node) -> tuple[list[ActivationSlots], float | None]:
     """The activations among two operands, and the number; None where that is a parameter."""
-    tensors: list[Slots] = []
+    tensors: list[ActivationSlots] = []
     other: float | None = None
     for arg in node.args[:2]:
         if isinstance(arg, fx.Node) and arg.op == "get_attr":
@@ -141,7 +146,9 @@ def _lay_parameter(flow: Flow, node: fx.Node, parameter: fx.Node) -> None:
         flow.lay(str(parameter.target), axis, ids)
 
 
-def _tied(flow: Flow, a: Slots, b: Slots) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+def _tied(
+    flow: Flow, a: ActivationSlots, b: ActivationSlots
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Two operands broadcast and tied element by element: their ids, and both zero flags."""
     ids_a, ids_b = torch.broadcast_tensors(a.ids, b.ids)
     zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
@@ -150,6 +157,7 @@ def _tied(flow: Flow, a: Slots, b: Slots) -> tuple[torch.Tensor, tuple[torch.Ten
 
 
 def read_features(flow: Flow, node: fx.Node) -> None:
+    """The end of the graph: the heads read its features."""
     source = node.args[0]
     if not isinstance(source, fx.Node) or flow.values[source].ids.dim() != 2:
         raise UnsupportedGraphError("the backbone must end in one feature vector [N, F]")

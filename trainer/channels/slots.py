@@ -1,7 +1,10 @@
-"""What a walk over a traced graph knows of every activation's channels.
+"""Channel slots, the sets that tie them together, and what a walk over a graph knows of them.
 
-Every activation carries two small tensors of its own shape with a batch of one: the *slot id* of
-each element, and whether that element is exactly zero when its slot is switched off.
+A *slot* is one channel at one place: an output of a convolution, a channel of a BatchNorm, an
+input of the next layer. The walk gives every slot an id and ties those that must live or die
+together into one set, which later is a unit. Each activation carries two small tensors of its own
+shape with a batch of one: the slot id of each element, and whether that element is exactly zero
+when its slot is switched off.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from prunion.runtime.errors import UnsupportedGraphError
 
 __all__ = [
     "FIXED",
+    "ActivationSlots",
     "Flow",
     "Read",
     "SlotSets",
-    "Slots",
     "arg_of",
     "channel_ids",
     "fixed",
@@ -32,9 +35,11 @@ __all__ = [
     "weight_shape",
 ]
 
+FIXED = 0  # the set of slots that are never removed: the image's channels, protected layers
+
 
 @dataclass(frozen=True)
-class Slots:
+class ActivationSlots:
     """What one activation carries.
 
     Attributes:
@@ -44,6 +49,46 @@ class Slots:
 
     ids: torch.Tensor
     zero: torch.Tensor
+
+
+class SlotSets:
+    """Disjoint sets of slot ids. The smallest id of a set stands for it, so FIXED always does."""
+
+    def __init__(self) -> None:
+        self._parent = [FIXED]
+
+    def fresh(self, count: int) -> torch.Tensor:
+        """`count` new ids, each a set of its own: `[count]` int64."""
+        first = len(self._parent)
+        self._parent.extend(range(first, first + count))
+        return torch.arange(first, first + count)
+
+    def find(self, slot: int) -> int:
+        """The id that stands for the set of `slot`."""
+        root = slot
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[slot] != root:  # so that the next look takes one step
+            self._parent[slot], slot = root, self._parent[slot]
+        return root
+
+    def tie(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Join the sets of `a` and `b` element by element (same shape)."""
+        if a is b:
+            return
+        for dim in range(a.dim()):  # expanded axes hold the same slots at every position
+            if a.stride(dim) == 0 and b.stride(dim) == 0:
+                a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+        pairs = torch.stack([a.reshape(-1), b.reshape(-1)], dim=1)
+        for x, y in torch.unique(pairs, dim=0).tolist():
+            x, y = self.find(x), self.find(y)
+            if x != y:
+                self._parent[max(x, y)] = min(x, y)
+
+    def roots(self, slots: torch.Tensor) -> torch.Tensor:
+        """Each slot's representative, same shape."""
+        flat = [self.find(slot) for slot in slots.reshape(-1).tolist()]
+        return torch.tensor(flat, dtype=torch.int64).reshape(slots.shape)
 
 
 @dataclass(frozen=True)
@@ -61,9 +106,11 @@ class Flow:
     """Everything the walk over a graph found out.
 
     Attributes:
-        values: `Slots` of every activation (a tuple of them for a split, an int for a size).
+        values: the slots of every activation (a tuple of them for a split, an int for a size).
         weights: slot ids along an axis of a parameter or buffer.
+        reads: where channels are mixed.
         layers: weight, shape and output positions of each convolution and linear layer.
+        norms: the BatchNorms.
     """
 
     sets: SlotSets
@@ -79,15 +126,50 @@ class Flow:
         self.sets.tie(known, ids)
 
 
+# --- slots of activations, for the operations' handlers -----------------------------------------
+
+
+def value_of(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """The slots of an operation's first input."""
+    return flow.values[node.args[0]]  # type: ignore[index]
+
+
 def read(flow: Flow, node: fx.Node, source: fx.Node) -> None:
     """Note that `node` mixes the channels of `source`."""
     value = flow.values[source]
     flow.reads.append(Read(node, source, value.ids, value.zero))
 
 
-def value_of(flow: Flow, node: fx.Node) -> Slots:
-    """The slots of an operation's first input."""
-    return flow.values[node.args[0]]  # type: ignore[index]
+def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
+    """Slot id of each channel `[C]`; refused unless the same at every position."""
+    ids = flow.values[source].ids
+    first = ids.flatten(2)[:, :, 0] if ids.dim() > 2 else ids
+    everywhere = first.reshape(1, -1, *([1] * (ids.dim() - 2)))
+    if not (ids == everywhere).all():
+        raise UnsupportedGraphError(
+            f"node {node.name}: its input holds different channels at different positions"
+        )
+    return first[0]
+
+
+def per_channel(zero: torch.Tensor) -> torch.Tensor:
+    """Is the whole channel zero when off: `[1, C, ...]` → `[C]`."""
+    return zero[0].reshape(zero.shape[1], -1).all(dim=1)
+
+
+def spread(ids: torch.Tensor, zero: torch.Tensor, shape: tuple[int, ...]) -> ActivationSlots:
+    """Slots of `shape` `[1, C, ...]` from one id and one zero flag per channel."""
+    view = (1, -1, *([1] * (len(shape) - 2)))
+    return ActivationSlots(ids.view(view).expand(shape), zero.view(view).expand(shape))
+
+
+def fixed(shape: tuple[int, ...]) -> ActivationSlots:
+    """Slots that are never removed."""
+    ids = torch.full((1,), FIXED).expand(shape)
+    return ActivationSlots(ids, torch.zeros(1, dtype=torch.bool).expand(shape))
+
+
+# --- a node's arguments -------------------------------------------------------------------------
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -121,75 +203,3 @@ def arg_of(node: fx.Node, position: int, default: Any) -> Any:
         return node.args[position]
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     return node.kwargs.get(schema[position].name, default)
-
-
-def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
-    """Slot id of each channel `[C]`; refused unless the same at every position."""
-    ids = flow.values[source].ids
-    first = ids.flatten(2)[:, :, 0] if ids.dim() > 2 else ids
-    spread = first.reshape(1, -1, *([1] * (ids.dim() - 2)))
-    if not (ids == spread).all():
-        raise UnsupportedGraphError(
-            f"node {node.name}: its input holds different channels at different positions"
-        )
-    return first[0]
-
-
-def per_channel(zero: torch.Tensor) -> torch.Tensor:
-    """Is the whole channel zero when off: `[1, C, ...]` → `[C]`."""
-    return zero[0].reshape(zero.shape[1], -1).all(dim=1)
-
-
-def spread(ids: torch.Tensor, zero: torch.Tensor, shape: tuple[int, ...]) -> Slots:
-    """Slots of `shape` `[1, C, ...]` from one id and one zero flag per channel."""
-    view = (1, -1, *([1] * (len(shape) - 2)))
-    return Slots(ids.view(view).expand(shape), zero.view(view).expand(shape))
-
-
-def fixed(shape: tuple[int, ...]) -> Slots:
-    """Slots that are never removed."""
-    ids = torch.full((1,), FIXED).expand(shape)
-    return Slots(ids, torch.zeros(1, dtype=torch.bool).expand(shape))
-
-
-FIXED = 0  # the set of slots that are never removed: the image's channels, protected layers
-
-
-class SlotSets:
-    """Disjoint sets of slot ids. The smallest id of a set stands for it, so FIXED always does."""
-
-    def __init__(self) -> None:
-        self._parent = [FIXED]
-
-    def fresh(self, count: int) -> torch.Tensor:
-        """`count` new ids, each a set of its own: `[count]` int64."""
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return torch.arange(first, first + count)
-
-    def find(self, slot: int) -> int:
-        """The id that stands for the set of `slot`."""
-        root = slot
-        while self._parent[root] != root:
-            root = self._parent[root]
-        while self._parent[slot] != root:
-            self._parent[slot], slot = root, self._parent[slot]
-        return root
-
-    def tie(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Join the sets of `a` and `b` element by element (same shape)."""
-        if a is b:
-            return
-        for dim in range(a.dim()):  # expanded axes hold the same slots at every position
-            if a.stride(dim) == 0 and b.stride(dim) == 0:
-                a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
-        pairs = torch.stack([a.reshape(-1), b.reshape(-1)], dim=1)
-        for x, y in torch.unique(pairs, dim=0).tolist():
-            x, y = self.find(x), self.find(y)
-            if x != y:
-                self._parent[max(x, y)] = min(x, y)
-
-    def roots(self, slots: torch.Tensor) -> torch.Tensor:
-        """Each slot's representative, same shape."""
-        flat = [self.find(slot) for slot in slots.reshape(-1).tolist()]
-        return torch.tensor(flat, dtype=torch.int64).reshape(slots.shape)

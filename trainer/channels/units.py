@@ -13,7 +13,7 @@ from torch import fx
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone.trace import op_name
-from prunion.trainer.channels.slots import FIXED, Flow, Read, Slots
+from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read
 from prunion.trainer.channels.walk import KEEPS_ZERO, LAYOUT, flow_slots
 
 __all__ = ["GateSite", "Units", "find_units"]
@@ -39,16 +39,17 @@ class GateSite:
 
 @dataclass(frozen=True)
 class Units:
-    """The unit table, the groups of units that share all their axes, and the gates.
+    """The channel units of one backbone.
 
     Attributes:
-        group: group of each unit `[U]`; the units of one group are the channels of one width.
+        table: which slots each unit has; what the checkpoint and the bundle store.
+        gates: where switches act.
         channels: units of the channels of activations, by node name, wherever a reshape, split,
             padding or product reads or makes them.
+        feature_units: unit of each feature that the heads read, `[F]`.
     """
 
     table: UnitTable
-    group: np.ndarray
     gates: tuple[GateSite, ...]
     channels: dict[str, np.ndarray]
     feature_units: np.ndarray
@@ -85,7 +86,6 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
     table = UnitTable(len(number), slots, _layers(flow))
     return Units(
         table=table,
-        group=_groups(table),
         gates=tuple(_norm_gates(flow, number) + _read_gates(flow, number)),
         channels=_channels(flow, number),
         feature_units=slots["head_weight", 1],
@@ -121,7 +121,7 @@ def _channels(flow: Flow, number: dict[int, int]) -> dict[str, np.ndarray]:
     return {
         str(node.name): _channel_units(flow, node, number)
         for node in around
-        if isinstance(flow.values.get(node), Slots)
+        if isinstance(flow.values.get(node), ActivationSlots)
     }
 
 
@@ -132,17 +132,6 @@ def _layers(flow: Flow) -> tuple[Layer, ...]:
         positions[weight] = positions.get(weight, 0) + count
         shapes[weight] = shape
     return tuple(Layer(weight, shapes[weight], positions[weight]) for weight in shapes)
-
-
-def _groups(table: UnitTable) -> np.ndarray:
-    """Units that appear on exactly the same axes, equally often, form one group."""
-    where: list[list[tuple[int, int]]] = [[] for _ in range(table.count)]
-    for axis, units in enumerate(table.slots.values()):
-        counts = np.bincount(units[units >= 0], minlength=table.count)
-        for unit in np.flatnonzero(counts):
-            where[unit].append((axis, int(counts[unit])))
-    seen: dict[tuple[tuple[int, int], ...], int] = {}
-    return np.array([seen.setdefault(tuple(w), len(seen)) for w in where], dtype=np.int64)
 
 
 def _norm_gates(flow: Flow, number: dict[int, int]) -> list[GateSite]:

@@ -21,23 +21,50 @@ from prunion.trainer.channels.ops_keeping import (
     scale,
 )
 from prunion.trainer.channels.ops_mixing import add, batch_norm, conv, linear, mul, read_features
-from prunion.trainer.channels.slots import Flow, Slots, SlotSets, fixed, shape_of
+from prunion.trainer.channels.slots import ActivationSlots, Flow, SlotSets, fixed, shape_of
 
-__all__ = ["KEEPS_ZERO", "LAYOUT", "flow_slots"]
+__all__ = ["HANDLERS", "KEEPS_ZERO", "LAYOUT", "flow_slots"]
 
-KEEPS_ZERO = frozenset(
-    "relu relu6 hardtanh silu hardswish gelu leaky_relu elu celu selu mish tanh prelu clamp_min "
-    "clone contiguous to _to_copy alias neg abs".split()
-)
-BREAKS_ZERO = frozenset("sigmoid hardsigmoid softplus exp log_sigmoid cos".split())
-LAYOUT = frozenset(
-    "view reshape _unsafe_view flatten permute transpose unsqueeze squeeze expand split "
-    "split_with_sizes chunk slice select unbind getitem".split()
-)
-POOLS = frozenset(
-    "avg_pool1d max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
-    "upsample_nearest2d upsample_bilinear2d".split()
-)
+Handler = Callable[[Flow, fx.Node], Any]
+
+# How channels pass through each operation; one that is missing here is refused.
+HANDLERS: dict[str, Handler] = {
+    # Each channel for itself, and one that is off stays 0.
+    **dict.fromkeys(
+        "relu relu6 hardtanh silu hardswish gelu leaky_relu elu celu selu mish tanh prelu "
+        "clamp_min clone contiguous to _to_copy alias neg abs".split(),
+        elementwise,
+    ),
+    # Each channel for itself, but f(0) is not 0.
+    **dict.fromkeys(
+        "sigmoid hardsigmoid softplus exp log_sigmoid cos".split(), activation_off_zero
+    ),
+    # Channels only move.
+    **dict.fromkeys(
+        "view reshape _unsafe_view flatten permute transpose unsqueeze squeeze expand split "
+        "split_with_sizes chunk slice select unbind getitem".split(),
+        layout,
+    ),
+    **dict.fromkeys(
+        "avg_pool1d max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
+        "upsample_nearest2d upsample_bilinear2d".split(),
+        pool,
+    ),
+    "cat": cat,
+    "clamp": clamp,
+    "div": scale,
+    "mean": mean,
+    "pad": pad,
+    # Channels are mixed, or tied to each other.
+    "add": add,
+    "batch_norm": batch_norm,
+    "conv2d": conv,
+    "linear": linear,
+    "mul": mul,
+    "sub": add,
+}
+KEEPS_ZERO = frozenset(name for name, handler in HANDLERS.items() if handler is elementwise)
+LAYOUT = frozenset(name for name, handler in HANDLERS.items() if handler is layout)
 
 # Why some operations cannot be followed at all: with a channel off they change the others.
 MIXES = {
@@ -73,7 +100,9 @@ def flow_slots(module: fx.GraphModule) -> Flow:
 def _follow(flow: Flow, node: fx.Node) -> Any:
     handler = _handler(node)
     parameters = [x for x in node.all_input_nodes if x.op == "get_attr"]
-    follows = any(isinstance(flow.values.get(x), Slots | tuple) for x in node.all_input_nodes)
+    follows = any(
+        isinstance(flow.values.get(x), ActivationSlots | tuple) for x in node.all_input_nodes
+    )
     if parameters and not follows:
         raise UnsupportedGraphError(
             f"node {node.name}: {op_name(node)} computes with {parameters[0].target} alone "
@@ -91,33 +120,12 @@ def _follow(flow: Flow, node: fx.Node) -> Any:
         ) from exc
 
 
-def _handler(node: fx.Node) -> Callable[[Flow, fx.Node], Any]:
+def _handler(node: fx.Node) -> Handler:
     name = op_name(node)
-    if name in KEEPS_ZERO:
-        return elementwise
-    if name in BREAKS_ZERO:
-        return activation_off_zero
-    if name in LAYOUT:
-        return layout
-    if name in POOLS:
-        return pool
-    handlers: dict[str, Callable[[Flow, fx.Node], Any]] = {
-        "add": add,
-        "batch_norm": batch_norm,
-        "cat": cat,
-        "clamp": clamp,
-        "conv2d": conv,
-        "div": scale,
-        "linear": linear,
-        "mean": mean,
-        "mul": mul,
-        "pad": pad,
-        "sub": add,
-    }
-    if name not in handlers:
+    if name not in HANDLERS:
         raise UnsupportedGraphError(
             f"node {node.name}: prunion does not know how channels pass through {name or node.op}"
             f"{MIXES.get(name, '')}; cut the backbone before it ([backbone] cut) or choose another "
             "backbone; `keep` cannot help here"
         )
-    return handlers[name]
+    return HANDLERS[name]

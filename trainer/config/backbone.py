@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
@@ -12,26 +13,32 @@ from prunion.trainer.config.checks import (
     check_triple,
     shown,
 )
+from prunion.trainer.config.choices import BackboneSource, WeightMatch
 
 __all__ = ["BackboneConfig", "InputConfig"]
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which pretrained network to prune, and where its weights come from."""
+    """Which pretrained network to prune, and where its weights come from.
+
+    Attributes:
+        cut: the last module that stays of the network; None takes off the classifier alone.
+        keep: layers whose channels are never removed, by name or pattern.
+    """
 
     name: str
-    source: str = "torchvision"
+    source: BackboneSource = "torchvision"
     weights: str = "default"
-    match: str = "name"
+    match: WeightMatch = "name"
     cut: str | None = None
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_text("backbone", "name", self.name)
-        check_choice("backbone", "source", self.source, ("torchvision", "timm", "prunion"))
+        check_choice("backbone", "source", self.source, get_args(BackboneSource))
         check_text("backbone", "weights", self.weights)
-        check_choice("backbone", "match", self.match, ("name", "order"))
+        check_choice("backbone", "match", self.match, get_args(WeightMatch))
         if self.cut is not None:
             check_text("backbone", "cut", self.cut)
         if not isinstance(self.keep, (list, tuple)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import get_args
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
@@ -13,10 +14,10 @@ from prunion.trainer.config.checks import (
     check_text,
     shown,
 )
+from prunion.trainer.config.choices import BudgetKind
 
 __all__ = ["BudgetConfig"]
 
-KINDS = ("params", "macs", "bytes", "switches", "latency")
 MULTIPLIERS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 TIME = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s)\s*")
@@ -31,12 +32,12 @@ class BudgetConfig:
     """
 
     limit: float | str
-    kind: str = "params"
+    kind: BudgetKind = "params"
     round_to: int = 1
     profile: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("budget", "kind", self.kind, KINDS)
+        check_choice("budget", "kind", self.kind, get_args(BudgetKind))
         check_int("budget", "round_to", self.round_to, 1, 1024)
         check_text("budget", "profile", self.profile, empty=True)
         if self.kind == "latency" and not self.profile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import get_args
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
@@ -15,6 +16,7 @@ from prunion.trainer.config.checks import (
     key_of,
     shown,
 )
+from prunion.trainer.config.choices import DomainSource
 
 __all__ = ["DomainConfig"]
 
@@ -32,7 +34,7 @@ class DomainConfig:
     """
 
     name: str
-    source: str = "files"
+    source: DomainSource = "files"
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     dataset: str = ""
@@ -53,7 +55,7 @@ class DomainConfig:
                 "'_', '.' or '-', beginning with a letter or digit"
             )
         where = f"domains.{self.name}"
-        check_choice(where, "source", self.source, ("files", "torchvision", "huggingface"))
+        check_choice(where, "source", self.source, get_args(DomainSource))
         object.__setattr__(self, "train", _paths(where, "train", self.train))
         object.__setattr__(self, "test", _paths(where, "test", self.test))
         check_text(where, "name", self.dataset, empty=True)

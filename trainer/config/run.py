@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.backbone import BackboneConfig, InputConfig
@@ -17,6 +17,7 @@ from prunion.trainer.config.checks import (
     check_table,
     key_of,
 )
+from prunion.trainer.config.choices import Device
 from prunion.trainer.config.domains import DomainConfig
 from prunion.trainer.config.train import TrainConfig
 
@@ -56,13 +57,13 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     threads: int = 0
-    device: str = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "domains", tuple(self.domains))
         check_int("", "seed", self.seed, 0, 2**32 - 1)
         check_int("", "threads", self.threads, 0, 1024)
-        check_choice("", "device", self.device, ("auto", "cpu", "cuda"))
+        check_choice("", "device", self.device, get_args(Device))
         if not self.domains:
             raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
         without = [d.name for d in self.domains if not d.reference]

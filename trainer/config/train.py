@@ -1,8 +1,13 @@
-"""The table of a run file that says how the network learns."""
+"""The table of a run file that says how the network learns.
+
+Its recipe "paper" and eq. 4 are those of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida
+2023, "Budget-Aware Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
@@ -13,28 +18,50 @@ from prunion.trainer.config.checks import (
     check_text,
     shown,
 )
+from prunion.trainer.config.choices import (
+    Auto,
+    CutFor,
+    Learned,
+    Precision,
+    Ranking,
+    RecipeName,
+    SettleWith,
+    Sharing,
+    StepOrder,
+    Trunk,
+    TrunkFrom,
+)
 
 __all__ = ["TrainConfig"]
 
-SHARING = ("union", "intersection", "jaccard", "none")
 FROZEN_LR, TUNED_LR = 1e-2, 1e-3
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network learns: phases in epochs, batches in images, learning rates."""
+    """How the network learns: phases in epochs, batches in images, learning rates.
 
-    recipe: str = "prunion"
-    trunk: str = "tuned"
-    order: str = "joint"
+    `docs/run-file.md` tells what each key does.
+
+    Attributes:
+        order: which domains share a step: all, or one at a time by batch or by epoch.
+        sharing, sharing_weight: the loss that makes domains agree on channels, and its λ.
+        domain_budget: whether each domain alone has a budget loss too (`budgets_domains`).
+        cut: what is brought within the budget in the end: the union, or each domain alone.
+        settle_with: the channels that a domain settles with (`opens`).
+    """
+
+    recipe: RecipeName = "prunion"
+    trunk: Trunk = "tuned"
+    order: StepOrder = "joint"
     warmup: int = 2
     ramp: int = 4
     settle: int = 6
     batch_size: int = 32
     balance: float = 0.5
-    lr: float | str = "auto"
+    lr: float | Auto = "auto"
     trunk_lr: float = 6e-4
-    ranking: str = "importance"
+    ranking: Ranking = "importance"
     switch_travel: float = 2.0
     switch_every: int = 8
     weight_decay: float = 1e-4
@@ -43,20 +70,20 @@ class TrainConfig:
     teacher: str = ""
     distillation: float = 0.5
     average: float = 0.0
-    trunk_from: str = "start"
-    sharing: str = "union"
-    sharing_weight: float | str = "learned"
-    domain_budget: bool | str = "auto"
-    cut: str = "union"
-    settle_with: str = "auto"
-    precision: str = "fp32"
+    trunk_from: TrunkFrom = "start"
+    sharing: Sharing = "union"
+    sharing_weight: float | Learned = "learned"
+    domain_budget: bool | Auto = "auto"
+    cut: CutFor = "union"
+    settle_with: SettleWith = "auto"
+    precision: Precision = "fp32"
     compile: bool = False
     workers: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("train", "recipe", self.recipe, ("prunion", "paper"))
-        check_choice("train", "trunk", self.trunk, ("frozen", "tuned"))
-        check_choice("train", "order", self.order, ("joint", "batch", "epoch"))
+        check_choice("train", "recipe", self.recipe, get_args(RecipeName))
+        check_choice("train", "trunk", self.trunk, get_args(Trunk))
+        check_choice("train", "order", self.order, get_args(StepOrder))
         for key in ("warmup", "ramp", "settle"):
             check_int("train", key, getattr(self, key), 0, 100_000)
         if not self.epochs:
@@ -73,7 +100,7 @@ class TrainConfig:
         for key in ("trunk_lr", "switch_travel"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_int("train", "switch_every", self.switch_every, 1, 1000)
-        check_choice("train", "ranking", self.ranking, ("importance", "random"))
+        check_choice("train", "ranking", self.ranking, get_args(Ranking))
         check_number("train", "weight_decay", self.weight_decay, 0, 1)
         check_number("train", "small_set_decay", self.small_set_decay, 0, 10)
         check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)
@@ -81,27 +108,27 @@ class TrainConfig:
             check_text("train", "teacher", self.teacher)
         check_number("train", "distillation", self.distillation, 0, 1)
         check_number("train", "average", self.average, 0, 1000)
-        check_choice("train", "trunk_from", self.trunk_from, ("start", "settle"))
+        check_choice("train", "trunk_from", self.trunk_from, get_args(TrunkFrom))
         if self.trunk_from == "settle" and self.trunk == "frozen":
             raise ConfigError(
                 '[train] trunk_from is "settle" and trunk is "frozen", which never learns: set '
                 'trunk = "tuned", or leave trunk_from out'
             )
-        check_choice("train", "sharing", self.sharing, SHARING)
+        check_choice("train", "sharing", self.sharing, get_args(Sharing))
         if self.domain_budget != "auto":
             check_bool("train", "domain_budget", self.domain_budget)
-        check_choice("train", "cut", self.cut, ("union", "domains"))
-        check_choice("train", "settle_with", self.settle_with, ("auto", "union", "own"))
+        check_choice("train", "cut", self.cut, get_args(CutFor))
+        check_choice("train", "settle_with", self.settle_with, get_args(SettleWith))
         if self.settle_with == "union" and self.cut == "domains":
             raise ConfigError(
                 '[train] settle_with is "union" and cut is "domains": what a domain was cut from '
                 'would come back; set settle_with = "own"'
             )
         if isinstance(self.sharing_weight, str):
-            check_choice("train", "sharing_weight", self.sharing_weight, ("learned",))
+            check_choice("train", "sharing_weight", self.sharing_weight, get_args(Learned))
         else:
             check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
-        check_choice("train", "precision", self.precision, ("fp32", "bf16"))
+        check_choice("train", "precision", self.precision, get_args(Precision))
         check_bool("train", "compile", self.compile)
         check_int("train", "workers", self.workers, 0, 256)
 

@@ -1,80 +1,168 @@
-"""What a union of channel units costs, differentiably, in the exporter's own units."""
+"""Costs that are counted: weights, multiply-accumulates, switches, and bytes of the file.
+
+Each is one sum over layers of k²·|in|·|out|/groups, times what one such product costs. So one
+pricer serves them all: a *price table* is a unit table whose layers' `positions` are that factor;
+its `macs` are the cost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx
 
-from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.trainer.cost.latency import LatencyModel, LatencyTable
+from prunion.runtime.bundle.profile import Profile
+from prunion.runtime.bundle.unit_table import Layer, SlotUnits, UnitTable
+from prunion.trainer.backbone.trace import op_name
+from prunion.trainer.channels.walk import LAYOUT
+from prunion.trainer.config.choices import BudgetKind
+from prunion.trainer.cost.cost_model import CostModel
+from prunion.trainer.network.masked import DomainNet
 
-__all__ = ["Cost", "CostModel", "cost_model"]
+__all__ = ["CountedModel", "CountedPricer", "bytes_pricer", "counted_pricer"]
 
-Cost = Callable[[torch.Tensor], torch.Tensor]  # how much of each unit is kept → share of the cost
-
-
-def cost_model(table: UnitTable | LatencyTable, kind: str) -> CostModel | LatencyModel:
-    """The differentiable cost of a `priced_table`; both kinds are called alike."""
-    return LatencyModel(table) if isinstance(table, LatencyTable) else CostModel(table, kind)
+FLOAT, INDEX = 4, 8  # bytes of a number and of a channel's index
+# Upper bounds of what an ONNX file holds beside its tensors; seen: 100 to 160 bytes a node.
+PER_FILE, PER_NODE, PER_BANK_PART, PER_TENSOR = 2048, 200, 64, 32
 
 
-class CostModel(nn.Module):
-    """Σ over layers of k²·|in|·|out|/groups (times output positions for MACs).
+@dataclass(frozen=True, eq=False)
+class CountedPricer:
+    """A price table of one network.
 
-    Called with how much of every unit is kept, `[U]` in 0 … 1, it gives the share of the full
-    trunk's cost. On 0/1 values it equals `UnitTable.params` or `.macs` over the full count.
+    Attributes:
+        prices: the price table; its `macs` are the cost.
+        overstated: by how much the whole network's cost may be too high, where it is a bound.
     """
 
-    axis: torch.Tensor
-    unit: torch.Tensor
-    times: torch.Tensor
-    fixed: torch.Tensor
+    kind: BudgetKind
+    units: UnitTable
+    prices: UnitTable
+    overstated: int = 0
+
+    @property
+    def profile(self) -> Profile | None:
+        """None: nothing was measured."""
+        return None
+
+    @property
+    def full(self) -> int:
+        """The whole network's cost."""
+        return self.of(np.ones(self.units.count, dtype=bool))
+
+    @property
+    def backbone(self) -> int:
+        """What a share is a share of."""
+        return self.full - self.overstated
+
+    def of(self, alive: np.ndarray) -> int:
+        """Cost of keeping `alive` `[U]` bool."""
+        return self.prices.macs(alive)
+
+    def cost_model(self) -> CountedModel:
+        """The same, differentiable."""
+        return CountedModel(self.prices, self.full)
+
+
+def counted_pricer(kind: Literal["params", "macs", "switches"], units: UnitTable) -> CountedPricer:
+    """The kinds that a network's unit table alone can price.
+
+    Weights are each applied at one position; switches are the units themselves.
+    """
+    prices = units
+    if kind == "params":
+        once = tuple(replace(layer, positions=1) for layer in units.layers)
+        prices = replace(units, layers=once)
+    elif kind == "switches":
+        every = {("units", 0): np.arange(units.count)}
+        prices = UnitTable(units.count, every, (Layer("units", (units.count,), 1),))
+    return CountedPricer(kind, units, prices)
+
+
+def bytes_pricer(net: DomainNet) -> CountedPricer:
+    """Bytes of the exported fp32 ONNX file, from above.
+
+    The tensors are counted to the byte; what stands around them, names and shapes, is bounded by
+    the number of nodes.
+    """
+    around = _around(net)
+    return CountedPricer("bytes", net.units.table, _byte_prices(net, around), overstated=around)
+
+
+class CountedModel(CostModel):
+    """Σ over layers of k²·|in|·|out|/groups, times what one such product costs."""
+
     pairs: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, table: UnitTable, kind: str) -> None:
-        super().__init__()
-        places: list[torch.Tensor] = []  # rows of (axis, unit, times it appears there)
-        fixed: list[float] = []
-        pairs, scales = [], []
-        for layer in table.layers:
+    def __init__(self, prices: UnitTable, full: float) -> None:
+        axes: list[np.ndarray] = []
+        pairs: list[list[int]] = []
+        scales: list[float] = []
+        for layer in prices.layers:
             rest, pair = 1.0, []
             for axis, size in enumerate(layer.shape):
-                units = table.slots.get((layer.weight, axis))
+                units = prices.slots.get((layer.weight, axis))
                 if units is None:
                     rest *= size
-                    continue
-                found, times = np.unique(units[units >= 0], return_counts=True)
-                number = np.full_like(found, len(fixed))
-                places.append(torch.from_numpy(np.stack([number, found, times])))
-                pair.append(len(fixed))
-                fixed.append(float((units < 0).sum()))
+                else:
+                    pair.append(len(axes))
+                    axes.append(units)
             pairs.append(pair)
-            scales.append(rest * (1 if kind == "params" else layer.positions))
-        # One more axis of constant 1 stands in where a layer is cut along one axis only.
-        fixed.append(1.0)
-        filled = [(*p, *([len(fixed) - 1] * (2 - len(p)))) for p in pairs]
-        axis_of, unit, count = torch.cat(places, dim=1)
-        self.register_buffer("axis", axis_of, persistent=False)
-        self.register_buffer("unit", unit, persistent=False)
-        self.register_buffer("times", count.double(), persistent=False)
-        self.register_buffer("fixed", torch.tensor(fixed, dtype=torch.float64), persistent=False)
-        self.register_buffer("pairs", torch.tensor(filled), persistent=False)
+            scales.append(rest * layer.positions)
+        # A last axis of one channel stands in where a layer can lose channels along one axis only.
+        one = len(axes)
+        axes.append(np.array([-1]))
+        super().__init__(axes, full)
+        filled = torch.tensor([(*pair, *([one] * (2 - len(pair)))) for pair in pairs])
+        self.register_buffer("pairs", filled, persistent=False)
         scale = torch.tensor(scales, dtype=torch.float64)
         self.register_buffer("scale", scale, persistent=False)
-        with torch.no_grad():
-            full = self.absolute(torch.ones(table.count, dtype=torch.float64))
-        self.full = float(full)
 
     def absolute(self, kept: torch.Tensor) -> torch.Tensor:
-        """Weights or MACs of keeping `kept` `[U]`."""
-        widths = self.fixed.index_add(0, self.axis, kept.double()[self.unit] * self.times)
+        """What keeping `kept` `[U]` is counted as."""
+        widths = self.widths(kept)
         a, b = widths[self.pairs[:, 0]], widths[self.pairs[:, 1]]
         return (self.scale * a * b).sum()
 
-    def forward(self, kept: torch.Tensor) -> torch.Tensor:
-        """Share of the full trunk's cost, a scalar."""
-        return self.absolute(kept) / self.full
+
+def _byte_prices(net: DomainNet, around: int) -> UnitTable:
+    """A price table: every tensor is a layer, its `positions` the bytes of one number."""
+    units, domains = net.units, len(net.classes)
+    slots: SlotUnits = dict(units.table.slots)
+    norms = {f"{name}.{leaf}" for name in net.norms for leaf in ("weight", "bias")}
+    layers = [
+        Layer(name, tuple(value.shape), FLOAT)
+        for name, value in net.trunk.named_parameters()
+        if name not in norms and not name.startswith("norms.")
+    ]
+    for name in net.norms:  # a scale and a shift in every domain's row of the bank
+        tensor = f"{name}.running_mean"
+        layers.append(Layer(tensor, (len(slots[tensor, 0]),), 2 * FLOAT * domains))
+    for site in units.gates:
+        if not site.folded:
+            slots[f"gate {site.node}", 0] = site.units
+            layers.append(Layer(f"gate {site.node}", (len(site.units),), FLOAT * domains))
+    widest, features = max(net.classes), len(units.feature_units)
+    layers.append(Layer("head_weight", (domains, features, widest), FLOAT))
+    layers.append(Layer("head_bias", (), FLOAT * domains * widest))
+    layers.append(Layer("around the tensors", (), around))
+    return UnitTable(units.table.count, slots, tuple(layers))
+
+
+def _around(net: DomainNet) -> int:
+    """Bytes of names, shapes, attributes and channel indices, at most."""
+    nodes = [n for n in net.trunk.graph.nodes if n.op in ("call_function", "call_module")]
+    parts = 2 * len(net.norms) + len(net.units.gates)
+    indices = sum(INDEX * _channels(n) for n in nodes if op_name(n) in LAYOUT)
+    tensors = sum(PER_TENSOR + 2 * len(name) for name, _ in net.trunk.named_parameters())
+    return PER_FILE + PER_NODE * len(nodes) + PER_BANK_PART * parts + tensors + indices
+
+
+def _channels(node: fx.Node) -> int:
+    value: Any = node.meta.get("val")
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    return sum(int(v.shape[1]) for v in values if v is not None and v.ndim > 1)

@@ -1,9 +1,13 @@
-"""BatchNorm with statistics, scale and shift of its own for every domain."""
+"""BatchNorm with statistics, scale and shift of its own for every domain.
+
+A forward pass tells its per-domain layers whose images the batch holds, and which channels each
+domain uses, by one `Routing`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,9 +20,9 @@ __all__ = ["DomainNorm", "Routing", "route"]
 class DomainNorm(nn.Module):
     """Per-domain BatchNorm over `[N, C, H, W]`, started from one pretrained BatchNorm.
 
-    In training every run of one domain is normalised by its own batch statistics; in evaluation
-    every image by its domain's running ones. While the switches do not learn it takes them in:
-    scale and shift of an off channel are 0.
+    In training, images of one domain that follow each other are normalised by their own batch
+    statistics; in evaluation every image by its domain's running ones. While the switches do not
+    learn, the norm applies them itself: scale and shift of an off channel are 0.
     """
 
     running_mean: torch.Tensor
@@ -74,7 +78,7 @@ class DomainNorm(nn.Module):
     def _gated(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
         if routing.switches is None or routing.learning:
             return self.weight, self.bias
-        gate = routing.switches[:, self.units % routing.switches.shape[1]]
+        gate = routing.of_channels(self.units)
         return self.weight * gate, self.bias * gate
 
     def _one(
@@ -97,10 +101,10 @@ class Routing:
     """What the per-domain layers of one forward pass need to know.
 
     Attributes:
-        segments: runs of images of one domain, `(domain, count)`, in batch order.
+        segments: `(domain, count)` of images of one domain in a row, in batch order.
         rows: domain of every image, `[N]` int64.
-        switches: 0/1 per domain and unit with a column of ones at the end, `[D, U + 1]`;
-            None while every switch is on.
+        switches: 0/1 per domain and unit, `[D, U]`, and a last column of ones; None while every
+            switch is on. `gated` adds that column.
     """
 
     segments: tuple[tuple[int, int], ...]
@@ -112,10 +116,23 @@ class Routing:
         """Whether gradients are asked for, so that gates must act behind the activations."""
         return self.switches is not None and self.switches.requires_grad
 
-    def gate(self, units: torch.Tensor) -> torch.Tensor:
-        """Switches of channels `units` `[C]` (-1 = always on): `[1 or N, C]`."""
+    def gated(self, switches: torch.Tensor) -> Routing:
+        """The same batch with `switches` `[D, U]`."""
+        ones = switches.new_ones(len(switches), 1)
+        return replace(self, switches=torch.cat([switches, ones], dim=1))
+
+    def of_channels(self, units: torch.Tensor) -> torch.Tensor:
+        """Every domain's switches of channels `units` `[C]` (-1 = always on): `[D, C]`.
+
+        A channel without a switch has unit -1. Modulo U + 1 that is the last column, all ones: so
+        one lookup serves all channels, and no step of it asks which of them have a switch.
+        """
         assert self.switches is not None
-        columns = self.switches.index_select(1, units)
+        return self.switches.index_select(1, units % self.switches.shape[1])
+
+    def gate(self, units: torch.Tensor) -> torch.Tensor:
+        """Each image's switches of channels `units` `[C]`: `[1 or N, C]`."""
+        columns = self.of_channels(units)
         if len(self.segments) == 1:
             domain = self.segments[0][0]
             return columns[domain : domain + 1]
@@ -123,12 +140,12 @@ class Routing:
 
 
 def route(domains: Sequence[tuple[int, int]] | torch.Tensor, device: torch.device) -> Routing:
-    """Routing of a batch given as `(domain, count)` runs or as one domain per image `[N]`."""
+    """Routing of a batch given as `(domain, count)` segments or as one domain per image `[N]`."""
     if isinstance(domains, torch.Tensor):
         values, counts = torch.unique_consecutive(domains.cpu(), return_counts=True)
-        runs = tuple(zip(values.tolist(), counts.tolist(), strict=True))
-        return Routing(runs, domains.to(device), None)
-    runs = tuple((int(d), int(n)) for d, n in domains)
+        segments = tuple(zip(values.tolist(), counts.tolist(), strict=True))
+        return Routing(segments, domains.to(device), None)
+    segments = tuple((int(d), int(n)) for d, n in domains)
     # Filled on the device: a copy to a GPU would wait for all that it still has to do.
-    rows = torch.cat([torch.full((n,), d, device=device) for d, n in runs])
-    return Routing(runs, rows, None)
+    rows = torch.cat([torch.full((n,), d, device=device) for d, n in segments])
+    return Routing(segments, rows, None)

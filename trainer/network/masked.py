@@ -1,10 +1,15 @@
-"""The masked network: one trunk, per-domain BatchNorm, switches and heads."""
+"""The masked network: one trunk, per-domain BatchNorm, switches and heads.
+
+It is what training and evaluation run. Nothing is removed from it: a channel that a domain does
+not use is multiplied by 0. Equations are those of dos Santos, Berriel, Oliveira-Santos, Sebe and
+Almeida 2023, "Budget-Aware Pruning: Handling Multiple Domains with Less Parameters",
+arXiv:2309.11464.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,26 +22,6 @@ from prunion.trainer.config.run import BackboneConfig
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
 
 __all__ = ["DomainNet", "Gate", "build_network", "norm_key"]
-
-
-class Gate(nn.Module):
-    """Multiply each channel by its domain's switch (eq. 3, behind the activation)."""
-
-    units: torch.Tensor
-
-    def __init__(self, units: np.ndarray, folded: bool) -> None:
-        """Gate channels of `units` `[C]`; `folded`: BatchNorm can do it once switches are fixed."""
-        super().__init__()
-        self.folded = folded
-        self.register_buffer("units", torch.from_numpy(units), persistent=False)
-
-    def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
-        """Gate `[N, C, ...]`."""
-        if routing.switches is None or (self.folded and not routing.learning):
-            return x
-        gate = routing.gate(self.units % routing.switches.shape[1])
-        gate = gate.to(x.dtype)  # 0 and 1 are exact in bfloat16 too
-        return x * gate.view(*gate.shape, *([1] * (x.dim() - 2)))
 
 
 class DomainNet(nn.Module):
@@ -81,9 +66,7 @@ class DomainNet(nn.Module):
         """Features `[N, F]` of `image` `[N, 3, H, W]` and the routing they took."""
         routing = route(domains, image.device)
         if gated:
-            table = self.switches if switches is None else switches
-            ones = table.new_ones(len(table), 1)
-            routing = replace(routing, switches=torch.cat([table, ones], dim=1))
+            routing = routing.gated(self.switches if switches is None else switches)
         return self.trunk(image, routing), routing
 
     def forward(
@@ -94,11 +77,11 @@ class DomainNet(nn.Module):
         *,
         gated: bool = True,
     ) -> list[torch.Tensor]:
-        """Logits of every run of one domain, in batch order: each `[count, classes]`.
+        """Logits of each segment of one domain, in batch order: `[count, classes]`.
 
         Args:
             image: `[N, 3, H, W]`.
-            domains: `(domain, count)` runs, or the domain of each image `[N]`.
+            domains: `(domain, count)` segments, or the domain of each image `[N]`.
             switches: `[D, U]` to use instead of the network's own.
             gated: False leaves every switch on.
         """
@@ -114,6 +97,48 @@ class DomainNet(nn.Module):
             for part in self(image, domains)
         ]
         return torch.cat(rows)
+
+
+class Gate(nn.Module):
+    """Multiply each channel by its domain's switch: eq. 3, but behind the activation.
+
+    There an off switch still gets a gradient, so that the channel can come back. Between BatchNorm
+    and ReLU it would be exactly zero.
+    """
+
+    units: torch.Tensor
+
+    def __init__(self, units: np.ndarray, folded: bool) -> None:
+        """Gate channels of `units` `[C]`; `folded`: BatchNorm can do it once switches are fixed."""
+        super().__init__()
+        self.folded = folded
+        self.register_buffer("units", torch.from_numpy(units), persistent=False)
+
+    def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """Gate `[N, C, ...]`."""
+        if routing.switches is None or (self.folded and not routing.learning):
+            return x
+        gate = routing.gate(self.units)
+        gate = gate.to(x.dtype)  # 0 and 1 are exact in bfloat16 too
+        return x * gate.view(*gate.shape, *([1] * (x.dim() - 2)))
+
+
+def build_network(
+    config: BackboneConfig, size: tuple[int, int], classes: Sequence[int], *, weights: bool = True
+) -> DomainNet:
+    """The backbone with BatchNorms, switches and a head for each domain.
+
+    Args:
+        size: height and width of the images.
+        classes: of each domain.
+        weights: False leaves the parameters as the library draws them, for a caller with its own.
+
+    Raises:
+        ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
+        UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
+    """
+    backbone = load_backbone(config, *size, weights=weights)
+    return DomainNet(backbone, classes, config.keep)
 
 
 def norm_key(node: fx.Node) -> str:
@@ -191,21 +216,3 @@ def _tensor(module: nn.Module, arg: object) -> torch.Tensor | None:
     value = getattr(module.get_submodule(owner), leaf)
     assert isinstance(value, torch.Tensor)
     return value
-
-
-def build_network(
-    config: BackboneConfig, size: tuple[int, int], classes: Sequence[int], *, weights: bool = True
-) -> DomainNet:
-    """The backbone with BatchNorms, switches and a head for each domain.
-
-    Args:
-        size: height and width of the images.
-        classes: of each domain.
-        weights: False leaves the parameters as the library draws them, for a caller with its own.
-
-    Raises:
-        ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
-        UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
-    """
-    backbone = load_backbone(config, *size, weights=weights)
-    return DomainNet(backbone, classes, config.keep)

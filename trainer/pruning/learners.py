@@ -1,4 +1,15 @@
-"""Learning the switches: real-valued scores whose sign says on or off."""
+"""How switches learn: real-valued scores `[D, U]` whose sign says on or off, and two learners.
+
+`SwitchLearner` is prunion's own; `PaperLearner` is the papers', kept to compare with. Both take
+the gradient of the 0/1 switches as if it were that of the scores (the straight-through estimator,
+Bengio, Léonard and Courville 2013, arXiv:1308.3432), and divide it by its own running size, as
+Adam does (Kingma and Ba 2014, arXiv:1412.6980). They differ in what Adam is given, and `Learner`
+is what they share: a state that a snapshot can hold.
+
+The papers: Budget-Aware Adapters, Berriel, Lathuilière, Nabi, Klein, Oliveira-Santos, Sebe and
+Ricci 2019, arXiv:1905.06242; Budget-Aware Pruning, dos Santos, Berriel, Oliveira-Santos, Sebe and
+Almeida 2023, arXiv:2309.11464.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +18,63 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Learner", "PaperLearner", "SwitchLearner", "learner_state", "ranks", "restore_learner"]
+__all__ = [
+    "Learner",
+    "PaperLearner",
+    "SwitchLearner",
+    "learner_state",
+    "order_in_rows",
+    "restore_learner",
+]
 
-
-LOWEST, HIGHEST = -0.2, 1.2  # an off switch stays near enough to come back
+# Of SwitchLearner. An off switch stays near enough to come back.
+LOWEST, HIGHEST = -0.2, 1.2
 FASTEST = 4.0  # largest step, in learning rates
+MOMENTUM = 0.9
 # The gradients' mean square forgets while a score moves by a quarter, but not within ten updates.
 FORGETS, FORGETS_MOST = 4.0, 0.1
+DAMPING = 0.1  # of a typical channel's noise, added to every channel's
+
+# Of PaperLearner. FAST, SLOW and TINY are Adam's own defaults.
+START = 1e-3
+LEARNING_RATE = 1e-4
+FAST, SLOW, TINY = 0.9, 0.999, 1e-8
 
 
 class SwitchLearner:
     """Scores `[D, U]`; a switch is on where its score is positive.
 
-    The straight-through gradient of the task moves the scores as in Adam. The price of the
-    budget is added *after* Adam's division by the gradient's root mean square, so that a channel
-    the task is sensitive to gives way slowly and an idle one fast, whatever λ is. What a channel is
-    worth grows as its layer narrows, so that root mean square must not remember the wide layer.
+    The task's gradient moves the scores as in Adam. The price that the budget puts on a channel is
+    added *after* Adam's division by the gradient's root mean square: so a channel that the task is
+    sensitive to gives way slowly and an idle one fast, whatever λ is.
     """
 
     def __init__(
-        self, domains: int, units: int, lr: float, device: torch.device | None = None
+        self,
+        domains: int,
+        units: int,
+        lr: float,
+        device: torch.device | None = None,
+        movable: torch.Tensor | None = None,
     ) -> None:
+        """Scores of 1.
+
+        Args:
+            lr: how far a score moves in a step in which its gradient is of its usual size.
+            movable: the units that may go on and off, `[U]` bool; all of them by default. The
+                caller gives the others no gradient and no charge.
+        """
         self.lr = lr
         self.scores = torch.ones(domains, units, device=device)
         self.mean = torch.zeros_like(self.scores)
         self.square = torch.zeros_like(self.scores)
         self.steps = torch.zeros(domains, 1, dtype=torch.int64, device=device)
         self.returned = 0
+        self.movable = None if movable is None else movable.nonzero().flatten()
 
     def start(self, importance: torch.Tensor) -> None:
-        """Place the scores at the ranks of `importance` `[D, U]`, in (0, 1], per domain."""
-        self.scores = ranks(importance)
+        """Place the scores by the order of `importance` `[D, U]`, in (0, 1], per domain."""
+        self.scores = order_in_rows(importance)
         self.square = importance.square()
         self.mean = torch.zeros_like(importance)
         self.steps.zero_()
@@ -60,22 +97,37 @@ class SwitchLearner:
         rows = list(range(len(self.scores)) if domains is None else domains)
         gradient, charge = gradient[rows], charge[rows]
         self.steps[rows] += 1
-        fast, slow = 0.9, 1 - min(FORGETS * self.lr, FORGETS_MOST)
-        mean = self.mean[rows].lerp_(gradient, 1 - fast)
+        # A channel is worth more as its layer narrows, so the mean square must not remember the
+        # wide layer: it forgets as fast as scores move.
+        slow = 1 - min(FORGETS * self.lr, FORGETS_MOST)
+        mean = self.mean[rows].lerp_(gradient, 1 - MOMENTUM)
         square = self.square[rows].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
         noise = square.sqrt()
-        typical = noise.median(dim=1, keepdim=True).values.clamp(min=1e-12)
-        noise = noise + 0.1 * typical
-        task = mean / (1 - fast ** self.steps[rows].double()).float() / noise
+        # Damped, or a channel with next to no gradient would move as fast as one that matters.
+        typical = self._typical(noise)
+        noise = noise + DAMPING * typical
+        task = mean / (1 - MOMENTUM ** self.steps[rows].double()).float() / noise
+        # Both parts count in learning rates: the task's push over its own noise, the price over
+        # the channel's noise relative to a typical one. Sensitive channels so resist the price.
         step = (task + charge * typical / noise).clamp(-FASTEST, FASTEST)
         before = self.scores[rows]
         after = (before - self.lr * step).clamp(LOWEST, HIGHEST)
         self.scores[rows], self.mean[rows], self.square[rows] = after, mean, square
         self.returned += int(((after > 0) & (before <= 0)).sum())
 
+    def _typical(self, noise: torch.Tensor) -> torch.Tensor:
+        """Each domain's median over the units it may move: `[D, U]` → `[D, 1]`.
 
-def ranks(values: torch.Tensor) -> torch.Tensor:
-    """Rank of each value within its row, from 1/U to 1: `[D, U]`."""
+        Units that never get a gradient have no noise; with more than half of them among the
+        values the median would be 0, and nothing would be damped.
+        """
+        if self.movable is not None:
+            noise = noise.index_select(1, self.movable)
+        return noise.median(dim=1, keepdim=True).values.clamp(min=1e-12)
+
+
+def order_in_rows(values: torch.Tensor) -> torch.Tensor:
+    """Each value's place in the ascending order of its row, from 1/U to 1: `[D, U]`."""
     order = values.argsort(dim=1, stable=True)
     places = torch.arange(1, values.shape[1] + 1, dtype=torch.float32, device=values.device)
     return torch.empty_like(values, dtype=torch.float32).scatter_(
@@ -83,16 +135,11 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
     )
 
 
-START = 1e-3
-LEARNING_RATE = 1e-4
-FAST, SLOW, TINY = 0.9, 0.999, 1e-8  # Adam's own defaults
-
-
 class PaperLearner:
     """Scores `[D, U]`, on above 0; every gradient, λ's included, goes through Adam.
 
     Adam moves a score by its learning rate whatever the gradient's size, so ten steps in one
-    direction turn a switch off. Kept beside `SwitchLearner` to compare with.
+    direction turn a switch off.
     """
 
     def __init__(self, domains: int, units: int, device: torch.device | None = None) -> None:
@@ -125,9 +172,6 @@ class PaperLearner:
         self.returned += int(((self.scores > 0) & ~before).sum())
 
 
-TENSORS = ("scores", "mean", "square", "steps")
-
-
 class Learner(Protocol):
     """Adam's state over scores `[D, U]`, its steps, and how many switches came back on."""
 
@@ -138,8 +182,11 @@ class Learner(Protocol):
     returned: int
 
 
+TENSORS = ("scores", "mean", "square", "steps")
+
+
 def learner_state(learner: Learner) -> dict[str, torch.Tensor]:
-    """The state as tensors."""
+    """A learner's state as tensors, for a snapshot."""
     returned = torch.tensor(learner.returned)
     return {**{name: getattr(learner, name) for name in TENSORS}, "returned": returned}
 

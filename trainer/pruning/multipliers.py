@@ -1,4 +1,9 @@
-"""λ: how hard the budget and the sharing loss push the switches."""
+"""λ: how hard the budget and the sharing loss push the switches.
+
+Equations are those of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023, "Budget-Aware
+Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464. λ is a dual variable,
+found by dual ascent instead of by the optimiser of the network.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,13 @@ from dataclasses import dataclass
 import torch
 
 from prunion.trainer.config.run import TrainConfig
-from prunion.trainer.cost.counted import Cost
+from prunion.trainer.cost.cost_model import Cost
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient
 
 __all__ = ["Multiplier", "Pressure"]
 
 RATE = 2.0  # of dual ascent, per step and unit of violation
-# The paper learns λ as a parameter, slowly: its switches all leave at once under a hasty one.
+# The paper's λ is slow: under a fast one, all its switches would go off at once.
 PAPER_RATE, PAPER_START = 0.05, 1.0
 LARGEST = 50.0
 LARGEST_JACCARD = 5.0  # its constraint is never met: λ would only grow
@@ -42,7 +47,7 @@ class Pressure:
     """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
 
     def __init__(self, config: TrainConfig, cost: Cost, domains: int, turns: int = 1) -> None:
-        """`turns`: updates of the switches until each domain has had one; λ moves as much less."""
+        """`turns`: how many updates it takes until each domain had one; λ moves as much less."""
         self.config, self.cost = config, cost
         self.plain = config.recipe == "paper"
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST

@@ -1,9 +1,16 @@
-"""Phases of a run and how the budget and the learning rate move through them."""
+"""Phases of a run and how the budget and the learning rate move through them.
+
+"The paper's" is the schedule of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023,
+"Budget-Aware Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464, section
+4.1: the whole budget from the first step, and rates that fall to a tenth once.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+from prunion.trainer.config.choices import Phase
 
 __all__ = ["Schedule"]
 
@@ -27,7 +34,7 @@ class Schedule:
         """Steps of the whole run."""
         return self.warmup + self.ramp + self.settle
 
-    def phase(self, step: int) -> str:
+    def phase(self, step: int) -> Phase:
         """`warmup`, `ramp` or `settle`."""
         if step < self.warmup:
             return "warmup"

@@ -1,14 +1,17 @@
-"""Losses that make the domains agree on channels (eqs. 4 and 6 to 9), and their gradients.
+"""Losses that make the domains agree on channels, and their gradients.
 
-Everywhere `cost` is the differentiable share of the trunk's cost. With the budget's kind
-`switches` it is the plain share of the units, and the equations are the paper's to the letter.
+They are eqs. 4 and 6 to 9 of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023,
+"Budget-Aware Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464. Everywhere
+`cost` is the differentiable share of the trunk's cost. With the budget's kind `switches` it is the
+plain share of the units, and the equations are the paper's to the letter.
 """
 
 from __future__ import annotations
 
 import torch
 
-from prunion.trainer.cost.counted import Cost
+from prunion.trainer.config.choices import SharingLoss
+from prunion.trainer.cost.cost_model import Cost
 
 __all__ = [
     "domain_losses",
@@ -32,7 +35,9 @@ def intersection(switches: torch.Tensor) -> torch.Tensor:
     return switches.prod(dim=0)
 
 
-def sharing_loss(kind: str, switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tensor:
+def sharing_loss(
+    kind: SharingLoss, switches: torch.Tensor, cost: Cost, beta: float
+) -> torch.Tensor:
     """The sharing loss before its weight λ and before max(0, ·), a differentiable scalar.
 
     Args:
@@ -53,7 +58,7 @@ def domain_losses(switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tens
 
 
 def sharing_gradient(
-    kind: str, switches: torch.Tensor, cost: Cost, beta: float, *, plain: bool = False
+    kind: SharingLoss, switches: torch.Tensor, cost: Cost, beta: float, *, plain: bool = False
 ) -> tuple[float, torch.Tensor]:
     """Value of `sharing_loss` on 0/1 switches, and the direction `[D, U]` to descend along.
 

@@ -107,8 +107,8 @@ def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
     optimiser = make_optimiser(train, net)
     average = WeightAverage(train.average * per_epoch)
     units, device = net.switches.shape[1], net.switches.device
-    learner = SwitchLearner(1, units, 1.0 / max(1, schedule.ramp), device)
     union = net.switches.clone()
+    learner = SwitchLearner(1, units, 1.0 / max(1, schedule.ramp), device, union[0] > 0)
     bar = tqdm(total=schedule.total, desc="add-domain", disable=not sys.stderr.isatty())
     net.to(memory_format=torch.channels_last).train()
     with bar:

@@ -12,7 +12,7 @@ import numpy as np
 
 from prunion.runtime.base.files import amount_text
 from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.trainer.cost.budget import budget_account, cost_of, round_up
+from prunion.trainer.cost.budget import budget_account
 from prunion.trainer.run.training import Training
 from prunion.trainer.score.formulas import Score, run_score
 
@@ -82,9 +82,9 @@ def run_result(
     """Account for a finished run."""
     table, budget = training.net.units.table, training.budget
     # What export keeps; the cut has rounded already unless each domain was cut alone.
-    alive = round_up(training.alive(), training.net.units.group, budget.round_to)
+    alive = table.round_up(training.alive(), budget.round_to)
     everything = np.ones_like(alive)
-    value = cost_of(training.priced, budget.kind, alive)
+    value = budget.pricer.of(alive)
     choices = training.choices().cpu().numpy()
     params, macs = ((f(everything), f(alive)) for f in (table.params, table.macs))
     costs = (macs[1] / macs[0], params[1] / params[0])
@@ -92,7 +92,7 @@ def run_result(
         folder=folder,
         accuracy=accuracy,
         accuracy_before=before,
-        budget=budget_account(training.config.budget, budget, training.priced, value),
+        budget=budget_account(training.config.budget, budget, value),
         uncut=training.uncut,
         params=params,
         macs=macs,

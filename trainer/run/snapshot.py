@@ -80,7 +80,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
     if training.net.switches.is_cuda and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])
     training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
-    training.phase = str(meta["phase"])
+    training.phase = meta["phase"]
     training.uncut = float(meta["uncut"])
     training.pressure.restore(meta["multipliers"])
     return dict(meta["facts"])

@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from prunion.trainer.config.run import RunConfig
 from prunion.trainer.cost.budget import make_budget
-from prunion.trainer.cost.latency import LatencyTable
-from prunion.trainer.cost.prices import table_of
+from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.data.batches import JointBatches
 from prunion.trainer.data.domains import Domain, open_domains
 from prunion.trainer.network.checkpoint import save_checkpoint
@@ -93,7 +92,7 @@ def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, f
     }
     folder = result.folder / "checkpoint"
     # As it was read at the start: the run's own file may have been measured again since.
-    profile = training.priced.profile if isinstance(training.priced, LatencyTable) else None
+    profile = training.budget.pricer.profile
     save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
 
 
@@ -113,8 +112,7 @@ def _prepare(config: RunConfig, domains: Sequence[Domain], device: str, ranks: R
     prepare_device(device)
     classes = [len(d.classes) for d in domains]
     net = build_network(config.backbone, config.input.size, classes).to(device)
-    priced = table_of(config.budget, net)
-    budget = make_budget(config.budget, priced, net.units.group, config.backbone.keep)
+    budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
     batches = JointBatches(domains, config, ranks=ranks, pin=device == "cuda")
     return Training(config, net, batches, budget, ranks)
 

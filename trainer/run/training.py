@@ -8,13 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from prunion.trainer.config.choices import Phase
 from prunion.trainer.config.run import RunConfig
-from prunion.trainer.cost.budget import Budget, cost_of, select_union
-from prunion.trainer.cost.counted import cost_model
-from prunion.trainer.cost.prices import table_of
+from prunion.trainer.cost.budget import PricedBudget, select_union
 from prunion.trainer.data.batches import Batch, JointBatches
 from prunion.trainer.network.masked import DomainNet
-from prunion.trainer.pruning.learners import PaperLearner, SwitchLearner, ranks
+from prunion.trainer.pruning.learners import PaperLearner, SwitchLearner, order_in_rows
 from prunion.trainer.pruning.multipliers import Pressure
 from prunion.trainer.pruning.schedule import Schedule
 from prunion.trainer.ranks import ALONE, Ranks
@@ -44,7 +43,7 @@ class Training:
         config: RunConfig,
         net: DomainNet,
         batches: JointBatches,
-        budget: Budget,
+        budget: PricedBudget,
         ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.net, self.batches, self.budget = config, net, batches, budget
@@ -61,8 +60,7 @@ class Training:
             self.schedule = Schedule(0, warmup + ramp, settle, budget.share, steps_down=True)
         else:
             self.schedule = Schedule(warmup, ramp, settle, budget.share)
-        self.priced = table_of(config.budget, net)
-        self.cost = cost_model(self.priced, budget.kind).to(net.switches.device)
+        self.cost = budget.pricer.cost_model().to(net.switches.device)
         domains, units = net.switches.shape
         # A short ramp needs every step: too few updates overshoot and cut what matters.
         turns = 1 if self.paper or train.order == "joint" else len(config.domains)
@@ -85,7 +83,7 @@ class Training:
         self.average = WeightAverage(train.average * per_epoch)
         self.epoch = 0
         self.step = 0
-        self.phase = "warmup"
+        self.phase: Phase = "warmup"
         self.saved = "no state was saved yet"  # for a message when the loss breaks
         self.cost_share: float | None = None  # that the switches leave; None: to be counted again
         self.uncut = 1.0  # share of the cost that learning left, before the projection
@@ -136,7 +134,7 @@ class Training:
 
     # --- phases -----------------------------------------------------------------------------
 
-    def _enter(self, phase: str) -> None:
+    def _enter(self, phase: Phase) -> None:
         if phase == self.phase:
             return
         if isinstance(self.learner, SwitchLearner) and self.phase == "warmup" and self.learns:
@@ -153,7 +151,7 @@ class Training:
         importance = importance_of(self.net, steps, self.config.train.precision, self.ranks)
         learner.start(importance)
         if self.config.train.ranking == "random":  # the same step sizes, another order
-            learner.scores = ranks(torch.rand_like(importance))
+            learner.scores = order_in_rows(torch.rand_like(importance))
             self.ranks.copy_from_first([learner.scores])
         for name, buffer in self.net.trunk.named_buffers():  # ranking must not move statistics
             buffer.copy_(frozen[name])
@@ -161,14 +159,15 @@ class Training:
     def _project(self) -> None:
         """Cut what the ramp left over the budget, and settle who uses what is kept."""
         scores = self.learner.scores
-        self.uncut = cost_of(self.priced, self.budget.kind, self.alive()) / self.budget.full
+        self.uncut = self.budget.pricer.of(self.alive()) / self.budget.full
         if self.config.train.cut == "domains":
             self.net.switches.copy_(torch.stack([self._cut_alone(row) for row in scores]))
             return
+        # A unit is worth what all its users together give it. That is 0 for all that nobody uses;
+        # the small second part puts those first that some domain was nearest to using.
         worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
-        units = self.net.units
         used = (scores > 0).any(0).cpu().numpy() if self.paper else None
-        alive = select_union(worth.cpu().numpy(), self.priced, units.group, self.budget, used)
+        alive = select_union(worth.cpu().numpy(), self.budget, used)
         kept = torch.from_numpy(alive).to(scores)
         chosen = (scores > 0).float() * kept
         # What nobody chose, what fills the budget or a multiple, is everybody's.
@@ -177,8 +176,8 @@ class Training:
 
     def _cut_alone(self, scores: torch.Tensor) -> torch.Tensor:
         """One domain's switches `[U]`, cut to the budget as if it were the only one."""
-        row, group = scores.cpu().numpy(), self.net.units.group
-        alive = select_union(row, self.priced, group, self.budget, used=row > 0)
+        row = scores.cpu().numpy()
+        alive = select_union(row, self.budget, used=row > 0)
         return torch.from_numpy(alive).to(scores)
 
     # --- steps ------------------------------------------------------------------------------
@@ -239,8 +238,7 @@ class Training:
         figures = {f"loss/{names[d]}": v for d, v in result.loss.items()}
         figures |= {f"train_accuracy/{names[d]}": v for d, v in result.accuracy.items()}
         if self.cost_share is None:  # a GPU would wait for it at every step
-            cost = cost_of(self.priced, self.budget.kind, self.alive())
-            self.cost_share = cost / self.budget.full
+            self.cost_share = self.budget.pricer.of(self.alive()) / self.budget.full
         figures["cost"] = self.cost_share
         figures["target"] = self.schedule.target(self.step)
         figures["lambda"] = self.pressure.sharing.value

@@ -1,4 +1,11 @@
-"""Scores of a multi-domain model (eqs. 10 to 13): S, S_O, S_P and S_E. Needs no torch."""
+"""Scores of a multi-domain model: S, S_O, S_P and S_E. Needs no torch.
+
+Equations 10 to 13 are numbered as in dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023,
+"Budget-Aware Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464. S itself
+is from Rebuffi, Bilen and Vedaldi 2017, "Learning multiple visual domains with residual adapters",
+arXiv:1705.08045; S_O and S_P are from Berriel et al. 2019, "Budget-Aware Adapters for Multi-Domain
+Learning", arXiv:1905.06242.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""What the Visual Decathlon and ImageNet-to-Sketch count a domain's accuracy against."""
+"""What the Visual Decathlon and ImageNet-to-Sketch count a domain's accuracy against.
+
+The Decathlon is from Rebuffi, Bilen and Vedaldi 2017, "Learning multiple visual domains with
+residual adapters", arXiv:1705.08045; ImageNet-to-Sketch from Mallya, Davis and Lazebnik 2018,
+"Piggyback", arXiv:1801.06519. The baselines of S_E (eq. 13) are as printed in dos Santos, Berriel,
+Oliveira-Santos, Sebe and Almeida 2023, "Budget-Aware Pruning", arXiv:2309.11464.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +44,7 @@ class Benchmark:
     baseline: float
 
 
-# References: Rebuffi et al. 2017, the fully finetuned networks, test split.
+# References: Rebuffi et al., the fully finetuned networks, test split.
 DECATHLON = Benchmark(
     "decathlon",
     "Visual Decathlon",
@@ -57,7 +63,7 @@ DECATHLON = Benchmark(
     baseline=544.0,
 )
 
-# References: Mallya et al. 2018, ResNet-50. The formula gives the feature extractor's row 280;
+# References: Mallya et al., ResNet-50. The formula gives the feature extractor's row 280;
 # the paper prints 533 and divides by it.
 IMAGENET_TO_SKETCH = Benchmark(
     "imagenet-to-sketch",

@@ -15,6 +15,7 @@ from prunion.runtime.bundle.pack import check_pack, read_pack
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config.run import load_added_domain, load_config
 from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.pruning.learners import SwitchLearner
 from prunion.trainer.run.add_domain import add_domain
 from prunion.trainer.run.train import train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
@@ -52,6 +53,27 @@ def test_training_leaves_the_trunk_alone_and_learns(run: Path) -> None:
     dead = ~(before["switches"] > 0).any(0)
     assert not added.net.switches[:, dead].any()
     assert added.accuracy > 0.6  # two plain colours
+
+
+def test_its_switches_are_damped_by_the_union_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most units may lie outside the union; their gradients are 0 and would say nothing matters."""
+    loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
+    loaded.net.switches[:, 1::2] = 0
+    union = (loaded.net.switches > 0).any(0)
+    assert union.float().mean() < 0.5
+    typical: list[float] = []
+    median = SwitchLearner._typical
+
+    def seen(self: SwitchLearner, noise: torch.Tensor) -> torch.Tensor:
+        assert not noise[:, ~union].any()
+        typical.append(float(median(self, noise)))
+        return median(self, noise)
+
+    monkeypatch.setattr(SwitchLearner, "_typical", seen)
+    add_domain(loaded, new.domain, new.train)
+    assert min(typical) > 1e-9  # 1e-12 stands for "nothing at all"
 
 
 def test_the_average_of_the_settled_weights_takes_their_place(run: Path) -> None:

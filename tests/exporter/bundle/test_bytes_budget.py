@@ -14,7 +14,7 @@ from prunion.exporter.slim.network import slim_network
 from prunion.exporter.verify.report import verify_bundle
 from prunion.trainer.config.run import BudgetConfig, load_config
 from prunion.trainer.cost.budget import make_budget
-from prunion.trainer.cost.prices import priced_table
+from prunion.trainer.cost.counted import bytes_pricer
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.run.train import train_run
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
@@ -24,8 +24,8 @@ from tests.trainer.tiny_run import tiny_run
 def random_union(net: DomainNet, share: float, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     alive = generator.random(net.units.table.count) < share
-    for group in np.unique(net.units.group):
-        alive[np.flatnonzero(net.units.group == group)[0]] = True
+    for members in net.units.table.widths:
+        alive[members[0]] = True
     net.switches.copy_(torch.from_numpy(alive).float().repeat(len(net.classes), 1))
     return alive
 
@@ -33,21 +33,20 @@ def random_union(net: DomainNet, share: float, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
 def test_the_bound_holds_and_is_close(model: type[torch.nn.Module]) -> None:
     net = domain_net(model(), (3, 40, 7))
-    table = priced_table("bytes", net)
+    pricer = bytes_pricer(net)
     for share, seed in ((1.0, 0), (0.4, 1)):
         alive = random_union(net, share, seed)
         size = onnx_graph(slim_network(net), 8, 8).ByteSize()
-        assert size <= table.macs(alive) <= size + 6000
+        assert size <= pricer.of(alive) <= size + 6000
 
 
 @pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
 def test_a_share_is_of_no_more_than_the_whole_file(model: type[torch.nn.Module]) -> None:
     net = domain_net(model(), (3, 40, 7))
-    table = priced_table("bytes", net)
-    budget = make_budget(BudgetConfig(1.0, "bytes"), table, net.units.group)
+    budget = make_budget(BudgetConfig(1.0, "bytes"), bytes_pricer(net))
     net.switches.fill_(1)
     size = onnx_graph(slim_network(net), 8, 8).ByteSize()
-    assert budget.backbone <= size <= budget.full == budget.allowed
+    assert budget.pricer.backbone <= size <= budget.full == budget.allowed
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("bytes", "0.45"), ("bytes", '"150k"')])

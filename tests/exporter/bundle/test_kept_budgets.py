@@ -19,8 +19,8 @@ from prunion.exporter.slim.network import slim_network
 from prunion.exporter.verify.recount import recount
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config.run import BudgetConfig
-from prunion.trainer.cost.budget import Budget, make_budget, select_union
-from prunion.trainer.cost.prices import priced_table
+from prunion.trainer.cost.budget import PricedBudget, make_budget, select_union
+from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.network.masked import DomainNet
 from tests.exporter.random_nets import SIDE, RandomNet, networks
 from tests.exporter.slim.test_random_networks import QUICK, masked
@@ -28,13 +28,12 @@ from tests.exporter.slim.test_random_networks import QUICK, masked
 KINDS = ("params", "macs", "bytes", "switches")
 
 
-def cut(net: DomainNet, budget: Budget, seed: int) -> None:
+def cut(net: DomainNet, budget: PricedBudget, seed: int) -> None:
     """Random scores for every domain, the union cut to the budget as a run ends."""
     generator = np.random.default_rng(seed)
     score = generator.random(net.switches.shape) - 0.3
     used = (score > 0).any(0) if seed % 2 else None
-    table = priced_table(budget.kind, net)
-    alive = select_union(score.max(0), table, net.units.group, budget, used)
+    alive = select_union(score.max(0), budget, used)
     on = torch.from_numpy((score > 0) & alive)
     on[0] |= torch.from_numpy(alive) & ~on.any(0)  # what fills the budget or a multiple
     net.switches.copy_(on)
@@ -44,7 +43,7 @@ def check(model: RandomNet, kind: str, limit: float, multiple: int, seed: int, p
     net = masked(model, seed)
     try:
         config = BudgetConfig(limit, kind, multiple)
-        budget = make_budget(config, priced_table(kind, net), net.units.group)
+        budget = make_budget(config, make_pricer(config, net))
     except BudgetError:
         assume(False)
     full = onnx_graph(slim_network(net), SIDE, SIDE)

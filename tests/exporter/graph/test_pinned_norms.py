@@ -17,7 +17,6 @@ from prunion.exporter.slim.network import slim_network
 from prunion.runtime.backends.onnxruntime import make_session, run
 from prunion.runtime.graph.norms import normalise_affines
 from prunion.runtime.graph.pin import pin_domain, pin_pack
-from prunion.runtime.graph.slice import units_to_keep
 from tests.exporter.slim.test_network import Concat, PreActivation, switch_off
 from tests.trainer.nets import Plain, Residual, domain_net
 
@@ -49,7 +48,7 @@ def test_every_pinned_form_answers_as_the_mixed_graph(model: type[nn.Module]) ->
     for row, classes in enumerate((3, 5)):
         names = [f"c{i}" for i in range(classes)]
         pack = domain_pack(slim, row, {"name": f"d{row}", "classes": names}, "0" * 64)
-        alive = units_to_keep(slim.table, pack.switches, 1)
+        alive = slim.table.round_up(pack.switches, 1)
         cut = pin_pack(whole, pack, slim.table, alive)
         assert len(cut) < len(whole)
         feeds = {"image": image, "domain": np.full(4, row)}

@@ -21,7 +21,6 @@ from prunion.exporter.slim.files import load_slim, save_slim
 from prunion.exporter.slim.network import SlimNet, slim_network
 from prunion.exporter.verify.recount import recount
 from prunion.trainer.backbone.trace import trace
-from prunion.trainer.cost.budget import round_up
 from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
 from prunion.trainer.network.masked import DomainNet
 from tests.exporter.slim.test_network import (
@@ -168,7 +167,7 @@ def test_widths_are_multiples_so_that_fewer_channels_are_not_slower(
     """Torch-Pruning#38, nni#5248, TinyNeuralNetwork#196."""
     net = switch_off(domain_net(Residual(), (3, 4)))
     union = (net.switches > 0).any(0).numpy()
-    alive = round_up(union, net.units.group, multiple)
+    alive = net.units.table.round_up(union, multiple)
     slim = slim_network(net, alive)
     for name, full in (("conv1", 6), ("conv2", 8)):
         assert width(slim, name) % multiple == 0 or width(slim, name) == full

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.onnx_graph import one_domain_graph
+from prunion.exporter.graph.onnx_graph import one_domain_graph, onnx_graph
 from prunion.exporter.graph.probe import make_probe, open_graph, run_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim.files import load_slim, save_slim
@@ -84,8 +85,7 @@ def test_a_subset_is_sliced_to_its_own_union(tiny: Path, whole: Path, tmp_path: 
 def test_a_subset_keeps_its_order_and_rounds_with_unused_channels(tiny: Path) -> None:
     loaded = load_checkpoint(tiny)
     everyone = loaded.net.switches
-    group = loaded.net.units.group
-    everyone[1, np.flatnonzero(group == group[0])[:3]] = 0
+    everyone[1, loaded.net.units.table.widths[0][:3]] = 0
     kept = keep_domains(loaded, ["cold"])
     alive = kept_units(kept, everyone)
     used = (kept.net.switches[0] > 0).numpy()
@@ -97,6 +97,20 @@ def test_a_subset_keeps_its_order_and_rounds_with_unused_channels(tiny: Path) ->
         expected = kept.net.logits(images, torch.zeros(4, dtype=torch.int64))
         got = slim.logits(images, torch.zeros(4, dtype=torch.int64))
     assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_width_that_none_of_the_subset_uses_keeps_one_channel(tiny: Path) -> None:
+    loaded = load_checkpoint(tiny)
+    everyone = loaded.net.switches
+    width = loaded.net.units.table.widths[0]
+    everyone[1, width] = 0
+    kept = keep_domains(loaded, ["cold"])
+    # Without rounding nothing else would bring a channel back.
+    config = replace(kept.config, budget=replace(kept.config.budget, round_to=1))
+    alive = kept_units(replace(kept, config=config), everyone)
+    assert alive[width].sum() == 1
+    assert everyone[0, torch.from_numpy(width[alive[width]])] == 1, "it is one of the whole union"
+    onnx_graph(slim_network(kept.net, alive), 16, 16)
 
 
 def test_unknown_domains_are_named(tiny: Path, tmp_path: Path) -> None:

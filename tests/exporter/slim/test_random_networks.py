@@ -53,8 +53,7 @@ def switch(net: DomainNet, density: float) -> None:
     """Random switches; a width may lose every channel only where nothing else is possible."""
     domains, units = net.switches.shape
     alive = torch.rand(units) < density
-    for group in np.unique(net.units.group):
-        members = torch.from_numpy(np.flatnonzero(net.units.group == group))
+    for members in map(torch.from_numpy, net.units.table.widths):
         alive[members[0]] |= ~alive[members].any()
     on = torch.rand(domains, units) < 0.8
     on[0] |= ~on.any(0)

@@ -13,7 +13,7 @@ from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph.pin import pin_pack
-from prunion.runtime.graph.slice import slice_channels, units_to_keep
+from prunion.runtime.graph.slice import slice_channels
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -27,7 +27,7 @@ def weights(graph: bytes) -> dict[str, np.ndarray]:
 def test_sliced_equals_numpy(bundle_path: Path, toy: ModuleType, batch: np.ndarray) -> None:
     bundle, tables = open_bundle(bundle_path), toy.make_tables()
     pack, table = bundle.pack("flowers"), bundle.unit_table()
-    alive = units_to_keep(table, pack.switches, 1)
+    alive = table.round_up(pack.switches, 1)
     assert alive.tolist() == [False, False, *[True] * 6]
     graph = pin_pack(bundle.graph(), pack, table, alive)
     assert weights(graph)["conv.weight"].shape == (6, 3, 3, 3)
@@ -42,10 +42,10 @@ def test_widths_are_filled_up(bundle_path: Path) -> None:
     table = open_bundle(bundle_path).unit_table()
     switches = np.array([0, 1, 0, 0, 1, 0, 1, 0], np.uint8)
     for round_to, count in ((1, 3), (2, 4), (5, 5), (8, 8), (16, 8)):
-        alive = units_to_keep(table, switches, round_to)
+        alive = table.round_up(switches, round_to)
         assert alive.sum() == count
         assert alive[switches == 1].all()
-    assert units_to_keep(table, np.zeros(8, np.uint8), 1).sum() == 1, "no width may become zero"
+    assert table.round_up(np.zeros(8, np.uint8), 1).sum() == 1, "no width may become zero"
 
 
 def graph_of(nodes: list[object], shapes: dict[str, list[int]]) -> object:
@@ -69,6 +69,35 @@ def test_an_unknown_node_is_named_and_nothing_changes(kind: str) -> None:
     with pytest.raises(UnsupportedGraphError, match=rf"'odd' \({kind}\)"):
         slice_channels(model, table, np.array([True, False, True, True]))
     assert model.SerializeToString() == before
+
+
+def test_inputs_of_different_channels_are_refused() -> None:
+    """More channels on one side, or as many that are not the same units: nothing could be cut."""
+    node = onnx.helper.make_node
+    table = UnitTable(
+        8, {("four", 0): np.arange(4), ("others", 0): np.arange(4, 8), ("two", 0): np.arange(2)}
+    )
+    shapes = {"four": [4, 3, 1, 1], "others": [4, 3, 1, 1], "two": [2, 3, 1, 1]}
+    for second in ("others", "two"):
+        nodes = [
+            node("Conv", ["image", "four"], ["a"]),
+            node("Conv", ["image", second], ["b"]),
+            node("Add", ["a", "b"], ["out"], name="sum"),
+        ]
+        model = graph_of(nodes, shapes)
+        before = model.SerializeToString()
+        with pytest.raises(UnsupportedGraphError, match=r"'sum' \(Add\).*different channels"):
+            slice_channels(model, table, np.ones(8, bool))
+        assert model.SerializeToString() == before
+
+
+def test_a_convolution_that_is_given_other_channels_is_refused() -> None:
+    node = onnx.helper.make_node
+    nodes = [node("Conv", ["image", "w"], ["a"]), node("Conv", ["a", "v"], ["out"], name="next")]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1], "v": [5, 4, 1, 1]})
+    slots = {("w", 0): np.arange(4), ("v", 1): np.arange(4)[::-1].copy()}
+    with pytest.raises(UnsupportedGraphError, match=r"'next' \(Conv\).*not those it is given"):
+        slice_channels(model, UnitTable(4, slots), np.ones(4, bool))
 
 
 def test_depthwise_groups_and_constants_follow() -> None:
@@ -128,7 +157,7 @@ def test_real_networks_are_sliced_exactly(name: str, tmp_path: Path) -> None:
     image = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
     for row, domain in enumerate(bundle.domains):
         pack = bundle.pack(domain)
-        alive = units_to_keep(table, pack.switches, 1)
+        alive = table.round_up(pack.switches, 1)
         graph = pin_pack(bundle.graph(), pack, table, alive)
         assert len(graph) < 0.85 * bundle.graph().stat().st_size
         expected = run(mixed, {"image": image, "domain": np.full(3, row)})

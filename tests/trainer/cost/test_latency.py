@@ -17,9 +17,8 @@ from prunion.runtime.errors import BudgetError
 from prunion.trainer.backbone.trace import trace
 from prunion.trainer.channels.units import find_units
 from prunion.trainer.config.run import BudgetConfig
-from prunion.trainer.cost.budget import cost_of, make_budget, select_union
-from prunion.trainer.cost.counted import cost_model
-from prunion.trainer.cost.latency import LatencyModel, LatencyTable, latency_table
+from prunion.trainer.cost.budget import make_budget, select_union
+from prunion.trainer.cost.latency import LatencyModel, LatencyPricer, latency_pricer
 from prunion.trainer.pruning.sharing import union_price
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
@@ -40,20 +39,20 @@ def made_up(table: UnitTable, seed: int = 0, round_to: int = 1) -> Profile:
     return Profile("net", (8, 8), "cpu", "CPU", 1, 1, round_to, machine, layers, tuple(grids), fit)
 
 
-def priced(which: int, seed: int = 0) -> LatencyTable:
-    return LatencyTable(UNITS[which].table, made_up(UNITS[which].table, seed))
+def priced(which: int, seed: int = 0) -> LatencyPricer:
+    return LatencyPricer(UNITS[which].table, made_up(UNITS[which].table, seed))
 
 
 @pytest.mark.parametrize("which", range(len(UNITS)))
 def test_the_trained_cost_is_the_predicted_one(which: int) -> None:
-    table = priced(which)
-    cost = cost_model(table, "latency")
-    full = table.milliseconds(np.ones(table.count, bool))
+    pricer = priced(which)
+    cost, count = pricer.cost_model(), pricer.units.count
+    full = pricer.of(np.ones(count, bool))
     random = np.random.default_rng(0)
     for share in (0.0, 0.2, 0.5, 0.8, 1.0):
-        alive = random.random(table.count) < share
+        alive = random.random(count) < share
         assert float(cost(torch.from_numpy(alive))) == pytest.approx(
-            table.milliseconds(alive) / full, rel=1e-12
+            pricer.of(alive) / full, rel=1e-12
         )
 
 
@@ -64,7 +63,7 @@ def test_one_layer_by_hand() -> None:
     grid = Grid((2, 4), (2,), np.array([[1.0], [3.0]]))
     profile = made_up(table)
     profile = Profile(**{**vars(profile), "grids": (grid,), "layers": {"w": (layer, 0)}})
-    model = LatencyModel(LatencyTable(table, profile))
+    model = LatencyModel(LatencyPricer(table, profile))
     kept = torch.tensor([1.0, 1.0, 0.5, 0.5], requires_grad=True)
     total = model.absolute(kept)
     assert total.item() == pytest.approx(1.1 * 2.0 + 0.3)  # halfway between 2 and 4 channels
@@ -76,16 +75,16 @@ def test_one_layer_by_hand() -> None:
 
 @pytest.mark.parametrize("which", range(len(UNITS)))
 def test_the_gradient_is_that_of_the_interpolation(which: int) -> None:
-    table = priced(which)
+    pricer = priced(which)
     torch.manual_seed(1)
     # Between the measured widths; at them the slope changes.
-    kept = (0.3 + 0.4 * torch.rand(table.count, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(cost_model(table, "latency"), kept)
+    kept = (0.3 + 0.4 * torch.rand(pricer.units.count, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(pricer.cost_model(), kept)
 
 
 def test_a_full_network_still_has_a_price_for_every_channel() -> None:
-    table = priced(1)
-    value, price = union_price(torch.ones(2, table.count), cost_model(table, "latency"))
+    pricer = priced(1)
+    value, price = union_price(torch.ones(2, pricer.units.count), pricer.cost_model())
     assert value == pytest.approx(1.0)
     assert (price > 0).all()
 
@@ -93,11 +92,12 @@ def test_a_full_network_still_has_a_price_for_every_channel() -> None:
 @settings(max_examples=100, deadline=None)
 @given(which=st.integers(0, len(UNITS) - 1), seed=st.integers(0, 1000), unit=st.integers(0, 1000))
 def test_one_more_channel_never_saves_time(which: int, seed: int, unit: int) -> None:
-    table = priced(which, seed)
-    alive = np.random.default_rng(seed).random(table.count) < 0.5
+    pricer = priced(which, seed)
+    count = pricer.units.count
+    alive = np.random.default_rng(seed).random(count) < 0.5
     more = alive.copy()
-    more[unit % table.count] = True
-    assert table.milliseconds(more) >= table.milliseconds(alive)
+    more[unit % count] = True
+    assert pricer.of(more) >= pricer.of(alive)
 
 
 @settings(max_examples=150, deadline=None)
@@ -111,25 +111,25 @@ def test_one_more_channel_never_saves_time(which: int, seed: int, unit: int) -> 
 def test_every_selection_meets_its_milliseconds(
     which: int, limit: float, in_time: bool, multiple: int, seed: int
 ) -> None:
-    units, table = UNITS[which], priced(which, seed)
-    full = table.milliseconds(np.ones(table.count, bool))
+    units, pricer = UNITS[which], priced(which, seed)
+    full = pricer.of(np.ones(units.table.count, bool))
     asked: float | str = f"{limit * full:.6f}ms" if in_time else limit
     config = BudgetConfig(asked, "latency", multiple, "device.json")
     try:
-        budget = make_budget(config, table, units.group)
+        budget = make_budget(config, pricer)
     except BudgetError as refusal:
         told = str(refusal).rsplit("at least ", 1)[1]
         least = BudgetConfig(told.strip('"') if in_time else float(told), "latency", multiple, "d")
-        make_budget(least, table, units.group)
+        make_budget(least, pricer)
         assert least.allowed(full) > config.allowed(full)
         return
-    score = np.random.default_rng(seed).random(table.count)
-    alive = select_union(score, table, units.group, budget)
-    assert cost_of(table, "latency", alive) <= budget.allowed <= full * limit + 1e-5
-    for group in np.unique(units.group):
-        width = int(alive[units.group == group].sum())
+    score = np.random.default_rng(seed).random(units.table.count)
+    alive = select_union(score, budget)
+    assert pricer.of(alive) <= budget.allowed <= full * limit + 1e-5
+    for members in units.table.widths:
+        width = int(alive[members].sum())
         assert width >= 1
-        assert width % multiple == 0 or width == (units.group == group).sum()
+        assert width % multiple == 0 or width == len(members)
 
 
 @pytest.mark.parametrize(
@@ -151,24 +151,24 @@ def test_a_limit_is_a_share_or_a_time(limit: float | str, allowed: float) -> Non
 def test_a_profile_of_another_network_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "device.json"
     write_profile(file, made_up(UNITS[0].table))
-    assert latency_table(file, UNITS[0].table).count == UNITS[0].table.count
+    assert latency_pricer(file, UNITS[0].table).units.count == UNITS[0].table.count
     with pytest.raises(BudgetError, match=r"device\.json has no layer conv3\.weight"):
-        latency_table(file, UNITS[1].table)
+        latency_pricer(file, UNITS[1].table)
     layers = tuple(Layer(x.weight, x.shape, x.positions * 4) for x in UNITS[0].table.layers)
     other = UnitTable(UNITS[0].table.count, UNITS[0].table.slots, layers)
     with pytest.raises(BudgetError, match=r"another network: conv1\.weight is .* at 64 positions"):
-        latency_table(file, other)
+        latency_pricer(file, other)
     fewer = UnitTable(UNITS[0].table.count, UNITS[0].table.slots, UNITS[0].table.layers[:1])
     with pytest.raises(BudgetError, match=r"layer conv2\.weight that the network lacks"):
-        latency_table(file, fewer)
+        latency_pricer(file, fewer)
 
 
 def test_widths_that_were_not_measured_are_refused() -> None:
     units = UNITS[0]
-    table = LatencyTable(units.table, made_up(units.table, round_to=4))
-    make_budget(BudgetConfig(1.0, "latency", 8, "d"), table, units.group)
+    pricer = LatencyPricer(units.table, made_up(units.table, round_to=4))
+    make_budget(BudgetConfig(1.0, "latency", 8, "d"), pricer)
     with pytest.raises(BudgetError, match=r"round_to is 6.* multiples of 4: set round_to = 4"):
-        make_budget(BudgetConfig(1.0, "latency", 6, "d"), table, units.group)
+        make_budget(BudgetConfig(1.0, "latency", 6, "d"), pricer)
 
 
 def test_a_profile_of_a_kept_layer_does_not_price_its_cuts(tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def test_a_profile_of_a_kept_layer_does_not_price_its_cuts(tmp_path: Path) -> No
     grids[number] = Grid((layer.shape[0],), (layer.shape[1],), grids[number].ms[-1:, -1:])
     write_profile(tmp_path / "device.json", replace(profile, grids=tuple(grids)))
     with pytest.raises(BudgetError, match=r"conv1.weight was measured at one width, as \[backbone"):
-        latency_table(tmp_path / "device.json", table)
+        latency_pricer(tmp_path / "device.json", table)
     kept = find_units(trace(Plain(), 8, 8), ("conv1",)).table
-    latency_table(tmp_path / "device.json", kept)
+    latency_pricer(tmp_path / "device.json", kept)
 
 
 def test_a_profile_names_what_ran_it() -> None:

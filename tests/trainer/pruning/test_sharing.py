@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -9,16 +11,16 @@ from torch import nn
 
 from prunion.trainer.backbone.trace import trace
 from prunion.trainer.channels.units import find_units
-from prunion.trainer.cost.counted import CostModel
+from prunion.trainer.cost.counted import counted_pricer
 from prunion.trainer.pruning.sharing import union, union_price
 from tests.trainer.nets import Plain, Residual
 
 
 @pytest.mark.parametrize("kind", ["params", "macs"])
 @pytest.mark.parametrize("model", [Plain, Residual])
-def test_cost_equals_the_count(kind: str, model: type[nn.Module]) -> None:
+def test_cost_equals_the_count(kind: Literal["params", "macs"], model: type[nn.Module]) -> None:
     table = find_units(trace(model(), 8, 8)).table
-    cost = CostModel(table, kind)
+    cost = counted_pricer(kind, table).cost_model()
     full = getattr(table, kind)(np.ones(table.count, dtype=bool))
     generator = np.random.default_rng(0)
     for _ in range(20):
@@ -30,7 +32,7 @@ def test_cost_equals_the_count(kind: str, model: type[nn.Module]) -> None:
 def test_cost_is_differentiable_everywhere() -> None:
     table = find_units(trace(Residual(), 8, 8)).table
     kept = torch.rand(table.count, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(CostModel(table, "macs"), kept)
+    assert torch.autograd.gradcheck(counted_pricer("macs", table).cost_model(), kept)
 
 
 def test_union_is_inclusion_exclusion() -> None:
@@ -40,7 +42,7 @@ def test_union_is_inclusion_exclusion() -> None:
 
 def test_users_share_the_price_of_a_channel() -> None:
     table = find_units(trace(Plain(), 8, 8)).table
-    cost = CostModel(table, "params")
+    cost = counted_pricer("params", table).cost_model()
     switches = torch.zeros(4, table.count)
     switches[:, 0] = 1  # everybody
     switches[0, 1] = 1  # the first domain alone; nobody uses unit 2

@@ -12,7 +12,8 @@ from prunion.runtime.bundle.unit_table import Layer, UnitTable
 from prunion.trainer.backbone.trace import trace
 from prunion.trainer.channels.units import find_units
 from prunion.trainer.config.run import TrainConfig
-from prunion.trainer.cost.counted import CostModel
+from prunion.trainer.cost.cost_model import CostModel
+from prunion.trainer.cost.counted import counted_pricer
 from prunion.trainer.pruning.learners import LEARNING_RATE, START, PaperLearner, SwitchLearner
 from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, RATE, Multiplier, Pressure
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, sharing_loss
@@ -24,11 +25,12 @@ KINDS = ("union", "intersection", "jaccard")
 def plain_cost(count: int) -> CostModel:
     """Every unit costs the same, as the paper counts switches."""
     slots = {("w", 0): np.arange(count)}
-    return CostModel(UnitTable(count, slots, (Layer("w", (count,), 1),)), "params")
+    table = UnitTable(count, slots, (Layer("w", (count,), 1),))
+    return counted_pricer("params", table).cost_model()
 
 
 def network_cost() -> CostModel:
-    return CostModel(find_units(trace(Residual(), 8, 8)).table, "params")
+    return counted_pricer("params", find_units(trace(Residual(), 8, 8)).table).cost_model()
 
 
 # Two domains: the first uses units 0 and 1, the second 1 and 2, nobody 3.
@@ -116,6 +118,25 @@ def test_channels_that_became_important_stay() -> None:
         learner.update(gradient, torch.ones(1, 400))
     idle, needed = learner.scores[0, :200].mean(), learner.scores[0, 200:].mean()
     assert 0.5 - needed < 0.35 * (0.5 - idle)
+
+
+def test_units_that_may_not_move_are_nothing_to_those_that_may() -> None:
+    """With more than half of the units outside a union, the median over all of them is 0."""
+    torch.manual_seed(0)
+    inside = torch.tensor([1, 4, 8, 9])
+    movable = torch.zeros(12, dtype=torch.bool).index_fill(0, inside, True)
+    alone = SwitchLearner(1, 4, lr=0.1)
+    among = SwitchLearner(1, 12, lr=0.1, movable=movable)
+    idle = 1e-6  # how little the first unit matters
+    for _ in range(5):
+        gradient = torch.tensor([[idle, 1, 1, 1]]) * (1 + torch.rand(1, 4))
+        alone.update(gradient, torch.zeros(1, 4))
+        wide = torch.zeros(1, 12).index_copy(1, inside, gradient)
+        among.update(wide, torch.zeros(1, 12))
+    assert torch.equal(among.scores[:, inside], alone.scores)
+    assert (among.scores[:, ~movable] == 1).all()
+    moved = (1 - among.scores[0, inside]).abs()
+    assert moved[0] < 0.01 * moved[1], "a unit that hardly matters hardly moves"
 
 
 def descend(sharing: str, beta: float, domains: int = 3, **options: object) -> torch.Tensor:

@@ -13,8 +13,9 @@ from prunion.exporter.slim.fold import fold_domain
 from prunion.exporter.slim.network import slim_network
 from prunion.trainer.config.run import BudgetConfig, RunConfig, TrainConfig, load_config
 from prunion.trainer.cost.budget import make_budget
-from prunion.trainer.cost.counted import cost_model
-from prunion.trainer.cost.latency import LatencyTable
+from prunion.trainer.cost.counted import counted_pricer
+from prunion.trainer.cost.latency import LatencyPricer
+from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.data.batches import Batch
 from prunion.trainer.pruning.learners import learner_state, restore_learner
 from prunion.trainer.pruning.sharing import sharing_gradient
@@ -53,7 +54,7 @@ def batches() -> RandomBatches:
 def training_of(config: RunConfig, net: Any, train: dict[str, Any]) -> Training:
     phases = TrainConfig(warmup=1, ramp=1, settle=1, **train)
     config = replace(config, train=phases, budget=BudgetConfig(0.7))
-    budget = make_budget(config.budget, net.units.table, net.units.group)
+    budget = make_budget(config.budget, make_pricer(config.budget, net))
     return Training(config, net, batches(), budget)  # type: ignore[arg-type]
 
 
@@ -117,8 +118,12 @@ def test_the_selectable_network_never_waits() -> None:
 @pytest.mark.parametrize("sharing", ["union", "intersection", "jaccard"])
 def test_costs_and_their_gradients_are_on_the_gpu(kind: str, sharing: str) -> None:
     table = domain_net(Residual()).units.table
-    priced = LatencyTable(table, made_up(table)) if kind == "latency" else table
-    cost = cost_model(priced, kind)
+    pricer = {
+        "params": counted_pricer("params", table),
+        "macs": counted_pricer("macs", table),
+        "latency": LatencyPricer(table, made_up(table)),
+    }[kind]
+    cost = pricer.cost_model()
     with pretended_gpu() as (mode, _):
         switches = torch.ones(2, table.count, device="cuda")
         on_gpu = moved(cost, mode)

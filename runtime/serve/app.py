@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from prunion.runtime.base.names import Precision
 from prunion.runtime.errors import DomainError, InputError, PrunionError
 from prunion.runtime.model.model import Model, load
 from prunion.runtime.serve.oip import infer_request, infer_response, model_metadata, server_metadata
@@ -31,7 +32,7 @@ def serve(
     bundle: Path | str,
     host: str = "127.0.0.1",
     port: int = 8000,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     packs: Sequence[Path | str] = (),
 ) -> None:
     """Serve a bundle, and the domains of `packs`, until interrupted.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     check_choice,
     check_int,
     check_text,
     check_triple,
-    shown,
 )
 
 __all__ = ["BackboneConfig", "InputConfig"]

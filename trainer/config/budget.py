@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     check_choice,
     check_int,
     check_number,
     check_text,
-    shown,
 )
 
 __all__ = ["BudgetConfig"]

@@ -12,7 +12,7 @@ def shown(value: object) -> str:
     try:
         text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     except (ValueError, RecursionError):  # Python refuses to write more than 4300 digits
-        return f"too large a {type(value).__name__} to show"
+        return f"a value too large to show ({type(value).__name__})"
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 
 

@@ -139,7 +139,9 @@ class _Handlers:
             raise HTTPException(501, f"this server lacks python-multipart: {fix}")
         # The body was read under our limit; starlette then parses the copy.
         async with Request(request.scope, replay).form(max_files=MAX_FILES) as form:
-            files = [await x.read() for x in form.values() if not isinstance(x, str)]
+            # Several files may share a field's name, as a browser sends them.
+            values = [value for _, value in form.multi_items()]
+            files = [await x.read() for x in values if not isinstance(x, str)]
         if not files:
             raise InputError("the form holds no files: send at least one image")
         return files

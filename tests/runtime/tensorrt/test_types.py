@@ -60,6 +60,7 @@ def complaints(folder: Path) -> list[str]:
 def test_calls_fit_tensorrt(tmp_path: Path) -> None:
     write_stubs(tmp_path)
     (tmp_path / "prunion").mkdir()
+    (tmp_path / "prunion" / "__init__.py").write_text("")  # else an installed prunion is checked
     shutil.copytree(ROOT / "runtime", tmp_path / "prunion" / "runtime")
     assert not [line for line in complaints(tmp_path) if "runtime/tensorrt/" in line]
     # The same check must see a wrong name, or it sees nothing.

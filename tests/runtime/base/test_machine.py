@@ -46,7 +46,7 @@ V2_NESTED = {
 }
 # Docker on version 1: the paths are the host's, the trees are mounted from the container's group.
 V1 = {
-    "proc/self/cgroup": "11:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/d\n0::/x",
+    "proc/self/cgroup": "11:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n1:name=systemd:/d\n0::/x",
     "sys/fs/cgroup/memory/memory.limit_in_bytes": 300 * MIB,
     "sys/fs/cgroup/memory/memory.usage_in_bytes": 100 * MIB,
     "sys/fs/cgroup/memory/memory.stat": f"inactive_file 1\ntotal_inactive_file {10 * MIB}",

@@ -1,4 +1,4 @@
-"""JSON from elsewhere may hold anything: each value of each file is read, or refused in one line."""
+"""JSON from elsewhere may hold anything: every value is read, or refused in one line."""
 
 from __future__ import annotations
 

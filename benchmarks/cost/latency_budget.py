@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from prunion.exporter.bundle.whole import export_untrained
-from prunion.runtime.backends.choose import SessionOptions, make_session
+from prunion.runtime.backends.choose import check_backend, make_session
+from prunion.runtime.backends.onnxruntime import SessionOptions
 from prunion.runtime.base.files import write_json
 from prunion.runtime.base.timing import time_interleaved
 from prunion.runtime.bundle.folder import open_bundle
@@ -91,7 +92,7 @@ def latency_budget_command(
     titles = "network union budget MACs predicted-ms least-ms median-ms share error".split()
     print(f"| {' | '.join(titles)} |\n" + "| --- " * len(titles) + "|")
     rows: list[LatencyRow] = []
-    options = SessionOptions(backend, threads, share_arena=False)
+    options = SessionOptions(check_backend(backend), threads, share_arena=False)
     for name in only.split(","):
         budgets = [float(share) for share in shares.split(",")]
         for row in latency_rows(name, budgets, options, batch, round_to, seconds):

@@ -17,7 +17,8 @@ import numpy as np
 
 from prunion.benchmarks.cost.folded import fold_by_hand
 from prunion.benchmarks.random_bundle import random_bundle
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session, run
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_session
+from prunion.runtime.backends.session import run
 from prunion.runtime.base.machine import default_round_to, machine_facts
 from prunion.runtime.base.timing import Timing, time_interleaved
 from prunion.runtime.bundle.pack import Pack

@@ -23,7 +23,8 @@ PRELUDE = """
 import sys, numpy as np, onnx, onnxruntime as ort
 from prunion.runtime.model.model import load
 from prunion.runtime.base.machine import peak_rss_bytes
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session, pinned_session, run
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_session, pinned_session
+from prunion.runtime.backends.session import run
 bundle, full, batch, domains = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 options = SessionOptions("cpu", 1, share_arena=False)
 from onnx import helper, TensorProto

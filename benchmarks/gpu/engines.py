@@ -17,6 +17,7 @@ from prunion.benchmarks.random_bundle import random_checkpoint
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.base.machine import machine_facts
+from prunion.runtime.base.names import Precision
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.tensorrt.build import build_engine
@@ -28,7 +29,7 @@ BACKBONES = ("resnet50", "mobilenet_v2", "densenet121")
 # Turing is left out of portable engines, so it has one of its own.
 SMS = ((75,), (80, 86, 89, 120))
 DOMAINS = 4
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _row(
     backbone: str,
     variant: str,
     path: Path,
-    precision: str,
+    precision: Precision,
     sms: tuple[int, ...],
     batch: tuple[int, int, int],
     graph: int,

@@ -6,7 +6,7 @@ python -m prunion.benchmarks.gpu runtime -o gpu.jsonl
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.runtime import load
+from prunion.runtime.base.names import Backend, Precision
 from prunion.runtime.base.timing import time_interleaved
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.model.model import Model
@@ -24,8 +25,11 @@ from prunion.runtime.tensorrt.cuda import free_gpu_bytes
 __all__ = ["CASES", "runtime_rows"]
 
 CASES = (("resnet50", 224), ("mobilenet_v2", 96))
-BACKENDS = {"cuda": ("cuda", "tensorrt", "tensorrt-rtx"), "cpu": ("cpu",)}
-PRECISIONS = {"cuda": ("fp32", "fp16"), "cpu": ("fp32",)}
+BACKENDS: Mapping[str, tuple[Backend, ...]] = {
+    "cuda": ("cuda", "tensorrt", "tensorrt-rtx"),
+    "cpu": ("cpu",),
+}
+PRECISIONS: Mapping[str, tuple[Precision, ...]] = {"cuda": ("fp32", "fp16"), "cpu": ("fp32",)}
 BATCHES = (1, 8, 32)
 DOMAINS = 4
 
@@ -46,7 +50,7 @@ def runtime_rows(
 
 
 def _row(
-    folder: Path, backbone: str, side: int, backend: str, precision: str, seconds: float
+    folder: Path, backbone: str, side: int, backend: Backend, precision: Precision, seconds: float
 ) -> dict[str, Any]:
     half, whole = folder / "half.prunion", folder / "whole.prunion"
     for path, density, own in ((half, 0.5, 0.75), (whole, 1.0, 1.0)):

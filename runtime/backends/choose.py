@@ -1,38 +1,40 @@
-"""Sessions by the backend's name: every one is run as an ONNX Runtime session is."""
+"""A session by the backend's name: ONNX Runtime's or OpenVINO's.
+
+TensorRT's are opened from a bundle, because an engine is found by what it was built from.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from prunion.runtime.backends.onnxruntime import PROVIDERS, SessionOptions, run
+from prunion.runtime.backends.onnxruntime import SessionOptions
 from prunion.runtime.backends.onnxruntime import make_session as make_ort_session
+from prunion.runtime.backends.session import Session
+from prunion.runtime.base.names import BACKENDS, Backend
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.graph.inputs import inputs_without_defaults
-from prunion.runtime.tensorrt.library import TARGETS
 
-__all__ = ["BACKENDS", "SessionOptions", "check_backend", "make_mixed", "make_session", "run"]
-
-BACKENDS = ("auto", *PROVIDERS, "openvino", *TARGETS)
+__all__ = ["check_backend", "make_mixed", "make_session"]
 
 
-def check_backend(name: str) -> None:
-    """Raise PrunionError unless `name` is a backend."""
-    if name not in BACKENDS:
-        raise PrunionError(f"no backend {name!r}: use {', '.join(BACKENDS)}")
+def check_backend(name: str) -> Backend:
+    """`name` if it is a backend. Raises PrunionError naming those there are."""
+    backend = BACKENDS.get(name)
+    if backend is None:
+        raise PrunionError(f"no backend {shown(name)}: use {', '.join(BACKENDS)}")
+    return backend
 
 
-def make_mixed(graph: Path, options: SessionOptions, needs: set[str]) -> Any:
+def make_mixed(graph: Path, options: SessionOptions, needs: set[str]) -> Session:
     """A session of the file as it is: takes `needs` and, if fed, taller tables."""
     if options.backend != "openvino":
         return make_ort_session(graph, options, needs)
-    from prunion.runtime.backends.openvino import OpenVinoSession
-
     # OpenVINO takes an input that has a default for a constant.
-    return OpenVinoSession(inputs_without_defaults(graph), options.threads)
+    return make_session(inputs_without_defaults(graph), options, needs)
 
 
-def make_session(graph: Path | str | bytes, options: SessionOptions, needs: set[str]) -> Any:
+def make_session(graph: Path | str | bytes, options: SessionOptions, needs: set[str]) -> Session:
     """A session of a graph that takes exactly `needs`."""
     if options.backend != "openvino":
         return make_ort_session(graph, options, needs)

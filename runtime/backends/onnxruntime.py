@@ -1,4 +1,7 @@
-"""ONNX Runtime sessions: the provider is chosen on purpose and confirmed."""
+"""ONNX Runtime's sessions: the provider is chosen on purpose and confirmed.
+
+On the CPU a session is run as it is; on a GPU by I/O binding, so that the tables stay there.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,33 @@ from dataclasses import dataclass, field
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.errors import (
-    BackendError,
-    BundleError,
-    InputError,
-    MissingDependencyError,
-    PrunionError,
-)
+from prunion.runtime.base.names import Backend
+from prunion.runtime.base.text import reason_of
+from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
+from prunion.runtime.graph.inputs import PER_REQUEST
 from prunion.runtime.graph.pin import pin_domain
-from prunion.runtime.tensorrt.key import PER_REQUEST
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 __all__ = [
     "PROVIDERS",
     "BoundSession",
+    "OrtSession",
     "SessionOptions",
     "make_session",
     "mixed_session",
     "pinned_session",
     "provider_version",
-    "run",
     "settled",
 ]
 
-
-PROVIDERS = {
+PROVIDERS: Mapping[Backend, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt-ep": "TensorrtExecutionProvider",
@@ -44,12 +46,13 @@ PROVIDERS = {
 }
 # Each new batch size has every convolution planned anew, by an exhaustive search unless told
 # otherwise. Memory grows by what is asked for; the default doubles.
-DEFAULTS = {
+DEFAULTS: Mapping[Backend, Mapping[str, str]] = {
     "cuda": {
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
     }
 }
+QUIET = 3  # ONNX Runtime's severity: errors, no warnings
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class SessionOptions:
         entries: further entries of ONNX Runtime's session options.
     """
 
-    backend: str = "auto"
+    backend: Backend = "auto"
     threads: int | None = None
     share_arena: bool = True
     spare_memory: bool = False
@@ -74,24 +77,12 @@ class SessionOptions:
     entries: Mapping[str, str] = field(default_factory=dict)
 
 
-def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> Any:
-    """A session on the file as it is: feed `image [N, 3, H, W]`, `domain [N]`, maybe the tables."""
-    return make_session(graph, options, needs={"image", "domain"})
-
-
-def pinned_session(
-    graph: Path | str | bytes, index: int, options: SessionOptions | None = None
-) -> Any:
-    """A session for the domain in row `index`: feed `image [N, 3, H, W]` only."""
-    return make_session(pin_domain(graph, index), options, needs={"image"})
-
-
 def make_session(
     graph: Path | str | bytes,
     options: SessionOptions | None = None,
     needs: set[str] | None = None,
-) -> Any:
-    """An `onnxruntime.InferenceSession` on a confirmed provider.
+) -> OrtSession:
+    """A session on a confirmed provider.
 
     Raises BundleError if the graph does not load or lacks an input of `needs`, BackendError if
     the backend is unknown or did not start, MissingDependencyError without ONNX Runtime.
@@ -109,17 +100,94 @@ def make_session(
         session = _start(ort, model, last, options)
     _check_names(session, needs or set())
     on_gpu = session.get_providers()[0] != PROVIDERS["cpu"]
-    return BoundSession(session) if on_gpu else session
+    return BoundSession(session) if on_gpu else OrtSession(session)
 
 
-def provider_version(backend: str) -> str:
+def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> OrtSession:
+    """A session on the file as it is: feed `image [N, 3, H, W]`, `domain [N]`, maybe the tables."""
+    return make_session(graph, options, needs={"image", "domain"})
+
+
+def pinned_session(
+    graph: Path | str | bytes, index: int, options: SessionOptions | None = None
+) -> OrtSession:
+    """A session for the domain in row `index`: feed `image [N, 3, H, W]` only."""
+    return make_session(pin_domain(graph, index), options, needs={"image"})
+
+
+class OrtSession:
+    """A session as ONNX Runtime made it, `raw`; thread-safe, as ONNX Runtime's own are."""
+
+    needs_tables = False
+
+    def __init__(self, raw: onnxruntime.InferenceSession) -> None:
+        self.raw = raw
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """The outputs named."""
+        found: Sequence[np.ndarray] = self.raw.run(list(outputs), dict(feeds))
+        return found
+
+    def get_providers(self) -> Sequence[str]:
+        """What answers, the first first."""
+        found: Sequence[str] = self.raw.get_providers()
+        return found
+
+    def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Tables of any number of domains will do."""
+
+    def note(self) -> str:
+        """Nothing."""
+        return ""
+
+
+class BoundSession(OrtSession):
+    """A session run by I/O binding; thread-safe, each request has a binding of its own.
+
+    Tables are copied to `device` when they are other arrays than before (domains came or went),
+    not with every request.
+    """
+
+    def __init__(self, raw: onnxruntime.InferenceSession, device: str = "cuda") -> None:
+        super().__init__(raw)
+        self._device = device
+        self._tables: dict[str, tuple[np.ndarray, onnxruntime.OrtValue]] = {}
+        self._lock = threading.Lock()
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """The outputs named, on the host."""
+        binding, bound = self.raw.io_binding(), []
+        for name, array in feeds.items():
+            if name in PER_REQUEST:
+                bound.append(np.ascontiguousarray(array))  # a binding keeps no copy alive
+                binding.bind_cpu_input(name, bound[-1])
+            else:
+                binding.bind_ortvalue_input(name, self.table(name, array))
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self.raw.run_with_iobinding(binding)
+        return [value.numpy() for value in binding.get_outputs()]
+
+    def table(self, name: str, array: np.ndarray) -> onnxruntime.OrtValue:
+        """`array` on the device, the copy made before if it is the same array object."""
+        from onnxruntime import OrtValue
+
+        with self._lock:
+            known = self._tables.get(name)
+            if known is None or known[0] is not array:
+                known = (array, OrtValue.ortvalue_from_numpy(array, self._device, 0))
+                self._tables[name] = known
+            return known[1]
+
+
+def provider_version(backend: Backend) -> str:
     """ONNX Runtime's version. Raises MissingDependencyError if it has no such provider."""
     ort = _onnxruntime()
     _candidates(ort, backend)
     return str(ort.__version__)
 
 
-def settled(backend: str, provider: str) -> str:
+def settled(backend: Backend, provider: str) -> Backend:
     """What `auto` stands for if there is one choice only, or once a session runs on `provider`."""
     if backend != "auto":
         return backend
@@ -128,19 +196,7 @@ def settled(backend: str, provider: str) -> str:
     return names.get(provider, backend) if others else first
 
 
-def run(session: Any, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`logits [N, Cmax]`. Raises InputError where the backend refuses the feeds."""
-    try:
-        return session.run(["logits"], dict(feeds))[0]
-    except PrunionError:  # TensorRT's sessions say themselves what is wrong
-        raise
-    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
-        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
-        shapes = {name: list(value.shape) for name, value in feeds.items()}
-        raise InputError(f"the backend refused the batch {shapes}: {reason}") from None
-
-
-def _onnxruntime() -> Any:
+def _onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError:
@@ -177,7 +233,7 @@ def _shared_arena() -> bool:
     return True
 
 
-def _candidates(ort: Any, backend: str) -> list[str]:
+def _candidates(ort: ModuleType, backend: Backend) -> list[Backend]:
     available = ort.get_available_providers()
     if backend == "auto":
         return ["cuda", "cpu"] if PROVIDERS["cuda"] in available else ["cpu"]
@@ -191,9 +247,11 @@ def _candidates(ort: Any, backend: str) -> list[str]:
     return [backend]
 
 
-def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) -> Any:
+def _start(
+    ort: ModuleType, model: bytes | str, backend: Backend, options: SessionOptions
+) -> onnxruntime.InferenceSession:
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = QUIET  # of this session: the process's level is the user's
     settings.enable_mem_pattern = not options.spare_memory
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
@@ -208,7 +266,7 @@ def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) 
         session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors share no base but Exception
         what = "the graph in memory" if isinstance(model, bytes) else model
-        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        reason = reason_of(exc)
         if backend != "cpu":
             raise BackendError(
                 f"{PROVIDERS[backend]} does not start with {what} ({reason}): check its drivers or "
@@ -223,7 +281,7 @@ def _start(ort: Any, model: bytes | str, backend: str, options: SessionOptions) 
     return session
 
 
-def _check_names(session: Any, needs: set[str]) -> None:
+def _check_names(session: onnxruntime.InferenceSession, needs: set[str]) -> None:
     inputs = {value.name for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
     if (inputs != needs and needs) or "logits" not in outputs:
@@ -231,45 +289,3 @@ def _check_names(session: Any, needs: set[str]) -> None:
             f"the graph takes {sorted(inputs)} and gives {outputs}, expected "
             f"{sorted(needs)} and ['logits']: export the bundle again"
         )
-
-
-class BoundSession:
-    """A session run by I/O binding; thread-safe, each request has a binding of its own.
-
-    Tables are copied to `device` when they are other arrays than before (domains came or went),
-    not with every request. Everything else is asked of the session itself.
-    """
-
-    def __init__(self, session: Any, device: str = "cuda") -> None:
-        self._session = session
-        self._device = device
-        self._tables: dict[str, tuple[np.ndarray, Any]] = {}
-        self._lock = threading.Lock()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs named, on the host."""
-        binding, bound = self._session.io_binding(), []
-        for name, array in feeds.items():
-            if name in PER_REQUEST:
-                bound.append(np.ascontiguousarray(array))  # a binding keeps no copy alive
-                binding.bind_cpu_input(name, bound[-1])
-            else:
-                binding.bind_ortvalue_input(name, self.table(name, array))
-        for name in outputs:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        return [value.numpy() for value in binding.get_outputs()]
-
-    def table(self, name: str, array: np.ndarray) -> Any:
-        """`array` on the device, the copy made before if it is the same array object."""
-        from onnxruntime import OrtValue
-
-        with self._lock:
-            known = self._tables.get(name)
-            if known is None or known[0] is not array:
-                known = (array, OrtValue.ortvalue_from_numpy(array, self._device, 0))
-                self._tables[name] = known
-            return known[1]

@@ -1,4 +1,4 @@
-"""OpenVINO behind the few methods of an ONNX Runtime session that this package uses."""
+"""OpenVINO's sessions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import queue
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunion.runtime.errors import BundleError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import openvino
 
 __all__ = ["OpenVinoSession"]
 
@@ -25,7 +28,7 @@ class OpenVinoSession:
 
     def __init__(self, graph: Path | str | bytes, threads: int | None = None) -> None:
         core = _core()
-        settings: dict[str, Any] = {
+        settings: dict[str, str | int] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Otherwise bfloat16 where the CPU has it, with other answers.
             "INFERENCE_PRECISION_HINT": "f32",
@@ -43,9 +46,9 @@ class OpenVinoSession:
             raise BundleError(
                 f"OpenVINO does not load the graph ({reason}): use the backend cpu"
             ) from None
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         """The outputs named, as arrays of their own."""
         try:
             request = self._free.get_nowait()
@@ -57,13 +60,20 @@ class OpenVinoSession:
         finally:
             self._free.put(request)
 
-    def get_providers(self) -> list[str]:
+    def get_providers(self) -> Sequence[str]:
         """What answers."""
         return [f"OpenVINO {self._compiled.get_property('EXECUTION_DEVICES')[0]}"]
 
+    def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Tables of any number of domains will do."""
+
+    def note(self) -> str:
+        """Nothing."""
+        return ""
+
 
 @cache
-def _core() -> Any:
+def _core() -> openvino.Core:
     """One core for the whole process, never given back.
 
     Each sets the stack that signals are handled on, and restores the one it found when it goes:

@@ -1,36 +1,59 @@
-"""Small typed readers for untrusted JSON: each error names the key and the fix."""
+"""Checks of values that come from elsewhere: JSON read key by key, names, numbers, paths.
+
+Whatever the file holds, the reader gets one line that names the key and the fix.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from prunion.runtime.errors import BundleError
+from prunion.runtime.base.text import MOST_SHOWN, shown
+from prunion.runtime.errors import BundleError, PrunionError
 
-__all__ = ["Fields", "safe_relative_path"]
+__all__ = ["Fields", "check_text", "is_number", "is_whole", "safe_relative_path"]
 
 MISSING = object()
 FIX = "export the bundle again"
+# Control characters, line and paragraph separators would garble a terminal or break the one line
+# of a message; halves of surrogate pairs cannot be printed at all.
+UNFIT = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
 class Fields:
-    """A JSON object read key by key; `where` is its place in the file, for the messages."""
+    """A JSON object read key by key.
 
-    def __init__(self, value: Any, where: str, source: str) -> None:
+    Attributes:
+        where: its place in the file, for the messages; empty for the file itself.
+        source: the file's name.
+        error: the type of every error; `fix` is what ends its message.
+    """
+
+    def __init__(
+        self,
+        value: Any,
+        where: str,
+        source: str,
+        error: type[PrunionError] = BundleError,
+        fix: str = FIX,
+    ) -> None:
         self.where = where
         self.source = source
+        self.error = error
+        self.fix = fix
         if not isinstance(value, Mapping):
-            raise BundleError(f"{source}: {where or 'the file'} must be an object: {FIX}")
+            raise error(f"{source}: {where or 'the file'} must be an object: {fix}")
         self.value = value
 
-    def fail(self, key: str, problem: str) -> BundleError:
+    def fail(self, key: str, problem: str) -> PrunionError:
         """The error for `key`, to be raised by the caller."""
-        name = f"{self.where}.{key}" if self.where else key
-        return BundleError(f"{self.source}: {name} {problem}: {FIX}")
+        return self.error(f"{self.source}: {self._place(key)} {problem}: {self.fix}")
 
     def get(self, key: str, default: Any = MISSING) -> Any:
-        """The value of `key`. Raises BundleError if it is missing and has no default."""
+        """The value of `key`. Raises `error` if it is missing and has no default."""
         if key not in self.value:
             if default is MISSING:
                 raise self.fail(key, "is missing")
@@ -38,7 +61,7 @@ class Fields:
         return self.value[key]
 
     def text(self, key: str, limit: int = 1000) -> str:
-        """A non-empty string without control characters."""
+        """A non-empty string that can be printed in one line."""
         return check_text(self.get(key), limit, lambda problem: self.fail(key, problem))
 
     def integer(self, key: str, low: int, high: int) -> int:
@@ -47,11 +70,11 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.fail(key, "must be an integer")
         if not low <= value <= high:
-            raise self.fail(key, f"is {value}, outside {low}..{high}")
+            raise self.fail(key, f"is {shown(value)}, outside {low}..{high}")
         return value
 
     def number(self, key: str, default: Any = MISSING) -> float:
-        """A finite number."""
+        """A finite number; whole ones stay integers."""
         value = self.get(key, default)
         if not is_number(value):
             raise self.fail(key, "must be a finite number")
@@ -75,24 +98,42 @@ class Fields:
 
     def fields(self, key: str) -> Fields:
         """The object under `key`."""
-        where = f"{self.where}.{key}" if self.where else key
-        return Fields(self.get(key), where, self.source)
+        return self._inside(self.get(key), self._place(key))
+
+    def each(self, key: str, limit: int) -> Iterator[Fields]:
+        """The objects of the list under `key`, at most `limit` of them, one after the other."""
+        for index, item in enumerate(self.items(key, limit)):
+            yield self._inside(item, f"{self._place(key)}[{index}]")
+
+    def _inside(self, value: Any, where: str) -> Fields:
+        return Fields(value, where, self.source, self.error, self.fix)
+
+    def _place(self, key: str) -> str:
+        # A key may come from the file, so it may hold anything.
+        name = key if key.isprintable() and len(key) <= MOST_SHOWN else shown(key)
+        return f"{self.where}.{name}" if self.where else name
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite JSON number (a boolean is not)."""
+    """Whether `value` is a number that a float can hold: no boolean, NaN, infinity or 10**400."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return abs(value) < float("inf")
+    # Python compares whole numbers with floats exactly, so nothing overflows here.
+    return abs(value) <= sys.float_info.max
 
 
-def check_text(value: Any, limit: int, fail: Any) -> str:
-    """`value` if it is a non-empty string that cannot garble a terminal; else raise `fail`."""
+def is_whole(value: Any, low: int, high: int) -> bool:
+    """Whether `value` is a whole number in `low … high`; true and false are not numbers."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def check_text(value: Any, limit: int, fail: Callable[..., PrunionError]) -> str:
+    """`value` if it is a non-empty string that can be printed in one line; else raise `fail`."""
     if not isinstance(value, str) or not value:
         raise fail("must be a non-empty string")
     if len(value) > limit:
         raise fail(f"is longer than {limit} characters")
-    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in value):
+    if any(unicodedata.category(c) in UNFIT for c in value):
         raise fail("holds control characters")
     return value
 
@@ -101,6 +142,8 @@ def safe_relative_path(value: Any) -> bool:
     """Whether `value` is a plain relative path with forward slashes that stays below its root."""
     if not isinstance(value, str) or not value or len(value) > 1000:
         return False
-    if any(c in value for c in "\\:\0") or value != str(PurePosixPath(value)):
+    if any(c in value for c in "\\:") or any(unicodedata.category(c) in UNFIT for c in value):
+        return False
+    if value != str(PurePosixPath(value)):
         return False
     return not value.startswith("/") and ".." not in value.split("/") and value != "."

@@ -1,4 +1,4 @@
-"""What machine a measurement was taken on."""
+"""This machine: what a measurement was taken on, and how much of it this process may use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from prunion.runtime.base.cgroup import cpu_quota, memory_left
+
 __all__ = [
     "available_bytes",
     "default_round_to",
@@ -16,8 +18,10 @@ __all__ = [
     "on_cpu",
     "peak_rss_bytes",
     "rss_bytes",
+    "usable_cores",
 ]
 
+ROOT = Path("/")
 PACKAGES = ("prunion", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 
 
@@ -27,7 +31,7 @@ def machine_facts(threads: int | None = None) -> dict[str, Any]:
         "cpu": _cpu_model(),
         **({"gpu": gpu} if (gpu := _gpu_model()) else {}),
         "architecture": platform.machine(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "threads": threads or "all",
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.release()}",
@@ -43,26 +47,39 @@ def on_cpu(provider: str) -> bool:
 
 def default_round_to() -> int:
     """Widths that suit this CPU's blocked convolutions: 16 with AVX-512, else 8."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return 8
-    return 16 if "avx512f" in flags else 8
+    return 16 if "avx512f" in _text(Path("/proc/cpuinfo")) else 8
 
 
-def available_bytes() -> int:
-    """Memory that can still be taken without swapping; 4 GiB where the system does not say."""
-    return _kilobytes("/proc/meminfo", "MemAvailable:") or 4 << 30
+def available_bytes(root: Path = ROOT) -> int:
+    """Memory in bytes that can still be taken without swapping, of the host and of the container.
+
+    4 GiB where the system does not say. `root` is the folder that holds `proc` and `sys`.
+    """
+    free, left = _kilobytes(root / "proc/meminfo", "MemAvailable:") or 4 << 30, memory_left(root)
+    return free if left is None else min(free, left)
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Processors that this process may run on, no more than its container's quota of time.
+
+    Parts of a processor do not count: one thread more than the quota would be stopped in turn.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = cpu_quota(root)
+    return cores if quota is None else max(min(cores, int(quota)), 1)
 
 
 def rss_bytes() -> int:
     """The resident size of this process now, in bytes; 0 where the system does not say."""
-    return _kilobytes("/proc/self/status", "VmRSS:")
+    return _kilobytes(ROOT / "proc/self/status", "VmRSS:")
 
 
 def peak_rss_bytes() -> int:
     """The largest resident size this process ever had, in bytes."""
-    if peak := _kilobytes("/proc/self/status", "VmHWM:"):
+    if peak := _kilobytes(ROOT / "proc/self/status", "VmHWM:"):
         return peak
     try:
         import resource
@@ -72,21 +89,18 @@ def peak_rss_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _kilobytes(file: str, key: str) -> int:
+def _kilobytes(file: Path, key: str) -> int:
     """The line `key` of a /proc file, in bytes; 0 if there is none."""
-    if Path(file).exists():
-        for line in Path(file).read_text().splitlines():
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
+    for line in _text(file).splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
     return 0
 
 
 def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.lower().startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        if line.lower().startswith("model name"):
+            return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
 
 
@@ -103,17 +117,11 @@ def _gpu_model() -> str:
 
 
 def _text(path: Path) -> str:
-    """A short file of the system; nothing where it cannot be read, as in some containers."""
+    """A file of the system; nothing where it cannot be read, as in some containers."""
     try:
         return path.read_text(errors="replace").strip("\0\n ")
     except OSError:
         return ""
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

@@ -33,7 +33,10 @@ class Bundle:
         return self.path / relative
 
     def graph(self, precision: str = "fp32") -> Path:
-        """The ONNX graph of one precision. Raises BundleError if the bundle has none."""
+        """The ONNX graph of one precision, a key of `manifest.graphs`.
+
+        Raises BundleError if the bundle has none.
+        """
         graphs = self.manifest.graphs
         if precision not in graphs:
             raise BundleError(
@@ -84,14 +87,14 @@ def open_bundle(path: Path | str) -> Bundle:
 
 def _check_file(path: Path, root: Path, relative: str, digest: str) -> None:
     file = path / relative
-    if not file.exists():
-        raise BundleError(f"{file} is missing: {FIX}")
-    # A symbolic link out of the folder would let a bundle name any file of the machine.
-    if not file.is_file() or not file.resolve().is_relative_to(root):
-        raise BundleError(f"{file} is no plain file inside the bundle: copy the bundle again")
     try:
+        if not file.exists():
+            raise BundleError(f"{file} is missing: {FIX}")
+        # A symbolic link out of the folder would let a bundle name any file of the machine.
+        if not file.is_file() or not file.resolve().is_relative_to(root):
+            raise BundleError(f"{file} is no plain file inside the bundle: copy the bundle again")
         found = sha256_file(file)
-    except OSError as exc:
+    except OSError as exc:  # a name that is too long, a folder or file that may not be read
         raise BundleError(f"{file} cannot be read ({exc.strerror}): {FIX}") from None
     if found != digest:
         raise BundleError(

@@ -1,4 +1,8 @@
-"""A device profile: milliseconds of every layer over its widths, as `prunion profile` writes it."""
+"""A device profile: milliseconds of every layer over its widths, as `prunion profile` writes it.
+
+Layers are timed alone, each over a grid of widths. What they cost together inside a network is
+fitted to whole networks that were timed: `scale · Σ layers + constant`.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base.checks import Fields, is_number
+from prunion.runtime.base.checks import Fields, is_number, is_whole
 from prunion.runtime.base.files import read_json, write_json
 from prunion.runtime.base.machine import on_cpu
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
-from prunion.runtime.errors import BudgetError, BundleError
+from prunion.runtime.errors import BudgetError
 
 __all__ = ["Fit", "Grid", "Profile", "fit_total", "monotone", "read_profile", "write_profile"]
 
-
 FORMAT_VERSION = 1
+FIX = "write it again with `prunion profile`"
 MAX_LAYERS = 10_000
 MAX_POINTS = 64  # of an axis
 MAX_WIDTH = 1 << 20
 MAX_MS = 1e6
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Milliseconds `[len(out), len(inside)]` of one layer at the widths of its weight's axes 0, 1.
-
-    Between its points it is the bilinear interpolation, outside of them the nearest point's. A
-    wider layer never takes less.
-    """
-
-    out: tuple[int, ...]
-    inside: tuple[int, ...]
-    ms: np.ndarray
-
-    def at(self, out: float, inside: float) -> float:
-        """Milliseconds at `out` and `inside` channels."""
-        columns = [np.interp(inside, self.inside, row) for row in self.ms]
-        return float(np.interp(out, self.out, columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +124,38 @@ class Profile:
         }
 
 
-def monotone(ms: np.ndarray) -> np.ndarray:
-    """The least table `[O, I]` above 0 and `ms` that never falls along an axis."""
-    return np.maximum.accumulate(np.maximum.accumulate(np.maximum(ms, 0.0), axis=0), axis=1)
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Milliseconds `[len(out), len(inside)]` of one layer at the widths of its weight's axes 0, 1.
+
+    Between its points it is the bilinear interpolation, outside of them the nearest point's. A
+    wider layer never takes less.
+    """
+
+    out: tuple[int, ...]
+    inside: tuple[int, ...]
+    ms: np.ndarray
+
+    def at(self, out: float, inside: float) -> float:
+        """Milliseconds at `out` and `inside` channels."""
+        columns = [np.interp(inside, self.inside, row) for row in self.ms]
+        return float(np.interp(out, self.out, columns))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How layers alone add up to networks.
+
+    Attributes:
+        scale: what a layer costs inside a network over what it costs alone.
+        constant: milliseconds that no width changes: the call, the head, the image.
+        mean_error, worst_error: relative, of each network predicted from all the others.
+    """
+
+    scale: float
+    constant: float
+    mean_error: float
+    worst_error: float
 
 
 def write_profile(path: Path | str, profile: Profile) -> None:
@@ -150,30 +165,46 @@ def write_profile(path: Path | str, profile: Profile) -> None:
 
 def read_profile(path: Path | str) -> Profile:
     """Read and check a profile. Raises BudgetError naming the key that is wrong."""
-    try:
-        return _profile(Fields(read_json(path, BundleError), "", str(path)))
-    except BundleError as exc:  # the readers' words are a bundle's
-        fix = "write it again with `prunion profile`"
-        raise BudgetError(str(exc).replace("export the bundle again", fix)) from None
+    return _profile(Fields(read_json(path, BudgetError), "", str(path), BudgetError, FIX))
+
+
+def fit_total(layers: np.ndarray, measured: np.ndarray) -> Fit:
+    """Fit `measured` `[N]` ms by `layers` `[N]` ms, the relative error squared, constant ≥ 0."""
+    scale, constant = _line(layers, measured)
+    errors = []
+    for left_out in range(len(layers)):
+        others = np.arange(len(layers)) != left_out
+        slope, start = _line(layers[others], measured[others])
+        errors.append(abs((slope * layers[left_out] + start) / measured[left_out] - 1))
+    return Fit(scale, constant, float(np.mean(errors)), float(np.max(errors)))
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    a, b = x / y, 1 / y  # minimise Σ (scale · x / y + constant / y - 1)²
+    (scale, constant), *_ = np.linalg.lstsq(np.stack([a, b], axis=1), np.ones(len(x)), rcond=None)
+    if constant < 0 or scale <= 0:
+        return float(a.sum() / (a * a).sum()), 0.0
+    return float(scale), float(constant)
+
+
+def monotone(ms: np.ndarray) -> np.ndarray:
+    """The least table `[O, I]` above 0 and `ms` that never falls along an axis."""
+    return np.maximum.accumulate(np.maximum.accumulate(np.maximum(ms, 0.0), axis=0), axis=1)
 
 
 def _profile(top: Fields) -> Profile:
     if top.get("format_version") != FORMAT_VERSION or isinstance(top.get("format_version"), bool):
         raise top.fail("format_version", f"is not {FORMAT_VERSION}, which this prunion reads")
-    grids = tuple(
-        _grid(Fields(item, f"grids[{n}]", top.source))
-        for n, item in enumerate(top.items("grids", MAX_LAYERS))
-    )
+    grids = tuple(_grid(fields) for fields in top.each("grids", MAX_LAYERS))
     layers: dict[str, tuple[Layer, int]] = {}
-    for number, item in enumerate(top.items("layers", MAX_LAYERS)):
-        layer, grid = _layer(Fields(item, f"layers[{number}]", top.source), grids)
+    for fields in top.each("layers", MAX_LAYERS):
+        layer, grid = _layer(fields, grids)
         if layer.weight in layers:
-            raise top.fail(f"layers[{number}]", f"names {layer.weight} a second time")
+            raise fields.fail("weight", f"names {layer.weight} a second time")
         layers[layer.weight] = (layer, grid)
     fit, size = top.fields("fit"), _whole(top, "size", 1, 4096)
     if len(size) != 2 or not layers:
         raise top.fail("size" if layers else "layers", "is incomplete")
-    samples = [Fields(x, "samples", top.source) for x in top.items("samples", 10_000)]
     return Profile(
         network=top.text("network", 200),
         size=(size[0], size[1]),
@@ -191,7 +222,9 @@ def _profile(top: Fields) -> Profile:
             _amount(fit, "mean_error"),
             _amount(fit, "worst_error"),
         ),
-        samples=tuple((_amount(x, "predicted"), _amount(x, "measured")) for x in samples),
+        samples=tuple(
+            (_amount(x, "predicted"), _amount(x, "measured")) for x in top.each("samples", 10_000)
+        ),
     )
 
 
@@ -228,7 +261,7 @@ def _layer(fields: Fields, grids: tuple[Grid, ...]) -> tuple[Layer, int]:
 
 def _whole(fields: Fields, key: str, low: int, high: int) -> tuple[int, ...]:
     values = fields.items(key, MAX_POINTS)
-    if any(isinstance(x, bool) or not isinstance(x, int) or not low <= x <= high for x in values):
+    if not all(is_whole(x, low, high) for x in values):
         raise fields.fail(key, f"must be whole numbers in {low}..{high}")
     return tuple(values)
 
@@ -238,38 +271,3 @@ def _amount(fields: Fields, key: str, *, above: bool = False) -> float:
     if value < 0 or (above and not value) or value > MAX_MS:
         raise fields.fail(key, f"is {value:g}, out of range")
     return value
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How layers alone add up to networks.
-
-    Attributes:
-        scale: what a layer costs inside a network over what it costs alone.
-        constant: milliseconds that no width changes: the call, the head, the image.
-        mean_error, worst_error: relative, of each network predicted from all the others.
-    """
-
-    scale: float
-    constant: float
-    mean_error: float
-    worst_error: float
-
-
-def fit_total(layers: np.ndarray, measured: np.ndarray) -> Fit:
-    """Fit `measured` `[N]` ms by `layers` `[N]` ms, the relative error squared, constant ≥ 0."""
-    scale, constant = _line(layers, measured)
-    errors = []
-    for left_out in range(len(layers)):
-        others = np.arange(len(layers)) != left_out
-        slope, start = _line(layers[others], measured[others])
-        errors.append(abs((slope * layers[left_out] + start) / measured[left_out] - 1))
-    return Fit(scale, constant, float(np.mean(errors)), float(np.max(errors)))
-
-
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    a, b = x / y, 1 / y  # minimise Σ (scale · x / y + constant / y - 1)²
-    (scale, constant), *_ = np.linalg.lstsq(np.stack([a, b], axis=1), np.ones(len(x)), rcond=None)
-    if constant < 0 or scale <= 0:
-        return float(a.sum() / (a * a).sum()), 0.0
-    return float(scale), float(constant)

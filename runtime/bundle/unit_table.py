@@ -132,7 +132,7 @@ class UnitTable:
         try:
             if value["format_version"] != FORMAT_VERSION:
                 raise PrunionError(
-                    f"the unit table has format_version {value['format_version']}, "
+                    f"the unit table has format_version {value['format_version']!r}, "
                     f"this prunion reads {FORMAT_VERSION}"
                 )
             count = int(value["count"])
@@ -140,12 +140,12 @@ class UnitTable:
             for entry in value["slots"]:
                 units = np.asarray(entry["units"], dtype=np.int64)
                 if units.ndim != 1 or (len(units) and not -1 <= units.min() <= units.max() < count):
-                    raise PrunionError(f"the unit table of {entry['tensor']} is out of range")
+                    raise PrunionError(f"the unit table of {entry['tensor']!r} is out of range")
                 slots[str(entry["tensor"]), int(entry["axis"])] = units
             layers = tuple(
                 Layer(str(x["weight"]), tuple(int(n) for n in x["shape"]), int(x["positions"]))
                 for x in value["layers"]
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise PrunionError(f"the unit table is damaged ({exc!r}): write it again") from None
         return cls(count, slots, layers)

@@ -11,6 +11,7 @@ import click
 from prunion.runtime.cli.options import as_json, bundle_argument, packs, precision
 
 if TYPE_CHECKING:
+    from prunion.runtime.base.names import Backend, Precision
     from prunion.runtime.bundle.folder import Bundle
     from prunion.runtime.bundle.manifest import Budget
 
@@ -32,8 +33,8 @@ def predict(
     domain: str,
     top: int,
     packs: tuple[str, ...],
-    precision: str,
-    backend: str,
+    precision: Precision,
+    backend: Backend,
     as_json: bool,
 ) -> None:
     """Classify images of one domain."""
@@ -61,7 +62,7 @@ def predict(
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @packs
 @precision
-def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: str) -> None:
+def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: Precision) -> None:
     """Answer predictions over HTTP (Open Inference Protocol v2)."""
     from prunion.runtime.serve.app import serve
 
@@ -108,7 +109,7 @@ def _summary(bundle: Bundle) -> list[str]:
 
 
 def _cost(budget: Budget) -> str:
-    from prunion.runtime.base.files import amount_text
+    from prunion.runtime.base.text import amount_text
 
     if budget.kind != "latency":
         return amount_text(budget.value)

@@ -10,6 +10,7 @@ import click
 from prunion.runtime.cli.options import bundle_argument, force, numbers, precision
 
 if TYPE_CHECKING:
+    from prunion.runtime.base.names import Precision, Target
     from prunion.runtime.tensorrt.key import BuildOptions
 
 __all__ = ["build"]
@@ -50,9 +51,9 @@ __all__ = ["build"]
 )
 def build(
     bundle: str,
-    target: str,
+    target: Target,
     sms: tuple[int, ...],
-    precision: str,
+    precision: Precision,
     profile: list[int],
     output: str | None,
     force: bool,
@@ -79,9 +80,9 @@ def build(
 
 def _build(
     bundle: str,
-    target: str,
+    target: Target,
     sms: tuple[int, ...],
-    precision: str,
+    precision: Precision,
     options: BuildOptions,
     output: str | None,
     force: bool,
@@ -107,9 +108,9 @@ def _build(
 
 def _print_trtexec(
     bundle: str,
-    target: str,
+    target: Target,
     sms: tuple[int, ...],
-    precision: str,
+    precision: Precision,
     options: BuildOptions,
     output: str | None,
     force: bool,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from prunion.runtime.cli.options import as_json, bundle_argument, numbers, precision
+
+if TYPE_CHECKING:
+    from prunion.runtime.base.names import Backend, Precision
 
 __all__ = ["bench", "doctor"]
 
@@ -33,8 +37,8 @@ def bench(
     seconds: float,
     threads: int | None,
     domains: str,
-    precision: str,
-    backend: str,
+    precision: Precision,
+    backend: Backend,
     as_json: bool,
 ) -> None:
     """Measure latency, throughput and memory on this machine."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.graph.inputs import TABLES, attribute, list_attribute
 
-__all__ = ["ChannelFlow"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["ChannelFlow", "channel_slice", "refusal"]
 
 # Operations that give channel c of their first input back as channel c.
 PASS = frozenset(
@@ -27,7 +32,9 @@ class ChannelFlow:
     Raises UnsupportedGraphError, naming the node, at the first one it cannot follow.
     """
 
-    def __init__(self, graph: Any, table: UnitTable, constants: dict[str, np.ndarray]) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, table: UnitTable, constants: Mapping[str, np.ndarray]
+    ) -> None:
         self.table = table
         self.constants = constants
         self.units: dict[str, Units] = {}
@@ -46,14 +53,14 @@ class ChannelFlow:
         axis = 0 if array.ndim == 1 else 1 if array.ndim > 2 else array.ndim - 1
         return self.table.slots.get((name, max(axis, 0)))
 
-    def constant(self, node: Any, place: int) -> np.ndarray:
+    def constant(self, node: onnx.NodeProto, place: int) -> np.ndarray:
         """Input `place` of `node` as a constant; refuses one that is computed."""
         name = node.input[place] if place < len(node.input) else ""
         if name not in self.constants:
             raise refusal(node, f"its input {place} is not a constant")
         return self.constants[name]
 
-    def _outputs(self, node: Any) -> list[Units]:
+    def _outputs(self, node: onnx.NodeProto) -> list[Units]:
         kind = node.op_type
         if kind == "Gather":
             return [self._gather(node)]
@@ -63,8 +70,12 @@ class ChannelFlow:
             return [self.of(node.input[0])]
         if kind in MERGE:
             return [self._merged(node)]
-        if kind in ("Split", "Slice", "Concat"):
-            return getattr(self, f"_{kind.lower()}")(node)
+        if kind == "Split":
+            return self._split(node)
+        if kind == "Slice":
+            return [self._slice(node)]
+        if kind == "Concat":
+            return [self._concat(node)]
         if kind == "Reshape":
             return [self._reshaped(node)]
         if kind in REDUCE or kind in ("Squeeze", "Unsqueeze"):
@@ -75,9 +86,9 @@ class ChannelFlow:
             return [self._pad(node)]
         return [self._opaque(node)] * len(node.output)
 
-    def _gather(self, node: Any) -> Units:
+    def _gather(self, node: onnx.NodeProto) -> Units:
         source, axis = node.input[0], attribute(node, "axis", 0)
-        if axis == 0 and source in ("bank", "head_weight", "head_bias"):
+        if axis == 0 and source in TABLES:
             return self.table.slots.get((source, 1)) if source == "bank" else None
         units = self.of(source)
         if units is None:
@@ -86,7 +97,7 @@ class ChannelFlow:
             raise refusal(node, f"it gathers along axis {axis}")
         return units[self.constant(node, 1).reshape(-1)]
 
-    def _conv(self, node: Any) -> Units:
+    def _conv(self, node: onnx.NodeProto) -> Units:
         weight = node.input[1]
         if weight not in self.constants:
             raise refusal(node, "its weight is not a constant")
@@ -97,7 +108,7 @@ class ChannelFlow:
                 raise refusal(node, "its weight's channels are not those it is given")
         return self.table.slots.get((weight, 0), np.full(shape[0], -1))
 
-    def _gemm(self, node: Any) -> Units:
+    def _gemm(self, node: onnx.NodeProto) -> Units:
         weight = node.input[1]
         out = 0 if attribute(node, "transB", 0) else 1
         if weight not in self.constants or attribute(node, "transA", 0):
@@ -105,7 +116,7 @@ class ChannelFlow:
         size = self.constants[weight].shape[out]
         return self.table.slots.get((weight, out), np.full(size, -1))
 
-    def _merged(self, node: Any) -> Units:
+    def _merged(self, node: onnx.NodeProto) -> Units:
         wide = [u for u in map(self.of, node.input) if u is not None and len(u) > 1]
         for name in node.input:
             array = self.constants.get(name)
@@ -121,7 +132,7 @@ class ChannelFlow:
             raise refusal(node, "its inputs have different channels")
         return wide[0]
 
-    def _split(self, node: Any) -> list[Units]:
+    def _split(self, node: onnx.NodeProto) -> list[Units]:
         units = self.of(node.input[0])
         if units is None:
             return [None] * len(node.output)
@@ -129,14 +140,14 @@ class ChannelFlow:
             raise refusal(node, "it does not split along axis 1")
         return list(np.split(units, np.cumsum(self.constant(node, 1))[:-1]))
 
-    def _slice(self, node: Any) -> list[Units]:
+    def _slice(self, node: onnx.NodeProto) -> Units:
         units, part = self.of(node.input[0]), channel_slice(self, node)
-        return [units if units is None or part is None else units[part[0] : part[1]]]
+        return units if units is None or part is None else units[part[0] : part[1]]
 
-    def _concat(self, node: Any) -> list[Units]:
+    def _concat(self, node: onnx.NodeProto) -> Units:
         parts = [self.of(name) for name in node.input]
         if all(x is None for x in parts):
-            return [None]
+            return None
         # The image itself may stand beside channels that are cut.
         parts = [
             self.inputs.get(name) if x is None else x
@@ -145,9 +156,9 @@ class ChannelFlow:
         known = [x for x in parts if x is not None]
         if attribute(node, "axis", 0) != 1 or len(known) < len(parts):
             raise refusal(node, "it does not join channels along axis 1")
-        return [np.concatenate(known)]
+        return np.concatenate(known)
 
-    def _reshaped(self, node: Any) -> Units:
+    def _reshaped(self, node: onnx.NodeProto) -> Units:
         units = self.of(node.input[0])
         if units is None:
             return None
@@ -156,12 +167,12 @@ class ChannelFlow:
             raise refusal(node, f"it reshapes {len(units)} channels to {shape.tolist()}")
         return np.repeat(units, shape[1] // len(units))
 
-    def _axes(self, node: Any) -> Units:
+    def _axes(self, node: onnx.NodeProto) -> Units:
         units = self.of(node.input[0])
         if units is None:
             return None
-        axes = attribute(node, "axes", None)
-        axes = self.constant(node, 1).tolist() if axes is None else list(axes)
+        axes = list_attribute(node, "axes")
+        axes = self.constant(node, 1).tolist() if axes is None else axes
         if node.op_type == "Unsqueeze":
             # Features [N, F] → [N, 1, F] go into the head; nothing behind is cut.
             return units if all(axis == -1 or axis >= 2 for axis in axes) else None
@@ -169,7 +180,7 @@ class ChannelFlow:
             raise refusal(node, f"it works along axes {axes}")
         return units
 
-    def _pad(self, node: Any) -> Units:
+    def _pad(self, node: onnx.NodeProto) -> Units:
         units = self.of(node.input[0])
         if units is None:
             return None
@@ -181,7 +192,7 @@ class ChannelFlow:
             raise refusal(node, "it adds channels")
         return units
 
-    def _opaque(self, node: Any) -> Units:
+    def _opaque(self, node: onnx.NodeProto) -> Units:
         for name in node.input:
             units = self.of(name)
             if units is not None and (units >= 0).any():
@@ -189,7 +200,7 @@ class ChannelFlow:
         return None
 
 
-def channel_slice(flow: ChannelFlow, node: Any) -> tuple[int, int] | None:
+def channel_slice(flow: ChannelFlow, node: onnx.NodeProto) -> tuple[int, int] | None:
     """Start and end of a Slice along axis 1, None if it leaves that axis alone."""
     units = flow.of(node.input[0])
     if units is None:
@@ -206,22 +217,14 @@ def channel_slice(flow: ChannelFlow, node: Any) -> tuple[int, int] | None:
     return slice(start, end).indices(len(units))[:2]
 
 
-def _never_cut(value: Any) -> Units:
+def _never_cut(value: onnx.ValueInfoProto) -> Units:
     """A graph input's channels `[C]`, none of which is in a unit; None where C is not known."""
     dims = value.type.tensor_type.shape.dim
     known = len(dims) == 4 and dims[1].dim_value > 0
     return np.full(dims[1].dim_value, -1) if known else None
 
 
-def attribute(node: Any, name: str, default: Any) -> Any:
-    """An integer or list-of-integers attribute of an ONNX node."""
-    for item in node.attribute:
-        if item.name == name:
-            return list(item.ints) if item.ints else item.i
-    return default
-
-
-def refusal(node: Any, reason: str) -> UnsupportedGraphError:
+def refusal(node: onnx.NodeProto, reason: str) -> UnsupportedGraphError:
     """The error for a node that cannot be sliced."""
     name = node.name or (node.output[0] if node.output else "?")
     return UnsupportedGraphError(f"node {name!r} ({node.op_type}) cannot be sliced: {reason}")

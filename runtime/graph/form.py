@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prunion.runtime.base.names import HEADS, Heads, ImageType, Precision, takes_pixels
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.bundle.manifest import ImageInput
 from prunion.runtime.bundle.pack import Pack
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import InputError
+from prunion.runtime.graph.inputs import input_types
 from prunion.runtime.images import check_finite, check_pixels, check_shape
 
 __all__ = ["GraphForm", "form_of"]
@@ -27,8 +29,8 @@ class GraphForm:
         spec: size and normalisation of the images.
     """
 
-    heads: str
-    image: str
+    heads: Heads
+    image: ImageType
     spec: ImageInput
 
     @property
@@ -119,18 +121,15 @@ class GraphForm:
         return UnitTable(table.count, slots, table.layers)
 
 
-def form_of(bundle: Bundle, precision: str = "fp32") -> GraphForm:
+def form_of(bundle: Bundle, precision: Precision = "fp32") -> GraphForm:
     """The form of one of the bundle's graphs. Raises BundleError if there is no such graph."""
     graph, manifest = bundle.graph(precision), bundle.manifest
-    image = "float32"
-    if precision.endswith("uint8"):
+    image: ImageType = "float32"
+    if takes_pixels(precision):
         image = "uint8"
-    elif precision.startswith("fp16"):
-        # The manifest does not say; only these graphs are worth a look into the file.
-        from prunion.runtime.graph.inputs import input_types
-
-        image = input_types(graph).get("image", image)
-    return GraphForm(manifest.heads, image, manifest.input)
+    elif precision == "fp16" and input_types(graph).get("image") == "float16":
+        image = "float16"  # the manifest does not say
+    return GraphForm(HEADS[manifest.heads], image, manifest.input)
 
 
 def _heads(packs: Sequence[Pack]) -> dict[str, np.ndarray]:

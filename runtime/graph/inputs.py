@@ -1,13 +1,54 @@
-"""What an ONNX graph takes, and the graph with every default taken out of it."""
+"""What an exported ONNX graph takes, and how it is read: its inputs, tables, nodes' attributes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+from prunion.runtime.base.text import reason_of
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
-__all__ = ["input_shapes", "input_types", "inputs_without_defaults", "load_graph"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "PER_REQUEST",
+    "TABLES",
+    "TABLE_INPUTS",
+    "attribute",
+    "input_shapes",
+    "input_types",
+    "inputs_without_defaults",
+    "list_attribute",
+    "load_graph",
+]
+
+# What changes with every request; the other inputs are tables with a row per domain.
+PER_REQUEST = ("image", "domain")
+# The tables that every graph has.
+TABLES = ("bank", "head_weight", "head_bias")
+# What an exported graph may hold as tables with a row per domain; the rest belongs to the trunk.
+TABLE_INPUTS = (*TABLES, "head_columns", "pixels")
+
+
+def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
+    """The model and the package onnx. Raises BundleError, MissingDependencyError."""
+    try:
+        import onnx
+        import onnx.numpy_helper
+    except ImportError:
+        raise MissingDependencyError(
+            "this needs the package onnx: pip install 'prunion[ort]'"
+        ) from None
+    try:
+        if isinstance(graph, bytes):
+            return onnx.load_from_string(graph), onnx
+        return onnx.load(str(graph)), onnx
+    except Exception as exc:  # protobuf raises its own, unrelated types
+        raise BundleError(
+            f"the graph is no readable ONNX file ({reason_of(exc)}): export the bundle again"
+        ) from None
 
 
 def input_types(graph: Path | str | bytes) -> dict[str, str]:
@@ -37,24 +78,14 @@ def inputs_without_defaults(graph: Path | str | bytes) -> bytes:
     if len(kept) < len(model.graph.initializer):
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
-    return bytes(model.SerializeToString())
+    return model.SerializeToString()
 
 
-def load_graph(graph: Path | str | bytes) -> tuple[Any, Any]:
-    """The model and the package onnx. Raises BundleError, MissingDependencyError."""
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ImportError:
-        raise MissingDependencyError(
-            "this needs the package onnx: pip install 'prunion[ort]'"
-        ) from None
-    try:
-        if isinstance(graph, bytes):
-            return onnx.load_from_string(graph), onnx
-        return onnx.load(str(graph)), onnx
-    except Exception as exc:  # protobuf raises its own, unrelated types
-        reason = " ".join(str(exc).split())
-        raise BundleError(
-            f"the graph is no readable ONNX file ({reason}): export the bundle again"
-        ) from None
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An attribute of a node that is a whole number."""
+    return next((item.i for item in node.attribute if item.name == name), default)
+
+
+def list_attribute(node: onnx.NodeProto, name: str) -> list[int] | None:
+    """An attribute of a node that is a list of whole numbers; None where it has none."""
+    return next((list(item.ints) for item in node.attribute if item.name == name), None)

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from prunion.runtime.graph.inputs import attribute
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["normalise_affines"]
 
@@ -19,7 +24,7 @@ __all__ = ["normalise_affines"]
 FOLDS = frozenset("Conv ConvTranspose Gemm MatMul DequantizeLinear".split())
 
 
-def normalise_affines(model: Any) -> int:
+def normalise_affines(model: onnx.ModelProto) -> int:
     """Rewrite, in place, what a pinned graph's bank scales and shifts; returns how often.
 
     Only float32 pairs of bank parts `[1, C, 1, 1]` over activations `[N, C, H, W]`. The result is
@@ -33,7 +38,7 @@ def normalise_affines(model: Any) -> int:
     makers = {out: node for node in graph.node for out in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
     uses.update(value.name for value in graph.output)
-    replaced: dict[str, Any] = {}
+    replaced: dict[str, onnx.NodeProto] = {}
     gone: set[str] = set()
     for add in graph.node:
         pair = _pair(add, makers, uses, parts)
@@ -59,7 +64,10 @@ def normalise_affines(model: Any) -> int:
 
 
 def _pair(
-    add: Any, makers: Mapping[str, Any], uses: Counter[str], parts: Mapping[str, np.ndarray]
+    add: onnx.NodeProto,
+    makers: Mapping[str, onnx.NodeProto],
+    uses: Counter[str],
+    parts: Mapping[str, np.ndarray],
 ) -> tuple[str, np.ndarray, np.ndarray] | None:
     """(x, scale, shift) if `add` ends `x · scale + shift` with bank parts, else None."""
     if add.op_type != "Add":
@@ -77,7 +85,7 @@ def _pair(
     return x, scale, shift
 
 
-def _sides(node: Any, parts: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray | None]:
+def _sides(node: onnx.NodeProto, parts: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray | None]:
     """The activation and the bank part `[C]` of a binary operation; None if it is not that."""
     first, second = node.input
     if (first in parts) == (second in parts):
@@ -87,7 +95,7 @@ def _sides(node: Any, parts: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray 
     return x, part.reshape(-1) if fits else None
 
 
-def _bank_parts(graph: Any) -> dict[str, np.ndarray]:
+def _bank_parts(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     """Values of everything computed from the bank's row and constants alone."""
     from onnx import numpy_helper
 
@@ -115,23 +123,19 @@ def _bank_parts(graph: Any) -> dict[str, np.ndarray]:
     return parts
 
 
-def _attribute(node: Any, name: str, default: int) -> int:
-    return next((item.i for item in node.attribute if item.name == name), default)
+def _gather(node: onnx.NodeProto, table: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
+    return [np.take(table, index, attribute(node, "axis", 0))]
 
 
-def _gather(node: Any, table: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
-    return [np.take(table, index, _attribute(node, "axis", 0))]
+def _split(node: onnx.NodeProto, x: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    return np.split(x, np.cumsum(sizes)[:-1], attribute(node, "axis", 0))
 
 
-def _split(node: Any, x: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-    return np.split(x, np.cumsum(sizes)[:-1], _attribute(node, "axis", 0))
-
-
-def _unsqueeze(_: Any, x: np.ndarray, axes: np.ndarray) -> list[np.ndarray]:
+def _unsqueeze(_: onnx.NodeProto, x: np.ndarray, axes: np.ndarray) -> list[np.ndarray]:
     return [np.expand_dims(x, tuple(axes.tolist()))]
 
 
-def _reshape(_: Any, x: np.ndarray, shape: np.ndarray) -> list[np.ndarray]:
+def _reshape(_: onnx.NodeProto, x: np.ndarray, shape: np.ndarray) -> list[np.ndarray]:
     known = [x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())]
     return [x.reshape(known)]
 

@@ -1,9 +1,15 @@
-"""Edits of a bundle's graph: pinned to one domain, and sliced to it."""
+"""A bundle's graph pinned to one domain: `domain` becomes a constant, and what it picks folds away.
+
+Nothing folds that a caller might override, so every input with a default leaves the graph's inputs.
+The rows gathered for the one domain broadcast over the batch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,71 +17,14 @@ from prunion.runtime.bundle.pack import Pack
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BundleError
 from prunion.runtime.graph.form import GraphForm
-from prunion.runtime.graph.inputs import load_graph
+from prunion.runtime.graph.inputs import TABLES, load_graph
 from prunion.runtime.graph.norms import normalise_affines
 from prunion.runtime.graph.slice import slice_channels
 
-__all__ = ["TABLES", "gather_heads", "pin_domain", "pin_form", "pin_pack"]
+if TYPE_CHECKING:
+    import onnx
 
-
-TABLES = ("bank", "head_weight", "head_bias")
-
-
-def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
-    """The same graph for one domain: takes `image` only, and a session folds the rest away.
-
-    `domain` becomes a constant `[1]`, whose gathered rows broadcast over the batch; the tables
-    leave the graph's inputs, because nothing folds that a caller might override.
-    """
-    model, onnx = load_graph(graph)
-    constants = {"domain", *TABLES}
-    kept = [value for value in model.graph.input if value.name not in constants]
-    if len(kept) == len(model.graph.input):
-        raise BundleError("the graph has no input `domain`: export the bundle again")
-    _replace_inputs(model, kept)
-    pinned = onnx.numpy_helper.from_array(np.array([index], dtype=np.int64), "domain")
-    model.graph.initializer.append(pinned)
-    normalise_affines(model)
-    return model.SerializeToString()
-
-
-def pin_pack(
-    graph: Path | str | bytes,
-    pack: Pack,
-    table: UnitTable | None = None,
-    alive: np.ndarray | None = None,
-) -> bytes:
-    """The graph for one pack, wherever it came from: takes `image`, gives its own C logits.
-
-    With `table` and `alive` `[U]` bool it is cut down to those units. Raises BundleError,
-    UnsupportedGraphError if a node cannot be sliced.
-    """
-    model, onnx = load_graph(graph)
-    # Nothing folds that a caller might override: every input with a default leaves.
-    constants = {"domain", *(x.name for x in model.graph.initializer)}
-    kept = [value for value in model.graph.input if value.name not in constants]
-    old = {x.name: x for x in model.graph.initializer if x.name in TABLES}
-    if len(kept) == len(model.graph.input) or len(old) < len(TABLES):
-        raise BundleError("the graph has no input `domain` or no tables: export the bundle again")
-    _replace_inputs(model, kept)
-    for name, initializer in old.items():
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)
-        row = getattr(pack, name)[None].astype(dtype)
-        initializer.CopyFrom(onnx.numpy_helper.from_array(row, name))
-    zero = onnx.numpy_helper.from_array(np.zeros(1, dtype=np.int64), "domain")
-    model.graph.initializer.append(zero)
-    if table is not None and alive is not None:
-        slice_channels(model, table, alive)
-    normalise_affines(model)
-    return model.SerializeToString()
-
-
-def _replace_inputs(model: Any, kept: list[Any]) -> None:
-    copies = [type(value).FromString(value.SerializeToString()) for value in kept]
-    del model.graph.input[:]
-    model.graph.input.extend(copies)
-    # Shapes noted between nodes name N for the gathered rows, which are now one row.
-    del model.graph.value_info[:]
+__all__ = ["gather_heads", "pin_domain", "pin_form", "pin_pack"]
 
 
 def pin_form(
@@ -85,7 +34,7 @@ def pin_form(
     table: UnitTable | None = None,
     alive: np.ndarray | None = None,
 ) -> bytes:
-    """`graph` for one pack: takes `image` as `form` says, gives the pack's own C logits.
+    """A graph of any form for one pack: takes `image` as `form` says, gives the pack's C logits.
 
     With `table` (as `form.unit_table` gives it) and `alive` `[U]` bool it is cut down to those
     units. Raises BundleError, UnsupportedGraphError if a node cannot be sliced.
@@ -103,13 +52,66 @@ def pin_form(
     return pin_pack(model.SerializeToString(), pack, table, alive)
 
 
-def gather_heads(graph: Any, onnx: Any) -> None:
+def pin_pack(
+    graph: Path | str | bytes,
+    pack: Pack,
+    table: UnitTable | None = None,
+    alive: np.ndarray | None = None,
+) -> bytes:
+    """A graph with gathered heads for one pack, wherever it came from: takes `image`, gives the
+    pack's own C logits.
+
+    With `table` and `alive` `[U]` bool it is cut down to those units. Raises BundleError,
+    UnsupportedGraphError if a node cannot be sliced.
+    """
+    model, onnx = load_graph(graph)
+    _fix_domain(model, onnx, 0, {x.name for x in model.graph.initializer})
+    old = {x.name: x for x in model.graph.initializer if x.name in TABLES}
+    if len(old) < len(TABLES):
+        raise BundleError("the graph has no tables: export the bundle again")
+    for name, initializer in old.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)
+        row = getattr(pack, name)[None].astype(dtype)
+        initializer.CopyFrom(onnx.numpy_helper.from_array(row, name))
+    # Cut before the norms are rewritten: the channel analysis reads `Mul` and `Add`.
+    if table is not None and alive is not None:
+        slice_channels(model, table, alive)
+    normalise_affines(model)
+    return model.SerializeToString()
+
+
+def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
+    """The same graph for the domain in row `index` of its own tables: takes `image` only."""
+    model, onnx = load_graph(graph)
+    _fix_domain(model, onnx, index, TABLES)
+    normalise_affines(model)
+    return model.SerializeToString()
+
+
+def _fix_domain(
+    model: onnx.ModelProto, onnx: ModuleType, index: int, defaults: Iterable[str]
+) -> None:
+    """Make `domain` the constant `[index]`, and `defaults` what nobody can override."""
+    constants = {"domain", *defaults}
+    kept = [value for value in model.graph.input if value.name not in constants]
+    if len(kept) == len(model.graph.input):
+        raise BundleError("the graph has no input `domain`: export the bundle again")
+    copies = [type(value).FromString(value.SerializeToString()) for value in kept]
+    del model.graph.input[:]
+    model.graph.input.extend(copies)
+    # Shapes noted between nodes name N for the gathered rows, which are now one row.
+    del model.graph.value_info[:]
+    row = onnx.numpy_helper.from_array(np.array([index], dtype=np.int64), "domain")
+    model.graph.initializer.append(row)
+
+
+def gather_heads(graph: onnx.GraphProto, onnx: ModuleType) -> None:
     """Turn concatenated heads back into gathered ones, in place.
 
     A pinned graph has one row of tables for a whole batch. That broadcasts through a gathered
     head; `GatherElements` would answer for the first image only.
     """
-    pick = _reader(graph, "GatherElements")
+    pick = _first(graph, "GatherElements")
     product = next((n for n in graph.node if pick.input[0] in n.output), None)
     columns = next((n for n in graph.node if pick.input[1] in n.output), None)
     if product is None or columns is None or "head_weight" not in product.input:
@@ -132,12 +134,13 @@ def gather_heads(graph: Any, onnx: Any) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.append(middle)
-    for values in (graph.initializer, graph.input):
-        for value in [x for x in values if x.name == "head_columns"]:
-            values.remove(value)
+    for tensor in [x for x in graph.initializer if x.name == "head_columns"]:
+        graph.initializer.remove(tensor)
+    for value in [x for x in graph.input if x.name == "head_columns"]:
+        graph.input.remove(value)
 
 
-def _reader(graph: Any, kind: str) -> Any:
+def _first(graph: onnx.GraphProto, kind: str) -> onnx.NodeProto:
     for node in graph.node:
         if node.op_type == kind:
             return node

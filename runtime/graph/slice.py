@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.runtime.graph.channels import ChannelFlow, attribute, channel_slice, refusal
+from prunion.runtime.graph.channels import ChannelFlow, channel_slice, refusal
+from prunion.runtime.graph.inputs import attribute
 
 __all__ = ["slice_channels"]
 

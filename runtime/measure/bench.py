@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prunion.runtime.backends.choose import SessionOptions, run
-from prunion.runtime.backends.onnxruntime import settled
+from prunion.runtime.backends.choose import check_backend
+from prunion.runtime.backends.onnxruntime import SessionOptions, settled
+from prunion.runtime.backends.session import Session, run
 from prunion.runtime.base.machine import machine_facts, on_cpu, peak_rss_bytes
+from prunion.runtime.base.names import Backend, Precision
 from prunion.runtime.base.timing import Timing, time_interleaved
 from prunion.runtime.bundle.folder import Bundle, open_bundle
 from prunion.runtime.errors import InputError
@@ -65,10 +67,10 @@ def bench(
     seconds: float = 2.0,
     threads: int | None = None,
     domains: str = "mixed",
-    backend: str = "cpu",
-    precision: str = "fp32",
+    backend: Backend = "cpu",
+    precision: Precision = "fp32",
 ) -> BenchReport:
-    """Time the mixed session and a pinned one for each batch size, all interleaved in one run.
+    """Time the mixed session and a pinned (single-domain) one at each batch size, interleaved.
 
     A specialised bundle has one session, `single`.
 
@@ -90,7 +92,7 @@ def bench(
         raise InputError("batch sizes must be in 1..4096")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     rows = _rows(bundle, domains)
-    options = SessionOptions(backend=backend, threads=threads)
+    options = SessionOptions(check_backend(backend), threads)
     before, free = peak_rss_bytes(), _free_gpu_bytes(settled(backend, ""))
     load_ms: dict[str, float] = {}
     pool = open_pool(bundle, options, precision)
@@ -146,7 +148,7 @@ def format_report(report: BenchReport) -> str:
     return "\n".join([*lines, f"files: {sizes}", f"machine: {machine}"])
 
 
-def _free_gpu_bytes(backend: str) -> int | None:
+def _free_gpu_bytes(backend: Backend) -> int | None:
     return None if backend in ("cpu", "openvino") else free_gpu_bytes()
 
 
@@ -157,7 +159,7 @@ def _rows(bundle: Bundle, domains: str) -> list[int]:
     return [bundle.domains.index(domains)]
 
 
-def _timed(name: str, load_ms: dict[str, float], make: Callable[[], Any]) -> Any:
+def _timed(name: str, load_ms: dict[str, float], make: Callable[[], Session]) -> Session:
     start = time.perf_counter()
     session = make()
     load_ms[name] = (time.perf_counter() - start) * 1e3
@@ -167,7 +169,7 @@ def _timed(name: str, load_ms: dict[str, float], make: Callable[[], Any]) -> Any
 def _cases(
     bundle: Bundle,
     form: GraphForm,
-    sessions: dict[str, Any],
+    sessions: Mapping[str, Session],
     batches: Sequence[int],
     rows: list[int],
 ) -> dict[tuple[str, int], Callable[[], object]]:
@@ -177,7 +179,7 @@ def _cases(
         for name, session in sessions.items():
             feeds: dict[str, np.ndarray] = {"image": image}
             if name == "mixed":
-                fed = bundle.domains if getattr(session, "needs_tables", False) else ()
+                fed = bundle.domains if session.needs_tables else ()
                 tables = form.tables([bundle.pack(x) for x in fed]) if fed else None
                 feeds = form.feeds(image, domain, tables)
             cases[name, batch] = functools.partial(run, session, feeds)

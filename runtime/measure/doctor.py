@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from prunion.runtime.backends.onnxruntime import SessionOptions, make_session
+from prunion.runtime.base.names import Backend
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Finding", "answers_here", "examine", "refusal"]
 
 TEGRA = Path("/etc/nv_tegra_release")
 OLD_PYTHON_ORT = "1.23"
+State = Literal["ok", "missing", "broken"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,11 @@ class Finding:
     """One thing that works or not.
 
     Attributes:
-        state: `ok`, `missing` or `broken`.
         fix: the command or step that mends it; empty where it works.
     """
 
     what: str
-    state: str
+    state: State
     detail: str
     fix: str = ""
 
@@ -99,7 +101,7 @@ def _onnxruntime(has_gpu: bool) -> Finding:
     return Finding("ONNX Runtime", "ok", detail, fix)
 
 
-def refusal(backend: str) -> str:
+def refusal(backend: Backend) -> str:
     """Why ONNX Runtime starts no session on a backend; an empty text if it does."""
     from onnx import TensorProto, helper
 

@@ -12,10 +12,11 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.runtime.backends.choose import SessionOptions, check_backend, make_session
-from prunion.runtime.backends.onnxruntime import settled
+from prunion.runtime.backends.choose import check_backend, make_session
+from prunion.runtime.backends.onnxruntime import SessionOptions, settled
 from prunion.runtime.backends.tensorrt_provider import PREFIXES
 from prunion.runtime.base.machine import machine_facts
+from prunion.runtime.base.names import TARGETS, Backend
 from prunion.runtime.base.timing import time_interleaved
 from prunion.runtime.bundle.folder import Bundle, open_bundle
 from prunion.runtime.bundle.profile import Fit, Grid, Profile, fit_total, monotone, write_profile
@@ -25,7 +26,6 @@ from prunion.runtime.graph.form import GraphForm, form_of
 from prunion.runtime.graph.inputs import load_graph
 from prunion.runtime.graph.pin import pin_form
 from prunion.runtime.measure.profile_layers import GraphLayer, find_layers, layer_graph
-from prunion.runtime.tensorrt.library import TARGETS
 
 __all__ = [
     "measure_profile",
@@ -91,7 +91,7 @@ def profile_warning(profile: Profile) -> str:
 def profile_bundle(
     bundle: Bundle,
     *,
-    backend: str = "cpu",
+    backend: Backend = "cpu",
     batch: int = 1,
     threads: int = 1,
     seconds: float = 0.024,
@@ -228,7 +228,7 @@ def _whole(
     return np.array([times[str(number)].min_ms for number in range(len(unions))])
 
 
-def _call(graph: bytes, shape: tuple[int, ...], options: SessionOptions) -> Callable[[], Any]:
+def _call(graph: bytes, shape: tuple[int, ...], options: SessionOptions) -> Callable[[], object]:
     session = make_session(graph, options, {"image"})
     image = np.random.default_rng(0).standard_normal(shape, np.float32)
     return lambda: session.run(["logits"], {"image": image})

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BundleError
+from prunion.runtime.graph.inputs import attribute
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["GraphLayer", "find_layers", "layer_graph"]
 
 OPSET, IR = 17, 8
+LayerKind = Literal["dense", "depthwise", "grouped", "linear"]
 LISTS = ("kernel_shape", "strides", "pads", "dilations")
 
 
@@ -21,14 +26,13 @@ class GraphLayer:
     """What the time of a convolution or linear layer depends on; equal ones share a table.
 
     Attributes:
-        kind: `dense`, `depthwise`, `grouped` or `linear`.
         shape: of the whole weight, `[out, in / groups, *kernel]`.
         cut: for the weight's axes 0 and 1, whether channels are ever removed along it.
         image: `(H, W)` of what it reads; empty for a linear layer.
         attributes: the node's strides, pads, dilations.
     """
 
-    kind: str
+    kind: LayerKind
     shape: tuple[int, ...]
     cut: tuple[bool, bool]
     groups: int
@@ -40,7 +44,7 @@ class GraphLayer:
         return out * self.groups // self.shape[0] if self.kind == "depthwise" else self.groups
 
 
-def find_layers(model: Any, table: UnitTable) -> dict[str, GraphLayer]:
+def find_layers(model: onnx.ModelProto, table: UnitTable) -> dict[str, GraphLayer]:
     """Every layer that `table` counts, by its weight's name.
 
     `model` is a pinned graph. Raises BundleError if one of the layers is not in it.
@@ -74,8 +78,8 @@ def layer_graph(layer: GraphLayer, out: int, inside: int, batch: int, copies: in
     from onnx import TensorProto, helper
 
     channels = inside * layer.groups_at(out)
-    nodes: list[Any] = []
-    tensors: list[Any] = []
+    nodes: list[onnx.NodeProto] = []
+    tensors: list[onnx.TensorProto] = []
     for copy in range(copies):
         made = _linear if layer.kind == "linear" else _convolution
         made(nodes, tensors, layer, (out, inside), str(copy))
@@ -99,18 +103,22 @@ def _is_cut(table: UnitTable, weight: str, axis: int) -> bool:
 
 
 def _layer(
-    node: Any, shape: tuple[int, ...], cut: tuple[bool, bool], image: tuple[int, ...]
+    node: onnx.NodeProto, shape: tuple[int, ...], cut: tuple[bool, bool], image: tuple[int, ...]
 ) -> GraphLayer:
     if node.op_type == "Gemm":
         return GraphLayer("linear", shape, cut, 1, (), ())
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    kind = "dense" if groups == 1 else "depthwise" if shape[1] == 1 else "grouped"
+    groups = attribute(node, "group", 1)
+    kind: LayerKind = "dense" if groups == 1 else "depthwise" if shape[1] == 1 else "grouped"
     lists = tuple((a.name, tuple(a.ints)) for a in node.attribute if a.name in LISTS and a.ints)
     return GraphLayer(kind, shape, cut, groups, image, tuple(sorted(lists)))
 
 
 def _convolution(
-    nodes: list[Any], tensors: list[Any], layer: GraphLayer, widths: tuple[int, int], copy: str
+    nodes: list[onnx.NodeProto],
+    tensors: list[onnx.TensorProto],
+    layer: GraphLayer,
+    widths: tuple[int, int],
+    copy: str,
 ) -> None:
     from onnx import helper
 
@@ -124,7 +132,11 @@ def _convolution(
 
 
 def _linear(
-    nodes: list[Any], tensors: list[Any], layer: GraphLayer, widths: tuple[int, int], copy: str
+    nodes: list[onnx.NodeProto],
+    tensors: list[onnx.TensorProto],
+    layer: GraphLayer,
+    widths: tuple[int, int],
+    copy: str,
 ) -> None:
     from onnx import helper
 
@@ -133,7 +145,7 @@ def _linear(
     nodes.append(helper.make_node("Gemm", names, [f"pooled{copy}"], transB=1))
 
 
-def _weights(tensors: list[Any], shape: tuple[int, ...], copy: str) -> None:
+def _weights(tensors: list[onnx.TensorProto], shape: tuple[int, ...], copy: str) -> None:
     from onnx import numpy_helper
 
     random = np.random.default_rng(int(copy))

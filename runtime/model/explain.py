@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunion.runtime.base.names import Backend
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.model.domains import Tables
 from prunion.runtime.model.plan import BATCHES, Plan
@@ -19,14 +20,14 @@ class Explanation:
     Attributes:
         backend: the backend asked for; `provider` is what answers ("" before the first session).
         plan: what was measured, None before the first mixed batch or `tune()`.
-        sessions: what each pinned session is, by domain.
+        sessions: what each pinned (single-domain) session is, by domain.
         pinned_bytes: sizes of the pinned graphs together, of `limit_bytes`.
         engine: whether a TensorRT engine keeps to the precision asked for; "" without one.
         full: why the GPU took no further pinned session; "" while it does.
     """
 
     model: str
-    backend: str
+    backend: Backend
     provider: str
     domains: tuple[str, ...]
     plan: Plan | None

@@ -1,4 +1,4 @@
-"""A loaded bundle that classifies images of any of its domains."""
+"""A loaded bundle, which classifies images of any of its domains, and what it answers with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prunion.runtime.backends.choose import SessionOptions, run
+from prunion.runtime.backends.choose import check_backend
+from prunion.runtime.backends.onnxruntime import SessionOptions
+from prunion.runtime.backends.session import run
 from prunion.runtime.base.machine import available_bytes
+from prunion.runtime.base.names import Backend, Precision
 from prunion.runtime.bundle.folder import Bundle, open_bundle
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
 from prunion.runtime.errors import InputError
@@ -24,7 +27,6 @@ from prunion.runtime.model.plan import Plan, find_plan
 from prunion.runtime.model.pool import SessionPool
 
 __all__ = ["Candidate", "Model", "Prediction", "load", "to_prediction"]
-
 
 SHARE_OF_MEMORY = 4  # pinned sessions may take a quarter of what is free, unless told otherwise
 
@@ -204,15 +206,15 @@ class Model:
     def _mixed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         session = self.sessions.mixed()
         self.sessions.form.check_values(array)
-        fed = not tables.stored or getattr(session, "needs_tables", False)
+        fed = session.needs_tables or not tables.stored
         return run(session, self.sessions.form.feeds(array, rows, tables.feeds if fed else None))
 
 
 def load(
     path: Path | str,
-    backend: str = "auto",
+    backend: Backend = "auto",
     *,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     threads: int | None = None,
     memory_limit: int | None = None,
     slicing: bool = True,
@@ -229,9 +231,9 @@ def load(
         precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
             `-uint8` take raw pixels; one with float16 images is given them by a cast.
         threads: threads inside one operator; None leaves it to the backend.
-        memory_limit: bytes that pinned sessions may hold together, beside the mixed one; 0 for
-            none of them, None for a quarter of the memory that is free now. Any number also makes
-            sessions lay out no memory ahead for each batch shape.
+        memory_limit: bytes that pinned (single-domain) sessions may hold together, beside the
+            mixed one; 0 for none of them, None for a quarter of the memory that is free now. Any
+            number also makes sessions lay out no memory ahead for each batch shape.
         slicing: whether pinned sessions may leave out channels that their domain does not use.
         tune: measure now whether to split mixed batches, not at the first of them.
         engine: an engine file of `prunion build`, for the two backends of TensorRT.
@@ -246,7 +248,7 @@ def load(
     limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
     if limit < 0:
         raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
-    options = SessionOptions(backend, threads, spare_memory=memory_limit is not None)
+    options = SessionOptions(check_backend(backend), threads, spare_memory=memory_limit is not None)
     pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
     packs = enumerate(bundle.pack(name) for name in bundle.domains)
     model = Model(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from prunion.runtime.backends.choose import SessionOptions, check_backend
+from prunion.runtime.backends.choose import check_backend
+from prunion.runtime.backends.onnxruntime import SessionOptions
+from prunion.runtime.backends.session import Session
 from prunion.runtime.backends.tensorrt_provider import PREFIXES, open_provider
+from prunion.runtime.base.names import TARGETS, Precision, arithmetic_of
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph.form import form_of
 from prunion.runtime.model.pool import TOLERANCE, SessionPool
-from prunion.runtime.tensorrt.library import TARGETS
 
 __all__ = ["open_pool"]
 
@@ -20,7 +22,7 @@ __all__ = ["open_pool"]
 def open_pool(
     bundle: Bundle,
     options: SessionOptions,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     *,
     limit: int = 1 << 30,
     slicing: bool = True,
@@ -33,11 +35,11 @@ def open_pool(
     """
     check_backend(options.backend)
     graph, form = bundle.graph(precision), form_of(bundle, precision)
-    open_mixed: Any = None
-    if options.backend in TARGETS:
+    open_mixed: Callable[[], Session] | None = None
+    if (target := TARGETS.get(options.backend)) is not None:
         from prunion.runtime.tensorrt.open import open_engine
 
-        open_mixed = partial(open_engine, bundle, options.backend, precision, engine)
+        open_mixed = partial(open_engine, bundle, target, precision, engine)
     elif options.backend in PREFIXES and engine is None:
         open_mixed = partial(open_provider, bundle, options, precision)
     elif engine is not None:
@@ -50,6 +52,6 @@ def open_pool(
         form,
         bundle.unit_table() if slicing and not form.single else None,
         limit,
-        TOLERANCE if precision.startswith("fp32") else 200 * TOLERANCE,
+        TOLERANCE if arithmetic_of(precision) == "fp32" else 200 * TOLERANCE,
         open_mixed,
     )

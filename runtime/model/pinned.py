@@ -1,14 +1,13 @@
-"""A session of one domain, and how near its answers are to the mixed session's."""
+"""Pinned (single-domain) sessions, and how near their answers are to the mixed session's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from prunion.runtime.backends.choose import run
+from prunion.runtime.backends.session import Session, run
 from prunion.runtime.bundle.pack import Pack
 from prunion.runtime.graph.form import GraphForm
 
@@ -24,7 +23,7 @@ class Pinned:
         note: why it is sliced, or why not.
     """
 
-    session: Any
+    session: Session
     bytes: int
     sliced: bool
     note: str
@@ -34,7 +33,7 @@ class Pinned:
         return run(self.session, {"image": image})
 
 
-def distance(made: Pinned, mixed: Any, form: GraphForm, pack: Pack) -> float:
+def distance(made: Pinned, mixed: Session, form: GraphForm, pack: Pack) -> float:
     """The largest difference of logits on one random batch, as a share of the largest logit.
 
     Raises InputError where a backend cannot run the batch.

@@ -1,44 +1,38 @@
-"""Which sessions answer a batch: measured once per model and machine, then remembered."""
+"""Which sessions answer a batch: measured once per model and machine, then remembered.
+
+A mixed batch can go to the mixed session, or be split by domain and go to pinned (single-domain)
+ones. Which is faster depends on the machine, so each kind is timed at a few batch sizes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from prunion.runtime.backends.choose import run
-from prunion.runtime.base.files import read_json, write_json
+from prunion.runtime.backends.session import run
+from prunion.runtime.base.checks import is_number
+from prunion.runtime.base.files import cache_folder, read_json, write_json
 from prunion.runtime.base.machine import machine_facts
+from prunion.runtime.base.names import Backend, SessionKind
 from prunion.runtime.base.timing import time_interleaved
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.bundle.pack import Pack
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.model.pool import SessionPool
 
-__all__ = [
-    "BATCHES",
-    "Plan",
-    "cache_folder",
-    "find_plan",
-    "load_plan",
-    "measure_plan",
-    "plan_key",
-    "save_plan",
-]
-
+__all__ = ["BATCHES", "Plan", "find_plan", "load_plan", "measure_plan", "plan_key", "save_plan"]
 
 FORMAT_VERSION = 1
 BATCHES = (1, 2, 8)
-KINDS = ("mixed", "pinned", "sliced")
+SECONDS = 0.1  # for each kind of session and batch size
 Times = Mapping[int, float]
 
 
@@ -78,86 +72,6 @@ class Plan:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
 
-def measure_plan(
-    cases: Mapping[str, Callable[[np.ndarray], object]],
-    images_of: Callable[[int], np.ndarray],
-    seconds: float,
-) -> Plan:
-    """Time `mixed`, `pinned` and `sliced` (where given) at each of BATCHES, interleaved.
-
-    `images_of(N)` gives the images that every case takes; `seconds` is spent for each case and
-    batch size.
-    """
-    images = {n: images_of(n) for n in BATCHES}
-    calls = {
-        f"{name}@{n}": (lambda call=call, image=image: call(image))
-        for name, call in cases.items()
-        for n, image in images.items()
-    }
-    timings = time_interleaved(calls, seconds=seconds, warmup=1, block_ms=seconds * 250)
-    # The least time is what the machine can do; the median also holds its other load.
-    found = {name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES} for name in cases}
-    return Plan(found["mixed"], found["pinned"], found.get("sliced", {}))
-
-
-def plan_key(graph_sha256: str, backend: str, threads: int | None) -> str:
-    """Hex name of the plan for this graph on this machine with these libraries."""
-    facts = {
-        k: v for k, v in machine_facts(threads).items() if k not in ("load_average", "prunion")
-    }
-    value = [FORMAT_VERSION, graph_sha256, backend, facts, platform.node()]
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for prunion: `PRUNION_CACHE`, or the system's place for caches."""
-    if given := os.environ.get("PRUNION_CACHE"):
-        return Path(given)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "prunion"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "prunion" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunion"
-
-
-def load_plan(key: str) -> Plan | None:
-    """A remembered plan, None if there is none or it is damaged."""
-    try:
-        value = read_json(_place(key))
-        if value.pop("format_version") != FORMAT_VERSION:
-            return None
-        times = {k: {int(n): float(t) for n, t in value[k].items()} for k in KINDS}
-    except (PrunionError, OSError, AttributeError, KeyError, TypeError, ValueError):
-        return None
-    for measured in times.values():
-        if set(measured) not in (set(), set(BATCHES)) or min(measured.values(), default=1) <= 0:
-            return None
-    return Plan(times["mixed"], times["pinned"], times["sliced"])
-
-
-def save_plan(key: str, plan: Plan) -> None:
-    """Remember a plan; a folder that cannot be written only costs measuring again."""
-    try:
-        write_json(_place(key), plan.to_json())
-    except OSError:
-        return
-
-
-def _place(key: str) -> Path:
-    return cache_folder() / "plans" / f"{key}.json"
-
-
-def _time(times: Times, count: int) -> float:
-    """Milliseconds for a batch of `count`, straight lines between what was measured."""
-    # Plain Python: every mixed batch asks, and numpy takes ten times as long for three numbers.
-    low, high = next((x for x in pairwise(BATCHES) if count <= x[1]), BATCHES[-2:])
-    slope = (times[high] - times[low]) / (high - low)
-    return times[low] + (max(slope, 0.0) if count > high else slope) * (count - low)
-
-
-SECONDS = 0.1  # for each kind of session and batch size
-
-
 def find_plan(bundle: Bundle, pool: SessionPool, pack: Pack, seconds: float = SECONDS) -> Plan:
     """The plan for this graph and machine, measured with the domain `pack` if none is known."""
     if pool.form.single:
@@ -186,9 +100,9 @@ def find_plan(bundle: Bundle, pool: SessionPool, pack: Pack, seconds: float = SE
 def _measure(pool: SessionPool, pack: Pack, seconds: float) -> Plan:
     mixed, plain = pool.mixed(), pool.make(pack, sliced=False)
     form = pool.form
-    tables = form.tables([pack]) if getattr(mixed, "needs_tables", False) else {}
+    tables = form.tables([pack]) if mixed.needs_tables else {}
     # The row does not matter to the time: row 0 stands for all.
-    cases = {
+    cases: dict[SessionKind, Callable[[np.ndarray], object]] = {
         "mixed": lambda x: run(mixed, form.feeds(x, np.zeros(len(x), np.int64), tables)),
         "pinned": plain.run,
     }
@@ -197,3 +111,71 @@ def _measure(pool: SessionPool, pack: Pack, seconds: float) -> Plan:
         if sliced.sliced:
             cases["sliced"] = sliced.run
     return measure_plan(cases, form.noise, seconds)
+
+
+def measure_plan(
+    cases: Mapping[SessionKind, Callable[[np.ndarray], object]],
+    images_of: Callable[[int], np.ndarray],
+    seconds: float,
+) -> Plan:
+    """Time `mixed`, `pinned` and `sliced` (where given) at each of BATCHES, interleaved.
+
+    `images_of(N)` gives the images that every case takes; `seconds` is spent for each case and
+    batch size.
+    """
+    images = {n: images_of(n) for n in BATCHES}
+    calls = {
+        f"{name}@{n}": (lambda call=call, image=image: call(image))
+        for name, call in cases.items()
+        for n, image in images.items()
+    }
+    timings = time_interleaved(calls, seconds=seconds, warmup=1, block_ms=seconds * 250)
+    # The least time is what the machine can do; the median also holds its other load.
+    found = {name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES} for name in cases}
+    return Plan(found["mixed"], found["pinned"], found.get("sliced", {}))
+
+
+def plan_key(graph_sha256: str, backend: Backend, threads: int | None) -> str:
+    """Hex name of the plan for this graph on this machine with these libraries."""
+    facts = {
+        k: v for k, v in machine_facts(threads).items() if k not in ("load_average", "prunion")
+    }
+    value = [FORMAT_VERSION, graph_sha256, backend, facts, platform.node()]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def load_plan(key: str) -> Plan | None:
+    """A remembered plan, None if there is none or it is damaged."""
+    try:
+        value = read_json(_place(key))
+        if value.pop("format_version") != FORMAT_VERSION:
+            return None
+        kinds = {k: {int(n): t for n, t in value[k].items()} for k in get_args(SessionKind)}
+    except (PrunionError, OSError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+    for times in kinds.values():
+        if set(times) not in (set(), set(BATCHES)):
+            return None
+        if not all(is_number(ms) and ms > 0 for ms in times.values()):
+            return None
+    return Plan(kinds["mixed"], kinds["pinned"], kinds["sliced"])
+
+
+def save_plan(key: str, plan: Plan) -> None:
+    """Remember a plan; a folder that cannot be written only costs measuring again."""
+    try:
+        write_json(_place(key), plan.to_json())
+    except OSError:
+        return
+
+
+def _place(key: str) -> Path:
+    return cache_folder() / "plans" / f"{key}.json"
+
+
+def _time(times: Times, count: int) -> float:
+    """Milliseconds for a batch of `count`, straight lines between what was measured."""
+    # Plain Python: every mixed batch asks, and numpy takes ten times as long for three numbers.
+    low, high = next((x for x in pairwise(BATCHES) if count <= x[1]), BATCHES[-2:])
+    slope = (times[high] - times[low]) / (high - low)
+    return times[low] + (max(slope, 0.0) if count > high else slope) * (count - low)

@@ -1,4 +1,7 @@
-"""The sessions of one graph: mixed and pinned, made on first use, least recently used leave."""
+"""The sessions of one graph: the mixed one, and pinned (single-domain) ones on first use.
+
+Under a limit of memory the least recently used pinned session leaves.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
 
-from prunion.runtime.backends.choose import SessionOptions, make_mixed, make_session
-from prunion.runtime.backends.onnxruntime import settled
+from prunion.runtime.backends.choose import make_mixed, make_session
+from prunion.runtime.backends.onnxruntime import SessionOptions, settled
+from prunion.runtime.backends.session import Session
 from prunion.runtime.base.machine import default_round_to
+from prunion.runtime.base.names import Backend
 from prunion.runtime.bundle.pack import Pack
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
@@ -51,7 +55,7 @@ class SessionPool:
         table: UnitTable | None = None,
         limit: int = 1 << 30,
         tolerance: float = TOLERANCE,
-        open_mixed: Callable[[], Any] | None = None,
+        open_mixed: Callable[[], Session] | None = None,
     ) -> None:
         self.graph = graph
         self.options = options
@@ -68,12 +72,12 @@ class SessionPool:
         self._ready: dict[int, Pinned] = {}
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
-        self._mixed: Any = None
+        self._mixed: Session | None = None
         self._open_mixed = open_mixed or partial(make_mixed, graph, options, form.needs)
         self.full = ""
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
-    def mixed(self) -> Any:
+    def mixed(self) -> Session:
         """The session that takes `image` and `domain`, and the tables if they are fed."""
         if self._mixed is None:
             with self._mixed_lock:
@@ -93,7 +97,7 @@ class SessionPool:
         """The options with `auto` replaced by what the first session runs on, once there is one."""
         return replace(self.options, backend=settled(self.options.backend, self.provider()))
 
-    def backend(self) -> str:
+    def backend(self) -> Backend:
         """What answers; where `auto` leaves a choice, the mixed session is made to decide it."""
         if self.chosen().backend == "auto":
             self.mixed()
@@ -101,8 +105,7 @@ class SessionPool:
 
     def note(self) -> str:
         """What the mixed session has to say of itself, if it is there: an engine's precision."""
-        note = getattr(self._mixed, "note", None)
-        return "" if note is None else str(note())
+        return "" if self._mixed is None else self._mixed.note()
 
     def resident(self) -> dict[int, Pinned]:
         """The pinned sessions that are ready, by serial, least recently used first."""

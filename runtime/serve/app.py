@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from prunion.runtime.base.names import Precision
 from prunion.runtime.errors import DomainError, InputError, PrunionError
 from prunion.runtime.model.model import Model, load
 from prunion.runtime.serve.oip import infer_request, infer_response, model_metadata, server_metadata
@@ -31,7 +32,7 @@ def serve(
     bundle: Path | str,
     host: str = "127.0.0.1",
     port: int = 8000,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     packs: Sequence[Path | str] = (),
 ) -> None:
     """Serve a bundle, and the domains of `packs`, until interrupted.
@@ -138,7 +139,9 @@ class _Handlers:
             raise HTTPException(501, f"this server lacks python-multipart: {fix}")
         # The body was read under our limit; starlette then parses the copy.
         async with Request(request.scope, replay).form(max_files=MAX_FILES) as form:
-            files = [await x.read() for x in form.values() if not isinstance(x, str)]
+            # Several files may share a field's name, as a browser sends them.
+            values = [value for _, value in form.multi_items()]
+            files = [await x.read() for x in values if not isinstance(x, str)]
         if not files:
             raise InputError("the form holds no files: send at least one image")
         return files

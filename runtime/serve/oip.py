@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import InputError
 from prunion.runtime.model.model import Model
 
@@ -75,7 +76,9 @@ def _image(tensor: dict[str, Any], raw: bool) -> np.ndarray:
         kind = "UINT8 of shape [N, H, W, 3]" if raw else "FP32 of shape [N, 3, H, W]"
         raise InputError(f"`image` must be {kind}")
     if not 1 <= shape[0] <= MAX_ROWS:
-        raise InputError(f"the batch has {shape[0]} images: send 1 to {MAX_ROWS} in a request")
+        raise InputError(
+            f"the batch has {shown(shape[0])} images: send 1 to {MAX_ROWS} in a request"
+        )
     if not isinstance(data, list):
         raise InputError("`image` has no list `data`")
     try:

@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from prunion.runtime.base.files import replace_file
+from prunion.runtime.base.names import HEADS, Heads, Precision, Target
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.errors import (
     BackendError,
@@ -19,6 +21,7 @@ from prunion.runtime.errors import (
     UnsupportedGraphError,
 )
 from prunion.runtime.tensorrt.cuda import gpu_sm
+from prunion.runtime.tensorrt.files import write_engine
 from prunion.runtime.tensorrt.graph import engine_graph
 from prunion.runtime.tensorrt.key import (
     BuildOptions,
@@ -29,7 +32,6 @@ from prunion.runtime.tensorrt.key import (
 )
 from prunion.runtime.tensorrt.layers import network_precisions
 from prunion.runtime.tensorrt.library import (
-    TARGETS,
     library,
     make_builder,
     make_logger,
@@ -40,7 +42,7 @@ from prunion.runtime.tensorrt.library import (
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["TARGETS", "EngineResult", "build_engine", "build_plan", "check_parses", "target_sms"]
+__all__ = ["EngineResult", "build_engine", "check_parses", "engine_bytes", "target_sms"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class EngineResult:
 def build_engine(
     bundle: Bundle,
     *,
-    target: str = "tensorrt-rtx",
+    target: Target = "tensorrt-rtx",
     sms: Sequence[int] = (),
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     options: BuildOptions | None = None,
     output: Path | str | None = None,
     force: bool = False,
@@ -73,8 +75,6 @@ def build_engine(
     Raises MissingDependencyError, BackendError without a GPU to build on or for, InputError,
     BundleError, UnsupportedGraphError.
     """
-    from prunion.runtime.tensorrt.files import write_engine
-
     trt, options = library(target), options or BuildOptions()
     bundle.graph(precision)  # refused before a GPU is looked for
     sms = target_sms(target, sms)
@@ -85,12 +85,12 @@ def build_engine(
     if path.resolve().is_relative_to(bundle.path.resolve()):
         raise InputError(f"{path} is inside the bundle, whose files are fixed: choose another -o")
     start = time.perf_counter()
-    plan, convolutions = build_plan(trt, bundle, key, options)
-    key_path = write_engine(path, key, plan)
+    engine, convolutions = engine_bytes(trt, bundle, key, options)
+    key_path = write_engine(path, key, engine)
     return EngineResult(path, key_path, key, time.perf_counter() - start, convolutions)
 
 
-def check_parses(onnx_path: Path | str, target: str = "tensorrt-rtx") -> None:
+def check_parses(onnx_path: Path | str, target: Target = "tensorrt-rtx") -> None:
     """Raise UnsupportedGraphError unless TensorRT's parser accepts the graph as it is."""
     trt = library(target)
     # An error object's text lives as long as its logger and builder: keep both until the end.
@@ -99,7 +99,7 @@ def check_parses(onnx_path: Path | str, target: str = "tensorrt-rtx") -> None:
     parse(trt, builder, logger, Path(onnx_path).read_bytes(), str(onnx_path))
 
 
-def target_sms(target: str, sms: Sequence[int] = ()) -> tuple[int, ...]:
+def target_sms(target: Target, sms: Sequence[int] = ()) -> tuple[int, ...]:
     """What to build for: `sms`, else this machine's GPU.
 
     Raises BackendError if neither is there, InputError where `target` builds for no other GPU.
@@ -118,10 +118,11 @@ def target_sms(target: str, sms: Sequence[int] = ()) -> tuple[int, ...]:
     return (own,)
 
 
-def build_plan(
-    trt: Any, bundle: Bundle, key: EngineKey, options: BuildOptions
+def engine_bytes(
+    trt: ModuleType, bundle: Bundle, key: EngineKey, options: BuildOptions
 ) -> tuple[bytes, dict[str, int]]:
-    """The engine's bytes, and how many convolutions the graph has in each precision."""
+    """The engine as it is kept in a file (TensorRT calls that its plan), and how many convolutions
+    the graph has in each precision."""
     logger = make_logger(trt)
     builder = make_builder(trt, logger)
     graph = engine_graph(bundle.graph(key.precision), key)
@@ -132,7 +133,8 @@ def build_plan(
     _set_targets(trt, config, key)
     _set_options(trt, config, options)
     cache = _read_cache(config, options)
-    config.add_optimization_profile(_profile(builder, network, key, bundle.manifest.heads))
+    profile = _shape_profile(builder, network, key, HEADS[bundle.manifest.heads])
+    config.add_optimization_profile(profile)
     if options.dla is not None:
         _check_dla(trt, config, network)
     engine = builder.build_serialized_network(network, config)
@@ -145,7 +147,7 @@ def build_plan(
     return bytes(engine), convolutions
 
 
-def _set_targets(trt: Any, config: Any, key: EngineKey) -> None:
+def _set_targets(trt: ModuleType, config: Any, key: EngineKey) -> None:
     if not hasattr(config, "num_compute_capabilities"):  # tensorrt builds for its own GPU
         return
     known = [x for x in vars(trt.ComputeCapability) if x.startswith("SM")]
@@ -157,7 +159,7 @@ def _set_targets(trt: Any, config: Any, key: EngineKey) -> None:
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index)
 
 
-def _set_options(trt: Any, config: tensorrt.IBuilderConfig, options: BuildOptions) -> None:
+def _set_options(trt: ModuleType, config: tensorrt.IBuilderConfig, options: BuildOptions) -> None:
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.dla is None:
@@ -169,7 +171,7 @@ def _set_options(trt: Any, config: tensorrt.IBuilderConfig, options: BuildOption
 
 
 def _check_dla(
-    trt: Any, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition
+    trt: ModuleType, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition
 ) -> None:
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     trunk = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
@@ -179,7 +181,9 @@ def _check_dla(
         )
 
 
-def _read_cache(config: tensorrt.IBuilderConfig, options: BuildOptions) -> Any:
+def _read_cache(
+    config: tensorrt.IBuilderConfig, options: BuildOptions
+) -> tensorrt.ITimingCache | None:
     if options.timing_cache is None:
         return None
     known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
@@ -189,17 +193,17 @@ def _read_cache(config: tensorrt.IBuilderConfig, options: BuildOptions) -> Any:
     return cache
 
 
-def _write_cache(cache: Any, options: BuildOptions) -> None:
+def _write_cache(cache: tensorrt.ITimingCache | None, options: BuildOptions) -> None:
     if cache is not None and options.timing_cache is not None:
         with replace_file(options.timing_cache) as temporary:
             temporary.write_bytes(bytes(cache.serialize()))
 
 
-def _profile(
+def _shape_profile(
     builder: tensorrt.Builder,
     network: tensorrt.INetworkDefinition,
     key: EngineKey,
-    heads: str = "gathered",
+    heads: Heads,
 ) -> tensorrt.IOptimizationProfile:
     symbolic = input_ranges(key, heads)
     profile: Any = builder.create_optimization_profile()

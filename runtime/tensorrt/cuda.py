@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 from weakref import finalize
 
@@ -15,7 +16,7 @@ from prunion.runtime.errors import BackendError, MissingDependencyError
 __all__ = ["Buffer", "Stream", "call", "cudart", "device_sm", "free_gpu_bytes", "gpu_sm"]
 
 
-def cudart() -> Any:
+def cudart() -> ModuleType:
     """cuda-python's module of the CUDA runtime. Raises MissingDependencyError."""
     for name in ("cuda.bindings.runtime", "cuda.cudart"):  # the second until 12.6
         try:
@@ -57,7 +58,7 @@ def free_gpu_bytes() -> int | None:
         return None
 
 
-def call(function: Any, *arguments: Any) -> Any:
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """A function of the CUDA runtime; its result without the status.
 
     Raises BackendError for any status but success.
@@ -121,7 +122,9 @@ class Stream:
 
 
 class Buffer:
-    """Memory on the GPU with its twin in pinned host memory, both of `bytes`.
+    """Memory on the GPU with its twin in page-locked host memory, both of `bytes`.
+
+    Page-locked memory stays where it is, so the GPU copies it without a detour.
 
     Given back by `free`, or when nothing holds the buffer any more.
     """
@@ -135,7 +138,7 @@ class Buffer:
         self._free.append(finalize(self, self.rt.cudaFreeHost, self._host))
 
     def host(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """The beginning of the pinned memory as an array."""
+        """The beginning of the page-locked memory as an array."""
         count = int(np.prod(shape)) * dtype.itemsize
         raw = (ctypes.c_byte * count).from_address(self._host)
         return np.frombuffer(memoryview(raw).cast("B"), dtype).reshape(shape)

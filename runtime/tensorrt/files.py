@@ -9,12 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.base.files import read_json, replace_file, sha256_file, write_json
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import EngineError
 from prunion.runtime.tensorrt.key import EngineKey
 
-__all__ = ["check_fits", "engine_name", "key_place", "read_engine", "staleness", "write_engine"]
+__all__ = [
+    "check_runs_on",
+    "engine_name",
+    "key_place",
+    "read_engine",
+    "read_fitting",
+    "staleness",
+    "write_engine",
+]
 
 FORMAT_VERSION = 1
+DAMAGED = "the engine file is truncated or altered"
+# What a given engine must share with the bundle; its sizes and options are its own.
+MUST_FIT = ("target", "library_version", "graph_sha256", "trunk_hash", "precision")
 
 
 def engine_name(key: EngineKey) -> str:
@@ -46,63 +58,77 @@ def staleness(path: Path, key: EngineKey) -> str:
         found = _read_key(path)
     except EngineError as exc:
         return str(exc)
-    for name, value in _plain(key).items():
-        if found.get(name) != value:
-            return f"{name} was {found.get(name)!r}, is {value!r}"
-    if sha256_file(path) != found.get("engine_sha256"):
-        return "the engine file is truncated or altered"
-    return ""
-
-
-def check_fits(path: Path, wanted: EngineKey, sm: int | None = None) -> EngineKey:
-    """The key of the engine at `path`, if it was built from what `wanted` says.
-
-    The sizes and options of `wanted` do not matter, nor do its GPUs: `sm` is the one to run on.
-    Raises EngineError.
-    """
-    _check_files(path)
-    found = _read_key(path)
-    for name in ("target", "library_version", "graph_sha256", "trunk_hash", "precision"):
-        if found.get(name) != getattr(wanted, name):
-            raise EngineError(
-                f"{path} cannot be used ({name} was {found.get(name)!r}, is "
-                f"{getattr(wanted, name)!r}): run `prunion build` again"
-            )
-    if sha256_file(path) != found.get("engine_sha256"):
-        raise EngineError(
-            f"{path} cannot be used (the engine file is truncated or altered): run `prunion build` "
-            "again"
-        )
-    key = _to_key(path, found)
-    if sm is not None and sm not in key.sms:
-        built = ", ".join(map(str, key.sms)) or "no GPU in particular"
-        raise EngineError(
-            f"{path} was built for sm {built}, this GPU is sm {sm}: run `prunion build` here"
-        )
-    return key
+    if reason := _difference(found, key, _names()):
+        return reason
+    return "" if sha256_file(path) == found.get("engine_sha256") else DAMAGED
 
 
 def read_engine(path: Path | str, key: EngineKey) -> bytes:
     """The engine's bytes. Raises EngineError if it is corrupt or was built from something else."""
     path = Path(path)
-    _check_files(path)
-    reason = staleness(path, key)
+    found = _read_key(path)
+    return _read_bytes(path, found, _difference(found, key, _names()))
+
+
+def read_fitting(path: Path | str, wanted: EngineKey) -> tuple[bytes, EngineKey]:
+    """The bytes and the key of an engine, if it was built from what `wanted` says.
+
+    The sizes and options of `wanted` do not matter, nor do its GPUs: see `check_runs_on`. Raises
+    EngineError.
+    """
+    path = Path(path)
+    found = _read_key(path)
+    engine = _read_bytes(path, found, _difference(found, wanted, MUST_FIT))
+    return engine, _to_key(path, found)
+
+
+def check_runs_on(path: Path | str, key: EngineKey, sm: int) -> None:
+    """Raise EngineError unless the engine of `key` was built for the GPU generation `sm`."""
+    if sm not in key.sms:
+        built = ", ".join(map(str, key.sms)) or "no GPU in particular"
+        raise EngineError(
+            f"{path} was built for sm {built}, this GPU is sm {sm}: run `prunion build` here"
+        )
+
+
+def _read_bytes(path: Path, found: dict[str, Any], reason: str) -> bytes:
+    """The engine, read and hashed once, unless there is a `reason` against it already."""
+    engine = b"" if reason else path.read_bytes()
+    if not reason and hashlib.sha256(engine).hexdigest() != found.get("engine_sha256"):
+        reason = DAMAGED
     if reason:
         raise EngineError(f"{path} cannot be used ({reason}): run `prunion build` again")
-    return path.read_bytes()
+    return engine
 
 
-def _check_files(path: Path) -> None:
+def _difference(found: dict[str, Any], wanted: EngineKey, names: tuple[str, ...]) -> str:
+    """The first of `names` in which the key that was read is another; empty if there is none."""
+    # As JSON gives it back: tuples have become lists.
+    plain = json.loads(json.dumps(asdict(wanted)))
+    for name in names:
+        if found.get(name) != plain[name]:
+            return f"{name} was {shown(found.get(name))}, is {shown(plain[name])}"
+    return ""
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(field.name for field in fields(EngineKey))
+
+
+def _read_key(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise EngineError(f"{path} does not exist: run `prunion build` on this machine")
     if not key_place(path).is_file():
         raise EngineError(f"{key_place(path)} is missing: copy it beside the engine, or build anew")
+    value = read_json(key_place(path), EngineError)
+    if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
+        raise EngineError(f"{key_place(path)} is of another version: run `prunion build` again")
+    return value
 
 
 def _to_key(path: Path, found: dict[str, Any]) -> EngineKey:
-    names = {field.name for field in fields(EngineKey)}
     values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in names
+        k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in _names()
     }
     try:
         key = EngineKey(**values)
@@ -111,16 +137,3 @@ def _to_key(path: Path, found: dict[str, Any]) -> EngineKey:
     except TypeError:
         raise EngineError(f"{key_place(path)} is incomplete: run `prunion build` again") from None
     return key
-
-
-def _read_key(path: Path) -> dict[str, Any]:
-    value = read_json(key_place(path), EngineError)
-    if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
-        raise EngineError(f"{key_place(path)} is of another version")
-    return value
-
-
-def _plain(key: EngineKey) -> dict[str, Any]:
-    """The key as JSON gives it back."""
-    value: dict[str, Any] = json.loads(json.dumps(asdict(key)))
-    return value

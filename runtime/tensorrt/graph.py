@@ -1,16 +1,22 @@
-"""A graph for TensorRT-RTX on Turing (SM 7.5), which has no float32 matrix product there."""
+"""The graph that an engine is built from; on Turing (SM 7.5) without float32 matrix products.
+
+TensorRT-RTX has none there, so each is written as a product and a sum.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.runtime.graph.channels import attribute
-from prunion.runtime.graph.inputs import inputs_without_defaults, load_graph
+from prunion.runtime.graph.inputs import attribute, inputs_without_defaults, load_graph
 from prunion.runtime.tensorrt.key import EngineKey
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["engine_graph", "without_products"]
 
@@ -32,14 +38,7 @@ def without_products(graph: bytes) -> bytes:
     function. Heads are small beside the trunk, and a gathered one is read once either way.
     """
     model, onnx = load_graph(graph)
-    nodes: list[Any] = []
-    for node in model.graph.node:
-        if node.op_type == "MatMul":
-            nodes += _product(onnx, node.input[0], node.input[1], node.output[0])
-        elif node.op_type == "Gemm":
-            nodes += _gemm(onnx, node)
-        else:
-            nodes.append(node)
+    nodes = [made for node in model.graph.node for made in _without_product(onnx, node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for axis in (-1, -2, -3):
@@ -48,7 +47,14 @@ def without_products(graph: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _product(onnx: Any, left: str, right: str, output: str) -> list[Any]:
+def _without_product(onnx: ModuleType, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """What stands for a node: itself, if it is no matrix product."""
+    if node.op_type == "MatMul":
+        return _product(onnx, node.input[0], node.input[1], node.output[0])
+    return _gemm(onnx, node) if node.op_type == "Gemm" else [node]
+
+
+def _product(onnx: ModuleType, left: str, right: str, output: str) -> list[onnx.NodeProto]:
     node = onnx.helper.make_node
     columns, rows, products = (f"{output}_{part}" for part in ("columns", "rows", "products"))
     return [
@@ -59,7 +65,7 @@ def _product(onnx: Any, left: str, right: str, output: str) -> list[Any]:
     ]
 
 
-def _gemm(onnx: Any, node: Any) -> list[Any]:
+def _gemm(onnx: ModuleType, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     factors = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta")}
     if attribute(node, "transA", 0) or any(factor != 1.0 for factor in factors.values()):
         raise UnsupportedGraphError(

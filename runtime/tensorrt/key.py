@@ -6,26 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunion.runtime.base.names import Backend, Heads, Precision, arithmetic_of
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.errors import InputError
+from prunion.runtime.graph.inputs import PER_REQUEST
 
 __all__ = [
     "BuildOptions",
     "EngineKey",
-    "Profile",
     "Range",
+    "ShapeProfile",
     "check_shape",
     "default_name",
     "engine_key",
     "input_ranges",
-    "profile_shapes",
+    "shape_profiles",
     "shapes_text",
 ]
 
-PER_REQUEST = ("image", "domain")
-Range = tuple[int, int, int]
+Range = tuple[int, int, int]  # least, usual, most of one size
 Shape = tuple[int, ...]
-Profile = tuple[Shape, Shape, Shape]  # least, usual, most
+ShapeProfile = tuple[Shape, Shape, Shape]  # least, usual, most shape of one input
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BuildOptions:
     def __post_init__(self) -> None:
         low, usual, most = self.batch
         if not 1 <= low <= usual <= most:
-            raise InputError(f"the batch profile is {self.batch}: give 1 ≤ least ≤ usual ≤ most")
+            raise InputError(f"the batch sizes are {self.batch}: give 1 ≤ least ≤ usual ≤ most")
         if self.workspace is not None and self.workspace < 1 << 20:
             raise InputError(f"the workspace is {self.workspace} bytes: give a MiB or more")
         if self.dla is not None and self.dla < 0:
@@ -76,16 +77,17 @@ class BuildOptions:
 class EngineKey:
     """What an engine was built from; it is stale when any of it changes.
 
+    `target` is a library of TensorRT's, or the provider of ONNX Runtime that compiles it.
     `batch`, `domains` and `classes` are (least, usual, most) sizes of N, D and Cmax. `sms` are
     GPU generations, 86 for compute capability 8.6.
     """
 
-    target: str
+    target: Backend
     library_version: str
     graph_sha256: str
     trunk_hash: str
     sms: tuple[int, ...]
-    precision: str
+    precision: Precision
     batch: Range
     domains: Range
     classes: Range
@@ -94,10 +96,10 @@ class EngineKey:
 
 def engine_key(
     bundle: Bundle,
-    target: str,
+    target: Backend,
     library_version: str,
     sms: Sequence[int] = (),
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     options: BuildOptions | None = None,
 ) -> EngineKey:
     """Everything an engine of `bundle` depends on.
@@ -107,7 +109,7 @@ def engine_key(
     options = options or BuildOptions()
     if options.dla is not None and target != "tensorrt":
         raise InputError("only a Jetson has a DLA, which TensorRT-RTX does not know: leave it out")
-    if options.dla is not None and precision.startswith("fp32"):
+    if options.dla is not None and arithmetic_of(precision) == "fp32":
         raise InputError("a DLA runs float16 and INT8 only: give --precision fp16 or int8")
     manifest, relative = bundle.manifest, bundle.graph(precision).relative_to(bundle.path)
     domains, classes = len(manifest.domains), manifest.max_classes
@@ -131,7 +133,7 @@ def default_name(bundle: Bundle, key: EngineKey) -> str:
     return f"{bundle.manifest.name}.{key.target}{sms}.{key.precision}.engine"
 
 
-def input_ranges(key: EngineKey, heads: str = "gathered") -> dict[str, tuple[Range | None, ...]]:
+def input_ranges(key: EngineKey, heads: Heads = "gathered") -> dict[str, tuple[Range | None, ...]]:
     """(least, usual, most) of each input's symbolic axes; None and what is left out are fixed.
 
     `heads` is the manifest's: concatenated ones have a table over the classes of all domains.
@@ -151,27 +153,28 @@ def input_ranges(key: EngineKey, heads: str = "gathered") -> dict[str, tuple[Ran
     return ranges
 
 
-def profile_shapes(
-    inputs: Mapping[str, Shape], key: EngineKey, heads: str = "gathered"
-) -> dict[str, Profile]:
-    """(least, usual, most) shape of each of `inputs`, whose symbolic sizes are 0."""
+def shape_profiles(
+    inputs: Mapping[str, Shape], key: EngineKey, heads: Heads = "gathered"
+) -> dict[str, ShapeProfile]:
+    """The shape profile of each of `inputs`, whose symbolic sizes are 0."""
     ranges, found = input_ranges(key, heads), {}
     for name, shape in inputs.items():
         limits = (*ranges[name], *(None,) * len(shape))
-        found[name] = tuple(
+        least, usual, most = (
             tuple(r[k] if r and not n else n for n, r in zip(shape, limits, strict=False))
             for k in range(3)
         )
-    return found  # type: ignore[return-value]
+        found[name] = (least, usual, most)
+    return found
 
 
-def shapes_text(profiles: Mapping[str, Profile], place: int) -> str:
+def shapes_text(profiles: Mapping[str, ShapeProfile], place: int) -> str:
     """The least (0), usual (1) or most (2) shapes as trtexec and ONNX Runtime write them."""
     return ",".join(f"{k}:" + "x".join(map(str, v[place])) for k, v in profiles.items())
 
 
 def check_shape(name: str, shape: Shape, low: Shape, high: Shape) -> None:
-    """Raise InputError unless `shape` is within the engine's profile."""
+    """Raise InputError unless `shape` is within the engine's shape profile."""
     fits = len(shape) == len(low) and all(
         a <= n <= b for a, n, b in zip(low, shape, high, strict=True)
     )

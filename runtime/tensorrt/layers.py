@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from prunion.runtime.base.names import Precision, arithmetic_of
 from prunion.runtime.errors import EngineError
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ class EngineLayer:
     precision: str
 
 
-def network_precisions(trt: Any, network: tensorrt.INetworkDefinition) -> dict[str, int]:
+def network_precisions(trt: ModuleType, network: tensorrt.INetworkDefinition) -> dict[str, int]:
     """How many convolutions the parsed network asks for in each precision.
 
     Networks are strongly typed, so the types are those of the graph. A convolution whose image is
@@ -57,7 +60,7 @@ def network_precisions(trt: Any, network: tensorrt.INetworkDefinition) -> dict[s
     return dict(found)
 
 
-def engine_layers(trt: Any, engine: tensorrt.ICudaEngine) -> list[EngineLayer]:
+def engine_layers(trt: ModuleType, engine: tensorrt.ICudaEngine) -> list[EngineLayer]:
     """Every layer of an engine, by TensorRT's inspector. It needs the engine's GPU."""
     inspector = engine.create_engine_inspector()
     return parse_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -66,44 +69,44 @@ def engine_layers(trt: Any, engine: tensorrt.ICudaEngine) -> list[EngineLayer]:
 def parse_layers(text: str) -> list[EngineLayer]:
     """The inspector's JSON. Raises EngineError if it is none."""
     try:
-        entries = json.loads(text)["Layers"]
-    except (ValueError, KeyError, TypeError):
+        return [_layer(entry) for entry in json.loads(text)["Layers"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise EngineError("the engine inspector gave no list of layers: update TensorRT") from None
-    layers = []
-    for entry in entries:
-        if isinstance(entry, str):  # names alone: built without detailed profiling
-            layers.append(EngineLayer(entry, "", ""))
-            continue
-        inputs = entry.get("Inputs") or [{}]
-        kind = str(entry.get("ParameterType") or entry.get("LayerType", ""))
-        layers.append(EngineLayer(str(entry.get("Name", "")), kind, _type(inputs[0])))
-    return layers
 
 
-def wrong_layers(layers: list[EngineLayer], asked: str) -> list[EngineLayer]:
-    """Convolutions that read another type than `asked` (`fp32`, `fp16`, `int8`, or a variant's
-    key such as `fp16-uint8`). Those whose type the inspector does not tell are not counted."""
-    asked = asked.split("-")[0]
-    return [
-        layer
-        for layer in layers
-        if "conv" in layer.kind.lower() and layer.precision and layer.precision != asked
-    ]
+def wrong_layers(layers: Sequence[EngineLayer], asked: Precision) -> list[EngineLayer]:
+    """Convolutions that read another type than the trunk of the variant `asked` for computes in.
+
+    Those whose type the inspector does not tell are not counted.
+    """
+    return [x for x in _told(layers) if x.precision != arithmetic_of(asked)]
 
 
-def layers_note(layers: list[EngineLayer], asked: str) -> str:
+def layers_note(layers: Sequence[EngineLayer], asked: Precision) -> str:
     """One line on whether an engine's convolutions run in the precision `asked` for."""
-    known = [layer for layer in layers if "conv" in layer.kind.lower() and layer.precision]
-    wrong, asked = wrong_layers(layers, asked), asked.split("-")[0]
+    known, wrong, wanted = _told(layers), wrong_layers(layers, asked), arithmetic_of(asked)
     if not known:
         return "the inspector does not tell in what its convolutions run"
     if not wrong:
-        return f"all {len(known)} convolutions run in {asked}"
+        return f"all {len(known)} convolutions run in {wanted}"
     names = ", ".join(f"{x.name} ({x.precision})" for x in wrong[:3])
     more = ", …" if len(wrong) > 3 else ""
-    return f"{len(wrong)} of {len(known)} convolutions do NOT run in {asked}: {names}{more}"
+    return f"{len(wrong)} of {len(known)} convolutions do NOT run in {wanted}: {names}{more}"
 
 
-def _type(tensor: Any) -> str:
+def _told(layers: Sequence[EngineLayer]) -> list[EngineLayer]:
+    """The convolutions whose type the inspector tells."""
+    return [x for x in layers if "conv" in x.kind.lower() and x.precision]
+
+
+def _layer(entry: Any) -> EngineLayer:
+    if isinstance(entry, str):  # names alone: built without detailed profiling
+        return EngineLayer(entry, "", "")
+    inputs = entry.get("Inputs") or [{}]
+    kind = str(entry.get("ParameterType") or entry.get("LayerType", ""))
+    return EngineLayer(str(entry.get("Name", "")), kind, _type(inputs[0]))
+
+
+def _type(tensor: Mapping[str, Any]) -> str:
     text = str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "").lower()
     return next((name for word, name in WORDS.items() if word in text), "")

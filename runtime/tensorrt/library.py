@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
+from prunion.runtime.base.names import TARGETS, Target
 from prunion.runtime.errors import (
     BackendError,
     InputError,
@@ -15,44 +18,52 @@ from prunion.runtime.errors import (
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["TARGETS", "library", "make_builder", "make_logger", "parse", "sizes"]
+__all__ = ["KeepingLogger", "library", "make_builder", "make_logger", "parse", "sizes"]
 
-TARGETS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+MODULES: Mapping[Target, str] = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 
 
-def library(target: str) -> Any:
+class KeepingLogger(Protocol):
+    """A logger of TensorRT's that keeps the errors it is told, in `messages`."""
+
+    messages: list[str]
+
+
+def library(target: str) -> ModuleType:
     """The module behind a target. Raises InputError, MissingDependencyError."""
-    if target not in TARGETS:
+    known = TARGETS.get(target)
+    if known is None:
         raise InputError(f"no target {target!r}: use {' or '.join(TARGETS)}")
     try:
-        module = import_module(TARGETS[target])
+        module = import_module(MODULES[known])
         _ = module.Builder  # the package tensorrt-stubs is a `tensorrt` without anything in it
     except (ImportError, OSError, AttributeError) as exc:
         raise MissingDependencyError(
-            f"{TARGETS[target]} does not import ({exc}): pip install 'prunion[{target}]'"
+            f"{MODULES[known]} does not import ({exc}): pip install 'prunion[{target}]'"
             + (" (on a Jetson it comes with JetPack)" if target == "tensorrt" else "")
         ) from None
     return module
 
 
-def make_logger(trt: Any) -> Any:
-    """A logger that keeps the errors, for the one line that the user gets, in `messages`."""
+def make_logger(trt: ModuleType) -> KeepingLogger:
+    """A logger that prints nothing: its errors are for the one line that the user gets."""
+    base: Any = trt.ILogger
 
-    class Quiet(trt.ILogger):
-        """Says nothing."""
+    class Quiet(base):
+        """Keeps errors, prints nothing."""
 
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            base.__init__(self)
             self.messages: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+            if severity in (base.ERROR, base.INTERNAL_ERROR):
                 self.messages.append(" ".join(message.split()))
 
     return Quiet()
 
 
-def make_builder(trt: Any, logger: Any) -> tensorrt.Builder:
+def make_builder(trt: ModuleType, logger: KeepingLogger) -> tensorrt.Builder:
     """A builder. Raises BackendError where the library gives none, as without a GPU."""
     try:
         builder = trt.Builder(logger)
@@ -67,7 +78,7 @@ def make_builder(trt: Any, logger: Any) -> tensorrt.Builder:
 
 
 def parse(
-    trt: Any, builder: tensorrt.Builder, logger: Any, graph: bytes, where: str
+    trt: ModuleType, builder: tensorrt.Builder, logger: KeepingLogger, graph: bytes, where: str
 ) -> tuple[tensorrt.INetworkDefinition, tensorrt.OnnxParser]:
     """The network of an ONNX graph; keep the parser until it is built.
 

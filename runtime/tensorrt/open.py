@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from prunion.runtime.base.files import cache_folder
+from prunion.runtime.base.names import Precision, Target
 from prunion.runtime.bundle.folder import Bundle
-from prunion.runtime.model.plan import cache_folder
-from prunion.runtime.tensorrt.build import build_plan
+from prunion.runtime.errors import EngineError
+from prunion.runtime.tensorrt.build import engine_bytes
 from prunion.runtime.tensorrt.files import (
-    check_fits,
+    check_runs_on,
     engine_name,
     read_engine,
-    staleness,
+    read_fitting,
     write_engine,
 )
 from prunion.runtime.tensorrt.key import BuildOptions, engine_key
@@ -24,8 +26,8 @@ __all__ = ["open_engine"]
 
 def open_engine(
     bundle: Bundle,
-    target: str,
-    precision: str = "fp32",
+    target: Target,
+    precision: Precision = "fp32",
     engine: Path | str | None = None,
     options: BuildOptions | None = None,
 ) -> TensorRtSession:
@@ -37,16 +39,17 @@ def open_engine(
     trt = library(target)
     version = str(trt.__version__)
     if engine is not None:
-        plain = engine_key(bundle, target, version, precision=precision)
-        check_fits(Path(engine), plain)  # says what is wrong with the file, GPU or not
-        check_fits(Path(engine), plain, running_sm(target))
-        return TensorRtSession(target, Path(engine).read_bytes(), precision)
+        wanted = engine_key(bundle, target, version, precision=precision)
+        made, key = read_fitting(engine, wanted)  # says what is wrong with the file, GPU or not
+        check_runs_on(engine, key, running_sm(target))
+        return TensorRtSession(target, made, precision)
     options = options or BuildOptions()
     key = engine_key(bundle, target, version, (running_sm(target),), precision, options)
     path = cache_folder() / "engines" / engine_name(key)
-    if not staleness(path, key):
-        return TensorRtSession(target, read_engine(path, key), precision)
-    plan, _ = build_plan(trt, bundle, key, options)
-    with suppress(OSError):  # a folder that cannot be written only costs building again
-        write_engine(path, key, plan)
-    return TensorRtSession(target, plan, precision)
+    try:
+        made = read_engine(path, key)
+    except (EngineError, OSError):  # none yet, a stale or a damaged one
+        made, _ = engine_bytes(trt, bundle, key, options)
+        with suppress(OSError):  # a folder that cannot be written only costs building again
+            write_engine(path, key, made)
+    return TensorRtSession(target, made, precision)

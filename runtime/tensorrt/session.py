@@ -1,18 +1,21 @@
-"""A TensorRT engine behind the few methods of an ONNX Runtime session that this package uses."""
+"""Sessions of TensorRT engines."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunion.runtime.base.names import Precision, Target
 from prunion.runtime.errors import BackendError, EngineError, MissingDependencyError
+from prunion.runtime.graph.inputs import PER_REQUEST
 from prunion.runtime.tensorrt.cuda import Buffer, Stream, gpu_sm
-from prunion.runtime.tensorrt.key import PER_REQUEST, check_shape
+from prunion.runtime.tensorrt.key import Shape, check_shape
 from prunion.runtime.tensorrt.layers import EngineLayer, engine_layers, layers_note
-from prunion.runtime.tensorrt.library import library, make_logger, sizes
+from prunion.runtime.tensorrt.library import KeepingLogger, library, make_logger, sizes
 
 if TYPE_CHECKING:
     import tensorrt
@@ -21,8 +24,9 @@ __all__ = ["TensorRtSession", "deserialise"]
 
 
 class TensorRtSession:
-    """One engine with one context, one stream and buffers in pinned memory; thread-safe, one
-    request at a time.
+    """One engine with one context, one stream and buffers in page-locked memory.
+
+    Thread-safe, one request at a time.
 
     The tables stay on the GPU and are copied again only when they are other arrays than before.
     A second request of the same shapes is recorded as a CUDA graph; later ones replay it.
@@ -33,22 +37,22 @@ class TensorRtSession:
 
     needs_tables = True
 
-    def __init__(self, target: str, plan: bytes, precision: str = "fp32") -> None:
+    def __init__(self, target: Target, engine: bytes, precision: Precision = "fp32") -> None:
         self.trt = library(target)
         # First: without a GPU the library's own messages are of no help.
         self.sm = running_sm(target)
         self.target, self.precision = target, precision
-        self.engine, self._keep = deserialise(self.trt, plan)
+        self.engine, self._keep = deserialise(self.trt, engine)
         self._records = not hasattr(self.trt, "CudaGraphStrategy")
         self.context, self._settings = make_context(self.trt, self.engine)
         self.stream = Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         inputs = self.trt.TensorIOMode.INPUT
         self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == inputs]
-        self._limits = {n: profile_limits(self.engine, n) for n in self.inputs}
+        self._limits = {n: shape_limits(self.engine, n) for n in self.inputs}
         self._buffers: dict[str, Buffer] = {}
         self._tables: dict[str, np.ndarray] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._shapes: dict[str, Shape] = {}
         self._graph: Any = None
         self._lock = threading.Lock()
 
@@ -77,7 +81,7 @@ class TensorRtSession:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The output `logits`, as an array of its own.
 
-        Raises InputError for shapes outside the engine's profile, BackendError if CUDA fails.
+        Raises InputError for shapes outside the engine's shape profile, BackendError if CUDA fails.
         """
         for name in self.inputs:
             check_shape(name, feeds[name].shape, *self._limits[name])
@@ -142,7 +146,7 @@ class TensorRtSession:
         self._buffers[name] = Buffer(max(size, 1))
 
     def _fill(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """The request into pinned memory; tables also to the GPU, if they are new."""
+        """The request into page-locked memory; tables also to the GPU, if they are new."""
         for name in self.inputs:
             array, buffer = feeds[name], self._buffers[name]
             if self._tables.get(name) is array:
@@ -172,7 +176,7 @@ class TensorRtSession:
         return self._buffers["logits"].host(shape, np.dtype(np.float32))
 
 
-def running_sm(target: str) -> int:
+def running_sm(target: Target) -> int:
     """This machine's GPU generation. Raises BackendError without a GPU."""
     try:
         return gpu_sm()
@@ -183,18 +187,20 @@ def running_sm(target: str) -> int:
         ) from None
 
 
-def deserialise(trt: Any, plan: bytes) -> tuple[Any, Any]:
+def deserialise(
+    trt: ModuleType, engine: bytes
+) -> tuple[tensorrt.ICudaEngine, tuple[tensorrt.Runtime, KeepingLogger]]:
     """The engine, and what must live as long as it. Raises EngineError if it is none for here."""
     logger = make_logger(trt)
     runtime: Any = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
+    made = runtime.deserialize_cuda_engine(engine)
+    if made is None:
         reason = logger.messages[-1] if logger.messages else "no reason given"
         raise EngineError(f"{trt.__name__} refuses the engine ({reason}): run `prunion build` here")
-    return engine, (runtime, logger)
+    return made, (runtime, logger)
 
 
-def make_context(trt: Any, engine: Any) -> tuple[tensorrt.IExecutionContext, Any]:
+def make_context(trt: ModuleType, engine: Any) -> tuple[tensorrt.IExecutionContext, Any]:
     """A context, and its settings if there are any. Raises BackendError if there is no room."""
     settings = None
     if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX from 1.2 on
@@ -211,7 +217,7 @@ def make_context(trt: Any, engine: Any) -> tuple[tensorrt.IExecutionContext, Any
     return context, settings
 
 
-def profile_limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def shape_limits(engine: tensorrt.ICudaEngine, name: str) -> tuple[Shape, Shape]:
     """The least and the largest shape of an input."""
     low, _, high = engine.get_tensor_profile_shape(name, 0)
     return sizes(low), sizes(high)

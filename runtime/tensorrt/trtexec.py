@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
+from prunion.runtime.base.names import HEADS, Backend
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.graph.inputs import input_shapes
-from prunion.runtime.tensorrt.key import EngineKey, profile_shapes, shapes_text
+from prunion.runtime.tensorrt.key import EngineKey, shape_profiles, shapes_text
 
 __all__ = ["trtexec_command"]
 
-PROGRAMS = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
+PROGRAMS: Mapping[Backend, str] = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def trtexec_command(
     bundle: Bundle, key: EngineKey, graph: Path, engine: Path, timing_cache: Path | None = None
 ) -> str:
     """One line for the shell; `graph` is the ONNX file whose tables are plain inputs."""
-    profiles = profile_shapes(input_shapes(graph), key, bundle.manifest.heads)
+    profiles = shape_profiles(input_shapes(graph), key, HEADS[bundle.manifest.heads])
     arguments = [PROGRAMS[key.target], f"--onnx={graph}", f"--saveEngine={engine}"]
     for place, option in enumerate(("minShapes", "optShapes", "maxShapes")):
         arguments.append(f"--{option}={shapes_text(profiles, place)}")

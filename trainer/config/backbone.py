@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     check_choice,
     check_int,
     check_text,
     check_triple,
-    shown,
 )
 from prunion.trainer.config.choices import BackboneSource, WeightMatch
 

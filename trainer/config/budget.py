@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     check_choice,
     check_int,
     check_number,
     check_text,
-    shown,
 )
 from prunion.trainer.config.choices import BudgetKind
 

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from prunion.runtime.base.checks import is_number, is_whole
+from prunion.runtime.base.text import shown
 from prunion.runtime.errors import ConfigError
 
 __all__ = [
@@ -18,19 +20,12 @@ __all__ = [
     "check_text",
     "check_triple",
     "key_of",
-    "shown",
 ]
 
 
 def key_of(table: str, key: str) -> str:
     """How messages name a key: `[budget] limit`, or `seed` at the top of the file."""
     return f"[{table}] {key}" if table else key
-
-
-def shown(value: object) -> str:
-    """A value as a message quotes it, never longer than a line should be."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def check_table(table: str, value: Any) -> dict[str, Any]:
@@ -74,20 +69,20 @@ def check_bool(table: str, key: str, value: object) -> bool:
 
 def check_int(table: str, key: str, value: object, low: int, high: int) -> int:
     """`value` if it is a whole number in `low … high`; true and false are not numbers."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(
-            f"{key_of(table, key)} is {shown(value)}: give a whole number from {low} to {high}"
-        )
-    return value
+    if isinstance(value, int) and is_whole(value, low, high):
+        return value
+    raise ConfigError(
+        f"{key_of(table, key)} is {shown(value)}: give a whole number from {low} to {high}"
+    )
 
 
 def check_number(
     table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
 ) -> float:
     """`value` as a float if it is a number in `low … high` (above `low` if `open_low`)."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and is_number(value):
         above = low < value if open_low else low <= value
-        if above and value <= high:  # never true of NaN
+        if above and value <= high:
             return float(value)
     span = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
     raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a number {span}")

@@ -187,7 +187,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as exc:
         reason = exc.strerror or str(exc)
         raise ConfigError(f"{path} cannot be read ({reason}): give a run file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # bad TOML, no UTF-8, a number of 5000 digits
         raise ConfigError(f"{path} is not valid TOML ({exc}): correct that place") from None
 
 

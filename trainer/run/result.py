@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base.files import amount_text
+from prunion.runtime.base.text import amount_text
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.trainer.cost.budget import budget_account
 from prunion.trainer.run.training import Training

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import make_session, run
+from prunion.runtime.backends.onnxruntime import make_session
+from prunion.runtime.backends.session import run
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.graph.pin import pin_pack
 

@@ -14,7 +14,8 @@ from prunion.exporter.bundle.packs import domain_pack
 from prunion.exporter.graph.float16 import half_graph
 from prunion.exporter.graph.onnx_graph import onnx_graph
 from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import make_session, run
+from prunion.runtime.backends.onnxruntime import make_session
+from prunion.runtime.backends.session import run
 from prunion.runtime.graph.norms import normalise_affines
 from prunion.runtime.graph.pin import pin_domain, pin_pack
 from tests.exporter.slim.test_network import Concat, PreActivation, switch_off

@@ -16,7 +16,7 @@ ort = pytest.importorskip("onnxruntime")
 
 def bound(bundle_path: Path) -> Model:
     model = load(bundle_path, "cpu", threads=1, memory_limit=0)
-    model.sessions._mixed = BoundSession(model.sessions.mixed(), "cpu")
+    model.sessions._mixed = BoundSession(model.sessions.mixed().raw, "cpu")
     return model
 
 

@@ -110,7 +110,7 @@ def test_fallbacks_of_onnxruntime_are_off(
     bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = make_session(bundle_path / "model.onnx", SessionOptions("cpu", 1))
-    assert session._enable_fallback is False, "a failing run would go on with the CPU"
+    assert session.raw._enable_fallback is False, "a failing run would go on with the CPU"
     # A build that names a provider it cannot start, as one with CUDA and no driver does.
     monkeypatch.setattr(ort, "get_available_providers", lambda: list(PROVIDERS.values()))
     with pytest.warns(UserWarning, match="not in available provider names"):

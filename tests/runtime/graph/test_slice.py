@@ -8,7 +8,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import make_session, run
+from prunion.runtime.backends.onnxruntime import make_session
+from prunion.runtime.backends.session import run
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import UnsupportedGraphError

@@ -15,8 +15,8 @@ from prunion.runtime.backends.onnxruntime import (
     make_session,
     mixed_session,
     pinned_session,
-    run,
 )
+from prunion.runtime.backends.session import run
 from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
 from prunion.runtime.graph.pin import pin_domain
 from prunion.runtime.model.model import Model, load

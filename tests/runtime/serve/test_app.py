@@ -167,3 +167,59 @@ def test_other_refusals(client: Any) -> None:
     for response, status in cases:
         assert response.status_code == status, (response.request.url, response.text)
         assert response.json()["error"]
+
+
+@pytest.mark.parametrize("path", [INFER, "/predict/signs"])
+def test_a_body_may_be_as_large_as_the_limit_and_no_larger(client: Any, path: str) -> None:
+    image, limit = {"content-type": "image/png"}, 1 << 20  # as the fixture sets it
+    at = client.post(path, content=b"x" * limit, headers=image)
+    assert at.status_code == 400, "read whole, and then found to be nonsense"
+    above = client.post(path, content=b"x" * (limit + 1), headers=image)
+    assert above.status_code == 413
+    assert above.json()["error"] == f"the body is larger than {limit} bytes: send less"
+    chunks = client.post(path, content=iter([b"x" * limit, b"x"]), headers=image)
+    assert chunks.status_code == 413, "a body without a length is counted as it comes"
+
+
+@pytest.mark.parametrize(("rows", "status"), [(0, 400), (1, 200), (256, 200), (257, 400)])
+def test_a_request_may_hold_as_many_rows_as_the_limit(client: Any, rows: int, status: int) -> None:
+    answer = client.post(INFER, json=request(np.repeat(ONE, rows, axis=0), [1] * rows))
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        assert answer.json()["outputs"][0]["shape"] == [rows, 5]
+    else:
+        assert answer.json()["error"] == (
+            f"the batch has {rows} images: send 1 to 256 in a request"
+        )
+
+
+@pytest.mark.skipif(find_spec("python_multipart") is None, reason="needs python-multipart")
+@pytest.mark.parametrize(("count", "status"), [(256, 200), (257, 400)])
+def test_a_form_may_hold_as_many_files_as_the_limit(client: Any, count: int, status: int) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (10, 12)).save(stream, "PNG")
+    files = [("x", ("x.png", stream.getvalue(), "image/png"))] * count
+    answer = client.post("/predict/signs", files=files)
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        assert len(answer.json()["predictions"]) == count
+    else:
+        assert "256" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("top", "status"), [("0", 400), ("1", 200), ("999999", 200), ("1000000", 400), ("٣", 400)]
+)
+def test_the_number_of_classes_asked_for_has_limits(client: Any, top: str, status: int) -> None:
+    answer = client.post(
+        f"/predict/signs?top={top}", content=png(), headers={"content-type": "image/png"}
+    )
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("change", [{"shape": [10**400, 3, 12, 10]}, {"data": [10**400] * 360}])
+def test_numbers_no_float_can_hold_are_refused(client: Any, change: dict[str, Any]) -> None:
+    response = client.post(INFER, json=changed(0, **change))
+    assert response.status_code == 400
+    assert len(response.json()["error"].splitlines()) == 1
+    assert len(response.json()["error"]) < 300

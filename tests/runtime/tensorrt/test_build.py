@@ -95,14 +95,14 @@ def test_the_engine_takes_its_tables_as_inputs(
     bundle_path: Path, tmp_path: Path, rtx: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
-    original = tensorrt_build._profile
+    original = tensorrt_build._shape_profile
 
     def spy(builder: Any, network: Any, key: Any, heads: str) -> Any:
         inputs = (network.get_input(i) for i in range(network.num_inputs))
         shapes.update({x.name: tuple(x.shape) for x in inputs})
         return original(builder, network, key, heads)
 
-    monkeypatch.setattr(tensorrt_build, "_profile", spy)
+    monkeypatch.setattr(tensorrt_build, "_shape_profile", spy)
     build_engine(open_bundle(bundle_path), sms=[120], output=tmp_path / "x.engine")
     assert shapes == {
         "image": (-1, 3, 12, 10),

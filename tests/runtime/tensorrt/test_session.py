@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import run
+from prunion.runtime.backends.session import run
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.errors import BackendError, EngineError, InputError, MissingDependencyError
 from prunion.runtime.model.model import load

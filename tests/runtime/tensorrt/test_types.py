@@ -60,10 +60,11 @@ def complaints(folder: Path) -> list[str]:
 def test_calls_fit_tensorrt(tmp_path: Path) -> None:
     write_stubs(tmp_path)
     (tmp_path / "prunion").mkdir()
+    (tmp_path / "prunion" / "__init__.py").write_text("")  # else an installed prunion is checked
     shutil.copytree(ROOT / "runtime", tmp_path / "prunion" / "runtime")
-    assert not [line for line in complaints(tmp_path) if "runtime/tensorrt_" in line]
+    assert not [line for line in complaints(tmp_path) if "runtime/tensorrt/" in line]
     # The same check must see a wrong name, or it sees nothing.
-    place = tmp_path / "prunion" / "runtime" / "tensorrt_build.py"
+    place = tmp_path / "prunion" / "runtime" / "tensorrt" / "build.py"
     place.write_text(place.read_text("utf-8").replace("set_memory_pool_limit(", "set_pool("))
-    (line,) = (x for x in complaints(tmp_path) if "runtime/tensorrt_" in x)
+    (line,) = (x for x in complaints(tmp_path) if "runtime/tensorrt/" in x)
     assert '"IBuilderConfig" has no attribute "set_pool"' in line

@@ -224,3 +224,15 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
     broken.write_text("seed = \n")
     with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML .*line 1"):
         load_config(broken)
+
+
+@pytest.mark.parametrize(
+    "seed", ["1" * 5000, "0x" + "f" * 5000, "-1e400", "nan", "[" * 5000, '"\\u2028"']
+)
+def test_a_hostile_number_is_one_line(tmp_path: Path, seed: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(f"seed = {seed}\n", "utf-8")
+    with pytest.raises(ConfigError) as told:
+        load_config(path)
+    assert len(str(told.value).splitlines()) == 1
+    assert len(str(told.value)) < 500

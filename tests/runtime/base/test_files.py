@@ -1,0 +1,134 @@
+"""Files appear whole, with the user's own mode, on the disk, and never open to everybody."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from prunion.runtime.base.files import new_folder, read_json, replace_file, write_json
+from prunion.runtime.errors import BundleError, PrunionError
+
+ROOT = Path(__file__).parents[3]
+posix = pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@posix
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_what_is_written_has_the_mode_of_any_file_of_the_user(tmp_path: Path, mask: int) -> None:
+    with umask(mask):
+        write_json(tmp_path / "x.json", {})
+        with replace_file(tmp_path / "x.safetensors") as temporary:
+            save_file({"a": np.ones(3)}, temporary)
+        with new_folder(tmp_path / "folder") as made:
+            save_file({"a": np.ones(3)}, made / "x.safetensors")  # leaves mode 0600 itself
+            (made / "inner").mkdir()
+            write_json(made / "inner" / "x.json", {})
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) == 4
+    assert {mode(path) for path in files} == {0o666 & ~mask}
+    assert {mode(p) for p in tmp_path.rglob("*") if p.is_dir()} == {0o777 & ~mask}
+
+
+@posix
+def test_a_file_that_is_replaced_gets_the_users_mode_too(tmp_path: Path) -> None:
+    old = tmp_path / "x.json"
+    old.write_text("")
+    old.chmod(0o600)
+    with umask(0o022):
+        write_json(old, {})
+    assert mode(old) == 0o644
+
+
+@posix
+def test_the_umask_of_the_process_is_never_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(mask: int) -> int:
+        raise AssertionError("another thread's file would be open to everybody")
+
+    monkeypatch.setattr(os, "umask", refuse)
+    write_json(tmp_path / "x.json", {})
+    with new_folder(tmp_path / "folder") as made:
+        (made / "x").write_text("")
+    for stage in ("runtime", "trainer", "exporter", "benchmarks"):
+        for path in (ROOT / stage).rglob("*.py"):
+            assert "os.umask" not in path.read_text("utf-8"), path
+
+
+@posix
+def test_a_link_in_a_new_folder_leaves_its_target_alone(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("")
+    target.chmod(0o600)
+    with new_folder(tmp_path / "folder") as made:
+        (made / "link").symlink_to(target)
+    assert mode(target) == 0o600
+
+
+@posix
+def test_files_are_synced_by_a_handle_that_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows answers EBADF for a handle that was opened for reading."""
+    synced, real = [], os.fsync
+
+    def windows(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        synced.append(os.fstat(handle).st_size)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", windows)
+    write_json(tmp_path / "x.json", {"a": 1})
+    with new_folder(tmp_path / "folder") as made:
+        (made / "x").write_bytes(b"12345")
+        (made / "read only").write_bytes(b"123")
+        (made / "read only").chmod(0o444)
+    assert sorted(synced) == [3, 5, (tmp_path / "x.json").stat().st_size]
+
+
+def test_what_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(RuntimeError), replace_file(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder") as made:
+        (made / "x").write_text("half")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "old"
+    with pytest.raises(PrunionError, match="already exists"), new_folder(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, "1" * 5000, '"\ud800"'.encode("utf-8", "surrogatepass")]
+)
+def test_what_is_no_json_is_one_line(tmp_path: Path, text: str | bytes) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BundleError, match="cannot be read as JSON") as caught:
+        read_json(path, BundleError)
+    assert "\n" not in str(caught.value)

@@ -1,4 +1,8 @@
-"""A run's network before training, as a bundle to measure: `export --untrained`, `profile RUN`."""
+"""Whole networks, every channel on, to measure against.
+
+A run's before training, as a bundle (`export --untrained`, `profile RUN`), and a checkpoint's, as
+one selectable graph.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ def untrained_command(run_file: str, output: str, force: bool, as_json: bool) ->
     """The command line's `export RUN.toml --untrained`."""
     manifest = export_untrained(load_config(run_file), Path(output), force=force)
     if as_json:
-        print(json.dumps(manifest.raw, indent=1, ensure_ascii=False))
+        print(json.dumps(manifest.to_json(), indent=1, ensure_ascii=False))
         return
     shape, params = manifest.input, manifest.params["backbone"]
     print(

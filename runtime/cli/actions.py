@@ -12,7 +12,7 @@ import click
 
 from prunion.runtime.base.files import amount_text
 from prunion.runtime.bundle.folder import Bundle, open_bundle
-from prunion.runtime.bundle.manifest import Budget
+from prunion.runtime.bundle.manifest import BudgetAccount
 
 __all__ = [
     "bench_command",
@@ -198,7 +198,7 @@ def _summary(bundle: Bundle) -> list[str]:
     return lines
 
 
-def _cost(budget: Budget) -> str:
+def _cost(budget: BudgetAccount) -> str:
     if budget.kind != "latency":
         return amount_text(budget.value)
     share = amount_text(budget.share)

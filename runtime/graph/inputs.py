@@ -7,7 +7,10 @@ from typing import Any
 
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
-__all__ = ["input_shapes", "input_types", "inputs_without_defaults", "load_graph"]
+__all__ = ["TABLE_INPUTS", "input_shapes", "input_types", "inputs_without_defaults", "load_graph"]
+
+# What an exported graph may hold as tables with a row per domain; the rest belongs to the trunk.
+TABLE_INPUTS = ("bank", "head_weight", "head_bias", "head_columns", "pixels")
 
 
 def input_types(graph: Path | str | bytes) -> dict[str, str]:

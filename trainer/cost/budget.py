@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from prunion.runtime.bundle.manifest import BudgetAccount
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config.run import BudgetConfig
@@ -96,18 +96,18 @@ def cost_of(table: Priced, kind: str, alive: np.ndarray) -> float:
 
 def budget_account(
     config: BudgetConfig, budget: Budget, table: Priced, cost: float
-) -> dict[str, Any]:
+) -> BudgetAccount:
     """What was asked and what it costs, for a result and for a manifest (docs/formats.md)."""
-    account = {
-        "kind": budget.kind,
-        "asked": config.limit,
-        "value": min(1.0, cost / budget.backbone) if config.is_fraction else cost,
-        "backbone": budget.backbone,
-        "met": bool(cost <= budget.allowed),
-    }
+    account = BudgetAccount(
+        kind=budget.kind,
+        asked=config.limit,
+        value=min(1.0, cost / budget.backbone) if config.is_fraction else cost,
+        met=bool(cost <= budget.allowed),
+        backbone=budget.backbone,
+    )
     if isinstance(table, LatencyTable):
         device = table.profile.describe()
-        account |= {"milliseconds": cost, "share": cost / budget.full, "device": device}
+        return replace(account, milliseconds=cost, share=cost / budget.full, device=device)
     return account
 
 

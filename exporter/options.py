@@ -30,7 +30,8 @@ class ExportOptions:
         uint8: also write each graph with a uint8 `image` and the normalisation inside.
         domains: only these, sliced again to what they use; None takes all.
         specialise: one domain with its BatchNorm folded and no `domain` input.
-        torch: also write the sliced network as `slim.safetensors` and `plan.json`.
+        torch: also write the sliced network as `slim.safetensors` and `plan.json`,
+            its slim layout.
     """
 
     opset: int = 20

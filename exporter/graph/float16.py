@@ -39,6 +39,8 @@ def half_graph(model: onnx.ModelProto, image: str = "float32") -> onnx.ModelProt
     made |= {out for node in graph.node if node.output[0] in full for out in node.output}
     nodes: list[onnx.NodeProto] = []
     casts: dict[tuple[str, int], str] = {}
+    # A node computes in one type: cast every float input that was made in the other. The head's
+    # tables and the bank are float32 already where a float32 node reads them.
     for node in graph.node:
         wants = FLOAT if node.output[0] in full else HALF
         for place, name in enumerate(node.input):

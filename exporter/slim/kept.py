@@ -30,11 +30,12 @@ class Kept:
         self.units: list[np.ndarray] = []
 
     def channels(self, units: np.ndarray) -> np.ndarray:
-        """Indices that stay of channels laid out by `units` (-1 = always)."""
+        """Indices that stay of channels laid out by `units` (-1, the last entry: always)."""
         return np.flatnonzero(np.append(self.alive, True)[units])
 
     def gate(self, units: np.ndarray) -> torch.Tensor:
         """Switches of channels `units`, `[D, C]`, 1 where there is no switch."""
+        # A column of ones at the end is what the index -1 of a channel without a unit finds.
         switches = self.net.switches.detach()
         ones = switches.new_ones(len(switches), 1)
         return torch.cat([switches, ones], dim=1)[:, torch.from_numpy(units)]

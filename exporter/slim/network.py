@@ -108,7 +108,8 @@ def _heads(kept: Kept) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _sliced_table(kept: Kept) -> UnitTable:
     table = kept.table
-    number = np.append(np.cumsum(kept.alive) - 1, -1)  # old unit → new unit, -1 → -1
+    # Old unit → its place among those that stay. Index -1 finds the last entry: no unit, none after.
+    number = np.append(np.cumsum(kept.alive) - 1, -1)
     slots = {}
     for (tensor, axis), units in table.slots.items():
         if not tensor.endswith((".running_mean", ".running_var")) and not _is_norm(kept, tensor):

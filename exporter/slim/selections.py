@@ -142,6 +142,8 @@ def _size(node: fx.Node) -> int:
 def _selection(node: fx.Node, root: fx.Node, value: Any) -> Selection:
     shape = [int(n) for n in root.meta["val"].shape[1:]]
     area = int(np.prod(shape[1:]))
+    # Element n of `[C, H, W]` lies in channel n // area at position n % area. The chain is a
+    # selection if each of its channels holds one channel of the source, all positions in order.
     if isinstance(value, torch.Tensor):
         if value.dim() == len(shape) + 1:
             channels, within = value.reshape(value.shape[1], -1) // area, value % area

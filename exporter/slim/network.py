@@ -108,7 +108,7 @@ def _heads(kept: Kept) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _sliced_table(kept: Kept) -> UnitTable:
     table = kept.table
-    # Old unit → its place among those that stay. Index -1 finds the last entry: no unit, none after.
+    # Old unit → its place among those that stay; index -1 finds the last entry, "no unit" again.
     number = np.append(np.cumsum(kept.alive) - 1, -1)
     slots = {}
     for (tensor, axis), units in table.slots.items():

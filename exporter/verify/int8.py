@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from prunion.exporter.graph.int8 import graph_accuracy, lost
@@ -14,11 +15,14 @@ __all__ = ["measure_int8_again"]
 
 
 def measure_int8_again(
-    bundle: Bundle, graphs: list[str], loaded: Checkpoint | None
+    bundle: Bundle, graphs: Collection[str], loaded: Checkpoint | None
 ) -> tuple[list[str], list[str]]:
     """(problems, notes) of the bundle's `int8` graph, held to the loss that its export allowed.
 
     A note says what was measured, or in one line why nothing could be.
+
+    Args:
+        graphs: those that ONNX Runtime runs.
     """
     verified = bundle.manifest.verified
     check = None if verified is None else verified.variants.get("int8")

@@ -205,6 +205,26 @@ def test_verify_measures_the_accuracy_again(bundle: Path, tiny: Path, tmp_path: 
     )
 
 
+def test_verify_goes_on_where_onnx_runtime_refuses_the_int8_graph(
+    bundle: Path, tiny: Path, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(bundle, tmp_path / "changed.prunion"))
+    graph = onnx.load(changed / "model.int8.onnx")
+    graph.opset_import.append(onnx.helper.make_opsetid("somebody.else", 1))
+    (last,) = (node for node in graph.graph.node if "logits" in node.output)
+    last.output[0] = "before"
+    odd = onnx.helper.make_node("Unheard", ["before"], ["logits"], domain="somebody.else")
+    graph.graph.node.append(odd)
+    onnx.save(graph, changed / "model.int8.onnx")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["files"]["model.int8.onnx"] = sha256_file(changed / "model.int8.onnx")
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    report = verify_bundle(changed, against=tiny)
+    (problem,) = report.problems
+    assert problem.startswith("int8 graph: ONNX Runtime refuses it: ")
+    assert {x.graph for x in report.compared} == {"fp32", "fp32-uint8", "int8-uint8"}
+
+
 def test_verify_says_so_when_the_images_are_gone(bundle: Path, tiny: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny, tmp_path / "run"))
     path = run / "checkpoint" / "checkpoint.json"

@@ -43,7 +43,7 @@ DEFAULT_SIDE = 96
 
 
 @dataclass(frozen=True)
-class Case:
+class DensityCase:
     """One network at one density of random switches.
 
     Attributes:
@@ -63,7 +63,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class BackboneRow:
     """One network: what it costs, what random switches leave of it, or why it is refused."""
 
     name: str
@@ -72,7 +72,7 @@ class Row:
     params: int = 0
     macs: int = 0
     seconds: float = 0.0
-    cases: list[Case] = field(default_factory=list)
+    cases: list[DensityCase] = field(default_factory=list)
     refused: str = ""
 
 
@@ -99,7 +99,7 @@ def backbones_command(only: str, path: str | None, markdown: bool, threads: int)
             write_json(path, [asdict(r) for r in rows])
 
 
-def measure(name: str, densities: tuple[float, ...] = DENSITIES) -> Row:
+def measure(name: str, densities: tuple[float, ...] = DENSITIES) -> BackboneRow:
     """Random switches on the network `NAME` (torchvision's) or `SOURCE:NAME`."""
     source, _, own = name.rpartition(":")
     side = SIDE.get(own, DEFAULT_SIDE)
@@ -109,16 +109,16 @@ def measure(name: str, densities: tuple[float, ...] = DENSITIES) -> Row:
         config = BackboneConfig(own, cast(BackboneSource, source or "torchvision"), weights="none")
         net = domain_net(config, side, CLASSES)
     except PrunionError as exc:
-        return Row(name, side, seconds=time.perf_counter() - started, refused=str(exc))
+        return BackboneRow(name, side, seconds=time.perf_counter() - started, refused=str(exc))
     unit_table = net.units.table
     full = np.ones(unit_table.count, dtype=bool)
     built = time.perf_counter() - started
     try:
         cases = [_case(net, side, density) for density in densities]
     except PrunionError as exc:
-        return Row(name, side, unit_table.count, seconds=built, refused=str(exc))
+        return BackboneRow(name, side, unit_table.count, seconds=built, refused=str(exc))
     params, macs = unit_table.params(full), unit_table.macs(full)
-    return Row(name, side, unit_table.count, params, macs, built, cases)
+    return BackboneRow(name, side, unit_table.count, params, macs, built, cases)
 
 
 def random_switches(net: DomainNet, density: float, seed: int = 0) -> None:
@@ -154,7 +154,7 @@ def domain_net(config: BackboneConfig, side: int, classes: tuple[int, ...]) -> D
     return net.eval()
 
 
-def _case(net: DomainNet, side: int, density: float) -> Case:
+def _case(net: DomainNet, side: int, density: float) -> DensityCase:
     random_switches(net, density)
     started = time.perf_counter()
     slim = slim_network(net)
@@ -165,7 +165,7 @@ def _case(net: DomainNet, side: int, density: float) -> Case:
         onnx.save(onnx_graph(slim, side, side), graph)
         names = [f"domain{d}" for d in range(len(CLASSES))]
         agreement = verify_export(net, slim, graph, images, names)
-    return Case(
+    return DensityCase(
         density,
         int(alive.sum()),
         net.units.table.params(alive),
@@ -176,7 +176,7 @@ def _case(net: DomainNet, side: int, density: float) -> Case:
     )
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[BackboneRow]) -> str:
     """The rows as Markdown; parameters and MACs in millions, shares at each density."""
     shares = " / ".join(f"{density:g}" for density in DENSITIES)
     lines = [
@@ -189,7 +189,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(row: Row) -> str:
+def _markdown(row: BackboneRow) -> str:
     params = " / ".join(f"{case.params / row.params:.3f}" for case in row.cases)
     macs = " / ".join(f"{case.macs / row.macs:.3f}" for case in row.cases)
     sliced = max(case.masked_sliced for case in row.cases)
@@ -201,7 +201,7 @@ def _markdown(row: Row) -> str:
     )
 
 
-def _line(row: Row) -> str:
+def _line(row: BackboneRow) -> str:
     if row.refused:
         return f"{row.name:<32} refused: {row.refused}"
     worst = max(max(case.masked_sliced, case.masked_onnx) for case in row.cases)
@@ -213,11 +213,14 @@ def _line(row: Row) -> str:
     )
 
 
-def _read(path: str | None) -> list[Row]:
+def _read(path: str | None) -> list[BackboneRow]:
     if path is None or not os.path.exists(path):
         return []
     rows: list[dict[str, Any]] = read_json(path)
-    return [Row(**{**row, "cases": [Case(**case) for case in row["cases"]]}) for row in rows]
+    return [
+        BackboneRow(**{**row, "cases": [DensityCase(**case) for case in row["cases"]]})
+        for row in rows
+    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.verify.report import Report, verify_bundle
+from prunion.exporter.verify.report import VerifyReport, verify_bundle
 from prunion.runtime.bundle.folder import Bundle, open_bundle
 from prunion.trainer.run.result import RunResult
 
@@ -36,7 +36,7 @@ def export(
     return open_bundle(output)
 
 
-def verify(bundle: Bundle | Path | str, *, against: Path | str | None = None) -> Report:
+def verify(bundle: Bundle | Path | str, *, against: Path | str | None = None) -> VerifyReport:
     """Find out again everything that a bundle claims, as `prunion verify` does.
 
     Args:

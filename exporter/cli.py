@@ -13,7 +13,7 @@ import click
 from prunion.runtime.cli.options import as_json, bundle_argument, force
 
 if TYPE_CHECKING:
-    from prunion.exporter.verify.report import Report
+    from prunion.exporter.verify.report import VerifyReport
 
 __all__ = ["add_domain", "export", "pack", "profile", "verify"]
 
@@ -87,7 +87,7 @@ def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) ->
 
     manifest = export_untrained(load_config(run_file), Path(output), force=force)
     if as_json:
-        click.echo(_json(manifest.raw))
+        click.echo(_json(manifest.to_json()))
         return
     shape, params = manifest.input, manifest.params["backbone"]
     click.echo(
@@ -186,7 +186,7 @@ def verify(bundle: str, against: str | None, as_json: bool) -> None:
         raise VerificationError(f"{bundle}: {len(report.problems)} of its claims do not hold")
 
 
-def _verified(report: Report) -> list[str]:
+def _verified(report: VerifyReport) -> list[str]:
     lines = []
     for graph in report.graphs:
         rows = [x for x in report.compared if x.graph == graph]

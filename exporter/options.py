@@ -25,12 +25,13 @@ class ExportOptions:
         fp16: also write `model.fp16.onnx`.
         fp16_image: type of that graph's `image` input, `float32` or `float16`.
         int8: also write `model.int8.onnx`.
-        int8_max_drop: accuracy points that a domain may lose by it.
+        int8_max_drop: percentage points of accuracy that a domain may lose by it, 0 … 100.
         int8_images: calibration images of each domain.
         uint8: also write each graph with a uint8 `image` and the normalisation inside.
         domains: only these, sliced again to what they use; None takes all.
         specialise: one domain with its BatchNorm folded and no `domain` input.
-        torch: also write the sliced network as `slim.safetensors` and `plan.json`.
+        torch: also write the sliced network as `slim.safetensors` and `plan.json`,
+            its slim layout.
     """
 
     opset: int = 20
@@ -60,5 +61,11 @@ class ExportOptions:
             raise ConfigError("--domains keeps several domains, --specialise one: give one of them")
         if self.domains is not None and not self.domains:
             raise ConfigError("--domains names no domain: give at least one")
-        if self.int8_max_drop < 0 or self.int8_images < 1:
-            raise ConfigError("--int8-max-drop must be 0 or more, --int8-images 1 or more")
+        # Asked this way round, NaN is refused too.
+        if not 0 <= self.int8_max_drop <= 100:
+            raise ConfigError(
+                f"--int8-max-drop {self.int8_max_drop:g} is outside 0..100: give the percentage "
+                "points of accuracy that a domain may lose"
+            )
+        if self.int8_images < 1:
+            raise ConfigError(f"--int8-images {self.int8_images}: give 1 or more for each domain")

@@ -34,7 +34,7 @@ from prunion.trainer.config.run import (
 from prunion.trainer.cost.budget import make_budget, select_union
 from prunion.trainer.cost.latency import latency_pricer
 
-__all__ = ["LatencyRow", "latency_budget_command", "latency_rows"]
+__all__ = ["BudgetRow", "latency_budget_command", "latency_rows"]
 
 NETWORKS = {"resnet18:layer3": 64, "mobilenet_v2": 96}
 FULL = "full"
@@ -42,7 +42,7 @@ GOAL = 0.10
 
 
 @dataclass(frozen=True)
-class LatencyRow:
+class BudgetRow:
     """One union under one budget, cut and timed beside the full network.
 
     Attributes:
@@ -91,7 +91,7 @@ def latency_budget_command(
     torch.set_num_threads(threads)
     titles = "network union budget MACs predicted-ms least-ms median-ms share error".split()
     print(f"| {' | '.join(titles)} |\n" + "| --- " * len(titles) + "|")
-    rows: list[LatencyRow] = []
+    rows: list[BudgetRow] = []
     options = SessionOptions(check_backend(backend), threads, share_arena=False)
     for name in only.split(","):
         budgets = [float(share) for share in shares.split(",")]
@@ -111,7 +111,7 @@ def latency_rows(
     batch: int = 1,
     round_to: int = 16,
     seconds: float = 1.0,
-) -> list[LatencyRow]:
+) -> list[BudgetRow]:
     """Profile one network, then time a random and a layered union for every budget."""
     own, _, cut = name.partition(":")
     side = NETWORKS.get(name, 96)
@@ -143,7 +143,7 @@ def latency_rows(
     times = time_interleaved(calls, seconds)
     full = times.pop(FULL)
     return [
-        LatencyRow(
+        BudgetRow(
             name,
             key.split()[0],
             float(key.split()[1]),
@@ -175,7 +175,7 @@ def _call(graph: bytes, shape: tuple[int, ...], options: SessionOptions) -> Call
     return lambda: session.run(["logits"], {"image": image})
 
 
-def _markdown(row: LatencyRow) -> str:
+def _markdown(row: BudgetRow) -> str:
     return (
         f"| {row.network} | {row.union} | {row.budget:g} | {row.macs:.3f} "
         f"| {row.predicted_ms:.3f} | {row.measured_ms:.3f} | {row.median_ms:.3f} "

@@ -25,7 +25,7 @@ from prunion.trainer.cost.budget import make_budget, select_union
 from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.network.masked import DomainNet
 
-__all__ = ["LatencyRow", "latency_rows", "slim_latency_command"]
+__all__ = ["SlimRow", "latency_rows", "slim_latency_command"]
 
 NETWORKS = {"resnet50": 224, "prunion:wrn28_4": 64}
 FULL = "full"
@@ -33,7 +33,7 @@ GOAL = 1.25
 
 
 @dataclass(frozen=True)
-class LatencyRow:
+class SlimRow:
     """One pruned network beside the full one.
 
     Attributes:
@@ -83,7 +83,7 @@ def slim_latency_command(
     """ONNX Runtime CPU: latency ratio to the unpruned network against the MACs ratio."""
     torch.set_num_threads(threads)
     budgets = [(kind, float(share)) for kind in kinds.split(",") for share in shares.split(",")]
-    rows: list[LatencyRow] = []
+    rows: list[SlimRow] = []
     titles = "network batch form budget params MACs full-ms pruned-ms latency ÷MACs".split()
     print(f"| {' | '.join(titles)} |\n" + "| --- " * len(titles) + "|")
     for name in only.split(","):
@@ -105,7 +105,7 @@ def latency_rows(
     round_to: int,
     threads: int,
     seconds: float,
-) -> list[LatencyRow]:
+) -> list[SlimRow]:
     """Time every pruned network beside the full one, one batch size and form at a time."""
     source, _, own = name.rpartition(":")
     side = NETWORKS.get(name, 96)
@@ -123,7 +123,7 @@ def latency_rows(
                 for key, (params, macs) in shares.items():
                     own_ms = times[key].p50_ms
                     row = (name, side, batch, form, key, params, macs, full, own_ms, own_ms / full)
-                    rows.append(LatencyRow(*row))
+                    rows.append(SlimRow(*row))
     return rows
 
 
@@ -162,7 +162,7 @@ def _call(
     return lambda: session.run(["logits"], feeds)
 
 
-def _markdown(row: LatencyRow) -> str:
+def _markdown(row: SlimRow) -> str:
     return (
         f"| {row.network} | {row.batch} | {row.form} | {row.budget} | {row.params:.3f} "
         f"| {row.macs:.3f} | {row.full_ms:.1f} | {row.pruned_ms:.1f} | {row.latency:.3f} "

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, one command: rows are written as they end, done ones are skipped.
+"""Everything that needs a GPU, in one command: a row is written as it ends and not run again.
 
 python -m prunion.benchmarks.gpu training -o gpu.jsonl
 python -m prunion.benchmarks.gpu inference -o gpu.jsonl
@@ -19,10 +19,10 @@ from typing import Any
 import click
 import torch
 
-from prunion.benchmarks.gpu import inference as gpu_inference
-from prunion.benchmarks.gpu import training as gpu_training
+from prunion.benchmarks.gpu.inference import NETWORKS, Networks, inference_rows, make_networks
 from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
+from prunion.benchmarks.gpu.training import CASES, training_row
 from prunion.trainer.run.device import prepare_device
 
 __all__ = ["main"]
@@ -61,12 +61,12 @@ def training(device: str, output: Path, network: tuple[str, ...], **options: Any
     width = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
     small = device == "cpu"
     rates = measure_device(device, width, 512 if small else 8192, 64 if small else 1024)
-    for case in gpu_training.CASES:
+    for case in CASES:
         if network and case.network not in network:
             continue
         key = f"training {case.network} {options['trunk']} {options['precision']} "
         key += "compiled" if options["compiled"] else "eager"
-        row = partial(gpu_training.training_row, case, rates, device=device, **options)
+        row = partial(training_row, case, rates, device=device, **options)
         _once(output, key, row, {"tflops": rates.flops / 1e12, "gbytes": rates.bytes / 1e9})
 
 
@@ -81,8 +81,8 @@ def inference(device: str, output: Path, seconds: float, batches: str, domains: 
     _need(device)
     prepare_device(device)
     sizes = [int(x) for x in batches.split(",")]
-    for backbone, source, side in gpu_inference.CASES:
-        networks = gpu_inference.make_networks(backbone, source, side, domains)
+    for backbone, source, side in NETWORKS:
+        networks = make_networks(backbone, source, side, domains)
         for dtype in (torch.float32, torch.float16):
             for size in sizes:
                 key = f"inference {backbone} {str(dtype).split('.')[1]} batch {size}"
@@ -111,7 +111,7 @@ def runtime(device: str, output: Path, seconds: float) -> None:
 def learning(output: Path, data: str, weights: str, epochs: str, folder: str, workers: int) -> None:
     """The learning table at full length: eight domains, 60 epochs."""
     for seed, rows in LEARNING:
-        command = [sys.executable, "-m", "prunion.benchmarks.learning.rows", *rows.split()]
+        command = [sys.executable, "-m", "prunion.benchmarks.learning", *rows.split()]
         command += ["--data", data, "--weights", weights, "--domains", DOMAINS, "--seed", seed]
         command += ["--epochs", epochs, "--folder", folder, "-o", str(output), "--threads", "0"]
         command += ["--set", f"workers={workers}"]
@@ -119,9 +119,9 @@ def learning(output: Path, data: str, weights: str, epochs: str, folder: str, wo
 
 
 def _modes(
-    networks: gpu_inference.Networks, size: int, device: str, dtype: torch.dtype, seconds: float
+    networks: Networks, size: int, device: str, dtype: torch.dtype, seconds: float
 ) -> dict[str, Any]:
-    return {"rows": gpu_inference.inference_rows(networks, [size], device, dtype, seconds)}
+    return {"rows": inference_rows(networks, [size], device, dtype, seconds)}
 
 
 def _need(device: str) -> None:

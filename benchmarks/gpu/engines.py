@@ -23,7 +23,7 @@ from prunion.runtime.errors import PrunionError
 from prunion.runtime.tensorrt.build import build_engine
 from prunion.runtime.tensorrt.key import BuildOptions
 
-__all__ = ["BACKBONES", "SMS", "Row", "build_all", "export_all", "main"]
+__all__ = ["BACKBONES", "SMS", "EngineRow", "build_all", "export_all", "main"]
 
 BACKBONES = ("resnet50", "mobilenet_v2", "densenet121")
 # Turing is left out of portable engines, so it has one of its own.
@@ -33,7 +33,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineRow:
     """One engine, or why there is none.
 
     Attributes:
@@ -78,7 +78,7 @@ def export_all(folder: Path, backbone: str, size: int, cut: str = "") -> dict[st
 
 def build_all(
     backbone: str, bundles: dict[str, Path], batch: tuple[int, int, int] = (1, 8, 32)
-) -> Iterator[Row]:
+) -> Iterator[EngineRow]:
     """Build each precision of each bundle for each of SMS; engines are measured and dropped."""
     for name, path in bundles.items():
         bundle = open_bundle(path)
@@ -98,7 +98,7 @@ def _row(
     sms: tuple[int, ...],
     batch: tuple[int, int, int],
     graph: int,
-) -> Row:
+) -> EngineRow:
     with tempfile.TemporaryDirectory() as folder:
         try:
             made = build_engine(
@@ -109,12 +109,12 @@ def _row(
                 output=Path(folder) / "x.engine",
             )
         except PrunionError as exc:
-            return Row(backbone, variant, sms, graph_bytes=graph, refused=str(exc))
+            return EngineRow(backbone, variant, sms, graph_bytes=graph, refused=str(exc))
         size = made.path.stat().st_size
-        return Row(backbone, variant, sms, made.seconds, size, graph, made.convolutions)
+        return EngineRow(backbone, variant, sms, made.seconds, size, graph, made.convolutions)
 
 
-def _text(row: Row) -> str:
+def _text(row: EngineRow) -> str:
     sms = ",".join(map(str, row.sms))
     if row.refused:
         return f"| {row.backbone} | {row.variant} | {sms} | refused | | {row.refused[:160]} |"

@@ -22,9 +22,9 @@ from prunion.exporter.slim.subset import keep_domains
 from prunion.runtime.base.timing import time_interleaved
 from prunion.trainer.network.checkpoint import load_checkpoint
 
-__all__ = ["CASES", "Networks", "inference_rows", "make_networks"]
+__all__ = ["NETWORKS", "Networks", "inference_rows", "make_networks"]
 
-CASES = (("resnet50", "torchvision", 224), ("mobilenet_v2", "torchvision", 96))
+NETWORKS = (("resnet50", "torchvision", 224), ("mobilenet_v2", "torchvision", 96))
 MODES = ("eager", "compiled", "graph")
 
 

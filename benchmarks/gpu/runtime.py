@@ -22,9 +22,9 @@ from prunion.runtime.errors import PrunionError
 from prunion.runtime.model.model import Model
 from prunion.runtime.tensorrt.cuda import free_gpu_bytes
 
-__all__ = ["CASES", "runtime_rows"]
+__all__ = ["NETWORKS", "runtime_rows"]
 
-CASES = (("resnet50", 224), ("mobilenet_v2", 96))
+NETWORKS = (("resnet50", 224), ("mobilenet_v2", 96))
 BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "cuda": ("cuda", "tensorrt", "tensorrt-rtx"),
     "cpu": ("cpu",),
@@ -38,7 +38,7 @@ Calls = dict[str, Callable[[], object]]
 
 
 def runtime_rows(
-    device: str, seconds: float, networks: Sequence[tuple[str, int]] = CASES
+    device: str, seconds: float, networks: Sequence[tuple[str, int]] = NETWORKS
 ) -> Iterator[tuple[str, Row]]:
     """Key and measurement of every row; bundles are made once, when their rows are asked for."""
     for backbone, side in networks:

@@ -17,11 +17,11 @@ from prunion.benchmarks.gpu.roofline import Device, least_seconds
 from prunion.runtime.base.timing import time_interleaved
 from prunion.trainer.run.training import Training
 
-__all__ = ["CASES", "Case", "training_row"]
+__all__ = ["CASES", "TrainingCase", "training_row"]
 
 
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     """A network, its image side in pixels, and images per domain and step."""
 
     network: str
@@ -29,11 +29,15 @@ class Case:
     batch: int
 
 
-CASES = (Case("resnet50", 224, 32), Case("wrn28_4", 64, 64), Case("lite0", 96, 64))
+CASES = (
+    TrainingCase("resnet50", 224, 32),
+    TrainingCase("wrn28_4", 64, 64),
+    TrainingCase("lite0", 96, 64),
+)
 
 
 def training_row(
-    case: Case,
+    case: TrainingCase,
     rates: Device,
     *,
     device: str = "cuda",

@@ -7,6 +7,10 @@ exported file and tests the network that was exported once, at the end (every ru
 after warm-up, for its closing table; nothing is chosen by it). A row that is in the output already
 is skipped, whatever the defaults were then: begin a new file when they change. A row that was
 interrupted goes on from its last epoch.
+
+Rows called `paper`, `intersection` and `jaccard` follow dos Santos et al., "Budget-Aware Pruning:
+Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464; `ba2` follows Berriel et
+al., "Budget-Aware Adapters for Multi-Domain Learning", 2019, arXiv 1905.06242.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["ROWS", "Row", "main", "run_row"]
+__all__ = ["ROWS", "LearningRow", "main", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
@@ -49,7 +53,7 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 
 
 @dataclass(frozen=True)
-class Row:
+class LearningRow:
     """One line of the table."""
 
     what: str
@@ -58,25 +62,29 @@ class Row:
     train: dict[str, Any] = field(default_factory=dict)
 
 
-def _rows() -> dict[str, Row]:
+def _rows() -> dict[str, LearningRow]:
     rows = {
-        "frozen-all": Row("all switches on, frozen", 1.0, train={"trunk": "frozen"}),
-        "tuned-all": Row("all switches on, tuned", 1.0, train={"trunk": "tuned"}),
-        "ba2-050": Row("BA² (budget loss only)", train=BA2),
-        "paper-050": Row("union, paper recipe", train=PAPER),
-        "paper-epoch-050": Row("the same, domains by epoch", train={**PAPER, "order": "epoch"}),
-        "frozen-macs-050": Row("union, frozen", 0.5, "macs", {"trunk": "frozen"}),
-        "tuned-macs-050": Row("union, tuned", 0.5, "macs", {"trunk": "tuned"}),
+        "frozen-all": LearningRow("all switches on, frozen", 1.0, train={"trunk": "frozen"}),
+        "tuned-all": LearningRow("all switches on, tuned", 1.0, train={"trunk": "tuned"}),
+        "ba2-050": LearningRow("BA² (budget loss only)", train=BA2),
+        "paper-050": LearningRow("union, paper recipe", train=PAPER),
+        "paper-epoch-050": LearningRow(
+            "the same, domains by epoch", train={**PAPER, "order": "epoch"}
+        ),
+        "frozen-macs-050": LearningRow("union, frozen", 0.5, "macs", {"trunk": "frozen"}),
+        "tuned-macs-050": LearningRow("union, tuned", 0.5, "macs", {"trunk": "tuned"}),
     }
     for trunk in ("frozen", "tuned"):
         for limit in (0.75, 0.5, 0.25):
             name = f"{trunk}-{round(100 * limit):03}"
-            rows[name] = Row(f"union, {trunk}", limit, train={"trunk": trunk})
-        random = Row(f"union, {trunk}, random ranking", train={"trunk": trunk, "ranking": "random"})
+            rows[name] = LearningRow(f"union, {trunk}", limit, train={"trunk": trunk})
+        random = LearningRow(
+            f"union, {trunk}, random ranking", train={"trunk": trunk, "ranking": "random"}
+        )
         rows[f"{trunk}-random-050"] = random
         rows[f"{trunk}-macs-random-050"] = replace(random, kind="macs")
     for loss in ("intersection", "jaccard"):
-        rows[f"{loss}-050"] = Row(loss, train={"trunk": "tuned", "sharing": loss})
+        rows[f"{loss}-050"] = LearningRow(loss, train={"trunk": "tuned", "sharing": loss})
     return rows
 
 
@@ -128,7 +136,7 @@ def run_row(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return _figures(ROWS[name], result, manifest)
 
 
-def make_config(row: Row, options: dict[str, Any]) -> RunConfig:
+def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
     """The run of a row. Raises ConfigError for a wrong option."""
     data = Path(options["data"]).resolve()
     warmup, ramp, settle = (int(n) for n in options["epochs"].split(","))
@@ -199,7 +207,7 @@ def _key(name: str, options: dict[str, Any]) -> str:
     return ".".join([*parts, *(["holdout"] if options["holdout"] else [])])
 
 
-def _figures(row: Row, result: RunResult, manifest: dict[str, Any]) -> dict[str, Any]:
+def _figures(row: LearningRow, result: RunResult, manifest: dict[str, Any]) -> dict[str, Any]:
     accuracy = result.accuracy
     return {
         "what": row.what,

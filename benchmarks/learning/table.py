@@ -37,7 +37,7 @@ def main(rows: Path) -> None:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Rows of one backbone, seeds of a row together, in the order of `learning.ROWS`."""
+    """Rows of one backbone, seeds of a row together, in the order of `ROWS`."""
     seeds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         seeds[_name(line)].append(line)

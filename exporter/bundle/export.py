@@ -12,12 +12,13 @@ import onnx
 import torch
 
 from prunion.exporter.bundle.manifest import (
-    accounts,
     budget_of,
+    counts,
     image_input,
-    paper_accounts,
+    paper_account,
     provenance,
     rounding,
+    widths,
 )
 from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
 from prunion.exporter.graph.agreement import TOLERANCE, verify_export
@@ -31,14 +32,14 @@ from prunion.exporter.slim.network import SlimNet, slim_network
 from prunion.exporter.slim.subset import keep_domains, kept_units
 from prunion.runtime.base.files import new_folder, sha256_file, write_json
 from prunion.runtime.base.memory import free_memory
+from prunion.runtime.bundle.manifest import BankEntry, Manifest
+from prunion.runtime.bundle.manifest_record import Verified
 from prunion.runtime.bundle.pack import Pack
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["export_bundle", "trunk_hash"]
-
-FORMAT_VERSION = 1
 
 
 def export_bundle(
@@ -51,7 +52,7 @@ def export_bundle(
     """Slice, write, verify; the bundle folder appears only if all of it succeeded.
 
     Returns:
-        The manifest.
+        The value of `manifest.json`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -87,35 +88,29 @@ def export_bundle(
             write_slim(folder / "torch", slim, loaded, alive)
         table = _in_graph(parts.table, parts.model)
         write_json(folder / "units.json", table.to_json())
-        if budget["kind"] == "latency":
+        if budget.kind == "latency":
             shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
         packs = write_packs(folder, parts.packs, domains)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "name": output.name.removesuffix(".prunion"),
-            "domains": packs,
-            "input": image_input(loaded),
-            "budget": budget,
-            **accounts(loaded, table, sum(pack.bank.size for pack in parts.packs)),
-            "rounding": rounding(loaded, slim),
-            "paper": paper_accounts(loaded.net, alive, names),
-            "heads": "single" if options.specialise is not None else options.heads,
-            "units": "units.json",
-            "bank": parts.bank,
-            "trunk_hash": parts.packs[0].trunk_hash,
-            "files": {
-                p.relative_to(folder).as_posix(): sha256_file(p)
-                for p in sorted(folder.rglob("*"))
-                if p.is_file()
-            },
-            "graphs": {"fp32": "model.onnx", **{v: f"model.{v}.onnx" for v in variants}},
-            "verified": {
-                "max_relative_error": agreement.worst,
-                "tolerance": TOLERANCE,
-                "variants": variants,
-            },
-            "provenance": provenance(loaded),
-        }
+        params, macs = counts(loaded, table, sum(pack.bank.size for pack in parts.packs))
+        manifest = Manifest(
+            name=output.name.removesuffix(".prunion"),
+            domains=packs,
+            input=image_input(loaded),
+            budget=budget,
+            params=params,
+            macs=macs,
+            widths=widths(loaded, table),
+            rounding=rounding(loaded, slim),
+            paper=paper_account(loaded.net, alive, names),
+            heads="single" if options.specialise is not None else options.heads,
+            units="units.json",
+            bank=parts.bank,
+            trunk_hash=parts.packs[0].trunk_hash,
+            files=_hashes(folder),
+            graphs={"fp32": "model.onnx", **{v: f"model.{v}.onnx" for v in variants}},
+            verified=Verified(agreement.worst, TOLERANCE, variants),
+            provenance=provenance(loaded),
+        ).to_json()
         write_json(folder / "manifest.json", manifest)
     return manifest
 
@@ -128,7 +123,7 @@ class _Parts:
     model: onnx.ModelProto
     table: UnitTable
     packs: list[Pack]
-    bank: list[dict[str, Any]]
+    bank: tuple[BankEntry, ...]
 
 
 def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
@@ -137,13 +132,13 @@ def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
         model = onnx_graph(slim, *size, options.opset, options.ir, options.heads)
         digest = trunk_hash(slim)
         packs = [domain_pack(slim, row, d, digest) for row, d in enumerate(domains)]
-        return _Parts(slim, model, slim.table, packs, [vars(entry) for entry in slim.entries])
+        return _Parts(slim, model, slim.table, packs, slim.entries)
     net = fold_domain(slim)
     model = one_domain_graph(net, *size, options.opset, options.ir)
     digest = hash_trunk(dict(net.trunk.named_parameters()), [])
     whole = domain_pack(slim, 0, domains[0], digest)
     pack = Pack(**{**vars(whole), "bank": np.zeros(0, np.float32)})
-    return _Parts(net, model, net.table, [pack], [])
+    return _Parts(net, model, net.table, [pack], ())
 
 
 def _in_graph(table: UnitTable, model: onnx.ModelProto) -> UnitTable:
@@ -158,6 +153,12 @@ def _in_graph(table: UnitTable, model: onnx.ModelProto) -> UnitTable:
             flat = tensor == "head_weight" and len(held[tensor].dims) == 2
             slots[tensor, 0 if flat else axis] = units
     return UnitTable(table.count, slots, table.layers)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under `folder`, by relative path."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
 def _probe(count: int, height: int, width: int) -> torch.Tensor:

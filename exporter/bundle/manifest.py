@@ -1,15 +1,27 @@
-"""What an export says about itself: budget, counts, input and origin."""
+"""The manifest's parts, worked out from a checkpoint: budget, counts, input, origin.
+
+Two accounts stand beside each other. `counts` and `widths` tell what the file holds;
+`paper_account` counts as the papers do: 32 bits for each number, one for each switch, no
+classifiers; operations by thop's rules for convolutions, linear layers and BatchNorm. They are:
+
+- Berriel, Lathuilière, Nabi, Klein, Oliveira-Santos, Sebe and Ricci, "Budget-Aware Adapters for
+  Multi-Domain Learning", 2019, arXiv 1905.06242;
+- dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida, "Budget-Aware Pruning: Handling Multiple
+  Domains with Less Parameters", 2023, arXiv 2309.11464.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 import numpy as np
 
 from prunion.exporter.slim.network import SlimNet
+from prunion.runtime.bundle.manifest import BudgetAccount, ImageInput
+from prunion.runtime.bundle.manifest_parts import counts_to_json
+from prunion.runtime.bundle.manifest_record import PaperAccount, Provenance, Rounding
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.cost.budget import budget_account, make_budget, shown_cost
@@ -18,21 +30,25 @@ from prunion.trainer.network.checkpoint import Checkpoint, versions
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = [
-    "accounts",
     "budget_of",
+    "counts",
     "image_input",
     "norm_operations",
-    "paper_accounts",
+    "paper_account",
     "paper_bits",
     "paper_macs",
     "provenance",
     "rounding",
+    "widths",
 ]
+
+NUMBER_BITS = 32
+NORM_OPERATIONS = 4  # thop's (x - mean) / sqrt(var + eps) · weight + bias
 
 
 def budget_of(
     loaded: Checkpoint, alive: np.ndarray, file_bytes: int | None = None
-) -> dict[str, Any]:
+) -> BudgetAccount:
     """The budget asked for and what keeping `alive` `[U]` costs.
 
     Args:
@@ -47,7 +63,7 @@ def budget_of(
     value = budget.pricer.of(alive)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
-    if value > budget.allowed and loaded.config.train.cut == "union":
+    if not value <= budget.allowed and loaded.config.train.cut == "union":
         settled = loaded.meta.get("phase") == "settle"
         cause = "round_to, the budget or the form of the heads are not those of its training"
         raise BudgetError(
@@ -59,8 +75,10 @@ def budget_of(
     return budget_account(config, budget, value)
 
 
-def accounts(loaded: Checkpoint, table: UnitTable, bank: int) -> dict[str, Any]:
-    """What the file physically holds: weights, MACs and widths, before and after.
+def counts(
+    loaded: Checkpoint, table: UnitTable, bank: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The manifest's `params` and `macs`: weights and operations, before and after.
 
     Args:
         table: the sliced network's unit table.
@@ -68,66 +86,56 @@ def accounts(loaded: Checkpoint, table: UnitTable, bank: int) -> dict[str, Any]:
     """
     full = loaded.net.units.table
     every, left = np.ones(full.count, dtype=bool), np.ones(table.count, dtype=bool)
+    heads = sum(p.numel() for p in loaded.net.heads.parameters())
+    params = counts_to_json(full.params(every), table.params(left), heads=heads, bank=bank)
+    return params, counts_to_json(full.macs(every), table.macs(left))
+
+
+def widths(loaded: Checkpoint, table: UnitTable) -> dict[str, tuple[int, int]]:
+    """Output channels of every layer, before and after (`table` is the sliced network's)."""
     after = {layer.weight: layer.shape[0] for layer in table.layers}
     return {
-        "params": {
-            "backbone": full.params(every),
-            "exported": table.params(left),
-            "heads": sum(p.numel() for p in loaded.net.heads.parameters()),
-            "bank": bank,
-        },
-        "macs": {"backbone": full.macs(every), "exported": table.macs(left)},
-        "widths": {
-            layer.weight.removesuffix(".weight"): [layer.shape[0], after[layer.weight]]
-            for layer in full.layers
-        },
+        layer.weight.removesuffix(".weight"): (layer.shape[0], after[layer.weight])
+        for layer in loaded.net.units.table.layers
     }
 
 
-def rounding(loaded: Checkpoint, slim: SlimNet) -> dict[str, Any]:
+def rounding(loaded: Checkpoint, slim: SlimNet) -> Rounding:
     """The multiple of the widths, and per layer the channels that only rounding keeps."""
-    unused = np.append(~slim.used.any(axis=0), False)
+    unused = np.append(~slim.used.any(axis=0), False)  # slot -1, a channel without a unit, is used
     added = {}
     for layer in slim.table.layers:
         units = slim.table.slots.get((layer.weight, 0))
         if units is not None and unused[units].any():
             added[layer.weight.removesuffix(".weight")] = int(unused[units].sum())
-    return {"multiple": loaded.config.budget.round_to, "added": added}
+    return Rounding(loaded.config.budget.round_to, added)
 
 
-def image_input(loaded: Checkpoint) -> dict[str, Any]:
+def image_input(loaded: Checkpoint) -> ImageInput:
     """Size and preprocessing of the fp32 graph's `image`."""
     shape = loaded.config.input
-    return {
-        "height": shape.height,
-        "width": shape.width,
-        "channels": 3,
-        "dtype": "float32",
-        "normalisation": {"mean": list(shape.mean), "std": list(shape.std)},
-        "resize": {
-            "shorter_side": shape.shorter_side,
-            "interpolation": "bilinear",
-            "crop": "center",
-        },
-    }
+    return ImageInput(
+        height=shape.height,
+        width=shape.width,
+        mean=shape.mean,
+        std=shape.std,
+        shorter_side=shape.shorter_side,
+    )
 
 
-def provenance(loaded: Checkpoint) -> dict[str, Any]:
+def provenance(loaded: Checkpoint) -> Provenance:
     """Who made this, with what, from which run."""
-    return {
-        "prunion": versions().get("prunion", ""),
-        "versions": versions(),
-        "trained_with": dict(loaded.meta["versions"]),
-        "seed": loaded.config.seed,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "config": loaded.config.to_json(),
-    }
+    return Provenance(
+        prunion=versions().get("prunion", ""),
+        versions=versions(),
+        trained_with=dict(loaded.meta["versions"]),
+        seed=loaded.config.seed,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        config=loaded.config.to_json(),
+    )
 
 
-NORM_OPERATIONS = 4  # thop's (x - mean) / sqrt(var + eps) · weight + bias
-
-
-def paper_accounts(net: DomainNet, alive: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def paper_account(net: DomainNet, alive: np.ndarray, names: Sequence[str]) -> PaperAccount:
     """The manifest's `paper`.
 
     Args:
@@ -135,19 +143,19 @@ def paper_accounts(net: DomainNet, alive: np.ndarray, names: Sequence[str]) -> d
         names: the domains' names, in the order of the network's.
     """
     every = np.ones(net.units.table.count, dtype=bool)
+    # The papers' backbone is one domain's network: its own BatchNorm and no switches.
     full_bits, bits = paper_bits(net, every, 1, 0), paper_bits(net, alive, len(names), alive.sum())
     full, union = paper_macs(net, every), paper_macs(net, alive)
     own = (net.switches > 0).cpu().numpy()
-    return {
-        "bits": {"backbone": full_bits, "exported": bits},
-        "params": bits / full_bits,
-        "macs": {
-            "backbone": full,
-            "exported": union,
-            "domains": {name: paper_macs(net, own[row]) for row, name in enumerate(names)},
-        },
-        "flop": union / full,
-    }
+    return PaperAccount(
+        bits_backbone=full_bits,
+        bits_exported=bits,
+        params=bits / full_bits,
+        macs_backbone=full,
+        macs_exported=union,
+        macs_domains={name: paper_macs(net, own[row]) for row, name in enumerate(names)},
+        flop=union / full,
+    )
 
 
 def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -> int:
@@ -161,7 +169,7 @@ def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -
         2 * len(table.kept(f"{layer}.running_mean", 0, norm.weight.shape[1], alive))
         for layer, norm in net.norms.items()
     )
-    return 32 * (shared + domains * norms) + domains * int(switches)
+    return NUMBER_BITS * (shared + domains * norms) + domains * int(switches)
 
 
 def paper_macs(net: DomainNet, alive: np.ndarray) -> int:
@@ -170,7 +178,7 @@ def paper_macs(net: DomainNet, alive: np.ndarray) -> int:
 
 
 def norm_operations(net: DomainNet, alive: np.ndarray) -> int:
-    """thop's operations of every BatchNorm."""
+    """thop's operations of every BatchNorm that keeps `alive` `[U]`, for one image."""
     total = 0
     for node in net.trunk.graph.nodes:
         if node.op == "call_module" and str(node.target).startswith("norms."):

@@ -15,9 +15,10 @@ from onnx import numpy_helper
 
 from prunion.exporter.slim.network import SlimNet, slim_network
 from prunion.exporter.slim.subset import kept_units
-from prunion.exporter.verify.recount import TABLES
+from prunion.runtime.bundle.manifest import Domain
 from prunion.runtime.bundle.pack import Pack, write_pack
 from prunion.runtime.errors import DomainError, PrunionError
+from prunion.runtime.graph.inputs import TABLE_INPUTS
 from prunion.trainer.network.checkpoint import load_checkpoint
 
 __all__ = [
@@ -82,7 +83,7 @@ def graph_trunk_hash(model: onnx.ModelProto, order: list[list[Any]]) -> str:
     torch's exporter names its own constants without a dot; it leaves the trunk's alone.
     """
     floats = (x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT)
-    held = {x.name: x for x in floats if "." in x.name and x.name not in TABLES}
+    held = {x.name: x for x in floats if "." in x.name and x.name not in TABLE_INPUTS}
     return hash_trunk(
         {name: torch.from_numpy(numpy_helper.to_array(x).copy()) for name, x in held.items()}, order
     )
@@ -104,14 +105,14 @@ def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str)
 
 def write_packs(
     folder: Path, packs: list[Pack], domains: list[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Write `domains/NAME.safetensors` and give the manifest's `domains`."""
+) -> tuple[Domain, ...]:
+    """Write `domains/NAME.safetensors` and give the manifest's `domains`.
+
+    `domains` are the checkpoint's, in the order of `packs`.
+    """
     entries = []
     for pack, domain in zip(packs, domains, strict=True):
         relative = f"domains/{pack.name}.safetensors"
         write_pack(folder / relative, pack)
-        entry = {"name": pack.name, "classes": list(pack.classes), "pack": relative}
-        if domain.get("accuracy") is not None:
-            entry["accuracy"] = domain["accuracy"]
-        entries.append(entry)
-    return entries
+        entries.append(Domain(pack.name, pack.classes, relative, domain.get("accuracy")))
+    return tuple(entries)

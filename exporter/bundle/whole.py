@@ -1,4 +1,8 @@
-"""A run's network before training, as a bundle to measure: `export --untrained`, `profile RUN`."""
+"""Whole networks, every channel on, to measure against.
+
+A run's before training, as a bundle (`export --untrained`, `profile RUN`), and a checkpoint's, as
+one selectable graph.
+"""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from prunion.exporter.verify.recount import TABLES
 from prunion.runtime.errors import VerificationError
+from prunion.runtime.graph.inputs import TABLE_INPUTS
 
 __all__ = ["half_graph"]
 
 LARGEST = float(np.finfo(np.float16).max)
-HEADS = frozenset(TABLES) - {"bank"}
+HEADS = frozenset(TABLE_INPUTS) - {"bank"}
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -33,12 +33,14 @@ def half_graph(model: onnx.ModelProto, image: str = "float32") -> onnx.ModelProt
     graph = half.graph
     floats = _float_values(half)
     full = _full_precision(graph)
-    kept = {i.name for i in graph.initializer if i.name in TABLES}
+    kept = {i.name for i in graph.initializer if i.name in TABLE_INPUTS}
     _convert_initializers(graph, kept)
     made = {"image"} if image == "float32" else set()
     made |= {out for node in graph.node if node.output[0] in full for out in node.output}
     nodes: list[onnx.NodeProto] = []
     casts: dict[tuple[str, int], str] = {}
+    # A node computes in one type: cast every float input that was made in the other. The head's
+    # tables and the bank are float32 already where a float32 node reads them.
     for node in graph.node:
         wants = FLOAT if node.output[0] in full else HALF
         for place, name in enumerate(node.input):

@@ -16,12 +16,12 @@ from prunion.exporter.graph.heads import concatenate_heads
 from prunion.exporter.graph.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim.fold import OneDomainNet
 from prunion.exporter.slim.network import SlimNet
+from prunion.runtime.graph.pin import TABLES
 
 __all__ = ["OPSET", "one_domain_graph", "onnx_graph"]
 
 # ONNX Runtime 1.23 (the last for Python 3.10, JetPack 6) loses its fast convolutions from 22 on.
 OPSET = 20
-TABLES = ("bank", "head_weight", "head_bias")
 
 
 def onnx_graph(

@@ -1,7 +1,7 @@
-"""The sliced network as a torch model that reloads without the checkpoint: tensors and a plan.
+"""The sliced network as a torch model that reloads without the checkpoint: layout and tensors.
 
-`plan.json` says which backbone to build and which of its channel units to keep;
-`slim.safetensors` holds every tensor of the result. Nothing is pickled, no class is stored.
+The slim layout, in `plan.json`, says which backbone to build and which of its channel units to
+keep; `slim.safetensors` holds every tensor of the result. Nothing is pickled, no class is stored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prunion.trainer.network.masked import build_network
 __all__ = ["load_slim", "save_slim", "write_slim"]
 
 FORMAT_VERSION = 1
-TENSORS, PLAN = "slim.safetensors", "plan.json"
+TENSORS, LAYOUT = "slim.safetensors", "plan.json"
 
 
 def save_slim(
@@ -45,7 +45,7 @@ def write_slim(folder: Path, slim: SlimNet, loaded: Checkpoint, alive: np.ndarra
     tensors["switches"] = torch.from_numpy(np.ascontiguousarray(slim.used, np.uint8))
     save_file(tensors, folder / TENSORS, {"format": "prunion-slim"})
     table, config = loaded.net.units.table, loaded.config.to_json()
-    plan = {
+    layout = {
         "format_version": FORMAT_VERSION,
         "backbone": config["backbone"],
         "size": list(loaded.config.input.size),
@@ -63,32 +63,32 @@ def write_slim(folder: Path, slim: SlimNet, loaded: Checkpoint, alive: np.ndarra
         },
         "tensors_sha256": sha256_file(folder / TENSORS),
     }
-    write_json(folder / PLAN, plan)
+    write_json(folder / LAYOUT, layout)
 
 
 def load_slim(folder: Path | str) -> SlimNet:
-    """Rebuild the sliced network: the backbone's graph, cut as the plan says, with its tensors.
+    """Rebuild the sliced network: its backbone, sliced as the layout says, with its tensors.
 
     Raises:
         CheckpointError: a file is missing, altered, of another version, or does not fit the
             backbone that the installed torchvision or timm builds.
     """
     folder = Path(folder)
-    plan = _plan(folder)
+    layout = _layout(folder)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        config = BackboneConfig(**plan["backbone"])
-        classes = [len(d["classes"]) for d in plan["domains"]]
-        net = build_network(config, plan["size"], classes, weights=False)
+        config = BackboneConfig(**layout["backbone"])
+        classes = [len(d["classes"]) for d in layout["domains"]]
+        net = build_network(config, layout["size"], classes, weights=False)
         alive = np.zeros(net.units.table.count, dtype=bool)
-        if plan["units"]["count"] != len(alive):
+        if layout["units"]["count"] != len(alive):
             raise CheckpointError(
-                f"{folder}: the backbone has {len(alive)} channel units here, the plan's had "
-                f"{plan['units']['count']}: install the versions it was made with"
+                f"{folder}: the backbone has {len(alive)} channel units here, the layout's had "
+                f"{layout['units']['count']}: install the versions it was made with"
             )
-        alive[plan["units"]["kept"]] = True
+        alive[layout["units"]["kept"]] = True
         tensors = load_file(folder / TENSORS)
         switches = tensors.pop("switches").to(torch.float32)
         net.switches.zero_()
@@ -98,25 +98,29 @@ def load_slim(folder: Path | str) -> SlimNet:
     except CheckpointError:
         raise
     except (SafetensorError, PrunionError, OSError, KeyError, TypeError) as exc:
-        raise CheckpointError(f"{folder}: the plan is damaged ({exc}): save it again") from None
+        raise CheckpointError(
+            f"{folder}: the slim layout is damaged ({exc}): save it again"
+        ) from None
     except (RuntimeError, IndexError, ValueError) as exc:
         reason = str(exc).strip().splitlines()[0]
-        raise CheckpointError(f"{folder}/{TENSORS} does not fit its plan: {reason}") from None
+        raise CheckpointError(
+            f"{folder}/{TENSORS} does not fit its slim layout: {reason}"
+        ) from None
     return slim.eval()
 
 
-def _plan(folder: Path) -> dict[str, Any]:
-    for name in (PLAN, TENSORS):
+def _layout(folder: Path) -> dict[str, Any]:
+    for name in (LAYOUT, TENSORS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}/{name} is missing: give the folder that holds it")
-    plan = read_json(folder / PLAN, CheckpointError)
-    if not isinstance(plan, dict) or plan.get("format_version") != FORMAT_VERSION:
+    layout = read_json(folder / LAYOUT, CheckpointError)
+    if not isinstance(layout, dict) or layout.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{folder}/{PLAN} is not of format_version {FORMAT_VERSION}: save it again"
+            f"{folder}/{LAYOUT} is not of format_version {FORMAT_VERSION}: save it again"
         )
-    if sha256_file(folder / TENSORS) != plan.get("tensors_sha256"):
+    if sha256_file(folder / TENSORS) != layout.get("tensors_sha256"):
         raise CheckpointError(
-            f"{folder}/{TENSORS} is truncated or altered (its SHA-256 differs from the plan's): "
+            f"{folder}/{TENSORS} is truncated or altered (its SHA-256 differs from the layout's): "
             "copy it again"
         )
-    return plan
+    return layout

@@ -1,4 +1,4 @@
-"""The trunk's graph over sliced weights."""
+"""The trunk's graph over sliced weights: counts written into it are made to fit what stays."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
-from prunion.exporter.slim.cut import Cut, cut_pad, cut_zero_channels, kept, select
-from prunion.exporter.slim.selections import channel_selections
+from prunion.exporter.slim.kept import Kept
+from prunion.exporter.slim.selections import channel_selections, standing_for, write_selection
 from prunion.trainer.backbone.trace import op_name
-from prunion.trainer.network.masked import DomainNet, Gate
+from prunion.trainer.network.masked import Gate
 
 __all__ = ["Affine", "sliced_graph"]
 
@@ -31,9 +31,12 @@ class Affine(nn.Module):
         return part if self.rank == 4 else part.flatten(1)
 
 
-def sliced_graph(net: DomainNet, cut: Cut) -> tuple[fx.Graph, nn.Module]:
-    """A copy of the trunk's graph over sliced weights, and the module that holds them."""
-    graph = fx.Graph()
+def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
+    """A copy of the trunk's graph over sliced weights, and the module that holds them.
+
+    The bank's columns are added to `kept` on the way, in the order of the graph.
+    """
+    net, graph = kept.net, fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph_output = graph.graph_copy(net.trunk.graph, copies)
     graph.output(graph_output)
@@ -43,29 +46,29 @@ def sliced_graph(net: DomainNet, cut: Cut) -> tuple[fx.Graph, nn.Module]:
     replaced: dict[fx.Node, fx.Node] = {}
     for old, node in copies.items():
         if old in selections:
-            chosen = selections[old]
-            source = copies[chosen.source]
-            select(graph, node, replaced.get(source, source), kept(net, cut, chosen), holder)
+            source = copies[selections[old].source]
+            source = replaced.get(source, source)
+            write_selection(graph, node, source, selections[old], kept, holder)
         elif node.op == "call_module":
-            replaced[node] = _swap_module(net, old, node, cut, graph, holder)
+            replaced[node] = _swap_module(old, node, kept, graph, holder)
         elif node.op == "get_attr":
-            _slice_tensor(net, node, cut, holder)
+            _slice_tensor(node, kept, holder)
         elif op_name(old) == "conv2d":
-            _fix_groups(node, old, cut)
+            _fix_groups(node, old, kept)
         elif op_name(old) == "pad":
-            cut_pad(node, old, net, cut)
+            _slice_pad(node, old, kept)
         elif op_name(old) == "mul":
-            replaced[node] = cut_zero_channels(graph, node, old, net, cut)
+            replaced[node] = _slice_zeros(graph, node, old, kept)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     graph.lint()
     return graph, holder
 
 
 def _swap_module(
-    net: DomainNet, old: fx.Node, node: fx.Node, cut: Cut, graph: fx.Graph, holder: nn.Module
+    old: fx.Node, node: fx.Node, kept: Kept, graph: fx.Graph, holder: nn.Module
 ) -> fx.Node:
     """Turn a per-domain BatchNorm or gate into bank columns; returns what stands for it."""
-    kind, key = str(old.target).split(".", 1)
+    net, (kind, key) = kept.net, str(old.target).split(".", 1)
     rank = old.args[0].meta["val"].dim() if "val" in old.args[0].meta else 4  # type: ignore
     module = net.trunk.get_submodule(str(old.target))
     affine = holder.get_submodule("affine")
@@ -79,30 +82,30 @@ def _swap_module(
             graph.erase_node(node)
             return source
         assert isinstance(module, Gate)
-        stay = cut.channels(site.units)
-        rows = cut.gate(site.units)[:, stay]
-        part = cut.add(key, "gate", rows, site.units[stay])
+        stay = kept.channels(site.units)
+        rows = kept.gate(site.units)[:, stay]
+        part = kept.add(key, "gate", rows, site.units[stay])
         affine[key] = Affine(part, None, rank)
     else:
         layer = key.replace("/", ".")
         units = net.units.table.slots.get((f"{layer}.running_mean", 0))
         assert units is not None
-        stay = cut.channels(units)
-        gate = cut.gate(units)[:, stay]
-        scale, shift = cut.norms[layer].affine()
-        first = cut.add(layer, "scale", scale[:, stay] * gate, units[stay])
-        second = cut.add(layer, "shift", shift[:, stay] * gate, units[stay])
+        stay = kept.channels(units)
+        gate = kept.gate(units)[:, stay]
+        scale, shift = kept.norms[layer].affine()
+        first = kept.add(layer, "scale", scale[:, stay] * gate, units[stay])
+        second = kept.add(layer, "shift", shift[:, stay] * gate, units[stay])
         affine[key] = Affine(first, second, rank)
     node.target = f"affine.{key}"
     return node
 
 
-def _slice_tensor(net: DomainNet, node: fx.Node, cut: Cut, holder: nn.Module) -> None:
-    name = str(node.target)
+def _slice_tensor(node: fx.Node, kept: Kept, holder: nn.Module) -> None:
+    net, name = kept.net, str(node.target)
     owner, _, leaf = name.rpartition(".")
     value = getattr(net.trunk.get_submodule(owner), leaf).detach().cpu()
     for axis in range(value.dim()):
-        stay = cut.table.kept(name, axis, value.shape[axis], cut.alive)
+        stay = kept.table.kept(name, axis, value.shape[axis], kept.alive)
         value = value.index_select(axis, torch.from_numpy(stay))
     module = holder
     for step in filter(None, owner.split(".")):
@@ -112,7 +115,7 @@ def _slice_tensor(net: DomainNet, node: fx.Node, cut: Cut, holder: nn.Module) ->
     module.register_parameter(leaf, nn.Parameter(value.contiguous(), requires_grad=False))
 
 
-def _fix_groups(node: fx.Node, old: fx.Node, cut: Cut) -> None:
+def _fix_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:
     """A depthwise convolution has as many groups as channels are left."""
     groups = old.args[6] if len(old.args) > 6 else old.kwargs.get("groups", 1)
     weight = old.args[1]
@@ -120,10 +123,42 @@ def _fix_groups(node: fx.Node, old: fx.Node, cut: Cut) -> None:
     shape = weight.meta["val"].shape
     if groups == 1 or shape[1] != 1:
         return
-    left = len(cut.table.kept(str(weight.target), 0, int(shape[0]), cut.alive))
+    left = len(kept.table.kept(str(weight.target), 0, int(shape[0]), kept.alive))
     args = [*node.args]
     defaults = [None, None, None, [1, 1], [0, 0], [1, 1], 1]
     args += defaults[len(args) :]
     args[6] = left * groups // int(shape[0])
     node.args = tuple(args)
     node.kwargs = {}
+
+
+def _slice_pad(node: fx.Node, old: fx.Node, kept: Kept) -> None:
+    """Pad by as many zero channels as are left of those the backbone pads."""
+    amounts = list(old.args[1])  # type: ignore[arg-type]
+    if not any(amounts[4:]):
+        return
+    units = kept.net.units.channels[old.name]
+    before, after = (*amounts[4:6], 0)[:2]
+    amounts[4] = len(kept.channels(units[:before]))
+    amounts[5] = len(kept.channels(units[len(units) - after :]))
+    node.args = (node.args[0], amounts, *node.args[2:])
+
+
+def _slice_zeros(graph: fx.Graph, node: fx.Node, old: fx.Node, kept: Kept) -> fx.Node:
+    """A product with zero makes as many zero channels as are left of them, not of its input's.
+
+    So do shortcuts that widen a stream by zeros: their channels live on without any of the input's.
+    """
+    source = old.args[0]
+    if not isinstance(source, fx.Node) or isinstance(old.args[1], fx.Node) or old.args[1] != 0:
+        return node
+    made = len(kept.channels(kept.net.units.channels[old.name]))
+    given = len(kept.channels(kept.net.units.channels[standing_for(source)]))
+    with graph.inserting_after(node):
+        if made <= given:
+            new = graph.call_function(torch.ops.aten.slice.Tensor, (node, 1, 0, made))
+        else:
+            pad = [0, 0, 0, 0, 0, made - given]
+            new = graph.call_function(torch.ops.aten.constant_pad_nd.default, (node, pad))
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    return new

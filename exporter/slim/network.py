@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from prunion.exporter.slim.cut import Cut
 from prunion.exporter.slim.graph import sliced_graph
+from prunion.exporter.slim.kept import Kept
 from prunion.runtime.bundle.manifest import BankEntry
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
 from prunion.trainer.network.masked import DomainNet
@@ -80,23 +80,24 @@ def slim_network(net: DomainNet, alive: np.ndarray | None = None) -> SlimNet:
     """
     used = np.asarray(net.switches.detach().cpu().numpy() > 0)
     union = np.asarray(used.any(axis=0))
-    cut = Cut(net, union if alive is None else union | alive)
-    graph, swapped = sliced_graph(net, cut)
-    trunk = fx.GraphModule(swapped, graph)
-    head_weight, head_bias = _heads(net, cut)
+    kept = Kept(net, union if alive is None else union | alive)
+    graph, holder = sliced_graph(kept)
+    trunk = fx.GraphModule(holder, graph)
+    head_weight, head_bias = _heads(kept)
     return SlimNet(
         trunk,
-        tuple(cut.entries),
-        torch.cat(cut.rows, dim=1),
+        tuple(kept.entries),
+        torch.cat(kept.rows, dim=1),
         head_weight,
         head_bias,
-        _sliced_table(net, cut),
-        used[:, cut.alive],
+        _sliced_table(kept),
+        used[:, kept.alive],
     ).eval()
 
 
-def _heads(net: DomainNet, cut: Cut) -> tuple[torch.Tensor, torch.Tensor]:
-    stay = torch.from_numpy(cut.channels(net.units.feature_units))
+def _heads(kept: Kept) -> tuple[torch.Tensor, torch.Tensor]:
+    net = kept.net
+    stay = torch.from_numpy(kept.channels(net.units.feature_units))
     widest = max(net.classes)
     weight = torch.zeros(len(net.classes), len(stay), widest)
     bias = torch.full((len(net.classes), widest), -torch.inf)
@@ -107,24 +108,25 @@ def _heads(net: DomainNet, cut: Cut) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, bias
 
 
-def _sliced_table(net: DomainNet, cut: Cut) -> UnitTable:
-    table = cut.table
-    number = np.append(np.cumsum(cut.alive) - 1, -1)  # old unit → new unit, -1 → -1
+def _sliced_table(kept: Kept) -> UnitTable:
+    table = kept.table
+    # Old unit → its place among those that stay; index -1 finds the last entry, "no unit" again.
+    number = np.append(np.cumsum(kept.alive) - 1, -1)
     slots = {}
     for (tensor, axis), units in table.slots.items():
-        if not tensor.endswith((".running_mean", ".running_var")) and not _is_norm(cut, tensor):
-            slots[tensor, axis] = number[units[cut.channels(units)]]
-    slots["bank", 1] = number[np.concatenate(cut.units)]
+        if not tensor.endswith((".running_mean", ".running_var")) and not _is_norm(kept, tensor):
+            slots[tensor, axis] = number[units[kept.channels(units)]]
+    slots["bank", 1] = number[np.concatenate(kept.units)]
     layers = tuple(
         Layer(
             x.weight,
-            tuple(len(table.kept(x.weight, a, n, cut.alive)) for a, n in enumerate(x.shape)),
+            tuple(len(table.kept(x.weight, a, n, kept.alive)) for a, n in enumerate(x.shape)),
             x.positions,
         )
         for x in table.layers
     )
-    return UnitTable(int(cut.alive.sum()), slots, layers)
+    return UnitTable(int(kept.alive.sum()), slots, layers)
 
 
-def _is_norm(cut: Cut, tensor: str) -> bool:
-    return tensor.rpartition(".")[0] in cut.norms
+def _is_norm(kept: Kept, tensor: str) -> bool:
+    return tensor.rpartition(".")[0] in kept.norms

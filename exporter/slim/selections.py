@@ -2,7 +2,9 @@
 
 A traced graph has channel counts written into its views and splits. After slicing they are wrong,
 and a shuffle's groups may be left with different numbers of channels. Every chain of such
-operations between two ordinary activations is therefore replaced by one selection of channels.
+operations between two ordinary activations is therefore replaced by one selection of channels:
+`channel_selections` finds them in the full graph, `write_selection` puts what stays of one into
+the sliced graph.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
+from prunion.exporter.slim.kept import Kept
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone.trace import op_name
 from prunion.trainer.channels.walk import LAYOUT
 
-__all__ = ["Selection", "channel_selections"]
+__all__ = ["Selection", "channel_selections", "standing_for", "write_selection"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,53 @@ def channel_selections(graph: fx.Graph) -> dict[fx.Node, Selection]:
     return found
 
 
+def write_selection(
+    graph: fx.Graph,
+    node: fx.Node,
+    source: fx.Node,
+    selection: Selection,
+    kept: Kept,
+    holder: nn.Module,
+) -> None:
+    """Put what stays of a selection in the place of its last layout node.
+
+    Args:
+        node: that node in the sliced graph.
+        source: the sliced graph's node that gives the channels to select from.
+        holder: the module that gets the indices as a buffer where a slice does not do.
+    """
+    units = kept.net.units.channels[standing_for(selection.source)]
+    left = kept.channels(units)
+    stay = np.append(kept.alive, True)[units[selection.channels]]
+    places = np.searchsorted(left, selection.channels[stay])
+    aten, count = torch.ops.aten, len(places)
+    with graph.inserting_before(node):
+        if np.array_equal(places, np.arange(len(left))):
+            new = source
+        elif count and np.array_equal(places, places[0] + np.arange(count)):
+            first = int(places[0])
+            new = graph.call_function(aten.slice.Tensor, (source, 1, first, first + count))
+        else:
+            name = f"channels_{node.name}"
+            holder.register_buffer(name, torch.from_numpy(places))
+            index = graph.get_attr(name)
+            new = graph.call_function(aten.index_select.default, (source, 1, index))
+        if selection.form == "flat":
+            new = graph.call_function(aten.flatten.using_ints, (new, 1))
+        elif selection.form == "spread":
+            for _ in range(2):
+                new = graph.call_function(aten.unsqueeze.default, (new, -1))
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+
+
+def standing_for(node: fx.Node) -> str:
+    """Name of the backbone's own node behind gates and swapped BatchNorms."""
+    while node.op == "call_module" and str(node.target).startswith("gates."):
+        node = node.args[0]  # type: ignore[assignment]
+    return str(node.meta.get("stands_for", node.name))
+
+
 def _is_layout(node: fx.Node) -> bool:
     if op_name(node) == "slice":  # spatial slices have no channel count in them
         return len(node.args) > 1 and bool(node.args[1] == 1)
@@ -92,6 +142,8 @@ def _size(node: fx.Node) -> int:
 def _selection(node: fx.Node, root: fx.Node, value: Any) -> Selection:
     shape = [int(n) for n in root.meta["val"].shape[1:]]
     area = int(np.prod(shape[1:]))
+    # Element n of `[C, H, W]` lies in channel n // area at position n % area. The chain is a
+    # selection if each of its channels holds one channel of the source, all positions in order.
     if isinstance(value, torch.Tensor):
         if value.dim() == len(shape) + 1:
             channels, within = value.reshape(value.shape[1], -1) // area, value % area

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from prunion.runtime.bundle.folder import Bundle
-from prunion.runtime.bundle.manifest import Budget
+from prunion.runtime.bundle.manifest import BudgetAccount
 from prunion.runtime.bundle.profile import read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config.choices import BudgetKind
@@ -63,7 +63,7 @@ def _check_latency(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
     yield from _check(claimed, config, found)
 
 
-def _check(claimed: Budget, config: BudgetConfig, found: float) -> Iterator[str]:
+def _check(claimed: BudgetAccount, config: BudgetConfig, found: float) -> Iterator[str]:
     if config.is_fraction and not claimed.backbone:
         return  # a bundle from before `backbone` was told: a share of what is not known
     value = min(1.0, found / claimed.backbone) if config.is_fraction else found

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-__all__ = ["TABLES", "Counted", "initializers", "recount"]
+from prunion.runtime.graph.inputs import TABLE_INPUTS
 
-TABLES = ("bank", "head_weight", "head_bias", "head_columns", "pixels")
+__all__ = ["Counted", "initializers", "recount"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def recount(model: onnx.ModelProto) -> Counted:
             continue
         stored = _stored(node.input[1], makers)
         name = stored.removesuffix("_quantized")
-        if stored not in values or name in TABLES:
+        if stored not in values or name in TABLE_INPUTS:
             continue
         shape = values[stored]
         shapes[name] = shape

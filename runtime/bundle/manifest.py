@@ -1,55 +1,69 @@
-"""`manifest.json`: what a bundle holds, checked key by key."""
+"""`manifest.json`: what a bundle holds. One schema, read and checked key by key, and written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prunion.runtime.base.checks import Fields, safe_relative_path
 from prunion.runtime.base.files import read_json
 from prunion.runtime.bundle.manifest_parts import (
     BankEntry,
-    Budget,
+    BudgetAccount,
     Domain,
     ImageInput,
     listed,
     read_bank,
-    read_budget,
+    read_counts,
     read_domains,
-    read_input,
 )
+from prunion.runtime.bundle.manifest_record import PaperAccount, Provenance, Rounding, Verified
 from prunion.runtime.errors import BundleError
 
-__all__ = ["BankEntry", "Budget", "Domain", "ImageInput", "Manifest", "load_manifest"]
+__all__ = ["BankEntry", "BudgetAccount", "Domain", "ImageInput", "Manifest", "load_manifest"]
 
 FORMAT_VERSION = 1
 HEADS = ("gathered", "concatenated", "single")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A typed view of `manifest.json`; `raw` is the file's value as it stands.
+    """Everything that `manifest.json` says, in the file's own order.
 
-    `heads` is `gathered`, `concatenated` or `single` (a bundle specialised to one domain).
+    Attributes:
+        params, macs: `backbone` and `exported` count the trunk's weights and its
+            multiply-accumulates for one image; other keys stand beside them.
+        widths: each layer's output channels, before and after.
+        rounding, paper, verified, provenance: how the bundle was made; None where it does not say.
+        heads: `gathered`, `concatenated` or `single` (a bundle specialised to one domain).
+        units: the unit table's file.
+        bank: the bank's columns in order.
+        trunk_hash: hex SHA-256 of the trunk that packs must be made for.
+        files: hex SHA-256 of every file but the manifest, by its path in the bundle.
+        graphs: the file of each precision.
     """
 
     name: str
     domains: tuple[Domain, ...]
     input: ImageInput
-    budget: Budget
+    budget: BudgetAccount
     params: Mapping[str, float]
     macs: Mapping[str, float]
     widths: Mapping[str, tuple[int, int]]
+    rounding: Rounding | None
+    paper: PaperAccount | None
+    heads: str
     units: str
     bank: tuple[BankEntry, ...]
     trunk_hash: str
     files: Mapping[str, str]
     graphs: Mapping[str, str]
-    raw: Mapping[str, Any]
-    heads: str = "gathered"
+    verified: Verified | None
+    provenance: Provenance | None
 
     @property
     def bank_columns(self) -> int:
@@ -61,34 +75,78 @@ class Manifest:
         """Cmax, the width of `logits`."""
         return max(len(domain.classes) for domain in self.domains)
 
+    @property
+    def round_to(self) -> int:
+        """Kept widths are multiples of this; 1 where the bundle does not say."""
+        return 1 if self.rounding is None else self.rounding.multiple
+
+    @classmethod
+    def from_json(cls, value: Any, source: str) -> Manifest:
+        """Check the file's value; `source` names it in messages.
+
+        Raises:
+            BundleError: naming the key and the fix. Keys that nobody knows are left out.
+        """
+        top = Fields(value, "", source)
+        version = top.get("format_version")
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            raise BundleError(
+                f"{source}: format_version is {version!r}, this prunion reads {FORMAT_VERSION}: "
+                "export the bundle again or install the prunion that wrote it"
+            )
+        files = _files(top)
+        return cls(
+            name=top.text("name", 200),
+            domains=read_domains(top, files),
+            input=ImageInput.from_json(top.fields("input")),
+            budget=BudgetAccount.from_json(top.fields("budget")),
+            params=read_counts(top.fields("params")),
+            macs=read_counts(top.fields("macs")),
+            widths=_widths(top.fields("widths")),
+            rounding=_if_told(top, "rounding", Rounding.from_json),
+            paper=_if_told(top, "paper", PaperAccount.from_json),
+            heads=_heads(top),
+            units=listed(top, "units", top.get("units"), files),
+            bank=read_bank(top),
+            trunk_hash=_sha256(top, "trunk_hash", top.get("trunk_hash")),
+            files=files,
+            graphs=_graphs(top, files),
+            verified=_if_told(top, "verified", Verified.from_json),
+            provenance=_if_told(top, "provenance", Provenance.from_json),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's value, keys in the order that it is written in."""
+        value: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "domains": [domain.to_json() for domain in self.domains],
+            "input": self.input.to_json(),
+            "budget": self.budget.to_json(),
+            "params": dict(self.params),
+            "macs": dict(self.macs),
+            "widths": {layer: list(pair) for layer, pair in self.widths.items()},
+            "rounding": self.rounding and self.rounding.to_json(),
+            "paper": self.paper and self.paper.to_json(),
+            "heads": self.heads,
+            "units": self.units,
+            "bank": [entry.to_json() for entry in self.bank],
+            "trunk_hash": self.trunk_hash,
+            "files": dict(self.files),
+            "graphs": dict(self.graphs),
+            "verified": self.verified and self.verified.to_json(),
+            "provenance": self.provenance and self.provenance.to_json(),
+        }
+        return {key: part for key, part in value.items() if part is not None}
+
 
 def load_manifest(path: Path | str) -> Manifest:
     """Read and check a `manifest.json`. Raises BundleError naming the key and the fix."""
-    raw = read_json(path, BundleError)
-    top = Fields(raw, "", str(path))
-    version = top.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        raise BundleError(
-            f"{path}: format_version is {version!r}, this prunion reads {FORMAT_VERSION}: "
-            "export the bundle again or install the prunion that wrote it"
-        )
-    files = _files(top)
-    return Manifest(
-        name=top.text("name", 200),
-        domains=read_domains(top, files),
-        input=read_input(top.fields("input")),
-        budget=read_budget(top.fields("budget")),
-        params=_numbers(top.fields("params"), ("backbone", "exported")),
-        macs=_numbers(top.fields("macs"), ("backbone", "exported")),
-        widths=_widths(top.fields("widths")),
-        units=listed(top, "units", top.get("units"), files),
-        bank=read_bank(top),
-        trunk_hash=_sha256(top, "trunk_hash", top.get("trunk_hash")),
-        files=files,
-        graphs=_graphs(top, files),
-        raw=raw,
-        heads=_heads(top),
-    )
+    return Manifest.from_json(read_json(path, BundleError), str(path))
+
+
+def _if_told(top: Fields, key: str, read: Callable[[Fields], T]) -> T | None:
+    return read(top.fields(key)) if key in top.value else None
 
 
 def _files(top: Fields) -> dict[str, str]:
@@ -104,10 +162,6 @@ def _sha256(fields: Fields, key: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
         raise fields.fail(key, "must be a SHA-256 in lower-case hex")
     return value
-
-
-def _numbers(fields: Fields, needed: tuple[str, ...]) -> dict[str, float]:
-    return {key: fields.number(key) for key in dict.fromkeys((*needed, *fields.value))}
 
 
 def _widths(fields: Fields) -> dict[str, tuple[int, int]]:

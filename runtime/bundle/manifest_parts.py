@@ -1,4 +1,4 @@
-"""The parts of `manifest.json` that have a shape of their own, each with its reader."""
+"""The parts of `manifest.json` that answering needs: each class reads and writes its own keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prunion.runtime.base.checks import Fields, check_text, is_number
 
 __all__ = [
     "BankEntry",
-    "Budget",
+    "BudgetAccount",
     "Domain",
     "ImageInput",
+    "counts_to_json",
     "listed",
     "read_bank",
-    "read_budget",
+    "read_counts",
     "read_domains",
-    "read_input",
 ]
 
 MAX_DOMAINS = 4096
@@ -28,17 +28,39 @@ MAX_COUNT = 2**53
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain: its row of the bank is its place in `Manifest.domains`."""
+    """One domain: its row of the bank is its place in `Manifest.domains`.
+
+    `pack` is its file in the bundle, `accuracy` a share of 1 or None where it was not measured.
+    """
 
     name: str
     classes: tuple[str, ...]
     pack: str
     accuracy: float | None = None
 
+    @classmethod
+    def from_json(cls, fields: Fields, files: Mapping[str, str]) -> Domain:
+        """One entry of `domains`."""
+        classes = fields.items("classes", MAX_CLASSES)
+        if not classes:
+            raise fields.fail("classes", "is empty")
+        for name in classes:
+            check_text(name, 1000, lambda problem: fields.fail("classes", problem))
+        accuracy = fields.get("accuracy", None)
+        if accuracy is not None and not (is_number(accuracy) and 0 <= accuracy <= 1):
+            raise fields.fail("accuracy", "must be a number in 0..1")
+        pack = listed(fields, "pack", fields.get("pack"), files)
+        return cls(fields.text("name", 200), tuple(classes), pack, accuracy)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry; `accuracy` only where it is known."""
+        value = {"name": self.name, "classes": list(self.classes), "pack": self.pack}
+        return value if self.accuracy is None else {**value, "accuracy": self.accuracy}
+
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What the graph's `image` input expects; sizes in pixels."""
+    """What the fp32 graph's `image` input expects; sizes in pixels."""
 
     height: int
     width: int
@@ -50,9 +72,44 @@ class ImageInput:
     interpolation: str = "bilinear"
     crop: str = "center"
 
+    @classmethod
+    def from_json(cls, fields: Fields) -> ImageInput:
+        """`input`, which must be of a kind that this runtime prepares images for."""
+        resize, normalisation = fields.fields("resize"), fields.fields("normalisation")
+        fixed = [(fields, "dtype", cls.dtype), (resize, "interpolation", cls.interpolation)]
+        for place, key, known in [*fixed, (resize, "crop", cls.crop)]:
+            if place.get(key) != known:
+                raise place.fail(key, f"is {place.get(key)!r}, this prunion knows {known!r}")
+        std = _triple(normalisation, "std")
+        if min(std) <= 0:
+            raise normalisation.fail("std", "must be above zero")
+        return cls(
+            height=fields.integer("height", 1, MAX_SIDE),
+            width=fields.integer("width", 1, MAX_SIDE),
+            channels=fields.integer("channels", 3, 3),
+            mean=_triple(normalisation, "mean"),
+            std=std,
+            shorter_side=resize.integer("shorter_side", 1, MAX_SIDE),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of `input`."""
+        return {
+            "height": self.height,
+            "width": self.width,
+            "channels": self.channels,
+            "dtype": self.dtype,
+            "normalisation": {"mean": list(self.mean), "std": list(self.std)},
+            "resize": {
+                "shorter_side": self.shorter_side,
+                "interpolation": self.interpolation,
+                "crop": self.crop,
+            },
+        }
+
 
 @dataclass(frozen=True)
-class Budget:
+class BudgetAccount:
     """What was asked (`asked`, as written) and what the file costs (`value`, same unit).
 
     `backbone` is the whole network's cost, of which `value` may be a share (0: not told). Of kind
@@ -68,6 +125,29 @@ class Budget:
     share: float = 0.0
     device: str = ""
 
+    @classmethod
+    def from_json(cls, fields: Fields) -> BudgetAccount:
+        """`budget`; of kind `latency` with what its profile predicted."""
+        asked = fields.get("asked")
+        if not is_number(asked) and not isinstance(asked, str):
+            raise fields.fail("asked", "must be a number, or a text such as '4 MB'")
+        kind, value, met = fields.text("kind", 50), fields.number("value"), fields.flag("met")
+        backbone = fields.number("backbone", 0.0)
+        if kind != "latency":
+            return cls(kind, asked, value, met, backbone)
+        predicted = (fields.number("milliseconds"), fields.number("share"))
+        return cls(kind, asked, value, met, backbone, *predicted, fields.text("device"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of `budget`."""
+        value: dict[str, Any] = {"kind": self.kind, "asked": self.asked, "value": self.value}
+        if self.backbone:
+            value["backbone"] = self.backbone
+        value["met"] = self.met
+        if self.kind == "latency":
+            value |= {"milliseconds": self.milliseconds, "share": self.share, "device": self.device}
+        return value
+
 
 @dataclass(frozen=True)
 class BankEntry:
@@ -78,69 +158,39 @@ class BankEntry:
     offset: int
     size: int
 
+    @classmethod
+    def from_json(cls, fields: Fields) -> BankEntry:
+        """One entry of `bank`."""
+        return cls(
+            layer=fields.text("layer"),
+            kind=fields.text("kind", 50),
+            offset=fields.integer("offset", 0, MAX_COUNT),
+            size=fields.integer("size", 1, MAX_COUNT),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry."""
+        return {
+            "layer": self.layer,
+            "kind": self.kind,
+            "offset": self.offset,
+            "size": self.size,
+        }
+
 
 def read_domains(top: Fields, files: Mapping[str, str]) -> tuple[Domain, ...]:
     """Every domain, in order. Raises BundleError for a name that comes twice."""
-    domains = []
-    for index, item in enumerate(top.items("domains", MAX_DOMAINS)):
-        fields = Fields(item, f"domains[{index}]", top.source)
-        classes = fields.items("classes", MAX_CLASSES)
-        if not classes:
-            raise fields.fail("classes", "is empty")
-        for name in classes:
-            check_text(name, 1000, lambda problem, f=fields: f.fail("classes", problem))
-        accuracy = fields.get("accuracy", None)
-        if accuracy is not None and not (is_number(accuracy) and 0 <= accuracy <= 1):
-            raise fields.fail("accuracy", "must be a number in 0..1")
-        pack = listed(fields, "pack", fields.get("pack"), files)
-        domains.append(Domain(fields.text("name", 200), tuple(classes), pack, accuracy))
+    domains = tuple(
+        Domain.from_json(Fields(item, f"domains[{index}]", top.source), files)
+        for index, item in enumerate(top.items("domains", MAX_DOMAINS))
+    )
     if not domains:
         raise top.fail("domains", "is empty")
     names = [domain.name for domain in domains]
     for name in names:
         if names.count(name) > 1:
             raise top.fail("domains", f"names {name!r} twice")
-    return tuple(domains)
-
-
-def read_input(fields: Fields) -> ImageInput:
-    """`input`, which must be of a kind that this runtime prepares images for."""
-    resize, normalisation = fields.fields("resize"), fields.fields("normalisation")
-    fixed = [(fields, "dtype", "float32"), (resize, "interpolation", "bilinear")]
-    for place, key, known in [*fixed, (resize, "crop", "center")]:
-        if place.get(key) != known:
-            raise place.fail(key, f"is {place.get(key)!r}, this prunion knows {known!r}")
-    std = _triple(normalisation, "std")
-    if min(std) <= 0:
-        raise normalisation.fail("std", "must be above zero")
-    return ImageInput(
-        height=fields.integer("height", 1, MAX_SIDE),
-        width=fields.integer("width", 1, MAX_SIDE),
-        channels=fields.integer("channels", 3, 3),
-        mean=_triple(normalisation, "mean"),
-        std=std,
-        shorter_side=resize.integer("shorter_side", 1, MAX_SIDE),
-    )
-
-
-def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
-    values = fields.items(key, 3)
-    if len(values) != 3 or not all(is_number(value) for value in values):
-        raise fields.fail(key, "must be three finite numbers")
-    return (float(values[0]), float(values[1]), float(values[2]))
-
-
-def read_budget(fields: Fields) -> Budget:
-    """`budget`; of kind `latency` with what its profile predicted."""
-    asked = fields.get("asked")
-    if not is_number(asked) and not isinstance(asked, str):
-        raise fields.fail("asked", "must be a number, or a text such as '4 MB'")
-    kind, value, met = fields.text("kind", 50), fields.number("value"), fields.flag("met")
-    backbone = fields.number("backbone", 0.0)
-    if kind != "latency":
-        return Budget(kind, asked, value, met, backbone)
-    predicted = (fields.number("milliseconds"), fields.number("share"))
-    return Budget(kind, asked, value, met, backbone, *predicted, fields.text("device"))
+    return domains
 
 
 def read_bank(top: Fields) -> tuple[BankEntry, ...]:
@@ -148,12 +198,7 @@ def read_bank(top: Fields) -> tuple[BankEntry, ...]:
     entries, expected = [], 0
     for index, item in enumerate(top.items("bank", 100_000)):
         fields = Fields(item, f"bank[{index}]", top.source)
-        entry = BankEntry(
-            layer=fields.text("layer"),
-            kind=fields.text("kind", 50),
-            offset=fields.integer("offset", 0, MAX_COUNT),
-            size=fields.integer("size", 1, MAX_COUNT),
-        )
+        entry = BankEntry.from_json(fields)
         if entry.offset != expected:
             raise fields.fail("offset", f"is {entry.offset} where {expected} must follow")
         expected += entry.size
@@ -161,8 +206,26 @@ def read_bank(top: Fields) -> tuple[BankEntry, ...]:
     return tuple(entries)
 
 
+def read_counts(fields: Fields) -> dict[str, float]:
+    """`params` or `macs`: the backbone's and the exported trunk's, and what stands beside them."""
+    needed = counts_to_json(0, 0)
+    return {key: fields.number(key) for key in dict.fromkeys((*needed, *fields.value))}
+
+
+def counts_to_json(backbone: float, exported: float, **beside: float) -> dict[str, float]:
+    """The value of `params` or `macs`; `beside` are counts of other parts of the file."""
+    return {"backbone": backbone, "exported": exported, **beside}
+
+
 def listed(fields: Fields, key: str, value: Any, files: Mapping[str, str]) -> str:
     """`value` if it is one of `files`, else BundleError naming `key`."""
     if not isinstance(value, str) or value not in files:
         raise fields.fail(key, f"is {value!r}, which `files` does not list")
     return value
+
+
+def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
+    values = fields.items(key, 3)
+    if len(values) != 3 or not all(is_number(value) for value in values):
+        raise fields.fail(key, "must be three finite numbers")
+    return (float(values[0]), float(values[1]), float(values[2]))

@@ -13,7 +13,7 @@ from prunion.runtime.cli.options import as_json, bundle_argument, packs, precisi
 if TYPE_CHECKING:
     from prunion.runtime.base.names import Backend, Precision
     from prunion.runtime.bundle.folder import Bundle
-    from prunion.runtime.bundle.manifest import Budget
+    from prunion.runtime.bundle.manifest import BudgetAccount
 
 __all__ = ["inspect", "predict", "serve"]
 
@@ -108,7 +108,7 @@ def _summary(bundle: Bundle) -> list[str]:
     return lines
 
 
-def _cost(budget: Budget) -> str:
+def _cost(budget: BudgetAccount) -> str:
     from prunion.runtime.base.text import amount_text
 
     if budget.kind != "latency":

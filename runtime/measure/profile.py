@@ -122,7 +122,7 @@ def profile_bundle(
         raise InputError(f"{bundle.path} is specialised to one domain: profile the whole bundle")
     options = SessionOptions(backend, threads, share_arena=False)
     layers, table = _layers(bundle, form), form.unit_table(bundle.unit_table())
-    round_to = int(bundle.manifest.raw.get("rounding", {}).get("multiple", 1))
+    round_to = bundle.manifest.round_to
     grids: dict[GraphLayer, Grid] = {}
     for weight, layer in layers.items():
         if layer not in grids:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.backbones import Case, Row, backbones_command, measure, table
+from prunion.benchmarks.backbones import BackboneRow, DensityCase, backbones_command, measure, table
 
-CASE = Case(0.5, 10, 250, 5000, 1e-6, 2e-6, 1.0)
-ROW = Row("net", 96, 20, 1000, 10000, 2.0, [CASE])
-REFUSED = Row("odd", 96, refused="node softmax: unknown")
+CASE = DensityCase(0.5, 10, 250, 5000, 1e-6, 2e-6, 1.0)
+ROW = BackboneRow("net", 96, 20, 1000, 10000, 2.0, [CASE])
+REFUSED = BackboneRow("odd", 96, refused="node softmax: unknown")
 
 
 def test_a_row_shows_shares_and_the_largest_errors() -> None:

@@ -99,8 +99,8 @@ def _create_timm(name: str, *, pretrained: bool) -> nn.Module:
     import timm
 
     place: dict[str, Any] = {}
-    repository = timm.get_pretrained_cfg(name).hf_hub_id if pretrained else None
-    if repository:
+    published = timm.get_pretrained_cfg(name) if pretrained else None
+    if published is not None and (repository := published.hf_hub_id):
         # The hub's own client asks again for 47 seconds where there is no network, even for a file
         # that lies in its cache.
         from huggingface_hub import try_to_load_from_cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from prunion.runtime.bundle.manifest import BudgetAccount
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config.budget import BudgetConfig
 from prunion.trainer.config.choices import BudgetKind
@@ -103,19 +103,19 @@ def select_union(
     return best(low)
 
 
-def budget_account(config: BudgetConfig, budget: PricedBudget, cost: float) -> dict[str, Any]:
+def budget_account(config: BudgetConfig, budget: PricedBudget, cost: float) -> BudgetAccount:
     """What was asked and what it costs, for a result and for a manifest (docs/formats.md)."""
     backbone, profile = budget.pricer.backbone, budget.pricer.profile
-    account = {
-        "kind": budget.pricer.kind,
-        "asked": config.limit,
-        "value": min(1.0, cost / backbone) if config.is_fraction else cost,
-        "backbone": backbone,
-        "met": bool(cost <= budget.allowed),
-    }
+    account = BudgetAccount(
+        kind=budget.pricer.kind,
+        asked=config.limit,
+        value=min(1.0, cost / backbone) if config.is_fraction else cost,
+        met=bool(cost <= budget.allowed),
+        backbone=backbone,
+    )
     if profile is not None:
-        share = cost / budget.full
-        account |= {"milliseconds": cost, "share": share, "device": profile.describe()}
+        device = profile.describe()
+        return replace(account, milliseconds=cost, share=cost / budget.full, device=device)
     return account
 
 

@@ -92,7 +92,7 @@ def run_result(
         folder=folder,
         accuracy=accuracy,
         accuracy_before=before,
-        budget=budget_account(training.config.budget, budget, value),
+        budget=budget_account(training.config.budget, budget, value).to_json(),
         uncut=training.uncut,
         params=params,
         macs=macs,

@@ -22,7 +22,6 @@ from prunion.trainer.score.tables import Benchmark, BenchmarkDomain
 
 __all__ = ["Score", "parse_accuracies", "read_accuracies", "run_score", "score", "score_table"]
 
-
 EXPONENT = 2.0  # γ of eq. 10
 HIGHEST = 1000.0  # what a domain without any error earns
 
@@ -84,6 +83,36 @@ def score(
     if per_flop is not None and per_param is not None:
         both = per_flop * per_param / benchmark.baseline**2
     return Score(total, per_flop, per_param, both, terms)
+
+
+def run_score(
+    domains: Sequence[DomainConfig],
+    accuracy: Mapping[str, float],
+    before: Mapping[str, float],
+    macs: float,
+    params: float,
+) -> Score | None:
+    """S, S_O, S_P and S_E (eqs. 10 to 13), or None where domains have no `reference`.
+
+    Args:
+        accuracy: share of right answers by domain, pruned.
+        before: the same with every channel on, after warm-up. It stands for the feature extractor
+            that S_E is relative to; where it is empty or earns nothing there is no S_E.
+        macs, params: the union's share of the backbone's.
+    """
+    if not all(domain.reference for domain in domains):
+        return None
+    columns = tuple(BenchmarkDomain(d.name, d.name, d.reference) for d in domains)
+
+    def scored(right: Mapping[str, float], baseline: float, **cost: float) -> Score:
+        benchmark = Benchmark("run", "the run", columns, baseline)
+        return score(benchmark, [100 * right[d.name] for d in domains], **cost)
+
+    baseline = scored(before, 1.0).s if before else 0.0
+    if baseline:
+        return scored(accuracy, baseline, flop=macs, params=params)
+    result = scored(accuracy, 1.0, flop=macs, params=params)
+    return Score(result.s, result.s_o, result.s_p, None, result.terms)
 
 
 def read_accuracies(path: Path | str, benchmark: Benchmark) -> list[float]:
@@ -186,33 +215,3 @@ def score_table(benchmark: Benchmark, accuracies: Sequence[float], result: Score
         if isinstance(number, float)
     ]
     return "\n".join([*lines, "  ".join(parts)])
-
-
-def run_score(
-    domains: Sequence[DomainConfig],
-    accuracy: Mapping[str, float],
-    before: Mapping[str, float],
-    macs: float,
-    params: float,
-) -> Score | None:
-    """S, S_O, S_P and S_E (eqs. 10 to 13), or None where domains have no `reference`.
-
-    Args:
-        accuracy: share of right answers by domain, pruned.
-        before: the same with every channel on, after warm-up. It stands for the feature extractor
-            that S_E is relative to; where it is empty or earns nothing there is no S_E.
-        macs, params: the union's share of the backbone's.
-    """
-    if not all(domain.reference for domain in domains):
-        return None
-    columns = tuple(BenchmarkDomain(d.name, d.name, d.reference) for d in domains)
-
-    def scored(right: Mapping[str, float], baseline: float, **cost: float) -> Score:
-        benchmark = Benchmark("run", "the run", columns, baseline)
-        return score(benchmark, [100 * right[d.name] for d in domains], **cost)
-
-    baseline = scored(before, 1.0).s if before else 0.0
-    if baseline:
-        return scored(accuracy, baseline, flop=macs, params=params)
-    result = scored(accuracy, 1.0, flop=macs, params=params)
-    return Score(result.s, result.s_o, result.s_p, None, result.terms)

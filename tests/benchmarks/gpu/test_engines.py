@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("tensorrt_rtx", reason="needs prunion[tensorrt-rtx]")
 
-from prunion.benchmarks.gpu.engines import BACKBONES, PRECISIONS, Row, build_all, export_all
+from prunion.benchmarks.gpu.engines import BACKBONES, PRECISIONS, EngineRow, build_all, export_all
 from prunion.exporter.graph.probe import make_probe, open_graph, relative_errors, run_graph
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.tensorrt.build import build_engine
@@ -17,7 +17,7 @@ from prunion.runtime.tensorrt.graph import without_products
 from prunion.runtime.tensorrt.key import BuildOptions
 
 
-def check(rows: list[Row]) -> None:
+def check(rows: list[EngineRow]) -> None:
     assert not [row for row in rows if row.refused]
     for row in rows:
         assert row.engine_bytes > 1000

@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 
 from prunion.benchmarks.cost.train_step import NETWORKS, random_training
-from prunion.benchmarks.gpu import inference as gpu_inference
-from prunion.benchmarks.gpu import training as gpu_training
 from prunion.benchmarks.gpu.__main__ import main
+from prunion.benchmarks.gpu.inference import inference_rows, make_networks
 from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
+from prunion.benchmarks.gpu.training import TrainingCase, training_row
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -41,8 +41,8 @@ def test_the_roofline_counts_arithmetic_where_traffic_is_free() -> None:
 def test_a_training_row_on_a_cpu() -> None:
     torch.set_num_threads(1)
     rates = measure_device("cpu", torch.float32, side=256, mib=16)
-    row = gpu_training.training_row(
-        gpu_training.Case("resnet18", 32, 4),
+    row = training_row(
+        TrainingCase("resnet18", 32, 4),
         rates,
         device="cpu",
         domains=2,
@@ -56,8 +56,8 @@ def test_a_training_row_on_a_cpu() -> None:
 
 
 def test_selectable_folded_and_separate_answer_alike() -> None:
-    networks = gpu_inference.make_networks("squeezenet1_1", "torchvision", 64, 2)
-    (row,) = gpu_inference.inference_rows(networks, [2], "cpu", torch.float32, 0.05)
+    networks = make_networks("squeezenet1_1", "torchvision", 64, 2)
+    (row,) = inference_rows(networks, [2], "cpu", torch.float32, 0.05)
     assert set(row["ms"]) == {"selectable", "folded", "separate"}
     weights = row["weights_mib"]
     assert weights["folded"] < weights["selectable"] < weights["separate"]

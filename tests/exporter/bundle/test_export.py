@@ -15,7 +15,9 @@ from onnx import numpy_helper
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.bundle.whole import write_unpruned
 from prunion.runtime import load
+from prunion.runtime.base.files import write_json
 from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.bundle.manifest import load_manifest
 from prunion.runtime.errors import BudgetError, BundleError, PrunionError, VerificationError
 from prunion.trainer.config.run import load_config
 from prunion.trainer.data.domains import open_domain
@@ -107,6 +109,14 @@ def test_what_inspect_prints_is_the_manifest(made: tuple[Path, Path]) -> None:
     result = CliRunner().invoke(cli, ["inspect", str(made[1]), "--json"])
     assert result.exit_code == 0
     assert json.loads(result.output) == json.loads((made[1] / "manifest.json").read_text())
+
+
+def test_the_manifest_is_read_and_written_again_byte_for_byte(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = made[1] / "manifest.json"
+    write_json(tmp_path / "again.json", load_manifest(path).to_json())
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
 def test_the_unit_table_fits_the_exported_tensors(made: tuple[Path, Path]) -> None:

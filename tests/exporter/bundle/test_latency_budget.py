@@ -125,4 +125,4 @@ def test_a_probe_needs_neither_images_nor_weights(run_file: Path, tmp_path: Path
     bundle = open_bundle(output)
     assert bundle.domains == ("probe",)
     assert all(before == after for before, after in bundle.manifest.widths.values())
-    assert bundle.manifest.raw["rounding"]["multiple"] == 8  # the widths to profile
+    assert bundle.manifest.round_to == 8  # the widths to profile

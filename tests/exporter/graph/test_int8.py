@@ -20,7 +20,8 @@ from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim.network import slim_network
 from prunion.exporter.verify.report import verify_bundle
 from prunion.runtime.base.files import sha256_file
-from prunion.runtime.errors import VerificationError
+from prunion.runtime.bundle.manifest import load_manifest
+from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.data.domains import open_domain
 from prunion.trainer.network.checkpoint import load_checkpoint
 from tests.exporter.slim.test_network import switch_off
@@ -51,6 +52,7 @@ def test_accuracy_before_and_after_is_reported(bundle: Path) -> None:
     facts = manifest["verified"]["variants"]["int8"]
     assert facts["accuracy"].keys() == {"warm", "cold"}
     assert facts["test_images"] == {"warm": 16, "cold": 24}
+    assert load_manifest(bundle / "manifest.json").to_json() == manifest
     for before, after in facts["accuracy"].values():
         assert before - after <= 0.2
     for domain in manifest["domains"]:  # fp32 in ONNX Runtime answers as training did
@@ -71,6 +73,73 @@ def test_a_domain_that_loses_too_much_is_named() -> None:
     with pytest.raises(VerificationError, match=r"domain b: INT8 costs 5\.00 points"):
         refuse(before, after, 1.0)
     refuse(before, after, 5.0)
+
+
+def test_the_limit_of_the_drop_is_itself_allowed() -> None:
+    before, limit = {"a": 0.75}, 25.0
+    assert lost(before, {"a": 0.5}, limit) == {}
+    assert lost(before, {"a": 0.4999}, limit) == pytest.approx({"a": 25.01})
+    assert lost({"a": 0.9}, {"a": 0.89}, 1.0) == {}  # which floats make 1.0000000000000009
+    assert lost(before, {"a": float("nan")}, limit).keys() == {"a"}
+    assert lost(before, before, 0.0) == {} and lost(before, {"a": 0.749}, 0.0)
+
+
+@pytest.mark.parametrize("drop", [-0.1, 100.1, float("nan"), float("inf")])
+def test_a_drop_that_is_none_is_refused(drop: float) -> None:
+    with pytest.raises(ConfigError, match=r"--int8-max-drop .* is outside 0\.\.100"):
+        ExportOptions(int8=True, int8_max_drop=drop)
+    assert ExportOptions(int8_max_drop=0).int8_max_drop == 0
+    assert ExportOptions(int8_max_drop=100).int8_max_drop == 100
+
+
+@pytest.mark.parametrize("what", ["zero", "mixed up"])
+def test_a_graph_that_answers_something_else_is_refused_at_export(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """However well it did on the images: the limit on noise is not made from its own error."""
+    from prunion.exporter.graph import variants
+
+    true = variants.int8_graph
+
+    def broken(*args: object) -> object:
+        model, account = true(*args)  # type: ignore[arg-type]
+        for tensor in model.graph.initializer:
+            value = numpy_helper.to_array(tensor).copy()
+            if tensor.name == "head_weight" and what == "zero":
+                value *= 0
+            if tensor.name == "head_bias" and what == "zero":
+                value[np.isfinite(value)] = 0
+            if tensor.name == "head_weight" and what == "mixed up":
+                value = np.ascontiguousarray(-value)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        return model, account
+
+    monkeypatch.setattr(variants, "int8_graph", broken)
+    options = ExportOptions(int8=True, int8_max_drop=20, int8_images=4)
+    with pytest.raises(VerificationError, match="the int8 graph differs from the fp32 graph by"):
+        export_bundle(tiny, tmp_path / "out.prunion", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tolerance", [1e31, float("inf"), float("nan")])
+def test_verify_holds_int8_to_a_limit_of_its_own(
+    bundle: Path, tmp_path: Path, tolerance: float
+) -> None:
+    changed = Path(shutil.copytree(bundle, tmp_path / "changed.prunion"))
+    graph = onnx.load(changed / "model.int8.onnx")
+    for tensor in graph.graph.initializer:
+        if tensor.name == "head_weight":
+            value = numpy_helper.to_array(tensor) * np.float32(1e30)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    onnx.save(graph, changed / "model.int8.onnx")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["files"]["model.int8.onnx"] = sha256_file(changed / "model.int8.onnx")
+    manifest["verified"]["variants"]["int8"]["tolerance"] = tolerance
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    assert any("tolerance" in problem for problem in verify_bundle(changed).problems)
+    manifest["verified"]["variants"]["int8"]["tolerance"] = 0.5
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    assert verify_bundle(changed).problems
 
 
 def test_nothing_is_written_when_a_domain_is_refused(
@@ -134,6 +203,26 @@ def test_verify_measures_the_accuracy_again(bundle: Path, tiny: Path, tmp_path: 
     assert any(
         problem.startswith("int8 graph, domain ") and "accuracy" in problem for problem in problems
     )
+
+
+def test_verify_goes_on_where_onnx_runtime_refuses_the_int8_graph(
+    bundle: Path, tiny: Path, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(bundle, tmp_path / "changed.prunion"))
+    graph = onnx.load(changed / "model.int8.onnx")
+    graph.opset_import.append(onnx.helper.make_opsetid("somebody.else", 1))
+    (last,) = (node for node in graph.graph.node if "logits" in node.output)
+    last.output[0] = "before"
+    odd = onnx.helper.make_node("Unheard", ["before"], ["logits"], domain="somebody.else")
+    graph.graph.node.append(odd)
+    onnx.save(graph, changed / "model.int8.onnx")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["files"]["model.int8.onnx"] = sha256_file(changed / "model.int8.onnx")
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    report = verify_bundle(changed, against=tiny)
+    (problem,) = report.problems
+    assert problem.startswith("int8 graph: ONNX Runtime refuses it: ")
+    assert {x.graph for x in report.compared} == {"fp32", "fp32-uint8", "int8-uint8"}
 
 
 def test_verify_says_so_when_the_images_are_gone(bundle: Path, tiny: Path, tmp_path: Path) -> None:

@@ -16,11 +16,15 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.graph.agreement import check_errors
+from prunion.exporter.graph.probe import relative_errors
 from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify.compare import Disagreement
 from prunion.exporter.verify.report import verify_bundle
 from prunion.runtime.base.files import sha256_file
 from prunion.runtime.bundle.pack import read_pack, write_pack
 from prunion.runtime.cli.main import cli
+from prunion.runtime.errors import VerificationError
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +154,77 @@ def test_widths_are_counted_again(copy: Path) -> None:
 
     rehash(copy, claim_less)
     assert any("conv1 is" in problem for problem in verify_bundle(copy).problems)
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_one_problem_and_the_rest_is_compared(
+    copy: Path, tiny: Path
+) -> None:
+    every = verify_bundle(copy, against=tiny).compared
+    model = onnx.load(copy / "model.fp16.onnx")
+    model.opset_import.append(onnx.helper.make_opsetid("somebody.else", 1))
+    (last,) = (node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "before"
+    odd = onnx.helper.make_node("Unheard", ["before"], ["logits"], domain="somebody.else")
+    model.graph.node.append(odd)
+    onnx.save(model, copy / "model.fp16.onnx")
+    rehash(copy)
+    report = verify_bundle(copy, against=tiny)
+    (problem,) = report.problems
+    assert problem.startswith("fp16 graph: ONNX Runtime refuses it: ")
+    assert report.compared == tuple(x for x in every if x.graph == "fp32") != ()
+
+
+def test_a_checkpoint_without_the_domain_is_one_problem_and_the_rest_is_compared(
+    copy: Path, tiny: Path
+) -> None:
+    every = verify_bundle(copy).compared
+    pack = read_pack(copy / "domains" / "warm.safetensors")
+    write_pack(copy / "domains" / "warm.safetensors", replace(pack, name="hot"))
+    rehash(copy, lambda manifest: manifest["domains"][0].update(name="hot"))
+    report = verify_bundle(copy, against=tiny)
+    assert report.problems == ("the checkpoint has no domain 'hot': it has warm, cold",)
+    assert len(report.compared) == len(every)
+
+
+def test_logits_past_a_domains_classes_are_found(copy: Path) -> None:
+    def open_class(bias: np.ndarray) -> None:
+        assert np.isneginf(bias[0, 2])
+        bias[0, 2] = 0
+
+    for name in ("model.onnx", "model.fp16.onnx"):
+        edit_tensor(copy / name, "head_bias", open_class)
+    rehash(copy)
+    assert [x for x in verify_bundle(copy).problems if "-inf" in x] == [
+        f"{variant} graph: domain warm: head_bias is not -inf past its 2 classes"
+        for variant in ("fp32", "fp16")
+    ]
+
+
+def test_nan_is_no_answer_even_where_both_forms_give_it() -> None:
+    """It is not finite, as -inf past the classes is not: it must not pass for that."""
+    logits = np.array([[1, 2, -np.inf], [3, np.nan, 4]], np.float32)
+    rows = np.array([0, 1])
+    assert relative_errors(logits[:1], logits[:1], rows[:1], ["a"], "x") == {"a": 0.0}
+    with pytest.raises(VerificationError, match="domain b: x has other classes"):
+        relative_errors(logits, logits, rows, ["a", "b"], "x")
+    nothing = np.full((1, 3), -np.inf, np.float32)
+    with pytest.raises(VerificationError, match="domain a: x has other classes"):
+        relative_errors(nothing, nothing, rows[:1], ["a"], "x")
+    assert not Disagreement("fp32", "a", "masked torch", float("nan"), 1.0).passed
+    with pytest.raises(VerificationError, match="differs from fp32 by nan"):
+        check_errors({"a": float("nan")}, 1.0, "x", "fp32")
+
+
+@pytest.mark.parametrize("graph", ["fp32", "fp16"])
+@pytest.mark.parametrize("tolerance", [1e30, float("inf"), float("nan"), 0.5])
+def test_no_manifest_widens_a_tolerance(copy: Path, graph: str, tolerance: float) -> None:
+    def widen(manifest: dict[str, Any]) -> None:
+        place = manifest["verified"]
+        (place if graph == "fp32" else place["variants"][graph])["tolerance"] = tolerance
+
+    rehash(copy, widen)
+    (problem,) = verify_bundle(copy).problems
+    assert "tolerance" in problem and (graph in problem or "must be a finite" in problem)
 
 
 def test_a_unit_table_that_does_not_fit_is_found(copy: Path) -> None:

@@ -1,0 +1,125 @@
+"""A bundle's graphs run in ONNX Runtime on one probe, each held against what it should equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prunion.exporter.graph.agreement import TOLERANCE, masked_logits, tolerance_of
+from prunion.exporter.graph.probe import Probe, make_probe, open_graph, relative_errors, run_graph
+from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.errors import DomainError, VerificationError
+from prunion.trainer.network.checkpoint import Checkpoint
+
+__all__ = ["Disagreement", "check_noted", "compare_graphs"]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Two forms of one network compared on one domain: `error` is `max |Δ| / max |reference|`."""
+
+    graph: str
+    domain: str
+    against: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance (NaN is not)."""
+        return self.error <= self.tolerance
+
+
+def compare_graphs(
+    bundle: Bundle, graphs: list[str], loaded: Checkpoint | None
+) -> tuple[list[Disagreement], list[str]]:
+    """Each domain alone against the mixed batch, each variant against fp32, all against torch.
+
+    Limits are prunion's own; a manifest cannot widen them.
+
+    Args:
+        graphs: keys of the manifest's `graphs`.
+        loaded: a checkpoint to hold them against, or None.
+
+    Returns:
+        The comparisons, and a line for each that could not be made.
+    """
+    shape, names = bundle.manifest.input, bundle.domains
+    count, size = max(2 * len(names), 4), (shape.height, shape.width)
+    probe = make_probe(count, size, shape.mean, shape.std, domains=len(names))
+    compared: list[Disagreement] = []
+    problems: list[str] = []
+    expected: np.ndarray | None = None
+    base: np.ndarray | None = None
+    if loaded is not None:
+        try:
+            expected = _masked_logits(loaded, names, probe.images)
+        except DomainError as exc:
+            problems.append(str(exc))
+    for graph in sorted(graphs, key=lambda g: g != "fp32"):
+        try:
+            mixed, alone = _run(bundle.graph(graph), probe, len(names))
+        except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+            reason = " ".join(str(exc).split())
+            problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
+            continue
+        for against, reference, got, limit in (
+            ("the mixed batch", mixed, alone, TOLERANCE),
+            ("the fp32 graph", base, mixed, tolerance_of(graph)),
+            ("masked torch", expected, mixed, tolerance_of(graph)),
+        ):
+            if reference is None:
+                continue
+            what = f"the {graph} graph"
+            try:
+                errors = relative_errors(reference, got, probe.domains, names, what)
+            except VerificationError as exc:
+                problems.append(f"{exc}: {against}")
+                continue
+            compared += [Disagreement(graph, d, against, e, limit) for d, e in errors.items()]
+        base = mixed if graph == "fp32" else base
+    return compared, problems
+
+
+def check_noted(bundle: Bundle) -> Iterator[str]:
+    """Limits that the export noted, none of which may be wider than prunion's own."""
+    verified = bundle.manifest.verified
+    if verified is None:
+        return
+    noted = {"fp32": verified.tolerance}
+    noted |= {graph: check.tolerance for graph, check in verified.variants.items()}
+    for graph, tolerance in noted.items():
+        limit = tolerance_of(graph)
+        if not tolerance <= limit:
+            yield (
+                f"{graph} graph: its export noted a tolerance of {tolerance:.3g}, this prunion "
+                f"allows {limit:.0e}: export the bundle again"
+            )
+
+
+def _run(graph: Path, probe: Probe, domains: int) -> tuple[np.ndarray, np.ndarray]:
+    """`logits [N, Cmax]` of the mixed probe, and of the same images with each domain alone."""
+    session = open_graph(graph)
+    mixed = run_graph(session, probe)
+    alone = np.full_like(mixed, -np.inf)
+    for domain in range(domains):
+        rows = probe.domains == domain
+        alone[rows] = run_graph(session, probe.only(domain))[rows]
+    return mixed, alone
+
+
+def _masked_logits(loaded: Checkpoint, names: tuple[str, ...], images: np.ndarray) -> np.ndarray:
+    """Masked torch's logits, its domains matched to the bundle's by name."""
+    known = [domain["name"] for domain in loaded.meta["domains"]]
+    lacking = [name for name in names if name not in known]
+    if lacking:
+        raise DomainError(f"the checkpoint has no domain {lacking[0]!r}: it has {', '.join(known)}")
+    rows = torch.tensor([known.index(name) for name in names])
+    domains = rows[torch.arange(len(images)) % len(names)]
+    logits = masked_logits(loaded.net, torch.from_numpy(images), domains)
+    widest = max(loaded.net.classes[row] for row in rows)
+    return logits[:, :widest]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.demo.domains import write_demo_domains
+from prunion.benchmarks.demo.images import write_demo_domains
 from prunion.benchmarks.demo.pictures import draw_sharing, draw_widths
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.bundle.whole import write_unpruned

@@ -17,8 +17,8 @@ from torch import nn
 
 from prunion.benchmarks.random_bundle import random_checkpoint
 from prunion.exporter.slim.fold import OneDomainNet, fold_domain
+from prunion.exporter.slim.kept import keep_domains
 from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.exporter.slim.subset import keep_domains
 from prunion.runtime.base.timing import time_interleaved
 from prunion.trainer.network.checkpoint import load_checkpoint
 

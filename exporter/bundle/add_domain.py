@@ -8,8 +8,8 @@ import torch
 
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
 from prunion.exporter.graph.agreement import TOLERANCE
+from prunion.exporter.slim.kept import kept_units
 from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.exporter.slim.subset import kept_units
 from prunion.runtime.bundle.pack import write_pack
 from prunion.runtime.errors import PrunionError, VerificationError
 from prunion.trainer.config.run import load_added_domain

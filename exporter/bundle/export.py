@@ -28,8 +28,8 @@ from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim.files import write_slim
 from prunion.exporter.slim.fold import OneDomainNet, fold_domain
+from prunion.exporter.slim.kept import keep_domains, kept_units
 from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.exporter.slim.subset import keep_domains, kept_units
 from prunion.runtime.base.files import new_folder, sha256_file, write_json
 from prunion.runtime.base.memory import free_memory
 from prunion.runtime.bundle.manifest import BankEntry, Manifest

@@ -13,8 +13,8 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from prunion.exporter.slim.kept import kept_units
 from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.exporter.slim.subset import kept_units
 from prunion.runtime.bundle.manifest import Domain
 from prunion.runtime.bundle.pack import Pack, write_pack
 from prunion.runtime.errors import DomainError, PrunionError

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import onnx
 
-from prunion.exporter.verify.budget import check_budget
-from prunion.exporter.verify.compare import Disagreement, check_noted, compare_graphs
+from prunion.exporter.verify.compare import (
+    Disagreement,
+    check_noted,
+    compare_graphs,
+    measure_int8_again,
+)
 from prunion.exporter.verify.files import (
     check_graph,
     check_packs,
@@ -18,7 +22,7 @@ from prunion.exporter.verify.files import (
     check_trunk,
     check_unlisted,
 )
-from prunion.exporter.verify.int8 import measure_int8_again
+from prunion.exporter.verify.recount import check_budget
 from prunion.runtime.bundle.folder import Bundle, open_bundle
 from prunion.runtime.errors import BundleError
 from prunion.trainer.network.checkpoint import load_checkpoint

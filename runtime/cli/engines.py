@@ -120,8 +120,7 @@ def _print_trtexec(
     from prunion.runtime.bundle.folder import open_bundle
     from prunion.runtime.errors import PrunionError
     from prunion.runtime.tensorrt.graph import engine_graph
-    from prunion.runtime.tensorrt.key import default_name, engine_key
-    from prunion.runtime.tensorrt.trtexec import trtexec_command
+    from prunion.runtime.tensorrt.key import default_name, engine_key, trtexec_command
 
     opened = open_bundle(bundle)
     key = engine_key(opened, target, "", sms, precision, options)

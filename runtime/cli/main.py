@@ -21,17 +21,17 @@ __all__ = ["COMMANDS", "cli", "main"]
 # alone, so that help is instant, and a device needs no torch.
 COMMANDS = {
     "add-domain": "prunion.exporter.cli:add_domain",
-    "bench": "prunion.runtime.cli.measuring:bench",
+    "bench": "prunion.runtime.cli.commands:bench",
     "build": "prunion.runtime.cli.engines:build",
     "demo": "prunion.benchmarks.cli:demo",
-    "doctor": "prunion.runtime.cli.measuring:doctor",
+    "doctor": "prunion.runtime.cli.commands:doctor",
     "export": "prunion.exporter.cli:export",
-    "inspect": "prunion.runtime.cli.answering:inspect",
+    "inspect": "prunion.runtime.cli.commands:inspect",
     "pack": "prunion.exporter.cli:pack",
-    "predict": "prunion.runtime.cli.answering:predict",
+    "predict": "prunion.runtime.cli.commands:predict",
     "profile": "prunion.exporter.cli:profile",
     "score": "prunion.trainer.cli:score",
-    "serve": "prunion.runtime.cli.answering:serve",
+    "serve": "prunion.runtime.cli.commands:serve",
     "train": "prunion.trainer.cli:train",
     "verify": "prunion.exporter.cli:verify",
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunion.runtime.base.names import Backend, Heads, Precision, arithmetic_of
+from prunion.runtime.base.names import HEADS, Backend, Heads, Precision, arithmetic_of
 from prunion.runtime.bundle.folder import Bundle
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph.inputs import PER_REQUEST
+from prunion.runtime.graph.inputs import PER_REQUEST, input_shapes
 
 __all__ = [
     "BuildOptions",
@@ -22,7 +23,9 @@ __all__ = [
     "input_ranges",
     "shape_profiles",
     "shapes_text",
+    "trtexec_command",
 ]
+
 
 Range = tuple[int, int, int]  # least, usual, most of one size
 Shape = tuple[int, ...]
@@ -185,3 +188,28 @@ def check_shape(name: str, shape: Shape, low: Shape, high: Shape) -> None:
         raise InputError(
             f"{name} is {list(shape)}, the engine takes {list(low)} to {list(high)}: {fix}"
         )
+
+
+def trtexec_command(
+    bundle: Bundle, key: EngineKey, graph: Path, engine: Path, timing_cache: Path | None = None
+) -> str:
+    """One line for the shell; `graph` is the ONNX file whose tables are plain inputs."""
+    profiles = shape_profiles(input_shapes(graph), key, HEADS[bundle.manifest.heads])
+    arguments = [PROGRAMS[key.target], f"--onnx={graph}", f"--saveEngine={engine}"]
+    for place, option in enumerate(("minShapes", "optShapes", "maxShapes")):
+        arguments.append(f"--{option}={shapes_text(profiles, place)}")
+    if key.target == "tensorrt" and key.precision != "fp32":
+        arguments.append("--stronglyTyped")
+    if key.target == "tensorrt-rtx":
+        arguments.append("--skipInference")
+        if key.sms:
+            arguments.append("--computeCapabilities=" + ",".join(map(str, key.sms)))
+    for noted in key.options:
+        name, value = noted.split("=")
+        if name == "workspace":
+            arguments.append(f"--memPoolSize=workspace:{int(value) >> 20}M")
+        else:
+            arguments += [f"--useDLACore={value}", "--allowGPUFallback"]
+    if timing_cache is not None:
+        arguments.append(f"--timingCacheFile={timing_cache}")
+    return shlex.join(arguments)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prunion.benchmarks.demo.domains import write_demo_domains
-from prunion.benchmarks.demo.images import faces, photos
+from prunion.benchmarks.demo.images import faces, photos, write_demo_domains
 from prunion.trainer.config.run import DomainConfig
 from prunion.trainer.data.domains import Domain, open_domain
 

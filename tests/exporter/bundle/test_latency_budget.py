@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.verify.budget import check_budget
+from prunion.exporter.verify.recount import check_budget
 from prunion.exporter.verify.report import verify_bundle
 from prunion.runtime.base.files import sha256_file
 from prunion.runtime.bundle.folder import open_bundle

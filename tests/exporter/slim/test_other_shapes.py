@@ -22,8 +22,8 @@ from prunion.exporter.graph.probe import make_probe, open_graph, run_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim.files import load_slim, save_slim
 from prunion.exporter.slim.fold import fold_domain
+from prunion.exporter.slim.kept import keep_domains, kept_units
 from prunion.exporter.slim.network import slim_network
-from prunion.exporter.slim.subset import keep_domains, kept_units
 from prunion.exporter.verify.report import verify_bundle
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.bundle.pack import check_pack, read_pack

@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 ROOT = Path("/")
-# For each version of control groups: a limit, what is used of it, and the key in memory.stat of the file cache that
-# the kernel gives back when memory is short.
+# For each version of control groups: a limit, what is used of it, and the key in memory.stat of
+# the file cache that the kernel gives back when memory is short.
 MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.high", "memory.current", "inactive_file"),  # above it the process is slowed down
@@ -167,7 +167,7 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the control groups that this process is in, its own first, then those above."""
+    """The folders of this process's control groups, its own first, then those above."""
     mount = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")

@@ -1,4 +1,4 @@
-"""What an engine depends on: graph, library, GPU, options and the sizes it takes."""
+"""What an engine depends on (graph, library, GPU, options, sizes), and the line that builds it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = [
     "trtexec_command",
 ]
 
-
 Range = tuple[int, int, int]  # least, usual, most of one size
 Shape = tuple[int, ...]
 ShapeProfile = tuple[Shape, Shape, Shape]  # least, usual, most shape of one input
+PROGRAMS: Mapping[Backend, str] = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ def test_the_same_images_come_every_time() -> None:
 
 
 def test_both_layouts_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunion.benchmarks.demo import domains as demo_domains
+    from prunion.benchmarks.demo import images as demo_images
 
-    monkeypatch.setattr(demo_domains, "DEMO_IMAGES", {"faces": faces, "letters": faces})
+    monkeypatch.setattr(demo_images, "DEMO_IMAGES", {"faces": faces, "letters": faces})
     paths = write_demo_domains(tmp_path, 16)
     assert paths["faces"] == (tmp_path / "faces" / "train", tmp_path / "faces" / "test")
     assert paths["letters"][0].suffix == ".parquet"

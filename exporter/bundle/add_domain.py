@@ -15,29 +15,41 @@ from prunion.runtime.errors import PrunionError, VerificationError
 from prunion.trainer.config.run import load_added_domain
 from prunion.trainer.network.checkpoint import load_checkpoint
 from prunion.trainer.run.add_domain import AddedDomain, add_domain
+from prunion.trainer.run.epochs import STATE
+from prunion.trainer.run.interrupt import exit_when_stopped
 
 __all__ = ["add_domain_command"]
 
 
-def add_domain_command(checkpoint: str, domain_file: str, output: str | None, force: bool) -> None:
+def add_domain_command(
+    checkpoint: str, domain_file: str, output: str | None, force: bool, resume: bool = False
+) -> None:
     """Train the domain of `domain_file` on the finished trunk and write its pack.
+
+    Its log, and the state of a run that was stopped, lie beside the pack in `PACK.run`.
 
     Raises:
         VerificationError: the pack on the sliced trunk answers differently; nothing is written.
     """
     new = load_added_domain(domain_file)
     path = Path(output or f"{new.domain.name}.safetensors")
-    if path.exists() and not force:
+    folder = Path(f"{path}.run")
+    stopped = (folder / STATE).is_file()
+    if path.exists() and not force and not (resume and stopped):
         raise PrunionError(f"{path} already exists: choose another place or pass --force")
     loaded = load_checkpoint(checkpoint)
     digest = trunk_hash(slim_network(loaded.net, kept_units(loaded, loaded.net.switches)))
-    added = add_domain(loaded, new.domain, new.train, new.seed)
+    with exit_when_stopped():
+        added = add_domain(
+            loaded, new.domain, new.train, new.seed, folder, force=force, resume=resume
+        )
     slim = slim_network(added.net, kept_units(loaded, loaded.net.switches))
     if trunk_hash(slim) != digest:
         raise VerificationError("training changed the trunk: please report this as a bug")
     _check(added, slim, *loaded.config.input.size)
     facts = {"name": new.domain.name, "classes": list(added.domain.classes)}
     write_pack(path, domain_pack(slim, 0, facts, digest))
+    (folder / STATE).unlink(missing_ok=True)  # the result is safe
     print(
         f"{path}: {new.domain.name}, {len(added.domain.classes)} classes, accuracy "
         f"{added.accuracy:.1%}, {path.stat().st_size:,} bytes, trunk {digest[:12]}"

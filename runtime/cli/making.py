@@ -103,9 +103,13 @@ def pack(checkpoint: str, domain: str, output: str, force: bool) -> None:
     "-o", "--output", type=click.Path(), help="Pack to write  [default: NAME.safetensors]."
 )
 @force
-def add_domain(checkpoint: str, domain: str, output: str | None, force: bool) -> None:
+@click.option("--resume", is_flag=True, help="Go on from the state beside the pack, in PACK.run.")
+def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, resume: bool) -> None:
     """Train a new domain on a finished trunk; its pack fits the existing bundle."""
-    call("prunion.exporter.bundle.add_domain:add_domain_command", checkpoint, domain, output, force)
+    if force and resume:
+        raise click.UsageError("--force starts anew and --resume goes on: give one of them")
+    place = "prunion.exporter.bundle.add_domain:add_domain_command"
+    call(place, checkpoint, domain, output, force, resume)
 
 
 @click.command()

@@ -139,9 +139,8 @@ def test_the_union_loss_alone_prunes() -> None:
 
 def test_the_plain_union_gradient_alone_prunes_nothing() -> None:
     """Why the union's price is shared: eq. 8 is flat where all domains agree (DESIGN's warning)."""
-    pressure = Pressure(
-        TrainConfig(recipe="paper", sharing="union", domain_budget=False), network_cost(), 3
-    )
+    config = TrainConfig(sharing="union", domain_budget=False)
+    pressure = Pressure(config, network_cost(), 3, plain=True)
     learner = PaperLearner(3, 14)
     for _ in range(50):
         charge = pressure.charge(learner.on().detach(), 0.5, 0.5)

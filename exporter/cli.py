@@ -158,11 +158,21 @@ def pack(checkpoint: str, domain: str, output: str, force: bool) -> None:
     "-o", "--output", type=click.Path(), help="Pack to write  [default: NAME.safetensors]."
 )
 @force
-def add_domain(checkpoint: str, domain: str, output: str | None, force: bool) -> None:
+@click.option("--resume", is_flag=True, help="Go on from the state beside the pack, in PACK.run.")
+def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, resume: bool) -> None:
     """Train a new domain on a finished trunk; its pack fits the existing bundle."""
-    from prunion.exporter.bundle.add_domain import add_domain_command
+    if force and resume:
+        raise click.UsageError("--force starts anew and --resume goes on: give one of them")
+    from prunion.exporter.bundle.add_domain import add_domain_pack
+    from prunion.trainer.run.interrupt import exit_when_stopped
 
-    add_domain_command(checkpoint, domain, output, force)
+    with exit_when_stopped():
+        made = add_domain_pack(checkpoint, domain, output, force=force, resume=resume)
+    pack, size = made.pack, made.path.stat().st_size
+    click.echo(
+        f"{made.path}: {pack.name}, {len(pack.classes)} classes, accuracy {made.accuracy:.1%}, "
+        f"{size:,} bytes, trunk {pack.trunk_hash[:12]}"
+    )
 
 
 @click.command()

@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "MissingDependencyError",
     "PrunionError",
+    "StoppedError",
     "UnsupportedGraphError",
     "VerificationError",
 ]
@@ -69,3 +70,15 @@ class BackendError(PrunionError):
 
 class EngineError(PrunionError):
     """An engine file is corrupt, stale, or made for another GPU or library."""
+
+
+class StoppedError(PrunionError):
+    """A signal ended a run, whose state is saved: what was asked for, and yet no result.
+
+    Attributes:
+        code: exit code that tells so: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 ROOMS = {
     "runtime": "errors base bundle images graph tensorrt backends model measure serve cli".split(),
     "trainer": (
-        "config ranks data backbone channels network cost pruning score run api cli".split()
+        "config processes data backbone channels network cost pruning score run api cli".split()
     ),
     "exporter": "options slim graph bundle verify api cli".split(),
     "benchmarks": "backbones random_bundle cost peers gpu learning demo cli".split(),

@@ -24,17 +24,14 @@ def train(config: str, output: str | None, force: bool, resume: bool, as_json: b
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
     from prunion.trainer.config.run import load_config
-    from prunion.trainer.run.interrupt import StoppedError
+    from prunion.trainer.run.interrupt import exit_when_stopped
     from prunion.trainer.run.result import closing_table
     from prunion.trainer.run.train import train_run
 
     folder = Path(output) if output else Path("runs") / Path(config).stem
     run = load_config(config)
-    try:
+    with exit_when_stopped():
         result = train_run(run, folder, force=force, resume=resume, run_file=Path(config))
-    except StoppedError as stop:
-        click.echo(stop, err=True)
-        raise SystemExit(stop.code) from None
     if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
         return
     click.echo(json.dumps(result.to_json(), indent=1) if as_json else closing_table(result))

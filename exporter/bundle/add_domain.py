@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,38 +11,60 @@ from prunion.exporter.bundle.packs import domain_pack, trunk_hash
 from prunion.exporter.graph.agreement import TOLERANCE
 from prunion.exporter.slim.kept import kept_units
 from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.runtime.bundle.pack import write_pack
+from prunion.runtime.bundle.pack import Pack, write_pack
 from prunion.runtime.errors import PrunionError, VerificationError
 from prunion.trainer.config.run import load_added_domain
 from prunion.trainer.network.checkpoint import load_checkpoint
 from prunion.trainer.run.add_domain import AddedDomain, add_domain
+from prunion.trainer.run.epochs import STATE
 
-__all__ = ["add_domain_command"]
+__all__ = ["AddedPack", "add_domain_pack"]
 
 
-def add_domain_command(checkpoint: str, domain_file: str, output: str | None, force: bool) -> None:
+@dataclass(frozen=True)
+class AddedPack:
+    """A pack that was written, where, and the domain's share of right test images."""
+
+    path: Path
+    pack: Pack
+    accuracy: float
+
+
+def add_domain_pack(
+    checkpoint: Path | str,
+    domain_file: Path | str,
+    output: Path | str | None = None,
+    *,
+    force: bool = False,
+    resume: bool = False,
+) -> AddedPack:
     """Train the domain of `domain_file` on the finished trunk and write its pack.
 
+    Its log, and the state of a run that was stopped, lie beside the pack in `PACK.run`.
+
     Raises:
+        PrunionError: the pack exists and neither `force` nor `resume` is given.
+        StoppedError: a signal came; `resume` goes on from that step.
         VerificationError: the pack on the sliced trunk answers differently; nothing is written.
     """
     new = load_added_domain(domain_file)
     path = Path(output or f"{new.domain.name}.safetensors")
-    if path.exists() and not force:
+    folder = Path(f"{path}.run")
+    stopped = (folder / STATE).is_file()
+    if path.exists() and not force and not (resume and stopped):
         raise PrunionError(f"{path} already exists: choose another place or pass --force")
     loaded = load_checkpoint(checkpoint)
     digest = trunk_hash(slim_network(loaded.net, kept_units(loaded, loaded.net.switches)))
-    added = add_domain(loaded, new.domain, new.train, new.seed)
+    added = add_domain(loaded, new.domain, new.train, new.seed, folder, force=force, resume=resume)
     slim = slim_network(added.net, kept_units(loaded, loaded.net.switches))
     if trunk_hash(slim) != digest:
         raise VerificationError("training changed the trunk: please report this as a bug")
     _check(added, slim, *loaded.config.input.size)
     facts = {"name": new.domain.name, "classes": list(added.domain.classes)}
-    write_pack(path, domain_pack(slim, 0, facts, digest))
-    print(
-        f"{path}: {new.domain.name}, {len(added.domain.classes)} classes, accuracy "
-        f"{added.accuracy:.1%}, {path.stat().st_size:,} bytes, trunk {digest[:12]}"
-    )
+    pack = domain_pack(slim, 0, facts, digest)
+    write_pack(path, pack)
+    (folder / STATE).unlink(missing_ok=True)  # the result is safe
+    return AddedPack(path, pack, added.accuracy)
 
 
 def _check(added: AddedDomain, slim: SlimNet, height: int, width: int) -> None:

@@ -7,8 +7,6 @@ where the accuracy bears it; where it does not they stay float32.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import onnx
 
 from prunion.exporter.graph.int8_ranges import equalise
+from prunion.exporter.graph.onnx_graph import errors_only
 from prunion.exporter.graph.probe import open_graph
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.bundle.manifest_record import Int8Account
@@ -131,9 +130,11 @@ def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> No
     from onnxruntime.quantization.calibrate import CalibrationDataReader
 
     source = onnx.load(graph)
-    takes = {i.name for i in source.graph.input}
     if outputs == "int8":
         equalise(source, batches)
+    shapes = {v.name: v for v in (*source.graph.value_info, *source.graph.output)}
+    tables = _without_tables(source)
+    takes = {i.name for i in source.graph.input}
     kept: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["Conv"]}
 
     class Reader(CalibrationDataReader):
@@ -149,7 +150,7 @@ def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> No
         def rewind(self) -> None:
             self.left = iter(batches)
 
-    with _quiet():
+    with errors_only(""):  # the quantiser gives advice to the root logger
         quantize_static(
             source,
             path,
@@ -167,19 +168,23 @@ def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> No
                 **(kept if outputs == "float32" else {}),
             },
         )
+    model = onnx.load(path)
+    model.graph.input.extend(tables)
+    # While the tables were constants, so was Cmax: as inputs they may be larger.
+    for value in (*model.graph.value_info, *model.graph.output):
+        if value.name in shapes:
+            value.CopyFrom(shapes[value.name])
+    onnx.save(model, path)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to the root logger, and ONNX Runtime's on our tables."""
-    import onnxruntime
+def _without_tables(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Leave the inputs that have a default out of a graph, and return them.
 
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    onnxruntime.set_default_logger_severity(3)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        onnxruntime.set_default_logger_severity(2)
+    ONNX Runtime warns about each, in a session that the quantiser opens. How much it says can only
+    be set for the whole process, and not be put back: nothing tells what it was.
+    """
+    names = {initializer.name for initializer in model.graph.initializer}
+    tables = [value for value in model.graph.input if value.name in names]
+    for table in tables:
+        model.graph.input.remove(table)
+    return tables

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -18,7 +19,7 @@ from prunion.exporter.slim.fold import OneDomainNet
 from prunion.exporter.slim.network import SlimNet
 from prunion.runtime.graph.pin import TABLES
 
-__all__ = ["OPSET", "one_domain_graph", "onnx_graph"]
+__all__ = ["OPSET", "errors_only", "one_domain_graph", "onnx_graph"]
 
 # ONNX Runtime 1.23 (the last for Python 3.10, JetPack 6) loses its fast convolutions from 22 on.
 OPSET = 20
@@ -78,9 +79,12 @@ def one_domain_graph(
 def _export(
     net: torch.nn.Module, example: tuple[Any, ...], names: list[str], shapes: Any, opset: int
 ) -> onnx.ModelProto:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        errors_only("torch.onnx"),
+    ):
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             net,
             example,
@@ -96,6 +100,18 @@ def _export(
     model = program.model_proto
     _clean(model)
     return model
+
+
+@contextlib.contextmanager
+def errors_only(logger: str) -> Iterator[None]:
+    """Inside, a logger by name ("" is the root) says nothing but errors; then it is as before."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _clean(model: onnx.ModelProto) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from prunion.runtime.base.checks import check_text
 from prunion.runtime.base.files import replace_file
@@ -51,7 +51,7 @@ class Pack:
 
 
 def write_pack(path: Path | str, pack: Pack) -> None:
-    """Write `pack` as safetensors, whole or not at all."""
+    """Write `pack` as safetensors, whole or not at all; the same bytes for the same pack."""
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -62,7 +62,17 @@ def write_pack(path: Path | str, pack: Pack) -> None:
     _check(pack, str(path))
     tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
     with replace_file(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(_sorted_metadata(save(tensors, metadata)))
+
+
+def _sorted_metadata(data: bytes) -> bytes:
+    """A safetensors file with its metadata in order, which the library writes in any order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def read_pack(path: Path | str) -> Pack:

@@ -81,7 +81,7 @@ class Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Exit codes: 1 user error, 2 usage, 130 interrupted."""
-        warnings.filterwarnings("ignore", message=".*decompression bomb.*")
+        warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on an image's size and EXIF
         try:
             with _notes():
                 return super().invoke(ctx)

@@ -133,28 +133,6 @@ class TrainConfig:
         check_int("train", "workers", self.workers, 0, 256)
 
     @property
-    def budgets_domains(self) -> bool:
-        """Whether every domain has a budget loss of its own (eq. 4).
-
-        By default wherever the union's loss does not already hold every domain to the budget,
-        and in the paper's recipe.
-        """
-        if isinstance(self.domain_budget, bool):
-            return self.domain_budget
-        return self.sharing != "union" or self.recipe == "paper"
-
-    @property
-    def opens(self) -> bool:
-        """Whether every domain settles with all channels of the union, whatever it chose.
-
-        They are in the file anyway. Not in the paper's recipe, whose domains keep their own, and
-        not without settling, where nothing would adapt to them.
-        """
-        if self.settle_with == "auto":
-            return self.recipe == "prunion" and self.cut == "union" and self.settle > 0
-        return self.settle_with == "union"
-
-    @property
     def own_lr(self) -> float:
         """Learning rate of what each domain has for itself, its BatchNorms and its head.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from prunion.trainer.data.transforms import (
     normalised,
     train_transform,
 )
-from prunion.trainer.ranks import ALONE, Ranks
+from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["Batch", "DomainStream", "JointBatches", "batch_sizes", "eval_batches"]
-
+__all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches"]
 
 MIN_IMAGES = 4  # of one domain in a batch: BatchNorm needs several
 CACHE_BYTES = 1 << 30
+ORDER, AUGMENT = 3, 4  # keep the two kinds of random numbers apart
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,6 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
-@dataclass(frozen=True)
-class Draw:
-    """A batch before it is read: `count` images from `position` of a domain's stream."""
-
-    domain: int
-    position: int
-    count: int
-
-
 class JointBatches:
     """The training batches of every domain, epoch by epoch.
 
@@ -63,16 +54,16 @@ class JointBatches:
         domains: Sequence[Domain],
         config: RunConfig,
         cache_bytes: int = CACHE_BYTES,
-        ranks: Ranks = ALONE,
+        processes: Processes = ALONE,
         *,
         pin: bool = False,
     ) -> None:
         """Up to `cache_bytes` of resized images are kept in memory, over all domains.
 
-        With several `ranks` each reads the domains it owns; the steps stay the same. `pin` is for
-        batches that go to a GPU.
+        With several `processes` each reads the domains it owns; the steps stay the same. `pin` is
+        for batches that go to a GPU.
         """
-        self.ranks, self.pin = ranks, pin
+        self.processes, self.pin = processes, pin
         self.config = config.train
         self.images = images = [len(domain.train) for domain in domains]
         self.classes = [list(domain.classes) for domain in domains]
@@ -85,7 +76,7 @@ class JointBatches:
             for domain, transform in zip(domains, transforms, strict=True)
         ]
         self._streams = [
-            DomainStream(domain.name, cache.as_set(), transform, config.seed)
+            _Stream(domain.name, cache.as_set(), transform, config.seed)
             for domain, cache, transform in zip(domains, self._caches, transforms, strict=True)
         ]
 
@@ -103,30 +94,30 @@ class JointBatches:
         """
         if self.config.workers:
             for domain, cache in enumerate(self._caches):
-                if self.ranks.owns(domain):
+                if self.processes.owns(domain):
                     cache.fill()
         draws = self._draws(epoch, joint)[start:]
         return prefetched(self._read, draws, self.config.workers, pin=self.pin)
 
-    def _draws(self, epoch: int, joint: bool) -> list[list[Draw]]:
-        rounds = [
-            [
-                Draw(domain, (epoch * self._rounds + turn) * size, size)
-                for domain, size in enumerate(self.sizes)
-            ]
-            for turn in range(self._rounds)
+    def _draws(self, epoch: int, joint: bool) -> list[list[_Draw]]:
+        """What each step of an epoch reads, decided before anybody reads."""
+        first = epoch * self._rounds
+        own = [
+            stream.draws(domain, first * size, size, self._rounds)
+            for domain, (stream, size) in enumerate(zip(self._streams, self.sizes, strict=True))
         ]
+        if not joint and self.config.order == "epoch":
+            return [[draw] for draws in own for draw in draws]
+        rounds = [list(draws) for draws in zip(*own, strict=True)]
         if joint or self.config.order == "joint":
             return rounds
-        if self.config.order == "batch":
-            return [[draw] for step in rounds for draw in step]
-        return [[step[domain]] for domain in range(len(self.sizes)) for step in rounds]
+        return [[draw] for draws in rounds for draw in draws]
 
-    def _read(self, draws: list[Draw]) -> list[Batch]:
+    def _read(self, draws: list[_Draw]) -> list[Batch]:
         return [
-            Batch(draw.domain, *self._streams[draw.domain].take(draw.position, draw.count))
+            Batch(draw.domain, *self._streams[draw.domain].read(draw))
             for draw in draws
-            if self.ranks.owns(draw.domain)
+            if self.processes.owns(draw.domain)
         ]
 
 
@@ -163,47 +154,53 @@ def eval_batches(
     return prefetched(read, list(range(0, len(images), batch_size)), workers, pin=pin)
 
 
-ORDER, AUGMENT = 3, 4  # keep the two kinds of random numbers apart
+@dataclass(frozen=True)
+class _Draw:
+    """A batch before it is read: images `[n]` of a domain, and in which pass each is met `[n]`."""
+
+    domain: int
+    passes: np.ndarray
+    images: np.ndarray
 
 
-@dataclass
-class DomainStream:
-    """Pass after pass over `images`, each in its own order.
+@dataclass(frozen=True)
+class _Stream:
+    """Pass after pass over a domain's images, each in its own order.
 
     The image at a position, and its crop and mirroring, depend on nothing but the seed, the
     domain's name and the position: not on what was read before, nor on who reads it. So a
-    position is all there is to save, and worker processes change nothing.
+    position is all there is to save, and any number of threads or processes may read.
     """
 
     name: str
     images: ImageSet
     transform: TrainTransform
     seed: int
-    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
-    def take(self, position: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images `[count, 3, H, W]` and labels `[count]` from `position` of the stream on."""
-        drawn = [self._at(place) for place in range(position, position + count)]
-        pixels = [self._pixels(turn, index) for turn, index in drawn]
-        labels = self.images.labels[[index for _, index in drawn]]
-        return normalised(pixels, self.transform.input), torch.from_numpy(labels)
+    def draws(self, domain: int, position: int, size: int, count: int) -> list[_Draw]:
+        """`count` batches of `size` images each, from `position` of the stream on."""
+        places = np.arange(position, position + size * count)
+        passes, places = np.divmod(places, len(self.images))
+        chosen = np.empty_like(places)
+        for number in np.unique(passes):
+            own = passes == number
+            chosen[own] = self._order(int(number))[places[own]]
+        batches = zip(passes.reshape(count, size), chosen.reshape(count, size), strict=True)
+        return [_Draw(domain, *batch) for batch in batches]
 
-    def _at(self, position: int) -> tuple[int, int]:
-        """Which pass a position falls in, and which image it is."""
-        turn, place = divmod(position, len(self.images))
-        return turn, int(self._order(turn)[place])
+    def read(self, draw: _Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `[n, 3, H, W]` and labels `[n]` of one batch."""
+        drawn = zip(draw.passes.tolist(), draw.images.tolist(), strict=True)
+        pixels = [self._pixels(number, index) for number, index in drawn]
+        labels = torch.from_numpy(self.images.labels[draw.images])
+        return normalised(pixels, self.transform.input), labels
 
-    def _order(self, turn: int) -> np.ndarray:
-        order = self._orders.get(turn)
-        if order is None:
-            rng = np.random.default_rng([self.seed, domain_key(self.name), ORDER, turn])
-            order = rng.permutation(len(self.images))
-            # A batch spans two passes at most, unless the domain is smaller than the batch.
-            while len(self._orders) > 1:
-                del self._orders[min(self._orders)]
-            self._orders[turn] = order
-        return order
+    def _order(self, number: int) -> np.ndarray:
+        return self._random(ORDER, number).permutation(len(self.images))
 
-    def _pixels(self, turn: int, index: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, domain_key(self.name), AUGMENT, turn, index])
-        return self.transform.pixels(self.images.image(index), rng)
+    def _pixels(self, number: int, index: int) -> np.ndarray:
+        # The pass is part of the seed: each time an image is met it is cropped anew.
+        return self.transform.pixels(self.images.image(index), self._random(AUGMENT, number, index))
+
+    def _random(self, *what: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, domain_key(self.name), *what])

@@ -1,4 +1,4 @@
-"""Open a domain: its classes, its training images and its test images."""
+"""Domains opened: each one's classes, training images and test images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from prunion.trainer.data.folder import open_folder
 from prunion.trainer.data.image_set import ImageSet
 from prunion.trainer.data.named import open_huggingface, open_torchvision
 from prunion.trainer.data.parquet import open_parquet
-from prunion.trainer.ranks import ALONE, Ranks
+from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["Domain", "ImageSet", "domain_key", "open_domain", "open_domains"]
-
 
 # A batch holds at least four images of a domain, so that BatchNorm has something to average.
 MIN_TRAIN_IMAGES = 4
@@ -61,6 +60,33 @@ def open_domain(config: DomainConfig, seed: int) -> Domain:
             )
         train = _limited(train, config, seed)
     return Domain(config.name, classes, train, test, config.mirror, config.crop)
+
+
+def open_domains(
+    configs: Sequence[DomainConfig], seed: int, processes: Processes = ALONE
+) -> list[Domain]:
+    """Open every domain that this process owns; of the others it learns classes and counts.
+
+    Raises what `open_domain` raises; DataError with the same words in the other processes.
+    """
+    own: dict[int, Domain] = {}
+    facts: dict[str, object] = {}
+    broken: PrunionError | None = None
+    try:
+        for index, config in enumerate(configs):
+            if processes.owns(index):
+                own[index] = domain = open_domain(config, seed)
+                sets = [(len(part), part.digest) for part in (domain.train, domain.test)]
+                facts[str(index)] = {"classes": domain.classes, "sets": sets}
+    except PrunionError as exc:
+        broken, facts = exc, {"error": str(exc)}
+    # A process that cannot go on says so before it leaves, or the others would wait for it.
+    shared = [json.loads(text) for text in processes.share_text(json.dumps(facts))]
+    for theirs in shared:
+        if "error" in theirs:
+            raise broken or DataError(theirs["error"])
+    known = {int(index): fact for theirs in shared for index, fact in theirs.items()}
+    return [own.get(i) or _elsewhere(config, known[i]) for i, config in enumerate(configs)]
 
 
 def domain_key(name: str) -> int:
@@ -148,32 +174,8 @@ def _shuffled_classes(images: ImageSet, rng: np.random.Generator) -> list[np.nda
     ]
 
 
-def open_domains(configs: Sequence[DomainConfig], seed: int, ranks: Ranks = ALONE) -> list[Domain]:
-    """Open every domain that this rank owns; of the rest it learns classes and counts.
-
-    Raises what `open_domain` raises; DataError with the same words where it was another rank's.
-    """
-    own: dict[int, Domain] = {}
-    facts: dict[str, object] = {}
-    broken: PrunionError | None = None
-    try:
-        for index, config in enumerate(configs):
-            if ranks.owns(index):
-                own[index] = domain = open_domain(config, seed)
-                sets = [(len(part), part.digest) for part in (domain.train, domain.test)]
-                facts[str(index)] = {"classes": domain.classes, "sets": sets}
-    except PrunionError as exc:
-        broken, facts = exc, {"error": str(exc)}
-    # A rank that cannot go on says so before it leaves, or the others would wait for it.
-    shared = [json.loads(text) for text in ranks.share_text(json.dumps(facts))]
-    for theirs in shared:
-        if "error" in theirs:
-            raise broken or DataError(theirs["error"])
-    known = {int(index): fact for theirs in shared for index, fact in theirs.items()}
-    return [own.get(i) or _elsewhere(config, known[i]) for i, config in enumerate(configs)]
-
-
 def _elsewhere(config: DomainConfig, fact: dict) -> Domain:
+    """A domain whose images another process reads, from what that process told about it."""
     train, test = (
         ImageSet(np.zeros(count, np.int64), _unread, digest) for count, digest in fact["sets"]
     )
@@ -182,4 +184,4 @@ def _elsewhere(config: DomainConfig, fact: dict) -> Domain:
 
 
 def _unread(index: int) -> Image.Image:
-    raise ValueError("the images of this domain are read by another rank")
+    raise ValueError("the images of this domain are read by another process")

@@ -1,8 +1,9 @@
-"""An indexed set of labelled images, decoded one at a time."""
+"""An indexed set of labelled images, decoded one at a time, and the part of it kept in memory."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class ImageCache:
 
     Resizing is the part of every transform that never changes, so what a transform makes of
     these images is what it makes of the originals, bit for bit. What does not fit is decoded
-    each time.
+    each time. Several threads may read at once.
     """
 
     images: ImageSet
@@ -63,6 +64,7 @@ class ImageCache:
     _kept: dict[int, Image.Image] = field(default_factory=dict, repr=False)
     _used: int = 0
     _full: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def as_set(self) -> ImageSet:
         """The resized images as a set of their own."""
@@ -89,8 +91,12 @@ class ImageCache:
 
     def _keep(self, index: int, image: Image.Image) -> None:
         size = 4 * image.width * image.height  # Pillow pads RGB to four bytes a pixel
-        if self._used + size > self.cache_bytes:
-            self._full = True
-            return
-        self._used += size
-        self._kept[index] = image
+        # Without the lock two readers could each find room for the last image that fits.
+        with self._lock:
+            if index in self._kept:  # another reader decoded it meanwhile
+                return
+            if self._used + size > self.cache_bytes:
+                self._full = True
+                return
+            self._used += size
+            self._kept[index] = image

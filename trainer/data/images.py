@@ -1,9 +1,8 @@
-"""Decode one stored image to RGB, or say which file is at fault."""
+"""Stored images to RGB, one at a time; those that cannot be read are named before training."""
 
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,8 +17,8 @@ from prunion.runtime.images import FORMATS, MAX_PIXELS
 
 __all__ = ["ImageCheck", "check_image", "decode_image", "to_rgb"]
 
-
 MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
+AT_ONCE = 1024
 
 Result = TypeVar("Result")
 
@@ -44,51 +43,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _load_small(image: Image.Image) -> None:
-    _check_depth(image)
-    # A JPEG's whole stream is read at an eighth of the size: a cheap proof that it is complete.
-    image.draft("RGB", (image.width // 8, image.height // 8))
-    image.load()
-
-
-def _opened(data: Path | bytes, what: str, use: Callable[[Image.Image], Result]) -> Result:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on size and EXIF
-            stream = io.BytesIO(data) if isinstance(data, bytes) else data
-            with Image.open(stream, formats=FORMATS) as image:
-                _check_size(image.width, image.height)
-                return use(image)
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        reason = f"not an image of {', '.join(FORMATS)}"
-    # Broken files make Pillow's decoders fail in many ways, struct.error among them.
-    except Exception as exc:
-        reason = str(exc).split("\n")[0] or type(exc).__name__
-    raise DataError(f"{what} cannot be read ({reason}): remove it or replace it")
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(f"{width} x {height}: one side is over {MAX_ASPECT} times the other")
-
-
-def _check_depth(image: Image.Image) -> None:
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode}: more than 8 bits a channel")
-
-
-AT_ONCE = 1024
-
-
 @dataclass
 class ImageCheck:
-    """Checks images until told there are no more, the first `deep_bytes` of them to the last pixel.
+    """Checks a data set's images, part by part: the first `deep_bytes` of them to the last pixel.
 
-    Past that only headers are read, so that opening a large data set stays quick.
+    Of the images after those only headers are read, so that opening a large data set stays quick.
     """
 
     deep_bytes: int = 64 << 20
@@ -117,3 +76,38 @@ def _error(image: Path | bytes, name: str, deep: bool) -> DataError | None:
     except DataError as exc:
         return exc
     return None
+
+
+def _load_small(image: Image.Image) -> None:
+    _check_depth(image)
+    # A JPEG's whole stream is read at an eighth of the size: a cheap proof that it is complete.
+    image.draft("RGB", (image.width // 8, image.height // 8))
+    image.load()
+
+
+def _opened(data: Path | bytes, what: str, use: Callable[[Image.Image], Result]) -> Result:
+    try:
+        stream = io.BytesIO(data) if isinstance(data, bytes) else data
+        with Image.open(stream, formats=FORMATS) as image:
+            _check_size(image.width, image.height)
+            return use(image)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        reason = f"not an image of {', '.join(FORMATS)}"
+    # Broken files make Pillow's decoders fail in many ways, struct.error among them.
+    except Exception as exc:
+        reason = str(exc).split("\n")[0] or type(exc).__name__
+    raise DataError(f"{what} cannot be read ({reason}): remove it or replace it")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"{width} x {height}: one side is over {MAX_ASPECT} times the other")
+
+
+def _check_depth(image: Image.Image) -> None:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}: more than 8 bits a channel")

@@ -20,7 +20,6 @@ from prunion.trainer.data.images import ImageCheck, decode_image
 
 __all__ = ["EncodedStore", "open_parquet"]
 
-
 ROWS_AT_ONCE = 256
 
 
@@ -36,7 +35,7 @@ def open_parquet(
     store, check = EncodedStore(), ImageCheck()
     labels: list[Any] = []
     digests: list[str] = []
-    rows = Rows(paths, [])
+    rows = _Rows(paths, [])
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
         file = _open(path)
@@ -61,8 +60,40 @@ def open_parquet(
     )
 
 
+@dataclass
+class EncodedStore:
+    """Encoded images by index, copied to a temporary file, so memory holds only what is read.
+
+    Parquet must decompress a whole row group to give one image; here any image is one slice of the
+    mapped file, which worker processes share.
+    """
+
+    file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    ends: list[int] = field(default_factory=lambda: [0])
+    view: mmap.mmap | None = None
+
+    def extend(self, images: Iterable[bytes]) -> None:
+        """Append images; only before the first is read."""
+        for image in images:
+            self.file.write(image)
+            self.ends.append(self.ends[-1] + len(image))
+
+    def seal(self) -> EncodedStore:
+        """End writing and map the file. The store must not be empty."""
+        self.file.flush()
+        self.view = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.offsets = np.asarray(self.ends, np.int64)
+        self.ends = []
+        return self
+
+    def __getitem__(self, index: int) -> bytes:
+        if self.view is None:
+            raise ValueError("the store is not sealed")
+        return self.view[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+
 @dataclass(frozen=True)
-class Rows:
+class _Rows:
     """Where each image stands: file `i` begins at image `starts[i]`."""
 
     paths: tuple[Path, ...]
@@ -110,7 +141,7 @@ def _class_names(file: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if names else None
 
 
-def _batches(file: Any, rows: Rows, index: int) -> Iterator[tuple[list[bytes], list[Any]]]:
+def _batches(file: Any, rows: _Rows, index: int) -> Iterator[tuple[list[bytes], list[Any]]]:
     """Images and labels, some rows at a time; the first is image `index` of the set."""
     batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=["image", "label"])
     while True:
@@ -128,7 +159,7 @@ def _batches(file: Any, rows: Rows, index: int) -> Iterator[tuple[list[bytes], l
         index += batch.num_rows
 
 
-def _image_bytes(cell: Any, rows: Rows, index: int) -> bytes:
+def _image_bytes(cell: Any, rows: _Rows, index: int) -> bytes:
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
         raise DataError(
@@ -141,7 +172,7 @@ def _numbered(
     labels: list[Any],
     named: tuple[str, ...] | None,
     known: tuple[str, ...] | None,
-    rows: Rows,
+    rows: _Rows,
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names and the label of each row as a position in them."""
     for index, value in enumerate(labels):
@@ -172,34 +203,3 @@ def _some(classes: tuple[str, ...]) -> str:
 
 def _line(exc: Exception) -> str:
     return str(exc).split("\n")[0]
-
-
-@dataclass
-class EncodedStore:
-    """Byte strings by index. They lie in a temporary file, so memory holds only what is read.
-
-    Parquet must decompress a whole row group to give one image; here any image is one slice.
-    """
-
-    file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
-    ends: list[int] = field(default_factory=lambda: [0])
-    view: mmap.mmap | None = None
-
-    def extend(self, images: Iterable[bytes]) -> None:
-        """Append images; only before the first is read."""
-        for image in images:
-            self.file.write(image)
-            self.ends.append(self.ends[-1] + len(image))
-
-    def seal(self) -> EncodedStore:
-        """End writing and map the file. The store must not be empty."""
-        self.file.flush()
-        self.view = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.offsets = np.asarray(self.ends, np.int64)
-        self.ends = []
-        return self
-
-    def __getitem__(self, index: int) -> bytes:
-        if self.view is None:
-            raise ValueError("the store is not sealed")
-        return self.view[int(self.offsets[index]) : int(self.offsets[index + 1])]

@@ -11,7 +11,7 @@ from prunion.trainer.data.batches import eval_batches
 from prunion.trainer.data.domains import Domain
 from prunion.trainer.data.transforms import eval_transform
 from prunion.trainer.network.masked import DomainNet
-from prunion.trainer.ranks import ALONE, Ranks
+from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["evaluate", "mean_of_views"]
 
@@ -24,7 +24,7 @@ def evaluate(
     *,
     gated: bool = True,
     batch_size: int = 64,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     workers: int = 0,
 ) -> dict[str, float]:
     """Share of right answers on each domain's test images.
@@ -32,7 +32,7 @@ def evaluate(
     Args:
         switches: `[D, U]` to use instead of the network's own.
         gated: False leaves every switch on.
-        ranks: each measures the domains it owns; all get the answer.
+        processes: each measures the domains it owns; all get the answer.
         workers: processes that read images; 0 for a thread.
     """
     net.eval()
@@ -41,7 +41,7 @@ def evaluate(
     # Compiled, its short last batches would make every later step's graph one of any shape.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for index, domain in enumerate(domains):
-            if not ranks.owns(index):
+            if not processes.owns(index):
                 continue
             crops = shape.crops(domain.mirror)
             transform, right = eval_transform(shape, crops), 0
@@ -54,7 +54,7 @@ def evaluate(
                 answers = mean_of_views(logits, crops).argmax(1).cpu()
                 right += int((answers == labels).sum())
             accuracy[index] = right / len(domain.test)
-    accuracy = ranks.merge(accuracy, len(domains))
+    accuracy = processes.merge(accuracy, len(domains))
     return {domain.name: accuracy[index] for index, domain in enumerate(domains)}
 
 

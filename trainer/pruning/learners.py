@@ -55,14 +55,11 @@ class SwitchLearner:
         units: int,
         lr: float,
         device: torch.device | None = None,
-        movable: torch.Tensor | None = None,
     ) -> None:
         """Scores of 1.
 
         Args:
             lr: how far a score moves in a step in which its gradient is of its usual size.
-            movable: the units that may go on and off, `[U]` bool; all of them by default. The
-                caller gives the others no gradient and no charge.
         """
         self.lr = lr
         self.scores = torch.ones(domains, units, device=device)
@@ -70,7 +67,6 @@ class SwitchLearner:
         self.square = torch.zeros_like(self.scores)
         self.steps = torch.zeros(domains, 1, dtype=torch.int64, device=device)
         self.returned = 0
-        self.movable = None if movable is None else movable.nonzero().flatten()
 
     def start(self, importance: torch.Tensor) -> None:
         """Place the scores by the order of `importance` `[D, U]`, in (0, 1], per domain."""
@@ -104,7 +100,7 @@ class SwitchLearner:
         square = self.square[rows].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
         noise = square.sqrt()
         # Damped, or a channel with next to no gradient would move as fast as one that matters.
-        typical = self._typical(noise)
+        typical = noise.median(dim=1, keepdim=True).values.clamp(min=1e-12)
         noise = noise + DAMPING * typical
         task = mean / (1 - MOMENTUM ** self.steps[rows].double()).float() / noise
         # Both parts count in learning rates: the task's push over its own noise, the price over
@@ -114,16 +110,6 @@ class SwitchLearner:
         after = (before - self.lr * step).clamp(LOWEST, HIGHEST)
         self.scores[rows], self.mean[rows], self.square[rows] = after, mean, square
         self.returned += int(((after > 0) & (before <= 0)).sum())
-
-    def _typical(self, noise: torch.Tensor) -> torch.Tensor:
-        """Each domain's median over the units it may move: `[D, U]` → `[D, 1]`.
-
-        Units that never get a gradient have no noise; with more than half of them among the
-        values the median would be 0, and nothing would be damped.
-        """
-        if self.movable is not None:
-            noise = noise.index_select(1, self.movable)
-        return noise.median(dim=1, keepdim=True).values.clamp(min=1e-12)
 
 
 def order_in_rows(values: torch.Tensor) -> torch.Tensor:

@@ -46,10 +46,16 @@ class Multiplier:
 class Pressure:
     """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
 
-    def __init__(self, config: TrainConfig, cost: Cost, domains: int, turns: int = 1) -> None:
-        """`turns`: how many updates it takes until each domain had one; λ moves as much less."""
-        self.config, self.cost = config, cost
-        self.plain = config.recipe == "paper"
+    def __init__(
+        self, config: TrainConfig, cost: Cost, domains: int, turns: int = 1, *, plain: bool = False
+    ) -> None:
+        """Every λ at its start.
+
+        Args:
+            turns: updates of the switches until each domain has had one; λ moves as much less.
+            plain: the paper's equations to the letter, with its λ.
+        """
+        self.config, self.cost, self.plain = config, cost, plain
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
         rate = PAPER_RATE if self.plain else RATE * config.switch_every
         start = PAPER_START if self.plain else 0.0
@@ -71,9 +77,20 @@ class Pressure:
             value, gradient = sharing_gradient(kind, switches, self.cost, beta, plain=self.plain)
             violation = value / scale if kind == "union" else value
             total += self._weight(violation) * gradient
-        if self.config.budgets_domains:
+        if self.holds_domains:
             total += self._domain_charge(switches, beta, scale)
         return total
+
+    @property
+    def holds_domains(self) -> bool:
+        """Whether every domain has a budget loss of its own (eq. 4).
+
+        By default wherever the union's loss does not already hold every domain to the budget, and
+        in the paper's equations.
+        """
+        if isinstance(self.config.domain_budget, bool):
+            return self.config.domain_budget
+        return self.plain or self.config.sharing != "union"
 
     def values(self) -> list[float]:
         """Every λ: the sharing loss's, then each domain's."""

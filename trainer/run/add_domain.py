@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.run import DomainConfig, RunConfig, TrainConfig
-from prunion.trainer.data.batches import Batch, JointBatches
+from prunion.trainer.config.run import BudgetConfig, DomainConfig, RunConfig, TrainConfig
+from prunion.trainer.cost.budget import budget_account, make_budget
+from prunion.trainer.cost.prices import make_pricer
+from prunion.trainer.data.batches import JointBatches
 from prunion.trainer.data.domains import Domain, open_domain
 from prunion.trainer.network.checkpoint import Checkpoint
 from prunion.trainer.network.evaluate import evaluate
 from prunion.trainer.network.masked import DomainNet, build_network
-from prunion.trainer.pruning.learners import SwitchLearner
-from prunion.trainer.pruning.schedule import Schedule
-from prunion.trainer.run.device import device_named, prepare_device
-from prunion.trainer.run.optimiser import WeightAverage, make_optimiser, set_rates
-from prunion.trainer.run.steps import check_losses, forward_backward
+from prunion.trainer.pruning.recipe import later_recipe
+from prunion.trainer.run.device import device_named, prepare_torch
+from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
+from prunion.trainer.run.folder import check_folder, make_folder
+from prunion.trainer.run.interrupt import StopRequest, stop_signals
+from prunion.trainer.run.training import Training
 
 __all__ = ["AddedDomain", "add_domain"]
+
+FINISHED = {"metrics.jsonl", "tensorboard"}  # what a run leaves in its folder when it is done
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,14 @@ class AddedDomain:
 
 
 def add_domain(
-    checkpoint: Checkpoint, new: DomainConfig, train: TrainConfig, seed: int = 0
+    checkpoint: Checkpoint,
+    new: DomainConfig,
+    train: TrainConfig,
+    seed: int = 0,
+    folder: Path | None = None,
+    *,
+    force: bool = False,
+    resume: bool = False,
 ) -> AddedDomain:
     """Train a new domain without touching the trunk.
 
@@ -50,37 +62,79 @@ def add_domain(
 
     Args:
         train: `warmup` + `ramp` + `settle` epochs; switches learn during the ramp. What it says
-            of the trunk, the budget, sharing and a teacher is without meaning here.
+            of the trunk, the budget, sharing, order and a teacher is without meaning here.
+        folder: for the log and the state to resume from, as of `train_run`; it is up to the
+            caller to remove the state once the result is safe. Without one nothing is written,
+            and signals end the process as they always do.
 
     Raises:
         ConfigError: the checkpoint has a domain of that name.
         DataError: the new domain's images cannot be read.
+        PrunionError: `folder` holds a stopped run and neither `force` nor `resume` is given, or
+            the loss stops being finite.
+        StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     if any(d["name"] == new.name for d in checkpoint.meta["domains"]):
         raise ConfigError(
             f"[domains.{new.name}]: the checkpoint already has a domain of that name: rename it"
         )
+    # A finished run left a log and nothing that could be lost.
+    force = force or (folder is not None and not resume and _is_finished(folder))
+    if folder is not None:
+        check_folder(folder, force=force, resume=resume)
     domain = open_domain(new, seed)
-    old = checkpoint.config
-    config = RunConfig(
+    training = _prepare(checkpoint, domain, _config(checkpoint.config, new, train, seed))
+    facts: dict[str, Any] = {}
+    if folder is not None:
+        make_folder(folder, force=force, resume=resume)
+        if resume and (folder / STATE).is_file():
+            facts = restore(training, folder)
+    signals = nullcontext(StopRequest()) if folder is None else stop_signals()
+    with signals as stop, open_log(folder, training) as log:
+        run_epochs(training, folder, log, stop, facts)
+        shape, workers = training.config.input, train.workers
+        accuracy = evaluate(training.net, [domain], shape, workers=workers)
+        log(training.step, accuracy=accuracy, budget=_account(training))
+    return AddedDomain(training.net.cpu().eval(), domain, accuracy[new.name])
+
+
+def _is_finished(folder: Path) -> bool:
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= FINISHED
+
+
+def _config(old: RunConfig, new: DomainConfig, train: TrainConfig, seed: int) -> RunConfig:
+    """The run of the new domain alone; its budget is the whole network."""
+    train = replace(
+        train,
+        trunk="frozen",
+        trunk_from="start",
+        order="joint",
+        cut="union",
+        teacher="",
+        compile=False,
+    )
+    return RunConfig(
         backbone=old.backbone,
-        budget=old.budget,
+        budget=BudgetConfig(1.0),
         domains=(new,),
         input=old.input,
-        train=replace(train, trunk="frozen"),
+        train=train,
         seed=seed,
         threads=old.threads,
         device="auto",
     )
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(seed)
+
+
+def _prepare(checkpoint: Checkpoint, domain: Domain, config: RunConfig) -> Training:
     device = device_named(config.device)
-    prepare_device(device)
+    prepare_torch(config, device)
     net = _start(checkpoint, config, len(domain.classes)).to(device)
-    _train(net, config, JointBatches([domain], config, pin=device == "cuda"))
-    accuracy = evaluate(net, [domain], config.input, workers=train.workers)[new.name]
-    return AddedDomain(net.cpu().eval(), domain, accuracy)
+    budget = make_budget(config.budget, make_pricer(config.budget, net))
+    batches = JointBatches([domain], config, pin=device == "cuda")
+    cost = budget.pricer.cost_model().to(device)
+    recipe = later_recipe(config.train, cost, net.switches[0] > 0, batches.steps_per_epoch)
+    origin = checkpoint.meta["model_sha256"]
+    return Training(config, net, batches, budget, recipe=recipe, origin=origin)
 
 
 def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet:
@@ -100,40 +154,7 @@ def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet
     return net
 
 
-def _train(net: DomainNet, config: RunConfig, batches: JointBatches) -> None:
-    train, per_epoch = config.train, batches.steps_per_epoch
-    warmup, ramp, settle = (n * per_epoch for n in (train.warmup, train.ramp, train.settle))
-    schedule = Schedule(warmup, ramp, settle, beta=1.0)
-    optimiser = make_optimiser(train, net)
-    average = WeightAverage(train.average * per_epoch)
-    units, device = net.switches.shape[1], net.switches.device
-    union = net.switches.clone()
-    learner = SwitchLearner(1, units, 1.0 / max(1, schedule.ramp), device, union[0] > 0)
-    bar = tqdm(total=schedule.total, desc="add-domain", disable=not sys.stderr.isatty())
-    net.to(memory_format=torch.channels_last).train()
-    with bar:
-        for step, batch in enumerate(_steps(batches, train.epochs)):
-            learning = schedule.phase(step) == "ramp"
-            switches = (learner.on() * union).detach()
-            if learning:
-                switches.requires_grad_()
-            set_rates(optimiser, schedule.rate(step))
-            smoothing, precision = train.label_smoothing, train.precision
-            result = forward_backward(net, batch, switches, smoothing, precision)
-            names = [config.domains[0].name]
-            check_losses(result.loss, names, f"step {step}", "nothing was saved")
-            if learning:
-                assert switches.grad is not None
-                learner.update(switches.grad * union, torch.zeros_like(union))
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            if train.average and schedule.phase(step) == "settle":
-                average.update(net)
-            bar.update()
-    average.move_into(net)
-    net.switches.copy_((learner.scores > 0) * union)
-
-
-def _steps(batches: JointBatches, epochs: int) -> Iterator[list[Batch]]:
-    for epoch in range(epochs):
-        yield from batches.epoch(epoch)
+def _account(training: Training) -> dict[str, Any]:
+    """What the channels that the domain uses cost, of the whole backbone's."""
+    cost = training.budget.pricer.of(training.alive())
+    return budget_account(training.config.budget, training.budget, cost).to_json()

@@ -6,8 +6,9 @@ import torch
 
 from prunion.runtime.base.memory import keep_freed_memory
 from prunion.runtime.errors import PrunionError
+from prunion.trainer.config.run import RunConfig
 
-__all__ = ["device_named", "prepare_device"]
+__all__ = ["device_named", "prepare_device", "prepare_torch"]
 
 
 def device_named(name: str) -> str:
@@ -17,6 +18,14 @@ def device_named(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
+
+
+def prepare_torch(config: RunConfig, device: str) -> None:
+    """Threads and seed of a run, for the whole process, and what suits its device."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    prepare_device(device)
 
 
 def prepare_device(device: str) -> None:

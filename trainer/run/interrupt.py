@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["StopRequest", "StoppedError", "stop_signals"]
+from prunion.runtime.errors import StoppedError
+
+__all__ = ["StopRequest", "StoppedError", "exit_when_stopped", "stop_signals"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StoppedError(Exception):
-    """A run was asked to stop and has saved its state.
-
-    Attributes:
-        code: exit code that tells so: 130 after SIGINT, 143 after SIGTERM.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class StopRequest:
@@ -31,18 +23,22 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal = 0
         self.now = ""
+        self.process = os.getpid()
 
     def __bool__(self) -> bool:
         return self.signal != 0
 
     def stopped(self, where: str) -> StoppedError:
-        """What to raise for the signal that came, here or to another rank."""
+        """What to raise for the signal that came, to this process or to another of the run."""
         self.signal = self.signal or signal.SIGTERM
         name = signal.Signals(self.signal).name
         return StoppedError(f"stopped by {name} {where}", 128 + self.signal)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: the first signal is noted, a second SIGINT interrupts at once."""
+        # Ctrl-C also reaches the workers that were forked to read images: the run ends them.
+        if os.getpid() != self.process:
+            return
         again, self.signal = bool(self), number
         if self.now:
             raise self.stopped(self.now)
@@ -63,3 +59,13 @@ def stop_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def exit_when_stopped() -> Iterator[None]:
+    """For a command: StoppedError ends the process with 128 + the signal, as the shell expects."""
+    try:
+        yield
+    except StoppedError as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(stop.code) from None

@@ -57,7 +57,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the file is missing, damaged, or of a run with another configuration, other
-            images, another teacher, or another profile of its device.
+            images, another teacher, another network to build on, or another profile of its device.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -105,12 +105,14 @@ def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 def _fingerprint(training: Training) -> str:
     """What a run cannot go on without: its configuration, what it counts, its prices."""
-    facts = {
+    facts: dict[str, Any] = {
         "config": training.config.to_json(),
         "images": [training.batches.images, training.batches.digests],
         "classes": training.batches.classes,
         "teacher": training.teacher and training.teacher.digest,
         "cost": [training.budget.full, training.budget.allowed],
     }
+    if training.origin:
+        facts["origin"] = training.origin
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""One training step: several domains' batches through the shared trunk at once."""
+"""One training step: several domains' batches through the shared trunk at once, kept finite."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.data.batches import Batch
 from prunion.trainer.network.masked import DomainNet
-from prunion.trainer.ranks import ALONE, Ranks
+from prunion.trainer.processes import ALONE, Processes
 from prunion.trainer.run.distillation import Teacher
 
 __all__ = ["StepResult", "check_losses", "check_network", "forward_backward", "importance_of"]
+
+ADVICE = "lower [train] lr or trunk_lr and start again"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ def forward_backward(
 
 
 def importance_of(
-    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: str = "fp32", ranks: Ranks = ALONE
+    net: DomainNet,
+    steps: Iterable[Sequence[Batch]],
+    precision: str = "fp32",
+    processes: Processes = ALONE,
 ) -> torch.Tensor:
     """Root mean square of ∂L/∂s over batches, with every switch on: `[D, U]`."""
     total = torch.zeros_like(net.switches)
@@ -80,11 +85,8 @@ def importance_of(
         for batch in batches:
             count[batch.domain] += 1
     net.zero_grad(set_to_none=True)
-    ranks.sum([total, count])
+    processes.sum([total, count])
     return (total / count.clamp(min=1)).sqrt()
-
-
-ADVICE = "lower [train] lr or trunk_lr and start again"
 
 
 def check_losses(losses: Mapping[int, float], names: Sequence[str], where: str, saved: str) -> None:
@@ -104,7 +106,7 @@ def check_losses(losses: Mapping[int, float], names: Sequence[str], where: str, 
 def check_network(net: DomainNet, where: str, saved: str) -> None:
     """Raise PrunionError if a parameter or a statistic is NaN or infinite.
 
-    The last update before a state is saved is not seen by any loss.
+    The losses of a step come before its update, so no loss has seen a state's last update.
     """
     values = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
     finite = torch.stack([torch.isfinite(value).all() for value in values.values()])

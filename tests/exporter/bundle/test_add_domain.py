@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunion.exporter.bundle.add_domain import add_domain_command
+from prunion.exporter.bundle.add_domain import add_domain_pack
 from prunion.exporter.bundle.export import export_bundle
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.bundle.pack import check_pack, read_pack
@@ -34,13 +34,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_pack_fits_the_bundle_and_stays_within_its_union(run: Path) -> None:
     export_bundle(run / "run", run / "tiny.prunion")
-    add_domain_command(str(run / "run"), str(run / "late.toml"), str(run / "late.pack"), False)
+    add_domain_pack(run / "run", run / "late.toml", run / "late.pack")
     manifest, pack = open_bundle(run / "tiny.prunion").manifest, read_pack(run / "late.pack")
     check_pack(pack, trunk_hash=manifest.trunk_hash, columns=manifest.bank_columns)
     assert pack.classes == ("blue", "red")
     assert pack.switches.any()
     with pytest.raises(PrunionError, match="--force"):
-        add_domain_command(str(run / "run"), str(run / "late.toml"), str(run / "late.pack"), False)
+        add_domain_pack(run / "run", run / "late.toml", run / "late.pack")
 
 
 def test_training_leaves_the_trunk_alone_and_learns(run: Path) -> None:
@@ -89,11 +89,11 @@ def test_a_name_that_is_taken_and_a_file_of_two_domains_are_refused(run: Path) -
     text = (run / "late.toml").read_text()
     (run / "taken.toml").write_text(text.replace("[domains.late]", "[domains.warm]"))
     with pytest.raises(ConfigError, match=r"\[domains\.warm\].*rename it"):
-        add_domain_command(str(run / "run"), str(run / "taken.toml"), str(run / "x"), False)
+        add_domain_pack(run / "run", run / "taken.toml", run / "x")
     (run / "two.toml").write_text(text + '[domains.more]\ntrain = "a"\ntest = "b"\n')
     (run / "more.toml").write_text(text.replace("lr = 5e-3", 'trunk = "tuned"'))
     with pytest.raises(ConfigError, match="trunk means nothing for a domain that comes later"):
-        add_domain_command(str(run / "run"), str(run / "more.toml"), str(run / "x"), False)
+        add_domain_pack(run / "run", run / "more.toml", run / "x")
     with pytest.raises(ConfigError, match="give the one domain to add"):
-        add_domain_command(str(run / "run"), str(run / "two.toml"), str(run / "x"), False)
+        add_domain_pack(run / "run", run / "two.toml", run / "x")
     assert not (run / "x").exists()

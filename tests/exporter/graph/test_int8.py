@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -45,6 +47,29 @@ def test_the_graph_is_quantised_and_verifies(bundle: Path) -> None:
     zeros = [v for name, v in values.items() if name.endswith("_zero_point")]
     assert zeros and not any(zero.any() for zero in zeros)
     assert not verify_bundle(bundle).problems
+
+
+def test_tables_of_more_domains_and_classes_still_fit_it(bundle: Path) -> None:
+    plain, int8 = (onnx.load(bundle / name).graph for name in ("model.onnx", "model.int8.onnx"))
+    assert list(int8.input) == list(plain.input)
+    assert list(int8.output) == list(plain.output)
+
+
+def test_exporting_is_quiet_and_loggers_say_as_much_as_before(
+    tiny: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch.onnx's and the root's; ONNX Runtime's cannot be read, so it is not set at all."""
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", pytest.fail)
+    levels = {"": logging.INFO, "torch.onnx": logging.DEBUG}
+    for name, level in levels.items():
+        monkeypatch.setattr(logging.getLogger(name), "level", level)
+    options = ExportOptions(int8=True, int8_max_drop=20, int8_images=4)
+    export_bundle(tiny, tmp_path / "tiny.prunion", options)
+    assert {name: logging.getLogger(name).level for name in levels} == levels
+    assert "appears in graph inputs" not in capfd.readouterr().err
 
 
 def test_accuracy_before_and_after_is_reported(bundle: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -22,7 +27,7 @@ from prunion.trainer.config.run import (
 )
 from prunion.trainer.data.batches import Batch, JointBatches, batch_sizes, eval_batches
 from prunion.trainer.data.domains import Domain
-from prunion.trainer.data.image_set import ImageSet
+from prunion.trainer.data.image_set import ImageCache, ImageSet
 from prunion.trainer.data.transforms import eval_transform
 from tests.trainer.images import picture
 
@@ -49,6 +54,24 @@ def run(order: str = "joint", seed: int = 0, workers: int = 0, size: int = 8) ->
         TrainConfig(order=order, batch_size=size, workers=workers),
         seed=seed,
     )
+
+
+@pytest.fixture
+def without_fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on Windows and macOS, where workers are threads; here they take turns at every chance."""
+
+    def turn(frame: FrameType, event: str, argument: object) -> Callable | None:
+        if not frame.f_code.co_filename.endswith(("data/batches.py", "data/image_set.py")):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            time.sleep(0)
+        return turn
+
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    threading.settrace(turn)
+    yield
+    threading.settrace(None)  # type: ignore[arg-type]
 
 
 def flat(steps: Iterable[list[Batch]]) -> list[tuple[int, bytes, bytes]]:
@@ -99,6 +122,49 @@ def test_the_number_of_workers_decides_nothing(domains: list[Domain]) -> None:
     alone = flat(JointBatches(domains, run()).epoch(0))
     assert flat(JointBatches(domains, run(workers=2)).epoch(0)) == alone
     assert torch.equal(torch.get_rng_state(), state)  # training's own numbers are left alone
+
+
+def test_workers_that_are_threads_decide_nothing_either(without_fork: None) -> None:
+    """One domain is so small that a batch goes through it several times."""
+    domains = [
+        Domain(name, ("a", "b", "c"), image_set(count, 0), image_set(4, 0), True, True)
+        for name, count in (("one", 4), ("two", 60))
+    ]
+    config = replace(run(size=16).train, balance=0.0)
+    alone, shared = (
+        JointBatches(domains, replace(run(), train=replace(config, workers=n))) for n in (0, 4)
+    )
+    for epoch in range(4):
+        assert flat(shared.epoch(epoch)) == flat(alone.epoch(epoch))
+
+
+def test_two_threads_that_decode_the_same_image_keep_it_once() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def read(index: int) -> Image.Image:
+        together.wait()
+        return picture(index)
+
+    cache = ImageCache(ImageSet(np.zeros(1, np.int64), read), 16, 1 << 20)
+    readers = [threading.Thread(target=cache.image, args=(0,)) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    (kept,) = cache._kept.values()
+    assert cache._used == 4 * kept.width * kept.height
+
+
+def test_an_image_is_cropped_and_mirrored_anew_in_every_epoch() -> None:
+    images = ImageSet(np.arange(12), picture)  # the label tells which image it is
+    for mirror, crop in ((False, True), (True, False)):
+        only = Domain("d", tuple("abcdefghijkl"), images, image_set(2, 0), mirror, crop)
+        batches, views = JointBatches([only], run(size=4)), [set[bytes]() for _ in range(12)]
+        for epoch in range(8):
+            for (batch,) in batches.epoch(epoch):
+                for pixels, label in zip(batch.images, batch.labels.tolist(), strict=True):
+                    views[label].add(pixels.numpy().tobytes())
+        assert all(len(seen) > 1 for seen in views)
 
 
 def test_an_epoch_resumes_in_its_middle(domains: list[Domain]) -> None:

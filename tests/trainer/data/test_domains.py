@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,14 @@ def test_several_unreadable_images_are_counted(folders: tuple[Path, Path]) -> No
         open_files(*folders)
 
 
+def test_reading_in_threads_leaves_the_users_warnings_alone(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "many", {"cat": 60, "dog": 60})
+    before = list(warnings.filters)
+    for _ in range(20):
+        open_files(root, root)
+        assert warnings.filters == before
+
+
 def test_a_link_to_nowhere_is_named(folders: tuple[Path, Path]) -> None:
     (folders[0] / "dog" / "gone.png").symlink_to(folders[0] / "nowhere.png")
     with pytest.raises(DataError, match=r"gone\.png cannot be read .*remove it or replace it"):
@@ -180,6 +189,13 @@ def test_holdout_takes_a_share_of_every_class_by_seed(tmp_path: Path) -> None:
     assert not set(pixels(domain.train)) & set(pixels(domain.test))
     assert pixels(opened(0).test) == pixels(domain.test)
     assert pixels(opened(1).test) != pixels(domain.test)
+
+
+def test_the_largest_holdout_leaves_every_class_an_image_to_learn(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "all", {"ant": 2, "bee": 3, "cat": 5, "dog": 2})
+    domain = open_domain(DomainConfig("d", train=(str(root),), holdout=0.9), 0)
+    assert np.bincount(domain.train.labels).tolist() == [1, 1, 1, 1]
+    assert np.bincount(domain.test.labels).tolist() == [1, 2, 4, 1]
 
 
 def test_a_limit_keeps_the_classes_balanced_by_seed(tmp_path: Path) -> None:

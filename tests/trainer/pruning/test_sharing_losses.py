@@ -16,6 +16,7 @@ from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.cost.counted import counted_pricer
 from prunion.trainer.pruning.learners import LEARNING_RATE, START, PaperLearner, SwitchLearner
 from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, RATE, Multiplier, Pressure
+from prunion.trainer.pruning.recipe import later_recipe
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, sharing_loss
 from tests.trainer.nets import Residual
 
@@ -124,18 +125,19 @@ def test_units_that_may_not_move_are_nothing_to_those_that_may() -> None:
     """With more than half of the units outside a union, the median over all of them is 0."""
     torch.manual_seed(0)
     inside = torch.tensor([1, 4, 8, 9])
-    movable = torch.zeros(12, dtype=torch.bool).index_fill(0, inside, True)
+    kept = torch.zeros(12, dtype=torch.bool).index_fill(0, inside, True)
+    train = TrainConfig(warmup=0, ramp=10, settle=0)
+    later = later_recipe(train, lambda kept: kept.mean(), kept, steps_per_epoch=1)
     alone = SwitchLearner(1, 4, lr=0.1)
-    among = SwitchLearner(1, 12, lr=0.1, movable=movable)
     idle = 1e-6  # how little the first unit matters
-    for _ in range(5):
+    for step in range(5):
         gradient = torch.tensor([[idle, 1, 1, 1]]) * (1 + torch.rand(1, 4))
         alone.update(gradient, torch.zeros(1, 4))
         wide = torch.zeros(1, 12).index_copy(1, inside, gradient)
-        among.update(wide, torch.zeros(1, 12))
-    assert torch.equal(among.scores[:, inside], alone.scores)
-    assert (among.scores[:, ~movable] == 1).all()
-    moved = (1 - among.scores[0, inside]).abs()
+        later.learn(step, kept.float()[None], wide, [0])
+    assert torch.equal(later.learner.scores, alone.scores)
+    assert torch.equal(later.chosen()[0] > 0, kept)
+    moved = (1 - later.learner.scores[0]).abs()
     assert moved[0] < 0.01 * moved[1], "a unit that hardly matters hardly moves"
 
 
@@ -160,9 +162,8 @@ def test_the_union_loss_alone_prunes() -> None:
 
 def test_the_plain_union_gradient_alone_prunes_nothing() -> None:
     """Why the union's price is shared: eq. 8 is flat where all domains agree (DESIGN's warning)."""
-    pressure = Pressure(
-        TrainConfig(recipe="paper", sharing="union", domain_budget=False), network_cost(), 3
-    )
+    config = TrainConfig(sharing="union", domain_budget=False)
+    pressure = Pressure(config, network_cost(), 3, plain=True)
     learner = PaperLearner(3, 14)
     for _ in range(50):
         charge = pressure.charge(learner.on().detach(), 0.5, 0.5)

@@ -137,7 +137,8 @@ def test_mixed_devices_are_noticed(config: RunConfig) -> None:
     net = domain_net(Residual(), CLASSES)
     with pretended_gpu() as (mode, _):
         training = training_of(config, moved(net, mode), {})
-        training.cost.fixed = training.cost.fixed.cpu()
+        cost: Any = training.pressure.cost
+        cost.fixed = cost.fixed.cpu()
         with pytest.raises(RuntimeError, match="same device"):
             for _ in range(3):
                 training.run_epoch(lambda figures: None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.run import TrainConfig, load_config
 from prunion.trainer.network.checkpoint import load_checkpoint
 from prunion.trainer.pruning.learners import SwitchLearner
+from prunion.trainer.pruning.recipe import make_recipe
 from prunion.trainer.pruning.schedule import Schedule
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.train import train_run
@@ -89,7 +92,7 @@ def test_sharing_counts_what_was_chosen_not_what_fills_the_budget(
         runs.append(self)
 
     monkeypatch.setattr(Training, "__init__", kept)
-    monkeypatch.setattr("prunion.trainer.run.training.LEAST_UPDATES", 1)  # few updates overshoot
+    monkeypatch.setattr("prunion.trainer.pruning.recipe.LEAST_UPDATES", 1)  # few updates overshoot
     result = trained(tmp_path)
     scores, union = runs[0].learner.scores, runs[0].net.switches.amax(0) > 0
     assert ((scores > 0).sum(0)[union] == 0).any()
@@ -112,7 +115,7 @@ def test_one_domain_a_step_moves_its_own_switches_and_each_gets_its_turns(
         assert (gradient != 0).any(1).nonzero().flatten().tolist() == domains
         moved.add_((self.scores != before).any(1))
 
-    monkeypatch.setattr("prunion.trainer.run.training.LEAST_UPDATES", 1)
+    monkeypatch.setattr("prunion.trainer.pruning.recipe.LEAST_UPDATES", 1)
     monkeypatch.setattr(SwitchLearner, "update", seen)
     trained(tmp_path, order=f'"{order}"', switch_every=2, ramp=4)
     assert min(moved) > 1
@@ -125,12 +128,25 @@ def test_a_trunk_that_never_learns_cannot_start_late() -> None:
         TrainConfig(trunk="frozen", trunk_from="settle")
 
 
+def recipe(**train: Any) -> Any:
+    """The recipe of a run with these keys of `[train]`, for two domains of four units."""
+    return make_recipe(
+        TrainConfig(**train),
+        lambda kept: kept.mean(),
+        lambda worth, used: np.ones(4, bool),
+        beta=0.5,
+        domains=2,
+        units=4,
+        steps_per_epoch=1,
+    )
+
+
 def test_who_settles_with_the_union_by_default() -> None:
-    assert TrainConfig().opens
-    assert not TrainConfig(settle=0).opens
-    assert not TrainConfig(recipe="paper").opens
-    assert not TrainConfig(cut="domains").opens
-    assert TrainConfig(recipe="paper", settle_with="union").opens
+    assert recipe().opens
+    assert not recipe(settle=0).opens
+    assert not recipe(recipe="paper").opens
+    assert not recipe(cut="domains").opens
+    assert recipe(recipe="paper", settle_with="union").opens
     with pytest.raises(ConfigError, match=r"settle_with is .union. and cut is .domains."):
         TrainConfig(cut="domains", settle_with="union")
 
@@ -164,12 +180,12 @@ def test_a_budget_of_switches_is_met(tmp_path: Path) -> None:
 
 
 def test_domains_are_budgeted_where_the_union_does_not_do_it() -> None:
-    assert not TrainConfig().budgets_domains
-    assert TrainConfig(recipe="paper").budgets_domains
-    assert TrainConfig(sharing="none").budgets_domains
-    assert TrainConfig(sharing="jaccard").budgets_domains
-    assert not TrainConfig(sharing="none", domain_budget=False).budgets_domains
-    assert TrainConfig(domain_budget=True).budgets_domains
+    assert not recipe().pressure.holds_domains
+    assert recipe(recipe="paper").pressure.holds_domains
+    assert recipe(sharing="none").pressure.holds_domains
+    assert recipe(sharing="jaccard").pressure.holds_domains
+    assert not recipe(sharing="none", domain_budget=False).pressure.holds_domains
+    assert recipe(domain_budget=True).pressure.holds_domains
 
 
 def test_bf16_learns_what_fp32_learns(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Several processes, one training: every rank holds whole domains and adds up the gradients.
+"""Several processes, one training: each holds whole domains, and they add up the gradients.
 
-BatchNorm's statistics belong to a domain, so no rank needs another's. The loss is a sum over
-domains, so gradients summed over ranks are those of one process on the joint batch. That is why
-they are summed here, in one buffer, and not averaged by DistributedDataParallel, which would also
-have to look for the heads that a rank does not use.
+BatchNorm's statistics belong to a domain, so no process needs another's. The loss is a sum over
+domains, so the sum of all processes' gradients is that of one process on the joint batch. That is
+why gradients are summed here, in one buffer, and not averaged by DistributedDataParallel, which
+would also have to look for the heads that a process does not use.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from torch import distributed, nn
 
 from prunion.runtime.errors import ConfigError, PrunionError
 
-__all__ = ["ALONE", "Ranks", "joined_ranks"]
+__all__ = ["ALONE", "Processes", "joined_processes"]
 
-# How long a rank waits for one that still opens or tests a larger data set; one that ended
+# How long a process waits for one that still opens or tests a larger data set; one that ended
 # wakes the others at once.
 PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among `world` of them, as `torchrun` started it."""
+class Processes:
+    """The processes that train together, seen from one of them: number `index` of `count`."""
 
-    rank: int = 0
-    world: int = 1
+    index: int = 0
+    count: int = 1
 
     @property
     def first(self) -> bool:
         """Whether this process writes the files."""
-        return self.rank == 0
+        return self.index == 0
 
     def owns(self, domain: int) -> bool:
         """Whether a domain's images are read here."""
-        return domain % self.world == self.rank
+        return domain % self.count == self.index
 
     def sum(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Replace each tensor by its sum over ranks, in one exchange for each type and device."""
-        if self.world == 1:
+        """Replace each tensor by its sum over processes, one exchange for each type and device."""
+        if self.count == 1:
             return
         kinds: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
         for tensor in tensors:
@@ -57,17 +57,21 @@ class Ranks:
                 tensor.copy_(part.view(tensor.shape))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients; a parameter that this rank did not use counts as zero."""
-        if self.world == 1:
+        """Add up the gradients; a parameter that this process did not use counts as zero."""
+        if self.count == 1:
             return
+        # Every process must send the same parameters, also those that only another one used.
+        gradients = []
         for parameter in parameters:
-            if parameter.requires_grad and parameter.grad is None:
+            if parameter.grad is None and parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-        self.sum(p.grad for p in parameters if p.grad is not None)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        self.sum(gradients)
 
     def merge(self, values: Mapping[int, float], count: int) -> dict[int, float]:
-        """Every rank's values by domain, put together: `count` domains in all."""
-        if self.world == 1:
+        """Every process's values by domain, put together: `count` domains in all."""
+        if self.count == 1:
             return dict(values)
         table = torch.zeros(2, count, dtype=torch.float64)
         for domain, value in values.items():
@@ -77,9 +81,9 @@ class Ranks:
         return {d: sums[d] for d in range(count) if known[d]}
 
     def on_first(self, action: Callable[[], None]) -> None:
-        """Run `action` on the first rank; the others wait, and end with it where it fails.
+        """Run `action` in the first process; the others wait, and end with it where it fails.
 
-        Raises what `action` raises; PrunionError with the same words on the other ranks.
+        Raises what `action` raises; PrunionError with the same words in the other processes.
         """
         broken: Exception | None = None
         if self.first:
@@ -92,32 +96,32 @@ class Ranks:
             raise broken or PrunionError(told)
 
     def share_text(self, text: str) -> list[str]:
-        """Every rank's text, which must not be empty, in the order of ranks."""
-        if self.world == 1:
+        """Every process's text, which must not be empty, in the order of their numbers."""
+        if self.count == 1:
             return [text]
         own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        sizes = torch.zeros(self.world, dtype=torch.int64)
-        sizes[self.rank] = len(own)
+        sizes = torch.zeros(self.count, dtype=torch.int64)
+        sizes[self.index] = len(own)
         distributed.all_reduce(sizes)
-        table = torch.zeros(self.world, int(sizes.max()), dtype=torch.uint8)
-        table[self.rank, : len(own)] = own
+        table = torch.zeros(self.count, int(sizes.max()), dtype=torch.uint8)
+        table[self.index, : len(own)] = own
         distributed.all_reduce(table)
         rows = zip(table, sizes.tolist(), strict=True)
         return [row[:size].numpy().tobytes().decode() for row, size in rows]
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on some rank."""
-        return any(self.merge({self.rank: float(flag)}, self.world).values())
+        """Whether the flag is set in some process."""
+        return any(self.merge({self.index: float(flag)}, self.count).values())
 
-    def copy_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Give every rank the first one's values."""
-        if self.world > 1:
+    def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process the first one's values."""
+        if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
     def share_rows(self, tables: Sequence[torch.Tensor]) -> None:
-        """Give every rank all rows of tables with a row for each domain, each from its owner."""
-        if self.world == 1 or not tables:
+        """Give every process all rows of tables with a row for each domain, from its owner."""
+        if self.count == 1 or not tables:
             return
         others = [d for d in range(len(tables[0])) if not self.owns(d)]
         for table in tables:
@@ -125,23 +129,23 @@ class Ranks:
         self.sum(tables)
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
 
 @contextmanager
-def joined_ranks(domains: int, order: str, device: str) -> Iterator[Ranks]:
+def joined_processes(domains: int, order: str, device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; alone without it.
 
     Raises:
         ConfigError: there are more processes than domains, or a step holds one domain only.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
         yield ALONE
         return
-    if world > domains:
+    if count > domains:
         raise ConfigError(
-            f"torchrun started {world} processes for {domains} domains, and a process holds whole "
+            f"torchrun started {count} processes for {domains} domains, and a process holds whole "
             f"domains: start at most {domains}"
         )
     if order != "joint":
@@ -155,6 +159,6 @@ def joined_ranks(domains: int, order: str, device: str) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Ranks(distributed.get_rank(), world)
+        yield Processes(distributed.get_rank(), count)
     finally:
         distributed.destroy_process_group()

@@ -17,7 +17,7 @@ import torch
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.run import load_config
 from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.ranks import ALONE, Ranks, joined_ranks
+from prunion.trainer.processes import ALONE, Processes, joined_processes
 from prunion.trainer.run.train import train_run
 from tests.trainer.tiny_run import tiny_run
 
@@ -47,7 +47,7 @@ def train_in_processes(count: int, run_file: Path, folder: Path, *more: str) -> 
     outputs = [p.communicate(timeout=180) for p in processes]
     assert [p.returncode for p in processes] == [0] * count, outputs
     assert "budget params" in outputs[0][0]
-    assert outputs[1][0] == ""  # the first rank alone reports
+    assert outputs[1][0] == ""  # the first process alone reports
 
 
 def steps(folder: Path) -> list[dict]:
@@ -119,9 +119,9 @@ def test_a_folder_that_is_taken_ends_both_processes_in_one_line(tmp_path: Path) 
 
 
 def test_every_domain_has_one_owner() -> None:
-    ranks = [Ranks(r, 3) for r in range(3)]
+    processes = [Processes(index, 3) for index in range(3)]
     for domain in range(8):
-        assert sum(r.owns(domain) for r in ranks) == 1
+        assert sum(p.owns(domain) for p in processes) == 1
     assert all(ALONE.owns(d) for d in range(8))
 
 
@@ -133,5 +133,18 @@ def test_what_cannot_be_shared_is_refused(
     domains: int, order: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=message), joined_ranks(domains, order, "cpu"):
+    with pytest.raises(ConfigError, match=message), joined_processes(domains, order, "cpu"):
         pass
+
+
+def test_gradients_are_summed_whatever_iterable_gives_the_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A generator, such as `Module.parameters()`, can be walked through once only."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+    layer = torch.nn.Linear(2, 3)
+    layer(torch.ones(1, 2)).sum().backward()
+    layer.bias.grad = None  # as if this process had not used it
+    Processes(0, 2).sum_gradients(parameter for parameter in layer.parameters())
+    assert torch.equal(layer.weight.grad, torch.full((3, 2), 2.0))  # type: ignore[arg-type]
+    assert torch.equal(layer.bias.grad, torch.zeros(3))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from prunion.exporter.graph.int8_ranges import equalise
 from prunion.exporter.graph.probe import open_graph
@@ -133,6 +134,8 @@ def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> No
     takes = {i.name for i in source.graph.input}
     if outputs == "int8":
         equalise(source, batches)
+    tables = _set_defaults_aside(source)
+    feeds = {tensor.name: numpy_helper.to_array(tensor) for tensor in tables}
     kept: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["Conv"]}
 
     class Reader(CalibrationDataReader):
@@ -143,7 +146,7 @@ def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> No
 
         def get_next(self) -> Batch | None:
             batch = next(self.left, None)
-            return batch and {name: batch[name] for name in batch if name in takes}
+            return batch and {**feeds, **{name: batch[name] for name in batch if name in takes}}
 
         def rewind(self) -> None:
             self.left = iter(batches)
@@ -166,19 +169,32 @@ def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> No
                 **(kept if outputs == "float32" else {}),
             },
         )
+    made = onnx.load(path)
+    made.graph.initializer.extend(tables)
+    onnx.save(made, path)
+
+
+def _set_defaults_aside(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Take the tables' defaults out of the graph, so that they must be fed; returns them.
+
+    ONNX Runtime warns of each default when the quantiser opens the graph. How much it says is a
+    setting of the whole process that cannot be read, so nobody could put the user's back: there
+    must be nothing to say.
+    """
+    inputs = {value.name for value in model.graph.input}
+    tensors = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(x for x in tensors if x.name not in inputs)
+    return [x for x in tensors if x.name in inputs]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to the root logger, and ONNX Runtime's on our tables."""
-    import onnxruntime
-
+    """Without the quantiser's advice to the root logger."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
-    onnxruntime.set_default_logger_severity(3)
     try:
         yield
     finally:
         logger.setLevel(level)
-        onnxruntime.set_default_logger_severity(2)

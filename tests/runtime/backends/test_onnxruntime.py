@@ -8,8 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import BoundSession
+from prunion.runtime.backends.onnxruntime import (
+    BoundSession,
+    OrtSession,
+    SessionOptions,
+    make_session,
+)
+from prunion.runtime.backends.openvino import OpenVinoSession
+from prunion.runtime.backends.session import Session
+from prunion.runtime.backends.tensorrt_provider import CompiledSession
 from prunion.runtime.model.model import Model, load
+from prunion.runtime.tensorrt.session import TensorRtSession
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -50,3 +59,16 @@ def test_cuda_answers_like_the_cpu(bundle_path: Path, batch: np.ndarray) -> None
     for rows in ([2, 0, 1, 1, 0, 2], [1] * 6):
         got = cuda.logits(batch, rows)
         np.testing.assert_allclose(got, cpu.logits(batch, rows), rtol=2e-3, atol=2e-3)
+
+
+def test_a_session_is_quiet_itself_and_leaves_the_process_alone(bundle_path: Path) -> None:
+    session = make_session(bundle_path / "model.onnx", SessionOptions("cpu", 1))
+    assert session.raw.get_session_options().log_severity_level == 3
+    assert ort.SessionOptions().log_severity_level == -1, "of the process: whatever the user set"
+
+
+def test_sessions_of_every_library_are_one_protocol() -> None:
+    wanted = [name for name in vars(Session) if not name.startswith("_")]
+    assert len(wanted) == 5
+    for kind in (OrtSession, BoundSession, OpenVinoSession, CompiledSession, TensorRtSession):
+        assert [name for name in wanted if not hasattr(kind, name)] == []

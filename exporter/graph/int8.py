@@ -145,7 +145,7 @@ def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> No
 
         def get_next(self) -> Batch | None:
             batch = next(self.left, None)
-            return batch and {**feeds, **{name: batch[name] for name in batch if name in takes}}
+            return batch and {name: batch[name] for name in batch if name in takes}
 
         def rewind(self) -> None:
             self.left = iter(batches)

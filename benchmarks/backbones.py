@@ -20,7 +20,7 @@ from prunion.exporter.slim.network import slim_network
 from prunion.runtime.base.files import read_json, write_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.config.choices import BackboneSource
+from prunion.trainer.config.checks import BackboneSource
 from prunion.trainer.config.run import BackboneConfig
 from prunion.trainer.network.masked import DomainNet
 

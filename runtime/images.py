@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from prunion.runtime.bundle.manifest import ImageInput
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import InputError, reason_of
 
 __all__ = [
     "ImageLike",
@@ -53,7 +53,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise InputError(f"{where} is larger than {MAX_PIXELS} pixels: scale it down") from None
     except Exception as exc:  # decoders raise anything on damaged data
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        reason = reason_of(exc)
         kinds = ", ".join(FORMATS)
         raise InputError(f"{where} is no readable image ({reason}): give one of {kinds}") from None
 

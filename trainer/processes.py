@@ -1,4 +1,4 @@
-"""Several processes, one training: each holds whole domains, and they add up the gradients.
+"""Where a run runs: its device, and its processes, each with whole domains.
 
 BatchNorm's statistics belong to a domain, so no process needs another's. The loss is a sum over
 domains, so the sum of all processes' gradients is that of one process on the joint batch. That is
@@ -18,13 +18,18 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
+from prunion.runtime.base.memory import keep_freed_memory
 from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.trainer.config.run import RunConfig
 
-__all__ = ["ALONE", "Processes", "joined_processes"]
-
-# How long a process waits for one that still opens or tests a larger data set; one that ended
-# wakes the others at once.
-PATIENCE = timedelta(hours=2)
+__all__ = [
+    "ALONE",
+    "Processes",
+    "device_named",
+    "joined_processes",
+    "prepare_device",
+    "prepare_torch",
+]
 
 
 @dataclass(frozen=True)
@@ -162,3 +167,38 @@ def joined_processes(domains: int, order: str, device: str) -> Iterator[Processe
         yield Processes(distributed.get_rank(), count)
     finally:
         distributed.destroy_process_group()
+
+
+def device_named(name: str) -> str:
+    """`cpu` or `cuda`; `auto` takes CUDA where torch sees it. Raises PrunionError without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def prepare_torch(config: RunConfig, device: str) -> None:
+    """Threads and seed of a run, for the whole process, and what suits its device."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    prepare_device(device)
+
+
+def prepare_device(device: str) -> None:
+    """Settings of the whole process: on the CPU freed memory is kept.
+
+    On a GPU cuDNN searches once for every shape of a batch, and float32 products may take TF32,
+    as convolutions do by default.
+    """
+    if device == "cpu":
+        keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+# How long a process waits for one that still opens or tests a larger data set; one that ended
+# wakes the others at once.
+PATIENCE = timedelta(hours=2)

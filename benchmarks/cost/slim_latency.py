@@ -19,7 +19,7 @@ from prunion.exporter.slim.network import slim_network
 from prunion.runtime.backends.onnxruntime import SessionOptions, mixed_session, pinned_session
 from prunion.runtime.base.files import write_json
 from prunion.runtime.base.timing import time_interleaved
-from prunion.trainer.config.choices import BackboneSource, BudgetKind
+from prunion.trainer.config.checks import BackboneSource, BudgetKind
 from prunion.trainer.config.run import BackboneConfig, BudgetConfig
 from prunion.trainer.cost.budget import make_budget, select_union
 from prunion.trainer.cost.prices import make_pricer

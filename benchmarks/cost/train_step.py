@@ -31,7 +31,7 @@ from prunion.trainer.cost.budget import make_budget
 from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.data.batches import Batch
 from prunion.trainer.network.masked import DomainNet
-from prunion.trainer.run.device import prepare_device
+from prunion.trainer.processes import prepare_device
 from prunion.trainer.run.training import Training
 
 __all__ = ["NETWORKS", "STEPS", "main", "random_training", "ratio"]

@@ -15,8 +15,7 @@ from prunion.benchmarks.demo.pictures import draw_sharing, draw_widths
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.bundle.whole import write_unpruned
 from prunion.runtime.base.files import write_json
-from prunion.runtime.base.text import amount_text
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.errors import PrunionError, amount_text
 from prunion.trainer.config.run import load_config
 from prunion.trainer.run.train import RunResult, train_run
 

@@ -23,7 +23,7 @@ from prunion.benchmarks.gpu.inference import NETWORKS, Networks, inference_rows,
 from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
-from prunion.trainer.run.device import prepare_device
+from prunion.trainer.processes import prepare_device
 
 __all__ = ["main"]
 

@@ -27,7 +27,7 @@ import click
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.verify.report import verify_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
-from prunion.trainer.config.choices import BudgetKind
+from prunion.trainer.config.checks import BudgetKind
 from prunion.trainer.config.run import (
     BackboneConfig,
     BudgetConfig,

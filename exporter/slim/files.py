@@ -14,7 +14,7 @@ import torch
 
 from prunion.exporter.slim.network import SlimNet, slim_network
 from prunion.runtime.base.files import new_folder, read_json, sha256_file, write_json
-from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.runtime.errors import CheckpointError, PrunionError, reason_of
 from prunion.trainer.config.run import BackboneConfig
 from prunion.trainer.network.checkpoint import Checkpoint
 from prunion.trainer.network.masked import build_network
@@ -102,7 +102,7 @@ def load_slim(folder: Path | str) -> SlimNet:
             f"{folder}: the slim layout is damaged ({exc}): save it again"
         ) from None
     except (RuntimeError, IndexError, ValueError) as exc:
-        reason = str(exc).strip().splitlines()[0]
+        reason = reason_of(exc)
         raise CheckpointError(
             f"{folder}/{TENSORS} does not fit its slim layout: {reason}"
         ) from None

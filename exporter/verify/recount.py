@@ -16,7 +16,7 @@ from prunion.runtime.bundle.manifest import BudgetAccount
 from prunion.runtime.bundle.profile import read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.runtime.graph.inputs import TABLE_INPUTS
-from prunion.trainer.config.choices import BudgetKind
+from prunion.trainer.config.checks import BudgetKind
 from prunion.trainer.config.run import BudgetConfig
 
 __all__ = [

@@ -11,8 +11,7 @@ from prunion.runtime.backends.onnxruntime import SessionOptions
 from prunion.runtime.backends.onnxruntime import make_session as make_ort_session
 from prunion.runtime.backends.session import Session
 from prunion.runtime.base.names import BACKENDS, Backend
-from prunion.runtime.base.text import shown
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.errors import PrunionError, shown
 from prunion.runtime.graph.inputs import inputs_without_defaults
 
 __all__ = ["check_backend", "make_mixed", "make_session"]

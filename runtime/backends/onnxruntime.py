@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunion.runtime.base.names import Backend
-from prunion.runtime.base.text import reason_of
-from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
+from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError, reason_of
 from prunion.runtime.graph.inputs import PER_REQUEST
 from prunion.runtime.graph.pin import pin_domain
 

@@ -7,8 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from prunion.runtime.base.text import reason_of
-from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.errors import InputError, PrunionError, reason_of
 
 __all__ = ["Session", "run"]
 

@@ -115,7 +115,7 @@ def _summary(bundle: Bundle) -> list[str]:
 
 
 def _cost(budget: BudgetAccount) -> str:
-    from prunion.runtime.base.text import amount_text
+    from prunion.runtime.errors import amount_text
 
     if budget.kind != "latency":
         return amount_text(budget.value)

@@ -6,8 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from prunion.runtime.base.text import reason_of
-from prunion.runtime.errors import BundleError, MissingDependencyError
+from prunion.runtime.errors import BundleError, MissingDependencyError, reason_of
 
 if TYPE_CHECKING:
     import onnx

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
+import numpy as np
+
 from prunion.runtime.backends.choose import make_mixed, make_session
 from prunion.runtime.backends.onnxruntime import SessionOptions, settled
-from prunion.runtime.backends.session import Session
+from prunion.runtime.backends.session import Session, run
 from prunion.runtime.base.machine import default_round_to
 from prunion.runtime.base.names import Backend
 from prunion.runtime.bundle.pack import Pack
@@ -25,9 +27,50 @@ from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphErr
 from prunion.runtime.graph.form import GraphForm
 from prunion.runtime.graph.pin import pin_form
 from prunion.runtime.model.domains import LiveDomain
-from prunion.runtime.model.pinned import Pinned, distance, kept_note
 
-__all__ = ["TOLERANCE", "Pinned", "SessionPool"]
+__all__ = [
+    "TOLERANCE",
+    "Pinned",
+    "SessionPool",
+    "distance",
+    "kept_note",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Pinned:
+    """A session of one domain: takes `image` as the graph's form says, gives its own `[N, C]`.
+
+    Attributes:
+        bytes: size of its graph, the measure of the memory limit.
+        note: why it is sliced, or why not.
+    """
+
+    session: Session
+    bytes: int
+    sliced: bool
+    note: str
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """`[N, C]`."""
+        return run(self.session, {"image": image})
+
+
+def distance(made: Pinned, mixed: Session, form: GraphForm, pack: Pack) -> float:
+    """The largest difference of logits on one random batch, as a share of the largest logit.
+
+    Raises InputError where a backend cannot run the batch.
+    """
+    image = form.noise(2)
+    feeds: Mapping[str, np.ndarray] = form.feeds(image, np.zeros(2, np.int64), form.tables([pack]))
+    expected, got = run(mixed, feeds), made.run(image)
+    return float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
+
+
+def kept_note(alive: np.ndarray) -> str:
+    """What a session was sliced to, in words."""
+    return f"sliced to {int(alive.sum())} of {len(alive)} channel units"
+
 
 TOLERANCE = 1e-4
 CUDA_TOLERANCE = 50 * TOLERANCE  # convolutions in TF32, whose sums depend on the channels beside

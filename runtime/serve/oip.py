@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base.text import shown
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import InputError, shown
 from prunion.runtime.model.model import Model
 
 __all__ = ["infer_request", "infer_response", "model_metadata", "server_metadata"]

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.base.files import read_json, replace_file, sha256_file, write_json
-from prunion.runtime.base.text import shown
-from prunion.runtime.errors import EngineError
+from prunion.runtime.errors import EngineError, shown
 from prunion.runtime.tensorrt.key import EngineKey
 
 __all__ = [

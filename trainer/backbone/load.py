@@ -12,14 +12,13 @@ from urllib.request import getproxies
 import torch
 from torch import fx, nn
 
-from prunion.runtime.errors import ConfigError, UnsupportedGraphError
+from prunion.runtime.errors import ConfigError, UnsupportedGraphError, reason_of
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
 from prunion.trainer.backbone.trace import op_name, trace
 from prunion.trainer.backbone.weights import (
     load_weights,
     match_by_order,
     read_weights,
-    short_reason,
 )
 from prunion.trainer.config.run import BackboneConfig
 
@@ -69,12 +68,12 @@ def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
         return _create_torchvision(config.name, pretrained=pretrained)
     except (ValueError, RuntimeError, KeyError) as exc:
         raise ConfigError(
-            f"[backbone] name: {config.source} cannot make {config.name!r} ({short_reason(exc)})"
+            f"[backbone] name: {config.source} cannot make {config.name!r} ({reason_of(exc)})"
         ) from exc
     except OSError as exc:
         raise ConfigError(
             f'[backbone] weights = "default": the weights of {config.name} cannot be downloaded '
-            f"({short_reason(exc)}); give a local file instead"
+            f"({reason_of(exc)}); give a local file instead"
         ) from exc
 
 

@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.errors import UnsupportedGraphError, reason_of
 
 __all__ = ["op_name", "trace"]
 
@@ -32,7 +32,7 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     try:
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     except Exception as exc:  # torch.export raises many unrelated types
-        first = (str(exc).strip() or repr(exc)).splitlines()[0]
+        first = reason_of(exc)
         raise UnsupportedGraphError(
             f"torch.export cannot trace {type(model).__name__} at {height}x{width}: {first}"
         ) from exc

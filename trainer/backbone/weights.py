@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, reason_of
 from prunion.trainer.config.run import BackboneConfig
 
-__all__ = ["load_weights", "match_by_order", "read_weights", "short_reason"]
+__all__ = ["load_weights", "match_by_order", "read_weights"]
 
 # Where training scripts keep the network in their checkpoint; averaged weights come first, since
 # they are the ones such scripts evaluate and publish.
@@ -25,8 +24,6 @@ WRAPPERS = (
     *("state_dict", "model_state_dict", "model", "module", "network", "net", "weights"),
 )
 DEEPEST = 4
-ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-SHOWN = 160  # characters of another library's message
 log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
 
@@ -50,7 +47,7 @@ def read_weights(path: Path | str) -> State:
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # each reader has its own errors
         raise ConfigError(
-            f"[backbone] weights: {path} cannot be read ({short_reason(exc)}); give a .safetensors "
+            f"[backbone] weights: {path} cannot be read ({reason_of(exc)}); give a .safetensors "
             "file, or a file of torch.save that holds tensors alone"
         ) from exc
     return _unwrapped(value, path)
@@ -160,12 +157,3 @@ def _prefix(config: BackboneConfig, wanted: Iterable[str], state: Iterable[str])
 
 def _parameters(state: Mapping[str, torch.Tensor]) -> State:
     return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-
-
-def short_reason(exc: BaseException) -> str:
-    """Another library's message as part of a line: without colours, cut behind a whole word."""
-    lines = [line.strip() for line in ANSI.sub("", str(exc)).splitlines()]
-    text = next((line for line in lines if line), type(exc).__name__).rstrip(".:")
-    if len(text) <= SHOWN:
-        return text
-    return text[:SHOWN].rsplit(" ", 1)[0] + " …"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from prunion.runtime.base.text import shown
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, shown
 from prunion.trainer.config.checks import (
+    BackboneSource,
+    WeightMatch,
     check_choice,
     check_int,
     check_text,
     check_triple,
 )
-from prunion.trainer.config.choices import BackboneSource, WeightMatch
 
 __all__ = ["BackboneConfig", "InputConfig"]
 

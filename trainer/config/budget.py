@@ -6,15 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from prunion.runtime.base.text import shown
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, shown
 from prunion.trainer.config.checks import (
+    BudgetKind,
     check_choice,
     check_int,
     check_number,
     check_text,
 )
-from prunion.trainer.config.choices import BudgetKind
 
 __all__ = ["BudgetConfig"]
 

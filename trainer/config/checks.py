@@ -1,16 +1,33 @@
-"""Checks of single values of a run file; each failure is one line with the key and the fix."""
+"""Single values of a run file: checks that fail in one line with key and fix, and choices."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from prunion.runtime.base.checks import is_number, is_whole
-from prunion.runtime.base.text import shown
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, shown
 
 __all__ = [
+    "Auto",
+    "BackboneSource",
+    "BudgetKind",
+    "CutFor",
+    "Device",
+    "DomainSource",
+    "Learned",
+    "Phase",
+    "Precision",
+    "Ranking",
+    "RecipeName",
+    "SettleWith",
+    "Sharing",
+    "SharingLoss",
+    "StepOrder",
+    "Trunk",
+    "TrunkFrom",
+    "WeightMatch",
     "check_bool",
     "check_choice",
     "check_int",
@@ -118,3 +135,27 @@ def check_triple(
     except ConfigError as exc:
         raise ConfigError(f"{exc} (for pixels divided by 255)") from None
     return red, green, blue
+
+
+Auto = Literal["auto"]
+Device = Literal["auto", "cpu", "cuda"]
+
+BackboneSource = Literal["torchvision", "timm", "prunion"]
+WeightMatch = Literal["name", "order"]  # how a file's tensors find the network's
+DomainSource = Literal["files", "torchvision", "huggingface"]
+
+BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
+
+RecipeName = Literal["prunion", "paper"]
+Phase = Literal["warmup", "ramp", "settle"]
+StepOrder = Literal["joint", "batch", "epoch"]  # which domains share a step
+Trunk = Literal["frozen", "tuned"]
+TrunkFrom = Literal["start", "settle"]
+Ranking = Literal["importance", "random"]
+Precision = Literal["fp32", "bf16"]
+
+SharingLoss = Literal["union", "intersection", "jaccard"]
+Sharing = Literal[SharingLoss, "none"]
+Learned = Literal["learned"]  # a weight λ that dual ascent finds
+CutFor = Literal["union", "domains"]  # what is brought within the budget in the end
+SettleWith = Literal["auto", "union", "own"]

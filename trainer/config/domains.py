@@ -8,6 +8,7 @@ from typing import get_args
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
+    DomainSource,
     check_bool,
     check_choice,
     check_int,
@@ -16,7 +17,6 @@ from prunion.trainer.config.checks import (
     key_of,
     shown,
 )
-from prunion.trainer.config.choices import DomainSource
 
 __all__ = ["DomainConfig"]
 

@@ -11,13 +11,13 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.backbone import BackboneConfig, InputConfig
 from prunion.trainer.config.budget import BudgetConfig
 from prunion.trainer.config.checks import (
+    Device,
     check_choice,
     check_int,
     check_keys,
     check_table,
     key_of,
 )
-from prunion.trainer.config.choices import Device
 from prunion.trainer.config.domains import DomainConfig
 from prunion.trainer.config.train import TrainConfig
 

@@ -11,14 +11,6 @@ from typing import get_args
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
-    check_bool,
-    check_choice,
-    check_int,
-    check_number,
-    check_text,
-    shown,
-)
-from prunion.trainer.config.choices import (
     Auto,
     CutFor,
     Learned,
@@ -30,6 +22,12 @@ from prunion.trainer.config.choices import (
     StepOrder,
     Trunk,
     TrunkFrom,
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+    check_text,
+    shown,
 )
 
 __all__ = ["TrainConfig"]

@@ -10,7 +10,7 @@ import numpy as np
 from prunion.runtime.bundle.manifest import BudgetAccount
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config.budget import BudgetConfig
-from prunion.trainer.config.choices import BudgetKind
+from prunion.trainer.config.checks import BudgetKind
 from prunion.trainer.cost.prices import Pricer
 
 __all__ = ["PricedBudget", "budget_account", "make_budget", "select_union", "shown_cost"]

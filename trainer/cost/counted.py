@@ -18,7 +18,7 @@ from prunion.runtime.bundle.profile import Profile
 from prunion.runtime.bundle.unit_table import Layer, SlotUnits, UnitTable
 from prunion.trainer.backbone.trace import op_name
 from prunion.trainer.channels.walk import LAYOUT
-from prunion.trainer.config.choices import BudgetKind
+from prunion.trainer.config.checks import BudgetKind
 from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.network.masked import DomainNet
 

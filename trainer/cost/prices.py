@@ -9,7 +9,7 @@ import numpy as np
 from prunion.runtime.bundle.profile import Profile
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.trainer.config.budget import BudgetConfig
-from prunion.trainer.config.choices import BudgetKind
+from prunion.trainer.config.checks import BudgetKind
 from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.cost.counted import bytes_pricer, counted_pricer
 from prunion.trainer.cost.latency import latency_pricer

@@ -12,7 +12,7 @@ from typing import Any
 from prunion.runtime.base.files import new_folder, read_json, sha256_file, write_json
 from prunion.runtime.bundle.profile import Profile, read_profile, write_profile
 from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.runtime.errors import CheckpointError, PrunionError, reason_of
 from prunion.trainer.config.run import RunConfig
 from prunion.trainer.network.masked import DomainNet, build_network
 
@@ -148,5 +148,5 @@ def _load_tensors(folder: Path, net: DomainNet) -> None:
     try:
         net.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError, OSError) as exc:
-        reason = str(exc).strip().splitlines()[0]
+        reason = reason_of(exc)
         raise CheckpointError(f"{folder}/model.safetensors does not fit: {reason}") from None

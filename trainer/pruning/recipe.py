@@ -9,19 +9,62 @@ not ask which it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from prunion.trainer.config.run import TrainConfig
 from prunion.trainer.cost.cost_model import Cost
-from prunion.trainer.pruning.cut import Select, cut_each, cut_union
 from prunion.trainer.pruning.learners import Learner, PaperLearner, SwitchLearner, order_in_rows
 from prunion.trainer.pruning.multipliers import Pressure
 from prunion.trainer.pruning.schedule import Schedule
 
-__all__ = ["LaterRecipe", "OwnRecipe", "PaperRecipe", "Recipe", "later_recipe", "make_recipe"]
+__all__ = [
+    "LaterRecipe",
+    "OwnRecipe",
+    "PaperRecipe",
+    "Recipe",
+    "Select",
+    "cut_each",
+    "cut_union",
+    "later_recipe",
+    "make_recipe",
+]
+
+
+# Worth of each unit `[U]`, and which may be kept `[U]` (None: all) → those the budget keeps `[U]`.
+Select = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
+
+def cut_union(
+    scores: torch.Tensor, select: Select, *, only_used: bool, opens: bool
+) -> torch.Tensor:
+    """Cut the union of all domains to the budget: the switches that are left, 0/1 `[D, U]`.
+
+    Args:
+        scores: `[D, U]`; a domain uses a unit where its score is positive.
+        select: what the budget keeps.
+        only_used: False fills what is left of the budget with units that nobody uses.
+        opens: every domain gets all units that are kept, whatever it chose.
+    """
+    # What all domains together gain from a unit. Where nobody uses it, who came nearest decides.
+    worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
+    used = (scores > 0).any(0).cpu().numpy() if only_used else None
+    kept = torch.from_numpy(select(worth.cpu().numpy(), used)).to(scores)
+    if opens:
+        return kept.expand_as(scores)
+    chosen = (scores > 0).float() * kept
+    # What nobody chose, what fills the budget or a multiple, is everybody's.
+    return torch.where(chosen.amax(0) > 0, chosen, kept)
+
+
+def cut_each(scores: torch.Tensor, select: Select) -> torch.Tensor:
+    """Cut each domain to the budget as if it were the only one, 0/1 `[D, U]`."""
+    rows = scores.cpu().numpy()
+    return torch.stack([torch.from_numpy(select(row, row > 0)).to(scores) for row in rows])
+
 
 LEAST_UPDATES = 72  # of the switches in a ramp
 

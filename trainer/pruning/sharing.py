@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from prunion.trainer.config.choices import SharingLoss
+from prunion.trainer.config.checks import SharingLoss
 from prunion.trainer.cost.cost_model import Cost
 
 __all__ = [

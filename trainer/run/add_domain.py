@@ -18,8 +18,8 @@ from prunion.trainer.data.domains import Domain, open_domain
 from prunion.trainer.network.checkpoint import Checkpoint
 from prunion.trainer.network.evaluate import evaluate
 from prunion.trainer.network.masked import DomainNet, build_network
+from prunion.trainer.processes import device_named, prepare_torch
 from prunion.trainer.pruning.recipe import later_recipe
-from prunion.trainer.run.device import device_named, prepare_torch
 from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
 from prunion.trainer.run.interrupt import StopRequest, stop_signals

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base.text import amount_text
 from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.errors import amount_text
 from prunion.trainer.cost.budget import budget_account
 from prunion.trainer.run.training import Training
 from prunion.trainer.score.formulas import Score, run_score

@@ -16,8 +16,7 @@ from prunion.trainer.data.domains import Domain, open_domains
 from prunion.trainer.network.checkpoint import save_checkpoint
 from prunion.trainer.network.evaluate import evaluate
 from prunion.trainer.network.masked import build_network
-from prunion.trainer.processes import Processes, joined_processes
-from prunion.trainer.run.device import device_named, prepare_torch
+from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
 from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
 from prunion.trainer.run.interrupt import stop_signals

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from prunion.trainer.config.choices import Phase
+from prunion.trainer.config.checks import Phase
 from prunion.trainer.config.run import RunConfig
 from prunion.trainer.cost.budget import PricedBudget, select_union
 from prunion.trainer.data.batches import Batch, JointBatches

@@ -13,12 +13,11 @@ import pytest
 
 from prunion.runtime.base.checks import Fields, is_number, is_whole, safe_relative_path
 from prunion.runtime.base.files import read_json, sha256_file
-from prunion.runtime.base.text import shown
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.bundle.manifest import load_manifest
 from prunion.runtime.bundle.profile import Fit, Grid, Profile, read_profile
 from prunion.runtime.bundle.unit_table import Layer
-from prunion.runtime.errors import BudgetError, BundleError, EngineError, PrunionError
+from prunion.runtime.errors import BudgetError, BundleError, EngineError, PrunionError, shown
 from prunion.runtime.model.plan import BATCHES, Plan, load_plan, save_plan
 from prunion.runtime.tensorrt.files import key_place, read_engine, read_fitting, write_engine
 from prunion.runtime.tensorrt.key import engine_key

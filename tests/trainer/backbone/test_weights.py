@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.backbone.weights import load_weights, read_weights, short_reason
+from prunion.trainer.backbone.weights import load_weights, read_weights
 from prunion.trainer.config.run import BackboneConfig
 
 
@@ -101,12 +101,3 @@ def test_what_unpickling_would_run_is_refused(tmp_path: Path) -> None:
     torch.save({"model": named(""), "fn": re.compile("x")}, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_weights(tmp_path / "w.pth")
-
-
-def test_a_reason_is_cut_behind_a_word_and_has_no_colours() -> None:
-    error = ValueError("\n\x1b[31m" + "word " * 100 + "\x1b[0m\nsecond line")
-    reason = short_reason(error)
-    assert reason.endswith("word …")
-    assert "\x1b" not in reason
-    assert len(reason) < 170
-    assert short_reason(KeyError()) == "KeyError"

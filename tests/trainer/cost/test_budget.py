@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.config.choices import BudgetKind
+from prunion.trainer.config.checks import BudgetKind
 from prunion.trainer.config.run import BudgetConfig
 from prunion.trainer.cost.budget import make_budget, select_union
 from prunion.trainer.cost.counted import counted_pricer

@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
 from prunion.runtime.base.files import read_json, write_json
 from prunion.runtime.errors import PrunionError

@@ -25,7 +25,7 @@ def test_every_error_is_at_the_top() -> None:
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("bench", "prunion.runtime.measure.bench"),
+        ("bench", "prunion.runtime.measure.benchmark"),
         ("export", "prunion.exporter.api"),
         ("load", "prunion.runtime.model.model"),
         ("train", "prunion.trainer.api"),

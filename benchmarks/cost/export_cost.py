@@ -19,7 +19,7 @@ import torch
 
 from prunion.benchmarks.backbones import random_switches
 from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.slim.network import slim_network
 from prunion.runtime.base.files import write_json

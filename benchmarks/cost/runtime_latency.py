@@ -17,7 +17,7 @@ import numpy as np
 
 from prunion.benchmarks.cost.folded import fold_by_hand
 from prunion.benchmarks.random_bundle import random_bundle
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
 from prunion.runtime.backends.session import run
 from prunion.runtime.base.machine import default_round_to, machine_facts
 from prunion.runtime.base.timing import Timing, time_interleaved
@@ -82,7 +82,7 @@ def _single_cases(few: Model, many: Model, batch: int) -> Cases:
         "folded domain": fold_by_hand(own),
         "sliced to the domain": own,
     }
-    sessions = {name: make_session(graph, options) for name, graph in graphs.items()}
+    sessions = {name: make_ort_session(graph, options) for name, graph in graphs.items()}
     outputs = {name: run(session, {"image": image}) for name, session in sessions.items()}
     for name, output in outputs.items():
         error = np.abs(output - outputs["folded union"]).max() / np.abs(output).max()

@@ -23,7 +23,7 @@ PRELUDE = """
 import sys, numpy as np, onnx, onnxruntime as ort
 from prunion.runtime.model.model import load
 from prunion.runtime.base.machine import peak_rss_bytes
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session, pinned_session
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, pinned_session
 from prunion.runtime.backends.session import run
 bundle, full, batch, domains = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 options = SessionOptions("cpu", 1, share_arena=False)
@@ -34,7 +34,7 @@ node = helper.make_node("Relu", ["x"], ["logits"])
 opset = [helper.make_opsetid("", 20)]
 tiny = helper.make_model(helper.make_graph([node], "g", [value], [logits]), opset_imports=opset)
 tiny.ir_version = 10
-run(make_session(tiny.SerializeToString(), options), {"x": np.ones(1, np.float32)})
+run(make_ort_session(tiny.SerializeToString(), options), {"x": np.ones(1, np.float32)})
 def image(size):
     return np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
 def plan_of(path):

@@ -14,7 +14,7 @@ import onnx
 import torch
 
 from prunion.benchmarks.backbones import domain_net
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
 from prunion.runtime.backends.onnxruntime import SessionOptions, mixed_session, pinned_session
 from prunion.runtime.base.files import write_json

@@ -34,11 +34,11 @@ from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.processes import prepare_device
 from prunion.trainer.run.training import Training
 
-__all__ = ["NETWORKS", "STEPS", "main", "random_training", "ratio"]
+__all__ = ["STEP_NETWORKS", "STEPS", "main", "random_training", "ratio"]
 
 STEPS = 8
 CLASSES = 10
-NETWORKS = {
+STEP_NETWORKS = {
     "resnet18": BackboneConfig("resnet18", weights="none", cut="layer3"),
     "resnet50": BackboneConfig("resnet50", weights="none"),
     "wrn28_4": BackboneConfig("wrn28_4", "prunion", "none"),
@@ -83,7 +83,7 @@ def ratio(
     cases = {}
     for name, limit in (("plain", 1.0), ("switches", 0.5), *((name, 0.5) for name in also)):
         training = random_training(
-            NETWORKS[backbone],
+            STEP_NETWORKS[backbone],
             size,
             domains,
             batch,
@@ -148,7 +148,7 @@ def _random_batch(domain: int, count: int, size: int, device: str) -> Batch:
 
 
 @click.command()
-@click.option("--backbone", type=click.Choice(list(NETWORKS)), default="resnet18")
+@click.option("--backbone", type=click.Choice(list(STEP_NETWORKS)), default="resnet18")
 @click.option("--size", default=64, show_default=True)
 @click.option("--domains", default=5, show_default=True)
 @click.option("--batch", default=24, show_default=True, help="Images per domain and step.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from prunion.trainer.backbone.trace import op_name
+from prunion.trainer.backbone.tracing import op_name
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = ["Device", "least_seconds", "measure_device"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from prunion.benchmarks.cost.train_step import NETWORKS, STEPS, random_training
+from prunion.benchmarks.cost.train_step import STEP_NETWORKS, STEPS, random_training
 from prunion.benchmarks.gpu.roofline import Device, least_seconds
 from prunion.runtime.base.timing import time_interleaved
 from prunion.trainer.run.training import Training
@@ -56,7 +56,7 @@ def training_row(
     options = {"trunk": trunk, "precision": precision, "compile": compiled}
     trainings = {
         name: random_training(
-            NETWORKS[case.network], case.side, domains, case.batch, device, limit, **options
+            STEP_NETWORKS[case.network], case.side, domains, case.batch, device, limit, **options
         )
         for name, limit in (("plain", 1.0), ("switches", 0.5))
     }

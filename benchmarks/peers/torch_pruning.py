@@ -25,14 +25,14 @@ from prunion.benchmarks.peers.torch_pruning_peer import (
     prune_same,
     weights_of,
 )
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session, pinned_session
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, pinned_session
 from prunion.runtime.base.files import write_json
 from prunion.runtime.base.timing import time_interleaved
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.backbone.load import drop_classifier
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.config.run import BudgetConfig
 from prunion.trainer.cost.budget import make_budget, select_union
 from prunion.trainer.cost.counted import counted_pricer
@@ -132,7 +132,7 @@ def compare(
         options = SessionOptions("cpu", threads, share_arena=False)
         sessions = {
             "ours": pinned_session(ours, 0, options),
-            "theirs": make_session(theirs, options),
+            "theirs": make_ort_session(theirs, options),
         }
         nodes = {"ours": _optimised(ours, pin=True), "theirs": _optimised(theirs, pin=False)}
         error = _difference(sessions, name)

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import nn
 
-from prunion.exporter.graph.onnx_graph import OPSET
+from prunion.exporter.graph.build import OPSET
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import MissingDependencyError
 

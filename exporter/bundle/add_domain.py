@@ -15,8 +15,8 @@ from prunion.runtime.bundle.pack import Pack, write_pack
 from prunion.runtime.errors import PrunionError, VerificationError
 from prunion.trainer.config.run import load_added_domain
 from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.run.add_domain import AddedDomain, add_domain
 from prunion.trainer.run.epochs import STATE
+from prunion.trainer.run.later_domain import AddedDomain, add_domain
 
 __all__ = ["AddedPack", "add_domain_pack"]
 

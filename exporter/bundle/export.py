@@ -22,7 +22,7 @@ from prunion.exporter.bundle.manifest import (
 )
 from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
 from prunion.exporter.graph.agreement import TOLERANCE, verify_export
-from prunion.exporter.graph.onnx_graph import one_domain_graph, onnx_graph
+from prunion.exporter.graph.build import one_domain_graph, onnx_graph
 from prunion.exporter.graph.variants import write_variants
 from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.options import ExportOptions

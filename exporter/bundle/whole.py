@@ -16,7 +16,7 @@ import onnx
 import torch
 
 from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
 from prunion.runtime.base.files import replace_file
 from prunion.runtime.bundle.manifest import Manifest, load_manifest

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from prunion.exporter.graph.build import errors_only
 from prunion.exporter.graph.int8_ranges import equalise
-from prunion.exporter.graph.onnx_graph import errors_only
 from prunion.exporter.graph.probe import open_graph
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.bundle.manifest_record import Int8Account

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunion.runtime.backends.onnxruntime import SessionOptions
-from prunion.runtime.backends.onnxruntime import make_session as make_ort_session
+from prunion.runtime.backends.onnxruntime import make_ort_session
 from prunion.runtime.backends.session import Session
 from prunion.runtime.base.names import BACKENDS, Backend
 from prunion.runtime.errors import PrunionError, shown

@@ -30,7 +30,7 @@ __all__ = [
     "BoundSession",
     "OrtSession",
     "SessionOptions",
-    "make_session",
+    "make_ort_session",
     "mixed_session",
     "pinned_session",
     "provider_version",
@@ -76,7 +76,7 @@ class SessionOptions:
     entries: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_session(
+def make_ort_session(
     graph: Path | str | bytes,
     options: SessionOptions | None = None,
     needs: set[str] | None = None,
@@ -104,14 +104,14 @@ def make_session(
 
 def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> OrtSession:
     """A session on the file as it is: feed `image [N, 3, H, W]`, `domain [N]`, maybe the tables."""
-    return make_session(graph, options, needs={"image", "domain"})
+    return make_ort_session(graph, options, needs={"image", "domain"})
 
 
 def pinned_session(
     graph: Path | str | bytes, index: int, options: SessionOptions | None = None
 ) -> OrtSession:
     """A session for the domain in row `index`: feed `image [N, 3, H, W]` only."""
-    return make_session(pin_domain(graph, index), options, needs={"image"})
+    return make_ort_session(pin_domain(graph, index), options, needs={"image"})
 
 
 class OrtSession:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session, provider_version
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, provider_version
 from prunion.runtime.backends.session import Session
 from prunion.runtime.base.files import cache_folder
 from prunion.runtime.base.names import HEADS, Backend, Precision, arithmetic_of
@@ -89,7 +89,7 @@ def open_provider(
 
     def make(model: str | bytes, entries: Mapping[str, str]) -> Session:
         chosen = replace(options, provider_options=settings, entries=entries)
-        return make_session(model, chosen, needs=set(profiles))
+        return make_ort_session(model, chosen, needs=set(profiles))
 
     return CompiledSession(compiled(make, graph, key), profiles)
 

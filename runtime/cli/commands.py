@@ -149,7 +149,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure latency, throughput and memory on this machine."""
-    from prunion.runtime.measure.bench import bench, format_report
+    from prunion.runtime.measure.benchmark import bench, format_report
 
     report = bench(
         bundle,

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
 from prunion.runtime.base.names import Backend
 from prunion.runtime.errors import PrunionError
 
@@ -114,7 +114,7 @@ def refusal(backend: Backend) -> str:
     opset = helper.make_opsetid("", 17)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
     try:
-        make_session(model.SerializeToString(), SessionOptions(backend), {"image"})
+        make_ort_session(model.SerializeToString(), SessionOptions(backend), {"image"})
     except PrunionError as exc:
         return str(exc)
     return ""

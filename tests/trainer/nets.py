@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = ["Depthwise", "Plain", "Residual", "SqueezeExcite", "domain_net", "shuffle_norms"]

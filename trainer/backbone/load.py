@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError, reason_of
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
-from prunion.trainer.backbone.trace import op_name, trace
+from prunion.trainer.backbone.tracing import op_name, trace
 from prunion.trainer.backbone.weights import (
     load_weights,
     match_by_order,

@@ -16,7 +16,7 @@ from torch import fx
 
 from prunion.runtime.bundle.profile import Profile
 from prunion.runtime.bundle.unit_table import Layer, SlotUnits, UnitTable
-from prunion.trainer.backbone.trace import op_name
+from prunion.trainer.backbone.tracing import op_name
 from prunion.trainer.channels.walk import LAYOUT
 from prunion.trainer.config.checks import BudgetKind
 from prunion.trainer.cost.cost_model import CostModel

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.backbone.trace import op_name
+from prunion.trainer.backbone.tracing import op_name
 from prunion.trainer.channels.units import GateSite, Units, find_units
 from prunion.trainer.config.run import BackboneConfig
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route

@@ -14,7 +14,7 @@ from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.data.batches import JointBatches
 from prunion.trainer.data.domains import Domain, open_domains
 from prunion.trainer.network.checkpoint import save_checkpoint
-from prunion.trainer.network.evaluate import evaluate
+from prunion.trainer.network.evaluation import evaluate
 from prunion.trainer.network.masked import build_network
 from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
 from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import make_session
+from prunion.runtime.backends.onnxruntime import make_ort_session
 from prunion.runtime.backends.session import run
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.graph.pin import pin_pack
@@ -29,7 +29,7 @@ def test_folding_by_hand_changes_no_answer(tmp_path: Path) -> None:
     kinds = {node.op_type for node in onnx.load_from_string(folded).graph.node}
     assert not kinds & {"Mul", "Split"}
     image = {"image": np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)}
-    expected, got = (run(make_session(graph), image) for graph in (pinned, folded))
+    expected, got = (run(make_ort_session(graph), image) for graph in (pinned, folded))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 

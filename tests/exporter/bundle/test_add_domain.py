@@ -16,7 +16,7 @@ from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config.run import load_added_domain, load_config
 from prunion.trainer.network.checkpoint import load_checkpoint
 from prunion.trainer.pruning.learners import SwitchLearner
-from prunion.trainer.run.add_domain import add_domain
+from prunion.trainer.run.later_domain import add_domain
 from prunion.trainer.run.train import train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
 from prunion.exporter.verify.report import verify_bundle
 from prunion.trainer.config.run import BudgetConfig, load_config

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
 from prunion.exporter.verify.recount import recount
 from prunion.runtime.errors import BudgetError

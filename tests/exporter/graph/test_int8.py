@@ -14,9 +14,9 @@ import pytest
 from onnx import numpy_helper
 
 from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.int8 import calibration_batches, lost, refuse
 from prunion.exporter.graph.int8_ranges import equalise
-from prunion.exporter.graph.onnx_graph import onnx_graph
 from prunion.exporter.graph.probe import make_probe, open_graph, relative_errors, run_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim.network import slim_network

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from prunion.exporter.bundle.packs import domain_pack
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.float16 import half_graph
-from prunion.exporter.graph.onnx_graph import onnx_graph
 from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import make_session
+from prunion.runtime.backends.onnxruntime import make_ort_session
 from prunion.runtime.backends.session import run
 from prunion.runtime.graph.norms import normalise_affines
 from prunion.runtime.graph.pin import pin_domain, pin_pack
@@ -53,9 +53,9 @@ def test_every_pinned_form_answers_as_the_mixed_graph(model: type[nn.Module]) ->
         cut = pin_pack(whole, pack, slim.table, alive)
         assert len(cut) < len(whole)
         feeds = {"image": image, "domain": np.full(4, row)}
-        expected = run(make_session(whole), feeds)[:, :classes]
+        expected = run(make_ort_session(whole), feeds)[:, :classes]
         for graph in (cut, pin_pack(whole, pack), pin_domain(whole, row)):
-            got = run(make_session(graph, needs={"image"}), {"image": image})[:, :classes]
+            got = run(make_ort_session(graph, needs={"image"}), {"image": image})[:, :classes]
             assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
             onnx.checker.check_model(onnx.load_from_string(graph), full_check=True)
 
@@ -106,7 +106,7 @@ def test_a_float16_graph_is_left_alone() -> None:
     pinned = pin_domain(half, 1)
     assert operators(pinned)["BatchNormalization"] == 0
     image = np.random.default_rng(0).standard_normal((4, 3, 8, 8), dtype=np.float32)
-    expected = run(make_session(half), {"image": image, "domain": np.full(4, 1)})
+    expected = run(make_ort_session(half), {"image": image, "domain": np.full(4, 1)})
     np.testing.assert_allclose(
-        run(make_session(pinned, needs={"image"}), {"image": image}), expected, rtol=2e-2, atol=2e-2
+        run(make_ort_session(pinned, needs={"image"}), {"image": image}), expected, rtol=2e-2, atol=2e-2
     )

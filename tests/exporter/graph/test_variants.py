@@ -14,8 +14,8 @@ from torch import nn
 
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.graph.agreement import verify_export
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.float16 import half_graph
-from prunion.exporter.graph.onnx_graph import onnx_graph
 from prunion.exporter.graph.probe import make_probe, open_graph, relative_errors, run_graph
 from prunion.exporter.graph.uint8 import pixel_graph
 from prunion.exporter.options import ExportOptions

@@ -16,11 +16,11 @@ from onnx import numpy_helper
 from torch import nn
 
 from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.files import load_slim, save_slim
 from prunion.exporter.slim.network import SlimNet, slim_network
 from prunion.exporter.verify.recount import recount
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
 from prunion.trainer.network.masked import DomainNet
 from tests.exporter.slim.test_network import (

@@ -12,7 +12,7 @@ from torch import nn
 
 from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
 from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
 from prunion.runtime.errors import UnsupportedGraphError, VerificationError
 from prunion.trainer.network.masked import DomainNet

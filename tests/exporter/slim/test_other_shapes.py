@@ -17,7 +17,7 @@ from torch import nn
 
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.onnx_graph import one_domain_graph, onnx_graph
+from prunion.exporter.graph.build import one_domain_graph, onnx_graph
 from prunion.exporter.graph.probe import make_probe, open_graph, run_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim.files import load_slim, save_slim

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.onnx_graph import onnx_graph
+from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_session
-from prunion.trainer.backbone.trace import trace
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.network.masked import DomainNet
 from tests.exporter.random_nets import SIDE, RandomNet, networks
 from tests.exporter.slim import test_network as small
@@ -117,7 +117,7 @@ def check_onnx(model: RandomNet, seed: int, folder: Path) -> None:
 
 def check_tables(net: DomainNet, path: Path) -> None:
     """Other switches within the union: masked = sliced = the same ONNX graph, tables fed."""
-    session = make_session(path, SessionOptions("cpu", 1), needs={"image", "domain"})
+    session = make_ort_session(path, SessionOptions("cpu", 1), needs={"image", "domain"})
     union = (net.switches > 0).any(0)
     for _ in range(REDRAWN):
         net.switches.copy_((torch.rand_like(net.switches) < 0.7) & union)

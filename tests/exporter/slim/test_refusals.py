@@ -84,7 +84,7 @@ def test_a_refusal_names_the_node_the_reason_and_the_way_out(model: type[nn.Modu
 def test_transformers_are_refused_with_a_clear_line(name: str, reason: str) -> None:
     from torchvision.models import get_model
 
-    from prunion.trainer.backbone.trace import trace
+    from prunion.trainer.backbone.tracing import trace
     from prunion.trainer.network.masked import DomainNet
 
     with pytest.raises(UnsupportedGraphError, match=reason):

@@ -12,7 +12,7 @@ from prunion.runtime.backends.onnxruntime import (
     BoundSession,
     OrtSession,
     SessionOptions,
-    make_session,
+    make_ort_session,
 )
 from prunion.runtime.backends.openvino import OpenVinoSession
 from prunion.runtime.backends.session import Session
@@ -62,7 +62,7 @@ def test_cuda_answers_like_the_cpu(bundle_path: Path, batch: np.ndarray) -> None
 
 
 def test_a_session_is_quiet_itself_and_leaves_the_process_alone(bundle_path: Path) -> None:
-    session = make_session(bundle_path / "model.onnx", SessionOptions("cpu", 1))
+    session = make_ort_session(bundle_path / "model.onnx", SessionOptions("cpu", 1))
     assert session.raw.get_session_options().log_severity_level == 3
     assert ort.SessionOptions().log_severity_level == -1, "of the process: whatever the user set"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import PROVIDERS, SessionOptions, make_session
+from prunion.runtime.backends.onnxruntime import PROVIDERS, SessionOptions, make_ort_session
 from prunion.runtime.backends.tensorrt_provider import compiled, open_provider, provider_options
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.errors import BackendError, BundleError, InputError, MissingDependencyError
@@ -85,7 +85,7 @@ def test_a_context_is_kept_and_one_that_does_not_load_is_made_again(
         opened.append("graph" if isinstance(model, bytes) else "context")
         if entries:  # what a provider that compiles would write
             Path(entries["ep.context_file_path"]).write_bytes(graph)
-        return make_session(model, SessionOptions("cpu", 1))
+        return make_ort_session(model, SessionOptions("cpu", 1))
 
     def again(key: EngineKey) -> list[str]:
         opened.clear()
@@ -109,12 +109,12 @@ def test_a_context_is_kept_and_one_that_does_not_load_is_made_again(
 def test_fallbacks_of_onnxruntime_are_off(
     bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = make_session(bundle_path / "model.onnx", SessionOptions("cpu", 1))
+    session = make_ort_session(bundle_path / "model.onnx", SessionOptions("cpu", 1))
     assert session.raw._enable_fallback is False, "a failing run would go on with the CPU"
     # A build that names a provider it cannot start, as one with CUDA and no driver does.
     monkeypatch.setattr(ort, "get_available_providers", lambda: list(PROVIDERS.values()))
     with pytest.warns(UserWarning, match="not in available provider names"):
         with pytest.raises(BackendError, match=r"CUDAExecutionProvider did not start.*fell back"):
-            make_session(bundle_path / "model.onnx", SessionOptions("cuda"))
-        found = make_session(bundle_path / "model.onnx", SessionOptions("auto"))
+            make_ort_session(bundle_path / "model.onnx", SessionOptions("cuda"))
+        found = make_ort_session(bundle_path / "model.onnx", SessionOptions("auto"))
     assert found.get_providers() == ["CPUExecutionProvider"]

@@ -20,7 +20,7 @@ from prunion.runtime.bundle.pack import Pack, read_pack
 from prunion.runtime.cli.main import cli
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph.form import form_of
-from prunion.runtime.measure.bench import bench
+from prunion.runtime.measure.benchmark import bench
 from prunion.runtime.model.model import Model, load
 from prunion.runtime.model.plan import BATCHES, Plan
 from prunion.runtime.serve.oip import infer_request, model_metadata

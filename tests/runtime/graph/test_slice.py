@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import make_session
+from prunion.runtime.backends.onnxruntime import make_ort_session
 from prunion.runtime.backends.session import run
 from prunion.runtime.bundle.folder import open_bundle
 from prunion.runtime.bundle.unit_table import UnitTable
@@ -34,7 +34,7 @@ def test_sliced_equals_numpy(bundle_path: Path, toy: ModuleType, batch: np.ndarr
     assert weights(graph)["conv.weight"].shape == (6, 3, 3, 3)
     assert weights(graph)["bank"].shape == (1, 12)
     assert weights(graph)["head_weight"].shape == (1, 6, 3)
-    got = run(make_session(graph, needs={"image"}), {"image": batch})
+    got = run(make_ort_session(graph, needs={"image"}), {"image": batch})
     expected = toy.reference(tables, batch, np.zeros(6, int))[:, :3]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -154,7 +154,7 @@ def test_real_networks_are_sliced_exactly(name: str, tmp_path: Path) -> None:
     bundle = open_bundle(
         random_bundle(tmp_path / "x.prunion", name, 2, round_to=8, size=64, classes=3)
     )
-    table, mixed = bundle.unit_table(), make_session(bundle.graph())
+    table, mixed = bundle.unit_table(), make_ort_session(bundle.graph())
     image = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
     for row, domain in enumerate(bundle.domains):
         pack = bundle.pack(domain)
@@ -162,5 +162,5 @@ def test_real_networks_are_sliced_exactly(name: str, tmp_path: Path) -> None:
         graph = pin_pack(bundle.graph(), pack, table, alive)
         assert len(graph) < 0.85 * bundle.graph().stat().st_size
         expected = run(mixed, {"image": image, "domain": np.full(3, row)})
-        got = run(make_session(graph, needs={"image"}), {"image": image})
+        got = run(make_ort_session(graph, needs={"image"}), {"image": image})
         assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()

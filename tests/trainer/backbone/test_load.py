@@ -10,7 +10,7 @@ from torch import nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.channels.units import find_units
 from prunion.trainer.config.run import BackboneConfig
 from tests.trainer.nets import Plain, domain_net

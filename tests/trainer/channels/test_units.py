@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.channels.units import find_units
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prunion.runtime.bundle.profile import Fit, Grid, Profile, monotone, write_profile
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.channels.units import find_units
 from prunion.trainer.config.run import BudgetConfig
 from prunion.trainer.cost.budget import make_budget, select_union

@@ -10,7 +10,7 @@ from PIL import Image
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.run import InputConfig
 from prunion.trainer.data.transforms import eval_transform, normalised, train_transform
-from prunion.trainer.network.evaluate import mean_of_views
+from prunion.trainer.network.evaluation import mean_of_views
 from tests.trainer.images import picture
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.config.run import DomainConfig, InputConfig
 from prunion.trainer.data.domains import open_domain
-from prunion.trainer.network.evaluate import evaluate
+from prunion.trainer.network.evaluation import evaluate
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 from tests.trainer.tiny_run import write_domain
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
-from prunion.trainer.backbone.trace import trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.channels.units import find_units
 from prunion.trainer.config.run import TrainConfig
 from prunion.trainer.cost.cost_model import CostModel

@@ -16,7 +16,7 @@ from prunion.trainer.cost.prices import make_pricer
 from prunion.trainer.data.batches import JointBatches
 from prunion.trainer.data.domains import Domain, open_domain
 from prunion.trainer.network.checkpoint import Checkpoint
-from prunion.trainer.network.evaluate import evaluate
+from prunion.trainer.network.evaluation import evaluate
 from prunion.trainer.network.masked import DomainNet, build_network
 from prunion.trainer.processes import device_named, prepare_torch
 from prunion.trainer.pruning.recipe import later_recipe

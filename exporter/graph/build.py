@@ -17,7 +17,7 @@ from prunion.exporter.graph.heads import concatenate_heads
 from prunion.exporter.graph.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim.fold import OneDomainNet
 from prunion.exporter.slim.network import SlimNet
-from prunion.runtime.graph.pin import TABLES
+from prunion.runtime.graph.inputs import TABLES
 
 __all__ = ["OPSET", "errors_only", "one_domain_graph", "onnx_graph"]
 

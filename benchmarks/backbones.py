@@ -14,15 +14,13 @@ import numpy as np
 import onnx
 import torch
 
-from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.base.files import read_json, write_json
+from prunion.exporter.graph import onnx_graph, verify_export
+from prunion.exporter.slim import slim_network
+from prunion.runtime.base import read_json, write_json
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.config.checks import BackboneSource
-from prunion.trainer.config.run import BackboneConfig
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.config import BackboneConfig, BackboneSource
+from prunion.trainer.network import DomainNet
 
 __all__ = ["NETWORKS", "backbones_command", "domain_net", "measure", "random_switches", "table"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from prunion.runtime.cli.options import force
+from prunion.runtime.cli import force
 
 __all__ = ["demo"]
 
@@ -16,6 +16,6 @@ __all__ = ["demo"]
 @force
 def demo(output: str, force: bool) -> None:
     """Run the whole line on small real images; no download, no GPU."""
-    from prunion.benchmarks.demo.run import run_demo
+    from prunion.benchmarks.demo import run_demo
 
     run_demo(output, force=force)

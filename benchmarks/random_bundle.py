@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.config.run import RunConfig
-from prunion.trainer.network.checkpoint import save_checkpoint
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.config import RunConfig
+from prunion.trainer.network import DomainNet, save_checkpoint
 
 __all__ = ["random_bundle", "random_checkpoint"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.verify.report import VerifyReport, verify_bundle
-from prunion.runtime.bundle.folder import Bundle, open_bundle
-from prunion.trainer.run.result import RunResult
+from prunion.exporter.verify import VerifyReport, verify_bundle
+from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.trainer.run import RunResult
 
 __all__ = ["export", "verify"]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli.options import as_json, bundle_argument, force
+from prunion.runtime.cli import as_json, bundle_argument, force
 
 if TYPE_CHECKING:
-    from prunion.exporter.verify.report import VerifyReport
+    from prunion.exporter.verify import VerifyReport
 
 __all__ = ["add_domain", "export", "pack", "profile", "verify"]
 
@@ -74,7 +74,7 @@ def export(
     if untrained:
         _export_untrained(checkpoint, output, force, as_json)
         return
-    from prunion.exporter.bundle.export import export_bundle
+    from prunion.exporter.bundle import export_bundle
     from prunion.exporter.options import ExportOptions
 
     manifest = export_bundle(checkpoint, output, ExportOptions(**options), force=force)
@@ -82,8 +82,8 @@ def export(
 
 
 def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) -> None:
-    from prunion.exporter.bundle.whole import export_untrained
-    from prunion.trainer.config.run import load_config
+    from prunion.exporter.bundle import export_untrained
+    from prunion.trainer.config import load_config
 
     manifest = export_untrained(load_config(run_file), Path(output), force=force)
     if as_json:
@@ -144,7 +144,7 @@ def _cost(budget: Mapping[str, Any]) -> str:
 @force
 def pack(checkpoint: str, domain: str, output: str, force: bool) -> None:
     """Write one DOMAIN of a CHECKPOINT as a pack for the bundles made from it."""
-    from prunion.exporter.bundle.packs import export_pack
+    from prunion.exporter.bundle import export_pack
 
     made = export_pack(checkpoint, domain, output, force=force)
     size = Path(output).stat().st_size
@@ -163,8 +163,8 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
     """Train a new domain on a finished trunk; its pack fits the existing bundle."""
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
-    from prunion.exporter.bundle.add_domain import add_domain_pack
-    from prunion.trainer.run.interrupt import exit_when_stopped
+    from prunion.exporter.bundle import add_domain_pack
+    from prunion.trainer.run import exit_when_stopped
 
     with exit_when_stopped():
         made = add_domain_pack(checkpoint, domain, output, force=force, resume=resume)
@@ -183,7 +183,7 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
 @as_json
 def verify(bundle: str, against: str | None, as_json: bool) -> None:
     """Check everything a bundle claims; exit code 1 if anything is off."""
-    from prunion.exporter.verify.report import verify_bundle
+    from prunion.exporter.verify import verify_bundle
     from prunion.runtime.errors import VerificationError
 
     report = verify_bundle(bundle, against=against)
@@ -236,10 +236,10 @@ def profile(source: str, output: str, force: bool, as_json: bool, **options: Any
 
     BUNDLE is one that `export RUN.toml --untrained` wrote; RUN.toml itself needs torch.
     """
-    from prunion.runtime.measure.profile import measure_profile, profile_lines, profile_warning
+    from prunion.runtime.measure import measure_profile, profile_lines, profile_warning
 
     if source.endswith(".toml"):
-        from prunion.exporter.bundle.whole import untrained_bundle
+        from prunion.exporter.bundle import untrained_bundle
 
         with untrained_bundle(source) as bundle:
             made = measure_profile(bundle, output, force=force, **options)

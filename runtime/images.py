@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prunion.runtime.bundle.manifest import ImageInput
-from prunion.runtime.errors import InputError, reason_of
+from prunion.runtime.base import reason_of
+from prunion.runtime.bundle import ImageInput
+from prunion.runtime.errors import InputError
 
 __all__ = [
     "ImageLike",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,54 @@ def test_a_room_imports_only_what_stands_below_it(stage: str) -> None:
             if parts[:2] == ["prunion", stage]:
                 assert len(parts) > 2, f"{path} imports the whole stage: name the room"
                 assert parts[2] in below, f"{path} imports {name}, which stands above it"
+
+
+def stub_names(folder: Path) -> dict[str, str]:
+    """The public names of a room, and the file of the room that each comes from."""
+    stub = folder / "__init__.pyi"
+    if not stub.is_file():
+        return {}
+    imports = [x for x in ast.parse(stub.read_text("utf-8")).body if isinstance(x, ast.ImportFrom)]
+    return {alias.name: x.module or "" for x in imports for alias in x.names}
+
+
+@pytest.mark.parametrize("stage", ROOMS)
+def test_outside_a_room_only_its_public_names_are_used(stage: str) -> None:
+    for path in (ROOT / stage).rglob("*.py"):
+        own = path.relative_to(ROOT).parts[:2]
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "prunion."
+            ):
+                continue
+            parts = (node.module or "").split(".")[1:]
+            folder = ROOT.joinpath(*parts[:2])
+            if tuple(parts[:2]) == own or not folder.is_dir() or len(parts) < 2:
+                continue
+            assert len(parts) == 2, f"{path}: import from prunion.{'.'.join(parts[:2])}"
+            assert isinstance(node, ast.ImportFrom)
+            for alias in node.names:
+                assert alias.name in stub_names(folder), f"{path}: {alias.name} is not public"
+
+
+@pytest.mark.parametrize("stage", ROOMS)
+def test_no_public_name_is_that_of_a_file_beside_it(stage: str) -> None:
+    for stub in (ROOT / stage).rglob("__init__.pyi"):
+        beside = {p.stem for p in stub.parent.iterdir()}
+        shadowed = beside & set(stub_names(stub.parent)) - {"__init__"}
+        assert not shadowed, f"{stub}: which is meant, the file or what it holds? {shadowed}"
+
+
+def test_every_public_name_is_found() -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    for stage in ROOMS:
+        for stub in (ROOT / stage).rglob("__init__.pyi"):
+            name = ".".join(["prunion", *stub.parent.relative_to(ROOT).parts])
+            module = importlib.import_module(name)
+            assert set(module.__all__) == set(stub_names(stub.parent)), name
+            for public in module.__all__:
+                assert getattr(module, public) is not None, f"{name}.{public}"
 
 
 @pytest.mark.parametrize("stage", ROOMS)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunion.trainer.config.run import RunConfig, load_config
-from prunion.trainer.run.result import RunResult
-from prunion.trainer.run.train import train_run
+from prunion.trainer.config import RunConfig, load_config
+from prunion.trainer.run import RunResult, train_run
 
 __all__ = ["train"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from prunion.runtime.cli.options import as_json, force
+from prunion.runtime.cli import as_json, force
 
 __all__ = ["score", "train"]
 
@@ -23,10 +23,8 @@ def train(config: str, output: str | None, force: bool, resume: bool, as_json: b
     """Train and prune a network as RUN.toml says."""
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
-    from prunion.trainer.config.run import load_config
-    from prunion.trainer.run.interrupt import exit_when_stopped
-    from prunion.trainer.run.result import closing_table
-    from prunion.trainer.run.train import train_run
+    from prunion.trainer.config import load_config
+    from prunion.trainer.run import closing_table, exit_when_stopped, train_run
 
     folder = Path(output) if output else Path("runs") / Path(config).stem
     run = load_config(config)
@@ -54,13 +52,13 @@ def score(
 ) -> None:
     """Score accuracies as the papers do: S, and S_O, S_P, S_E where the costs are given."""
     from prunion.runtime.errors import InputError
-    from prunion.trainer.score.formulas import (
+    from prunion.trainer.score import (
+        BENCHMARKS,
         parse_accuracies,
         read_accuracies,
         score,
         score_table,
     )
-    from prunion.trainer.score.tables import BENCHMARKS
 
     columns = BENCHMARKS[benchmark]
     if accuracy is not None and source is None:

@@ -18,9 +18,9 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
-from prunion.runtime.base.memory import keep_freed_memory
+from prunion.runtime.base import keep_freed_memory
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config.run import RunConfig
+from prunion.trainer.config import RunConfig
 
 __all__ = [
     "ALONE",

@@ -18,16 +18,12 @@ import click
 import torch
 
 from prunion.benchmarks.backbones import random_switches
-from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.graph.writer import save_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.base.files import write_json
-from prunion.runtime.base.memory import free_memory
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.config.checks import BackboneSource
-from prunion.trainer.config.run import BackboneConfig
-from prunion.trainer.network.masked import DomainNet
+from prunion.exporter.graph import onnx_graph, save_graph, verify_export
+from prunion.exporter.slim import slim_network
+from prunion.runtime.base import free_memory, write_json
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.config import BackboneConfig, BackboneSource
+from prunion.trainer.network import DomainNet
 
 __all__ = ["Step", "export_cost_command", "export_steps"]
 

@@ -12,27 +12,22 @@ import click
 import numpy as np
 import torch
 
-from prunion.exporter.bundle.whole import export_untrained
-from prunion.runtime.backends.choose import check_backend, make_session
-from prunion.runtime.backends.onnxruntime import SessionOptions
-from prunion.runtime.base.files import write_json
-from prunion.runtime.base.timing import time_interleaved
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.profile import write_profile
-from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.runtime.graph.pin import pin_pack
-from prunion.runtime.measure.profile import profile_bundle
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.channels.units import find_units
-from prunion.trainer.config.run import (
+from prunion.exporter.bundle import export_untrained
+from prunion.runtime.backends import SessionOptions, check_backend, make_session
+from prunion.runtime.base import time_interleaved, write_json
+from prunion.runtime.bundle import UnitTable, open_bundle, write_profile
+from prunion.runtime.graph import pin_pack
+from prunion.runtime.measure import profile_bundle
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.channels import find_units
+from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
     DomainConfig,
     InputConfig,
     RunConfig,
 )
-from prunion.trainer.cost.budget import make_budget, select_union
-from prunion.trainer.cost.latency import latency_pricer
+from prunion.trainer.cost import latency_pricer, make_budget, select_union
 
 __all__ = ["BudgetRow", "latency_budget_command", "latency_rows"]
 

@@ -17,13 +17,11 @@ import numpy as np
 
 from prunion.benchmarks.cost.folded import fold_by_hand
 from prunion.benchmarks.random_bundle import random_bundle
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
-from prunion.runtime.backends.session import run
-from prunion.runtime.base.machine import default_round_to, machine_facts
-from prunion.runtime.base.timing import Timing, time_interleaved
-from prunion.runtime.bundle.pack import Pack
-from prunion.runtime.graph.pin import pin_pack
-from prunion.runtime.model.model import Model, load
+from prunion.runtime.backends import SessionOptions, make_ort_session, run
+from prunion.runtime.base import Timing, default_round_to, machine_facts, time_interleaved
+from prunion.runtime.bundle import Pack
+from prunion.runtime.graph import pin_pack
+from prunion.runtime.model import Model, load
 
 __all__ = ["main", "measure", "ratios"]
 

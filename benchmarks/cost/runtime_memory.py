@@ -21,10 +21,9 @@ __all__ = ["WAYS", "main", "peak_bytes"]
 # Each gets `bundle`, `full`, `batch` and `domains`; the child prints its peak at the end.
 PRELUDE = """
 import sys, numpy as np, onnx, onnxruntime as ort
-from prunion.runtime.model.model import load
-from prunion.runtime.base.machine import peak_rss_bytes
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, pinned_session
-from prunion.runtime.backends.session import run
+from prunion.runtime.backends import SessionOptions, make_ort_session, pinned_session, run
+from prunion.runtime.base import peak_rss_bytes
+from prunion.runtime.model import load
 bundle, full, batch, domains = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 options = SessionOptions("cpu", 1, share_arena=False)
 from onnx import helper, TensorProto
@@ -43,7 +42,7 @@ def plan_of(path):
 WAYS = {
     "bare": "",
     "one session of the pruned trunk": """
-from prunion.runtime.backends.onnxruntime import mixed_session
+from prunion.runtime.backends import mixed_session
 size = plan_of(bundle)
 session = mixed_session(bundle + "/model.onnx", options)
 for _ in range(3):
@@ -80,7 +79,7 @@ for session in sessions:
     run(session, {"image": image(size)})
 """,
     "four pinned sessions, weights handed in": """
-from prunion.runtime.graph.pin import pin_domain
+from prunion.runtime.graph import pin_domain
 from prunion.runtime.backends.onnxruntime import _shared_arena
 size = plan_of(bundle)
 settings, _ = ort.SessionOptions(), _shared_arena()

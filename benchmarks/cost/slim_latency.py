@@ -14,16 +14,13 @@ import onnx
 import torch
 
 from prunion.benchmarks.backbones import domain_net
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import SessionOptions, mixed_session, pinned_session
-from prunion.runtime.base.files import write_json
-from prunion.runtime.base.timing import time_interleaved
-from prunion.trainer.config.checks import BackboneSource, BudgetKind
-from prunion.trainer.config.run import BackboneConfig, BudgetConfig
-from prunion.trainer.cost.budget import make_budget, select_union
-from prunion.trainer.cost.prices import make_pricer
-from prunion.trainer.network.masked import DomainNet
+from prunion.exporter.graph import onnx_graph
+from prunion.exporter.slim import slim_network
+from prunion.runtime.backends import SessionOptions, mixed_session, pinned_session
+from prunion.runtime.base import time_interleaved, write_json
+from prunion.trainer.config import BackboneConfig, BackboneSource, BudgetConfig, BudgetKind
+from prunion.trainer.cost import make_budget, make_pricer, select_union
+from prunion.trainer.network import DomainNet
 
 __all__ = ["SlimRow", "latency_rows", "slim_latency_command"]
 

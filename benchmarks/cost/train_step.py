@@ -17,9 +17,9 @@ from typing import Any
 import click
 import torch
 
-from prunion.runtime.base.timing import Timing, time_interleaved
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.config.run import (
+from prunion.runtime.base import Timing, time_interleaved
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
     DomainConfig,
@@ -27,14 +27,13 @@ from prunion.trainer.config.run import (
     RunConfig,
     TrainConfig,
 )
-from prunion.trainer.cost.budget import make_budget
-from prunion.trainer.cost.prices import make_pricer
-from prunion.trainer.data.batches import Batch
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.cost import make_budget, make_pricer
+from prunion.trainer.data import Batch
+from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import prepare_device
-from prunion.trainer.run.training import Training
+from prunion.trainer.run import Training
 
-__all__ = ["STEP_NETWORKS", "STEPS", "main", "random_training", "ratio"]
+__all__ = ["STEPS", "STEP_NETWORKS", "main", "random_training", "ratio"]
 
 STEPS = 8
 CLASSES = 10

@@ -1,1 +1,5 @@
-"""`prunion demo`."""
+"""`prunion demo`: the whole line on small real images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

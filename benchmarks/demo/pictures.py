@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base.files import read_json
-from prunion.runtime.bundle.pack import read_pack
+from prunion.runtime.base import read_json
+from prunion.runtime.bundle import read_pack
 
 __all__ = ["draw_sharing", "draw_widths"]
 

@@ -12,12 +12,11 @@ import numpy as np
 
 from prunion.benchmarks.demo.images import write_demo_domains
 from prunion.benchmarks.demo.pictures import draw_sharing, draw_widths
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.bundle.whole import write_unpruned
-from prunion.runtime.base.files import write_json
-from prunion.runtime.errors import PrunionError, amount_text
-from prunion.trainer.config.run import load_config
-from prunion.trainer.run.train import RunResult, train_run
+from prunion.exporter.bundle import export_bundle, write_unpruned
+from prunion.runtime.base import amount_text, write_json
+from prunion.runtime.errors import PrunionError
+from prunion.trainer.config import load_config
+from prunion.trainer.run import RunResult, train_run
 
 __all__ = ["run_demo"]
 
@@ -90,8 +89,8 @@ def _write_run_file(folder: Path) -> Path:
 
 def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
     """Median milliseconds of one image, unpruned and pruned in turn within one run."""
-    from prunion.runtime.backends.onnxruntime import mixed_session, pinned_session
-    from prunion.runtime.base.timing import time_interleaved
+    from prunion.runtime.backends import mixed_session, pinned_session
+    from prunion.runtime.base import time_interleaved
 
     image = np.zeros((1, 3, SIZE, SIZE), np.float32)
     mixed = {"image": image, "domain": np.zeros(1, np.int64)}
@@ -161,7 +160,7 @@ def _predict(folder: Path, bundle: Path) -> None:
     model = load(bundle)
     config = load_config(folder / "run.toml")
     domain = config.domains[0]
-    from prunion.trainer.data.domains import open_domain
+    from prunion.trainer.data import open_domain
 
     opened = open_domain(domain, config.seed)
     image = opened.test.image(0)

@@ -1,1 +1,1 @@
-"""On a GPU (`python -m prunion.benchmarks.gpu` stays, by `__main__.py`)."""
+"""Everything that needs a GPU: `python -m prunion.benchmarks.gpu`."""

@@ -14,14 +14,12 @@ from pathlib import Path
 import click
 
 from prunion.benchmarks.random_bundle import random_checkpoint
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
-from prunion.runtime.base.machine import machine_facts
-from prunion.runtime.base.names import Precision
-from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.base import Precision, machine_facts
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.tensorrt.build import build_engine
-from prunion.runtime.tensorrt.key import BuildOptions
+from prunion.runtime.tensorrt import BuildOptions, build_engine
 
 __all__ = ["BACKBONES", "SMS", "EngineRow", "build_all", "export_all", "main"]
 

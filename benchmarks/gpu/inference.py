@@ -16,11 +16,9 @@ import torch
 from torch import nn
 
 from prunion.benchmarks.random_bundle import random_checkpoint
-from prunion.exporter.slim.fold import OneDomainNet, fold_domain
-from prunion.exporter.slim.kept import keep_domains
-from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.runtime.base.timing import time_interleaved
-from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.exporter.slim import OneDomainNet, SlimNet, fold_domain, keep_domains, slim_network
+from prunion.runtime.base import time_interleaved
+from prunion.trainer.network import load_checkpoint
 
 __all__ = ["NETWORKS", "Networks", "inference_rows", "make_networks"]
 

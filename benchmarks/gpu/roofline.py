@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from prunion.trainer.backbone.tracing import op_name
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.backbone import op_name
+from prunion.trainer.network import DomainNet
 
 __all__ = ["Device", "least_seconds", "measure_device"]
 

@@ -16,11 +16,10 @@ import numpy as np
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.runtime import load
-from prunion.runtime.base.names import Backend, Precision
-from prunion.runtime.base.timing import time_interleaved
+from prunion.runtime.base import Backend, Precision, time_interleaved
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.model.model import Model
-from prunion.runtime.tensorrt.cuda import free_gpu_bytes
+from prunion.runtime.model import Model
+from prunion.runtime.tensorrt import free_gpu_bytes
 
 __all__ = ["NETWORKS", "runtime_rows"]
 

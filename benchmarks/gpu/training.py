@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from prunion.benchmarks.cost.train_step import STEP_NETWORKS, STEPS, random_training
+from prunion.benchmarks.cost import STEP_NETWORKS, STEPS, random_training
 from prunion.benchmarks.gpu.roofline import Device, least_seconds
-from prunion.runtime.base.timing import time_interleaved
-from prunion.trainer.run.training import Training
+from prunion.runtime.base import time_interleaved
+from prunion.trainer.run import Training
 
 __all__ = ["CASES", "TrainingCase", "training_row"]
 

@@ -1,1 +1,1 @@
-"""The learning table."""
+"""The learning table: its rows, its results, its run files."""

@@ -24,19 +24,19 @@ from typing import Any
 
 import click
 
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.verify.report import verify_bundle
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
-from prunion.trainer.config.checks import BudgetKind
-from prunion.trainer.config.run import (
+from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
+    BudgetKind,
     DomainConfig,
     InputConfig,
     RunConfig,
     TrainConfig,
 )
-from prunion.trainer.run.train import RunResult, train_run
+from prunion.trainer.run import RunResult, train_run
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,1 +1,1 @@
-"""Against other libraries."""
+"""The same work done by other libraries."""

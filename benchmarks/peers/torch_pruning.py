@@ -25,18 +25,15 @@ from prunion.benchmarks.peers.torch_pruning_peer import (
     prune_same,
     weights_of,
 )
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, pinned_session
-from prunion.runtime.base.files import write_json
-from prunion.runtime.base.timing import time_interleaved
+from prunion.exporter.graph import onnx_graph
+from prunion.exporter.slim import slim_network
+from prunion.runtime.backends import SessionOptions, make_ort_session, pinned_session
+from prunion.runtime.base import time_interleaved, write_json
 from prunion.runtime.errors import VerificationError
-from prunion.trainer.backbone.load import drop_classifier
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.config.run import BudgetConfig
-from prunion.trainer.cost.budget import make_budget, select_union
-from prunion.trainer.cost.counted import counted_pricer
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.backbone import drop_classifier, trace
+from prunion.trainer.config import BudgetConfig
+from prunion.trainer.cost import counted_pricer, make_budget, select_union
+from prunion.trainer.network import DomainNet
 
 __all__ = ["Comparison", "compare", "torch_pruning_command"]
 
@@ -161,7 +158,7 @@ def compare(
 
 def _optimised(graph: Path, *, pin: bool) -> dict[str, int]:
     """How often every operator is left after ONNX Runtime's portable optimisations."""
-    from prunion.runtime.graph.pin import pin_domain
+    from prunion.runtime.graph import pin_domain
 
     written = graph.with_suffix(".optimised.onnx")
     options = onnxruntime.SessionOptions()

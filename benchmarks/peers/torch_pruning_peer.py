@@ -12,8 +12,8 @@ import onnx
 import torch
 from torch import nn
 
-from prunion.exporter.graph.build import OPSET
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.exporter.graph import OPSET
+from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import MissingDependencyError
 
 __all__ = [

@@ -1,1 +1,5 @@
-"""The folder: `export_bundle`, manifest, packs."""
+"""The bundle as a folder, written whole or not at all: graphs, manifest, packs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

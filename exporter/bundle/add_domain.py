@@ -8,15 +8,13 @@ from pathlib import Path
 import torch
 
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
-from prunion.exporter.graph.agreement import TOLERANCE
-from prunion.exporter.slim.kept import kept_units
-from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.runtime.bundle.pack import Pack, write_pack
+from prunion.exporter.graph import TOLERANCE
+from prunion.exporter.slim import SlimNet, kept_units, slim_network
+from prunion.runtime.bundle import Pack, write_pack
 from prunion.runtime.errors import PrunionError, VerificationError
-from prunion.trainer.config.run import load_added_domain
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.run.epochs import STATE
-from prunion.trainer.run.later_domain import AddedDomain, add_domain
+from prunion.trainer.config import load_added_domain
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import STATE, AddedDomain, add_domain
 
 __all__ = ["AddedPack", "add_domain_pack"]
 

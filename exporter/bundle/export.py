@@ -21,23 +21,28 @@ from prunion.exporter.bundle.manifest import (
     widths,
 )
 from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
-from prunion.exporter.graph.agreement import TOLERANCE, verify_export
-from prunion.exporter.graph.build import one_domain_graph, onnx_graph
-from prunion.exporter.graph.variants import write_variants
-from prunion.exporter.graph.writer import save_graph
+from prunion.exporter.graph import (
+    TOLERANCE,
+    one_domain_graph,
+    onnx_graph,
+    save_graph,
+    verify_export,
+    write_variants,
+)
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.slim.files import write_slim
-from prunion.exporter.slim.fold import OneDomainNet, fold_domain
-from prunion.exporter.slim.kept import keep_domains, kept_units
-from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.runtime.base.files import new_folder, sha256_file, write_json
-from prunion.runtime.base.memory import free_memory
-from prunion.runtime.bundle.manifest import BankEntry, Manifest
-from prunion.runtime.bundle.manifest_record import Verified
-from prunion.runtime.bundle.pack import Pack
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.exporter.slim import (
+    OneDomainNet,
+    SlimNet,
+    fold_domain,
+    keep_domains,
+    kept_units,
+    slim_network,
+    write_slim,
+)
+from prunion.runtime.base import free_memory, new_folder, sha256_file, write_json
+from prunion.runtime.bundle import BankEntry, Manifest, Pack, UnitTable, Verified
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
+from prunion.trainer.network import Checkpoint, load_checkpoint
 
 __all__ = ["export_bundle", "trunk_hash"]
 

@@ -18,16 +18,19 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from prunion.exporter.slim.network import SlimNet
-from prunion.runtime.bundle.manifest import BudgetAccount, ImageInput
-from prunion.runtime.bundle.manifest_parts import counts_to_json
-from prunion.runtime.bundle.manifest_record import PaperAccount, Provenance, Rounding
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.exporter.slim import SlimNet
+from prunion.runtime.bundle import (
+    BudgetAccount,
+    ImageInput,
+    PaperAccount,
+    Provenance,
+    Rounding,
+    UnitTable,
+    counts_to_json,
+)
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.cost.budget import budget_account, make_budget, shown_cost
-from prunion.trainer.cost.prices import make_pricer
-from prunion.trainer.network.checkpoint import Checkpoint, versions
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost
+from prunion.trainer.network import Checkpoint, DomainNet, versions
 
 __all__ = [
     "budget_of",

@@ -13,13 +13,11 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from prunion.exporter.slim.kept import kept_units
-from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.runtime.bundle.manifest import Domain
-from prunion.runtime.bundle.pack import Pack, write_pack
+from prunion.exporter.slim import SlimNet, kept_units, slim_network
+from prunion.runtime.bundle import Domain, Pack, write_pack
 from prunion.runtime.errors import DomainError, PrunionError
-from prunion.runtime.graph.inputs import TABLE_INPUTS
-from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.runtime.graph import TABLE_INPUTS
+from prunion.trainer.network import load_checkpoint
 
 __all__ = [
     "domain_pack",

@@ -16,14 +16,13 @@ import onnx
 import torch
 
 from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.base.files import replace_file
-from prunion.runtime.bundle.manifest import Manifest, load_manifest
+from prunion.exporter.graph import onnx_graph
+from prunion.exporter.slim import slim_network
+from prunion.runtime.base import replace_file
+from prunion.runtime.bundle import Manifest, load_manifest
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config.run import BudgetConfig, DomainConfig, RunConfig, load_config
-from prunion.trainer.network.checkpoint import load_checkpoint, save_checkpoint
-from prunion.trainer.network.masked import build_network
+from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, load_config
+from prunion.trainer.network import build_network, load_checkpoint, save_checkpoint
 
 __all__ = ["export_untrained", "untrained_bundle", "write_unpruned"]
 

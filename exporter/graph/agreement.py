@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from prunion.exporter.graph.probe import Probe, chunks, open_graph, relative_errors, run_graph
-from prunion.exporter.slim.fold import OneDomainNet
-from prunion.exporter.slim.network import SlimNet
-from prunion.runtime.base.memory import free_memory
+from prunion.exporter.slim import OneDomainNet, SlimNet
+from prunion.runtime.base import free_memory
 from prunion.runtime.errors import VerificationError
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.network import DomainNet
 
 __all__ = [
     "TOLERANCE",

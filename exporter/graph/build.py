@@ -15,9 +15,8 @@ from onnx import numpy_helper
 
 from prunion.exporter.graph.heads import concatenate_heads
 from prunion.exporter.graph.opset import EXPORTED_FROM, restate
-from prunion.exporter.slim.fold import OneDomainNet
-from prunion.exporter.slim.network import SlimNet
-from prunion.runtime.graph.inputs import TABLES
+from prunion.exporter.slim import OneDomainNet, SlimNet
+from prunion.runtime.graph import TABLES
 
 __all__ = ["OPSET", "errors_only", "one_domain_graph", "onnx_graph"]
 

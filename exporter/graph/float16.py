@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from prunion.runtime.errors import VerificationError
-from prunion.runtime.graph.inputs import TABLE_INPUTS
+from prunion.runtime.graph import TABLE_INPUTS
 
 __all__ = ["half_graph"]
 

@@ -19,12 +19,10 @@ from prunion.exporter.graph.build import errors_only
 from prunion.exporter.graph.int8_ranges import equalise
 from prunion.exporter.graph.probe import open_graph
 from prunion.exporter.options import ExportOptions
-from prunion.runtime.bundle.manifest_record import Int8Account
+from prunion.runtime.bundle import Int8Account
 from prunion.runtime.errors import VerificationError
-from prunion.trainer.data.batches import eval_batches
-from prunion.trainer.data.domains import Domain, open_domain
-from prunion.trainer.data.transforms import eval_transform
-from prunion.trainer.network.checkpoint import Checkpoint
+from prunion.trainer.data import Domain, eval_batches, eval_transform, open_domain
+from prunion.trainer.network import Checkpoint
 
 __all__ = ["calibration_batches", "graph_accuracy", "int8_graph", "lost", "refuse"]
 

@@ -14,8 +14,8 @@ from prunion.exporter.graph.probe import Probe, make_probe, open_graph, relative
 from prunion.exporter.graph.uint8 import pixel_graph
 from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.options import ExportOptions
-from prunion.runtime.bundle.manifest_record import Int8Account, VariantCheck
-from prunion.trainer.network.checkpoint import Checkpoint
+from prunion.runtime.bundle import Int8Account, VariantCheck
+from prunion.trainer.network import Checkpoint
 
 __all__ = ["write_variants"]
 

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.runtime.base.files import new_folder, read_json, sha256_file, write_json
-from prunion.runtime.errors import CheckpointError, PrunionError, reason_of
-from prunion.trainer.config.run import BackboneConfig
-from prunion.trainer.network.checkpoint import Checkpoint
-from prunion.trainer.network.masked import build_network
+from prunion.runtime.base import new_folder, read_json, reason_of, sha256_file, write_json
+from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network import Checkpoint, build_network
 
 __all__ = ["load_slim", "save_slim", "write_slim"]
 

@@ -7,8 +7,8 @@ from torch import fx, nn
 
 from prunion.exporter.slim.graph import Affine
 from prunion.exporter.slim.network import SlimNet
-from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.trainer.backbone.tracing import op_name
+from prunion.runtime.bundle import UnitTable
+from prunion.trainer.backbone import op_name
 
 __all__ = ["OneDomainNet", "fold_domain"]
 

@@ -9,8 +9,8 @@ from torch import fx, nn
 
 from prunion.exporter.slim.kept import Kept
 from prunion.exporter.slim.selections import channel_selections, standing_for, write_selection
-from prunion.trainer.backbone.tracing import op_name
-from prunion.trainer.network.masked import Gate
+from prunion.trainer.backbone import op_name
+from prunion.trainer.network import Gate
 
 __all__ = ["Affine", "sliced_graph"]
 

@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunion.runtime.bundle.manifest import BankEntry
+from prunion.runtime.bundle import BankEntry
 from prunion.runtime.errors import DomainError
-from prunion.trainer.network.checkpoint import Checkpoint
-from prunion.trainer.network.domain_norm import DomainNorm
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.network import Checkpoint, DomainNet, DomainNorm
 
 __all__ = [
     "Kept",

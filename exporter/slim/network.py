@@ -8,9 +8,8 @@ from torch import fx, nn
 
 from prunion.exporter.slim.graph import sliced_graph
 from prunion.exporter.slim.kept import Kept
-from prunion.runtime.bundle.manifest import BankEntry
-from prunion.runtime.bundle.unit_table import Layer, UnitTable
-from prunion.trainer.network.masked import DomainNet
+from prunion.runtime.bundle import BankEntry, Layer, UnitTable
+from prunion.trainer.network import DomainNet
 
 __all__ = ["SlimNet", "slim_network"]
 

@@ -18,8 +18,8 @@ from torch import fx, nn
 
 from prunion.exporter.slim.kept import Kept
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone.tracing import op_name
-from prunion.trainer.channels.walk import LAYOUT
+from prunion.trainer.backbone import op_name
+from prunion.trainer.channels import LAYOUT
 
 __all__ = ["Selection", "channel_selections", "standing_for", "write_selection"]
 

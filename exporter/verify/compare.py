@@ -9,13 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prunion.exporter.graph.agreement import TOLERANCE, masked_logits, tolerance_of
-from prunion.exporter.graph.int8 import graph_accuracy, lost
-from prunion.exporter.graph.probe import Probe, make_probe, open_graph, relative_errors, run_graph
-from prunion.runtime.bundle.folder import Bundle
+from prunion.exporter.graph import (
+    TOLERANCE,
+    Probe,
+    graph_accuracy,
+    lost,
+    make_probe,
+    masked_logits,
+    open_graph,
+    relative_errors,
+    run_graph,
+    tolerance_of,
+)
+from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import DomainError, PrunionError, VerificationError
-from prunion.trainer.data.domains import open_domain
-from prunion.trainer.network.checkpoint import Checkpoint
+from prunion.trainer.data import open_domain
+from prunion.trainer.network import Checkpoint
 
 __all__ = [
     "Disagreement",

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from prunion.exporter.bundle.packs import graph_trunk_hash
+from prunion.exporter.bundle import graph_trunk_hash
 from prunion.exporter.verify.recount import initializers, recount
-from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.bundle import Bundle
 
 __all__ = ["check_graph", "check_packs", "check_tables", "check_trunk", "check_unlisted"]
 

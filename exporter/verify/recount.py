@@ -11,13 +11,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from prunion.runtime.bundle.folder import Bundle
-from prunion.runtime.bundle.manifest import BudgetAccount
-from prunion.runtime.bundle.profile import read_profile
+from prunion.runtime.bundle import BudgetAccount, Bundle, read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.runtime.graph.inputs import TABLE_INPUTS
-from prunion.trainer.config.checks import BudgetKind
-from prunion.trainer.config.run import BudgetConfig
+from prunion.runtime.graph import TABLE_INPUTS
+from prunion.trainer.config import BudgetConfig, BudgetKind
 
 __all__ = [
     "Counted",

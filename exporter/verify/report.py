@@ -23,9 +23,9 @@ from prunion.exporter.verify.files import (
     check_unlisted,
 )
 from prunion.exporter.verify.recount import check_budget
-from prunion.runtime.bundle.folder import Bundle, open_bundle
+from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError
-from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.network import load_checkpoint
 
 __all__ = ["Disagreement", "VerifyReport", "verify_bundle"]
 

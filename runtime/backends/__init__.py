@@ -1,1 +1,5 @@
-"""A session by a backend’s name."""
+"""A session by a backend's name: ONNX Runtime, OpenVINO, TensorRT."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunion.runtime.backends.onnxruntime import SessionOptions
-from prunion.runtime.backends.onnxruntime import make_ort_session
+from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
 from prunion.runtime.backends.session import Session
-from prunion.runtime.base.names import BACKENDS, Backend
-from prunion.runtime.errors import PrunionError, shown
-from prunion.runtime.graph.inputs import inputs_without_defaults
+from prunion.runtime.base import BACKENDS, Backend, shown
+from prunion.runtime.errors import PrunionError
+from prunion.runtime.graph import inputs_without_defaults
 
 __all__ = ["check_backend", "make_mixed", "make_session"]
 

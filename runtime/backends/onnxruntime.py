@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.base.names import Backend
-from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError, reason_of
-from prunion.runtime.graph.inputs import PER_REQUEST
-from prunion.runtime.graph.pin import pin_domain
+from prunion.runtime.base import Backend, reason_of
+from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
+from prunion.runtime.graph import PER_REQUEST, pin_domain
 
 if TYPE_CHECKING:
     import onnxruntime

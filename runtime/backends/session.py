@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from prunion.runtime.errors import InputError, PrunionError, reason_of
+from prunion.runtime.base import reason_of
+from prunion.runtime.errors import InputError, PrunionError
 
 __all__ = ["Session", "run"]
 

@@ -15,20 +15,21 @@ import numpy as np
 
 from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, provider_version
 from prunion.runtime.backends.session import Session
-from prunion.runtime.base.files import cache_folder
-from prunion.runtime.base.names import HEADS, Backend, Precision, arithmetic_of
-from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.base import HEADS, Backend, Precision, arithmetic_of, cache_folder
+from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.graph.inputs import input_shapes, inputs_without_defaults
-from prunion.runtime.tensorrt.cuda import device_sm
-from prunion.runtime.tensorrt.files import engine_name, staleness, write_engine
-from prunion.runtime.tensorrt.key import (
+from prunion.runtime.graph import input_shapes, inputs_without_defaults
+from prunion.runtime.tensorrt import (
     EngineKey,
     ShapeProfile,
     check_shape,
+    device_sm,
     engine_key,
+    engine_name,
     shape_profiles,
     shapes_text,
+    staleness,
+    write_engine,
 )
 
 __all__ = ["PREFIXES", "CompiledSession", "compiled", "open_provider", "provider_options"]

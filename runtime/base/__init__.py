@@ -1,1 +1,5 @@
-"""What needs nothing but numpy: files, checked JSON, machine, timing, memory."""
+"""What needs nothing but numpy: names, files, checked JSON, the machine, timing, memory."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

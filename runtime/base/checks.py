@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from prunion.runtime.errors import MOST_SHOWN, BundleError, PrunionError, shown
+from prunion.runtime.base.text import MOST_SHOWN, shown
+from prunion.runtime.errors import BundleError, PrunionError
 
 __all__ = ["Fields", "check_text", "is_number", "is_whole", "safe_relative_path"]
 

@@ -1,1 +1,5 @@
-"""The formats on disk, the device profile too (a bundle of a latency budget holds one)."""
+"""The formats on disk: bundle, manifest, packs, unit table, and the device profile."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunion.runtime.base.files import read_json, sha256_file
+from prunion.runtime.base import read_json, sha256_file
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
 from prunion.runtime.bundle.unit_table import UnitTable

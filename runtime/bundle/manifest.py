@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prunion.runtime.base.checks import Fields, safe_relative_path
-from prunion.runtime.base.files import read_json
+from prunion.runtime.base import Fields, read_json, safe_relative_path
 from prunion.runtime.bundle.manifest_parts import (
     BankEntry,
     BudgetAccount,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prunion.runtime.base.checks import Fields, check_text, is_number
+from prunion.runtime.base import Fields, check_text, is_number
 
 __all__ = [
     "BankEntry",

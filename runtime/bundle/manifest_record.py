@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prunion.runtime.base.checks import Fields
+from prunion.runtime.base import Fields
 
 __all__ = ["Int8Account", "PaperAccount", "Provenance", "Rounding", "VariantCheck", "Verified"]
 

@@ -10,8 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from prunion.runtime.base.checks import check_text
-from prunion.runtime.base.files import replace_file
+from prunion.runtime.base import check_text, replace_file
 from prunion.runtime.errors import BundleError
 
 __all__ = ["Pack", "check_pack", "read_pack", "write_pack"]

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base.checks import Fields, is_number, is_whole
-from prunion.runtime.base.files import read_json, write_json
-from prunion.runtime.base.machine import on_cpu
+from prunion.runtime.base import Fields, is_number, is_whole, on_cpu, read_json, write_json
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
 from prunion.runtime.errors import BudgetError
 

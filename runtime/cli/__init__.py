@@ -1,1 +1,5 @@
-"""The command: a lazy group and the runtime’s own commands."""
+"""The `prunion` command, which finds each stage's commands, and the runtime's own."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,9 +11,8 @@ import click
 from prunion.runtime.cli.options import as_json, bundle_argument, numbers, packs, precision
 
 if TYPE_CHECKING:
-    from prunion.runtime.base.names import Backend, Precision
-    from prunion.runtime.bundle.folder import Bundle
-    from prunion.runtime.bundle.manifest import BudgetAccount
+    from prunion.runtime.base import Backend, Precision
+    from prunion.runtime.bundle import BudgetAccount, Bundle
 
 __all__ = [
     "bench",
@@ -44,7 +43,7 @@ def predict(
     as_json: bool,
 ) -> None:
     """Classify images of one domain."""
-    from prunion.runtime.model.model import load
+    from prunion.runtime.model import load
 
     model = load(bundle, backend, precision=precision)
     for pack in packs:
@@ -70,7 +69,7 @@ def predict(
 @precision
 def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: Precision) -> None:
     """Answer predictions over HTTP (Open Inference Protocol v2)."""
-    from prunion.runtime.serve.app import serve
+    from prunion.runtime.serve import serve
 
     serve(bundle, host, port, precision, packs)
 
@@ -80,7 +79,7 @@ def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: 
 @as_json
 def inspect(bundle: str, as_json: bool) -> None:
     """Show what a bundle holds, after checking every file's hash."""
-    from prunion.runtime.bundle.folder import open_bundle
+    from prunion.runtime.bundle import open_bundle
 
     opened = open_bundle(bundle)
     if as_json:
@@ -115,7 +114,7 @@ def _summary(bundle: Bundle) -> list[str]:
 
 
 def _cost(budget: BudgetAccount) -> str:
-    from prunion.runtime.errors import amount_text
+    from prunion.runtime.base import amount_text
 
     if budget.kind != "latency":
         return amount_text(budget.value)
@@ -149,7 +148,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure latency, throughput and memory on this machine."""
-    from prunion.runtime.measure.benchmark import bench, format_report
+    from prunion.runtime.measure import bench, format_report
 
     report = bench(
         bundle,
@@ -170,8 +169,8 @@ def bench(
 @as_json
 def doctor(as_json: bool) -> None:
     """Say what this machine can run, what is missing and how to install it."""
-    from prunion.runtime.base.machine import available_bytes, machine_facts
-    from prunion.runtime.measure.doctor import answers_here, examine
+    from prunion.runtime.base import available_bytes, machine_facts
+    from prunion.runtime.measure import answers_here, examine
 
     findings, facts = examine(), machine_facts()
     if as_json:

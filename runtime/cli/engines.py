@@ -10,8 +10,8 @@ import click
 from prunion.runtime.cli.options import bundle_argument, force, numbers, precision
 
 if TYPE_CHECKING:
-    from prunion.runtime.base.names import Precision, Target
-    from prunion.runtime.tensorrt.key import BuildOptions
+    from prunion.runtime.base import Precision, Target
+    from prunion.runtime.tensorrt import BuildOptions
 
 __all__ = ["build"]
 
@@ -63,7 +63,7 @@ def build(
     print_trtexec: bool,
 ) -> None:
     """Build a TensorRT engine; tensorrt-rtx needs no GPU to build for the --sm given."""
-    from prunion.runtime.tensorrt.key import BuildOptions
+    from prunion.runtime.tensorrt import BuildOptions
 
     low, best, high = profile
     options = BuildOptions(
@@ -87,8 +87,8 @@ def _build(
     output: str | None,
     force: bool,
 ) -> None:
-    from prunion.runtime.bundle.folder import open_bundle
-    from prunion.runtime.tensorrt.build import build_engine
+    from prunion.runtime.bundle import open_bundle
+    from prunion.runtime.tensorrt import build_engine
 
     result = build_engine(
         open_bundle(bundle),
@@ -116,11 +116,10 @@ def _print_trtexec(
     force: bool,
 ) -> None:
     """Write the graph whose tables are plain inputs, and print the line that builds it."""
-    from prunion.runtime.base.files import replace_file
-    from prunion.runtime.bundle.folder import open_bundle
+    from prunion.runtime.base import replace_file
+    from prunion.runtime.bundle import open_bundle
     from prunion.runtime.errors import PrunionError
-    from prunion.runtime.tensorrt.graph import engine_graph
-    from prunion.runtime.tensorrt.key import default_name, engine_key, trtexec_command
+    from prunion.runtime.tensorrt import default_name, engine_graph, engine_key, trtexec_command
 
     opened = open_bundle(bundle)
     key = engine_key(opened, target, "", sms, precision, options)

@@ -1,1 +1,5 @@
-"""Reading and rewriting an exported ONNX graph."""
+"""An exported ONNX graph read and rewritten: pinned to a domain, sliced to its channels."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

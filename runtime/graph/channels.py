@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph.inputs import TABLES, attribute, list_attribute
 

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunion.runtime.base.names import HEADS, Heads, ImageType, Precision, takes_pixels
-from prunion.runtime.bundle.folder import Bundle
-from prunion.runtime.bundle.manifest import ImageInput
-from prunion.runtime.bundle.pack import Pack
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.base import HEADS, Heads, ImageType, Precision, takes_pixels
+from prunion.runtime.bundle import Bundle, ImageInput, Pack, UnitTable
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph.inputs import input_types
 from prunion.runtime.images import check_finite, check_pixels, check_shape

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from prunion.runtime.errors import BundleError, MissingDependencyError, reason_of
+from prunion.runtime.base import reason_of
+from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
     import onnx

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.bundle.pack import Pack
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.bundle import Pack, UnitTable
 from prunion.runtime.errors import BundleError
 from prunion.runtime.graph.form import GraphForm
 from prunion.runtime.graph.inputs import TABLES, load_graph

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.bundle import UnitTable
 from prunion.runtime.graph.channels import ChannelFlow, channel_slice, refusal
 from prunion.runtime.graph.inputs import attribute
 

@@ -1,1 +1,5 @@
-"""Bench, profile, doctor: what a person measures."""
+"""What a person measures: `bench`, `profile`, `doctor`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.backends.choose import check_backend
-from prunion.runtime.backends.onnxruntime import SessionOptions, settled
-from prunion.runtime.backends.session import Session, run
-from prunion.runtime.base.machine import machine_facts, on_cpu, peak_rss_bytes
-from prunion.runtime.base.names import Backend, Precision
-from prunion.runtime.base.timing import Timing, time_interleaved
-from prunion.runtime.bundle.folder import Bundle, open_bundle
+from prunion.runtime.backends import Session, SessionOptions, check_backend, run, settled
+from prunion.runtime.base import (
+    Backend,
+    Precision,
+    Timing,
+    machine_facts,
+    on_cpu,
+    peak_rss_bytes,
+    time_interleaved,
+)
+from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph.form import GraphForm
-from prunion.runtime.model.open import open_pool
-from prunion.runtime.tensorrt.cuda import free_gpu_bytes
+from prunion.runtime.graph import GraphForm
+from prunion.runtime.model import open_pool
+from prunion.runtime.tensorrt import free_gpu_bytes
 
 __all__ = ["BenchReport", "BenchRow", "Timing", "bench", "format_report", "time_interleaved"]
 

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
-from prunion.runtime.base.names import Backend
+from prunion.runtime.backends import SessionOptions, make_ort_session
+from prunion.runtime.base import Backend
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Finding", "answers_here", "examine", "refusal"]

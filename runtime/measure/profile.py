@@ -12,19 +12,21 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.runtime.backends.choose import check_backend, make_session
-from prunion.runtime.backends.onnxruntime import SessionOptions, settled
-from prunion.runtime.backends.tensorrt_provider import PREFIXES
-from prunion.runtime.base.machine import machine_facts
-from prunion.runtime.base.names import TARGETS, Backend
-from prunion.runtime.base.timing import time_interleaved
-from prunion.runtime.bundle.folder import Bundle, open_bundle
-from prunion.runtime.bundle.profile import Fit, Grid, Profile, fit_total, monotone, write_profile
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.backends import PREFIXES, SessionOptions, check_backend, make_session, settled
+from prunion.runtime.base import TARGETS, Backend, machine_facts, time_interleaved
+from prunion.runtime.bundle import (
+    Bundle,
+    Fit,
+    Grid,
+    Profile,
+    UnitTable,
+    fit_total,
+    monotone,
+    open_bundle,
+    write_profile,
+)
 from prunion.runtime.errors import BackendError, InputError, PrunionError
-from prunion.runtime.graph.form import GraphForm, form_of
-from prunion.runtime.graph.inputs import load_graph
-from prunion.runtime.graph.pin import pin_form
+from prunion.runtime.graph import GraphForm, form_of, load_graph, pin_form
 from prunion.runtime.measure.profile_layers import GraphLayer, find_layers, layer_graph
 
 __all__ = [

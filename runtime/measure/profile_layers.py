@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import BundleError
-from prunion.runtime.graph.inputs import attribute
+from prunion.runtime.graph import attribute
 
 if TYPE_CHECKING:
     import onnx

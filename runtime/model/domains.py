@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from prunion.runtime.bundle.pack import Pack
+from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import DomainError, InputError
-from prunion.runtime.graph.form import GraphForm
+from prunion.runtime.graph import GraphForm
 
 __all__ = ["DomainLike", "LiveDomain", "Tables"]
 

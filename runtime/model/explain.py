@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunion.runtime.base.names import Backend
-from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.base import Backend
+from prunion.runtime.bundle import Bundle
 from prunion.runtime.model.domains import Tables
 from prunion.runtime.model.plan import BATCHES, Plan
 from prunion.runtime.model.pool import SessionPool

@@ -11,13 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prunion.runtime.backends.choose import check_backend
-from prunion.runtime.backends.onnxruntime import SessionOptions
-from prunion.runtime.backends.session import run
-from prunion.runtime.base.machine import available_bytes
-from prunion.runtime.base.names import Backend, Precision
-from prunion.runtime.bundle.folder import Bundle, open_bundle
-from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
+from prunion.runtime.backends import SessionOptions, check_backend, run
+from prunion.runtime.base import Backend, Precision, available_bytes
+from prunion.runtime.bundle import Bundle, Pack, check_pack, open_bundle, read_pack
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
 from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables

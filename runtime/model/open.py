@@ -6,14 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from prunion.runtime.backends.choose import check_backend
-from prunion.runtime.backends.onnxruntime import SessionOptions
-from prunion.runtime.backends.session import Session
-from prunion.runtime.backends.tensorrt_provider import PREFIXES, open_provider
-from prunion.runtime.base.names import TARGETS, Precision, arithmetic_of
-from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
+from prunion.runtime.base import TARGETS, Precision, arithmetic_of
+from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph.form import form_of
+from prunion.runtime.graph import form_of
 from prunion.runtime.model.pool import TOLERANCE, SessionPool
 
 __all__ = ["open_pool"]
@@ -37,7 +34,7 @@ def open_pool(
     graph, form = bundle.graph(precision), form_of(bundle, precision)
     open_mixed: Callable[[], Session] | None = None
     if (target := TARGETS.get(options.backend)) is not None:
-        from prunion.runtime.tensorrt.open import open_engine
+        from prunion.runtime.tensorrt import open_engine
 
         open_mixed = partial(open_engine, bundle, target, precision, engine)
     elif options.backend in PREFIXES and engine is None:

@@ -17,14 +17,18 @@ from typing import Any, get_args
 
 import numpy as np
 
-from prunion.runtime.backends.session import run
-from prunion.runtime.base.checks import is_number
-from prunion.runtime.base.files import cache_folder, read_json, write_json
-from prunion.runtime.base.machine import machine_facts
-from prunion.runtime.base.names import Backend, SessionKind
-from prunion.runtime.base.timing import time_interleaved
-from prunion.runtime.bundle.folder import Bundle
-from prunion.runtime.bundle.pack import Pack
+from prunion.runtime.backends import run
+from prunion.runtime.base import (
+    Backend,
+    SessionKind,
+    cache_folder,
+    is_number,
+    machine_facts,
+    read_json,
+    time_interleaved,
+    write_json,
+)
+from prunion.runtime.bundle import Bundle, Pack
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.model.pool import SessionPool
 

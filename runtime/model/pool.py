@@ -16,16 +16,11 @@ from weakref import WeakSet
 
 import numpy as np
 
-from prunion.runtime.backends.choose import make_mixed, make_session
-from prunion.runtime.backends.onnxruntime import SessionOptions, settled
-from prunion.runtime.backends.session import Session, run
-from prunion.runtime.base.machine import default_round_to
-from prunion.runtime.base.names import Backend
-from prunion.runtime.bundle.pack import Pack
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, run, settled
+from prunion.runtime.base import Backend, default_round_to
+from prunion.runtime.bundle import Pack, UnitTable
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
-from prunion.runtime.graph.form import GraphForm
-from prunion.runtime.graph.pin import pin_form
+from prunion.runtime.graph import GraphForm, pin_form
 from prunion.runtime.model.domains import LiveDomain
 
 __all__ = [

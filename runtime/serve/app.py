@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from prunion.runtime.base.names import Precision
+from prunion.runtime.base import Precision
 from prunion.runtime.errors import DomainError, InputError, PrunionError
-from prunion.runtime.model.model import Model, load
+from prunion.runtime.model import Model, load
 from prunion.runtime.serve.oip import infer_request, infer_response, model_metadata, server_metadata
 
 __all__ = ["create_app", "serve"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.errors import InputError, shown
-from prunion.runtime.model.model import Model
+from prunion.runtime.base import shown
+from prunion.runtime.errors import InputError
+from prunion.runtime.model import Model
 
 __all__ = ["infer_request", "infer_response", "model_metadata", "server_metadata"]
 

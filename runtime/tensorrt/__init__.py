@@ -1,1 +1,5 @@
-"""Everything that imports TensorRT or CUDA."""
+"""Everything that imports TensorRT or CUDA: engines built, kept, checked, run."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

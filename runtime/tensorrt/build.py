@@ -9,9 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from prunion.runtime.base.files import replace_file
-from prunion.runtime.base.names import HEADS, Heads, Precision, Target
-from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.base import HEADS, Heads, Precision, Target, replace_file
+from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import (
     BackendError,
     BundleError,

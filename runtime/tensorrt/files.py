@@ -8,8 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base.files import read_json, replace_file, sha256_file, write_json
-from prunion.runtime.errors import EngineError, shown
+from prunion.runtime.base import read_json, replace_file, sha256_file, shown, write_json
+from prunion.runtime.errors import EngineError
 from prunion.runtime.tensorrt.key import EngineKey
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.runtime.graph.inputs import attribute, inputs_without_defaults, load_graph
+from prunion.runtime.graph import attribute, inputs_without_defaults, load_graph
 from prunion.runtime.tensorrt.key import EngineKey
 
 if TYPE_CHECKING:

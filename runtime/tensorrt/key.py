@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunion.runtime.base.names import HEADS, Backend, Heads, Precision, arithmetic_of
-from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.base import HEADS, Backend, Heads, Precision, arithmetic_of
+from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph.inputs import PER_REQUEST, input_shapes
+from prunion.runtime.graph import PER_REQUEST, input_shapes
 
 __all__ = [
     "BuildOptions",

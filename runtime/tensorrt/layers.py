@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from prunion.runtime.base.names import Precision, arithmetic_of
+from prunion.runtime.base import Precision, arithmetic_of
 from prunion.runtime.errors import EngineError
 
 if TYPE_CHECKING:

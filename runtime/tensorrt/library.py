@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prunion.runtime.base.names import TARGETS, Target
+from prunion.runtime.base import TARGETS, Target
 from prunion.runtime.errors import (
     BackendError,
     InputError,

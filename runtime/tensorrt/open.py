@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from prunion.runtime.base.files import cache_folder
-from prunion.runtime.base.names import Precision, Target
-from prunion.runtime.bundle.folder import Bundle
+from prunion.runtime.base import Precision, Target, cache_folder
+from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import EngineError
 from prunion.runtime.tensorrt.build import engine_bytes
 from prunion.runtime.tensorrt.files import (

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunion.runtime.base.names import Precision, Target
+from prunion.runtime.base import Precision, Target
 from prunion.runtime.errors import BackendError, EngineError, MissingDependencyError
-from prunion.runtime.graph.inputs import PER_REQUEST
+from prunion.runtime.graph import PER_REQUEST
 from prunion.runtime.tensorrt.cuda import Buffer, Stream, gpu_sm
 from prunion.runtime.tensorrt.key import Shape, check_shape
 from prunion.runtime.tensorrt.layers import EngineLayer, engine_layers, layers_note

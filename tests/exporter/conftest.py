@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prunion.trainer.config.run import load_config
-from prunion.trainer.run.train import train_run
+from prunion.trainer.config import load_config
+from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from prunion.runtime import images as preprocess
-from prunion.runtime.bundle.manifest import ImageInput
+from prunion.runtime.bundle import ImageInput
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import check_finite, open_image, to_array, to_batch
 

@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from prunion.runtime.base.files import sha256_file, write_json
-from prunion.runtime.bundle.pack import Pack, write_pack
-from prunion.runtime.bundle.unit_table import Layer, UnitTable
+from prunion.runtime.base import sha256_file, write_json
+from prunion.runtime.bundle import Layer, Pack, UnitTable, write_pack
 
 CLASSES = {
     "flowers": ("daisy", "rose", "tulip"),

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from prunion.trainer.config.run import DomainConfig
-from prunion.trainer.data.domains import Domain, open_domain
-from prunion.trainer.data.image_set import ImageSet
+from prunion.trainer.config import DomainConfig
+from prunion.trainer.data import Domain, ImageSet, open_domain
 
 
 def picture(number: int, width: int = 20, height: int = 16) -> Image.Image:

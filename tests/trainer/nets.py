@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.backbone import trace
+from prunion.trainer.network import DomainNet
 
 __all__ = ["Depthwise", "Plain", "Residual", "SqueezeExcite", "domain_net", "shuffle_norms"]
 

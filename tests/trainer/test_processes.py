@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.run import load_config
-from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.config import load_config
+from prunion.trainer.network import load_checkpoint
 from prunion.trainer.processes import ALONE, Processes, joined_processes
-from prunion.trainer.run.train import train_run
+from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
 
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]

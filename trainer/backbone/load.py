@@ -12,7 +12,8 @@ from urllib.request import getproxies
 import torch
 from torch import fx, nn
 
-from prunion.runtime.errors import ConfigError, UnsupportedGraphError, reason_of
+from prunion.runtime.base import reason_of
+from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
 from prunion.trainer.backbone.tracing import op_name, trace
 from prunion.trainer.backbone.weights import (
@@ -20,7 +21,7 @@ from prunion.trainer.backbone.weights import (
     match_by_order,
     read_weights,
 )
-from prunion.trainer.config.run import BackboneConfig
+from prunion.trainer.config import BackboneConfig
 
 __all__ = ["drop_classifier", "load_backbone"]
 

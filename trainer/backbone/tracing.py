@@ -7,7 +7,8 @@ import operator
 import torch
 from torch import fx, nn
 
-from prunion.runtime.errors import UnsupportedGraphError, reason_of
+from prunion.runtime.base import reason_of
+from prunion.runtime.errors import UnsupportedGraphError
 
 __all__ = ["op_name", "trace"]
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.runtime.errors import ConfigError, reason_of
-from prunion.trainer.config.run import BackboneConfig
+from prunion.runtime.base import reason_of
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config import BackboneConfig
 
 __all__ = ["load_weights", "match_by_order", "read_weights"]
 

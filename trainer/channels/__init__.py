@@ -1,1 +1,5 @@
-"""Which channels live or die together."""
+"""Which channels live or die together: the units."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

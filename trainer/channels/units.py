@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from prunion.runtime.bundle.unit_table import Layer, UnitTable
+from prunion.runtime.bundle import Layer, UnitTable
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.backbone.tracing import op_name
+from prunion.trainer.backbone import op_name
 from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read
 from prunion.trainer.channels.walk import KEEPS_ZERO, LAYOUT, flow_slots
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone.tracing import op_name
+from prunion.trainer.backbone import op_name
 from prunion.trainer.channels.ops_keeping import (
     activation_off_zero,
     cat,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from prunion.runtime.errors import ConfigError, shown
+from prunion.runtime.base import shown
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     BackboneSource,
     WeightMatch,

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from prunion.runtime.errors import ConfigError, shown
+from prunion.runtime.base import shown
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     BudgetKind,
     check_choice,

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from prunion.runtime.base.checks import is_number, is_whole
-from prunion.runtime.errors import ConfigError, shown
+from prunion.runtime.base import is_number, is_whole, shown
+from prunion.runtime.errors import ConfigError
 
 __all__ = [
     "Auto",

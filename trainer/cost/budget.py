@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prunion.runtime.bundle.manifest import BudgetAccount
+from prunion.runtime.bundle import BudgetAccount
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.config.budget import BudgetConfig
-from prunion.trainer.config.checks import BudgetKind
+from prunion.trainer.config import BudgetConfig, BudgetKind
 from prunion.trainer.cost.prices import Pricer
 
 __all__ = ["PricedBudget", "budget_account", "make_budget", "select_union", "shown_cost"]

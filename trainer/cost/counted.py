@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import fx
 
-from prunion.runtime.bundle.profile import Profile
-from prunion.runtime.bundle.unit_table import Layer, SlotUnits, UnitTable
-from prunion.trainer.backbone.tracing import op_name
-from prunion.trainer.channels.walk import LAYOUT
-from prunion.trainer.config.checks import BudgetKind
+from prunion.runtime.bundle import Layer, Profile, SlotUnits, UnitTable
+from prunion.trainer.backbone import op_name
+from prunion.trainer.channels import LAYOUT
+from prunion.trainer.config import BudgetKind
 from prunion.trainer.cost.cost_model import CostModel
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.network import DomainNet
 
 __all__ = ["CountedModel", "CountedPricer", "bytes_pricer", "counted_pricer"]
 

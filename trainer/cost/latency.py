@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from prunion.runtime.bundle.profile import Profile, read_profile
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.bundle import Profile, UnitTable, read_profile
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.cost.cost_model import CostModel
 

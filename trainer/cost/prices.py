@@ -6,14 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
-from prunion.runtime.bundle.profile import Profile
-from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.trainer.config.budget import BudgetConfig
-from prunion.trainer.config.checks import BudgetKind
+from prunion.runtime.bundle import Profile, UnitTable
+from prunion.trainer.config import BudgetConfig, BudgetKind
 from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.cost.counted import bytes_pricer, counted_pricer
 from prunion.trainer.cost.latency import latency_pricer
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.network import DomainNet
 
 __all__ = ["Pricer", "make_pricer"]
 

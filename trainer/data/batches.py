@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from prunion.trainer.config.run import RunConfig
+from prunion.trainer.config import RunConfig
 from prunion.trainer.data.domains import Domain, domain_key
 from prunion.trainer.data.image_set import ImageCache, ImageSet
 from prunion.trainer.data.prefetch import prefetched

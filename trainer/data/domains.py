@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from prunion.runtime.errors import ConfigError, DataError, PrunionError
-from prunion.trainer.config.domains import DomainConfig
+from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.folder import open_folder
 from prunion.trainer.data.image_set import ImageSet
 from prunion.trainer.data.named import open_huggingface, open_torchvision

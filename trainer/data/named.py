@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
-from prunion.trainer.config.domains import DomainConfig
+from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.image_set import ImageSet, digest_of
 from prunion.trainer.data.images import decode_image, to_rgb
 

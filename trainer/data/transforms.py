@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from prunion.trainer.config.backbone import InputConfig
+from prunion.trainer.config import InputConfig
 
 __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "normalised", "train_transform"]
 

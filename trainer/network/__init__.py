@@ -1,1 +1,5 @@
-"""The masked network, its accuracy and its checkpoint."""
+"""The masked network (per-domain BatchNorm, gates, heads), its accuracy, its checkpoint."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,11 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base.files import new_folder, read_json, sha256_file, write_json
-from prunion.runtime.bundle.profile import Profile, read_profile, write_profile
-from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.runtime.errors import CheckpointError, PrunionError, reason_of
-from prunion.trainer.config.run import RunConfig
+from prunion.runtime.base import new_folder, read_json, reason_of, sha256_file, write_json
+from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
+from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.trainer.config import RunConfig
 from prunion.trainer.network.masked import DomainNet, build_network
 
 __all__ = ["FORMAT_VERSION", "Checkpoint", "load_checkpoint", "save_checkpoint", "versions"]

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from prunion.trainer.config.run import InputConfig
-from prunion.trainer.data.batches import eval_batches
-from prunion.trainer.data.domains import Domain
-from prunion.trainer.data.transforms import eval_transform
+from prunion.trainer.config import InputConfig
+from prunion.trainer.data import Domain, eval_batches, eval_transform
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 

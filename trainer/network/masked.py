@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.backbone.tracing import op_name
-from prunion.trainer.channels.units import GateSite, Units, find_units
-from prunion.trainer.config.run import BackboneConfig
+from prunion.trainer.backbone import load_backbone, op_name
+from prunion.trainer.channels import GateSite, Units, find_units
+from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
 
 __all__ = ["DomainNet", "Gate", "build_network", "norm_key"]

@@ -1,1 +1,5 @@
-"""How switches learn: losses, λ, learners, schedule."""
+"""How switches learn: sharing losses, multipliers, scores, schedule, recipes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from prunion.trainer.config.run import TrainConfig
-from prunion.trainer.cost.cost_model import Cost
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.cost import Cost
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient
 
 __all__ = ["Multiplier", "Pressure"]

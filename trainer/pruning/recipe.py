@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from prunion.trainer.config.run import TrainConfig
-from prunion.trainer.cost.cost_model import Cost
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.cost import Cost
 from prunion.trainer.pruning.learners import Learner, PaperLearner, SwitchLearner, order_in_rows
 from prunion.trainer.pruning.multipliers import Pressure
 from prunion.trainer.pruning.schedule import Schedule

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from prunion.trainer.config.checks import Phase
+from prunion.trainer.config import Phase
 
 __all__ = ["Schedule"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from prunion.trainer.config.checks import SharingLoss
-from prunion.trainer.cost.cost_model import Cost
+from prunion.trainer.config import SharingLoss
+from prunion.trainer.cost import Cost
 
 __all__ = [
     "domain_losses",

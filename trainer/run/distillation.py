@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.run import InputConfig, TrainConfig
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.config import InputConfig, TrainConfig
+from prunion.trainer.network import DomainNet, load_checkpoint
 
 __all__ = ["Teacher", "load_teacher"]
 

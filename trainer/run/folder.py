@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from prunion.runtime.base.files import replace_file
+from prunion.runtime.base import replace_file
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["check_folder", "drop_lines_after", "make_folder"]

@@ -10,16 +10,12 @@ from typing import Any
 import torch
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.run import BudgetConfig, DomainConfig, RunConfig, TrainConfig
-from prunion.trainer.cost.budget import budget_account, make_budget
-from prunion.trainer.cost.prices import make_pricer
-from prunion.trainer.data.batches import JointBatches
-from prunion.trainer.data.domains import Domain, open_domain
-from prunion.trainer.network.checkpoint import Checkpoint
-from prunion.trainer.network.evaluation import evaluate
-from prunion.trainer.network.masked import DomainNet, build_network
+from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig
+from prunion.trainer.cost import budget_account, make_budget, make_pricer
+from prunion.trainer.data import Domain, JointBatches, open_domain
+from prunion.trainer.network import Checkpoint, DomainNet, build_network, evaluate
 from prunion.trainer.processes import device_named, prepare_torch
-from prunion.trainer.pruning.recipe import later_recipe
+from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
 from prunion.trainer.run.interrupt import StopRequest, stop_signals

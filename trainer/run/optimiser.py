@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.trainer.config.run import TrainConfig
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.network import DomainNet
 
 __all__ = ["WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.runtime.errors import amount_text
-from prunion.trainer.cost.budget import budget_account
+from prunion.runtime.base import amount_text
+from prunion.runtime.bundle import UnitTable
+from prunion.trainer.cost import budget_account
 from prunion.trainer.run.training import Training
-from prunion.trainer.score.formulas import Score, run_score
+from prunion.trainer.score import Score, run_score
 
 __all__ = [
     "RunResult",

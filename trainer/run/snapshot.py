@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunion.runtime.base.files import replace_file
+from prunion.runtime.base import replace_file
 from prunion.runtime.errors import CheckpointError
-from prunion.trainer.pruning.learners import learner_state, restore_learner
+from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.run.training import Training
 
 __all__ = ["load_snapshot", "save_snapshot"]

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.data.batches import Batch
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.data import Batch
+from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 from prunion.trainer.run.distillation import Teacher
 

@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunion.trainer.config.run import RunConfig
-from prunion.trainer.cost.budget import make_budget
-from prunion.trainer.cost.prices import make_pricer
-from prunion.trainer.data.batches import JointBatches
-from prunion.trainer.data.domains import Domain, open_domains
-from prunion.trainer.network.checkpoint import save_checkpoint
-from prunion.trainer.network.evaluation import evaluate
-from prunion.trainer.network.masked import build_network
+from prunion.trainer.config import RunConfig
+from prunion.trainer.cost import make_budget, make_pricer
+from prunion.trainer.data import Domain, JointBatches, open_domains
+from prunion.trainer.network import build_network, evaluate, save_checkpoint
 from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
 from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from prunion.trainer.config.checks import Phase
-from prunion.trainer.config.run import RunConfig
-from prunion.trainer.cost.budget import PricedBudget, select_union
-from prunion.trainer.data.batches import Batch, JointBatches
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.config import Phase, RunConfig
+from prunion.trainer.cost import PricedBudget, select_union
+from prunion.trainer.data import Batch, JointBatches
+from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
-from prunion.trainer.pruning.recipe import Recipe, make_recipe
+from prunion.trainer.pruning import Recipe, make_recipe
 from prunion.trainer.run.distillation import load_teacher
 from prunion.trainer.run.interrupt import StopRequest
 from prunion.trainer.run.optimiser import WeightAverage, make_optimiser, set_rates, trunk_parameters

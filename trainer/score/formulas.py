@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base.files import read_json
+from prunion.runtime.base import read_json
 from prunion.runtime.errors import InputError
-from prunion.trainer.config.run import DomainConfig
+from prunion.trainer.config import DomainConfig
 from prunion.trainer.score.tables import Benchmark, BenchmarkDomain
 
 __all__ = ["Score", "parse_accuracies", "read_accuracies", "run_score", "score", "score_table"]

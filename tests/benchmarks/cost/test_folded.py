@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import make_ort_session
-from prunion.runtime.backends.session import run
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.graph.pin import pin_pack
+from prunion.runtime.backends import make_ort_session, run
+from prunion.runtime.bundle import open_bundle
+from prunion.runtime.graph import pin_pack
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from prunion.benchmarks.demo.images import faces, photos, write_demo_domains
-from prunion.trainer.config.run import DomainConfig
-from prunion.trainer.data.domains import Domain, open_domain
+from prunion.trainer.config import DomainConfig
+from prunion.trainer.data import Domain, open_domain
 
 for package in ("sklearn", "skimage", "matplotlib"):
     pytest.importorskip(package, reason="needs prunion[demo]")

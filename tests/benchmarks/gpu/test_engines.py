@@ -10,11 +10,10 @@ import pytest
 pytest.importorskip("tensorrt_rtx", reason="needs prunion[tensorrt-rtx]")
 
 from prunion.benchmarks.gpu.engines import BACKBONES, PRECISIONS, EngineRow, build_all, export_all
-from prunion.exporter.graph.probe import make_probe, open_graph, relative_errors, run_graph
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.tensorrt.build import build_engine
+from prunion.exporter.graph import make_probe, open_graph, relative_errors, run_graph
+from prunion.runtime.bundle import open_bundle
+from prunion.runtime.tensorrt import BuildOptions, build_engine
 from prunion.runtime.tensorrt.graph import without_products
-from prunion.runtime.tensorrt.key import BuildOptions
 
 
 def check(rows: list[EngineRow]) -> None:
@@ -52,7 +51,7 @@ def test_turings_graph_is_the_same_function(bundles: dict[str, Path], form: str)
 
 @pytest.mark.slow
 def test_raw_pixels_and_concatenated_heads_build_too(bundles: dict[str, Path]) -> None:
-    from prunion.exporter.bundle.export import export_bundle
+    from prunion.exporter.bundle import export_bundle
     from prunion.exporter.options import ExportOptions
 
     folder = bundles[""].parent

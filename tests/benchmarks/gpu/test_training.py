@@ -9,7 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from prunion.benchmarks.cost.train_step import NETWORKS, random_training
+from prunion.benchmarks.cost import random_training
+from prunion.benchmarks.cost.train_step import STEP_NETWORKS
 from prunion.benchmarks.gpu.__main__ import main
 from prunion.benchmarks.gpu.inference import inference_rows, make_networks
 from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_device
@@ -21,7 +22,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 def test_the_roofline_counts_arithmetic_where_traffic_is_free() -> None:
     """With endless bandwidth only the convolutions' operations are left, and they scale."""
-    net = random_training(NETWORKS["resnet18"], 64, 2, 4, "cpu", 0.5).net
+    net = random_training(STEP_NETWORKS["resnet18"], 64, 2, 4, "cpu", 0.5).net
     flops = 2 * sum(
         torch.tensor(layer.shape).prod().item() * layer.positions
         for layer in net.units.table.layers

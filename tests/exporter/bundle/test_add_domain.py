@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunion.exporter.bundle.add_domain import add_domain_pack
-from prunion.exporter.bundle.export import export_bundle
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.pack import check_pack, read_pack
+from prunion.exporter.bundle import add_domain_pack, export_bundle
+from prunion.runtime.bundle import check_pack, open_bundle, read_pack
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config.run import load_added_domain, load_config
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.pruning.learners import SwitchLearner
-from prunion.trainer.run.later_domain import add_domain
-from prunion.trainer.run.train import train_run
+from prunion.trainer.config import load_added_domain, load_config
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.pruning import SwitchLearner
+from prunion.trainer.run import add_domain, train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.exporter.verify.report import verify_bundle
-from prunion.trainer.config.run import BudgetConfig, load_config
-from prunion.trainer.cost.budget import make_budget
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.graph import onnx_graph
+from prunion.exporter.slim import slim_network
+from prunion.exporter.verify import verify_bundle
+from prunion.trainer.config import BudgetConfig, load_config
+from prunion.trainer.cost import make_budget
 from prunion.trainer.cost.counted import bytes_pricer
-from prunion.trainer.network.masked import DomainNet
-from prunion.trainer.run.train import train_run
+from prunion.trainer.network import DomainNet
+from prunion.trainer.run import train_run
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 from tests.trainer.tiny_run import tiny_run
 

@@ -12,18 +12,15 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.bundle.whole import write_unpruned
+from prunion.exporter.bundle import export_bundle, write_unpruned
 from prunion.runtime import load
-from prunion.runtime.base.files import write_json
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.manifest import load_manifest
+from prunion.runtime.base import write_json
+from prunion.runtime.bundle import load_manifest, open_bundle
 from prunion.runtime.errors import BudgetError, BundleError, PrunionError, VerificationError
-from prunion.trainer.config.run import load_config
-from prunion.trainer.data.domains import open_domain
-from prunion.trainer.data.transforms import eval_transform
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.run.train import train_run
+from prunion.trainer.config import load_config
+from prunion.trainer.data import eval_transform, open_domain
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
 
 
@@ -104,7 +101,7 @@ def test_the_runtime_answers_like_training_from_the_image_file_on(
 def test_what_inspect_prints_is_the_manifest(made: tuple[Path, Path]) -> None:
     from click.testing import CliRunner
 
-    from prunion.runtime.cli.main import cli
+    from prunion.runtime.cli import cli
 
     result = CliRunner().invoke(cli, ["inspect", str(made[1]), "--json"])
     assert result.exit_code == 0

@@ -13,15 +13,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.graph import onnx_graph
+from prunion.exporter.slim import slim_network
 from prunion.exporter.verify.recount import recount
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.config.run import BudgetConfig
-from prunion.trainer.cost.budget import PricedBudget, make_budget, select_union
-from prunion.trainer.cost.prices import make_pricer
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.config import BudgetConfig
+from prunion.trainer.cost import PricedBudget, make_budget, make_pricer, select_union
+from prunion.trainer.network import DomainNet
 from tests.exporter.random_nets import SIDE, RandomNet, networks
 from tests.exporter.slim.test_random_networks import QUICK, masked
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from prunion.exporter.bundle.whole import export_untrained
-from prunion.exporter.slim.files import load_slim, save_slim
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.bundle.folder import open_bundle
+from prunion.exporter.bundle import export_untrained
+from prunion.exporter.slim import load_slim, save_slim, slim_network
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.config.run import load_config
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.run.train import train_run
+from prunion.trainer.config import load_config
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
 
 

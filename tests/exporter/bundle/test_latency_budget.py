@@ -11,18 +11,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify import verify_bundle
 from prunion.exporter.verify.recount import check_budget
-from prunion.exporter.verify.report import verify_bundle
-from prunion.runtime.base.files import sha256_file
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.profile import read_profile
-from prunion.runtime.cli.main import cli
+from prunion.runtime.base import sha256_file
+from prunion.runtime.bundle import open_bundle, read_profile
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import BudgetError, CheckpointError
-from prunion.trainer.config.run import load_config
-from prunion.trainer.network.checkpoint import load_checkpoint, save_checkpoint
-from prunion.trainer.run.train import train_run
+from prunion.trainer.config import load_config
+from prunion.trainer.network import load_checkpoint, save_checkpoint
+from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
 
 

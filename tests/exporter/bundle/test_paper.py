@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle import export_bundle
 from prunion.exporter.bundle.manifest import norm_operations, paper_bits, paper_macs
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.config.run import BackboneConfig
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network import DomainNet
 from tests.trainer.nets import Residual, SqueezeExcite, domain_net
 
 SIZE = 64

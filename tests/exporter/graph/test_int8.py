@@ -13,19 +13,25 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.graph.int8 import calibration_batches, lost, refuse
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.graph import (
+    lost,
+    make_probe,
+    onnx_graph,
+    open_graph,
+    relative_errors,
+    run_graph,
+)
+from prunion.exporter.graph.int8 import calibration_batches, refuse
 from prunion.exporter.graph.int8_ranges import equalise
-from prunion.exporter.graph.probe import make_probe, open_graph, relative_errors, run_graph
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.slim.network import slim_network
-from prunion.exporter.verify.report import verify_bundle
-from prunion.runtime.base.files import sha256_file
-from prunion.runtime.bundle.manifest import load_manifest
+from prunion.exporter.slim import slim_network
+from prunion.exporter.verify import verify_bundle
+from prunion.runtime.base import sha256_file
+from prunion.runtime.bundle import load_manifest
 from prunion.runtime.errors import ConfigError, VerificationError
-from prunion.trainer.data.domains import open_domain
-from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.data import open_domain
+from prunion.trainer.network import load_checkpoint
 from tests.exporter.slim.test_network import switch_off
 from tests.trainer.nets import Depthwise, domain_net
 

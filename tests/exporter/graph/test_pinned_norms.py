@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from prunion.exporter.bundle.packs import domain_pack
-from prunion.exporter.graph.build import onnx_graph
+from prunion.exporter.graph import onnx_graph
 from prunion.exporter.graph.float16 import half_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import make_ort_session
-from prunion.runtime.backends.session import run
+from prunion.exporter.slim import slim_network
+from prunion.runtime.backends import make_ort_session, run
+from prunion.runtime.graph import pin_domain, pin_pack
 from prunion.runtime.graph.norms import normalise_affines
-from prunion.runtime.graph.pin import pin_domain, pin_pack
 from tests.exporter.slim.test_network import Concat, PreActivation, switch_off
 from tests.trainer.nets import Plain, Residual, domain_net
 
@@ -108,5 +107,8 @@ def test_a_float16_graph_is_left_alone() -> None:
     image = np.random.default_rng(0).standard_normal((4, 3, 8, 8), dtype=np.float32)
     expected = run(make_ort_session(half), {"image": image, "domain": np.full(4, 1)})
     np.testing.assert_allclose(
-        run(make_ort_session(pinned, needs={"image"}), {"image": image}), expected, rtol=2e-2, atol=2e-2
+        run(make_ort_session(pinned, needs={"image"}), {"image": image}),
+        expected,
+        rtol=2e-2,
+        atol=2e-2,
     )

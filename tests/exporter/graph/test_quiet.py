@@ -10,10 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from prunion.exporter.graph.build import onnx_graph
+from prunion.exporter.graph import onnx_graph, open_graph
 from prunion.exporter.graph.int8 import _quantise
-from prunion.exporter.graph.probe import open_graph
-from prunion.exporter.slim.network import slim_network
+from prunion.exporter.slim import slim_network
 from tests.exporter.slim.test_network import switch_off
 from tests.trainer.nets import Depthwise, domain_net
 

@@ -12,15 +12,20 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.build import onnx_graph
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.graph import (
+    make_probe,
+    onnx_graph,
+    open_graph,
+    relative_errors,
+    run_graph,
+    verify_export,
+)
 from prunion.exporter.graph.float16 import half_graph
-from prunion.exporter.graph.probe import make_probe, open_graph, relative_errors, run_graph
 from prunion.exporter.graph.uint8 import pixel_graph
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.slim.network import slim_network
-from prunion.exporter.verify.report import verify_bundle
+from prunion.exporter.slim import slim_network
+from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError, VerificationError
 from tests.exporter.slim.test_network import Concat, NoNorm, Shuffle, switch_off
 from tests.trainer.nets import Depthwise, Residual, SqueezeExcite, domain_net

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from prunion.exporter.graph import save_graph
 from prunion.exporter.graph.opset import check_structure
-from prunion.exporter.graph.writer import save_graph
 
 
 def model(kind: str = "Conv") -> onnx.ModelProto:

@@ -15,14 +15,11 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.files import load_slim, save_slim
-from prunion.exporter.slim.network import SlimNet, slim_network
+from prunion.exporter.graph import onnx_graph, verify_export
+from prunion.exporter.slim import SlimNet, load_slim, save_slim, slim_network
 from prunion.exporter.verify.recount import recount
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.network.checkpoint import Checkpoint, load_checkpoint
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.backbone import trace
+from prunion.trainer.network import Checkpoint, DomainNet, load_checkpoint
 from tests.exporter.slim.test_network import (
     Grouped,
     Plain,

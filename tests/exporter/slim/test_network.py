@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
-from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
+from prunion.exporter.bundle import graph_trunk_hash
+from prunion.exporter.bundle.packs import trunk_hash
+from prunion.exporter.graph import onnx_graph, verify_export
+from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import UnsupportedGraphError, VerificationError
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.network import DomainNet
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 

@@ -15,21 +15,29 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 from torch import nn
 
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.build import one_domain_graph, onnx_graph
-from prunion.exporter.graph.probe import make_probe, open_graph, run_graph
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.graph import (
+    make_probe,
+    one_domain_graph,
+    onnx_graph,
+    open_graph,
+    run_graph,
+    verify_export,
+)
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.slim.files import load_slim, save_slim
-from prunion.exporter.slim.fold import fold_domain
-from prunion.exporter.slim.kept import keep_domains, kept_units
-from prunion.exporter.slim.network import slim_network
-from prunion.exporter.verify.report import verify_bundle
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.pack import check_pack, read_pack
-from prunion.runtime.cli.main import cli
+from prunion.exporter.slim import (
+    fold_domain,
+    keep_domains,
+    kept_units,
+    load_slim,
+    save_slim,
+    slim_network,
+)
+from prunion.exporter.verify import verify_bundle
+from prunion.runtime.bundle import check_pack, open_bundle, read_pack
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import CheckpointError, ConfigError, DomainError
-from prunion.trainer.network.checkpoint import load_checkpoint
+from prunion.trainer.network import load_checkpoint
 from tests.exporter.slim.test_network import MODELS, NoNorm, PreActivation, switch_off
 from tests.trainer.nets import domain_net
 

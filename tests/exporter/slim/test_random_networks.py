@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunion.exporter.graph.agreement import verify_export
-from prunion.exporter.graph.build import onnx_graph
-from prunion.exporter.slim.network import slim_network
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.network.masked import DomainNet
+from prunion.exporter.graph import onnx_graph, verify_export
+from prunion.exporter.slim import slim_network
+from prunion.runtime.backends import SessionOptions, make_ort_session
+from prunion.trainer.backbone import trace
+from prunion.trainer.network import DomainNet
 from tests.exporter.random_nets import SIDE, RandomNet, networks
 from tests.exporter.slim import test_network as small
 

@@ -84,8 +84,8 @@ def test_a_refusal_names_the_node_the_reason_and_the_way_out(model: type[nn.Modu
 def test_transformers_are_refused_with_a_clear_line(name: str, reason: str) -> None:
     from torchvision.models import get_model
 
-    from prunion.trainer.backbone.tracing import trace
-    from prunion.trainer.network.masked import DomainNet
+    from prunion.trainer.backbone import trace
+    from prunion.trainer.network import DomainNet
 
     with pytest.raises(UnsupportedGraphError, match=reason):
         DomainNet(trace(get_model(name, weights=None), 224, 224), [3])

@@ -15,15 +15,15 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.graph import relative_errors
 from prunion.exporter.graph.agreement import check_errors
-from prunion.exporter.graph.probe import relative_errors
 from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify import verify_bundle
 from prunion.exporter.verify.compare import Disagreement
-from prunion.exporter.verify.report import verify_bundle
-from prunion.runtime.base.files import sha256_file
-from prunion.runtime.bundle.pack import read_pack, write_pack
-from prunion.runtime.cli.main import cli
+from prunion.runtime.base import sha256_file
+from prunion.runtime.bundle import read_pack, write_pack
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import VerificationError
 
 

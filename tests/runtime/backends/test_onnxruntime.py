@@ -8,17 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import (
-    BoundSession,
-    OrtSession,
-    SessionOptions,
-    make_ort_session,
-)
+from prunion.runtime.backends import Session, SessionOptions, make_ort_session
+from prunion.runtime.backends.onnxruntime import BoundSession, OrtSession
 from prunion.runtime.backends.openvino import OpenVinoSession
-from prunion.runtime.backends.session import Session
 from prunion.runtime.backends.tensorrt_provider import CompiledSession
-from prunion.runtime.model.model import Model, load
-from prunion.runtime.tensorrt.session import TensorRtSession
+from prunion.runtime.model import Model, load
+from prunion.runtime.tensorrt import TensorRtSession
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import PROVIDERS, SessionOptions, make_ort_session
-from prunion.runtime.backends.tensorrt_provider import compiled, open_provider, provider_options
-from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.backends import SessionOptions, make_ort_session, open_provider
+from prunion.runtime.backends.onnxruntime import PROVIDERS
+from prunion.runtime.backends.tensorrt_provider import compiled, provider_options
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import BackendError, BundleError, InputError, MissingDependencyError
-from prunion.runtime.model.model import Model, load
-from prunion.runtime.tensorrt.files import key_place, write_engine
-from prunion.runtime.tensorrt.key import EngineKey, engine_key
+from prunion.runtime.model import Model, load
+from prunion.runtime.tensorrt import EngineKey, engine_key, write_engine
+from prunion.runtime.tensorrt.files import key_place
 
 ort = pytest.importorskip("onnxruntime")
 

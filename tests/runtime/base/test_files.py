@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from prunion.runtime.base.files import new_folder, read_json, replace_file, write_json
+from prunion.runtime.base import new_folder, read_json, replace_file, write_json
 from prunion.runtime.errors import BundleError, PrunionError
 
 ROOT = Path(__file__).parents[3]

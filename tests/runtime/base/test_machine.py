@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prunion.runtime.base import machine
-from prunion.runtime.base.machine import available_bytes, cpu_quota, memory_left, usable_cores
+from prunion.runtime.base import available_bytes, machine
+from prunion.runtime.base.machine import cpu_quota, memory_left, usable_cores
 
 MIB = 1 << 20
 HOST = {"proc/meminfo": "MemTotal: 65536000 kB\nMemFree: 1000 kB\nMemAvailable: 40960000 kB\n"}

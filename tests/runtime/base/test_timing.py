@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from prunion.runtime.base.machine import machine_facts, peak_rss_bytes
-from prunion.runtime.base.timing import time_interleaved
+from prunion.runtime.base import machine_facts, peak_rss_bytes, time_interleaved
 from prunion.runtime.errors import InputError
 
 

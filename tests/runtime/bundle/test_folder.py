@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunion.runtime.base.files import sha256_file
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.pack import Pack, check_pack, read_pack, write_pack
+from prunion.runtime.base import sha256_file
+from prunion.runtime.bundle import Pack, check_pack, open_bundle, read_pack, write_pack
 from prunion.runtime.errors import BundleError, DomainError
 
 

@@ -11,16 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunion.runtime.base.checks import Fields, is_number, is_whole, safe_relative_path
-from prunion.runtime.base.files import read_json, sha256_file
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.manifest import load_manifest
-from prunion.runtime.bundle.profile import Fit, Grid, Profile, read_profile
-from prunion.runtime.bundle.unit_table import Layer
-from prunion.runtime.errors import BudgetError, BundleError, EngineError, PrunionError, shown
+from prunion.runtime.base import (
+    Fields,
+    is_number,
+    is_whole,
+    read_json,
+    safe_relative_path,
+    sha256_file,
+    shown,
+)
+from prunion.runtime.bundle import (
+    Fit,
+    Grid,
+    Layer,
+    Profile,
+    load_manifest,
+    open_bundle,
+    read_profile,
+)
+from prunion.runtime.errors import BudgetError, BundleError, EngineError, PrunionError
 from prunion.runtime.model.plan import BATCHES, Plan, load_plan, save_plan
-from prunion.runtime.tensorrt.files import key_place, read_engine, read_fitting, write_engine
-from prunion.runtime.tensorrt.key import engine_key
+from prunion.runtime.tensorrt import engine_key, write_engine
+from prunion.runtime.tensorrt.files import key_place, read_engine, read_fitting
 
 HOSTILE = [
     10**400,

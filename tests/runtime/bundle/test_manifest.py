@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prunion.runtime.bundle.manifest import Manifest, load_manifest
+from prunion.runtime.bundle import Manifest, load_manifest
 from prunion.runtime.errors import BundleError
 
 FULL: dict[str, Any] = {

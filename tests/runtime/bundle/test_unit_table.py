@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.bundle import UnitTable
 
 AXES = st.lists(st.lists(st.integers(-1, 6), max_size=12), max_size=6)
 

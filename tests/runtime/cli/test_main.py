@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.pack import write_pack
-from prunion.runtime.cli.main import COMMANDS, cli
+from prunion.runtime.bundle import open_bundle, write_pack
+from prunion.runtime.cli import cli
+from prunion.runtime.cli.main import COMMANDS
 from prunion.trainer.cli import train
 
 

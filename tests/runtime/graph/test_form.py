@@ -13,15 +13,14 @@ pytest.importorskip("torch", reason="the bundles are exported with torch")
 pytest.importorskip("onnxruntime")
 
 from prunion.benchmarks.random_bundle import random_checkpoint
-from prunion.exporter.bundle.export import export_bundle
-from prunion.exporter.bundle.packs import export_pack
+from prunion.exporter.bundle import export_bundle, export_pack
 from prunion.exporter.options import ExportOptions
-from prunion.runtime.bundle.pack import Pack, read_pack
-from prunion.runtime.cli.main import cli
+from prunion.runtime.bundle import Pack, read_pack
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph.form import form_of
-from prunion.runtime.measure.benchmark import bench
-from prunion.runtime.model.model import Model, load
+from prunion.runtime.graph import form_of
+from prunion.runtime.measure import bench
+from prunion.runtime.model import Model, load
 from prunion.runtime.model.plan import BATCHES, Plan
 from prunion.runtime.serve.oip import infer_request, model_metadata
 

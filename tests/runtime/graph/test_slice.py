@@ -8,12 +8,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import make_ort_session
-from prunion.runtime.backends.session import run
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.backends import make_ort_session, run
+from prunion.runtime.bundle import UnitTable, open_bundle
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.runtime.graph.pin import pin_pack
+from prunion.runtime.graph import pin_pack
 from prunion.runtime.graph.slice import slice_channels
 
 onnx = pytest.importorskip("onnx")

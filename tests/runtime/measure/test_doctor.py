@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunion.runtime.cli.main import cli
-from prunion.runtime.measure import doctor
-from prunion.runtime.measure.doctor import examine, refusal
+from prunion.runtime.cli import cli
+from prunion.runtime.measure import doctor, examine
+from prunion.runtime.measure.doctor import refusal
 
 
 def states() -> dict[str, tuple[str, str]]:

@@ -12,11 +12,18 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.profile import Profile, fit_total, monotone, read_profile, write_profile
-from prunion.runtime.cli.main import cli
+from prunion.runtime.bundle import (
+    Profile,
+    fit_total,
+    monotone,
+    open_bundle,
+    read_profile,
+    write_profile,
+)
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import BackendError, BudgetError
-from prunion.runtime.measure.profile import profile_bundle, sample_unions, widths_to_measure
+from prunion.runtime.measure import profile_bundle
+from prunion.runtime.measure.profile import sample_unions, widths_to_measure
 from prunion.runtime.measure.profile_layers import GraphLayer, layer_graph
 
 pytest.importorskip("onnxruntime")

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from prunion.runtime.base.machine import rss_bytes
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.bundle.pack import Pack, write_pack
+from prunion.runtime.bundle import Pack, open_bundle, write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
-from prunion.runtime.model.model import Model, load
+from prunion.runtime.model import Model, load
 from prunion.runtime.serve.oip import infer_request
 
 pytest.importorskip("onnxruntime")

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.onnxruntime import (
+from prunion.runtime.backends import (
     SessionOptions,
     make_session,
     mixed_session,
     pinned_session,
+    run,
 )
-from prunion.runtime.backends.session import run
 from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
-from prunion.runtime.graph.pin import pin_domain
-from prunion.runtime.model.model import Model, load
+from prunion.runtime.graph import pin_domain
+from prunion.runtime.model import Model, load
 
 pytest.importorskip("onnxruntime")
 

@@ -8,10 +8,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from prunion.runtime.bundle.pack import Pack
+from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import BackendError, InputError
+from prunion.runtime.model import Model, load
 from prunion.runtime.model import model as model_module
-from prunion.runtime.model.model import Model, load
 from prunion.runtime.model.plan import BATCHES, Plan, load_plan, save_plan
 from prunion.runtime.model.pool import Pinned, SessionPool
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prunion.runtime.model.model import load
+from prunion.runtime.model import load
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -23,7 +23,7 @@ INFER = "/v2/models/toy/infer"
 
 @pytest.fixture(scope="module")
 def client(bundle_path: Path) -> Any:
-    from prunion.runtime.serve.app import create_app
+    from prunion.runtime.serve import create_app
 
     app = create_app(load(bundle_path, backend="cpu", threads=1), max_body_bytes=1 << 20)
     return testclient.TestClient(app, raise_server_exceptions=False)

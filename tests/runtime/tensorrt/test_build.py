@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from prunion.runtime.base.files import sha256_file
-from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.base import sha256_file
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import (
     BundleError,
     InputError,
@@ -18,10 +18,10 @@ from prunion.runtime.errors import (
     PrunionError,
     UnsupportedGraphError,
 )
-from prunion.runtime.graph.inputs import inputs_without_defaults
+from prunion.runtime.graph import inputs_without_defaults
+from prunion.runtime.tensorrt import BuildOptions, build_engine
 from prunion.runtime.tensorrt import build as tensorrt_build
-from prunion.runtime.tensorrt.build import build_engine, check_parses
-from prunion.runtime.tensorrt.key import BuildOptions
+from prunion.runtime.tensorrt.build import check_parses
 
 onnx = pytest.importorskip("onnx")
 

@@ -10,17 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from prunion.runtime.bundle.folder import open_bundle
-from prunion.runtime.cli.main import cli
+from prunion.runtime.bundle import open_bundle
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import EngineError
-from prunion.runtime.tensorrt.files import (
-    engine_name,
-    key_place,
-    read_engine,
-    staleness,
-    write_engine,
-)
-from prunion.runtime.tensorrt.key import EngineKey, engine_key
+from prunion.runtime.tensorrt import EngineKey, engine_key, engine_name, staleness, write_engine
+from prunion.runtime.tensorrt.files import key_place, read_engine
 
 onnx = pytest.importorskip("onnx")
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from prunion.runtime.bundle.folder import Bundle, open_bundle
+from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import EngineError
+from prunion.runtime.tensorrt import engine_key, open_engine, write_engine
 from prunion.runtime.tensorrt import open as opening
-from prunion.runtime.tensorrt.files import write_engine
-from prunion.runtime.tensorrt.key import engine_key
-from prunion.runtime.tensorrt.open import open_engine
 
 ENGINE = b"engine" * 1000
 

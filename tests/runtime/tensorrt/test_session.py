@@ -10,14 +10,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from prunion.runtime.backends.session import run
-from prunion.runtime.bundle.folder import open_bundle
+from prunion.runtime.backends import run
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import BackendError, EngineError, InputError, MissingDependencyError
-from prunion.runtime.model.model import load
-from prunion.runtime.tensorrt import cuda
-from prunion.runtime.tensorrt.build import build_engine
+from prunion.runtime.model import load
+from prunion.runtime.tensorrt import BuildOptions, build_engine, check_shape, cuda, engine_key
 from prunion.runtime.tensorrt.files import key_place
-from prunion.runtime.tensorrt.key import BuildOptions, check_shape, engine_key
 from prunion.runtime.tensorrt.layers import EngineLayer, layers_note, parse_layers, wrong_layers
 from prunion.runtime.tensorrt.session import deserialise
 

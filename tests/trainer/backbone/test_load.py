@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.channels.units import find_units
-from prunion.trainer.config.run import BackboneConfig
+from prunion.trainer.backbone import load_backbone, trace
+from prunion.trainer.channels import find_units
+from prunion.trainer.config import BackboneConfig
 from tests.trainer.nets import Plain, domain_net
 
 
@@ -57,7 +56,7 @@ def test_a_scale_of_channels_lives_with_them_and_a_shift_needs_a_gate() -> None:
 
 
 def test_scales_and_shifts_are_sliced() -> None:
-    from prunion.exporter.slim.network import slim_network
+    from prunion.exporter.slim import slim_network
 
     net = domain_net(LayerScale())
     net.switches[:, :3] = 0
@@ -72,7 +71,7 @@ def test_scales_and_shifts_are_sliced() -> None:
 
 def test_a_norm_read_by_a_shuffle_keeps_its_channels() -> None:
     """BatchNorm's node is replaced in the masked network; its readers still find its units."""
-    from prunion.exporter.slim.network import slim_network
+    from prunion.exporter.slim import slim_network
 
     class Halves(Plain):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

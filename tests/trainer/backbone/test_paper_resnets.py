@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.backbone.load import load_backbone
-from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
-from prunion.trainer.channels.units import find_units
-from prunion.trainer.config.run import BackboneConfig
+from prunion.trainer.backbone import PAPER_NETS, load_backbone, paper_net
+from prunion.trainer.channels import find_units
+from prunion.trainer.config import BackboneConfig
 
 CONV_WEIGHTS = {"resnet26": 5_806_944, "wrn28_4": 5_839_280, "wrn28_4_preact": 5_839_280}
 NORM_AFFINE = {"resnet26": 7_744, "wrn28_4": 8_096, "wrn28_4_preact": 7_200}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone.tracing import op_name, trace
+from prunion.trainer.backbone import op_name, trace
 from tests.trainer.nets import Residual
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone.weights import load_weights, read_weights
-from prunion.trainer.config.run import BackboneConfig
+from prunion.trainer.config import BackboneConfig
 
 
 def network() -> nn.Module:

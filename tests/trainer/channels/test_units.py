@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.channels.units import find_units
+from prunion.trainer.backbone import trace
+from prunion.trainer.channels import find_units
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.run import (
+from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
     DomainConfig,

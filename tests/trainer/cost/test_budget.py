@@ -9,11 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.config.checks import BudgetKind
-from prunion.trainer.config.run import BudgetConfig
-from prunion.trainer.cost.budget import make_budget, select_union
-from prunion.trainer.cost.counted import counted_pricer
-from prunion.trainer.cost.prices import Pricer, make_pricer
+from prunion.trainer.config import BudgetConfig, BudgetKind
+from prunion.trainer.cost import Pricer, counted_pricer, make_budget, make_pricer, select_union
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 NETS = [domain_net(model()) for model in (Plain, Residual, Depthwise, SqueezeExcite)]

@@ -11,14 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunion.runtime.bundle.profile import Fit, Grid, Profile, monotone, write_profile
-from prunion.runtime.bundle.unit_table import Layer, UnitTable
+from prunion.runtime.bundle import Fit, Grid, Layer, Profile, UnitTable, monotone, write_profile
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.channels.units import find_units
-from prunion.trainer.config.run import BudgetConfig
-from prunion.trainer.cost.budget import make_budget, select_union
-from prunion.trainer.cost.latency import LatencyModel, LatencyPricer, latency_pricer
+from prunion.trainer.backbone import trace
+from prunion.trainer.channels import find_units
+from prunion.trainer.config import BudgetConfig
+from prunion.trainer.cost import latency_pricer, make_budget, select_union
+from prunion.trainer.cost.latency import LatencyModel, LatencyPricer
 from prunion.trainer.pruning.sharing import union_price
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 

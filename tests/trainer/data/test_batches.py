@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from prunion.runtime.errors import DataError
-from prunion.trainer.config.run import (
+from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
     DomainConfig,
@@ -25,10 +25,9 @@ from prunion.trainer.config.run import (
     RunConfig,
     TrainConfig,
 )
-from prunion.trainer.data.batches import Batch, JointBatches, batch_sizes, eval_batches
-from prunion.trainer.data.domains import Domain
-from prunion.trainer.data.image_set import ImageCache, ImageSet
-from prunion.trainer.data.transforms import eval_transform
+from prunion.trainer.data import Batch, Domain, ImageSet, JointBatches, eval_batches, eval_transform
+from prunion.trainer.data.batches import batch_sizes
+from prunion.trainer.data.image_set import ImageCache
 from tests.trainer.images import picture
 
 
@@ -243,7 +242,7 @@ def test_evaluation_reads_every_image_once_in_order(domains: list[Domain]) -> No
 
 
 def test_real_images_load_alike_in_processes_and_threads(tmp_path: Path) -> None:
-    from prunion.trainer.data.domains import open_domain
+    from prunion.trainer.data import open_domain
     from tests.trainer.images import write_parquet
 
     labels = [index % 2 for index in range(24)]

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from prunion.runtime.errors import ConfigError, DataError
-from prunion.trainer.config.run import DomainConfig
-from prunion.trainer.data.domains import Domain, open_domain
+from prunion.trainer.config import DomainConfig
+from prunion.trainer.data import Domain, open_domain
 from tests.trainer.images import encoded, open_files, picture, pixels, write_folders
 
 # Class folders

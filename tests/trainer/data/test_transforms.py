@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.run import InputConfig
-from prunion.trainer.data.transforms import eval_transform, normalised, train_transform
+from prunion.trainer.config import InputConfig
+from prunion.trainer.data import eval_transform
+from prunion.trainer.data.transforms import normalised, train_transform
 from prunion.trainer.network.evaluation import mean_of_views
 from tests.trainer.images import picture
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.config.run import DomainConfig, InputConfig
-from prunion.trainer.data.domains import open_domain
-from prunion.trainer.network.evaluation import evaluate
+from prunion.trainer.backbone import trace
+from prunion.trainer.config import DomainConfig, InputConfig
+from prunion.trainer.data import open_domain
+from prunion.trainer.network import evaluate
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 from tests.trainer.tiny_run import write_domain
 
 
 @pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
 def test_with_every_switch_on_it_is_the_backbone(model: type[nn.Module]) -> None:
-    from prunion.trainer.network.masked import DomainNet
+    from prunion.trainer.network import DomainNet
 
     backbone = model()
     image = torch.randn(4, 3, 8, 8)

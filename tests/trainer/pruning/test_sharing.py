@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.channels.units import find_units
-from prunion.trainer.cost.counted import counted_pricer
+from prunion.trainer.backbone import trace
+from prunion.trainer.channels import find_units
+from prunion.trainer.cost import counted_pricer
 from prunion.trainer.pruning.sharing import union, union_price
 from tests.trainer.nets import Plain, Residual
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from prunion.runtime.bundle.unit_table import Layer, UnitTable
-from prunion.trainer.backbone.tracing import trace
-from prunion.trainer.channels.units import find_units
-from prunion.trainer.config.run import TrainConfig
+from prunion.runtime.bundle import Layer, UnitTable
+from prunion.trainer.backbone import trace
+from prunion.trainer.channels import find_units
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.cost import counted_pricer
 from prunion.trainer.cost.cost_model import CostModel
-from prunion.trainer.cost.counted import counted_pricer
-from prunion.trainer.pruning.learners import LEARNING_RATE, START, PaperLearner, SwitchLearner
-from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, RATE, Multiplier, Pressure
-from prunion.trainer.pruning.recipe import later_recipe
+from prunion.trainer.pruning import PaperLearner, Pressure, SwitchLearner, later_recipe
+from prunion.trainer.pruning.learners import LEARNING_RATE, START
+from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, RATE, Multiplier
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, sharing_loss
 from tests.trainer.nets import Residual
 

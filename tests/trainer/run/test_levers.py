@@ -10,15 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.runtime.base.files import sha256_file
+from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config.run import TrainConfig, load_config
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.network import DomainNet, load_checkpoint
+from prunion.trainer.run import Training, train_run
 from prunion.trainer.run.distillation import Teacher, load_teacher
 from prunion.trainer.run.optimiser import WeightAverage, make_optimiser
-from prunion.trainer.run.train import train_run
-from prunion.trainer.run.training import Training
 from tests.trainer.tiny_run import tiny_run
 
 

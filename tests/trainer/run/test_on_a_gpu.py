@@ -9,19 +9,16 @@ import pytest
 import torch
 
 from prunion.benchmarks.cost.train_step import RandomBatches
-from prunion.exporter.slim.fold import fold_domain
-from prunion.exporter.slim.network import slim_network
-from prunion.trainer.config.run import BudgetConfig, RunConfig, TrainConfig, load_config
-from prunion.trainer.cost.budget import make_budget
-from prunion.trainer.cost.counted import counted_pricer
+from prunion.exporter.slim import fold_domain, slim_network
+from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig, load_config
+from prunion.trainer.cost import counted_pricer, make_budget, make_pricer
 from prunion.trainer.cost.latency import LatencyPricer
-from prunion.trainer.cost.prices import make_pricer
-from prunion.trainer.data.batches import Batch
-from prunion.trainer.pruning.learners import learner_state, restore_learner
+from prunion.trainer.data import Batch
+from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.pruning.sharing import sharing_gradient
+from prunion.trainer.run import Training
 from prunion.trainer.run.distillation import Teacher
 from prunion.trainer.run.optimiser import WeightAverage
-from prunion.trainer.run.training import Training
 from tests.trainer.cost.test_latency import made_up
 from tests.trainer.nets import Depthwise, Residual, domain_net
 from tests.trainer.pretended_gpu import moved, pretended_gpu

@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle import export_bundle
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.run import TrainConfig, load_config
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.pruning.learners import SwitchLearner
-from prunion.trainer.pruning.recipe import make_recipe
-from prunion.trainer.pruning.schedule import Schedule
-from prunion.trainer.run.result import RunResult
-from prunion.trainer.run.train import train_run
-from prunion.trainer.run.training import Training
+from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.pruning import Schedule, SwitchLearner, make_recipe
+from prunion.trainer.run import RunResult, Training, train_run
 from tests.trainer.tiny_run import tiny_run
 
 CHOICES: dict[str, dict[str, object]] = {

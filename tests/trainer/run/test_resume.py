@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prunion.runtime.base.files import sha256_file
+from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import CheckpointError, PrunionError
-from prunion.trainer.config.run import load_config
+from prunion.trainer.config import load_config
+from prunion.trainer.run import Training, train_run
 from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
 from prunion.trainer.run.interrupt import StoppedError
-from prunion.trainer.run.train import train_run
-from prunion.trainer.run.training import Training
 from tests.trainer.tiny_run import tiny_run
 
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunion.runtime.base.files import sha256_file
+from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import (
     BudgetError,
     CheckpointError,
@@ -17,11 +17,9 @@ from prunion.runtime.errors import (
     DataError,
     PrunionError,
 )
-from prunion.trainer.config.run import load_config
-from prunion.trainer.network.checkpoint import load_checkpoint
-from prunion.trainer.run.result import closing_table
-from prunion.trainer.run.train import train_run
-from prunion.trainer.run.training import Training
+from prunion.trainer.config import load_config
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import Training, closing_table, train_run
 from tests.trainer.tiny_run import tiny_run
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunion.runtime.cli.main import cli
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
-from prunion.trainer.score.formulas import read_accuracies, score
-from prunion.trainer.score.tables import DECATHLON, IMAGENET_TO_SKETCH, Benchmark
+from prunion.trainer.score import DECATHLON, IMAGENET_TO_SKETCH, Benchmark, read_accuracies, score
 
 # Budget-Aware Pruning, Table 2: FLOP, params, ten accuracies, S, S_O, S_P, S_E.
 TABLE_2 = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunion.runtime.errors import reason_of
+from prunion.runtime.base import reason_of
 
 
 def test_a_reason_is_cut_behind_a_word_and_has_no_colours() -> None:

@@ -1,0 +1,3 @@
+from .train_step import STEP_NETWORKS as STEP_NETWORKS
+from .train_step import STEPS as STEPS
+from .train_step import random_training as random_training

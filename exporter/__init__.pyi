@@ -1,0 +1,11 @@
+from .bundle.add_domain import AddedPack as AddedPack
+from .bundle.add_domain import add_domain_pack as add_domain_pack
+from .bundle.export import export_bundle as export_bundle
+from .bundle.packs import export_pack as export_pack
+from .options import ExportOptions as ExportOptions
+from .slim.files import load_slim as load_slim
+from .slim.files import save_slim as save_slim
+from .slim.network import SlimNet as SlimNet
+from .slim.network import slim_network as slim_network
+from .verify.report import VerifyReport as VerifyReport
+from .verify.report import verify_bundle as verify_bundle

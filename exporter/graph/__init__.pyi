@@ -1,0 +1,16 @@
+from .agreement import TOLERANCE as TOLERANCE
+from .agreement import masked_logits as masked_logits
+from .agreement import tolerance_of as tolerance_of
+from .agreement import verify_export as verify_export
+from .build import OPSET as OPSET
+from .build import one_domain_graph as one_domain_graph
+from .build import onnx_graph as onnx_graph
+from .int8 import graph_accuracy as graph_accuracy
+from .int8 import lost as lost
+from .probe import Probe as Probe
+from .probe import make_probe as make_probe
+from .probe import open_graph as open_graph
+from .probe import relative_errors as relative_errors
+from .probe import run_graph as run_graph
+from .variants import write_variants as write_variants
+from .writer import save_graph as save_graph

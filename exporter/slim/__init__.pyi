@@ -1,0 +1,9 @@
+from .files import load_slim as load_slim
+from .files import save_slim as save_slim
+from .files import write_slim as write_slim
+from .fold import OneDomainNet as OneDomainNet
+from .fold import fold_domain as fold_domain
+from .kept import keep_domains as keep_domains
+from .kept import kept_units as kept_units
+from .network import SlimNet as SlimNet
+from .network import slim_network as slim_network

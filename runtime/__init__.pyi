@@ -1,0 +1,17 @@
+from .bundle.folder import Bundle as Bundle
+from .bundle.folder import open_bundle as open_bundle
+from .bundle.pack import Pack as Pack
+from .bundle.pack import read_pack as read_pack
+from .bundle.pack import write_pack as write_pack
+from .errors import BackendError as BackendError
+from .errors import BundleError as BundleError
+from .errors import DomainError as DomainError
+from .errors import EngineError as EngineError
+from .errors import InputError as InputError
+from .errors import MissingDependencyError as MissingDependencyError
+from .errors import PrunionError as PrunionError
+from .measure.benchmark import bench as bench
+from .model.model import Candidate as Candidate
+from .model.model import Model as Model
+from .model.model import Prediction as Prediction
+from .model.model import load as load

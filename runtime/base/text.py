@@ -1,0 +1,36 @@
+"""How values, amounts and other libraries' errors are written in a message of one line."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["amount_text", "reason_of", "shown"]
+
+MOST_SHOWN, MOST_REASON = 60, 160  # characters
+ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: printable, and never longer than a line should be."""
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write more than 4300 digits
+        return f"a value too large to show ({type(value).__name__})"
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+
+
+def amount_text(value: float) -> str:
+    """A share with four decimals, a count with thousands separated, rounded down never up."""
+    if 0 < value <= 1:
+        return f"{int(value * 10_000) / 10_000:.4f}"
+    return f"{int(value):,}"
+
+
+def reason_of(exc: BaseException) -> str:
+    """Another library's error as part of a line: its first one, without colours, in whole words.
+
+    Its type where it says nothing.
+    """
+    lines = [line.strip() for line in ANSI.sub("", str(exc)).splitlines()]
+    text = next((line for line in lines if line), type(exc).__name__).rstrip(".:")
+    return text if len(text) <= MOST_REASON else text[:MOST_REASON].rsplit(" ", 1)[0] + " …"

@@ -1,0 +1,12 @@
+from .form import GraphForm as GraphForm
+from .form import form_of as form_of
+from .inputs import PER_REQUEST as PER_REQUEST
+from .inputs import TABLE_INPUTS as TABLE_INPUTS
+from .inputs import TABLES as TABLES
+from .inputs import attribute as attribute
+from .inputs import input_shapes as input_shapes
+from .inputs import inputs_without_defaults as inputs_without_defaults
+from .inputs import load_graph as load_graph
+from .pin import pin_domain as pin_domain
+from .pin import pin_form as pin_form
+from .pin import pin_pack as pin_pack

@@ -1,0 +1,9 @@
+from .config.run import RunConfig as RunConfig
+from .config.run import load_config as load_config
+from .network.checkpoint import Checkpoint as Checkpoint
+from .network.checkpoint import load_checkpoint as load_checkpoint
+from .network.masked import DomainNet as DomainNet
+from .run.later_domain import AddedDomain as AddedDomain
+from .run.later_domain import add_domain as add_domain
+from .run.result import RunResult as RunResult
+from .run.train import train_run as train_run

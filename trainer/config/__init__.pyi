@@ -1,0 +1,12 @@
+from .backbone import BackboneConfig as BackboneConfig
+from .backbone import InputConfig as InputConfig
+from .budget import BudgetConfig as BudgetConfig
+from .checks import BackboneSource as BackboneSource
+from .checks import BudgetKind as BudgetKind
+from .checks import Phase as Phase
+from .checks import SharingLoss as SharingLoss
+from .domains import DomainConfig as DomainConfig
+from .run import RunConfig as RunConfig
+from .run import load_added_domain as load_added_domain
+from .run import load_config as load_config
+from .train import TrainConfig as TrainConfig

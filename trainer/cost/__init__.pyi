@@ -1,0 +1,10 @@
+from .budget import PricedBudget as PricedBudget
+from .budget import budget_account as budget_account
+from .budget import make_budget as make_budget
+from .budget import select_union as select_union
+from .budget import shown_cost as shown_cost
+from .cost_model import Cost as Cost
+from .counted import counted_pricer as counted_pricer
+from .latency import latency_pricer as latency_pricer
+from .prices import Pricer as Pricer
+from .prices import make_pricer as make_pricer

@@ -1,0 +1,9 @@
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .checkpoint import versions as versions
+from .domain_norm import DomainNorm as DomainNorm
+from .evaluation import evaluate as evaluate
+from .masked import DomainNet as DomainNet
+from .masked import Gate as Gate
+from .masked import build_network as build_network

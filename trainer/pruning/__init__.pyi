@@ -1,0 +1,9 @@
+from .learners import PaperLearner as PaperLearner
+from .learners import SwitchLearner as SwitchLearner
+from .learners import learner_state as learner_state
+from .learners import restore_learner as restore_learner
+from .multipliers import Pressure as Pressure
+from .recipe import Recipe as Recipe
+from .recipe import later_recipe as later_recipe
+from .recipe import make_recipe as make_recipe
+from .schedule import Schedule as Schedule

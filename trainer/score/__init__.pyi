@@ -1,0 +1,10 @@
+from .formulas import Score as Score
+from .formulas import parse_accuracies as parse_accuracies
+from .formulas import read_accuracies as read_accuracies
+from .formulas import run_score as run_score
+from .formulas import score as score
+from .formulas import score_table as score_table
+from .tables import BENCHMARKS as BENCHMARKS
+from .tables import DECATHLON as DECATHLON
+from .tables import IMAGENET_TO_SKETCH as IMAGENET_TO_SKETCH
+from .tables import Benchmark as Benchmark

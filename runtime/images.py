@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -93,7 +92,7 @@ def to_pixels(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.n
     return np.stack(rows)
 
 
-def as_list(images: Any) -> list[Any]:
+def as_list(images: Sequence[ImageLike] | ImageLike) -> list[ImageLike]:
     """The single images of `images`, whatever form they came in."""
     if isinstance(images, (str, Path, bytes, Image.Image)):
         return [images]
@@ -149,13 +148,13 @@ def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _one(image: Any, spec: ImageInput) -> np.ndarray:
+def _one(image: ImageLike, spec: ImageInput) -> np.ndarray:
     if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 3:
         return check_normalised(image[None], spec)[0]
     return to_array(_picture(image), spec)
 
 
-def _picture(image: Any) -> Image.Image:
+def _picture(image: ImageLike) -> Image.Image:
     if isinstance(image, np.ndarray):
         return _from_pixels(image)
     if isinstance(image, Image.Image):

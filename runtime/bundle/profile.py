@@ -180,6 +180,7 @@ def fit_total(layers: np.ndarray, measured: np.ndarray) -> Fit:
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     a, b = x / y, 1 / y  # minimise Σ (scale · x / y + constant / y - 1)²
     (scale, constant), *_ = np.linalg.lstsq(np.stack([a, b], axis=1), np.ones(len(x)), rcond=None)
+    # A straight line below zero would promise networks that take no time: none has a constant then.
     if constant < 0 or scale <= 0:
         return float(a.sum() / (a * a).sum()), 0.0
     return float(scale), float(constant)

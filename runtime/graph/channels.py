@@ -50,6 +50,7 @@ class ChannelFlow:
         array = self.constants.get(name)
         if array is None:
             return None
+        # A constant's channels lie where they meet an activation's: [C], [1, C, 1, 1] or [F, C].
         axis = 0 if array.ndim == 1 else 1 if array.ndim > 2 else array.ndim - 1
         return self.table.slots.get((name, max(axis, 0)))
 
@@ -102,6 +103,7 @@ class ChannelFlow:
         if weight not in self.constants:
             raise refusal(node, "its weight is not a constant")
         shape, given = self.constants[weight].shape, self.of(node.input[0])
+        # In a grouped convolution axis 1 counts within a group, so only whole ones can be compared.
         if attribute(node, "group", 1) == 1 and given is not None:
             taken = self.table.slots.get((weight, 1), np.full(shape[1], -1))
             if not np.array_equal(given, taken):
@@ -117,6 +119,7 @@ class ChannelFlow:
         return self.table.slots.get((weight, out), np.full(size, -1))
 
     def _merged(self, node: onnx.NodeProto) -> Units:
+        # One channel broadcasts over all of the others', so it says nothing about them.
         wide = [u for u in map(self.of, node.input) if u is not None and len(u) > 1]
         for name in node.input:
             array = self.constants.get(name)
@@ -127,6 +130,7 @@ class ChannelFlow:
                 raise refusal(node, "its inputs have different channels")
         if not wide:
             return next((u for u in map(self.of, node.input) if u is not None), None)
+        # -1 is a channel that no unit holds; two units in one channel would be cut apart.
         known = np.stack(wide)
         if ((known != known.max(axis=0)) & (known >= 0)).any():
             raise refusal(node, "its inputs have different channels")

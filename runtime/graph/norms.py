@@ -80,6 +80,7 @@ def _pair(
     source = makers.get(x)
     if scale is None or scale.shape != shift.shape or source is None:
         return None
+    # Only the reader of a convolution's output folds into it; a second one needs the plain output.
     if source.op_type in FOLDS and uses[x] == 1:
         return None
     return x, scale, shift

@@ -79,8 +79,8 @@ def _plan_lines(plan: Plan | None, splits: bool) -> list[str]:
     if not plan.mixed:
         return [f"mixed batches: run mixed, {plan.reason}"]
     lines = []
-    for name in ("mixed", "pinned", "sliced"):
-        times = getattr(plan, name)
+    kinds = {"mixed": plan.mixed, "pinned": plan.pinned, "sliced": plan.sliced}
+    for name, times in kinds.items():
         if times:
             shown = ", ".join(f"{times[n]:.2f} ms at {n}" for n in BATCHES)
             lines.append(f"  {name:<7}{shown}")

@@ -175,6 +175,7 @@ class SessionPool:
             else:
                 mine = False
             self._pinned.move_to_end(serial)
+        # Made outside of the lock: other domains' requests go on, those for this one wait for it.
         if mine:
             self._fill(serial, future, domain.pack)
         return future.result()
@@ -236,6 +237,7 @@ class SessionPool:
         except BaseException as exc:
             with self._lock:
                 self._pinned.pop(serial, None)
+            # A GPU without room is no error as long as the mixed session can answer instead.
             if self._mixed is not None and isinstance(exc, FULL) and self._on_gpu():
                 self.full = str(exc)
                 future.set_result(None)

@@ -110,6 +110,8 @@ class TensorRtSession:
         if self._graph is not None:
             self.stream.launch(self._graph)
         else:
+            # The first request of a shape runs plainly: TensorRT sets itself up then, which cannot
+            # be recorded. The second is recorded, and run as well, because recording runs nothing.
             if again and self._records:
                 self._record()
             self._enqueue()

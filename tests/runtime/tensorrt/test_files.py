@@ -27,13 +27,13 @@ def key(bundle_path: Path) -> EngineKey:
 @pytest.fixture
 def engine(tmp_path: Path, key: EngineKey) -> Path:
     path = tmp_path / "x.engine"
-    write_engine(path, key, b"plan" * 100)
+    write_engine(path, key, b"engine" * 100)
     return path
 
 
 def test_an_engine_is_read_for_its_own_key(engine: Path, key: EngineKey) -> None:
     assert staleness(engine, key) == ""
-    assert read_engine(engine, key) == b"plan" * 100
+    assert read_engine(engine, key) == b"engine" * 100
 
 
 @pytest.mark.parametrize(

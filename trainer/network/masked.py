@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from prunion.trainer.backbone import load_backbone, op_name
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.backbone import load_backbone, name_norms, op_name
 from prunion.trainer.channels import GateSite, Units, find_units
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
 
 __all__ = ["DomainNet", "Gate", "build_network", "norm_key"]
+
+SAME = 1e-3  # of the largest feature; two orders of float32 sums differ by less
 
 
 class DomainNet(nn.Module):
@@ -36,10 +39,21 @@ class DomainNet(nn.Module):
     def __init__(
         self, backbone: fx.GraphModule, classes: Sequence[int], keep: Sequence[str] = ()
     ) -> None:
+        """Every switch on, so that it computes what the backbone does.
+
+        Raises UnsupportedGraphError if a channel cannot be followed, or it does not after all.
+        """
         super().__init__()
+        name_norms(backbone)
+        example = _example(backbone)
+        expected = _output(backbone, example)
         self.units: Units = find_units(backbone, keep)
         self.classes = tuple(classes)
         self.trunk = _add_domains(backbone, self.units, len(self.classes))
+        last = len(self.classes) - 1
+        _check_same(
+            expected, _output(self.trunk, example, route([(0, 1), (last, 1)], example.device))
+        )
         features = len(self.units.feature_units)
         self.heads = nn.ModuleList(nn.Linear(features, count) for count in self.classes)
         ones = torch.ones(len(self.classes), self.units.table.count)
@@ -138,6 +152,33 @@ def build_network(
     """
     backbone = load_backbone(config, *size, weights=weights)
     return DomainNet(backbone, classes, config.keep)
+
+
+def _example(backbone: fx.GraphModule) -> torch.Tensor:
+    """Two images of noise, `[2, 3, H, W]`, that leave torch's own random numbers alone."""
+    image = next(n for n in backbone.graph.nodes if n.op == "placeholder")
+    size = tuple(int(n) for n in image.meta["val"].shape[1:])
+    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _output(trunk: nn.Module, *inputs: object) -> torch.Tensor:
+    """Features `[2, F]` in evaluation's form; the trunk is left in the mode it was in."""
+    training = trunk.training
+    with torch.no_grad():
+        features: torch.Tensor = trunk.eval()(*inputs)
+    trunk.train(training)
+    return features
+
+
+def _check_same(expected: torch.Tensor, got: torch.Tensor) -> None:
+    """The masked network starts as the backbone; everything later is compared with the former."""
+    largest = float(expected.abs().max())
+    error = float((expected - got).abs().max()) / max(largest, 1e-12)
+    if math.isfinite(largest) and not error <= SAME:
+        raise UnsupportedGraphError(
+            f"with every channel on, the masked network differs from the backbone by {error:.1e} "
+            "of its largest feature: please report this network as a bug, or choose another"
+        )
 
 
 def norm_key(node: fx.Node) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from prunion.runtime.backends import (
     SessionOptions,
-    make_session,
+    make_ort_session,
     mixed_session,
     pinned_session,
     run,
@@ -145,14 +145,14 @@ def test_threads_get_their_own_answers(bundle_path: Path, batch: np.ndarray) -> 
 
 def test_wrong_graphs_and_backends(bundle_path: Path) -> None:
     with pytest.raises(BundleError, match="does not load"):
-        make_session(b"not onnx")
+        make_ort_session(b"not onnx")
     with pytest.raises(BundleError, match="no readable ONNX file"):
         pin_domain(b"not onnx", 0)
     pinned = pin_domain(bundle_path / "model.onnx", 0)
     with pytest.raises(BundleError, match="has no input `domain`"):
         pin_domain(pinned, 0)
     with pytest.raises(BundleError, match="expected"):
-        make_session(pinned, needs={"image", "domain"})
+        make_ort_session(pinned, needs={"image", "domain"})
     with pytest.raises(PrunionError, match="no backend 'tpu'"):
         load(bundle_path, backend="tpu")
 

@@ -126,7 +126,7 @@ def check_tables(net: DomainNet, path: Path) -> None:
         with torch.no_grad():
             expected = net.logits(images, DOMAINS)
             assert difference(expected, slim.logits(images, DOMAINS)) < ROUND_OFF
-        (logits,) = session.run(None, {name: x.numpy() for name, x in feeds.items()})
+        (logits,) = session.run(["logits"], {name: x.numpy() for name, x in feeds.items()})
         assert difference(expected, torch.from_numpy(logits)) < 1e-4
 
 

@@ -150,7 +150,8 @@ def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:
 
 def _one(image: ImageLike, spec: ImageInput) -> np.ndarray:
     if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 3:
-        return check_normalised(image[None], spec)[0]
+        checked: np.ndarray = check_normalised(image[None], spec)[0]
+        return checked
     return to_array(_picture(image), spec)
 
 

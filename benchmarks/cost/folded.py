@@ -41,7 +41,7 @@ def fold_by_hand(pinned: bytes) -> bytes:
     _drop_unused(graph)
     if any(set(node.input) & parts.keys() for node in graph.node):
         raise ValueError("a scale or shift is left over")
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _bank_parts(graph: onnx.GraphProto, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

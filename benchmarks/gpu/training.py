@@ -92,7 +92,7 @@ def busy_share(call: Callable[[], object], device: str) -> float | None:
         call()
         wall = time.perf_counter() - start
     events = [e for e in profile.key_averages() if not e.key.startswith("Mem")]  # copies, fills
-    kernels = sum(event.self_device_time_total for event in events)
+    kernels: float = sum(event.self_device_time_total for event in events)
     return round(kernels / 1e6 / wall, 3)
 
 

@@ -66,7 +66,7 @@ def drawn_network(name: str) -> nn.Module:
     from torchvision.models import get_model
 
     torch.manual_seed(0)
-    model = get_model(name, weights=None, num_classes=CLASSES)
+    model: nn.Module = get_model(name, weights=None, num_classes=CLASSES)
     with torch.no_grad():
         for norm in model.modules():
             if isinstance(norm, nn.BatchNorm2d):

@@ -54,7 +54,8 @@ def concatenate_heads(model: onnx.ModelProto, classes: Sequence[int]) -> None:
 
 
 def _reader(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
-    return next(n for n in graph.node if name in n.input)
+    reader: onnx.NodeProto = next(n for n in graph.node if name in n.input)
+    return reader
 
 
 def _tables(graph: onnx.GraphProto, classes: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from prunion.exporter.slim.graph import Affine
 from prunion.exporter.slim.network import SlimNet
-from prunion.runtime.bundle import UnitTable
+from prunion.runtime.bundle import SlotUnits, UnitTable
 from prunion.trainer.backbone import op_name
 
 __all__ = ["OneDomainNet", "fold_domain"]
@@ -101,7 +101,7 @@ def _fold(
     scale: torch.Tensor,
     shift: torch.Tensor | None,
     place: tuple[str, int],
-    slots: dict,
+    slots: SlotUnits,
 ) -> None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
@@ -133,7 +133,7 @@ def _into_weight(
     holder: nn.Module,
     scale: torch.Tensor,
     shift: torch.Tensor | None,
-    slots: dict,
+    slots: SlotUnits,
 ) -> None:
     name = str(layer.args[1].target)  # type: ignore[union-attr]
     weight = holder.get_parameter(name)

@@ -65,7 +65,8 @@ class SlimNet(nn.Module):
 
     def logits(self, image: torch.Tensor, domain: torch.Tensor) -> torch.Tensor:
         """`forward` with the network's own tables."""
-        return self(image, domain, self.bank, self.head_weight, self.head_bias)
+        logits: torch.Tensor = self(image, domain, self.bank, self.head_weight, self.head_bias)
+        return logits
 
 
 def slim_network(net: DomainNet, alive: np.ndarray | None = None) -> SlimNet:

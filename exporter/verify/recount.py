@@ -110,7 +110,8 @@ def _counted(bundle: Bundle) -> float:
         return bundle.graph("fp32").stat().st_size
     if kind == "switches":
         return bundle.unit_table().count
-    return getattr(manifest, kind)["exported"]
+    counts: Mapping[str, float] = getattr(manifest, kind)
+    return counts["exported"]
 
 
 def _check_latency(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:

@@ -203,7 +203,8 @@ def _onnxruntime() -> ModuleType:
             "(with a CUDA GPU: 'prunion[ort-gpu]')"
         ) from None
     _load_cuda_libraries()
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 @cache

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from prunion.runtime.base.text import MOST_SHOWN, shown
 from prunion.runtime.errors import BundleError, PrunionError
@@ -114,7 +114,7 @@ class Fields:
         return f"{self.where}.{name}" if self.where else name
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number that a float can hold: no boolean, NaN, infinity or 10**400."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

@@ -96,27 +96,30 @@ class ChannelFlow:
             return None
         if axis != 1:
             raise refusal(node, f"it gathers along axis {axis}")
-        return units[self.constant(node, 1).reshape(-1)]
+        gathered: np.ndarray = units[self.constant(node, 1).reshape(-1)]
+        return gathered
 
     def _conv(self, node: onnx.NodeProto) -> Units:
         weight = node.input[1]
         if weight not in self.constants:
             raise refusal(node, "its weight is not a constant")
-        shape, given = self.constants[weight].shape, self.of(node.input[0])
+        given = self.of(node.input[0])
         # In a grouped convolution axis 1 counts within a group, so only whole ones can be compared.
         if attribute(node, "group", 1) == 1 and given is not None:
-            taken = self.table.slots.get((weight, 1), np.full(shape[1], -1))
-            if not np.array_equal(given, taken):
+            if not np.array_equal(given, self._of_weight(weight, 1)):
                 raise refusal(node, "its weight's channels are not those it is given")
-        return self.table.slots.get((weight, 0), np.full(shape[0], -1))
+        return self._of_weight(weight, 0)
 
     def _gemm(self, node: onnx.NodeProto) -> Units:
         weight = node.input[1]
         out = 0 if attribute(node, "transB", 0) else 1
         if weight not in self.constants or attribute(node, "transA", 0):
             raise refusal(node, "its weight is not a constant")
-        size = self.constants[weight].shape[out]
-        return self.table.slots.get((weight, out), np.full(size, -1))
+        return self._of_weight(weight, out)
+
+    def _of_weight(self, name: str, axis: int) -> np.ndarray:
+        never_cut = np.full(self.constants[name].shape[axis], -1)
+        return self.table.slots.get((name, axis), never_cut)
 
     def _merged(self, node: onnx.NodeProto) -> Units:
         # One channel broadcasts over all of the others', so it says nothing about them.

@@ -78,7 +78,7 @@ def inputs_without_defaults(graph: Path | str | bytes) -> bytes:
     if len(kept) < len(model.graph.initializer):
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:

@@ -76,7 +76,7 @@ def pin_pack(
     if table is not None and alive is not None:
         slice_channels(model, table, alive)
     normalise_affines(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
@@ -84,7 +84,7 @@ def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
     model, onnx = load_graph(graph)
     _fix_domain(model, onnx, index, TABLES)
     normalise_affines(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _fix_domain(
@@ -140,6 +140,7 @@ def gather_heads(graph: onnx.GraphProto, onnx: ModuleType) -> None:
 
 
 def _first(graph: onnx.GraphProto, kind: str) -> onnx.NodeProto:
+    node: onnx.NodeProto
     for node in graph.node:
         if node.op_type == kind:
             return node

@@ -94,7 +94,8 @@ def layer_graph(layer: GraphLayer, out: int, inside: int, batch: int, copies: in
         tensors,
     )
     opset = [helper.make_opsetid("", OPSET)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=IR).SerializeToString()
+    model = helper.make_model(graph, opset_imports=opset, ir_version=IR)
+    return bytes(model.SerializeToString())
 
 
 def _is_cut(table: UnitTable, weight: str, axis: int) -> bool:

@@ -84,7 +84,7 @@ class Stream:
         flag = self.rt.cudaStreamNonBlocking
         self.handle = call(self.rt.cudaStreamCreateWithFlags, flag)
         finalize(self, self.rt.cudaStreamDestroy, self.handle)
-        self._graphs: dict[int, finalize] = {}
+        self._graphs: dict[int, finalize[..., Any]] = {}
 
     def wait(self) -> None:
         """Until all of its work is done."""

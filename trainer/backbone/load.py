@@ -131,7 +131,8 @@ def _create_torchvision(name: str, *, pretrained: bool) -> nn.Module:
     model = get_model(name, weights="DEFAULT" if pretrained else None, **options)
     if hasattr(model, "aux_logits"):
         model.aux_logits = False
-    return model
+    backbone: nn.Module = model
+    return backbone
 
 
 def _create_own(config: BackboneConfig, *, pretrained: bool) -> nn.Module:

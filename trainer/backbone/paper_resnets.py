@@ -36,7 +36,7 @@ class ZeroPadBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[N, C, H, W]` → `[N, C', H/stride, W/stride]`."""
-        y = self.bn1(self.conv1(x)).relu()
+        y: torch.Tensor = self.bn1(self.conv1(x)).relu()
         y = self.bn2(self.conv2(y))
         if self.halve:
             x = F.avg_pool2d(x, 2)
@@ -59,8 +59,8 @@ class ResNet26(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features `[N, 256]`."""
-        x = self.stages(self.bn(self.conv(x)))
-        return self.end(x).relu().mean((2, 3))
+        x = self.end(self.stages(self.bn(self.conv(x))))
+        return x.relu().mean((2, 3))
 
 
 class PostBlock(nn.Module):
@@ -77,9 +77,10 @@ class PostBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[N, C, H, W]` → `[N, C', H/stride, W/stride]`."""
-        y = self.bn1(self.conv1(x)).relu()
+        y: torch.Tensor = self.bn1(self.conv1(x)).relu()
         y = self.bn2(self.conv2(y))
-        return (y + self.shortcut(x)).relu()
+        x = self.shortcut(x)
+        return (y + x).relu()
 
 
 class PreBlock(nn.Module):
@@ -95,9 +96,10 @@ class PreBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[N, C, H, W]` → `[N, C', H/stride, W/stride]`."""
-        y = self.conv1(self.bn1(x).relu())
+        y: torch.Tensor = self.conv1(self.bn1(x).relu())
         y = self.conv2(self.bn2(y).relu())
-        return y + self.shortcut(x)
+        x = self.shortcut(x)
+        return y + x
 
 
 class WideResNet(nn.Module):
@@ -118,8 +120,8 @@ class WideResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features `[N, 64 · width]`."""
-        x = self.stages(self.bn(self.conv(x)))
-        return self.end(x).mean((2, 3))
+        x = self.end(self.stages(self.bn(self.conv(x))))
+        return x.mean((2, 3))
 
 
 def paper_net(name: str) -> nn.Module:

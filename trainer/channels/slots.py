@@ -131,7 +131,8 @@ class Flow:
 
 def value_of(flow: Flow, node: fx.Node) -> ActivationSlots:
     """The slots of an operation's first input."""
-    return flow.values[node.args[0]]  # type: ignore[index]
+    value: ActivationSlots = flow.values[node.args[0]]  # type: ignore[index]
+    return value
 
 
 def read(flow: Flow, node: fx.Node, source: fx.Node) -> None:
@@ -142,7 +143,7 @@ def read(flow: Flow, node: fx.Node, source: fx.Node) -> None:
 
 def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
     """Slot id of each channel `[C]`; refused unless the same at every position."""
-    ids = flow.values[source].ids
+    ids: torch.Tensor = flow.values[source].ids
     first = ids.flatten(2)[:, :, 0] if ids.dim() > 2 else ids
     everywhere = first.reshape(1, -1, *([1] * (ids.dim() - 2)))
     if not (ids == everywhere).all():

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
+from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     DomainSource,
@@ -15,7 +16,6 @@ from prunion.trainer.config.checks import (
     check_number,
     check_text,
     key_of,
-    shown,
 )
 
 __all__ = ["DomainConfig"]

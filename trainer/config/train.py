@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     Auto,
@@ -27,7 +28,6 @@ from prunion.trainer.config.checks import (
     check_int,
     check_number,
     check_text,
-    shown,
 )
 
 __all__ = ["TrainConfig"]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -174,7 +175,7 @@ def _shuffled_classes(images: ImageSet, rng: np.random.Generator) -> list[np.nda
     ]
 
 
-def _elsewhere(config: DomainConfig, fact: dict) -> Domain:
+def _elsewhere(config: DomainConfig, fact: dict[str, Any]) -> Domain:
     """A domain whose images another process reads, from what that process told about it."""
     train, test = (
         ImageSet(np.zeros(count, np.int64), _unread, digest) for count, digest in fact["sets"]

@@ -60,4 +60,5 @@ def mean_of_views(logits: torch.Tensor, crops: int) -> torch.Tensor:
     """Mean class probabilities `[N, C]` over an image's views, from logits `[N · crops, C]`."""
     if crops == 1:
         return logits
-    return logits.softmax(1).unflatten(0, (-1, crops)).mean(1)
+    views: torch.Tensor = logits.softmax(1).unflatten(0, (-1, crops))
+    return views.mean(1)

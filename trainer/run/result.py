@@ -183,7 +183,8 @@ def sparsity_lines(sparsity: Mapping[str, float]) -> list[str]:
 def sharing_matrix(switches: np.ndarray) -> np.ndarray:
     """Of the units that domain i uses, the share that domain j uses too: `[D, U]` → `[D, D]`."""
     on = (np.asarray(switches) > 0).astype(np.float64)
-    return (on @ on.T) / np.maximum(on.sum(axis=1, keepdims=True), 1)
+    shares: np.ndarray = (on @ on.T) / np.maximum(on.sum(axis=1, keepdims=True), 1)
+    return shares
 
 
 def sharing_lines(names: Sequence[str], matrix: np.ndarray) -> list[str]:

@@ -26,8 +26,9 @@ def prefetched(
 ) -> Iterator[Result]:
     """`read(item)` for every item, in order, a few ahead of what is asked for.
 
-    `read` must depend on its item alone: then 0 workers (one thread) and many (processes) give
-    the same results. An error of `read` is raised in its place.
+    `read` must depend on its item alone: then 0 workers (one thread) and many give the same
+    results. They are processes, or threads where the system has no fork, so several threads may
+    call `read` at once. An error of `read` is raised in its place.
 
     Args:
         pin: put results into page-locked memory, from which a GPU copies without a detour. They

@@ -1,4 +1,7 @@
-"""Distillation: the unpruned network's opinions as soft labels."""
+"""Distillation: the unpruned network's answers as soft labels.
+
+Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from prunion.trainer.network import DomainNet, load_checkpoint
 
 __all__ = ["Teacher", "load_teacher"]
 
-TEMPERATURE = 2.0
+TEMPERATURE = 2.0  # of the softmax, Hinton's T
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished network of the same domains, and how much its opinion counts.
+    """A finished network of the same domains, and how much its answers count.
 
     Attributes:
         weight: share of the loss, 0 … 1; the labels have the rest.
@@ -38,10 +41,17 @@ class Teacher:
             return [row.float() for row in self.net(images, segments)]
 
     def loss(self, task: torch.Tensor, logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
-        """The labels' loss and the divergence from the teacher (Hinton et al. 2015), a scalar."""
+        """The loss against the labels, mixed with the divergence from the teacher, a scalar.
+
+        Args:
+            task: the loss against the labels, a scalar.
+            logits: the network's own, `[N, C]`.
+            soft: the teacher's, `[N, C]`.
+        """
         own = F.log_softmax(logits / TEMPERATURE, dim=1)
         other = F.log_softmax(soft / TEMPERATURE, dim=1)
         apart = F.kl_div(own, other, reduction="batchmean", log_target=True)
+        # Softened by T, gradients are T² times smaller: without it `weight` would mean little.
         return (1 - self.weight) * task + self.weight * TEMPERATURE**2 * apart
 
 

@@ -74,7 +74,7 @@ def drop_lines_after(metrics: Path, step: int) -> None:
 
 
 def _check_resumable(folder: Path) -> None:
-    """A run killed before its first state starts again."""
+    """Refuse what holds no state, unless it looks like a run killed before its first state."""
     if not (folder / "state.safetensors").is_file():
         strangers = [
             p.name for p in folder.iterdir() if p.name not in (*FILES, *FOLDERS, "run.toml")

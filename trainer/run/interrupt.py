@@ -18,7 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether a signal has come; `now` makes the next one act at once."""
+    """Whether a signal has come, and which.
+
+    Attributes:
+        now: once everything is saved, what to say of it: the next signal then acts at once.
+    """
 
     def __init__(self) -> None:
         self.signal = 0

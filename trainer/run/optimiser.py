@@ -1,4 +1,4 @@
-"""Which parameters learn, how fast, and what pulls them back."""
+"""Which parameters learn, how fast, what pulls them back, and the average of where they were."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:
 class WeightAverage:
     """Exponential average of parameters and BatchNorm statistics over about `span` steps.
 
-    It follows the network while that has few steps behind it, so that no start has to be forgotten.
+    Of fewer steps than that it is the plain mean, so that no first value has to be forgotten.
     """
 
     def __init__(self, span: float) -> None:
@@ -72,12 +72,12 @@ class WeightAverage:
         if not self.tensors:
             self.tensors = {k: v.clone() for k, v in now.items()}
         self.steps += 1
-        pull = max(1 / self.span, 1 / self.steps)
+        pull = max(1 / self.span, 1 / self.steps)  # the second gives the plain mean
         mine = [self.tensors[name] for name in now]  # a loaded state has another order
         torch._foreach_lerp_(mine, list(now.values()), pull)
 
     def move_into(self, net: DomainNet) -> None:
-        """Give the network the average, if there is one."""
+        """Give the network the average, if there is one, and begin anew."""
         for name, value in _averaged(net).items():
             if name in self.tensors:
                 value.copy_(self.tensors[name])

@@ -1,4 +1,4 @@
-"""What a run ends with, as an object, as JSON and as the closing table."""
+"""What a run ends with, and how its channels are used: as an object, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -79,7 +79,11 @@ def run_result(
     folder: Path,
     seconds: float,
 ) -> RunResult:
-    """Account for a finished run."""
+    """Account for a finished run.
+
+    Args:
+        accuracy: share of right answers by domain, at the end and `before` the ramp.
+    """
     table, budget = training.net.units.table, training.budget
     # What export keeps; the cut has rounded already unless each domain was cut alone.
     alive = table.round_up(training.alive(), budget.round_to)
@@ -105,18 +109,8 @@ def run_result(
     )
 
 
-def usage_figures(training: Training) -> dict[str, Any]:
-    """What the log says after each epoch about channels: unused ones and shared ones."""
-    sparsity = layer_sparsity(training.net.units.table, training.alive())
-    return {
-        "mean_sparsity": float(np.mean(list(sparsity.values()))),
-        "sparsity": sparsity,
-        "sharing": _named_matrix(training),
-    }
-
-
 def closing_table(result: RunResult) -> str:
-    """The closing table of a run."""
+    """What a run prints at its end, lines of text."""
     lines = [f"{'domain':<20} {'all channels':>13} {'pruned':>8}"]
     for name, value in result.accuracy.items():
         before = result.accuracy_before.get(name)
@@ -140,22 +134,13 @@ def closing_table(result: RunResult) -> str:
     return "\n".join(lines)
 
 
-def _scores(result: RunResult) -> list[str]:
-    return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
-
-
-def _cost(budget: dict[str, Any]) -> str:
-    if budget["kind"] != "latency":
-        return amount_text(budget["value"])
-    return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"
-
-
-def _named_matrix(training: Training) -> dict[str, dict[str, float]]:
-    names = [d.name for d in training.config.domains]
-    matrix = sharing_matrix(training.choices().cpu().numpy())
+def usage_figures(training: Training) -> dict[str, Any]:
+    """What the log says of the channels after each epoch: how many are unused, who shares them."""
+    sparsity = layer_sparsity(training.net.units.table, training.alive())
     return {
-        a: dict(zip(names, map(float, row), strict=True))
-        for a, row in zip(names, matrix, strict=True)
+        "mean_sparsity": float(np.mean(list(sparsity.values()))),
+        "sparsity": sparsity,
+        "sharing": _named_matrix(training),
     }
 
 
@@ -196,3 +181,22 @@ def sharing_lines(names: Sequence[str], matrix: np.ndarray) -> list[str]:
         for i, (name, row) in enumerate(zip(names, matrix, strict=True))
     ]
     return [f"{head}  chose", *rows]
+
+
+def _scores(result: RunResult) -> list[str]:
+    return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
+
+
+def _cost(budget: dict[str, Any]) -> str:
+    if budget["kind"] != "latency":
+        return amount_text(budget["value"])
+    return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"
+
+
+def _named_matrix(training: Training) -> dict[str, dict[str, float]]:
+    names = [d.name for d in training.config.domains]
+    matrix = sharing_matrix(training.choices().cpu().numpy())
+    return {
+        a: dict(zip(names, map(float, row), strict=True))
+        for a, row in zip(names, matrix, strict=True)
+    }

@@ -112,7 +112,7 @@ def _fingerprint(training: Training) -> str:
         "teacher": training.teacher and training.teacher.digest,
         "cost": [training.budget.full, training.budget.allowed],
     }
-    if training.origin:
+    if training.origin:  # a plain run has none, and its fingerprint stays what it was
         facts["origin"] = training.origin
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -81,8 +81,10 @@ class Training:
             result = self._step(batches)
             report(self._figures(result))
             self.step += 1
+            # All processes ask, or one would leave and the others wait for it in the next step.
             if self.processes.any(bool(stop)):
                 break
+        # Each has moved the statistics of its own domains alone; the state needs everybody's.
         statistics = [b for m in self.net.norms.values() for b in (m.running_mean, m.running_var)]
         self.processes.share_rows(statistics + self.average.statistics())
         check_network(self.net, self.where(), self.saved)
@@ -90,7 +92,7 @@ class Training:
             return
         self.epoch += 1
         if self.step >= self.schedule.total:
-            self._enter("settle")
+            self._enter("settle")  # a run without settling is cut now
             self.average.move_into(self.net)
 
     def where(self) -> str:

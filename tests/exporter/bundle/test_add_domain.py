@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +15,14 @@ import torch
 
 from prunion.exporter.bundle import add_domain_pack, export_bundle
 from prunion.runtime.bundle import check_pack, open_bundle, read_pack
-from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.runtime.errors import CheckpointError, ConfigError, PrunionError, StoppedError
 from prunion.trainer.config import load_added_domain, load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.pruning import SwitchLearner
-from prunion.trainer.run import add_domain, train_run
+from prunion.trainer.run import Training, add_domain, train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +68,17 @@ def test_its_switches_are_damped_by_the_union_alone(
     union = (loaded.net.switches > 0).any(0)
     assert union.float().mean() < 0.5
     typical: list[float] = []
-    median = SwitchLearner._typical
+    update = SwitchLearner.update
 
-    def seen(self: SwitchLearner, noise: torch.Tensor) -> torch.Tensor:
-        assert not noise[:, ~union].any()
-        typical.append(float(median(self, noise)))
-        return median(self, noise)
+    def seen(self: SwitchLearner, gradient: torch.Tensor, *args: torch.Tensor) -> None:
+        assert gradient.shape[1] == union.sum()
+        update(self, gradient, *args)
+        typical.append(float(self.square.sqrt().median()))
 
-    monkeypatch.setattr(SwitchLearner, "_typical", seen)
-    add_domain(loaded, new.domain, new.train)
+    monkeypatch.setattr(SwitchLearner, "update", seen)
+    added = add_domain(loaded, new.domain, new.train)
     assert min(typical) > 1e-9  # 1e-12 stands for "nothing at all"
+    assert not added.net.switches[:, ~union].any()
 
 
 def test_the_average_of_the_settled_weights_takes_their_place(run: Path) -> None:
@@ -94,3 +102,123 @@ def test_a_name_that_is_taken_and_a_file_of_two_domains_are_refused(run: Path) -
     with pytest.raises(ConfigError, match="give the one domain to add"):
         add_domain_pack(run / "run", run / "two.toml", run / "x")
     assert not (run / "x").exists()
+
+
+def test_stopped_in_every_phase_it_goes_on_to_the_same_bytes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process, so that the stops fall in the middle of epochs too."""
+    add_domain_pack(run / "run", run / "late.toml", tmp_path / "whole")
+    step, taken = Training._step, []
+
+    def signals(self: Training, *args: object) -> object:
+        taken.append(self.step)
+        if len(taken) % 3 == 2:
+            signal.raise_signal(SIGNALS[stops % 2])
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", signals)
+    stops, pack = 0, tmp_path / "parts"
+    while not pack.exists():
+        try:
+            add_domain_pack(run / "run", run / "late.toml", pack, resume=stops > 0)
+        except StoppedError as stop:
+            assert stop.code == 128 + SIGNALS[stops % 2]
+            stops += 1
+            assert "--resume" in str(stop)
+    assert stops == 4
+    assert taken == list(range(12))
+    assert pack.read_bytes() == (tmp_path / "whole").read_bytes()
+    log = [json.loads(x) for x in (tmp_path / "parts.run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "cost" in line] == taken
+    assert log[-1]["budget/value"] <= 0.5  # of the backbone's parameters
+    assert not (tmp_path / "parts.run" / "state.safetensors").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_command_stops_by_a_signal_and_resumes(run: Path, tmp_path: Path) -> None:
+    text = (run / "late.toml").read_text().replace("ramp = 2", "ramp = 60")
+    (run / "long.toml").write_text(text)
+    main = "from prunion.runtime.cli.main import main; main()"
+    place = ["-o", str(tmp_path / "p")]
+    command = [sys.executable, "-c", main, "add-domain", str(run / "run"), str(run / "long.toml")]
+    process = subprocess.Popen([*command, *place], stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "p.run" / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 5):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, errors
+    assert errors.startswith("stopped by SIGTERM after ")
+    assert not (tmp_path / "p").exists()
+
+    again = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "pass --resume to go on with it" in again.stderr
+    done = subprocess.run(
+        [*command, *place, "--resume"], capture_output=True, text=True, check=True
+    )
+    assert "late, 2 classes" in done.stdout
+    add_domain_pack(run / "run", run / "long.toml", tmp_path / "whole")
+    assert (tmp_path / "p").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_another_trunk_or_file_does_not_resume(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Training._step
+
+    def stopped(self: Training, *args: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", stopped)
+    loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
+    # Whoever catches what prunion raises on purpose catches this too.
+    with pytest.raises(PrunionError, match="stopped by SIGTERM after 1 of 12 steps"):
+        add_domain(loaded, new.domain, new.train, folder=tmp_path)
+    monkeypatch.setattr(Training, "_step", step)
+    other = replace(loaded, meta={**loaded.meta, "model_sha256": "0" * 64})
+    with pytest.raises(CheckpointError, match="belongs to a run with another"):
+        add_domain(other, new.domain, new.train, folder=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="belongs to a run with another configuration"):
+        add_domain(loaded, new.domain, replace(new.train, lr=1e-4), folder=tmp_path, resume=True)
+    add_domain(loaded, new.domain, new.train, folder=tmp_path, resume=True)
+
+
+def test_a_network_broken_by_the_very_last_update_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Training._step
+
+    def broken(self: Training, *args: object) -> object:
+        result = step(self, *args)  # type: ignore[arg-type]
+        if self.step == self.schedule.total - 1:
+            self.net.heads[0].bias.data[0] = float("inf")  # type: ignore[union-attr]
+        return result
+
+    monkeypatch.setattr(Training, "_step", broken)
+    with pytest.raises(PrunionError, match=r"heads\.0\.bias is no longer finite.*after 10 steps"):
+        add_domain_pack(run / "run", run / "late.toml", tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
+    monkeypatch.setattr(Training, "_step", step)
+    add_domain_pack(run / "run", run / "late.toml", tmp_path / "pack", resume=True)
+
+
+def test_a_finished_run_is_begun_again_without_asking_but_not_its_pack(
+    run: Path, tmp_path: Path
+) -> None:
+    pack = tmp_path / "pack"
+    add_domain_pack(run / "run", run / "late.toml", pack)
+    whole = pack.read_bytes()
+    for resume in (False, True):
+        with pytest.raises(PrunionError, match="already exists"):
+            add_domain_pack(run / "run", run / "late.toml", pack, resume=resume)
+    pack.unlink()
+    add_domain_pack(run / "run", run / "late.toml", pack)
+    assert pack.read_bytes() == whole
+    folder = tmp_path / "pack.run"
+    (folder / "notes.txt").write_text("mine")
+    pack.unlink()
+    with pytest.raises(PrunionError, match="already holds a run"):
+        add_domain_pack(run / "run", run / "late.toml", pack)

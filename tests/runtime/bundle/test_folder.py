@@ -136,6 +136,16 @@ def test_pack_goes_there_and_back(bundle_path: Path, toy: ModuleType, tmp_path: 
     np.testing.assert_array_equal(again.switches, pack.switches)
 
 
+def test_a_pack_is_written_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+    """safetensors alone would put the metadata in another order each time."""
+    path, written = tmp_path / "cars.safetensors", set()
+    for _ in range(8):
+        write_pack(path, make_pack(classes=("Äpfel", 'a "b"')))
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    assert read_pack(path).classes == ("Äpfel", 'a "b"')
+
+
 def make_pack(**change: Any) -> Pack:
     values: dict[str, Any] = {
         "name": "cars",

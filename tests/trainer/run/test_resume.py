@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import load_config
 from prunion.trainer.run import Training, train_run
 from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
-from prunion.trainer.run.interrupt import StoppedError
+from prunion.trainer.run.interrupt import StoppedError, StopRequest
 from tests.trainer.tiny_run import tiny_run
 
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]
@@ -190,6 +191,20 @@ def test_stopped_at_every_few_steps_it_goes_on_bit_for_bit(
     assert taken == sorted(set(taken))  # no step was lost or taken twice
     assert hashes(tmp_path / "out") == whole[1]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_is_the_runs_affair_not_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches the forked readers of images too, which inherit the handler."""
+    request = StopRequest()
+    request.now = "after the last step"
+    with monkeypatch.context() as worker:
+        worker.setattr(os, "getpid", lambda: request.process + 1)
+        request.handle(signal.SIGINT, None)
+        request.handle(signal.SIGINT, None)
+        assert not request
+    with pytest.raises(PrunionError, match="stopped by SIGINT after the last step") as caught:
+        request.handle(signal.SIGINT, None)
+    assert caught.type is StoppedError
 
 
 def test_steps_after_the_saved_state_leave_the_log(tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ EXTRAS = {
     "tqdm": "train",
     "tomli": "train",
     "datasets": "huggingface",
-    "onnx_graphsurgeon": "export",
     "onnxscript": "export",
     "onnx": "ort",
     "onnxruntime": "ort",

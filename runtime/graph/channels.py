@@ -105,8 +105,9 @@ class ChannelFlow:
             raise refusal(node, "its weight is not a constant")
         given = self.of(node.input[0])
         # In a grouped convolution axis 1 counts within a group, so only whole ones can be compared.
-        comparable = attribute(node, "group", 1) == 1 and given is not None
-        if comparable and not np.array_equal(given, self._of_weight(weight, 1)):
+        if given is None or attribute(node, "group", 1) != 1:
+            return self._of_weight(weight, 0)
+        if not np.array_equal(given, self._of_weight(weight, 1)):
             raise refusal(node, "its weight's channels are not those it is given")
         return self._of_weight(weight, 0)
 

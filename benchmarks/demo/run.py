@@ -162,7 +162,7 @@ def _predict(folder: Path, bundle: Path) -> None:
     domain = config.domains[0]
     from prunion.trainer.data import open_domain
 
-    opened = open_domain(domain, config.seed)
+    opened = open_domain(domain, config.seed, config.input.orientation)
     image = opened.test.image(0)
     (answer,) = model.predict([image], domain=domain.name)
     truth = opened.classes[int(opened.test.labels[0])]

@@ -123,6 +123,7 @@ def image_input(loaded: Checkpoint) -> ImageInput:
         mean=shape.mean,
         std=shape.std,
         shorter_side=shape.shorter_side,
+        orientation=shape.orientation,
     )
 
 

@@ -41,7 +41,8 @@ def int8_graph(
         VerificationError: a domain loses more than `options.int8_max_drop` points.
     """
     config = loaded.config
-    domains = [open_domain(domain, config.seed) for domain in config.domains]
+    orientation = config.input.orientation
+    domains = [open_domain(domain, config.seed, orientation) for domain in config.domains]
     batches = calibration_batches(domains, loaded, options.int8_images)
     before = graph_accuracy(graph, domains, loaded)
     with tempfile.TemporaryDirectory() as folder:

@@ -162,8 +162,9 @@ def measure_int8_again(
         return [], ["int8: accuracy not measured again: give --against CHECKPOINT"]
     config = loaded.config
     known = {domain.name: domain for domain in config.domains}
+    orientation = config.input.orientation
     try:
-        domains = [open_domain(known[name], config.seed) for name in bundle.domains]
+        domains = [open_domain(known[name], config.seed, orientation) for name in bundle.domains]
         found = graph_accuracy(Path(bundle.graph("int8")), domains, loaded)
     except (PrunionError, OSError, KeyError) as exc:
         reason = " ".join(str(exc).split())

@@ -22,6 +22,7 @@ from .names import TARGETS as TARGETS
 from .names import Backend as Backend
 from .names import Heads as Heads
 from .names import ImageType as ImageType
+from .names import Orientation as Orientation
 from .names import Precision as Precision
 from .names import SessionKind as SessionKind
 from .names import Target as Target

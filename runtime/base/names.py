@@ -18,6 +18,7 @@ __all__ = [
     "Backend",
     "Heads",
     "ImageType",
+    "Orientation",
     "Precision",
     "SessionKind",
     "Target",
@@ -49,6 +50,10 @@ HEADS: Mapping[str, Heads] = {name: name for name in get_args(Heads)}
 
 # A graph's input `image`: normalised numbers, or raw pixels.
 ImageType = Literal["float32", "float16", "uint8"]
+
+# Whether images are turned as their EXIF orientation says. Files from before there was a choice say
+# nothing of it, and were trained with `ignore`.
+Orientation = Literal["exif", "ignore"]
 
 # What the trunk computes in.
 Arithmetic = Literal["fp32", "fp16", "int8"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from prunion.runtime.base import Fields, check_text, is_number
+from prunion.runtime.base import Fields, Orientation, check_text, is_number, shown
 
 __all__ = [
     "BankEntry",
@@ -60,7 +60,11 @@ class Domain:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What the fp32 graph's `image` input expects; sizes in pixels."""
+    """What the fp32 graph's `image` input expects; sizes in pixels.
+
+    `orientation` is whether image files are turned as their EXIF says; a bundle that does not say
+    is from before they were.
+    """
 
     height: int
     width: int
@@ -71,6 +75,7 @@ class ImageInput:
     dtype: str = "float32"
     interpolation: str = "bilinear"
     crop: str = "center"
+    orientation: Orientation = "ignore"
 
     @classmethod
     def from_json(cls, fields: Fields) -> ImageInput:
@@ -80,6 +85,10 @@ class ImageInput:
         for place, key, known in [*fixed, (resize, "crop", cls.crop)]:
             if place.get(key) != known:
                 raise place.fail(key, f"is {place.get(key)!r}, this prunion knows {known!r}")
+        orientation = fields.get("orientation", "ignore")
+        if orientation not in get_args(Orientation):
+            known = " and ".join(map(repr, get_args(Orientation)))
+            raise fields.fail("orientation", f"is {shown(orientation)}, this prunion knows {known}")
         std = _triple(normalisation, "std")
         if min(std) <= 0:
             raise normalisation.fail("std", "must be above zero")
@@ -90,11 +99,12 @@ class ImageInput:
             mean=_triple(normalisation, "mean"),
             std=std,
             shorter_side=resize.integer("shorter_side", 1, MAX_SIDE),
+            orientation=orientation,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The value of `input`."""
-        return {
+        """The value of `input`; `orientation` only where images are turned."""
+        value: dict[str, Any] = {
             "height": self.height,
             "width": self.width,
             "channels": self.channels,
@@ -106,6 +116,7 @@ class ImageInput:
                 "crop": self.crop,
             },
         }
+        return value if self.orientation == "ignore" else {**value, "orientation": "exif"}
 
 
 @dataclass(frozen=True)

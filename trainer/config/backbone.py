@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from prunion.runtime.base import shown
+from prunion.runtime.base import Orientation, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     BackboneSource,
@@ -60,7 +60,8 @@ class BackboneConfig:
 class InputConfig:
     """What the network sees: size in pixels, and the normalisation of RGB in 0 … 1.
 
-    `size` may be given as one number; it is kept as `(height, width)`.
+    `size` may be given as one number; it is kept as `(height, width)`. `orientation` is whether
+    images are turned as their EXIF says, in training, in evaluation and in the bundle.
     """
 
     size: tuple[int, int] = (64, 64)
@@ -68,6 +69,7 @@ class InputConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     test_crops: int = 1
+    orientation: Orientation = "exif"
 
     def __post_init__(self) -> None:
         size = self.size
@@ -88,6 +90,7 @@ class InputConfig:
                 f"[input] test_crops is {self.test_crops}, but images are resized to the crop's "
                 f"own size: give resize more than {max(height, width)}, or test_crops = 1"
             )
+        check_choice("input", "orientation", self.orientation, get_args(Orientation))
         # One spelling inside, whichever of the accepted ones the file used.
         object.__setattr__(self, "size", (height, width))
         object.__setattr__(self, "mean", check_triple("input", "mean", self.mean, 0, 1))

@@ -29,8 +29,10 @@ class DomainConfig:
 
     `source = "files"` reads `train` and `test`: one folder of class folders, or Parquet files
     (one path or several; kept as a tuple). "torchvision" and "huggingface" read the data set
-    named `dataset`, which the run file calls `name`. `reference` is what the papers' scores count
-    against: the accuracy in percent of a network finetuned for this domain alone.
+    named `dataset`, which the run file calls `name`. `image_column` and `label_column` say which
+    columns hold images and labels, where it is Parquet or of the hub. `drop_untrained` leaves out
+    the classes without a training image, and their test images. `reference` is what the papers'
+    scores count against: the accuracy in percent of a network finetuned for this domain alone.
     """
 
     name: str
@@ -42,6 +44,9 @@ class DomainConfig:
     download: bool = False
     train_split: str = "train"
     test_split: str = "test"
+    image_column: str = ""
+    label_column: str = ""
+    drop_untrained: bool = False
     holdout: float = 0.0
     limit: int = 0
     mirror: bool = False
@@ -61,7 +66,9 @@ class DomainConfig:
         check_text(where, "name", self.dataset, empty=True)
         for key in ("root", "train_split", "test_split"):
             check_text(where, key, getattr(self, key))
-        for key in ("download", "mirror", "crop"):
+        for key in ("image_column", "label_column"):
+            check_text(where, key, getattr(self, key), empty=True)
+        for key in ("download", "drop_untrained", "mirror", "crop"):
             check_bool(where, key, getattr(self, key))
         check_number(where, "holdout", self.holdout, 0, 0.9)
         check_int(where, "limit", self.limit, 0, 10**9)
@@ -69,6 +76,12 @@ class DomainConfig:
         self._check_source(where)
 
     def _check_source(self, where: str) -> None:
+        column = "image_column" if self.image_column else "label_column"
+        if getattr(self, column) and self.source == "torchvision":
+            raise ConfigError(
+                f"{key_of(where, column)} is for Parquet and the Hugging Face hub, but source is "
+                '"torchvision": remove it'
+            )
         if self.source == "files":
             self._check_files(where)
             return

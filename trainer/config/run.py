@@ -94,6 +94,9 @@ class RunConfig:
             table = {key: _plain(item) for key, item in asdict(domain).items()}
             del table["name"]
             table["name"] = table.pop("dataset")
+            for key in ("image_column", "label_column", "drop_untrained"):
+                if not table[key]:
+                    del table[key]
             value["domains"][domain.name] = table
         return value
 
@@ -114,6 +117,13 @@ class RunConfig:
             train=_table(TrainConfig, "train", value.get("train", {})),
             **top,
         )
+
+    @classmethod
+    def from_checkpoint(cls, value: Any) -> RunConfig:
+        """The same for what an earlier prunion wrote: it turned no image, and did not say so."""
+        if isinstance(value, dict) and isinstance(value.get("input", {}), dict):
+            value = {**value, "input": {"orientation": "ignore", **value.get("input", {})}}
+        return cls.from_json(value)
 
 
 def load_config(path: Path | str) -> RunConfig:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from prunion.runtime.base import Orientation
 from prunion.runtime.errors import ConfigError, DataError, PrunionError
 from prunion.trainer.config import DomainConfig
+from prunion.trainer.data.classes import Split, number_classes
 from prunion.trainer.data.folder import open_folder
 from prunion.trainer.data.image_set import ImageSet
 from prunion.trainer.data.named import open_huggingface, open_torchvision
@@ -22,13 +25,20 @@ from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["Domain", "ImageSet", "domain_key", "open_domain", "open_domains"]
 
+log = logging.getLogger(__name__)
+
 # A batch holds at least four images of a domain, so that BatchNorm has something to average.
 MIN_TRAIN_IMAGES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """One classification data set: a label is a position in `classes`."""
+    """One classification data set: a label is a position in `classes`.
+
+    Attributes:
+        found: what opening it met, as plain JSON values: how many classes and images, which files
+            were passed over, which images are not taken as they are stored, and remarks.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -36,23 +46,24 @@ class Domain:
     test: ImageSet
     mirror: bool
     crop: bool
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_domain(config: DomainConfig, seed: int) -> Domain:
+def open_domain(config: DomainConfig, seed: int, orientation: Orientation = "exif") -> Domain:
     """Open a domain's images; `seed` chooses what `holdout` and `limit` leave.
 
-    The images are checked, so that a broken one is named now. Raises DataError if they cannot
-    be read or the two sets have different classes, ConfigError if an option does not fit them.
+    The images are checked, so that a broken one is named now. `orientation` is the run's. Raises
+    DataError if they cannot be read or their classes are not plain, ConfigError if an option does
+    not fit them.
     """
-    classes, train = _open(config, "train", None)
-    if config.holdout:
+    splits = {"train": _open(config, "train", orientation)}
+    if not config.holdout:
+        splits["test"] = _open(config, "test", orientation)
+    numbered = number_classes(config, splits["train"], splits.get("test"))
+    classes, train, test = numbered.classes, numbered.train, numbered.test
+    if test is None:
         train, test = _held_out(train, config, seed)
-    else:
-        test_classes, test = _open(config, "test", classes)
-        _check_same_classes(config, classes, test_classes)
-    _check_classes(config, classes, train)
-    if not len(test):
-        raise DataError(f"[domains.{config.name}] has no test images: give some")
+    _check_counts(config, train, test)
     if config.limit and config.limit < len(train):
         if config.limit < len(classes):
             raise ConfigError(
@@ -60,15 +71,26 @@ def open_domain(config: DomainConfig, seed: int) -> Domain:
                 "classes: raise it, or remove it"
             )
         train = _limited(train, config, seed)
-    return Domain(config.name, classes, train, test, config.mirror, config.crop)
+    found = {
+        "classes": len(classes),
+        "images": {"train": len(train), "test": len(test)},
+        "skipped": {part: dict(split.skipped) for part, split in splits.items()},
+        "changed": {part: dict(split.met) for part, split in splits.items()},
+        "remarks": [*numbered.remarks, *_untested(classes, test)],
+    }
+    return Domain(config.name, classes, train, test, config.mirror, config.crop, found)
 
 
 def open_domains(
-    configs: Sequence[DomainConfig], seed: int, processes: Processes = ALONE
+    configs: Sequence[DomainConfig],
+    seed: int,
+    processes: Processes = ALONE,
+    orientation: Orientation = "exif",
 ) -> list[Domain]:
     """Open every domain that this process owns; of the others it learns classes and counts.
 
-    Raises what `open_domain` raises; DataError with the same words in the other processes.
+    What was found is logged, one line a domain, and what is odd about its classes. Raises what
+    `open_domain` raises; DataError with the same words in the other processes.
     """
     own: dict[int, Domain] = {}
     facts: dict[str, object] = {}
@@ -76,9 +98,14 @@ def open_domains(
     try:
         for index, config in enumerate(configs):
             if processes.owns(index):
-                own[index] = domain = open_domain(config, seed)
+                own[index] = domain = open_domain(config, seed, orientation)
+                _log_found(domain)
                 sets = [(len(part), part.digest) for part in (domain.train, domain.test)]
-                facts[str(index)] = {"classes": domain.classes, "sets": sets}
+                facts[str(index)] = {
+                    "classes": domain.classes,
+                    "sets": sets,
+                    "found": domain.found,
+                }
     except PrunionError as exc:
         broken, facts = exc, {"error": str(exc)}
     # A process that cannot go on says so before it leaves, or the others would wait for it.
@@ -95,55 +122,71 @@ def domain_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
-def _open(
-    config: DomainConfig, part: str, classes: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], ImageSet]:
+def _open(config: DomainConfig, part: str, orientation: Orientation) -> Split:
+    train = part == "train"
     if config.source == "torchvision":
-        return open_torchvision(config, train=part == "train")
+        return open_torchvision(config, train=train, orientation=orientation)
     if config.source == "huggingface":
-        return open_huggingface(config, train=part == "train")
+        return open_huggingface(config, train=train, orientation=orientation)
     paths = tuple(Path(path) for path in getattr(config, part))
     if all(path.suffix.lower() == ".parquet" and not path.is_dir() for path in paths):
-        return open_parquet(paths, classes)
-    if len(paths) == 1 and paths[0].is_dir():
-        return open_folder(paths[0])
-    where = f"[domains.{config.name}] {part}"
-    if paths[0].exists():
-        raise DataError(f"{where} is {paths[0]}: give a folder of class folders or .parquet files")
-    raise DataError(f"{where} is {paths[0]}, which does not exist: correct the path")
-
-
-def _check_classes(config: DomainConfig, classes: tuple[str, ...], train: ImageSet) -> None:
+        columns = (config.image_column or "image", config.label_column or "label")
+        return open_parquet(paths, columns, orientation)
     where = f"[domains.{config.name}]"
-    if len(set(classes)) != len(classes):
-        twice = next(name for name in classes if classes.count(name) > 1)
-        raise DataError(f"{where} has two classes named {twice!r}: rename one")
-    if len(classes) < 2:
-        raise DataError(f"{where} has one class, {classes[0]!r}: give at least two to tell apart")
-    empty = np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 0)
-    if len(empty):
+    if len(paths) == 1 and paths[0].is_dir():
+        for key in ("image_column", "label_column"):
+            if getattr(config, key):
+                raise ConfigError(
+                    f"{where} {key} is for Parquet, but {part} is a folder: remove it"
+                )
+        return open_folder(paths[0], orientation)
+    if paths[0].exists():
         raise DataError(
-            f"{where} has no training images of class {classes[empty[0]]!r}: add some, or remove "
-            "the class from the data set"
+            f"{where} {part} is {paths[0]}: give a folder of class folders or .parquet files"
         )
+    raise DataError(f"{where} {part} is {paths[0]}, which does not exist: correct the path")
+
+
+def _check_counts(config: DomainConfig, train: ImageSet, test: ImageSet) -> None:
+    where = f"[domains.{config.name}]"
     if len(train) < MIN_TRAIN_IMAGES:
         raise DataError(
-            f"{where} has {len(train)} training images: give {MIN_TRAIN_IMAGES} or more"
+            f"{where} has {len(train)} training images: give {MIN_TRAIN_IMAGES} or more, one of a "
+            "class is enough"
         )
+    if not len(test) and config.holdout:
+        raise DataError(
+            f"{where} has no test images: holdout leaves each class one to learn, and none has a "
+            "second; give test images, or more of a class"
+        )
+    if not len(test):
+        raise DataError(f"{where} has no test images: give some, or holdout = 0.2 in their place")
 
 
-def _check_same_classes(
-    config: DomainConfig, train: tuple[str, ...], test: tuple[str, ...]
-) -> None:
-    if train == test:
-        return
-    lacking = [f"train lacks {name!r}" for name in test if name not in train]
-    lacking += [f"test lacks {name!r}" for name in train if name not in test]
-    what = "; ".join(lacking[:4]) + ("; …" if len(lacking) > 4 else "")
-    raise DataError(
-        f"[domains.{config.name}] train and test have different classes "
-        f"({what or 'the same names in another order'}): make them the same"
-    )
+def _untested(classes: tuple[str, ...], test: ImageSet) -> list[str]:
+    lacking = [classes[i] for i in np.setdiff1d(np.arange(len(classes)), test.labels)]
+    if not lacking:
+        return []
+    more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
+    named = ", ".join(map(repr, lacking[:4])) + more
+    return [f"no test images of {named}: the accuracy says nothing of such classes"]
+
+
+def _log_found(domain: Domain) -> None:
+    """One line of what there is, then one for each remark."""
+    found, images = domain.found, domain.found["images"]
+    parts = [
+        f"domain {domain.name}: {found['classes']:,} classes, {images['train']:,} training and "
+        f"{images['test']:,} test images"
+    ]
+    for title, key in (("skipped", "skipped"), ("", "changed")):
+        for part, counts in found[key].items():
+            if counts:
+                told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+                parts.append(f"{title} in {part}: {told}".strip())
+    log.info("; ".join(parts))
+    for remark in found["remarks"]:
+        log.warning("domain %s: %s", domain.name, remark)
 
 
 def _held_out(images: ImageSet, config: DomainConfig, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -181,7 +224,7 @@ def _elsewhere(config: DomainConfig, fact: dict[str, Any]) -> Domain:
         ImageSet(np.zeros(count, np.int64), _unread, digest) for count, digest in fact["sets"]
     )
     classes = tuple(fact["classes"])
-    return Domain(config.name, classes, train, test, config.mirror, config.crop)
+    return Domain(config.name, classes, train, test, config.mirror, config.crop, fact["found"])
 
 
 def _unread(index: int) -> Image.Image:

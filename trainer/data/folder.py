@@ -3,63 +3,140 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
+from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.trainer.data.image_set import ImageSet, digest_of
-from prunion.trainer.data.images import ImageCheck, decode_image
+from prunion.runtime.images import can_decode, image_kind
+from prunion.trainer.data.classes import Split
+from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
 
 __all__ = ["IMAGE_SUFFIXES", "open_folder"]
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# A broken file of these names is an error; any other is read if its content is that of an image.
+IMAGE_SUFFIXES = (
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+)
+BOXED_SUFFIXES = {
+    **dict.fromkeys((".avif", ".avifs"), "AVIF"),
+    **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif"), "HEIF"),
+}
+SPARE_SUFFIXES = ("~", ".bak", ".crdownload", ".part", ".tmp")
 
 
-def open_folder(folder: Path) -> tuple[tuple[str, ...], ImageSet]:
-    """The class names (the folders' names, sorted) and the images below each.
+def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
+    """The class names (the folders' names, sorted) and the images below each, links followed.
 
-    Files of other kinds and hidden ones are passed over. Raises DataError if there is no class
-    folder, one is empty, or an image cannot be read.
+    What is no image is passed over and counted, by what it is. Raises DataError if there is no
+    class folder, a folder cannot be opened or an image cannot be read.
     """
-    classes = tuple(sorted(_class_folders(folder)))
-    if not classes:
-        raise DataError(f"{folder} has no class folders: put its images in one folder per class")
+    skipped: Counter[str] = Counter()
+    names = _class_folders(folder, skipped)
+    if not names:
+        hidden = [kind for kind in skipped if kind.startswith("class folder")]
+        raise DataError(
+            f"{folder} has no class folders: put its images in one folder per class"
+            + (f", whose name begins with no dot ({hidden[0]} does)" if hidden else "")
+        )
     paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = _images_below(folder / name)
-        if not found:
-            raise DataError(
-                f"{folder / name} holds no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}): "
-                "add some, or remove the folder"
-            )
+    labels: list[str] = []
+    for name in names:
+        found = _images_below(folder / name, skipped)
         paths += found
-        labels += [label] * len(found)
-    ImageCheck().check(paths, list(map(str, paths)))
-    return classes, ImageSet(
-        np.asarray(labels, np.int64),
-        lambda index: decode_image(paths[index], str(paths[index])),
-        digest_of((path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths),
+        labels += [name] * len(found)
+    check = ImageCheck(orientation)
+    check.check(paths, list(map(str, paths)))
+    digest = digest_of((path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
+    return Split(
+        labels=labels,
+        names=tuple(names),
+        read=lambda index: decode_image(paths[index], str(paths[index]), orientation),
+        place=lambda index: str(paths[index]),
+        digest=lambda numbers: digest,
+        skipped=skipped,
+        met=check.met,
+        empty=lambda name: (
+            f"{folder / name} holds no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})",
+            "remove the folder",
+        ),
     )
 
 
-def _class_folders(folder: Path) -> list[str]:
+def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
+    names = []
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            # What lies beside the class folders belongs to no class.
+            if not entry.name.startswith("."):
+                skipped["outside the class folders"] += 1
+        elif entry.name.startswith("."):
+            skipped[f"class folder {shown(entry.name)}, whose name begins with a dot"] += 1
+        else:
+            names.append(entry.name)
+    return sorted(names)
+
+
+def _images_below(folder: Path, skipped: Counter[str]) -> list[Path]:
+    """Every image file below `folder`, in an order that does not depend on the file system.
+
+    A folder that is reached twice, by a link beside it or by one that leads back, counts once.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    waiting = [(folder, os.path.realpath(folder))]
+    while waiting:
+        place, parent = waiting.pop()
+        real = os.path.realpath(place)
+        # What holds its own place would bring in the images of every other class.
+        if real in seen or (seen and (parent + os.sep).startswith(os.path.join(real, ""))):
+            skipped["folder that a link leads back to"] += 1
+            continue
+        seen.add(real)
+        folders = []
+        for entry in _entries(place):
+            if entry.name.startswith("."):
+                skipped["hidden (name begins with a dot)"] += 1
+            elif entry.is_dir():
+                folders.append((place / entry.name, real))
+            elif kind := _unfit(entry):
+                skipped[kind] += 1
+            else:
+                found.append(place / entry.name)
+        waiting += sorted(folders, reverse=True)
+    return sorted(found)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError as exc:
-        reason = exc.strerror or str(exc)
+        reason = exc.strerror or reason_of(exc)
         raise DataError(f"{folder} cannot be opened ({reason}): correct the path") from None
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Every image file below `folder`, in an order that does not depend on the file system."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(place, name)
-            for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _unfit(entry: os.DirEntry[str]) -> str:
+    """What kind of file an entry is if it is no image to read; empty if it is one."""
+    name = entry.name.lower()
+    suffix = os.path.splitext(name)[1]
+    if _is_special(entry):
+        return "no regular file"
+    if name.endswith(IMAGE_SUFFIXES):
+        return ""
+    if name.endswith(SPARE_SUFFIXES):
+        return "backup or unfinished download"
+    kind = BOXED_SUFFIXES.get(suffix) or image_kind(Path(entry.path))
+    if kind in ("AVIF", "HEIF") and not can_decode(kind):
+        return f"{kind} (pip install 'prunion[heif]' to read them)"
+    return "" if kind else shown(suffix)[1:-1] if suffix else "no image, without suffix"
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe, a socket or a device; a link to nowhere is none, and an error later."""
+    try:
+        return not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return False

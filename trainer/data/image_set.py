@@ -1,19 +1,28 @@
-"""An indexed set of labelled images, decoded one at a time, and the part of it kept in memory."""
+"""An indexed set of labelled images: checked when it is opened, decoded one at a time, kept."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-__all__ = ["ImageCache", "ImageSet", "digest_of"]
+from prunion.runtime.base import Orientation, reason_of
+from prunion.runtime.errors import DataError
+from prunion.runtime.images import ImageFault, bits_of, read_image, to_rgb, turn_of
+
+__all__ = ["ImageCache", "ImageCheck", "ImageSet", "decode_image", "digest_of"]
+
+AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +109,91 @@ class ImageCache:
                 return
             self._used += size
             self._kept[index] = image
+
+
+def decode_image(
+    data: Path | bytes | Image.Image, what: str, orientation: Orientation
+) -> Image.Image:
+    """The image in a file, or its bytes, as RGB.
+
+    Raises DataError, naming it as `what`, for what `prunion.runtime.images` does not take.
+    """
+    try:
+        return read_image(data, lambda image: to_rgb(image, orientation))
+    except (ImageFault, OSError) as exc:
+        raise _unreadable(what, exc) from None
+
+
+@dataclass
+class ImageCheck:
+    """Checks a data set's images, part by part: the first `deep_bytes` of them to the last pixel.
+
+    Of the images after those only headers are read, so that opening a large data set stays quick.
+
+    Attributes:
+        met: how many images there are of each kind that is not taken just as it is stored.
+    """
+
+    orientation: Orientation
+    deep_bytes: int = 64 << 20
+    met: Counter[str] = field(default_factory=Counter)
+
+    def check(self, images: Sequence[Path | bytes], names: Sequence[str]) -> None:
+        """Raise one DataError that names the first image of `images` that cannot be read."""
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(images), AT_ONCE):
+                some = images[start : start + AT_ONCE]
+                deep = [self._is_deep(image) for image in some]
+                bad = []
+                for traits in pool.map(self._traits, some, names[start : start + AT_ONCE], deep):
+                    if isinstance(traits, DataError):
+                        bad.append(traits)
+                    else:
+                        self.met.update(traits)
+                if bad:
+                    more = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
+                    raise DataError(f"{bad[0]}{more}")
+
+    def _is_deep(self, image: Path | bytes) -> bool:
+        with suppress(OSError):  # opening the file will say what is wrong
+            self.deep_bytes -= len(image) if isinstance(image, bytes) else image.stat().st_size
+        return self.deep_bytes > 0
+
+    def _traits(self, image: Path | bytes, name: str, deep: bool) -> list[str] | DataError:
+        def use(opened: Image.Image) -> list[str]:
+            _load_small(opened) if deep else opened.verify()
+            return _traits(opened, self.orientation)
+
+        try:
+            return read_image(image, use)
+        except (ImageFault, OSError) as exc:
+            return _unreadable(name, exc)
+
+
+def _traits(image: Image.Image, orientation: Orientation) -> list[str]:
+    """What of an image does not reach the network as it is stored."""
+    animated = turned = False
+    with suppress(Exception):  # damage behind what is used of the image
+        # A camera's JPEG may hold previews and depth maps as further frames: no animation.
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    if orientation == "exif" and "exif" in image.info:
+        turned = turn_of(image) is not None
+    told = {
+        "of 16 bits, scaled to 8": bits_of(image) > 8,
+        "of several frames, the first taken": animated,
+        "turned by their EXIF orientation": turned,
+        "with transparency, which is dropped": (
+            image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+        ),
+    }
+    return [kind for kind, is_so in told.items() if is_so]
+
+
+def _load_small(image: Image.Image) -> None:
+    # A JPEG's whole stream is read at an eighth of the size: a cheap proof that it is complete.
+    image.draft("RGB", (image.width // 8, image.height // 8))
+    image.load()
+
+
+def _unreadable(what: str, exc: Exception) -> DataError:
+    return DataError(f"{what} cannot be read ({reason_of(exc)}): remove it or replace it")

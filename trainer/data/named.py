@@ -7,37 +7,45 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from prunion.runtime.base import Orientation, reason_of
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
 from prunion.trainer.config import DomainConfig
-from prunion.trainer.data.image_set import ImageSet, digest_of
-from prunion.trainer.data.images import decode_image, to_rgb
+from prunion.trainer.data.classes import Split
+from prunion.trainer.data.image_set import decode_image, digest_of
 
 __all__ = ["open_huggingface", "open_torchvision"]
 
 
-def open_torchvision(config: DomainConfig, *, train: bool) -> tuple[tuple[str, ...], ImageSet]:
-    """The class names and images of one split of a torchvision data set.
+def open_torchvision(
+    config: DomainConfig, *, train: bool, orientation: Orientation = "exif"
+) -> Split:
+    """The labels and images of one split of a torchvision data set.
 
     Raises ConfigError if torchvision has no such classification set, DataError if its files are
     not there.
     """
     dataset = _torchvision_dataset(config, train)
-    labels = np.asarray(_torchvision_labels(dataset), np.int64)
     names = getattr(dataset, "classes", None) or list(getattr(dataset, "class_to_idx", {}))
-    classes = tuple(map(_class_name, names or range(int(labels.max()) + 1)))
+
+    def place(index: int) -> str:
+        return f"image {index} of {config.dataset} in {config.root}"
 
     def read(index: int) -> Any:
         try:
-            return to_rgb(dataset[index][0])
+            image = dataset[index][0]
         except (OSError, ValueError, SyntaxError) as exc:
             raise DataError(
-                f"image {index} of {config.dataset} in {config.root} cannot be read ({exc}): "
-                "fetch the data set again"
+                f"{place(index)} cannot be read ({reason_of(exc)}): fetch the data set again"
             ) from None
+        return decode_image(image, place(index), orientation)
 
-    return classes, ImageSet(labels, read, digest_of(labels))
+    return Split(
+        labels=_torchvision_labels(dataset),
+        names=_distinct(list(map(_class_name, names))) if names else None,
+        read=read,
+        place=place,
+        digest=digest_of,
+    )
 
 
 def _torchvision_dataset(config: DomainConfig, train: bool) -> Any:
@@ -76,16 +84,24 @@ def _torchvision_dataset(config: DomainConfig, train: bool) -> Any:
         ) from None
 
 
-def _torchvision_labels(dataset: Any) -> list[int]:
+def _torchvision_labels(dataset: Any) -> list[Any]:
     """The labels without decoding an image, where the data set keeps them."""
     for attribute in ("targets", "_labels", "labels"):
         values = getattr(dataset, attribute, None)
         if values is not None and len(values) == len(dataset):
-            return [int(value) for value in values]
+            return list(map(_plain, values))
     samples = getattr(dataset, "_samples", None)
     if samples is not None and len(samples) == len(dataset):
-        return [int(label) for _, label in samples]
-    return [int(dataset[index][1]) for index in range(len(dataset))]
+        return [_plain(label) for _, label in samples]
+    return [_plain(dataset[index][1]) for index in range(len(dataset))]
+
+
+def _plain(label: Any) -> Any:
+    """A label as a number where it is one; what is none stays, to be refused with its image."""
+    try:
+        return label.item()  # of an array or tensor that holds one number
+    except (AttributeError, ValueError, RuntimeError):
+        return label
 
 
 def _class_name(value: Any) -> str:
@@ -93,8 +109,17 @@ def _class_name(value: Any) -> str:
     return str(value[0] if isinstance(value, (tuple, list)) else value)
 
 
-def open_huggingface(config: DomainConfig, *, train: bool) -> tuple[tuple[str, ...], ImageSet]:
-    """The class names and images of one split of a Hugging Face data set (hub id or folder).
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    """Names that two classes have (ImageNet's two cranes) with the class's number behind them."""
+    return tuple(
+        f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names)
+    )
+
+
+def open_huggingface(
+    config: DomainConfig, *, train: bool, orientation: Orientation = "exif"
+) -> Split:
+    """The labels and images of one split of a Hugging Face data set (hub id or folder).
 
     Raises MissingDependencyError without `datasets`, DataError if the set cannot be fetched or
     has no image and class columns.
@@ -116,29 +141,50 @@ def open_huggingface(config: DomainConfig, *, train: bool) -> tuple[tuple[str, .
             "correct the name or the split, or check the network"
         ) from None
     image, label = _columns(dataset, config)
-    classes = tuple(map(str, dataset.features[label].names))
-    labels = np.asarray(dataset[label], np.int64)
+    names = getattr(dataset.features[label], "names", None)
     encoded = dataset.cast_column(image, datasets.Image(decode=False))
+
+    def place(index: int) -> str:
+        return f"{config.dataset}, split {split}, row {index}"
 
     def read(index: int) -> Any:
         cell = encoded[index][image]
         data = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
-        return decode_image(data, f"{config.dataset}, split {split}, row {index}")
+        return decode_image(data, place(index), orientation)
 
-    return classes, ImageSet(labels, read, digest_of(labels))
+    return Split(
+        labels=list(dataset[label]),
+        names=tuple(map(str, names)) if names else None,
+        read=read,
+        place=place,
+        digest=digest_of,
+    )
 
 
 def _columns(dataset: Any, config: DomainConfig) -> tuple[str, str]:
-    """The image column and the class column, `label` if there are several."""
+    """The image and the class column: those that the run names, or the only ones, or `label`."""
+    where = f"[domains.{config.name}]"
     kinds = {name: type(feature).__name__ for name, feature in dataset.features.items()}
+    for key in ("image_column", "label_column"):
+        if getattr(config, key) not in ("", *kinds):
+            raise DataError(
+                f"{where} {key} is {getattr(config, key)!r}, {config.dataset} has "
+                f"{', '.join(kinds)}: correct it"
+            )
     images = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    if "label" in labels:
-        labels = ["label"]
+    if config.image_column:
+        if config.image_column not in images:
+            raise DataError(
+                f"{where} image_column is {config.image_column!r}, which is no column of images "
+                f"but {kinds[config.image_column]}: name one that is ({', '.join(images)})"
+            )
+        images = [config.image_column]
+    if config.label_column or "label" in labels:
+        labels = [config.label_column or "label"]
     if not images or len(labels) != 1:
         raise DataError(
-            f"[domains.{config.name}] {config.dataset} has {len(images)} image and {len(labels)} "
-            f"class columns among {', '.join(kinds)}: use a set with an image and one class "
-            "column, or write it to Parquet as 'image' and 'label'"
+            f"{where} {config.dataset} has {len(images)} image and {len(labels)} class columns "
+            f"among {', '.join(kinds)}: name one of each with image_column and label_column"
         )
     return images[0], labels[0]

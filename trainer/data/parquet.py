@@ -1,4 +1,4 @@
-"""Images in Parquet files of Hugging Face's layout: `image{bytes, path}` and `label`."""
+"""Images in Parquet files of Hugging Face's layout: a column `{bytes, path}`, one of labels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from prunion.runtime.base import Orientation
 from prunion.runtime.errors import DataError, MissingDependencyError
-from prunion.trainer.data.image_set import ImageSet, digest_of
-from prunion.trainer.data.images import ImageCheck, decode_image
+from prunion.trainer.data.classes import Split
+from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
 
 __all__ = ["EncodedStore", "open_parquet"]
 
@@ -24,39 +25,42 @@ ROWS_AT_ONCE = 256
 
 
 def open_parquet(
-    paths: tuple[Path, ...], classes: tuple[str, ...] | None = None
-) -> tuple[tuple[str, ...], ImageSet]:
-    """The class names and images of one or several files, read as one.
+    paths: tuple[Path, ...],
+    columns: tuple[str, str] = ("image", "label"),
+    orientation: Orientation = "exif",
+) -> Split:
+    """The images and labels of one or several files, read as one.
 
-    Names come from the `huggingface` schema metadata; without it they are the labels' own
-    values, or `classes` where the training files have already fixed them. Raises DataError if a
-    file, a column, a label or an image cannot be read.
+    `columns` hold images and labels. Names come from the `huggingface` schema metadata; without it
+    there are none. Raises DataError if a file, a column or an image cannot be read.
     """
-    store, check = EncodedStore(), ImageCheck()
+    store, check = EncodedStore(), ImageCheck(orientation)
     labels: list[Any] = []
     digests: list[str] = []
     rows = _Rows(paths, [])
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
-        file = _open(path)
-        names = _class_names(file)
+        file = _open(path, columns)
+        names = _class_names(file, columns[1])
         if number and names != named:
             raise DataError(f"{path} names other classes than {paths[0]}: write them alike")
         named = names
         rows.starts.append(len(labels))
-        for images, values in _batches(file, rows, len(labels)):
+        for images, values in _batches(file, columns, rows, len(labels)):
             check.check(images, [rows.name(len(labels) + i) for i in range(len(images))])
             store.extend(images)
             labels += values
             digests.append(digest_of(hashlib.sha256(image).hexdigest() for image in images))
     if not labels:
         raise DataError(f"{paths[0]} holds no images: give a file with rows")
-    classes, numbers = _numbered(labels, named, classes, rows)
     store.seal()
-    return classes, ImageSet(
-        numbers,
-        lambda index: decode_image(store[index], rows.name(index)),
-        digest_of([*digests, *numbers]),
+    return Split(
+        labels=labels,
+        names=named,
+        read=lambda index: decode_image(store[index], rows.name(index), orientation),
+        place=rows.name,
+        digest=lambda numbers: digest_of([*digests, *numbers]),
+        met=check.met,
     )
 
 
@@ -105,7 +109,7 @@ class _Rows:
         return f"{self.paths[file]} row {index - self.starts[file]}"
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, columns: tuple[str, str]) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -120,20 +124,20 @@ def _open(path: Path) -> Any:
         raise DataError(
             f"{path} is not a readable Parquet file ({_line(exc)}): write or copy it again"
         ) from None
-    missing = {"image", "label"} - set(file.schema_arrow.names)
+    missing = set(columns) - set(file.schema_arrow.names)
     if missing:
         raise DataError(
             f"{path} has no column {' and no column '.join(map(repr, sorted(missing)))} (it has "
-            f"{', '.join(file.schema_arrow.names)}): name them 'image' and 'label'"
+            f"{', '.join(file.schema_arrow.names)}): name them with image_column and label_column"
         )
     return file
 
 
-def _class_names(file: Any) -> tuple[str, ...] | None:
+def _class_names(file: Any, label: str) -> tuple[str, ...] | None:
     """The names in the schema's `huggingface` metadata, if there are any."""
     raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
-        names = json.loads(raw)["info"]["features"]["label"]["names"] if raw else None
+        names = json.loads(raw)["info"]["features"][label]["names"] if raw else None
     except (ValueError, KeyError, TypeError):
         return None
     if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}
@@ -141,9 +145,11 @@ def _class_names(file: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if names else None
 
 
-def _batches(file: Any, rows: _Rows, index: int) -> Iterator[tuple[list[bytes], list[Any]]]:
+def _batches(
+    file: Any, columns: tuple[str, str], rows: _Rows, index: int
+) -> Iterator[tuple[list[bytes], list[Any]]]:
     """Images and labels, some rows at a time; the first is image `index` of the set."""
-    batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=["image", "label"])
+    batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(dict.fromkeys(columns)))
     while True:
         try:
             batch = next(batches, None)
@@ -154,8 +160,8 @@ def _batches(file: Any, rows: _Rows, index: int) -> Iterator[tuple[list[bytes], 
             ) from None
         if batch is None:
             return
-        cells = enumerate(batch.column("image").to_pylist(), index)
-        yield [_image_bytes(cell, rows, i) for i, cell in cells], batch.column("label").to_pylist()
+        cells, values = (batch.column(name).to_pylist() for name in columns)
+        yield [_image_bytes(cell, rows, i) for i, cell in enumerate(cells, index)], values
         index += batch.num_rows
 
 
@@ -166,39 +172,6 @@ def _image_bytes(cell: Any, rows: _Rows, index: int) -> bytes:
             f"{rows.name(index)} has no image bytes: store them in image.bytes, or remove the row"
         )
     return data
-
-
-def _numbered(
-    labels: list[Any],
-    named: tuple[str, ...] | None,
-    known: tuple[str, ...] | None,
-    rows: _Rows,
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and the label of each row as a position in them."""
-    for index, value in enumerate(labels):
-        if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise DataError(
-                f"{rows.name(index)} has label {value!r}: give a whole number or a name"
-            )
-    if named:
-        position: dict[Any, int] = {index: index for index in range(len(named))}
-        position |= {name: index for index, name in enumerate(named)}
-        classes = named
-    else:
-        values = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
-        classes = known or tuple(map(str, values))
-        position = {v: classes.index(str(v)) for v in values if str(v) in classes}
-    for index, value in enumerate(labels):
-        if value not in position:
-            raise DataError(
-                f"{rows.name(index)} has label {value!r}, none of the {len(classes)} classes "
-                f"({_some(classes)}): correct it, or write both files' class names alike"
-            )
-    return classes, np.asarray([position[value] for value in labels], np.int64)
-
-
-def _some(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
 
 
 def _line(exc: Exception) -> str:

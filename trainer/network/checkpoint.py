@@ -85,7 +85,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     meta = read_json(folder / "checkpoint.json", CheckpointError)
     _check_files(folder, meta)
     try:
-        config = RunConfig.from_json(meta["config"])
+        config = RunConfig.from_checkpoint(meta["config"])
         classes = [len(d["classes"]) for d in meta["domains"]]
     except (KeyError, TypeError, PrunionError) as exc:
         raise CheckpointError(f"{folder}/checkpoint.json is damaged ({exc})") from None

@@ -12,7 +12,7 @@ import torch
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig
 from prunion.trainer.cost import budget_account, make_budget, make_pricer
-from prunion.trainer.data import Domain, JointBatches, open_domain
+from prunion.trainer.data import Domain, JointBatches, open_domains
 from prunion.trainer.network import Checkpoint, DomainNet, build_network, evaluate
 from prunion.trainer.processes import device_named, prepare_torch
 from prunion.trainer.pruning import later_recipe
@@ -78,7 +78,8 @@ def add_domain(
     force = force or (folder is not None and not resume and _is_finished(folder))
     if folder is not None:
         check_folder(folder, force=force, resume=resume)
-    domain = open_domain(new, seed)
+    orientation = checkpoint.config.input.orientation
+    (domain,) = open_domains([new], seed, orientation=orientation)
     training = _prepare(checkpoint, domain, _config(checkpoint.config, new, train, seed))
     facts: dict[str, Any] = {}
     if folder is not None:

@@ -44,6 +44,7 @@ class RunResult:
         sharing_matrix: of the channels that one domain chose, the share that another chose.
         returned: how often a switch that was off came back on.
         score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`.
+        data: per domain what its images are: how many, of how many classes, and what was skipped.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class RunResult:
     returned: int
     seconds: float
     score: Score | None
+    data: dict[str, dict[str, Any]]
 
     @property
     def scores(self) -> dict[str, float]:
@@ -78,6 +80,7 @@ def run_result(
     before: dict[str, float],
     folder: Path,
     seconds: float,
+    data: dict[str, dict[str, Any]],
 ) -> RunResult:
     """Account for a finished run.
 
@@ -106,6 +109,7 @@ def run_result(
         returned=training.learner.returned,
         seconds=seconds,
         score=run_score(training.config.domains, accuracy, before, *costs),
+        data=data,
     )
 
 

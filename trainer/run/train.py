@@ -41,7 +41,8 @@ def train_run(
     device = device_named(config.device)
     with joined_processes(len(config.domains), config.train.order, device) as processes:
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume))
-        domains = open_domains(config.domains, config.seed, processes)
+        orientation = config.input.orientation
+        domains = open_domains(config.domains, config.seed, processes, orientation)
         training = _prepare(config, domains, device, processes)
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
         facts: dict[str, Any] = {}
@@ -58,7 +59,8 @@ def train_run(
             accuracy = _accuracy(training, domains)
             seconds = time.perf_counter() - started
             before = facts.get("before", {})
-            result = run_result(training, accuracy, before, folder, seconds)
+            data = {d.name: dict(d.found) for d in domains}
+            result = run_result(training, accuracy, before, folder, seconds, data)
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, force=force or resume))
     return result

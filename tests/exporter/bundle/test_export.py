@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from prunion.exporter.bundle import export_bundle, write_unpruned
+from prunion.exporter.bundle.manifest import image_input
 from prunion.runtime import load
 from prunion.runtime.base import write_json
 from prunion.runtime.bundle import load_manifest, open_bundle
@@ -106,6 +107,17 @@ def test_what_inspect_prints_is_the_manifest(made: tuple[Path, Path]) -> None:
     result = CliRunner().invoke(cli, ["inspect", str(made[1]), "--json"])
     assert result.exit_code == 0
     assert json.loads(result.output) == json.loads((made[1] / "manifest.json").read_text())
+
+
+def test_the_manifest_says_how_images_were_turned(made: tuple[Path, Path], tmp_path: Path) -> None:
+    assert load_manifest(made[1] / "manifest.json").input.orientation == "exif"
+    older = shutil.copytree(made[0] / "checkpoint", tmp_path / "older")
+    meta = json.loads((older / "checkpoint.json").read_text("utf-8"))
+    del meta["config"]["input"]["orientation"]  # as before images were turned
+    (older / "checkpoint.json").write_text(json.dumps(meta), "utf-8")
+    loaded = load_checkpoint(older)
+    assert loaded.config.input.orientation == "ignore"
+    assert image_input(loaded).orientation == "ignore"
 
 
 def test_the_manifest_is_read_and_written_again_byte_for_byte(

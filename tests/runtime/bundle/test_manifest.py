@@ -89,6 +89,14 @@ def test_what_is_read_is_written_again_byte_for_byte() -> None:
     assert text(Manifest.from_json(FULL, "x").to_json()) == text(FULL)
 
 
+def test_a_bundle_that_says_nothing_of_orientation_turns_no_image() -> None:
+    assert Manifest.from_json(FULL, "x").input.orientation == "ignore"
+    turned = {**FULL, "input": {**FULL["input"], "orientation": "exif"}}
+    again = Manifest.from_json(turned, "x")
+    assert again.input.orientation == "exif"
+    assert text(again.to_json()) == text(turned)
+
+
 @pytest.mark.parametrize("part", ["rounding", "paper", "verified", "provenance"])
 def test_a_part_that_is_not_told_is_not_made_up(part: str) -> None:
     less = {key: value for key, value in FULL.items() if key != part}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from prunion.runtime.backends import (
     SessionOptions,
@@ -85,6 +88,36 @@ def test_predictions_stay_within_the_domain(model: Model, toy: ModuleType) -> No
         assert [c.probability for c in x.top] == sorted((c[2] for c in x.top), reverse=True)
         assert (x.class_name, x.index, x.probability) == tuple(x.top[0])
         assert classes[x.index] == x.class_name
+
+
+def test_a_turned_picture_is_answered_as_the_bundle_says(own_bundle: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
+    stream = io.BytesIO()
+    picture.transpose(Image.Transpose.ROTATE_90).save(stream, "PNG", exif=exif)
+    path = own_bundle / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    assert "orientation" not in manifest["input"]
+    for orientation, same in (("ignore", False), ("exif", True)):
+        manifest["input"]["orientation"] = orientation
+        path.write_text(json.dumps(manifest), "utf-8")
+        model = load(own_bundle, backend="cpu", threads=1)
+        upright, turned = model.predict([picture, stream.getvalue()], "digits")
+        assert (upright.top == turned.top) is same
+
+
+def test_deep_and_long_images_are_refused_or_read_right(model: Model) -> None:
+    levels = np.random.default_rng(0).integers(0, 65536, (30, 40), np.uint16)
+    deep, shallow, real = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.fromarray(levels).save(deep, "PNG")
+    Image.fromarray((levels >> 8).astype(np.uint8)).save(shallow, "PNG")
+    Image.fromarray((levels / 65535).astype(np.float32)).save(real, "TIFF")
+    one, other = model.predict([deep.getvalue(), shallow.getvalue()], "digits")
+    assert one == other
+    for bad in (real.getvalue(), Image.new("RGB", (650, 10)), np.zeros((10, 650, 3), np.uint8)):
+        with pytest.raises(InputError, match=r"without a largest one|one side over 64 times"):
+            model.predict(bad, "digits")
 
 
 def test_chunks_do_not_change_the_answer(model: Model) -> None:

@@ -72,6 +72,8 @@ def test_json_gives_the_run_back_with_the_domains_in_order(tmp_path: Path) -> No
     again = RunConfig.from_json(json.loads(json.dumps(config.to_json())))
     assert "keep" not in config.to_json()["backbone"], "runs from before it was known go on"
     assert again == config
+    assert config.input.orientation == "exif"
+    assert not {"image_column", "drop_untrained"} & set(config.to_json()["domains"]["ant"])
     assert [domain.name for domain in again.domains] == ["flowers", "zebra", "ant"]
     assert again.domains[1].dataset == "CIFAR10"
 
@@ -137,6 +139,7 @@ REFUSED = [
     ({"backbone": 'name = "x"\nmatch = "shape"'}, "[backbone] match", '"order"'),
     ({"backbone": 'name = "x"\nweights = "no.pth"'}, "no.pth, which is not a file", '"default"'),
     ({"backbone": 'name = ""'}, "[backbone] name is ''", "string"),
+    ({"input": 'orientation = "up"'}, "[input] orientation is 'up'", '"exif" or "ignore"'),
     ({"input": "size = 4"}, "[input] size is 4", "whole number from 8"),
     ({"input": "size = [64]"}, "[input] size is [64]", "[height, width]"),
     ({"input": "resize = 32"}, "[input] resize is 32", "at least 64"),

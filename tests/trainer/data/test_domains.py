@@ -59,9 +59,9 @@ def truncated_jpeg() -> bytes:
     return stream.getvalue()[: len(stream.getvalue()) // 2]
 
 
-def deep_png() -> bytes:
+def deep_tiff() -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(stream, "PNG")
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(stream, "TIFF")
     return stream.getvalue()
 
 
@@ -90,7 +90,7 @@ BROKEN: list[tuple[Callable[[], bytes], str]] = [
     (truncated_jpeg, "truncated"),
     (bomb_png, "pixels"),
     (strip_png, "64 times"),
-    (deep_png, "8 bits"),
+    (deep_tiff, "8 bits"),
 ]
 
 

@@ -173,6 +173,10 @@ def test_a_budget_of_switches_is_met(tmp_path: Path) -> None:
     share = float((loaded.switches > 0).any(0).float().mean())
     assert result.budget["value"] == pytest.approx(share)
     assert share <= 0.5
+    data = result.to_json()["data"]
+    assert data["cold"]["classes"] == 3
+    assert data["cold"]["images"] == {"train": 24, "test": 24}
+    assert data["cold"]["skipped"] == {"train": {}, "test": {}}
 
 
 def test_domains_are_budgeted_where_the_union_does_not_do_it() -> None:

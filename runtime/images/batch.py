@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from prunion.runtime.base import reason_of
 from prunion.runtime.bundle import ImageInput
 from prunion.runtime.errors import InputError
+from prunion.runtime.images.decode import MAX_PIXELS, open_image
 
 __all__ = [
     "ImageLike",
@@ -21,7 +20,6 @@ __all__ = [
     "check_normalised",
     "check_pixels",
     "check_shape",
-    "open_image",
     "to_array",
     "to_batch",
     "to_pixels",
@@ -30,32 +28,6 @@ __all__ = [
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 FLOAT32 = np.dtype(np.float32)
-MAX_PIXELS = 64_000_000
-# Other plugins run outside programs (EPS) or read formats nobody trains on.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-
-
-def open_image(source: str | Path | bytes) -> Image.Image:
-    """Decode one image to RGB; its EXIF orientation is not applied, as in training.
-
-    Raises InputError for anything that is no image, is truncated, or is too large.
-    """
-    where = str(source) if isinstance(source, (str, Path)) else "the image"
-    try:
-        stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(stream, formats=FORMATS) as image:
-            _check_size(*image.size, where)
-            return image.convert("RGB")
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{where} does not exist: give an image's path") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"{where} is larger than {MAX_PIXELS} pixels: scale it down") from None
-    except Exception as exc:  # decoders raise anything on damaged data
-        reason = reason_of(exc)
-        kinds = ", ".join(FORMATS)
-        raise InputError(f"{where} is no readable image ({reason}): give one of {kinds}") from None
 
 
 def to_array(image: Image.Image, spec: ImageInput) -> np.ndarray:
@@ -86,7 +58,7 @@ def to_pixels(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.n
     Accepts what `to_batch` does but for float32: its pixels are not known any more. Raises
     InputError.
     """
-    rows = [_cropped(_picture(image), spec) for image in as_list(images)]
+    rows = [_cropped(_picture(image, spec), spec) for image in as_list(images)]
     if not rows:
         raise InputError("no images given: pass at least one")
     return np.stack(rows)
@@ -152,17 +124,14 @@ def _one(image: ImageLike, spec: ImageInput) -> np.ndarray:
     if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 3:
         checked: np.ndarray = check_normalised(image[None], spec)[0]
         return checked
-    return to_array(_picture(image), spec)
+    return to_array(_picture(image, spec), spec)
 
 
-def _picture(image: ImageLike) -> Image.Image:
+def _picture(image: ImageLike, spec: ImageInput) -> Image.Image:
     if isinstance(image, np.ndarray):
-        return _from_pixels(image)
-    if isinstance(image, Image.Image):
-        _check_size(*image.size, "the image")
-        return image
-    if isinstance(image, (str, Path, bytes)):
-        return open_image(image)
+        image = _from_pixels(image)
+    if isinstance(image, (str, Path, bytes, Image.Image)):
+        return open_image(image, spec.orientation)
     raise InputError(
         f"cannot read a {type(image).__name__} as an image: pass a path, bytes, a PIL image or "
         "a uint8 array [H, W, 3]"
@@ -174,7 +143,6 @@ def _from_pixels(pixels: np.ndarray) -> Image.Image:
         raise InputError(
             f"got {pixels.dtype} {list(pixels.shape)}: raw images are uint8 [H, W, 3] RGB"
         )
-    _check_size(pixels.shape[1], pixels.shape[0], "the array")
     return Image.fromarray(pixels)
 
 
@@ -184,18 +152,15 @@ def _cropped(image: Image.Image, spec: ImageInput) -> np.ndarray:
     return np.asarray(_centre_crop(_resize(image, spec.shorter_side), spec.height, spec.width))
 
 
-def _check_size(width: int, height: int, where: str) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
-        raise InputError(
-            f"{where} is {width}×{height}, outside 1..{MAX_PIXELS} pixels: scale it down"
-        )
-
-
 def _resize(image: Image.Image, shorter: int) -> Image.Image:
     width, height = image.size
     longer = int(shorter * max(width, height) / min(width, height))
     # A 1-pixel-wide strip passes the pixel limit and would grow by its aspect ratio.
-    _check_size(shorter, longer, f"the {width}×{height} image, resized for this model,")
+    if not 0 < shorter * longer <= MAX_PIXELS:
+        raise InputError(
+            f"the {width}×{height} image, resized for this model, is {shorter}×{longer}, outside "
+            f"1..{MAX_PIXELS} pixels: scale it down"
+        )
     size = (shorter, longer) if width <= height else (longer, shorter)
     return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 

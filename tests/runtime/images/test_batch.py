@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prunion.runtime import images as preprocess
 from prunion.runtime.bundle import ImageInput
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import check_finite, open_image, to_array, to_batch
+from prunion.runtime.images import decode as preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

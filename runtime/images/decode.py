@@ -1,0 +1,220 @@
+"""One image in any form to 8-bit RGB: the one rule of training, evaluation and answering."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from prunion.runtime.base import Orientation, reason_of
+from prunion.runtime.errors import InputError
+
+__all__ = [
+    "FORMATS",
+    "ImageFault",
+    "bits_of",
+    "can_decode",
+    "image_kind",
+    "open_image",
+    "read_image",
+    "to_rgb",
+    "turn_of",
+]
+
+Result = TypeVar("Result")
+
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
+# Other plugins run outside programs (EPS) or read formats nobody trains on.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# What bytes 4 to 12 of a file say that only newer Pillows (AVIF) or pillow-heif (HEIF) decode.
+BRANDS = {
+    **dict.fromkeys((b"ftypavif", b"ftypavis"), "AVIF"),
+    **dict.fromkeys((b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx"), "HEIF"),
+    **dict.fromkeys((b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1"), "HEIF"),
+}
+ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+
+class ImageFault(ValueError):
+    """Why an image is not taken, in words that may follow its name and "is".
+
+    `fix` is the way out; empty where the file is no image, or a damaged one.
+    """
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
+
+
+def open_image(
+    source: str | Path | bytes | Image.Image, orientation: Orientation = "ignore"
+) -> Image.Image:
+    """Decode one image to RGB; "exif" turns it as its EXIF orientation says.
+
+    Raises InputError for anything that is no image, is truncated, is too large or too long a
+    strip, or holds other numbers than 8 or 16 bits a channel.
+    """
+    where = str(source) if isinstance(source, (str, Path)) else "the image"
+    try:
+        return read_image(source, lambda image: to_rgb(image, orientation))
+    except ImageFault as exc:
+        what = str(exc) if exc.fix else f"no readable image ({exc})"
+        fix = exc.fix or f"give one of {', '.join(FORMATS)}"
+        raise InputError(f"{where} is {what}: {fix}") from None
+    except FileNotFoundError:
+        raise InputError(f"{where} does not exist: give an image's path") from None
+    except MemoryError:
+        raise InputError(f"{where} does not fit into memory: scale it down") from None
+
+
+def read_image(
+    source: str | Path | bytes | Image.Image, use: Callable[[Image.Image], Result]
+) -> Result:
+    """What `use` makes of an image that is opened, and whose header is that of a fair picture.
+
+    Raises ImageFault, whatever went wrong inside `use` too; FileNotFoundError; MemoryError.
+    """
+    try:
+        with _opened(source) as image:
+            _check_picture(*image.size)
+            bits_of(image)
+            return use(image)
+    except (ImageFault, FileNotFoundError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise ImageFault(f"larger than {MAX_PIXELS} pixels", "scale it down") from None
+    except UnidentifiedImageError:
+        reason = f"not an image of {', '.join(FORMATS)}"
+    except Exception as exc:  # decoders raise anything on damaged data, struct.error among it
+        reason = reason_of(exc)
+    raise ImageFault(reason)
+
+
+def to_rgb(image: Image.Image, orientation: Orientation) -> Image.Image:
+    """An opened image as 8-bit RGB: its first frame, transparency dropped, 16 bits scaled to 8.
+
+    Sixteen bits lose the lower eight, which is what Pillow does to 16-bit colours by itself: white
+    is the type's largest number, 65535 (4095 of a 12-bit TIFF). Raises ImageFault if it is deeper.
+    """
+    bits = bits_of(image)
+    flat = image if bits == 8 else Image.fromarray(_high_byte(image, bits))
+    # A file's image goes when the file is closed, one that is in memory needs no copy.
+    rgb = flat if type(flat) is Image.Image and flat.mode == "RGB" else flat.convert("RGB")
+    turn = turn_of(image) if orientation == "exif" else None
+    if turn is None:
+        return rgb
+    rgb = rgb.transpose(turn)
+    for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        rgb.info.pop(key, None)  # or whoever gets this image would turn it once more
+    return rgb
+
+
+def bits_of(image: Image.Image) -> int:
+    """Bits of a channel: 8, 12 or 16. Raises ImageFault where nobody says what is white."""
+    if image.mode.startswith("I;16"):
+        return 12 if getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE) == (12,) else 16
+    # Pillow widens the 16 bits of a PGM, and before version 10.1 those of a PNG.
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 16
+    if image.mode.startswith(("I", "F")):
+        kind = "fractions" if image.mode.startswith("F") else "32-bit or signed numbers"
+        raise ImageFault(
+            f"of {kind}, more than 8 bits a channel without a largest one that is white",
+            "convert it to 8 or 16 bits a channel",
+        )
+    return 8
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What the EXIF orientation of a loaded image asks for; None for nothing, or damaged EXIF."""
+    with suppress(Exception):  # EXIF that cannot be parsed raises anything
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return None
+
+
+def image_kind(path: Path) -> str | None:
+    """The format of a file by its first bytes, also where nothing decodes it; None: no image."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.format
+    except Image.DecompressionBombError:
+        return FORMATS[0]  # whichever it is, reading it will say what is wrong
+    except Exception:  # what is no image fails in as many ways
+        return _boxed_kind(path)
+
+
+def can_decode(kind: str) -> bool:
+    """Whether "AVIF" or "HEIF" can be decoded here: by Pillow itself, or with pillow-heif."""
+    Image.init()
+    if kind not in Image.OPEN:
+        with suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+            if kind == "AVIF" and hasattr(pillow_heif, "register_avif_opener"):
+                pillow_heif.register_avif_opener()
+    return kind in Image.OPEN
+
+
+def _opened(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return nullcontext(source)
+    try:
+        return Image.open(_stream(source), formats=FORMATS)
+    except UnidentifiedImageError:
+        kind = _boxed_kind(source)
+        if kind is None:
+            raise
+    if not can_decode(kind):
+        raise ImageFault(
+            f"{kind}, which takes the package pillow-heif to read", "pip install 'prunion[heif]'"
+        )
+    return Image.open(_stream(source), formats=[k for k in ("AVIF", "HEIF") if k in Image.OPEN])
+
+
+def _stream(source: str | Path | bytes) -> str | Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _boxed_kind(source: str | Path | bytes) -> str | None:
+    """AVIF or HEIF, if the first bytes say so."""
+    if isinstance(source, bytes):
+        return BRANDS.get(source[4:12])
+    with suppress(OSError), open(source, "rb") as file:
+        return BRANDS.get(file.read(12)[4:])
+    return None
+
+
+def _check_picture(width: int, height: int) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ImageFault(f"{width}×{height}, outside 1..{MAX_PIXELS} pixels", "scale it down")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageFault(
+            f"{width}×{height}, one side over {MAX_ASPECT} times the other",
+            "cut it into pieces",
+        )
+
+
+def _high_byte(image: Image.Image, bits: int) -> np.ndarray:
+    """The upper 8 of `bits` bits, `[H, W]` uint8."""
+    numbers = np.asarray(image)
+    # Pillow turns such a TIFF's shades the right way round only where they have 8 bits.
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        numbers = (1 << bits) - 1 - numbers
+    return (numbers >> (bits - 8)).astype(np.uint8)

@@ -1,0 +1,226 @@
+"""Labels of any source to class numbers: one place, one set of checks, and never a guess."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from prunion.runtime.base import check_text, shown
+from prunion.runtime.errors import DataError
+from prunion.trainer.config import DomainConfig
+from prunion.trainer.data.image_set import ImageSet
+
+__all__ = ["Numbered", "Split", "number_classes"]
+
+MOST_NAMED = 4  # classes in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Training or test images as a reader found them, before their classes have numbers.
+
+    Attributes:
+        labels: one for each image, as stored: a name, or a whole number.
+        names: the class names that whole numbers count through; None where nothing names classes.
+        read: decodes the i-th image.
+        place: how messages name the i-th image.
+        digest: of the images, given their class numbers `[N]`.
+        skipped: what was passed over and why, with how many.
+        met: images that the network gets otherwise than they are stored, and how, with how many.
+        empty: what is wrong with a class of `names` that has no image, and what to do but add some.
+    """
+
+    labels: Sequence[Any]
+    names: tuple[str, ...] | None
+    read: Callable[[int], Image.Image]
+    place: Callable[[int], str]
+    digest: Callable[[np.ndarray], str]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    met: Mapping[str, int] = field(default_factory=dict)
+    empty: Callable[[str], tuple[str, str]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Numbered:
+    """Both sets with labels that are places in `classes`; `test` None where none was given.
+
+    `remarks` are what a user should hear of the classes, one line each.
+    """
+
+    classes: tuple[str, ...]
+    train: ImageSet
+    test: ImageSet | None
+    remarks: tuple[str, ...]
+
+
+def number_classes(config: DomainConfig, train: Split, test: Split | None) -> Numbered:
+    """Give every label of both splits its class's number; the training split says the classes.
+
+    A class without test images is a remark. Raises DataError, naming the image or the class, for
+    a label that is none, for classes that are ordered otherwise in the test split, and for one
+    without training images, unless `config.drop_untrained` leaves it out.
+    """
+    where = f"[domains.{config.name}]"
+    classes = _named(where, train, "train")
+    drop, remarks = config.drop_untrained, list(_look_alikes(classes))
+    numbers = _numbers(train, classes)
+    train_set, test_set = ImageSet(numbers, train.read, train.digest(numbers)), None
+    if test is not None:
+        tested = _test_numbers(where, test, classes, drop)
+        test_set = ImageSet(tested, test.read, test.digest(tested))
+    kept = np.unique(numbers)
+    dropped = [name for index, name in enumerate(classes) if index not in kept]
+    if dropped and not drop:
+        raise DataError(_untrained(where, dropped, train))
+    if drop:
+        classes = tuple(classes[index] for index in kept)
+        train_set, _ = _only(train_set, kept)
+        lost = 0
+        if test_set is not None:
+            test_set, lost = _only(test_set, kept)
+        if dropped or lost:
+            of = f"{_listed(dropped)}, without training images, and " if dropped else ""
+            remarks.append(f"drop_untrained: left out {of}{lost} test images of such classes")
+    if len(classes) < 2:
+        what = f"one class, {classes[0]!r}" if classes else "no class with training images"
+        raise DataError(
+            f"{where} has {what}: give at least two to tell apart, such as a class of everything "
+            "else that the camera may see"
+        )
+    return Numbered(classes, train_set, test_set, tuple(remarks))
+
+
+def _named(where: str, split: Split, part: str) -> tuple[str, ...]:
+    """The classes of a split: its names, or the labels' own values in order, as text."""
+    names = split.names
+    if names is None:
+        for index, value in enumerate(split.labels):
+            _check_label(split, index, value)
+            if isinstance(value, int) and value < 0:
+                raise DataError(_unnumbered(split, index, "which numbers no class"))
+        values = sorted(set(split.labels), key=lambda v: (isinstance(v, str), v))
+        names = tuple(map(str, values))
+    for name in names:
+        check_text(
+            name,
+            1000,
+            lambda problem, name=name: DataError(
+                f"{where} {part} has a class {shown(name)}, which {problem}: rename it"
+            ),
+        )
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where} has two classes named {twice!r}: rename one")
+    return names
+
+
+def _numbers(split: Split, classes: tuple[str, ...], foreign: Iterable[str] = ()) -> np.ndarray:
+    """The place of each label in `classes`, `[N]` int64; -1 for those of `foreign` classes."""
+    position: dict[Any, int] = {name: index for index, name in enumerate(classes)}
+    position |= dict.fromkeys(foreign, -1)
+    if split.names is not None:  # whole numbers count through the split's own names
+        position |= {index: position[name] for index, name in enumerate(split.names)}
+    numbers = np.empty(len(split.labels), np.int64)
+    for index, value in enumerate(split.labels):
+        _check_label(split, index, value)
+        own = value if split.names is not None else str(value)
+        if own not in position:
+            raise DataError(_unnumbered(split, index, _none_of(classes)))
+        numbers[index] = position[own]
+    return numbers
+
+
+def _test_numbers(where: str, test: Split, classes: tuple[str, ...], drop: bool) -> np.ndarray:
+    """The place of each test label in the training classes; -1 for others, if they may be dropped.
+
+    Without names in the test split its labels are looked up among the training classes.
+    """
+    if test.names is None:
+        return _numbers(test, classes)
+    names = _named(where, test, "test")
+    foreign = [name for name in names if name not in classes]
+    lacking = [name for name in classes if name not in names]
+    if foreign and not drop:
+        told = [f"train lacks {name!r}{_spelled(name, lacking)}" for name in foreign]
+        told += [f"test lacks {name!r}" for name in lacking]
+        what = "; ".join(told[:MOST_NAMED]) + ("; …" if len(told) > MOST_NAMED else "")
+        raise DataError(
+            f"{where} train and test have different classes ({what}): make them the same, or set "
+            "drop_untrained = true"
+        )
+    if [name for name in names if name in classes] != [n for n in classes if n in names]:
+        raise DataError(
+            f"{where} train and test have different classes (the same names in another "
+            "order): make them the same"
+        )
+    return _numbers(test, classes, foreign)
+
+
+def _check_label(split: Split, index: int, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise DataError(
+            f"{split.place(index)} has label {shown(value)}: give a whole number or a name"
+        )
+
+
+def _unnumbered(split: Split, index: int, none_of: str) -> str:
+    value = split.labels[index]
+    fix = "correct it, or write both sets' class names alike"
+    if isinstance(value, int) and value < 0:
+        which = "no image here has" if set(split.labels) == {value} else "it marks one without"
+        fix = f"{which} a label; give labelled images, or holdout = 0.2 in place of a test set"
+    return f"{split.place(index)} has label {shown(value)}, {none_of}: {fix}"
+
+
+def _none_of(classes: tuple[str, ...]) -> str:
+    some = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+    return f"none of the {len(classes)} classes ({some})"
+
+
+def _untrained(where: str, dropped: list[str], train: Split) -> str:
+    more = f" (nor of {len(dropped) - 1} other classes)" if len(dropped) > 1 else ""
+    problem = f"{where} has no training images of class {dropped[0]!r}"
+    otherwise = "remove the class from the data set"
+    if train.empty is not None:
+        problem, otherwise = train.empty(dropped[0])
+    return f"{problem}{more}: add some, set drop_untrained = true, or {otherwise}"
+
+
+def _only(images: ImageSet, kept: np.ndarray) -> tuple[ImageSet, int]:
+    """The images of the classes `kept`, renumbered; and how many there were of others."""
+    own = np.isin(images.labels, kept)
+    chosen = images.subset(np.flatnonzero(own))
+    numbers = np.searchsorted(kept, chosen.labels)
+    return ImageSet(numbers, chosen.read, chosen.digest), int((~own).sum())
+
+
+def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:
+    """Classes that a reader of their names would take for one."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(_plain(name), name)
+        if other != name:
+            yield (
+                f"classes {shown(other)} and {shown(name)} differ only in case, spaces or code "
+                "points: are they one?"
+            )
+
+
+def _spelled(name: str, lacking: list[str]) -> str:
+    """What the same name may be spelled as among the training classes."""
+    alike = [other for other in lacking if _plain(other) == _plain(name)]
+    return f", which spells it {alike[0]!a} (and test {name!a})" if alike else ""
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(repr, names[:MOST_NAMED])) + more

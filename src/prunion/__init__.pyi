@@ -16,7 +16,7 @@ from .runtime.errors import StoppedError as StoppedError
 from .runtime.errors import UnsupportedGraphError as UnsupportedGraphError
 from .runtime.errors import VerificationError as VerificationError
 from .runtime.measure.benchmark import bench as bench
-from .runtime.model.model import load as load
+from .runtime.model.open import load as load
 from .trainer.api import train as train
 
 __version__: str

@@ -14,4 +14,4 @@ from .measure.benchmark import bench as bench
 from .model.model import Candidate as Candidate
 from .model.model import Model as Model
 from .model.model import Prediction as Prediction
-from .model.model import load as load
+from .model.open import load as load

@@ -13,6 +13,7 @@ __all__ = [
     "EngineError",
     "InputError",
     "MissingDependencyError",
+    "OutputError",
     "PrunionError",
     "StoppedError",
     "UnsupportedGraphError",
@@ -70,6 +71,10 @@ class BackendError(PrunionError):
 
 class EngineError(PrunionError):
     """An engine file is corrupt, stale, or made for another GPU or library."""
+
+
+class OutputError(PrunionError, OSError):
+    """A file or folder cannot be written: a full disk, no permission. What was there stays."""
 
 
 class StoppedError(PrunionError):

@@ -24,8 +24,8 @@ def check_backend(name: str) -> Backend:
     return backend
 
 
-def make_mixed(graph: Path, options: SessionOptions, needs: set[str]) -> Session:
-    """A session of the file as it is: takes `needs` and, if fed, taller tables."""
+def make_mixed(graph: Path | bytes, options: SessionOptions, needs: set[str]) -> Session:
+    """A session of the graph as it is: takes `needs` and, if fed, taller tables."""
     if options.backend != "openvino":
         return make_ort_session(graph, options, needs)
     # OpenVINO takes an input that has a default for a constant.

@@ -272,6 +272,9 @@ def _start(
                 "use the backend cpu"
             ) from None
         raise BundleError(f"{what} does not load ({reason}): export the bundle again") from None
+    if isinstance(model, bytes):
+        # Its Python class keeps them to start anew with another provider, which is never asked for.
+        vars(session).pop("_model_bytes", None)
     if session.get_providers()[0] != PROVIDERS[backend]:
         raise BackendError(
             f"{PROVIDERS[backend]} did not start, ONNX Runtime fell back to "

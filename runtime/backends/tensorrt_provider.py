@@ -84,7 +84,7 @@ def open_provider(
     version = provider_version(options.backend)
     sm = device_sm()
     key = engine_key(bundle, options.backend, version, () if sm is None else (sm,), precision)
-    graph = inputs_without_defaults(bundle.graph(precision))
+    graph = inputs_without_defaults(bundle.held_graph(precision).read())
     profiles = shape_profiles(input_shapes(graph), key, HEADS[bundle.manifest.heads])
     settings = provider_options(options.backend, precision, profiles)
 

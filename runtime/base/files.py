@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, their hashes, and where caches lie.
+"""Files and folders that appear whole or not at all, and the one rule of what may be replaced.
 
 What is written gets the mode that the kernel gives any new file of the user, `0o666 & ~umask`. To
 read a process's umask one must change it, and until it is set back another thread's file is open to
@@ -7,70 +7,148 @@ everybody: so nothing here does, every file and folder is created with its full 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.base.exchange import clear_leftovers, folder_beside, put_in_place, restore
+from prunion.runtime.errors import OutputError, PrunionError
 
-__all__ = ["cache_folder", "new_folder", "read_json", "replace_file", "sha256_file", "write_json"]
+__all__ = [
+    "Wrote",
+    "cache_folder",
+    "check_output",
+    "check_space",
+    "new_folder",
+    "parse_json",
+    "read_json",
+    "replace_file",
+    "sha256_file",
+    "strangers",
+    "write_json",
+]
 
 MAX_JSON_BYTES = 256 * 1024 * 1024
+# Says in a few words what at a path a command did not write, such as "holds notes.txt"; "" if all
+# of it is its own.
+Wrote = Callable[[Path], str]
+LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # of those who only looked
+# Wherever these come from while something is written, it is the writing that failed.
+QUOTA = getattr(errno, "EDQUOT", -1)  # Windows knows none
+FULL = (errno.ENOSPC, QUOTA, errno.EFBIG, errno.EIO, errno.EROFS)
+FIXES = dict.fromkeys((errno.ENOSPC, QUOTA), "free some space")
 
 
 @contextmanager
 def replace_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it over `path` when the block succeeds."""
+    """Yield a temporary path beside `path`; rename it over `path` when the block succeeds.
+
+    Raises OutputError, with `path` as it was, if it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    mode = _create(temporary)
-    try:
-        yield temporary
-        _finish(temporary, mode)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        with folder_beside(path) as folder:
+            temporary = folder / path.name
+            mode = _create(temporary)
+            with _told(path, folder):
+                yield temporary
+            _finish(temporary, mode)
+            temporary.replace(path)
 
 
 @contextmanager
-def new_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
+def new_folder(
+    path: Path | str, *, force: bool = False, wrote: Wrote | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; move it to `path` when the block succeeds.
 
-    Raises PrunionError if `path` exists and `force` is false; with `force` the old folder is
-    replaced only after the new one is complete.
+    With `force` an old folder is replaced once the new one is complete, and only if all that is in
+    it is of the command's own writing, as `wrote` tells. Raises PrunionError if `path` exists and
+    may not be replaced, OutputError if it cannot be written.
     """
     path = Path(path)
-    if path.exists() and not force:
+    check_output(path, force=force, wrote=wrote)
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        with folder_beside(path) as folder:
+            with _told(path, folder):
+                yield folder
+            probe = folder / f".{secrets.token_hex(8)}"
+            mode = _create(probe)
+            probe.unlink()
+            for file in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
+                _finish(file, mode)
+            check_output(path, force=force, wrote=wrote)  # hours may have passed
+            put_in_place(folder, path)
+
+
+def check_output(
+    path: Path | str,
+    *,
+    force: bool,
+    wrote: Wrote | None = None,
+    inputs: Sequence[Path | str] = (),
+) -> None:
+    """Check, before the work, that a command may write `path`; nothing is changed.
+
+    Args:
+        wrote: what at `path` the command did not write, so that `force` must leave it; without it
+            nothing may be there but an empty folder.
+        inputs: what the command reads, which it must never replace.
+
+    Raises:
+        PrunionError: `path` exists and may not be replaced.
+        OutputError: nothing can be written there.
+    """
+    path = Path(path)
+    restore(path)
+    if not path.exists():
+        _check_writable(path)
+        return
+    for source in inputs:
+        if Path(source).resolve().is_relative_to(path.resolve()):
+            what = "is" if Path(source).resolve() == path.resolve() else "holds"
+            raise PrunionError(f"{path} {what} what this command reads: choose another place")
+    if not force:
         raise PrunionError(f"{path} already exists: choose another place or pass --force")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    temporary.mkdir(0o777)
-    try:
-        yield temporary
-        probe = _beside(temporary / "mode")
-        mode = _create(probe)
-        probe.unlink()
-        for file in sorted(p for p in temporary.rglob("*") if p.is_file() and not p.is_symlink()):
-            _finish(file, mode)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if foreign := (wrote or strangers)(path):
+        raise PrunionError(
+            f"{path} {foreign}: --force replaces only what the same command wrote, so choose "
+            "another place, or move that away yourself"
+        )
+
+
+def check_space(path: Path | str, needed: int, fix: str) -> None:
+    """Raise OutputError unless `needed` bytes fit on the disk where `path` is to be."""
+    free = shutil.disk_usage(_existing(Path(path))).free
+    if free < needed:
+        raise OutputError(
+            f"{path} needs {_size(needed)}, and {_size(free)} are free on its disk: free some "
+            f"space, or {fix}"
+        )
+
+
+def strangers(folder: Path, known: Collection[str] = ()) -> str:
+    """What in a folder has none of the `known` names, as `Wrote` tells it."""
+    if not folder.is_dir():
+        return "is a file"
+    found = sorted(x.name for x in folder.iterdir() if x.name not in known)
+    found = [x for x in found if x not in LITTER]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"holds {found[0]}{more}" if found else ""
 
 
 def sha256_file(path: Path | str) -> str:
@@ -94,10 +172,19 @@ def read_json(path: Path | str, error: type[PrunionError] = PrunionError) -> Any
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise error(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: not a prunion file")
-        return json.loads(path.read_text("utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise error(f"{path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as exc:
+    except OSError as exc:
+        raise error(f"{path} cannot be read as JSON ({exc}): copy or write it again") from None
+    return parse_json(data, path, error)
+
+
+def parse_json(data: bytes, path: Path, error: type[PrunionError] = PrunionError) -> Any:
+    """The value of a JSON file's bytes, raising `error` in one line if they are none."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as exc:
         raise error(f"{path} cannot be read as JSON ({exc}): copy or write it again") from None
 
 
@@ -110,11 +197,6 @@ def cache_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "prunion" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunion"
-
-
-def _beside(path: Path) -> Path:
-    """A name in the same folder that nobody else has."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def _create(path: Path) -> int:
@@ -132,3 +214,51 @@ def _finish(path: Path, mode: int) -> None:
     path.chmod(mode)
     with path.open("r+b") as stream:  # Windows syncs no handle that was opened for reading
         os.fsync(stream.fileno())
+
+
+@contextmanager
+def _told(path: Path, folder: Path | None = None) -> Iterator[None]:
+    """Turn a write that failed into one line that names `path`.
+
+    With `folder`, whose block may read other files too, only what is sure to be its writing.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except Exception as exc:
+        if (reason := _failed_write(exc, folder)) is None:
+            raise
+        fix = FIXES.get(reason, "choose another place")
+        raise OutputError(
+            f"{path} cannot be written ({os.strerror(reason)}): {fix}, and run it again"
+        ) from None
+
+
+def _failed_write(exc: Exception, folder: Path | None) -> int | None:
+    """The error's number, if it says that a write failed."""
+    if not isinstance(exc, OSError):
+        # safetensors has an error of its own, with the number in its text.
+        found = re.search(r"\(os error (\d+)\)", str(exc))
+        number = int(found[1]) if found else 0
+        return number if number in FULL else None
+    if folder is None or exc.errno in FULL:
+        return exc.errno
+    return exc.errno if str(exc.filename).startswith(str(folder)) else None
+
+
+def _check_writable(path: Path) -> None:
+    parent = _existing(path)
+    if not parent.is_dir():
+        raise OutputError(f"{path} cannot be made: {parent} is a file, choose another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be made: {parent} may not be written, choose another")
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
+    return next((x for x in (path, *path.absolute().parents) if x.exists()), Path())
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,4 +1,6 @@
 from .folder import Bundle as Bundle
+from .folder import HeldFile as HeldFile
+from .folder import foreign_to_bundle as foreign_to_bundle
 from .folder import open_bundle as open_bundle
 from .manifest import Manifest as Manifest
 from .manifest import load_manifest as load_manifest
@@ -15,6 +17,7 @@ from .manifest_record import VariantCheck as VariantCheck
 from .manifest_record import Verified as Verified
 from .pack import Pack as Pack
 from .pack import check_pack as check_pack
+from .pack import no_pack as no_pack
 from .pack import read_pack as read_pack
 from .pack import write_pack as write_pack
 from .profile import Fit as Fit
@@ -22,6 +25,7 @@ from .profile import Grid as Grid
 from .profile import Profile as Profile
 from .profile import fit_total as fit_total
 from .profile import monotone as monotone
+from .profile import no_profile as no_profile
 from .profile import read_profile as read_profile
 from .profile import write_profile as write_profile
 from .unit_table import Layer as Layer

@@ -1,27 +1,93 @@
-"""A bundle folder: opened, and every file checked against the manifest's hashes."""
+"""A bundle folder: opened, every file checked against the manifest's hashes, and held.
+
+What is read of an open bundle is what was hashed when it was opened, whatever has become of its
+folder since: replaced, deleted or written over.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from prunion.runtime.base import read_json, sha256_file
+from prunion.runtime.base import parse_json, restore, strangers
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BundleError, DomainError
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "HeldFile", "foreign_to_bundle", "open_bundle"]
 
 FIX = "export again or copy the bundle again"
+MAX_SMALL = 64 << 20  # bytes
+PATIENCE = 10.0  # seconds of opening a folder that is replaced again and again
+
+
+class HeldFile:
+    """A file that stays open, and its hash: read again, it is the very bytes or an error.
+
+    An open file outlives its name, so its folder may be replaced or deleted. On Windows it would
+    keep the folder from being replaced, so there the bytes are kept instead; so are those of
+    `small` files, of which a bundle may have more than a process may keep open.
+    """
+
+    def __init__(self, path: Path, *, small: bool = False) -> None:
+        self.path = path
+        self._kept: bytes | None = None
+        self._handle = -1
+        self._release: Callable[[], object] = lambda: None
+        if small or not hasattr(os, "pread"):
+            self._kept = path.read_bytes()
+            self.size, self.sha256 = len(self._kept), hashlib.sha256(self._kept).hexdigest()
+            return
+        self._handle = os.open(path, os.O_RDONLY)
+        self._release = weakref.finalize(self, os.close, self._handle)
+        digest = hashlib.sha256()
+        self.size = 0
+        while block := os.pread(self._handle, 1 << 20, self.size):
+            digest.update(block)
+            self.size += len(block)
+        self.sha256 = digest.hexdigest()
+
+    def read(self) -> bytes:
+        """The bytes. Raises BundleError if somebody wrote over them, or the file is closed."""
+        if self._kept is not None:
+            return self._kept
+        if self._handle < 0:
+            raise BundleError(f"{self.path} is closed: load the bundle again")
+        try:
+            data = os.pread(self._handle, self.size + 1, 0)
+            while len(data) < self.size and (more := os.pread(self._handle, self.size, len(data))):
+                data += more  # one call gives 2 GiB at most
+        except OSError as exc:
+            raise BundleError(f"{self.path} cannot be read ({exc.strerror}): {FIX}") from None
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise BundleError(
+                f"{self.path} was written over while it was in use: load the bundle again, and "
+                "replace bundles as a whole"
+            )
+        return data
+
+    def close(self) -> None:
+        """Give the file back; it cannot be read any more."""
+        self._kept, self._handle = None, -1
+        self._release()
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle: its folder and its manifest."""
+    """A checked bundle: its folder and its manifest.
+
+    `held` are the files that are read after it was opened, by their path in the bundle.
+    """
 
     path: Path
     manifest: Manifest
+    held: Mapping[str, HeldFile] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -29,11 +95,18 @@ class Bundle:
         return tuple(domain.name for domain in self.manifest.domains)
 
     def file(self, relative: str) -> Path:
-        """The place of a file that the manifest lists."""
+        """The place of a file that the manifest lists; `read` gives what was in it."""
         return self.path / relative
 
+    def read(self, relative: str) -> bytes:
+        """The bytes that the manifest's hash is of, whatever has become of the folder.
+
+        Raises BundleError if they are not to be had any more.
+        """
+        return (self.held.get(relative) or _hold(self.path, relative, self.manifest)).read()
+
     def graph(self, precision: str = "fp32") -> Path:
-        """The ONNX graph of one precision, a key of `manifest.graphs`.
+        """The place of one precision's ONNX graph, a key of `manifest.graphs`.
 
         Raises BundleError if the bundle has none.
         """
@@ -45,6 +118,12 @@ class Bundle:
             )
         return self.file(graphs[precision])
 
+    def held_graph(self, precision: str = "fp32") -> HeldFile:
+        """One precision's ONNX graph. Raises BundleError if the bundle has none."""
+        self.graph(precision)
+        relative = self.manifest.graphs[precision]
+        return self.held.get(relative) or _hold(self.path, relative, self.manifest)
+
     def domain(self, name: str) -> Domain:
         """One domain of the manifest. Raises DomainError naming those there are."""
         for domain in self.manifest.domains:
@@ -55,7 +134,7 @@ class Bundle:
     def pack(self, name: str) -> Pack:
         """The domain pack of `name`, checked against the manifest."""
         domain = self.domain(name)
-        pack = read_pack(self.file(domain.pack))
+        pack = read_pack(self.file(domain.pack), self.read(domain.pack))
         check_pack(pack, trunk_hash=self.manifest.trunk_hash, columns=self.manifest.bank_columns)
         if (pack.name, pack.classes) != (domain.name, domain.classes):
             raise BundleError(f"{domain.pack} and the manifest disagree on the classes: {FIX}")
@@ -63,15 +142,69 @@ class Bundle:
 
     def unit_table(self) -> UnitTable:
         """The unit table of the sliced trunk."""
-        return UnitTable.from_json(read_json(self.file(self.manifest.units), BundleError))
+        units = self.manifest.units
+        return UnitTable.from_json(parse_json(self.read(units), self.file(units), BundleError))
+
+    def close(self) -> None:
+        """Give the files back that are held; what was read of them stays."""
+        for held in self.held.values():
+            held.close()
+
+    def __reduce__(self) -> tuple[Callable[[Path], Bundle], tuple[Path]]:
+        """In another process the folder is opened anew: open files do not travel."""
+        return open_bundle, (self.path,)
 
 
 def open_bundle(path: Path | str) -> Bundle:
     """Open `NAME.prunion/` and check every file's SHA-256.
 
-    Raises BundleError naming the file that is missing, altered or truncated.
+    A folder that is replaced in that moment is opened anew. Raises BundleError naming the file that
+    is missing, altered or truncated.
     """
-    path = Path(path)
+    path, deadline = Path(path), time.monotonic() + PATIENCE
+    while True:
+        restore(path)
+        before = _identity(path)
+        try:
+            return _open(path)
+        except BundleError:
+            if _identity(path) == before or time.monotonic() > deadline:
+                raise
+
+
+def foreign_to_bundle(path: Path) -> str:
+    """What at `path` no export wrote, all that the manifest there does not list; "" if nothing."""
+    if not path.is_dir() or not strangers(path):
+        return strangers(path)
+    try:
+        manifest = load_manifest(path / "manifest.json")
+    except BundleError:
+        return "is no bundle, for it holds no manifest.json that can be read"
+    return _unlisted(path, {"manifest.json", *manifest.files})
+
+
+def _unlisted(folder: Path, listed: Iterable[str]) -> str:
+    below: dict[str, list[str]] = {}
+    for relative in listed:
+        first, _, rest = relative.partition("/")
+        below.setdefault(first, []).extend([rest] if rest else [])
+    found = strangers(folder, below)
+    for name, inside in below.items():
+        if not found and (folder / name).is_dir() and (found := _unlisted(folder / name, inside)):
+            found += f" in {name}"
+    return found
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What tells one folder from another that took its place; empty if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _open(path: Path) -> Bundle:
     if not path.exists():
         raise BundleError(f"{path} does not exist: give a bundle's folder, NAME.prunion")
     if not path.is_dir():
@@ -79,25 +212,32 @@ def open_bundle(path: Path | str) -> Bundle:
     if not (path / "manifest.json").is_file():
         raise BundleError(f"{path} holds no manifest.json: it is no bundle, or a copy was cut off")
     manifest = load_manifest(path / "manifest.json")
-    root = path.resolve()
-    for relative, digest in manifest.files.items():
-        _check_file(path, root, relative, digest)
-    return Bundle(path, manifest)
+    bundle = Bundle(path, manifest, held := {})
+    small = {manifest.units, *(domain.pack for domain in manifest.domains)}
+    for relative in manifest.files:
+        file = _hold(path, relative, manifest, small=relative in small)
+        if relative in small or relative in manifest.graphs.values():
+            held[relative] = file
+        else:
+            file.close()
+    return bundle
 
 
-def _check_file(path: Path, root: Path, relative: str, digest: str) -> None:
-    file = path / relative
+def _hold(path: Path, relative: str, manifest: Manifest, *, small: bool = False) -> HeldFile:
+    """Open a file that the manifest lists, and check its hash."""
+    file, expected = path / relative, manifest.files[relative]
     try:
         if not file.exists():
             raise BundleError(f"{file} is missing: {FIX}")
         # A symbolic link out of the folder would let a bundle name any file of the machine.
-        if not file.is_file() or not file.resolve().is_relative_to(root):
+        if not file.is_file() or not file.resolve().is_relative_to(path.resolve()):
             raise BundleError(f"{file} is no plain file inside the bundle: copy the bundle again")
-        found = sha256_file(file)
+        found = HeldFile(file, small=small and file.stat().st_size <= MAX_SMALL)
     except OSError as exc:  # a name that is too long, a folder or file that may not be read
         raise BundleError(f"{file} cannot be read ({exc.strerror}): {FIX}") from None
-    if found != digest:
+    if found.sha256 != expected:
         raise BundleError(
-            f"{file} differs from the manifest (SHA-256 {found[:12]}…, expected {digest[:12]}…): "
-            f"altered or truncated, {FIX}"
+            f"{file} differs from the manifest (SHA-256 {found.sha256[:12]}…, expected "
+            f"{expected[:12]}…): altered or truncated, {FIX}"
         )
+    return found

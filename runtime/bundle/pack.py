@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from prunion.runtime.base import check_text, replace_file
 from prunion.runtime.errors import BundleError
 
-__all__ = ["Pack", "check_pack", "read_pack", "write_pack"]
+__all__ = ["Pack", "check_pack", "no_pack", "read_pack", "write_pack"]
 
 FORMAT = "prunion-pack"
 FORMAT_VERSION = 1
 MAX_BYTES = 1 << 30
+MAX_HEADER = 100_000_000  # safetensors' own limit
 TENSORS = {
     "bank": ("float32", 1),
     "head_weight": ("float32", 2),
@@ -74,26 +75,51 @@ def _sorted_metadata(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[start:]
 
 
-def read_pack(path: Path | str) -> Pack:
-    """Read and check a pack. Raises BundleError naming the file and what is wrong in it."""
+def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
+    """Read and check a pack, from `data` if its bytes are there already.
+
+    Raises BundleError naming the file and what is wrong in it.
+    """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if data is None and path.stat().st_size > MAX_BYTES:
             raise BundleError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not a domain pack")
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            missing = sorted(TENSORS.keys() - set(file.keys()))
-            if missing:
-                raise BundleError(f"{path} lacks {', '.join(missing)}: export the pack again")
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
+        data = path.read_bytes() if data is None else data
+        found, metadata = load(data), _metadata(data)
+        missing = sorted(TENSORS.keys() - set(found))
+        if missing:
+            raise BundleError(f"{path} lacks {', '.join(missing)}: export the pack again")
+        tensors = {name: found[name] for name in TENSORS}
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: give a domain pack's path") from None
-    except (OSError, SafetensorError, TypeError, ValueError) as exc:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
         raise BundleError(f"{path} is no readable pack ({exc}): copy or export it again") from None
     name, classes, trunk_hash = _identity(metadata, path)
     pack = Pack(name, classes, trunk_hash=trunk_hash, **tensors)
     _check(pack, str(path))
     return pack
+
+
+def no_pack(path: Path) -> str:
+    """Why a file is none that `write_pack` wrote, damaged or not; "" if it is one."""
+    if not path.is_file():
+        return "is a folder"
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            header = file.read(min(int.from_bytes(start, "little"), MAX_HEADER))
+        metadata = _metadata(start + header)
+    except (OSError, ValueError, RecursionError):
+        metadata = {}
+    own = metadata.get("format") == FORMAT or not path.stat().st_size
+    return "" if own else "is no domain pack"
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file, which the library gives for a path only."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def check_pack(

@@ -15,9 +15,18 @@ import numpy as np
 
 from prunion.runtime.base import Fields, is_number, is_whole, on_cpu, read_json, write_json
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
-from prunion.runtime.errors import BudgetError
+from prunion.runtime.errors import BudgetError, PrunionError
 
-__all__ = ["Fit", "Grid", "Profile", "fit_total", "monotone", "read_profile", "write_profile"]
+__all__ = [
+    "Fit",
+    "Grid",
+    "Profile",
+    "fit_total",
+    "monotone",
+    "no_profile",
+    "read_profile",
+    "write_profile",
+]
 
 FORMAT_VERSION = 1
 FIX = "write it again with `prunion profile`"
@@ -164,6 +173,18 @@ def write_profile(path: Path | str, profile: Profile) -> None:
 def read_profile(path: Path | str) -> Profile:
     """Read and check a profile. Raises BudgetError naming the key that is wrong."""
     return _profile(Fields(read_json(path, BudgetError), "", str(path), BudgetError, FIX))
+
+
+def no_profile(path: Path) -> str:
+    """Why a file is none that `write_profile` wrote, of any version; "" if it is one."""
+    if not path.is_file():
+        return "is a folder"
+    try:
+        value = read_json(path) if path.stat().st_size else {"grids": [], "layers": [], "fit": {}}
+    except PrunionError:
+        value = None
+    own = isinstance(value, dict) and {"grids", "layers", "fit"} <= value.keys()
+    return "" if own else "is no device profile"
 
 
 def fit_total(layers: np.ndarray, measured: np.ndarray) -> Fit:

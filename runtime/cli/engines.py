@@ -128,5 +128,5 @@ def _print_trtexec(
     if graph.exists() and not force:
         raise PrunionError(f"{graph} already exists: choose another place with -o or pass --force")
     with replace_file(graph) as temporary:
-        temporary.write_bytes(engine_graph(opened.graph(precision), key))
+        temporary.write_bytes(engine_graph(opened.held_graph(precision).read(), key))
     click.echo(trtexec_command(opened, key, graph, engine, options.timing_cache))

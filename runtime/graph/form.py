@@ -120,11 +120,15 @@ class GraphForm:
 
 def form_of(bundle: Bundle, precision: Precision = "fp32") -> GraphForm:
     """The form of one of the bundle's graphs. Raises BundleError if there is no such graph."""
-    graph, manifest = bundle.graph(precision), bundle.manifest
+    bundle.graph(precision)  # refused if there is none
+    manifest = bundle.manifest
     image: ImageType = "float32"
     if takes_pixels(precision):
         image = "uint8"
-    elif precision == "fp16" and input_types(graph).get("image") == "float16":
+    elif (
+        precision == "fp16"
+        and input_types(bundle.held_graph(precision).read()).get("image") == "float16"
+    ):
         image = "float16"  # the manifest does not say
     return GraphForm(HEADS[manifest.heads], image, manifest.input)
 

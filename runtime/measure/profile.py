@@ -188,7 +188,7 @@ def sample_unions(table: UnitTable, round_to: int, seed: int = 0) -> list[np.nda
 
 def _layers(bundle: Bundle, form: GraphForm) -> dict[str, GraphLayer]:
     table = form.unit_table(bundle.unit_table())
-    pinned = pin_form(bundle.graph(), form, bundle.pack(bundle.domains[0]))
+    pinned = pin_form(bundle.held_graph().read(), form, bundle.pack(bundle.domains[0]))
     return find_layers(load_graph(pinned)[0], table)
 
 
@@ -224,7 +224,7 @@ def _whole(
     """Least milliseconds of the network cut to each union, `[N]`."""
     pack, calls = bundle.pack(bundle.domains[0]), {}
     for number, alive in enumerate(unions):
-        graph = pin_form(bundle.graph(), form, pack, table, alive)
+        graph = pin_form(bundle.held_graph().read(), form, pack, table, alive)
         calls[str(number)] = _call(graph, (batch, *form.image_shape), options)
     times = time_interleaved(calls, seconds, block_ms=1e3 * seconds / 16)
     return np.array([times[str(number)].min_ms for number in range(len(unions))])
@@ -238,5 +238,5 @@ def _call(graph: bytes, shape: tuple[int, ...], options: SessionOptions) -> Call
 
 def _provider(bundle: Bundle, form: GraphForm, options: SessionOptions) -> str:
     pack = bundle.pack(bundle.domains[0])
-    session = make_session(pin_form(bundle.graph(), form, pack), options, {"image"})
+    session = make_session(pin_form(bundle.held_graph().read(), form, pack), options, {"image"})
     return str(session.get_providers()[0])

@@ -7,28 +7,25 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from prunion.runtime.backends import SessionOptions, check_backend, run
-from prunion.runtime.base import Backend, Precision, available_bytes
-from prunion.runtime.bundle import Bundle, Pack, check_pack, open_bundle, read_pack
+from prunion.runtime.backends import run
+from prunion.runtime.bundle import Bundle, Pack, check_pack, read_pack
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
 from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
 from prunion.runtime.model.explain import Explanation, explain_model
-from prunion.runtime.model.open import open_pool
 from prunion.runtime.model.plan import Plan, find_plan
 from prunion.runtime.model.pool import SessionPool
 
-__all__ = ["Candidate", "Model", "Prediction", "load", "to_prediction"]
-
-SHARE_OF_MEMORY = 4  # pinned sessions may take a quarter of what is free, unless told otherwise
+__all__ = ["Candidate", "Model", "Prediction", "to_prediction"]
 
 
 class Model:
-    """Thread-safe; made by `load`."""
+    """Thread-safe; made by `load`. With `with`, or `close`, its memory is given back."""
 
     def __init__(self, bundle: Bundle, sessions: SessionPool, tables: Tables) -> None:
         self.bundle = bundle
@@ -145,13 +142,35 @@ class Model:
         """Measure which sessions answer fastest, unless it is known for this machine already."""
         with self._planning:
             if self._plan is None:
-                self._plan = find_plan(self.bundle, self.sessions, self._tables.domains[0].pack)
+                self._plan = find_plan(self.sessions, self._tables.domains[0].pack)
                 self.sessions.slicing = self.sessions.slicing and self._plan.slices
             return self._plan
 
     def explain(self) -> Explanation:
         """What was chosen on this machine, and why; `print` shows it."""
         return explain_model(self.bundle, self.sessions, self._tables, self._plan)
+
+    def close(self) -> None:
+        """Give back sessions and files; requests that run finish, later ones raise InputError."""
+        self.sessions.close()
+        self.bundle.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a loaded model cannot be pickled or copied: give the other process the bundle's path, "
+            "and load it there"
+        )
 
     def _images(self, items: list[ImageLike]) -> np.ndarray:
         form = self.sessions.form
@@ -204,55 +223,6 @@ class Model:
         self.sessions.form.check_values(array)
         fed = session.needs_tables or not tables.stored
         return run(session, self.sessions.form.feeds(array, rows, tables.feeds if fed else None))
-
-
-def load(
-    path: Path | str,
-    backend: Backend = "auto",
-    *,
-    precision: Precision = "fp32",
-    threads: int | None = None,
-    memory_limit: int | None = None,
-    slicing: bool = True,
-    tune: bool = False,
-    engine: Path | str | None = None,
-) -> Model:
-    """Open a bundle and check its files; sessions are made on first use.
-
-    Args:
-        path: the bundle's folder, NAME.prunion.
-        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda`, `openvino`; `tensorrt` or
-            `tensorrt-rtx`, which build an engine for this GPU on first use, and keep it; or
-            `tensorrt-ep` or `tensorrt-rtx-ep`, the same by ONNX Runtime's providers.
-        precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
-            `-uint8` take raw pixels; one with float16 images is given them by a cast.
-        threads: threads inside one operator; None leaves it to the backend.
-        memory_limit: bytes that pinned (single-domain) sessions may hold together, beside the
-            mixed one; 0 for none of them, None for a quarter of the memory that is free now. Any
-            number also makes sessions lay out no memory ahead for each batch shape.
-        slicing: whether pinned sessions may leave out channels that their domain does not use.
-        tune: measure now whether to split mixed batches, not at the first of them.
-        engine: an engine file of `prunion build`, for the two backends of TensorRT.
-
-    Raises:
-        BundleError: a file is missing, altered or truncated, or there is no such graph.
-        InputError: `memory_limit` is negative, or the backend runs no `engine`.
-        PrunionError: there is no such backend. What the backend lacks on this machine is found
-            with the first session: MissingDependencyError, BackendError, EngineError.
-    """
-    bundle = open_bundle(path)
-    limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
-    if limit < 0:
-        raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
-    options = SessionOptions(check_backend(backend), threads, spare_memory=memory_limit is not None)
-    pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
-    packs = enumerate(bundle.pack(name) for name in bundle.domains)
-    model = Model(
-        bundle, pool, Tables(tuple(LiveDomain(*x) for x in packs), pool.form, stored=True)
-    )
-    if tune:
-        model.tune()
-    return model
 
 
 class Candidate(NamedTuple):

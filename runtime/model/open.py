@@ -1,4 +1,4 @@
-"""From a bundle and a backend's name to its pool of sessions."""
+"""From a bundle's path and a backend's name to a loaded model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,66 @@ from functools import partial
 from pathlib import Path
 
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
-from prunion.runtime.base import TARGETS, Precision, arithmetic_of
-from prunion.runtime.bundle import Bundle
+from prunion.runtime.base import TARGETS, Backend, Precision, arithmetic_of, available_bytes
+from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import form_of
+from prunion.runtime.model.domains import LiveDomain, Tables
+from prunion.runtime.model.model import Model
 from prunion.runtime.model.pool import TOLERANCE, SessionPool
 
-__all__ = ["open_pool"]
+__all__ = ["load", "open_pool"]
+
+SHARE_OF_MEMORY = 4  # pinned sessions may take a quarter of what is free, unless told otherwise
+
+
+def load(
+    path: Path | str,
+    backend: Backend = "auto",
+    *,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    slicing: bool = True,
+    tune: bool = False,
+    engine: Path | str | None = None,
+) -> Model:
+    """Open a bundle and check its files; sessions are made on first use.
+
+    Args:
+        path: the bundle's folder, NAME.prunion.
+        backend: `auto` (CUDA where it works, else CPU), `cpu`, `cuda`, `openvino`; `tensorrt` or
+            `tensorrt-rtx`, which build an engine for this GPU on first use, and keep it; or
+            `tensorrt-ep` or `tensorrt-rtx-ep`, the same by ONNX Runtime's providers.
+        precision: which of the bundle's graphs, a key of `manifest.graphs`. Those that end in
+            `-uint8` take raw pixels; one with float16 images is given them by a cast.
+        threads: threads inside one operator; None leaves it to the backend.
+        memory_limit: bytes that pinned (single-domain) sessions may hold together, beside the
+            mixed one; 0 for none of them, None for a quarter of the memory that is free now. Any
+            number also makes sessions lay out no memory ahead for each batch shape.
+        slicing: whether pinned sessions may leave out channels that their domain does not use.
+        tune: measure now whether to split mixed batches, not at the first of them.
+        engine: an engine file of `prunion build`, for the two backends of TensorRT.
+
+    Raises:
+        BundleError: a file is missing, altered or truncated, or there is no such graph.
+        InputError: `memory_limit` is negative, or the backend runs no `engine`.
+        PrunionError: there is no such backend. What the backend lacks on this machine is found
+            with the first session: MissingDependencyError, BackendError, EngineError.
+    """
+    bundle = open_bundle(path)
+    limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
+    if limit < 0:
+        raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
+    options = SessionOptions(check_backend(backend), threads, spare_memory=memory_limit is not None)
+    pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
+    packs = enumerate(bundle.pack(name) for name in bundle.domains)
+    model = Model(
+        bundle, pool, Tables(tuple(LiveDomain(*x) for x in packs), pool.form, stored=True)
+    )
+    if tune:
+        model.tune()
+    return model
 
 
 def open_pool(
@@ -31,7 +84,7 @@ def open_pool(
     for an `engine` that the backend cannot run.
     """
     check_backend(options.backend)
-    graph, form = bundle.graph(precision), form_of(bundle, precision)
+    graph, form = bundle.held_graph(precision), form_of(bundle, precision)
     open_mixed: Callable[[], Session] | None = None
     if (target := TARGETS.get(options.backend)) is not None:
         from prunion.runtime.tensorrt import open_engine

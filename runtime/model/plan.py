@@ -28,7 +28,7 @@ from prunion.runtime.base import (
     time_interleaved,
     write_json,
 )
-from prunion.runtime.bundle import Bundle, Pack
+from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.model.pool import SessionPool
 
@@ -76,7 +76,7 @@ class Plan:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
 
-def find_plan(bundle: Bundle, pool: SessionPool, pack: Pack, seconds: float = SECONDS) -> Plan:
+def find_plan(pool: SessionPool, pack: Pack, seconds: float = SECONDS) -> Plan:
     """The plan for this graph and machine, measured with the domain `pack` if none is known."""
     if pool.form.single:
         return Plan(reason="the bundle holds one domain")
@@ -90,8 +90,7 @@ def find_plan(bundle: Bundle, pool: SessionPool, pack: Pack, seconds: float = SE
     backend = pool.backend()
     if backend == "cuda":
         return Plan(reason="CUDA plans its convolutions anew for every other number of images")
-    graph = pool.graph.relative_to(bundle.path).as_posix()
-    digest = f"{bundle.manifest.files[graph]}{pool.slicing}"
+    digest = f"{pool.graph.sha256}{pool.slicing}"
     key = plan_key(digest, backend, pool.options.threads)
     known = load_plan(key)
     if known is not None:

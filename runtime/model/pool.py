@@ -10,15 +10,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from weakref import WeakSet
 
 import numpy as np
 
 from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, run, settled
 from prunion.runtime.base import Backend, default_round_to
-from prunion.runtime.bundle import Pack, UnitTable
+from prunion.runtime.bundle import HeldFile, Pack, UnitTable
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
 from prunion.runtime.graph import GraphForm, pin_form
 from prunion.runtime.model.domains import LiveDomain
@@ -87,7 +85,7 @@ class SessionPool:
 
     def __init__(
         self,
-        graph: Path,
+        graph: HeldFile,
         options: SessionOptions,
         form: GraphForm,
         table: UnitTable | None = None,
@@ -105,23 +103,41 @@ class SessionPool:
         self.slicing = table is not None and self.pins
         self._refused = ""
         self._table = None if table is None else form.unit_table(table)
-        self.typical = graph.stat().st_size
+        self.typical = graph.size
         self._pinned: OrderedDict[int, Future[Pinned | None]] = OrderedDict()
         self._ready: dict[int, Pinned] = {}
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Session | None = None
-        self._open_mixed = open_mixed or partial(make_mixed, graph, options, form.needs)
+        self._open_mixed = open_mixed or self._made_mixed
         self.full = ""
+        self.closed = False
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Session:
         """The session that takes `image` and `domain`, and the tables if they are fed."""
-        if self._mixed is None:
+        session = self._mixed
+        if session is None:
             with self._mixed_lock:
+                self._check_open()
                 if self._mixed is None:
                     self._mixed = self._open_mixed()
-        return self._mixed
+                session = self._mixed
+        return session
+
+    def _made_mixed(self) -> Session:
+        return make_mixed(self.graph.read(), self.options, self.form.needs)
+
+    def close(self) -> None:
+        """Let all sessions go and make none any more; requests that run finish with theirs."""
+        with self._mixed_lock, self._lock:
+            self.closed, self._mixed = True, None
+            self._pinned.clear()
+            self._ready.clear()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InputError("the model is closed: load its bundle again")
 
     def provider(self) -> str:
         """What answers: the first provider of a session that is there, else an empty text."""
@@ -159,6 +175,7 @@ class SessionPool:
             return None
         serial = domain.serial
         with self._lock:
+            self._check_open()
             ready = self._ready.get(serial)
             if ready is not None:
                 self._pinned.move_to_end(serial)
@@ -210,7 +227,7 @@ class SessionPool:
                 if alive.all():
                     return self._plain(pack, "it uses every channel of the union")
                 try:
-                    graph = pin_form(self.graph, self.form, pack, self._table, alive)
+                    graph = pin_form(self.graph.read(), self.form, pack, self._table, alive)
                     made = make_session(graph, self.chosen(), needs={"image"})
                     return self._checked(pack, Pinned(made, len(graph), True, kept_note(alive)))
                 except UnsupportedGraphError as exc:
@@ -219,7 +236,7 @@ class SessionPool:
         return self._plain(pack, "slicing is off")
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
-        graph = pin_form(self.graph, self.form, pack)
+        graph = pin_form(self.graph.read(), self.form, pack)
         made = make_session(graph, self.chosen(), needs={"image"})
         return Pinned(made, len(graph), False, note)
 

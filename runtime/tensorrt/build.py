@@ -124,7 +124,7 @@ def engine_bytes(
     the graph has in each precision."""
     logger = make_logger(trt)
     builder = make_builder(trt, logger)
-    graph = engine_graph(bundle.graph(key.precision), key)
+    graph = engine_graph(bundle.held_graph(key.precision).read(), key)
     network, parser = parse(trt, builder, logger, graph, str(bundle.path))
     config = builder.create_builder_config()
     # What the engine inspector tells about types; it costs no time when running.

@@ -114,12 +114,12 @@ def engine_key(
         raise InputError("only a Jetson has a DLA, which TensorRT-RTX does not know: leave it out")
     if options.dla is not None and arithmetic_of(precision) == "fp32":
         raise InputError("a DLA runs float16 and INT8 only: give --precision fp16 or int8")
-    manifest, relative = bundle.manifest, bundle.graph(precision).relative_to(bundle.path)
+    manifest, graph = bundle.manifest, bundle.held_graph(precision)
     domains, classes = len(manifest.domains), manifest.max_classes
     return EngineKey(
         target=target,
         library_version=library_version,
-        graph_sha256=manifest.files[relative.as_posix()],
+        graph_sha256=graph.sha256,
         trunk_hash=manifest.trunk_hash,
         sms=tuple(sms),
         precision=precision,

@@ -10,12 +10,13 @@ from .runtime.errors import DomainError as DomainError
 from .runtime.errors import EngineError as EngineError
 from .runtime.errors import InputError as InputError
 from .runtime.errors import MissingDependencyError as MissingDependencyError
+from .runtime.errors import OutputError as OutputError
 from .runtime.errors import PrunionError as PrunionError
 from .runtime.errors import StoppedError as StoppedError
 from .runtime.errors import UnsupportedGraphError as UnsupportedGraphError
 from .runtime.errors import VerificationError as VerificationError
 from .runtime.measure.benchmark import bench as bench
-from .runtime.model.model import load as load
+from .runtime.model.open import load as load
 from .trainer.api import train as train
 
 __version__: str

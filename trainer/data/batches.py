@@ -256,10 +256,10 @@ def _by_threads(
                 future.cancel()
 
 
-class _Reads(Dataset):
+class _Reads(Dataset[object]):
     """`read(items[i])`, with the user's errors handed back whole instead of as a traceback."""
 
-    def __init__(self, read: Callable, items: Sequence) -> None:
+    def __init__(self, read: Callable[[Any], object], items: Sequence[Any]) -> None:
         self.read, self.items = read, items
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ from prunion.runtime.base import (
     sha256_file,
     shown,
 )
-from prunion.runtime.bundle import (
+from prunion.runtime.bundle import UnitTable, (
     Fit,
     Grid,
     Layer,

@@ -20,11 +20,12 @@ from prunion.runtime.base import (
     sha256_file,
     shown,
 )
-from prunion.runtime.bundle import UnitTable, (
+from prunion.runtime.bundle import (
     Fit,
     Grid,
     Layer,
     Profile,
+    UnitTable,
     load_manifest,
     open_bundle,
     read_profile,

@@ -106,7 +106,8 @@ class ChannelFlow:
         given = self.of(node.input[0])
         # In a grouped convolution axis 1 counts within a group, so only whole ones can be compared.
         if attribute(node, "group", 1) == 1 and given is not None:
-            if not np.array_equal(given, self._of_weight(weight, 1)):
+            taken = self._of_weight(weight, 1)
+            if not np.array_equal(given, taken):
                 raise refusal(node, "its weight's channels are not those it is given")
         return self._of_weight(weight, 0)
 

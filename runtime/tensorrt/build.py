@@ -205,7 +205,7 @@ def _shape_profile(
     heads: Heads,
 ) -> tensorrt.IOptimizationProfile:
     symbolic = input_ranges(key, heads)
-    profile: Any = builder.create_optimization_profile()
+    profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if tensor.name not in symbolic:
@@ -216,5 +216,6 @@ def _shape_profile(
             limits = ranges[axis] if axis < len(ranges) else None
             for place in range(3):
                 shapes[place].append(limits[place] if size == -1 and limits else size)
-        profile.set_shape(tensor.name, *(tuple(shape) for shape in shapes))
+        dims: list[Any] = [tuple(shape) for shape in shapes]  # TensorRT makes its Dims of them
+        profile.set_shape(tensor.name, *dims)
     return profile

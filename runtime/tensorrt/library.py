@@ -66,7 +66,7 @@ def make_logger(trt: ModuleType) -> KeepingLogger:
 def make_builder(trt: ModuleType, logger: KeepingLogger) -> tensorrt.Builder:
     """A builder. Raises BackendError where the library gives none, as without a GPU."""
     try:
-        builder = trt.Builder(logger)
+        builder: tensorrt.Builder | None = trt.Builder(logger)
     except (RuntimeError, TypeError) as exc:  # what a null from the library becomes
         reason = logger.messages[-1] if logger.messages else str(exc)
         raise BackendError(

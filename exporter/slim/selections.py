@@ -90,7 +90,10 @@ def write_selection(
             name = f"channels_{node.name}"
             holder.register_buffer(name, torch.from_numpy(places))
             index = graph.get_attr(name)
-            new = graph.call_function(aten.index_select.default, (source, 1, index))
+            # OpenVINO moves a Gather that reorders all channels along axis 1 into the weights of
+            # the next convolution, in the wrong order. One counted from the end it leaves alone.
+            axis = -3 if selection.source.meta["val"].dim() == 4 else 1
+            new = graph.call_function(aten.index_select.default, (source, axis, index))
         if selection.form == "flat":
             new = graph.call_function(aten.flatten.using_ints, (new, 1))
         elif selection.form == "spread":

@@ -14,7 +14,7 @@ from prunion.runtime.graph.inputs import TABLES, attribute, list_attribute
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ChannelFlow", "channel_slice", "refusal"]
+__all__ = ["CHANNEL_AXES", "ChannelFlow", "channel_slice", "refusal"]
 
 # Operations that give channel c of their first input back as channel c.
 PASS = frozenset(
@@ -22,6 +22,8 @@ PASS = frozenset(
     "Cast MaxPool AveragePool GlobalAveragePool GlobalMaxPool Dropout Mish Gelu".split()
 )
 MERGE = frozenset("Add Mul Sub Div Max Min Where Sum".split())
+# Of a Gather; the exporter counts from the end in [N, C, H, W].
+CHANNEL_AXES = (1, -3)
 REDUCE = frozenset("ReduceMean ReduceSum ReduceMax ReduceL2".split())
 Units = np.ndarray | None  # None: the tensor has no channels that could be cut
 
@@ -94,7 +96,7 @@ class ChannelFlow:
         units = self.of(source)
         if units is None:
             return None
-        if axis != 1:
+        if axis not in CHANNEL_AXES:
             raise refusal(node, f"it gathers along axis {axis}")
         gathered: np.ndarray = units[self.constant(node, 1).reshape(-1)]
         return gathered

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.bundle import UnitTable
-from prunion.runtime.graph.channels import ChannelFlow, channel_slice, refusal
+from prunion.runtime.graph.channels import CHANNEL_AXES, ChannelFlow, channel_slice, refusal
 from prunion.runtime.graph.inputs import attribute
 
 __all__ = ["slice_channels"]
@@ -55,7 +55,7 @@ def _edits(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any
     if node.op_type == "Split":
         ends = np.cumsum(flow.constant(node, 1))
         yield node, 1, np.diff(before[np.concatenate([[0], ends])])
-    elif node.op_type == "Gather" and attribute(node, "axis", 0) == 1:
+    elif node.op_type == "Gather" and attribute(node, "axis", 0) in CHANNEL_AXES:
         index = flow.constant(node, 1).reshape(-1)
         yield node, 1, before[index[left[index]]]
     elif node.op_type == "Slice":

@@ -205,3 +205,13 @@ def test_a_reshape_that_mixes_channels_with_positions_is_refused() -> None:
 
     with pytest.raises(UnsupportedGraphError, match="node "):
         slim_network(switch_off(domain_net(Interleave())))
+
+
+@pytest.mark.parametrize("model", [Shuffle, Split, ZeroPad])
+def test_channels_are_gathered_along_an_axis_counted_from_the_end(model: type[nn.Module]) -> None:
+    """Along axis 1 OpenVINO folds a reordering of all channels into the wrong weights."""
+    graph = onnx_graph(slim_network(domain_net(model(), (3, 4))), 8, 8).graph
+    tables = ("bank", "head_weight", "head_bias")
+    picks = [n for n in graph.node if n.op_type == "Gather" and n.input[0] not in tables]
+    axes = [onnx.helper.get_node_attr_value(node, "axis") for node in picks]
+    assert axes == ([-3] if model is Shuffle else [])

@@ -1,7 +1,8 @@
 """OpenVINO's sessions, and what a graph needs to get through its optimisations unharmed.
 
-Two of them are at fault in all versions tried (2023.3 to 2026.4): one moves a reordering of channels
-into a convolution's weights by the wrong order, one refuses strided convolutions below a split.
+Two of them are at fault in all versions tried (2023.3 to 2026.4): one moves a reordering of
+channels into a convolution's weights by the wrong order, one refuses strided convolutions below a
+split.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _mixed_cases(few: Model, many: Model) -> Cases:
 
 
 def _graphs(model: Model, pack: Pack) -> tuple[bytes, bytes]:
-    table, graph = model.bundle.unit_table(), model.sessions.graph
+    table, graph = model.bundle.unit_table(), model.sessions.graph.read()
     alive = table.round_up(pack.switches, default_round_to())
     return pin_pack(graph, pack), pin_pack(graph, pack, table, alive)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from prunion.runtime.base import check_text, shown
 from prunion.runtime.errors import ConfigError, DataError, PrunionError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.folder import open_folder
@@ -114,6 +115,12 @@ def _open(
 
 def _check_classes(config: DomainConfig, classes: tuple[str, ...], train: ImageSet) -> None:
     where = f"[domains.{config.name}]"
+    for name in classes:  # each is written into a JSON file at the very end
+
+        def unfit(problem: str, name: str = name) -> DataError:
+            return DataError(f"{where} class {shown(name)} {problem}: rename it")
+
+        check_text(name, 1000, unfit)
     if len(set(classes)) != len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         raise DataError(f"{where} has two classes named {twice!r}: rename one")

@@ -25,6 +25,7 @@ from prunion.runtime.bundle import (
     Grid,
     Layer,
     Profile,
+    UnitTable,
     load_manifest,
     open_bundle,
     read_profile,

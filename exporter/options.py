@@ -69,3 +69,8 @@ class ExportOptions:
             )
         if self.int8_images < 1:
             raise ConfigError(f"--int8-images {self.int8_images}: give 1 or more for each domain")
+
+    def size(self, graph: int) -> int:
+        """About the bytes of a bundle whose fp32 graph has `graph`, packs apart."""
+        graphs = graph * (1.0 + 0.5 * self.fp16 + 0.3 * self.int8)
+        return int(graphs * (1 + self.uint8) + graph * self.torch)

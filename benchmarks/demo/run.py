@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.demo.images import write_demo_domains
+from prunion.benchmarks.demo.images import DEMO_IMAGES, write_demo_domains
 from prunion.benchmarks.demo.pictures import draw_sharing, draw_widths
 from prunion.exporter.bundle import export_bundle, write_unpruned
-from prunion.runtime.base import amount_text, write_json
+from prunion.runtime.base import amount_text, check_output, strangers, write_json
+from prunion.runtime.bundle import foreign_to_bundle
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import load_config
-from prunion.trainer.run import RunResult, train_run
+from prunion.trainer.run import RunResult, foreign_to_run, train_run
 
 __all__ = ["run_demo"]
 
 SIZE = 48
+FIGURES = ("unpruned.onnx", "sharing.png", "widths.png", "demo.json")
 RUN = """\
 # The demo's run file: EfficientNet-Lite0, half of its parameters.
 seed = 0
@@ -56,8 +58,9 @@ def run_demo(output: Path | str, *, force: bool = False) -> None:
     """Train, export, measure and predict under `output`; prints a closing table."""
     started = time.perf_counter()
     folder = Path(output)
-    if folder.exists() and any(folder.iterdir()) and not force:
+    if folder.is_dir() and any(folder.iterdir()) and not force:
         raise PrunionError(f"{folder} is not empty: choose another place with -o or pass --force")
+    check_output(folder, force=True, wrote=_foreign)
     folder.mkdir(parents=True, exist_ok=True)
     run_file = _write_run_file(folder)
     result = train_run(load_config(run_file), folder / "run", force=force, run_file=run_file)
@@ -72,6 +75,28 @@ def run_demo(output: Path | str, *, force: bool = False) -> None:
     print(_table(rows))
     _predict(folder, bundle)
     print(f"everything is in {folder}/ ({time.perf_counter() - started:.0f} s)")
+
+
+def _foreign(folder: Path) -> str:
+    """What in a folder no demo wrote; "" if nothing."""
+    pictures = [f"{name}.png" for name in DEMO_IMAGES]
+    found = strangers(folder, ("run.toml", "data", "run", "model.prunion", *FIGURES, *pictures))
+    run_file, data, run, bundle = (
+        folder / name for name in ("run.toml", "data", "run", "model.prunion")
+    )
+    if not found and run_file.is_file() and not _begins(run_file, RUN.splitlines()[0]):
+        found = "holds another run's run.toml"
+    if not found and data.exists():
+        found = strangers(data, DEMO_IMAGES)
+    if not found and run.exists():
+        found = foreign_to_run(run)
+    if not found and bundle.exists():
+        found = foreign_to_bundle(bundle)
+    return found
+
+
+def _begins(file: Path, line: str) -> bool:
+    return file.read_bytes().startswith(line.encode())
 
 
 def _write_run_file(folder: Path) -> Path:

@@ -10,8 +10,9 @@ import torch
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
 from prunion.exporter.graph import TOLERANCE
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
-from prunion.runtime.bundle import Pack, write_pack
-from prunion.runtime.errors import PrunionError, VerificationError
+from prunion.runtime.base import check_output
+from prunion.runtime.bundle import Pack, no_pack, write_pack
+from prunion.runtime.errors import VerificationError
 from prunion.trainer.config import load_added_domain
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import STATE, AddedDomain, add_domain
@@ -49,8 +50,8 @@ def add_domain_pack(
     path = Path(output or f"{new.domain.name}.safetensors")
     folder = Path(f"{path}.run")
     stopped = (folder / STATE).is_file()
-    if path.exists() and not force and not (resume and stopped):
-        raise PrunionError(f"{path} already exists: choose another place or pass --force")
+    may = force or (resume and stopped)
+    check_output(path, force=may, wrote=no_pack, inputs=[checkpoint, domain_file])
     loaded = load_checkpoint(checkpoint)
     digest = trunk_hash(slim_network(loaded.net, kept_units(loaded, loaded.net.switches)))
     added = add_domain(loaded, new.domain, new.train, new.seed, folder, force=force, resume=resume)

@@ -39,9 +39,25 @@ from prunion.exporter.slim import (
     slim_network,
     write_slim,
 )
-from prunion.runtime.base import free_memory, new_folder, sha256_file, write_json
-from prunion.runtime.bundle import BankEntry, Manifest, Pack, UnitTable, Verified
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.base import (
+    check_output,
+    check_space,
+    check_text,
+    free_memory,
+    new_folder,
+    sha256_file,
+    shown,
+    write_json,
+)
+from prunion.runtime.bundle import (
+    BankEntry,
+    Manifest,
+    Pack,
+    UnitTable,
+    Verified,
+    foreign_to_bundle,
+)
+from prunion.runtime.errors import InputError
 from prunion.trainer.network import Checkpoint, load_checkpoint
 
 __all__ = ["export_bundle", "trunk_hash"]
@@ -64,11 +80,12 @@ def export_bundle(
         DomainError: `options` names a domain that it has not.
         VerificationError: the forms disagree, or INT8 costs a domain too much; nothing is written.
         BudgetError: the switches cost more than the checkpoint's budget; nothing is written.
-        PrunionError: `output` exists and `force` is not given.
+        PrunionError: `output` exists and `force` is not given, or it holds what no export wrote.
+        OutputError: it cannot be written.
     """
     output, options = Path(output), options or ExportOptions()
-    if output.exists() and not force:
-        raise PrunionError(f"{output} already exists: choose another place or pass --force")
+    name = _bundle_name(output)
+    check_output(output, force=force, wrote=foreign_to_bundle, inputs=[checkpoint])
     loaded = load_checkpoint(checkpoint)
     everyone = loaded.net.switches
     chosen = (options.specialise,) if options.specialise is not None else options.domains
@@ -82,7 +99,8 @@ def export_bundle(
     free_memory()
     domains = loaded.meta["domains"]
     names = [d["name"] for d in domains]
-    with new_folder(output, force=force) as folder:
+    check_space(output, options.size(parts.model.ByteSize()), "choose another place")
+    with new_folder(output, force=force, wrote=foreign_to_bundle) as folder:
         save_graph(parts.model, folder / "model.onnx")
         budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size)
         images = _probe(2 * len(names), *loaded.config.input.size)
@@ -98,7 +116,7 @@ def export_bundle(
         packs = write_packs(folder, parts.packs, domains)
         params, macs = counts(loaded, table, sum(pack.bank.size for pack in parts.packs))
         manifest = Manifest(
-            name=output.name.removesuffix(".prunion"),
+            name=name,
             domains=packs,
             input=image_input(loaded),
             budget=budget,
@@ -118,6 +136,16 @@ def export_bundle(
         ).to_json()
         write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _bundle_name(output: Path) -> str:
+    """The bundle's name, from its folder's. Raises InputError if no manifest could hold it."""
+    name = output.name.removesuffix(".prunion")
+    return check_text(
+        name,
+        200,
+        lambda problem: InputError(f"the name {shown(name)} {problem}: choose another -o"),
+    )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import torch
 from onnx import numpy_helper
 
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
-from prunion.runtime.bundle import Domain, Pack, write_pack
-from prunion.runtime.errors import DomainError, PrunionError
+from prunion.runtime.base import check_output
+from prunion.runtime.bundle import Domain, Pack, no_pack, write_pack
+from prunion.runtime.errors import DomainError
 from prunion.runtime.graph import TABLE_INPUTS
 from prunion.trainer.network import load_checkpoint
 
@@ -39,8 +40,7 @@ def export_pack(
         PrunionError: `output` exists and `force` is false.
     """
     path = Path(output)
-    if path.exists() and not force:
-        raise PrunionError(f"{path} already exists: choose another place or pass --force")
+    check_output(path, force=force, wrote=no_pack, inputs=[checkpoint])
     loaded = load_checkpoint(checkpoint)
     domains = loaded.meta["domains"]
     names = [entry["name"] for entry in domains]

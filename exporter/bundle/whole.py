@@ -18,9 +18,8 @@ import torch
 from prunion.exporter.bundle.export import export_bundle
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
-from prunion.runtime.base import replace_file
-from prunion.runtime.bundle import Manifest, load_manifest
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.base import check_output, replace_file
+from prunion.runtime.bundle import Manifest, foreign_to_bundle, load_manifest
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, load_config
 from prunion.trainer.network import build_network, load_checkpoint, save_checkpoint
 
@@ -49,8 +48,7 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
     Raises:
         PrunionError: `output` exists and `force` is not given.
     """
-    if output.exists() and not force:
-        raise PrunionError(f"{output} already exists: choose another place or pass --force")
+    check_output(output, force=force, wrote=foreign_to_bundle)
     torch.manual_seed(config.seed)
     backbone = replace(config.backbone, weights="none", match="name")
     net = build_network(backbone, config.input.size, [CLASSES], weights=False)

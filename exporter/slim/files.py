@@ -13,7 +13,14 @@ import numpy as np
 import torch
 
 from prunion.exporter.slim.network import SlimNet, slim_network
-from prunion.runtime.base import new_folder, read_json, reason_of, sha256_file, write_json
+from prunion.runtime.base import (
+    new_folder,
+    read_json,
+    reason_of,
+    sha256_file,
+    strangers,
+    write_json,
+)
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import Checkpoint, build_network
@@ -32,7 +39,7 @@ def save_slim(
     Args:
         alive: units that `slim` keeps of the backbone's, `[U]` bool.
     """
-    with new_folder(Path(folder), force=force) as temporary:
+    with new_folder(folder, force=force, wrote=_foreign) as temporary:
         write_slim(temporary, slim, loaded, alive)
 
 
@@ -106,6 +113,10 @@ def load_slim(folder: Path | str) -> SlimNet:
             f"{folder}/{TENSORS} does not fit its slim layout: {reason}"
         ) from None
     return slim.eval()
+
+
+def _foreign(folder: Path) -> str:
+    return strangers(folder, (TENSORS, LAYOUT))
 
 
 def _layout(folder: Path) -> dict[str, Any]:

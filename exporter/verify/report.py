@@ -85,7 +85,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
 
 
 def _static(bundle: Bundle, variant: str) -> Iterator[str]:
-    model = onnx.load(bundle.graph(variant))
+    model = onnx.load_from_string(bundle.held_graph(variant).read())
     onnx.checker.check_model(model, full_check=True)
     yield from check_graph(bundle, model)
     yield from check_tables(bundle, model)

@@ -274,7 +274,7 @@ def _start(
         raise BundleError(f"{what} does not load ({reason}): export the bundle again") from None
     if isinstance(model, bytes):
         # Its Python class keeps them to start anew with another provider, which is never asked for.
-        vars(session).pop("_model_bytes", None)
+        vars(session)["_model_bytes"] = None
     if session.get_providers()[0] != PROVIDERS[backend]:
         raise BackendError(
             f"{PROVIDERS[backend]} did not start, ONNX Runtime fell back to "

@@ -56,13 +56,13 @@ def replace_file(path: Path | str) -> Iterator[Path]:
     Raises OutputError, with `path` as it was, if it cannot be written.
     """
     path = Path(path)
-    with _told(path):
+    with _told(path) as of_block:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
         with folder_beside(path) as folder:
             temporary = folder / path.name
             mode = _create(temporary)
-            with _told(path, folder):
+            with _noted(of_block):
                 yield temporary
             _finish(temporary, mode)
             temporary.replace(path)
@@ -80,11 +80,11 @@ def new_folder(
     """
     path = Path(path)
     check_output(path, force=force, wrote=wrote)
-    with _told(path):
+    with _told(path) as of_block:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
         with folder_beside(path) as folder:
-            with _told(path, folder):
+            with _noted(of_block):
                 yield folder
             probe = folder / f".{secrets.token_hex(8)}"
             mode = _create(probe)
@@ -217,34 +217,44 @@ def _finish(path: Path, mode: int) -> None:
 
 
 @contextmanager
-def _told(path: Path, folder: Path | None = None) -> Iterator[None]:
+def _told(path: Path) -> Iterator[list[Exception]]:
     """Turn a write that failed into one line that names `path`.
 
-    With `folder`, whose block may read other files too, only what is sure to be its writing.
+    Yields a list for the errors of a caller's block, which may read other files too: of these only
+    what is sure to be its writing counts.
     """
+    of_block: list[Exception] = []
     try:
-        yield
+        yield of_block
     except OutputError:
         raise
     except Exception as exc:
-        if (reason := _failed_write(exc, folder)) is None:
+        inside = str(path.with_name(f".{path.name}.")) if exc in of_block else ""
+        if (number := _failed_write(exc, inside)) is None:
             raise
-        fix = FIXES.get(reason, "choose another place")
+        fix = FIXES.get(number, "choose another place")
         raise OutputError(
-            f"{path} cannot be written ({os.strerror(reason)}): {fix}, and run it again"
+            f"{path} cannot be written ({os.strerror(number)}): {fix}, and run it again"
         ) from None
 
 
-def _failed_write(exc: Exception, folder: Path | None) -> int | None:
-    """The error's number, if it says that a write failed."""
-    if not isinstance(exc, OSError):
-        # safetensors has an error of its own, with the number in its text.
-        found = re.search(r"\(os error (\d+)\)", str(exc))
-        number = int(found[1]) if found else 0
-        return number if number in FULL else None
-    if folder is None or exc.errno in FULL:
-        return exc.errno
-    return exc.errno if str(exc.filename).startswith(str(folder)) else None
+@contextmanager
+def _noted(errors: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:
+        errors.append(exc)
+        raise
+
+
+def _failed_write(exc: Exception, inside: str) -> int | None:
+    """The error's number, if a write failed: any below the paths that begin with `inside`."""
+    if isinstance(exc, OSError):
+        own = not inside or str(exc.filename).startswith(inside)
+        return exc.errno if own or exc.errno in FULL else None
+    # safetensors has an error of its own, with the number in its text.
+    found = re.search(r"\(os error (\d+)\)", str(exc))
+    return number if found and (number := int(found[1])) in FULL else None
 
 
 def _check_writable(path: Path) -> None:

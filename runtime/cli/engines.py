@@ -116,17 +116,23 @@ def _print_trtexec(
     force: bool,
 ) -> None:
     """Write the graph whose tables are plain inputs, and print the line that builds it."""
-    from prunion.runtime.base import replace_file
+    from prunion.runtime.base import check_output, replace_file
     from prunion.runtime.bundle import open_bundle
-    from prunion.runtime.errors import PrunionError
-    from prunion.runtime.tensorrt import default_name, engine_graph, engine_key, trtexec_command
+    from prunion.runtime.graph import no_graph
+    from prunion.runtime.tensorrt import (
+        check_outside,
+        default_name,
+        engine_graph,
+        engine_key,
+        trtexec_command,
+    )
 
     opened = open_bundle(bundle)
     key = engine_key(opened, target, "", sms, precision, options)
     engine = Path(output) if output else Path(default_name(opened, key))
     graph = engine.with_suffix(".onnx")
-    if graph.exists() and not force:
-        raise PrunionError(f"{graph} already exists: choose another place with -o or pass --force")
+    check_outside(opened, graph)
+    check_output(graph, force=force, wrote=no_graph)
     with replace_file(graph) as temporary:
         temporary.write_bytes(engine_graph(opened.held_graph(precision).read(), key))
     click.echo(trtexec_command(opened, key, graph, engine, options.timing_cache))

@@ -125,11 +125,9 @@ def form_of(bundle: Bundle, precision: Precision = "fp32") -> GraphForm:
     image: ImageType = "float32"
     if takes_pixels(precision):
         image = "uint8"
-    elif (
-        precision == "fp16"
-        and input_types(bundle.held_graph(precision).read()).get("image") == "float16"
-    ):
-        image = "float16"  # the manifest does not say
+    elif precision == "fp16":  # the manifest does not say
+        types = input_types(bundle.held_graph(precision).read())
+        image = "float16" if types.get("image") == "float16" else image
     return GraphForm(HEADS[manifest.heads], image, manifest.input)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "inputs_without_defaults",
     "list_attribute",
     "load_graph",
+    "no_graph",
 ]
 
 # What changes with every request; the other inputs are tables with a row per domain.
@@ -49,6 +50,18 @@ def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
         raise BundleError(
             f"the graph is no readable ONNX file ({reason_of(exc)}): export the bundle again"
         ) from None
+
+
+def no_graph(path: Path) -> str:
+    """Why a file is no ONNX graph that takes images and gives logits; "" if it is one."""
+    if not path.is_file():
+        return "is a folder"
+    try:
+        graph = load_graph(path)[0].graph
+    except BundleError:
+        return "is no ONNX graph"
+    ours = "image" in (x.name for x in graph.input) and "logits" in (x.name for x in graph.output)
+    return "" if ours else "is another network's graph"
 
 
 def input_types(graph: Path | str | bytes) -> dict[str, str]:

@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from prunion.runtime.backends import PREFIXES, SessionOptions, check_backend, make_session, settled
-from prunion.runtime.base import TARGETS, Backend, machine_facts, time_interleaved
+from prunion.runtime.base import TARGETS, Backend, check_output, machine_facts, time_interleaved
 from prunion.runtime.bundle import (
     Bundle,
     Fit,
@@ -22,10 +22,11 @@ from prunion.runtime.bundle import (
     UnitTable,
     fit_total,
     monotone,
+    no_profile,
     open_bundle,
     write_profile,
 )
-from prunion.runtime.errors import BackendError, InputError, PrunionError
+from prunion.runtime.errors import BackendError, InputError
 from prunion.runtime.graph import GraphForm, form_of, load_graph, pin_form
 from prunion.runtime.measure.profile_layers import GraphLayer, find_layers, layer_graph
 
@@ -55,8 +56,7 @@ def measure_profile(
     `options` are those of `profile_bundle`. Raises PrunionError if `output` exists and `force` is
     false, and what `profile_bundle` raises.
     """
-    if Path(output).exists() and not force:
-        raise PrunionError(f"{output} already exists: choose another place or pass --force")
+    check_output(output, force=force, wrote=no_profile, inputs=[source])
     opened = open_bundle(source)
     length = len(set(_layers(opened, form_of(opened)).values())) + 2
     if sys.stderr.isatty():  # elsewhere click would print the label

@@ -1,6 +1,7 @@
 from .build import build_engine as build_engine
 from .cuda import device_sm as device_sm
 from .cuda import free_gpu_bytes as free_gpu_bytes
+from .files import check_outside as check_outside
 from .files import engine_name as engine_name
 from .files import staleness as staleness
 from .files import write_engine as write_engine

@@ -16,11 +16,10 @@ from prunion.runtime.errors import (
     BundleError,
     InputError,
     MissingDependencyError,
-    PrunionError,
     UnsupportedGraphError,
 )
 from prunion.runtime.tensorrt.cuda import gpu_sm
-from prunion.runtime.tensorrt.files import write_engine
+from prunion.runtime.tensorrt.files import check_engine_output, write_engine
 from prunion.runtime.tensorrt.graph import engine_graph
 from prunion.runtime.tensorrt.key import (
     BuildOptions,
@@ -79,10 +78,7 @@ def build_engine(
     sms = target_sms(target, sms)
     key = engine_key(bundle, target, str(trt.__version__), sms, precision, options)
     path = Path(output) if output else Path(default_name(bundle, key))
-    if path.exists() and not force:
-        raise PrunionError(f"{path} already exists: choose another place with -o or pass --force")
-    if path.resolve().is_relative_to(bundle.path.resolve()):
-        raise InputError(f"{path} is inside the bundle, whose files are fixed: choose another -o")
+    check_engine_output(bundle, path, force=force)
     start = time.perf_counter()
     engine, convolutions = engine_bytes(trt, bundle, key, options)
     key_path = write_engine(path, key, engine)

@@ -8,11 +8,21 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import read_json, replace_file, sha256_file, shown, write_json
-from prunion.runtime.errors import EngineError
+from prunion.runtime.base import (
+    check_output,
+    read_json,
+    replace_file,
+    sha256_file,
+    shown,
+    write_json,
+)
+from prunion.runtime.bundle import Bundle
+from prunion.runtime.errors import EngineError, InputError
 from prunion.runtime.tensorrt.key import EngineKey
 
 __all__ = [
+    "check_engine_output",
+    "check_outside",
     "check_runs_on",
     "engine_name",
     "key_place",
@@ -47,6 +57,31 @@ def write_engine(path: Path, key: EngineKey, engine: bytes) -> Path:
     value = {"format_version": FORMAT_VERSION, **asdict(key), "engine_sha256": digest}
     write_json(key_place(path), value)
     return key_place(path)
+
+
+def check_engine_output(bundle: Bundle, path: Path, *, force: bool) -> None:
+    """Raise PrunionError if an engine and its key may not be written at `path`, as
+    `check_output` does, InputError if it is inside the bundle."""
+    check_outside(bundle, path)
+    for place in (path, key_place(path)):
+        check_output(place, force=force, wrote=lambda _: _no_engine(path))
+
+
+def check_outside(bundle: Bundle, path: Path) -> None:
+    """Raise InputError if `path` is inside a bundle, where every file is fixed."""
+    if path.resolve().is_relative_to(bundle.path.resolve()):
+        raise InputError(f"{path} is inside the bundle, whose files are fixed: choose another -o")
+
+
+def _no_engine(path: Path) -> str:
+    """Why an engine and its key are none that `write_engine` wrote, of any version."""
+    if path.is_dir() or key_place(path).is_dir():
+        return "is a folder"
+    try:
+        own = "engine_sha256" in read_json(key_place(path), EngineError)
+    except (EngineError, TypeError):
+        own = False
+    return "" if own else f"is no engine with its key, {key_place(path).name}, beside it"
 
 
 def staleness(path: Path, key: EngineKey) -> str:

@@ -1,4 +1,5 @@
 from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import foreign_to_checkpoint as foreign_to_checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import versions as versions

@@ -9,15 +9,30 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import new_folder, read_json, reason_of, sha256_file, write_json
+from prunion.runtime.base import (
+    new_folder,
+    read_json,
+    reason_of,
+    sha256_file,
+    strangers,
+    write_json,
+)
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.network.masked import DomainNet, build_network
 
-__all__ = ["FORMAT_VERSION", "Checkpoint", "load_checkpoint", "save_checkpoint", "versions"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Checkpoint",
+    "foreign_to_checkpoint",
+    "load_checkpoint",
+    "save_checkpoint",
+    "versions",
+]
 
 FORMAT_VERSION = 1
+FILES = ("checkpoint.json", "model.safetensors", "units.json", "profile.json")
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    with new_folder(folder, force=force) as temporary:
+    with new_folder(folder, force=force, wrote=foreign_to_checkpoint) as temporary:
         tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
         save_file(tensors, temporary / "model.safetensors")
         write_json(temporary / "units.json", net.units.table.to_json())
@@ -96,6 +111,11 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     _check_units(folder, net)
     _load_tensors(folder, net)
     return Checkpoint(net.eval(), config, meta)
+
+
+def foreign_to_checkpoint(path: Path) -> str:
+    """What at `path` no training wrote; "" if nothing."""
+    return strangers(path, FILES)
 
 
 def versions() -> dict[str, str]:

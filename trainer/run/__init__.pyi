@@ -1,4 +1,5 @@
 from .epochs import STATE as STATE
+from .folder import foreign_to_run as foreign_to_run
 from .interrupt import exit_when_stopped as exit_when_stopped
 from .later_domain import AddedDomain as AddedDomain
 from .later_domain import add_domain as add_domain

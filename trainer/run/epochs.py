@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from prunion.runtime.errors import OutputError
 from prunion.trainer.run.folder import drop_lines_after
 from prunion.trainer.run.interrupt import StopRequest
 from prunion.trainer.run.metrics import MetricsLog
@@ -95,7 +96,13 @@ def run_epochs(
 
 
 def _save(folder: Path, training: Training, facts: dict[str, Any]) -> None:
-    training.processes.on_first(lambda: save_snapshot(folder / STATE, training, facts))
+    def save() -> None:
+        try:
+            save_snapshot(folder / STATE, training, facts)
+        except OutputError as exc:
+            raise OutputError(f"{exc}: {training.saved}, go on from there with --resume") from None
+
+    training.processes.on_first(save)
     training.saved = _saved(folder, training)
 
 

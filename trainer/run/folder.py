@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from prunion.runtime.base import replace_file
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.base import check_output, replace_file, strangers
+from prunion.runtime.errors import OutputError, PrunionError
+from prunion.trainer.network import foreign_to_checkpoint
 
-__all__ = ["check_folder", "drop_lines_after", "make_folder"]
+__all__ = ["check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
 FILES, FOLDERS = ("metrics.jsonl", "state.safetensors"), ("tensorboard", "checkpoint")
+RUN_FILE = "run.toml"
+HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..+")
 
 
-def check_folder(folder: Path, *, force: bool, resume: bool) -> None:
+def check_folder(
+    folder: Path, *, force: bool, resume: bool, inputs: Sequence[Path | str] = ()
+) -> None:
     """Check that a run may use the folder; nothing is changed.
 
+    Args:
+        inputs: what the run reads; none of it may be what `force` removes.
+
     Raises:
-        PrunionError: it is a file, it holds a run and neither `force` nor `resume` is given, or
-            `resume` is given for a folder that holds no run.
+        PrunionError: it is a file, it holds a run and neither `force` nor `resume` is given,
+            `force` is given for a folder that holds anything but a run, or `resume` for one that
+            holds none.
+        OutputError: it cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise PrunionError(f"{folder} is a file: give -o a folder")
@@ -30,6 +43,32 @@ def check_folder(folder: Path, *, force: bool, resume: bool) -> None:
             f"{folder} already holds a run: pass --resume to go on with it, --force to start "
             "again, or -o for another place"
         )
+    # The run file in a run's folder is a copy that stays.
+    read = [] if resume else [x for x in inputs if Path(x) != folder / RUN_FILE]
+    check_output(folder, force=True, wrote=_any if resume else foreign_to_run, inputs=read)
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} may not be written: choose another place with -o")
+
+
+def foreign_to_run(folder: Path) -> str:
+    """What in a folder no training wrote; "" if nothing."""
+    if not folder.is_dir():
+        return strangers(folder)
+    half = [x.name for x in folder.iterdir() if HALF.fullmatch(x.name)]
+    log = folder / "metrics.jsonl"  # beside a run file that is no copy there is none
+    known = (RUN_FILE, *half) if log.exists() else half
+    found = strangers(folder, (*FILES, *FOLDERS, *known))
+    checkpoint, board = folder / "checkpoint", folder / "tensorboard"
+    if not found and checkpoint.exists() and (found := foreign_to_checkpoint(checkpoint)):
+        found += " in checkpoint"
+    if not found and board.exists():
+        events = [x.name for x in board.glob("events.out.tfevents.*")]
+        found = f"{inside} in tensorboard" if (inside := strangers(board, events)) else ""
+    return found
+
+
+def _any(folder: Path) -> str:
+    return ""
 
 
 def make_folder(folder: Path, *, force: bool, resume: bool) -> None:
@@ -76,11 +115,9 @@ def drop_lines_after(metrics: Path, step: int) -> None:
 def _check_resumable(folder: Path) -> None:
     """Refuse what holds no state, unless it looks like a run killed before its first state."""
     if not (folder / "state.safetensors").is_file():
-        strangers = [
-            p.name for p in folder.iterdir() if p.name not in (*FILES, *FOLDERS, "run.toml")
-        ]
-        strangers = [n for n in strangers if not n.startswith(".")]
-        if strangers or (folder / "checkpoint").exists():
+        known = (*FILES, *FOLDERS, RUN_FILE)
+        others = [p.name for p in folder.iterdir() if p.name not in known]
+        if any(not name.startswith(".") for name in others) or (folder / "checkpoint").exists():
             raise PrunionError(f"{folder} holds no state.safetensors to resume from: use --force")
 
 

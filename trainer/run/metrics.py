@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prunion.runtime.errors import DataError
+from prunion.runtime.errors import DataError, OutputError
 
 __all__ = ["MetricsLog"]
 
@@ -42,17 +42,29 @@ class MetricsLog:
         """
         flat = dict(_flattened(scalars))
         line = {"step": step, **{name: _json_value(value) for name, value in flat.items()}}
-        self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._lines.flush()
-        for name, value in flat.items():
-            if self._board is not None and not isinstance(value, str) and value is not None:
-                self._board.add_scalar(name, float(value), step)
+        try:
+            self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            self._lines.flush()
+            for name, value in flat.items():
+                if self._board is not None and not isinstance(value, str) and value is not None:
+                    self._board.add_scalar(name, float(value), step)
+        except OSError as exc:
+            raise self._failed(exc) from None
+
+    def _failed(self, exc: OSError) -> OutputError:
+        return OutputError(
+            f"{self._lines.name} cannot be written ({exc.strerror or exc}): make room, then go on "
+            "with --resume from the state of the last epoch"
+        )
 
     def close(self) -> None:
         """Close both files."""
-        self._lines.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            self._lines.close()
+            if self._board is not None:
+                self._board.close()
+        except OSError as exc:
+            raise self._failed(exc) from None
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -16,7 +16,7 @@ from prunion.runtime.errors import CheckpointError
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.run.training import Training
 
-__all__ = ["load_snapshot", "save_snapshot"]
+__all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes"]
 
 FORMAT_VERSION = 4
 
@@ -50,6 +50,14 @@ def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with replace_file(path) as temporary:
         save_file(tensors, temporary, {"prunion": json.dumps(meta)})
+
+
+def snapshot_bytes(training: Training) -> tuple[int, int]:
+    """About the bytes of a snapshot, and of the network in it, which a checkpoint holds."""
+    net = sum(t.numel() * t.element_size() for t in training.net.state_dict().values())
+    learnt = sum(p.numel() * p.element_size() for p in training.net.parameters())
+    average = net if training.config.train.average else 0
+    return net + 2 * learnt + average, net  # AdamW keeps two moments of each parameter
 
 
 def load_snapshot(path: Path, training: Training) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prunion.runtime.base import check_space
+from prunion.runtime.errors import OutputError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
@@ -17,6 +20,7 @@ from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
 from prunion.trainer.run.interrupt import stop_signals
 from prunion.trainer.run.result import RunResult, run_result
+from prunion.trainer.run.snapshot import snapshot_bytes
 from prunion.trainer.run.training import Training
 
 __all__ = ["RunResult", "train_run"]
@@ -40,11 +44,14 @@ def train_run(
     started = time.perf_counter()
     device = device_named(config.device)
     with joined_processes(len(config.domains), config.train.order, device) as processes:
-        processes.on_first(lambda: check_folder(folder, force=force, resume=resume))
+        read = _inputs(config, run_file)
+        processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         orientation = config.input.orientation
         domains = open_domains(config.domains, config.seed, processes, orientation)
         training = _prepare(config, domains, device, processes)
+        _rehearse_end(training, domains, folder)
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
+        processes.on_first(lambda: _check_space(folder, training))
         facts: dict[str, Any] = {}
         if resume and (folder / STATE).is_file():
             facts = restore(training, folder)
@@ -59,8 +66,8 @@ def train_run(
             accuracy = _accuracy(training, domains)
             seconds = time.perf_counter() - started
             before = facts.get("before", {})
-            data = {d.name: dict(d.found) for d in domains}
-            result = run_result(training, accuracy, before, folder, seconds, data)
+            found = _found(domains)
+            result = run_result(training, accuracy, before, folder, seconds, found)
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, force=force or resume))
     return result
@@ -84,7 +91,41 @@ def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, f
     folder = result.folder / "checkpoint"
     # As it was read at the start: the run's own file may have been measured again since.
     profile = training.budget.pricer.profile
-    save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
+    try:
+        save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
+    except OutputError as exc:
+        raise OutputError(f"{exc}: training is done, finish it with --resume") from None
+
+
+def _inputs(config: RunConfig, run_file: Path | None) -> list[Path | str]:
+    """What the run reads of the user's disk."""
+    paths = [config.train.teacher, config.budget.profile if config.budget.kind == "latency" else ""]
+    paths += [config.backbone.weights] if config.backbone.weights_are_a_file else []
+    for domain in config.domains:
+        paths += [*domain.train, *domain.test]
+    return [*filter(None, paths), *([run_file] if run_file else [])]
+
+
+def _rehearse_end(training: Training, domains: Sequence[Domain], folder: Path) -> None:
+    """What only the end of a run computes, before its first step: a key that breaks it shows now.
+
+    The figures mean nothing yet.
+    """
+    guess = {domain.name: 0.5 for domain in domains}
+    before = guess if training.schedule.warmup else {}
+    result = run_result(training, guess, before, folder, 0.0, _found(domains))
+    json.dumps(result.to_json()).encode()
+
+
+def _found(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
+    return {domain.name: dict(domain.found) for domain in domains}
+
+
+def _check_space(folder: Path, training: Training) -> None:
+    """Refuse to begin what would not fit: the state, twice while it is replaced, and the result."""
+    state, net = snapshot_bytes(training)
+    there = (folder / STATE).stat().st_size if (folder / STATE).is_file() else 0
+    check_space(folder, 2 * state + net - there, "choose another place with -o")
 
 
 def _keep_run_file(run_file: Path | None, copy: Path) -> None:

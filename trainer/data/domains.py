@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # A batch holds at least four images of a domain, so that BatchNorm has something to average.
 MIN_TRAIN_IMAGES = 4
+MOST_KINDS = 8  # of files that are passed over, in the line of a domain
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +182,12 @@ def _log_found(domain: Domain) -> None:
     ]
     for title, key in (("skipped", "skipped"), ("", "changed")):
         for part, counts in found[key].items():
-            if counts:
-                told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-                parts.append(f"{title} in {part}: {told}".strip())
+            most = sorted(counts.items(), key=lambda item: -item[1])
+            told = [f"{count:,} {kind}" for kind, count in most[:MOST_KINDS]]
+            if rest := sum(count for _, count in most[MOST_KINDS:]):
+                told.append(f"{rest:,} others")
+            if told:
+                parts.append(f"{title} in {part}: {', '.join(told)}".strip())
     log.info("; ".join(parts))
     for remark in found["remarks"]:
         log.warning("domain %s: %s", domain.name, remark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from prunion.runtime.cli.options import as_json, bundle_argument, numbers, packs
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
     from prunion.runtime.bundle import BudgetAccount, Bundle
+    from prunion.runtime.errors import PrunionError
+    from prunion.runtime.model import Model, Prediction
 
 __all__ = [
     "bench",
@@ -26,7 +29,7 @@ __all__ = [
 @click.command()
 @bundle_argument
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
-@click.option("-d", "--domain", required=True, help="The domain the images belong to.")
+@click.option("-d", "--domain", help="Whose images they are; of one domain, that one.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
 @packs
 @precision
@@ -35,7 +38,7 @@ __all__ = [
 def predict(
     bundle: str,
     images: tuple[str, ...],
-    domain: str,
+    domain: str | None,
     top: int,
     packs: tuple[str, ...],
     precision: Precision,
@@ -43,22 +46,55 @@ def predict(
     as_json: bool,
 ) -> None:
     """Classify images of one domain."""
+    from prunion.runtime.errors import InputError, PrunionError
     from prunion.runtime.model import load
 
     model = load(bundle, backend, precision=precision)
     for pack in packs:
         model.add_domain(pack)
-    predictions = model.predict(list(images), domain, top_k=top)
+    if domain is None:
+        if len(model.domains) > 1:
+            raise InputError(f"give the images' domain with -d: {', '.join(model.domains)}")
+        domain = model.domains[0]
+    answers = _answers(model, images, domain, top)
     if as_json:
         rows = [
-            {"image": image, **asdict(x), "top": [c._asdict() for c in x.top]}
-            for image, x in zip(images, predictions, strict=True)
+            {"image": image, "error": str(x)}
+            if isinstance(x, PrunionError)
+            else {"image": image, **asdict(x), "top": [c._asdict() for c in x.top]}
+            for image, x in answers
         ]
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    for image, prediction in zip(images, predictions, strict=True):
-        shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in prediction.top)
-        click.echo(f"{image}: {shown}")
+    else:
+        for image, x in answers:
+            if not isinstance(x, PrunionError):
+                shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in x.top)
+                click.echo(f"{image}: {shown}")
+    unread = [x for _, x in answers if isinstance(x, PrunionError)]
+    for error in unread:
+        click.echo(f"error: {error}", err=True)
+    if unread:
+        raise SystemExit(1)
+
+
+def _answers(
+    model: Model, images: Sequence[str], domain: str, top: int
+) -> list[tuple[str, Prediction | PrunionError]]:
+    """Each image with its answer, or with why it cannot be read: it costs the others nothing."""
+    from prunion.runtime.errors import InputError
+
+    try:
+        return list(zip(images, model.predict(list(images), domain, top_k=top), strict=True))
+    except InputError:
+        if len(images) == 1:
+            raise
+    found: list[tuple[str, Prediction | PrunionError]] = []
+    for image in images:
+        try:
+            found.append((image, model.predict(image, domain, top_k=top)[0]))
+        except InputError as exc:
+            found.append((image, exc))
+    return found
 
 
 @click.command()

@@ -59,6 +59,28 @@ def test_predict_json(bundle_path: Path, picture: Path) -> None:
     assert {c["name"] for c in row["top"]} == {"zero", "one"}
 
 
+def test_an_image_that_cannot_be_read_costs_the_others_nothing(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    arguments = ("predict", bundle_path, "-d", "signs", picture, broken, picture)
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [str(picture)] * 2
+    assert str(broken) in result.stderr and len(result.stderr.splitlines()) == 1
+    rows = json.loads(invoke(*arguments, "--json").stdout)
+    assert [sorted(row)[:2] for row in rows][1] == ["error", "image"]
+    assert rows[0] == rows[2] != rows[1]
+
+
+def test_predict_asks_for_the_domain_only_where_there_are_several(
+    bundle_path: Path, picture: Path
+) -> None:
+    message = one_error_line(invoke("predict", bundle_path, picture))
+    assert "with -d: " in message and "signs" in message
+
+
 def test_predict_with_a_pack_answers_for_its_domain(
     bundle_path: Path, picture: Path, tmp_path: Path
 ) -> None:

@@ -87,11 +87,12 @@ def _foreign(folder: Path) -> str:
     if not found and run_file.is_file() and not _begins(run_file, RUN.splitlines()[0]):
         found = "holds another run's run.toml"
     if not found and data.exists():
-        found = strangers(data, DEMO_IMAGES)
+        found = f"{inside} in data" if (inside := strangers(data, DEMO_IMAGES)) else ""
     if not found and run.exists():
-        found = foreign_to_run(run)
+        found = f"{inside} in run" if (inside := foreign_to_run(run)) else ""
     if not found and bundle.exists():
-        found = foreign_to_bundle(bundle)
+        inside = foreign_to_bundle(bundle)
+        found = f"{inside} in model.prunion" if inside else ""
     return found
 
 

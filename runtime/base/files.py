@@ -226,15 +226,16 @@ def _told(path: Path) -> Iterator[list[Exception]]:
     of_block: list[Exception] = []
     try:
         yield of_block
-    except OutputError:
-        raise
+    except OutputError as exc:  # of a file in the temporary folder: name its place to be
+        hidden = re.escape(str(path.with_name(f".{path.name}."))) + r"[0-9a-f]{16}\.tmp"
+        raise OutputError(re.sub(hidden, lambda _: str(path), str(exc))) from None
     except Exception as exc:
         inside = str(path.with_name(f".{path.name}.")) if exc in of_block else ""
         if (number := _failed_write(exc, inside)) is None:
             raise
         fix = FIXES.get(number, "choose another place")
         raise OutputError(
-            f"{path} cannot be written ({os.strerror(number)}): {fix}, and run it again"
+            f"{path} cannot be written ({os.strerror(number)}): {fix} and try again"
         ) from None
 
 

@@ -27,7 +27,7 @@ def test_every_error_is_at_the_top() -> None:
     [
         ("bench", "prunion.runtime.measure.benchmark"),
         ("export", "prunion.exporter.api"),
-        ("load", "prunion.runtime.model.model"),
+        ("load", "prunion.runtime.model.open"),
         ("train", "prunion.trainer.api"),
         ("verify", "prunion.exporter.api"),
     ],

@@ -74,11 +74,7 @@ def test_nothing_foreign_is_ever_replaced(
     known = (
         "--force replaces only",
         "what this command reads",
-<<<<<<< HEAD
-        "is a file: give -o a folder",
-=======
         "is a file: give -o",
->>>>>>> w-j
         "the name ''",
     )
     assert any(text in result.stderr for text in known), result.stderr

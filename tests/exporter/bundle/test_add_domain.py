@@ -149,7 +149,9 @@ def test_the_command_stops_by_a_signal_and_resumes(run: Path, tmp_path: Path) ->
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 143, errors
-    assert errors.startswith("stopped by SIGTERM after ")
+    *notes, last = errors.strip().splitlines()
+    assert last.startswith("stopped by SIGTERM after ")
+    assert all(line.startswith("note: domain ") for line in notes), errors
     assert not (tmp_path / "p").exists()
 
     again = subprocess.run([*command, *place], capture_output=True, text=True, check=False)

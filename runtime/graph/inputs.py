@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ __all__ = [
     "TABLES",
     "TABLE_INPUTS",
     "attribute",
+    "check_whole",
     "input_shapes",
     "input_types",
     "inputs_without_defaults",
@@ -31,6 +33,7 @@ PER_REQUEST = ("image", "domain")
 TABLES = ("bank", "head_weight", "head_bias")
 # What an exported graph may hold as tables with a row per domain; the rest belongs to the trunk.
 TABLE_INPUTS = (*TABLES, "head_columns", "pixels")
+EXTERNAL_KEY = b"location"
 
 
 def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
@@ -43,13 +46,41 @@ def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
             "this needs the package onnx: pip install 'prunion[ort]'"
         ) from None
     try:
-        if isinstance(graph, bytes):
-            return onnx.load_from_string(graph), onnx
-        return onnx.load(str(graph)), onnx
+        if not isinstance(graph, bytes):
+            return onnx.load(str(graph)), onnx
+        model = onnx.load_from_string(graph)
     except Exception as exc:  # protobuf raises its own, unrelated types
         raise BundleError(
             f"the graph is no readable ONNX file ({reason_of(exc)}): export the bundle again"
         ) from None
+    if any(_lies_elsewhere(tensor) for tensor in _tensors(model.graph)):
+        raise BundleError(
+            "the graph keeps weights in a file beside it, which no hash covers: export it again"
+        )
+    return model, onnx
+
+
+def check_whole(graph: bytes) -> None:
+    """Raise BundleError if a graph keeps weights in other files.
+
+    A session that is made of bytes would look for these in the working folder.
+    """
+    if EXTERNAL_KEY in graph:  # every such tensor names its file under this key
+        load_graph(graph)
+
+
+def _lies_elsewhere(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.external_data) or tensor.data_location == tensor.EXTERNAL
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph and of the graphs that its nodes hold."""
+    yield from graph.initializer
+    for node in graph.node:
+        for item in node.attribute:
+            yield from (item.t, *item.tensors)
+            for inner in (item.g, *item.graphs):
+                yield from _tensors(inner)
 
 
 def no_graph(path: Path) -> str:

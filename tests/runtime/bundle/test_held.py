@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -15,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from prunion.runtime.base import new_folder
+from prunion.runtime.base import new_folder, sha256_file
 from prunion.runtime.bundle import foreign_to_bundle, open_bundle
 from prunion.runtime.errors import BundleError, InputError, PrunionError
 from prunion.runtime.model import Model, load
@@ -119,6 +120,27 @@ def test_more_packs_than_files_may_be_open(own_bundle: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(BundleError, match="is closed"):
         bundles[0].held_graph().read()
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin"])
+def test_weights_in_a_file_of_their_own_are_refused(
+    own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    """No hash covers it, and a session made of bytes would look for it in the working folder."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(own_bundle / "model.onnx")
+    tensor = model.graph.initializer[0]
+    (tmp_path / "weights.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = tensor.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (own_bundle / "model.onnx").write_bytes(model.SerializeToString())
+    manifest = json.loads((own_bundle / "manifest.json").read_text())
+    manifest["files"]["model.onnx"] = sha256_file(own_bundle / "model.onnx")
+    (own_bundle / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="in a file beside it"):
+        load(own_bundle)
 
 
 def test_a_model_is_closed(own_bundle: Path, batch: np.ndarray) -> None:

@@ -46,7 +46,7 @@ def test_names_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
     for bad in (b"gr\xffen", b"two\nlines"):
         for part in ("train", "test"):
             os.rename(place / part / "green", os.fsencode(place / part) + b"/" + bad)
-        with pytest.raises(DataError, match=r"\[domains.warm\] class .* rename it"):
+        with pytest.raises(DataError, match=r"\[domains.warm\] train has a class .* rename it"):
             train_run(config, tmp_path / "out")
         for part in ("train", "test"):
             os.rename(os.fsencode(place / part) + b"/" + bad, place / part / "green")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _write_run_file(folder: Path) -> Path:
 
 def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
     """Median milliseconds of one image, unpruned and pruned in turn within one run."""
-    from prunion.runtime.backends import mixed_session, pinned_session
+    from prunion.runtime.backends import mixed_session, pinned_session, run
     from prunion.runtime.base import time_interleaved
 
     image = np.zeros((1, 3, SIZE, SIZE), np.float32)
@@ -123,10 +124,8 @@ def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
     graphs = {"unpruned": unpruned, "pruned": bundle / "model.onnx"}
     cases = {}
     for label, graph in graphs.items():
-        session = mixed_session(graph)
-        cases[f"{label} mixed"] = lambda s=session: s.run(None, mixed)
-        pinned = pinned_session(graph, 0)
-        cases[f"{label} pinned"] = lambda s=pinned: s.run(None, {"image": image})
+        cases[f"{label} mixed"] = partial(run, mixed_session(graph), mixed)
+        cases[f"{label} pinned"] = partial(run, pinned_session(graph, 0), {"image": image})
     timings = time_interleaved(cases, seconds=2.0)
     return {label: timing.p50_ms for label, timing in timings.items()}
 

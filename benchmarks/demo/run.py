@@ -120,7 +120,7 @@ def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
     from prunion.runtime.base import time_interleaved
 
     image = np.zeros((1, 3, SIZE, SIZE), np.float32)
-    mixed = {"image": image, "domain": np.zeros(1, np.int64)}
+    mixed: dict[str, np.ndarray] = {"image": image, "domain": np.zeros(1, np.int64)}
     graphs = {"unpruned": unpruned, "pruned": bundle / "model.onnx"}
     cases = {}
     for label, graph in graphs.items():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prunion.runtime.backends.session import ANY_BATCH
 from prunion.runtime.base import Backend, reason_of
 from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
 from prunion.runtime.graph import PER_REQUEST, pin_domain
@@ -117,6 +118,8 @@ class OrtSession:
     """A session as ONNX Runtime made it, `raw`; thread-safe, as ONNX Runtime's own are."""
 
     needs_tables = False
+    batches = ANY_BATCH
+    digest = ""
 
     def __init__(self, raw: onnxruntime.InferenceSession) -> None:
         self.raw = raw

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prunion.runtime.backends.session import ANY_BATCH
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class OpenVinoSession:
     """
 
     needs_tables = True
+    batches = ANY_BATCH
+    digest = ""
 
     def __init__(self, graph: Path | str | bytes, threads: int | None = None) -> None:
         core = _core()

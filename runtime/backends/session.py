@@ -10,7 +10,9 @@ import numpy as np
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import InputError, PrunionError
 
-__all__ = ["Session", "run"]
+__all__ = ["ANY_BATCH", "Session", "run"]
+
+ANY_BATCH = (1, 1 << 30)
 
 
 class Session(Protocol):
@@ -23,6 +25,14 @@ class Session(Protocol):
     @property
     def needs_tables(self) -> bool:
         """Whether a mixed session must be fed the tables: it knows no inputs with defaults."""
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """The least and the most images that it takes at a time."""
+
+    @property
+    def digest(self) -> str:
+        """The hash of what was compiled, where the graph and the versions do not decide it."""
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         """The outputs named, on the host, as arrays of their own."""

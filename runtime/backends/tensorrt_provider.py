@@ -15,7 +15,14 @@ import numpy as np
 
 from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, provider_version
 from prunion.runtime.backends.session import Session
-from prunion.runtime.base import HEADS, Backend, Precision, arithmetic_of, cache_folder
+from prunion.runtime.base import (
+    HEADS,
+    Backend,
+    Precision,
+    arithmetic_of,
+    cache_folder,
+    sha256_file,
+)
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.graph import input_shapes, inputs_without_defaults
@@ -46,9 +53,18 @@ class CompiledSession:
 
     needs_tables = True
 
-    def __init__(self, session: Session, profiles: Mapping[str, ShapeProfile]) -> None:
+    def __init__(
+        self, session: Session, profiles: Mapping[str, ShapeProfile], digest: str = ""
+    ) -> None:
         self._session = session
         self._profiles = profiles
+        self.digest = digest
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """The least and the most images of its shape profile."""
+        least, _, most = self._profiles["image"]
+        return least[0], most[0]
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         """The outputs named. Raises InputError for shapes outside the shape profiles."""
@@ -92,7 +108,8 @@ def open_provider(
         chosen = replace(options, provider_options=settings, entries=entries)
         return make_ort_session(model, chosen, needs=set(profiles))
 
-    return CompiledSession(compiled(make, graph, key), profiles)
+    session, digest = compiled(make, graph, key)
+    return CompiledSession(session, profiles, digest)
 
 
 def provider_options(
@@ -112,15 +129,17 @@ def provider_options(
 
 def compiled(
     make: Callable[[str | bytes, Mapping[str, str]], Session], graph: bytes, key: EngineKey
-) -> Session:
+) -> tuple[Session, str]:
     """The session of a context compiled before for `key`, else of `graph`, whose context is kept.
+
+    With it comes the context's SHA-256, empty where the provider wrote none.
 
     `make` opens a model with entries of ONNX Runtime's session options.
     """
     path = cache_folder() / "contexts" / f"{engine_name(key)}_ctx.onnx"
     if not staleness(path, key):
         with suppress(PrunionError):  # of another driver, say: compiled again
-            return make(str(path), {})
+            return make(str(path), {}), sha256_file(path)
     with TemporaryDirectory() as folder:
         place = Path(folder) / "context.onnx"
         entries = {
@@ -128,8 +147,9 @@ def compiled(
             "ep.context_file_path": str(place),
             "ep.context_embed_mode": "1",
         }
-        session = make(graph, entries)
+        session, digest = make(graph, entries), ""
         if place.is_file():
+            digest = sha256_file(place)
             with suppress(OSError):  # a folder that cannot be written only costs compiling again
                 write_engine(path, key, place.read_bytes())
-    return session
+    return session, digest

@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
-from prunion.runtime.base import TARGETS, Backend, Precision, arithmetic_of, available_bytes
+from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph import check_whole, form_of
+from prunion.runtime.graph import check_whole
 from prunion.runtime.model.domains import LiveDomain, Tables
 from prunion.runtime.model.model import Model
-from prunion.runtime.model.pool import TOLERANCE, SessionPool
+from prunion.runtime.model.pool import SessionPool
+from prunion.runtime.model.probe import BackendProbe
 
 __all__ = ["load", "open_pool"]
 
@@ -52,7 +53,8 @@ def load(
         BundleError: a file is missing, altered or truncated, or there is no such graph.
         InputError: `memory_limit` is negative, or the backend runs no `engine`.
         PrunionError: there is no such backend. What the backend lacks on this machine is found
-            with the first session: MissingDependencyError, BackendError, EngineError.
+            with the first session: MissingDependencyError, BackendError (also where it answers
+            otherwise than ONNX Runtime's CPU), EngineError.
     """
     bundle = open_bundle(path)
     limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
@@ -84,7 +86,7 @@ def open_pool(
     not whole, InputError for an `engine` that the backend cannot run.
     """
     check_backend(options.backend)
-    graph, form = bundle.held_graph(precision), form_of(bundle, precision)
+    graph, probe = bundle.held_graph(precision), BackendProbe(bundle, precision, options)
     check_whole(graph.read())
     open_mixed: Callable[[], Session] | None = None
     if (target := TARGETS.get(options.backend)) is not None:
@@ -100,9 +102,8 @@ def open_pool(
     return SessionPool(
         graph,
         options,
-        form,
-        bundle.unit_table() if slicing and not form.single else None,
+        probe,
+        bundle.unit_table() if slicing and not probe.form.single else None,
         limit,
-        TOLERANCE if arithmetic_of(precision) == "fp32" else 200 * TOLERANCE,
         open_mixed,
     )

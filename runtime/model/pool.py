@@ -5,9 +5,10 @@ Under a limit of memory the least recently used pinned session leaves.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from weakref import WeakSet
@@ -18,16 +19,11 @@ from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_s
 from prunion.runtime.base import Backend, default_round_to
 from prunion.runtime.bundle import HeldFile, Pack, UnitTable
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
-from prunion.runtime.graph import GraphForm, pin_form
+from prunion.runtime.graph import pin_form
 from prunion.runtime.model.domains import LiveDomain
+from prunion.runtime.model.probe import BackendProbe, distance, slice_limit
 
-__all__ = [
-    "TOLERANCE",
-    "Pinned",
-    "SessionPool",
-    "distance",
-    "kept_note",
-]
+__all__ = ["Pinned", "SessionPool"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,24 +45,7 @@ class Pinned:
         return run(self.session, {"image": image})
 
 
-def distance(made: Pinned, mixed: Session, form: GraphForm, pack: Pack) -> float:
-    """The largest difference of logits on one random batch, as a share of the largest logit.
-
-    Raises InputError where a backend cannot run the batch.
-    """
-    image = form.noise(2)
-    feeds: Mapping[str, np.ndarray] = form.feeds(image, np.zeros(2, np.int64), form.tables([pack]))
-    expected, got = run(mixed, feeds), made.run(image)
-    return float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
-
-
-def kept_note(alive: np.ndarray) -> str:
-    """What a session was sliced to, in words."""
-    return f"sliced to {int(alive.sum())} of {len(alive)} channel units"
-
-
-TOLERANCE = 1e-4
-CUDA_TOLERANCE = 50 * TOLERANCE  # convolutions in TF32, whose sums depend on the channels beside
+log = logging.getLogger(__name__)
 PATIENCE = 4
 FULL = (BackendError, InputError)  # when a session is made, and when it first runs
 
@@ -74,9 +53,10 @@ FULL = (BackendError, InputError)  # when a session is made, and when it first r
 class SessionPool:
     """Thread-safe: two threads that ask for one session get the same one.
 
-    `form` says what the graph takes, `table` is the unit table to slice by (None: never). A graph
-    of a single domain has the one session `mixed`, which then takes the image alone; so has a
-    backend that gives its own, `open_mixed`, and pins none.
+    Each new session is held to `probe`. One that `auto` chose and that answers something else
+    gives way to ONNX Runtime's CPU, as do all after it. `table` is the unit table to slice by
+    (None: never). A graph of a single domain has the one session `mixed`, which then takes the
+    image alone; so has a backend that gives its own, `open_mixed`, and pins none.
     `limit` bounds the sizes of the pinned graphs together, in bytes. A full pool lets its least
     recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
     domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
@@ -87,18 +67,16 @@ class SessionPool:
         self,
         graph: HeldFile,
         options: SessionOptions,
-        form: GraphForm,
-        table: UnitTable | None = None,
-        limit: int = 1 << 30,
-        tolerance: float = TOLERANCE,
+        probe: BackendProbe,
+        table: UnitTable | None,
+        limit: int,
         open_mixed: Callable[[], Session] | None = None,
     ) -> None:
         self.graph = graph
         self.options = options
-        self.form = form
-        self.size = (form.spec.height, form.spec.width)
+        self.probe, form = probe, probe.form
+        self.form, self.size = form, (form.spec.height, form.spec.width)
         self.limit = limit
-        self.tolerance = tolerance
         self.pins = open_mixed is None and not form.single
         self.slicing = table is not None and self.pins
         self._refused = ""
@@ -111,7 +89,7 @@ class SessionPool:
         self._mixed: Session | None = None
         self._open_mixed = open_mixed or self._made_mixed
         self.full = ""
-        self.closed = False
+        self.closed = self._distrusted = False
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Session:
@@ -121,12 +99,32 @@ class SessionPool:
             with self._mixed_lock:
                 self._check_open()
                 if self._mixed is None:
-                    self._mixed = self._open_mixed()
+                    self._mixed = self._proven(self._open_mixed, self.graph)
                 session = self._mixed
         return session
 
     def _made_mixed(self) -> Session:
-        return make_mixed(self.graph.read(), self.options, self.form.needs)
+        options = self.chosen() if self._distrusted else self.options
+        return make_mixed(self.graph.read(), options, self.form.needs)
+
+    def _proven(
+        self, make: Callable[[], Session], graph: HeldFile | bytes, pack: Pack | None = None
+    ) -> Session:
+        """A session that answers right; `make` is asked again where `auto` takes to the CPU."""
+        session = make()
+        backend = settled(self.options.backend, str(session.get_providers()[0]))
+        try:
+            self.probe.check(session, backend, graph, pack)
+        except BackendError as exc:
+            if self.options.backend != "auto":
+                raise
+            log.warning("%s; ONNX Runtime's CPU answers instead", exc)
+            self._distrusted = True
+            return make()
+        return session
+
+    def _made_pinned(self, graph: bytes, pack: Pack) -> Session:
+        return self._proven(lambda: make_session(graph, self.chosen(), {"image"}), graph, pack)
 
     def close(self) -> None:
         """Let all sessions go and make none any more; requests that run finish with theirs."""
@@ -149,6 +147,8 @@ class SessionPool:
 
     def chosen(self) -> SessionOptions:
         """The options with `auto` replaced by what the first session runs on, once there is one."""
+        if self._distrusted:
+            return replace(self.options, backend="cpu")
         return replace(self.options, backend=settled(self.options.backend, self.provider()))
 
     def backend(self) -> Backend:
@@ -226,10 +226,11 @@ class SessionPool:
                 alive = self._table.round_up(pack.switches, default_round_to())
                 if alive.all():
                     return self._plain(pack, "it uses every channel of the union")
+                kept = f"sliced to {int(alive.sum())} of {len(alive)} channel units"
                 try:
                     graph = pin_form(self.graph.read(), self.form, pack, self._table, alive)
-                    made = make_session(graph, self.chosen(), needs={"image"})
-                    return self._checked(pack, Pinned(made, len(graph), True, kept_note(alive)))
+                    made = self._made_pinned(graph, pack)
+                    return self._checked(pack, Pinned(made, len(graph), True, kept))
                 except UnsupportedGraphError as exc:
                     note = self._refused = str(exc)
             return self._plain(pack, note)
@@ -237,14 +238,12 @@ class SessionPool:
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
         graph = pin_form(self.graph.read(), self.form, pack)
-        made = make_session(graph, self.chosen(), needs={"image"})
-        return Pinned(made, len(graph), False, note)
+        return Pinned(self._made_pinned(graph, pack), len(graph), False, note)
 
     def _checked(self, pack: Pack, made: Pinned) -> Pinned:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
-        error = distance(made, self.mixed(), self.form, pack)
-        on_cuda = self.chosen().backend == "cuda"
-        if error <= (max(self.tolerance, CUDA_TOLERANCE) if on_cuda else self.tolerance):
+        error = distance(made.session, self.mixed(), self.form, pack)
+        if error <= slice_limit(self.chosen().backend, self.probe.precision):
             return made
         return self._plain(pack, f"sliced, it differs from the mixed graph by {error:.1e}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -43,6 +44,7 @@ class TensorRtSession:
         self.sm = running_sm(target)
         self.target, self.precision = target, precision
         self.engine, self._keep = deserialise(self.trt, engine)
+        self.digest = hashlib.sha256(engine).hexdigest()
         self._records = not hasattr(self.trt, "CudaGraphStrategy")
         self.context, self._settings = make_context(self.trt, self.engine)
         self.stream = Stream()
@@ -62,6 +64,12 @@ class TensorRtSession:
         # TensorRT before 10.1 and early TensorRT-RTX have the second only; 0 is an answer.
         newer = getattr(self.engine, "device_memory_size_v2", None)
         return int(self.engine.device_memory_size if newer is None else newer)
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """The least and the most images of its shape profile."""
+        least, most = self._limits["image"]
+        return least[0], most[0]
 
     def layers(self) -> list[EngineLayer]:
         """Every layer and the precision it runs in, by the engine inspector."""

@@ -1,0 +1,240 @@
+"""A backend's answers held against ONNX Runtime's CPU, before the first of them is given.
+
+A compiler may turn a graph into another function and say nothing. So each graph that another
+backend has compiled answers a few images first, and its verdict is remembered beside the plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from prunion.runtime.backends import Session, SessionOptions, make_ort_session, run
+from prunion.runtime.base import (
+    Backend,
+    Precision,
+    arithmetic_of,
+    available_bytes,
+    reason_of,
+)
+from prunion.runtime.bundle import Bundle, HeldFile, Pack
+from prunion.runtime.errors import BackendError, InputError, PrunionError
+from prunion.runtime.graph import GraphForm, form_of
+from prunion.runtime.model.verdict import Verdict, load_verdict, save_verdict, verdict_key
+
+__all__ = [
+    "BackendProbe",
+    "disagreement",
+    "distance",
+    "limit_of",
+    "slice_limit",
+]
+
+log = logging.getLogger(__name__)
+
+TRUSTED = "CPUExecutionProvider"
+IMAGES, MOST_DOMAINS = 4, 64
+ABSENT = -1e30  # what a class that a domain has not may be at most: -inf, as a library writes it
+# Of the largest logit. TF32, in which NVIDIA's GPUs compute float32 unless told otherwise, keeps as
+# many bits as float16; for both this is what `prunion verify` allows float16, for INT8 likewise.
+FLOAT32, TEN_BITS, EIGHT_BITS = 1e-3, 3e-2, 0.5
+
+
+class BackendProbe:
+    """Checks sessions of one graph of a bundle, with `options`; `images` are what they answer."""
+
+    def __init__(self, bundle: Bundle, precision: Precision, options: SessionOptions) -> None:
+        self.bundle = bundle
+        self.precision = precision
+        self.options = options
+        self.form = form_of(bundle, precision)
+
+    def check(
+        self,
+        session: Session,
+        backend: Backend,
+        graph: HeldFile | bytes,
+        pack: Pack | None = None,
+    ) -> None:
+        """Return if the session answers as ONNX Runtime's CPU does, or is that itself.
+
+        Where ONNX Runtime's CPU has no answer (it is not installed, memory is short) a warning
+        says that nothing was compared.
+
+        Args:
+            graph: what the session was made of.
+            pack: the domain of a pinned session; None for a mixed one, which answers for all.
+
+        Raises:
+            BackendError: it answers something else, or not at all.
+        """
+        if session.get_providers()[0] == TRUSTED:
+            return
+        digest = graph.sha256 if isinstance(graph, HeldFile) else hashlib.sha256(graph).hexdigest()
+        limit = limit_of(backend, self.precision, self._stated())
+        key = verdict_key(
+            [digest, self.bundle.held_graph("fp32").sha256, self.precision, pack is not None],
+            [backend, list(session.get_providers()), session.digest, limit],
+            self.options,
+        )
+        verdict = load_verdict(key)
+        if verdict is None:
+            verdict = self._judge(session, backend, limit, pack)
+            if verdict is None:
+                return
+            save_verdict(key, verdict)
+        if verdict.problem:
+            raise BackendError(
+                f"{backend} computes something else of this network than ONNX Runtime's CPU: its "
+                f"{self.precision} answer {verdict.problem}: use the backend cpu, or another "
+                "version of the library"
+            )
+
+    def _judge(
+        self, session: Session, backend: Backend, limit: float, pack: Pack | None
+    ) -> Verdict | None:
+        packs = self._packs() if pack is None else [pack]
+        pixels = probe_pixels(max(IMAGES, len(packs)), self.form)
+        rows = np.arange(len(pixels), dtype=np.int64) % len(packs)
+        try:
+            reference = self._reference(pixels, rows, packs)
+        except (PrunionError, MemoryError) as exc:
+            log.warning("%s's answers are not checked: %s", backend, reason_of(exc))
+            return None
+        image = as_taken(pixels, self.form)
+        try:
+            error = 0.0
+            for chosen in _batches(len(pixels), session.batches):
+                feeds: Mapping[str, np.ndarray] = {"image": image[chosen]}
+                if pack is None:
+                    tables = self.form.tables(packs) if session.needs_tables else None
+                    feeds = self.form.feeds(image[chosen], rows[chosen], tables)
+                expected, got = reference[chosen], run(session, feeds)
+                if got.shape != expected.shape:
+                    return Verdict(
+                        math.inf, f"has the shape {list(got.shape)}, not {list(expected.shape)}"
+                    )
+                error = max(error, disagreement(expected, got))
+        except InputError as exc:  # no verdict: memory may have been short
+            raise BackendError(
+                f"{backend} does not answer this network: {exc}: use the backend cpu"
+            ) from None
+        if not math.isfinite(error):
+            return Verdict(error, "is not finite")
+        off = f"is {error:.2g} of the largest logit off, over {limit:g}"
+        return Verdict(error, "" if error <= limit else off)
+
+    def _packs(self) -> list[Pack]:
+        """The bundle's domains, at most 64 of them, evenly spread."""
+        names = self.bundle.domains
+        places = np.linspace(0, len(names) - 1, min(len(names), MOST_DOMAINS)).astype(int)
+        return [self.bundle.pack(names[place]) for place in places]
+
+    def _reference(self, pixels: np.ndarray, rows: np.ndarray, packs: list[Pack]) -> np.ndarray:
+        """`[N, Cmax]` of the float32 graph in ONNX Runtime's CPU, one image at a time.
+
+        The session is gone when this returns. Raises InputError where it has no answer or memory is
+        short, PrunionError where it does not start.
+        """
+        form, graph = form_of(self.bundle, "fp32"), self.bundle.held_graph("fp32")
+        # The bytes, the graph read from them, the weights and their rearranged copies; and
+        # activations of 100 channels at full size.
+        needed = 4 * graph.size + 400 * form.spec.height * form.spec.width
+        if (free := available_bytes()) < needed:
+            raise InputError(
+                f"ONNX Runtime's CPU needs about {needed >> 20} MiB of memory for it, "
+                f"{free >> 20} MiB are free"
+            )
+        options = SessionOptions("cpu", self.options.threads, share_arena=False, spare_memory=True)
+        session = make_ort_session(graph.read(), options, form.needs)
+        image, tables = as_taken(pixels, form), form.tables(packs)
+        parts = [
+            run(session, form.feeds(image[i : i + 1], rows[i : i + 1], tables))
+            for i in range(len(image))
+        ]
+        found = np.concatenate(parts)
+        counts = np.array([len(packs[row].classes) for row in rows])
+        if (np.isfinite(found).sum(1) != counts).any():
+            raise InputError("ONNX Runtime's CPU itself gives answers that are not finite")
+        return found
+
+    def _stated(self) -> float | None:
+        """The variant's largest error at export, if the manifest has one."""
+        verified = self.bundle.manifest.verified
+        check = None if verified is None else verified.variants.get(self.precision)
+        return max(check.max_relative_error.values(), default=None) if check else None
+
+
+def limit_of(backend: Backend, precision: Precision, stated: float | None = None) -> float:
+    """How far a backend may be off, as a share of the largest logit.
+
+    INT8 may be off by twice what the export stated and a tenth: two libraries round differently.
+    """
+    arithmetic = arithmetic_of(precision)
+    if arithmetic == "int8":
+        return EIGHT_BITS if stated is None else min(EIGHT_BITS, 0.1 + 2 * stated)
+    return FLOAT32 if arithmetic == "fp32" and backend in ("cpu", "openvino") else TEN_BITS
+
+
+def slice_limit(backend: Backend, precision: Precision) -> float:
+    """How far a sliced session may be from the mixed one of the same backend."""
+    if arithmetic_of(precision) != "fp32":
+        return 2e-2
+    return 5e-3 if backend == "cuda" else 1e-4  # TF32's sums depend on the channels beside
+
+
+def probe_pixels(count: int, form: GraphForm) -> np.ndarray:
+    """`[N, H, W, 3]` uint8 noise, the same every time: every colour in a range of its own.
+
+    Colours must differ, or a network that swaps them would hardly be noticed.
+    """
+    random = np.random.default_rng(0)
+    ends = np.sort(random.integers(0, 256, (2, count, 1, 1, 3)), axis=0)
+    ends[:, 0] = np.array([0, 255]).reshape(2, 1, 1, 1)  # and one image in the full range
+    size = (count, form.spec.height, form.spec.width, 3)
+    return random.integers(ends[0], ends[1], size, dtype=np.uint8, endpoint=True)
+
+
+def as_taken(pixels: np.ndarray, form: GraphForm) -> np.ndarray:
+    """`pixels` as a graph of that form takes images: raw, or normalised."""
+    if form.image == "uint8":
+        return form.prepare(pixels)
+    scale, shift = np.split(form.pixels, 2)
+    planes = np.ascontiguousarray((pixels * scale + shift).transpose(0, 3, 1, 2))
+    return form.prepare(planes)
+
+
+def disagreement(reference: np.ndarray, got: np.ndarray) -> float:
+    """`max |Δ| / max |reference|` over the classes that a domain has, both `[N, C]`.
+
+    Infinite where `got` has another shape, other classes, or values that are not finite.
+    """
+    own = np.isfinite(reference)
+    if got.shape != own.shape:
+        return math.inf
+    if not np.isfinite(got[own]).all() or not (got[~own] < ABSENT).all():
+        return math.inf
+    expected = reference[own]
+    return float(np.abs(expected - got[own]).max() / max(np.abs(expected).max(), 1e-12))
+
+
+def distance(made: Session, mixed: Session, form: GraphForm, pack: Pack) -> float:
+    """How far a pinned session is from the mixed one on two random images.
+
+    Raises InputError where a backend cannot run the batch.
+    """
+    image = form.noise(2)
+    feeds = form.feeds(image, np.zeros(2, np.int64), form.tables([pack]))
+    return disagreement(run(mixed, feeds), run(made, {"image": image}))
+
+
+def _batches(count: int, takes: tuple[int, int]) -> list[np.ndarray]:
+    """The rows of each batch: all in fours, and the first one alone, within what is taken."""
+    least, most = takes
+    size = min(max(IMAGES, least), most)
+    rows = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+    return [np.resize(part, max(len(part), least)) for part in [*rows, np.arange(1)]]

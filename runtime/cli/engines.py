@@ -62,7 +62,10 @@ def build(
     timing_cache: str | None,
     print_trtexec: bool,
 ) -> None:
-    """Build a TensorRT engine; tensorrt-rtx needs no GPU to build for the --sm given."""
+    """Build a TensorRT engine; tensorrt-rtx needs no GPU to build for the --sm given.
+
+    An engine for this machine's GPU is held to a probe at once, any other when it is first loaded.
+    """
     from prunion.runtime.tensorrt import BuildOptions
 
     low, best, high = profile
@@ -87,11 +90,14 @@ def _build(
     output: str | None,
     force: bool,
 ) -> None:
+    from prunion.runtime.backends import SessionOptions
     from prunion.runtime.bundle import open_bundle
-    from prunion.runtime.tensorrt import build_engine
+    from prunion.runtime.model import open_pool
+    from prunion.runtime.tensorrt import build_engine, device_sm
 
+    opened = open_bundle(bundle)
     result = build_engine(
-        open_bundle(bundle),
+        opened,
         target=target,
         sms=sms,
         precision=precision,
@@ -104,6 +110,8 @@ def _build(
     click.echo(f"{result.key_path}  what it was built from")
     counts = ", ".join(f"{n} in {kind}" for kind, n in result.convolutions.items())
     click.echo(f"the graph's convolutions: {counts}")
+    if device_sm() in result.key.sms:  # elsewhere the first load compares
+        open_pool(opened, SessionOptions(target), precision, engine=result.path).mixed()
 
 
 def _print_trtexec(

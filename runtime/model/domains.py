@@ -58,6 +58,11 @@ class Tables:
         return max(len(domain.pack.classes) for domain in self.domains)
 
     @cached_property
+    def counts(self) -> np.ndarray:
+        """`[D]` int64: how many classes each domain has."""
+        return np.array([len(domain.pack.classes) for domain in self.domains])
+
+    @cached_property
     def feeds(self) -> dict[str, np.ndarray]:
         """The graph's optional inputs for these domains, as `GraphForm.tables` gives them."""
         return self.form.tables([domain.pack for domain in self.domains])

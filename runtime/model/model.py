@@ -13,8 +13,9 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from prunion.runtime.backends import run
+from prunion.runtime.base import arithmetic_of
 from prunion.runtime.bundle import Bundle, Pack, check_pack, read_pack
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import BackendError, InputError
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
 from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
 from prunion.runtime.model.explain import Explanation, explain_model
@@ -113,6 +114,7 @@ class Model:
         Raises:
             InputError: an image cannot be read, or a number is out of range.
             DomainError: a domain is not one of the model's.
+            BackendError: the answer of a float16 or INT8 graph is not finite.
         """
         if top_k < 1 or batch_size < 1:
             raise InputError("top_k and batch_size must be at least 1")
@@ -133,7 +135,7 @@ class Model:
 
         A uint8 graph takes `[N, H, W, 3]` uint8 instead. Logits are `-inf` past a domain's
         classes. Raises InputError for a wrong shape, type or NaN, DomainError for an unknown
-        domain.
+        domain, BackendError where a float16 or INT8 graph's answer is not finite.
         """
         array, tables = self.sessions.form.prepare(array), self._tables
         return self._answer(tables, array, tables.indices(domains, len(array)))
@@ -178,6 +180,27 @@ class Model:
         return form.prepare(read(items, form.spec))
 
     def _answer(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        logits = self._routed(tables, array, rows)
+        # Past a domain's classes they are -inf, so the finite ones are counted.
+        if np.count_nonzero(np.isfinite(logits)) < tables.counts[rows].sum():
+            self._refuse(tables, logits, rows)
+        return logits
+
+    def _refuse(self, tables: Tables, logits: np.ndarray, rows: np.ndarray) -> NoReturn:
+        """Raise BackendError for an answer that is not finite; InputError where only the image can
+        be at fault."""
+        lacking = np.isfinite(logits).sum(1) < tables.counts[rows]
+        precision, name = self.sessions.probe.precision, tables.names[rows[lacking.argmax()]]
+        if arithmetic_of(precision) == "fp32":
+            raise InputError(f"the network's answer for {name} is not finite: check the image")
+        raise BackendError(
+            f"the {precision} graph's answer for {name} is not finite on {self.sessions.provider()}"
+            ": use the precision fp32, or export again, which keeps what float16 cannot hold in "
+            "float32"
+        )
+
+    def _routed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The logits, by whatever sessions the plan says."""
         listed = rows.tolist()
         if listed.count(listed[0]) == len(listed):
             return self._single(tables, tables.domains[listed[0]], array, rows)
@@ -248,10 +271,8 @@ class Prediction:
 
 
 def to_prediction(logits: np.ndarray, pack: Pack, top_k: int) -> Prediction:
-    """The best `top_k` classes of `logits` `[Cmax]`. Raises InputError if they are not finite."""
+    """The best `top_k` classes of `logits` `[Cmax]`."""
     own = logits[: len(pack.classes)].astype(np.float64)
-    if not np.isfinite(own).all():
-        raise InputError(f"the network's answer for {pack.name} is not finite: check the image")
     weights = np.exp(own - own.max())
     probabilities = weights / weights.sum()
     best = np.argsort(-probabilities, kind="stable")[:top_k]

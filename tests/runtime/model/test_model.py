@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -20,7 +21,14 @@ from prunion.runtime.backends import (
     pinned_session,
     run,
 )
-from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
+from prunion.runtime.base import read_json, sha256_file, write_json
+from prunion.runtime.errors import (
+    BackendError,
+    BundleError,
+    DomainError,
+    InputError,
+    PrunionError,
+)
 from prunion.runtime.graph import pin_domain
 from prunion.runtime.model import Model, load
 
@@ -161,8 +169,36 @@ def test_wrong_arrays_are_refused(model: Model, array: np.ndarray) -> None:
 
 
 def test_an_overflowing_image_is_no_answer(model: Model) -> None:
+    image = np.full((1, 3, 12, 10), 3e38, np.float32)
     with pytest.raises(InputError, match="not finite"):
-        model.predict(np.full((1, 3, 12, 10), 3e38, np.float32), "signs")
+        model.predict(image, "signs")
+    pair = np.concatenate([np.zeros_like(image), image])
+    for rows in (["digits", "signs"], ["signs", "signs"]):
+        with pytest.raises(InputError, match="answer for signs is not finite: check the image"):
+            model.logits(pair, rows)
+
+
+@pytest.mark.parametrize("rows", [[1, 1], [2, 1]])
+def test_a_float16_answer_that_is_not_finite_is_no_answer(
+    own_bundle: Path, rows: list[int]
+) -> None:
+    """The graph says float16 and overflows: no NaN leaves the model."""
+    path = own_bundle / "model.onnx"
+    manifest = read_json(own_bundle / "manifest.json")
+    graph = onnx.load(path)
+    (weight,) = (x for x in graph.graph.initializer if x.name == "conv.weight")
+    huge = np.full(weight.dims, 3e38, np.float32)
+    weight.CopyFrom(onnx.numpy_helper.from_array(huge, weight.name))
+    onnx.save(graph, own_bundle / "model.fp16.onnx")
+    manifest["graphs"]["fp16"] = "model.fp16.onnx"
+    manifest["files"]["model.fp16.onnx"] = sha256_file(own_bundle / "model.fp16.onnx")
+    write_json(own_bundle / "manifest.json", manifest)
+    model = load(own_bundle, "cpu", threads=1, precision="fp16", slicing=False)
+    image = np.ones((2, 3, 12, 10), np.float32)
+    with pytest.raises(
+        BackendError, match=r"fp16 graph's answer .* is not finite .*precision fp32"
+    ):
+        model.logits(image, rows)
 
 
 def test_threads_get_their_own_answers(bundle_path: Path, batch: np.ndarray) -> None:

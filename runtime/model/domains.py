@@ -58,9 +58,9 @@ class Tables:
         return max(len(domain.pack.classes) for domain in self.domains)
 
     @cached_property
-    def counts(self) -> np.ndarray:
-        """`[D]` int64: how many classes each domain has."""
-        return np.array([len(domain.pack.classes) for domain in self.domains])
+    def counts(self) -> tuple[int, ...]:
+        """How many classes each domain has."""
+        return tuple(len(domain.pack.classes) for domain in self.domains)
 
     @cached_property
     def feeds(self) -> dict[str, np.ndarray]:

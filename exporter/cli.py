@@ -126,6 +126,9 @@ def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
     for variant, facts in manifest["verified"]["variants"].items():
         worst = max(facts["max_relative_error"].items(), key=lambda x: x[1])
         lines.append(f"{variant}: at most {worst[1]:.1e} from fp32 ({worst[0]})")
+        if kept := facts.get("float32_layers"):
+            shown = ", ".join(f"{name} ({most:.3g})" for name, most in kept.items())
+            lines.append(f"  in float32, because float16 ends at 65504: {shown}")
         for name, (before, after) in facts.get("accuracy", {}).items():
             lines.append(f"  {name}: accuracy {before:.1%} → {after:.1%}")
     return lines

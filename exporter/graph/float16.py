@@ -1,39 +1,58 @@
 """The same graph in float16: the types are in the graph, no builder flag is needed.
 
 The trunk is float16. `bank` stays float32 and only its gathered rows are cast, so the same packs
-feed both graphs; the heads stay float32, where a bias of -inf and close logits are safe.
+feed both graphs; the heads stay float32, where a bias of -inf and close logits are safe. So does
+every node that gives or reads values which may leave float16's range.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from prunion.exporter.graph.activations import float_values
 from prunion.runtime.errors import VerificationError
 from prunion.runtime.graph import TABLE_INPUTS
 
-__all__ = ["half_graph"]
+__all__ = ["float32_layers", "half_graph"]
 
 LARGEST = float(np.finfo(np.float16).max)
+# Between the images that were looked at and all others: two of float16's five bits of exponent.
+MARGIN = 4
+SQUARING = frozenset(
+    ("InstanceNormalization", "GroupNormalization", "LayerNormalization", "ReduceL2")
+)
+WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+MOVING = frozenset(("Split", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Slice", "Identity"))
 HEADS = frozenset(TABLE_INPUTS) - {"bank"}
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def half_graph(model: onnx.ModelProto, image: str = "float32") -> onnx.ModelProto:
+def half_graph(
+    model: onnx.ModelProto, image: str = "float32", largest: Mapping[str, float] | None = None
+) -> onnx.ModelProto:
     """A float16 copy of an fp32 graph.
 
     Args:
         image: type of the `image` input; `float32` is cast inside the graph.
+        largest: the largest magnitude of each value, as `largest_values` finds it. Nodes that come
+            within a factor of MARGIN of float16's end stay float32.
 
     Raises:
-        VerificationError: a weight or bank value is beyond float16's range, naming it.
+        VerificationError: a bank value is beyond float16's range, or so is every layer.
     """
     half = onnx.ModelProto.FromString(model.SerializeToString())
     graph = half.graph
-    floats = _float_values(half)
-    full = _full_precision(graph)
+    beyond = _beyond(graph, largest or {})
+    _refuse_all(graph, beyond)
+    _own_rows(graph, beyond)
+    floats = float_values(half)
+    full = _full_precision(graph) | set(beyond)
     kept = {i.name for i in graph.initializer if i.name in TABLE_INPUTS}
+    kept |= _read_by(graph, full)
     _convert_initializers(graph, kept)
     made = {"image"} if image == "float32" else set()
     made |= {out for node in graph.node if node.output[0] in full for out in node.output}
@@ -61,14 +80,6 @@ def half_graph(model: onnx.ModelProto, image: str = "float32") -> onnx.ModelProt
     return half
 
 
-def _float_values(model: onnx.ModelProto) -> set[str]:
-    """Names of every float32 value."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    infos = [*graph.value_info, *graph.input, *graph.output]
-    names = {i.name for i in infos if i.type.tensor_type.elem_type == FLOAT}
-    return names | {i.name for i in graph.initializer if i.data_type == FLOAT}
-
-
 def _full_precision(graph: onnx.GraphProto) -> set[str]:
     """First outputs of the nodes that stay float32: the bank's Gather and the whole head."""
     flowing: set[str] = set(HEADS)
@@ -79,6 +90,107 @@ def _full_precision(graph: onnx.GraphProto) -> set[str]:
             if "bank" not in node.input:
                 flowing.update(node.output)
     return full
+
+
+def float32_layers(model: onnx.ModelProto, largest: Mapping[str, float]) -> dict[str, float]:
+    """The layers that `half_graph` leaves in float32, each with the largest value that it meets.
+
+    A layer is named by its weight; a node without one is named itself if no layer is kept.
+    """
+    beyond = _beyond(model.graph, largest)
+    weights = {i.name for i in model.graph.initializer} - set(TABLE_INPUTS)
+    layers, others = dict[str, float](), dict[str, float]()
+    for node in model.graph.node:
+        if node.output[0] not in beyond:
+            continue
+        own = [name for name in node.input[1:] if name in weights]
+        if node.op_type in WEIGHTED and own:
+            layers[own[0].removesuffix(".weight")] = beyond[node.output[0]]
+        else:
+            others[node.name or node.output[0]] = beyond[node.output[0]]
+    return layers or others
+
+
+def _beyond(graph: onnx.GraphProto, largest: Mapping[str, float]) -> dict[str, float]:
+    """First outputs of the trunk's nodes that float16 is too small for, and what they meet."""
+    heads, limit = _full_precision(graph), LARGEST / MARGIN
+    weights = {
+        i.name: float(np.abs(numpy_helper.to_array(i)).max(initial=0))
+        for i in graph.initializer
+        if i.data_type == FLOAT and i.name not in TABLE_INPUTS and len(i.dims)
+    }
+    found = {}
+    for node in graph.node:
+        if node.output[0] in heads or node.op_type == "Constant":
+            continue
+        read = max((largest.get(name, 0.0) for name in node.input), default=0.0)
+        met = max(read, *(largest.get(name, 0.0) for name in node.output))
+        if node.op_type in SQUARING:
+            met = max(met, read**2)
+        # A weight is known to the last digit: it needs no margin.
+        weight = max((weights.get(name, 0.0) for name in node.input), default=0.0)
+        if not met <= limit or weight > LARGEST:
+            found[node.output[0]] = max(met, weight)
+    return found
+
+
+def _refuse_all(graph: onnx.GraphProto, beyond: Mapping[str, float]) -> None:
+    """Raise VerificationError if no layer of the trunk is left for float16."""
+    heads = _full_precision(graph)
+    layers = [n for n in graph.node if n.op_type in WEIGHTED and n.output[0] not in heads]
+    if layers and all(node.output[0] in beyond for node in layers):
+        least = min(beyond[node.output[0]] for node in layers)
+        raise VerificationError(
+            f"every layer meets values of {least:.3g} or more, and float16 ends at {LARGEST:.0f} "
+            f"(a margin of {MARGIN} is kept): export without --fp16"
+        )
+
+
+def _own_rows(graph: onnx.GraphProto, beyond: dict[str, float]) -> None:
+    """Give the nodes of `beyond` the bank's rows as they are, by copies of what splits them.
+
+    A scale that brings large values back is small: through float16 it would lose its digits. The
+    copies join `beyond`.
+    """
+    makers = {out: node for node in graph.node for out in node.output}
+    copied: dict[str, list[onnx.NodeProto]] = {}
+
+    def from_bank(name: str) -> bool:
+        node = makers.get(name)
+        if node is None or "bank" in node.input:
+            return node is not None
+        return node.op_type in MOVING and from_bank(node.input[0])
+
+    def copy(name: str) -> str:
+        node = makers[name]
+        if "bank" in node.input:  # the row itself is float32 anyway
+            return name
+        if node.output[0] not in copied:
+            twin = onnx.NodeProto.FromString(node.SerializeToString())
+            twin.name = f"{node.name}_full"
+            twin.input[0] = copy(node.input[0])
+            del twin.output[:]
+            twin.output.extend(f"{out}_full" for out in node.output)
+            copied[node.output[0]] = [node, twin]
+        return f"{name}_full"
+
+    for node in graph.node:
+        if node.output[0] in beyond:
+            for place, name in enumerate(node.input):
+                if node.op_type not in MOVING and from_bank(name):
+                    node.input[place] = copy(name)
+    nodes = [made for node in graph.node for made in copied.get(node.output[0], [node])]
+    beyond |= {twin.output[0]: 0.0 for _, twin in copied.values()}
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _read_by(graph: onnx.GraphProto, full: set[str]) -> set[str]:
+    """Initializers that only nodes of `full` read."""
+    read, others = set[str](), set[str]()
+    for node in graph.node:
+        (read if node.output[0] in full else others).update(node.input)
+    return {i.name for i in graph.initializer if i.name in read - others}
 
 
 def _convert_initializers(graph: onnx.GraphProto, kept: set[str]) -> None:

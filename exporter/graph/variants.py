@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from prunion.exporter.graph.activations import largest_values, range_images
 from prunion.exporter.graph.agreement import check_errors, tolerance_of
-from prunion.exporter.graph.float16 import half_graph
+from prunion.exporter.graph.float16 import float32_layers, half_graph
 from prunion.exporter.graph.int8 import int8_graph
 from prunion.exporter.graph.probe import Probe, make_probe, open_graph, relative_errors, run_graph
 from prunion.exporter.graph.uint8 import pixel_graph
@@ -27,10 +28,11 @@ def write_variants(
 
     Returns:
         By variant, its agreement with the fp32 graph on a mixed batch of noise, and for INT8 the
-        accuracy before and after of each domain.
+        accuracy before and after of each domain; for float16 the layers that stay float32.
 
     Raises:
-        VerificationError: a variant disagrees, or a domain lost too much accuracy.
+        VerificationError: a variant disagrees, a domain lost too much accuracy, or float16 is too
+            small for every layer.
     """
     shape, names = loaded.config.input, [d["name"] for d in loaded.meta["domains"]]
     probe = make_probe(
@@ -43,11 +45,14 @@ def write_variants(
         path = folder / f"model.{variant}.onnx"
         save_graph(graph, path)
         errors = _errors(path, variant, reference, probe, names)
-        checks[variant] = VariantCheck(errors, tolerance_of(variant), cost)
+        kept = layers if variant.startswith("fp16") else {}
+        checks[variant] = VariantCheck(errors, tolerance_of(variant), cost, kept)
 
-    made = {"fp32": model}
+    made, layers = {"fp32": model}, dict[str, float]()
     if options.fp16:
-        made["fp16"] = half_graph(model, options.fp16_image)
+        largest = largest_values(model, range_images(loaded))
+        layers = float32_layers(model, largest)
+        made["fp16"] = half_graph(model, options.fp16_image, largest)
         keep("fp16", made["fp16"])
     if options.int8:
         made["int8"], cost = int8_graph(folder / "model.onnx", loaded, options)

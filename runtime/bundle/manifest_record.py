@@ -7,7 +7,7 @@ Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prunion.runtime.base import Fields
@@ -121,20 +121,26 @@ class Int8Account:
 
 @dataclass(frozen=True)
 class VariantCheck:
-    """One graph held against the fp32 one: `max |Δ| / max |reference|` by domain, and its limit."""
+    """One graph held against the fp32 one: `max |Δ| / max |reference|` by domain, and its limit.
+
+    `float32_layers`: what float16 is too small for, each with the largest value that it meets.
+    """
 
     max_relative_error: Mapping[str, float]
     tolerance: float
     int8: Int8Account | None = None
+    float32_layers: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, fields: Fields) -> VariantCheck:
         """One entry of `verified.variants`."""
         errors = fields.fields("max_relative_error")
+        layers = fields.fields("float32_layers") if "float32_layers" in fields.value else None
         return cls(
             {name: errors.number(name) for name in errors.value},
             fields.number("tolerance"),
             Int8Account.from_json(fields) if "accuracy" in fields.value else None,
+            {} if layers is None else {name: layers.number(name) for name in layers.value},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -142,6 +148,7 @@ class VariantCheck:
         return {
             "max_relative_error": dict(self.max_relative_error),
             "tolerance": self.tolerance,
+            **({"float32_layers": dict(self.float32_layers)} if self.float32_layers else {}),
             **({} if self.int8 is None else self.int8.to_json()),
         }
 

@@ -59,6 +59,11 @@ FULL: dict[str, Any] = {
         "tolerance": 1e-4,
         "variants": {
             "fp32-uint8": {"max_relative_error": {"a": 1e-7}, "tolerance": 1e-4},
+            "fp16": {
+                "max_relative_error": {"a": 1e-3},
+                "tolerance": 3e-2,
+                "float32_layers": {"conv1": 1e5},
+            },
             "int8": {
                 "max_relative_error": {"a": 0.1, "b": 0.2},
                 "tolerance": 0.5,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from prunion.exporter.graph import make_probe, onnx_graph, open_graph, run_graph
@@ -28,10 +33,15 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
 
-def graph_of(model: nn.Module, scale: float) -> onnx.ModelProto:
+@cache
+def exported(model: type[nn.Module]) -> bytes:
+    slim = slim_network(switch_off(domain_net(model(), (3, 5, 2))))
+    return onnx_graph(slim, 8, 8).SerializeToString()
+
+
+def graph_of(model: type[nn.Module], scale: float) -> onnx.ModelProto:
     """`model` whose first weight is up to `scale`, which the norm behind it brings back."""
-    net = switch_off(domain_net(model, (3, 5, 2)))
-    full = onnx_graph(slim_network(net), 8, 8)
+    full = onnx.load_from_string(exported(model))
     values = {i.name: i for i in full.graph.initializer}
     layer = next(n.input[1] for n in full.graph.node if n.op_type == "Conv")
     weight = values[layer]
@@ -78,7 +88,7 @@ def off(expected: np.ndarray, got: np.ndarray) -> float:
 @pytest.mark.parametrize("model", [Residual, SqueezeExcite, Shuffle, Concat])
 @pytest.mark.parametrize("scale", [3e4, 1e6])
 def test_a_layer_beyond_float16_stays_float32(model: type[nn.Module], scale: float) -> None:
-    full = graph_of(model(), scale)
+    full = graph_of(model, scale)
     largest = probe_of(full)
     expected = run_graph(
         open_graph(full.SerializeToString()), make_probe(9, (8, 8), MEAN, STD, domains=3)
@@ -99,28 +109,28 @@ def test_a_layer_beyond_float16_stays_float32(model: type[nn.Module], scale: flo
 
 
 def test_a_graph_within_float16_is_what_it_was() -> None:
-    full = graph_of(Residual(), 0.5)
+    full = graph_of(Residual, 0.5)
     largest = probe_of(full)
     assert float32_layers(full, largest) == {}
     assert half_graph(full, largest=largest) == half_graph(full)
 
 
 def test_the_margin_counts() -> None:
-    full = graph_of(Residual(), 0.5)
+    full = graph_of(Residual, 0.5)
     (conv,) = (n for n in full.graph.node if "conv1.weight" in n.input)
     for value, kept in ((LARGEST / MARGIN, []), (LARGEST / MARGIN + 1, ["conv1"])):
         assert list(float32_layers(full, {conv.output[0]: value})) == kept
 
 
 def test_no_layer_left_for_float16_is_refused() -> None:
-    full = graph_of(Residual(), 0.5)
+    full = graph_of(Residual, 0.5)
     everything = {out: 1e5 for node in full.graph.node for out in node.output}
     with pytest.raises(VerificationError, match=r"every layer meets values of 1e\+05.*--fp16"):
         half_graph(full, largest=everything)
 
 
 def test_the_largest_values_are_those_of_the_graph() -> None:
-    full = graph_of(SqueezeExcite(), 100.0)
+    full = graph_of(SqueezeExcite, 100.0)
     probe = make_probe(9, (8, 8), MEAN, STD, domains=3)
     evaluator = ReferenceEvaluator(full)
     names = [n for node in full.graph.node for n in node.output if node.op_type in ("Conv", "Mul")]
@@ -133,12 +143,6 @@ def test_the_largest_values_are_those_of_the_graph() -> None:
 @pytest.fixture(scope="module")
 def overflowing(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run with a first convolution whose outputs leave float16, and its norm alike."""
-    import hashlib
-    import shutil
-
-    from safetensors import safe_open
-    from safetensors.numpy import load_file, save_file
-
     run = tmp_path_factory.mktemp("overflowing") / "run"
     shutil.copytree(tiny, run)
     path = run / "checkpoint" / "model.safetensors"
@@ -168,7 +172,7 @@ def test_an_export_says_which_layers_stay_float32(overflowing: Path, tmp_path: P
     assert verified is not None
     assert list(verified.variants["fp16"].float32_layers) == ["conv1"]
     assert verified.variants["fp32-uint8"].float32_layers == {}
-    black = np.tile(((0 - np.array(bundle.manifest.input.mean)) / bundle.manifest.input.std), (1,))
+    black = -np.array(bundle.manifest.input.mean) / bundle.manifest.input.std
     image = np.broadcast_to(black.astype(np.float32).reshape(1, 3, 1, 1), (2, 3, 16, 16)).copy()
     feeds = {"image": image, "domain": np.array([0, 1])}
     graphs = [onnx.load(bundle.graph(kind)) for kind in ("fp32", "fp16")]

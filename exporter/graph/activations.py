@@ -38,7 +38,7 @@ def float_values(model: onnx.ModelProto) -> set[str]:
 
 
 def largest_values(model: onnx.ModelProto, batches: Iterator[Batch]) -> dict[str, float]:
-    """The largest magnitude of every float32 value that a node of `model` gives, on `batches`.
+    """The largest magnitude of `image`, and of every float32 value that a node gives, on `batches`.
 
     The graph finds each out itself, so that no value outlives its use: all of them together are
     many times what a run needs.
@@ -52,13 +52,13 @@ def largest_values(model: onnx.ModelProto, batches: Iterator[Batch]) -> dict[str
             graph.node.append(helper.make_node(kind, [name], [f"{name}_{kind}"], keepdims=0))
             info = helper.make_tensor_value_info(f"{name}_{kind}", onnx.TensorProto.FLOAT, [])
             graph.output.append(info)
-    session, largest = open_graph(watched.SerializeToString()), np.zeros(len(values))
+    session, largest = open_graph(watched.SerializeToString()), np.zeros(len(values) + 1)
     takes = {value.name for value in session.get_inputs()}
     for batch in batches:
         feeds = {name: value for name, value in batch.items() if name in takes}
         found = np.abs(np.array(session.run(None, feeds), np.float64)).reshape(-1, 2).max(1)
-        largest = np.maximum(largest, found)
-    return dict(zip(values, largest.tolist(), strict=True))
+        largest = np.maximum(largest, [*found, np.abs(feeds["image"]).max()])
+    return dict(zip([*values, "image"], largest.tolist(), strict=True))
 
 
 def range_images(loaded: Checkpoint) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,7 @@ def test_tables_are_fed_within_the_profile(
     expected = toy.reference(toy.make_tables(), batch, rows)
     np.testing.assert_allclose(model.logits(batch, rows), expected, rtol=1e-4, atol=1e-5)
     assert model.explain().provider == "CPUExecutionProvider"
+    assert model.sessions.mixed().batches == (1, 32)
     with pytest.raises(InputError, match=r"image is \[36, .*smaller batches"):
         model.logits(np.repeat(batch, 6, axis=0), "signs")
     pack, before = model.bundle.pack("signs"), model.logits(batch, "signs")
@@ -90,7 +92,8 @@ def test_a_context_is_kept_and_one_that_does_not_load_is_made_again(
 
     def again(key: EngineKey) -> list[str]:
         opened.clear()
-        compiled(make, graph, key)
+        _, digest = compiled(make, graph, key)
+        assert digest == hashlib.sha256(graph).hexdigest(), "of what was compiled"
         return list(opened)
 
     graph = (bundle_path / "model.onnx").read_bytes()

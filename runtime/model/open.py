@@ -10,7 +10,7 @@ from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_ba
 from prunion.runtime.base import TARGETS, Backend, Precision, arithmetic_of, available_bytes
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph import check_whole, form_of
+from prunion.runtime.graph import form_of
 from prunion.runtime.model.domains import LiveDomain, Tables
 from prunion.runtime.model.model import Model
 from prunion.runtime.model.pool import TOLERANCE, SessionPool
@@ -85,7 +85,6 @@ def open_pool(
     """
     check_backend(options.backend)
     graph, form = bundle.held_graph(precision), form_of(bundle, precision)
-    check_whole(graph.read())
     open_mixed: Callable[[], Session] | None = None
     if (target := TARGETS.get(options.backend)) is not None:
         from prunion.runtime.tensorrt import open_engine

@@ -184,14 +184,14 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
 def verify(bundle: str, against: str | None, as_json: bool) -> None:
     """Check everything a bundle claims; exit code 1 if anything is off."""
     from prunion.exporter.verify import verify_bundle
-    from prunion.runtime.errors import VerificationError
+    from prunion.runtime.errors import VerificationError, printable
 
     report = verify_bundle(bundle, against=against)
     if as_json:
         worst = None if report.worst is None else asdict(report.worst)
         click.echo(_json({**asdict(report), "passed": not report.problems, "worst": worst}))
     else:
-        click.echo("\n".join(_verified(report)))
+        click.echo("\n".join(map(printable, _verified(report))))
     if report.problems:
         raise VerificationError(f"{bundle}: {len(report.problems)} of its claims do not hold")
 

@@ -50,7 +50,9 @@ DEFAULTS: Mapping[Backend, Mapping[str, str]] = {
         "arena_extend_strategy": "kSameAsRequested",
     }
 }
-QUIET = 3  # ONNX Runtime's severity: errors, no warnings
+# ONNX Runtime's severity. What fails is raised; its log would quote the file's own names, escape
+# sequences included, on the terminal.
+QUIET = 4
 
 
 @dataclass(frozen=True)

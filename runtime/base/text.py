@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from prunion.runtime.errors import printable
+
 __all__ = ["amount_text", "reason_of", "shown"]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
@@ -32,5 +34,5 @@ def reason_of(exc: BaseException) -> str:
     Its type where it says nothing.
     """
     lines = [line.strip() for line in ANSI.sub("", str(exc)).splitlines()]
-    text = next((line for line in lines if line), type(exc).__name__).rstrip(".:")
+    text = printable(next((line for line in lines if line), type(exc).__name__).rstrip(".:"))
     return text if len(text) <= MOST_REASON else text[:MOST_REASON].rsplit(" ", 1)[0] + " …"

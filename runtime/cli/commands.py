@@ -46,7 +46,7 @@ def predict(
     as_json: bool,
 ) -> None:
     """Classify images of one domain."""
-    from prunion.runtime.errors import InputError, PrunionError
+    from prunion.runtime.errors import InputError, PrunionError, printable
     from prunion.runtime.model import load
 
     model = load(bundle, backend, precision=precision)
@@ -69,7 +69,7 @@ def predict(
         for image, x in answers:
             if not isinstance(x, PrunionError):
                 shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in x.top)
-                click.echo(f"{image}: {shown}")
+                click.echo(printable(f"{image}: {shown}"))
     unread = [x for _, x in answers if isinstance(x, PrunionError)]
     for error in unread:
         click.echo(f"error: {error}", err=True)
@@ -116,12 +116,13 @@ def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: 
 def inspect(bundle: str, as_json: bool) -> None:
     """Show what a bundle holds, after checking every file's hash."""
     from prunion.runtime.bundle import open_bundle
+    from prunion.runtime.errors import printable
 
     opened = open_bundle(bundle)
     if as_json:
         click.echo((opened.path / "manifest.json").read_text("utf-8"), nl=False)
     else:
-        click.echo("\n".join(_summary(opened)))
+        click.echo("\n".join(map(printable, _summary(opened))))
 
 
 def _summary(bundle: Bundle) -> list[str]:

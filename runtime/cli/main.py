@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.errors import PrunionError, printable
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -102,7 +102,7 @@ class _Notes(logging.Handler):
     """What the library logs, as lines on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"note: {record.getMessage()}", err=True)
+        click.echo(f"note: {printable(record.getMessage())}", err=True)
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _notes() -> Iterator[None]:
 
 
 def _fail(ctx: click.Context, message: str) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo("error: " + " ".join(printable(message).split()), err=True)
     ctx.exit(1)
 
 

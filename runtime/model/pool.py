@@ -102,7 +102,7 @@ class SessionPool:
         self.pins = open_mixed is None and not form.single
         self.slicing = table is not None and self.pins
         self._refused = ""
-        self._table = None if table is None else form.unit_table(table)
+        self.table = None if table is None else form.unit_table(table)
         self.typical = graph.size
         self._pinned: OrderedDict[int, Future[Pinned | None]] = OrderedDict()
         self._ready: dict[int, Pinned] = {}
@@ -220,14 +220,14 @@ class SessionPool:
 
     def make(self, pack: Pack, *, sliced: bool) -> Pinned:
         """A new session, kept by nobody; sliced where that is possible and exact."""
-        if sliced and self._table is not None:
+        if sliced and self.table is not None:
             note = self._refused
             if not note:
-                alive = self._table.round_up(pack.switches, default_round_to())
+                alive = self.table.round_up(pack.switches, default_round_to())
                 if alive.all():
                     return self._plain(pack, "it uses every channel of the union")
                 try:
-                    graph = pin_form(self.graph.read(), self.form, pack, self._table, alive)
+                    graph = pin_form(self.graph.read(), self.form, pack, self.table, alive)
                     made = make_session(graph, self.chosen(), needs={"image"})
                     return self._checked(pack, Pinned(made, len(graph), True, kept_note(alive)))
                 except UnsupportedGraphError as exc:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation
+from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError, MissingDependencyError
 from prunion.trainer.data.classes import Split
 from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
@@ -41,7 +41,7 @@ def open_parquet(
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
         file = _open(path, columns)
-        names = _class_names(file, columns[1])
+        names = _class_names(path, file, columns[1])
         if number and names != named:
             raise DataError(f"{path} names other classes than {paths[0]}: write them alike")
         named = names
@@ -122,7 +122,7 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
         raise DataError(f"{path} does not exist: correct the path") from None
     except (OSError, ValueError) as exc:  # pyarrow's own errors are ValueErrors
         raise DataError(
-            f"{path} is not a readable Parquet file ({_line(exc)}): write or copy it again"
+            f"{path} is not a readable Parquet file ({reason_of(exc)}): write or copy it again"
         ) from None
     missing = set(columns) - set(file.schema_arrow.names)
     if missing:
@@ -133,16 +133,24 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
     return file
 
 
-def _class_names(file: Any, label: str) -> tuple[str, ...] | None:
+def _class_names(path: Path, file: Any, label: str) -> tuple[str, ...] | None:
     """The names in the schema's `huggingface` metadata, if there are any."""
     raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(raw)["info"]["features"][label]["names"] if raw else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
     if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}
         names = list(names.values())
+    if names is not None and not (isinstance(names, list) and all(_is_name(x) for x in names)):
+        raise DataError(
+            f"{path} names its classes {shown(names)}: write a list of names, or leave it out"
+        )
     return tuple(map(str, names)) if names else None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _batches(
@@ -155,12 +163,18 @@ def _batches(
             batch = next(batches, None)
         except (OSError, ValueError) as exc:
             raise DataError(
-                f"{rows.name(index)} and what follows cannot be read ({_line(exc)}): write or "
+                f"{rows.name(index)} and what follows cannot be read ({reason_of(exc)}): write or "
                 "copy the file again"
             ) from None
         if batch is None:
             return
-        cells, values = (batch.column(name).to_pylist() for name in columns)
+        try:
+            cells, values = (batch.column(name).to_pylist() for name in columns)
+        except (ValueError, OverflowError, MemoryError) as exc:  # no UTF-8, no such date
+            raise DataError(
+                f"{rows.name(index)} and what follows is none of its column's type "
+                f"({reason_of(exc)}): write the file again"
+            ) from None
         yield [_image_bytes(cell, rows, i) for i, cell in enumerate(cells, index)], values
         index += batch.num_rows
 
@@ -172,7 +186,3 @@ def _image_bytes(cell: Any, rows: _Rows, index: int) -> bytes:
             f"{rows.name(index)} has no image bytes: store them in image.bytes, or remove the row"
         )
     return data
-
-
-def _line(exc: Exception) -> str:
-    return str(exc).split("\n")[0]

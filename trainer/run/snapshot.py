@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunion.runtime.base import replace_file
+from prunion.runtime.base import reason_of, replace_file
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.run.training import Training
@@ -72,7 +72,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
             meta = json.loads((file.metadata() or {})["prunion"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
-        raise CheckpointError(f"{path} cannot be read ({exc}): start the run again") from None
+        raise CheckpointError(f"{path} cannot be read ({reason_of(exc)}): start the run again") from None
     if meta.get("format_version") != FORMAT_VERSION or meta.get("run") != _fingerprint(training):
         raise CheckpointError(
             f"{path} belongs to a run with another configuration, other images, another "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -83,7 +84,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def hostile(dice: random.Random) -> Any:
     """A value that no reader expects."""
-    return dice.choice(dice.choice([NUMBERS, FLOATS, TEXTS, SHAPES]))
+    return copy.deepcopy(dice.choice(dice.choice([NUMBERS, FLOATS, TEXTS, SHAPES])))
 
 
 def json_bytes(value: Any) -> bytes:

@@ -116,7 +116,15 @@ def mutated_toml(text: str, dice: random.Random) -> bytes:
 def _toml_value(old: str, dice: random.Random) -> str:
     odd = [
         *("1" * 5001, "[" * 900 + "]" * 900, "{a = 1}", "[1, 'a']", "nan", "-inf", "1e400", "true"),
-        *("1979-05-27", "0x" + "f" * 5000, "''", '"\\u001b[2J"', '"C:\\Users\\x"', "[[]]", '"a\\u0000"'),
+        *(
+            "1979-05-27",
+            "0x" + "f" * 5000,
+            "''",
+            '"\\u001b[2J"',
+            '"C:\\Users\\x"',
+            "[[]]",
+            '"a\\u0000"',
+        ),
         *(re.sub(r"\d", "9", old), old + old, "'/etc/passwd'", "'../..'", "-1", "0", "99999999999"),
     ]
     return dice.choice(odd)

@@ -192,7 +192,9 @@ def trainer_targets(folder: Path) -> dict[str, Target]:
             table = pa.table(rows).replace_schema_metadata({b"huggingface": json.dumps(about)})
             pq.write_table(table, clean)
             file.write_bytes(make.mutated_bytes(clean.read_bytes(), dice))
-        number_classes(DomainConfig("x", train=("x",), holdout=0.1), split := open_parquet((file,)), None)
+        number_classes(
+            DomainConfig("x", train=("x",), holdout=0.1), split := open_parquet((file,)), None
+        )
         split.read(0)
 
     def run_file(dice: random.Random, place: Path) -> None:

@@ -86,15 +86,15 @@ def _no_engine(path: Path) -> str:
 
 def staleness(path: Path, key: EngineKey) -> str:
     """Why the engine at `path` must be built (again) for `key`; empty if it may be used."""
-    if not path.is_file() or not key_place(path).is_file():
-        return "there is no engine yet"
     try:
+        if not path.is_file() or not key_place(path).is_file():
+            return "there is no engine yet"
         found = _read_key(path)
-    except EngineError as exc:
+        if reason := _difference(found, key, _names()):
+            return reason
+        return "" if sha256_file(path) == found.get("engine_sha256") else DAMAGED
+    except (EngineError, OSError) as exc:
         return str(exc)
-    if reason := _difference(found, key, _names()):
-        return reason
-    return "" if sha256_file(path) == found.get("engine_sha256") else DAMAGED
 
 
 def read_engine(path: Path | str, key: EngineKey) -> bytes:

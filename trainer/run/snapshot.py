@@ -72,7 +72,9 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
             meta = json.loads((file.metadata() or {})["prunion"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
-        raise CheckpointError(f"{path} cannot be read ({reason_of(exc)}): start the run again") from None
+        raise CheckpointError(
+            f"{path} cannot be read ({reason_of(exc)}): start the run again"
+        ) from None
     if meta.get("format_version") != FORMAT_VERSION or meta.get("run") != _fingerprint(training):
         raise CheckpointError(
             f"{path} belongs to a run with another configuration, other images, another "

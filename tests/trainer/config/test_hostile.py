@@ -70,6 +70,8 @@ def test_values_that_no_reader_expects(tmp_path: Path, line: str) -> None:
     refused(tmp_path, RUN.replace('name = "resnet18"', line) + FILES)
 
 
-@pytest.mark.parametrize("path", ["x\\u0000y", "x" * 5000, "~nobody_of_this_name/w.pth", "\\u001b[2J"])
+@pytest.mark.parametrize(
+    "path", ["x\\u0000y", "x" * 5000, "~nobody_of_this_name/w.pth", "\\u001b[2J"]
+)
 def test_paths_of_weights_that_lead_nowhere(tmp_path: Path, path: str) -> None:
     refused(tmp_path, RUN.replace('"resnet18"', f'"resnet18"\nweights = "{path}"') + FILES)

@@ -112,7 +112,7 @@ def small_targets(folder: Path) -> dict[str, Target]:
     import numpy as np
     from PIL import Image
 
-    from prunion.runtime.bundle import Fit, Grid, Layer, Profile, ImageInput, read_profile
+    from prunion.runtime.bundle import Fit, Grid, ImageInput, Layer, Profile, read_profile
     from prunion.runtime.images import to_batch
     from prunion.runtime.model.plan import BATCHES, Plan, load_plan, save_plan
 

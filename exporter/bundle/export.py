@@ -59,6 +59,7 @@ from prunion.runtime.bundle import (
 )
 from prunion.runtime.errors import InputError
 from prunion.trainer.network import Checkpoint, load_checkpoint
+from prunion.trainer.processes import keep_to_quota
 
 __all__ = ["export_bundle", "trunk_hash"]
 
@@ -86,6 +87,7 @@ def export_bundle(
     output, options = Path(output), options or ExportOptions()
     name = _bundle_name(output)
     check_output(output, force=force, wrote=foreign_to_bundle, inputs=[checkpoint])
+    keep_to_quota()
     loaded = load_checkpoint(checkpoint)
     everyone = loaded.net.switches
     chosen = (options.specialise,) if options.specialise is not None else options.domains

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.base import Backend, reason_of
+from prunion.runtime.base import Backend, default_threads, reason_of
 from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
 from prunion.runtime.graph import PER_REQUEST, pin_domain
 
@@ -61,7 +61,8 @@ class SessionOptions:
 
     Attributes:
         backend: `auto` (CUDA where it works, else CPU), or a key of PROVIDERS.
-        threads: threads inside one operator; None leaves it to ONNX Runtime.
+        threads: threads inside one operator; None leaves it to ONNX Runtime, within the quota of
+            time of a container.
         share_arena: all sessions of the process take CPU memory from one arena.
         spare_memory: no block laid out ahead for each batch shape, which comes on top of what the
             first run took.
@@ -254,8 +255,9 @@ def _start(
     settings = ort.SessionOptions()
     settings.log_severity_level = QUIET  # of this session: the process's level is the user's
     settings.enable_mem_pattern = not options.spare_memory
-    if options.threads is not None:
-        settings.intra_op_num_threads = options.threads
+    threads = default_threads() if options.threads is None else options.threads
+    if threads is not None:
+        settings.intra_op_num_threads = threads
     if options.share_arena and _shared_arena():
         settings.add_session_config_entry("session.use_env_allocators", "1")
     for name, value in options.entries.items():

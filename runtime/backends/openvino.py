@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prunion.runtime.base import default_threads
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class OpenVinoSession:
             # Otherwise bfloat16 where the CPU has it, with other answers.
             "INFERENCE_PRECISION_HINT": "f32",
         }
+        threads = default_threads() if threads is None else threads
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:

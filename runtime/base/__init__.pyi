@@ -17,11 +17,13 @@ from .files import strangers as strangers
 from .files import write_json as write_json
 from .machine import available_bytes as available_bytes
 from .machine import default_round_to as default_round_to
+from .machine import default_threads as default_threads
 from .machine import free_memory as free_memory
 from .machine import keep_freed_memory as keep_freed_memory
 from .machine import machine_facts as machine_facts
 from .machine import on_cpu as on_cpu
 from .machine import peak_rss_bytes as peak_rss_bytes
+from .machine import usable_cores as usable_cores
 from .names import BACKENDS as BACKENDS
 from .names import HEADS as HEADS
 from .names import TARGETS as TARGETS

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from prunion.runtime.base import Orientation, reason_of
+from prunion.runtime.base import Orientation, reason_of, usable_cores
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import ImageFault, bits_of, read_image, to_rgb, turn_of
 
@@ -92,7 +92,7 @@ class ImageCache:
         """Read what fits, before worker processes start: they share it instead of repeating it."""
         if self._full or len(self._kept) == len(self.images):
             return
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(usable_cores() + 4) as pool:
             for start in range(0, len(self.images), 256):
                 list(pool.map(self.image, range(start, min(start + 256, len(self.images)))))
                 if self._full:
@@ -140,7 +140,7 @@ class ImageCheck:
 
     def check(self, images: Sequence[Path | bytes], names: Sequence[str]) -> None:
         """Raise one DataError that names the first image of `images` that cannot be read."""
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(usable_cores() + 4) as pool:
             for start in range(0, len(images), AT_ONCE):
                 some = images[start : start + AT_ONCE]
                 deep = [self._is_deep(image) for image in some]

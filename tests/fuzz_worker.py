@@ -1,4 +1,4 @@
-"""One process of `test_fuzz.py`: mutated inputs of one kind, each read as a user would have it read.
+"""One process of `test_fuzz.py`: mutated inputs of one kind, each read as a user would read it.
 
     python tests/fuzz_worker.py KIND FIRST LAST FOLDER
 
@@ -118,9 +118,11 @@ def small_targets(folder: Path) -> dict[str, Target]:
 
     grid = Grid((4, 8), (3,), np.array([[1.0], [2.0]]))
     layer = {"conv.weight": (Layer("conv.weight", (8, 3, 3, 3), 120), 0)}
-    facts: dict[str, Any] = dict(network="toy", size=(12, 10), backend="cpu", provider="CPU")
-    facts |= dict(batch=1, threads=1, round_to=1, machine={"cpu": "x"}, layers=layer, grids=(grid,))
-    kept = Profile(**facts, fit=Fit(1.0, 0.5, 0.01, 0.02), samples=((1.0, 1.1),)).to_json()
+    facts: dict[str, Any] = {"network": "toy", "size": (12, 10), "machine": {"cpu": "x"}}
+    facts |= {"backend": "cpu", "provider": "CPU", "batch": 1, "threads": 1, "round_to": 1}
+    fit = Fit(1.0, 0.5, 0.01, 0.02)
+    whole = Profile(**facts, layers=layer, grids=(grid,), fit=fit, samples=((1.0, 1.1),))
+    kept = whole.to_json()
     times = dict.fromkeys(BATCHES, 1.0)
     save_plan("key", Plan(times, times, {}))
     plan = Path(os.environ["PRUNION_CACHE"]) / "plans" / "key.json"

@@ -145,7 +145,7 @@ def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 def _item_bytes(kind: int) -> int:
     from onnx import TensorProto
 
-    sizes = {
+    sizes: dict[int, int] = {
         TensorProto.FLOAT: 4,
         TensorProto.FLOAT16: 2,
         TensorProto.DOUBLE: 8,

@@ -84,14 +84,12 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
             meta = json.loads((file.metadata() or {})["prunion"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
+        reason = reason_of(exc)
+        raise CheckpointError(f"{path} cannot be read ({reason}): start the run again") from None
+    if other := _other(meta, training):
         raise CheckpointError(
-            f"{path} cannot be read ({reason_of(exc)}): start the run again"
-        ) from None
-    if meta.get("format_version") != FORMAT_VERSION or meta.get("run") != _fingerprint(training):
-        raise CheckpointError(
-            f"{path} belongs to a run with another configuration, other images, another "
-            "teacher or another prunion: resume with what it was started with, or start again "
-            "with --force"
+            f"{path} belongs to a run with {other}: resume with what it was started with, or start "
+            "again with --force"
         )
     training.net.load_state_dict(_strip(tensors, "net."))
     restore_learner(training.learner, _strip(tensors, "switches."))

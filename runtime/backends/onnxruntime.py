@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.base import Backend, default_threads, reason_of
+from prunion.runtime.base import Backend, default_threads, install_hint, reason_of
 from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
 from prunion.runtime.graph import PER_REQUEST, pin_domain
 
@@ -202,8 +202,8 @@ def _onnxruntime() -> ModuleType:
         import onnxruntime
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package onnxruntime: pip install 'prunion[ort]' "
-            "(with a CUDA GPU: 'prunion[ort-gpu]')"
+            f"this needs the package onnxruntime: {install_hint('ort')} "
+            "(with a CUDA GPU: the extra ort-gpu in place of ort)"
         ) from None
     _load_cuda_libraries()
     module: ModuleType = onnxruntime
@@ -242,7 +242,7 @@ def _candidates(ort: ModuleType, backend: Backend) -> list[Backend]:
     if backend not in PROVIDERS:
         raise BackendError(f"no backend {backend!r}: use auto, {' or '.join(PROVIDERS)}")
     if PROVIDERS[backend] not in available:
-        fix = "pip install 'prunion[ort-gpu]' in place of 'prunion[ort]'"
+        fix = f"pip uninstall onnxruntime && {install_hint('ort-gpu')}"
         if backend == "tensorrt-rtx-ep":
             fix = "install one that was built with it, or use the backend tensorrt-rtx"
         raise MissingDependencyError(f"this ONNX Runtime has no {PROVIDERS[backend]}: {fix}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.base import default_threads
+from prunion.runtime.base import default_threads, install_hint
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _core() -> openvino.Core:
         import openvino
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package openvino: pip install 'prunion[openvino]'"
+            f"this needs the package openvino: {install_hint('openvino')}"
         ) from None
     return openvino.Core()
 

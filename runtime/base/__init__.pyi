@@ -15,6 +15,7 @@ from .files import replace_file as replace_file
 from .files import sha256_file as sha256_file
 from .files import strangers as strangers
 from .files import write_json as write_json
+from .install import install_hint as install_hint
 from .machine import available_bytes as available_bytes
 from .machine import default_round_to as default_round_to
 from .machine import default_threads as default_threads
@@ -37,6 +38,7 @@ from .names import Target as Target
 from .names import arithmetic_of as arithmetic_of
 from .names import takes_pixels as takes_pixels
 from .text import amount_text as amount_text
+from .text import asked_text as asked_text
 from .text import reason_of as reason_of
 from .text import shown as shown
 from .timing import Timing as Timing

@@ -6,7 +6,7 @@ import re
 
 from prunion.runtime.errors import printable
 
-__all__ = ["amount_text", "reason_of", "shown"]
+__all__ = ["amount_text", "asked_text", "reason_of", "shown"]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -26,6 +26,13 @@ def amount_text(value: float) -> str:
     if 0 < value <= 1:
         return f"{int(value * 10_000) / 10_000:.4f}"
     return f"{int(value):,}"
+
+
+def asked_text(value: float) -> str:
+    """A budget as it was asked: a share to four digits, an amount with thousands separated."""
+    if value <= 1:
+        return f"{value:.4g}"
+    return f"{value:,.4f}".rstrip("0").rstrip(".")
 
 
 def reason_of(exc: BaseException) -> str:

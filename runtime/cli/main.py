@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from prunion.runtime.base import install_hint
 from prunion.runtime.errors import PrunionError, printable
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -92,7 +93,7 @@ class Cli(click.Group):
             package = (exc.name or "").split(".")[0]
             if package not in EXTRAS:
                 raise
-            fix = f"pip install 'prunion[{EXTRAS[package]}]'"
+            fix = install_hint(EXTRAS[package])
             _fail(ctx, f"this command needs the package {package}: {fix}")
         except KeyboardInterrupt:
             ctx.exit(130)

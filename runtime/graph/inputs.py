@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import install_hint, reason_of
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
         import onnx.numpy_helper
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package onnx: pip install 'prunion[ort]'"
+            f"this needs the package onnx: {install_hint('ort')}"
         ) from None
     try:
         data = graph if isinstance(graph, bytes) else Path(graph).read_bytes()

@@ -151,8 +151,7 @@ class ImageCheck:
                     else:
                         self.met.update(traits)
                 if bad:
-                    more = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
-                    raise DataError(f"{bad[0]}{more}")
+                    raise DataError(f"{bad[0]}{_and_others(bad[1:])}")
 
     def _is_deep(self, image: Path | bytes) -> bool:
         with suppress(OSError):  # opening the file will say what is wrong
@@ -168,6 +167,15 @@ class ImageCheck:
             return read_image(image, use)
         except (ImageFault, OSError) as exc:
             return _unreadable(name, exc)
+
+
+def _and_others(bad: list[DataError]) -> str:
+    """How many more images cannot be read, and which is next."""
+    if not bad:
+        return ""
+    following = str(bad[0]).partition(" cannot be read")[0]
+    what = "1 more image" if len(bad) == 1 else f"{len(bad)} more images"
+    return f"; {what} cannot be read either, such as {following}"
 
 
 def _traits(image: Image.Image, orientation: Orientation) -> list[str]:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, reason_of, shown
+from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError, MissingDependencyError
 from prunion.trainer.data.classes import Split
 from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
@@ -114,7 +114,7 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingDependencyError(
-            f"{path} is a Parquet file, and pyarrow is not installed: pip install 'prunion[train]'"
+            f"{path} is a Parquet file, and pyarrow is not installed: {install_hint('train')}"
         ) from None
     try:
         file = pq.ParquetFile(path, memory_map=True)

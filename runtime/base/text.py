@@ -28,8 +28,13 @@ def amount_text(value: float) -> str:
     return f"{int(value):,}"
 
 
-def asked_text(value: float) -> str:
-    """A budget as it was asked: a share to four digits, an amount with thousands separated."""
+def asked_text(value: float | str) -> str:
+    """A budget as it was asked: a share to four digits, an amount with thousands separated.
+
+    A text, such as "2.5ms", is one already.
+    """
+    if isinstance(value, str):
+        return value
     if value <= 1:
         return f"{value:.4g}"
     return f"{value:,.4f}".rstrip("0").rstrip(".")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,7 +91,7 @@ class Cli(click.Group):
         except (PrunionError, OSError) as exc:
             if isinstance(exc, BrokenPipeError):
                 raise
-            _fail(ctx, str(exc))
+            _fail(ctx, _told(exc))
         except ImportError as exc:
             package = (exc.name or "").split(".")[0]
             if package not in EXTRAS:
@@ -117,6 +120,15 @@ def _notes() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+def _told(exc: Exception) -> str:
+    """An error's text, with the way out where the place for temporary files is full."""
+    text, place = str(exc), os.environ.get("TMPDIR") or tempfile.tempdir or "/tmp"
+    full = getattr(exc, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
+    if "No usable temporary directory" in text or (full and place in text):
+        return f"{text}: free some space there, or set TMPDIR to a folder with room"
+    return text
 
 
 def _fail(ctx: click.Context, message: str) -> None:

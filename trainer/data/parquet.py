@@ -8,6 +8,7 @@ import mmap
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from prunion.runtime.base import Orientation, install_hint, reason_of, shown
-from prunion.runtime.errors import DataError, MissingDependencyError
+from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
 from prunion.trainer.data.classes import Split
 from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
 
@@ -78,13 +79,15 @@ class EncodedStore:
 
     def extend(self, images: Iterable[bytes]) -> None:
         """Append images; only before the first is read."""
-        for image in images:
-            self.file.write(image)
-            self.ends.append(self.ends[-1] + len(image))
+        with _told():
+            for image in images:
+                self.file.write(image)
+                self.ends.append(self.ends[-1] + len(image))
 
     def seal(self) -> EncodedStore:
         """End writing and map the file. The store must not be empty."""
-        self.file.flush()
+        with _told():
+            self.file.flush()
         self.view = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
         self.offsets = np.asarray(self.ends, np.int64)
         self.ends = []
@@ -94,6 +97,18 @@ class EncodedStore:
         if self.view is None:
             raise ValueError("the store is not sealed")
         return self.view[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say which place for temporary files is full: the error of a write names none."""
+    try:
+        yield
+    except OSError as exc:
+        raise OutputError(
+            f"{tempfile.gettempdir()}, where images of Parquet files are copied to, cannot be "
+            f"written ({exc.strerror}): free some space, or set TMPDIR to a folder with room"
+        ) from None
 
 
 @dataclass(frozen=True)

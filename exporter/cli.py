@@ -98,6 +98,8 @@ def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) ->
 
 
 def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
+    from prunion.runtime.base import asked_text
+
     params, macs, budget = manifest["params"], manifest["macs"], manifest["budget"]
     widths = manifest["widths"].values()
     narrower = sum(after < before for before, after in widths)
@@ -105,7 +107,7 @@ def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
         f"{output}: {len(manifest['domains'])} domains, {narrower} of {len(widths)} widths cut",
         f"parameters {params['backbone']:,} → {params['exported']:,}, "
         f"MACs {macs['backbone']:,} → {macs['exported']:,}; "
-        f"budget {budget['kind']} {budget['asked']}: {_cost(budget)} "
+        f"budget {budget['kind']} {asked_text(budget['asked'])}: {_cost(budget)} "
         f"{'met' if budget['met'] else 'NOT met'}",
     ]
     paper = manifest["paper"]
@@ -135,8 +137,10 @@ def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _cost(budget: Mapping[str, Any]) -> str:
+    from prunion.runtime.base import amount_text
+
     if budget["kind"] != "latency":
-        return f"{budget['value']:,}"
+        return amount_text(budget["value"])
     return f"{budget['milliseconds']:.3f} ms predicted, {budget['share']:.1%} of the backbone's,"
 
 
@@ -187,14 +191,14 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
 def verify(bundle: str, against: str | None, as_json: bool) -> None:
     """Check everything a bundle claims; exit code 1 if anything is off."""
     from prunion.exporter.verify import verify_bundle
-    from prunion.runtime.errors import VerificationError
+    from prunion.runtime.errors import VerificationError, printable
 
     report = verify_bundle(bundle, against=against)
     if as_json:
         worst = None if report.worst is None else asdict(report.worst)
         click.echo(_json({**asdict(report), "passed": not report.problems, "worst": worst}))
     else:
-        click.echo("\n".join(_verified(report)))
+        click.echo("\n".join(map(printable, _verified(report))))
     if report.problems:
         raise VerificationError(f"{bundle}: {len(report.problems)} of its claims do not hold")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 __all__ = [
     "BackendError",
     "BudgetError",
@@ -18,11 +20,39 @@ __all__ = [
     "StoppedError",
     "UnsupportedGraphError",
     "VerificationError",
+    "printable",
 ]
+
+# Control characters, line and paragraph separators, halves of surrogate pairs: a terminal would
+# obey them or garble the line.
+UNFIT = frozenset(("Cc", "Cs", "Zl", "Zp"))
+# What turns the direction of a text: a name could show as another one.
+TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+BREAKS = frozenset("\n\r\t\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+
+
+def printable(text: str) -> str:
+    """`text` as one line that no terminal obeys: breaks are spaces, the rest of it is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character in BREAKS:
+        return " "
+    unfit = unicodedata.category(character) in UNFIT or character in TURNS
+    return ascii(character)[1:-1] if unfit else character
 
 
 class PrunionError(Exception):
-    """Base of everything prunion raises on purpose; the command line prints it as one line."""
+    """Base of everything prunion raises on purpose; the command line prints it as one line.
+
+    Its message may quote files and other libraries, and is still one printable line.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(PrunionError):

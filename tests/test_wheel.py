@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,25 @@ def test_mypy_reads_the_types(place: str, wheel: Path, tmp_path: Path) -> None:
     shown = [line for line in done.stdout.splitlines() if "Revealed" in line]
     for line, name in zip(shown, ("model.Model", "RunResult", "folder.Bundle"), strict=True):
         assert name in line
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wanted"),
+    [
+        ("linux", "x86_64", True),
+        ("win32", "AMD64", True),
+        ("darwin", "arm64", False),
+        ("linux", "aarch64", False),
+    ],
+)
+def test_all_installs_where_there_is_no_tensorrt_rtx(
+    system: str, machine: str, wanted: bool
+) -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    listed = re.findall(r'"(.*)"', re.findall(r"^all = \[(.*?)^\]", text, re.M | re.S)[0])
+    here = {"sys_platform": system, "platform_machine": machine}
+    found = [requirements.Requirement(x) for x in listed]
+    extras = {x for r in found if not r.marker or r.marker.evaluate(here) for x in r.extras}
+    assert ("tensorrt-rtx" in extras) is wanted
+    assert {"train", "ort", "serve"} <= extras

@@ -18,7 +18,7 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
-from prunion.runtime.base import keep_freed_memory
+from prunion.runtime.base import default_threads, keep_freed_memory
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig
 
@@ -27,6 +27,7 @@ __all__ = [
     "Processes",
     "device_named",
     "joined_processes",
+    "keep_to_quota",
     "prepare_device",
     "prepare_torch",
 ]
@@ -182,8 +183,17 @@ def prepare_torch(config: RunConfig, device: str) -> None:
     """Threads and seed of a run, for the whole process, and what suits its device."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    else:
+        keep_to_quota()
     torch.manual_seed(config.seed)
     prepare_device(device)
+
+
+def keep_to_quota() -> None:
+    """Give torch no more threads than the container's quota of time, which it does not know."""
+    most = default_threads()
+    if most is not None and torch.get_num_threads() > most:
+        torch.set_num_threads(most)
 
 
 def prepare_device(device: str) -> None:

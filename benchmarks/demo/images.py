@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from prunion.runtime.base import install_hint
 from prunion.runtime.errors import DataError, MissingDependencyError
 
 __all__ = [
@@ -262,8 +263,7 @@ def _package(module: str, package: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
-            f"the demo's images come with {package}, which is not installed: "
-            "pip install 'prunion[demo]'"
+            f"the demo's images come with {package}, which is not installed: {install_hint('demo')}"
         )
     return Path(spec.origin).parent
 
@@ -271,6 +271,7 @@ def _package(module: str, package: str) -> Path:
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(
-            f"{path} is not in this version of its package: pip install 'prunion[demo]' again"
+            f"{path} is not in this version of its package: "
+            f"{install_hint('demo', '--force-reinstall')}"
         )
     return path

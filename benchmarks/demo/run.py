@@ -14,7 +14,7 @@ import numpy as np
 from prunion.benchmarks.demo.images import DEMO_IMAGES, write_demo_domains
 from prunion.benchmarks.demo.pictures import draw_sharing, draw_widths
 from prunion.exporter.bundle import export_bundle, write_unpruned
-from prunion.runtime.base import amount_text, check_output, strangers, write_json
+from prunion.runtime.base import amount_text, asked_text, check_output, strangers, write_json
 from prunion.runtime.bundle import foreign_to_bundle
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import load_config
@@ -171,9 +171,8 @@ def _table(rows: Mapping[str, Any]) -> str:
         lines.append(f"{label:<28}{before:>14.2f}{after:>14.2f}{after / before:>8.2f}")
     budget = rows["budget"]
     met = "met" if budget["met"] else "NOT met"
-    lines.append(
-        f"budget {budget['kind']} {budget['asked']}: {amount_text(budget['value'])}, {met}"
-    )
+    asked, value = asked_text(budget["asked"]), amount_text(budget["value"])
+    lines.append(f"budget {budget['kind']} {asked}: {value}, {met}")
     lines.append("unpruned accuracy is measured after warm-up, with every channel on")
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from prunion.exporter.graph import OPSET
+from prunion.runtime.base import install_hint
 from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import MissingDependencyError
 
@@ -40,7 +41,7 @@ def prune_same(model: nn.Module, table: UnitTable, alive: np.ndarray) -> nn.Modu
         import torch_pruning
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package torch-pruning: pip install 'prunion[bench]'"
+            f"this needs the package torch-pruning: {install_hint('bench')}"
         ) from None
     example = torch.randn(1, 3, SIDE, SIDE)
     for parameter in model.parameters():  # its trace is autograd's

@@ -59,8 +59,9 @@ from prunion.runtime.bundle import (
 )
 from prunion.runtime.errors import InputError
 from prunion.trainer.network import Checkpoint, load_checkpoint
+from prunion.trainer.processes import keep_to_quota
 
-__all__ = ["export_bundle", "trunk_hash"]
+__all__ = ["bundle_name", "export_bundle", "trunk_hash"]
 
 
 def export_bundle(
@@ -84,8 +85,9 @@ def export_bundle(
         OutputError: it cannot be written.
     """
     output, options = Path(output), options or ExportOptions()
-    name = _bundle_name(output)
+    name = bundle_name(output)
     check_output(output, force=force, wrote=foreign_to_bundle, inputs=[checkpoint])
+    keep_to_quota()
     loaded = load_checkpoint(checkpoint)
     everyone = loaded.net.switches
     chosen = (options.specialise,) if options.specialise is not None else options.domains
@@ -138,14 +140,26 @@ def export_bundle(
     return manifest
 
 
-def _bundle_name(output: Path) -> str:
-    """The bundle's name, from its folder's. Raises InputError if no manifest could hold it."""
+def bundle_name(output: Path) -> str:
+    """The bundle's name, from its folder's.
+
+    Raises InputError if no manifest could hold it, or it is a file's name: a bundle is a folder.
+    """
+    if output.suffix.lower() in FILES and not output.is_dir():
+        raise InputError(
+            f"{output} is a file's name, and a bundle is a folder: give -o "
+            f"{output.with_suffix('.prunion')}, and the graph will be model.onnx in it"
+        )
     name = output.name.removesuffix(".prunion")
     return check_text(
         name,
         200,
         lambda problem: InputError(f"the name {shown(name)} {problem}: choose another -o"),
     )
+
+
+# What people name when they expect one file.
+FILES = (".engine", ".json", ".onnx", ".ort", ".plan", ".pt", ".pth", ".safetensors", ".zip")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from prunion.exporter.bundle.export import export_bundle
+from prunion.exporter.bundle.export import bundle_name, export_bundle
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.base import check_output, replace_file
@@ -48,6 +48,7 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
     Raises:
         PrunionError: `output` exists and `force` is not given.
     """
+    bundle_name(output)
     check_output(output, force=force, wrote=foreign_to_bundle)
     torch.manual_seed(config.seed)
     backbone = replace(config.backbone, weights="none", match="name")

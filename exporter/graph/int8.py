@@ -103,7 +103,9 @@ def calibration_batches(domains: Sequence[Domain], loaded: Checkpoint, count: in
     ]
 
 
-def graph_accuracy(graph: Path, domains: Sequence[Domain], loaded: Checkpoint) -> dict[str, float]:
+def graph_accuracy(
+    graph: Path | bytes, domains: Sequence[Domain], loaded: Checkpoint
+) -> dict[str, float]:
     """Share of right answers of a graph on each domain's test images."""
     session = open_graph(graph)
     takes = {value.name for value in session.get_inputs()}

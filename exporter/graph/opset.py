@@ -8,13 +8,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
+from prunion.runtime.graph import check_operators, light_copy
 
 __all__ = ["EXPORTED_FROM", "check_structure", "restate"]
 
 # torch exports 18 and later by itself.
 EXPORTED_FROM = 18
 REDUCTIONS = frozenset(["ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceProd"])
-SMALL = 1024  # bytes; shapes, axes and sizes are read by shape inference, weights are not
 
 
 def restate(model: onnx.ModelProto, opset: int, ir: int | None = None) -> None:
@@ -35,7 +35,10 @@ def restate(model: onnx.ModelProto, opset: int, ir: int | None = None) -> None:
             f"opset {opset} needs an IR version in {oldest}..{onnx.IR_VERSION}, not {ir}"
         )
     try:
+        check_operators(model)
         check_structure(model)
+    except UnsupportedGraphError:
+        raise
     except Exception as exc:  # onnx has several unrelated error types
         reason = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
         raise UnsupportedGraphError(
@@ -46,28 +49,11 @@ def restate(model: onnx.ModelProto, opset: int, ir: int | None = None) -> None:
 def check_structure(model: onnx.ModelProto) -> None:
     """Operators, types and shapes of a model in memory, weights taken for inputs.
 
-    The checker serialises what it is given and parses it again: with ResNet-50's weights that was
-    a third of an export's memory. `prunion verify` checks the file with its weights.
+    `prunion verify` checks the file with its weights.
 
     Raises whatever onnx raises.
     """
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    source, graph = model.graph, light.graph
-    graph.name = source.name
-    graph.node.extend(source.node)
-    graph.input.extend(source.input)
-    graph.output.extend(source.output)
-    graph.value_info.extend(source.value_info)
-    given = {value.name for value in source.input}
-    for tensor in source.initializer:
-        if tensor.ByteSize() <= SMALL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in given:
-            kind = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            graph.input.append(kind)
-    onnx.checker.check_model(light, full_check=True)
+    onnx.checker.check_model(light_copy(model), full_check=True)
 
 
 def _lower(model: onnx.ModelProto, opset: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prunion.runtime.base import default_threads
 from prunion.runtime.errors import VerificationError
 
 __all__ = ["Probe", "chunks", "make_probe", "open_graph", "relative_errors", "run_graph"]
@@ -61,7 +62,8 @@ def open_graph(graph: Path | bytes, threads: int | None = None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised; a log would quote the file's names
+    threads = default_threads() if threads is None else threads
     if threads is not None:
         options.intra_op_num_threads = threads
     model = graph if isinstance(graph, bytes) else str(graph)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -78,7 +77,7 @@ def compare_graphs(
             problems.append(str(exc))
     for graph in sorted(graphs, key=lambda g: g != "fp32"):
         try:
-            mixed, alone = _run(bundle.graph(graph), probe, len(names))
+            mixed, alone = _run(bundle.held_graph(graph).read(), probe, len(names))
         except Exception as exc:  # ONNX Runtime's errors share no base but Exception
             reason = " ".join(str(exc).split())
             problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
@@ -117,7 +116,7 @@ def check_noted(bundle: Bundle) -> Iterator[str]:
             )
 
 
-def _run(graph: Path, probe: Probe, domains: int) -> tuple[np.ndarray, np.ndarray]:
+def _run(graph: bytes, probe: Probe, domains: int) -> tuple[np.ndarray, np.ndarray]:
     """`logits [N, Cmax]` of the mixed probe, and of the same images with each domain alone."""
     session = open_graph(graph)
     mixed = run_graph(session, probe)
@@ -165,7 +164,7 @@ def measure_int8_again(
     orientation = config.input.orientation
     try:
         domains = [open_domain(known[name], config.seed, orientation) for name in bundle.domains]
-        found = graph_accuracy(Path(bundle.graph("int8")), domains, loaded)
+        found = graph_accuracy(bundle.held_graph("int8").read(), domains, loaded)
     except (PrunionError, OSError, KeyError) as exc:
         reason = " ".join(str(exc).split())
         return [], [f"int8: accuracy not measured again, the run's images are not there: {reason}"]

@@ -107,7 +107,7 @@ def check_budget(bundle: Bundle) -> Iterator[str]:
 def _counted(bundle: Bundle) -> float:
     kind, manifest = bundle.manifest.budget.kind, bundle.manifest
     if kind == "bytes":
-        return bundle.graph("fp32").stat().st_size
+        return bundle.held_graph("fp32").size
     if kind == "switches":
         return bundle.unit_table().count
     counts: Mapping[str, float] = getattr(manifest, kind)

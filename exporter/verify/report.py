@@ -26,6 +26,7 @@ from prunion.exporter.verify.recount import check_budget
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError
 from prunion.trainer.network import load_checkpoint
+from prunion.trainer.processes import keep_to_quota
 
 __all__ = ["Disagreement", "VerifyReport", "verify_bundle"]
 
@@ -68,6 +69,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
         problems += found
         if not found:
             sound.append(variant)
+    keep_to_quota()
     loaded = None if against is None else load_checkpoint(against)
     compared, refused = compare_graphs(opened, sound, loaded)
     problems += refused

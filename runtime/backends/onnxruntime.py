@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunion.runtime.backends.session import ANY_BATCH
-from prunion.runtime.base import Backend, reason_of
+from prunion.runtime.base import Backend, default_threads, install_hint, reason_of
 from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
 from prunion.runtime.graph import PER_REQUEST, pin_domain
 
@@ -51,7 +51,9 @@ DEFAULTS: Mapping[Backend, Mapping[str, str]] = {
         "arena_extend_strategy": "kSameAsRequested",
     }
 }
-QUIET = 3  # ONNX Runtime's severity: errors, no warnings
+# ONNX Runtime's severity. What fails is raised; its log would quote the file's own names, escape
+# sequences included, on the terminal.
+QUIET = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class SessionOptions:
 
     Attributes:
         backend: `auto` (CUDA where it works, else CPU), or a key of PROVIDERS.
-        threads: threads inside one operator; None leaves it to ONNX Runtime.
+        threads: threads inside one operator; None leaves it to ONNX Runtime, within the quota of
+            time of a container.
         share_arena: all sessions of the process take CPU memory from one arena.
         spare_memory: no block laid out ahead for each batch shape, which comes on top of what the
             first run took.
@@ -202,8 +205,8 @@ def _onnxruntime() -> ModuleType:
         import onnxruntime
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package onnxruntime: pip install 'prunion[ort]' "
-            "(with a CUDA GPU: 'prunion[ort-gpu]')"
+            f"this needs the package onnxruntime: {install_hint('ort')} "
+            "(with a CUDA GPU: the extra ort-gpu in place of ort)"
         ) from None
     _load_cuda_libraries()
     module: ModuleType = onnxruntime
@@ -242,7 +245,7 @@ def _candidates(ort: ModuleType, backend: Backend) -> list[Backend]:
     if backend not in PROVIDERS:
         raise BackendError(f"no backend {backend!r}: use auto, {' or '.join(PROVIDERS)}")
     if PROVIDERS[backend] not in available:
-        fix = "pip install 'prunion[ort-gpu]' in place of 'prunion[ort]'"
+        fix = f"pip uninstall onnxruntime && {install_hint('ort-gpu')}"
         if backend == "tensorrt-rtx-ep":
             fix = "install one that was built with it, or use the backend tensorrt-rtx"
         raise MissingDependencyError(f"this ONNX Runtime has no {PROVIDERS[backend]}: {fix}")
@@ -255,8 +258,9 @@ def _start(
     settings = ort.SessionOptions()
     settings.log_severity_level = QUIET  # of this session: the process's level is the user's
     settings.enable_mem_pattern = not options.spare_memory
-    if options.threads is not None:
-        settings.intra_op_num_threads = options.threads
+    threads = default_threads() if options.threads is None else options.threads
+    if threads is not None:
+        settings.intra_op_num_threads = threads
     if options.share_arena and _shared_arena():
         settings.add_session_config_entry("session.use_env_allocators", "1")
     for name, value in options.entries.items():

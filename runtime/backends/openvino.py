@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunion.runtime.backends.session import ANY_BATCH
+from prunion.runtime.base import default_threads, install_hint
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class OpenVinoSession:
             # Otherwise bfloat16 where the CPU has it, with other answers.
             "INFERENCE_PRECISION_HINT": "f32",
         }
+        threads = default_threads() if threads is None else threads
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
@@ -95,7 +97,7 @@ def _core() -> openvino.Core:
         import openvino
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package openvino: pip install 'prunion[openvino]'"
+            f"this needs the package openvino: {install_hint('openvino')}"
         ) from None
     return openvino.Core()
 

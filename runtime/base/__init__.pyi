@@ -15,13 +15,16 @@ from .files import replace_file as replace_file
 from .files import sha256_file as sha256_file
 from .files import strangers as strangers
 from .files import write_json as write_json
+from .install import install_hint as install_hint
 from .machine import available_bytes as available_bytes
 from .machine import default_round_to as default_round_to
+from .machine import default_threads as default_threads
 from .machine import free_memory as free_memory
 from .machine import keep_freed_memory as keep_freed_memory
 from .machine import machine_facts as machine_facts
 from .machine import on_cpu as on_cpu
 from .machine import peak_rss_bytes as peak_rss_bytes
+from .machine import usable_cores as usable_cores
 from .names import BACKENDS as BACKENDS
 from .names import HEADS as HEADS
 from .names import TARGETS as TARGETS
@@ -35,6 +38,7 @@ from .names import Target as Target
 from .names import arithmetic_of as arithmetic_of
 from .names import takes_pixels as takes_pixels
 from .text import amount_text as amount_text
+from .text import asked_text as asked_text
 from .text import reason_of as reason_of
 from .text import shown as shown
 from .timing import Timing as Timing

@@ -6,21 +6,17 @@ Whatever the file holds, the reader gets one line that names the key and the fix
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
 from prunion.runtime.base.text import MOST_SHOWN, shown
-from prunion.runtime.errors import BundleError, PrunionError
+from prunion.runtime.errors import BundleError, PrunionError, printable
 
 __all__ = ["Fields", "check_text", "is_number", "is_whole", "safe_relative_path"]
 
 MISSING = object()
 FIX = "export the bundle again"
-# Control characters, line and paragraph separators would garble a terminal or break the one line
-# of a message; halves of surrogate pairs cannot be printed at all.
-UNFIT = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
 class Fields:
@@ -133,7 +129,7 @@ def check_text(value: Any, limit: int, fail: Callable[..., PrunionError]) -> str
         raise fail("must be a non-empty string")
     if len(value) > limit:
         raise fail(f"is longer than {limit} characters")
-    if any(unicodedata.category(c) in UNFIT for c in value):
+    if printable(value) != value:
         raise fail("holds control characters")
     return value
 
@@ -142,7 +138,7 @@ def safe_relative_path(value: Any) -> bool:
     """Whether `value` is a plain relative path with forward slashes that stays below its root."""
     if not isinstance(value, str) or not value or len(value) > 1000:
         return False
-    if any(c in value for c in "\\:") or any(unicodedata.category(c) in UNFIT for c in value):
+    if any(c in value for c in "\\:") or printable(value) != value:
         return False
     if value != str(PurePosixPath(value)):
         return False

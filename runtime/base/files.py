@@ -189,13 +189,24 @@ def parse_json(data: bytes, path: Path, error: type[PrunionError] = PrunionError
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for prunion: `PRUNION_CACHE`, or the system's place for caches."""
+    """The user's cache folder for prunion: `PRUNION_CACHE`, or the system's place for caches.
+
+    A user without a home, as in some containers, has none: a place where nothing can be, so that
+    nothing is found there or kept.
+    """
     if given := os.environ.get("PRUNION_CACHE"):
         return Path(given)
+    try:
+        return _caches()
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return Path(os.devnull) / "prunion"
+
+
+def _caches() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "prunion"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "prunion" / "Cache"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "prunion" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunion"
 
 

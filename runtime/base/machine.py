@@ -20,6 +20,7 @@ __all__ = [
     "available_bytes",
     "cpu_quota",
     "default_round_to",
+    "default_threads",
     "free_memory",
     "keep_freed_memory",
     "machine_facts",
@@ -88,6 +89,15 @@ def usable_cores(root: Path = ROOT) -> int:
         cores = os.cpu_count() or 1
     quota = cpu_quota(root)
     return cores if quota is None else max(min(cores, int(quota)), 1)
+
+
+def default_threads(root: Path = ROOT) -> int | None:
+    """Threads for a library that is told none: what the container's quota of time leaves.
+
+    None without a quota: libraries know the machine's processors. They do not know quotas, and
+    threads beyond one are stopped in turn, each while the others wait for it.
+    """
+    return None if cpu_quota(root) is None else usable_cores(root)
 
 
 def rss_bytes() -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["amount_text", "reason_of", "shown"]
+from prunion.runtime.errors import printable
+
+__all__ = ["amount_text", "asked_text", "reason_of", "shown"]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -26,11 +28,23 @@ def amount_text(value: float) -> str:
     return f"{int(value):,}"
 
 
+def asked_text(value: float | str) -> str:
+    """A budget as it was asked: a share to four digits, an amount with thousands separated.
+
+    A text, such as "2.5ms", is one already.
+    """
+    if isinstance(value, str):
+        return value
+    if value <= 1:
+        return f"{value:.4g}"
+    return f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
 def reason_of(exc: BaseException) -> str:
     """Another library's error as part of a line: its first one, without colours, in whole words.
 
     Its type where it says nothing.
     """
     lines = [line.strip() for line in ANSI.sub("", str(exc)).splitlines()]
-    text = next((line for line in lines if line), type(exc).__name__).rstrip(".:")
+    text = printable(next((line for line in lines if line), type(exc).__name__).rstrip(".:"))
     return text if len(text) <= MOST_REASON else text[:MOST_REASON].rsplit(" ", 1)[0] + " …"

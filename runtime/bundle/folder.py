@@ -143,7 +143,8 @@ class Bundle:
     def unit_table(self) -> UnitTable:
         """The unit table of the sliced trunk."""
         units = self.manifest.units
-        return UnitTable.from_json(parse_json(self.read(units), self.file(units), BundleError))
+        file = self.file(units)
+        return UnitTable.from_json(parse_json(self.read(units), file, BundleError), str(file))
 
     def close(self) -> None:
         """Give the files back that are held; what was read of them stays."""

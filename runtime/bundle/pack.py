@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prunion.runtime.base import check_text, replace_file
+from prunion.runtime.base import check_text, reason_of, replace_file
 from prunion.runtime.errors import BundleError
 
 __all__ = ["Pack", "check_pack", "no_pack", "read_pack", "write_pack"]
@@ -93,7 +93,9 @@ def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: give a domain pack's path") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
-        raise BundleError(f"{path} is no readable pack ({exc}): copy or export it again") from None
+        raise BundleError(
+            f"{path} is no readable pack ({reason_of(exc)}): copy or export it again"
+        ) from None
     name, classes, trunk_hash = _identity(metadata, path)
     pack = Pack(name, classes, trunk_hash=trunk_hash, **tensors)
     _check(pack, str(path))

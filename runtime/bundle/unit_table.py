@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from prunion.runtime.base import Fields, is_whole
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Layer", "SlotUnits", "UnitTable"]
 
 FORMAT_VERSION = 1
+MOST = 1 << 24
 # Of a tensor's axis: the unit that each index belongs to, -1 where it is never removed.
 SlotUnits = dict[tuple[str, int], np.ndarray]
 
@@ -127,25 +128,29 @@ class UnitTable:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> UnitTable:
-        """Read back `to_json`. Raises PrunionError on anything out of place."""
-        try:
-            if value["format_version"] != FORMAT_VERSION:
-                raise PrunionError(
-                    f"the unit table has format_version {value['format_version']!r}, "
-                    f"this prunion reads {FORMAT_VERSION}"
-                )
-            count = int(value["count"])
-            slots: SlotUnits = {}
-            for entry in value["slots"]:
-                units = np.asarray(entry["units"], dtype=np.int64)
-                if units.ndim != 1 or (len(units) and not -1 <= units.min() <= units.max() < count):
-                    raise PrunionError(f"the unit table of {entry['tensor']!r} is out of range")
-                slots[str(entry["tensor"]), int(entry["axis"])] = units
-            layers = tuple(
-                Layer(str(x["weight"]), tuple(int(n) for n in x["shape"]), int(x["positions"]))
-                for x in value["layers"]
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as exc:
-            raise PrunionError(f"the unit table is damaged ({exc!r}): write it again") from None
-        return cls(count, slots, layers)
+    def from_json(cls, value: Any, where: str = "the unit table") -> UnitTable:
+        """Read back `to_json`. Raises PrunionError, with `where`, on anything out of place."""
+        top = Fields(value, "", where, PrunionError, "write it again")
+        if top.integer("format_version", 0, 1 << 30) != FORMAT_VERSION:
+            raise top.fail("format_version", f"is not {FORMAT_VERSION}, which this prunion reads")
+        count = top.integer("count", 0, MOST)
+        slots = {key: units for item in top.each("slots", MOST) for key, units in [_slots(item)]}
+        held = sum(map(len, slots.values()))
+        # Arrays of `count` are made of it: a few bytes must not ask for gigabytes.
+        if count > held or any(len(units) and units.max() >= count for units in slots.values()):
+            raise top.fail("slots", f"do not hold {count} units")
+        return cls(count, slots, tuple(map(_layer, top.each("layers", MOST))))
+
+
+def _slots(item: Fields) -> tuple[tuple[str, int], np.ndarray]:
+    units = item.items("units", MOST)
+    if not all(is_whole(unit, -1, MOST) for unit in units):
+        raise item.fail("units", "must be whole numbers")
+    return (item.text("tensor"), item.integer("axis", 0, 8)), np.array(units, dtype=np.int64)
+
+
+def _layer(item: Fields) -> Layer:
+    shape = item.items("shape", 8)
+    if not all(is_whole(size, 0, MOST) for size in shape):
+        raise item.fail("shape", "must be whole numbers")
+    return Layer(item.text("weight"), tuple(shape), item.integer("positions", 0, 1 << 40))

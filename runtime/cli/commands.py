@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -45,10 +45,16 @@ def predict(
     backend: Backend,
     as_json: bool,
 ) -> None:
-    """Classify images of one domain."""
-    from prunion.runtime.errors import InputError, PrunionError
+    """Classify images of one domain.
+
+    An IMAGE may also be a folder, for every image below it, or a quoted pattern such as
+    'photos/**/*.jpg'; each one's images come in the order of their names. An image that cannot be
+    read is told on standard error, the others are answered, and the exit code is 1.
+    """
+    from prunion.runtime.errors import InputError, PrunionError, printable
     from prunion.runtime.model import load
 
+    listed = _named(images)
     model = load(bundle, backend, precision=precision)
     for pack in packs:
         model.add_domain(pack)
@@ -56,7 +62,7 @@ def predict(
         if len(model.domains) > 1:
             raise InputError(f"give the images' domain with -d: {', '.join(model.domains)}")
         domain = model.domains[0]
-    answers = _answers(model, images, domain, top)
+    answers = _answers(model, listed, domain, top)
     if as_json:
         rows = [
             {"image": image, "error": str(x)}
@@ -69,12 +75,54 @@ def predict(
         for image, x in answers:
             if not isinstance(x, PrunionError):
                 shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in x.top)
-                click.echo(f"{image}: {shown}")
+                click.echo(printable(f"{image}: {shown}"))
     unread = [x for _, x in answers if isinstance(x, PrunionError)]
     for error in unread:
         click.echo(f"error: {error}", err=True)
     if unread:
+        if len(unread) > 1:
+            click.echo(f"{len(unread)} of {len(answers)} images could not be read", err=True)
         raise SystemExit(1)
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """The images that files, folders and patterns name; each argument's in order of their paths."""
+    import glob
+    import os
+
+    from prunion.runtime.errors import InputError
+
+    found: list[str] = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            below = sorted(_images_below(argument))
+        elif glob.has_magic(argument) and not os.path.exists(argument):
+            matches = sorted(glob.glob(argument, recursive=True))
+            below = [x for x in matches if os.path.isfile(x)]
+        else:
+            below = [argument]
+        if not below:
+            what = "holds no image" if os.path.isdir(argument) else "matches no file"
+            raise InputError(f"{argument} {what}: give images, a folder of them or a pattern")
+        found += below
+    return found
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    """Files that are images by content or by suffix; what is hidden is passed over."""
+    import os
+    from pathlib import Path
+
+    from prunion.runtime.images import IMAGE_SUFFIXES, image_kind
+
+    for place, folders, files in os.walk(folder):
+        folders[:] = [x for x in folders if not x.startswith(".")]
+        for name in files:
+            path = os.path.join(place, name)
+            if name.startswith(".") or not os.path.isfile(path):
+                continue
+            if name.lower().endswith(IMAGE_SUFFIXES) or image_kind(Path(path)):
+                yield path
 
 
 def _answers(
@@ -116,15 +164,18 @@ def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: 
 def inspect(bundle: str, as_json: bool) -> None:
     """Show what a bundle holds, after checking every file's hash."""
     from prunion.runtime.bundle import open_bundle
+    from prunion.runtime.errors import printable
 
     opened = open_bundle(bundle)
     if as_json:
         click.echo((opened.path / "manifest.json").read_text("utf-8"), nl=False)
     else:
-        click.echo("\n".join(_summary(opened)))
+        click.echo("\n".join(map(printable, _summary(opened))))
 
 
 def _summary(bundle: Bundle) -> list[str]:
+    from prunion.runtime.base import asked_text
+
     m = bundle.manifest
     size = f"{m.input.height}×{m.input.width}"
     lines = [f"{m.name}: {len(m.domains)} domains, images {size}, trunk {m.trunk_hash[:12]}", ""]
@@ -134,7 +185,8 @@ def _summary(bundle: Bundle) -> list[str]:
         accuracy = "-" if domain.accuracy is None else f"{domain.accuracy:.1%}"
         lines.append(f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}")
     met = "met" if m.budget.met else "NOT met"
-    lines += ["", f"budget  {m.budget.kind}: asked {m.budget.asked}, is {_cost(m.budget)} ({met})"]
+    asked = asked_text(m.budget.asked)
+    lines += ["", f"budget  {m.budget.kind}: asked {asked}, is {_cost(m.budget)} ({met})"]
     form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
     lines.append(f"graphs  {', '.join(m.graphs)}; {form}")
     for name, counts in (("params", m.params), ("macs", m.macs)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +16,8 @@ from typing import Any
 
 import click
 
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.base import install_hint
+from prunion.runtime.errors import PrunionError, printable
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -87,12 +91,12 @@ class Cli(click.Group):
         except (PrunionError, OSError) as exc:
             if isinstance(exc, BrokenPipeError):
                 raise
-            _fail(ctx, str(exc))
+            _fail(ctx, _told(exc))
         except ImportError as exc:
             package = (exc.name or "").split(".")[0]
             if package not in EXTRAS:
                 raise
-            fix = f"pip install 'prunion[{EXTRAS[package]}]'"
+            fix = install_hint(EXTRAS[package])
             _fail(ctx, f"this command needs the package {package}: {fix}")
         except KeyboardInterrupt:
             ctx.exit(130)
@@ -102,7 +106,7 @@ class _Notes(logging.Handler):
     """What the library logs, as lines on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"note: {record.getMessage()}", err=True)
+        click.echo(f"note: {printable(record.getMessage())}", err=True)
 
 
 @contextmanager
@@ -118,8 +122,17 @@ def _notes() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _told(exc: Exception) -> str:
+    """An error's text, with the way out where the place for temporary files is full."""
+    text, place = str(exc), os.environ.get("TMPDIR") or tempfile.tempdir or "/tmp"
+    full = getattr(exc, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
+    if "No usable temporary directory" in text or (full and place in text):
+        return f"{text}: free some space there, or set TMPDIR to a folder with room"
+    return text
+
+
 def _fail(ctx: click.Context, message: str) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo("error: " + " ".join(printable(message).split()), err=True)
     ctx.exit(1)
 
 

@@ -1,10 +1,11 @@
+from .check import check_operators as check_operators
+from .check import light_copy as light_copy
 from .form import GraphForm as GraphForm
 from .form import form_of as form_of
 from .inputs import PER_REQUEST as PER_REQUEST
 from .inputs import TABLE_INPUTS as TABLE_INPUTS
 from .inputs import TABLES as TABLES
 from .inputs import attribute as attribute
-from .inputs import check_whole as check_whole
 from .inputs import input_shapes as input_shapes
 from .inputs import inputs_without_defaults as inputs_without_defaults
 from .inputs import load_graph as load_graph

@@ -10,6 +10,7 @@ import numpy as np
 from prunion.runtime.base import HEADS, Heads, ImageType, Precision, takes_pixels
 from prunion.runtime.bundle import Bundle, ImageInput, Pack, UnitTable
 from prunion.runtime.errors import InputError
+from prunion.runtime.graph.check import check_graph
 from prunion.runtime.graph.inputs import input_types
 from prunion.runtime.images import check_finite, check_pixels, check_shape
 
@@ -45,6 +46,19 @@ class GraphForm:
         """The shape of one image."""
         size = (self.spec.height, self.spec.width)
         return (*size, 3) if self.image == "uint8" else (3, *size)
+
+    def shapes(self, columns: int) -> dict[str, tuple[int, ...]]:
+        """Every input's shape for a bank of `columns`, 0 for a size that the form leaves open."""
+        found: dict[str, tuple[int, ...]] = {"image": (0, *self.image_shape)}
+        if self.single:
+            return found
+        found |= {"domain": (0,), "bank": (0, columns), "head_bias": (0, 0)}
+        found["head_weight"] = (0, 0, 0) if self.heads == "gathered" else (0, 0)
+        if self.heads == "concatenated":
+            found["head_columns"] = (0, 0)
+        if self.image == "uint8":
+            found["pixels"] = (0, 6)
+        return found
 
     def prepare(self, array: np.ndarray) -> np.ndarray:
         """`array` as the graph takes it.
@@ -119,16 +133,20 @@ class GraphForm:
 
 
 def form_of(bundle: Bundle, precision: Precision = "fp32") -> GraphForm:
-    """The form of one of the bundle's graphs. Raises BundleError if there is no such graph."""
-    bundle.graph(precision)  # refused if there is none
-    manifest = bundle.manifest
+    """The form of one of the bundle's graphs, which is checked whole.
+
+    Raises BundleError if there is no such graph, or it is none that this prunion would write.
+    """
+    place = bundle.graph(precision)  # refused if there is none
+    manifest, graph = bundle.manifest, bundle.held_graph(precision).read()
     image: ImageType = "float32"
     if takes_pixels(precision):
         image = "uint8"
     elif precision == "fp16":  # the manifest does not say
-        types = input_types(bundle.held_graph(precision).read())
-        image = "float16" if types.get("image") == "float16" else image
-    return GraphForm(HEADS[manifest.heads], image, manifest.input)
+        image = "float16" if input_types(graph).get("image") == "float16" else image
+    form = GraphForm(HEADS[manifest.heads], image, manifest.input)
+    check_graph(graph, form.shapes(manifest.bank_columns), str(place))
+    return form
 
 
 def _heads(packs: Sequence[Pack]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import install_hint, reason_of
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ __all__ = [
     "TABLES",
     "TABLE_INPUTS",
     "attribute",
-    "check_whole",
     "input_shapes",
     "input_types",
     "inputs_without_defaults",
@@ -33,7 +32,6 @@ PER_REQUEST = ("image", "domain")
 TABLES = ("bank", "head_weight", "head_bias")
 # What an exported graph may hold as tables with a row per domain; the rest belongs to the trunk.
 TABLE_INPUTS = (*TABLES, "head_columns", "pixels")
-EXTERNAL_KEY = b"location"
 
 
 def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
@@ -43,12 +41,11 @@ def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
         import onnx.numpy_helper
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package onnx: pip install 'prunion[ort]'"
+            f"this needs the package onnx: {install_hint('ort')}"
         ) from None
     try:
-        if not isinstance(graph, bytes):
-            return onnx.load(str(graph)), onnx
-        model = onnx.load_from_string(graph)
+        data = graph if isinstance(graph, bytes) else Path(graph).read_bytes()
+        model = onnx.load_from_string(data)
     except Exception as exc:  # protobuf raises its own, unrelated types
         raise BundleError(
             f"the graph is no readable ONNX file ({reason_of(exc)}): export the bundle again"
@@ -58,15 +55,6 @@ def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:
             "the graph keeps weights in a file beside it, which no hash covers: export it again"
         )
     return model, onnx
-
-
-def check_whole(graph: bytes) -> None:
-    """Raise BundleError if a graph keeps weights in other files.
-
-    A session that is made of bytes would look for these in the working folder.
-    """
-    if EXTERNAL_KEY in graph:  # every such tensor names its file under this key
-        load_graph(graph)
 
 
 def _lies_elsewhere(tensor: onnx.TensorProto) -> bool:

@@ -6,15 +6,17 @@ The rows gathered for the one domain broadcast over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prunion.runtime.base import reason_of
 from prunion.runtime.bundle import Pack, UnitTable
-from prunion.runtime.errors import BundleError
+from prunion.runtime.errors import BundleError, PrunionError, UnsupportedGraphError
 from prunion.runtime.graph.form import GraphForm
 from prunion.runtime.graph.inputs import TABLES, load_graph
 from prunion.runtime.graph.norms import normalise_affines
@@ -44,7 +46,8 @@ def pin_form(
         return pin_pack(graph, pack, table, alive)
     model, onnx = load_graph(graph)
     if form.heads == "concatenated":
-        gather_heads(model.graph, onnx)
+        with _as(BundleError):
+            gather_heads(model.graph, onnx)
     for tensor in model.graph.initializer:
         if tensor.name == "pixels":
             tensor.CopyFrom(onnx.numpy_helper.from_array(form.pixels[None], "pixels"))
@@ -74,9 +77,21 @@ def pin_pack(
         initializer.CopyFrom(onnx.numpy_helper.from_array(row, name))
     # Cut before the norms are rewritten: the channel analysis reads `Mul` and `Add`.
     if table is not None and alive is not None:
-        slice_channels(model, table, alive)
-    normalise_affines(model)
+        with _as(UnsupportedGraphError):
+            slice_channels(model, table, alive)
+    with _as(BundleError):
+        normalise_affines(model)
     return bytes(model.SerializeToString())
+
+
+@contextmanager
+def _as(error: type[PrunionError]) -> Iterator[None]:
+    """What goes wrong inside, on a graph that is sound ONNX but not as prunion writes it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
+        reason = f"{type(exc).__name__}: {reason_of(exc)}"
+        raise error(f"the graph is not as prunion writes it ({reason}): export it again") from exc
 
 
 def pin_domain(graph: Path | str | bytes, index: int) -> bytes:

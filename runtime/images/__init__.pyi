@@ -8,6 +8,7 @@ from .batch import to_array as to_array
 from .batch import to_batch as to_batch
 from .batch import to_pixels as to_pixels
 from .decode import FORMATS as FORMATS
+from .decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .decode import ImageFault as ImageFault
 from .decode import bits_of as bits_of
 from .decode import can_decode as can_decode

@@ -11,11 +11,12 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from prunion.runtime.base import Orientation, reason_of
+from prunion.runtime.base import Orientation, install_hint, reason_of
 from prunion.runtime.errors import InputError
 
 __all__ = [
     "FORMATS",
+    "IMAGE_SUFFIXES",
     "ImageFault",
     "bits_of",
     "can_decode",
@@ -32,6 +33,11 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
 # Other plugins run outside programs (EPS) or read formats nobody trains on.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# A broken file of these names is an error; any other is read if its content is that of an image.
+IMAGE_SUFFIXES = (
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+)
 # What bytes 4 to 12 of a file say that only newer Pillows (AVIF) or pillow-heif (HEIF) decode.
 BRANDS = {
     **dict.fromkeys((b"ftypavif", b"ftypavis"), "AVIF"),
@@ -183,7 +189,7 @@ def _opened(source: str | Path | bytes | Image.Image) -> AbstractContextManager[
             raise
     if not can_decode(kind):
         raise ImageFault(
-            f"{kind}, which takes the package pillow-heif to read", "pip install 'prunion[heif]'"
+            f"{kind}, which takes the package pillow-heif to read", install_hint("heif")
         )
     return Image.open(_stream(source), formats=[k for k in ("AVIF", "HEIF") if k in Image.OPEN])
 

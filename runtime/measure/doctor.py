@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from prunion.runtime.backends import SessionOptions, make_ort_session
-from prunion.runtime.base import Backend
+from prunion.runtime.base import Backend, install_hint
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Finding", "answers_here", "examine", "refusal"]
@@ -79,18 +79,18 @@ def _gpu() -> Finding:
 
 def _onnxruntime(has_gpu: bool) -> Finding:
     if find_spec("onnxruntime") is None:
-        return Finding("ONNX Runtime", "missing", "not installed", "pip install 'prunion[ort]'")
+        return Finding("ONNX Runtime", "missing", "not installed", install_hint("ort"))
     try:
         ort = import_module("onnxruntime")
         providers = [x.removesuffix("ExecutionProvider") for x in ort.get_available_providers()]
     except (ImportError, AttributeError, OSError) as exc:
-        fix = "pip install --force-reinstall 'prunion[ort]'"
+        fix = install_hint("ort", "--force-reinstall")
         return Finding("ONNX Runtime", "broken", " ".join(str(exc).split()), fix)
     fix = ""
     if has_gpu and "CUDA" not in providers and not TEGRA.exists():
-        fix = "for the GPU: pip uninstall onnxruntime && pip install 'prunion[ort-gpu]'"
+        fix = f"for the GPU: pip uninstall onnxruntime && {install_hint('ort-gpu')}"
     if find_spec("onnx") is None:
-        fix = "pinned sessions need onnx: pip install 'prunion[ort]'"
+        fix = f"pinned sessions need onnx: {install_hint('ort')}"
         return Finding("ONNX Runtime", "broken", f"{ort.__version__} without onnx", fix)
     detail = f"{ort.__version__} ({', '.join(x for x in providers if x != 'Azure')})"
     if has_gpu and "CUDA" in providers and (reason := refusal("cuda")):
@@ -123,7 +123,7 @@ def refusal(backend: Backend) -> str:
 def _tensorrt(has_gpu: bool) -> Finding:
     spec = find_spec("tensorrt")
     if spec is None or spec.origin is None:  # the package tensorrt-stubs has no code
-        fix = "pip install 'prunion[tensorrt]'"
+        fix = install_hint("tensorrt")
         if TEGRA.exists():
             fix = "it comes with JetPack: sudo apt install python3-libnvinfer, and make the "
             fix += "virtual environment with --system-site-packages"
@@ -137,7 +137,7 @@ def _rtx(has_gpu: bool) -> Finding:
     if TEGRA.exists():
         return Finding("TensorRT-RTX", "missing", "not for Jetsons", "use TensorRT")
     if find_spec("tensorrt_rtx") is None:
-        fix = "pip install 'prunion[tensorrt-rtx]'"
+        fix = install_hint("tensorrt-rtx")
         return Finding("TensorRT-RTX", "missing", "not installed", fix)
     return _imported("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx", has_gpu)
 
@@ -146,7 +146,7 @@ def _imported(what: str, module: str, extra: str, has_gpu: bool) -> Finding:
     try:
         version = import_module(module).__version__
     except (ImportError, AttributeError, OSError) as exc:
-        fix = f"pip install --force-reinstall 'prunion[{extra}]'"
+        fix = install_hint(extra, "--force-reinstall")
         return Finding(what, "broken", " ".join(str(exc).split()), fix)
     if has_gpu:
         return Finding(what, "ok", version)
@@ -157,5 +157,5 @@ def _imported(what: str, module: str, extra: str, has_gpu: bool) -> Finding:
 
 def _package(what: str, module: str, extra: str, purpose: str) -> Finding:
     if find_spec(module) is None:
-        return Finding(what, "missing", purpose, f"pip install 'prunion[{extra}]'")
+        return Finding(what, "missing", purpose, install_hint(extra))
     return Finding(what, "ok", f"{module} {metadata.version(module)}")

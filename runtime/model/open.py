@@ -8,9 +8,8 @@ from pathlib import Path
 
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
 from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes
-from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.runtime.bundle import Bundle, check_pack, open_bundle
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph import check_whole
 from prunion.runtime.model.domains import LiveDomain, Tables
 from prunion.runtime.model.model import Model
 from prunion.runtime.model.pool import SessionPool
@@ -62,10 +61,18 @@ def load(
         raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
     options = SessionOptions(check_backend(backend), threads, spare_memory=memory_limit is not None)
     pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
-    packs = enumerate(bundle.pack(name) for name in bundle.domains)
-    model = Model(
-        bundle, pool, Tables(tuple(LiveDomain(*x) for x in packs), pool.form, stored=True)
-    )
+    packs = [bundle.pack(name) for name in bundle.domains]
+    units = None if pool.table is None else pool.table.count
+    for pack in packs:  # each fits the manifest; they must fit each other and the units, too
+        check_pack(
+            pack,
+            trunk_hash=bundle.manifest.trunk_hash,
+            columns=bundle.manifest.bank_columns,
+            features=len(packs[0].head_weight),
+            units=units,
+        )
+    domains = tuple(LiveDomain(*x) for x in enumerate(packs))
+    model = Model(bundle, pool, Tables(domains, pool.form, stored=True))
     if tune:
         model.tune()
     return model
@@ -87,7 +94,6 @@ def open_pool(
     """
     check_backend(options.backend)
     graph, probe = bundle.held_graph(precision), BackendProbe(bundle, precision, options)
-    check_whole(graph.read())
     open_mixed: Callable[[], Session] | None = None
     if (target := TARGETS.get(options.backend)) is not None:
         from prunion.runtime.tensorrt import open_engine

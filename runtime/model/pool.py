@@ -45,6 +45,11 @@ class Pinned:
         return run(self.session, {"image": image})
 
 
+def kept_note(alive: np.ndarray) -> str:
+    """What a session was sliced to, in words."""
+    return f"sliced to {int(alive.sum())} of {len(alive)} channel units"
+
+
 log = logging.getLogger(__name__)
 PATIENCE = 4
 FULL = (BackendError, InputError)  # when a session is made, and when it first runs
@@ -80,7 +85,7 @@ class SessionPool:
         self.pins = open_mixed is None and not form.single
         self.slicing = table is not None and self.pins
         self._refused = ""
-        self._table = None if table is None else form.unit_table(table)
+        self.table = None if table is None else form.unit_table(table)
         self.typical = graph.size
         self._pinned: OrderedDict[int, Future[Pinned | None]] = OrderedDict()
         self._ready: dict[int, Pinned] = {}
@@ -220,17 +225,16 @@ class SessionPool:
 
     def make(self, pack: Pack, *, sliced: bool) -> Pinned:
         """A new session, kept by nobody; sliced where that is possible and exact."""
-        if sliced and self._table is not None:
+        if sliced and self.table is not None:
             note = self._refused
             if not note:
-                alive = self._table.round_up(pack.switches, default_round_to())
+                alive = self.table.round_up(pack.switches, default_round_to())
                 if alive.all():
                     return self._plain(pack, "it uses every channel of the union")
-                kept = f"sliced to {int(alive.sum())} of {len(alive)} channel units"
                 try:
-                    graph = pin_form(self.graph.read(), self.form, pack, self._table, alive)
+                    graph = pin_form(self.graph.read(), self.form, pack, self.table, alive)
                     made = self._made_pinned(graph, pack)
-                    return self._checked(pack, Pinned(made, len(graph), True, kept))
+                    return self._checked(pack, Pinned(made, len(graph), True, kept_note(alive)))
                 except UnsupportedGraphError as exc:
                     note = self._refused = str(exc)
             return self._plain(pack, note)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,15 +11,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from prunion.runtime.base import HEADS, Heads, Precision, Target, replace_file
+from prunion.runtime.base import (
+    HEADS,
+    TARGETS,
+    Heads,
+    Precision,
+    Target,
+    read_json,
+    replace_file,
+    sha256_file,
+    write_json,
+)
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import (
     BackendError,
     BundleError,
     InputError,
     MissingDependencyError,
+    PrunionError,
     UnsupportedGraphError,
 )
+from prunion.runtime.graph import form_of
 from prunion.runtime.tensorrt.cuda import gpu_sm
 from prunion.runtime.tensorrt.files import check_engine_output, write_engine
 from prunion.runtime.tensorrt.graph import engine_graph
@@ -41,6 +55,8 @@ if TYPE_CHECKING:
     import tensorrt
 
 __all__ = ["EngineResult", "build_engine", "check_parses", "engine_bytes", "target_sms"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ def build_engine(
     BundleError, UnsupportedGraphError.
     """
     trt, options = library(target), options or BuildOptions()
-    bundle.graph(precision)  # refused before a GPU is looked for
+    form_of(bundle, precision)  # checked before a GPU is looked for
     sms = target_sms(target, sms)
     key = engine_key(bundle, target, str(trt.__version__), sms, precision, options)
     path = Path(output) if output else Path(default_name(bundle, key))
@@ -127,7 +143,7 @@ def engine_bytes(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _set_targets(trt, config, key)
     _set_options(trt, config, options)
-    cache = _read_cache(config, options)
+    cache, own = _read_cache(config, options, TARGETS[key.target])
     profile = _shape_profile(builder, network, key, HEADS[bundle.manifest.heads])
     config.add_optimization_profile(profile)
     if options.dla is not None:
@@ -136,7 +152,8 @@ def engine_bytes(
     if engine is None:
         reason = logger.messages[-1] if logger.messages else "no reason given"
         raise UnsupportedGraphError(f"{key.target} could not build {bundle.path}: {reason}")
-    _write_cache(cache, options)
+    if cache is not None and options.timing_cache is not None and own:
+        _write_cache(cache, options.timing_cache)
     convolutions = network_precisions(trt, network)
     del parser
     return bytes(engine), convolutions
@@ -177,21 +194,52 @@ def _check_dla(
 
 
 def _read_cache(
-    config: tensorrt.IBuilderConfig, options: BuildOptions
-) -> tensorrt.ITimingCache | None:
-    if options.timing_cache is None:
-        return None
-    known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+    config: tensorrt.IBuilderConfig, options: BuildOptions, target: Target
+) -> tuple[tensorrt.ITimingCache | None, bool]:
+    """The timing cache to build with, and whether its file may be replaced afterwards.
+
+    A file of anything else is left as it is: TensorRT-RTX takes any bytes for a cache without a
+    word, so there only a file with our own note beside it counts.
+    """
+    path = options.timing_cache
+    if path is None:
+        return None, False
+    known = path.read_bytes() if path.is_file() else b""
     # One of another version or GPU is refused by TensorRT, which then starts an empty one.
-    cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+    taken = config.create_timing_cache(known)
+    cache = taken or config.create_timing_cache(b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+    accepted = target == "tensorrt" and taken is not None
+    own = not path.exists() or (path.is_file() and (not known or accepted or _noted(path, known)))
+    own = own and (not _note_place(path).exists() or bool(_notes(path)))
+    if not own:
+        log.warning("%s is no timing cache that prunion wrote: it stays as it is", path)
+    return cache, own
 
 
-def _write_cache(cache: tensorrt.ITimingCache | None, options: BuildOptions) -> None:
-    if cache is not None and options.timing_cache is not None:
-        with replace_file(options.timing_cache) as temporary:
-            temporary.write_bytes(bytes(cache.serialize()))
+def _write_cache(cache: tensorrt.ITimingCache, path: Path) -> None:
+    data = bytes(cache.serialize())
+    # The note first, with the hash before: whoever is stopped in between leaves a file of ours.
+    hashes = [sha256_file(path)] if path.is_file() else []
+    note = {"timing_caches": [*hashes, hashlib.sha256(data).hexdigest()]}
+    write_json(_note_place(path), note)
+    with replace_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _noted(path: Path, data: bytes) -> bool:
+    return hashlib.sha256(data).hexdigest() in _notes(path)
+
+
+def _notes(path: Path) -> list[str]:
+    try:
+        return list(read_json(_note_place(path))["timing_caches"])
+    except (PrunionError, LookupError, TypeError):
+        return []
+
+
+def _note_place(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
 
 
 def _shape_profile(

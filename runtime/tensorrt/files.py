@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,17 @@ def key_place(path: Path) -> Path:
 
 
 def write_engine(path: Path, key: EngineKey, engine: bytes) -> Path:
-    """Write the engine, then its key with the engine's own hash; returns the key's place."""
-    with replace_file(path) as temporary:
-        temporary.write_bytes(engine)
+    """Write the engine, and its key with the engine's own hash; returns the key's place.
+
+    Two files do not change in one step. While the engine of a key is replaced that key also holds
+    the one before, so that whoever stops it in between leaves the old engine or the new.
+    """
     digest = hashlib.sha256(engine).hexdigest()
     value = {"format_version": FORMAT_VERSION, **asdict(key), "engine_sha256": digest}
+    with suppress(EngineError, OSError):
+        write_json(key_place(path), {**value, "before": _read_key(path)})
+    with replace_file(path) as temporary:
+        temporary.write_bytes(engine)
     write_json(key_place(path), value)
     return key_place(path)
 
@@ -86,15 +93,15 @@ def _no_engine(path: Path) -> str:
 
 def staleness(path: Path, key: EngineKey) -> str:
     """Why the engine at `path` must be built (again) for `key`; empty if it may be used."""
-    if not path.is_file() or not key_place(path).is_file():
-        return "there is no engine yet"
     try:
+        if not path.is_file() or not key_place(path).is_file():
+            return "there is no engine yet"
         found = _read_key(path)
-    except EngineError as exc:
+        if reason := _difference(found, key, _names()):
+            return reason
+        return "" if sha256_file(path) == found.get("engine_sha256") else DAMAGED
+    except (EngineError, OSError) as exc:
         return str(exc)
-    if reason := _difference(found, key, _names()):
-        return reason
-    return "" if sha256_file(path) == found.get("engine_sha256") else DAMAGED
 
 
 def read_engine(path: Path | str, key: EngineKey) -> bytes:
@@ -157,6 +164,9 @@ def _read_key(path: Path) -> dict[str, Any]:
     value = read_json(key_place(path), EngineError)
     if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
         raise EngineError(f"{key_place(path)} is of another version: run `prunion build` again")
+    before = value.pop("before", None)
+    if isinstance(before, dict) and sha256_file(path) != value.get("engine_sha256"):
+        return before
     return value
 
 

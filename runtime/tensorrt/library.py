@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prunion.runtime.base import TARGETS, Target
+from prunion.runtime.base import TARGETS, Target, install_hint
 from prunion.runtime.errors import (
     BackendError,
     InputError,
@@ -39,7 +39,7 @@ def library(target: str) -> ModuleType:
         _ = module.Builder  # the package tensorrt-stubs is a `tensorrt` without anything in it
     except (ImportError, OSError, AttributeError) as exc:
         raise MissingDependencyError(
-            f"{MODULES[known]} does not import ({exc}): pip install 'prunion[{target}]'"
+            f"{MODULES[known]} does not import ({exc}): {install_hint(target)}"
             + (" (on a Jetson it comes with JetPack)" if target == "tensorrt" else "")
         ) from None
     return module

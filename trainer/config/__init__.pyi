@@ -5,6 +5,7 @@ from .checks import BackboneSource as BackboneSource
 from .checks import BudgetKind as BudgetKind
 from .checks import Phase as Phase
 from .checks import SharingLoss as SharingLoss
+from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from prunion.runtime.base import is_number, is_whole, shown
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, printable
 
 __all__ = [
     "Auto",
@@ -66,8 +66,10 @@ def check_keys(
             )
     for key in required:
         if key not in given:
-            where = f"to [{table}]" if table else "at the top of the file"
-            raise ConfigError(f"{key_of(table, key)} is missing: add it {where}")
+            if table:
+                raise ConfigError(f"{key_of(table, key)} is missing: add it to [{table}]")
+            line = "[domains.NAME]" if key == "domains" else f"[{key}]"  # what a file needs: tables
+            raise ConfigError(f"{key} is missing: add it as a table, a line {line} with its keys")
 
 
 def _hint(key: str, known: Sequence[str]) -> str:
@@ -109,6 +111,8 @@ def check_text(table: str, key: str, value: object, *, empty: bool = False) -> s
     """`value` if it is a string (not an empty one, unless `empty`)."""
     if not isinstance(value, str) or not (empty or value.strip()):
         raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a string in quotes")
+    if printable(value) != value:
+        raise ConfigError(f"{key_of(table, key)} is {shown(value)}: remove its control characters")
     return value
 
 

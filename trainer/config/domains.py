@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -18,8 +19,13 @@ from prunion.trainer.config.checks import (
     key_of,
 )
 
-__all__ = ["DomainConfig"]
+__all__ = ["DomainConfig", "check_used"]
 
+# Keys that a source has no use for. Checkpoints hold every key, so only run files are asked.
+UNUSED = {
+    "files": ("root", "download", "train_split", "test_split"),
+    "huggingface": ("root", "download"),
+}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -114,6 +120,19 @@ class DomainConfig:
         if self.test and self.holdout:
             raise ConfigError(
                 f"{key_of(where, 'holdout')} is {self.holdout:g}, but test is given too: remove one"
+            )
+
+
+def check_used(name: str, table: Mapping[str, object]) -> None:
+    """Refuse a run file's key that the domain's source would ignore."""
+    source = table.get("source", "files")
+    for key in UNUSED.get(source, ()) if isinstance(source, str) else ():
+        if key in table:
+            what = "a data set of the Hugging Face hub" if source == "huggingface" else "files"
+            others = [x for x in get_args(DomainSource) if key not in UNUSED.get(x, ())]
+            raise ConfigError(
+                f"{key_of(f'domains.{name}', key)} means nothing for {what}, only for source = "
+                f'"{others[0]}": remove it'
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.backbone import BackboneConfig, InputConfig
 from prunion.trainer.config.budget import BudgetConfig
@@ -18,7 +19,7 @@ from prunion.trainer.config.checks import (
     check_table,
     key_of,
 )
-from prunion.trainer.config.domains import DomainConfig
+from prunion.trainer.config.domains import DomainConfig, check_used
 from prunion.trainer.config.train import TrainConfig
 
 if sys.version_info >= (3, 11):
@@ -135,13 +136,14 @@ def load_config(path: Path | str) -> RunConfig:
     path = Path(path)
     value = _read_toml(path)
     folder = path.absolute().parent
-    _absolute_paths(value, folder)
     try:
+        _check_used(value)
+        _absolute_paths(value, folder)
         config = RunConfig.from_json(value)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
     backbone = config.backbone
-    if backbone.weights_are_a_file and not Path(backbone.weights).is_file():
+    if backbone.weights_are_a_file and not _is_file(backbone.weights):
         raise ConfigError(
             f"{path}: [backbone] weights is {backbone.weights}, which is not a file: correct the "
             'path, or write "default" to let the library download its own'
@@ -165,8 +167,9 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
     """
     path = Path(path)
     value = _read_toml(path)
-    _absolute_paths(value, path.absolute().parent)
     try:
+        _check_used(value)
+        _absolute_paths(value, path.absolute().parent)
         check_keys("", value, ["seed", "train", "domains"], ("domains",))
         domains = check_table("domains", value["domains"])
         if len(domains) != 1:
@@ -198,7 +201,24 @@ def _read_toml(path: Path) -> dict[str, Any]:
         reason = exc.strerror or str(exc)
         raise ConfigError(f"{path} cannot be read ({reason}): give a run file") from None
     except (ValueError, RecursionError) as exc:  # bad TOML, no UTF-8, a number of 5000 digits
-        raise ConfigError(f"{path} is not valid TOML ({exc}): correct that place") from None
+        # A Windows path in double quotes: TOML reads \\U and \\x as the beginning of a character.
+        paths = "a path with backslashes goes in single quotes, or write it with forward slashes"
+        fix = paths if "hex value" in str(exc) or "Unescaped" in str(exc) else "correct that place"
+        raise ConfigError(f"{path} is not valid TOML ({reason_of(exc)}): {fix}") from None
+
+
+def _check_used(value: dict[str, Any]) -> None:
+    domains = value.get("domains")
+    for name, table in domains.items() if isinstance(domains, dict) else ():
+        if isinstance(table, dict):
+            check_used(name, table)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long for the system, a folder closed to us
+        return False
 
 
 def _absolute_paths(value: dict[str, Any], folder: Path) -> None:
@@ -230,7 +250,11 @@ def _absolute(value: Any, folder: Path) -> Any:
         return [_absolute(item, folder) for item in value]
     if not isinstance(value, str) or not value.strip():
         return value
-    return str((folder / Path(value).expanduser()).resolve())
+    try:
+        return str((folder / Path(value).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as exc:  # no such user's home, a loop of links
+        reason = reason_of(exc)
+        raise ConfigError(f"the path {shown(value)} leads nowhere ({reason}): correct it") from None
 
 
 def _table(cls: type, table: str, value: Any, required: tuple[str, ...] = ()) -> Any:

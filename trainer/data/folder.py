@@ -7,19 +7,14 @@ import stat
 from collections import Counter
 from pathlib import Path
 
-from prunion.runtime.base import Orientation, reason_of, shown
+from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images import can_decode, image_kind
+from prunion.runtime.images import IMAGE_SUFFIXES, can_decode, image_kind
 from prunion.trainer.data.classes import Split
 from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
 
-__all__ = ["IMAGE_SUFFIXES", "open_folder"]
+__all__ = ["open_folder"]
 
-# A broken file of these names is an error; any other is read if its content is that of an image.
-IMAGE_SUFFIXES = (
-    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
-    *(".ppm", ".tif", ".tiff", ".webp"),
-)
 BOXED_SUFFIXES = {
     **dict.fromkeys((".avif", ".avifs"), "AVIF"),
     **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif"), "HEIF"),
@@ -130,7 +125,7 @@ def _unfit(entry: os.DirEntry[str]) -> str:
         return "backup or unfinished download"
     kind = BOXED_SUFFIXES.get(suffix) or image_kind(Path(entry.path))
     if kind in ("AVIF", "HEIF") and not can_decode(kind):
-        return f"{kind} (pip install 'prunion[heif]' to read them)"
+        return f"{kind} ({install_hint('heif')} to read them)"
     return "" if kind else shown(suffix)[1:-1] if suffix else "no image, without suffix"
 
 

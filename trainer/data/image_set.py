@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from prunion.runtime.base import Orientation, reason_of
+from prunion.runtime.base import Orientation, reason_of, usable_cores
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import ImageFault, bits_of, read_image, to_rgb, turn_of
 
@@ -92,7 +92,7 @@ class ImageCache:
         """Read what fits, before worker processes start: they share it instead of repeating it."""
         if self._full or len(self._kept) == len(self.images):
             return
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(usable_cores() + 4) as pool:
             for start in range(0, len(self.images), 256):
                 list(pool.map(self.image, range(start, min(start + 256, len(self.images)))))
                 if self._full:
@@ -140,7 +140,7 @@ class ImageCheck:
 
     def check(self, images: Sequence[Path | bytes], names: Sequence[str]) -> None:
         """Raise one DataError that names the first image of `images` that cannot be read."""
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(usable_cores() + 4) as pool:
             for start in range(0, len(images), AT_ONCE):
                 some = images[start : start + AT_ONCE]
                 deep = [self._is_deep(image) for image in some]
@@ -151,8 +151,7 @@ class ImageCheck:
                     else:
                         self.met.update(traits)
                 if bad:
-                    more = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
-                    raise DataError(f"{bad[0]}{more}")
+                    raise DataError(f"{bad[0]}{_and_others(bad[1:])}")
 
     def _is_deep(self, image: Path | bytes) -> bool:
         with suppress(OSError):  # opening the file will say what is wrong
@@ -168,6 +167,15 @@ class ImageCheck:
             return read_image(image, use)
         except (ImageFault, OSError) as exc:
             return _unreadable(name, exc)
+
+
+def _and_others(bad: list[DataError]) -> str:
+    """How many more images cannot be read, and which is next."""
+    if not bad:
+        return ""
+    following = str(bad[0]).partition(" cannot be read")[0]
+    what = "1 more image" if len(bad) == 1 else f"{len(bad)} more images"
+    return f"; {what} cannot be read either, such as {following}"
 
 
 def _traits(image: Image.Image, orientation: Orientation) -> list[str]:

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import Orientation, reason_of
+from prunion.runtime.base import Orientation, install_hint, reason_of
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import Split
@@ -129,7 +129,7 @@ def open_huggingface(
     except ImportError:
         raise MissingDependencyError(
             f"[domains.{config.name}] reads a Hugging Face data set, and the package datasets is "
-            "not installed: pip install 'prunion[huggingface]'"
+            f"not installed: {install_hint('huggingface')}"
         ) from None
     split = config.train_split if train else config.test_split
     try:

@@ -8,14 +8,15 @@ import mmap
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation
-from prunion.runtime.errors import DataError, MissingDependencyError
+from prunion.runtime.base import Orientation, install_hint, reason_of, shown
+from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
 from prunion.trainer.data.classes import Split
 from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
 
@@ -41,7 +42,7 @@ def open_parquet(
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
         file = _open(path, columns)
-        names = _class_names(file, columns[1])
+        names = _class_names(path, file, columns[1])
         if number and names != named:
             raise DataError(f"{path} names other classes than {paths[0]}: write them alike")
         named = names
@@ -78,13 +79,15 @@ class EncodedStore:
 
     def extend(self, images: Iterable[bytes]) -> None:
         """Append images; only before the first is read."""
-        for image in images:
-            self.file.write(image)
-            self.ends.append(self.ends[-1] + len(image))
+        with _told():
+            for image in images:
+                self.file.write(image)
+                self.ends.append(self.ends[-1] + len(image))
 
     def seal(self) -> EncodedStore:
         """End writing and map the file. The store must not be empty."""
-        self.file.flush()
+        with _told():
+            self.file.flush()
         self.view = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
         self.offsets = np.asarray(self.ends, np.int64)
         self.ends = []
@@ -94,6 +97,18 @@ class EncodedStore:
         if self.view is None:
             raise ValueError("the store is not sealed")
         return self.view[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say which place for temporary files is full: the error of a write names none."""
+    try:
+        yield
+    except OSError as exc:
+        raise OutputError(
+            f"{tempfile.gettempdir()}, where images of Parquet files are copied to, cannot be "
+            f"written ({exc.strerror}): free some space, or set TMPDIR to a folder with room"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,7 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingDependencyError(
-            f"{path} is a Parquet file, and pyarrow is not installed: pip install 'prunion[train]'"
+            f"{path} is a Parquet file, and pyarrow is not installed: {install_hint('train')}"
         ) from None
     try:
         file = pq.ParquetFile(path, memory_map=True)
@@ -122,7 +137,7 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
         raise DataError(f"{path} does not exist: correct the path") from None
     except (OSError, ValueError) as exc:  # pyarrow's own errors are ValueErrors
         raise DataError(
-            f"{path} is not a readable Parquet file ({_line(exc)}): write or copy it again"
+            f"{path} is not a readable Parquet file ({reason_of(exc)}): write or copy it again"
         ) from None
     missing = set(columns) - set(file.schema_arrow.names)
     if missing:
@@ -133,16 +148,24 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
     return file
 
 
-def _class_names(file: Any, label: str) -> tuple[str, ...] | None:
+def _class_names(path: Path, file: Any, label: str) -> tuple[str, ...] | None:
     """The names in the schema's `huggingface` metadata, if there are any."""
     raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(raw)["info"]["features"][label]["names"] if raw else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
     if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}
         names = list(names.values())
+    if names is not None and not (isinstance(names, list) and all(_is_name(x) for x in names)):
+        raise DataError(
+            f"{path} names its classes {shown(names)}: write a list of names, or leave it out"
+        )
     return tuple(map(str, names)) if names else None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _batches(
@@ -155,12 +178,18 @@ def _batches(
             batch = next(batches, None)
         except (OSError, ValueError) as exc:
             raise DataError(
-                f"{rows.name(index)} and what follows cannot be read ({_line(exc)}): write or "
+                f"{rows.name(index)} and what follows cannot be read ({reason_of(exc)}): write or "
                 "copy the file again"
             ) from None
         if batch is None:
             return
-        cells, values = (batch.column(name).to_pylist() for name in columns)
+        try:
+            cells, values = (batch.column(name).to_pylist() for name in columns)
+        except (ValueError, OverflowError, MemoryError) as exc:  # no UTF-8, no such date
+            raise DataError(
+                f"{rows.name(index)} and what follows is none of its column's type "
+                f"({reason_of(exc)}): write the file again"
+            ) from None
         yield [_image_bytes(cell, rows, i) for i, cell in enumerate(cells, index)], values
         index += batch.num_rows
 
@@ -172,7 +201,3 @@ def _image_bytes(cell: Any, rows: _Rows, index: int) -> bytes:
             f"{rows.name(index)} has no image bytes: store them in image.bytes, or remove the row"
         )
     return data
-
-
-def _line(exc: Exception) -> str:
-    return str(exc).split("\n")[0]

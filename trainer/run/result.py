@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import amount_text
+from prunion.runtime.base import amount_text, asked_text
 from prunion.runtime.bundle import UnitTable
 from prunion.trainer.cost import budget_account
 from prunion.trainer.run.training import Training
@@ -126,7 +126,7 @@ def closing_table(result: RunResult) -> str:
     matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
     lines += [
         f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
-        f"budget {budget['kind']} {budget['asked']}: {_cost(budget)} {met} "
+        f"budget {budget['kind']} {asked_text(budget['asked'])}: {_cost(budget)} {met} "
         f"({result.uncut:.1%} before the last cut); "
         f"{result.sharing:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunion.runtime.base import replace_file
+from prunion.runtime.base import reason_of, replace_file, shown
 from prunion.runtime.errors import CheckpointError
+from prunion.trainer.config import key_of
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.run.training import Training
 
 __all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes"]
 
 FORMAT_VERSION = 4
+# Where and by how many a run is computed is free: the bits may differ by it, the run does not.
+FREE = (("train", "workers"), ("threads",), ("device",))
+WORDS = {
+    "images": "other images",
+    "classes": "other classes",
+    "teacher": "another teacher",
+    "cost": "another network or other prices of its layers",
+    "origin": "another checkpoint to build on",
+}
 
 
 def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None:
@@ -38,7 +49,8 @@ def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None
                 plain.setdefault(str(index), {})[key] = value
     meta = {
         "format_version": FORMAT_VERSION,
-        "run": _fingerprint(training),
+        "run": _fingerprint(facts_of := _facts(training)),
+        "made_by": facts_of,
         "epoch": training.epoch,
         "step": training.step,
         "phase": training.phase,
@@ -72,12 +84,12 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
             meta = json.loads((file.metadata() or {})["prunion"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
-        raise CheckpointError(f"{path} cannot be read ({exc}): start the run again") from None
-    if meta.get("format_version") != FORMAT_VERSION or meta.get("run") != _fingerprint(training):
+        reason = reason_of(exc)
+        raise CheckpointError(f"{path} cannot be read ({reason}): start the run again") from None
+    if other := _other(meta, training):
         raise CheckpointError(
-            f"{path} belongs to a run with another configuration, other images, another "
-            "teacher or another prunion: resume with what it was started with, or start again "
-            "with --force"
+            f"{path} belongs to a run with {other}: resume with what it was started with, or start "
+            "again with --force"
         )
     training.net.load_state_dict(_strip(tensors, "net."))
     restore_learner(training.learner, _strip(tensors, "switches."))
@@ -111,7 +123,35 @@ def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _fingerprint(training: Training) -> str:
+def _other(meta: Any, training: Training) -> str:
+    """In what the stored run is another one than this, with both values; "" if it may go on."""
+    if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
+        return "another prunion"
+    facts, stored = _facts(training), meta.get("made_by")
+    if not isinstance(stored, dict):  # of an earlier prunion, which kept the fingerprint alone
+        same = meta.get("run") == _fingerprint(facts)
+        return "" if same else "another configuration, other images or another teacher"
+    now = json.loads(json.dumps(facts))
+    for key, before, after in _differences(stored.get("config"), now["config"], ()):
+        return f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
+    for key, what in WORDS.items():
+        before, after = stored.get(key), now.get(key)
+        if before != after:
+            return f"{what} (was {shown(before)}, is {shown(after)})"
+    return ""
+
+
+def _differences(before: Any, after: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Any, Any]]:
+    """Each key of the run file in which two runs differ, but for those that change no result."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys((*before, *after)):
+            if (*place, key) not in FREE:
+                yield from _differences(before.get(key), after.get(key), (*place, key))
+    elif before != after:
+        yield key_of(".".join(place[:-1]), place[-1] if place else "config"), before, after
+
+
+def _facts(training: Training) -> dict[str, Any]:
     """What a run cannot go on without: its configuration, what it counts, its prices."""
     facts: dict[str, Any] = {
         "config": training.config.to_json(),
@@ -122,5 +162,8 @@ def _fingerprint(training: Training) -> str:
     }
     if training.origin:  # a plain run has none, and its fingerprint stays what it was
         facts["origin"] = training.origin
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return facts
+
+
+def _fingerprint(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

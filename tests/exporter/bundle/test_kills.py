@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from prunion.benchmarks.demo.run import _foreign
 from prunion.exporter.bundle import export_bundle
 from prunion.runtime.bundle import open_bundle, read_pack, read_profile
+from prunion.runtime.tensorrt import engine_key
+from prunion.runtime.tensorrt.files import read_fitting
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,16 +25,48 @@ pytestmark = [
 ]
 KILLS = 10
 LATE = "[train]\nwarmup = 1\nramp = 0\nsettle = 0\nbatch_size = 8\n[domains.late]\n"
+# A demo of the same steps that takes seconds.
+SMALL_DEMO = """
+import prunion.benchmarks.demo.run as demo
+demo.SIZE = 16
+demo.RUN = demo.RUN.replace("warmup = 2", "warmup = 1").replace("settle = 2", "settle = 0")
+"""
+
+
+def read_built(path: Path) -> object:
+    """The engine fits its key; both are of one build."""
+    from prunion.runtime.tensorrt.library import library
+
+    version = str(library("tensorrt-rtx").__version__)
+    return read_fitting(path, engine_key(open_bundle("y.prunion"), "tensorrt-rtx", version))
+
+
+def read_demo(path: Path) -> object:
+    """A bundle that is there is whole, and the next demo takes the folder for its own."""
+    assert not _foreign(path)
+    return (path / "model.prunion").exists() and open_bundle(path / "model.prunion")
+
+
 COMMANDS: dict[str, tuple[list[str], Callable[[Path], object]]] = {
     "export": (["export", "run", "-o", "x"], open_bundle),
     "pack": (["pack", "run", "warm", "-o", "x"], read_pack),
     "add-domain": (["add-domain", "run", "late.toml", "-o", "x"], read_pack),
+    "build": (
+        ["build", "y.prunion", "--target", "tensorrt-rtx", "--sm", "86", "-o", "x"],
+        read_built,
+    ),
+    "demo": (["demo", "-o", "x"], read_demo),
     "profile": (["profile", "y.prunion", "-o", "x", "--seconds", "0.001"], read_profile),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_old_or_the_new_is_there(tiny: Path, tmp_path: Path, command: str) -> None:
+def test_the_old_or_the_new_is_there(
+    tiny: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for needed in {"build": ["tensorrt_rtx"], "demo": ["skimage", "sklearn"]}.get(command, []):
+        pytest.importorskip(needed)
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny, tmp_path / "run")
     export_bundle(tiny, tmp_path / "y.prunion")
     data = tiny.parent / "data" / "warm"
@@ -39,6 +74,8 @@ def test_the_old_or_the_new_is_there(tiny: Path, tmp_path: Path, command: str) -
     (tmp_path / "late.toml").write_text(late)
     arguments, read = COMMANDS[command]
     start_up = "from prunion.runtime.cli.main import main; main()"
+    if command == "demo":
+        start_up = SMALL_DEMO + start_up
     full = [sys.executable, "-c", start_up, *arguments, "--force"]
     start = time.perf_counter()
     subprocess.run(full, cwd=tmp_path, check=True, capture_output=True)
@@ -53,4 +90,6 @@ def test_the_old_or_the_new_is_there(tiny: Path, tmp_path: Path, command: str) -
     subprocess.run(full, cwd=tmp_path, check=True, capture_output=True)
     read(tmp_path / "x")
     left = {p.name for p in tmp_path.iterdir()}
-    assert left <= {"run", "x", "x.run", "y.prunion", "late.toml"}, "cleared by the last one"
+    assert left <= {"run", "x", "x.run", "x.json", "y.prunion", "late.toml"}, (
+        "cleared by the last one"
+    )

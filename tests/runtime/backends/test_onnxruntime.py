@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prunion.runtime.backends import Session, SessionOptions, make_ort_session
-from prunion.runtime.backends.onnxruntime import BoundSession, OrtSession
+from prunion.runtime.backends.onnxruntime import BoundSession, OrtSession, mixed_session
 from prunion.runtime.backends.openvino import OpenVinoSession
 from prunion.runtime.backends.tensorrt_provider import CompiledSession
 from prunion.runtime.model import Model, load
@@ -58,7 +58,7 @@ def test_cuda_answers_like_the_cpu(bundle_path: Path, batch: np.ndarray) -> None
 
 def test_a_session_is_quiet_itself_and_leaves_the_process_alone(bundle_path: Path) -> None:
     session = make_ort_session(bundle_path / "model.onnx", SessionOptions("cpu", 1))
-    assert session.raw.get_session_options().log_severity_level == 3
+    assert session.raw.get_session_options().log_severity_level == 4, "what fails is raised"
     assert ort.SessionOptions().log_severity_level == -1, "of the process: whatever the user set"
 
 
@@ -69,3 +69,12 @@ def test_sessions_of_every_library_are_one_protocol() -> None:
         # An engine's digest comes with its bytes.
         lacking = [name for name in wanted if not hasattr(kind, name)]
         assert lacking in ([], ["digest"])
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 3), (5, 5)])
+def test_a_containers_quota_decides_the_threads_unless_told(
+    bundle_path: Path, asked: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.runtime.backends.onnxruntime.default_threads", lambda: 3)
+    session = mixed_session(bundle_path / "model.onnx", SessionOptions("cpu", asked))
+    assert session.raw.get_session_options().intra_op_num_threads == threads

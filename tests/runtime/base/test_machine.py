@@ -104,3 +104,11 @@ def test_cores_are_no_more_than_the_quota(
     assert usable_cores(root) == cores
     monkeypatch.setattr(machine, "usable_cores", lambda: usable_cores(root))
     assert machine.machine_facts()["cores"] == cores
+
+
+@pytest.mark.parametrize(("files", "threads"), [(V2, 2), (V1, 1), (V1_UNLIMITED, None), ({}, None)])
+def test_libraries_are_told_of_a_quota_alone(
+    tmp_path: Path, files: dict[str, object], threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert machine.default_threads(tree(tmp_path, files)) == threads

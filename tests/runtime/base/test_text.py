@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from prunion.runtime.base import reason_of
+import pytest
+
+from prunion.runtime.base import asked_text, reason_of
+from prunion.runtime.errors import BundleError, OutputError, printable
 
 
 def test_a_reason_is_cut_behind_a_word_and_has_no_colours() -> None:
@@ -12,3 +15,31 @@ def test_a_reason_is_cut_behind_a_word_and_has_no_colours() -> None:
     assert "\x1b" not in reason
     assert len(reason) < 170
     assert reason_of(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        (0.123456789, "0.1235"),
+        (1 / 3, "0.3333"),
+        (0.5, "0.5"),
+        (1.0, "1"),
+        (2500000, "2,500,000"),
+        (12.345678901, "12.3457"),
+        ("2.5ms", "2.5ms"),
+    ],
+)
+def test_a_budget_is_told_to_four_digits(asked: float | str, text: str) -> None:
+    assert asked_text(asked) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x1b[2Jb", "two\nlines", "\ud800", "a\u202eb", "\x9b31m", "\x07"]
+)
+def test_no_message_is_obeyed_by_a_terminal(text: str) -> None:
+    for error in (BundleError, OutputError):
+        message = str(error(f"the name {text} is wrong"))
+        assert message.isprintable()
+        assert message.encode()
+    assert reason_of(ValueError(text)).isprintable()
+    assert printable("größe → 画像") == "größe → 画像"

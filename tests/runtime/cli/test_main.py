@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from prunion.runtime.base import install_hint
 from prunion.runtime.bundle import open_bundle, write_pack
 from prunion.runtime.cli import cli
 from prunion.runtime.cli.main import COMMANDS
@@ -75,6 +76,55 @@ def test_an_image_that_cannot_be_read_costs_the_others_nothing(
     rows = json.loads(invoke(*arguments, "--json").stdout)
     assert [sorted(row)[:2] for row in rows][1] == ["error", "image"]
     assert rows[0] == rows[2] != rows[1]
+
+
+def test_predict_takes_folders_and_quoted_patterns(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    for name in ("b.png", "sub/a.png", "a.PNG", ".hidden.png", "notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture.read_bytes())
+    (folder / "notes.txt").write_text("no image")
+
+    def answered(*images: object) -> list[str]:
+        result = invoke("predict", bundle_path, "-d", "signs", *images)
+        assert result.exit_code == 0, result.stderr
+        return [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
+
+    below = [str(folder / name) for name in ("a.PNG", "b.png", "sub/a.png")]
+    assert answered(folder) == below
+    assert answered(picture, f"{folder}/*.png", folder) == [str(picture), below[1], *below]
+    assert answered(f"{folder}/**/*.png") == below[1:]
+    for nothing in (f"{folder}/*.gif", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        message = one_error_line(invoke("predict", bundle_path, "-d", "signs", nothing))
+        assert "matches no file" in message or "holds no image" in message
+
+
+def test_several_unreadable_images_are_counted(bundle_path: Path, picture: Path) -> None:
+    picture.with_name("z1.png").write_bytes(b"no image")
+    picture.with_name("z2.png").write_bytes(b"no image")
+    result = invoke("predict", bundle_path, "-d", "signs", picture.parent)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1
+    *errors, last = result.stderr.splitlines()
+    assert [x.startswith("error: ") for x in errors] == [True, True]
+    assert last == "2 of 3 images could not be read"
+
+
+def test_no_escape_sequence_reaches_the_terminal(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "a\x1b]0;owned\x07\u202eb.png"
+    odd.write_bytes(picture.read_bytes())
+    broken = tmp_path / "c\x1b[2Jd.png"
+    broken.write_bytes(b"no image")
+    result = invoke("predict", bundle_path, "-d", "signs", odd, broken)
+    for text in (result.stdout, result.stderr):
+        assert text.count("\n") == 1
+        assert text.strip().isprintable(), ascii(text)
+    assert "not exist" in one_error_line(invoke("inspect", tmp_path / "\x1b[31mred"))
 
 
 def test_predict_asks_for_the_domain_only_where_there_are_several(
@@ -193,7 +243,7 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     _raising(monkeypatch, ModuleNotFoundError("No module named 'torch'", name="torch._C"))
-    assert "pip install 'prunion[train]'" in one_error_line(invoke("train", "x"))
+    assert install_hint("train") in one_error_line(invoke("train", "x"))
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

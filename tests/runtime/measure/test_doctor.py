@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from prunion.runtime.base import install_hint
 from prunion.runtime.cli import cli
 from prunion.runtime.measure import doctor, examine
 from prunion.runtime.measure.doctor import refusal
@@ -50,7 +51,7 @@ def test_every_finding_that_is_not_ok_has_a_fix(monkeypatch: pytest.MonkeyPatch)
     for what in ("ONNX Runtime", "OpenVINO", "TensorRT", "TensorRT-RTX", "server"):
         state, fix = found[what]
         assert state == "missing"
-        assert "pip install 'prunion[" in fix, what
+        assert install_hint("X").partition("X]")[0] in fix, what
     assert CliRunner().invoke(cli, ["doctor"]).exit_code == 1, "nothing here can answer"
 
 
@@ -62,7 +63,7 @@ def test_a_broken_package_is_not_called_missing(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(doctor, "import_module", broken)
     state, fix = states()["ONNX Runtime"]
-    assert (state, fix) == ("broken", "pip install --force-reinstall 'prunion[ort]'")
+    assert (state, fix) == ("broken", install_hint("ort", "--force-reinstall"))
 
 
 def test_a_jetson_gets_a_jetsons_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

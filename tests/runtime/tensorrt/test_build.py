@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from prunion.runtime.base import sha256_file
+from prunion.runtime.base import install_hint, sha256_file
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import (
     BundleError,
@@ -65,7 +66,7 @@ def test_unknown_gpu_and_target(bundle_path: Path, tmp_path: Path, rtx: ModuleTy
 
 def test_missing_library_is_one_line(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'prunion\[tensorrt\]'"):
+    with pytest.raises(MissingDependencyError, match=re.escape(install_hint("tensorrt"))):
         build_engine(open_bundle(bundle_path), target="tensorrt")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from prunion.runtime.base import write_json
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import EngineError
@@ -53,6 +54,28 @@ def test_another_key_makes_it_stale(engine: Path, key: EngineKey, change: dict[s
     assert engine_name(other) != engine_name(key)
     with pytest.raises(EngineError, match=r"cannot be used.*prunion build"):
         read_engine(engine, other)
+
+
+def test_whoever_is_stopped_between_engine_and_key_leaves_the_old_or_the_new(
+    engine: Path, key: EngineKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stopped_before in (1, 2, 3):
+        write_engine(engine, key, b"old")
+        calls = []
+
+        def stop(path: Path, value: object, calls: list[int] = calls, at: int = stopped_before):
+            calls.append(1)
+            if len(calls) == min(at, 2):
+                raise KeyboardInterrupt
+            return write_json(path, value)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("prunion.runtime.tensorrt.files.write_json", stop)
+            if stopped_before == 3:
+                patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            write_engine(engine, key, b"new")
+        assert read_engine(engine, key) in (b"old", b"new")
+        assert not staleness(engine, key)
 
 
 def test_damage_is_named(engine: Path, key: EngineKey) -> None:

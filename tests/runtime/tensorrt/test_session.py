@@ -128,6 +128,7 @@ def test_options_are_part_of_the_key(bundle_path: Path, rtx: ModuleType, tmp_pat
     build_engine(open_bundle(bundle_path), sms=[86], options=options, output=tmp_path / "b.engine")
     cache.write_bytes(b"not a timing cache")
     build_engine(open_bundle(bundle_path), sms=[86], options=options, output=tmp_path / "c.engine")
+    assert cache.read_bytes() == b"not a timing cache", "it replaces only what it wrote itself"
     on_dla = BuildOptions((8, 8, 8), dla=0)
     with pytest.raises(InputError, match="only a Jetson has a DLA"):
         build_engine(open_bundle(bundle_path), sms=[86], options=on_dla, force=True)

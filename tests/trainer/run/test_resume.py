@@ -118,6 +118,25 @@ def test_killed_ten_times_the_checkpoint_is_the_same(tmp_path: Path) -> None:
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
 
 
+def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
+    config = load_config(tiny_run(tmp_path, warmup=1, ramp=0, settle=0))
+    train_run(config, tmp_path / "out")
+    more = replace(config.train, workers=1)
+    other = replace(config, threads=2, device="cpu", train=more)
+    train_run(other, tmp_path / "out", resume=True)
+
+
+def test_the_key_that_differs_is_named_with_both_values(tmp_path: Path) -> None:
+    config = load_config(tiny_run(tmp_path, warmup=1, ramp=0, settle=0, lr=0.25))
+    train_run(config, tmp_path / "out")
+    other = replace(config, train=replace(config.train, lr=0.125))
+    with pytest.raises(CheckpointError, match=r"for \[train\] lr was 0\.25 and is 0\.125"):
+        train_run(other, tmp_path / "out", resume=True)
+    mirrored = tuple(replace(domain, mirror=True) for domain in config.domains)
+    with pytest.raises(CheckpointError, match=r"\[domains\.warm\] mirror was False and is True"):
+        train_run(replace(config, domains=mirrored), tmp_path / "out", resume=True)
+
+
 def test_other_images_are_not_resumed_with(tmp_path: Path) -> None:
     run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=0)
     config = load_config(run_file)

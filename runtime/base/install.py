@@ -1,0 +1,46 @@
+"""How prunion came here, and so which command adds an extra: from a clone, a file, or an index."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+__all__ = ["install_hint"]
+
+
+def install_hint(extra: str, *options: str) -> str:
+    """The command that installs `extra` where the user stands, such as `pip install -e '.[ort]'`.
+
+    pip notes where a package came from (PEP 610): a folder, edited or copied, or a wheel. Without
+    a note it came from an index, or is a clone on the path.
+    """
+    command = " ".join(("pip install", *options))
+    source = _source()
+    if source is None:
+        return f"{command} 'prunion[{extra}]'"
+    path, editable = source
+    if path.is_dir():
+        here = "." if path == Path.cwd() else path.as_posix()
+        return f"{command} {'-e ' if editable else ''}'{here}[{extra}]'"
+    return f"{command} '{path.as_posix()}[{extra}]'"
+
+
+def _source() -> tuple[Path, bool] | None:
+    """The folder or wheel that prunion was installed from, and whether it is edited in place."""
+    clone = Path(__file__).resolve().parents[2]
+    if (clone / "pyproject.toml").is_file():
+        return clone, True
+    try:
+        note = metadata.distribution("prunion").read_text("direct_url.json")
+        value = json.loads(note) if note else {}
+        url = urlsplit(value["url"])
+        editable = bool(value.get("dir_info", {}).get("editable"))
+    except (metadata.PackageNotFoundError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+    if url.scheme != "file":
+        return None
+    path = Path(url2pathname(unquote(url.path)))
+    return (path, editable) if path.exists() else None

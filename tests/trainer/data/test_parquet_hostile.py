@@ -1,0 +1,57 @@
+"""Parquet files from elsewhere: whatever their schema says, an error in one line or images."""
+
+from __future__ import annotations
+
+import errno
+import json
+import tempfile
+from pathlib import Path
+from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunion.runtime.errors import DataError, OutputError
+from prunion.trainer.data.parquet import EncodedStore, open_parquet
+
+
+class FullDisk:
+    """What a file on a full disk does."""
+
+    def write(self, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_place_for_temporary_files_is_named_with_the_way_out() -> None:
+    with pytest.raises(OutputError, match=r"No space left.*set TMPDIR") as told:
+        EncodedStore(cast(IO[bytes], FullDisk())).extend([b"x"])
+    assert tempfile.gettempdir() in str(told.value)
+
+
+@pytest.mark.parametrize("names", [1, True, "ab", [["a"]], ["a", None], {"0": [1]}, 1.5])
+def test_class_names_that_are_none(tmp_path: Path, names: object) -> None:
+    about = json.dumps({"info": {"features": {"label": {"names": names}}}}).encode()
+    table = pa.table({"image": [{"bytes": b"x"}], "label": [0]})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": about}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="names its classes"):
+        open_parquet((tmp_path / "x.parquet",))
+
+
+@pytest.mark.parametrize("about", [b"[" * 100_000, b"\xff", b'{"info": [1]}', b"[1]"])
+def test_metadata_that_is_none_names_no_classes(tmp_path: Path, about: bytes) -> None:
+    table = pa.table({"image": [{"bytes": b"x"}], "label": [0]})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": about}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="row 0 cannot be read"):
+        open_parquet((tmp_path / "x.parquet",))
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_texts_that_are_no_utf8(tmp_path: Path, column: str, dictionary: bool) -> None:
+    texts = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe"] * 2).buffers())
+    cells = {"image": pa.array([{"bytes": b"x"}] * 2), "label": pa.array([0, 1])}
+    cells[column] = texts.dictionary_encode() if dictionary else texts
+    pq.write_table(pa.table(cells), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"row 0 and what follows is none of its column's type"):
+        open_parquet((tmp_path / "x.parquet",))

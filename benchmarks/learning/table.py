@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.rows import ROWS
+from prunion.benchmarks.learning.catalogue import ROWS
 
 __all__ = ["goals", "main", "table"]
 

@@ -26,7 +26,6 @@ from prunion.trainer.run.steps import (
 
 __all__ = ["Training"]
 
-RANKING_STEPS = 24
 Report = Callable[[dict[str, float]], None]
 
 
@@ -149,7 +148,7 @@ class Training:
 
     def _rank(self) -> None:
         """Find out how much each domain's loss reacts to each switch, and place the scores."""
-        steps = _first(self.batches.epoch(self.epoch, joint=True), RANKING_STEPS)
+        steps = _first(self.batches.epoch(self.epoch, joint=True), self.recipe.ranking_steps)
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
         precision = self.config.train.precision
         self.recipe.start(importance_of(self.net, steps, precision, self.processes))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.learning.rows import ROWS, _changes, make_config
+from prunion.benchmarks.learning.catalogue import ROWS
+from prunion.benchmarks.learning.rows import _changes, make_config, packed
 from prunion.benchmarks.learning.rows import main as learning
 from prunion.benchmarks.learning.table import goals, main, table
 
@@ -58,6 +61,27 @@ def test_the_run_of_a_row(tmp_path: Path) -> None:
     assert [(d.name, d.mirror, d.holdout, d.test) for d in config.domains] == [
         ("gtsrb", False, 0.1, ()), ("flowers5", True, 0.1, ())
     ]  # fmt: skip
+
+
+def test_every_row_is_a_run() -> None:
+    """A method's name, the budget's kind unless it is parameters, and its share."""
+    options = {
+        "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),
+        "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "seed": 0, "threads": 1,
+    }  # fmt: skip
+    assert len(make_config(ROWS["tuned-025"], {**options, "domains": "all"}).domains) == 8
+    for row in ROWS.values():
+        make_config(row, options)
+    once = make_config(ROWS["one-shot-macs-025"], options)
+    assert (once.budget.kind, once.budget.limit) == ("macs", 0.25)
+    assert (once.train.recipe, once.train.ranking) == ("once", "importance-per-cost")
+    assert make_config(ROWS["one-shot-undivided-010"], options).train.ranking == "importance"
+
+
+def test_answers_are_packed_in_order() -> None:
+    right = np.arange(21) % 3 == 0
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed(right)), np.uint8), count=21)
+    assert (bits == right).all()
 
 
 def test_a_row_is_held_against_its_own_reference() -> None:

@@ -14,7 +14,6 @@ A line has the bits of the test images, in the files' order, that say which were
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Sequence
@@ -23,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from prunion.benchmarks.learning.catalogue import ROWS, LearningRow
+from prunion.benchmarks.learning.paired import packed
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
@@ -46,7 +45,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["main", "make_config", "packed", "run_row"]
+__all__ = ["main", "make_config", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 EIGHT = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
@@ -168,11 +167,6 @@ def _key(name: str, options: dict[str, Any]) -> str:
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
     return ".".join([*parts, *(["holdout"] if options["holdout"] else [])])
-
-
-def packed(right: np.ndarray) -> str:
-    """Booleans `[N]` as base64 of their bits, the first one highest."""
-    return base64.b64encode(np.packbits(right).tobytes()).decode()
 
 
 def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from prunion.trainer.config import BudgetKind
 
-__all__ = ["ROWS", "LearningRow"]
+__all__ = ["DECIDING", "ROWS", "LearningRow"]
 
 PARAMS = ("075", "050", "025", "010", "005")
 MACS = ("macs-050", "macs-025", "macs-010")
@@ -40,18 +40,20 @@ BA2 = {**FROZEN, "sharing": "none", "cut": "domains"}
 
 # Method: in words, its keys of `[train]`, the budgets it is run at.
 METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
-    "ba2": ("BA² (budget loss only)", BA2, ("050",)),
+    "ba2": ("BA² (budget loss only)", BA2, POINTS),
+    "ba2-tuned": ("BA², tuned", {**BA2, **TUNED}, POINTS),
     "paper": ("union, paper recipe", PAPER, ("050",)),
     "paper-epoch": ("the same, domains by epoch", {**PAPER, "order": "epoch"}, ("050",)),
     "frozen": ("union, frozen", FROZEN, POINTS),
     "tuned": ("union, tuned", TUNED, POINTS),
     "one-shot": ("cut once by importance per cost", ONCE, POINTS),
     "one-shot-undivided": ("cut once by importance", {**ONCE, "ranking": "importance"}, POINTS),
+    "greedy": ("a ramp of cuts by importance per cost", {**ONCE, "recipe": "greedy"}, POINTS),
     "one-shot-random": ("cut once at random", {**ONCE, "ranking": "random"}, POINTS),
     "frozen-random": ("union, frozen, random ranking", {**FROZEN, "ranking": "random"}, PARAMS),
     "tuned-random": ("union, tuned, random ranking", {**TUNED, "ranking": "random"}, PARAMS),
-    "intersection": ("intersection", {**TUNED, "sharing": "intersection"}, ("050",)),
-    "jaccard": ("jaccard", {**TUNED, "sharing": "jaccard"}, ("050",)),
+    "intersection": ("intersection", {**TUNED, "sharing": "intersection"}, POINTS),
+    "jaccard": ("jaccard", {**TUNED, "sharing": "jaccard"}, POINTS),
 }
 
 
@@ -71,3 +73,5 @@ def _rows() -> dict[str, LearningRow]:
 
 
 ROWS = _rows()
+# What is to be known first: whether learning the switches beats one cut, and what either loses.
+DECIDING = ("tuned-all", "tuned-025", "one-shot-025", "tuned-macs-050", "one-shot-macs-050")

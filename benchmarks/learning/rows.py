@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import ROWS, LearningRow
+from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
 from prunion.benchmarks.learning.paired import packed
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
@@ -60,7 +60,7 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--domains", default=DOMAINS, show_default=True, help="Folders, or all: eight.")
 @click.option("--backbone", default="resnet18", show_default=True, help="resnet18 | lite0")
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=[0], help="Any number of them.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
@@ -68,17 +68,24 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--holdout", is_flag=True, help="Measure on a tenth of the training images instead.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="JSONL, one row a line.")
-def main(rows: tuple[str, ...], output: str, **options: Any) -> None:
-    """Run the named rows (all of them by default), one after the other."""
+def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: Any) -> None:
+    """Run the named rows one after the other, every seed of them.
+
+    Without a name all rows are run, those that decide first.
+    """
     path = Path(output)
     done = {json.loads(x)["key"] for x in path.read_text().splitlines()} if path.exists() else set()
-    for name in rows or ROWS:
+    for name in rows:
         if name not in ROWS:
             raise click.UsageError(f"no row {name}: choose from {', '.join(ROWS)}")
+    groups = [rows] if rows else [DECIDING, [name for name in ROWS if name not in DECIDING]]
+    for name, seed in ((name, seed) for group in groups for seed in seeds for name in group):
+        options["seed"] = seed
         key = _key(name, options)
         if key in done:
             continue
         line = json.dumps({"key": key, **run_row(name, options)})
+        done.add(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")

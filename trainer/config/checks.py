@@ -146,7 +146,7 @@ DomainSource = Literal["files", "torchvision", "huggingface"]
 
 BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
 
-RecipeName = Literal["prunion", "once", "paper"]
+RecipeName = Literal["prunion", "once", "greedy", "paper"]
 Phase = Literal["warmup", "ramp", "settle"]
 StepOrder = Literal["joint", "batch", "epoch"]  # which domains share a step
 Trunk = Literal["frozen", "tuned"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,12 +11,24 @@ from prunion.trainer.config import Ranking
 from prunion.trainer.cost import Cost
 from prunion.trainer.pruning.sharing import marginal_cost
 
-__all__ = ["Select", "cut_each", "cut_together", "cut_union", "ranked_worth"]
+__all__ = ["Select", "cut_each", "cut_together", "cut_union", "ranked_worth", "shrink"]
 
 LEAST_PRICE = 1e-3  # of the mean price: what costs next to nothing must not seem priceless
 
-# Worth of each unit `[U]`, and which may be kept `[U]` (None: all) → those the budget keeps `[U]`.
-Select = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
+class Select(Protocol):
+    """What the budget keeps of the units."""
+
+    def __call__(
+        self, worth: np.ndarray, used: np.ndarray | None, share: float | None = None
+    ) -> np.ndarray:
+        """The best units that the budget allows, `[U]` bool.
+
+        Args:
+            worth: of each unit, `[U]`.
+            used: which may be kept, `[U]` bool; None: all.
+            share: of the backbone's cost that is allowed, instead of the budget's where it is more.
+        """
 
 
 def cut_union(
@@ -53,17 +65,40 @@ def cut_together(scores: torch.Tensor, select: Select) -> torch.Tensor:
     return kept.expand_as(scores).clone()
 
 
-def ranked_worth(ranking: Ranking, importance: torch.Tensor, cost: Cost) -> torch.Tensor:
+def shrink(
+    worth: torch.Tensor, used: torch.Tensor, select: Select, share: float | None, *, each: bool
+) -> torch.Tensor:
+    """Keep what is worth most of the units in use, 0/1 `[D, U]`.
+
+    Args:
+        worth: not negative, `[D, U]`.
+        used: 0/1 `[D, U]`; the same for all domains unless `each`.
+        share: as `Select` takes it.
+        each: every domain as if it were the only one; otherwise all keep the same.
+    """
+    rows = worth * used if each else (worth * used).sum(0, keepdim=True)
+    kept = [
+        torch.from_numpy(select(row, may, share))
+        for row, may in zip(rows.cpu().numpy(), (used > 0).cpu().numpy(), strict=False)
+    ]
+    return torch.stack(kept).to(worth).expand_as(worth).clone()
+
+
+def ranked_worth(
+    ranking: Ranking, importance: torch.Tensor, cost: Cost, kept: torch.Tensor | None = None
+) -> torch.Tensor:
     """What a unit is worth to each domain by `ranking`, not negative: `[D, U]`.
 
     Args:
         importance: root mean square of ∂L/∂s, `[D, U]`.
-        cost: whose derivative at the whole network is what each unit costs.
+        cost: whose derivative at the network that has `kept` `[U]` is what each unit costs.
+        kept: 0/1 `[U]`; without it the whole network.
     """
     if ranking == "random":
         return torch.rand_like(importance)
     if ranking == "importance":
         return importance
-    _, price = marginal_cost(cost, torch.ones_like(importance[0], dtype=torch.float64))
+    kept = torch.ones_like(importance[0]) if kept is None else kept
+    _, price = marginal_cost(cost, kept.double())
     price = price.clamp(min=LEAST_PRICE * float(price.mean()))
     return importance / price.to(importance.dtype)

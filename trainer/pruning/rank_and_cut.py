@@ -13,11 +13,13 @@ import torch
 
 from prunion.trainer.config import Ranking
 from prunion.trainer.cost import Cost
-from prunion.trainer.pruning.cut import Select, cut_each, cut_together, ranked_worth
+from prunion.trainer.pruning.cut import Select, cut_each, cut_together, ranked_worth, shrink
 from prunion.trainer.pruning.learners import SwitchLearner
 from prunion.trainer.pruning.recipe_base import Recipe
 
-__all__ = ["OnceRecipe"]
+__all__ = ["GreedyRecipe", "OnceRecipe"]
+
+STAGE = 24  # steps that tell the next cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +58,49 @@ class OnceRecipe(Recipe):
         if self.each:
             return cut_each(self.learner.scores, self.select)
         return cut_together(self.learner.scores, self.select)
+
+
+@dataclass(frozen=True, eq=False)
+class GreedyRecipe(Recipe):
+    """Cut a little at a time along the ramp, each time by the importance of the steps since.
+
+    What was cut never comes back. Of the learner only its state is used: the scores are 1 where a
+    unit is kept and 0 where not, `square` adds up the squares of ∂L/∂s, `steps` counts them.
+
+    Attributes:
+        ranking, cost, select, each: as in `OnceRecipe`.
+    """
+
+    learner: SwitchLearner
+    ranking: Ranking = field(kw_only=True)
+    cost: Cost = field(kw_only=True)
+    select: Select = field(kw_only=True)
+    each: bool = field(kw_only=True)
+
+    def start(self, importance: torch.Tensor) -> None:
+        """The ranking after warm-up tells the first cut."""
+        self.learner.square = importance.square() * STAGE
+        self.learner.steps.fill_(STAGE)
+
+    def learn(
+        self, step: int, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]
+    ) -> None:
+        """Cut to what is allowed now, once every domain has had the steps of a stage."""
+        rows = list(domains)
+        if int(self.learner.steps.min()) >= STAGE:
+            self.learner.scores = self._shrunk(self.schedule.target(step))
+            self.learner.square.zero_()
+            self.learner.steps.zero_()
+        self.learner.square[rows] += gradient[rows].square()
+        self.learner.steps[rows] += 1
+
+    def cut(self) -> torch.Tensor:
+        """To the budget, if the last stage has not."""
+        return self._shrunk(None)
+
+    def _shrunk(self, share: float | None) -> torch.Tensor:
+        learner, kept = self.learner, self.chosen()
+        importance = (learner.square / learner.steps.clamp(min=1)).sqrt()
+        # Each domain's price is of what all keep, as of the union.
+        worth = ranked_worth(self.ranking, importance, self.cost, kept.amax(0))
+        return shrink(worth, kept, self.select, share, each=self.each)

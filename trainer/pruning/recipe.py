@@ -18,7 +18,7 @@ from prunion.trainer.cost import Cost
 from prunion.trainer.pruning.cut import Select, cut_each, cut_union, ranked_worth
 from prunion.trainer.pruning.learners import PaperLearner, SwitchLearner, order_in_rows
 from prunion.trainer.pruning.multipliers import Pressure
-from prunion.trainer.pruning.rank_and_cut import OnceRecipe
+from prunion.trainer.pruning.rank_and_cut import GreedyRecipe, OnceRecipe
 from prunion.trainer.pruning.recipe_base import Recipe
 from prunion.trainer.pruning.schedule import Schedule
 
@@ -178,6 +178,18 @@ def make_recipe(
             learns=beta < 1,
             ranked=True,
             ranking_steps=LONG_RANKING,
+            ranking=train.ranking,
+            cost=cost,
+            select=select,
+            each=each,
+        )
+    if train.recipe == "greedy":
+        return GreedyRecipe(
+            Schedule(warmup, ramp, settle, beta),
+            SwitchLearner(domains, units, 0.0, device),
+            Pressure(replace(train, sharing="none", domain_budget=False), cost, domains),
+            learns=beta < 1,
+            ranked=True,
             ranking=train.ranking,
             cost=cost,
             select=select,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -121,8 +122,11 @@ class Training:
         net, budget = self.net, self.budget
         domains, units = net.switches.shape
 
-        def select(worth: np.ndarray, used: np.ndarray | None) -> np.ndarray:
-            return select_union(worth, budget, used)
+        def select(
+            worth: np.ndarray, used: np.ndarray | None, share: float | None = None
+        ) -> np.ndarray:
+            allowed = max(budget.allowed, (share or 0) * budget.full)
+            return select_union(worth, replace(budget, allowed=allowed), used)
 
         return make_recipe(
             self.config.train,

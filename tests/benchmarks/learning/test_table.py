@@ -10,7 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.learning.catalogue import ROWS
+from prunion.benchmarks.learning import rows as rows_module
+from prunion.benchmarks.learning.catalogue import DECIDING, ROWS
 from prunion.benchmarks.learning.rows import _changes, make_config
 from prunion.benchmarks.learning.rows import main as learning
 from prunion.benchmarks.learning.table import goals, main, table
@@ -44,6 +45,26 @@ def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (0, "")
     unknown = CliRunner().invoke(learning, ["tuned", *options])
     assert unknown.exit_code == 2 and "no row tuned: choose from" in unknown.output
+
+
+def test_rows_that_decide_come_first_every_seed_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        rows_module, "run_row", lambda name, options: ran.append((name, options["seed"])) or {}
+    )
+    where = ["--data", str(tmp_path), "--weights", str(tmp_path)]
+    seeds = ["--seed", "0", "--seed", "1"]
+    named = CliRunner().invoke(
+        learning, ["tuned-025", "tuned-all", *where, *seeds, "-o", str(tmp_path / "named.jsonl")]
+    )
+    assert named.exit_code == 0
+    assert ran == [("tuned-025", 0), ("tuned-all", 0), ("tuned-025", 1), ("tuned-all", 1)]
+    ran.clear()
+    CliRunner().invoke(learning, [*where, *seeds, "-o", str(tmp_path / "all.jsonl")])
+    assert [name for name, _ in ran[:10]] == 2 * list(DECIDING)
+    assert len(ran) == len(set(ran)) == 2 * len(ROWS)
 
 
 def test_the_run_of_a_row(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ CHOICES: dict[str, dict[str, object]] = {
     "once": {"recipe": '"once"', "ranking": '"importance-per-cost"'},
     "once without ramp or settling": {"recipe": '"once"', "ramp": 0, "settle": 0},
     "once without warm-up": {"recipe": '"once"', "warmup": 0},
+    "greedy": {"recipe": '"greedy"', "ranking": '"importance-per-cost"'},
+    "greedy without a ramp": {"recipe": '"greedy"', "ramp": 0},
+    "greedy, one domain a step": {"recipe": '"greedy"', "order": '"epoch"'},
     "paper BA2": {"recipe": '"paper"', "sharing": '"none"', "settle": 0},
     "union and domains": {"domain_budget": "true"},
     "bf16": {"precision": '"bf16"'},
@@ -165,57 +168,6 @@ def test_the_papers_rate_falls_once() -> None:
     assert [settling.switch_rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
     assert {schedule.target(s) for s in range(8)} == {0.25}
     assert schedule.phase(0) == "ramp"
-
-
-def test_cut_once_right_after_warm_up(tmp_path: Path) -> None:
-    """The first step after warm-up has the budget, every domain the same units, for good."""
-    once = trained(tmp_path, recipe='"once"', ramp=1, settle=1)
-    lines = [json.loads(x) for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
-    steps = [x for x in lines if "cost" in x]
-    third = len(steps) // 3
-    assert {x["cost"] for x in steps[:third]} == {1.0}
-    assert {x["cost"] for x in steps[third:]} == {once.budget["value"]}
-    assert [x["target"] for x in steps] == [1.0] * third + [0.5] * 2 * third
-    switches = load_checkpoint(tmp_path / "out").net.switches
-    assert (switches == switches[0]).all()
-    assert once.uncut == once.sharing == 1.0
-    assert once.returned == 0
-
-
-def test_one_cut_trains_at_the_rates_of_a_ramp() -> None:
-    ramp, once = Schedule(4, 8, 12, 0.5), Schedule(4, 8, 12, 0.5, cuts_at_once=True)
-    assert [ramp.rate(s) for s in range(24)] == [once.rate(s) for s in range(24)]
-
-
-def test_importance_is_added_up_over_domains_and_divided_by_the_cost() -> None:
-    importance = torch.tensor([[1.0, 2.0, 4.0, 0.0], [4.0, 2.0, 0.0, 3.0]])
-    seen: dict[str, np.ndarray] = {}
-    for ranking in ("importance", "importance-per-cost"):
-
-        def select(worth: np.ndarray, used: object, ranking: str = ranking) -> np.ndarray:
-            seen[ranking] = worth
-            return np.array([True, False, False, True])
-
-        once = make_recipe(
-            TrainConfig(recipe="once", ranking=ranking),  # type: ignore[arg-type]
-            lambda kept: (kept * kept.new_tensor([1.0, 2.0, 4.0, 1.0])).sum() / 8,
-            select,
-            beta=0.5,
-            domains=2,
-            units=4,
-            steps_per_epoch=1,
-        )
-        once.start(importance)
-        assert once.cut().tolist() == [[1, 0, 0, 1]] * 2
-    assert seen["importance"].tolist() == [5, 4, 4, 3]
-    assert seen["importance-per-cost"].tolist() == [40, 16, 8, 24]
-
-
-def test_a_ramp_can_start_from_importance_per_cost() -> None:
-    own = recipe(ranking="importance-per-cost")
-    own.start(torch.tensor([[0.1, 0.4, 0.3, 0.2]] * 2))
-    assert own.learner.scores.tolist() == [[0.25, 1.0, 0.75, 0.5]] * 2
-    assert own.learner.square[0, 1] == pytest.approx(0.16)
 
 
 def test_a_budget_of_switches_is_met(tmp_path: Path) -> None:

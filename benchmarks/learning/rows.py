@@ -8,9 +8,8 @@ after warm-up, for its closing table; nothing is chosen by it). A row that is in
 is skipped, whatever the defaults were then: begin a new file when they change. A row that was
 interrupted goes on from its last epoch.
 
-Rows called `paper`, `intersection` and `jaccard` follow dos Santos et al., "Budget-Aware Pruning:
-Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464; `ba2` follows Berriel et
-al., "Budget-Aware Adapters for Multi-Domain Learning", 2019, arXiv 1905.06242.
+A line has the bits of the test images, in the files' order, that say which were answered right: so
+`paired.py` can compare two rows image by image.
 """
 
 from __future__ import annotations
@@ -18,24 +17,27 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
+from prunion.benchmarks.learning.paired import packed
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
-    BudgetKind,
     DomainConfig,
     InputConfig,
     RunConfig,
     TrainConfig,
 )
+from prunion.trainer.data import open_domains
+from prunion.trainer.network import load_checkpoint, right_answers
 from prunion.trainer.run import RunResult, train_run
 
 if sys.version_info >= (3, 11):
@@ -43,62 +45,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["ROWS", "LearningRow", "main", "run_row"]
+__all__ = ["main", "make_config", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
+EIGHT = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
 MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
-PAPER = {"trunk": "frozen", "recipe": "paper"}
-BA2 = {"trunk": "frozen", "sharing": "none", "cut": "domains"}
 RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
-
-
-@dataclass(frozen=True)
-class LearningRow:
-    """One line of the table."""
-
-    what: str
-    limit: float = 0.5
-    kind: BudgetKind = "params"
-    train: dict[str, Any] = field(default_factory=dict)
-
-
-def _rows() -> dict[str, LearningRow]:
-    rows = {
-        "frozen-all": LearningRow("all switches on, frozen", 1.0, train={"trunk": "frozen"}),
-        "tuned-all": LearningRow("all switches on, tuned", 1.0, train={"trunk": "tuned"}),
-        "ba2-050": LearningRow("BA² (budget loss only)", train=BA2),
-        "paper-050": LearningRow("union, paper recipe", train=PAPER),
-        "paper-epoch-050": LearningRow(
-            "the same, domains by epoch", train={**PAPER, "order": "epoch"}
-        ),
-        "frozen-macs-050": LearningRow("union, frozen", 0.5, "macs", {"trunk": "frozen"}),
-        "tuned-macs-050": LearningRow("union, tuned", 0.5, "macs", {"trunk": "tuned"}),
-    }
-    for trunk in ("frozen", "tuned"):
-        for limit in (0.75, 0.5, 0.25):
-            name = f"{trunk}-{round(100 * limit):03}"
-            rows[name] = LearningRow(f"union, {trunk}", limit, train={"trunk": trunk})
-        random = LearningRow(
-            f"union, {trunk}, random ranking", train={"trunk": trunk, "ranking": "random"}
-        )
-        rows[f"{trunk}-random-050"] = random
-        rows[f"{trunk}-macs-random-050"] = replace(random, kind="macs")
-    for loss in ("intersection", "jaccard"):
-        rows[f"{loss}-050"] = LearningRow(loss, train={"trunk": "tuned", "sharing": loss})
-    return rows
-
-
-ROWS = _rows()
 
 
 @click.command()
 @click.argument("rows", nargs=-1)
 @click.option("--data", required=True, type=click.Path(exists=True), help="Folder of domains.")
 @click.option("--weights", required=True, type=click.Path(exists=True), help="Folder of trunks.")
-@click.option("--domains", default=DOMAINS, show_default=True)
+@click.option("--domains", default=DOMAINS, show_default=True, help="Folders, or all: eight.")
 @click.option("--backbone", default="resnet18", show_default=True, help="resnet18 | lite0")
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=[0], help="Any number of them.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
@@ -106,17 +68,24 @@ ROWS = _rows()
 @click.option("--holdout", is_flag=True, help="Measure on a tenth of the training images instead.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="JSONL, one row a line.")
-def main(rows: tuple[str, ...], output: str, **options: Any) -> None:
-    """Run the named rows (all of them by default), one after the other."""
+def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: Any) -> None:
+    """Run the named rows one after the other, every seed of them.
+
+    Without a name all rows are run, those that decide first.
+    """
     path = Path(output)
     done = {json.loads(x)["key"] for x in path.read_text().splitlines()} if path.exists() else set()
-    for name in rows or ROWS:
+    for name in rows:
         if name not in ROWS:
             raise click.UsageError(f"no row {name}: choose from {', '.join(ROWS)}")
+    groups = [rows] if rows else [DECIDING, [name for name in ROWS if name not in DECIDING]]
+    for name, seed in ((name, seed) for group in groups for seed in seeds for name in group):
+        options["seed"] = seed
         key = _key(name, options)
         if key in done:
             continue
         line = json.dumps({"key": key, **run_row(name, options)})
+        done.add(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
@@ -133,7 +102,7 @@ def run_row(name: str, options: dict[str, Any]) -> dict[str, Any]:
     problems = verify_bundle(bundle).problems  # counts the file itself
     if problems:
         raise VerificationError(f"{bundle}: {'; '.join(problems)}")
-    return _figures(ROWS[name], result, manifest)
+    return {**_figures(ROWS[name], result, manifest), **_answers(config, folder)}
 
 
 def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
@@ -158,7 +127,7 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
                 holdout=0.1 if options["holdout"] else 0.0,
                 mirror=name in MIRRORED,
             )
-            for name in options["domains"].split(",")
+            for name in (EIGHT if options["domains"] == "all" else options["domains"]).split(",")
         ),
         train=train,
         seed=options["seed"],
@@ -205,6 +174,20 @@ def _key(name: str, options: dict[str, Any]) -> str:
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
     return ".".join([*parts, *(["holdout"] if options["holdout"] else [])])
+
+
+def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Per domain how many test images there are, and which the network answers right."""
+    net = load_checkpoint(folder).net
+    domains = open_domains(config.domains, config.seed, orientation=config.input.orientation)
+    right = {
+        domain.name: right_answers(net, index, domain, config.input)
+        for index, domain in enumerate(domains)
+    }
+    return {
+        "images": {name: len(bits) for name, bits in right.items()},
+        "right": {name: packed(bits) for name, bits in right.items()},
+    }
 
 
 def _figures(row: LearningRow, result: RunResult, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.rows import ROWS
+from prunion.benchmarks.learning.catalogue import ROWS
+from prunion.benchmarks.learning.paired import compare
+from prunion.benchmarks.learning.paired import seed_of as _seed
 
 __all__ = ["goals", "main", "table"]
 
@@ -79,10 +81,6 @@ def _name(line: dict[str, Any]) -> str:
     return str(line["key"].split(".")[1])
 
 
-def _seed(line: dict[str, Any]) -> str:
-    return str(line["key"].split(".")[2])
-
-
 def _percent(values: list[float], digits: int = 1) -> str:
     return f"{100 * statistics.mean(values):.{digits}f}"
 
@@ -98,13 +96,24 @@ def _largest(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def _lost(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> str:
+    """Points lost, with the least and the most of the seeds, or the interval where it is known."""
     lost = _losses(name, runs, lines)
-    return _percent(lost, 2) + _spread(lost) if lost else ""
+    if not lost:
+        return ""
+    whole = [line for line in lines if _name(line) == _reference(name)]
+    difference = compare(whole, runs)
+    if difference and 1 < difference.seeds == len(lost):
+        return f"{_percent(lost, 2)} {difference.interval}"
+    return _percent(lost, 2) + _spread(lost)
+
+
+def _reference(name: str) -> str:
+    return f"{ROWS[name].train['trunk']}-all"
 
 
 def _losses(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[float]:
     """How far below every channel on, the same kind of trunk and the same seed, by run."""
-    reference = f"{ROWS[name].train['trunk']}-all"
+    reference = _reference(name)
     if name == reference:
         return []
     whole = {_seed(line): line["mean"] for line in lines if _name(line) == reference}

@@ -150,12 +150,12 @@ DomainSource = Literal["files", "torchvision", "huggingface"]
 
 BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
 
-RecipeName = Literal["prunion", "paper"]
+RecipeName = Literal["prunion", "once", "greedy", "paper"]
 Phase = Literal["warmup", "ramp", "settle"]
 StepOrder = Literal["joint", "batch", "epoch"]  # which domains share a step
 Trunk = Literal["frozen", "tuned"]
 TrunkFrom = Literal["start", "settle"]
-Ranking = Literal["importance", "random"]
+Ranking = Literal["importance", "importance-per-cost", "random"]
 Precision = Literal["fp32", "bf16"]
 
 SharingLoss = Literal["union", "intersection", "jaccard"]

@@ -99,6 +99,11 @@ class TrainConfig:
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_int("train", "switch_every", self.switch_every, 1, 1000)
         check_choice("train", "ranking", self.ranking, get_args(Ranking))
+        if self.recipe == "greedy" and self.ranking == "random":
+            raise ConfigError(
+                '[train] ranking is "random" and recipe is "greedy", which ranks by what it '
+                'measures along the ramp: set recipe = "once", or another ranking'
+            )
         check_number("train", "weight_decay", self.weight_decay, 0, 1)
         check_number("train", "small_set_decay", self.small_set_decay, 0, 10)
         check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)

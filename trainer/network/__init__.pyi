@@ -5,6 +5,7 @@ from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import versions as versions
 from .domain_norm import DomainNorm as DomainNorm
 from .evaluation import evaluate as evaluate
+from .evaluation import right_answers as right_answers
 from .masked import DomainNet as DomainNet
 from .masked import Gate as Gate
 from .masked import build_network as build_network

@@ -3,7 +3,7 @@ from .learners import SwitchLearner as SwitchLearner
 from .learners import learner_state as learner_state
 from .learners import restore_learner as restore_learner
 from .multipliers import Pressure as Pressure
-from .recipe import Recipe as Recipe
 from .recipe import later_recipe as later_recipe
 from .recipe import make_recipe as make_recipe
+from .recipe_base import Recipe as Recipe
 from .schedule import Schedule as Schedule

@@ -1,121 +1,37 @@
 """A recipe: when the switches learn, by which rule, under which pressure, and how they are cut.
 
-There are three: prunion's own; that of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023,
+Here are prunion's own; that of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023,
 "Budget-Aware Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464, kept to
-compare with; and the one for a domain that joins a finished network. Whoever holds a recipe need
-not ask which it is.
+compare with; and the one for a domain that joins a finished network. `rank_and_cut.py` has those
+that learn no switches. Whoever holds a recipe need not ask which it is.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
-from prunion.trainer.config import TrainConfig
+from prunion.trainer.config import Ranking, TrainConfig
 from prunion.trainer.cost import Cost
-from prunion.trainer.pruning.learners import Learner, PaperLearner, SwitchLearner, order_in_rows
+from prunion.trainer.pruning.cut import Select, cut_each, cut_union, ranked_worth
+from prunion.trainer.pruning.learners import PaperLearner, SwitchLearner, order_in_rows
 from prunion.trainer.pruning.multipliers import Pressure
+from prunion.trainer.pruning.rank_and_cut import GreedyRecipe, OnceRecipe
+from prunion.trainer.pruning.recipe_base import Recipe
 from prunion.trainer.pruning.schedule import Schedule
 
 __all__ = [
     "LaterRecipe",
     "OwnRecipe",
     "PaperRecipe",
-    "Recipe",
-    "Select",
-    "cut_each",
-    "cut_union",
     "later_recipe",
     "make_recipe",
 ]
 
-
-# Worth of each unit `[U]`, and which may be kept `[U]` (None: all) → those the budget keeps `[U]`.
-Select = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-
-
-def cut_union(
-    scores: torch.Tensor, select: Select, *, only_used: bool, opens: bool
-) -> torch.Tensor:
-    """Cut the union of all domains to the budget: the switches that are left, 0/1 `[D, U]`.
-
-    Args:
-        scores: `[D, U]`; a domain uses a unit where its score is positive.
-        select: what the budget keeps.
-        only_used: False fills what is left of the budget with units that nobody uses.
-        opens: every domain gets all units that are kept, whatever it chose.
-    """
-    # What all domains together gain from a unit. Where nobody uses it, who came nearest decides.
-    worth = scores.clamp(min=0).sum(0) + 1e-3 * scores.max(0).values
-    used = (scores > 0).any(0).cpu().numpy() if only_used else None
-    kept = torch.from_numpy(select(worth.cpu().numpy(), used)).to(scores)
-    if opens:
-        return kept.expand_as(scores)
-    chosen = (scores > 0).float() * kept
-    # What nobody chose, what fills the budget or a multiple, is everybody's.
-    return torch.where(chosen.amax(0) > 0, chosen, kept)
-
-
-def cut_each(scores: torch.Tensor, select: Select) -> torch.Tensor:
-    """Cut each domain to the budget as if it were the only one, 0/1 `[D, U]`."""
-    rows = scores.cpu().numpy()
-    return torch.stack([torch.from_numpy(select(row, row > 0)).to(scores) for row in rows])
-
-
 LEAST_UPDATES = 72  # of the switches in a ramp
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe(ABC):
-    """How the switches of a run learn.
-
-    Attributes:
-        schedule: the phases, and the budget and the rates at each step.
-        learner: the scores of the switches, and the rule that moves them.
-        pressure: what the budget and the sharing loss charge each switch.
-        learns: False where the budget leaves nothing to cut: every switch stays on.
-        starts_whole: True if warm-up has every switch on, False if as the network comes.
-        ranked: whether `start` wants to know each switch's importance before the ramp.
-    """
-
-    schedule: Schedule
-    learner: Learner
-    pressure: Pressure
-    learns: bool = field(default=True, kw_only=True)
-    starts_whole: bool = field(default=True, kw_only=True)
-    ranked: bool = field(default=False, kw_only=True)
-
-    def start(self, importance: torch.Tensor) -> None:
-        """Place the scores before the ramp, knowing the switches' importance `[D, U]`."""
-        raise NotImplementedError("a recipe that ranks says how")
-
-    def learns_at(self, step: int) -> bool:
-        """Whether the switches learn at this step of the ramp."""
-        return True
-
-    def chosen(self) -> torch.Tensor:
-        """What each domain has on, 0/1 `[D, U]`."""
-        return (self.learner.scores > 0).float()
-
-    @abstractmethod
-    def learn(
-        self, step: int, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]
-    ) -> None:
-        """Move the scores once.
-
-        Args:
-            on: the switches of the step, 0/1 `[D, U]`.
-            gradient: of the domains' losses by them, `[D, U]`.
-            domains: whose images the step had.
-        """
-
-    @abstractmethod
-    def cut(self) -> torch.Tensor:
-        """The switches that stay for good, 0/1 `[D, U]`."""
+LONG_RANKING = 96  # steps: what is cut at once never comes back
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +39,8 @@ class OwnRecipe(Recipe):
     """prunion's: warm up, rank, tighten the budget along a ramp, fill what the cut leaves of it.
 
     Attributes:
-        ranking: what orders the scores before the ramp, `importance` or `random`.
+        ranking: what orders the scores before the ramp.
+        cost: of how much of each unit is kept, as a share of the backbone's.
         select: what the budget keeps of the units.
         each: cut every domain alone, as if it were the only one.
         opens: every domain settles with all units that are kept.
@@ -132,7 +49,8 @@ class OwnRecipe(Recipe):
     """
 
     learner: SwitchLearner
-    ranking: str = field(kw_only=True)
+    ranking: Ranking = field(kw_only=True)
+    cost: Cost = field(kw_only=True)
     select: Select = field(kw_only=True)
     each: bool = field(kw_only=True)
     opens: bool = field(kw_only=True)
@@ -140,10 +58,10 @@ class OwnRecipe(Recipe):
     round: int = field(kw_only=True)
 
     def start(self, importance: torch.Tensor) -> None:
-        """In the order of importance, or at random with the same step sizes."""
+        """In the order of the ranking; the step sizes are those of importance."""
         self.learner.start(importance)
-        if self.ranking == "random":
-            self.learner.scores = order_in_rows(torch.rand_like(importance))
+        worth = ranked_worth(self.ranking, importance, self.cost)
+        self.learner.scores = order_in_rows(worth)
 
     def learns_at(self, step: int) -> bool:
         """Every few rounds: learning gates cost more than fixed ones, and λ has time to follow."""
@@ -252,6 +170,31 @@ def make_recipe(
             each=each,
             opens=opens,
         )
+    if train.recipe == "once":
+        return OnceRecipe(
+            Schedule(warmup, ramp, settle, beta, cuts_at_once=True),
+            SwitchLearner(domains, units, 0.0, device),
+            Pressure(replace(train, sharing="none", domain_budget=False), cost, domains),
+            learns=beta < 1,
+            ranked=True,
+            ranking_steps=LONG_RANKING,
+            ranking=train.ranking,
+            cost=cost,
+            select=select,
+            each=each,
+        )
+    if train.recipe == "greedy":
+        return GreedyRecipe(
+            Schedule(warmup, ramp, settle, beta),
+            SwitchLearner(domains, units, 0.0, device),
+            Pressure(replace(train, sharing="none", domain_budget=False), cost, domains),
+            learns=beta < 1,
+            ranked=True,
+            ranking=train.ranking,
+            cost=cost,
+            select=select,
+            each=each,
+        )
     # What is kept is in the file anyway. Without settling, though, nothing would adapt to it.
     opens = opens or (train.settle_with == "auto" and not each and settle > 0)
     # One domain a step: the switches of all of them take so many turns.
@@ -266,6 +209,7 @@ def make_recipe(
         learns=beta < 1,
         ranked=True,
         ranking=train.ranking,
+        cost=cost,
         select=select,
         each=each,
         opens=opens,

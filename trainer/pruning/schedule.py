@@ -28,6 +28,7 @@ class Schedule:
     settle: int
     beta: float
     steps_down: bool = False  # the paper's: no ramp, the rate a tenth for the last quarter
+    cuts_at_once: bool = False  # no ramp either, the rates as with one
 
     @property
     def total(self) -> int:
@@ -38,12 +39,16 @@ class Schedule:
         """`warmup`, `ramp` or `settle`."""
         if step < self.warmup:
             return "warmup"
+        if self.cuts_at_once:
+            return "settle"
         return "ramp" if step < self.warmup + self.ramp else "settle"
 
     def target(self, step: int) -> float:
         """Share of the cost allowed at `step` of the ramp; the last tenth holds still at β."""
         if self.steps_down:
             return self.beta
+        if self.cuts_at_once:
+            return 1.0 if step < self.warmup else self.beta
         done = (step - self.warmup + 1) / max(1.0, 0.9 * self.ramp)
         return 1 - (1 - self.beta) * min(max(done, 0.0), 1.0)
 

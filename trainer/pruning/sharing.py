@@ -16,6 +16,7 @@ from prunion.trainer.cost import Cost
 __all__ = [
     "domain_losses",
     "intersection",
+    "marginal_cost",
     "sharing_gradient",
     "sharing_loss",
     "union",
@@ -94,7 +95,7 @@ def union_price(switches: torch.Tensor, cost: Cost) -> tuple[float, torch.Tensor
         The cost, and the charge `[D, U]`.
     """
     users = switches.sum(dim=0)
-    total, marginal = _marginal(cost, (users > 0).double())
+    total, marginal = marginal_cost(cost, (users > 0).double())
     share = marginal.to(switches.dtype) / users.clamp(min=1)
     return total, torch.where((switches > 0) | (users == 0), share, 0.0)
 
@@ -103,7 +104,7 @@ def _jaccard_price(switches: torch.Tensor, cost: Cost) -> torch.Tensor:
     """Eq. 9's gradient by the quotient rule, with the union's part shared among its users."""
     whole, price = union_price(switches, cost)
     whole = max(whole, NOTHING)
-    common, marginal = _marginal(cost, intersection(switches).double())
+    common, marginal = marginal_cost(cost, intersection(switches).double())
     others = torch.stack(
         [torch.cat([switches[:d], switches[d + 1 :]]).prod(dim=0) for d in range(len(switches))]
     )
@@ -111,7 +112,7 @@ def _jaccard_price(switches: torch.Tensor, cost: Cost) -> torch.Tensor:
     return (common * price / whole - gain) / whole
 
 
-def _marginal(cost: Cost, kept: torch.Tensor) -> tuple[float, torch.Tensor]:
+def marginal_cost(cost: Cost, kept: torch.Tensor) -> tuple[float, torch.Tensor]:
     """The cost of `kept` `[U]`, and its derivative by every unit."""
     with torch.enable_grad():
         leaf = kept.requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from prunion.trainer.run.steps import (
 
 __all__ = ["Training"]
 
-RANKING_STEPS = 24
 Report = Callable[[dict[str, float]], None]
 
 
@@ -122,8 +122,11 @@ class Training:
         net, budget = self.net, self.budget
         domains, units = net.switches.shape
 
-        def select(worth: np.ndarray, used: np.ndarray | None) -> np.ndarray:
-            return select_union(worth, budget, used)
+        def select(
+            worth: np.ndarray, used: np.ndarray | None, share: float | None = None
+        ) -> np.ndarray:
+            allowed = max(budget.allowed, (share or 0) * budget.full)
+            return select_union(worth, replace(budget, allowed=allowed), used)
 
         return make_recipe(
             self.config.train,
@@ -149,7 +152,7 @@ class Training:
 
     def _rank(self) -> None:
         """Find out how much each domain's loss reacts to each switch, and place the scores."""
-        steps = _first(self.batches.epoch(self.epoch, joint=True), RANKING_STEPS)
+        steps = _first(self.batches.epoch(self.epoch, joint=True), self.recipe.ranking_steps)
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
         precision = self.config.train.precision
         self.recipe.start(importance_of(self.net, steps, precision, self.processes))

@@ -10,7 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.learning.rows import ROWS, _changes, make_config
+from prunion.benchmarks.learning import rows as rows_module
+from prunion.benchmarks.learning.catalogue import DECIDING, ROWS
+from prunion.benchmarks.learning.rows import _changes, make_config
 from prunion.benchmarks.learning.rows import main as learning
 from prunion.benchmarks.learning.table import goals, main, table
 
@@ -45,6 +47,26 @@ def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
     assert unknown.exit_code == 2 and "no row tuned: choose from" in unknown.output
 
 
+def test_rows_that_decide_come_first_every_seed_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        rows_module, "run_row", lambda name, options: ran.append((name, options["seed"])) or {}
+    )
+    where = ["--data", str(tmp_path), "--weights", str(tmp_path)]
+    seeds = ["--seed", "0", "--seed", "1"]
+    named = CliRunner().invoke(
+        learning, ["tuned-025", "tuned-all", *where, *seeds, "-o", str(tmp_path / "named.jsonl")]
+    )
+    assert named.exit_code == 0
+    assert ran == [("tuned-025", 0), ("tuned-all", 0), ("tuned-025", 1), ("tuned-all", 1)]
+    ran.clear()
+    CliRunner().invoke(learning, [*where, *seeds, "-o", str(tmp_path / "all.jsonl")])
+    assert [name for name, _ in ran[:10]] == 2 * list(DECIDING)
+    assert len(ran) == len(set(ran)) == 2 * len(ROWS)
+
+
 def test_the_run_of_a_row(tmp_path: Path) -> None:
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
@@ -58,6 +80,21 @@ def test_the_run_of_a_row(tmp_path: Path) -> None:
     assert [(d.name, d.mirror, d.holdout, d.test) for d in config.domains] == [
         ("gtsrb", False, 0.1, ()), ("flowers5", True, 0.1, ())
     ]  # fmt: skip
+
+
+def test_every_row_is_a_run() -> None:
+    """A method's name, the budget's kind unless it is parameters, and its share."""
+    options = {
+        "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),
+        "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "seed": 0, "threads": 1,
+    }  # fmt: skip
+    assert len(make_config(ROWS["tuned-025"], {**options, "domains": "all"}).domains) == 8
+    for row in ROWS.values():
+        make_config(row, options)
+    once = make_config(ROWS["one-shot-macs-025"], options)
+    assert (once.budget.kind, once.budget.limit) == ("macs", 0.25)
+    assert (once.train.recipe, once.train.ranking) == ("once", "importance-per-cost")
+    assert make_config(ROWS["one-shot-undivided-010"], options).train.ranking == "importance"
 
 
 def test_a_row_is_held_against_its_own_reference() -> None:

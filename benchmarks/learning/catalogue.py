@@ -1,0 +1,77 @@
+"""The rows of the learning table: what is trained, and to which budget.
+
+A name is the method's and the budget's: `one-shot-macs-025` is the method `one-shot` at a quarter
+of the MACs, `one-shot-025` at a quarter of the parameters.
+
+Methods called `paper`, `intersection` and `jaccard` follow dos Santos et al., "Budget-Aware
+Pruning: Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464; `ba2` follows
+Berriel et al., "Budget-Aware Adapters for Multi-Domain Learning", 2019, arXiv 1905.06242.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from prunion.trainer.config import BudgetKind
+
+__all__ = ["DECIDING", "ROWS", "LearningRow"]
+
+PARAMS = ("075", "050", "025", "010", "005")
+MACS = ("macs-050", "macs-025", "macs-010")
+POINTS = (*PARAMS, *MACS)
+
+
+@dataclass(frozen=True)
+class LearningRow:
+    """One line of the table: `train` are keys of `[train]`."""
+
+    what: str
+    limit: float = 0.5
+    kind: BudgetKind = "params"
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+FROZEN, TUNED = {"trunk": "frozen"}, {"trunk": "tuned"}
+ONCE = {**TUNED, "recipe": "once", "ranking": "importance-per-cost"}
+PAPER = {**FROZEN, "recipe": "paper"}
+BA2 = {**FROZEN, "sharing": "none", "cut": "domains"}
+
+# Method: in words, its keys of `[train]`, the budgets it is run at.
+METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
+    "ba2": ("BA² (budget loss only)", BA2, POINTS),
+    "ba2-tuned": ("BA², tuned", {**BA2, **TUNED}, POINTS),
+    "paper": ("union, paper recipe", PAPER, ("050",)),
+    "paper-epoch": ("the same, domains by epoch", {**PAPER, "order": "epoch"}, ("050",)),
+    "frozen": ("union, frozen", FROZEN, POINTS),
+    "tuned": ("union, tuned", TUNED, POINTS),
+    "one-shot": ("cut once by importance per cost", ONCE, POINTS),
+    "one-shot-undivided": ("cut once by importance", {**ONCE, "ranking": "importance"}, POINTS),
+    "greedy": ("a ramp of cuts by importance per cost", {**ONCE, "recipe": "greedy"}, POINTS),
+    "one-shot-random": ("cut once at random", {**ONCE, "ranking": "random"}, POINTS),
+    "frozen-random": ("union, frozen, random ranking", {**FROZEN, "ranking": "random"}, PARAMS),
+    "tuned-random": ("union, tuned, random ranking", {**TUNED, "ranking": "random"}, PARAMS),
+    "intersection": ("intersection", {**TUNED, "sharing": "intersection"}, POINTS),
+    "jaccard": ("jaccard", {**TUNED, "sharing": "jaccard"}, POINTS),
+}
+
+
+def _rows() -> dict[str, LearningRow]:
+    rows = {
+        "frozen-all": LearningRow("all switches on, frozen", 1.0, train=FROZEN),
+        "tuned-all": LearningRow("all switches on, tuned", 1.0, train=TUNED),
+    }
+    for method, (what, train, points) in METHODS.items():
+        for point in points:
+            *kind, share = point.split("-")
+            budget: BudgetKind = "macs" if kind else "params"
+            rows[f"{method}-{point}"] = LearningRow(what, int(share) / 100, budget, train)
+    for trunk in ("frozen", "tuned"):  # older names, the budget's kind in their middle
+        rows[f"{trunk}-macs-random-050"] = replace(rows[f"{trunk}-random-050"], kind="macs")
+    return rows
+
+
+ROWS = _rows()
+# What is to be known first: whether learning the switches beats one cut, and what either loses.
+DECIDING = ("tuned-all", "tuned-025", "one-shot-025", "tuned-macs-050", "one-shot-macs-050")

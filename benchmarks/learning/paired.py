@@ -1,0 +1,210 @@
+"""Two rows of the learning table held against each other, image by image and seed by seed.
+
+    python -m prunion.benchmarks.learning.paired rows.jsonl tuned-025 one-shot-025 tuned-all
+
+The first row against every other one (against all that were run alike, where it stands alone). Rows
+with settings are named with them, as in their key: `tuned-025.all`, `tuned-025.average-1`.
+
+The difference is of the mean over domains of the accuracy, and its 95 % interval is for other seeds
+*and* other images of the same domains. Seeds and images are crossed: every seed answers the same
+images. So each level is resampled on its own, images within their domain, its deviations reflated
+to the level's own variance (Carpenter, Goldstein and Rasbash 2003, "A novel bootstrap procedure for
+assessing the relationship between class size and achievement", JRSS C 52): plain resampling of both
+levels would count the noise of a single answer twice. A handful of seeds says little of how
+seeds differ, and Student's t says how little.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+__all__ = ["Difference", "compare", "label_of", "main", "packed", "seed_of", "unpacked"]
+
+DRAWS = 20_000
+LEVEL = 0.95
+# Student's t at that level for 2, 3, … 11 seeds, and the normal's.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+NORMAL = 1.960
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more accurate one row is than another, as shares of 1.
+
+    Attributes:
+        mean: over seeds, domains and images.
+        low, high: the 95 % interval; of one seed it is over images alone.
+        seeds: how many both rows have.
+        images: test images of all domains.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    images: int
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `cannot tell`; one seed never tells."""
+        if self.seeds > 1 and self.low > 0:
+            return "better"
+        if self.seeds > 1 and self.high < 0:
+            return "worse"
+        return "cannot tell"
+
+    @property
+    def interval(self) -> str:
+        """In points: `[-0.12, 0.45]`."""
+        return f"[{100 * self.low:.2f}, {100 * self.high:.2f}]"
+
+
+def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
+    """How much better our row is; None where no seed is in both with its answers.
+
+    Raises:
+        click.ClickException: the two were tested on different images.
+    """
+    mine, other = ({seed_of(x): x for x in lines if "right" in x} for lines in (ours, theirs))
+    common = sorted(mine.keys() & other.keys())
+    if not common:
+        return None
+    images = mine[common[0]]["images"]
+    for line in (rows[seed] for rows in (mine, other) for seed in common):
+        if line["images"] != images:
+            raise click.ClickException(
+                f"{line['key']} was tested on other images than {mine[common[0]]['key']}: "
+                "compare rows of the same domains"
+            )
+    differences = [
+        np.stack(
+            [
+                unpacked(mine[seed]["right"][name], count).astype(np.float64)
+                - unpacked(other[seed]["right"][name], count)
+                for seed in common
+            ]
+        )
+        for name, count in images.items()
+    ]
+    low, high = _interval(differences)
+    mean = float(np.mean([d.mean() for d in differences]))
+    return Difference(mean, mean + low, mean + high, len(common), sum(images.values()))
+
+
+def packed(right: np.ndarray) -> str:
+    """Booleans `[N]` as base64 of their bits, the first one highest."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> np.ndarray:
+    """What `packed` packed: booleans `[count]`."""
+    bits = np.frombuffer(base64.b64decode(text), np.uint8)
+    return np.unpackbits(bits, count=count).astype(bool)
+
+
+def seed_of(line: Line) -> str:
+    """The third part of a line's key."""
+    return str(line["key"].split(".")[2])
+
+
+def label_of(line: Line) -> str:
+    """A line's key without backbone and seed: the row, and what was set for it."""
+    _, name, _, *extra = line["key"].split(".")
+    return ".".join([name, *extra])
+
+
+def _interval(differences: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Ends of the interval around the mean, from differences `[S, N]` of each domain."""
+    draw = np.random.default_rng(0)
+    total = np.zeros(DRAWS)
+    for each in differences:
+        total += _images_resampled(each, draw) / len(differences)
+    total += _seeds_resampled(np.mean([each.mean(1) for each in differences], axis=0), draw)
+    # Basic bootstrap: how far a resample lies above the mean, the mean may lie above the truth.
+    low, high = np.quantile(-total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _images_resampled(each: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Deviations of a domain's mean under other images, from `[S, N]`: `[DRAWS]`.
+
+    Only what the seeds agree on counts; what one seed answers by chance is in the seeds' spread.
+    """
+    seeds, count = each.shape
+    image = each.mean(0)
+    spread, agreed = image.var(ddof=1) if count > 1 else 0.0, 1.0
+    if seeds > 1 and spread > 0:
+        chance = each - image - each.mean(1, keepdims=True) + each.mean()
+        noise = (chance**2).sum() / ((seeds - 1) * (count - 1))
+        agreed = math.sqrt(max(0.0, 1 - noise / seeds / spread))
+    values, times = np.unique(image, return_counts=True)
+    resampled = draw.multinomial(count, times / count, size=DRAWS) @ values / count
+    return np.asarray(agreed * (resampled - image.mean()))
+
+
+def _seeds_resampled(seed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Deviations of the mean of `[S]` under other seeds, `[DRAWS]`; none where there is one."""
+    count = len(seed)
+    if count < 2:
+        return np.zeros(DRAWS)
+    student = STUDENT[min(count - 1, len(STUDENT)) - 1]
+    reflate = math.sqrt(count / (count - 1)) * student / NORMAL
+    resampled = draw.choice(seed, (DRAWS, count)).mean(1)
+    return np.asarray(reflate * (resampled - seed.mean()))
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("rows", nargs=-1, required=True)
+def main(path: Path, rows: tuple[str, ...]) -> None:
+    """Print what tells the first row from the others, for each backbone."""
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    labels = list(dict.fromkeys(label_of(line) for line in lines))
+    for name in rows:
+        if name not in labels:
+            raise click.UsageError(f"no row {name} in {path}: choose from {', '.join(labels)}")
+    first, *others = rows
+    extra = first.partition(".")[2]
+    others = others or [x for x in labels if x != first and x.partition(".")[2] == extra]
+    head = ["row", "against", "seeds", "images", "points", "95 % interval", "verdict"]
+    for backbone in dict.fromkeys(line["key"].split(".")[0] for line in lines):
+        mine = [x for x in lines if x["key"].split(".")[0] == backbone]
+        shown = [
+            _row(first, name, difference)
+            for name in others
+            if (difference := compare(_of(mine, first), _of(mine, name)))
+        ]
+        if shown:
+            click.echo(f"\n{backbone}:\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+            click.echo("\n".join(shown))
+
+
+def _of(lines: Sequence[Line], label: str) -> list[Line]:
+    return [line for line in lines if label_of(line) == label]
+
+
+def _row(first: str, other: str, difference: Difference) -> str:
+    cells = [
+        f"`{first}`",
+        f"`{other}`",
+        str(difference.seeds),
+        f"{difference.images:,}",
+        f"{100 * difference.mean:+.2f}",
+        difference.interval,
+        difference.verdict,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

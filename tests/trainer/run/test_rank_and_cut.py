@@ -1,0 +1,144 @@
+"""Recipes that learn no switches: one cut after warm-up, and a ramp of cuts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prunion.runtime.base import sha256_file
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.pruning import Schedule, make_recipe
+from prunion.trainer.pruning.rank_and_cut import GreedyRecipe
+from prunion.trainer.run import RunResult, Training, train_run
+from prunion.trainer.run.snapshot import save_snapshot
+from tests.trainer.tiny_run import tiny_run
+
+
+def trained(folder: Path, **train: object) -> RunResult:
+    return train_run(load_config(tiny_run(folder, **train)), folder / "out")
+
+
+def test_cut_once_right_after_warm_up(tmp_path: Path) -> None:
+    """The first step after warm-up has the budget, every domain the same units, for good."""
+    once = trained(tmp_path, recipe='"once"', ramp=1, settle=1)
+    lines = [json.loads(x) for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    steps = [x for x in lines if "cost" in x]
+    third = len(steps) // 3
+    assert {x["cost"] for x in steps[:third]} == {1.0}
+    assert {x["cost"] for x in steps[third:]} == {once.budget["value"]}
+    assert [x["target"] for x in steps] == [1.0] * third + [0.5] * 2 * third
+    switches = load_checkpoint(tmp_path / "out").net.switches
+    assert (switches == switches[0]).all()
+    assert once.uncut == once.sharing == 1.0
+    assert once.returned == 0
+
+
+def test_one_cut_trains_at_the_rates_of_a_ramp() -> None:
+    ramp, once = Schedule(4, 8, 12, 0.5), Schedule(4, 8, 12, 0.5, cuts_at_once=True)
+    assert [ramp.rate(s) for s in range(24)] == [once.rate(s) for s in range(24)]
+
+
+def test_importance_is_added_up_over_domains_and_divided_by_the_cost() -> None:
+    importance = torch.tensor([[1.0, 2.0, 4.0, 0.0], [4.0, 2.0, 0.0, 3.0]])
+    seen: dict[str, np.ndarray] = {}
+    for ranking in ("importance", "importance-per-cost"):
+
+        def select(worth: np.ndarray, used: object, ranking: str = ranking) -> np.ndarray:
+            seen[ranking] = worth
+            return np.array([True, False, False, True])
+
+        once = make_recipe(
+            TrainConfig(recipe="once", ranking=ranking),  # type: ignore[arg-type]
+            lambda kept: (kept * kept.new_tensor([1.0, 2.0, 4.0, 1.0])).sum() / 8,
+            select,
+            beta=0.5,
+            domains=2,
+            units=4,
+            steps_per_epoch=1,
+        )
+        once.start(importance)
+        assert once.cut().tolist() == [[1, 0, 0, 1]] * 2
+    assert seen["importance"].tolist() == [5, 4, 4, 3]
+    assert seen["importance-per-cost"].tolist() == [40, 16, 8, 24]
+
+
+def test_a_greedy_ramp_only_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In stages, each below its target, all domains alike; the stages alone reach the budget."""
+    seen: list[torch.Tensor] = []
+    learn = GreedyRecipe.learn
+
+    def kept(self: GreedyRecipe, step: int, *args: Any) -> None:
+        learn(self, step, *args)
+        seen.append(self.chosen())
+
+    monkeypatch.setattr("prunion.trainer.pruning.rank_and_cut.STAGE", 2)
+    monkeypatch.setattr(GreedyRecipe, "learn", kept)
+    result = trained(tmp_path, recipe='"greedy"', ramp=4)
+    assert all((after <= before).all() for before, after in itertools.pairwise(seen))
+    assert all((on == on[0]).all() for on in seen)
+    assert len({int(on.sum()) for on in seen}) > 3
+    assert result.uncut == result.budget["value"] <= 0.5
+    lines = [json.loads(x) for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    steps = [x for x in lines if "cost" in x]
+    assert steps[-1]["cost"] == result.budget["value"]
+
+
+def test_a_greedy_ramp_is_not_random() -> None:
+    with pytest.raises(ConfigError, match=r"ranking is .random. and recipe is .greedy."):
+        TrainConfig(recipe="greedy", ranking="random")
+
+
+def test_each_domain_can_be_cut_greedily(tmp_path: Path) -> None:
+    trained(tmp_path, recipe='"greedy"', cut='"domains"', ranking='"importance-per-cost"')
+    net = load_checkpoint(tmp_path / "out").net
+    table = net.units.table
+    costs = [table.params(row.numpy() > 0) / table.params(row.numpy() > -1) for row in net.switches]
+    assert max(costs) <= 0.5
+    assert (net.switches[0] != net.switches[1]).any()
+
+
+def test_a_ramp_can_start_from_importance_per_cost() -> None:
+    own = make_recipe(
+        TrainConfig(ranking="importance-per-cost"),
+        lambda kept: kept.mean(),
+        lambda worth, used, share=None: np.ones(4, bool),
+        beta=0.5,
+        domains=2,
+        units=4,
+        steps_per_epoch=1,
+    )
+    own.start(torch.tensor([[0.1, 0.4, 0.3, 0.2]] * 2))
+    assert own.learner.scores.tolist() == [[0.25, 1.0, 0.75, 0.5]] * 2
+    assert own.learner.square[0, 1] == pytest.approx(0.16)
+
+
+@pytest.mark.parametrize("recipe", ["once", "greedy"])
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_stopped_run_goes_on_as_if_it_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, epochs: int
+) -> None:
+    run_file = tiny_run(tmp_path, recipe=f'"{recipe}"', ranking='"importance-per-cost"')
+    train_run(load_config(run_file), tmp_path / "whole")
+
+    def stopped(path: Path, training: Training, facts: dict[str, Any]) -> None:
+        save_snapshot(path, training, facts)
+        if training.epoch == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prunion.trainer.run.epochs.save_snapshot", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(load_config(run_file), tmp_path / "out")
+    train_run(load_config(run_file), tmp_path / "out", resume=True)
+    first, second = (
+        sha256_file(tmp_path / name / "checkpoint/model.safetensors") for name in ("whole", "out")
+    )
+    assert first == second

@@ -51,7 +51,8 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
     bundle_name(output)
     check_output(output, force=force, wrote=foreign_to_bundle)
     torch.manual_seed(config.seed)
-    backbone = replace(config.backbone, weights="none", match="name")
+    weights = "default" if config.backbone.source == "python" else "none"
+    backbone = replace(config.backbone, weights=weights, match="name")
     net = build_network(backbone, config.input.size, [CLASSES], weights=False)
     everything = replace(
         config,

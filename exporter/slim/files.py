@@ -1,7 +1,7 @@
 """The sliced network as a torch model that reloads without the checkpoint: layout and tensors.
 
-The slim layout, in `plan.json`, says which backbone to build and which of its channel units to
-keep; `slim.safetensors` holds every tensor of the result. Nothing is pickled, no class is stored.
+The slim layout, in `plan.json`, holds the backbone's graph and which of its channel units to keep;
+`slim.safetensors` holds every tensor of the result. Nothing is pickled, no class is stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import BackboneConfig
-from prunion.trainer.network import Checkpoint, build_network
+from prunion.trainer.network import Checkpoint, rebuild_network
 
 __all__ = ["load_slim", "save_slim", "write_slim"]
 
@@ -54,6 +54,7 @@ def write_slim(folder: Path, slim: SlimNet, loaded: Checkpoint, alive: np.ndarra
     layout = {
         "format_version": FORMAT_VERSION,
         "backbone": config["backbone"],
+        "graph": loaded.net.graph,
         "size": list(loaded.config.input.size),
         "domains": [
             {"name": d["name"], "classes": list(d["classes"])} for d in loaded.meta["domains"]
@@ -76,8 +77,7 @@ def load_slim(folder: Path | str) -> SlimNet:
     """Rebuild the sliced network: its backbone, sliced as the layout says, with its tensors.
 
     Raises:
-        CheckpointError: a file is missing, altered, of another version, or does not fit the
-            backbone that the installed torchvision or timm builds.
+        CheckpointError: a file is missing, altered, of another version, or does not fit its graph.
     """
     folder = Path(folder)
     layout = _layout(folder)
@@ -87,7 +87,8 @@ def load_slim(folder: Path | str) -> SlimNet:
     try:
         config = BackboneConfig(**layout["backbone"])
         classes = [len(d["classes"]) for d in layout["domains"]]
-        net = build_network(config, layout["size"], classes, weights=False)
+        graph, place = layout.get("graph"), f"graph in {folder}/{LAYOUT}"
+        net = rebuild_network(config, layout["size"], classes, graph, place)
         alive = np.zeros(net.units.table.count, dtype=bool)
         if layout["units"]["count"] != len(alive):
             raise CheckpointError(

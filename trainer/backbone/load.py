@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from difflib import get_close_matches
-from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+import copy
+import logging
 
 import torch
 from torch import fx, nn
 
-from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
+from prunion.trainer.backbone.published import published_net
+from prunion.trainer.backbone.python_net import make_python_net
 from prunion.trainer.backbone.tracing import op_name, trace
 from prunion.trainer.backbone.weights import (
     load_weights,
@@ -29,21 +26,32 @@ PASSES_THROUGH = frozenset(
     ["flatten", "view", "reshape", "squeeze", "relu", "mean", "adaptive_avg_pool2d"]
 )
 
+log = logging.getLogger(__name__)
+
 
 def load_backbone(
-    config: BackboneConfig, height: int, width: int, *, weights: bool = True
+    config: BackboneConfig,
+    height: int,
+    width: int,
+    *,
+    weights: bool = True,
+    model: nn.Module | None = None,
 ) -> fx.GraphModule:
     """The trunk as a traced graph from `[N, 3, H, W]` to features `[N, F]`.
 
     The classifier is taken off; with `config.cut`, everything behind that module too, and its
     output is average-pooled. With `weights=False` the parameters are left as the library draws
-    them, for a caller that loads its own.
+    them, for a caller that loads its own. `model` stands for what `config` names, and is left as
+    it is.
 
     Raises:
         ConfigError: unknown name, or weights that do not fit.
         UnsupportedGraphError: the network cannot be traced, or does not end in features.
     """
-    model = _create(config, pretrained=weights and config.weights == "default")
+    if model is not None:
+        model = copy.deepcopy(model).to("cpu", torch.float32)
+    else:
+        model = _create(config, pretrained=weights and config.weights == "default")
     state = read_weights(config.weights) if weights and config.weights_are_a_file else None
     if state is not None and config.match == "order":
         state = match_by_order(config, state, model.state_dict())
@@ -52,6 +60,8 @@ def load_backbone(
         _end_behind(module.graph, config.cut)
     elif config.source == "torchvision":
         drop_classifier(module.graph)
+    elif config.source == "python":
+        _end_in_features(module.graph)
     module.graph.eliminate_dead_code()
     module = fx.GraphModule(module, module.graph)  # takes along only the parameters still used
     if state is not None:
@@ -62,77 +72,9 @@ def load_backbone(
 def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
     if config.source == "prunion":
         return _create_own(config, pretrained=pretrained)
-    _check_name(config)
-    try:
-        if config.source == "timm":
-            return _create_timm(config.name, pretrained=pretrained)
-        return _create_torchvision(config.name, pretrained=pretrained)
-    except (ValueError, RuntimeError, KeyError) as exc:
-        raise ConfigError(
-            f"[backbone] name: {config.source} cannot make {config.name!r} ({reason_of(exc)})"
-        ) from exc
-    except OSError as exc:
-        raise ConfigError(
-            f'[backbone] weights = "default": the weights of {config.name} cannot be downloaded '
-            f"({reason_of(exc)}); give a local file instead"
-        ) from exc
-
-
-def _check_name(config: BackboneConfig) -> None:
-    if config.source == "timm":
-        import timm
-
-        known, base = timm.list_models(), config.name.split(".")[0]  # NAME.TAG names its weights
-    else:
-        from torchvision.models import list_models
-
-        known, base = list_models(), config.name
-    if base not in known:
-        near = get_close_matches(base.lower(), known, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "its own documentation lists them"
-        raise ConfigError(
-            f"[backbone] name: {config.source} has no network {config.name!r}: {hint}"
-        )
-
-
-def _create_timm(name: str, *, pretrained: bool) -> nn.Module:
-    import timm
-
-    place: dict[str, Any] = {}
-    published = timm.get_pretrained_cfg(name) if pretrained else None
-    if published is not None and (repository := published.hf_hub_id):
-        # The hub's own client asks again for 47 seconds where there is no network, even for a file
-        # that lies in its cache.
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(repository, "model.safetensors")
-        if isinstance(cached, str):
-            place = {"pretrained_cfg_overlay": {"file": cached}}
-        else:
-            _check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    # timm takes the classifier off itself; the names before it stay the same
-    return timm.create_model(name, pretrained=pretrained, num_classes=0, **place)
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError at once where the host does not answer; a proxy is left to judge for itself."""
-    if not getproxies():
-        parts = urlsplit(address)
-        with socket.create_connection((parts.hostname or "", parts.port or 443), timeout=5):
-            pass
-
-
-def _create_torchvision(name: str, *, pretrained: bool) -> nn.Module:
-    from torchvision.models import get_model
-
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        options = {"init_weights": False}
-    model = get_model(name, weights="DEFAULT" if pretrained else None, **options)
-    if hasattr(model, "aux_logits"):
-        model.aux_logits = False
-    backbone: nn.Module = model
-    return backbone
+    if config.source == "python":
+        return make_python_net(config)
+    return published_net(config, pretrained=pretrained)
 
 
 def _create_own(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
@@ -184,12 +126,31 @@ def _end_behind(graph: fx.Graph, module: str) -> None:
     output.args = (_pooled(graph, last, output),)
 
 
+def _end_in_features(graph: fx.Graph) -> None:
+    """Take off a linear layer at the very end; what a user's own network gives else is features."""
+    output = next(n for n in graph.nodes if n.op == "output")
+    node = output.args[0]
+    assert isinstance(node, fx.Node)
+    if op_name(node) == "linear":
+        weight = node.args[1]
+        taken = weight.target if isinstance(weight, fx.Node) else node.name
+        log.info("the network ends in a linear layer, %s: it is taken off as the classifier", taken)
+        features = node.args[0]
+        assert isinstance(features, fx.Node)
+        node = features
+    output.args = (_pooled(graph, node, output),)
+    graph.eliminate_dead_code()
+
+
 def _pooled(graph: fx.Graph, node: fx.Node, output: fx.Node) -> fx.Node:
+    """Features `[N, F]` of a map `[N, C, H, W]`, or of features that are ones already."""
     value = node.meta["val"]
+    if value.dim() == 2:
+        return node
     if value.dim() != 4:
         raise ConfigError(
-            f"[backbone] cut: {node.name} gives {value.dim()} axes, not [N, C, H, W]: "
-            "cut at a convolutional module"
+            f"[backbone] cut: {node.name} gives {value.dim()} axes, neither a map [N, C, H, W] nor "
+            "features [N, F]: cut at a convolutional module"
         )
     with graph.inserting_before(output):
         pool = graph.call_function(torch.ops.aten.adaptive_avg_pool2d.default, (node, [1, 1]))

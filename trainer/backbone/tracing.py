@@ -16,6 +16,11 @@ NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 VIEWS = frozenset(
     "slice select narrow view reshape unsqueeze transpose permute split chunk".split()
 )
+# What changes nothing in inference: the last copies a constant of the forward function.
+IDLE = frozenset(
+    "dropout dropout_ feature_dropout alpha_dropout detach detach_ lift_fresh_copy".split()
+)
+GUARDS = frozenset(["_assert_tensor_metadata"])
 
 
 def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
@@ -33,24 +38,25 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     batch = torch.export.Dim("N", min=1)
     try:
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        module = program.module()
     except Exception as exc:  # torch.export raises many unrelated types
         first = reason_of(exc)
         raise UnsupportedGraphError(
             f"torch.export cannot trace {type(model).__name__} at {height}x{width}: {first}"
         ) from exc
-    module = program.module()
     assert isinstance(module, fx.GraphModule)
     for node in list(module.graph.nodes):
-        if node.op == "call_module":  # shape guards that torch.export adds
+        if node.op == "call_module" or op_name(node) in GUARDS:  # torch.export adds them
             module.graph.erase_node(node)
         elif node.op == "call_function":
-            _drop_dropout(node)
+            _drop_idle(node)
     views = _functionalise(module.graph)
     _single_output(module.graph)
     module.graph.eliminate_dead_code()
     module.graph.set_codegen(fx.graph.CodeGen())
     module = fx.GraphModule(module, module.graph)  # torch.export's own cannot switch to training
     _check_same(model, module, example, views)
+    _keep_buffers(module)
     return module
 
 
@@ -115,6 +121,16 @@ def _has_module(module: nn.Module, name: str) -> bool:
     return True
 
 
+def _keep_buffers(module: fx.GraphModule) -> None:
+    """Make what the graph reads part of the state dict, which is all that a checkpoint keeps."""
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            owner, _, leaf = str(node.target).rpartition(".")
+            holder = module.get_submodule(owner)
+            if (value := dict(holder.named_buffers(recurse=False)).get(leaf)) is not None:
+                holder.register_buffer(leaf, value, persistent=True)
+
+
 def _single_output(graph: fx.Graph) -> None:
     """torch.export returns a flat tuple; a graph run by hand returns its one tensor."""
     output = next(n for n in graph.nodes if n.op == "output")
@@ -128,8 +144,8 @@ def _single_output(graph: fx.Graph) -> None:
         output.args = (values[0],)
 
 
-def _drop_dropout(node: fx.Node) -> None:
-    if op_name(node) in {"dropout", "dropout_", "feature_dropout", "alpha_dropout", "detach"}:
+def _drop_idle(node: fx.Node) -> None:
+    if op_name(node) in IDLE:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         node.replace_all_uses_with(source)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from prunion.runtime.base import Orientation, shown
 from prunion.runtime.errors import ConfigError
@@ -12,11 +15,14 @@ from prunion.trainer.config.checks import (
     WeightMatch,
     check_choice,
     check_int,
+    check_table,
     check_text,
     check_triple,
 )
 
 __all__ = ["BackboneConfig", "InputConfig"]
+
+FUNCTION = re.compile(r".*[^:\s]:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,12 @@ class BackboneConfig:
     """Which pretrained network to prune, and where its weights come from.
 
     Attributes:
+        name: of the network; for `source = "python"` the function that makes it, as
+            `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
         cut: the last module that stays of the network; None takes off the classifier alone.
         keep: layers whose channels are never removed, by name or pattern.
+        arguments: by keyword, of that function; plain JSON values.
+        folder: where its file or module is looked for first: that of the run file.
     """
 
     name: str
@@ -34,6 +44,8 @@ class BackboneConfig:
     match: WeightMatch = "name"
     cut: str | None = None
     keep: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
 
     def __post_init__(self) -> None:
         check_text("backbone", "name", self.name)
@@ -49,6 +61,37 @@ class BackboneConfig:
         for name in self.keep:
             check_text("backbone", "keep", name)
         object.__setattr__(self, "keep", tuple(self.keep))
+        self._check_python()
+
+    def _check_python(self) -> None:
+        check_text("backbone", "folder", self.folder, empty=True)
+        check_table("backbone.arguments", self.arguments)
+        if self.source != "python":
+            for key in ("arguments", "folder"):
+                if getattr(self, key):
+                    raise ConfigError(
+                        f'[backbone] {key} goes with source = "python", this is "{self.source}": '
+                        "remove it"
+                    )
+            return
+        if not FUNCTION.fullmatch(self.name):
+            raise ConfigError(
+                f"[backbone] name is {shown(self.name)}: name the function that makes the network, "
+                'as "my_models:make_net" or "nets/my_net.py:make_net"'
+            )
+        if self.weights == "none":
+            raise ConfigError(
+                '[backbone] weights is "none", but a network of source "python" comes with the '
+                "weights that its function gives it: remove the key, or give a file"
+            )
+        for key, value in self.arguments.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError):
+                raise ConfigError(
+                    f"[backbone] arguments: {key} is {shown(value)}: give strings, numbers, true "
+                    "or false, and lists and tables of them"
+                ) from None
 
     @property
     def weights_are_a_file(self) -> bool:

@@ -144,7 +144,7 @@ def check_triple(
 Auto = Literal["auto"]
 Device = Literal["auto", "cpu", "cuda"]
 
-BackboneSource = Literal["torchvision", "timm", "prunion"]
+BackboneSource = Literal["torchvision", "timm", "prunion", "python"]
 WeightMatch = Literal["name", "order"]  # how a file's tensors find the network's
 DomainSource = Literal["files", "torchvision", "huggingface"]
 

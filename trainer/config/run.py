@@ -86,8 +86,9 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""
         value = asdict(self)
-        if not value["backbone"]["keep"]:  # as before there was such a key: a run is known by this
-            del value["backbone"]["keep"]
+        for key in ("keep", "arguments", "folder"):
+            if not value["backbone"][key]:  # as before there was such a key: a run is known by this
+                del value["backbone"][key]
         value["backbone"] = {key: _plain(item) for key, item in value["backbone"].items()}
         value["input"] = {key: _plain(item) for key, item in value["input"].items()}
         value["domains"] = {}
@@ -228,6 +229,8 @@ def _absolute_paths(value: dict[str, Any], folder: Path) -> None:
         weights = backbone.get("weights")
         if isinstance(weights, str) and weights.strip() not in ("", "default", "none"):
             backbone["weights"] = _absolute(weights, folder)
+        if backbone.get("source") == "python":
+            backbone["folder"] = _absolute(backbone.get("folder", "."), folder)
     budget = value.get("budget")
     if isinstance(budget, dict) and "profile" in budget:
         budget["profile"] = _absolute(budget["profile"], folder)

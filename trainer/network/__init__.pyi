@@ -1,3 +1,4 @@
+from .checkpoint import GRAPH as GRAPH
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import foreign_to_checkpoint as foreign_to_checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
@@ -9,3 +10,4 @@ from .evaluation import right_answers as right_answers
 from .masked import DomainNet as DomainNet
 from .masked import Gate as Gate
 from .masked import build_network as build_network
+from .masked import rebuild_network as rebuild_network

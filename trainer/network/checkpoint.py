@@ -20,10 +20,11 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.network.masked import DomainNet, build_network
+from prunion.trainer.network.masked import DomainNet, rebuild_network
 
 __all__ = [
     "FORMAT_VERSION",
+    "GRAPH",
     "Checkpoint",
     "foreign_to_checkpoint",
     "load_checkpoint",
@@ -32,7 +33,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-FILES = ("checkpoint.json", "model.safetensors", "units.json", "profile.json")
+GRAPH = "graph.json"
+FILES = ("checkpoint.json", "model.safetensors", "units.json", GRAPH, "profile.json")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def save_checkpoint(
         tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
         save_file(tensors, temporary / "model.safetensors")
         write_json(temporary / "units.json", net.units.table.to_json())
+        write_json(temporary / GRAPH, net.graph)
         meta = {
             "format_version": FORMAT_VERSION,
             "config": config.to_json(),
@@ -75,6 +78,7 @@ def save_checkpoint(
             "versions": versions(),
             "model_sha256": sha256_file(temporary / "model.safetensors"),
             "units_sha256": sha256_file(temporary / "units.json"),
+            "graph_sha256": sha256_file(temporary / GRAPH),
         }
         if config.budget.kind == "latency":
             profile = read_profile(config.budget.profile) if profile is None else profile
@@ -107,7 +111,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if config.budget.kind == "latency":  # the one it was trained for, wherever the folder is now
         own = replace(config.budget, profile=str(folder / "profile.json"))
         config = replace(config, budget=own)
-    net = build_network(config.backbone, config.input.size, classes, weights=False)
+    graph = read_json(folder / GRAPH, CheckpointError) if "graph_sha256" in meta else None
+    place = f"{folder}/{GRAPH}"
+    net = rebuild_network(config.backbone, config.input.size, classes, graph, place)
     _check_units(folder, net)
     _load_tensors(folder, net)
     return Checkpoint(net.eval(), config, meta)
@@ -137,8 +143,9 @@ def _check_files(folder: Path, meta: Any) -> None:
             f"{FORMAT_VERSION}: train again, or use the prunion that wrote it"
         )
     files = [("model.safetensors", "model_sha256"), ("units.json", "units_sha256")]
-    if "profile_sha256" in meta:
-        files.append(("profile.json", "profile_sha256"))
+    for name, key in ((GRAPH, "graph_sha256"), ("profile.json", "profile_sha256")):
+        if key in meta:
+            files.append((name, key))
     for name, key in files:
         file = folder / name
         if not file.is_file():

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
 from prunion.trainer.backbone import load_backbone, name_norms, op_name
 from prunion.trainer.channels import GateSite, Units, find_units
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
+from prunion.trainer.network.stored_graph import graph_from_json, graph_to_json
 
-__all__ = ["DomainNet", "Gate", "build_network", "norm_key"]
+__all__ = ["DomainNet", "Gate", "build_network", "norm_key", "rebuild_network"]
 
 SAME = 1e-3  # of the largest feature; two orders of float32 sums differ by less
 
@@ -32,6 +34,7 @@ class DomainNet(nn.Module):
     Attributes:
         units: the channel units of the trunk.
         switches: 0/1 per domain and unit `[D, U]`; what evaluation and export use.
+        graph: the backbone's traced graph as plain JSON, which `rebuild_network` reads.
     """
 
     switches: torch.Tensor
@@ -48,6 +51,7 @@ class DomainNet(nn.Module):
         example = _example(backbone)
         expected = _output(backbone, example)
         self.units: Units = find_units(backbone, keep)
+        self.graph = graph_to_json(backbone)
         self.classes = tuple(classes)
         self.trunk = _add_domains(backbone, self.units, len(self.classes))
         last = len(self.classes) - 1
@@ -137,7 +141,12 @@ class Gate(nn.Module):
 
 
 def build_network(
-    config: BackboneConfig, size: tuple[int, int], classes: Sequence[int], *, weights: bool = True
+    config: BackboneConfig,
+    size: tuple[int, int],
+    classes: Sequence[int],
+    *,
+    weights: bool = True,
+    model: nn.Module | None = None,
 ) -> DomainNet:
     """The backbone with BatchNorms, switches and a head for each domain.
 
@@ -145,13 +154,40 @@ def build_network(
         size: height and width of the images.
         classes: of each domain.
         weights: False leaves the parameters as the library draws them, for a caller with its own.
+        model: the network itself, in place of the one that `config` names.
 
     Raises:
         ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
         UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
     """
-    backbone = load_backbone(config, *size, weights=weights)
+    backbone = load_backbone(config, *size, weights=weights, model=model)
     return DomainNet(backbone, classes, config.keep)
+
+
+def rebuild_network(
+    config: BackboneConfig,
+    size: tuple[int, int],
+    classes: Sequence[int],
+    graph: Any,
+    source: str,
+) -> DomainNet:
+    """The network of a file, for a caller that loads its tensors: from its graph, and so no code.
+
+    Args:
+        graph: as `DomainNet.graph`; None in the files of an earlier prunion, whose networks are
+            made by name once more.
+        source: the file, for messages.
+
+    Raises CheckpointError if the graph is damaged, or missing and no library has such a network.
+    """
+    if graph is not None:
+        return DomainNet(graph_from_json(graph, source), classes, config.keep)
+    if config.source == "python":
+        raise CheckpointError(
+            f"{source} is missing, and only a function of the trainer's made the network: copy the "
+            "whole folder again"
+        )
+    return build_network(config, size, classes, weights=False)
 
 
 def _example(backbone: fx.GraphModule) -> torch.Tensor:

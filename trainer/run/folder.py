@@ -15,7 +15,8 @@ from prunion.trainer.network import foreign_to_checkpoint
 
 __all__ = ["check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
-FILES, FOLDERS = ("metrics.jsonl", "state.safetensors"), ("tensorboard", "checkpoint")
+FILES = ("metrics.jsonl", "state.safetensors", "graph.json")
+FOLDERS = ("tensorboard", "checkpoint")
 RUN_FILE = "run.toml"
 HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..+")
 

@@ -13,7 +13,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig
 from prunion.trainer.cost import budget_account, make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
-from prunion.trainer.network import Checkpoint, DomainNet, build_network, evaluate
+from prunion.trainer.network import Checkpoint, DomainNet, evaluate, rebuild_network
 from prunion.trainer.processes import device_named, prepare_torch
 from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
@@ -136,7 +136,8 @@ def _prepare(checkpoint: Checkpoint, domain: Domain, config: RunConfig) -> Train
 
 def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet:
     """The finished trunk with one domain, whose BatchNorm starts at the old domains' mean."""
-    net = build_network(config.backbone, config.input.size, [classes], weights=False)
+    size, graph = config.input.size, checkpoint.net.graph
+    net = rebuild_network(config.backbone, size, [classes], graph, "the checkpoint's graph")
     old = checkpoint.net.state_dict()
     with torch.no_grad():
         for name, value in net.state_dict().items():

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import check_space
-from prunion.runtime.errors import OutputError
+from torch import nn
+
+from prunion.runtime.base import check_space, read_json, write_json
+from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
-from prunion.trainer.network import build_network, evaluate, save_checkpoint
+from prunion.trainer.network import GRAPH, build_network, evaluate, rebuild_network, save_checkpoint
 from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
 from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
@@ -33,8 +35,12 @@ def train_run(
     force: bool = False,
     resume: bool = False,
     run_file: Path | None = None,
+    model: nn.Module | None = None,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
+
+    Args:
+        model: the network itself, in place of the one that `config` names; it is left as it is.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
@@ -48,15 +54,18 @@ def train_run(
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         orientation = config.input.orientation
         domains = open_domains(config.domains, config.seed, processes, orientation)
-        training = _prepare(config, domains, device, processes)
+        resumes = resume and (folder / STATE).is_file()
+        graph = _graph(folder) if resumes else None
+        training = _prepare(config, domains, device, processes, graph, model)
         _rehearse_end(training, domains, folder)
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
         processes.on_first(lambda: _check_space(folder, training))
         facts: dict[str, Any] = {}
-        if resume and (folder / STATE).is_file():
+        if resumes:
             facts = restore(training, folder)
         else:
             processes.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
+            processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
         with stop_signals() as stop, open_log(folder, training) as log:
 
             def measure() -> None:
@@ -133,12 +142,27 @@ def _keep_run_file(run_file: Path | None, copy: Path) -> None:
         shutil.copyfile(run_file, copy)
 
 
+def _graph(folder: Path) -> Any:
+    """The traced network of a run that goes on, so that what made it is not needed again."""
+    path = folder / GRAPH
+    return read_json(path, CheckpointError) if path.is_file() else None
+
+
 def _prepare(
-    config: RunConfig, domains: Sequence[Domain], device: str, processes: Processes
+    config: RunConfig,
+    domains: Sequence[Domain],
+    device: str,
+    processes: Processes,
+    graph: Any,
+    model: nn.Module | None,
 ) -> Training:
     prepare_torch(config, device)
-    classes = [len(d.classes) for d in domains]
-    net = build_network(config.backbone, config.input.size, classes).to(device)
+    backbone, size, classes = config.backbone, config.input.size, [len(d.classes) for d in domains]
+    if graph is None:
+        net = build_network(backbone, size, classes, model=model)
+    else:
+        net = rebuild_network(backbone, size, classes, graph, GRAPH)
+    net = net.to(device)
     budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     return Training(config, net, batches, budget, processes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,3 +141,51 @@ def test_without_a_network_default_weights_are_refused_at_once(
     with pytest.raises(ConfigError, match=r"cannot be downloaded \(Name or service not known\)"):
         load_backbone(BackboneConfig(source="timm", name="resnet18"), 32, 32)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(("source", "name"), [("timm", "hf-hub:a/b"), ("torchvision", "resnet18")])
+def test_what_no_cache_holds_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, name: str
+) -> None:
+    asked = []
+
+    def unreachable(address: tuple[str, int], **_: object) -> None:
+        asked.append(address)
+        raise OSError("no route")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    for variable in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(ConfigError, match=r"cannot be downloaded \(no route\); give a local file"):
+        load_backbone(BackboneConfig(source=source, name=name), 32, 32)
+    assert len(asked) == 1
+
+
+def test_a_repository_in_the_hubs_cache_needs_no_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    net = timm.create_model("test_resnet", num_classes=7)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    published = {"classifier": "fc", "num_classes": 1000}
+    description = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": published}
+    (tmp_path / "config.json").write_text(json.dumps(description))
+
+    def cached(repository: str, name: str, place: object, revision: str | None) -> str | None:
+        assert (repository, revision) == ("me/mine", "v2")
+        return str(tmp_path / name) if (tmp_path / name).is_file() else None
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("asked for")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    trunk = load_backbone(BackboneConfig(source="timm", name="hf-hub:me/mine@v2"), 32, 32)
+    theirs = net.state_dict()
+    own = {k: v for k, v in trunk.state_dict().items() if "num_batches" not in k}
+    assert own
+    assert all(torch.equal(value, theirs[name]) for name, value in own.items())

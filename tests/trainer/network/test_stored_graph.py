@@ -1,0 +1,135 @@
+"""A traced graph goes through JSON unchanged, and a graph from elsewhere can only compute."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
+from prunion.trainer.backbone import load_backbone, trace
+from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network import DomainNet, rebuild_network
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+
+Graph = dict[str, Any]
+ANY = BackboneConfig("lost:forever", "python")
+
+
+class Mixture(nn.Module):
+    """A constant, a buffer that is not kept, a dtype among the arguments, an infinite bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"a-b": nn.Conv2d(3, 8, 3, bias=False)})
+        self.bn = nn.BatchNorm2d(8)
+        self.register_buffer("scale", torch.rand(1, 8, 1, 1) + 0.5, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn(self.parts["a-b"](x)).clamp(0, float("inf"))
+        x = x * self.scale * torch.tensor(1.5)
+        a, b = x.to(torch.float32).chunk(2, 1)
+        return torch.cat([b, a], 1).mean((2, 3))
+
+
+def same(net: DomainNet, again: DomainNet) -> None:
+    assert list(again.state_dict()) == list(net.state_dict())
+    assert [n for n, _ in again.named_parameters()] == [n for n, _ in net.named_parameters()]
+    assert again.units.table.to_json() == net.units.table.to_json()
+    assert again.trunk.code == net.trunk.code
+    assert again.graph == net.graph
+    again.load_state_dict(net.state_dict())
+    images, domains = torch.randn(3, 3, 8, 8), torch.tensor([0, 1, 1])
+    with torch.no_grad():
+        assert torch.equal(net.logits(images, domains), again.eval().logits(images, domains))
+
+
+@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise, SqueezeExcite, Mixture])
+def test_a_rebuilt_network_is_the_same(kind: type[nn.Module]) -> None:
+    net = domain_net(kind())
+    graph = json.loads(json.dumps(net.graph, allow_nan=False))
+    same(net, rebuild_network(ANY, (8, 8), net.classes, graph, "graph.json"))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("torchvision", "shufflenet_v2_x0_5"), ("timm", "tf_efficientnet_lite0")]
+)
+def test_a_library_is_not_needed_again(source: str, name: str) -> None:
+    config = BackboneConfig(name, source, weights="none")
+    net = DomainNet(load_backbone(config, 32, 32), [2, 3]).eval()
+    again = rebuild_network(config, (32, 32), [2, 3], net.graph, "graph.json")
+    assert again.units.table.to_json() == net.units.table.to_json()
+    assert list(again.state_dict()) == list(net.state_dict())
+
+
+def test_a_file_never_makes_its_network_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"x/graph.json is missing, and only a function"):
+        rebuild_network(ANY, (8, 8), [2], None, "x/graph.json")
+
+
+def node(graph: Graph, kind: str) -> Graph:
+    found: Graph = next(n for n in graph["nodes"] if kind in (n["op"], n.get("target")))
+    return found
+
+
+HOSTILE: dict[str, Callable[[Graph], object]] = {
+    "not a list": lambda g: g.update(nodes=3),
+    "version": lambda g: g.update(format_version=2),
+    "empty": lambda g: g.update(nodes=[]),
+    "other function": lambda g: node(g, "conv2d.default").update(target="os.system"),
+    "reads a file": lambda g: node(g, "relu.default").update(target="from_file.default"),
+    "overload": lambda g: node(g, "relu.default").update(target="relu.evil"),
+    "dunder": lambda g: node(g, "relu.default").update(target="relu.__class__"),
+    "method": lambda g: node(g, "relu.default").update(op="call_method", target="exec"),
+    "module": lambda g: node(g, "relu.default").update(op="call_module", target="evil"),
+    "name": lambda g: node(g, "relu.default").update(name="x = __import__('os')\n"),
+    "keyword": lambda g: node(g, "relu.default").update(name="import"),
+    "twice": lambda g: node(g, "relu.default").update(name=g["nodes"][0]["name"]),
+    "key": lambda g: node(g, "relu.default").update(kwargs={"x=exec('1')": 1}),
+    "unknown node": lambda g: node(g, "relu.default").update(args=[{"node": "nowhere"}]),
+    "no constant": lambda g: node(g, "relu.default").update(args=[{"dtype": "load"}]),
+    "device": lambda g: node(g, "relu.default").update(args=[{"device": "cuda"}]),
+    "no arguments": lambda g: node(g, "relu.default").update(args=[]),
+    "string": lambda g: node(g, "relu.default").update(args=["'); exec('1"]),
+    "tensor": lambda g: node(g, "get_attr").update(tensor='a"); exec("1'),
+    "attribute": lambda g: node(g, "get_attr").update(tensor="__class__"),
+    "negative": lambda g: node(g, "get_attr").update(shape=[-1]),
+    "big": lambda g: node(g, "get_attr").update(shape=[2**20, 2**20]),
+    "type": lambda g: node(g, "get_attr").update(dtype="Storage"),
+    "big result": lambda g: node(g, "relu.default").update(
+        target="expand.default", args=[node(g, "relu.default")["args"][0], [2**30, 8, 2**20, 8]]
+    ),
+    "two inputs": lambda g: g["nodes"].insert(
+        1, {"name": "y", "op": "placeholder", "shape": [3, 8, 8]}
+    ),
+    "no output": lambda g: g["nodes"].pop(),
+    "deep": lambda g: node(g, "relu.default").update(args=[json.loads("[" * 90 + "]" * 90)]),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_graph_is_refused_in_one_line(name: str) -> None:
+    graph = copy.deepcopy(domain_net(Plain()).graph)
+    HOSTILE[name](graph)
+    with pytest.raises(CheckpointError, match=r"^graph.json: ") as caught:
+        rebuild_network(ANY, (8, 8), [2, 3], graph, "graph.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_file_could_hold_is_refused_before_training() -> None:
+    class Odd(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({"a#b": nn.Conv2d(3, 6, 3, padding=1, bias=False)})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.bn1(self.parts["a#b"](x)).relu()
+            return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+    with pytest.raises(UnsupportedGraphError, match="cannot be kept in a checkpoint"):
+        DomainNet(trace(Odd(), 8, 8), [2])

@@ -1,0 +1,251 @@
+"""A backbone's traced graph as plain JSON, so that nothing of what made it is needed again.
+
+Only operations that channels can be followed through are ever written or read, by their ATen names.
+A graph from elsewhere can therefore compute, and nothing else: it names no Python function, opens
+no file, and its size is checked before it runs.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from prunion.runtime.base import Fields, is_whole, reason_of, shown
+from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
+from prunion.trainer.backbone import op_name
+from prunion.trainer.channels import HANDLERS
+
+__all__ = ["graph_from_json", "graph_to_json"]
+
+FORMAT_VERSION = 1
+OPERATIONS = frozenset(HANDLERS) | {"sym_size"}
+# Torch's own constants among the arguments, as `{"dtype": "float32"}`.
+CONSTANTS: dict[str, type] = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
+# torch.fx writes names into the source of a function: nothing may end a word or a string there.
+NAME = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
+TENSOR = re.compile(r"[\w/@:+ -]{1,200}(\.[\w/@:+ -]{1,200}){0,30}", re.ASCII)
+TYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+MOST_NODES, MOST_ELEMENTS, DEEPEST = 100_000, 2**30, 8
+
+
+def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
+    """The graph of a traced backbone, without the values of its tensors.
+
+    Raises UnsupportedGraphError for an operation or an argument that could not be read back.
+    """
+    nodes = []
+    for node in module.graph.nodes:
+        value: dict[str, Any] = {"name": node.name, "op": node.op}
+        if node.op == "placeholder":
+            value["shape"] = [int(n) for n in node.meta["val"].shape[1:]]
+        elif node.op == "get_attr":
+            tensor = operator.attrgetter(node.target)(module)
+            if not TENSOR.fullmatch(node.target):
+                raise UnsupportedGraphError(
+                    f"the tensor {shown(node.target)} cannot be kept in a checkpoint: name its "
+                    "module with letters, digits and '_'"
+                )
+            value |= {"tensor": node.target, "shape": list(tensor.shape)}
+            value |= {"dtype": _leaf(tensor.dtype), "learns": isinstance(tensor, nn.Parameter)}
+        else:
+            if node.op == "call_function":
+                value["target"] = _target_name(node)
+            value["args"] = [_plain(node, x) for x in node.args]
+            if node.kwargs:
+                value["kwargs"] = {k: _plain(node, x) for k, x in node.kwargs.items()}
+        nodes.append(value)
+    return {"format_version": FORMAT_VERSION, "nodes": nodes}
+
+
+def graph_from_json(value: Any, source: str) -> fx.GraphModule:
+    """The traced backbone that `graph_to_json` wrote, its tensors all zero.
+
+    Every node's `meta["val"]` is a tensor without memory, of a batch of two.
+
+    Raises CheckpointError, naming `source`, if it is damaged, of another version, or asks for an
+    operation or a size that no backbone has.
+    """
+    fields = Fields(value, "", source, CheckpointError, "copy the whole folder again")
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise fields.fail("format_version", f"is not {FORMAT_VERSION}")
+    root, graph = nn.Module(), fx.Graph()
+    known: dict[str, fx.Node] = {}
+    for entry in fields.each("nodes", MOST_NODES):
+        name = entry.text("name", 200)
+        if not NAME.fullmatch(name) or name in known:
+            raise entry.fail("name", f"is {shown(name)}, no name or one that was given before")
+        try:
+            node = _node(entry, name, root, graph, known)
+            with torch.no_grad():
+                node.meta["val"] = _without_memory(node, root)
+        except CheckpointError:
+            raise
+        except Exception as exc:  # torch has many errors for arguments that do not fit
+            raise entry.fail("args", f"cannot be computed ({reason_of(exc)})") from None
+        if node.name != name:
+            raise entry.fail("name", f"is {shown(name)}, a word of Python's")
+        _check_size(entry, node.meta["val"])
+        known[name] = node
+    ops = [node.op for node in graph.nodes]
+    if ops.count("placeholder") != 1 or ops[-1:] != ["output"] or ops.count("output") != 1:
+        raise fields.fail("nodes", "have not one input and, at the end, one output")
+    return fx.GraphModule(root, graph)
+
+
+def _target_name(node: fx.Node) -> str:
+    name = op_name(node)
+    if node.target is operator.getitem:
+        return name
+    if name not in OPERATIONS or not isinstance(node.target, torch._ops.OpOverload):
+        raise UnsupportedGraphError(
+            f"node {node.name}: {name or node.target} cannot be kept in a checkpoint: choose "
+            "another backbone, or cut it before ([backbone] cut)"
+        )
+    return f"{name}.{node.target._overloadname}"
+
+
+def _plain(node: fx.Node, value: Any, depth: int = 0) -> Any:
+    """An argument as JSON: what JSON has no word for becomes an object of one key."""
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)) and depth < DEEPEST:
+        return [_plain(node, x, depth + 1) for x in value]
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    for kind, cls in CONSTANTS.items():
+        if isinstance(value, cls):
+            return {kind: _leaf(value)}
+    raise UnsupportedGraphError(
+        f"node {node.name}: its argument {shown(value)} cannot be kept in a checkpoint: choose "
+        "another backbone, or cut it before ([backbone] cut)"
+    )
+
+
+def _leaf(constant: object) -> str:
+    """`float32` of `torch.float32`."""
+    return str(constant).rpartition(".")[2]
+
+
+def _node(
+    entry: Fields, name: str, root: nn.Module, graph: fx.Graph, known: Mapping[str, fx.Node]
+) -> fx.Node:
+    op = entry.text("op", 20)
+    if op == "placeholder":
+        node = graph.create_node(op, name, (), {}, name)
+        node.meta["shape"] = (2, *_shape(entry))
+        return node
+    if op == "get_attr":
+        tensor = entry.text("tensor", 1000)
+        if not TENSOR.fullmatch(tensor):
+            raise entry.fail("tensor", f"is {shown(tensor)}, no name of a tensor")
+        dtype = entry.text("dtype", 20)
+        if dtype not in TYPES:
+            raise entry.fail("dtype", f"is {shown(dtype)}, none of {', '.join(TYPES)}")
+        empty = torch.zeros(_shape(entry), dtype=getattr(torch, dtype))
+        _add_tensor(entry, root, tensor, empty, entry.flag("learns"))
+        return graph.create_node(op, tensor, (), {}, name)
+    if op not in ("call_function", "output"):
+        raise entry.fail("op", f"is {shown(op)}, which no backbone has")
+    target: Any = "output" if op == "output" else _target(entry)
+    args = tuple(_value(entry, x, known) for x in entry.items("args", 1000))
+    given = entry.get("kwargs", {})
+    if not isinstance(given, dict):
+        raise entry.fail("kwargs", "must be an object")
+    if not all(map(NAME.fullmatch, given)):
+        raise entry.fail("kwargs", "hold a key that is no name")
+    kwargs = {key: _value(entry, x, known) for key, x in given.items()}
+    return graph.create_node(op, target, args, kwargs, name)
+
+
+def _target(entry: Fields) -> Callable[..., Any]:
+    text = entry.text("target", 200)
+    if text == "getitem":
+        return operator.getitem
+    name, _, overload = text.partition(".")
+    if name not in OPERATIONS or not hasattr(torch.ops.aten, name):
+        raise entry.fail("target", f"is {shown(text)}, which this prunion cannot follow")
+    packet = getattr(torch.ops.aten, name)
+    if overload not in packet.overloads():
+        raise entry.fail("target", f"is {shown(text)}, which the installed torch has not")
+    function: Callable[..., Any] = getattr(packet, overload)
+    return function
+
+
+def _value(entry: Fields, value: Any, known: Mapping[str, fx.Node], depth: int = 0) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list) and depth < DEEPEST:
+        return [_value(entry, x, known, depth + 1) for x in value]
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, text),) = value.items()
+        if kind == "node" and isinstance(text, str) and text in known:
+            return known[text]
+        if kind == "float" and text in ("inf", "-inf", "nan"):
+            return float(text)
+        if kind == "device" and text == "cpu":
+            return torch.device("cpu")
+        constant = getattr(torch, text, None) if isinstance(text, str) else None
+        if kind in CONSTANTS and isinstance(constant, CONSTANTS[kind]):
+            return constant
+    raise entry.fail("args", f"hold {shown(value)}, which is no argument")
+
+
+def _shape(entry: Fields) -> tuple[int, ...]:
+    shape = entry.items("shape", 8)
+    if not all(is_whole(n, 0, 2**24) for n in shape) or math.prod(shape) > MOST_ELEMENTS:
+        raise entry.fail("shape", f"is {shown(shape)}, no shape of a backbone's tensor")
+    return tuple(shape)
+
+
+def _add_tensor(
+    entry: Fields, root: nn.Module, name: str, value: torch.Tensor, learns: bool
+) -> None:
+    *path, leaf = name.split(".")
+    module = root
+    for step in path:
+        if step not in module._modules:
+            module.add_module(step, nn.Module())
+        module = module.get_submodule(step)
+    if leaf in module._parameters or leaf in module._buffers:
+        return  # read at two places
+    if learns and not value.is_floating_point():
+        raise entry.fail("learns", "is true of whole numbers")
+    if learns:
+        module.register_parameter(leaf, nn.Parameter(value))
+    else:
+        module.register_buffer(leaf, value)
+
+
+def _without_memory(node: fx.Node, root: nn.Module) -> Any:
+    """What the node computes, on tensors that have a shape and no memory."""
+    if node.op == "placeholder":
+        return torch.empty(node.meta.pop("shape"), device="meta")
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(root).to("meta")
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+    if node.op == "output":
+        return args[0]
+    kwargs = {k: v for k, v in kwargs.items() if k != "device"}
+    target: Any = node.target
+    return target(*args, **kwargs)
+
+
+def _check_size(entry: Fields, value: Any) -> None:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    for each in values:
+        if isinstance(each, torch.Tensor) and each.numel() > MOST_ELEMENTS:
+            raise entry.fail("args", f"make a tensor of shape {list(each.shape)}, which is too big")

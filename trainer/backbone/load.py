@@ -14,8 +14,9 @@ from torch import fx, nn
 
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
+from prunion.trainer.backbone.names import op_name
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
-from prunion.trainer.backbone.tracing import op_name, trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.backbone.weights import (
     load_weights,
     match_by_order,

@@ -64,6 +64,17 @@ class Units:
     feature_units: np.ndarray
     whole: dict[str, str]
 
+    def notes(self) -> list[str]:
+        """What is kept whole, a line for each reason."""
+        nodes: dict[str, list[str]] = {}
+        for node, reason in self.whole.items():
+            nodes.setdefault(reason, []).append(node)
+        more = {reason: f" and {len(x) - 1} more" if x[1:] else "" for reason, x in nodes.items()}
+        return [
+            f"node {x[0]}{more[reason]}: {reason}; the channels that come in are kept whole"
+            for reason, x in nodes.items()
+        ]
+
 
 def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
     """Find the channel units of a traced backbone.

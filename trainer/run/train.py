@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prunion.runtime.base import check_space
 from prunion.runtime.errors import OutputError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
-from prunion.trainer.network import build_network, evaluate, save_checkpoint
+from prunion.trainer.network import DomainNet, build_network, evaluate, save_checkpoint
 from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
 from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
@@ -23,7 +24,19 @@ from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import snapshot_bytes
 from prunion.trainer.run.training import Training
 
-__all__ = ["RunResult", "train_run"]
+__all__ = ["ExportCheck", "RunResult", "train_run"]
+
+log = logging.getLogger(__name__)
+
+
+class ExportCheck(Protocol):
+    """Whether a network could be exported once it is trained.
+
+    The exporter stands above training, so whoever starts a run hands its check in.
+    """
+
+    def __call__(self, net: DomainNet, height: int, width: int, round_to: int) -> None:
+        """Leaves `net` as it is. Raises UnsupportedGraphError if it could not."""
 
 
 def train_run(
@@ -33,12 +46,17 @@ def train_run(
     force: bool = False,
     resume: bool = False,
     run_file: Path | None = None,
+    check: ExportCheck | None = None,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
+
+    Args:
+        check: asked before the first step, but not again by a run that goes on.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
             backbone cannot be read, the budget cannot be met, or the loss stops being finite.
+        UnsupportedGraphError: the network could not be exported.
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
@@ -48,7 +66,8 @@ def train_run(
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         orientation = config.input.orientation
         domains = open_domains(config.domains, config.seed, processes, orientation)
-        training = _prepare(config, domains, device, processes)
+        goes_on = resume and (folder / STATE).is_file()
+        training = _prepare(config, domains, device, processes, None if goes_on else check)
         _rehearse_end(training, domains, folder)
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
         processes.on_first(lambda: _check_space(folder, training))
@@ -134,12 +153,22 @@ def _keep_run_file(run_file: Path | None, copy: Path) -> None:
 
 
 def _prepare(
-    config: RunConfig, domains: Sequence[Domain], device: str, processes: Processes
+    config: RunConfig,
+    domains: Sequence[Domain],
+    device: str,
+    processes: Processes,
+    check: ExportCheck | None,
 ) -> Training:
     prepare_torch(config, device)
     classes = [len(d.classes) for d in domains]
-    net = build_network(config.backbone, config.input.size, classes).to(device)
+    net = build_network(config.backbone, config.input.size, classes)
+    for note in net.units.notes():
+        log.info(note)
     budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
+    if check is not None:
+        height, width = config.input.size
+        processes.on_first(lambda: check(net, height, width, config.budget.round_to))
+    net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     return Training(config, net, batches, budget, processes)
 

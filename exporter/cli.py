@@ -1,21 +1,42 @@
-"""The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`."""
+"""The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`.
+
+And `train`: the trainer's, which here gets the check that needs an exporter.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prunion.runtime.cli import as_json, bundle_argument, force
+from prunion.trainer.cli import train as unchecked
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
+    from prunion.trainer.network import DomainNet
 
-__all__ = ["add_domain", "export", "pack", "profile", "verify"]
+__all__ = ["add_domain", "export", "pack", "profile", "train", "verify"]
+
+
+def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
+    from prunion.exporter.graph import rehearse_export
+
+    rehearse_export(net, height, width, round_to)
+
+
+assert unchecked.callback is not None
+train = click.Command(
+    "train",
+    params=unchecked.params,
+    help=unchecked.help,
+    callback=partial(unchecked.callback, check=_check),
+)
 
 
 @click.command()

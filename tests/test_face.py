@@ -28,7 +28,7 @@ def test_every_error_is_at_the_top() -> None:
         ("bench", "prunion.runtime.measure.benchmark"),
         ("export", "prunion.exporter.api"),
         ("load", "prunion.runtime.model.open"),
-        ("train", "prunion.trainer.api"),
+        ("train", "prunion.exporter.api"),
         ("verify", "prunion.exporter.api"),
     ],
 )

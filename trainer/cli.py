@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from prunion.runtime.cli import as_json, force
+
+if TYPE_CHECKING:
+    from prunion.trainer.run import ExportCheck
 
 __all__ = ["score", "train"]
 
@@ -19,7 +23,14 @@ __all__ = ["score", "train"]
 @force
 @click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
 @as_json
-def train(config: str, output: str | None, force: bool, resume: bool, as_json: bool) -> None:
+def train(
+    config: str,
+    output: str | None,
+    force: bool,
+    resume: bool,
+    as_json: bool,
+    check: ExportCheck | None = None,
+) -> None:
     """Train and prune a network as RUN.toml says."""
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
@@ -29,7 +40,9 @@ def train(config: str, output: str | None, force: bool, resume: bool, as_json: b
     folder = Path(output) if output else Path("runs") / Path(config).stem
     run = load_config(config)
     with exit_when_stopped():
-        result = train_run(run, folder, force=force, resume=resume, run_file=Path(config))
+        result = train_run(
+            run, folder, force=force, resume=resume, run_file=Path(config), check=check
+        )
     if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
         return
     click.echo(json.dumps(result.to_json(), indent=1) if as_json else closing_table(result))

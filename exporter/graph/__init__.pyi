@@ -12,5 +12,6 @@ from .probe import make_probe as make_probe
 from .probe import open_graph as open_graph
 from .probe import relative_errors as relative_errors
 from .probe import run_graph as run_graph
+from .rehearsal import rehearse_export as rehearse_export
 from .variants import write_variants as write_variants
 from .writer import save_graph as save_graph

@@ -63,6 +63,7 @@ def verify_export(
     graph: Path,
     images: torch.Tensor,
     names: Sequence[str],
+    tolerance: float = TOLERANCE,
 ) -> Agreement:
     """Run one mixed batch through all three forms, a few images at a time.
 
@@ -70,8 +71,8 @@ def verify_export(
         images: `[N, 3, H, W]` normalised, N at least twice the number of domains.
 
     Raises:
-        VerificationError: two forms differ by more than 1e-4 of the largest logit, naming the
-            domain and the pair.
+        VerificationError: two forms differ by more than `tolerance` of the largest logit, naming
+            the domain and the pair.
     """
     domains = torch.arange(len(images)) % len(names)
     reference = masked_logits(net, images, domains)
@@ -83,7 +84,7 @@ def verify_export(
     compared = []
     for other, what in ((sliced, "the sliced network"), (exported, "ONNX Runtime")):
         errors = relative_errors(reference, other, rows, names, what)
-        check_errors(errors, TOLERANCE, what, "the trained network")
+        check_errors(errors, tolerance, what, "the trained network")
         compared.append(errors)
     return Agreement(*compared)
 

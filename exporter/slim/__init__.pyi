@@ -4,6 +4,8 @@ from .files import write_slim as write_slim
 from .fold import OneDomainNet as OneDomainNet
 from .fold import fold_domain as fold_domain
 from .kept import keep_domains as keep_domains
+from .kept import keep_rows as keep_rows
 from .kept import kept_units as kept_units
 from .network import SlimNet as SlimNet
 from .network import slim_network as slim_network
+from .selections import standing_for as standing_for

@@ -60,7 +60,7 @@ def fold_domain(slim: SlimNet) -> OneDomainNet:
         scale = parts[affine.scale]
         shift = None if affine.shift is None else parts[affine.shift]
         name = str(old.target).rpartition(".")[2]
-        _fold(graph, node, holder, scale, shift, (name, affine.rank), slots)
+        _fold(graph, node, holder, scale, shift, (name, affine.behind), slots)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):
         if node.op == "placeholder" and not node.users:
@@ -164,9 +164,9 @@ def _constant(
     kind: str,
     place: tuple[str, int],
 ) -> fx.Node:
-    key, rank = place
+    key, behind = place
     name = f"affine_{key.replace('/', '_')}_{kind}"
-    _put(holder, name, value.view(-1, 1, 1) if rank == 4 else value, parameter=False)
+    _put(holder, name, value.view(-1, *([1] * behind)), parameter=False)
     aten = torch.ops.aten
     operation = aten.mul.Tensor if kind == "scale" else aten.add.Tensor
     return graph.call_function(operation, (source, graph.get_attr(name)))

@@ -8,8 +8,15 @@ import torch
 from torch import fx, nn
 
 from prunion.exporter.slim.kept import Kept
-from prunion.exporter.slim.selections import channel_selections, standing_for, write_selection
+from prunion.exporter.slim.selections import (
+    located,
+    standing_for,
+    write_selection,
+    write_sizes,
+)
+from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import op_name
+from prunion.trainer.channels import find_chains
 from prunion.trainer.network import Gate
 
 __all__ = ["Affine", "sliced_graph"]
@@ -18,17 +25,30 @@ __all__ = ["Affine", "sliced_graph"]
 class Affine(nn.Module):
     """`x · scale + shift` with the rows of the batch's own domains."""
 
-    def __init__(self, scale: int, shift: int | None, rank: int) -> None:
+    def __init__(self, scale: int, shift: int | None, rank: int, axis: int = 1) -> None:
+        """Of activations of `rank` axes, with the channels along `axis`."""
         super().__init__()
-        self.scale, self.shift, self.rank = scale, shift, rank
+        self.scale, self.shift, self.rank, self.axis = scale, shift, rank, axis
+
+    @property
+    def behind(self) -> int:
+        """How many axes stand behind the channels."""
+        return self.rank - 1 - self.axis
 
     def forward(self, x: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Scale and shift `[N, C, H, W]` (or `[N, C]`) by parts `[N, C, 1, 1]`."""
+        """Scale and shift `[N, C, H, W]` (or `[N, C]`, `[N, T, C]`) by parts `[N, C, 1, 1]`."""
         y = x * self._fit(parts[self.scale])
         return y if self.shift is None else y + self._fit(parts[self.shift])
 
     def _fit(self, part: torch.Tensor) -> torch.Tensor:
-        return part if self.rank == 4 else part.flatten(1)
+        if self.rank == 4 and self.axis == 1:
+            return part
+        part = part.flatten(1)
+        for _ in range(self.axis - 1):
+            part = part.unsqueeze(1)
+        for _ in range(self.behind):
+            part = part.unsqueeze(-1)
+        return part
 
 
 def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
@@ -42,19 +62,28 @@ def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
     graph.output(graph_output)
     holder = nn.Module()
     holder.add_module("affine", nn.ModuleDict())
-    selections = channel_selections(net.trunk.graph)
+    chains = find_chains(net.trunk, lambda node: located(node, kept))
     replaced: dict[fx.Node, fx.Node] = {}
     for old, node in copies.items():
-        if old in selections:
-            source = copies[selections[old].source]
+        if old in chains.whole:
+            raise UnsupportedGraphError(
+                f"node {old.name}: {op_name(old)} mixes channels with positions; prunion cannot "
+                "slice it: please report this network as a bug"
+            )
+        if old in chains.selections:
+            source = copies[chains.selections[old].source]
             source = replaced.get(source, source)
-            write_selection(graph, node, source, selections[old], kept, holder)
+            write_selection(graph, node, source, chains.selections[old], kept, holder)
+        elif old in chains.resized:
+            write_sizes(node, old, chains.resized[old], kept)
         elif node.op == "call_module":
             replaced[node] = _swap_module(old, node, kept, graph, holder)
         elif node.op == "get_attr":
             _slice_tensor(node, kept, holder)
-        elif op_name(old) == "conv2d":
+        elif op_name(old).startswith("conv"):
             _fix_groups(node, old, kept)
+        elif op_name(old) == "group_norm":
+            _fix_norm_groups(node, old, kept)
         elif op_name(old) == "pad":
             _slice_pad(node, old, kept)
         elif op_name(old) == "mul":
@@ -85,7 +114,7 @@ def _swap_module(
         stay = kept.channels(site.units)
         rows = kept.gate(site.units)[:, stay]
         part = kept.add(key, "gate", rows, site.units[stay])
-        affine[key] = Affine(part, None, rank)
+        affine[key] = Affine(part, None, rank, site.axis)
     else:
         layer = key.replace("/", ".")
         units = net.units.table.slots.get((f"{layer}.running_mean", 0))
@@ -117,19 +146,30 @@ def _slice_tensor(node: fx.Node, kept: Kept, holder: nn.Module) -> None:
 
 def _fix_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:
     """A depthwise convolution has as many groups as channels are left."""
-    groups = old.args[6] if len(old.args) > 6 else old.kwargs.get("groups", 1)
+    place = 6  # of `groups` among the arguments; a transposed one has its padding twice
+    groups = old.args[place] if len(old.args) > place else old.kwargs.get("groups", 1)
     weight = old.args[1]
     assert isinstance(weight, fx.Node) and isinstance(groups, int)
     shape = weight.meta["val"].shape
-    if groups == 1 or shape[1] != 1:
+    if groups == 1 or shape[1] != 1 or weight.op != "get_attr":
         return
     left = len(kept.table.kept(str(weight.target), 0, int(shape[0]), kept.alive))
-    args = [*node.args]
-    defaults = [None, None, None, [1, 1], [0, 0], [1, 1], 1]
-    args += defaults[len(args) :]
-    args[6] = left * groups // int(shape[0])
+    if left == int(shape[0]):
+        return
+    args, schema = [*node.args], node.target._schema.arguments  # type: ignore[union-attr]
+    args += [node.kwargs.get(a.name, a.default_value) for a in schema[len(args) :]]
+    args[place] = left * groups // int(shape[0])
     node.args = tuple(args)
     node.kwargs = {}
+
+
+def _fix_norm_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:
+    """Groups leave whole."""
+    source, groups = old.args[:2]
+    assert isinstance(source, fx.Node) and isinstance(groups, int)
+    units = kept.net.units.channels[standing_for(source)]
+    left = len(kept.channels(units)) * groups // len(units)
+    node.args = (node.args[0], left, *node.args[2:])
 
 
 def _slice_pad(node: fx.Node, old: fx.Node, kept: Kept) -> None:

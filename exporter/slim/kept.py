@@ -16,6 +16,7 @@ from prunion.trainer.network import Checkpoint, DomainNet, DomainNorm
 __all__ = [
     "Kept",
     "keep_domains",
+    "keep_rows",
     "kept_units",
 ]
 
@@ -66,15 +67,19 @@ def keep_domains(loaded: Checkpoint, names: Sequence[str]) -> Checkpoint:
     rows = torch.tensor([_row(loaded, name) for name in names])
     if len(set(names)) != len(names):
         raise DomainError(f"{', '.join(names)}: a domain is named twice; name each once")
-    net = loaded.net
+    keep_rows(loaded.net, rows)
+    configs = tuple(loaded.config.domains[row] for row in rows)
+    meta = {**loaded.meta, "domains": [loaded.meta["domains"][row] for row in rows]}
+    return replace(loaded, config=replace(loaded.config, domains=configs), meta=meta)
+
+
+def keep_rows(net: DomainNet, rows: torch.Tensor) -> None:
+    """Leave out every domain but those in `rows`, in this order and in place."""
     for norm in net.norms.values():
         _keep_rows(norm, rows)
     net.switches = net.switches[rows]
     net.heads = nn.ModuleList(net.heads[row] for row in rows.tolist())
     net.classes = tuple(net.classes[row] for row in rows)
-    configs = tuple(loaded.config.domains[row] for row in rows)
-    meta = {**loaded.meta, "domains": [loaded.meta["domains"][row] for row in rows]}
-    return replace(loaded, config=replace(loaded.config, domains=configs), meta=meta)
 
 
 def kept_units(loaded: Checkpoint, everyone: torch.Tensor) -> np.ndarray:

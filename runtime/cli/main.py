@@ -36,7 +36,7 @@ COMMANDS = {
     "profile": "prunion.exporter.cli:profile",
     "score": "prunion.trainer.cli:score",
     "serve": "prunion.runtime.cli.commands:serve",
-    "train": "prunion.trainer.cli:train",
+    "train": "prunion.exporter.cli:train",
     "verify": "prunion.exporter.cli:verify",
 }
 

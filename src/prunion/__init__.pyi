@@ -1,4 +1,5 @@
 from .exporter.api import export as export
+from .exporter.api import train as train
 from .exporter.api import verify as verify
 from .runtime.errors import BackendError as BackendError
 from .runtime.errors import BudgetError as BudgetError
@@ -17,6 +18,5 @@ from .runtime.errors import UnsupportedGraphError as UnsupportedGraphError
 from .runtime.errors import VerificationError as VerificationError
 from .runtime.measure.benchmark import bench as bench
 from .runtime.model.open import load as load
-from .trainer.api import train as train
 
 __version__: str

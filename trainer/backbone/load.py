@@ -9,10 +9,11 @@ import torch
 from torch import fx, nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
+from prunion.trainer.backbone.names import op_name
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
 from prunion.trainer.backbone.published import published_net
 from prunion.trainer.backbone.python_net import make_python_net
-from prunion.trainer.backbone.tracing import op_name, trace
+from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.backbone.weights import (
     load_weights,
     match_by_order,

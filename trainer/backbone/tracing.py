@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import operator
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree
 
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.backbone.constants import fold_constants
+from prunion.trainer.backbone.names import op_name
+from prunion.trainer.backbone.rewrites import rewrite
 
-__all__ = ["name_norms", "op_name", "trace"]
+__all__ = ["trace"]
 
-NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+log = logging.getLogger(__name__)
+ANSWERS = ("logits", "out", "output")  # what models that return a mapping call it
 VIEWS = frozenset(
     "slice select narrow view reshape unsqueeze transpose permute split chunk".split()
 )
@@ -20,14 +30,15 @@ VIEWS = frozenset(
 IDLE = frozenset(
     "dropout dropout_ feature_dropout alpha_dropout detach detach_ lift_fresh_copy".split()
 )
-GUARDS = frozenset(["_assert_tensor_metadata"])
+GUARDS = frozenset(["_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range"])
 
 
 def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     """Trace `model` (`[N, 3, H, W]` to one tensor) with a symbolic batch, in inference form.
 
     Parameters keep their names. Every node's `meta["val"]` holds its fake tensor. Dropout is
-    dropped, in-place operations become ordinary ones.
+    dropped, in-place operations become ordinary ones, what constants alone make is computed. Of
+    several tensors that the model returns the logits are taken, or else the first.
 
     Raises:
         UnsupportedGraphError: torch.export cannot follow the model, or the flat graph does not
@@ -37,8 +48,9 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     example = torch.randn(2, 3, height, width)
     batch = torch.export.Dim("N", min=1)
     try:
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-        module = program.module()
+        with _quietly():
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            module = program.module()
     except Exception as exc:  # torch.export raises many unrelated types
         first = reason_of(exc)
         raise UnsupportedGraphError(
@@ -50,75 +62,33 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
             module.graph.erase_node(node)
         elif node.op == "call_function":
             _drop_idle(node)
-    views = _functionalise(module.graph)
-    _single_output(module.graph)
-    module.graph.eliminate_dead_code()
+    place = _single_output(module.graph, program.call_spec.out_spec)
     module.graph.set_codegen(fx.graph.CodeGen())
+    fold_constants(module, parameters=False)
+    views = _functionalise(module.graph)
+    module.graph.eliminate_dead_code()
+    rewrite(module)
     module = fx.GraphModule(module, module.graph)  # torch.export's own cannot switch to training
-    _check_same(model, module, example, views)
+    _check_same(model, module, example, views, place)
     _keep_buffers(module)
     return module
 
 
-def op_name(node: fx.Node) -> str:
-    """`conv2d` for `torch.ops.aten.conv2d.default`, `getitem` for tuple access, `""` otherwise."""
-    if node.op != "call_function":
-        return ""
-    if node.target is operator.getitem:
-        return "getitem"
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.split("::")[-1] if schema is not None else str(node.target)
-
-
-def name_norms(module: fx.GraphModule) -> None:
-    """Name every batch norm's tensors as a BatchNorm module of its own would, in place.
-
-    A module may call `F.batch_norm` twice with tensors of any name. Whatever follows knows a norm
-    by the module that holds its `running_mean`: so each set of tensors gets one, and nodes that
-    read the same set share it.
-    """
-    owners: dict[tuple[str, ...], str] = {}
-    for node in [n for n in module.graph.nodes if op_name(n) == "batch_norm"]:
-        reads = [x if isinstance(x, fx.Node) else None for x in node.args[1:5]]
-        key = tuple("" if x is None else str(x.target) for x in reads)
-        if key not in owners:
-            owner = key[2].rpartition(".")[0]
-            usual = [f"{owner}.{leaf}".lstrip(".") for leaf in NORM_TENSORS]
-            if any(name not in ("", wanted) for name, wanted in zip(key, usual, strict=True)):
-                owner = key[2] + "_norm"
-            if owner in owners.values():  # the same statistics, another scale or shift
-                owner += f"_{len(owners)}"
-            owners[key] = owner
-        for x, leaf in zip(reads, NORM_TENSORS, strict=True):
-            name = f"{owners[key]}.{leaf}".lstrip(".")
-            if x is not None and x.target != name:
-                node.replace_input_with(x, _also_named(module, x, name))
-    module.graph.eliminate_dead_code()
-    module.recompile()
-
-
-def _also_named(module: fx.GraphModule, node: fx.Node, name: str) -> fx.Node:
-    """A node that reads the tensor of `node` by another name, which it is given."""
-    value = operator.attrgetter(str(node.target))(module)
-    owner, _, leaf = name.rpartition(".")
-    if not _has_module(module, owner):
-        module.add_submodule(owner, nn.Module())
-    if isinstance(value, nn.Parameter):
-        module.get_submodule(owner).register_parameter(leaf, value)
-    else:
-        module.get_submodule(owner).register_buffer(leaf, value)
-    with module.graph.inserting_before(node):
-        new = module.graph.get_attr(name)
-    new.meta = dict(node.meta)
-    return new
-
-
-def _has_module(module: nn.Module, name: str) -> bool:
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Inside, torch.export's pages of advice go nowhere; its error says what matters."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        module.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _keep_buffers(module: fx.GraphModule) -> None:
@@ -131,17 +101,30 @@ def _keep_buffers(module: fx.GraphModule) -> None:
                 holder.register_buffer(leaf, value, persistent=True)
 
 
-def _single_output(graph: fx.Graph) -> None:
-    """torch.export returns a flat tuple; a graph run by hand returns its one tensor."""
+def _single_output(graph: fx.Graph, spec: Any) -> int:
+    """torch.export returns a flat tuple; a graph run by hand returns its one tensor.
+
+    Returns which of the model's flattened outputs that is.
+    """
     output = next(n for n in graph.nodes if n.op == "output")
     values = output.args[0]
-    if isinstance(values, tuple | list):
-        if len(values) != 1:
-            raise UnsupportedGraphError(
-                f"the backbone returns {len(values)} tensors, not one: "
-                "turn its auxiliary outputs off"
-            )
-        output.args = (values[0],)
+    if not isinstance(values, tuple | list):
+        return 0
+    names = [_pytree.keystr(path) for path, _ in _pytree.tree_leaves_with_path(_numbered(spec))]
+    tensors = [i for i, x in enumerate(values) if isinstance(x, fx.Node)]
+    if not tensors:
+        raise UnsupportedGraphError("the backbone returns no tensor: return its logits")
+    named = [i for answer in ANSWERS for i in tensors if names[i].strip("[]'.") == answer]
+    place = (named or tensors)[0]
+    if len(tensors) > 1:
+        what = f"the one called {names[place].strip('[].')}" if named else "the first"
+        log.info("the network returns %d tensors: %s is taken for the logits", len(tensors), what)
+    output.args = (values[place],)
+    return place
+
+
+def _numbered(spec: Any) -> Any:
+    return _pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
 
 
 def _drop_idle(node: fx.Node) -> None:
@@ -177,13 +160,13 @@ def _functionalise(graph: fx.Graph) -> list[str]:
 
 
 def _check_same(
-    model: nn.Module, module: fx.GraphModule, example: torch.Tensor, views: list[str]
+    model: nn.Module,
+    module: fx.GraphModule,
+    example: torch.Tensor,
+    views: list[str],
+    place: int,
 ) -> None:
-    with torch.no_grad():
-        expected, got = model(example.clone()), module(example.clone())
-    if not isinstance(got, torch.Tensor) or not torch.allclose(
-        expected, got, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12
-    ):
+    if not _agree(model, module, example, place):
         cause = f"{views[0]}, and " if views else ""
         fix = (
             "compute a new tensor there (torch.where, torch.cat)" if views else "rewrite the model"
@@ -192,3 +175,18 @@ def _check_same(
             f"{cause}the traced graph of {type(model).__name__} does not compute the model's "
             f"function: {fix}, or choose another backbone; `keep` cannot help here"
         )
+    with contextlib.suppress(ValueError):  # a norm that needs more than one value per channel
+        if not _agree(model, module, example[:1], place):
+            raise UnsupportedGraphError(
+                f"{type(model).__name__} computes something else for one image than for two: a "
+                "branch on the batch size, which the traced graph cannot have; take it out"
+            )
+
+
+def _agree(model: nn.Module, module: fx.GraphModule, images: torch.Tensor, place: int) -> bool:
+    with torch.no_grad():
+        got = module(images.clone())
+        expected = _pytree.tree_leaves(model(images.clone()))[place]
+    return isinstance(got, torch.Tensor) and torch.allclose(
+        expected, got, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12
+    )

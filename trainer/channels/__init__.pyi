@@ -1,3 +1,9 @@
+from .chains import NEVER_CUT as NEVER_CUT
+from .chains import Chains as Chains
+from .chains import Located as Located
+from .chains import Resized as Resized
+from .chains import Selection as Selection
+from .chains import find_chains as find_chains
 from .units import GateSite as GateSite
 from .units import Units as Units
 from .units import find_units as find_units

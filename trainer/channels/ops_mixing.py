@@ -21,10 +21,26 @@ from prunion.trainer.channels.slots import (
     read,
     shape_of,
     spread,
+    value_of,
+    varying,
     weight_shape,
 )
 
-__all__ = ["add", "batch_norm", "conv", "linear", "mul", "read_features"]
+__all__ = [
+    "UnsupportedBatch",
+    "batch_norm",
+    "conv",
+    "group_norm",
+    "instance_norm",
+    "linear",
+    "prelu",
+    "read_features",
+    "transposed_conv",
+]
+
+
+class UnsupportedBatch(UnsupportedGraphError):
+    """An image's answer depends on the others in its batch: keeping channels cannot help."""
 
 
 def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
@@ -42,19 +58,55 @@ def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
         flow.sets.tie(out, inputs.repeat_interleave(outputs // groups))
     else:  # the same position in every group is one unit
         read(flow, node, source)
-        for ids in (inputs.view(groups, -1), out.view(groups, -1)):
+        for ids in (inputs.reshape(groups, -1), out.view(groups, -1)):
             flow.sets.tie(ids, ids[:1].expand_as(ids))
         flow.lay(weight, 1, inputs[:per_group])
     flow.lay(weight, 0, out)
     if bias is not None:
         flow.lay(bias, 0, out)
     shape = shape_of(node)
-    flow.layers.append((weight, weight_shape(node, 1), shape[2] * shape[3]))
-    zero = flow.values[source].zero if groups > 1 and per_group == 1 and bias is None else None
-    channel_zero = torch.zeros(outputs, dtype=torch.bool)
-    if zero is not None:
-        channel_zero = per_channel(zero).repeat_interleave(outputs // groups)
-    return spread(out, channel_zero, shape)
+    flow.layers.append((weight, weight_shape(node, 1), _positions(shape[2:])))
+    return _of_layer(flow, source, out, groups > 1 and per_group == 1 and bias is None, shape)
+
+
+def transposed_conv(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """The same with its weight's axes the other way round, `[in, out / groups, *kernel]`."""
+    source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
+    groups = arg_of(node, 6, 1)
+    assert isinstance(source, fx.Node) and weight is not None
+    inputs, per_group = weight_shape(node, 1)[:2]
+    depthwise = groups == inputs and per_group == 1
+    if groups > 1 and not depthwise:
+        raise UnsupportedGraphError(f"node {node.name}: a transposed convolution in groups")
+    given = channel_ids(flow, node, source)
+    out = flow.sets.fresh(per_group * groups)
+    if depthwise:
+        flow.sets.tie(out, given)
+    else:
+        read(flow, node, source)
+        flow.lay(weight, 1, out)
+        flow.outputs[weight] = out
+    flow.lay(weight, 0, given)
+    if bias is not None:
+        flow.lay(bias, 0, out)
+    positions = _positions(tuple(int(n) for n in source.meta["val"].shape[2:]))
+    flow.layers.append((weight, weight_shape(node, 1), positions))
+    return _of_layer(flow, source, out, depthwise and bias is None, shape_of(node))
+
+
+def _of_layer(
+    flow: Flow, source: fx.Node, out: torch.Tensor, depthwise: bool, shape: tuple[int, ...]
+) -> ActivationSlots:
+    """A layer's outputs: nothing makes an off one 0 but an off input of a depthwise one."""
+    zero = torch.zeros(len(out), dtype=torch.bool)
+    if depthwise:
+        given = per_channel(flow.values[source].zero)
+        zero = given.repeat_interleave(len(out) // len(given))
+    return spread(out, zero, shape)
+
+
+def _positions(sides: tuple[int, ...]) -> int:
+    return int(torch.Size(sides).numel())
 
 
 def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
@@ -62,12 +114,10 @@ def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
     source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
     assert isinstance(source, fx.Node) and weight is not None
     value = flow.values[source]
-    features = value.ids.shape[-1]
-    ids = value.ids.reshape(-1, features)
-    if not (ids == ids[:1]).all():
-        raise UnsupportedGraphError(
-            f"node {node.name}: the channels of its input are not on the last axis"
-        )
+    last = value.ids.dim() - 1
+    if set(varying(value.ids)) - {last}:
+        raise UnsupportedGraphError(f"node {node.name}: its channels are not on the last axis")
+    ids = value.ids.reshape(-1, value.ids.shape[-1])
     read(flow, node, source)
     out = flow.sets.fresh(weight_shape(node, 1)[0])
     flow.lay(weight, 0, out)
@@ -75,8 +125,7 @@ def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
     if bias is not None:
         flow.lay(bias, 0, out)
     shape = shape_of(node)
-    positions = int(torch.Size(shape[1:-1]).numel())
-    flow.layers.append((weight, weight_shape(node, 1), positions))
+    flow.layers.append((weight, weight_shape(node, 1), _positions(shape[1:-1])))
     return ActivationSlots(out.expand(shape), torch.zeros(1, dtype=torch.bool).expand(shape))
 
 
@@ -84,83 +133,65 @@ def batch_norm(flow: Flow, node: fx.Node) -> ActivationSlots:
     """Its parameters are laid out by its channels; behind it an off channel can be 0."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    ids = channel_ids(flow, node, source)
-    for position in (1, 2, 3, 4):
-        name = name_of(node, position)
-        if name is not None:
-            flow.lay(name, 0, ids)
+    if name_of(node, 3) is None or arg_of(node, 5, False):
+        raise UnsupportedBatch(
+            f"node {node.name}: a BatchNorm without running statistics normalises by the batch, so "
+            "an image's answer depends on the others: use track_running_stats=True"
+        )
+    ids = _lay_all(flow, node, (1, 2, 3, 4))
     flow.norms.append(node)
     return spread(ids, torch.ones(len(ids), dtype=torch.bool), shape_of(node))
 
 
-def add(flow: Flow, node: fx.Node) -> ActivationSlots:
-    """Both sides become the same units; the sum is 0 where both are."""
-    tensors, other = _operands(flow, node)
-    if len(tensors) == 2:
-        ids, (zero_a, zero_b) = _tied(flow, *tensors)
-        return ActivationSlots(ids, zero_a & zero_b)
-    return ActivationSlots(tensors[0].ids, tensors[0].zero & (other == 0))
+def instance_norm(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Each channel for itself; one that was 0 stays 0 where nothing is added."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    ids = _lay_all(flow, node, (1, 2, 3, 4))
+    own = name_of(node, 2) is None and bool(arg_of(node, 5, True))
+    return spread(ids, per_channel(flow.values[source].zero) & own, shape_of(node))
 
 
-def mul(flow: Flow, node: fx.Node) -> ActivationSlots:
-    """Both sides become the same units; the product is 0 where either is."""
-    tensors, other = _operands(flow, node)
-    if len(tensors) == 2:
-        ids, (zero_a, zero_b) = _tied(flow, *tensors)
-        return ActivationSlots(ids, zero_a | zero_b)
-    if other == 0:  # how some shortcuts make zero channels: nothing ties them to their source
-        count = tensors[0].ids.shape[1]
-        return spread(flow.sets.fresh(count), torch.ones(count, dtype=torch.bool), shape_of(node))
-    return tensors[0]
+def group_norm(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """The channels of a group live together, so that a group's statistics never change."""
+    source, groups = node.args[0], int(arg_of(node, 1, 1))
+    assert isinstance(source, fx.Node)
+    if groups == 1:
+        raise UnsupportedGraphError(f"node {node.name}: it normalises over all channels")
+    ids = channel_ids(flow, node, source)
+    together = ids.reshape(groups, -1)
+    flow.sets.tie(together, together[:, :1].expand_as(together))
+    _lay_all(flow, node, (2, 3))
+    zero = per_channel(flow.values[source].zero).view(groups, -1).all(1, keepdim=True)
+    zero = zero.expand_as(together).reshape(-1) & (name_of(node, 3) is None)
+    return spread(ids, zero, shape_of(node))
 
 
-def _operands(flow: Flow, node: fx.Node) -> tuple[list[ActivationSlots], float | None]:
-    """The activations among two operands, and the number; None where that is a parameter."""
-    tensors: list[ActivationSlots] = []
-    other: float | None = None
-    for arg in node.args[:2]:
-        if isinstance(arg, fx.Node) and arg.op == "get_attr":
-            _lay_parameter(flow, node, arg)
-        elif isinstance(arg, fx.Node):
-            tensors.append(flow.values[arg])
-        else:
-            other = float(arg)  # type: ignore[arg-type]
-    return tensors, other
+def prelu(flow: Flow, node: fx.Node) -> ActivationSlots:
+    """Keeps 0, with one slope for all or one for each channel."""
+    if weight_shape(node, 1)[0] > 1:
+        _lay_all(flow, node, (1,))
+    return value_of(flow, node)
 
 
-def _lay_parameter(flow: Flow, node: fx.Node, parameter: fx.Node) -> None:
-    """A scale or offset of the other operand's channels, `[C, 1, 1]` or `[1, C, 1, 1]`."""
-    source = next(x for x in node.all_input_nodes if x.op != "get_attr")
-    shape, rank = parameter.meta["val"].shape, flow.values[source].ids.dim()
-    axis = 1 - (rank - len(shape))
-    if rank > 4 or len(shape) > rank or (axis == 1 and shape[0] != 1):
-        raise UnsupportedGraphError(
-            f"node {node.name}: {parameter.target} {list(shape)} is no scale or shift of channels"
-        )
-    if axis >= 0 and shape[axis] > 1:
-        ids = channel_ids(flow, node, source)
-        if len(ids) != shape[axis]:
-            raise UnsupportedGraphError(
-                f"node {node.name}: {parameter.target} makes {shape[axis]} channels of {len(ids)}"
-            )
-        flow.lay(str(parameter.target), axis, ids)
-
-
-def _tied(
-    flow: Flow, a: ActivationSlots, b: ActivationSlots
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Two operands broadcast and tied element by element: their ids, and both zero flags."""
-    ids_a, ids_b = torch.broadcast_tensors(a.ids, b.ids)
-    zero_a, zero_b = torch.broadcast_tensors(a.zero, b.zero)
-    flow.sets.tie(ids_a, ids_b)
-    return ids_a, (zero_a, zero_b)
+def _lay_all(flow: Flow, node: fx.Node, positions: tuple[int, ...]) -> torch.Tensor:
+    """Lay the parameters at these positions out by the channels of the input, `[C]`."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    ids = channel_ids(flow, node, source)
+    for position in positions:
+        name = name_of(node, position)
+        if name is not None:
+            flow.lay(name, 0, ids)
+    return ids
 
 
 def read_features(flow: Flow, node: fx.Node) -> None:
     """The end of the graph: the heads read its features."""
     source = node.args[0]
-    if not isinstance(source, fx.Node) or flow.values[source].ids.dim() != 2:
+    value = flow.values.get(source) if isinstance(source, fx.Node) else None
+    if not isinstance(value, ActivationSlots) or value.ids.dim() != 2:
         raise UnsupportedGraphError("the backbone must end in one feature vector [N, F]")
-    value = flow.values[source]
+    assert isinstance(source, fx.Node)
     flow.lay("head_weight", 1, value.ids[0])
     flow.reads.append(Read(node, source, value.ids, value.zero))

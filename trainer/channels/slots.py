@@ -9,6 +9,7 @@ when its slot is switched off.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,9 @@ __all__ = [
     "read",
     "shape_of",
     "spread",
+    "tensor_of",
     "value_of",
+    "varying",
     "weight_shape",
 ]
 
@@ -85,6 +88,17 @@ class SlotSets:
             if x != y:
                 self._parent[max(x, y)] = min(x, y)
 
+    def fix(self, slots: torch.Tensor) -> bool:
+        """Say that none of `slots` is ever removed; False where that was so already."""
+        roots = {self.find(slot) for slot in torch.unique(_once(slots)).tolist()} - {FIXED}
+        for root in roots:
+            self._parent[root] = FIXED
+        return bool(roots)
+
+    def table(self) -> torch.Tensor:
+        """Every slot's representative, by slot: `[slots]`."""
+        return torch.tensor([self.find(slot) for slot in range(len(self._parent))])
+
     def roots(self, slots: torch.Tensor) -> torch.Tensor:
         """Each slot's representative, same shape."""
         flat = [self.find(slot) for slot in slots.reshape(-1).tolist()]
@@ -106,19 +120,27 @@ class Flow:
     """Everything the walk over a graph found out.
 
     Attributes:
+        module: what is walked over.
         values: the slots of every activation (a tuple of them for a split, an int for a size).
         weights: slot ids along an axis of a parameter or buffer.
         reads: where channels are mixed.
         layers: weight, shape and output positions of each convolution and linear layer.
         norms: the BatchNorms.
+        outputs: slot ids of a layer's outputs, where they do not lie along its weight's first axis.
+        whole: why channels are kept whole, by the node that needs all of them.
+        untouched: parameters that something reads which needs them whole.
     """
 
+    module: fx.GraphModule
     sets: SlotSets
     values: dict[fx.Node, Any]
     weights: dict[tuple[str, int], torch.Tensor]
     reads: list[Read]
     layers: list[tuple[str, tuple[int, ...], int]]
     norms: list[fx.Node]
+    outputs: dict[str, torch.Tensor]
+    whole: dict[fx.Node, str]
+    untouched: set[str]
 
     def lay(self, tensor: str, axis: int, ids: torch.Tensor) -> None:
         """Say that `axis` of `tensor` is laid out by `ids`; a second use ties both."""
@@ -142,15 +164,34 @@ def read(flow: Flow, node: fx.Node, source: fx.Node) -> None:
 
 
 def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
-    """Slot id of each channel `[C]`; refused unless the same at every position."""
-    ids: torch.Tensor = flow.values[source].ids
-    first = ids.flatten(2)[:, :, 0] if ids.dim() > 2 else ids
-    everywhere = first.reshape(1, -1, *([1] * (ids.dim() - 2)))
-    if not (ids == everywhere).all():
-        raise UnsupportedGraphError(
-            f"node {node.name}: its input holds different channels at different positions"
-        )
-    return first[0]
+    """Slot id of each channel `[C]`; what lies at its other positions is tied to it.
+
+    Raises UnsupportedGraphError where the channels lie along another axis.
+    """
+    ids: torch.Tensor = _once(flow.values[source].ids)
+    channels: int = flow.values[source].ids.shape[1]
+    if ids.dim() > 2:
+        first = ids.flatten(2)[:, :, :1].reshape(1, -1, *([1] * (ids.dim() - 2)))
+        if not (ids == first).all():
+            if (ids == ids[:, :1]).all():
+                raise UnsupportedGraphError(f"node {node.name}: its channels are not on axis 1")
+            flow.sets.tie(ids, first.expand_as(ids))
+        ids = first.flatten(1)
+    return ids[0].expand(channels) if ids.shape[1] == 1 else ids[0]
+
+
+def _once(ids: torch.Tensor) -> torch.Tensor:
+    """The same without the axes along which it was expanded: those have one entry."""
+    for dim in range(ids.dim()):
+        if ids.stride(dim) == 0:
+            ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
+    return ids
+
+
+def varying(ids: torch.Tensor) -> list[int]:
+    """The axes along which `ids` differ."""
+    ids = _once(ids)
+    return [d for d in range(ids.dim()) if not (ids == ids.narrow(d, 0, 1)).all()]
 
 
 def per_channel(zero: torch.Tensor) -> torch.Tensor:
@@ -178,6 +219,12 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return (1, *(int(n) for n in node.meta["val"].shape[1:]))
 
 
+def tensor_of(flow: Flow, node: fx.Node) -> torch.Tensor:
+    """The parameter or constant that a node reads."""
+    value: torch.Tensor = operator.attrgetter(str(node.target))(flow.module)
+    return value
+
+
 def weight_shape(node: fx.Node, position: int) -> tuple[int, ...]:
     """Shape of the parameter at an argument position."""
     arg = node.args[position]
@@ -203,4 +250,4 @@ def arg_of(node: fx.Node, position: int, default: Any) -> Any:
     if position < len(node.args):
         return node.args[position]
     schema = node.target._schema.arguments  # type: ignore[union-attr]
-    return node.kwargs.get(schema[position].name, default)
+    return node.kwargs.get(schema[position].name, default) if position < len(schema) else default

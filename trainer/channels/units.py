@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
 from prunion.runtime.bundle import Layer, UnitTable
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone import op_name
-from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read
-from prunion.trainer.channels.walk import KEEPS_ZERO, LAYOUT, flow_slots
+from prunion.trainer.channels.chains import NEVER_CUT, Located, find_chains, is_layout
+from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read, varying
+from prunion.trainer.channels.walk import KEEPS_ZERO, flow_slots
 
 __all__ = ["GateSite", "Units", "find_units"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class GateSite:
         node: name of the graph node whose output is gated.
         readers: names of the nodes that read the gated value; empty means all of them.
         units: unit of each channel, -1 where the channel has no switch.
+        axis: along which the channels lie; 1 but behind layers that work on the last one.
         folded: the per-domain BatchNorms before it take the switch in at export; otherwise the
             gate stays in the exported graph as a multiplication.
     """
@@ -35,6 +41,7 @@ class GateSite:
     readers: tuple[str, ...]
     units: np.ndarray
     folded: bool
+    axis: int = 1
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,29 @@ class Units:
     Attributes:
         table: which slots each unit has; what the checkpoint and the bundle store.
         gates: where switches act.
-        channels: units of the channels of activations, by node name, wherever a reshape, split,
-            padding or product reads or makes them.
+        channels: units of the channels of activations, by node name.
+        axes: the axis along which they lie.
         feature_units: unit of each feature that the heads read, `[F]`.
+        whole: why channels are kept whole, by the node that needs all of them.
     """
 
     table: UnitTable
     gates: tuple[GateSite, ...]
     channels: dict[str, np.ndarray]
+    axes: dict[str, int]
     feature_units: np.ndarray
+    whole: dict[str, str]
+
+    def notes(self) -> list[str]:
+        """What is kept whole, a line for each reason."""
+        nodes: dict[str, list[str]] = {}
+        for node, reason in self.whole.items():
+            nodes.setdefault(reason, []).append(node)
+        more = {reason: f" and {len(x) - 1} more" if x[1:] else "" for reason, x in nodes.items()}
+        return [
+            f"node {x[0]}{more[reason]}: {reason}; the channels that come in are kept whole"
+            for reason, x in nodes.items()
+        ]
 
 
 def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
@@ -64,11 +85,12 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
 
     Raises:
         ConfigError: one of `keep` is no layer.
-        UnsupportedGraphError: an operation whose channels cannot be decided, naming its node.
+        UnsupportedGraphError: no channel is left that could be removed, or an image's answer
+            depends on the others in its batch.
     """
     flow = flow_slots(module)
     layers = {
-        tensor.removesuffix(".weight"): ids
+        tensor.removesuffix(".weight"): flow.outputs.get(tensor, ids)
         for (tensor, axis), ids in flow.weights.items()
         if axis == 0 and tensor.endswith(".weight")
     }
@@ -81,14 +103,104 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
             )
         for name in found:
             flow.sets.tie(layers[name], torch.full_like(layers[name], FIXED))
+    for (tensor, _), ids in flow.weights.items():
+        if tensor in flow.untouched:
+            flow.sets.fix(ids)
+    places = _places(flow)
     number = _number_roots(flow)
+    if not number:
+        raise UnsupportedGraphError(_nothing_left(flow, keep))
     slots = {key: _units_of(flow, ids, number) for key, ids in flow.weights.items()}
     table = UnitTable(len(number), slots, _layers(flow))
+    units = {node: (_units_of(flow, ids, number), axis) for node, (ids, axis) in places.items()}
     return Units(
         table=table,
-        gates=tuple(_norm_gates(flow, number) + _read_gates(flow, number)),
-        channels=_channels(flow, number),
+        gates=tuple(_norm_gates(flow, units) + _read_gates(flow, units)),
+        channels={node.name: value for node, (value, _) in units.items()},
+        axes={node.name: axis for node, (_, axis) in units.items()},
         feature_units=slots["head_weight", 1],
+        whole={node.name: reason for node, reason in flow.whole.items()},
+    )
+
+
+Places = dict[fx.Node, tuple[torch.Tensor, int]]  # ids of the channels, and their axis
+
+
+def _places(flow: Flow) -> Places:
+    """Where each activation's channels lie; those that lie along no one axis are kept whole."""
+    while True:
+        table = flow.sets.table()
+        places, again = _located(flow, table)
+
+        def located(node: fx.Node, table: torch.Tensor = table) -> Located | None:
+            if node.op == "get_attr":
+                return NEVER_CUT
+            value = flow.values[node]
+            if not isinstance(value, ActivationSlots):
+                return None
+            place = _along(table, value.ids)
+            return None if place is None else (table[place[0]].numpy() - 1, place[1])
+
+        chains = find_chains(flow.module, located)
+        for node, source in chains.whole.items():
+            again |= _fix(flow, source, node, f"{op_name(node)} mixes channels with positions")
+        if not again:
+            return places
+
+
+def _located(flow: Flow, table: torch.Tensor) -> tuple[Places, bool]:
+    places: Places = {}
+    again = False
+    for node, value in flow.values.items():
+        if not isinstance(value, ActivationSlots):
+            continue
+        place = _along(table, value.ids)
+        if place is not None:
+            places[node] = place
+            source: Any = node.args[0] if node.args else None
+            cut = op_name(node) == "slice" and not is_layout(node)
+            if cut and node.args[1] in _differing(table, flow.values[source].ids):
+                again |= _fix(flow, source, node, "it takes some of the channels on that axis")
+        elif not is_layout(node) or any(not is_layout(user) for user in node.users):
+            again |= _fix(flow, node, node, "its channels lie along several axes")
+    return places, again
+
+
+def _along(table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, int] | None:
+    """Ids of the channels and the one axis along which they differ; axis 1 where none do."""
+    axes = _differing(table, ids)
+    if len(axes) > 1:
+        return None
+    axis = axes[0] if axes else min(1, ids.dim() - 1)
+    line = ids.movedim(axis, 0)
+    return line.reshape(len(line), -1)[:, 0], axis
+
+
+def _differing(table: torch.Tensor, ids: torch.Tensor) -> list[int]:
+    for dim in range(ids.dim()):
+        if ids.stride(dim) == 0:
+            ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
+    return varying(table[ids])
+
+
+def _fix(flow: Flow, source: fx.Node, node: fx.Node, reason: str) -> bool:
+    value, fixed = flow.values[source], False
+    for part in value if isinstance(value, tuple) else [value]:
+        if isinstance(part, ActivationSlots):
+            fixed |= flow.sets.fix(part.ids)
+    if fixed:
+        flow.whole.setdefault(node, reason)
+    return fixed
+
+
+def _nothing_left(flow: Flow, keep: Sequence[str]) -> str:
+    reasons = [f"node {node.name}: {reason}" for node, reason in flow.whole.items()]
+    why = reasons[0] if reasons else "every layer's channels are kept"
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    kept = f"; keep = {', '.join(keep)} keeps layers too" if keep else ""
+    return (
+        f"{why}{more}: no channel of the network could be removed{kept}; end it before that node "
+        "([backbone] cut), or choose a network whose layers are followed by BatchNorm"
     )
 
 
@@ -107,24 +219,6 @@ def _units_of(flow: Flow, ids: torch.Tensor, number: dict[int, int]) -> np.ndarr
     return np.array([number.get(root, -1) for root in roots], dtype=np.int64)
 
 
-def _channel_units(flow: Flow, node: fx.Node, number: dict[int, int]) -> np.ndarray:
-    ids = flow.values[node].ids
-    return _units_of(flow, ids[0].flatten(1)[:, 0] if ids.dim() > 2 else ids[0], number)
-
-
-def _channels(flow: Flow, number: dict[int, int]) -> dict[str, np.ndarray]:
-    """Units of channels around the operations that slicing has to rewrite."""
-    around: dict[fx.Node, None] = {}
-    for node in flow.values:
-        if op_name(node) in LAYOUT | {"contiguous", "clone", "pad", "mul"}:
-            around.update(dict.fromkeys([node, *node.all_input_nodes]))
-    return {
-        str(node.name): _channel_units(flow, node, number)
-        for node in around
-        if isinstance(flow.values.get(node), ActivationSlots)
-    }
-
-
 def _layers(flow: Flow) -> tuple[Layer, ...]:
     positions: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -134,14 +228,14 @@ def _layers(flow: Flow) -> tuple[Layer, ...]:
     return tuple(Layer(weight, shapes[weight], positions[weight]) for weight in shapes)
 
 
-def _norm_gates(flow: Flow, number: dict[int, int]) -> list[GateSite]:
+def _norm_gates(flow: Flow, units: dict[fx.Node, Located]) -> list[GateSite]:
     """One gate behind each BatchNorm's activation (or behind the addition it feeds)."""
     places = dict.fromkeys(_gate_place(flow, norm) for norm in flow.norms)
     sites = []
     for node in places:
-        units = _channel_units(flow, node, number)
-        if (units >= 0).any():
-            sites.append(GateSite(node.name, (), units, folded=True))
+        channels, axis = units[node]
+        if (channels >= 0).any():
+            sites.append(GateSite(node.name, (), channels, folded=True, axis=axis))
     return sites
 
 
@@ -162,7 +256,7 @@ def _off_is_zero(flow: Flow, ids: torch.Tensor, zero: torch.Tensor) -> bool:
     return all(flow.sets.find(slot) == FIXED for slot in suspects.tolist())
 
 
-def _read_gates(flow: Flow, number: dict[int, int]) -> list[GateSite]:
+def _read_gates(flow: Flow, units: dict[fx.Node, Located]) -> list[GateSite]:
     """Explicit gates where something reads a channel that BatchNorm does not bring to zero."""
     bare: dict[fx.Node, list[Read]] = {}
     for read in flow.reads:
@@ -172,8 +266,9 @@ def _read_gates(flow: Flow, number: dict[int, int]) -> list[GateSite]:
         GateSite(
             source.name,
             tuple(read.node.name for read in reads),
-            _channel_units(flow, source, number),
+            units[source][0],
             folded=False,
+            axis=units[source][1],
         )
         for source, reads in bare.items()
     ]

@@ -5,6 +5,7 @@ from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import versions as versions
 from .domain_norm import DomainNorm as DomainNorm
+from .domain_norm import route as route
 from .evaluation import evaluate as evaluate
 from .evaluation import right_answers as right_answers
 from .masked import DomainNet as DomainNet

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
-from prunion.trainer.backbone import load_backbone, name_norms, op_name
+from prunion.trainer.backbone import fold_constants, load_backbone, name_norms, op_name
 from prunion.trainer.channels import GateSite, Units, find_units
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
@@ -44,14 +44,17 @@ class DomainNet(nn.Module):
     ) -> None:
         """Every switch on, so that it computes what the backbone does.
 
-        Raises UnsupportedGraphError if a channel cannot be followed, or it does not after all.
+        Raises UnsupportedGraphError if no channel can be removed, if an image's answer depends on
+        the others in its batch, or if it does not compute that after all.
         """
         super().__init__()
+        fold_constants(backbone)
         name_norms(backbone)
         example = _example(backbone)
         expected = _output(backbone, example)
         self.units: Units = find_units(backbone, keep)
         self.graph = graph_to_json(backbone)
+        _check_batch(backbone, example, expected)
         self.classes = tuple(classes)
         self.trunk = _add_domains(backbone, self.units, len(self.classes))
         last = len(self.classes) - 1
@@ -125,19 +128,23 @@ class Gate(nn.Module):
 
     units: torch.Tensor
 
-    def __init__(self, units: np.ndarray, folded: bool) -> None:
-        """Gate channels of `units` `[C]`; `folded`: BatchNorm can do it once switches are fixed."""
+    def __init__(self, units: np.ndarray, folded: bool, axis: int = 1) -> None:
+        """Gate channels of `units` `[C]` along `axis`.
+
+        `folded`: BatchNorm can do it once switches are fixed.
+        """
         super().__init__()
-        self.folded = folded
+        self.folded, self.axis = folded, axis
         self.register_buffer("units", torch.from_numpy(units), persistent=False)
 
     def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
-        """Gate `[N, C, ...]`."""
+        """Gate `[N, C, ...]`, or `[N, ..., C]` where `axis` says so."""
         if routing.switches is None or (self.folded and not routing.learning):
             return x
         gate = routing.gate(self.units)
         gate = gate.to(x.dtype)  # 0 and 1 are exact in bfloat16 too
-        return x * gate.view(*gate.shape, *([1] * (x.dim() - 2)))
+        before, behind = [1] * (self.axis - 1), [1] * (x.dim() - 1 - self.axis)
+        return x * gate.view(len(gate), *before, gate.shape[1], *behind)
 
 
 def build_network(
@@ -217,6 +224,17 @@ def _check_same(expected: torch.Tensor, got: torch.Tensor) -> None:
         )
 
 
+def _check_batch(backbone: nn.Module, example: torch.Tensor, expected: torch.Tensor) -> None:
+    """Every image is answered for itself: batches mix domains, and servers mix requests."""
+    alone = _output(backbone, example[:1])
+    largest = float(expected.abs().max())
+    if math.isfinite(largest) and not float((alone - expected[:1]).abs().max()) <= SAME * largest:
+        raise UnsupportedGraphError(
+            "the network's features of an image depend on the others in its batch (a norm or a "
+            "mean over the batch): compute them from the image alone"
+        )
+
+
 def norm_key(node: fx.Node) -> str:
     """Name of the BatchNorm module a batch_norm node came from."""
     mean = node.args[3]
@@ -275,7 +293,7 @@ def _insert_gate(
 ) -> None:
     gates = module.get_submodule("gates")
     assert isinstance(gates, nn.ModuleDict)
-    gates[site.node] = Gate(site.units, site.folded)
+    gates[site.node] = Gate(site.units, site.folded, site.axis)
     users = readers or list(source.users)
     with module.graph.inserting_after(source):
         gate = module.graph.call_module(f"gates.{site.node}", (source, routing))

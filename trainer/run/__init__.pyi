@@ -5,5 +5,6 @@ from .later_domain import AddedDomain as AddedDomain
 from .later_domain import add_domain as add_domain
 from .result import RunResult as RunResult
 from .result import closing_table as closing_table
+from .train import ExportCheck as ExportCheck
 from .train import train_run as train_run
 from .training import Training as Training

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -16,7 +17,14 @@ from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
-from prunion.trainer.network import GRAPH, build_network, evaluate, rebuild_network, save_checkpoint
+from prunion.trainer.network import (
+    GRAPH,
+    DomainNet,
+    build_network,
+    evaluate,
+    rebuild_network,
+    save_checkpoint,
+)
 from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
 from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
@@ -25,7 +33,19 @@ from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import snapshot_bytes
 from prunion.trainer.run.training import Training
 
-__all__ = ["RunResult", "train_run"]
+__all__ = ["ExportCheck", "RunResult", "train_run"]
+
+log = logging.getLogger(__name__)
+
+
+class ExportCheck(Protocol):
+    """Whether a network could be exported once it is trained.
+
+    The exporter stands above training, so whoever starts a run hands its check in.
+    """
+
+    def __call__(self, net: DomainNet, height: int, width: int, round_to: int) -> None:
+        """Leaves `net` as it is. Raises UnsupportedGraphError if it could not."""
 
 
 def train_run(
@@ -36,15 +56,18 @@ def train_run(
     resume: bool = False,
     run_file: Path | None = None,
     model: nn.Module | None = None,
+    check: ExportCheck | None = None,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
 
     Args:
         model: the network itself, in place of the one that `config` names; it is left as it is.
+        check: asked before the first step, but not again by a run that goes on.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
             backbone cannot be read, the budget cannot be met, or the loss stops being finite.
+        UnsupportedGraphError: the network could not be exported.
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
@@ -56,7 +79,8 @@ def train_run(
         domains = open_domains(config.domains, config.seed, processes, orientation)
         resumes = resume and (folder / STATE).is_file()
         graph = _graph(folder) if resumes else None
-        training = _prepare(config, domains, device, processes, graph, model)
+        asked = None if resumes else check
+        training = _prepare(config, domains, device, processes, graph, model, asked)
         _rehearse_end(training, domains, folder)
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
         processes.on_first(lambda: _check_space(folder, training))
@@ -155,6 +179,7 @@ def _prepare(
     processes: Processes,
     graph: Any,
     model: nn.Module | None,
+    check: ExportCheck | None,
 ) -> Training:
     prepare_torch(config, device)
     backbone, size, classes = config.backbone, config.input.size, [len(d.classes) for d in domains]
@@ -162,8 +187,13 @@ def _prepare(
         net = build_network(backbone, size, classes, model=model)
     else:
         net = rebuild_network(backbone, size, classes, graph, GRAPH)
-    net = net.to(device)
+    for note in net.units.notes():
+        log.info(note)
     budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
+    if check is not None:
+        height, width = config.input.size
+        processes.on_first(lambda: check(net, height, width, config.budget.round_to))
+    net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     return Training(config, net, batches, budget, processes)
 

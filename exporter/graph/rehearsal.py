@@ -1,0 +1,152 @@
+"""A random cut of a network, exported and compared before the network is trained."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from prunion.exporter.graph.agreement import TOLERANCE, masked_logits, verify_export
+from prunion.exporter.graph.build import onnx_graph
+from prunion.exporter.graph.writer import save_graph
+from prunion.exporter.slim import SlimNet, keep_rows, slim_network, standing_for
+from prunion.runtime.base import reason_of
+from prunion.runtime.errors import PrunionError, UnsupportedGraphError, VerificationError
+from prunion.trainer.network import DomainNet, route
+
+__all__ = ["rehearse_export"]
+
+# Statistics of so few images make some channels large, and round-off with them.
+LOOSE = 10 * TOLERANCE
+WAY_OUT = "end the backbone before it ([backbone] cut)"
+
+
+def rehearse_export(net: DomainNet, height: int, width: int, round_to: int = 1) -> None:
+    """Cut half of the channels of `net` at random, export that, and compare all three forms.
+
+    Two of its domains do, on noise; `net` is left as it is. Widths are rounded up to multiples of
+    `round_to` as the export would, so that no layer loses every channel.
+
+    Raises UnsupportedGraphError in one line with the node, the reason and a way out.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = _two_domains(net)
+        _randomise(small, height, width, round_to)
+        images = torch.randn(4, 3, height, width)
+    domains = torch.arange(4) % len(small.classes)
+    finite = np.isfinite(masked_logits(small, images, domains)).any(1)
+    try:
+        slim = slim_network(small)
+        if finite.all():
+            _compare(small, slim, images, domains)
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "model.onnx"
+            save_graph(onnx_graph(slim, height, width), graph)
+            names = [f"{row + 1}" for row in range(len(small.classes))]
+            if finite.all():
+                verify_export(small, slim, graph, images, names, LOOSE)
+    except VerificationError as exc:
+        raise _refusal(f"{exc}".removesuffix("; nothing was written")) from None
+    except (PrunionError, OSError):
+        raise
+    except Exception as exc:  # torch's exporter and ONNX Runtime have many
+        raise _refusal(reason_of(exc)) from exc
+
+
+def _refusal(reason: str, more: str = "") -> UnsupportedGraphError:
+    return UnsupportedGraphError(
+        f"a random cut of this network cannot be exported, so it is not trained: {reason}; "
+        f"{WAY_OUT}{more}, or choose another"
+    )
+
+
+def _two_domains(net: DomainNet) -> DomainNet:
+    rows = torch.arange(min(2, len(net.classes)))
+    small = copy.deepcopy(net).to("cpu", torch.float32)
+    keep_rows(small, rows)
+    return small
+
+
+def _randomise(net: DomainNet, height: int, width: int, round_to: int) -> None:
+    """Domains that differ, activations of a sane size, and half of the switches off.
+
+    Drawn weights with drawn shifts would die out or explode over a hundred layers, so the norms'
+    statistics are those of a batch of noise.
+    """
+    count = len(net.classes)
+    with torch.no_grad():
+        for norm in net.norms.values():
+            # Not scaled from what is there: a block's last norm often starts at zero.
+            norm.weight.copy_(1 + 0.2 * torch.randn_like(norm.weight))
+            norm.bias.copy_(0.2 * torch.randn_like(norm.bias))
+            norm.momentum = 1.0
+        net.train()
+        net(torch.randn(2 * count, 3, height, width), [(row, 2) for row in range(count)])
+    net.eval()
+    score = torch.rand(net.units.table.count)
+    alive = net.units.table.round_up((score > 0.5).numpy(), round_to, score.numpy())
+    used = torch.rand(net.switches.shape) < 0.8
+    used[0] |= ~used.any(0)
+    net.switches.copy_(used & torch.from_numpy(alive))
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps what every node gives."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.node: fx.Node | None = None
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """What torch.fx calls for each node."""
+        self.node = n
+        self.values[n.name] = super().run_node(n)
+        return self.values[n.name]
+
+
+def _compare(net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch.Tensor) -> None:
+    """Node by node; raises at the first that fails or differs."""
+    masked, sliced = _Recorder(net.trunk), _Recorder(slim.trunk)
+    rows = slim.bank.index_select(0, domains).unsqueeze(-1).unsqueeze(-1)
+    parts = rows.split([entry.size for entry in slim.entries], dim=1)
+    with torch.no_grad():
+        masked.run(images, route(domains, images.device).gated(net.switches))
+        try:
+            sliced.run(images, parts)
+        except Exception as exc:
+            raise _at(sliced.node, reason_of(exc)) from exc
+    alive = np.append((net.switches > 0).any(0).numpy(), True)
+    for node in net.trunk.graph.nodes:
+        units = net.units.channels.get(standing_for(node))
+        full, cut = masked.values.get(node.name), sliced.values.get(node.name)
+        if units is None or not isinstance(cut, torch.Tensor) or not isinstance(full, torch.Tensor):
+            continue
+        axis = net.units.axes[standing_for(node)]
+        if full.dim() <= axis or full.shape[axis] != len(units):
+            continue
+        expected = full.index_select(axis, torch.from_numpy(np.flatnonzero(alive[units])))
+        if expected.shape != cut.shape:
+            raise _at(node, f"it gives {list(cut.shape)} where {list(expected.shape)} stay")
+        if expected.is_floating_point() and expected.numel():
+            error = float((expected - cut).abs().max()) / max(float(full.abs().max()), 1e-6)
+            if not error <= LOOSE and bool(torch.isfinite(full).all()):
+                raise _at(node, f"it differs from the whole network's by {error:.0e}")
+
+
+def _at(node: fx.Node | None, reason: str) -> UnsupportedGraphError:
+    """With the layers in front of the node, which a user may keep whole."""
+    assert node is not None
+    layers, todo = list[str](), list(node.all_input_nodes)
+    while todo and not layers:
+        names = [str(n.target) for n in todo if n.op == "get_attr"]
+        layers = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+        todo = [x for n in todo for x in n.all_input_nodes]
+    kept = f", or keep what comes in whole ([backbone] keep = {layers!r})" if layers else ""
+    return _refusal(f"node {node.name}: {reason}", kept.replace("'", '"'))

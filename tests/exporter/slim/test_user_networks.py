@@ -1,0 +1,101 @@
+"""A hundred networks as users write them: exact, or refused before training; none wrong.
+
+Cut at random, each must answer as its masked network does: sliced in torch, exported to ONNX, and
+pinned to one domain's own channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from prunion.exporter.bundle.packs import domain_pack, trunk_hash
+from prunion.exporter.graph import onnx_graph, verify_export
+from prunion.exporter.graph.probe import Probe, open_graph, run_graph
+from prunion.exporter.slim import slim_network
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.graph.pin import pin_pack
+from prunion.trainer.network import DomainNet
+from tests.exporter.random_nets import SIDE
+from tests.exporter.slim.test_random_networks import (
+    CLASSES,
+    DOMAINS,
+    ROUND_OFF,
+    difference,
+    masked,
+    switch,
+)
+from tests.exporter.slim.user_layers import NETWORKS
+from tests.exporter.slim.user_networks import EXACT, WHOLE
+
+REFUSED = [name for name, (_, outcome) in NETWORKS.items() if outcome not in (EXACT, WHOLE)]
+ACCEPTED = [name for name in NETWORKS if name not in REFUSED]
+QUICK = ACCEPTED[::12]  # of the exported ones
+
+
+def test_there_are_a_hundred() -> None:
+    assert len(NETWORKS) >= 100
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_sliced_is_masked(name: str) -> None:
+    make, outcome = NETWORKS[name]
+    net = masked(make(), 0)
+    assert (outcome == WHOLE) == bool(net.units.whole), net.units.whole
+    images = torch.randn(len(DOMAINS), 3, SIDE, SIDE)
+    for density in (0.7, 0.4):
+        switch(net, density)
+        slim = slim_network(net)
+        with torch.no_grad():
+            expected = net.logits(images, DOMAINS)
+            assert difference(expected, slim.logits(images, DOMAINS)) < ROUND_OFF
+            learning = net.features(images, DOMAINS, net.switches.clone().requires_grad_())[0]
+            fixed = net.features(images, DOMAINS)[0]
+        assert difference(fixed, learning) < ROUND_OFF
+    assert (~(net.switches > 0).any(0)).any()  # something was cut
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_training(name: str) -> None:
+    make, reason = NETWORKS[name]
+    with pytest.raises(UnsupportedGraphError, match=reason) as caught:
+        masked(make(), 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ACCEPTED]
+)
+def test_exported_is_masked(name: str, tmp_path: Path) -> None:
+    make, _ = NETWORKS[name]
+    net = masked(make(), 0)
+    switch(net, 0.5)
+    slim = slim_network(net)
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx_graph(slim, SIDE, SIDE), path)
+    images = torch.randn(6, 3, SIDE, SIDE)
+    assert verify_export(net, slim, path, images, ["a", "b", "c"]).worst < ROUND_OFF
+    check_pinned(net, path, images)
+
+
+def check_pinned(net: DomainNet, path: Path, images: torch.Tensor) -> None:
+    """Pinned to a domain, and cut to what that domain uses where the runtime can."""
+    slim = slim_network(net)
+    digest = trunk_hash(slim)
+    for row, classes in enumerate(CLASSES):
+        facts = {"name": f"d{row}", "classes": [str(i) for i in range(classes)]}
+        pack = domain_pack(slim, row, facts, digest)
+        with torch.no_grad():
+            expected = net.logits(images, torch.full((len(images),), row))[:, :classes]
+        for table in (None, slim.table):
+            try:
+                graph = pin_pack(path, pack, table, slim.used[row] if table else None)
+            except UnsupportedGraphError:
+                continue
+            got = run_graph(
+                open_graph(graph), Probe(images.numpy(), images.numpy(), images.numpy())
+            )
+            assert difference(expected, torch.from_numpy(got)) < ROUND_OFF

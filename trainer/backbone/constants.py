@@ -1,0 +1,147 @@
+"""What a network computes from its parameters and constants alone, computed once."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from prunion.trainer.backbone.names import op_name
+
+__all__ = ["fold_constants"]
+
+NEW = frozenset("new_zeros new_ones new_full new_empty".split())
+LAYERS = ("conv", "linear")
+
+
+def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
+    """Replace what depends on no image by its value, in place.
+
+    So a weight that is standardised, normalised or rebuilt from factors becomes one weight, by the
+    name of its layer's where that is free. In-place writes into constants are followed.
+
+    Args:
+        parameters: False leaves whatever depends on a tensor of the module, for a caller that
+            still has to load these.
+    """
+    known: dict[fx.Node, Any] = {}
+    learned: set[fx.Node] = set()
+    made: dict[tuple[fx.Node, int], fx.Node] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            if parameters or str(node.target).startswith("lifted_tensor"):  # torch.export's own
+                known[node] = operator.attrgetter(str(node.target))(module)
+                if isinstance(known[node], nn.Parameter):
+                    learned.add(node)
+            continue
+        if node.op == "call_function" and _computable(node, known):
+            known[node] = _value(node, known)
+            if learned & set(node.all_input_nodes):
+                learned.add(node)
+            continue
+        for source in node.all_input_nodes:
+            value = known.get(source)
+            if source.op != "get_attr" and isinstance(value, torch.Tensor):
+                key = (source, value._version)  # a later write does not reach an earlier reader
+                if key not in made:
+                    made[key] = _stored(module, source, value, source in learned, node)
+                node.replace_input_with(source, made[key])
+        _forget_written(node, known)
+    module.graph.eliminate_dead_code()
+    _name_after_layers(module)
+    module.recompile()
+
+
+def _computable(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
+    tags = getattr(node.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded in tags:
+        return False
+    needed = node.all_input_nodes
+    if op_name(node) in NEW:  # of the tensor before them they take the type alone
+        needed = [x for x in needed if x is not node.args[0]]
+    elif not needed:
+        return isinstance(node.meta.get("val"), torch.Tensor)
+    return all(x in known for x in needed)
+
+
+def _value(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    args, kwargs = node.args, {k: v for k, v in node.kwargs.items() if k != "device"}
+    source = args[0] if args else None
+    if op_name(node) in NEW and isinstance(source, fx.Node) and source not in known:
+        args = (torch.empty(0, dtype=source.meta["val"].dtype), *args[1:])
+    target: Any = node.target
+    with torch.no_grad():
+        return target(
+            *fx.node.map_arg(args, known.__getitem__), **fx.node.map_arg(kwargs, known.__getitem__)
+        )
+
+
+def _stored(
+    module: fx.GraphModule, node: fx.Node, value: torch.Tensor, learned: bool, reader: fx.Node
+) -> fx.Node:
+    name = f"constant_{node.name}"
+    value = value.detach().clone()
+    if learned and value.is_floating_point():
+        module.register_parameter(name, nn.Parameter(value))
+    else:
+        module.register_buffer(name, value)
+    with module.graph.inserting_before(reader):
+        new = module.graph.get_attr(name)
+    new.meta = {"val": value, "of": _first_parameter(node)}
+    return new
+
+
+def _first_parameter(node: fx.Node) -> str:
+    """The tensor that a constant is made of, by its name; the first where they are several."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return str(node.target) if node.op == "get_attr" else ""
+
+
+def _forget_written(node: fx.Node, known: dict[fx.Node, Any]) -> None:
+    """A constant that an activation is written into is none from there on."""
+    name, written = op_name(node), node.args[0] if node.args else None
+    if not name.endswith("_") or name.endswith("__") or not isinstance(written, fx.Node):
+        return
+    value = known.get(written)
+    if isinstance(value, torch.Tensor):
+        place = value.untyped_storage().data_ptr()
+        for other in list(known):
+            held = known[other]
+            if isinstance(held, torch.Tensor) and held.untyped_storage().data_ptr() == place:
+                del known[other]
+
+
+def _name_after_layers(module: fx.GraphModule) -> None:
+    """A layer's computed weight takes the name that it would have if it were a parameter."""
+    taken = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    for node in [n for n in module.graph.nodes if n.op == "get_attr" and "of" in n.meta]:
+        of, user = node.meta["of"], next(iter(node.users))
+        if not of or not op_name(user).startswith(LAYERS) or user.args[1] is not node:
+            continue
+        owner = of.split(".parametrizations.")[0] if ".parametrizations." in of else ""
+        owner = owner or of.rpartition(".")[0]
+        name = f"{owner}.weight".lstrip(".")
+        if name in taken:
+            continue
+        taken.add(name)
+        value = getattr(module, str(node.target))
+        delattr(module, str(node.target))
+        _replace(module, name, value)
+        node.target = name
+
+
+def _replace(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    for step in filter(None, owner.split(".")):
+        if not hasattr(module, step):
+            module.add_module(step, nn.Module())
+        module = module.get_submodule(step)
+    for held in (module._parameters, module._buffers):
+        held.pop(leaf, None)
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(leaf, value)
+    else:
+        module.register_buffer(leaf, value)

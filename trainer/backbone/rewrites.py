@@ -1,0 +1,135 @@
+"""Operations that are written in several ways, written in one that channels can be followed in."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from prunion.trainer.backbone.names import op_name
+
+__all__ = ["rewrite"]
+
+ELEMENTWISE = frozenset("add sub mul div maximum minimum where".split())
+BROADCASTS = frozenset("expand expand_as broadcast_to".split())
+aten = torch.ops.aten
+
+
+def rewrite(module: fx.GraphModule) -> None:
+    """Restate the graph in place; it computes the same.
+
+    An expansion that its readers' broadcasting makes anyway goes; a maximum whose place nobody
+    asks for, a part by `narrow` and a choice by constant indices become their plain forms; a mean
+    that may run over channels becomes a sum times a constant, which stays right when channels go.
+    """
+    for node in list(module.graph.nodes):
+        name = op_name(node)
+        if name in BROADCASTS:
+            _drop_broadcast(node)
+        elif name in ("max", "min", "adaptive_max_pool2d"):
+            _first_of_pair(node, name)
+        elif name == "narrow" and isinstance(node.args[2], int):
+            source, dim, start, length = node.args
+            _swap(node, aten.slice.Tensor, (source, dim, start, start + length))
+        elif name == "index":
+            _constant_index(module, node)
+        elif name == "mean":
+            _mean_as_sum(node)
+    module.graph.eliminate_dead_code()
+
+
+def _swap(node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+    with node.graph.inserting_before(node):
+        new = _made(node.graph, target, args, node)
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+    return new
+
+
+def _made(graph: fx.Graph, target: Any, args: tuple[Any, ...], like: fx.Node) -> fx.Node:
+    new = graph.call_function(target, args)
+    new.meta = {k: v for k, v in like.meta.items() if k != "val"}
+    new.meta["val"] = target(*fx.node.map_arg(args, lambda x: x.meta["val"]))
+    return new
+
+
+def _drop_broadcast(node: fx.Node) -> None:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    shape = node.meta["val"].shape
+    for user in node.users:
+        others = [x for x in user.all_input_nodes if x is not node]
+        if op_name(user) not in ELEMENTWISE or not any(
+            isinstance(x.meta.get("val"), torch.Tensor) and x.meta["val"].shape == shape
+            for x in others
+        ):
+            return
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+
+
+def _first_of_pair(node: fx.Node, name: str) -> None:
+    """The values alone, where nobody asks for their places."""
+    if not isinstance(node.meta["val"], tuple | list):
+        return
+    picks = list(node.users)
+    if any(u.target is not operator.getitem or u.args[1] != 0 for u in picks):
+        return
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    target: Any
+    args: tuple[Any, ...]
+    if name == "adaptive_max_pool2d":
+        given: Any = node.args[1]
+        size = list(given) if isinstance(given, list | tuple) else [given] * 2
+        sides = [int(n) for n in source.meta["val"].shape[-2:]]
+        if size == [1, 1]:
+            target, args = aten.amax.default, (source, [2, 3], True)
+        elif all(side % int(n) == 0 for side, n in zip(sides, size, strict=True)):
+            steps = [side // int(n) for side, n in zip(sides, size, strict=True)]
+            target, args = aten.max_pool2d.default, (source, steps, steps)
+        else:
+            return
+    else:
+        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        target = aten.amax.default if name == "max" else aten.amin.default
+        args = (source, [node.args[1]], keep)
+    with node.graph.inserting_before(node):
+        new = _made(node.graph, target, args, node)
+    for pick in picks:
+        pick.replace_all_uses_with(new)
+        node.graph.erase_node(pick)
+    node.graph.erase_node(node)
+
+
+def _constant_index(module: fx.GraphModule, node: fx.Node) -> None:
+    places = node.args[1]
+    assert isinstance(places, list | tuple)
+    given = [(dim, x) for dim, x in enumerate(places) if x is not None]
+    if len(given) != 1 or getattr(given[0][1], "op", "") != "get_attr" or given[0][0] == 0:
+        return
+    (dim, index) = given[0]
+    value = operator.attrgetter(str(index.target))(module)
+    if value.dtype == torch.int64 and value.dim() == 1 and bool((value >= 0).all()):
+        _swap(node, aten.index_select.default, (node.args[0], dim, index))
+
+
+def _mean_as_sum(node: fx.Node) -> None:
+    source, dims = node.args[0], node.args[1] if len(node.args) > 1 else None
+    assert isinstance(source, fx.Node)
+    shape = source.meta["val"].shape
+    dims = dims if isinstance(dims, list | tuple) else [dims]
+    if None in dims or node.kwargs.get("dtype") is not None:
+        return
+    places = {int(d) % len(shape) for d in dims}  # type: ignore[arg-type]
+    if 0 in places or not (1 in places or (len(shape) == 4 and places == {3})):
+        return
+    count = 1
+    for place in places:
+        count *= int(shape[place])
+    keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+    with node.graph.inserting_before(node):
+        total = _made(node.graph, aten.sum.dim_IntList, (source, sorted(places), keep), node)
+    _swap(node, aten.mul.Tensor, (total, 1.0 / count))

@@ -1,8 +1,8 @@
 """A backbone's traced graph as plain JSON, so that nothing of what made it is needed again.
 
-Only operations that channels can be followed through are ever written or read, by their ATen names.
-A graph from elsewhere can therefore compute, and nothing else: it names no Python function, opens
-no file, and its size is checked before it runs.
+Only operations that make tensors of tensors are ever written or read, by their ATen names, and
+arithmetic on sizes. A graph from elsewhere can therefore compute, and nothing else: it names no
+other function, opens no file, and its size is checked before it runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from prunion.trainer.channels import HANDLERS
 __all__ = ["graph_from_json", "graph_to_json"]
 
 FORMAT_VERSION = 1
-OPERATIONS = frozenset(HANDLERS) | {"sym_size"}
+OPERATIONS = frozenset(HANDLERS) | {"sym_size", "einsum"}
+# Of the sizes of a batch, which are whole numbers.
+ON_SIZES = {f.__name__: f for f in (operator.mul, operator.add, operator.sub, operator.floordiv)}
 # Torch's own constants among the arguments, as `{"dtype": "float32"}`.
 CONSTANTS: dict[str, type] = {
     "dtype": torch.dtype,
@@ -103,15 +105,31 @@ def graph_from_json(value: Any, source: str) -> fx.GraphModule:
 
 
 def _target_name(node: fx.Node) -> str:
-    name = op_name(node)
-    if node.target is operator.getitem:
+    name, target = op_name(node), node.target
+    if target is operator.getitem:
         return name
-    if name not in OPERATIONS or not isinstance(node.target, torch._ops.OpOverload):
+    if target in ON_SIZES.values():
+        return f"operator.{target.__name__}"
+    if not isinstance(target, torch._ops.OpOverload) or not _computes(target):
         raise UnsupportedGraphError(
             f"node {node.name}: {name or node.target} cannot be kept in a checkpoint: choose "
             "another backbone, or cut it before ([backbone] cut)"
         )
-    return f"{name}.{node.target._overloadname}"
+    return f"{name}.{target._overloadname}"
+
+
+def _computes(target: torch._ops.OpOverload) -> bool:
+    """Whether it makes tensors of tensors and does nothing else."""
+    schema = target._schema
+    namespace, _, name = schema.name.partition("::")
+    if namespace != "aten" or schema.is_mutable:
+        return False
+    if name in OPERATIONS:
+        return True
+    takes = str(schema.arguments[0].type) if schema.arguments else ""
+    gives = {str(value.type) for value in schema.returns}
+    tensors = {"Tensor", "List[Tensor]"}
+    return not name.startswith("_") and takes in tensors and bool(gives) and gives <= tensors
 
 
 def _plain(node: fx.Node, value: Any, depth: int = 0) -> Any:
@@ -176,12 +194,16 @@ def _target(entry: Fields) -> Callable[..., Any]:
     if text == "getitem":
         return operator.getitem
     name, _, overload = text.partition(".")
-    if name not in OPERATIONS or not hasattr(torch.ops.aten, name):
+    if name == "operator" and overload in ON_SIZES:
+        return ON_SIZES[overload]
+    if not NAME.fullmatch(name) or not hasattr(torch.ops.aten, name):
         raise entry.fail("target", f"is {shown(text)}, which this prunion cannot follow")
     packet = getattr(torch.ops.aten, name)
-    if overload not in packet.overloads():
+    if not isinstance(packet, torch._ops.OpOverloadPacket) or overload not in packet.overloads():
         raise entry.fail("target", f"is {shown(text)}, which the installed torch has not")
-    function: Callable[..., Any] = getattr(packet, overload)
+    function: torch._ops.OpOverload = getattr(packet, overload)
+    if not _computes(function):
+        raise entry.fail("target", f"is {shown(text)}, which this prunion cannot follow")
     return function
 
 

@@ -6,8 +6,10 @@ pinned to one domain's own channels.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -18,7 +20,8 @@ from prunion.exporter.graph.probe import Probe, open_graph, run_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph.pin import pin_pack
-from prunion.trainer.network import DomainNet
+from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network import DomainNet, rebuild_network
 from tests.exporter.random_nets import SIDE
 from tests.exporter.slim.test_random_networks import (
     CLASSES,
@@ -56,6 +59,23 @@ def test_sliced_is_masked(name: str) -> None:
             fixed = net.features(images, DOMAINS)[0]
         assert difference(fixed, learning) < ROUND_OFF
     assert (~(net.switches > 0).any(0)).any()  # something was cut
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_rebuilt_from_its_graph_it_is_the_same(name: str) -> None:
+    net = masked(NETWORKS[name][0](), 0)
+    config = BackboneConfig("written:net", "python")
+    graph = json.loads(json.dumps(net.graph))
+    again = rebuild_network(config, (SIDE, SIDE), net.classes, graph, "graph.json")
+    again.load_state_dict(net.state_dict())
+    again.eval()
+    np.testing.assert_array_equal(again.units.table.count, net.units.table.count)
+    images = torch.randn(len(DOMAINS), 3, SIDE, SIDE)
+    for each in (net, again):
+        torch.manual_seed(0)
+        switch(each, 0.5)
+    with torch.no_grad():
+        assert torch.equal(net.logits(images, DOMAINS), again.logits(images, DOMAINS))
 
 
 @pytest.mark.parametrize("name", REFUSED)

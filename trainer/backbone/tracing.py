@@ -17,7 +17,7 @@ from prunion.runtime.base import reason_of
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone.constants import fold_constants
 from prunion.trainer.backbone.names import op_name
-from prunion.trainer.backbone.rewrites import rewrite
+from prunion.trainer.backbone.rewrites import inline_regions, rewrite
 
 __all__ = ["trace"]
 
@@ -53,6 +53,7 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
         ) from exc
     module = program.module()
     assert isinstance(module, fx.GraphModule)
+    inline_regions(module)
     for node in list(module.graph.nodes):
         if node.op == "call_module":  # shape guards that torch.export adds
             module.graph.erase_node(node)

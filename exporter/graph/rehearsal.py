@@ -56,6 +56,8 @@ def rehearse_export(net: DomainNet, height: int, width: int, round_to: int = 1) 
     except (PrunionError, OSError):
         raise
     except Exception as exc:  # torch's exporter and ONNX Runtime have many
+        while exc.__cause__ is not None:  # the outermost says how many steps there are
+            exc = exc.__cause__  # type: ignore[assignment]
         raise _refusal(reason_of(exc)) from exc
 
 
@@ -135,7 +137,9 @@ def _compare(net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch
         if expected.shape != cut.shape:
             raise _at(node, f"it gives {list(cut.shape)} where {list(expected.shape)} stay")
         if expected.is_floating_point() and expected.numel():
-            error = float((expected - cut).abs().max()) / max(float(full.abs().max()), 1e-6)
+            error = float((expected - cut).detach().abs().max()) / max(
+                float(full.detach().abs().max()), 1e-6
+            )
             if not error <= LOOSE and bool(torch.isfinite(full).all()):
                 raise _at(node, f"it differs from the whole network's by {error:.0e}")
 

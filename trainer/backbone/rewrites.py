@@ -6,15 +6,42 @@ import operator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from prunion.trainer.backbone.names import op_name
 
-__all__ = ["rewrite"]
+__all__ = ["inline_regions", "rewrite"]
 
 ELEMENTWISE = frozenset("add sub mul div maximum minimum where".split())
 BROADCASTS = frozenset("expand expand_as broadcast_to".split())
 aten = torch.ops.aten
+
+
+def inline_regions(module: fx.GraphModule) -> None:
+    """Put the graphs of `with` regions (autocast, no_grad) where they are called, in place.
+
+    One that changes what is computed shows when the graph is compared with the model.
+    """
+    for node in list(module.graph.nodes):
+        inner = [x for x in node.all_input_nodes if x.op == "get_attr"]
+        graphs = [getattr(module, str(x.target), None) for x in inner]
+        place = next((i for i, x in enumerate(graphs) if isinstance(x, fx.GraphModule)), None)
+        if node.op != "call_function" or place is None:
+            continue
+        region = graphs[place]
+        assert isinstance(region, fx.GraphModule)
+        given = iter(node.args[node.args.index(inner[place]) + 1 :])
+        holes = [n for n in region.graph.nodes if n.op == "placeholder"]
+        copies: dict[fx.Node, Any] = dict(zip(holes, given, strict=True))
+        with module.graph.inserting_before(node):
+            made = module.graph.graph_copy(region.graph, copies)
+        if isinstance(made, tuple | list):
+            for pick in list(node.users):
+                pick.replace_all_uses_with(made[pick.args[1]])
+                module.graph.erase_node(pick)
+        else:
+            node.replace_all_uses_with(made)
+        module.graph.erase_node(node)
 
 
 def rewrite(module: fx.GraphModule) -> None:
@@ -38,6 +65,9 @@ def rewrite(module: fx.GraphModule) -> None:
         elif name == "mean":
             _mean_as_sum(node)
     module.graph.eliminate_dead_code()
+    for node in module.graph.nodes:  # a gate is a module by its node's name
+        if hasattr(nn.ModuleDict, node.name):
+            node._rename(f"{node.name}_0")
 
 
 def _swap(node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:

@@ -17,7 +17,7 @@ from prunion.runtime.base import reason_of
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone.constants import fold_constants
 from prunion.trainer.backbone.names import op_name
-from prunion.trainer.backbone.rewrites import rewrite
+from prunion.trainer.backbone.rewrites import inline_regions, rewrite
 
 __all__ = ["trace"]
 
@@ -57,6 +57,7 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
             f"torch.export cannot trace {type(model).__name__} at {height}x{width}: {first}"
         ) from exc
     assert isinstance(module, fx.GraphModule)
+    inline_regions(module)
     for node in list(module.graph.nodes):
         if node.op == "call_module" or op_name(node) in GUARDS:  # torch.export adds them
             module.graph.erase_node(node)

@@ -14,7 +14,7 @@ from prunion.exporter.bundle import graph_trunk_hash
 from prunion.exporter.bundle.packs import trunk_hash
 from prunion.exporter.graph import onnx_graph, verify_export
 from prunion.exporter.slim import slim_network
-from prunion.runtime.errors import UnsupportedGraphError, VerificationError
+from prunion.runtime.errors import VerificationError
 from prunion.trainer.network import DomainNet
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
@@ -196,15 +196,24 @@ def test_a_wrong_graph_is_caught(tmp_path: Path) -> None:
         verify_export(net, slim, path, torch.randn(4, 3, 8, 8), ["a", "b"])
 
 
-def test_a_reshape_that_mixes_channels_with_positions_is_refused() -> None:
+def test_a_reshape_that_mixes_channels_with_positions_keeps_them_whole() -> None:
     class Interleave(Plain):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.bn1(self.conv1(x)).relu()
-            x = x.reshape(x.shape[0], 6, 64).reshape(x.shape[0], 24, 16)
-            return x.mean(2)
+            x = x.reshape(x.shape[0], 24, 16)  # four parts of each channel
+            y = self.bn2(self.conv2(x.reshape(x.shape[0], 6, 8, 8))).relu()
+            y = y.reshape(y.shape[0], 4, 128).mean(2)  # two channels in each
+            return torch.cat([x.mean(2), y], 1)
 
-    with pytest.raises(UnsupportedGraphError, match="node "):
-        slim_network(switch_off(domain_net(Interleave())))
+    net = switch_off(domain_net(Interleave()))
+    assert list(net.units.whole) == ["view_2"]
+    assert net.units.table.slots["conv2.weight", 0].tolist() == [-1] * 8
+    slim, images, domains = slim_network(net), torch.randn(4, 3, 8, 8), torch.arange(4) % 2
+    assert len(slim.trunk.get_parameter("conv1.weight")) < 6
+    with torch.no_grad():
+        expected, got = net.logits(images, domains), slim.logits(images, domains)
+    own = torch.isfinite(expected)
+    assert torch.allclose(expected[own], got[own], atol=1e-5)
 
 
 @pytest.mark.parametrize("model", [Shuffle, Split, ZeroPad])

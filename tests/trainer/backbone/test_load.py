@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.runtime.errors import ConfigError, UnsupportedGraphError
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import load_backbone, trace
 from prunion.trainer.channels import find_units
 from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network import DomainNet
 from tests.trainer.nets import Plain, domain_net
 
 
@@ -89,29 +90,31 @@ def test_a_norm_read_by_a_shuffle_keeps_its_channels() -> None:
     assert torch.allclose(expected[own], got[own], atol=1e-5)
 
 
-def test_a_computed_weight_is_refused_by_its_node() -> None:
+def test_a_weight_computed_from_another_becomes_one_weight() -> None:
     class Standardised(Plain):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             weight = self.conv1.weight * 2
             x = self.bn1(nn.functional.conv2d(x, weight, padding=1)).relu()
             return self.bn2(self.conv2(x)).relu().mean((2, 3))
 
-    with pytest.raises(UnsupportedGraphError, match=r"node mul: mul computes with conv1\.weight"):
-        find_units(trace(Standardised(), 8, 8))
+    model = Standardised()
+    net = DomainNet(trace(model, 8, 8), [3])
+    assert net.units.table.slots["conv1.weight", 0].tolist() == list(range(6))
+    assert torch.equal(net.trunk.get_parameter("conv1.weight"), 2 * model.conv1.weight)
 
 
-def test_a_scale_of_positions_is_refused_by_its_node() -> None:
+def test_a_scale_that_makes_channels_keeps_its_input_whole() -> None:
     class Batchwise(Plain):
         def __init__(self) -> None:
             super().__init__()
             self.scale = nn.Parameter(torch.rand(12, 1, 1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = x[:, :1] * self.scale
+            x = self.conv1(x)[:, :1] * self.scale
             return nn.functional.conv2d(x, self.conv2.weight.repeat(1, 2, 1, 1)).mean((2, 3))
 
-    with pytest.raises(UnsupportedGraphError, match="scale makes 12 channels of 1"):
-        find_units(trace(Batchwise(), 8, 8))
+    net = DomainNet(trace(Batchwise(), 8, 8), [3])
+    assert "scale makes 12 channels of 1" in net.units.whole["mul"]
 
 
 @pytest.mark.parametrize(

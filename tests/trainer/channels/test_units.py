@@ -119,7 +119,7 @@ def test_cost_is_counted_from_what_is_kept() -> None:
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "softmax"])
-def test_an_unknown_operation_is_refused_by_its_node(name: str) -> None:
+def test_what_weighs_channels_against_each_other_keeps_them_whole(name: str) -> None:
     class Odd(Plain):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.conv1(x)
@@ -129,15 +129,44 @@ def test_an_unknown_operation_is_refused_by_its_node(name: str) -> None:
                 x = x.softmax(1)
             return self.conv2(x).mean((2, 3))
 
-    with pytest.raises(UnsupportedGraphError, match=f"node {name}"):
-        find_units(trace(Odd(), 8, 8))
+    units = find_units(trace(Odd(), 8, 8))
+    assert list(units.whole) == [name]
+    assert units.table.slots["conv1.weight", 0].tolist() == [-1] * 6
+    assert units.table.slots["conv2.weight", 0].tolist() == list(range(8))
+    (note,) = units.notes()
+    assert note.startswith(f"node {name}: it ") and note.endswith("are kept whole")
 
 
-def test_a_mean_over_channels_is_refused() -> None:
+def test_a_mean_over_channels_needs_the_dead_ones_to_be_zero() -> None:
+    """It is their sum times a constant, whatever stays of them."""
+
     class Mean(Plain):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.conv1(x)
             return self.conv2(x - x.mean(1, keepdim=True)).mean((2, 3))
 
-    with pytest.raises(UnsupportedGraphError, match="over channels"):
-        find_units(trace(Mean(), 8, 8))
+    units = find_units(trace(Mean(), 8, 8))
+    assert units.table.slots["conv1.weight", 0].tolist() == list(range(6))
+    (explicit,) = [g for g in units.gates if "sum_1" in g.readers]
+    assert not explicit.folded
+
+
+def test_one_channel_that_meets_many_does_not_tie_them() -> None:
+    class Places(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Conv2d(6, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.bn1(self.conv1(x)).relu()
+            x = x * self.places(x).sigmoid().expand_as(x)
+            return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+    table = slots(Places())
+    assert table["conv1.weight", 0] == list(range(6))
+    assert table["places.weight", 0] == [-1]
+
+
+def test_a_network_without_a_channel_to_remove_is_refused() -> None:
+    with pytest.raises(UnsupportedGraphError, match="every layer's channels are kept: no channel"):
+        slots(Plain(), keep=("*",))

@@ -1,0 +1,73 @@
+"""A random cut is exported before a network is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prunion.exporter.graph import rehearse_export
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.channels import walk
+from prunion.trainer.config import load_config
+from prunion.trainer.network import DomainNet
+from prunion.trainer.run import train_run
+from tests.trainer.nets import Plain, SqueezeExcite, domain_net
+from tests.trainer.tiny_run import tiny_run
+
+
+class Softplus(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.softplus(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+class Bessel(Plain):
+    """An operation that ONNX has no form of."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.special.bessel_j0(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+def test_a_network_that_can_be_exported_is_left_as_it_was() -> None:
+    net = domain_net(SqueezeExcite(), (3, 4, 2))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random = torch.get_rng_state()
+    rehearse_export(net, 8, 8)
+    assert torch.equal(torch.get_rng_state(), random)
+    after = net.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_wrong_cut_is_refused_by_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Softplus taken for an activation that keeps 0."""
+    monkeypatch.setitem(walk.HANDLERS, "softplus", walk.elementwise)
+    net = domain_net(Softplus(), (3, 4))
+    with pytest.raises(UnsupportedGraphError, match="node conv2d_1: it differs") as caught:
+        rehearse_export(net, 8, 8)
+    assert '[backbone] keep = ["conv2"]' in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_onnx_cannot_say_is_refused() -> None:
+    with pytest.raises(UnsupportedGraphError, match="cannot be exported, .* bessel") as caught:
+        rehearse_export(domain_net(Bessel(), (3, 4)), 8, 8)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_asks_before_its_first_step_and_not_again(tmp_path: Path) -> None:
+    config = load_config(tiny_run(tmp_path, warmup=0, ramp=1, settle=0))
+    asked: list[tuple[int, int, int]] = []
+
+    def check(net: DomainNet, height: int, width: int, round_to: int) -> None:
+        asked.append((height, width, round_to))
+        raise UnsupportedGraphError("node x: no")
+
+    with pytest.raises(UnsupportedGraphError, match="node x"):
+        train_run(config, tmp_path / "out", check=check)
+    assert not (tmp_path / "out").exists() and asked == [(16, 16, 8)]
+    train_run(config, tmp_path / "out")
+    train_run(config, tmp_path / "out", resume=True, check=check)
+    assert len(asked) == 1

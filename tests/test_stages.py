@@ -20,8 +20,9 @@ MAY_IMPORT = {
 # The rooms of each stage from the ground up: a room imports only what stands before it.
 ROOMS = {
     "runtime": (
-        "errors base bundle images graph tensorrt backends model measure batching serve cli".split()
-    ),
+        "errors base bundle images graph tensorrt backends model measure "
+        "batching protocol serve cli"
+    ).split(),
     "trainer": (
         "config processes data backbone channels network cost pruning score run api cli".split()
     ),

@@ -20,7 +20,7 @@ __all__ = ["BatchOptions", "Batcher", "delay_of"]
 
 GAIN = 1.2  # a batch of 8 must answer this many times the images of batch 1 to be waited for
 DELAY = 0.002
-SMOOTH = 0.1  # weight of the newest batch in the time of a row
+DECAY = 0.9  # what a batch before counts against the newest, in the time of a row
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Batcher:
         self.options = options = options or BatchOptions()
         self.statistics = statistics or Statistics()
         self.delay = options.delay or 0.0
-        self.row_seconds = 0.0
+        self._spent, self._answered = 0.0, 1e-9
         self._queue = FairQueue(options.queue_rows, options.max_batch, options.weights)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -74,6 +74,11 @@ class Batcher:
     def rows(self) -> int:
         """Rows that wait or run."""
         return self._queue.rows + self._running
+
+    @property
+    def row_seconds(self) -> float:
+        """What an image took lately, in the batches that it ran in."""
+        return self._spent / self._answered
 
     def tune(self) -> None:
         """Measure, or remember, what batches bring on this machine, and wait accordingly."""
@@ -119,7 +124,8 @@ class Batcher:
             if self._closing:
                 raise OverloadError("the server is stopping: ask another", "draining")
             wait = self._queue.ahead(job.domains) * self.row_seconds
-            if time.monotonic() + wait > job.deadline:
+            # An idle server tries, whatever it took before: only trying tells how fast it is now.
+            if self.rows and time.monotonic() + wait > job.deadline:
                 raise OverloadError(
                     f"the queue would take about {wait:.1f} s, longer than the request's deadline: "
                     "try again later",
@@ -189,8 +195,8 @@ class Batcher:
             self._fail(pieces[0].job, exc)
         spent = time.perf_counter_ns() - begun
         rows = sum(piece.rows for piece in pieces)
-        per_row = spent / rows / 1e9
-        self.row_seconds += (per_row - self.row_seconds) * (SMOOTH if self.row_seconds else 1.0)
+        self._spent = DECAY * self._spent + spent / 1e9
+        self._answered = DECAY * self._answered + rows
         self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
         for piece in pieces:
             piece.job.infer_ns += spent

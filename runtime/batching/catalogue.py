@@ -39,6 +39,10 @@ class _Snapshot:
     def by_name(self) -> dict[str, LiveDomain]:
         return {domain.name: domain for domain in self.domains}
 
+    @cached_property
+    def width(self) -> int:
+        return max(len(domain.pack.classes) for domain in self.domains)
+
 
 class Catalogue:
     """Thread-safe.
@@ -63,6 +67,11 @@ class Catalogue:
     def domains(self) -> tuple[LiveDomain, ...]:
         """Those with an index, in its order."""
         return self._snapshot().domains
+
+    @property
+    def width(self) -> int:
+        """The most classes that a domain with an index has."""
+        return self._snapshot().width
 
     def find(self, name: str) -> LiveDomain | None:
         """A domain in memory; None if `read` may find it in a file."""

@@ -69,6 +69,7 @@ class Batcher:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._running = 0
+        self._together = 0  # pieces of the last batch
 
     @property
     def rows(self) -> int:
@@ -160,13 +161,16 @@ class Batcher:
         """The next batch; empty when the batcher is closed and its queue is empty."""
         with self._changed:
             self._running = 0
+            # A single client, which waits for its answer before it asks again, is not waited for.
+            company = self._together > 1 or self._queue.rows > 0
             while True:
                 while not self._queue.rows and not self._closing:
                     self._changed.wait()
-                if self.delay and not self._closing:
+                if self.delay and company and not self._closing:
                     self._gather(time.monotonic() + self.delay)
                 pieces, expired = self._queue.take(self.options.max_batch, time.monotonic())
                 self._running = sum(piece.rows for piece in pieces)
+                self._together = len(pieces)
                 for job in expired:
                     job.error = late()
                     job.settled()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import ssl
@@ -32,6 +33,8 @@ from prunion.runtime.serve.workers import run_workers
 __all__ = ["serve", "serve_with"]
 
 BACKLOG = 2048
+PATIENCE = 200  # milliseconds of emptying the queue of connections before it is closed
+SETTLE = 0.25  # seconds in which a connection that was accepted last sends its request
 STOP = (signal.SIGTERM, signal.SIGINT)
 logger = logging.getLogger("prunion.serve")
 
@@ -155,6 +158,19 @@ class _Http(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Nothing."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in who has connected, listen no more, and hear out those who have yet to ask."""
+        listening = [x for x in sockets or [] if x.fileno() >= 0]
+        for _ in range(PATIENCE):
+            await asyncio.sleep(0.001)
+            # What the system has accepted and we have not would be cut off by closing.
+            if not select.select(listening, [], [], 0)[0]:
+                break
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(SETTLE)
+        await super().shutdown(sockets)
 
 
 def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:

@@ -46,7 +46,8 @@ class Running:
 @contextmanager
 def running(bundle: Path, *options: object, workers: int = 1) -> Iterator[Running]:
     """`prunion serve BUNDLE` with both transports."""
-    arguments = ["serve", bundle, "--port", 0, "--grpc-port", 0, "--threads", 1, *options]
+    arguments = ["serve", bundle, "--port", 0, "--grpc-port", 0, "--threads", 1]
+    arguments += ["--ready-seconds", 0, *options]
     if workers > 1:
         arguments += ["--workers", workers]
     process = subprocess.Popen(

@@ -16,6 +16,7 @@ __all__ = [
     "InputError",
     "MissingDependencyError",
     "OutputError",
+    "OverloadError",
     "PrunionError",
     "StoppedError",
     "UnsupportedGraphError",
@@ -105,6 +106,20 @@ class EngineError(PrunionError):
 
 class OutputError(PrunionError, OSError):
     """A file or folder cannot be written: a full disk, no permission. What was there stays."""
+
+
+class OverloadError(PrunionError):
+    """A server refuses a request that it could not answer in time: nothing is wrong with it.
+
+    Attributes:
+        reason: `queue`, `requests`, `client`, `memory`, `deadline` or `draining`.
+        retry_after: seconds after which another try is worth while.
+    """
+
+    def __init__(self, message: str, reason: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class StoppedError(PrunionError):

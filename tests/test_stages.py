@@ -19,7 +19,10 @@ MAY_IMPORT = {
 }
 # The rooms of each stage from the ground up: a room imports only what stands before it.
 ROOMS = {
-    "runtime": "errors base bundle images graph tensorrt backends model measure serve cli".split(),
+    "runtime": (
+        "errors base bundle images graph tensorrt backends model measure "
+        "batching protocol serve cli"
+    ).split(),
     "trainer": (
         "config processes data backbone channels network cost pruning score run api cli".split()
     ),

@@ -1,4 +1,4 @@
-"""Commands of a bundle and a machine: `predict`, `serve`, `inspect`, `bench`, `doctor`."""
+"""Commands of a bundle and a machine: `predict`, `inspect`, `bench`, `doctor`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ __all__ = [
     "doctor",
     "inspect",
     "predict",
-    "serve",
 ]
 
 
@@ -143,19 +142,6 @@ def _answers(
         except InputError as exc:
             found.append((image, exc))
     return found
-
-
-@click.command()
-@bundle_argument
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
-@packs
-@precision
-def serve(bundle: str, host: str, port: int, packs: tuple[str, ...], precision: Precision) -> None:
-    """Answer predictions over HTTP (Open Inference Protocol v2)."""
-    from prunion.runtime.serve import serve
-
-    serve(bundle, host, port, precision, packs)
 
 
 @click.command()

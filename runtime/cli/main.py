@@ -35,7 +35,7 @@ COMMANDS = {
     "predict": "prunion.runtime.cli.commands:predict",
     "profile": "prunion.exporter.cli:profile",
     "score": "prunion.trainer.cli:score",
-    "serve": "prunion.runtime.cli.commands:serve",
+    "serve": "prunion.runtime.cli.serving:serve",
     "train": "prunion.exporter.cli:train",
     "verify": "prunion.exporter.cli:verify",
 }
@@ -57,6 +57,9 @@ EXTRAS = {
     "tensorrt_rtx": "tensorrt-rtx",
     "starlette": "serve",
     "uvicorn": "serve",
+    "h11": "serve",
+    "grpc": "serve",
+    "google": "serve",
     "multipart": "serve",
     "python_multipart": "serve",
     "sklearn": "demo",

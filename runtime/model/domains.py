@@ -53,6 +53,11 @@ class Tables:
         return tuple(domain.name for domain in self.domains)
 
     @cached_property
+    def rows(self) -> dict[int, int]:
+        """The row of each domain by its serial."""
+        return {domain.serial: row for row, domain in enumerate(self.domains)}
+
+    @cached_property
     def max_classes(self) -> int:
         """Cmax, the width of `logits`."""
         return max(len(domain.pack.classes) for domain in self.domains)

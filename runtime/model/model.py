@@ -52,6 +52,11 @@ class Model:
         return self._tables.index(domain)
 
     @property
+    def snapshot(self) -> Tables:
+        """The domains at this moment, which nothing changes any more."""
+        return self._tables
+
+    @property
     def max_classes(self) -> int:
         """Cmax, the width of `logits`: the most classes that any domain has now."""
         return self._tables.max_classes
@@ -63,17 +68,7 @@ class Model:
         or of another trunk, InputError for a name that is taken, in a specialised bundle, and
         where an engine was built for fewer domains or classes.
         """
-        self._tables.refuse_another()
-        pack = pack if isinstance(pack, Pack) else read_pack(pack)
-        manifest, units = self.bundle.manifest, len(self._tables.domains[0].pack.switches)
-        features = len(self._tables.domains[0].pack.head_weight)
-        check_pack(
-            pack,
-            trunk_hash=manifest.trunk_hash,
-            columns=manifest.bank_columns,
-            features=features,
-            units=units,
-        )
+        pack = self._fitting(pack)
         with self._writing:
             new = self._tables.with_domain(LiveDomain(next(self._serials), pack))
             feeds = new.feeds  # built here, not by the first request
@@ -95,6 +90,21 @@ class Model:
             self._tables = new
         self.sessions.forget(gone)
         return gone.name
+
+    def admit(self, pack: Pack | Path | str) -> LiveDomain:
+        """A domain for `answer` alone: it gets no index, and may have a name that is taken.
+
+        Raises BundleError for a pack that is damaged or of another trunk, InputError in a
+        specialised bundle, and where an engine was built for fewer classes.
+        """
+        domain = LiveDomain(next(self._serials), self._fitting(pack))
+        if not self.sessions.pins:
+            self.sessions.mixed().check_tables(Tables((domain,), self.sessions.form).feeds)
+        return domain
+
+    def release(self, domain: LiveDomain) -> None:
+        """Drop the session of a domain that `admit` gave; requests that run finish with it."""
+        self.sessions.forget(domain)
 
     def predict(
         self,
@@ -140,6 +150,18 @@ class Model:
         array, tables = self.sessions.form.prepare(array), self._tables
         return self._answer(tables, array, tables.indices(domains, len(array)))
 
+    def answer(self, array: np.ndarray, domains: Sequence[LiveDomain]) -> np.ndarray:
+        """`[N, ...]` as `GraphForm.prepare` gives it, a domain for each → `[N, Cmax]` of theirs.
+
+        The domains need not be the model's any more, or yet: a request is answered by the very
+        packs it was accepted for. Raises InputError for NaN.
+        """
+        tables = self._tables
+        if not all(domain.serial in tables.rows for domain in domains):
+            tables = Tables(tuple(dict.fromkeys(domains)), self.sessions.form)
+        rows = np.array([tables.rows[domain.serial] for domain in domains], np.int64)
+        return self._answer(tables, array, rows)
+
     def tune(self) -> Plan:
         """Measure which sessions answer fastest, unless it is known for this machine already."""
         with self._planning:
@@ -173,6 +195,19 @@ class Model:
             "a loaded model cannot be pickled or copied: give the other process the bundle's path, "
             "and load it there"
         )
+
+    def _fitting(self, pack: Pack | Path | str) -> Pack:
+        self._tables.refuse_another()
+        pack = pack if isinstance(pack, Pack) else read_pack(pack)
+        manifest, own = self.bundle.manifest, self._tables.domains[0].pack
+        check_pack(
+            pack,
+            trunk_hash=manifest.trunk_hash,
+            columns=manifest.bank_columns,
+            features=len(own.head_weight),
+            units=len(own.switches),
+        )
+        return pack
 
     def _images(self, items: list[ImageLike]) -> np.ndarray:
         form = self.sessions.form

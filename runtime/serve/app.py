@@ -1,181 +1,261 @@
-"""The HTTP server: Open Inference Protocol v2, and `POST /predict/DOMAIN` for plain images."""
+"""The protocol over HTTP: routes, and what every request passes before it reaches one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from importlib import metadata
-from importlib.util import find_spec
-from pathlib import Path
+import logging
+import re
+import time
+import uuid
+from dataclasses import replace
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prunion.runtime.base import Precision
-from prunion.runtime.errors import DomainError, InputError, PrunionError
-from prunion.runtime.model import Model, load
-from prunion.runtime.serve.oip import infer_request, infer_response, model_metadata, server_metadata
+from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.model import Model
+from prunion.runtime.protocol import http_request, http_response
+from prunion.runtime.serve.body import ClientGone, check_json, read_body, unless_gone, unpacked
+from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of
+from prunion.runtime.serve.metrics import metrics_text
+from prunion.runtime.serve.options import ServeOptions
+from prunion.runtime.serve.plain import plain_routes
+from prunion.runtime.serve.repository import Repository
+from prunion.runtime.serve.service import Service
 
-__all__ = ["create_app", "serve"]
+__all__ = ["create_app", "http_app"]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-MAX_FILES = 256
-
-
-def serve(
-    bundle: Path | str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    precision: Precision = "fp32",
-    packs: Sequence[Path | str] = (),
-) -> None:
-    """Serve a bundle, and the domains of `packs`, until interrupted.
-
-    Raises BundleError or InputError before it listens.
-    """
-    model = load(bundle, precision=precision)
-    for pack in packs:
-        model.add_domain(pack)
-    model.sessions.mixed()
-    uvicorn.run(create_app(model), host=host, port=port, log_level="info")
+INLINE = 32 * 1024  # bytes of JSON that are parsed on the event loop; more go to a thread
+OPEN = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+logger = logging.getLogger("prunion.serve")
+requests_log = logging.getLogger("prunion.serve.requests")
 
 
 def create_app(model: Model, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
     """The ASGI application for one model. Errors are `{"error": "…"}` with a 4xx status."""
-    handlers = _Handlers(model, max_body_bytes)
-    name = "/v2/models/{name}"
+    options = ServeOptions(log="off")
+    limits = replace(options.limits, body=max_body_bytes)
+    service = Service(model, replace(options, limits=limits))
+    return http_app(service, Gate(limits.requests, limits.client_requests))
+
+
+def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starlette:
+    """The ASGI application of a service; `gate` counts its requests, `keys` say who may ask."""
+    handlers = _Handlers(service)
+    routes = [
+        Route("/v2", handlers.server),
+        Route("/v2/health/live", handlers.alive),
+        Route("/v2/health/ready", handlers.ready),
+        Route("/v2/models/stats", handlers.statistics),
+        Route("/v2/repository/index", handlers.index, methods=["POST"]),
+        Route("/v2/repository/models/{name}/load", handlers.load, methods=["POST"]),
+        Route("/v2/repository/models/{name}/unload", handlers.unload, methods=["POST"]),
+        Route("/metrics", handlers.metrics),
+        *plain_routes(service, handlers.repository),
+    ]
+    for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        routes += [
+            Route(base, handlers.model),
+            Route(f"{base}/ready", handlers.model_ready),
+            Route(f"{base}/config", handlers.config),
+            Route(f"{base}/stats", handlers.statistics),
+            Route(f"{base}/infer", handlers.infer, methods=["POST"]),
+        ]
     return Starlette(
-        routes=[
-            Route("/v2", handlers.server),
-            Route("/v2/health/live", handlers.alive),
-            Route("/v2/health/ready", handlers.alive),
-            Route(name, handlers.model_info),
-            Route(name + "/ready", handlers.model_ready),
-            Route(name + "/infer", handlers.infer, methods=["POST"]),
-            Route("/predict/{domain:path}", handlers.predict, methods=["POST"]),
-        ],
+        routes=routes,
+        middleware=[Middleware(_Front, service=service, gate=gate, keys=keys)],
         exception_handlers={
-            PrunionError: _user_error,
+            PrunionError: _refused,
             HTTPException: _http_error,
-            Exception: _bug,
+            ClientGone: _gone,
+            MemoryError: _refused,
+            Exception: _refused,
         },
     )
 
 
 class _Handlers:
-    def __init__(self, model: Model, max_body_bytes: int) -> None:
-        self.model = model
-        self.max_body_bytes = max_body_bytes
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.repository = Repository(service)
 
     async def server(self, request: Request) -> Response:
-        return JSONResponse(server_metadata(metadata.version("prunion")))
+        return JSONResponse(self.repository.metadata())
 
     async def alive(self, request: Request) -> Response:
         return Response(status_code=200)
 
-    async def model_info(self, request: Request) -> Response:
-        self._check_name(request)
-        return JSONResponse(model_metadata(self.model))
+    async def ready(self, request: Request) -> Response:
+        return _state(self.service.ready)
+
+    async def model(self, request: Request) -> Response:
+        return JSONResponse(self.repository.metadata(*_named(request)))
 
     async def model_ready(self, request: Request) -> Response:
-        self._check_name(request)
+        return _state(self.repository.is_ready(*_named(request)))
+
+    async def config(self, request: Request) -> Response:
+        return JSONResponse(self.repository.config(*_named(request)))
+
+    async def statistics(self, request: Request) -> Response:
+        return JSONResponse(self.repository.statistics(*_named(request)))
+
+    async def index(self, request: Request) -> Response:
+        value = await self._object(request)
+        return JSONResponse(self.repository.index(value.get("ready") is True))
+
+    async def load(self, request: Request) -> Response:
+        value = await self._object(request)
+        if value.get("parameters"):
+            raise InputError("load takes no parameters: packs come from the folders named at start")
+        await self.repository.load(request.path_params["name"])
         return Response(status_code=200)
 
+    async def unload(self, request: Request) -> Response:
+        await self._object(request)
+        await self.repository.unload(request.path_params["name"])
+        return Response(status_code=200)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(metrics_text(self.service), media_type="text/plain; version=0.0.4")
+
     async def infer(self, request: Request) -> Response:
-        self._check_name(request)
-        body = await self._body(request)
-        return JSONResponse(await run_in_threadpool(self._infer, body))
-
-    def _infer(self, body: bytes) -> dict[str, Any]:
-        value = _parse_json(body)
-        image, domains = infer_request(value, self.model)
-        return infer_response(self.model, self.model.logits(image, domains), value.get("id"))
-
-    async def predict(self, request: Request) -> Response:
-        domain, top = request.path_params["domain"], _top(request)
-        self.model.domain_index(domain)
-        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind == "multipart/form-data":
-            images = await self._files(request)
-        elif kind.startswith("image/") or kind == "application/octet-stream":
-            images = [await self._body(request)]
+        arrived = time.perf_counter_ns()
+        name, version = _named(request)
+        self.repository.describe(name, version)  # no body is read for a model that is not there
+        body = await read_body(request, self.service.options.limits)
+        value = request.headers.get("inference-header-content-length")
+        if value is not None and not (value.isascii() and value.isdigit() and len(value) < 12):
+            raise InputError("Inference-Header-Content-Length must be a whole number")
+        length = None if value is None else int(value)
+        packed = request.headers.get("content-encoding", "")
+        run = self.service.decoder.run
+        small = len(body) <= INLINE and not packed
+        small = small or (length is not None and length <= INLINE and not packed)
+        if small:
+            parsed = self._parsed(body, packed, length)
         else:
-            raise HTTPException(415, "send an image (Content-Type: image/…) or multipart files")
-        predictions = await run_in_threadpool(self.model.predict, images, domain, top)
-        rows = [
-            {
-                "class": x.class_name,
-                "index": x.index,
-                "probability": x.probability,
-                "top": [c._asdict() for c in x.top],
+            parsed = await run(self._parsed, body, packed, length)
+        work = self.service.infer(name, version, parsed, arrived)
+        answer = await unless_gone(request, work)
+        content, json_length = http_response(answer)
+        if json_length is None:
+            return Response(content, media_type="application/json")
+        headers = {"Inference-Header-Content-Length": str(json_length)}
+        return Response(content, headers=headers, media_type="application/octet-stream")
+
+    def _parsed(self, body: bytes, packed: str, length: int | None) -> Any:
+        limits, form = self.service.options.limits, self.service.serving.model.sessions.form
+        body = unpacked(body, packed, limits.body)
+        check_json(body if length is None else body[:length], limits, form.image_shape)
+        return http_request(body, length)
+
+    async def _object(self, request: Request) -> dict[str, Any]:
+        body = await read_body(request, replace(self.service.options.limits, body=1 << 16))
+        try:
+            value = json.loads(body or b"{}")
+        except (ValueError, RecursionError) as exc:
+            raise InputError(f"the body is no JSON ({exc})") from None
+        if not isinstance(value, dict):
+            raise InputError("the body must be an object, or empty")
+        return value
+
+
+class _Front:
+    """What every request passes: its id, its key, the gate, the log."""
+
+    def __init__(self, app: ASGIApp, service: Service, gate: Gate, keys: ApiKeys | None) -> None:
+        self.app = app
+        self.service = service
+        self.gate = gate
+        self.keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        given = headers.get(b"x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        address = scope.get("client") or ("?", 0)
+        client, status = str(address[0]), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", request_id.encode()))
+                if not self.service.ready:  # or a client would lose its next request
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        if scope["path"] in OPEN:
+            await self.app(scope, receive, answer)
+            return
+        try:
+            if self.keys is not None:
+                owner = self.keys.owner(headers.get(b"authorization"), headers.get(b"x-api-key"))
+                if owner is None:
+                    extra = {"www-authenticate": "Bearer", "connection": "close"}
+                    text = "no API key that is known: send Authorization: Bearer KEY"
+                    response = JSONResponse({"error": text}, 401, headers=extra)
+                    await response(scope, receive, answer)
+                    return
+                client = owner
+            with self.gate.enter(client):
+                await self.app(scope, receive, answer)
+        except PrunionError as exc:
+            self.service.statistics.record_refusal(refusal_of(exc).reason)
+            await _answered(exc, close=True)(scope, receive, answer)
+        finally:
+            self._log(scope, request_id, client, status, 1000 * (time.perf_counter() - begun))
+
+    def _log(self, scope: Scope, request_id: str, client: str, status: int, ms: float) -> None:
+        if requests_log.isEnabledFor(logging.INFO):
+            fields = {
+                "id": request_id,
+                "client": client,
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status,
+                "ms": round(ms, 3),
             }
-            for x in predictions
-        ]
-        return JSONResponse({"domain": domain, "predictions": rows})
-
-    async def _body(self, request: Request) -> bytes:
-        limit, parts, size = self.max_body_bytes, [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise HTTPException(413, f"the body is larger than {limit} bytes: send less")
-            parts.append(part)
-        return b"".join(parts)
-
-    async def _files(self, request: Request) -> list[bytes]:
-        body = await self._body(request)
-
-        async def replay() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        if find_spec("python_multipart") is None:
-            fix = "pip install 'prunion[serve]', or send one image as the body"
-            raise HTTPException(501, f"this server lacks python-multipart: {fix}")
-        # The body was read under our limit; starlette then parses the copy.
-        async with Request(request.scope, replay).form(max_files=MAX_FILES) as form:
-            # Several files may share a field's name, as a browser sends them.
-            values = [value for _, value in form.multi_items()]
-            files = [await x.read() for x in values if not isinstance(x, str)]
-        if not files:
-            raise InputError("the form holds no files: send at least one image")
-        return files
-
-    def _check_name(self, request: Request) -> None:
-        own = self.model.bundle.manifest.name
-        if request.path_params["name"] != own:
-            raise HTTPException(404, f"no model {request.path_params['name']!r}: this is {own!r}")
+            requests_log.info("%s %s %s", *list(fields.values())[2:5], extra={"fields": fields})
 
 
-def _parse_json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"the body is no JSON ({exc})") from None
+def _named(request: Request) -> tuple[str, str]:
+    return request.path_params.get("name", ""), request.path_params.get("version", "")
 
 
-def _top(request: Request) -> int:
-    text = request.query_params.get("top", "5")
-    if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 6 or int(text) < 1:
-        raise InputError(f"top is {text[:20]!r}: give a whole number of 1 or more")
-    return int(text)
+def _state(ready: bool) -> Response:
+    return Response(status_code=200) if ready else JSONResponse({"error": "stopping"}, 503)
 
 
-async def _user_error(request: Request, exc: Exception) -> Response:
-    status = 404 if isinstance(exc, DomainError) else 400 if isinstance(exc, InputError) else 500
-    return JSONResponse({"error": str(exc)}, status_code=status)
+def _answered(error: Exception, close: bool = False) -> Response:
+    refusal = refusal_of(error)
+    headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
+    if close:
+        headers["connection"] = "close"
+    return JSONResponse({"error": refusal.text}, refusal.status, headers=headers)
+
+
+async def _refused(request: Request, exc: Exception) -> Response:
+    return _answered(exc)
+
+
+async def _gone(request: Request, exc: Exception) -> Response:
+    return Response(status_code=499)
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     return JSONResponse({"error": exc.detail}, exc.status_code, headers=exc.headers)
-
-
-async def _bug(request: Request, exc: Exception) -> Response:
-    # The server logs the traceback; a stranger gets none of it.
-    return JSONResponse({"error": "internal error: see the server's log"}, status_code=500)

@@ -12,6 +12,7 @@ from .runtime.errors import EngineError as EngineError
 from .runtime.errors import InputError as InputError
 from .runtime.errors import MissingDependencyError as MissingDependencyError
 from .runtime.errors import OutputError as OutputError
+from .runtime.errors import OverloadError as OverloadError
 from .runtime.errors import PrunionError as PrunionError
 from .runtime.errors import StoppedError as StoppedError
 from .runtime.errors import UnsupportedGraphError as UnsupportedGraphError

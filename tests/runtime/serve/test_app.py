@@ -114,7 +114,7 @@ def changed(index: int, **change: Any) -> dict[str, Any]:
         (request(ONE, [3]), 404),
         (request(ONE, [-1]), 404),
         (request(ONE, ["cars"], "BYTES"), 404),
-        (request(ONE, [0, 0]), 404),
+        (request(ONE, [0, 0]), 400),
         (request(ONE[:, :2], [0]), 400),
         ([], 400),
         ({}, 400),

@@ -1,0 +1,14 @@
+from .batcher import Batcher as Batcher
+from .batcher import BatchOptions as BatchOptions
+from .catalogue import Catalogue as Catalogue
+from .decode import Budget as Budget
+from .decode import Decoder as Decoder
+from .packs import PackCache as PackCache
+from .packs import PackFolder as PackFolder
+from .queue import Job as Job
+from .statistics import BATCH_EDGES as BATCH_EDGES
+from .statistics import Duration as Duration
+from .statistics import ModelStatistics as ModelStatistics
+from .statistics import RequestTimes as RequestTimes
+from .statistics import Statistics as Statistics
+from .watch import Watcher as Watcher

@@ -1,0 +1,257 @@
+"""From queued requests to answers: one thread that runs the model on what the queue gives it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prunion.runtime.batching.queue import FairQueue, Job, Piece
+from prunion.runtime.batching.statistics import Statistics
+from prunion.runtime.errors import InputError, OverloadError
+from prunion.runtime.model import Model, Plan
+
+__all__ = ["BatchOptions", "Batcher", "delay_of"]
+
+GAIN = 1.2  # a batch of 8 must answer this many times the images of batch 1 to be waited for
+DELAY = 0.002
+DECAY = 0.9  # what a batch before counts against the newest, in the time of a row
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How requests are put together.
+
+    Attributes:
+        max_batch: most rows that run together.
+        delay: seconds that a row may wait for others; None waits only where batches are faster
+            on this machine, as the plan measured it.
+        queue_rows: most rows that wait.
+        weights: how much of a busy server a domain gets, by name; 1 if it is not named.
+    """
+
+    max_batch: int = 32
+    delay: float | None = None
+    queue_rows: int = 1024
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+def delay_of(plan: Plan) -> float:
+    """Seconds worth waiting for a fuller batch: none where a batch of 8 gains less than a fifth."""
+    kinds = [times for times in (plan.mixed, plan.single) if times]
+    if not kinds:
+        return DELAY
+    gain = 8 * min(times[1] for times in kinds) / min(times[8] for times in kinds)
+    return DELAY if gain >= GAIN else 0.0
+
+
+class Batcher:
+    """Thread-safe. Whatever is queued while the model is busy becomes the next batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        options: BatchOptions | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        self.model = model
+        self.options = options = options or BatchOptions()
+        self.statistics = statistics or Statistics()
+        self.delay = options.delay or 0.0
+        self._spent, self._answered = 0.0, 1e-9
+        self._queue = FairQueue(options.queue_rows, options.max_batch, options.weights)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._running = 0
+        self._together = 0  # pieces of the last batch
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait or run."""
+        return self._queue.rows + self._running
+
+    @property
+    def row_seconds(self) -> float:
+        """What an image took lately, in the batches that it ran in."""
+        return self._spent / self._answered
+
+    def tune(self) -> None:
+        """Measure, or remember, what batches bring on this machine, and wait accordingly."""
+        plan = self.model.tune()
+        self.delay = delay_of(plan) if self.options.delay is None else self.options.delay
+
+    async def answer(self, job: Job) -> np.ndarray:
+        """`[N, width]` logits of a job.
+
+        Raises OverloadError where there is no room, or no time; InputError where the network's
+        answer is not finite. A caller that is cancelled takes its rows with it.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def settled() -> None:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(wake)
+
+        job.settled = settled
+        self.put(job)
+        left = job.deadline - time.monotonic()
+        try:
+            await (asyncio.wait_for(future, left) if left < 1e6 else future)
+        except asyncio.TimeoutError:
+            raise late() from None
+        finally:
+            if not future.done() or future.cancelled():
+                self.cancel(job)
+        if job.error is not None:
+            raise job.error
+        assert job.logits is not None
+        return job.logits
+
+    def put(self, job: Job) -> None:
+        """Queue a job. Raises OverloadError."""
+        job.arrived = time.perf_counter_ns()
+        with self._changed:
+            if self._closing:
+                raise OverloadError("the server is stopping: ask another", "draining")
+            wait = self._queue.ahead(job.domains) * self.row_seconds
+            # An idle server tries, whatever it took before: only trying tells how fast it is now.
+            if self.rows and time.monotonic() + wait > job.deadline:
+                raise OverloadError(
+                    f"the queue would take about {wait:.1f} s, longer than the request's deadline: "
+                    "try again later",
+                    "deadline",
+                    wait,
+                )
+            self._queue.put(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Give a job up: what waits of it leaves the queue."""
+        with self._changed:
+            self._queue.drop(job)
+
+    def close(self) -> None:
+        """Take no more, answer what was taken, and return when that is done."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        while pieces := self._next():
+            self._run(pieces)
+
+    def _next(self) -> list[Piece]:
+        """The next batch; empty when the batcher is closed and its queue is empty."""
+        with self._changed:
+            self._running = 0
+            # A single client, which waits for its answer before it asks again, is not waited for.
+            company = self._together > 1 or self._queue.rows > 0
+            while True:
+                while not self._queue.rows and not self._closing:
+                    self._changed.wait()
+                if self.delay and company and not self._closing:
+                    self._gather(time.monotonic() + self.delay)
+                pieces, expired = self._queue.take(self.options.max_batch, time.monotonic())
+                self._running = sum(piece.rows for piece in pieces)
+                self._together = len(pieces)
+                for job in expired:
+                    job.error = late()
+                    job.settled()
+                if pieces or (self._closing and not self._queue.rows):
+                    return pieces
+
+    def _gather(self, until: float) -> None:
+        """Wait for a full batch, but not past `until`."""
+        while self._queue.rows < self.options.max_batch and not self._closing:
+            left = until - time.monotonic()
+            if left <= 0 or not self._changed.wait(left):
+                return
+
+    def _run(self, pieces: Sequence[Piece]) -> None:
+        begun = time.perf_counter_ns()
+        for piece in pieces:
+            piece.job.started = piece.job.started or begun
+        try:
+            self._answer(pieces)
+        except Exception as exc:
+            # What is wrong with one request must not reach those beside it in the batch.
+            if len(pieces) > 1:
+                for piece in pieces:
+                    self._run([piece])
+                return
+            self._fail(pieces[0].job, exc)
+        spent = time.perf_counter_ns() - begun
+        rows = sum(piece.rows for piece in pieces)
+        self._spent = DECAY * self._spent + spent / 1e9
+        self._answered = DECAY * self._answered + rows
+        self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
+        for piece in pieces:
+            piece.job.infer_ns += spent
+            self._settle(piece)
+
+    def _answer(self, pieces: Sequence[Piece]) -> None:
+        parts = [piece.job.images[piece.start : piece.stop] for piece in pieces]
+        domains = [domain for piece in pieces for domain in piece.domains]
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        logits = self.model.answer(np.ascontiguousarray(images), domains)
+        place = 0
+        for piece in pieces:
+            job, own = piece.job, logits[place : place + piece.rows]
+            place += piece.rows
+            if not _finite(own, piece):
+                self._fail(
+                    job, InputError("the network's answer is not finite: check the image's values")
+                )
+                continue
+            if job.logits is None:
+                job.logits = np.full((job.rows, job.width), -np.inf, np.float32)
+            width = min(job.width, own.shape[1])
+            job.logits[piece.start : piece.stop, :width] = own[:, :width]
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        job.error = job.error or error
+        with self._changed:
+            job.missing -= job.waiting
+            self._queue.drop(job)
+
+    def _settle(self, piece: Piece) -> None:
+        job = piece.job
+        job.missing -= piece.rows
+        if job.missing <= 0:
+            job.closed = True
+            job.ended = time.perf_counter_ns()
+            job.settled()
+
+
+def _finite(logits: np.ndarray, piece: Piece) -> bool:
+    """Whether every row is finite in its own domain's classes."""
+    most = min(len(domain.pack.classes) for domain in piece.domains)
+    if not np.isfinite(logits[:, :most]).all():
+        return False
+    return all(
+        np.isfinite(row[: len(domain.pack.classes)]).all()
+        for row, domain in zip(logits, piece.domains, strict=True)
+        if len(domain.pack.classes) > most
+    )
+
+
+def late() -> OverloadError:
+    """What a request gets whose deadline is over."""
+    return OverloadError("the request's deadline passed in the queue: try again later", "deadline")

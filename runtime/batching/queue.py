@@ -1,0 +1,195 @@
+"""A queue of requests, bounded in rows, that is fair to domains and knows priorities.
+
+Start-time fair queueing (Goyal, Vin and Cheng, 1996): every domain has a clock that its own rows
+push on, and what has the earliest start goes first. So a domain that floods the queue waits behind
+its own rows, and one that asks seldom is next. How many rows a domain may hold follows what is
+free (dynamic thresholds, Choudhury and Hahne, 1998), so that no flood shuts the others out.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from prunion.runtime.errors import OverloadError
+from prunion.runtime.model import LiveDomain
+
+__all__ = ["FairQueue", "Job", "Piece"]
+
+SHARE = 4  # a domain may hold this many times the rows that are free
+FORGET = 4096  # clocks kept before those that fell behind are dropped
+FIX = "try again later, or with fewer rows"
+
+
+@dataclass(eq=False)
+class Job:
+    """One request in the queue, and its answer.
+
+    Attributes:
+        images: `[N, ...]` as the graph takes them, checked.
+        domains: the domain of each row, as it was when the request was accepted.
+        width: columns of the answer; past a row's own classes it holds -inf.
+        deadline: on the clock of `time.monotonic`, after which nobody wants the answer.
+        priority: 1 is served first.
+        settled: called once, from any thread, when `logits` or `error` is there.
+        arrived, started, ended: when it was queued, first run, and answered; nanoseconds of
+            `time.perf_counter_ns`.
+    """
+
+    images: np.ndarray
+    domains: tuple[LiveDomain, ...]
+    width: int
+    deadline: float = float("inf")
+    priority: int = 2
+    settled: Callable[[], None] = lambda: None
+    logits: np.ndarray | None = None
+    error: Exception | None = None
+    arrived: int = 0
+    started: int = 0
+    ended: int = 0
+    infer_ns: int = 0
+    waiting: int = field(default=0, init=False)  # rows in the queue
+    missing: int = field(default=0, init=False)  # rows without an answer
+    closed: bool = field(default=False, init=False)  # answered, failed or given up
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.domains)
+
+
+class Piece(NamedTuple):
+    """Some rows of a job: what of it goes into one batch."""
+
+    job: Job
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return self.stop - self.start
+
+    @property
+    def domains(self) -> tuple[LiveDomain, ...]:
+        """The domain of each row."""
+        return self.job.domains[self.start : self.stop]
+
+
+class FairQueue:
+    """Not thread-safe: its owner holds a lock.
+
+    Args:
+        limit: most rows that wait.
+        chunk: most rows of a piece; a longer request waits as several pieces, others between.
+        weights: how much of a busy server a domain gets, by name; 1 if it is not named.
+    """
+
+    def __init__(self, limit: int, chunk: int, weights: Mapping[str, float] | None = None) -> None:
+        self.limit = limit
+        self.chunk = chunk
+        self.weights = dict(weights or {})
+        self.rows = 0
+        self.held: Counter[str] = Counter()
+        self._heap: list[tuple[int, float, int, Piece]] = []
+        self._order = itertools.count()
+        self._now = 0.0
+        self._clocks: dict[str, float] = {}
+
+    def put(self, job: Job) -> None:
+        """Queue a job. Raises OverloadError where the queue, or a domain's share, is full."""
+        counts = Counter(domain.name for domain in job.domains)
+        free = self.limit - self.rows
+        if job.rows > free:
+            raise OverloadError(f"the queue holds {self.rows} rows of {self.limit}: {FIX}", "queue")
+        for name, count in counts.items():
+            # A domain with nothing in the queue is always let in: an idle server takes all rows.
+            if self.held[name] and self.held[name] + count > SHARE * free:
+                raise OverloadError(
+                    f"{name!r} holds {self.held[name]} of the queue's {self.limit} rows: {FIX}",
+                    "queue",
+                )
+        job.waiting = job.missing = job.rows
+        self.rows += job.rows
+        self.held.update(counts)
+        first = self._now
+        for place in range(0, job.rows, self.chunk):
+            piece = Piece(job, place, min(place + self.chunk, job.rows))
+            first = self._start_of(piece, first)  # rows of a job are taken in their order
+            heapq.heappush(self._heap, (job.priority, first, next(self._order), piece))
+
+    def ahead(self, domains: tuple[LiveDomain, ...]) -> int:
+        """About how many rows are served before the last row of a request for `domains`."""
+        active = len(self.held)
+        counts = Counter(domain.name for domain in domains)
+        own = max((self.held[name] + count for name, count in counts.items()), default=0)
+        new = sum(name not in self.held for name in counts)
+        return min(self.rows + len(domains), own * (active + new))
+
+    def take(self, most: int, now: float) -> tuple[list[Piece], list[Job]]:
+        """At most `most` rows to run together, and the jobs whose deadline is over.
+
+        A piece that does not fit is cut; its rest stays first in the queue.
+        """
+        taken: list[Piece] = []
+        expired: list[Job] = []
+        while self._heap and most > 0:
+            priority, start, order, piece = self._heap[0]
+            job = piece.job
+            if job.closed:
+                heapq.heappop(self._heap)
+                continue
+            if job.deadline <= now:
+                expired.append(job)
+                self.drop(job)
+                continue
+            self._now = max(self._now, start)
+            count = min(piece.rows, most)
+            middle = piece.start + count
+            if count < piece.rows:
+                rest = Piece(job, middle, piece.stop)
+                heapq.heapreplace(self._heap, (priority, start, order, rest))
+            else:
+                heapq.heappop(self._heap)
+            part = Piece(job, piece.start, middle)
+            self._forget_rows(part.domains)
+            job.waiting -= count
+            taken.append(part)
+            most -= count
+        if not self.rows:
+            self._heap.clear()
+            self._clocks.clear()
+            self._now = 0.0
+        return taken, expired
+
+    def drop(self, job: Job) -> None:
+        """Take what waits of a job out of the queue: nobody wants it any more."""
+        if not job.closed:
+            job.closed = True
+            self._forget_rows(job.domains[job.rows - job.waiting :])
+            job.waiting = 0
+            if len(self._heap) > 64 and len(self._heap) > 2 * self.rows:
+                self._heap = [entry for entry in self._heap if not entry[3].job.closed]
+                heapq.heapify(self._heap)
+
+    def _start_of(self, piece: Piece, least: float) -> float:
+        counts = Counter(domain.name for domain in piece.domains)
+        start = max(least, *(self._clocks.get(name, 0.0) for name in counts))
+        for name, count in counts.items():
+            self._clocks[name] = start + count / self.weights.get(name, 1.0)
+        if len(self._clocks) > FORGET:
+            self._clocks = {k: v for k, v in self._clocks.items() if v > self._now}
+        return start
+
+    def _forget_rows(self, domains: tuple[LiveDomain, ...]) -> None:
+        self.rows -= len(domains)
+        for domain in domains:
+            self.held[domain.name] -= 1
+            if not self.held[domain.name]:
+                del self.held[domain.name]

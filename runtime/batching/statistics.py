@@ -1,0 +1,129 @@
+"""What a server has done, counted with Triton's meanings: for the bundle and for each domain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["BATCH_EDGES", "Duration", "ModelStatistics", "RequestTimes", "Statistics"]
+
+MOST_DOMAINS = 256  # counted one by one; the others share OTHER, so that memory stays bounded
+OTHER = "(other)"
+BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass
+class Duration:
+    """How often, and how long altogether."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """One more."""
+        self.count += 1
+        self.ns += ns
+
+
+@dataclass(frozen=True)
+class RequestTimes:
+    """Nanoseconds of one request: reading and decoding, queue, network, writing, altogether."""
+
+    input_ns: int = 0
+    queue_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+    total_ns: int = 0
+
+
+@dataclass
+class ModelStatistics:
+    """One model's counts; `batches` by the rows that ran together.
+
+    `inference_count` counts rows and `execution_count` runs, so their quotient is the mean batch.
+    """
+
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    inference_count: int = 0
+    execution_count: int = 0
+    last_inference: int = 0  # milliseconds since 1970
+    batches: dict[int, Duration] = field(default_factory=dict)
+
+    def add(self, times: RequestTimes) -> None:
+        """A request that was answered."""
+        self.success.add(times.total_ns)
+        self.queue.add(times.queue_ns)
+        self.compute_input.add(times.input_ns)
+        self.compute_infer.add(times.infer_ns)
+        self.compute_output.add(times.output_ns)
+
+
+class Statistics:
+    """Thread-safe.
+
+    Attributes:
+        total: the bundle's.
+        domains: by name; at most MOST_DOMAINS, the rest under one name.
+        refused: requests turned away, by reason.
+        mixes: runs by the number of domains in them.
+    """
+
+    def __init__(self) -> None:
+        self.total = ModelStatistics()
+        self.domains: dict[str, ModelStatistics] = {}
+        self.refused: Counter[str] = Counter()
+        self.mixes: Counter[int] = Counter()
+        self.pack_reads = Duration()
+        self._lock = threading.Lock()
+
+    def of(self, domain: str) -> ModelStatistics:
+        """One domain's counts."""
+        found = self.domains.get(domain)
+        if found is None:
+            name = domain if len(self.domains) < MOST_DOMAINS else OTHER
+            found = self.domains.setdefault(name, ModelStatistics())
+        return found
+
+    def record_batch(self, names: Sequence[str], spent_ns: int) -> None:
+        """One run of the network, the domain of each of its rows, and its time."""
+        now, counts = time.time_ns() // 1_000_000, Counter(names)
+        with self._lock:
+            self.mixes[len(counts)] += 1
+            each = [(self.of(name), rows) for name, rows in counts.items()]
+            for found, rows in ((self.total, len(names)), *each):
+                found.inference_count += rows
+                found.execution_count += 1
+                found.last_inference = now
+                found.batches.setdefault(rows, Duration()).add(spent_ns)
+
+    def record_success(self, names: Iterable[str], times: RequestTimes) -> None:
+        """One answered request; of several domains it counts for each."""
+        with self._lock:
+            self.total.add(times)
+            for name in set(names):
+                self.of(name).add(times)
+
+    def record_failure(self, total_ns: int, refused: str = "") -> None:
+        """One request that got an error; `refused` is the reason of a refusal."""
+        with self._lock:
+            self.total.fail.add(total_ns)
+            if refused:
+                self.refused[refused] += 1
+
+    def record_refusal(self, reason: str) -> None:
+        """A request turned away before it was read."""
+        with self._lock:
+            self.refused[reason] += 1
+
+    def record_pack(self, spent_ns: int) -> None:
+        """A pack that was read for a request."""
+        with self._lock:
+            self.pack_reads.add(spent_ns)

@@ -1,0 +1,153 @@
+"""Tensors as the protocol sends them: in JSON, as raw little-endian bytes, or in a message."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.base import shown
+from prunion.runtime.errors import InputError
+
+__all__ = ["Tensor", "json_tensor", "pack_bytes_tensor", "raw_tensor", "shape_of"]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "UINT8": np.dtype("u1"),
+    "INT64": np.dtype("<i8"),
+}
+TAKEN = (*DTYPES, "BYTES")
+MOST_DIMENSIONS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """One input.
+
+    Attributes:
+        data: an array of `shape` for FP16, FP32 and UINT8; flat lists of int for INT64 (which JSON
+            does not bound) and of bytes for BYTES.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: np.ndarray | list[int] | list[bytes]
+
+
+def shape_of(name: str, shape: Any) -> tuple[int, ...]:
+    """A checked shape. Raises InputError."""
+    fine = isinstance(shape, (list, tuple)) and all(type(n) is int and n >= 0 for n in shape)
+    if not fine or len(shape) > MOST_DIMENSIONS:
+        raise InputError(f"`{name}` has no shape of whole numbers")
+    return tuple(shape)
+
+
+def json_tensor(entry: Mapping[str, Any]) -> Tensor:
+    """A tensor whose `data` is JSON. Raises InputError."""
+    name, datatype = str(entry.get("name"))[:100], str(entry.get("datatype"))[:100]
+    shape, data = shape_of(name, entry.get("shape")), entry.get("data")
+    _check_type(name, datatype)
+    if not isinstance(data, list):
+        raise InputError(f"`{name}` has no list `data`")
+    parameters = entry.get("parameters")
+    encoded = isinstance(parameters, dict) and parameters.get("content_type") == "base64"
+    if datatype == "BYTES":
+        return Tensor(name, datatype, shape, _texts(name, shape, data, encoded))
+    if datatype == "INT64":
+        if len(data) == 1 and isinstance(data[0], list):
+            data = data[0]
+        if any(type(value) is not int for value in data):
+            raise InputError(f"`{name}.data` must hold int values only")
+        _check_count(name, shape, len(data))
+        return Tensor(name, datatype, shape, data)
+    return Tensor(name, datatype, shape, _numbers(name, datatype, shape, data))
+
+
+def raw_tensor(
+    name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview
+) -> Tensor:
+    """A tensor from its bytes: little-endian, row by row; BYTES elements have their length before
+    them, four bytes. Raises InputError where the count does not fit."""
+    _check_type(name, datatype)
+    if datatype == "BYTES":
+        items = _split_bytes(name, data)
+        _check_count(name, shape, len(items))
+        return Tensor(name, datatype, shape, items)
+    dtype = DTYPES[datatype]
+    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if len(data) != expected:
+        raise InputError(
+            f"`{name}` has {len(data)} bytes, its shape {shown(list(shape))} as {datatype} takes "
+            f"{shown(expected)}"
+        )
+    array = np.frombuffer(data, dtype)
+    values = array.tolist() if datatype == "INT64" else array.reshape(shape)
+    return Tensor(name, datatype, shape, values)
+
+
+def pack_bytes_tensor(items: Iterable[bytes]) -> bytes:
+    """A BYTES tensor's elements as they are sent."""
+    return b"".join(struct.pack("<I", len(item)) + item for item in items)
+
+
+def _check_type(name: str, datatype: str) -> None:
+    if datatype not in TAKEN:
+        raise InputError(f"`{name}` has the datatype {datatype}: send one of {', '.join(TAKEN)}")
+
+
+def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
+    if int(np.prod(shape, dtype=object)) != count:
+        raise InputError(f"`{name}` holds {count} values, its shape is {shown(list(shape))}")
+
+
+def _texts(name: str, shape: tuple[int, ...], data: list[Any], encoded: bool) -> list[bytes]:
+    if any(not isinstance(value, str) for value in data):
+        raise InputError(f"`{name}.data` must hold str values only")
+    _check_count(name, shape, len(data))
+    try:
+        if encoded:
+            return [base64.b64decode(value, validate=True) for value in data]
+        return [value.encode() for value in data]
+    except binascii.Error:
+        raise InputError(f"`{name}.data` is no base64, as its content_type says") from None
+    except UnicodeEncodeError:
+        raise InputError(f"`{name}.data` holds half of a surrogate pair: send whole text") from None
+
+
+def _numbers(name: str, datatype: str, shape: tuple[int, ...], data: list[Any]) -> np.ndarray:
+    try:
+        array = np.asarray(data).ravel()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise InputError(f"`{name}.data` must hold rows of one length") from None
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"`{name}.data` must hold numbers only")
+    _check_count(name, shape, array.size)
+    if datatype == "UINT8":
+        if array.dtype.kind == "f" or (array.size and not 0 <= array.min() <= array.max() < 256):
+            raise InputError(f"`{name}.data` must hold whole numbers in 0..255")
+    elif not (np.abs(array) <= np.finfo(np.float32).max).all():
+        raise InputError(f"`{name}.data` holds NaN, infinity or numbers beyond float32")
+    # JSON has no halves: what is called FP16 there comes as numbers like any other.
+    kept = np.uint8 if datatype == "UINT8" else np.float32
+    return np.asarray(array.astype(kept).reshape(shape))
+
+
+def _split_bytes(name: str, data: bytes | memoryview) -> list[bytes]:
+    items, place = [], 0
+    while place < len(data):
+        if place + 4 > len(data):
+            raise InputError(f"`{name}` ends within the length of an element")
+        (length,) = struct.unpack_from("<I", data, place)
+        place += 4
+        if place + length > len(data):
+            raise InputError(f"`{name}` ends within an element of {length} bytes")
+        items.append(bytes(data[place : place + length]))
+        place += length
+    return items

@@ -1,0 +1,118 @@
+"""Endpoints for people: an image file in, classes with probabilities out; and what there is."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from prunion.runtime.errors import InputError
+from prunion.runtime.protocol import openapi_document, openapi_page
+from prunion.runtime.serve.body import read_body, unless_gone, unpacked
+from prunion.runtime.serve.repository import Repository
+from prunion.runtime.serve.service import Service
+
+__all__ = ["plain_routes"]
+
+CLASSIFY = ":classify"
+
+
+def plain_routes(service: Service, repository: Repository) -> list[Route]:
+    """Their routes; `/predict/NAME` is the older name of `/v1/domains/NAME:classify`."""
+    handlers = _Handlers(service, repository)
+    return [
+        Route("/v1/domains", handlers.domains),
+        Route("/v1/domains/{name:path}", handlers.domain),
+        Route("/v1/domains/{name:path}", handlers.classify, methods=["POST"]),
+        Route("/predict/{domain:path}", handlers.predict, methods=["POST"]),
+        Route("/openapi.json", handlers.openapi),
+        Route("/docs", handlers.page),
+    ]
+
+
+class _Handlers:
+    def __init__(self, service: Service, repository: Repository) -> None:
+        self.service = service
+        self.repository = repository
+
+    async def domains(self, request: Request) -> Response:
+        bundle = self.service.serving.name
+        names = [x["name"] for x in self.repository.index(ready_only=True) if x["name"] != bundle]
+        return JSONResponse({"bundle": bundle, "domains": names})
+
+    async def domain(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        return JSONResponse({"domain": name, "classes": self.repository.classes(name)})
+
+    async def classify(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if not name.endswith(CLASSIFY):
+            raise HTTPException(404, f"post an image to /v1/domains/NAME{CLASSIFY}")
+        return await self._classified(request, name.removesuffix(CLASSIFY))
+
+    async def predict(self, request: Request) -> Response:
+        return await self._classified(request, request.path_params["domain"])
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi_document(self.service.options.limits.rows))
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(openapi_page(openapi_document(self.service.options.limits.rows)))
+
+    async def _classified(self, request: Request, domain: str) -> Response:
+        arrived, top = time.perf_counter_ns(), _top(request)
+        self.repository.describe(domain)  # no body is read for a domain that is not there
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            images = await self._files(request)
+        elif kind.startswith("image/") or kind == "application/octet-stream":
+            images = [await self._body(request)]
+        else:
+            raise HTTPException(415, "send an image (Content-Type: image/…) or multipart files")
+        work = self.service.classify(domain, images, top, arrived)
+        rows: list[dict[str, Any]] = [
+            {
+                "class": x.class_name,
+                "index": x.index,
+                "probability": x.probability,
+                "top": [c._asdict() for c in x.top],
+            }
+            for x in await unless_gone(request, work)
+        ]
+        return JSONResponse({"domain": domain, "predictions": rows})
+
+    async def _body(self, request: Request) -> bytes:
+        limits = self.service.options.limits
+        body = await read_body(request, limits)
+        return unpacked(body, request.headers.get("content-encoding", ""), limits.body)
+
+    async def _files(self, request: Request) -> list[bytes]:
+        body = await self._body(request)
+
+        async def replay() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        if find_spec("python_multipart") is None:
+            fix = "pip install 'prunion[serve]', or send one image as the body"
+            raise HTTPException(501, f"this server lacks python-multipart: {fix}")
+        # The body was read under our limit; starlette then parses the copy.
+        most = self.service.options.limits.rows
+        async with Request(request.scope, replay).form(max_files=most) as form:
+            # Several files may share a field's name, as a browser sends them.
+            values = [value for _, value in form.multi_items()]
+            files = [await x.read() for x in values if not isinstance(x, str)]
+        if not files:
+            raise InputError("the form holds no files: send at least one image")
+        return files
+
+
+def _top(request: Request) -> int:
+    text = request.query_params.get("top", "5")
+    if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 6 or int(text) < 1:
+        raise InputError(f"top is {text[:20]!r}: give a whole number of 1 or more")
+    return int(text)

@@ -1,0 +1,104 @@
+"""The models of a server: what each is and has done, and loading and unloading them."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from prunion.runtime.errors import DomainError, InputError
+from prunion.runtime.protocol import (
+    Described,
+    model_config,
+    model_index,
+    model_metadata,
+    model_statistics,
+    server_metadata,
+)
+from prunion.runtime.serve.service import Service, check_version
+
+__all__ = ["Repository"]
+
+
+class Repository:
+    """The bundle is one model, which takes `domain`; each of its domains is one that does not."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def describe(self, name: str, version: str = "") -> Described:
+        """A model by name. Raises DomainError if there is none."""
+        check_version(version)
+        serving = self.service.serving
+        catalogue, form = serving.catalogue, serving.model.sessions.form
+        if name == serving.name:
+            width = -1 if catalogue.cache is not None else catalogue.width
+            return Described(name, form, width, True, [x.name for x in catalogue.domains])
+        found = catalogue.find(name)
+        if found is None and not catalogue.knows(name):
+            shown = name[:100]
+            raise DomainError(f"no model {shown!r}: this is {serving.name!r}, or a domain's name")
+        width = len(found.pack.classes) if found is not None else -1
+        return Described(name, form, width, False, [name])
+
+    def classes(self, name: str) -> list[str]:
+        """The class names of a domain that is in memory. Raises DomainError."""
+        found = self.service.serving.catalogue.find(name)
+        if found is None:
+            self.describe(name)
+            return []
+        return list(found.pack.classes)
+
+    def is_ready(self, name: str, version: str = "") -> bool:
+        """Whether a model answers. Raises DomainError if there is none."""
+        self.describe(name, version)
+        return self.service.ready
+
+    def metadata(self, name: str | None = None, version: str = "") -> dict[str, Any]:
+        """Of the server, or of a model. Raises DomainError."""
+        if name is None:
+            return server_metadata(metadata.version("prunion"))
+        return model_metadata(self.describe(name, version))
+
+    def config(self, name: str, version: str = "") -> dict[str, Any]:
+        """A model's configuration. Raises DomainError."""
+        found, batcher = self.describe(name, version), self.service.serving.batcher
+        rows, batch = self.service.options.limits.rows, batcher.options.max_batch
+        return model_config(found, rows, batch, batcher.delay)
+
+    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """What one model has done, or all of them. Raises DomainError."""
+        bundle, found = self.service.serving.name, self.service.statistics
+        if name and name != bundle:
+            self.describe(name, version)
+            return model_statistics([(name, found.of(name))])
+        check_version(version)
+        own = [] if name else list(found.domains.items())
+        return model_statistics([(bundle, found.total), *own])
+
+    def index(self, ready_only: bool = False) -> list[dict[str, str]]:
+        """All models there are."""
+        serving = self.service.serving
+        rows = [(serving.name, True, "")]
+        rows += [(x.name, x.ready, x.reason) for x in serving.catalogue.index()]
+        return model_index(row for row in rows if row[1] or not ready_only)
+
+    async def load(self, name: str) -> None:
+        """Read a domain's pack, or the bundle itself, anew. Raises PrunionError."""
+        self._check_control()
+        serving = self.service.serving
+        if name == serving.name:
+            await self.service.replace(serving.model.bundle.path)
+        else:
+            await self.service.decoder.run(serving.catalogue.load, name)
+
+    async def unload(self, name: str) -> None:
+        """Answer for a domain no more. Raises PrunionError."""
+        self._check_control()
+        serving = self.service.serving
+        if name == serving.name:
+            raise InputError(f"{name!r} is what this server serves: stop the server instead")
+        await self.service.decoder.run(serving.catalogue.unload, name)
+
+    def _check_control(self) -> None:
+        if not self.service.options.control:
+            raise InputError("loading and unloading is off: start the server with --control")

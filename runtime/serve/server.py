@@ -1,0 +1,270 @@
+"""From a bundle's path to a running server, and from SIGTERM to its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from prunion.runtime.base import Precision
+from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.runtime.serve.app import http_app
+from prunion.runtime.serve.connections import protocol_of
+from prunion.runtime.serve.guard import Gate, read_keys
+from prunion.runtime.serve.options import LoadOptions, ServeOptions
+from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.serving import load_model
+from prunion.runtime.serve.workers import run_workers
+
+__all__ = ["serve", "serve_with"]
+
+BACKLOG = 2048
+PATIENCE = 200  # milliseconds of emptying the queue of connections before it is closed
+SETTLE = 0.25  # seconds in which a connection that was accepted last sends its request
+STOP = (signal.SIGTERM, signal.SIGINT)
+logger = logging.getLogger("prunion.serve")
+
+
+def serve(
+    bundle: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    precision: Precision = "fp32",
+    packs: Sequence[Path | str] = (),
+) -> None:
+    """Serve a bundle over HTTP, and the domains of `packs`, until interrupted.
+
+    Raises BundleError or InputError before it listens.
+    """
+    paths = tuple(Path(pack) for pack in packs)
+    how = LoadOptions(precision=precision)
+    serve_with(bundle, ServeOptions(host=host, port=port, load=how, packs=paths))
+
+
+def serve_with(bundle: Path | str, options: ServeOptions) -> None:
+    """Serve a bundle until SIGTERM or SIGINT; SIGHUP serves the bundle that lies there by then.
+
+    Raises PrunionError before it listens.
+    """
+    _check(options)
+    if options.workers == 1:
+        with _logging(options):
+            asyncio.run(_run(bundle, options, options.port))
+        return
+    with _logging(options), contextlib.ExitStack() as held:
+        # Held but not listened on, so that the workers share what this process was given.
+        ports = [held.enter_context(_bound(options, options.port))]
+        if options.grpc_port is not None:
+            ports.append(held.enter_context(_bound(options, options.grpc_port)))
+        numbers = [x.getsockname()[1] for x in ports]
+        shared = replace(options, port=numbers[0])
+        if options.grpc_port is not None:
+            shared = replace(shared, grpc_port=numbers[1])
+        run_workers(options.workers, lambda: asyncio.run(_run(bundle, shared, shared.port)))
+
+
+async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
+    begun = time.perf_counter()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for name in STOP:
+        _on_signal(loop, name, stop.set)
+    service = Service(load_model(bundle, options.load), options)
+    service.start()
+    gate = Gate(options.limits.requests, options.limits.client_requests)
+    keys = None if options.api_keys is None else read_keys(options.api_keys)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = asyncio.ensure_future(_reloaded(service, Path(bundle)))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    if hasattr(signal, "SIGHUP"):
+        _on_signal(loop, signal.SIGHUP, reload)
+    listening = _bound(options, port)
+    listening.listen(BACKLOG)
+    http = _Http(_config(service, gate, keys))
+    rpc: Any = None
+    where = {"http": listening.getsockname()[1]}
+    if options.grpc_port is not None:
+        from prunion.runtime.serve.grpc_server import make_grpc_server
+
+        rpc, where["grpc"] = make_grpc_server(service, gate, keys)
+        await rpc.start()
+    running = asyncio.ensure_future(http.serve(sockets=[listening]))
+    logger.info(
+        "serving %s on %s, %s, after %.1f s",
+        service.serving.name,
+        options.host,
+        ", ".join(f"{name} {number}" for name, number in where.items()),
+        time.perf_counter() - begun,
+    )
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    await _drain(service, http, rpc, running)
+
+
+def _on_signal(
+    loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]
+) -> None:
+    try:
+        loop.add_signal_handler(number, call)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+
+
+async def _drain(
+    service: Service, http: uvicorn.Server, rpc: Any, running: asyncio.Future[None]
+) -> None:
+    """Not ready at once; answer a while longer; then take no more, and finish what was taken."""
+    options = service.options
+    service.ready = False
+    logger.info("stopping: not ready any more")
+    if not running.done():
+        await asyncio.sleep(options.ready_seconds)
+    http.should_exit = True
+    if rpc is not None:
+        await asyncio.gather(running, rpc.stop(options.drain_seconds))
+    await running
+    await asyncio.to_thread(service.close)
+    logger.info("stopped")
+
+
+async def _reloaded(service: Service, bundle: Path) -> None:
+    try:
+        await service.replace(bundle)
+    except PrunionError as exc:
+        logger.error("the bundle is served as it was: %s", exc)
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its own signal handlers: stopping is told to both transports here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in who has connected, listen no more, and hear out those who have yet to ask."""
+        listening = [x for x in sockets or [] if x.fileno() >= 0]
+        for _ in range(PATIENCE):
+            await asyncio.sleep(0.001)
+            # What the system has accepted and we have not would be cut off by closing.
+            if not select.select(listening, [], [], 0)[0]:
+                break
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(SETTLE)
+        await super().shutdown(sockets)
+
+
+def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:
+    options = service.options
+    return uvicorn.Config(
+        http_app(service, gate, keys),
+        loop="asyncio",
+        http=protocol_of(options.limits),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=round(options.limits.idle_seconds),
+        timeout_graceful_shutdown=round(options.drain_seconds),
+        ssl_certfile=_text(options.certificate),
+        ssl_keyfile=_text(options.private_key),
+        ssl_ca_certs=_text(options.client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if options.client_ca is None else ssl.CERT_REQUIRED,
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _bound(options: ServeOptions, port: int) -> socket.socket:
+    """A socket that has its address and does not listen yet. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    # asyncio sends at once (TCP_NODELAY) only where a socket says that it is of TCP; without, every
+    # answer of two writes waits 40 ms for the client's delayed acknowledgement.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if options.workers > 1:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        found.bind((options.host, port))
+    except OSError as exc:
+        found.close()
+        raise ConfigError(
+            f"cannot listen on {options.host} port {port} ({exc.strerror}): choose another --port"
+        ) from None
+    return found
+
+
+def _check(options: ServeOptions) -> None:
+    for path in (*options.folders, options.watch, options.pack_folder):
+        if path is not None and not path.is_dir():
+            raise ConfigError(f"{path} is no folder: name one that holds packs")
+    if (options.certificate is None) != (options.private_key is None):
+        raise ConfigError("TLS takes a certificate and its private key: give both")
+    if options.client_ca is not None and options.certificate is None:
+        raise ConfigError("clients show certificates over TLS only: give --certificate too")
+    if options.workers > 1 and not hasattr(os, "fork"):
+        raise ConfigError("this system cannot share a port between processes: use one worker")
+    if options.workers > 1 and options.control:
+        raise ConfigError(
+            "--control reaches one process of several: use --watch with --workers, which all follow"
+        )
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, Any] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+@contextlib.contextmanager
+def _logging(options: ServeOptions) -> Iterator[None]:
+    """The server's own lines and uvicorn's, one a line, on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(_JsonLines() if options.log == "json" else plain)
+    names = {"prunion.serve": logging.INFO, "uvicorn": logging.WARNING}
+    if options.log == "off":
+        names["prunion.serve"] = logging.WARNING
+    before = {name: logging.getLogger(name).level for name in names}
+    for name, level in names.items():
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).removeHandler(handler)
+            logging.getLogger(name).setLevel(level)
+            logging.getLogger(name).propagate = True

@@ -1,0 +1,253 @@
+"""A bundle being served: from a checked request to its answer, whatever is loaded meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.batching import (
+    Decoder,
+    Job,
+    PackFolder,
+    RequestTimes,
+    Statistics,
+    Watcher,
+)
+from prunion.runtime.errors import DomainError, InputError, OverloadError
+from prunion.runtime.model import LiveDomain, Model, Prediction, to_prediction
+from prunion.runtime.protocol import (
+    InferRequest,
+    InferResponse,
+    check_rows,
+    domains_of,
+    images_of,
+    infer_response,
+)
+from prunion.runtime.serve.options import ServeOptions
+from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
+
+__all__ = ["Service", "check_version"]
+
+INLINE = 1 << 20  # bytes that are checked on the event loop; more go to a thread
+VERSIONS = ("", "1")
+logger = logging.getLogger("prunion.serve")
+
+
+class Service:
+    """What HTTP and gRPC both ask. `ready` is false from the moment the server is to stop."""
+
+    def __init__(self, model: Model, options: ServeOptions | None = None) -> None:
+        self.options = options or ServeOptions()
+        self.statistics = Statistics()
+        limits = self.options.limits
+        self.decoder = Decoder(self.options.decode_threads, limits.max_pixels, limits.pixels)
+        self.ready = True
+        self._serving = make_serving(model, self.options, self.statistics)
+        self._replacing = asyncio.Lock()
+        self._watcher: Watcher | None = None
+
+    @property
+    def serving(self) -> Serving:
+        """What answers now. Take it once for a request."""
+        return self._serving
+
+    def start(self) -> None:
+        """Make the session, measure what batches bring, and read what is to be read at start.
+
+        Raises PrunionError.
+        """
+        warm(self._serving, self.options.keep)
+        if self.options.watch is not None:
+            self._watcher = Watcher(PackFolder(self.options.watch), self._serving.catalogue)
+            self._watcher.start()
+
+    def close(self) -> None:
+        """Answer what was accepted, then let go of everything."""
+        self.ready = False
+        if self._watcher is not None:
+            self._watcher.close()
+        self._serving.batcher.close()
+        self.decoder.close()
+
+    async def infer(
+        self, model: str, version: str, request: InferRequest, arrived: int, left: float = 1e9
+    ) -> InferResponse:
+        """The answer of a model to a request that arrived at `arrived` (`perf_counter_ns`).
+
+        `left` is how many seconds the client still waits. Raises DomainError where there is no
+        such model or domain, InputError, OverloadError.
+        """
+        with self._counted(arrived):
+            return await self._infer(model, version, request, arrived, left)
+
+    async def _infer(
+        self, model: str, version: str, request: InferRequest, arrived: int, left: float
+    ) -> InferResponse:
+        check_version(version)
+        serving = self._serving
+        form = serving.model.sessions.form
+        own = None if model == serving.name else await self._domain(serving, model)
+        inputs = {"image"} if own else {"image", "domain"}
+        source = images_of(request, form, inputs, self.options.limits.rows)
+        named: list[int] | list[str] = [] if own else domains_of(request, len(source))
+        left = min(left, request.timeout or 1e9)
+        images = await self._timed(arrived, self._images(serving, source))
+        decoded = time.perf_counter_ns()
+        domains, logits, job = await self._answer(
+            serving, images, model if own else "", named, arrived, left, request.priority, decoded
+        )
+        classes = [domain.pack.classes for domain in domains]
+        answer = infer_response(model, request, logits, classes, {})
+        self._record(job, arrived, decoded)
+        return answer
+
+    async def classify(
+        self, domain: str, items: Sequence[bytes], top: int, arrived: int
+    ) -> list[Prediction]:
+        """The best classes of encoded images of one domain. Raises as `infer` does."""
+        with self._counted(arrived):
+            return await self._classify(domain, items, top, arrived)
+
+    async def _classify(
+        self, domain: str, items: Sequence[bytes], top: int, arrived: int
+    ) -> list[Prediction]:
+        serving = self._serving
+        await self._domain(serving, domain)
+        if not items:
+            raise InputError("no images given: send at least one")
+        check_rows(len(items), self.options.limits.rows)
+        images = await self._timed(arrived, self._images(serving, list(items)))
+        decoded = time.perf_counter_ns()
+        domains, logits, job = await self._answer(
+            serving, images, domain, [], arrived, 1e9, 2, decoded
+        )
+        rows = zip(logits, domains, strict=True)
+        answers = [to_prediction(row, own.pack, top) for row, own in rows]
+        self._record(job, arrived, decoded)
+        return answers
+
+    async def replace(self, bundle: Path) -> None:
+        """Serve the bundle that lies there now; requests of the former one are still answered.
+
+        Raises PrunionError, and then the former one goes on.
+        """
+        async with self._replacing:
+            old = self._serving
+            new = await asyncio.to_thread(open_anew, bundle, old, self.options, self.statistics)
+            self._serving = new
+            if self._watcher is not None:
+                await asyncio.to_thread(self._watcher.take, new.catalogue)
+            await asyncio.to_thread(old.batcher.close)
+            old.model.close()
+            logger.info("serving %s anew", new.name)
+
+    async def _images(self, serving: Serving, source: np.ndarray | list[bytes]) -> np.ndarray:
+        """`[N, ...]` as the graph takes them, checked."""
+        form = serving.model.sessions.form
+        ready = isinstance(source, np.ndarray) and (
+            source.dtype != np.uint8
+            or (form.image == "uint8" and source.shape[1:] == form.image_shape)
+        )
+        if not ready:
+            if isinstance(source, np.ndarray) and (source.shape[3] != 3 or not source.size):
+                raise InputError(
+                    f"`image` is {list(source.shape)}: raw images are [N, H, W, 3] RGB"
+                )
+            return await self.decoder.images(source, form)
+        assert isinstance(source, np.ndarray)
+
+        def checked() -> np.ndarray:
+            array = form.prepare(source)
+            form.check_values(array)
+            return array
+
+        return checked() if source.nbytes <= INLINE else await self.decoder.run(checked)
+
+    async def _timed(self, arrived: int, work: Any) -> np.ndarray:
+        spent = (time.perf_counter_ns() - arrived) / 1e9
+        try:
+            found: np.ndarray = await asyncio.wait_for(work, self.options.limits.deadline - spent)
+        except asyncio.TimeoutError:
+            raise OverloadError("decoding took too long: try again later", "deadline") from None
+        return found
+
+    async def _answer(
+        self,
+        serving: Serving,
+        images: np.ndarray,
+        domain: str,
+        named: list[int] | list[str],
+        arrived: int,
+        left: float,
+        priority: int,
+        decoded: int,
+    ) -> tuple[Sequence[LiveDomain], np.ndarray, Job]:
+        """Logits of images, which are of `domain`, or each of that which is `named`."""
+        spent = (time.perf_counter_ns() - arrived) / 1e9
+        deadline = time.monotonic() + min(left, self.options.limits.deadline) - spent
+        while True:
+            domains: Sequence[LiveDomain]
+            if domain:
+                domains = [await self._domain(serving, domain)] * len(images)
+                width = len(domains[0].pack.classes)
+            else:
+                domains = await self._domains(serving, named)
+                most = max(len(x.pack.classes) for x in domains)
+                width = max(serving.catalogue.width, most)
+            job = Job(images, tuple(domains), width, deadline, priority)
+            try:
+                return domains, await serving.batcher.answer(job), job
+            except OverloadError as exc:
+                # The bundle was replaced since: it is the new one that answers.
+                if exc.reason != "draining" or serving is self._serving:
+                    raise
+                old, serving = serving, self._serving
+                if old.model.sessions.form != serving.model.sessions.form:
+                    raise InputError("the bundle was replaced by one of other images") from None
+
+    async def _domain(self, serving: Serving, name: str) -> LiveDomain:
+        found = serving.catalogue.find(name)
+        if found is None:
+            found = await self.decoder.run(serving.catalogue.read, name)
+        return found
+
+    async def _domains(
+        self, serving: Serving, named: list[int] | list[str]
+    ) -> Sequence[LiveDomain]:
+        if isinstance(named[0], int):
+            return serving.catalogue.at([x for x in named if isinstance(x, int)])
+        found = {name: await self._domain(serving, str(name)) for name in dict.fromkeys(named)}
+        return [found[name] for name in named]
+
+    @contextmanager
+    def _counted(self, arrived: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as exc:
+            reason = exc.reason if isinstance(exc, OverloadError) else ""
+            self.statistics.record_failure(time.perf_counter_ns() - arrived, reason)
+            raise
+
+    def _record(self, job: Job, arrived: int, decoded: int) -> None:
+        now = time.perf_counter_ns()
+        times = RequestTimes(
+            input_ns=decoded - arrived,
+            queue_ns=max(job.started - job.arrived, 0),
+            infer_ns=job.infer_ns,
+            output_ns=max(now - job.ended, 0),
+            total_ns=now - arrived,
+        )
+        self.statistics.record_success((domain.name for domain in job.domains), times)
+
+
+def check_version(version: str) -> None:
+    """Raise DomainError unless a model has this version; none named is any."""
+    if version not in VERSIONS:
+        raise DomainError(f"there is no version {version[:20]!r}, only '1'")

@@ -1,0 +1,98 @@
+"""One loaded bundle and all that answers from it: made, warmed, and replaced as a whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunion.runtime.batching import (
+    Batcher,
+    BatchOptions,
+    Catalogue,
+    PackCache,
+    PackFolder,
+    Statistics,
+)
+from prunion.runtime.errors import PrunionError
+from prunion.runtime.model import Model, load
+from prunion.runtime.serve.options import LoadOptions, ServeOptions
+
+__all__ = ["Serving", "load_model", "make_serving", "open_anew", "warm"]
+
+logger = logging.getLogger("prunion.serve")
+
+
+@dataclass(frozen=True, eq=False)
+class Serving:
+    """A model, the thread that runs it, and the domains that it answers for."""
+
+    model: Model
+    batcher: Batcher
+    catalogue: Catalogue
+
+    @property
+    def name(self) -> str:
+        """The bundle's, which is the model's that takes `domain`."""
+        return self.model.bundle.manifest.name
+
+
+def load_model(bundle: Path | str, how: LoadOptions) -> Model:
+    """A bundle loaded as the options say. Raises what `load` raises."""
+    return load(
+        bundle,
+        how.backend,
+        precision=how.precision,
+        threads=how.threads,
+        memory_limit=how.memory_limit,
+        engine=how.engine,
+    )
+
+
+def make_serving(model: Model, options: ServeOptions, statistics: Statistics) -> Serving:
+    """What answers from `model`; the packs named at start are added to it. Raises PrunionError."""
+    for pack in options.packs:
+        model.add_domain(pack)
+    cache = None
+    folders = [PackFolder(path) for path in options.folders]
+    if options.pack_folder is not None:
+        folder, limit = PackFolder(options.pack_folder), options.pack_memory
+        cache = PackCache(folder, model, limit, options.keep, statistics)
+    if options.watch is not None:
+        folders.append(PackFolder(options.watch))
+    batches = BatchOptions(
+        options.max_batch, options.delay, options.limits.queue_rows, options.weights
+    )
+    batcher = Batcher(model, batches, statistics)
+    return Serving(model, batcher, Catalogue(model, folders, cache))
+
+
+def warm(serving: Serving, keep: Sequence[str]) -> None:
+    """Make the sessions, measure what batches bring, read what is never to leave, answer once.
+
+    Raises PrunionError.
+    """
+    model = serving.model
+    model.sessions.mixed()
+    serving.batcher.tune()
+    model.answer(model.sessions.form.noise(1), serving.catalogue.domains[:1])
+    serving.catalogue.warm(keep)
+
+
+def open_anew(bundle: Path, old: Serving, options: ServeOptions, statistics: Statistics) -> Serving:
+    """The bundle that lies at a path now, ready to answer in the place of `old`.
+
+    What was loaded over the control API stays loaded, if it fits the new trunk. Raises
+    PrunionError.
+    """
+    new = make_serving(load_model(bundle, options.load), options, statistics)
+    warm(new, options.keep)
+    own = {domain.name for domain in new.catalogue.domains}
+    for domain in old.catalogue.domains:
+        if domain.name not in own:
+            try:
+                new.catalogue.load(domain.name)
+            except PrunionError as exc:
+                logger.warning("%r is not served any more: %s", domain.name, exc)
+    return new

@@ -1,0 +1,166 @@
+"""The batcher: right answers from shared batches, and what it does with the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunion.runtime.batching import Batcher, BatchOptions, Job
+from prunion.runtime.batching.batcher import delay_of
+from prunion.runtime.errors import InputError, OverloadError
+from prunion.runtime.model import Model, Plan, load
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def model(bundle_path: Path) -> Iterator[Model]:
+    with load(bundle_path, backend="cpu", threads=1) as model:
+        yield model
+
+
+@pytest.fixture
+def batcher(model: Model) -> Iterator[Batcher]:
+    batcher = Batcher(model, BatchOptions(max_batch=4, delay=0.0, queue_rows=64))
+    yield batcher
+    batcher.close()
+
+
+class Held:
+    """A model whose first batch waits until it is let go."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.go, self.runs = model, threading.Event(), []  # type: ignore[var-annotated]
+
+    def answer(self, array: np.ndarray, domains: Any) -> np.ndarray:
+        self.go.wait(10)
+        self.runs.append(len(domains))
+        return self.model.answer(array, domains)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+def job(model: Model, images: np.ndarray, rows: list[int], **options: Any) -> Job:
+    domains = model.snapshot.domains
+    return Job(images, tuple(domains[row] for row in rows), model.max_classes, **options)
+
+
+def test_requests_share_batches_and_get_their_own_answers(
+    model: Model, batch: np.ndarray, toy: ModuleType
+) -> None:
+    held = Held(model)
+    batcher = Batcher(held, BatchOptions(max_batch=4, delay=0.0))  # type: ignore[arg-type]
+    requests = [
+        ([0], [0]),
+        ([1, 2, 3], [2, 1, 0]),
+        (list(range(6)), [0, 1, 2, 2, 1, 0]),
+        ([5], [1]),
+    ]
+
+    async def all_of_them() -> list[np.ndarray]:
+        tasks = [asyncio.create_task(batcher.answer(job(model, batch[p], r))) for p, r in requests]
+        await asyncio.sleep(0.05)
+        held.go.set()
+        return await asyncio.gather(*tasks)
+
+    answers = asyncio.run(all_of_them())
+    batcher.close()
+    for (places, rows), answer in zip(requests, answers, strict=True):
+        expected = toy.reference(toy.make_tables(), batch[places], np.array(rows))
+        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
+    assert sum(held.runs) == 11 and max(held.runs) == 4 and len(held.runs) <= 4
+    assert batcher.statistics.total.inference_count == 11
+    assert batcher.statistics.total.execution_count == len(held.runs)
+
+
+def test_a_bad_request_costs_its_neighbours_nothing(model: Model, batch: np.ndarray) -> None:
+    held = Held(model)
+    batcher = Batcher(held, BatchOptions(max_batch=8, delay=0.0))  # type: ignore[arg-type]
+    huge = np.full_like(batch[:1], 1e38)
+
+    async def all_of_them() -> list[Any]:
+        jobs = [
+            job(model, x, [0]) for x in (batch[:1], huge, batch[1:2], np.full_like(huge, np.nan))
+        ]
+        tasks = [asyncio.create_task(batcher.answer(x)) for x in jobs]
+        await asyncio.sleep(0.05)
+        held.go.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    good, bad, other, nan = asyncio.run(all_of_them())
+    batcher.close()
+    assert isinstance(bad, InputError) and isinstance(nan, InputError)
+    np.testing.assert_allclose(good, model.logits(batch[:1], [0]), rtol=1e-4)
+    np.testing.assert_allclose(other, model.logits(batch[1:2], [0]), rtol=1e-4)
+
+
+def test_late_and_cancelled_requests_leave_the_queue(model: Model, batch: np.ndarray) -> None:
+    held = Held(model)
+    batcher = Batcher(held, BatchOptions(max_batch=1, delay=0.0))  # type: ignore[arg-type]
+
+    async def scene() -> None:
+        first = asyncio.create_task(batcher.answer(job(model, batch[:1], [0])))
+        await asyncio.sleep(0.02)
+        late = job(model, batch[:1], [1], deadline=time.monotonic() + 0.05)
+        with pytest.raises(OverloadError, match="deadline"):
+            await batcher.answer(late)
+        assert batcher.rows == 1
+        left = asyncio.create_task(batcher.answer(job(model, batch[:3], [1, 1, 1])))
+        await asyncio.sleep(0.02)
+        assert batcher.rows == 4
+        left.cancel()
+        await asyncio.sleep(0.02)
+        assert batcher.rows == 1
+        held.go.set()
+        await first
+
+    asyncio.run(scene())
+    batcher.close()
+    assert held.runs == [1]
+
+
+def test_what_cannot_be_in_time_is_refused_at_once(model: Model, batch: np.ndarray) -> None:
+    held = Held(model)
+    batcher = Batcher(held, BatchOptions(max_batch=1, delay=0.0))  # type: ignore[arg-type]
+    batcher._spent, batcher._answered = 10.0, 1.0  # as if every image took ten seconds
+    soon = {"deadline": time.monotonic() + 1}
+    tried = job(model, batch[:1], [0], **soon)
+    batcher.put(tried)  # the server is idle: it tries
+    with pytest.raises(OverloadError, match=r"[23]0\.0 s") as caught:
+        batcher.put(job(model, batch[:2], [0, 0], **soon))
+    assert caught.value.reason == "deadline" and caught.value.retry_after > 19
+    held.go.set()
+    batcher.close()
+    assert tried.logits is not None
+
+
+def test_closing_answers_what_was_taken_and_refuses_the_rest(
+    batcher: Batcher, batch: np.ndarray
+) -> None:
+    jobs = [job(batcher.model, batch[:1], [0]) for _ in range(20)]
+    for x in jobs:
+        batcher.put(x)
+    batcher.close()
+    assert all(x.logits is not None and x.error is None for x in jobs)
+    with pytest.raises(OverloadError) as caught:
+        batcher.put(job(batcher.model, batch[:1], [0]))
+    assert caught.value.reason == "draining"
+
+
+def test_the_server_waits_only_where_batches_are_faster() -> None:
+    same = {1: 1.0, 2: 2.0, 8: 7.9}
+    faster = {1: 1.0, 2: 1.5, 8: 4.0}
+    assert delay_of(Plan(same, same)) == 0
+    assert delay_of(Plan(faster, faster)) > 0
+    assert delay_of(Plan(reason="not measured")) > 0
+    # A mixed batch that is no slower than its images one by one brings nothing either.
+    assert delay_of(Plan({1: 2.0, 2: 3.0, 8: 8.0}, same)) == 0

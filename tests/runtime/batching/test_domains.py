@@ -1,0 +1,192 @@
+"""Domains that come and go: read on demand, watched, loaded; never confused with one another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from prunion.runtime.batching import Catalogue, PackCache, PackFolder, Watcher
+from prunion.runtime.batching.packs import LOOK_AGAIN, pack_bytes
+from prunion.runtime.bundle import Pack, write_pack
+from prunion.runtime.errors import BundleError, DomainError, InputError
+from prunion.runtime.model import Model, load
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def model(bundle_path: Path) -> Iterator[Model]:
+    with load(bundle_path, backend="cpu", threads=1) as model:
+        yield model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PackFolder:
+    (tmp_path / "packs").mkdir()
+    return PackFolder(tmp_path / "packs")
+
+
+@pytest.fixture(autouse=True)
+def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunion.runtime.batching.packs.LOOK_AGAIN", -1.0)
+
+
+def pack(toy: ModuleType, name: str, mark: float = 0.0) -> Pack:
+    """A pack whose first logit tells which it is."""
+    own: Pack = toy._pack(toy.make_tables(), 2, name, ("zero", "one"))
+    return replace(own, head_bias=np.array([mark, 0], np.float32))
+
+
+def put(folder: PackFolder, pack: Pack, file: str = "") -> Path:
+    path = folder.path / f"{file or pack.name}.safetensors"
+    write_pack(path, pack)
+    return path
+
+
+def test_packs_are_read_when_they_are_asked_for_and_the_oldest_leave(
+    model: Model, folder: PackFolder, toy: ModuleType
+) -> None:
+    assert LOOK_AGAIN > 0
+    packs = [pack(toy, f"d{n}", n) for n in range(6)]
+    for x in packs:
+        put(folder, x)
+    cache = PackCache(folder, model, 3 * pack_bytes(packs[0]), stay=["d0"])
+    found = {}
+    for x in packs:
+        found[x.name] = cache.read(x.name)
+        assert cache.bytes <= cache.limit
+    assert len(cache) == 3
+    assert cache.resident("d0") is found["d0"], "it is never to leave"
+    assert cache.resident("d5") is found["d5"] and cache.resident("d1") is None
+    again = cache.read("d1")
+    assert again is not None and again.pack.head_bias[0] == 1
+    assert again is not found["d1"], "what was read anew is another domain"
+    assert cache.statistics.pack_reads.count == 7
+    assert cache.read("unknown") is None
+
+
+def test_a_file_that_changed_is_another_domain(
+    model: Model, folder: PackFolder, toy: ModuleType, batch: np.ndarray
+) -> None:
+    put(folder, pack(toy, "late", 100))
+    cache = PackCache(folder, model, 1 << 20)
+    first = cache.read("late")
+    assert first is not None and cache.read("late") is first
+    put(folder, pack(toy, "late", 200))
+    second = cache.read("late")
+    assert second is not None and second.serial != first.serial
+    # What was accepted for the first is answered by the first, though both have one name.
+    answers = model.answer(np.repeat(batch[:1], 2, axis=0), [first, second])
+    assert answers[1, 0] - answers[0, 0] == pytest.approx(100, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "a\0b", "", "x" * 300, "C:x", "a\\b"])
+def test_a_name_leads_nowhere_else(model: Model, folder: PackFolder, name: str) -> None:
+    assert folder.stamp(name) is None
+    assert PackCache(folder, model, 1 << 20).read(name) is None
+    with pytest.raises(BundleError):
+        folder.read(name)
+
+
+def test_packs_that_cannot_be_taken(folder: PackFolder, toy: ModuleType, tmp_path: Path) -> None:
+    put(folder, pack(toy, "one"), file="other")
+    with pytest.raises(BundleError, match="holds the domain 'one'"):
+        folder.read("other")
+    (folder.path / "bad.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(BundleError, match="no readable pack"):
+        folder.read("bad")
+    outside = tmp_path / "away.safetensors"
+    write_pack(outside, pack(toy, "away"))
+    (folder.path / "away.safetensors").symlink_to(outside)
+    with pytest.raises(BundleError, match="outside"):
+        folder.read("away")
+
+
+def test_sums_are_held_to_if_there_are_any(folder: PackFolder, toy: ModuleType) -> None:
+    file = put(folder, pack(toy, "one"))
+    put(folder, pack(toy, "two"))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder.path / "SHA256SUMS").write_text(f"{digest}  one.safetensors\n")
+    assert folder.read("one").name == "one"
+    with pytest.raises(BundleError, match="not in SHA256SUMS"):
+        folder.read("two")
+    put(folder, pack(toy, "one", 5))
+    with pytest.raises(BundleError, match="differs from SHA256SUMS"):
+        folder.read("one")
+
+
+def test_load_and_unload(model: Model, folder: PackFolder, toy: ModuleType) -> None:
+    catalogue = Catalogue(model, [folder])
+    with pytest.raises(DomainError, match="folders"):
+        catalogue.load("late")
+    put(folder, pack(toy, "late", 1))
+    assert ("late", False) in {(x.name, x.ready) for x in catalogue.index()}
+    catalogue.load("late")
+    before = catalogue.read("late")
+    assert catalogue.at([3]) == [before]
+    put(folder, pack(toy, "late", 2))
+    catalogue.load("late")
+    after = catalogue.read("late")
+    assert after is not before and catalogue.at([3]) == [after], "it keeps its index"
+    catalogue.unload("flowers")
+    with pytest.raises(DomainError, match="no domain 'flowers'"):
+        catalogue.read("flowers")
+    catalogue.load("flowers")
+    assert catalogue.read("flowers").pack.classes == toy.CLASSES["flowers"]
+    for name in ("flowers", "signs", "digits"):
+        catalogue.unload(name)
+    with pytest.raises(InputError, match="last domain"):
+        catalogue.unload("late")
+    for index in (-1, 1, 10**30):
+        with pytest.raises(DomainError, match="outside"):
+            catalogue.at([index])
+
+
+def test_domains_of_the_model_itself_are_followed(model: Model, toy: ModuleType) -> None:
+    catalogue = Catalogue(model)
+    model.add_domain(pack(toy, "late"))
+    assert [x.name for x in catalogue.domains] == ["flowers", "signs", "digits", "late"]
+    model.remove_domain("signs")
+    assert [x.name for x in catalogue.domains] == ["flowers", "digits", "late"]
+
+
+def test_packs_of_another_trunk_are_refused(
+    model: Model, folder: PackFolder, toy: ModuleType
+) -> None:
+    put(folder, replace(pack(toy, "alien"), trunk_hash="cd" * 32))
+    with pytest.raises(BundleError, match="trunk"):
+        Catalogue(model, [folder]).load("alien")
+    with pytest.raises(BundleError, match="trunk"):
+        PackCache(folder, model, 1 << 20).read("alien")
+
+
+def test_a_watched_folder(
+    model: Model, folder: PackFolder, toy: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue = Catalogue(model, [folder])
+    watcher = Watcher(folder, catalogue)
+    watcher.look()
+    file = put(folder, pack(toy, "late", 1))
+    (folder.path / "bad.safetensors").write_bytes(b"half a pack")
+    watcher.look()
+    first = catalogue.find("late")
+    assert first is not None and "bad.safetensors" in caplog.text
+    caplog.clear()
+    watcher.look()
+    assert catalogue.find("late") is first and not caplog.text, "nothing changed"
+    put(folder, pack(toy, "late", 2))
+    put(folder, pack(toy, "bad"))
+    watcher.look()
+    second = catalogue.find("late")
+    assert second is not None and second.pack.head_bias[0] == 2
+    assert catalogue.find("bad") is not None, "it was finished since"
+    file.unlink()
+    watcher.look()
+    assert catalogue.find("late") is None
+    assert catalogue.find("signs") is not None

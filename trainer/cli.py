@@ -22,12 +22,14 @@ __all__ = ["score", "train"]
 @click.option("-o", "--output", type=click.Path(), help="Run folder  [default: runs/RUN].")
 @force
 @click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
+@click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
 @as_json
 def train(
     config: str,
     output: str | None,
     force: bool,
     resume: bool,
+    baseline: bool,
     as_json: bool,
     check: ExportCheck | None = None,
 ) -> None:
@@ -35,14 +37,13 @@ def train(
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
     from prunion.trainer.config import load_config
-    from prunion.trainer.run import closing_table, exit_when_stopped, train_run
+    from prunion.trainer.run import closing_table, exit_when_stopped, train_run, train_with_baseline
 
     folder = Path(output) if output else Path("runs") / Path(config).stem
     run = load_config(config)
     with exit_when_stopped():
-        result = train_run(
-            run, folder, force=force, resume=resume, run_file=Path(config), check=check
-        )
+        go = train_with_baseline if baseline else train_run
+        result = go(run, folder, force=force, resume=resume, run_file=Path(config), check=check)
     if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
         return
     click.echo(json.dumps(result.to_json(), indent=1) if as_json else closing_table(result))

@@ -12,18 +12,26 @@ from typing import Any
 import numpy as np
 
 from prunion.benchmarks.demo.images import DEMO_IMAGES, write_demo_domains
-from prunion.benchmarks.demo.pictures import draw_sharing, draw_widths
+from prunion.benchmarks.report import write_report
 from prunion.exporter.bundle import export_bundle, write_unpruned
 from prunion.runtime.base import amount_text, asked_text, check_output, strangers, write_json
 from prunion.runtime.bundle import foreign_to_bundle
 from prunion.runtime.errors import PrunionError
+from prunion.runtime.measure import bench
 from prunion.trainer.config import load_config
-from prunion.trainer.run import RunResult, foreign_to_run, train_run
+from prunion.trainer.run import (
+    RunResult,
+    accuracy_lines,
+    foreign_to_run,
+    train_run,
+    train_with_baseline,
+)
 
 __all__ = ["run_demo"]
 
 SIZE = 48
-FIGURES = ("unpruned.onnx", "sharing.png", "widths.png", "demo.json")
+WRITTEN = ("unpruned.onnx", "demo.json", "bench.json", "report.html", "pictures")
+EARLIER = ("sharing.png", "widths.png")  # of demos before there was a report
 RUN = """\
 # The demo's run file: EfficientNet-Lite0, half of its parameters.
 seed = 0
@@ -55,8 +63,11 @@ trunk_lr = 5e-4
 """
 
 
-def run_demo(output: Path | str, *, force: bool = False) -> None:
-    """Train, export, measure and predict under `output`; prints a closing table."""
+def run_demo(output: Path | str, *, force: bool = False, baseline: bool = False) -> None:
+    """Train, export, measure, predict and report under `output`; prints a closing table.
+
+    With `baseline` the network is also trained with every channel, for as long.
+    """
     started = time.perf_counter()
     folder = Path(output)
     if folder.is_dir() and any(folder.iterdir()) and not force:
@@ -64,24 +75,33 @@ def run_demo(output: Path | str, *, force: bool = False) -> None:
     check_output(folder, force=True, wrote=_foreign)
     folder.mkdir(parents=True, exist_ok=True)
     run_file = _write_run_file(folder)
-    result = train_run(load_config(run_file), folder / "run", force=force, run_file=run_file)
+    train = train_with_baseline if baseline else train_run
+    result = train(load_config(run_file), folder / "run", force=force, run_file=run_file)
     bundle = folder / "model.prunion"
     manifest = export_bundle(folder / "run", bundle, force=force)
     unpruned = write_unpruned(folder / "run", folder / "unpruned.onnx")
     latency = _latency(bundle, unpruned, len(manifest["domains"]))
-    draw_sharing(bundle, folder / "sharing.png")
-    draw_widths(manifest, folder / "widths.png")
     rows = _rows(result, manifest, bundle, unpruned, latency)
     write_json(folder / "demo.json", rows)
-    print(_table(rows))
+    print(_table(rows, result))
     _predict(folder, bundle)
+    write_json(folder / "bench.json", bench(bundle, batches=(1, 8), seconds=0.5).to_json())
+    write_report(
+        [folder / "run", bundle, folder / "bench.json"],
+        folder / "report.html",
+        pictures=folder / "pictures",
+        force=force,
+    )
+    print(f"the report: {folder / 'report.html'}")
     print(f"everything is in {folder}/ ({time.perf_counter() - started:.0f} s)")
 
 
 def _foreign(folder: Path) -> str:
     """What in a folder no demo wrote; "" if nothing."""
     pictures = [f"{name}.png" for name in DEMO_IMAGES]
-    found = strangers(folder, ("run.toml", "data", "run", "model.prunion", *FIGURES, *pictures))
+    found = strangers(
+        folder, ("run.toml", "data", "run", "model.prunion", *WRITTEN, *EARLIER, *pictures)
+    )
     run_file, data, run, bundle = (
         folder / name for name in ("run.toml", "data", "run", "model.prunion")
     )
@@ -139,7 +159,11 @@ def _rows(
 ) -> dict[str, Any]:
     return {
         "accuracy": {
-            name: {"before": result.accuracy_before[name], "after": after}
+            name: {
+                "before": result.accuracy_before[name],
+                "after": after,
+                **({"every_channel": result.baseline[name]} if result.baseline else {}),
+            }
             for name, after in result.accuracy.items()
         },
         "parameters": _pair(manifest["params"]),
@@ -158,10 +182,8 @@ def _pair(counts: Mapping[str, int]) -> dict[str, int]:
     return {"unpruned": counts["backbone"], "pruned": counts["exported"]}
 
 
-def _table(rows: Mapping[str, Any]) -> str:
-    lines = ["", f"{'':<28}{'unpruned':>14}{'pruned':>14}{'ratio':>8}"]
-    for name, value in rows["accuracy"].items():
-        lines.append(f"{'accuracy ' + name:<28}{value['before']:>14.1%}{value['after']:>14.1%}")
+def _table(rows: Mapping[str, Any], result: RunResult) -> str:
+    lines = ["", f"{'':<28}{'every channel':>14}{'pruned':>14}{'ratio':>8}"]
     for label, key in (("parameters", "parameters"), ("MACs", "macs"), ("file bytes", "bytes")):
         before, after = rows[key]["unpruned"], rows[key]["pruned"]
         lines.append(f"{label:<28}{before:>14,}{after:>14,}{after / before:>8.2f}")
@@ -173,7 +195,8 @@ def _table(rows: Mapping[str, Any]) -> str:
     met = "met" if budget["met"] else "NOT met"
     asked, value = asked_text(budget["asked"]), amount_text(budget["value"])
     lines.append(f"budget {budget['kind']} {asked}: {value}, {met}")
-    lines.append("unpruned accuracy is measured after warm-up, with every channel on")
+    lines += [""]
+    lines += accuracy_lines(result.accuracy, result.accuracy_before, result.baseline, result.epochs)
     return "\n".join(lines)
 
 

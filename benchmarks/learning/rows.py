@@ -37,7 +37,7 @@ from prunion.trainer.config import (
     TrainConfig,
 )
 from prunion.trainer.data import open_domains
-from prunion.trainer.network import load_checkpoint, right_answers
+from prunion.trainer.network import answer_domains, load_checkpoint
 from prunion.trainer.run import RunResult, train_run
 
 if sys.version_info >= (3, 11):
@@ -180,8 +180,9 @@ def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Per domain how many test images there are, and which the network answers right."""
     net = load_checkpoint(folder).net
     domains = open_domains(config.domains, config.seed, orientation=config.input.orientation)
+    answers = answer_domains(net, domains, config.input)
     right = {
-        domain.name: right_answers(net, index, domain, config.input)
+        domain.name: answers[index].answers == answers[index].labels
         for index, domain in enumerate(domains)
     }
     return {

@@ -1,4 +1,4 @@
-"""Images in, batches out, as training evaluated them; training decodes its images here too."""
+"""Images in, batches out, as training evaluated them; labelled sets, which training reads too."""
 
 import lazy_loader
 

@@ -17,3 +17,16 @@ from .decode import open_image as open_image
 from .decode import read_image as read_image
 from .decode import to_rgb as to_rgb
 from .decode import turn_of as turn_of
+from .folder import open_folder as open_folder
+from .image_set import ImageCheck as ImageCheck
+from .image_set import ImageSet as ImageSet
+from .image_set import decode_image as decode_image
+from .image_set import digest_of as digest_of
+from .labelled import open_labelled as open_labelled
+from .labels import Split as Split
+from .labels import check_label as check_label
+from .labels import number_labels as number_labels
+from .labels import plain_name as plain_name
+from .labels import unnumbered as unnumbered
+from .parquet import are_parquet as are_parquet
+from .parquet import open_parquet as open_parquet

@@ -2,6 +2,13 @@ from .benchmark import bench as bench
 from .benchmark import format_report as format_report
 from .doctor import answers_here as answers_here
 from .doctor import examine as examine
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .evaluation import evaluation_lines as evaluation_lines
+from .evaluation import foreign_to_evaluation as foreign_to_evaluation
+from .figures import Answers as Answers
+from .figures import Figures as Figures
+from .figures import mistakes as mistakes
 from .profile import measure_profile as measure_profile
 from .profile import profile_bundle as profile_bundle
 from .profile import profile_lines as profile_lines

@@ -15,9 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from prunion.runtime.errors import PrunionError
+from prunion.runtime.images import ImageSet
 from prunion.trainer.config import RunConfig
 from prunion.trainer.data.domains import Domain, domain_key
-from prunion.trainer.data.image_set import ImageCache, ImageSet
+from prunion.trainer.data.image_cache import ImageCache
 from prunion.trainer.data.transforms import (
     EvalTransform,
     TrainTransform,

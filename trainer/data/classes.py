@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from prunion.runtime.base import check_text, shown
 from prunion.runtime.errors import DataError
+from prunion.runtime.images import (
+    ImageSet,
+    Split,
+    check_label,
+    number_labels,
+    plain_name,
+    unnumbered,
+)
 from prunion.trainer.config import DomainConfig
-from prunion.trainer.data.image_set import ImageSet
 
-__all__ = ["Numbered", "Split", "number_classes"]
+__all__ = ["Numbered", "number_classes"]
 
 MOST_NAMED = 4  # classes in a message
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Training or test images as a reader found them, before their classes have numbers.
-
-    Attributes:
-        labels: one for each image, as stored: a name, or a whole number.
-        names: the class names that whole numbers count through; None where nothing names classes.
-        read: decodes the i-th image.
-        place: how messages name the i-th image.
-        digest: of the images, given their class numbers `[N]`.
-        skipped: what was passed over and why, with how many.
-        met: images that the network gets otherwise than they are stored, and how, with how many.
-        empty: what is wrong with a class of `names` that has no image, and what to do but add some.
-    """
-
-    labels: Sequence[Any]
-    names: tuple[str, ...] | None
-    read: Callable[[int], Image.Image]
-    place: Callable[[int], str]
-    digest: Callable[[np.ndarray], str]
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    met: Mapping[str, int] = field(default_factory=dict)
-    empty: Callable[[str], tuple[str, str]] | None = None
+OTHERWISE = ", or holdout = 0.2 in place of a test set"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +48,7 @@ def number_classes(config: DomainConfig, train: Split, test: Split | None) -> Nu
     where = f"[domains.{config.name}]"
     classes = _named(where, train, "train")
     drop, remarks = config.drop_untrained, list(_look_alikes(classes))
-    numbers = _numbers(train, classes)
+    numbers = number_labels(train, classes, otherwise=OTHERWISE)
     train_set, test_set = ImageSet(numbers, train.read, train.digest(numbers)), None
     if test is not None:
         tested = _test_numbers(where, test, classes, drop)
@@ -100,9 +80,9 @@ def _named(where: str, split: Split, part: str) -> tuple[str, ...]:
     names = split.names
     if names is None:
         for index, value in enumerate(split.labels):
-            _check_label(split, index, value)
+            check_label(split, index, value)
             if isinstance(value, int) and value < 0:
-                raise DataError(_unnumbered(split, index, "which numbers no class"))
+                raise DataError(unnumbered(split, index, "which numbers no class", OTHERWISE))
         values = sorted(set(split.labels), key=lambda v: (isinstance(v, str), v))
         names = tuple(map(str, values))
     for name in names:
@@ -119,29 +99,13 @@ def _named(where: str, split: Split, part: str) -> tuple[str, ...]:
     return names
 
 
-def _numbers(split: Split, classes: tuple[str, ...], foreign: Iterable[str] = ()) -> np.ndarray:
-    """The place of each label in `classes`, `[N]` int64; -1 for those of `foreign` classes."""
-    position: dict[Any, int] = {name: index for index, name in enumerate(classes)}
-    position |= dict.fromkeys(foreign, -1)
-    if split.names is not None:  # whole numbers count through the split's own names
-        position |= {index: position[name] for index, name in enumerate(split.names)}
-    numbers = np.empty(len(split.labels), np.int64)
-    for index, value in enumerate(split.labels):
-        _check_label(split, index, value)
-        own = value if split.names is not None else str(value)
-        if own not in position:
-            raise DataError(_unnumbered(split, index, _none_of(classes)))
-        numbers[index] = position[own]
-    return numbers
-
-
 def _test_numbers(where: str, test: Split, classes: tuple[str, ...], drop: bool) -> np.ndarray:
     """The place of each test label in the training classes; -1 for others, if they may be dropped.
 
     Without names in the test split its labels are looked up among the training classes.
     """
     if test.names is None:
-        return _numbers(test, classes)
+        return number_labels(test, classes, otherwise=OTHERWISE)
     names = _named(where, test, "test")
     foreign = [name for name in names if name not in classes]
     lacking = [name for name in classes if name not in names]
@@ -158,28 +122,7 @@ def _test_numbers(where: str, test: Split, classes: tuple[str, ...], drop: bool)
             f"{where} train and test have different classes (the same names in another "
             "order): make them the same"
         )
-    return _numbers(test, classes, foreign)
-
-
-def _check_label(split: Split, index: int, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise DataError(
-            f"{split.place(index)} has label {shown(value)}: give a whole number or a name"
-        )
-
-
-def _unnumbered(split: Split, index: int, none_of: str) -> str:
-    value = split.labels[index]
-    fix = "correct it, or write both sets' class names alike"
-    if isinstance(value, int) and value < 0:
-        which = "no image here has" if set(split.labels) == {value} else "it marks one without"
-        fix = f"{which} a label; give labelled images, or holdout = 0.2 in place of a test set"
-    return f"{split.place(index)} has label {shown(value)}, {none_of}: {fix}"
-
-
-def _none_of(classes: tuple[str, ...]) -> str:
-    some = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
-    return f"none of the {len(classes)} classes ({some})"
+    return number_labels(test, classes, foreign, OTHERWISE)
 
 
 def _untrained(where: str, dropped: list[str], train: Split) -> str:
@@ -203,7 +146,7 @@ def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:
     """Classes that a reader of their names would take for one."""
     seen: dict[str, str] = {}
     for name in classes:
-        other = seen.setdefault(_plain(name), name)
+        other = seen.setdefault(plain_name(name), name)
         if other != name:
             yield (
                 f"classes {shown(other)} and {shown(name)} differ only in case, spaces or code "
@@ -213,12 +156,8 @@ def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:
 
 def _spelled(name: str, lacking: list[str]) -> str:
     """What the same name may be spelled as among the training classes."""
-    alike = [other for other in lacking if _plain(other) == _plain(name)]
+    alike = [other for other in lacking if plain_name(other) == plain_name(name)]
     return f", which spells it {alike[0]!a} (and test {name!a})" if alike else ""
-
-
-def _plain(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _listed(names: list[str]) -> str:

@@ -15,12 +15,10 @@ from PIL import Image
 
 from prunion.runtime.base import Orientation
 from prunion.runtime.errors import ConfigError, DataError, PrunionError
+from prunion.runtime.images import ImageSet, Split, are_parquet, open_folder, open_parquet
 from prunion.trainer.config import DomainConfig
-from prunion.trainer.data.classes import Split, number_classes
-from prunion.trainer.data.folder import open_folder
-from prunion.trainer.data.image_set import ImageSet
+from prunion.trainer.data.classes import number_classes
 from prunion.trainer.data.named import open_huggingface, open_torchvision
-from prunion.trainer.data.parquet import open_parquet
 from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["Domain", "ImageSet", "domain_key", "open_domain", "open_domains"]
@@ -130,7 +128,7 @@ def _open(config: DomainConfig, part: str, orientation: Orientation) -> Split:
     if config.source == "huggingface":
         return open_huggingface(config, train=train, orientation=orientation)
     paths = tuple(Path(path) for path in getattr(config, part))
-    if all(path.suffix.lower() == ".parquet" and not path.is_dir() for path in paths):
+    if are_parquet(paths):
         columns = (config.image_column or "image", config.label_column or "label")
         return open_parquet(paths, columns, orientation)
     where = f"[domains.{config.name}]"

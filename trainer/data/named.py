@@ -9,9 +9,8 @@ from typing import Any
 
 from prunion.runtime.base import Orientation, install_hint, reason_of
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
+from prunion.runtime.images import Split, decode_image, digest_of
 from prunion.trainer.config import DomainConfig
-from prunion.trainer.data.classes import Split
-from prunion.trainer.data.image_set import decode_image, digest_of
 
 __all__ = ["open_huggingface", "open_torchvision"]
 

@@ -6,8 +6,9 @@ from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import versions as versions
 from .domain_norm import DomainNorm as DomainNorm
 from .domain_norm import route as route
+from .evaluation import accuracy_of as accuracy_of
+from .evaluation import answer_domains as answer_domains
 from .evaluation import evaluate as evaluate
-from .evaluation import right_answers as right_answers
 from .masked import DomainNet as DomainNet
 from .masked import Gate as Gate
 from .masked import build_network as build_network

@@ -1,19 +1,18 @@
-"""Accuracy of the masked network per domain."""
+"""What the masked network answers on test images, and how much of it is right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 
+from prunion.runtime.measure import Answers
 from prunion.trainer.config import InputConfig
 from prunion.trainer.data import Domain, eval_batches, eval_transform
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["evaluate", "mean_of_views", "right_answers"]
+__all__ = ["accuracy_of", "answer_domains", "evaluate", "mean_of_views"]
 
 
 def evaluate(
@@ -35,45 +34,64 @@ def evaluate(
         processes: each measures the domains it owns; all get the answer.
         workers: processes that read images; 0 for a thread.
     """
-    options: dict[str, Any] = {"gated": gated, "batch_size": batch_size, "workers": workers}
-    accuracy = {
-        index: float(right_answers(net, index, domain, shape, switches, **options).mean())
-        for index, domain in enumerate(domains)
-        if processes.owns(index)
-    }
-    accuracy = processes.merge(accuracy, len(domains))
-    return {domain.name: accuracy[index] for index, domain in enumerate(domains)}
+    own = answer_domains(
+        net,
+        domains,
+        shape,
+        switches,
+        gated=gated,
+        batch_size=batch_size,
+        processes=processes,
+        workers=workers,
+    )
+    return accuracy_of(own, domains, processes)
 
 
-def right_answers(
+def accuracy_of(
+    answers: Mapping[int, Answers], domains: Sequence[Domain], processes: Processes = ALONE
+) -> dict[str, float]:
+    """Share of right answers of every domain by its name, from each process's own `answers`."""
+    shares = {i: int((own.answers == own.labels).sum()) / len(own) for i, own in answers.items()}
+    shares = processes.merge(shares, len(domains))
+    return {domain.name: shares[index] for index, domain in enumerate(domains)}
+
+
+def answer_domains(
     net: DomainNet,
-    index: int,
-    domain: Domain,
+    domains: Sequence[Domain],
     shape: InputConfig,
     switches: torch.Tensor | None = None,
     *,
     gated: bool = True,
     batch_size: int = 64,
+    processes: Processes = ALONE,
     workers: int = 0,
-) -> np.ndarray:
-    """Whether each test image of the network's domain `index` is answered right, in order: `[N]`.
+) -> dict[int, Answers]:
+    """Answers for each domain's test images, by its place; arguments as of `evaluate`.
 
-    The arguments are those of `evaluate`.
+    A process answers for the domains it owns.
     """
     net.eval()
     device = net.switches.device
-    crops = shape.crops(domain.mirror)
-    transform, right = eval_transform(shape, crops), []
+    found: dict[int, Answers] = {}
     # Compiled, its short last batches would make every later step's graph one of any shape.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        batches = eval_batches(
-            domain.test, transform, batch_size, workers, pin=device.type == "cuda"
-        )
-        for images, labels in batches:
-            images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-            (logits,) = net(images, [(index, len(images))], switches, gated=gated)
-            right.append((mean_of_views(logits, crops).argmax(1).cpu() == labels).numpy())
-    return np.concatenate(right)
+        for index, domain in enumerate(domains):
+            if not processes.owns(index):
+                continue
+            crops = shape.crops(domain.mirror)
+            transform, parts = eval_transform(shape, crops), []
+            batches = eval_batches(
+                domain.test, transform, batch_size, workers, pin=device.type == "cuda"
+            )
+            for images, labels in batches:
+                images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+                (logits,) = net(images, [(index, len(images))], switches, gated=gated)
+                # While it learns a network may overflow: that is a wrong answer, and no error.
+                values = mean_of_views(logits, crops).float().nan_to_num().cpu().numpy()
+                parts.append(Answers.of(values, labels.numpy(), logits=crops == 1))
+            found[index] = Answers.joined(parts)
+    return found
 
 
 def mean_of_views(logits: torch.Tensor, crops: int) -> torch.Tensor:

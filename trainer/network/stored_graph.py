@@ -108,8 +108,9 @@ def _target_name(node: fx.Node) -> str:
     name, target = op_name(node), node.target
     if target is operator.getitem:
         return name
-    if target in ON_SIZES.values():
-        return f"operator.{target.__name__}"
+    for word, function in ON_SIZES.items():
+        if target is function:
+            return f"operator.{word}"
     if not isinstance(target, torch._ops.OpOverload) or not _computes(target):
         raise UnsupportedGraphError(
             f"node {node.name}: {name or node.target} cannot be kept in a checkpoint: choose "

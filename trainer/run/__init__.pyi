@@ -4,7 +4,9 @@ from .interrupt import exit_when_stopped as exit_when_stopped
 from .later_domain import AddedDomain as AddedDomain
 from .later_domain import add_domain as add_domain
 from .result import RunResult as RunResult
+from .result import accuracy_lines as accuracy_lines
 from .result import closing_table as closing_table
 from .train import ExportCheck as ExportCheck
 from .train import train_run as train_run
+from .train import train_with_baseline as train_with_baseline
 from .training import Training as Training

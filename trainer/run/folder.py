@@ -15,8 +15,8 @@ from prunion.trainer.network import foreign_to_checkpoint
 
 __all__ = ["check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
-FILES = ("metrics.jsonl", "state.safetensors", "graph.json")
-FOLDERS = ("tensorboard", "checkpoint")
+FILES = ("metrics.jsonl", "state.safetensors", "graph.json", "record.json")
+FOLDERS = ("tensorboard", "checkpoint", "baseline")
 RUN_FILE = "run.toml"
 HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..+")
 
@@ -65,6 +65,9 @@ def foreign_to_run(folder: Path) -> str:
     if not found and board.exists():
         events = [x.name for x in board.glob("events.out.tfevents.*")]
         found = f"{inside} in tensorboard" if (inside := strangers(board, events)) else ""
+    if not found and (folder / "baseline").exists():
+        inside = foreign_to_run(folder / "baseline")
+        found = f"{inside} in baseline" if inside else ""
     return found
 
 

@@ -18,6 +18,7 @@ from prunion.trainer.score import Score, run_score
 
 __all__ = [
     "RunResult",
+    "accuracy_lines",
     "closing_table",
     "layer_sparsity",
     "run_result",
@@ -45,6 +46,9 @@ class RunResult:
         returned: how often a switch that was off came back on.
         score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`.
         data: per domain what its images are: how many, of how many classes, and what was skipped.
+        epochs: of warm-up, and of the whole run.
+        baseline: accuracy of the same network with every channel, trained as long; None where
+            nobody trained it.
     """
 
     folder: Path
@@ -61,6 +65,8 @@ class RunResult:
     seconds: float
     score: Score | None
     data: dict[str, dict[str, Any]]
+    epochs: tuple[int, int] = (0, 0)
+    baseline: dict[str, float] | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -110,16 +116,13 @@ def run_result(
         seconds=seconds,
         score=run_score(training.config.domains, accuracy, before, *costs),
         data=data,
+        epochs=(training.config.train.warmup, training.config.train.epochs),
     )
 
 
 def closing_table(result: RunResult) -> str:
     """What a run prints at its end, lines of text."""
-    lines = [f"{'domain':<20} {'all channels':>13} {'pruned':>8}"]
-    for name, value in result.accuracy.items():
-        before = result.accuracy_before.get(name)
-        shown = "-" if before is None else f"{before:.1%}"
-        lines.append(f"{name:<20} {shown:>12} {value:>8.1%}")
+    lines = accuracy_lines(result.accuracy, result.accuracy_before, result.baseline, result.epochs)
     budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
     met = "met" if budget["met"] else "NOT met"
     names = list(result.accuracy)
@@ -136,6 +139,45 @@ def closing_table(result: RunResult) -> str:
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
     ]
     return "\n".join(lines)
+
+
+def accuracy_lines(
+    accuracy: Mapping[str, float],
+    before: Mapping[str, float],
+    baseline: Mapping[str, float] | None,
+    epochs: tuple[int, int],
+) -> list[str]:
+    """Accuracy by domain as lines of text, beside the same network with every channel.
+
+    Args:
+        before: every channel, after warm-up. It has learned for less long, so that it is no rival:
+            it stands aside, and is left out where there is a `baseline`.
+        baseline: every channel, trained as long.
+        epochs: of warm-up, and of the whole run.
+    """
+    width = max(20, *(len(name) for name in accuracy))
+    if baseline is not None:
+        lines = [f"{'domain':<{width}} {'every channel':>14} {'pruned':>8} {'points':>8}"]
+        rows = {name: (baseline[name], value) for name, value in accuracy.items()}
+        if len(rows) > 1:
+            pairs = np.array(list(rows.values())).mean(0)
+            rows["mean"] = (float(pairs[0]), float(pairs[1]))
+        lines += [
+            f"{name:<{width}} {whole:>14.1%} {value:>8.1%} {100 * (value - whole):>+8.2f}"
+            for name, (whole, value) in rows.items()
+        ]
+        return [*lines, f"every channel: the same run without pruning, {epochs[1]} epochs too"]
+    told = f"{'(after warm-up)':>17}" if before else ""
+    lines = [f"{'domain':<{width}} {'pruned':>8}{told}"]
+    for name, value in accuracy.items():
+        beside = f"({before[name]:.1%})" if before else ""
+        lines.append(f"{name:<{width}} {value:>8.1%}{beside:>17}".rstrip())
+    if before:
+        lines.append(
+            f"after warm-up: every channel, {epochs[0]} of {epochs[1]} epochs trained: no rival; "
+            "--baseline trains one for as long"
+        )
+    return lines
 
 
 def usage_figures(training: Training) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +15,15 @@ from torch import nn
 
 from prunion.runtime.base import check_space, read_json, write_json
 from prunion.runtime.errors import CheckpointError, OutputError
-from prunion.trainer.config import RunConfig
+from prunion.runtime.measure import Answers
+from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
 from prunion.trainer.network import (
     GRAPH,
     DomainNet,
+    accuracy_of,
+    answer_domains,
     build_network,
     evaluate,
     rebuild_network,
@@ -29,11 +33,20 @@ from prunion.trainer.processes import Processes, device_named, joined_processes,
 from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
 from prunion.trainer.run.interrupt import stop_signals
+from prunion.trainer.run.record import (
+    RECORD,
+    answer_records,
+    run_record,
+    validate,
+    validation_part,
+)
 from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import snapshot_bytes
 from prunion.trainer.run.training import Training
 
-__all__ = ["ExportCheck", "RunResult", "train_run"]
+__all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
+
+BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
 
 log = logging.getLogger(__name__)
 
@@ -90,23 +103,54 @@ def train_run(
         else:
             processes.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
             processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
+        few = validation_part(training, domains)
         with stop_signals() as stop, open_log(folder, training) as log:
 
             def measure() -> None:
                 _measure_before(training, domains, log, facts)
+                log(training.step, validation=validate(training, few), phase=training.phase)
 
             run_epochs(training, folder, log, stop, facts, measure)
-            accuracy = _accuracy(training, domains)
+            answers = _answers(training, domains)
+            accuracy = accuracy_of(answers, domains, processes)
+            records = answer_records(training, domains, answers)
             seconds = time.perf_counter() - started
             before = facts.get("before", {})
             found = _found(domains)
             result = run_result(training, accuracy, before, folder, seconds, found)
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
-        processes.on_first(lambda: _save(training, domains, result, force=force or resume))
+        processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
     return result
 
 
-def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, force: bool) -> None:
+def train_with_baseline(
+    config: RunConfig,
+    folder: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    run_file: Path | None = None,
+    check: ExportCheck | None = None,
+) -> RunResult:
+    """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
+
+    Both see the same batches for as many epochs. `resume` goes on with whichever was stopped, and
+    adds a baseline to a run that has none. Raises what `train_run` raises.
+    """
+    result = train_run(config, folder, force=force, resume=resume, run_file=run_file, check=check)
+    whole = replace(config, budget=BudgetConfig(1.0))
+    baseline = train_run(whole, folder / BASELINE, force=force, resume=resume)
+    return replace(result, baseline=baseline.accuracy)
+
+
+def _save(
+    training: Training,
+    domains: Sequence[Domain],
+    result: RunResult,
+    records: dict[str, dict[str, Any]],
+    *,
+    force: bool,
+) -> None:
     facts = {
         "domains": [
             {
@@ -126,6 +170,8 @@ def _save(training: Training, domains: Sequence[Domain], result: RunResult, *, f
     profile = training.budget.pricer.profile
     try:
         save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
+        model = read_json(folder / "checkpoint.json")["model_sha256"]
+        write_json(result.folder / RECORD, run_record(training, result, records, model))
     except OutputError as exc:
         raise OutputError(f"{exc}: training is done, finish it with --resume") from None
 
@@ -206,19 +252,24 @@ def _measure_before(
         return
     if training.epoch < training.config.train.warmup:
         return
-    facts["before"] = _accuracy(training, domains, gated=False)
-    log(training.step, accuracy_before=facts["before"])
-
-
-def _accuracy(
-    training: Training, domains: Sequence[Domain], *, gated: bool = True
-) -> dict[str, float]:
     config = training.config
-    return evaluate(
+    facts["before"] = evaluate(
         training.net,
         domains,
         config.input,
-        gated=gated,
+        gated=False,
+        processes=training.processes,
+        workers=config.train.workers,
+    )
+    log(training.step, accuracy_before=facts["before"])
+
+
+def _answers(training: Training, domains: Sequence[Domain]) -> dict[int, Answers]:
+    config = training.config
+    return answer_domains(
+        training.net,
+        domains,
+        config.input,
         processes=training.processes,
         workers=config.train.workers,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 
 from prunion.runtime.base import install_hint
 from prunion.runtime.bundle import open_bundle, write_pack
-from prunion.runtime.cli import cli
+from prunion.runtime.cli import cli, evaluation
 from prunion.runtime.cli.main import COMMANDS
 from prunion.runtime.errors import BackendError
 from prunion.runtime.tensorrt import engine_key
@@ -309,11 +310,14 @@ assert not heavy, heavy
     assert "Usage:" in done.stdout
 
 
-def test_predicting_needs_no_torch(bundle_path: Path, picture: Path) -> None:
+def test_predicting_and_evaluating_need_no_torch(bundle_path: Path, picture: Path) -> None:
+    (picture.parent / "set" / "stop").mkdir(parents=True)
+    (picture.parent / "set" / "stop" / "a.png").write_bytes(picture.read_bytes())
     program = f"""
 import sys
-from prunion.runtime import load
+from prunion.runtime import evaluate, load
 load({str(bundle_path)!r}).predict({str(picture)!r}, "signs")
+assert len(evaluate({str(bundle_path)!r}, {str(picture.parent / "set")!r}, "signs").images) == 1
 mine = [m for m in sys.modules if m.split(".")[0] in ("torch", "torchvision")]
 mine += [m for m in sys.modules if m.startswith(("prunion.trainer", "prunion.exporter"))]
 assert not mine, mine[:5]
@@ -322,3 +326,21 @@ assert not mine, mine[:5]
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for stream, lines in ((_Terminal(), False), (io.StringIO(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(evaluation, "BETWEEN_LINES", -1.0)
+        with evaluation._progress() as progress:
+            progress(0, 1200)
+            progress(640, 1200)
+        assert ("640 of 1,200 images\n" in stream.getvalue()) == lines
+        assert ("[##" in stream.getvalue()) != lines

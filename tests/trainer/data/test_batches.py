@@ -27,7 +27,7 @@ from prunion.trainer.config import (
 )
 from prunion.trainer.data import Batch, Domain, ImageSet, JointBatches, eval_batches, eval_transform
 from prunion.trainer.data.batches import batch_sizes
-from prunion.trainer.data.image_set import ImageCache
+from prunion.trainer.data.image_cache import ImageCache
 from tests.trainer.images import picture
 
 
@@ -60,7 +60,7 @@ def without_fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on Windows and macOS, where workers are threads; here they take turns at every chance."""
 
     def turn(frame: FrameType, event: str, argument: object) -> Callable | None:
-        if not frame.f_code.co_filename.endswith(("data/batches.py", "data/image_set.py")):
+        if not frame.f_code.co_filename.endswith(("data/batches.py", "data/image_cache.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

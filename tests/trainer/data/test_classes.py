@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from prunion.runtime.errors import ConfigError, DataError
+from prunion.runtime.images import Split
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import Domain, open_domain, open_domains
-from prunion.trainer.data.classes import Numbered, Split, number_classes
+from prunion.trainer.data.classes import Numbered, number_classes
 from tests.trainer.images import open_files, picture, write_folders, write_parquet
 
 ABC = ("ant", "bee", "cat")

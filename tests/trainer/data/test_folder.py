@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from prunion.runtime.errors import DataError
+from prunion.runtime.images.folder import open_folder
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain, open_domains
-from prunion.trainer.data.folder import open_folder
 from tests.trainer.images import encoded, picture, pixels, write_folders
 
 

@@ -19,7 +19,13 @@ from prunion.runtime.errors import (
 )
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.run import Training, closing_table, train_run
+from prunion.trainer.run import (
+    Training,
+    closing_table,
+    foreign_to_run,
+    train_run,
+    train_with_baseline,
+)
 from tests.trainer.tiny_run import tiny_run
 
 
@@ -194,3 +200,47 @@ def test_a_truncated_checkpoint_is_refused(
         load_checkpoint(copy)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_record_says_what_a_report_shows(finished: tuple[Path, Path]) -> None:
+    record = json.loads((finished[1] / "record.json").read_text("utf-8"))
+    meta = load_checkpoint(finished[1]).meta
+    assert record["model_sha256"] == meta["model_sha256"]
+    chosen = record["choices"]["domains"]
+    assert {d["name"]: d["accuracy"] for d in meta["domains"]} == {
+        name: figures["accuracy"] for name, figures in record["domains"].items()
+    }
+    units = record["choices"]["units"]
+    rows = {n: np.unpackbits(np.frombuffer(bytes.fromhex(x), np.uint8)) for n, x in chosen.items()}
+    both = np.stack([row[:units] for row in rows.values()])
+    shared = (both[0] & both[1]).sum() / both[0].sum()
+    names = list(rows)
+    assert record["result"]["sharing_matrix"][names[0]][names[1]] == pytest.approx(shared)
+    for figures in record["domains"].values():
+        wrong = figures["images"] - figures["right"]
+        assert len(figures["mistakes"]) == min(8, wrong)
+    lines = (finished[1] / "metrics.jsonl").read_text("utf-8").splitlines()
+    curve = [row for row in map(json.loads, lines) if "validation/warm" in row]
+    assert [row["phase"] for row in curve] == ["warmup", "ramp", "ramp", "settle"]
+    # All 16 test images: the last point is the result.
+    assert curve[-1]["validation/warm"] == record["domains"]["warm"]["accuracy"]
+
+
+def test_a_baseline_is_trained_as_long_and_set_beside_the_result(tmp_path: Path) -> None:
+    run, out = load_config(tiny_run(tmp_path)), tmp_path / "out"
+    alone = train_run(run, out)
+    assert "(after warm-up)" in closing_table(alone)
+    assert "every channel, 1 of 4 epochs trained: no rival" in closing_table(alone)
+    result = train_with_baseline(run, out, resume=True)  # adds one to a finished run
+    assert result.accuracy == alone.accuracy
+    whole = load_checkpoint(out / "baseline")
+    assert result.baseline == {d["name"]: d["accuracy"] for d in whole.meta["domains"]}
+    assert whole.meta["epoch"] == load_checkpoint(out).meta["epoch"] == 4
+    assert bool((whole.net.switches > 0).all())
+    table = closing_table(result)
+    assert "every channel" in table.splitlines()[0]
+    assert "warm-up" not in table
+    assert result.to_json()["baseline"] == result.baseline
+    assert not foreign_to_run(out)
+    (out / "baseline" / "mine.txt").write_text("x")
+    assert foreign_to_run(out) == "holds mine.txt in baseline"

@@ -7,7 +7,7 @@ import json
 import mmap
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,17 @@ import numpy as np
 
 from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
-from prunion.trainer.data.classes import Split
-from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.labels import Split
 
-__all__ = ["EncodedStore", "open_parquet"]
+__all__ = ["EncodedStore", "are_parquet", "open_parquet"]
 
 ROWS_AT_ONCE = 256
+
+
+def are_parquet(paths: Sequence[Path]) -> bool:
+    """Whether paths name Parquet files, by their names."""
+    return all(path.suffix.lower() == ".parquet" and not path.is_dir() for path in paths)
 
 
 def open_parquet(
@@ -129,7 +134,7 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingDependencyError(
-            f"{path} is a Parquet file, and pyarrow is not installed: {install_hint('train')}"
+            f"{path} is a Parquet file, and pyarrow is not installed: {install_hint('parquet')}"
         ) from None
     try:
         file = pq.ParquetFile(path, memory_map=True)

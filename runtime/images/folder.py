@@ -9,9 +9,9 @@ from pathlib import Path
 
 from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images import IMAGE_SUFFIXES, can_decode, image_kind
-from prunion.trainer.data.classes import Split
-from prunion.trainer.data.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
+from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.labels import Split
 
 __all__ = ["open_folder"]
 

@@ -1,0 +1,283 @@
+"""What runs, bundles, evaluations and measurements say, put together by what they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.benchmarks.report.channels import (
+    channel_users,
+    chosen_shares,
+    layer_widths,
+    read_choices,
+)
+from prunion.runtime.base import read_json, shown
+from prunion.runtime.bundle import UnitTable, load_manifest
+from prunion.runtime.errors import InputError, PrunionError
+
+__all__ = ["Subject", "read_subjects"]
+
+MAX_LOG_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One trained network, as far as its files tell.
+
+    Attributes:
+        name: of its folder.
+        accuracy: by domain, on the test images; `after_warmup` with every channel on before
+            pruning, `baseline` with every channel trained as long. Both may be empty.
+        budget: `kind`, `asked`, `value`, `met`.
+        params, macs: of the backbone, and of what is kept.
+        file_bytes: of the exported fp32 graph.
+        widths: each layer's output channels, before and after.
+        chosen: what each domain chose of the kept channels of each layer: names → layer → share.
+        users: of each layer the kept channels that were chosen by all domains, by several, by
+            one, by none.
+        sharing: of the channels that one domain chose, the share that another chose.
+        log: the lines of its log.
+        figures: of each domain, what `prunion eval` counts, with the surest mistakes.
+        scores: S, S_O, S_P, S_E.
+        measured: what `prunion bench --json` printed.
+        identity: its run's configuration and accuracies, which its bundle repeats.
+    """
+
+    name: str
+    accuracy: Mapping[str, float]
+    budget: Mapping[str, Any]
+    params: tuple[float, float]
+    macs: tuple[float, float]
+    widths: Mapping[str, tuple[int, int]]
+    identity: str
+    trunk_hash: str = ""
+    after_warmup: Mapping[str, float] = field(default_factory=dict)
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    epochs: tuple[int, int] = (0, 0)
+    file_bytes: int | None = None
+    chosen: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    users: Mapping[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    sharing: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    log: Sequence[Mapping[str, Any]] = ()
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    measured: Sequence[Mapping[str, Any]] = ()
+    bundle: str = ""
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Over the domains."""
+        return float(np.mean(list(self.accuracy.values())))
+
+    def milliseconds(self, session: str = "mixed") -> float | None:
+        """Median of one image, as measured; None where nobody measured."""
+        for report in self.measured:
+            for row in report["rows"]:
+                if row["session"] in (session, "single") and row["batch"] == 1:
+                    return float(row["timing"]["p50_ms"])
+        return None
+
+
+def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
+    """Read run folders, bundles, and the files of `prunion eval -o` and `prunion bench --json`.
+
+    A bundle and the run that it comes from become one subject.
+
+    Raises:
+        InputError: a path is none of these, a file is damaged, or it belongs to nothing given.
+    """
+    subjects: list[Subject] = []
+    files: list[tuple[Path, dict[str, Any]]] = []
+    for path in map(Path, paths):
+        try:
+            if path.is_file():
+                files.append((path, _file(path)))
+            elif (path / "manifest.json").is_file():
+                subjects.append(_of_bundle(path))
+            elif any((path / name / "checkpoint.json").is_file() for name in (".", "checkpoint")):
+                subjects.append(_of_run(path))
+            else:
+                raise InputError(
+                    f"{path} is no run folder with a checkpoint, no bundle and no file of `prunion "
+                    "eval -o` or `prunion bench --json`: give one of these"
+                )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
+            raise InputError(f"{path} is damaged ({exc!r:.80}): write it again") from None
+    subjects = _joined(subjects)
+    for path, value in files:
+        subjects = _with_file(subjects, path, value)
+    names = [subject.name for subject in subjects]
+    return [
+        replace(s, name=f"{s.name} ({i + 1})") if names.count(s.name) > 1 else s
+        for i, s in enumerate(subjects)
+    ]
+
+
+def _of_run(path: Path) -> Subject:
+    from safetensors.numpy import load_file
+
+    folder = path / "checkpoint" if (path / "checkpoint").is_dir() else path
+    meta = read_json(folder / "checkpoint.json", InputError)
+    table = UnitTable.from_json(read_json(folder / "units.json", InputError))
+    switches = load_file(folder / "model.safetensors")["switches"] > 0
+    record = _optional(path / "record.json")
+    if record.get("model_sha256") != meta["model_sha256"]:
+        record = {}  # of an older training in the same folder
+    names = [str(d["name"]) for d in meta["domains"]]
+    alive: np.ndarray = np.any(switches, axis=0)
+    log = _log(path / "metrics.jsonl")
+    chosen = read_choices(record, names)
+    usage = {} if chosen is None else channel_users(table, alive, chosen)
+    accuracy = {str(d["name"]): float(d["accuracy"]) for d in meta["domains"]}
+    befores = {str(d["name"]): d.get("accuracy_before") for d in meta["domains"]}
+    train = meta["config"].get("train", {})
+    result = record.get("result", {})
+    return Subject(
+        name=path.resolve().name,
+        accuracy=accuracy,
+        budget=meta["budget"],
+        params=_pair(table.params(np.ones_like(alive)), table.params(alive)),
+        macs=_pair(table.macs(np.ones_like(alive)), table.macs(alive)),
+        widths=layer_widths(table, alive),
+        identity=_identity(meta["config"], accuracy),
+        after_warmup={k: float(v) for k, v in befores.items() if v is not None},
+        baseline=_baseline(path / "baseline"),
+        epochs=(int(train.get("warmup", 0)), int(meta.get("epoch", 0))),
+        chosen={} if chosen is None else chosen_shares(table, alive, names, chosen),
+        users=usage,
+        sharing=_floats(result.get("sharing_matrix") or _last_sharing(log, names)),
+        log=log,
+        figures=record.get("domains", {}),
+        scores=_scores(result, log),
+    )
+
+
+def _of_bundle(path: Path) -> Subject:
+    manifest = load_manifest(path / "manifest.json")
+    accuracy = {d.name: d.accuracy for d in manifest.domains if d.accuracy is not None}
+    config = manifest.provenance.config if manifest.provenance else {}
+    return Subject(
+        name=path.resolve().name.removesuffix(".prunion"),
+        accuracy=accuracy,
+        budget=manifest.budget.to_json(),
+        params=_pair(manifest.params["backbone"], manifest.params["exported"]),
+        macs=_pair(manifest.macs["backbone"], manifest.macs["exported"]),
+        widths=manifest.widths,
+        identity=_identity(config, accuracy),
+        trunk_hash=manifest.trunk_hash,
+        file_bytes=(path / next(iter(manifest.graphs.values()))).stat().st_size,
+        bundle=str(path.resolve()),
+    )
+
+
+def _joined(subjects: Sequence[Subject]) -> list[Subject]:
+    """Each bundle with its run, in the order of the runs."""
+    found: dict[str, Subject] = {}
+    for subject in subjects:
+        other = found.get(subject.identity)
+        if other is None or bool(other.bundle) == bool(subject.bundle):
+            key = subject.identity if other is None else f"{subject.identity} {len(found)}"
+            found[key] = subject
+            continue
+        run, bundle = (other, subject) if subject.bundle else (subject, other)
+        found[subject.identity] = replace(
+            run,
+            # What the file holds, rounding included.
+            **{key: getattr(bundle, key) for key in ("budget", "params", "macs", "widths")},
+            **{key: getattr(bundle, key) for key in ("trunk_hash", "file_bytes", "bundle")},
+        )
+    return list(found.values())
+
+
+def _with_file(subjects: list[Subject], path: Path, value: Mapping[str, Any]) -> list[Subject]:
+    """The subjects with an evaluation or a measurement added to the one it is of."""
+    place = str(Path(str(value["bundle"])).resolve())
+    own = [s for s in subjects if s.bundle and s.bundle == place]
+    own = own or [s for s in subjects if s.trunk_hash and s.trunk_hash == value.get("trunk_hash")]
+    if not own:
+        raise InputError(
+            f"{path} is of {shown(value['bundle'])}, which is not among what is reported: give "
+            "that bundle too"
+        )
+    if "rows" in value:
+        new = replace(own[0], measured=[*own[0].measured, value])
+    else:
+        domain, figures = str(value["domain"]), dict(own[0].figures)
+        figures[domain] = value
+        accuracy = {**own[0].accuracy}
+        accuracy.setdefault(domain, float(value["accuracy"]))
+        new = replace(own[0], figures=figures, accuracy=accuracy)
+    return [new if s is own[0] else s for s in subjects]
+
+
+def _file(path: Path) -> dict[str, Any]:
+    value = read_json(path, InputError)
+    if isinstance(value, dict) and ("rows" in value or "confusion" in value) and "bundle" in value:
+        return value
+    raise InputError(
+        f"{path} is no file of `prunion eval -o` or `prunion bench --json`: give one of these"
+    )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    value = read_json(path, InputError) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file() or path.stat().st_size > MAX_LOG_BYTES:
+        return []
+    lines = []
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:  # half a line of a run that was killed
+            continue
+        if isinstance(value, dict) and isinstance(value.get("step"), int):
+            lines.append(value)
+    return lines
+
+
+def _identity(config: Mapping[str, Any], accuracy: Mapping[str, float]) -> str:
+    plain = {key: config.get(key) for key in ("backbone", "train", "seed")}
+    return json.dumps([plain, sorted(accuracy.items())], sort_keys=True, default=str)
+
+
+def _baseline(path: Path) -> dict[str, float]:
+    try:
+        meta = _optional(path / "checkpoint" / "checkpoint.json")
+        return {str(d["name"]): float(d["accuracy"]) for d in meta.get("domains", [])}
+    except PrunionError:
+        return {}
+
+
+def _last_sharing(
+    log: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The matrix that the log of an epoch has; runs of before there was a record have it too."""
+    for line in reversed(log):
+        if f"sharing/{names[0]}/{names[0]}" in line:
+            return {a: {b: float(line[f"sharing/{a}/{b}"]) for b in names} for a in names}
+    return {}
+
+
+def _scores(result: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    given = result.get("score") or {}
+    if not given and log:
+        given = {key.removeprefix("score/"): v for key, v in log[-1].items() if "score/" in key}
+    return {
+        key: float(given[key]) for key in ("S", "S_O", "S_P", "S_E") if given.get(key) is not None
+    }
+
+
+def _floats(matrix: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    return {a: {b: float(x) for b, x in row.items()} for a, row in matrix.items()}
+
+
+def _pair(before: float, after: float) -> tuple[float, float]:
+    return float(before), float(after)

@@ -1,0 +1,98 @@
+"""Labelled images for a classifier whose classes are known already: each is found by its name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prunion.runtime.base import Orientation, shown
+from prunion.runtime.errors import DataError, InputError
+from prunion.runtime.images.folder import open_folder
+from prunion.runtime.images.image_set import ImageSet
+from prunion.runtime.images.labels import Split, check_label, number_labels
+from prunion.runtime.images.parquet import are_parquet, open_parquet
+
+__all__ = ["open_labelled"]
+
+MOST_NAMED = 4  # unknown classes in a message
+
+
+def open_labelled(
+    data: Sequence[Path | str] | Path | str,
+    domain: str,
+    classes: tuple[str, ...],
+    orientation: Orientation,
+    columns: tuple[str, str] = ("image", "label"),
+    *,
+    skip_unknown: bool = False,
+) -> tuple[ImageSet, tuple[str, ...], dict[str, int]]:
+    """Images of a domain, how messages name each, and how many were left out of which class.
+
+    Args:
+        data: a folder of class folders, or one or several Parquet files.
+        classes: the domain's; a label is a place among them.
+        columns: of images and of labels in Parquet.
+        skip_unknown: leave out images of other classes, instead of refusing them.
+
+    Raises:
+        DataError: the data cannot be read, an image has no label, or one that is no class.
+        InputError: there are no `data`.
+    """
+    split = _open(data, columns, orientation)
+    unknown = _unknown(split, set(classes))
+    if unknown and not skip_unknown:
+        told = [f"{shown(name)}{_nearest(name, classes)}" for name in list(unknown)[:MOST_NAMED]]
+        more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+        raise DataError(
+            f"the data have images of classes that {domain} does not know: {', '.join(told)}"
+            f"{more}; name them as `prunion inspect --json` shows, or leave such images out with "
+            "--skip-unknown"
+        )
+    unused = [name for name in split.names or () if name not in classes]
+    labels = number_labels(split, classes, {*unknown, *unused})
+    chosen = np.flatnonzero(labels >= 0)
+    if not len(chosen):
+        raise DataError(f"the data have no image of a class that {domain} knows: give some")
+    places = tuple(split.place(int(index)) for index in chosen)
+    return ImageSet(labels, split.read).subset(chosen), places, unknown
+
+
+def _open(
+    data: Sequence[Path | str] | Path | str, columns: tuple[str, str], orientation: Orientation
+) -> Split:
+    paths = tuple(map(Path, [data] if isinstance(data, (str, Path)) else data))
+    if not paths:
+        raise InputError("no data given: give a folder of class folders, or .parquet files")
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist: correct the path")
+    if are_parquet(paths):
+        return open_parquet(paths, columns, orientation)
+    if len(paths) == 1 and paths[0].is_dir():
+        return open_folder(paths[0], orientation)
+    raise DataError(f"{paths[0]}: give one folder of class folders, or .parquet files")
+
+
+def _unknown(split: Split, known: set[str]) -> dict[str, int]:
+    """How many images there are of each class that is not `known`; without what is no label."""
+    unknown: dict[str, int] = {}
+    for index, value in enumerate(split.labels):
+        check_label(split, index, value)
+        if isinstance(value, int) and value < 0:
+            continue  # no label at all, which leaving out classes must not hide
+        if isinstance(value, int) and split.names is not None:
+            if value >= len(split.names):
+                continue
+            value = split.names[value]
+        if str(value) not in known:
+            unknown[str(value)] = unknown.get(str(value), 0) + 1
+    return unknown
+
+
+def _nearest(name: str, classes: tuple[str, ...]) -> str:
+    folded = {known.casefold(): known for known in classes}
+    close = difflib.get_close_matches(name.casefold(), folded, n=2, cutoff=0.5)
+    return f" (did you mean {' or '.join(shown(folded[x]) for x in close)}?)" if close else ""

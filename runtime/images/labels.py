@@ -1,0 +1,91 @@
+"""Labelled images as a reader found them, and each label's place among the classes; no guess."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from prunion.runtime.base import shown
+from prunion.runtime.errors import DataError
+
+__all__ = ["Split", "check_label", "number_labels", "plain_name", "unnumbered"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Training or test images as a reader found them, before their classes have numbers.
+
+    Attributes:
+        labels: one for each image, as stored: a name, or a whole number.
+        names: the class names that whole numbers count through; None where nothing names classes.
+        read: decodes the i-th image.
+        place: how messages name the i-th image.
+        digest: of the images, given their class numbers `[N]`.
+        skipped: what was passed over and why, with how many.
+        met: images that the network gets otherwise than they are stored, and how, with how many.
+        empty: what is wrong with a class of `names` that has no image, and what to do but add some.
+    """
+
+    labels: Sequence[Any]
+    names: tuple[str, ...] | None
+    read: Callable[[int], Image.Image]
+    place: Callable[[int], str]
+    digest: Callable[[np.ndarray], str]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    met: Mapping[str, int] = field(default_factory=dict)
+    empty: Callable[[str], tuple[str, str]] | None = None
+
+
+def number_labels(
+    split: Split, classes: tuple[str, ...], foreign: Iterable[str] = (), otherwise: str = ""
+) -> np.ndarray:
+    """The place of each label in `classes`, `[N]` int64; -1 for those of `foreign` classes.
+
+    Raises DataError, naming the image, for a label that is none; `otherwise` is what to do about
+    images without labels but to give labelled ones.
+    """
+    position: dict[Any, int] = {name: index for index, name in enumerate(classes)}
+    position |= dict.fromkeys(foreign, -1)
+    if split.names is not None:  # whole numbers count through the split's own names
+        position |= {index: position[name] for index, name in enumerate(split.names)}
+    numbers = np.empty(len(split.labels), np.int64)
+    for index, value in enumerate(split.labels):
+        check_label(split, index, value)
+        own = value if split.names is not None else str(value)
+        if own not in position:
+            raise DataError(unnumbered(split, index, _none_of(classes), otherwise))
+        numbers[index] = position[own]
+    return numbers
+
+
+def check_label(split: Split, index: int, value: Any) -> None:
+    """Raise DataError, naming the image, for a label that is neither a whole number nor text."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise DataError(
+            f"{split.place(index)} has label {shown(value)}: give a whole number or a name"
+        )
+
+
+def unnumbered(split: Split, index: int, none_of: str, otherwise: str = "") -> str:
+    """What is wrong with the label of an image that is `none_of` the classes, and the fix."""
+    value = split.labels[index]
+    fix = "correct it, or write both sets' class names alike"
+    if isinstance(value, int) and value < 0:
+        which = "no image here has" if set(split.labels) == {value} else "it marks one without"
+        fix = f"{which} a label; give labelled images{otherwise}"
+    return f"{split.place(index)} has label {shown(value)}, {none_of}: {fix}"
+
+
+def _none_of(classes: tuple[str, ...]) -> str:
+    some = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+    return f"none of the {len(classes)} classes ({some})"
+
+
+def plain_name(name: str) -> str:
+    """A name without what a reader does not see: case, code points, spaces."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

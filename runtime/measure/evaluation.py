@@ -1,0 +1,237 @@
+"""`prunion eval`: how well a bundle answers for labelled images, as it answers on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunion.runtime.base import Backend, Precision
+from prunion.runtime.errors import InputError
+from prunion.runtime.images import ImageSet, open_labelled, to_batch, to_pixels
+from prunion.runtime.measure.figures import Answers, Figures, mistakes
+from prunion.runtime.model import Model, load
+
+__all__ = ["Evaluation", "evaluate", "evaluation_lines", "foreign_to_evaluation"]
+
+Progress = Callable[[int, int], None]  # images done, of how many
+
+KIND = "prunion evaluation"
+MOST_CLASSES = 30  # that a table of text lists
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a bundle answered for a labelled data set.
+
+    Attributes:
+        images: how messages name each image, N of them.
+        unknown: images that were left out, by their class, which the bundle does not know.
+        mistakes: the wrong answers that were given most surely, with small pictures.
+        bundle, trunk_hash, precision: what answered, and `providers` on what.
+        seconds: spent reading, decoding and answering.
+    """
+
+    figures: Figures
+    images: tuple[str, ...]
+    unknown: Mapping[str, int]
+    mistakes: Sequence[Mapping[str, Any]]
+    bundle: str
+    trunk_hash: str
+    precision: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, without the single images."""
+        return {
+            **self.figures.to_json(),
+            "unknown": dict(self.unknown),
+            "bundle": self.bundle,
+            "trunk_hash": self.trunk_hash,
+            "precision": self.precision,
+            "seconds": self.seconds,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The same with every image's answer and the mistakes: what `-o` writes."""
+        classes, a = self.figures.classes, self.figures.answers
+        rows = zip(self.images, a.labels, a.answers, a.confidences, a.ranks, strict=True)
+        return {
+            "kind": KIND,
+            **self.to_json(),
+            "mistakes": list(self.mistakes),
+            "answers": [
+                {
+                    "image": image,
+                    "truth": classes[label],
+                    "answer": classes[answer],
+                    "confidence": float(confidence),
+                    "rank": int(rank),
+                }
+                for image, label, answer, confidence, rank in rows
+            ],
+        }
+
+
+def evaluate(
+    bundle: Model | Path | str,
+    data: Sequence[Path | str] | Path | str,
+    domain: str | None = None,
+    *,
+    backend: Backend = "auto",
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    packs: Sequence[Path | str] = (),
+    columns: tuple[str, str] = ("image", "label"),
+    batch_size: int = 32,
+    skip_unknown: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Answer for labelled images of one domain and count what was right.
+
+    A class is known by its name; the images go through what `Model.predict` does to them.
+
+    Args:
+        bundle: a bundle's path, or a loaded model, which keeps what it was loaded with.
+        data: a folder of class folders, or one or several Parquet files.
+        domain: whose images they are; may be left out where the bundle has one domain.
+        backend, precision, threads: as of `load`.
+        packs: files of further domains to take in.
+        columns: of images and of labels in Parquet.
+        batch_size: images that are decoded and run at a time.
+        skip_unknown: leave out images of classes that the bundle does not know.
+        progress: called with the images that are done, and how many there are.
+
+    Raises:
+        DataError: the data cannot be read, an image has no label, or one of a class that the
+            bundle does not know.
+        DomainError: there is no such domain.
+        InputError: `domain` is left out where there are several, or a number is out of range.
+        BundleError, PrunionError: as of `load`.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}: give 1 or more")
+    started = time.perf_counter()
+    given = isinstance(bundle, Model)
+    model = (
+        bundle
+        if isinstance(bundle, Model)
+        else load(bundle, backend, precision=precision, threads=threads)
+    )
+    try:
+        for pack in packs:
+            model.add_domain(pack)
+        domain = _domain(model, domain)
+        classes, form = model.classes(domain), model.sessions.form
+        images, places, unknown = open_labelled(
+            data, domain, classes, form.spec.orientation, columns, skip_unknown=skip_unknown
+        )
+        read = to_pixels if form.image == "uint8" else to_batch
+        parts = []
+        progress(0, len(images))
+        with ThreadPoolExecutor() as pool:
+            for start, pixels in _ahead(pool, images, batch_size):
+                rows = images.labels[start : start + batch_size]
+                logits = model.logits(read(pixels, form.spec), [domain] * len(rows))
+                parts.append(Answers.of(logits[:, : len(classes)], rows))
+                progress(start + len(rows), len(images))
+        figures = Figures(domain, classes, Answers.joined(parts))
+        return Evaluation(
+            figures=figures,
+            images=places,
+            unknown=unknown,
+            mistakes=mistakes(figures, images),
+            bundle=str(model.bundle.path),
+            trunk_hash=model.bundle.manifest.trunk_hash,
+            precision=_precision(model),
+            seconds=time.perf_counter() - started,
+        )
+    finally:
+        if not given:
+            model.close()
+
+
+def evaluation_lines(evaluation: Evaluation) -> list[str]:
+    """The figures as lines of text."""
+    figures = evaluation.figures
+    value, classes = figures.to_json(), figures.to_json()["classes"]
+    few = f", top-5 {figures.top5:.2%}" if len(classes) > 5 else ""
+    lines = [
+        f"{figures.domain}: {value['images']:,} images, {len(classes)} classes, "
+        f"{evaluation.precision}",
+        f"accuracy {figures.accuracy:.2%} ({figures.right:,} right){few}, "
+        f"calibration error {figures.calibration_error:.3f}",
+    ]
+    if evaluation.unknown:
+        count = sum(evaluation.unknown.values())
+        lines.append(f"left out: {count:,} images of {len(evaluation.unknown)} unknown classes")
+    shown_ones = [row for row in classes if row["images"]]
+    worst = len(shown_ones) > MOST_CLASSES
+    if worst:
+        shown_ones = sorted(shown_ones, key=lambda row: row["recall"])[:MOST_CLASSES]
+    width = max(5, *(len(row["name"]) for row in shown_ones)) + 2
+    title = f"the {MOST_CLASSES} classes of the lowest recall:" if worst else ""
+    lines += [title] if worst else []
+    lines.append(f"{'class':<{width}}{'images':>8}{'recall':>9}{'precision':>11}  taken for")
+    for row in shown_ones:
+        precision = "-" if row["precision"] is None else f"{row['precision']:.1%}"
+        lines.append(
+            f"{row['name']:<{width}}{row['images']:>8,}{row['recall']:>9.1%}{precision:>11}"
+            f"  {_taken_for(figures, row['name'])}".rstrip()
+        )
+    if absent := len(classes) - sum(1 for row in classes if row["images"]):
+        lines.append(f"no images of {absent} other classes")
+    return lines
+
+
+def foreign_to_evaluation(path: Path) -> str:
+    """Why a file is none that `prunion eval -o` wrote; "" if it is one."""
+    try:
+        own = path.is_file() and KIND in path.read_text("utf-8", errors="replace")[:200]
+    except OSError:
+        own = False
+    return "" if own else "is no file of `prunion eval`"
+
+
+def _taken_for(figures: Figures, name: str) -> str:
+    """The class that images of another are most often taken for, and how often."""
+    row = figures.confusion[figures.classes.index(name)].copy()
+    row[figures.classes.index(name)] = 0
+    other = int(row.argmax())
+    return f"{figures.classes[other]} ({row[other]:,})" if row[other] else ""
+
+
+def _domain(model: Model, domain: str | None) -> str:
+    if domain is None:
+        if len(model.domains) > 1:
+            raise InputError(f"give the images' domain with -d: {', '.join(model.domains)}")
+        return model.domains[0]
+    return model.domains[model.domain_index(domain)]
+
+
+def _precision(model: Model) -> str:
+    """Which of the bundle's graphs a model answers with."""
+    file = model.sessions.graph.path
+    graphs = model.bundle.manifest.graphs
+    return next((key for key in graphs if model.bundle.graph(key) == file), file.name)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, images: ImageSet, batch_size: int
+) -> Iterator[tuple[int, list[Any]]]:
+    """Batches of decoded images, each begun while the one before it is answered."""
+    starts = range(0, len(images), batch_size)
+
+    def begin(start: int) -> list[Any]:
+        stop = min(start + batch_size, len(images))
+        return [pool.submit(images.image, index) for index in range(start, stop)]
+
+    waiting = [(start, begin(start)) for start in starts[:1]]
+    for following in [*starts[1:], None]:
+        start, futures = waiting.pop()
+        if following is not None:
+            waiting.append((following, begin(following)))
+        yield start, [future.result() for future in futures]

@@ -1,0 +1,89 @@
+"""What a run leaves for `prunion report`: figures, choices and mistakes, in `record.json`.
+
+Also the validation figures of each epoch: a run's curve over a small, fixed part of the test set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.measure import Answers, Figures, mistakes
+from prunion.trainer.data import Domain, eval_transform, resized_in_memory
+from prunion.trainer.network import evaluate
+from prunion.trainer.run.result import RunResult
+from prunion.trainer.run.training import Training
+
+__all__ = ["RECORD", "answer_records", "run_record", "validate", "validation_part"]
+
+RECORD = "record.json"
+FORMAT_VERSION = 1
+MOST_VALIDATED = 256  # images of a domain after each epoch
+SHARE_VALIDATED = 8  # of as many as it trains on: an answer costs a third of a training step
+CACHE_BYTES = 32 << 20
+
+
+def validation_part(training: Training, domains: Sequence[Domain]) -> list[Domain]:
+    """The domains with a few test images each, the same ones in every epoch, kept in memory."""
+    side = eval_transform(training.config.input).shorter_side
+    parts = []
+    for index, domain in enumerate(domains):
+        images = domain.test
+        most = min(MOST_VALIDATED, max(32, len(domain.train) // SHARE_VALIDATED), len(images))
+        if training.processes.owns(index):
+            chosen = np.linspace(0, len(images) - 1, most).round().astype(np.int64)
+            images = resized_in_memory(images.subset(chosen), side, CACHE_BYTES)
+        parts.append(replace(domain, test=images))
+    return parts
+
+
+def validate(training: Training, parts: Sequence[Domain]) -> dict[str, float]:
+    """Accuracy of each domain on its part, with the switches as they are now."""
+    return evaluate(
+        training.net,
+        parts,
+        training.config.input,
+        training.switches() if training.phase == "ramp" else None,
+        processes=training.processes,
+    )
+
+
+def answer_records(
+    training: Training, domains: Sequence[Domain], answers: Mapping[int, Answers]
+) -> dict[str, dict[str, Any]]:
+    """Figures and mistakes of every domain by its name, from each process's own `answers`."""
+    own = {}
+    for index, found in answers.items():
+        domain = domains[index]
+        figures = Figures(domain.name, domain.classes, found)
+        own[domain.name] = {**figures.to_json(), "mistakes": mistakes(figures, domain.test)}
+    texts = training.processes.share_text(json.dumps(own))
+    known = {name: record for text in texts for name, record in json.loads(text).items()}
+    return {domain.name: known[domain.name] for domain in domains}
+
+
+def run_record(
+    training: Training, result: RunResult, records: Mapping[str, Mapping[str, Any]], model: str
+) -> dict[str, Any]:
+    """The value of `record.json`; `model` is the SHA-256 of the network's file.
+
+    `choices` has what each domain chose of the channels that are kept, before it settled: one bit
+    for each unit, in hex.
+    """
+    rows = training.choices().cpu().numpy() > 0
+    names = [domain.name for domain in training.config.domains]
+    chosen = {name: np.packbits(row).tobytes().hex() for name, row in zip(names, rows, strict=True)}
+    value = result.to_json()
+    del value["folder"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": "prunion run",
+        "model_sha256": model,
+        "result": value,
+        "choices": {"units": rows.shape[1], "domains": chosen},
+        "domains": dict(records),
+    }

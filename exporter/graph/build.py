@@ -56,6 +56,7 @@ def onnx_graph(
     batch, count, classes = (torch.export.Dim(n) for n in ("N", "D", "Cmax"))
     shapes = ({0: batch}, {0: batch}, {0: count}, {0: count, 2: classes}, {0: count, 1: classes})
     model = _export(slim, example, ["image", "domain", *TABLES], shapes, opset)
+    _count_images(model)
     for name in TABLES:
         value = getattr(slim, name).numpy()
         model.graph.initializer.append(numpy_helper.from_array(value, name))
@@ -63,6 +64,16 @@ def onnx_graph(
         concatenate_heads(model, torch.isfinite(slim.head_bias).sum(1).tolist())
     restate(model, opset, ir)
     return model
+
+
+def _count_images(model: onnx.ModelProto) -> None:
+    """Read the batch's size from `image`: of a pinned graph `domain` is one row for all of it."""
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] == "domain":
+            node.input[0] = "image"
+            del node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("start", 0))
+            node.attribute.append(onnx.helper.make_attribute("end", 1))
 
 
 def one_domain_graph(

@@ -137,9 +137,8 @@ def _compare(net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch
         if expected.shape != cut.shape:
             raise _at(node, f"it gives {list(cut.shape)} where {list(expected.shape)} stay")
         if expected.is_floating_point() and expected.numel():
-            error = float((expected - cut).detach().abs().max()) / max(
-                float(full.detach().abs().max()), 1e-6
-            )
+            largest = float(full.detach().abs().max())
+            error = float((expected - cut).detach().abs().max()) / max(largest, 1e-6)
             if not error <= LOOSE and bool(torch.isfinite(full).all()):
                 raise _at(node, f"it differs from the whole network's by {error:.0e}")
 

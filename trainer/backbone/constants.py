@@ -31,7 +31,8 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
     made: dict[tuple[fx.Node, int], fx.Node] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
-            if parameters or str(node.target).startswith("lifted_tensor"):  # torch.export's own
+            leaf = str(node.target).rpartition(".")[2]
+            if parameters or leaf.startswith("lifted_tensor"):  # torch.export's own
                 known[node] = operator.attrgetter(str(node.target))(module)
                 if isinstance(known[node], nn.Parameter):
                     learned.add(node)
@@ -41,6 +42,7 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
             if learned & set(node.all_input_nodes):
                 learned.add(node)
             continue
+        written = known.get(node.args[0]) if _writes(node) else None
         for source in node.all_input_nodes:
             value = known.get(source)
             if source.op != "get_attr" and isinstance(value, torch.Tensor):
@@ -48,7 +50,8 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
                 if key not in made:
                     made[key] = _stored(module, source, value, source in learned, node)
                 node.replace_input_with(source, made[key])
-        _forget_written(node, known)
+        if isinstance(written, torch.Tensor):
+            _forget(written, known)
     module.graph.eliminate_dead_code()
     _name_after_layers(module)
     module.recompile()
@@ -100,18 +103,18 @@ def _first_parameter(node: fx.Node) -> str:
     return str(node.target) if node.op == "get_attr" else ""
 
 
-def _forget_written(node: fx.Node, known: dict[fx.Node, Any]) -> None:
+def _writes(node: fx.Node) -> bool:
+    name = op_name(node)
+    return name.endswith("_") and not name.endswith("__") and isinstance(node.args[0], fx.Node)
+
+
+def _forget(written: torch.Tensor, known: dict[fx.Node, Any]) -> None:
     """A constant that an activation is written into is none from there on."""
-    name, written = op_name(node), node.args[0] if node.args else None
-    if not name.endswith("_") or name.endswith("__") or not isinstance(written, fx.Node):
-        return
-    value = known.get(written)
-    if isinstance(value, torch.Tensor):
-        place = value.untyped_storage().data_ptr()
-        for other in list(known):
-            held = known[other]
-            if isinstance(held, torch.Tensor) and held.untyped_storage().data_ptr() == place:
-                del known[other]
+    place = written.untyped_storage().data_ptr()
+    for node in list(known):
+        held = known[node]
+        if isinstance(held, torch.Tensor) and held.untyped_storage().data_ptr() == place:
+            del known[node]
 
 
 def _name_after_layers(module: fx.GraphModule) -> None:

@@ -196,7 +196,7 @@ def _off_batch(node: fx.Node, batch: str) -> str | None:
             if x is not node and sizes[:1] == ["1"]:  # a constant that meets every image
                 continue
             if not sizes or sizes[0] != batch or any(not n.isdigit() for n in sizes[1:]):
-                return f"{x.name} does not have the batch alone on its first axis"
+                return "the batch does not stand alone on its first axis"
     return None
 
 

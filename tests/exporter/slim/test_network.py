@@ -196,7 +196,7 @@ def test_a_wrong_graph_is_caught(tmp_path: Path) -> None:
         verify_export(net, slim, path, torch.randn(4, 3, 8, 8), ["a", "b"])
 
 
-def test_a_reshape_that_mixes_channels_with_positions_keeps_them_whole() -> None:
+def test_a_reshape_that_joins_channels_ties_them() -> None:
     class Interleave(Plain):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.bn1(self.conv1(x)).relu()
@@ -206,8 +206,8 @@ def test_a_reshape_that_mixes_channels_with_positions_keeps_them_whole() -> None
             return torch.cat([x.mean(2), y], 1)
 
     net = switch_off(domain_net(Interleave()))
-    assert list(net.units.whole) == ["view_2"]
-    assert net.units.table.slots["conv2.weight", 0].tolist() == [-1] * 8
+    made = net.units.table.slots["conv2.weight", 0].tolist()
+    assert made[::2] == made[1::2] and len(set(made)) == 4
     slim, images, domains = slim_network(net), torch.randn(4, 3, 8, 8), torch.arange(4) % 2
     assert len(slim.trunk.get_parameter("conv1.weight")) < 6
     with torch.no_grad():

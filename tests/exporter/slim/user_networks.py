@@ -127,7 +127,7 @@ class Mixer(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over the map's positions."""
+    """Two heads over the map's positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,9 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, 2)
-        y = self.out(F.scaled_dot_product_attention(q, k, v))
+        q, k, v = (t.unflatten(2, (2, 4)).transpose(1, 2) for t in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        y = self.out(y)
         return x + y.transpose(1, 2).reshape(x.shape)
 
 
@@ -189,12 +191,8 @@ def masked_in_parts(m: Any, x: torch.Tensor) -> torch.Tensor:
     return x + mask
 
 
-def norms(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
 def tokens(m: Any, x: torch.Tensor) -> torch.Tensor:
-    y = torch.cat([m.token.expand(x.shape[0], -1, -1), norms(x)], 1) + m.places
+    y = torch.cat([m.token.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], 1) + m.places
     y = y + m.down(F.gelu(m.up(m.norm(y))))
     return m.norm(y)[:, 0]
 

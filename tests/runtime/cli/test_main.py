@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -300,3 +301,14 @@ assert not mine, mine[:5]
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_full_place_for_temporary_files_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/small")
+    full = OSError(errno.ENOSPC, "No space left on device", "/small/tmp123/x")
+    _raising(monkeypatch, full)
+    message = one_error_line(invoke("train", "x"))
+    assert "/small/tmp123/x" in message
+    assert "set TMPDIR" in message

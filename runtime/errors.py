@@ -21,7 +21,6 @@ __all__ = [
     "StoppedError",
     "UnsupportedGraphError",
     "VerificationError",
-    "printable",
 ]
 
 # Control characters, line and paragraph separators, halves of surrogate pairs: a terminal would

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="watches /proc, by alarms"),
 ]
 WORKER = Path(__file__).with_name("fuzz_worker.py")
-STILL = 30  # seconds without a word: an input that no alarm can stop
+STILL = 120  # seconds without a word: an input that waits, or that no signal can stop
 INPUTS = {
     "manifest": 3000,
     "units": 2000,

@@ -23,8 +23,10 @@ from prunion.exporter.verify.files import (
     check_unlisted,
 )
 from prunion.exporter.verify.recount import check_budget
+from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError
+from prunion.runtime.graph import form_of
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.processes import keep_to_quota
 
@@ -87,6 +89,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
 
 
 def _static(bundle: Bundle, variant: str) -> Iterator[str]:
+    form_of(bundle, PRECISIONS[variant])  # nothing runs that no bundle's graph may hold
     model = onnx.load_from_string(bundle.held_graph(variant).read())
     onnx.checker.check_model(model, full_check=True)
     yield from check_graph(bundle, model)

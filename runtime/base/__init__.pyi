@@ -27,6 +27,7 @@ from .machine import peak_rss_bytes as peak_rss_bytes
 from .machine import usable_cores as usable_cores
 from .names import BACKENDS as BACKENDS
 from .names import HEADS as HEADS
+from .names import PRECISIONS as PRECISIONS
 from .names import TARGETS as TARGETS
 from .names import Backend as Backend
 from .names import Heads as Heads

@@ -144,7 +144,8 @@ class Bundle:
         """The unit table of the sliced trunk."""
         units = self.manifest.units
         file = self.file(units)
-        return UnitTable.from_json(parse_json(self.read(units), file, BundleError), str(file))
+        value = parse_json(self.read(units), file, BundleError)
+        return UnitTable.from_json(value, str(file), BundleError)
 
     def close(self) -> None:
         """Give the files back that are held; what was read of them stays."""

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prunion.runtime.base import check_text, reason_of, replace_file
+from prunion.runtime.base import check_text, reason_of, replace_file, shown
 from prunion.runtime.errors import BundleError
 
 __all__ = ["Pack", "check_pack", "no_pack", "read_pack", "write_pack"]
@@ -92,7 +92,10 @@ def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
         tensors = {name: found[name] for name in TENSORS}
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: give a domain pack's path") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+    except KeyError as exc:  # a type that NumPy has not
+        kind = shown(exc.args[0])
+        raise BundleError(f"{path} holds values of type {kind}: export the pack again") from None
+    except (OSError, SafetensorError, AttributeError, TypeError, ValueError) as exc:
         raise BundleError(
             f"{path} is no readable pack ({reason_of(exc)}): copy or export it again"
         ) from None

@@ -128,9 +128,11 @@ class UnitTable:
         }
 
     @classmethod
-    def from_json(cls, value: Any, where: str = "the unit table") -> UnitTable:
-        """Read back `to_json`. Raises PrunionError, with `where`, on anything out of place."""
-        top = Fields(value, "", where, PrunionError, "write it again")
+    def from_json(
+        cls, value: Any, where: str = "the unit table", error: type[PrunionError] = PrunionError
+    ) -> UnitTable:
+        """Read back `to_json`. Raises `error`, with `where`, on anything out of place."""
+        top = Fields(value, "", where, error, "copy or write it again")
         if top.integer("format_version", 0, 1 << 30) != FORMAT_VERSION:
             raise top.fail("format_version", f"is not {FORMAT_VERSION}, which this prunion reads")
         count = top.integer("count", 0, MOST)

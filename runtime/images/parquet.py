@@ -23,6 +23,9 @@ from prunion.runtime.images.labels import Split
 __all__ = ["EncodedStore", "are_parquet", "open_parquet"]
 
 ROWS_AT_ONCE = 256
+# Images are compressed already: what unpacks to far more than the file holds is no data set.
+MOST_RATIO, NO_MATTER = 100, 1 << 30  # and bytes below which no ratio counts
+BATCH_BYTES = 512 << 20
 
 
 def are_parquet(paths: Sequence[Path]) -> bool:
@@ -55,6 +58,12 @@ def open_parquet(
         for images, values in _batches(file, columns, rows, len(labels)):
             check.check(images, [rows.name(len(labels) + i) for i in range(len(images))])
             store.extend(images)
+            size = sum(x.stat().st_size for x in paths[: number + 1])
+            if store.ends[-1] > max(NO_MATTER, MOST_RATIO * size):
+                raise DataError(
+                    f"{path} unpacks to over {MOST_RATIO} times its size: it repeats images "
+                    "without end, write each one once"
+                )
             labels += values
             digests.append(digest_of(hashlib.sha256(image).hexdigest() for image in images))
     if not labels:
@@ -177,7 +186,10 @@ def _batches(
     file: Any, columns: tuple[str, str], rows: _Rows, index: int
 ) -> Iterator[tuple[list[bytes], list[Any]]]:
     """Images and labels, some rows at a time; the first is image `index` of the set."""
-    batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(dict.fromkeys(columns)))
+    batches = file.iter_batches(
+        batch_size=_rows_at_once(file.metadata, rows.name(index)),
+        columns=list(dict.fromkeys(columns)),
+    )
     while True:
         try:
             batch = next(batches, None)
@@ -197,6 +209,27 @@ def _batches(
             ) from None
         yield [_image_bytes(cell, rows, i) for i, cell in enumerate(cells, index)], values
         index += batch.num_rows
+
+
+def _rows_at_once(metadata: Any, place: str) -> int:
+    """Rows whose images fit into memory, even if each were as large as its whole column chunk.
+
+    A dictionary holds a value once for any number of rows, each of which is unpacked to all of it.
+    """
+    largest = 1
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
+            size, packed = column.total_uncompressed_size, column.total_compressed_size
+            if size > max(NO_MATTER, MOST_RATIO * packed):
+                raise DataError(
+                    f"{place}: a column unpacks to {size / 2**30:.1f} GiB, over {MOST_RATIO} times "
+                    "its size: write the file again without compression"
+                )
+            if any("DICTIONARY" in encoding for encoding in column.encodings):
+                largest = max(largest, size)
+    return max(1, min(ROWS_AT_ONCE, BATCH_BYTES // largest))
 
 
 def _image_bytes(cell: Any, rows: _Rows, index: int) -> bytes:

@@ -17,7 +17,13 @@ from prunion.exporter.bundle.manifest import image_input
 from prunion.runtime import load
 from prunion.runtime.base import write_json
 from prunion.runtime.bundle import load_manifest, open_bundle
-from prunion.runtime.errors import BudgetError, BundleError, PrunionError, VerificationError
+from prunion.runtime.errors import (
+    BudgetError,
+    BundleError,
+    InputError,
+    PrunionError,
+    VerificationError,
+)
 from prunion.trainer.config import load_config
 from prunion.trainer.data import eval_transform, open_domain
 from prunion.trainer.network import load_checkpoint
@@ -220,3 +226,12 @@ def test_with_round_to_1_no_dead_channel_is_left(tmp_path: Path) -> None:
             change = (net.logits(images, domains) - expected)[own].abs().max()
             net.switches[:, unit] = before
             assert change > 1e-6 * expected[own].abs().max(), int(unit)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "x.ENGINE", "a.pt", "b.safetensors", "c.json"])
+def test_a_files_name_for_a_bundle_is_refused_with_what_is_meant(tmp_path: Path, name: str) -> None:
+    meant = (tmp_path / name).with_suffix(".prunion")
+    with pytest.raises(InputError, match=r"a bundle is a folder.*model\.onnx in it") as told:
+        export_bundle(tmp_path / "no run", tmp_path / name)
+    assert str(meant) in str(told.value)
+    assert not list(tmp_path.iterdir())

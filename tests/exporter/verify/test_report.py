@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from prunion.exporter.bundle import export_bundle
-from prunion.exporter.graph import relative_errors
+from prunion.exporter.graph import open_graph, relative_errors
 from prunion.exporter.graph.agreement import check_errors
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
@@ -157,6 +157,24 @@ def test_widths_are_counted_again(copy: Path) -> None:
 
 
 def test_a_graph_that_onnx_runtime_refuses_is_one_problem_and_the_rest_is_compared(
+    copy: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = verify_bundle(copy, against=tiny).compared
+    refused = (copy / "model.fp16.onnx").read_bytes()
+
+    def opened(graph: bytes) -> object:
+        if graph == refused:
+            raise RuntimeError("no kernel")
+        return open_graph(graph)
+
+    monkeypatch.setattr("prunion.exporter.verify.compare.open_graph", opened)
+    report = verify_bundle(copy, against=tiny)
+    (problem,) = report.problems
+    assert problem == "fp16 graph: ONNX Runtime refuses it: no kernel"
+    assert report.compared == tuple(x for x in every if x.graph == "fp32") != ()
+
+
+def test_a_graph_of_foreign_operators_is_never_run_and_the_rest_is_compared(
     copy: Path, tiny: Path
 ) -> None:
     every = verify_bundle(copy, against=tiny).compared
@@ -170,7 +188,8 @@ def test_a_graph_that_onnx_runtime_refuses_is_one_problem_and_the_rest_is_compar
     rehash(copy)
     report = verify_bundle(copy, against=tiny)
     (problem,) = report.problems
-    assert problem.startswith("fp16 graph: ONNX Runtime refuses it: ")
+    assert problem.startswith("fp16 graph: ")
+    assert "is a 'somebody.else.Unheard', which no bundle's graph may hold" in problem
     assert report.compared == tuple(x for x in every if x.graph == "fp32") != ()
 
 

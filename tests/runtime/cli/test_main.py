@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -344,3 +345,14 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(
             progress(640, 1200)
         assert ("640 of 1,200 images\n" in stream.getvalue()) == lines
         assert ("[##" in stream.getvalue()) != lines
+
+
+def test_a_full_place_for_temporary_files_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/small")
+    full = OSError(errno.ENOSPC, "No space left on device", "/small/tmp123/x")
+    _raising(monkeypatch, full)
+    message = one_error_line(invoke("train", "x"))
+    assert "/small/tmp123/x" in message
+    assert "set TMPDIR" in message

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import tempfile
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from prunion.runtime.errors import DataError, OutputError
-from prunion.trainer.data.parquet import EncodedStore, open_parquet
+from prunion.trainer.data.parquet import EncodedStore, _rows_at_once, open_parquet
 
 
 class FullDisk:
@@ -55,3 +58,44 @@ def test_texts_that_are_no_utf8(tmp_path: Path, column: str, dictionary: bool) -
     pq.write_table(pa.table(cells), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"row 0 and what follows is none of its column's type"):
         open_parquet((tmp_path / "x.parquet",))
+
+
+def test_a_dictionary_that_repeats_one_image_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.trainer.data.parquet.NO_MATTER", 1 << 20)
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    Image.fromarray(noise).save(made := io.BytesIO(), "PNG")
+    rows = 3000
+    cells = {"image": [{"bytes": made.getvalue()}] * rows, "label": [0, 1] * (rows // 2)}
+    pq.write_table(pa.table(cells), tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match="unpacks to over 100 times its size"):
+        open_parquet((tmp_path / "x.parquet",))
+
+
+def test_a_page_that_unpacks_to_gigabytes_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.trainer.data.parquet.NO_MATTER", 1 << 20)
+    cells = {"image": [{"bytes": bytes(4 << 20)}], "label": [0]}
+    pq.write_table(pa.table(cells), tmp_path / "x.parquet", compression="zstd")
+    with pytest.raises(DataError, match="a column unpacks to"):
+        open_parquet((tmp_path / "x.parquet",))
+
+
+def test_large_values_in_a_dictionary_are_read_a_few_at_a_time() -> None:
+    class Column:
+        total_uncompressed_size, total_compressed_size = 64 << 20, 64 << 20
+        encodings = ("PLAIN", "RLE_DICTIONARY")
+
+    class Metadata:
+        num_row_groups = num_columns = 1
+
+        def row_group(self, _: int) -> Metadata:
+            return self
+
+        def column(self, _: int) -> Column:
+            return Column()
+
+    assert _rows_at_once(Metadata(), "x row 0") == 8

@@ -122,5 +122,7 @@ def _fingerprint(training: Training) -> str:
     }
     if training.origin:  # a plain run has none, and its fingerprint stays what it was
         facts["origin"] = training.origin
+    if training.importance is not None:
+        facts["importance"] = training.importance.tolist()
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

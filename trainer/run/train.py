@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prunion.runtime.base import check_space
 from prunion.runtime.errors import OutputError
 from prunion.trainer.config import RunConfig
@@ -33,8 +35,13 @@ def train_run(
     force: bool = False,
     resume: bool = False,
     run_file: Path | None = None,
+    importance: np.ndarray | None = None,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
+
+    Args:
+        importance: what ranks the units, not negative, `[U]`, the same for every domain; without
+            it the run measures each domain's own.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
@@ -48,7 +55,7 @@ def train_run(
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         orientation = config.input.orientation
         domains = open_domains(config.domains, config.seed, processes, orientation)
-        training = _prepare(config, domains, device, processes)
+        training = _prepare(config, domains, device, processes, importance)
         _rehearse_end(training, domains, folder)
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
         processes.on_first(lambda: _check_space(folder, training))
@@ -134,14 +141,18 @@ def _keep_run_file(run_file: Path | None, copy: Path) -> None:
 
 
 def _prepare(
-    config: RunConfig, domains: Sequence[Domain], device: str, processes: Processes
+    config: RunConfig,
+    domains: Sequence[Domain],
+    device: str,
+    processes: Processes,
+    importance: np.ndarray | None,
 ) -> Training:
     prepare_torch(config, device)
     classes = [len(d.classes) for d in domains]
     net = build_network(config.backbone, config.input.size, classes).to(device)
     budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
-    return Training(config, net, batches, budget, processes)
+    return Training(config, net, batches, budget, processes, importance=importance)
 
 
 def _measure_before(

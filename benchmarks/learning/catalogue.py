@@ -69,6 +69,11 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "tuned": ("union, tuned", TUNED, POINTS),
     "one-shot": ("cut once by importance per cost", ONCE, POINTS),
     "one-shot-undivided": ("cut once by importance", {**ONCE, "ranking": "importance"}, POINTS),
+    "one-shot-fisher": (
+        "cut once by expected loss per cost",
+        {**ONCE, "ranking": "fisher-per-cost"},
+        POINTS,
+    ),
     "greedy": ("a ramp of cuts by importance per cost", {**ONCE, "recipe": "greedy"}, POINTS),
     "one-shot-random": ("cut once at random", {**ONCE, "ranking": "random"}, POINTS),
     "frozen-random": ("union, frozen, random ranking", {**FROZEN, "ranking": "random"}, PARAMS),

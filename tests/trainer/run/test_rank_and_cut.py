@@ -49,7 +49,7 @@ def test_one_cut_trains_at_the_rates_of_a_ramp() -> None:
 def test_importance_is_added_up_over_domains_and_divided_by_the_cost() -> None:
     importance = torch.tensor([[1.0, 2.0, 4.0, 0.0], [4.0, 2.0, 0.0, 3.0]])
     seen: dict[str, np.ndarray] = {}
-    for ranking in ("importance", "importance-per-cost"):
+    for ranking in ("importance", "importance-per-cost", "fisher-per-cost"):
 
         def select(worth: np.ndarray, used: object, ranking: str = ranking) -> np.ndarray:
             seen[ranking] = worth
@@ -68,6 +68,7 @@ def test_importance_is_added_up_over_domains_and_divided_by_the_cost() -> None:
         assert once.cut().tolist() == [[1, 0, 0, 1]] * 2
     assert seen["importance"].tolist() == [5, 4, 4, 3]
     assert seen["importance-per-cost"].tolist() == [40, 16, 8, 24]
+    assert seen["fisher-per-cost"].tolist() == [136, 32, 32, 72]
 
 
 def test_a_greedy_ramp_only_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

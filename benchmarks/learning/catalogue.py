@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+from prunion.benchmarks.learning.slim_first import SlimFirst
 from prunion.trainer.config import BudgetKind
 
 __all__ = ["DECIDING", "ROWS", "LearningRow"]
@@ -25,18 +26,38 @@ POINTS = (*PARAMS, *MACS)
 
 @dataclass(frozen=True)
 class LearningRow:
-    """One line of the table: `train` are keys of `[train]`."""
+    """One line of the table.
+
+    Attributes:
+        train: keys of `[train]`.
+        slim_first: what ranks the channels before any domain is seen; None: the run itself does.
+        separate: a network for each domain, each with the whole budget (`each`) or all of them with
+            it together (`total`).
+    """
 
     what: str
     limit: float = 0.5
     kind: BudgetKind = "params"
     train: Mapping[str, Any] = field(default_factory=dict)
+    slim_first: SlimFirst | None = None
+    separate: Literal["", "each", "total"] = ""
 
 
 FROZEN, TUNED = {"trunk": "frozen"}, {"trunk": "tuned"}
 ONCE = {**TUNED, "recipe": "once", "ranking": "importance-per-cost"}
 PAPER = {**FROZEN, "recipe": "paper"}
 BA2 = {**FROZEN, "sharing": "none", "cut": "domains"}
+
+IMPORTANCES: tuple[Literal["magnitude", "taylor", "batchnorm"], ...] = (
+    "magnitude",
+    "taylor",
+    "batchnorm",
+)
+SEPARATE: tuple[tuple[str, Literal["each", "total"], str], ...] = (
+    ("separate", "total", "a network for each domain, the budget for all of them"),
+    ("separate-each", "each", "a network for each domain, the budget for each of them"),
+)
+SCOPES: tuple[Literal["global", "uniform"], ...] = ("global", "uniform")
 
 # Method: in words, its keys of `[train]`, the budgets it is run at.
 METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
@@ -48,6 +69,11 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "tuned": ("union, tuned", TUNED, POINTS),
     "one-shot": ("cut once by importance per cost", ONCE, POINTS),
     "one-shot-undivided": ("cut once by importance", {**ONCE, "ranking": "importance"}, POINTS),
+    "one-shot-fisher": (
+        "cut once by expected loss per cost",
+        {**ONCE, "ranking": "fisher-per-cost"},
+        POINTS,
+    ),
     "greedy": ("a ramp of cuts by importance per cost", {**ONCE, "recipe": "greedy"}, POINTS),
     "one-shot-random": ("cut once at random", {**ONCE, "ranking": "random"}, POINTS),
     "frozen-random": ("union, frozen, random ranking", {**FROZEN, "ranking": "random"}, PARAMS),
@@ -67,6 +93,18 @@ def _rows() -> dict[str, LearningRow]:
             *kind, share = point.split("-")
             budget: BudgetKind = "macs" if kind else "params"
             rows[f"{method}-{point}"] = LearningRow(what, int(share) / 100, budget, train)
+    for name, how, what in SEPARATE:
+        for point in POINTS:
+            rows[f"{name}-{point}"] = replace(rows[f"tuned-{point}"], what=what, separate=how)
+    for importance in IMPORTANCES:
+        for scope in SCOPES:
+            what = f"cut before any domain: Torch-Pruning's {importance}, {scope}"
+            for point in POINTS:
+                rows[f"slim-first-{importance}-{scope}-{point}"] = replace(
+                    rows[f"one-shot-undivided-{point}"],
+                    what=what,
+                    slim_first=SlimFirst(importance, scope),
+                )
     for trunk in ("frozen", "tuned"):  # older names, the budget's kind in their middle
         rows[f"{trunk}-macs-random-050"] = replace(rows[f"{trunk}-random-050"], kind="macs")
     return rows

@@ -25,6 +25,7 @@ import click
 
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
 from prunion.benchmarks.learning.paired import packed
+from prunion.benchmarks.learning.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
@@ -94,21 +95,61 @@ def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: 
 
 def run_row(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Train, export and verify one row; the figures of its line."""
-    config = make_config(ROWS[name], options)
-    folder = Path(options["folder"]) / _key(name, options)
-    result = train_run(config, folder, resume=folder.exists())
+    row, folder = ROWS[name], Path(options["folder"]) / _key(name, options)
+    config = make_config(row, options)
+    if not row.separate:
+        return _run(row, config, folder)
+    share = row.limit / len(config.domains) if row.separate == "total" else row.limit
+    alone = [
+        replace(config, domains=(domain,), budget=replace(config.budget, limit=share))
+        for domain in config.domains
+    ]
+    return _together(row, [_run(row, one, folder / one.domains[0].name) for one in alone])
+
+
+def _run(row: LearningRow, config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Train, export and verify one network."""
+    worth = None
+    if row.slim_first:
+        worth = slim_worth(row.slim_first, config.backbone, config.input)
+    result = train_run(config, folder, resume=folder.exists(), importance=worth)
     bundle = folder / "model.prunion"
     manifest = export_bundle(folder, bundle, force=True)
     problems = verify_bundle(bundle).problems  # counts the file itself
     if problems:
         raise VerificationError(f"{bundle}: {'; '.join(problems)}")
-    return {**_figures(ROWS[name], result, manifest), **_answers(config, folder)}
+    return {**_figures(row, result, manifest), **_answers(config, folder)}
+
+
+def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One line of several domains' own networks: their files add up, an image runs through one."""
+    merged = {
+        key: {name: value for line in lines for name, value in line[key].items()}
+        for key in ("accuracy", "before", "images", "right")
+    }
+    accuracy = merged["accuracy"]
+    return {
+        **lines[0],
+        "what": row.what,
+        "mean": sum(accuracy.values()) / len(accuracy),
+        **merged,
+        "budget": [line["budget"] for line in lines],
+        "params": sum(line["params"] for line in lines),
+        "macs": sum(line["macs"] for line in lines) / len(lines),
+        "uncut": sum(line["uncut"] for line in lines) / len(lines),
+        "sharing": 0.0,
+        "returned": sum(line["returned"] for line in lines),
+        "seconds": round(sum(line["seconds"] for line in lines), 1),
+    }
 
 
 def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
     """The run of a row. Raises ConfigError for a wrong option."""
     data = Path(options["data"]).resolve()
     warmup, ramp, settle = (int(n) for n in options["epochs"].split(","))
+    if row.slim_first:  # cut before the first step; with these the rates are those of other rows
+        total, ramp = warmup + ramp + settle, min(2 * warmup + ramp, warmup + ramp + settle)
+        warmup, settle = 0, total - ramp
     train = TrainConfig(**{"warmup": warmup, "ramp": ramp, "settle": settle, **row.train})
     train = replace(train, **_changes(options["settings"]))
     if options["teacher"]:

@@ -155,7 +155,7 @@ Phase = Literal["warmup", "ramp", "settle"]
 StepOrder = Literal["joint", "batch", "epoch"]  # which domains share a step
 Trunk = Literal["frozen", "tuned"]
 TrunkFrom = Literal["start", "settle"]
-Ranking = Literal["importance", "importance-per-cost", "random"]
+Ranking = Literal["importance", "importance-per-cost", "fisher-per-cost", "random"]
 Precision = Literal["fp32", "bf16"]
 
 SharingLoss = Literal["union", "intersection", "jaccard"]

@@ -89,6 +89,9 @@ def ranked_worth(
 ) -> torch.Tensor:
     """What a unit is worth to each domain by `ranking`, not negative: `[D, U]`.
 
+    `fisher-per-cost` follows Theis, Korshunova, Tejani and Huszár 2018, "Faster gaze prediction
+    with dense networks and Fisher pruning", arXiv:1801.05787.
+
     Args:
         importance: root mean square of ∂L/∂s, `[D, U]`.
         cost: whose derivative at the network that has `kept` `[U]` is what each unit costs.
@@ -101,4 +104,6 @@ def ranked_worth(
     kept = torch.ones_like(importance[0]) if kept is None else kept
     _, price = marginal_cost(cost, kept.double())
     price = price.clamp(min=LEAST_PRICE * float(price.mean()))
-    return importance / price.to(importance.dtype)
+    # Half its square is the loss to expect without the unit (Fisher information for curvature).
+    lost = importance.square() if ranking == "fisher-per-cost" else importance
+    return lost / price.to(importance.dtype)

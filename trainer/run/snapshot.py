@@ -162,6 +162,8 @@ def _facts(training: Training) -> dict[str, Any]:
     }
     if training.origin:  # a plain run has none, and its fingerprint stays what it was
         facts["origin"] = training.origin
+    if training.importance is not None:
+        facts["importance"] = training.importance.tolist()
     return facts
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from torch import nn
 
 from prunion.runtime.base import check_space, read_json, write_json
@@ -70,12 +71,15 @@ def train_run(
     run_file: Path | None = None,
     model: nn.Module | None = None,
     check: ExportCheck | None = None,
+    importance: np.ndarray | None = None,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
 
     Args:
         model: the network itself, in place of the one that `config` names; it is left as it is.
         check: asked before the first step, but not again by a run that goes on.
+        importance: what ranks the units, not negative, `[U]`, the same for every domain; without
+            it the run measures each domain's own.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
@@ -93,7 +97,7 @@ def train_run(
         resumes = resume and (folder / STATE).is_file()
         graph = _graph(folder) if resumes else None
         asked = None if resumes else check
-        training = _prepare(config, domains, device, processes, graph, model, asked)
+        training = _prepare(config, domains, device, processes, graph, model, asked, importance)
         _rehearse_end(training, domains, folder)
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
         processes.on_first(lambda: _check_space(folder, training))
@@ -226,6 +230,7 @@ def _prepare(
     graph: Any,
     model: nn.Module | None,
     check: ExportCheck | None,
+    importance: np.ndarray | None,
 ) -> Training:
     prepare_torch(config, device)
     backbone, size, classes = config.backbone, config.input.size, [len(d.classes) for d in domains]
@@ -241,7 +246,7 @@ def _prepare(
         processes.on_first(lambda: check(net, height, width, config.budget.round_to))
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
-    return Training(config, net, batches, budget, processes)
+    return Training(config, net, batches, budget, processes, importance=importance)
 
 
 def _measure_before(

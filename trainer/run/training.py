@@ -42,15 +42,17 @@ class Training:
         processes: Processes = ALONE,
         recipe: Recipe | None = None,
         origin: str = "",
+        importance: np.ndarray | None = None,
     ) -> None:
         """A run before its first step.
 
         Args:
             recipe: how switches learn; without it as `config` says.
             origin: digest of the finished network that the run builds on, hex; empty without one.
+            importance: what ranks the units, `[U]`; without it each domain's own is measured.
         """
         self.config, self.net, self.batches, self.budget = config, net, batches, budget
-        self.processes, self.origin = processes, origin
+        self.processes, self.origin, self.importance = processes, origin, importance
         if config.train.compile:
             net.trunk.compile()
         net.to(memory_format=torch.channels_last)
@@ -152,6 +154,10 @@ class Training:
 
     def _rank(self) -> None:
         """Find out how much each domain's loss reacts to each switch, and place the scores."""
+        if self.importance is not None:
+            given = torch.from_numpy(self.importance).to(self.net.switches)
+            self.recipe.start(given.expand_as(self.net.switches).clone())
+            return
         steps = _first(self.batches.epoch(self.epoch, joint=True), self.recipe.ranking_steps)
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
         precision = self.config.train.precision

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.learning import rows as rows_module
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS
-from prunion.benchmarks.learning.rows import _changes, make_config
+from prunion.benchmarks.learning.rows import _changes, _together, make_config
 from prunion.benchmarks.learning.rows import main as learning
 from prunion.benchmarks.learning.table import goals, main, table
 
@@ -45,6 +45,43 @@ def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (0, "")
     unknown = CliRunner().invoke(learning, ["tuned", *options])
     assert unknown.exit_code == 2 and "no row tuned: choose from" in unknown.output
+
+
+def test_networks_of_their_own_make_one_line() -> None:
+    """Their files add up; an image runs through one of them."""
+    part = {"budget": {}, "uncut": 1.0, "returned": 3, "seconds": 2.0, "torch": "2", "sharing": 1.0}
+    lines = [
+        {**part, **row("", {"a": 0.5}, 0.1), "before": {"a": 0.4}, "images": {"a": 8},
+         "right": {"a": "x"}},
+        {**part, **row("", {"b": 0.7}, 0.15), "before": {}, "images": {"b": 9},
+         "right": {"b": "y"}},
+    ]  # fmt: skip
+    line = _together(ROWS["separate-025"], lines)
+    assert line["params"] == 0.25 and line["macs"] == 0.8
+    assert line["accuracy"] == {"a": 0.5, "b": 0.7} and line["mean"] == pytest.approx(0.6)
+    assert line["right"] == {"a": "x", "b": "y"} and line["images"] == {"a": 8, "b": 9}
+    assert line["what"] == ROWS["separate-025"].what
+
+
+@pytest.mark.parametrize(("name", "limit"), [("separate-050", 0.25), ("separate-each-050", 0.5)])
+def test_networks_of_their_own_share_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: float
+) -> None:
+    seen: list[tuple[str, float, str]] = []
+
+    def run(which: object, config: Any, folder: Path) -> None:
+        (domain,) = config.domains
+        seen.append((domain.name, config.budget.limit, folder.name))
+
+    monkeypatch.setattr(rows_module, "_run", run)
+    monkeypatch.setattr(rows_module, "_together", lambda which, lines: {})
+    options = {
+        "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": [],
+        "teacher": "", "keep": (), "backbone": "resnet18", "domains": "gtsrb,dtd10",
+        "holdout": False, "seed": 0, "threads": 1, "folder": str(tmp_path),
+    }  # fmt: skip
+    rows_module.run_row(name, options)
+    assert seen == [("gtsrb", limit, "gtsrb"), ("dtd10", limit, "dtd10")]
 
 
 def test_rows_that_decide_come_first_every_seed_of_them(
@@ -95,6 +132,8 @@ def test_every_row_is_a_run() -> None:
     assert (once.budget.kind, once.budget.limit) == ("macs", 0.25)
     assert (once.train.recipe, once.train.ranking) == ("once", "importance-per-cost")
     assert make_config(ROWS["one-shot-undivided-010"], options).train.ranking == "importance"
+    first = make_config(ROWS["slim-first-taylor-global-025"], options).train
+    assert (first.warmup, first.ramp, first.settle) == (0, 8, 4)  # the rates of 2, 4, 6
 
 
 def test_a_row_is_held_against_its_own_reference() -> None:

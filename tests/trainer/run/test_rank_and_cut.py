@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from prunion.runtime.base import sha256_file
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import CheckpointError, ConfigError
 from prunion.trainer.config import TrainConfig, load_config
-from prunion.trainer.network import load_checkpoint
+from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.pruning import Schedule, make_recipe
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe
 from prunion.trainer.run import RunResult, Training, train_run
@@ -49,7 +49,7 @@ def test_one_cut_trains_at_the_rates_of_a_ramp() -> None:
 def test_importance_is_added_up_over_domains_and_divided_by_the_cost() -> None:
     importance = torch.tensor([[1.0, 2.0, 4.0, 0.0], [4.0, 2.0, 0.0, 3.0]])
     seen: dict[str, np.ndarray] = {}
-    for ranking in ("importance", "importance-per-cost"):
+    for ranking in ("importance", "importance-per-cost", "fisher-per-cost"):
 
         def select(worth: np.ndarray, used: object, ranking: str = ranking) -> np.ndarray:
             seen[ranking] = worth
@@ -68,6 +68,7 @@ def test_importance_is_added_up_over_domains_and_divided_by_the_cost() -> None:
         assert once.cut().tolist() == [[1, 0, 0, 1]] * 2
     assert seen["importance"].tolist() == [5, 4, 4, 3]
     assert seen["importance-per-cost"].tolist() == [40, 16, 8, 24]
+    assert seen["fisher-per-cost"].tolist() == [136, 32, 32, 72]
 
 
 def test_a_greedy_ramp_only_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +90,22 @@ def test_a_greedy_ramp_only_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lines = [json.loads(x) for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     steps = [x for x in lines if "cost" in x]
     assert steps[-1]["cost"] == result.budget["value"]
+
+
+def test_a_given_importance_ranks_in_place_of_the_measured(tmp_path: Path) -> None:
+    """The same for every domain; a run does not go on with another."""
+    config = load_config(tiny_run(tmp_path, recipe='"once"', warmup=0))
+    count = build_network(config.backbone, config.input.size, [2]).units.table.count
+    worth = np.random.default_rng(0).random(count)
+    train_run(config, tmp_path / "out", importance=worth)
+    net = load_checkpoint(tmp_path / "out").net
+    kept = net.switches[0].numpy() > 0
+    for members in net.units.table.widths:
+        inside = np.isin(members, np.flatnonzero(kept))
+        assert worth[members][inside].min() > worth[members][~inside].max()
+    with pytest.raises(CheckpointError, match="belongs to a run with another configuration"):
+        train_run(config, tmp_path / "out", resume=True)
+    train_run(config, tmp_path / "out", resume=True, importance=worth)
 
 
 def test_a_greedy_ramp_is_not_random() -> None:

@@ -28,6 +28,7 @@ def test_every_error_is_at_the_top() -> None:
         ("bench", "prunion.runtime.measure.benchmark"),
         ("export", "prunion.exporter.api"),
         ("load", "prunion.runtime.model.open"),
+        ("prune", "prunion.trainer.api"),
         ("train", "prunion.trainer.api"),
         ("verify", "prunion.exporter.api"),
     ],

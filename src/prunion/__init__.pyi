@@ -17,6 +17,7 @@ from .runtime.errors import UnsupportedGraphError as UnsupportedGraphError
 from .runtime.errors import VerificationError as VerificationError
 from .runtime.measure.benchmark import bench as bench
 from .runtime.model.open import load as load
+from .trainer.api import prune as prune
 from .trainer.api import train as train
 
 __version__: str

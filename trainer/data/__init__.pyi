@@ -4,5 +4,6 @@ from .batches import eval_batches as eval_batches
 from .domains import Domain as Domain
 from .domains import open_domain as open_domain
 from .domains import open_domains as open_domains
+from .handed import HandedSets as HandedSets
 from .image_set import ImageSet as ImageSet
 from .transforms import eval_transform as eval_transform

@@ -1,4 +1,7 @@
 from .epochs import STATE as STATE
+from .epochs import OnProgress as OnProgress
+from .epochs import Progress as Progress
+from .epochs import Watch as Watch
 from .folder import foreign_to_run as foreign_to_run
 from .interrupt import exit_when_stopped as exit_when_stopped
 from .later_domain import AddedDomain as AddedDomain

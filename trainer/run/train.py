@@ -15,10 +15,18 @@ from prunion.runtime.base import check_space, read_json, write_json
 from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
-from prunion.trainer.data import Domain, JointBatches, open_domains
+from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.network import GRAPH, build_network, evaluate, rebuild_network, save_checkpoint
 from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
-from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
+from prunion.trainer.run.epochs import (
+    STATE,
+    UNWATCHED,
+    Log,
+    Watch,
+    open_log,
+    restore,
+    run_epochs,
+)
 from prunion.trainer.run.folder import check_folder, make_folder
 from prunion.trainer.run.interrupt import stop_signals
 from prunion.trainer.run.result import RunResult, run_result
@@ -36,11 +44,15 @@ def train_run(
     resume: bool = False,
     run_file: Path | None = None,
     model: nn.Module | None = None,
+    datasets: HandedSets | None = None,
+    watch: Watch = UNWATCHED,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
 
     Args:
         model: the network itself, in place of the one that `config` names; it is left as it is.
+        datasets: training and test images of the domains of `source = "python"`.
+        watch: functions that are told of every step and epoch.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
@@ -53,7 +65,7 @@ def train_run(
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         orientation = config.input.orientation
-        domains = open_domains(config.domains, config.seed, processes, orientation)
+        domains = open_domains(config.domains, config.seed, processes, orientation, datasets)
         resumes = resume and (folder / STATE).is_file()
         graph = _graph(folder) if resumes else None
         training = _prepare(config, domains, device, processes, graph, model)
@@ -71,7 +83,7 @@ def train_run(
             def measure() -> None:
                 _measure_before(training, domains, log, facts)
 
-            run_epochs(training, folder, log, stop, facts, measure)
+            run_epochs(training, folder, log, stop, facts, measure, watch)
             accuracy = _accuracy(training, domains)
             seconds = time.perf_counter() - started
             before = facts.get("before", {})

@@ -1,49 +1,17 @@
-"""What `import prunion` gives of training and exporting: `train`, `export` and `verify`."""
+"""What `import prunion` gives of exporting: `export` and `verify`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prunion.exporter.bundle import export_bundle
-from prunion.exporter.graph import rehearse_export
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import VerifyReport, verify_bundle
 from prunion.runtime.bundle import Bundle, open_bundle
-from prunion.trainer.api import train as unchecked
-from prunion.trainer.config import RunConfig
 from prunion.trainer.run import RunResult
 
-__all__ = ["export", "train", "verify"]
-
-
-def train(
-    config: RunConfig | Mapping[str, Any] | Path | str,
-    output: Path | str | None = None,
-    *,
-    force: bool = False,
-    resume: bool = False,
-) -> RunResult:
-    """Train and prune a network, as `prunion train` does.
-
-    Before the first step a random cut of the network is exported and compared, so that what
-    cannot be exported is not trained.
-
-    Args:
-        config: a run file's path, its tables as a mapping, or a `RunConfig`. Relative paths in a
-            file count from its folder, those of a mapping from the working folder.
-        output: the run folder; `runs/NAME` for a file NAME.toml, else `runs/run`.
-        force: replace a run folder that is there.
-        resume: go on from the state that the folder holds.
-
-    Raises:
-        ConfigError: a key is missing, unknown or out of range.
-        UnsupportedGraphError: the network cannot be exported, naming the node.
-        PrunionError: the folder exists, a domain or backbone cannot be read, the budget cannot be
-            met, or the loss stops being finite.
-    """
-    return unchecked(config, output, force=force, resume=resume, check=rehearse_export)
+__all__ = ["export", "verify"]
 
 
 def export(

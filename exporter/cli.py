@@ -192,7 +192,7 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
     from prunion.exporter.bundle import add_domain_pack
-    from prunion.trainer.run import exit_when_stopped
+    from prunion.trainer.learning import exit_when_stopped
 
     with exit_when_stopped():
         made = add_domain_pack(checkpoint, domain, output, force=force, resume=resume)

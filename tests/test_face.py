@@ -29,7 +29,8 @@ def test_every_error_is_at_the_top() -> None:
         ("evaluate", "prunion.runtime.measure.evaluation"),
         ("export", "prunion.exporter.api"),
         ("load", "prunion.runtime.model.open"),
-        ("train", "prunion.exporter.api"),
+        ("prune", "prunion.exporter.training"),
+        ("train", "prunion.exporter.training"),
         ("verify", "prunion.exporter.api"),
     ],
 )

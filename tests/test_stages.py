@@ -24,9 +24,9 @@ ROOMS = {
         "batching protocol serve cli"
     ).split(),
     "trainer": (
-        "config processes data backbone channels network cost pruning score run api cli".split()
-    ),
-    "exporter": "options slim graph bundle verify api cli".split(),
+        "config processes data backbone channels network cost pruning score learning run cli"
+    ).split(),
+    "exporter": "options slim graph bundle verify training api cli".split(),
     "benchmarks": "backbones random_bundle cost peers gpu learning report demo cli".split(),
 }
 MOST_ENTRIES, MOST_LINES = 13, 300

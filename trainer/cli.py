@@ -1,4 +1,4 @@
-"""The trainer's commands: `prunion train` and `prunion score`."""
+"""The trainer's commands: `prunion init`, `list`, `train` and `score`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunion.runtime.cli import as_json, force
 if TYPE_CHECKING:
     from prunion.trainer.run import ExportCheck
 
-__all__ = ["score", "train"]
+__all__ = ["init", "list_names", "score", "train"]
 
 
 @click.command()
@@ -23,6 +23,13 @@ __all__ = ["score", "train"]
 @force
 @click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
 @click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="In place of the file's value, such as train.lr=3e-4; can be repeated.",
+)
 @as_json
 def train(
     config: str,
@@ -30,6 +37,7 @@ def train(
     force: bool,
     resume: bool,
     baseline: bool,
+    changes: tuple[str, ...],
     as_json: bool,
     check: ExportCheck | None = None,
 ) -> None:
@@ -37,16 +45,54 @@ def train(
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
     from prunion.trainer.config import load_config
-    from prunion.trainer.run import closing_table, exit_when_stopped, train_run, train_with_baseline
+    from prunion.trainer.learning import exit_when_stopped
+    from prunion.trainer.run import closing_table, train_run, train_with_baseline
 
     folder = Path(output) if output else Path("runs") / Path(config).stem
-    run = load_config(config)
+    run = load_config(config, changes)
     with exit_when_stopped():
         go = train_with_baseline if baseline else train_run
         result = go(run, folder, force=force, resume=resume, run_file=Path(config), check=check)
     if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
         return
     click.echo(json.dumps(result.to_json(), indent=1) if as_json else closing_table(result))
+
+
+@click.command()
+@click.argument("data", type=click.Path())
+@click.option("-o", "--output", default="run.toml", show_default=True, type=click.Path())
+@force
+def init(data: str, output: str, force: bool) -> None:
+    """Write a commented run file for DATA: a folder for each domain, in it one for each class."""
+    from prunion.runtime.base import check_output, replace_file
+    from prunion.trainer.config import HEAD, found_domains, load_config, run_file_text
+
+    def foreign(path: Path) -> str:
+        own = path.is_file() and path.read_bytes().startswith(HEAD.encode())
+        return "" if own else "was not written by `prunion init`"
+
+    path = Path(output)
+    check_output(path, force=force, wrote=foreign)
+    domains = found_domains(Path(data))
+    with replace_file(path) as temporary:
+        temporary.write_text(run_file_text(Path(data), path, domains), "utf-8")
+    load_config(path)
+    click.echo(f"{path}: {len(domains)} domains, {', '.join(domains)}")
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["backbones"]))
+@click.argument("pattern", default="*")
+def list_names(what: str, pattern: str) -> None:
+    """List the names that [backbone] takes, of every source; PATTERN such as 'resnet*'."""
+    from fnmatch import fnmatch
+
+    from prunion.trainer.backbone import known_names
+
+    for source, names in known_names().items():
+        for name in names:
+            if fnmatch(name, pattern):
+                click.echo(f"{source} {name}")
 
 
 @click.command()

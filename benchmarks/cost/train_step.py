@@ -29,9 +29,9 @@ from prunion.trainer.config import (
 )
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Batch
+from prunion.trainer.learning import Training
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import prepare_device
-from prunion.trainer.run import Training
 
 __all__ = ["STEPS", "STEP_NETWORKS", "main", "random_training", "ratio"]
 

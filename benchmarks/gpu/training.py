@@ -15,7 +15,7 @@ import torch
 from prunion.benchmarks.cost import STEP_NETWORKS, STEPS, random_training
 from prunion.benchmarks.gpu.roofline import Device, least_seconds
 from prunion.runtime.base import time_interleaved
-from prunion.trainer.run import Training
+from prunion.trainer.learning import Training
 
 __all__ = ["CASES", "TrainingCase", "training_row"]
 

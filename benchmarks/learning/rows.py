@@ -243,7 +243,7 @@ def _figures(row: LearningRow, result: RunResult, manifest: dict[str, Any]) -> d
         "params": manifest["params"]["exported"] / manifest["params"]["backbone"],
         "macs": manifest["macs"]["exported"] / manifest["macs"]["backbone"],
         "uncut": result.uncut,
-        "sharing": result.sharing,
+        "sharing": result.shared,
         "returned": result.returned,
         "seconds": round(result.seconds, 1),
         "torch": manifest["provenance"]["versions"]["torch"],

@@ -1,14 +1,13 @@
-"""A loaded bundle, which classifies images of any of its domains, and what it answers with."""
+"""A loaded bundle, which classifies images of any of its domains."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
 from prunion.runtime.model.explain import Explanation, explain_model
 from prunion.runtime.model.plan import Plan, find_plan
 from prunion.runtime.model.pool import SessionPool
+from prunion.runtime.model.prediction import Prediction, to_prediction
 
-__all__ = ["Candidate", "Model", "Prediction", "to_prediction"]
+__all__ = ["Model"]
 
 
 class Model:
@@ -282,35 +282,3 @@ class Model:
         self.sessions.form.check_values(array)
         fed = session.needs_tables or not tables.stored
         return run(session, self.sessions.form.feeds(array, rows, tables.feeds if fed else None))
-
-
-class Candidate(NamedTuple):
-    """One class of a domain: its place among the domain's classes, its probability in 0 … 1."""
-
-    name: str
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class of one image: name, place among the domain's classes, probability.
-
-    `top` holds the best few of the domain's classes, best first.
-    """
-
-    domain: str
-    class_name: str
-    index: int
-    probability: float
-    top: tuple[Candidate, ...]
-
-
-def to_prediction(logits: np.ndarray, pack: Pack, top_k: int) -> Prediction:
-    """The best `top_k` classes of `logits` `[Cmax]`."""
-    own = logits[: len(pack.classes)].astype(np.float64)
-    weights = np.exp(own - own.max())
-    probabilities = weights / weights.sum()
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
-    top = tuple(Candidate(pack.classes[i], int(i), float(probabilities[i])) for i in best)
-    return Prediction(pack.name, *top[0], top)

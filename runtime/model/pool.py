@@ -45,11 +45,6 @@ class Pinned:
         return run(self.session, {"image": image})
 
 
-def kept_note(alive: np.ndarray) -> str:
-    """What a session was sliced to, in words."""
-    return f"sliced to {int(alive.sum())} of {len(alive)} channel units"
-
-
 log = logging.getLogger(__name__)
 PATIENCE = 4
 FULL = (BackendError, InputError)  # when a session is made, and when it first runs
@@ -231,10 +226,11 @@ class SessionPool:
                 alive = self.table.round_up(pack.switches, default_round_to())
                 if alive.all():
                     return self._plain(pack, "it uses every channel of the union")
+                note = f"sliced to {int(alive.sum())} of {len(alive)} channel units"
                 try:
                     graph = pin_form(self.graph.read(), self.form, pack, self.table, alive)
                     made = self._made_pinned(graph, pack)
-                    return self._checked(pack, Pinned(made, len(graph), True, kept_note(alive)))
+                    return self._checked(pack, Pinned(made, len(graph), True, note))
                 except UnsupportedGraphError as exc:
                     note = self._refused = str(exc)
             return self._plain(pack, note)

@@ -1,6 +1,7 @@
 from .exporter.api import export as export
-from .exporter.api import train as train
 from .exporter.api import verify as verify
+from .exporter.training import prune as prune
+from .exporter.training import train as train
 from .runtime.errors import BackendError as BackendError
 from .runtime.errors import BudgetError as BudgetError
 from .runtime.errors import BundleError as BundleError

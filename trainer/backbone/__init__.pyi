@@ -5,4 +5,5 @@ from .names import name_norms as name_norms
 from .names import op_name as op_name
 from .paper_resnets import PAPER_NETS as PAPER_NETS
 from .paper_resnets import paper_net as paper_net
+from .published import known_names as known_names
 from .tracing import trace as trace

@@ -20,9 +20,10 @@ from torch import nn
 
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError
+from prunion.trainer.backbone.paper_resnets import PAPER_NETS
 from prunion.trainer.config import BackboneConfig
 
-__all__ = ["published_net"]
+__all__ = ["known_names", "published_net"]
 
 HUB = "hf-hub:"  # what timm's names of repositories begin with
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -49,6 +50,18 @@ def published_net(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
             f'[backbone] weights = "default": the weights of {config.name} cannot be downloaded '
             f"({reason_of(exc)}); give a local file instead"
         ) from exc
+
+
+def known_names() -> dict[str, list[str]]:
+    """The networks that `[backbone]` can name, by source."""
+    import timm
+    from torchvision import models
+
+    return {
+        "prunion": list(PAPER_NETS),
+        "torchvision": models.list_models(module=models),
+        "timm": timm.list_models(),
+    }
 
 
 def _check_name(config: BackboneConfig) -> None:

@@ -11,4 +11,7 @@ from .domains import DomainConfig as DomainConfig
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain
 from .run import load_config as load_config
+from .template import HEAD as HEAD
+from .template import found_domains as found_domains
+from .template import run_file_text as run_file_text
 from .train import TrainConfig as TrainConfig

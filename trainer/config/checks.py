@@ -146,7 +146,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 BackboneSource = Literal["torchvision", "timm", "prunion", "python"]
 WeightMatch = Literal["name", "order"]  # how a file's tensors find the network's
-DomainSource = Literal["files", "torchvision", "huggingface"]
+DomainSource = Literal["files", "torchvision", "huggingface", "python"]
 
 BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
 

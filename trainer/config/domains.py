@@ -34,7 +34,8 @@ class DomainConfig:
     """A domain's name, its training and test images, and how training may change them.
 
     `source = "files"` reads `train` and `test`: one folder of class folders, or Parquet files
-    (one path or several; kept as a tuple). "torchvision" and "huggingface" read the data set
+    (one path or several; kept as a tuple). For "python" a program hands data sets over.
+    "torchvision" and "huggingface" read the data set
     named `dataset`, which the run file calls `name`. `image_column` and `label_column` say which
     columns hold images and labels, where it is Parquet or of the hub. `drop_untrained` leaves out
     the classes without a training image, and their test images. `reference` is what the papers'
@@ -91,6 +92,8 @@ class DomainConfig:
         if self.source == "files":
             self._check_files(where)
             return
+        if self.source == "python" and not (self.train or self.test):
+            return  # a program hands its images over
         if self.train or self.test:
             key = "train" if self.train else "test"
             raise ConfigError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -128,14 +130,19 @@ class RunConfig:
         return cls.from_json(value)
 
 
-def load_config(path: Path | str) -> RunConfig:
+def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:
     """Read a run file; its relative paths count from the file's own folder.
+
+    Args:
+        changes: values in place of the file's, such as `train.lr=3e-4`; paths as in the file.
 
     Raises ConfigError in one line if the file, a key or a value is wrong, or if the file of
     weights does not exist.
     """
     path = Path(path)
     value = _read_toml(path)
+    for change in changes:
+        _merge(value, _read_change(change))
     folder = path.absolute().parent
     try:
         _check_used(value)
@@ -220,6 +227,27 @@ def _is_file(path: str) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):  # a name that is too long for the system, a folder closed to us
         return False
+
+
+def _read_change(text: str) -> dict[str, Any]:
+    """`train.lr=3e-4` as tables; a value that is no TOML is a string, so that quotes may go."""
+    key, sign, value = (part.strip() for part in text.partition("="))
+    for written in (value, json.dumps(value)):
+        try:
+            if sign and "\n" not in text:
+                return tomllib.loads(f"{key} = {written}")
+        except ValueError:
+            continue
+    raise ConfigError(f"--set {shown(text)}: give TABLE.KEY=VALUE, such as train.lr=3e-4")
+
+
+def _merge(value: dict[str, Any], change: dict[str, Any]) -> None:
+    for key, item in change.items():
+        old = value.get(key)
+        if isinstance(old, dict) and isinstance(item, dict):
+            _merge(old, item)
+        else:
+            value[key] = item
 
 
 def _absolute_paths(value: dict[str, Any], folder: Path) -> None:

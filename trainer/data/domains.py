@@ -18,6 +18,7 @@ from prunion.runtime.errors import ConfigError, DataError, PrunionError
 from prunion.runtime.images import ImageSet, Split, are_parquet, open_folder, open_parquet
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
+from prunion.trainer.data.handed import Handed, HandedSets, open_dataset
 from prunion.trainer.data.named import open_huggingface, open_torchvision
 from prunion.trainer.processes import ALONE, Processes
 
@@ -48,16 +49,22 @@ class Domain:
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_domain(config: DomainConfig, seed: int, orientation: Orientation = "exif") -> Domain:
+def open_domain(
+    config: DomainConfig,
+    seed: int,
+    orientation: Orientation = "exif",
+    handed: Handed | None = None,
+) -> Domain:
     """Open a domain's images; `seed` chooses what `holdout` and `limit` leave.
 
-    The images are checked, so that a broken one is named now. `orientation` is the run's. Raises
+    The images are checked, so that a broken one is named now. `orientation` is the run's; `handed`
+    are the data sets of `source = "python"`. Raises
     DataError if they cannot be read or their classes are not plain, ConfigError if an option does
     not fit them.
     """
-    splits = {"train": _open(config, "train", orientation)}
+    splits = {"train": _open(config, "train", orientation, handed)}
     if not config.holdout:
-        splits["test"] = _open(config, "test", orientation)
+        splits["test"] = _open(config, "test", orientation, handed)
     numbered = number_classes(config, splits["train"], splits.get("test"))
     classes, train, test = numbered.classes, numbered.train, numbered.test
     if test is None:
@@ -85,6 +92,7 @@ def open_domains(
     seed: int,
     processes: Processes = ALONE,
     orientation: Orientation = "exif",
+    handed: HandedSets | None = None,
 ) -> list[Domain]:
     """Open every domain that this process owns; of the others it learns classes and counts.
 
@@ -97,7 +105,8 @@ def open_domains(
     try:
         for index, config in enumerate(configs):
             if processes.owns(index):
-                own[index] = domain = open_domain(config, seed, orientation)
+                sets_in_hand = (handed or {}).get(config.name)
+                own[index] = domain = open_domain(config, seed, orientation, sets_in_hand)
                 _log_found(domain)
                 sets = [(len(part), part.digest) for part in (domain.train, domain.test)]
                 facts[str(index)] = {
@@ -121,8 +130,17 @@ def domain_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
-def _open(config: DomainConfig, part: str, orientation: Orientation) -> Split:
+def _open(
+    config: DomainConfig, part: str, orientation: Orientation, handed: Handed | None
+) -> Split:
     train = part == "train"
+    if config.source == "python":
+        if handed is None:
+            raise DataError(
+                f'[domains.{config.name}] source is "python", so a program must hand its images '
+                "over: train with prunion.train(…, datasets={…}); other commands cannot read them"
+            )
+        return open_dataset(config.name, handed[0 if train else 1], part, orientation)
     if config.source == "torchvision":
         return open_torchvision(config, train=train, orientation=orientation)
     if config.source == "huggingface":

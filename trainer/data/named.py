@@ -12,7 +12,7 @@ from prunion.runtime.errors import ConfigError, DataError, MissingDependencyErro
 from prunion.runtime.images import Split, decode_image, digest_of
 from prunion.trainer.config import DomainConfig
 
-__all__ = ["open_huggingface", "open_torchvision"]
+__all__ = ["class_names", "labels_of", "open_huggingface", "open_torchvision"]
 
 
 def open_torchvision(
@@ -24,7 +24,6 @@ def open_torchvision(
     not there.
     """
     dataset = _torchvision_dataset(config, train)
-    names = getattr(dataset, "classes", None) or list(getattr(dataset, "class_to_idx", {}))
 
     def place(index: int) -> str:
         return f"image {index} of {config.dataset} in {config.root}"
@@ -39,8 +38,8 @@ def open_torchvision(
         return decode_image(image, place(index), orientation)
 
     return Split(
-        labels=_torchvision_labels(dataset),
-        names=_distinct(list(map(_class_name, names))) if names else None,
+        labels=labels_of(dataset),
+        names=class_names(dataset),
         read=read,
         place=place,
         digest=digest_of,
@@ -83,7 +82,13 @@ def _torchvision_dataset(config: DomainConfig, train: bool) -> Any:
         ) from None
 
 
-def _torchvision_labels(dataset: Any) -> list[Any]:
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of its classes, where a data set of torchvision's kind says them."""
+    names = getattr(dataset, "classes", None) or list(getattr(dataset, "class_to_idx", {}))
+    return _distinct(list(map(_class_name, names))) if names else None
+
+
+def labels_of(dataset: Any) -> list[Any]:
     """The labels without decoding an image, where the data set keeps them."""
     for attribute in ("targets", "_labels", "labels"):
         values = getattr(dataset, attribute, None)

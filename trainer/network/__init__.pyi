@@ -1,3 +1,5 @@
+from .build import build_network as build_network
+from .build import rebuild_network as rebuild_network
 from .checkpoint import GRAPH as GRAPH
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import foreign_to_checkpoint as foreign_to_checkpoint
@@ -11,5 +13,3 @@ from .evaluation import answer_domains as answer_domains
 from .evaluation import evaluate as evaluate
 from .masked import DomainNet as DomainNet
 from .masked import Gate as Gate
-from .masked import build_network as build_network
-from .masked import rebuild_network as rebuild_network

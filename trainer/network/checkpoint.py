@@ -20,7 +20,8 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.network.masked import DomainNet, rebuild_network
+from prunion.trainer.network.build import rebuild_network
+from prunion.trainer.network.masked import DomainNet
 
 __all__ = [
     "FORMAT_VERSION",

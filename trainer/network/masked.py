@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
-from prunion.trainer.backbone import fold_constants, load_backbone, name_norms, op_name
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.trainer.backbone import fold_constants, name_norms, op_name
 from prunion.trainer.channels import GateSite, Units, find_units
-from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
-from prunion.trainer.network.stored_graph import graph_from_json, graph_to_json
+from prunion.trainer.network.stored_graph import graph_to_json
 
-__all__ = ["DomainNet", "Gate", "build_network", "norm_key", "rebuild_network"]
+__all__ = ["DomainNet", "Gate", "norm_key"]
 
 SAME = 1e-3  # of the largest feature; two orders of float32 sums differ by less
 
@@ -145,56 +143,6 @@ class Gate(nn.Module):
         gate = gate.to(x.dtype)  # 0 and 1 are exact in bfloat16 too
         before, behind = [1] * (self.axis - 1), [1] * (x.dim() - 1 - self.axis)
         return x * gate.view(len(gate), *before, gate.shape[1], *behind)
-
-
-def build_network(
-    config: BackboneConfig,
-    size: tuple[int, int],
-    classes: Sequence[int],
-    *,
-    weights: bool = True,
-    model: nn.Module | None = None,
-) -> DomainNet:
-    """The backbone with BatchNorms, switches and a head for each domain.
-
-    Args:
-        size: height and width of the images.
-        classes: of each domain.
-        weights: False leaves the parameters as the library draws them, for a caller with its own.
-        model: the network itself, in place of the one that `config` names.
-
-    Raises:
-        ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
-        UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
-    """
-    backbone = load_backbone(config, *size, weights=weights, model=model)
-    return DomainNet(backbone, classes, config.keep)
-
-
-def rebuild_network(
-    config: BackboneConfig,
-    size: tuple[int, int],
-    classes: Sequence[int],
-    graph: Any,
-    source: str,
-) -> DomainNet:
-    """The network of a file, for a caller that loads its tensors: from its graph, and so no code.
-
-    Args:
-        graph: as `DomainNet.graph`; None in the files of an earlier prunion, whose networks are
-            made by name once more.
-        source: the file, for messages.
-
-    Raises CheckpointError if the graph is damaged, or missing and no library has such a network.
-    """
-    if graph is not None:
-        return DomainNet(graph_from_json(graph, source), classes, config.keep)
-    if config.source == "python":
-        raise CheckpointError(
-            f"{source} is missing, and only a function of the trainer's made the network: copy the "
-            "whole folder again"
-        )
-    return build_network(config, size, classes, weights=False)
 
 
 def _example(backbone: fx.GraphModule) -> torch.Tensor:

@@ -1,6 +1,8 @@
 from .epochs import STATE as STATE
+from .epochs import OnProgress as OnProgress
+from .epochs import Progress as Progress
+from .epochs import Watch as Watch
 from .folder import foreign_to_run as foreign_to_run
-from .interrupt import exit_when_stopped as exit_when_stopped
 from .later_domain import AddedDomain as AddedDomain
 from .later_domain import add_domain as add_domain
 from .result import RunResult as RunResult
@@ -9,4 +11,3 @@ from .result import closing_table as closing_table
 from .train import ExportCheck as ExportCheck
 from .train import train_run as train_run
 from .train import train_with_baseline as train_with_baseline
-from .training import Training as Training

@@ -3,25 +3,73 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prunion.runtime.errors import OutputError
+from prunion.trainer.config import Phase
+from prunion.trainer.learning import StopRequest, Training
 from prunion.trainer.run.folder import drop_lines_after
-from prunion.trainer.run.interrupt import StopRequest
 from prunion.trainer.run.metrics import MetricsLog
 from prunion.trainer.run.result import usage_figures
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot
-from prunion.trainer.run.training import Training
 
-__all__ = ["STATE", "Log", "open_log", "restore", "run_epochs"]
+__all__ = [
+    "STATE",
+    "UNWATCHED",
+    "Log",
+    "OnProgress",
+    "Progress",
+    "Watch",
+    "open_log",
+    "restore",
+    "run_epochs",
+]
 
 STATE = "state.safetensors"
 Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, as its callbacks are told.
+
+    Attributes:
+        step, total: steps that are done, and that there are.
+        epoch: epochs that are done.
+        phase: warmup, ramp or settle.
+        figures: after a step what `metrics.jsonl` has of it: `loss/NAME`, `train_accuracy/NAME`,
+            `cost`, `target`, `lambda`; after an epoch how the channels are used, and `before`, the
+            accuracies after warm-up, once they are measured.
+    """
+
+    step: int
+    total: int
+    epoch: int
+    phase: Phase
+    figures: Mapping[str, Any]
+
+
+OnProgress = Callable[[Progress], object]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Functions of the caller's: after every step, and after every epoch once its state is saved.
+
+    What they return is ignored, and what they raise ends the run.
+    """
+
+    on_step: OnProgress | None = None
+    on_epoch: OnProgress | None = None
+
+
+UNWATCHED = Watch()
 
 
 def restore(training: Training, folder: Path) -> dict[str, Any]:
@@ -55,6 +103,7 @@ def run_epochs(
     stop: StopRequest,
     facts: dict[str, Any],
     measure: Callable[[], None] = lambda: None,
+    watch: Watch = UNWATCHED,
 ) -> None:
     """Train from where the run is to its end, saving its state after each epoch.
 
@@ -62,6 +111,7 @@ def run_epochs(
         folder: where the state is saved; None saves nothing.
         facts: kept with the state.
         measure: called after each epoch, before its state is saved; it may change `facts`.
+        watch: the caller's own functions, in the first process; what they raise ends the run.
 
     Raises:
         PrunionError: a loss or the network stopped being finite.
@@ -73,7 +123,7 @@ def run_epochs(
         initial=training.step,
         desc="train",
         unit="step",
-        disable=not (processes.first and sys.stderr.isatty()),
+        disable=not (processes.first and _someone_looks()),
     )
     with bar:
 
@@ -81,18 +131,30 @@ def run_epochs(
             log(training.step, **figures)
             bar.set_postfix_str(f"{training.phase} cost {figures['cost']:.2f}", refresh=False)
             bar.update()
+            tell(watch.on_step, training.step + 1, figures)
+
+        def tell(told: OnProgress | None, step: int, figures: Mapping[str, Any]) -> None:
+            if told is not None and processes.first:
+                told(Progress(step, total, training.epoch, training.phase, figures))
 
         while training.epoch < training.config.train.epochs:
             training.run_epoch(report, stop)
             measure()  # now, or a resumed run would measure it again
-            log(training.step, **usage_figures(training))
+            usage = usage_figures(training)
+            log(training.step, **usage)
             if folder is not None:
                 _save(folder, training, facts)
             if processes.any(bool(stop)):
                 raise stop.stopped(
                     f"after {training.step} of {total} steps, all saved: go on with --resume"
                 )
+            tell(watch.on_epoch, training.step, {**usage, **facts})
     stop.now = "after the last step; the state is saved: finish with --resume"
+
+
+def _someone_looks() -> bool:
+    """Whether a progress bar is seen: on a terminal, or under a notebook's cell."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def _save(folder: Path, training: Training, facts: dict[str, Any]) -> None:

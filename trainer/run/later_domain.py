@@ -13,13 +13,12 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig
 from prunion.trainer.cost import budget_account, make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
+from prunion.trainer.learning import StopRequest, Training, stop_signals
 from prunion.trainer.network import Checkpoint, DomainNet, evaluate, rebuild_network
 from prunion.trainer.processes import device_named, prepare_torch
 from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
-from prunion.trainer.run.interrupt import StopRequest, stop_signals
-from prunion.trainer.run.training import Training
 
 __all__ = ["AddedDomain", "add_domain"]
 

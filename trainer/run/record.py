@@ -14,9 +14,9 @@ import numpy as np
 
 from prunion.runtime.measure import Answers, Figures, mistakes
 from prunion.trainer.data import Domain, eval_transform, resized_in_memory
+from prunion.trainer.learning import Training
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.result import RunResult
-from prunion.trainer.run.training import Training
 
 __all__ = ["RECORD", "answer_records", "run_record", "validate", "validation_part"]
 

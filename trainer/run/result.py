@@ -13,7 +13,8 @@ import numpy as np
 from prunion.runtime.base import amount_text, asked_text
 from prunion.runtime.bundle import UnitTable
 from prunion.trainer.cost import budget_account
-from prunion.trainer.run.training import Training
+from prunion.trainer.learning import Training
+from prunion.trainer.run.pictures import Frontier, Point, Sharing
 from prunion.trainer.score import Score, run_score
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What a run ends with.
 
@@ -41,7 +42,7 @@ class RunResult:
         params: parameters of the backbone and of the union.
         macs: multiply-accumulates of the backbone and of the union.
         sparsity: share of unused filters by layer.
-        sharing: share of the kept channels that every domain chose for itself.
+        shared: share of the kept channels that every domain chose for itself.
         sharing_matrix: of the channels that one domain chose, the share that another chose.
         returned: how often a switch that was off came back on.
         score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`.
@@ -59,7 +60,7 @@ class RunResult:
     params: tuple[int, int]
     macs: tuple[int, int]
     sparsity: dict[str, float]
-    sharing: float
+    shared: float
     sharing_matrix: dict[str, dict[str, float]]
     returned: int
     seconds: float
@@ -77,7 +78,30 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         score = self.score and self.score.to_json()
-        return {**vars(self), "folder": str(self.folder), "score": score}
+        value = {"sharing" if k == "shared" else k: v for k, v in vars(self).items()}
+        return {**value, "folder": str(self.folder), "score": score}
+
+    def __repr__(self) -> str:
+        each = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracy.items())
+        kind, cost = self.budget["kind"], amount_text(self.budget["value"])
+        met = "met" if self.budget["met"] else "NOT met"
+        return f"RunResult({self.folder}: {each}; {kind} {cost} of {self.budget['asked']}, {met})"
+
+    def __str__(self) -> str:
+        return closing_table(self)
+
+    def sharing(self) -> Sharing:
+        """Who uses whose channels, to look at and to plot."""
+        names = tuple(self.sharing_matrix)
+        matrix = tuple(tuple(self.sharing_matrix[a][b] for b in names) for a in names)
+        return Sharing(names, matrix, self.shared)
+
+    def frontier(self) -> Frontier:
+        """Accuracy against cost: with every channel, where that was measured, and pruned."""
+        before = [Point("every channel", 1.0, 1.0, dict(self.accuracy_before))]
+        costs = (self.params[1] / self.params[0], self.macs[1] / self.macs[0])
+        pruned = Point(str(self.budget["asked"]), *costs, dict(self.accuracy))
+        return Frontier((*(before if self.accuracy_before else []), pruned))
 
 
 def run_result(
@@ -110,7 +134,7 @@ def run_result(
         params=params,
         macs=macs,
         sparsity=layer_sparsity(table, alive),
-        sharing=float((choices[:, alive] > 0).all(0).mean()),
+        shared=float((choices[:, alive] > 0).all(0).mean()),
         sharing_matrix=_named_matrix(training),
         returned=training.learner.returned,
         seconds=seconds,
@@ -131,7 +155,7 @@ def closing_table(result: RunResult) -> str:
         f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
         f"budget {budget['kind']} {asked_text(budget['asked'])}: {_cost(budget)} {met} "
         f"({result.uncut:.1%} before the last cut); "
-        f"{result.sharing:.0%} of the kept channels were chosen by every domain; "
+        f"{result.shared:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
         *sparsity_lines(result.sparsity),
         *sharing_lines(names, matrix),

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from prunion.runtime.base import reason_of, replace_file, shown
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.config import key_of
+from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
-from prunion.trainer.run.training import Training
 
 __all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes"]
 

@@ -19,7 +19,8 @@ from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.runtime.measure import Answers
 from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
-from prunion.trainer.data import Domain, JointBatches, open_domains
+from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
+from prunion.trainer.learning import Training, stop_signals
 from prunion.trainer.network import (
     GRAPH,
     DomainNet,
@@ -31,9 +32,16 @@ from prunion.trainer.network import (
     save_checkpoint,
 )
 from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
-from prunion.trainer.run.epochs import STATE, Log, open_log, restore, run_epochs
+from prunion.trainer.run.epochs import (
+    STATE,
+    UNWATCHED,
+    Log,
+    Watch,
+    open_log,
+    restore,
+    run_epochs,
+)
 from prunion.trainer.run.folder import check_folder, make_folder
-from prunion.trainer.run.interrupt import stop_signals
 from prunion.trainer.run.record import (
     RECORD,
     answer_records,
@@ -43,7 +51,6 @@ from prunion.trainer.run.record import (
 )
 from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import snapshot_bytes
-from prunion.trainer.run.training import Training
 
 __all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
 
@@ -72,6 +79,8 @@ def train_run(
     model: nn.Module | None = None,
     check: ExportCheck | None = None,
     importance: np.ndarray | None = None,
+    datasets: HandedSets | None = None,
+    watch: Watch = UNWATCHED,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
 
@@ -80,6 +89,8 @@ def train_run(
         check: asked before the first step, but not again by a run that goes on.
         importance: what ranks the units, not negative, `[U]`, the same for every domain; without
             it the run measures each domain's own.
+        datasets: training and test images of the domains of `source = "python"`.
+        watch: functions that are told of every step and epoch.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
@@ -93,7 +104,7 @@ def train_run(
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         orientation = config.input.orientation
-        domains = open_domains(config.domains, config.seed, processes, orientation)
+        domains = open_domains(config.domains, config.seed, processes, orientation, datasets)
         resumes = resume and (folder / STATE).is_file()
         graph = _graph(folder) if resumes else None
         asked = None if resumes else check
@@ -114,7 +125,7 @@ def train_run(
                 _measure_before(training, domains, log, facts)
                 log(training.step, validation=validate(training, few), phase=training.phase)
 
-            run_epochs(training, folder, log, stop, facts, measure)
+            run_epochs(training, folder, log, stop, facts, measure, watch)
             answers = _answers(training, domains)
             accuracy = accuracy_of(answers, domains, processes)
             records = answer_records(training, domains, answers)

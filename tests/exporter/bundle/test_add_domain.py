@@ -17,9 +17,10 @@ from prunion.exporter.bundle import add_domain_pack, export_bundle
 from prunion.runtime.bundle import check_pack, open_bundle, read_pack
 from prunion.runtime.errors import CheckpointError, ConfigError, PrunionError, StoppedError
 from prunion.trainer.config import load_added_domain, load_config
+from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.pruning import SwitchLearner
-from prunion.trainer.run import Training, add_domain, train_run
+from prunion.trainer.run import add_domain, train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -12,9 +12,9 @@ import pytest
 from prunion.runtime.base import files, sha256_file
 from prunion.runtime.errors import DataError, OutputError, PrunionError
 from prunion.trainer.config import load_config
+from prunion.trainer.learning.training import Training
 from prunion.trainer.run import epochs, train, train_run
 from prunion.trainer.run.metrics import MetricsLog
-from prunion.trainer.run.training import Training
 from tests.trainer.tiny_run import tiny_run
 
 

@@ -13,10 +13,11 @@ from torch import nn
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.learning import Training
+from prunion.trainer.learning.distillation import Teacher, load_teacher
+from prunion.trainer.learning.optimiser import WeightAverage, make_optimiser
 from prunion.trainer.network import DomainNet, load_checkpoint
-from prunion.trainer.run import Training, train_run
-from prunion.trainer.run.distillation import Teacher, load_teacher
-from prunion.trainer.run.optimiser import WeightAverage, make_optimiser
+from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
 
 

@@ -14,11 +14,11 @@ from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig, load_co
 from prunion.trainer.cost import counted_pricer, make_budget, make_pricer
 from prunion.trainer.cost.latency import LatencyPricer
 from prunion.trainer.data import Batch
+from prunion.trainer.learning import Training
+from prunion.trainer.learning.distillation import Teacher
+from prunion.trainer.learning.optimiser import WeightAverage
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.pruning.sharing import sharing_gradient
-from prunion.trainer.run import Training
-from prunion.trainer.run.distillation import Teacher
-from prunion.trainer.run.optimiser import WeightAverage
 from tests.trainer.cost.test_latency import made_up
 from tests.trainer.nets import Depthwise, Residual, domain_net
 from tests.trainer.pretended_gpu import moved, pretended_gpu

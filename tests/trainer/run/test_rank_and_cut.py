@@ -14,10 +14,11 @@ import torch
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import CheckpointError, ConfigError
 from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.learning import Training
 from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.pruning import Schedule, make_recipe
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe
-from prunion.trainer.run import RunResult, Training, train_run
+from prunion.trainer.run import RunResult, train_run
 from prunion.trainer.run.snapshot import save_snapshot
 from tests.trainer.tiny_run import tiny_run
 

@@ -13,9 +13,10 @@ import torch
 from prunion.exporter.bundle import export_bundle
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.pruning import Schedule, SwitchLearner, make_recipe
-from prunion.trainer.run import RunResult, Training, train_run
+from prunion.trainer.run import RunResult, train_run
 from tests.trainer.tiny_run import tiny_run
 
 CHOICES: dict[str, dict[str, object]] = {
@@ -79,7 +80,7 @@ def test_who_settles_with_the_union(tmp_path: Path) -> None:
     assert (switches["union"] == kept).all()
     assert not (switches["own"] == kept).all()
     assert results["union"].params == results["own"].params
-    assert results["union"].sharing == results["own"].sharing < 1
+    assert results["union"].shared == results["own"].shared < 1
     assert results["union"].sharing_matrix == results["own"].sharing_matrix
 
 
@@ -98,7 +99,7 @@ def test_sharing_counts_what_was_chosen_not_what_fills_the_budget(
     result = trained(tmp_path)
     scores, union = runs[0].learner.scores, runs[0].net.switches.amax(0) > 0
     assert ((scores > 0).sum(0)[union] == 0).any()
-    assert result.sharing == pytest.approx(float((scores > 0).all(0)[union].float().mean()))
+    assert result.shared == pytest.approx(float((scores > 0).all(0)[union].float().mean()))
 
 
 @pytest.mark.parametrize("order", ["batch", "epoch"])

@@ -19,9 +19,10 @@ from PIL import Image
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import load_config
-from prunion.trainer.run import Training, train_run
+from prunion.trainer.learning import Training
+from prunion.trainer.learning.interrupt import StoppedError, StopRequest
+from prunion.trainer.run import train_run
 from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
-from prunion.trainer.run.interrupt import StoppedError, StopRequest
 from tests.trainer.tiny_run import tiny_run
 
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]

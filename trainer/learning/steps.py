@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.data import Batch
+from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
-from prunion.trainer.run.distillation import Teacher
 
 __all__ = ["StepResult", "check_losses", "check_network", "forward_backward", "importance_of"]
 

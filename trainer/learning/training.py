@@ -11,19 +11,24 @@ import torch
 from prunion.trainer.config import Phase, RunConfig
 from prunion.trainer.cost import PricedBudget, select_union
 from prunion.trainer.data import Batch, JointBatches
-from prunion.trainer.network import DomainNet
-from prunion.trainer.processes import ALONE, Processes
-from prunion.trainer.pruning import Recipe, make_recipe
-from prunion.trainer.run.distillation import load_teacher
-from prunion.trainer.run.interrupt import StopRequest
-from prunion.trainer.run.optimiser import WeightAverage, make_optimiser, set_rates, trunk_parameters
-from prunion.trainer.run.steps import (
+from prunion.trainer.learning.distillation import load_teacher
+from prunion.trainer.learning.interrupt import StopRequest
+from prunion.trainer.learning.optimiser import (
+    WeightAverage,
+    make_optimiser,
+    set_rates,
+    trunk_parameters,
+)
+from prunion.trainer.learning.steps import (
     StepResult,
     check_losses,
     check_network,
     forward_backward,
     importance_of,
 )
+from prunion.trainer.network import DomainNet
+from prunion.trainer.processes import ALONE, Processes
+from prunion.trainer.pruning import Recipe, make_recipe
 
 __all__ = ["Training"]
 

@@ -1,0 +1,207 @@
+"""What `import prunion` gives of training: `train`, and `prune` for a network in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunion.exporter.graph import rehearse_export
+from prunion.runtime.base import is_number, shown
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config import RunConfig, load_config
+from prunion.trainer.run import OnProgress, RunResult, Watch, train_run
+
+__all__ = ["prune", "train"]
+
+HOLDOUT = 0.1  # of the training images, where a domain has no test images
+SIZE = 224  # of a network that does not say what it was trained with
+
+
+def train(
+    config: RunConfig | Mapping[str, Any] | Path | str,
+    output: Path | str | None = None,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    model: nn.Module | None = None,
+    datasets: Mapping[str, Any] | None = None,
+    on_step: OnProgress | None = None,
+    on_epoch: OnProgress | None = None,
+) -> RunResult:
+    """Train and prune a network, as `prunion train` does.
+
+    Before the first step a random cut of the network is exported and compared, so that what
+    cannot be exported is not trained.
+
+    Args:
+        config: a run file's path, its tables as a mapping, or a `RunConfig`. Relative paths in a
+            file count from its folder, those of a mapping from the working folder.
+        output: the run folder; `runs/NAME` for a file NAME.toml, else `runs/run`.
+        force: replace a run folder that is there.
+        resume: go on from the state that the folder holds.
+        model: a network in place of the one that `[backbone]` names; it is left as it is.
+        datasets: by name, for domains of `source = "python"`: a `torch.utils.data.Dataset`, or
+            two, `(train, test)`.
+        on_step, on_epoch: called with a `Progress` after each step, and after each epoch once its
+            state is saved; what they raise ends the run.
+
+    Raises:
+        ConfigError: a key is missing, unknown or out of range.
+        PrunionError: the folder exists, a domain or backbone cannot be read, the budget cannot be
+            met, the network could not be exported, or the loss stops being finite.
+    """
+    run_file = None
+    if isinstance(config, Mapping):
+        config = RunConfig.from_json(dict(config))
+    elif not isinstance(config, RunConfig):
+        run_file = Path(config)
+        config = load_config(run_file)
+    name = "run" if run_file is None else run_file.stem
+    return train_run(
+        config,
+        Path("runs") / name if output is None else Path(output),
+        force=force,
+        resume=resume,
+        run_file=run_file,
+        model=model,
+        datasets={name: _pair(value) for name, value in (datasets or {}).items()},
+        check=rehearse_export,
+        watch=Watch(on_step, on_epoch),
+    )
+
+
+def prune(
+    model: nn.Module,
+    domains: Mapping[str, Any],
+    budget: float | str | Mapping[str, Any] = 0.5,
+    output: Path | str | None = None,
+    *,
+    size: int | tuple[int, int] | None = None,
+    force: bool = False,
+    resume: bool = False,
+    on_step: OnProgress | None = None,
+    on_epoch: OnProgress | None = None,
+    **tables: Any,
+) -> RunResult:
+    """Prune a network in hand for a few domains; `model` itself is left as it is.
+
+    A linear layer at its very end is taken for the classifier and dropped, a map `[N, C, H, W]` is
+    pooled, anything else is features.
+
+    Args:
+        model: from images `[N, 3, H, W]` to one tensor.
+        domains: each one's images by its name: a folder of class folders, or of `train` and `test`
+            with class folders in them; a Parquet file; a `torch.utils.data.Dataset`; two of these,
+            `(train, test)`; or the keys of `[domains.NAME]` as a dict. Without test images a tenth
+            of the training images is held out.
+        budget: a share of the network's parameters; else one kind and its limit, such as
+            `{"macs": 0.5}`, or the keys of `[budget]`.
+        output: the run folder; `runs/NAME`, of the model's class, without one.
+        size: of the images in pixels; what the network says of itself, else 224.
+        tables: what else a run file may hold, such as `train={"settle": 3}`, `seed=1`, or
+            `backbone={"cut": "layer3"}`.
+        force, resume, on_step, on_epoch: as for `train`.
+
+    Raises:
+        ConfigError: a key is missing, unknown or out of range.
+        UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
+        PrunionError: as `train`.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model is a {type(model).__name__}: give a torch.nn.Module")
+    if not isinstance(domains, Mapping) or not domains:
+        raise ConfigError(
+            f'domains is {shown(domains)}: give images by name, such as {{"birds": "data/birds"}}'
+        )
+    kind = type(model)
+    described = {name: _domain(name, value) for name, value in domains.items()}
+    backbone = {
+        "source": "python",
+        "name": f"{kind.__module__}:{kind.__name__}",
+        **_keys("backbone", tables.pop("backbone", {})),
+    }
+    given = _keys("input", tables.pop("input", {}))
+    config = {
+        **tables,
+        "backbone": backbone,
+        "input": {**_sees(model), **({} if size is None else {"size": size}), **given},
+        "budget": _budget(budget),
+        "domains": {name: table for name, (table, _) in described.items()},
+    }
+    return train(
+        config,
+        Path("runs") / kind.__name__.lower() if output is None else output,
+        force=force,
+        resume=resume,
+        model=model,
+        datasets={name: pair for name, (_, pair) in described.items() if pair is not None},
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+
+
+def _keys(table: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{table} is {shown(value)}: give its keys as a dict")
+    return dict(value)
+
+
+def _budget(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {"kind": "params", "limit": value}
+    if "limit" in value or len(value) != 1:
+        return dict(value)
+    ((kind, limit),) = value.items()
+    return {"kind": kind, "limit": limit}
+
+
+def _sees(model: nn.Module) -> dict[str, Any]:
+    """Size and normalisation that a network of timm or torchvision was trained with."""
+    known = getattr(model, "pretrained_cfg", None)
+    known = known if isinstance(known, Mapping) else {}
+    value: dict[str, Any] = {key: known[key] for key in ("mean", "std") if key in known}
+    size: Any = tuple(known.get("input_size") or ())[1:]
+    if len(size) != 2:
+        size = getattr(model, "image_size", None) or getattr(model, "img_size", None)
+    fits = is_number(size) or (isinstance(size, tuple) and len(size) == 2)
+    return {**value, "size": size if fits else SIZE}
+
+
+def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
+    """The keys of `[domains.NAME]`, and the data sets in hand."""
+    if isinstance(value, Mapping):
+        table, pair = dict(value), None
+        if any(not _is_paths(table[key]) for key in ("train", "test") if key in table):
+            pair = (table.pop("train", None), table.pop("test", None))
+            table = {"source": "python", **table}
+    elif _is_paths(value) and not isinstance(value, (tuple, list)):
+        folder, pair = Path(value), None
+        parts = {part: str(folder / part) for part in ("train", "test")}
+        both = all(Path(part).is_dir() for part in parts.values())
+        table = parts if both else {"train": str(folder)}
+    else:
+        first, test = _pair(value)
+        pair = None if _is_paths(first) and _is_paths(test) else (first, test)
+        table = {"train": first, "test": test} if pair is None else {"source": "python"}
+    for part in ("train", "test"):  # a path may be pathlib's
+        if isinstance(table.get(part), Path):
+            table[part] = str(table[part])
+    tested = pair[1] is not None if pair else bool(table.get("test"))
+    if table.get("source", "files") in ("files", "python") and not tested:
+        table.setdefault("holdout", HOLDOUT)
+    return table, pair
+
+
+def _is_paths(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return bool(values) and all(isinstance(x, (str, Path)) for x in values)
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    """Training and test images: two, or one and nothing."""
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return value[0], value[1]
+    return value, None

@@ -1,0 +1,44 @@
+"""What a model answers: classes of a domain with their probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from prunion.runtime.bundle import Pack
+
+__all__ = ["Candidate", "Prediction", "to_prediction"]
+
+
+class Candidate(NamedTuple):
+    """One class of a domain: its place among the domain's classes, its probability in 0 … 1."""
+
+    name: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of one image: name, place among the domain's classes, probability.
+
+    `top` holds the best few of the domain's classes, best first.
+    """
+
+    domain: str
+    class_name: str
+    index: int
+    probability: float
+    top: tuple[Candidate, ...]
+
+
+def to_prediction(logits: np.ndarray, pack: Pack, top_k: int) -> Prediction:
+    """The best `top_k` classes of `logits` `[Cmax]`."""
+    own = logits[: len(pack.classes)].astype(np.float64)
+    weights = np.exp(own - own.max())
+    probabilities = weights / weights.sum()
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    top = tuple(Candidate(pack.classes[i], int(i), float(probabilities[i])) for i in best)
+    return Prediction(pack.name, *top[0], top)

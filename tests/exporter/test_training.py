@@ -1,0 +1,195 @@
+"""From Python: the same bytes as the command line, a network in hand, callbacks, plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset
+
+import prunion
+from prunion.exporter.training import _domain, _sees
+from prunion.runtime.errors import ConfigError, DataError
+from prunion.trainer.cli import train as train_command
+from prunion.trainer.config import load_config
+from prunion.trainer.run import Progress
+from tests.trainer.nets import Residual
+from tests.trainer.tiny_run import tiny_run, write_domain
+
+SHORT = {"warmup": 1, "ramp": 1, "settle": 1, "batch_size": 4}
+
+
+class Noise(Dataset[tuple[Any, int]]):
+    """Pictures in memory, in one of the forms that a data set may give them."""
+
+    classes = ("dark", "bright")
+
+    def __init__(self, count: int = 12, form: str = "tensor") -> None:
+        self.count, self.form = count, form
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        pixels = np.full((16, 16, 3), 60 + 120 * (index % 2) + index, np.uint8)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        forms = {"array": pixels, "bytes": tensor, "tensor": tensor / 255}
+        forms |= {"picture": Image.fromarray(pixels), "normalised": tensor / 255 - 0.5}
+        return forms[self.form], index % 2
+
+
+def checkpoint(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "checkpoint").iterdir())}
+
+
+def test_python_and_the_command_line_give_the_same_bytes(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    done = CliRunner().invoke(train_command, [str(run_file), "-o", str(tmp_path / "command")])
+    assert done.exit_code == 0, done.output
+    result = prunion.train(run_file, tmp_path / "python")
+    prunion.train(load_config(run_file).to_json(), tmp_path / "tables")
+    expected = checkpoint(tmp_path / "command")
+    assert set(expected) >= {"checkpoint.json", "model.safetensors", "units.json", "graph.json"}
+    assert checkpoint(tmp_path / "python") == expected
+    assert checkpoint(tmp_path / "tables") == expected
+    assert str(result).startswith("domain")
+    assert repr(result).startswith(f"RunResult({tmp_path / 'python'}: warm ")
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Residual, dict[str, Any], list]:
+    folder, told = tmp_path_factory.mktemp("pruned"), []
+    write_domain(folder / "paint", ["red", "green"], 6, 0)
+    torch.manual_seed(0)
+    model = Residual()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = prunion.prune(
+        model,
+        {"paint": folder / "paint", "noise": Noise(), "both": (Noise(), Noise(8, "array"))},
+        0.7,
+        folder / "run",
+        size=16,
+        train=SHORT,
+        threads=1,
+        on_step=lambda now: told.append(("step", now)),
+        on_epoch=lambda now: told.append(("epoch", now)),
+    )
+    return result, model, before, told
+
+
+def test_a_network_in_hand_is_pruned_and_left_as_it_is(pruned: Any, tmp_path: Path) -> None:
+    result, model, before, _ = pruned
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert result.budget["met"]
+    assert result.data["paint"]["images"] == {"train": 12, "test": 12}  # train/ and test/
+    assert result.data["noise"]["images"] == {"train": 10, "test": 2}  # a tenth of each class
+    assert result.data["both"]["images"] == {"train": 12, "test": 8}
+    bundle = prunion.export(result, tmp_path / "m.prunion")
+    assert [d.name for d in bundle.manifest.domains] == ["paint", "noise", "both"]
+    answer, *_ = prunion.load(tmp_path / "m.prunion").predict(
+        [np.zeros((16, 16, 3), np.uint8)], domain=["noise"]
+    )
+    assert answer.class_name in ("dark", "bright")
+
+
+def test_callbacks_hear_of_every_step_and_epoch(pruned: Any) -> None:
+    told: list[tuple[str, Progress]] = pruned[3]
+    steps = [now for kind, now in told if kind == "step"]
+    epochs = [now for kind, now in told if kind == "epoch"]
+    assert [now.step for now in steps] == list(range(1, steps[-1].total + 1))
+    assert [now.epoch for now in epochs] == [1, 2, 3]
+    assert {"loss/noise", "cost"} <= steps[0].figures.keys()
+    assert epochs[0].figures["before"].keys() == {"paint", "noise", "both"}
+    assert [now.phase for now in epochs] == ["warmup", "ramp", "settle"]
+
+
+def test_what_a_callback_raises_ends_the_run(tmp_path: Path) -> None:
+    def stop(now: Progress) -> None:
+        raise KeyError("enough")
+
+    sets = {"a": Noise(), "b": Noise()}
+    with pytest.raises(KeyError, match="enough"):
+        prunion.prune(Residual(), sets, 0.7, tmp_path / "r", size=16, train=SHORT, on_epoch=stop)
+    # The state was saved before, and the run goes on from there.
+    go_on = {"size": 16, "train": SHORT, "resume": True}
+    assert prunion.prune(Residual(), sets, 0.7, tmp_path / "r", **go_on).accuracy.keys() == {*"ab"}
+
+
+def test_results_plot(pruned: Any) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    result = pruned[0]
+    frontier, sharing = result.frontier(), result.sharing()
+    assert frontier.points[0].params == 1.0
+    assert frontier.points[1].params == result.params[1] / result.params[0] <= 0.7
+    assert frontier.points[1].accuracy == result.accuracy
+    assert sharing.domains == ("paint", "noise", "both")
+    assert sharing.everyone == result.to_json()["sharing"]
+    assert [row[i] for i, row in enumerate(sharing.matrix)] == [1.0, 1.0, 1.0]
+    assert frontier.plot(cost="macs").get_xlabel().startswith("macs")
+    assert sharing.plot().get_images()
+    json.dumps(result.to_json())
+
+
+def test_what_a_network_says_of_itself_is_what_it_sees() -> None:
+    import timm
+
+    seen = _sees(timm.create_model("test_resnet"))
+    assert (seen["size"], seen["mean"]) == ((160, 160), (0.5, 0.5, 0.5))
+    assert _sees(Residual()) == {"size": 224}
+
+
+def test_a_domain_may_be_given_in_many_ways(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    one = ({"train": str(tmp_path), "holdout": 0.1}, None)
+    assert _domain("d", tmp_path) == _domain("d", str(tmp_path)) == one
+    (tmp_path / "test").mkdir()
+    two = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
+    assert _domain("d", tmp_path) == (two, None)
+    assert _domain("d", (tmp_path / "train", tmp_path / "test")) == (two, None)
+    assert _domain("d", {"train": "x.parquet", "mirror": True})[0]["holdout"] == 0.1
+    named = {"source": "torchvision", "name": "MNIST"}
+    assert _domain("d", named) == (named, None)
+    noise = Noise()
+    assert _domain("d", {"train": noise, "mirror": True}) == (
+        {"source": "python", "mirror": True, "holdout": 0.1},
+        (noise, None),
+    )
+
+
+@pytest.mark.parametrize("form", ["picture", "array", "bytes", "tensor"])
+def test_a_data_sets_images_are_the_same_in_every_form(form: str) -> None:
+    from prunion.trainer.config import DomainConfig
+    from prunion.trainer.data import open_domain
+
+    config = DomainConfig("d", "python")
+    domain = open_domain(config, 0, handed=(Noise(form=form), Noise(form=form)))
+    assert domain.classes == ("dark", "bright")
+    assert np.array(domain.train.image(1)).tolist() == [[[181] * 3] * 16] * 16
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ({"a": Noise(form="normalised")}, r"train image 0 is a float32 Tensor of shape"),
+        ({"a": 3}, r"\[domains.a\] train is a int: give a torch.utils.data.Dataset"),
+        ({}, "domains is {}: give images by name"),
+        ({"a": {"source": "python", "holdout": 0.5}}, "a program must hand its images over"),
+    ],
+)
+def test_images_that_are_none_are_named(
+    tmp_path: Path, domains: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((DataError, ConfigError), match=message):
+        prunion.prune(Residual(), domains, 0.7, tmp_path / "run", size=16, train=SHORT)
+
+
+def test_a_model_must_be_one() -> None:
+    with pytest.raises(ConfigError, match=r"model is a type: give a torch\.nn\.Module"):
+        prunion.prune(nn.Linear, {"a": Noise()})  # type: ignore[arg-type]

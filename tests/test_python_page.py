@@ -1,0 +1,29 @@
+"""Every snippet of docs/python.md runs, one after the other, as a reader would type them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.trainer.tiny_run import tiny_run
+
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    tiny_run(tmp_path)
+    Image.new("RGB", (20, 20), (200, 40, 40)).save(tmp_path / "red.png")
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    assert len(snippets) == PAGE.read_text("utf-8").count("```") // 2
+    names: dict[str, Any] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert (tmp_path / "first.prunion").is_dir()
+    assert names["result"].budget["kind"] == "macs"
+    assert names["result"].budget["met"]

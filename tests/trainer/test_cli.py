@@ -1,0 +1,94 @@
+"""A run file made from a folder, names listed, values set on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunion.runtime.cli.main import cli
+from prunion.runtime.errors import ConfigError, DataError
+from prunion.trainer.config import found_domains, load_config
+from tests.trainer.images import write_folders
+from tests.trainer.tiny_run import tiny_run
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    done = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def test_init_writes_a_run_file_for_what_it_finds(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    counts = {"a": 1, "b": 1}
+    write_folders(data / "birds" / "train", counts)
+    write_folders(data / "birds" / "val", counts)
+    write_folders(data / "my signs.2", counts)
+    (data / "digits").mkdir()
+    for part in ("train", "test"):
+        (data / "digits" / f"{part}.parquet").touch()
+    (data / "notes").mkdir()
+    (tmp_path / "runs").mkdir()
+    output = tmp_path / "runs" / "run.toml"
+    assert "3 domains, birds, digits, my_signs.2" in run("init", data, "-o", output)
+    assert 'train = "../data/birds/train"' in output.read_text()
+    birds, digits, signs = load_config(output).domains
+    assert birds.test == (str(data / "birds" / "val"),)
+    assert digits.train == (str(data / "digits" / "train.parquet"),)
+    assert (signs.train, signs.test, signs.holdout) == ((str(data / "my signs.2"),), (), 0.2)
+
+
+def test_init_takes_a_folder_that_is_one_domain(tmp_path: Path) -> None:
+    one = write_folders(tmp_path / "birds", {"a": 1, "b": 1})
+    assert found_domains(one) == {"birds": {"train": one}}
+    with pytest.raises(DataError, match="holds no images in class folders: give DATA/DOMAIN"):
+        found_domains(one / "a")
+    with pytest.raises(DataError, match="is no folder"):
+        found_domains(tmp_path / "nothing")
+
+
+def test_init_replaces_only_its_own(tmp_path: Path) -> None:
+    write_folders(tmp_path / "birds", {"a": 1, "b": 1})
+    output = tmp_path / "run.toml"
+    output.write_text("seed = 3\n")
+    assert "already exists" in run("init", tmp_path / "birds", "-o", output, code=1)
+    refused = run("init", tmp_path / "birds", "-o", output, "--force", code=1)
+    assert "was not written by `prunion init`" in refused
+    assert output.read_text() == "seed = 3\n"
+    output.unlink()
+    run("init", tmp_path / "birds", "-o", output)
+    run("init", tmp_path / "birds", "-o", output, "--force")
+
+
+def test_backbones_are_listed_by_source() -> None:
+    lines = run("list", "backbones", "resnet26*").splitlines()
+    assert "prunion resnet26" in lines
+    assert "timm resnet26t" in lines
+    assert "torchvision resnet18" in run("list", "backbones", "resnet18").splitlines()
+
+
+def test_values_are_set_on_the_command_line(tmp_path: Path) -> None:
+    path = tiny_run(tmp_path)
+    changes = ["train.lr=3e-4", "seed = 7", "backbone.name=resnet34", 'budget.limit="50%"']
+    config = load_config(path, [*changes, "domains.warm.mirror=true", "input.size=[16, 24]"])
+    assert (config.train.lr, config.seed, config.backbone.name) == (3e-4, 7, "resnet34")
+    assert (config.budget.limit, config.input.size) == ("50%", (16, 24))
+    assert [domain.mirror for domain in config.domains] == [True, True]
+    assert config.train.warmup == load_config(path).train.warmup
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.lr", r"--set 'train.lr': give TABLE.KEY=VALUE"),
+        ("=3", r"--set '=3': give TABLE.KEY=VALUE"),
+        ("train.lrr=3", r"\[train\] lrr is not a key of a run file: did you mean 'lr'"),
+        ("train.lr=fast", r"\[train\] lr is 'fast': give a number"),
+        ("train=3", r"\[train\] is 3: make it a table"),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_named(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(tiny_run(tmp_path), [change])

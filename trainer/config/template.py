@@ -1,0 +1,122 @@
+"""A run file for a folder of images, with the keys that one changes first."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from prunion.runtime.base import shown
+from prunion.runtime.errors import DataError
+
+__all__ = ["HEAD", "found_domains", "run_file_text"]
+
+HEAD = "# Written by `prunion init`"
+HOLDOUT = 0.2
+TESTS = ("test", "val", "valid", "validation")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+BARE = re.compile(r"[A-Za-z0-9_-]+")
+TEXT = """\
+{head} for {data}: `prunion train {file}` trains it. docs/run-file.md has every key.
+seed = 0
+
+[backbone]
+source = "torchvision"           # torchvision | timm | python (a function of yours)
+name = "resnet18"
+weights = "default"              # the library's download, "none", or a local file
+# cut = "layer3"                 # keep the network up to this module
+
+[input]
+size = 64                        # pixels that the network sees: larger is slower and sees more
+
+[budget]
+kind = "params"                  # params | macs | bytes | switches | latency
+limit = 0.5                      # share of the backbone's, or an amount: "1.2M"
+
+[train]
+warmup = 2                       # epochs of each phase
+ramp = 4
+settle = 6
+batch_size = 32                  # images per domain and step
+"""
+
+
+def found_domains(data: Path) -> dict[str, dict[str, Path]]:
+    """The domains in a folder: each one's `train` and, where there is one, `test`, by its name.
+
+    A domain is a folder of class folders, or one that holds such folders (or Parquet files) called
+    `train` and `test` (or `val`). `data` may hold several, or be one itself.
+
+    Raises DataError if it holds none.
+    """
+    if not data.is_dir():
+        raise DataError(f"{data} is no folder: give one that holds a folder for each domain")
+    if own := _domain(data):
+        return {_name(data.resolve().name): own}
+    found: dict[str, dict[str, Path]] = {}
+    for folder in _folders(data):
+        if parts := _domain(folder):
+            found[_name(folder.name)] = parts
+    if not found:
+        raise DataError(
+            f"{data} holds no images in class folders: give DATA/DOMAIN/CLASS/*.jpg, or "
+            "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside"
+        )
+    return found
+
+
+def run_file_text(data: Path, file: Path, domains: Mapping[str, Mapping[str, Path]]) -> str:
+    """The run file's TOML, its paths relative to where it will lie."""
+    text = TEXT.format(head=HEAD, data=shown(str(data)), file=file.name)
+    for name, parts in domains.items():
+        text += f"\n[domains.{name if BARE.fullmatch(name) else json.dumps(name)}]\n"
+        for part, path in parts.items():
+            text += f"{part} = {json.dumps(_beside(path, file))}\n"
+        if "test" not in parts:
+            text += f"holdout = {HOLDOUT}                    # of the training images, to test on\n"
+        text += "mirror = false                   # true where left and right mean the same\n"
+    return text
+
+
+def _domain(folder: Path) -> dict[str, Path] | None:
+    train = _part(folder, "train")
+    if train is not None:
+        tests = (_part(folder, name) for name in TESTS)
+        test = next((x for x in tests if x is not None), None)
+        return {"train": train} | ({"test": test} if test is not None else {})
+    return {"train": folder} if _holds_classes(folder) else None
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    for path in (folder / name, folder / f"{name}.parquet"):
+        if path.is_file() or _holds_classes(path):
+            return path
+    return None
+
+
+def _holds_classes(folder: Path) -> bool:
+    return any(_holds_images(inner) for inner in _folders(folder))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(x.suffix.lower() in IMAGES for x in folder.iterdir())
+
+
+def _folders(folder: Path) -> list[Path]:
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [x for x in inside if x.is_dir() and not x.name.startswith(".")]
+
+
+def _name(folder: str) -> str:
+    """A domain's name for a folder's: what it may not hold becomes `_`."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", folder)[:64]
+    return name if name[:1].isalnum() else f"d{name}"[:64]
+
+
+def _beside(path: Path, file: Path) -> str:
+    try:
+        return Path(os.path.relpath(path.resolve(), file.absolute().parent.resolve())).as_posix()
+    except ValueError:  # on another drive
+        return path.resolve().as_posix()

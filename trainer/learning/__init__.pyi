@@ -1,0 +1,4 @@
+from .interrupt import StopRequest as StopRequest
+from .interrupt import exit_when_stopped as exit_when_stopped
+from .interrupt import stop_signals as stop_signals
+from .training import Training as Training

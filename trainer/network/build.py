@@ -1,0 +1,66 @@
+"""The masked network by its backbone's name, by a model in hand, or by the graph of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from prunion.runtime.errors import CheckpointError
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network.masked import DomainNet
+from prunion.trainer.network.stored_graph import graph_from_json
+
+__all__ = ["build_network", "rebuild_network"]
+
+
+def build_network(
+    config: BackboneConfig,
+    size: tuple[int, int],
+    classes: Sequence[int],
+    *,
+    weights: bool = True,
+    model: nn.Module | None = None,
+) -> DomainNet:
+    """The backbone with BatchNorms, switches and a head for each domain.
+
+    Args:
+        size: height and width of the images.
+        classes: of each domain.
+        weights: False leaves the parameters as the library draws them, for a caller with its own.
+        model: the network itself, in place of the one that `config` names.
+
+    Raises:
+        ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
+        UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
+    """
+    backbone = load_backbone(config, *size, weights=weights, model=model)
+    return DomainNet(backbone, classes, config.keep)
+
+
+def rebuild_network(
+    config: BackboneConfig,
+    size: tuple[int, int],
+    classes: Sequence[int],
+    graph: Any,
+    source: str,
+) -> DomainNet:
+    """The network of a file, for a caller that loads its tensors: from its graph, and so no code.
+
+    Args:
+        graph: as `DomainNet.graph`; None in the files of an earlier prunion, whose networks are
+            made by name once more.
+        source: the file, for messages.
+
+    Raises CheckpointError if the graph is damaged, or missing and no library has such a network.
+    """
+    if graph is not None:
+        return DomainNet(graph_from_json(graph, source), classes, config.keep)
+    if config.source == "python":
+        raise CheckpointError(
+            f"{source} is missing, and only a function of the trainer's made the network: copy the "
+            "whole folder again"
+        )
+    return build_network(config, size, classes, weights=False)

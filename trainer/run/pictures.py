@@ -1,0 +1,99 @@
+"""What a run shows of itself as plain data that plots: accuracy against cost, and shared channels.
+
+matplotlib is needed to plot, and only then: `pip install 'prunion[plot]'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prunion.runtime.errors import MissingDependencyError
+
+__all__ = ["Frontier", "Point", "Sharing"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network: shares of the backbone's cost, and the share of right answers by domain."""
+
+    name: str
+    params: float
+    macs: float
+    accuracy: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """The domains' mean accuracy."""
+        return sum(self.accuracy.values()) / len(self.accuracy)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Accuracy against cost, one point for each network."""
+
+    points: tuple[Point, ...]
+
+    def plot(self, axes: Any = None, *, cost: str = "params") -> Any:
+        """Draw a line for each domain and their mean into matplotlib's `axes`, and return them.
+
+        Args:
+            cost: `params` or `macs`.
+
+        Raises MissingDependencyError without matplotlib.
+        """
+        axes = _axes(axes)
+        points = sorted(self.points, key=lambda point: float(getattr(point, cost)))
+        shares = [100 * getattr(point, cost) for point in points]
+        for name in points[0].accuracy:
+            each = [100 * point.accuracy[name] for point in points]
+            axes.plot(shares, each, marker="o", alpha=0.6, label=name)
+        mean = [100 * point.mean for point in points]
+        axes.plot(shares, mean, "k--", marker="o", label="mean")
+        axes.set(xlabel=f"{cost}, % of the backbone's", ylabel="accuracy, %")
+        axes.legend()
+        return axes
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Who uses whose channels.
+
+    Attributes:
+        matrix: row i, column j: of the kept channels that domain i chose, the share that j chose.
+        everyone: share of the kept channels that every domain chose.
+    """
+
+    domains: tuple[str, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    everyone: float
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the matrix into matplotlib's `axes`, and return them.
+
+        Raises MissingDependencyError without matplotlib.
+        """
+        axes = _axes(axes)
+        axes.imshow(self.matrix, vmin=0, vmax=1, cmap="Blues")
+        places = range(len(self.domains))
+        axes.set_xticks(places, self.domains, rotation=45, ha="right")
+        axes.set_yticks(places, self.domains)
+        for i, row in enumerate(self.matrix):
+            for j, share in enumerate(row):
+                colour = "white" if share > 0.6 else "black"
+                axes.text(j, i, f"{share:.0%}", ha="center", va="center", color=colour)
+        axes.set(xlabel="… that this domain chose too", ylabel="of the channels of …")
+        return axes
+
+
+def _axes(axes: Any) -> Any:
+    if axes is not None:
+        return axes
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise MissingDependencyError(
+            "a plot needs matplotlib: pip install 'prunion[plot]'"
+        ) from None
+    return pyplot.subplots()[1]

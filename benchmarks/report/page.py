@@ -32,7 +32,7 @@ h3{font-size:1.05rem;margin:1.6em 0 .4em}h4{font-size:.95rem;margin:0 0 .3em}
 p{margin:.3em 0}a{color:var(--accent)}.muted{color:var(--muted);font-size:.9rem}
 nav ul{display:flex;flex-wrap:wrap;gap:.2em 1.2em;list-style:none;padding:0;margin:.4em 0}
 .cards{columns:3 350px;column-gap:16px}
-figure,.card{display:inline-block;width:100%;margin:0 0 16px;padding:12px;break-inside:avoid;
+figure,.card{margin:0 0 16px;padding:12px;break-inside:avoid;
 border:1px solid var(--grid);border-radius:10px}
 figure svg{display:block;width:100%;height:auto;max-width:520px;margin:0 auto}
 .tall{max-height:36rem;overflow:auto}

@@ -245,6 +245,7 @@ def _log(path: Path) -> list[dict[str, Any]]:
 
 def _identity(config: Mapping[str, Any], accuracy: Mapping[str, float]) -> str:
     plain = {key: config.get(key) for key in ("backbone", "train", "seed")}
+    plain["limit"] = dict(config.get("budget") or {}).get("limit")
     return json.dumps([plain, sorted(accuracy.items())], sort_keys=True, default=str)
 
 

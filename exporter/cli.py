@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +29,12 @@ def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
     rehearse_export(net, height, width, round_to)
 
 
-assert unchecked.callback is not None
-train = click.Command(
-    "train",
-    params=unchecked.params,
-    help=unchecked.help,
-    callback=partial(unchecked.callback, check=_check),
-)
+def _train(**options: Any) -> None:
+    assert unchecked.callback is not None
+    unchecked.callback(**options, check=_check)
+
+
+train = click.Command("train", params=unchecked.params, help=unchecked.help, callback=_train)
 
 
 @click.command()

@@ -136,8 +136,7 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, 2)
         q, k, v = (t.unflatten(2, (2, 4)).transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        y = self.out(y)
+        y = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + y.transpose(1, 2).reshape(x.shape)
 
 

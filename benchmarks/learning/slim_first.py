@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunion.runtime.base import install_hint
 from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import MissingDependencyError, VerificationError
 from prunion.trainer.backbone import load_backbone
@@ -60,7 +61,7 @@ def _scores(model: nn.Module, importance: str, height: int, width: int) -> dict[
         import torch_pruning
     except ImportError:
         raise MissingDependencyError(
-            "this needs the package torch-pruning: pip install 'prunion[bench]'"
+            f"this needs the package torch-pruning: {install_hint('bench')}"
         ) from None
     noise = torch.randn(NOISE_IMAGES, 3, height, width, generator=torch.Generator().manual_seed(0))
     for parameter in model.parameters():  # its trace is autograd's

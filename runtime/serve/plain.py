@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from prunion.runtime.base import install_hint
 from prunion.runtime.errors import InputError
 from prunion.runtime.protocol import openapi_document, openapi_page
 from prunion.runtime.serve.body import read_body, unless_gone, unpacked
@@ -100,7 +101,7 @@ class _Handlers:
             yield body
 
         if find_spec("python_multipart") is None:
-            fix = "pip install 'prunion[serve]', or send one image as the body"
+            fix = f"{install_hint('serve')}, or send one image as the body"
             raise HTTPException(501, f"this server lacks python-multipart: {fix}")
         most = self.service.options.limits.rows
         try:

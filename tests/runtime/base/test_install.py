@@ -63,6 +63,6 @@ def test_from_a_wheel_a_folder_and_an_index(
 def test_no_hint_is_written_by_hand() -> None:
     for stage in ("runtime", "trainer", "exporter", "benchmarks"):
         for file in (ROOT / stage).rglob("*.py"):
-            if file.name != "install.py" and file.parent.name != "serve":
+            if file.name != "install.py":
                 found = re.findall(r"pip install[^\n]*prunion\[", file.read_text("utf-8"))
                 assert not found, f"{file}: use install_hint"

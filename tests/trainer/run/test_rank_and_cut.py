@@ -38,7 +38,7 @@ def test_cut_once_right_after_warm_up(tmp_path: Path) -> None:
     assert [x["target"] for x in steps] == [1.0] * third + [0.5] * 2 * third
     switches = load_checkpoint(tmp_path / "out").net.switches
     assert (switches == switches[0]).all()
-    assert once.uncut == once.sharing == 1.0
+    assert once.uncut == once.shared == 1.0
     assert once.returned == 0
 
 

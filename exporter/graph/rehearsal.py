@@ -43,8 +43,8 @@ def rehearse_export(net: DomainNet, height: int, width: int, round_to: int = 1) 
     finite = np.isfinite(masked_logits(small, images, domains)).any(1)
     try:
         slim = slim_network(small)
-        if finite.all():
-            _compare(small, slim, images, domains)
+        if finite.all() and not _agree(small, slim, images, domains):
+            _find_difference(small, slim, images, domains)
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
             save_graph(onnx_graph(slim, height, width), graph)
@@ -113,8 +113,27 @@ class _Recorder(fx.Interpreter):
         return self.values[n.name]
 
 
-def _compare(net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch.Tensor) -> None:
-    """Node by node; raises at the first that fails or differs."""
+def _agree(net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch.Tensor) -> bool:
+    """Whether the cut network runs and answers as the whole one."""
+    with torch.no_grad():
+        expected = net.logits(images, domains)
+        try:
+            got = slim.logits(images, domains)
+        except Exception:  # whatever torch raises, the node is found next
+            return False
+    own = torch.isfinite(expected)
+    error = float((expected - got)[own].abs().max()) / max(float(expected[own].abs().max()), 1e-6)
+    return error <= LOOSE
+
+
+def _find_difference(
+    net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch.Tensor
+) -> None:
+    """Node by node; raises at the first that fails or differs.
+
+    Only of use where the answers differ: an exact cut may lay a node's channels out anew, as where
+    zeros are joined on.
+    """
     masked, sliced = _Recorder(net.trunk), _Recorder(slim.trunk)
     rows = slim.bank.index_select(0, domains).unsqueeze(-1).unsqueeze(-1)
     parts = rows.split([entry.size for entry in slim.entries], dim=1)

@@ -11,8 +11,8 @@ from torch import nn
 from prunion.exporter.graph import rehearse_export
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.channels import walk
-from prunion.trainer.config import load_config
-from prunion.trainer.network import DomainNet
+from prunion.trainer.config import BackboneConfig, load_config
+from prunion.trainer.network import DomainNet, build_network
 from prunion.trainer.run import train_run
 from tests.trainer.nets import Plain, SqueezeExcite, domain_net
 from tests.trainer.tiny_run import tiny_run
@@ -40,6 +40,12 @@ def test_a_network_that_can_be_exported_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     after = net.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_cut_that_lays_a_node_out_anew_is_exact() -> None:
+    """The papers' ResNet joins zeros to its shortcut, of which as many stay as the sum needs."""
+    backbone = BackboneConfig("resnet26", "prunion", weights="none")
+    rehearse_export(build_network(backbone, (32, 32), [2, 3]), 32, 32)
 
 
 def test_a_wrong_cut_is_refused_by_its_node(monkeypatch: pytest.MonkeyPatch) -> None:

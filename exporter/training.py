@@ -45,8 +45,8 @@ def train(
         model: a network in place of the one that `[backbone]` names; it is left as it is.
         datasets: by name, for domains of `source = "python"`: a `torch.utils.data.Dataset`, or
             two, `(train, test)`.
-        on_step, on_epoch: called with a `Progress` after each step, and after each epoch once its
-            state is saved; what they raise ends the run.
+        on_step: called with a `Progress` after each step; what it raises ends the run.
+        on_epoch: the same after each epoch, once its state is saved.
 
     Raises:
         ConfigError: a key is missing, unknown or out of range.
@@ -103,7 +103,10 @@ def prune(
         size: of the images in pixels; what the network says of itself, else 224.
         tables: what else a run file may hold, such as `train={"settle": 3}`, `seed=1`, or
             `backbone={"cut": "layer3"}`.
-        force, resume, on_step, on_epoch: as for `train`.
+        force: as for `train`.
+        resume: as for `train`.
+        on_step: as for `train`.
+        on_epoch: as for `train`.
 
     Raises:
         ConfigError: a key is missing, unknown or out of range.

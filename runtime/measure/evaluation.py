@@ -98,7 +98,9 @@ def evaluate(
         bundle: a bundle's path, or a loaded model, which keeps what it was loaded with.
         data: a folder of class folders, or one or several Parquet files.
         domain: whose images they are; may be left out where the bundle has one domain.
-        backend, precision, threads: as of `load`.
+        backend: as of `load`.
+        precision: as of `load`.
+        threads: as of `load`.
         packs: files of further domains to take in.
         columns: of images and of labels in Parquet.
         batch_size: images that are decoded and run at a time.

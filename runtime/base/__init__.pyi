@@ -24,6 +24,7 @@ from .machine import keep_freed_memory as keep_freed_memory
 from .machine import machine_facts as machine_facts
 from .machine import on_cpu as on_cpu
 from .machine import peak_rss_bytes as peak_rss_bytes
+from .machine import rss_bytes as rss_bytes
 from .machine import usable_cores as usable_cores
 from .names import BACKENDS as BACKENDS
 from .names import HEADS as HEADS
@@ -43,4 +44,7 @@ from .text import asked_text as asked_text
 from .text import reason_of as reason_of
 from .text import shown as shown
 from .timing import Timing as Timing
+from .timing import summary as summary
+from .timing import time_blocks as time_blocks
 from .timing import time_interleaved as time_interleaved
+from .timing import warm_up as warm_up

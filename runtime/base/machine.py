@@ -45,9 +45,17 @@ PACKAGES = ("prunion", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 
 
 def machine_facts(threads: int | None = None) -> dict[str, Any]:
-    """CPU model, GPU with its driver where there is one, usable cores, threads, versions."""
+    """CPU model and governor, GPU with its driver, usable cores, quota, threads, versions.
+
+    What the system does not tell is left out: a virtual machine has no governor, most have no
+    quota of processors' time.
+    """
+    governor = _text(ROOT / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    quota = cpu_quota()
     return {
         "cpu": _cpu_model(),
+        **({"governor": governor} if governor else {}),
+        **({} if quota is None else {"cpu_quota": quota}),
         **({"gpu": gpu} if (gpu := _gpu_model()) else {}),
         "architecture": platform.machine(),
         "cores": usable_cores(),

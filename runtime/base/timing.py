@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from prunion.runtime.errors import InputError
 
-__all__ = ["Timing", "time_interleaved"]
+__all__ = ["Timing", "summary", "time_blocks", "time_interleaved", "warm_up"]
 
 SETTLE_S = 0.005
+WINDOW_MS, WINDOW_CALLS = 10.0, 3
+FASTER = 0.95  # a window below this share of the best before is one of a call still warming up
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,49 @@ def time_interleaved(
             if deadline[name] > 0:
                 spent = _block(cases[name], samples[name], min(block_ms, deadline[name]))
                 deadline[name] -= spent
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: summary(values) for name, values in samples.items()}
+
+
+def time_blocks(
+    cases: Mapping[str, Callable[[], object]], seconds: float, block_ms: float = 60.0, seed: int = 0
+) -> dict[str, list[np.ndarray]]:
+    """Every call's milliseconds, in blocks: the k-th blocks of all cases are of one round.
+
+    Rounds as in `time_interleaved`, each visiting every case, until `seconds` for each case are
+    spent on the whole; there is one round at least. Nothing is warmed up before.
+    """
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in cases}
+    order, names = np.random.default_rng(seed), list(cases)
+    left = seconds * 1000.0 * len(names)
+    while left > 0:
+        for place in order.permutation(len(names)):
+            samples: list[float] = []
+            left -= _block(cases[names[place]], samples, block_ms)
+            blocks[names[place]].append(np.array(samples))
+    return blocks
+
+
+def warm_up(call: Callable[[], object], most_s: float) -> tuple[int, bool]:
+    """Call until it gets no faster; how often that was, and whether it came to rest in `most_s`.
+
+    It rests when two windows in a row, of 10 ms and 3 calls at least, are not faster than the
+    best before them. One would not do: other load makes a window slow as well.
+    """
+    calls, rested, best = 0, 0, float("inf")
+    end = time.perf_counter() + most_s
+    while rested < 2:
+        samples: list[float] = []
+        while len(samples) < WINDOW_CALLS or sum(samples) < WINDOW_MS:
+            if calls and time.perf_counter() > end:
+                return calls, False
+            start = time.perf_counter()
+            call()
+            samples.append((time.perf_counter() - start) * 1e3)
+            calls += 1
+        median = float(np.median(samples))
+        rested = rested + 1 if median >= FASTER * best else 0
+        best = min(best, median)
+    return calls, True
 
 
 def _block(call: Callable[[], object], samples: list[float], block_ms: float) -> float:
@@ -72,7 +116,8 @@ def _block(call: Callable[[], object], samples: list[float], block_ms: float) ->
     return spent
 
 
-def _summary(samples: list[float]) -> Timing:
+def summary(samples: Sequence[float] | np.ndarray) -> Timing:
+    """Percentiles of single calls' milliseconds."""
     values = np.array(samples)
     p50, p90, p99 = np.percentile(values, [50, 90, 99])
     return Timing(

@@ -1,4 +1,4 @@
-"""Commands of a bundle and a machine: `predict`, `inspect`, `bench`, `doctor`."""
+"""Commands of a bundle and a machine: `predict`, `inspect`, `doctor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli.options import as_json, bundle_argument, numbers, packs, precision
+from prunion.runtime.cli.options import as_json, bundle_argument, packs, precision
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from prunion.runtime.model import Model, Prediction
 
 __all__ = [
-    "bench",
     "doctor",
     "inspect",
     "predict",
@@ -194,49 +193,6 @@ def _cost(budget: BudgetAccount) -> str:
         return amount_text(budget.value)
     share = amount_text(budget.share)
     return f"{budget.milliseconds:.3f} ms, share {share}, as predicted for {budget.device}"
-
-
-@click.command()
-@bundle_argument
-@click.option("--batch", default="1,8", show_default=True, callback=numbers, help="Batch sizes.")
-@click.option(
-    "--seconds",
-    default=2.0,
-    show_default=True,
-    type=click.FloatRange(0.01, 3600),
-    help="Time for each session and batch size.",
-)
-@click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
-@click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
-@precision
-@click.option("--backend", default="cpu", show_default=True, help="What answers.")
-@as_json
-def bench(
-    bundle: str,
-    batch: list[int],
-    seconds: float,
-    threads: int | None,
-    domains: str,
-    precision: Precision,
-    backend: Backend,
-    as_json: bool,
-) -> None:
-    """Measure latency, throughput and memory on this machine."""
-    from prunion.runtime.measure import bench, format_report
-
-    report = bench(
-        bundle,
-        batches=batch,
-        seconds=seconds,
-        threads=threads,
-        domains=domains,
-        precision=precision,
-        backend=backend,
-    )
-    if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
-    else:
-        click.echo(format_report(report))
 
 
 @click.command()

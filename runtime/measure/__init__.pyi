@@ -1,5 +1,6 @@
+from .bench_text import bench_csv as bench_csv
+from .bench_text import format_report as format_report
 from .benchmark import bench as bench
-from .benchmark import format_report as format_report
 from .doctor import answers_here as answers_here
 from .doctor import examine as examine
 from .evaluation import Evaluation as Evaluation

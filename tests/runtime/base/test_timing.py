@@ -7,7 +7,13 @@ import time
 
 import pytest
 
-from prunion.runtime.base import machine_facts, peak_rss_bytes, time_interleaved
+from prunion.runtime.base import (
+    machine_facts,
+    peak_rss_bytes,
+    time_blocks,
+    time_interleaved,
+    warm_up,
+)
 from prunion.runtime.errors import InputError
 
 
@@ -44,3 +50,22 @@ def test_machine_facts() -> None:
     assert facts["threads"] == 2
     assert facts["numpy"]
     assert peak_rss_bytes() > 1 << 20
+
+
+def test_blocks_of_one_round_belong_together() -> None:
+    calls: list[str] = []
+    cases = {"slow": lambda: calls.append("slow") or time.sleep(0.004), "fast": lambda: None}
+    blocks = time_blocks(cases, seconds=0.3, block_ms=2)
+    assert len(blocks["slow"]) == len(blocks["fast"]) >= 4
+    assert len(calls) == len(blocks["slow"]) * 2, "one call of each block does not count"
+    assert all(block.min() >= 4 for block in blocks["slow"])
+    assert max(map(len, blocks["fast"])) > 10
+
+
+def test_warming_up_ends_when_calls_get_no_faster() -> None:
+    durations = itertools.chain((0.02, 0.012, 0.008, 0.008, 0.008, 0.004), itertools.repeat(0.002))
+    calls, steady = warm_up(lambda: time.sleep(next(durations)), most_s=5)
+    assert steady
+    assert calls >= 9, "two windows of the fastest are needed"
+    forever = itertools.count()
+    assert warm_up(lambda: time.sleep(0.1 * 0.8 ** next(forever)), most_s=0.2)[1] is False

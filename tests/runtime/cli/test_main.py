@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
@@ -11,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -19,6 +21,7 @@ from PIL import Image
 from prunion.runtime.base import install_hint
 from prunion.runtime.bundle import open_bundle, write_pack
 from prunion.runtime.cli import cli, evaluation
+from prunion.runtime.cli.bench import bench, seconds_of
 from prunion.runtime.cli.main import COMMANDS
 from prunion.runtime.errors import BackendError
 from prunion.runtime.tensorrt import engine_key
@@ -178,8 +181,38 @@ def test_bench_json(bundle_path: Path) -> None:
     assert report["peak_rss_bytes"] > 0
     assert report["gpu_bytes"] is None, "of a CPU"
     assert report["file_bytes"]["model.onnx"] == (bundle_path / "model.onnx").stat().st_size
-    table = invoke("bench", bundle_path, "--seconds", "0.02", "--domains", "signs")
-    assert "pinned:signs" in table.stdout
+    assert report["load_after"] is None or report["load_after"] >= 0
+    (compared, _) = report["comparisons"]
+    assert (compared["session"], compared["against"]) == ("pinned:flowers", "mixed")
+    assert compared["ratio"] > 0
+    assert 0 < report["overhead_ms"] < 0.1
+    for fresh, session in zip(report["fresh"], ("mixed", "pinned:flowers"), strict=True):
+        assert (fresh["session"], fresh["batch"]) == (session, 3)
+        assert fresh["peak_rss_bytes"] > fresh["packages_rss_bytes"] > 1 << 20
+        assert fresh["load_ms"] > 0 < fresh["first_call_ms"]
+
+
+def test_bench_writes_tables(bundle_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bench.csv"
+    arguments = ("--duration", "20ms", "--batch", 2, "--domains", "signs", "--csv", path)
+    table = invoke("bench", bundle_path, *arguments)
+    assert table.exit_code == 0, table.output
+    assert "pinned:signs / mixed, batch 2: " in table.stdout
+    assert "timing itself: " in table.stdout
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["session"] for row in rows] == ["mixed", "pinned:signs"]
+    assert float(rows[1]["ratio"]) > 0
+    assert rows[1]["verdict"]
+    assert int(rows[0]["fresh_peak_rss_bytes"]) > 1 << 20
+
+
+@pytest.mark.parametrize("text", ["10", "0.5s", "20ms", "2m"])
+def test_a_duration_has_a_unit_or_is_in_seconds(text: str) -> None:
+    seconds = {"10": 10.0, "0.5s": 0.5, "20ms": 0.02, "2m": 120.0}[text]
+    (option,) = (x for x in bench.params if x.name == "duration")
+    with click.Context(bench) as context:
+        assert seconds_of(context, option, text) == pytest.approx(seconds)
 
 
 def test_user_errors_are_one_line(own_bundle: Path, picture: Path, tmp_path: Path) -> None:
@@ -205,6 +238,8 @@ def test_user_errors_are_one_line(own_bundle: Path, picture: Path, tmp_path: Pat
         ["predict", "x", "-d", "signs"],
         ["bench", "x", "--batch", "1,a"],
         ["bench", "x", "--batch", "0"],
+        ["bench", "x", "--duration", "soon"],
+        ["bench", "x", "--duration", "0s"],
         ["build", "x"],
         ["build", "x", "--target", "tensorrt-rtx", "--batch", "8,1,32"],
         ["build", "x", "--target", "tensorrt-rtx", "--batch", "1,8"],

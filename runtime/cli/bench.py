@@ -1,0 +1,79 @@
+"""`prunion bench`: how fast a bundle answers on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prunion.runtime.cli.options import as_json, bundle_argument, numbers, precision
+
+if TYPE_CHECKING:
+    from prunion.runtime.base import Backend, Precision
+
+__all__ = ["bench"]
+
+UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0}
+
+
+def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """A click callback: a time such as 500ms, 10s or 2m, in seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|)", value.strip())
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if not 0.001 <= seconds <= 3600:
+        raise click.BadParameter("give a time of 1ms to 60m, such as 500ms, 10s or 2m")
+    return seconds
+
+
+@click.command()
+@bundle_argument
+@click.option("--batch", default="1,8", show_default=True, callback=numbers, help="Batch sizes.")
+@click.option(
+    "--duration",
+    default="2s",
+    show_default=True,
+    callback=seconds_of,
+    help="Time for each session and batch size.",
+)
+@click.option("--seconds", hidden=True, type=click.FloatRange(0.01, 3600))
+@click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
+@click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
+@precision
+@click.option("--backend", default="cpu", show_default=True, help="What answers.")
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Also write a table.")
+@as_json
+def bench(
+    bundle: str,
+    batch: list[int],
+    duration: float,
+    seconds: float | None,
+    threads: int | None,
+    domains: str,
+    precision: Precision,
+    backend: Backend,
+    csv_file: str | None,
+    as_json: bool,
+) -> None:
+    """Measure latency, throughput and memory on this machine."""
+    from prunion.runtime.measure import bench, bench_csv, format_report
+
+    report = bench(
+        bundle,
+        batches=batch,
+        seconds=duration if seconds is None else seconds,
+        threads=threads,
+        domains=domains,
+        precision=precision,
+        backend=backend,
+    )
+    if csv_file:
+        Path(csv_file).write_text(bench_csv(report), "utf-8")
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
+    else:
+        click.echo(format_report(report))

@@ -1,0 +1,84 @@
+"""Which of two things that took turns is faster, as far as their blocks allow one to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+__all__ = ["MATTERS", "Comparison", "Verdict", "compare_blocks"]
+
+Verdict = Literal["faster", "slower", "no difference that matters", "too noisy to say"]
+
+# Two runs of one command differ by about this much, each within its own narrow interval: where
+# memory happens to lie is drawn once for each process.
+MATTERS = 0.03
+LEAST_BLOCKS = 8  # an interval from fewer is too narrow
+TRIMMED = 0.2
+RESAMPLES = 2000
+CONFIDENCE = 95.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Time of `session` over time of `against` at one batch size: below 1 it is faster.
+
+    Attributes:
+        low, high: the 95 % confidence interval of `ratio`; None with too few blocks for one.
+        verdict: about `session`.
+    """
+
+    session: str
+    against: str
+    batch: int
+    ratio: float
+    low: float | None
+    high: float | None
+    verdict: Verdict
+
+
+def compare_blocks(
+    session: str,
+    against: str,
+    batch: int,
+    ours: Sequence[np.ndarray],
+    theirs: Sequence[np.ndarray],
+) -> Comparison:
+    """Compare the calls' milliseconds of two cases, given in blocks that were timed in turn.
+
+    The ratio is the trimmed mean (a fifth off either end) of the logarithms of the ratios between
+    the medians of blocks of one round. The interval is the percentile bootstrap over rounds
+    (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13; trimming as in Wilcox,
+    "Introduction to Robust Estimation and Hypothesis Testing", 2012, §4.4): calls of one block
+    share the machine's other load, so that blocks, not calls, are what is drawn.
+    """
+    logs = np.log([np.median(a) / np.median(b) for a, b in zip(ours, theirs, strict=True)])
+    ratio, low, high = float(np.exp(_trimmed(logs[None])[0])), None, None
+    if len(logs) >= LEAST_BLOCKS:
+        drawn = np.random.default_rng(0).integers(0, len(logs), (RESAMPLES, len(logs)))
+        tail = (100 - CONFIDENCE) / 2
+        ends = np.exp(np.percentile(_trimmed(logs[drawn]), [tail, 100 - tail]))
+        low, high = float(ends[0]), float(ends[1])
+    return Comparison(session, against, batch, ratio, low, high, _verdict(low, high))
+
+
+def _trimmed(rows: np.ndarray) -> np.ndarray:
+    """`[R, B]` → `[R]`."""
+    cut = int(TRIMMED * rows.shape[1])
+    found: np.ndarray = np.sort(rows, axis=1)[:, cut : rows.shape[1] - cut].mean(axis=1)
+    return found
+
+
+def _verdict(low: float | None, high: float | None) -> Verdict:
+    """The whole interval must lie on one side of what matters, or within it."""
+    if low is None or high is None:
+        return "too noisy to say"
+    if high < 1 - MATTERS:
+        return "faster"
+    if low > 1 + MATTERS:
+        return "slower"
+    if low >= 1 - MATTERS and high <= 1 + MATTERS:
+        return "no difference that matters"
+    return "too noisy to say"

@@ -1,0 +1,56 @@
+"""A verdict is given where the blocks allow one, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prunion.runtime.measure.comparison import Comparison, compare_blocks
+
+
+def measured(times: float, noise: float, rounds: int = 30, seed: int = 0) -> Comparison:
+    """Blocks of `times` against those of 1 ms; each round has a load of its own, up to tenfold."""
+    random = np.random.default_rng(seed)
+    load = np.exp(random.uniform(0, np.log(10), rounds))
+    ours, theirs = (
+        [base * x * np.exp(noise * random.standard_normal(5)) for x in load] for base in (times, 1)
+    )
+    return compare_blocks("a", "b", 1, ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("times", "noise", "verdict"),
+    [
+        (0.8, 0.05, "faster"),
+        (1.25, 0.05, "slower"),
+        (1.0, 0.01, "no difference that matters"),
+        (1.02, 0.005, "no difference that matters"),
+        (0.97, 0.05, "too noisy to say"),
+        (1.0, 1.0, "too noisy to say"),
+        (0.8, 1.0, "too noisy to say"),
+    ],
+)
+def test_verdicts(times: float, noise: float, verdict: str) -> None:
+    found = measured(times, noise)
+    assert found.verdict == verdict
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.ratio <= found.high
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    held = [measured(0.9, 0.1, seed=seed) for seed in range(200)]
+    share = np.mean([x.low <= 0.9 <= x.high for x in held if x.low and x.high])
+    assert share > 0.89, "of 200; a bootstrap of 30 blocks is a little too narrow"
+
+
+def test_equal_things_are_hardly_ever_told_apart() -> None:
+    verdicts = [measured(1.0, 0.1, seed=seed).verdict for seed in range(200)]
+    assert sum(x in ("faster", "slower") for x in verdicts) <= 4
+
+
+def test_few_blocks_give_no_interval_and_one_wild_round_no_verdict() -> None:
+    few = measured(0.1, 0.01, rounds=4)
+    assert (few.low, few.high, few.verdict) == (None, None, "too noisy to say")
+    ours, theirs = ([np.full(3, x) for x in row] for row in ([1.0] * 20, [1.0] * 19 + [50.0]))
+    assert compare_blocks("a", "b", 1, ours, theirs).verdict == "no difference that matters"

@@ -13,7 +13,7 @@ from .errors import PrunionError as PrunionError
 from .measure.benchmark import bench as bench
 from .measure.evaluation import Evaluation as Evaluation
 from .measure.evaluation import evaluate as evaluate
-from .model.prediction import Candidate as Candidate
 from .model.model import Model as Model
-from .model.prediction import Prediction as Prediction
 from .model.open import load as load
+from .model.prediction import Candidate as Candidate
+from .model.prediction import Prediction as Prediction

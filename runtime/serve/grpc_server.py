@@ -207,7 +207,7 @@ class _Calls:
         """Who asks: the key's owner, else the address. Aborts the call where no key is known."""
         if self.keys is None:
             return _address(context)
-        sent = dict(context.invocation_metadata() or ())
+        sent = dict(iter(context.invocation_metadata() or ()))
         owner = self.keys.owner(sent.get("authorization"), sent.get("x-api-key"))
         if owner is None:
             text = "no API key that is known: send the metadata `authorization: Bearer KEY`"

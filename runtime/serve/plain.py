@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
 from importlib.util import find_spec
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -94,21 +96,30 @@ class _Handlers:
     async def _files(self, request: Request) -> list[bytes]:
         body = await self._body(request)
 
-        async def replay() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+        async def stream() -> AsyncGenerator[bytes, None]:
+            yield body
 
         if find_spec("python_multipart") is None:
             fix = "pip install 'prunion[serve]', or send one image as the body"
             raise HTTPException(501, f"this server lacks python-multipart: {fix}")
-        # The body was read under our limit; starlette then parses the copy.
         most = self.service.options.limits.rows
-        async with Request(request.scope, replay).form(max_files=most) as form:
-            # Several files may share a field's name, as a browser sends them.
-            values = [value for _, value in form.multi_items()]
-            files = [await x.read() for x in values if not isinstance(x, str)]
+        try:
+            form = await _InMemory(request.headers, stream(), max_files=most).parse()
+        except (MultiPartException, KeyError) as exc:
+            text = exc.message if isinstance(exc, MultiPartException) else "it names no boundary"
+            raise HTTPException(400, f"the form cannot be read: {text}") from None
+        # Several files may share a field's name, as a browser sends them.
+        values = [value for _, value in form.multi_items()]
+        files = [await x.read() for x in values if not isinstance(x, str)]
         if not files:
             raise InputError("the form holds no files: send at least one image")
         return files
+
+
+class _InMemory(MultiPartParser):
+    """The body is in memory, under our limit: its files need no disk, which may be read-only."""
+
+    spool_max_size = max_file_size = 1 << 40  # the one is the other's name in older versions
 
 
 def _top(request: Request) -> int:

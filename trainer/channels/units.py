@@ -108,6 +108,11 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
             flow.sets.fix(ids)
     places = _places(flow)
     number = _number_roots(flow)
+    if keep and not number and not flow.whole:
+        raise ConfigError(
+            f"[backbone] keep = {', '.join(keep)} keeps every channel of the network: leave out "
+            "the layers that may be cut"
+        )
     if not number:
         raise UnsupportedGraphError(_nothing_left(flow, keep))
     slots = {key: _units_of(flow, ids, number) for key, ids in flow.weights.items()}

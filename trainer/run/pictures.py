@@ -1,6 +1,6 @@
 """What a run shows of itself as plain data that plots: accuracy against cost, and shared channels.
 
-matplotlib is needed to plot, and only then: `pip install 'prunion[plot]'`.
+matplotlib is needed to plot, and only then (the extra `plot`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prunion.runtime.base import install_hint
 from prunion.runtime.errors import MissingDependencyError
 
 __all__ = ["Frontier", "Point", "Sharing"]
@@ -93,7 +94,5 @@ def _axes(axes: Any) -> Any:
     try:
         from matplotlib import pyplot
     except ImportError:
-        raise MissingDependencyError(
-            "a plot needs matplotlib: pip install 'prunion[plot]'"
-        ) from None
+        raise MissingDependencyError(f"a plot needs matplotlib: {install_hint('plot')}") from None
     return pyplot.subplots()[1]

@@ -29,6 +29,7 @@ WORDS = {
     "teacher": "another teacher",
     "cost": "another network or other prices of its layers",
     "origin": "another checkpoint to build on",
+    "importance": "another importance of the units",
 }
 
 

@@ -47,8 +47,14 @@ def test_kept_layers_are_whole_in_an_untrained_bundle_too(tmp_path: Path) -> Non
 
 
 def test_too_small_a_budget_names_what_is_kept(tmp_path: Path) -> None:
+    run_file = kept_run(tmp_path, '["conv1", "layer1.0.conv?"]')
+    with pytest.raises(BudgetError, match=r"\(round_to 8; keep = conv1, layer1\.0\.conv\?\) needs"):
+        train_run(load_config(run_file), tmp_path / "out")
+
+
+def test_what_keeps_every_layer_is_refused(tmp_path: Path) -> None:
     run_file = kept_run(tmp_path, '["conv1", "*.conv?"]')
-    with pytest.raises(BudgetError, match=r"\(round_to 8; keep = conv1, \*\.conv\?\) needs"):
+    with pytest.raises(ConfigError, match=r"keep = conv1, \*\.conv\? keeps every channel"):
         train_run(load_config(run_file), tmp_path / "out")
 
 

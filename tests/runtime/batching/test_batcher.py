@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,12 +41,20 @@ class Held:
         self.model, self.go, self.runs = model, threading.Event(), []  # type: ignore[var-annotated]
 
     def answer(self, array: np.ndarray, domains: Any) -> np.ndarray:
-        self.go.wait(10)
+        self.go.wait(30)
         self.runs.append(len(domains))
         return self.model.answer(array, domains)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def poll() -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(poll(), 10)
 
 
 def job(model: Model, images: np.ndarray, rows: list[int], **options: Any) -> Job:
@@ -109,17 +117,15 @@ def test_late_and_cancelled_requests_leave_the_queue(model: Model, batch: np.nda
 
     async def scene() -> None:
         first = asyncio.create_task(batcher.answer(job(model, batch[:1], [0])))
-        await asyncio.sleep(0.02)
+        await until(lambda: batcher._running == 1)
         late = job(model, batch[:1], [1], deadline=time.monotonic() + 0.05)
         with pytest.raises(OverloadError, match="deadline"):
             await batcher.answer(late)
         assert batcher.rows == 1
         left = asyncio.create_task(batcher.answer(job(model, batch[:3], [1, 1, 1])))
-        await asyncio.sleep(0.02)
-        assert batcher.rows == 4
+        await until(lambda: batcher.rows == 4)
         left.cancel()
-        await asyncio.sleep(0.02)
-        assert batcher.rows == 1
+        await until(lambda: batcher.rows == 1)
         held.go.set()
         await first
 

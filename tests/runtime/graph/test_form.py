@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from prunion.runtime.graph import form_of
 from prunion.runtime.measure import bench
 from prunion.runtime.model import Model, load
 from prunion.runtime.model.plan import BATCHES, Plan
-from prunion.runtime.serve.oip import infer_request, model_metadata
+from prunion.runtime.protocol import http_request, images_of
+from prunion.runtime.serve.repository import Repository
+from prunion.runtime.serve.service import Service
 
 EXPORTS = {
     "gathered": ExportOptions(fp16=True, int8=True, int8_max_drop=100, int8_images=3, uint8=True),
@@ -177,19 +180,20 @@ def test_arrays_fit_the_form(bundles: dict[str, Path]) -> None:
 
 def test_the_server_speaks_of_raw_pixels(bundles: dict[str, Path]) -> None:
     model = opened(bundles["gathered"], "fp32-uint8")
-    image = model_metadata(model)["inputs"][0]
+    image = Repository(Service(model)).metadata(model.bundle.manifest.name)["inputs"][0]
     assert (image["datatype"], image["shape"]) == ("UINT8", [-1, 32, 32, 3])
     domain = {"name": "domain", "datatype": "INT64", "shape": [1], "data": [0]}
 
-    def body(data: list) -> dict:
+    def images(data: list) -> np.ndarray | list[bytes]:
         made = {"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": data}
-        return {"inputs": [made, domain]}
+        request = http_request(json.dumps({"inputs": [made, domain]}).encode(), None)
+        return images_of(request, model.sessions.form, {"image", "domain"}, 256)
 
-    array, _ = infer_request(body([7] * 3072), model)
-    assert array.dtype == np.uint8
+    array = images([7] * 3072)
+    assert isinstance(array, np.ndarray) and array.dtype == np.uint8
     for bad in ([256] * 3072, [0.5] * 3072, [-1] * 3072):
         with pytest.raises(InputError, match="whole numbers"):
-            infer_request(body(bad), model)
+            images(bad)
 
 
 @pytest.mark.parametrize(("name", "precision"), [FORMS[3], FORMS[6], FORMS[10]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+import json
 import threading
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from prunion.runtime.base.machine import rss_bytes
 from prunion.runtime.bundle import Pack, open_bundle, write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
 from prunion.runtime.model import Model, load
-from prunion.runtime.serve.oip import infer_request
+from prunion.runtime.protocol import domains_of, http_request, images_of
 
 pytest.importorskip("onnxruntime")
 
@@ -97,7 +98,10 @@ def test_a_request_keeps_the_domains_it_named(
         {"name": "image", "datatype": "FP32", "shape": [*batch.shape], "data": batch.tolist()},
         {"name": "domain", "datatype": "BYTES", "shape": [6], "data": ["digits"] * 6},
     ]
-    image, domains = infer_request({"inputs": tensors}, model)
+    request = http_request(json.dumps({"inputs": tensors}).encode(), None)
+    image = images_of(request, model.sessions.form, {"image", "domain"}, 256)
+    domains = domains_of(request, 6)
+    assert isinstance(image, np.ndarray)
     model.remove_domain("flowers")  # digits moves up to the row that was signs'
     own = expected(toy, open_bundle(bundle_path).pack("digits"), batch)
     got = model.logits(image, domains)

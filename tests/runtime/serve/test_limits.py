@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,21 @@ def test_pixels_and_rows_are_limited(client: Any) -> None:
     assert answer.status_code == 400 and "1 to 8" in answer.json()["error"]
 
 
+def test_large_files_of_a_form_need_no_disk(model: Model, monkeypatch: Any) -> None:
+    def no_disk(*_: Any, **__: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", no_disk)
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "BMP")
+    assert stream.tell() > 1 << 20
+    client = client_of(model, Limits())
+    files = {"a": ("a.bmp", stream.getvalue(), "image/bmp")}
+    answer = client.post("/v1/domains/signs:classify", files=files)
+    assert answer.status_code == 200, answer.text
+
+
 def test_overload_is_told_at_once(model: Model) -> None:
     client = client_of(model, replace(LIMITS, requests=2, client_requests=1))
     gate = client.gate
@@ -315,6 +330,13 @@ def listening(service: Service, limits: Limits) -> Iterator[int]:
         thread.join(5)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def closed_within(found: socket.socket, seconds: float) -> bool:
     found.settimeout(seconds)
     try:
@@ -371,23 +393,21 @@ def test_a_client_that_hangs_up_leaves_the_queue(model: Model) -> None:
     go = threading.Event()
     answer = model.answer
     service.serving.batcher.model = type(
-        "Held", (), {"answer": lambda self, *a: go.wait(5) and answer(*a)}
+        "Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)}
     )()
     text = json.dumps(body()).encode()
     head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(text)}\r\n\r\n".encode()
     with listening(service, limits) as port:
         sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        for one in sockets:
-            one.sendall(head + text)
-            time.sleep(0.05)
         batcher = service.serving.batcher
-        assert batcher.rows == 3
+        sockets[0].sendall(head + text)
+        until(lambda: batcher._running == 1)
+        for one in sockets[1:]:
+            one.sendall(head + text)
+        until(lambda: batcher.rows == 3)
         for one in sockets[1:]:
             one.close()
-        until = time.monotonic() + 2
-        while batcher.rows > 1 and time.monotonic() < until:
-            time.sleep(0.01)
-        assert batcher.rows == 1
+        until(lambda: batcher.rows == 1)
         go.set()
         sockets[0].settimeout(2)
         assert sockets[0].recv(100).startswith(b"HTTP/1.1 200")

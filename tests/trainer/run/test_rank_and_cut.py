@@ -104,7 +104,9 @@ def test_a_given_importance_ranks_in_place_of_the_measured(tmp_path: Path) -> No
     for members in net.units.table.widths:
         inside = np.isin(members, np.flatnonzero(kept))
         assert worth[members][inside].min() > worth[members][~inside].max()
-    with pytest.raises(CheckpointError, match="belongs to a run with another configuration"):
+    with pytest.raises(
+        CheckpointError, match="belongs to a run with another importance of the units"
+    ):
         train_run(config, tmp_path / "out", resume=True)
     train_run(config, tmp_path / "out", resume=True, importance=worth)
 

@@ -2,121 +2,125 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import click
 import numpy as np
 import onnx
 import torch
 
-from prunion.exporter.graph import onnx_graph, verify_export
-from prunion.exporter.slim import slim_network
-from prunion.runtime.base import read_json, write_json
-from prunion.runtime.errors import PrunionError
+from prunion.benchmarks.backbone_rows import (
+    DENSITIES,
+    BackboneRow,
+    DensityCase,
+    read_rows,
+    row_line,
+    table,
+)
+from prunion.exporter.bundle import domain_pack
+from prunion.exporter.graph import masked_logits, onnx_graph, relative_errors, verify_export
+from prunion.exporter.slim import SlimNet, slim_network
+from prunion.runtime.backends import SessionOptions, make_mixed, make_session, run
+from prunion.runtime.base import reason_of, write_json
+from prunion.runtime.errors import PrunionError, UnsupportedGraphError
+from prunion.runtime.graph import TABLES, pin_pack
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, BackboneSource
 from prunion.trainer.network import DomainNet
 
-__all__ = ["NETWORKS", "backbones_command", "domain_net", "measure", "random_switches", "table"]
+__all__ = ["NETWORKS", "backbones_command", "domain_net", "measure", "random_switches"]
 
+# The quick ones of each library first, the large ones last.
 NETWORKS = """
-resnet18 resnet50 wide_resnet50_2 resnext50_32x4d densenet121 vgg16_bn vgg16 mobilenet_v2
-mobilenet_v3_small mobilenet_v3_large efficientnet_b0 efficientnet_v2_s regnet_y_400mf mnasnet0_5
-shufflenet_v2_x0_5 squeezenet1_1 googlenet inception_v3
+resnet18 resnet34 alexnet squeezenet1_1 mnasnet0_5 mobilenet_v2 mobilenet_v3_small
+mobilenet_v3_large shufflenet_v2_x0_5 shufflenet_v2_x1_0 regnet_x_400mf regnet_y_400mf googlenet
+resnet50 efficientnet_b0 resnext50_32x4d
 prunion:resnet26 prunion:wrn28_4 prunion:wrn28_4_preact
-timm:tf_efficientnet_lite0 timm:resnet50d timm:repvgg_a0 timm:regnetx_002
-timm:mobilenetv4_conv_small timm:ghostnet_100 timm:hardcorenas_a timm:dla34 timm:res2net50_26w_4s
-timm:cspresnet50 timm:ecaresnet50t
-convnext_tiny vit_b_16 swin_t
+timm:lcnet_050 timm:mobilenetv1_100 timm:mobilenetv4_conv_small timm:tf_efficientnet_lite0
+timm:tinynet_e timm:repvgg_a0 timm:mobileone_s0 timm:regnetx_002 timm:regnety_002 timm:ghostnet_100
+timm:hardcorenas_a timm:mixnet_s timm:fbnetc_100 timm:rexnet_100 timm:semnasnet_100
+timm:spnasnet_100 timm:resnet18d timm:resnet26d timm:resnet50d timm:seresnet18 timm:skresnet18
+timm:resnest14d timm:legacy_seresnet18 timm:ecaresnet26t timm:resnetblur50 timm:gernet_s
+timm:darknet53 timm:cspdarknet53 timm:cspresnet50 timm:dla34 timm:selecsls42b
+timm:ese_vovnet19b_dw timm:hgnetv2_b0 timm:repghostnet_050 timm:tresnet_m timm:resnetv2_50
+timm:nf_resnet50 timm:nfnet_l0 timm:res2net50_26w_4s timm:dpn68 timm:legacy_xception
+timm:efficientvit_b0 timm:edgenext_xx_small timm:mobilevit_xxs timm:mobilevitv2_050
+timm:convnext_atto timm:convnextv2_atto timm:poolformer_s12 timm:starnet_s1 timm:repvit_m0_9
+timm:fastvit_t8 timm:deit_tiny_patch16_224 timm:tf_efficientnet_lite1 timm:tf_efficientnet_lite2
+timm:hrnet_w18_small timm:inception_v4
+efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_v2_s densenet121 densenet169
+inception_v3 resnet101 wide_resnet50_2 convnext_tiny swin_t vgg11 vgg16 vgg16_bn vgg19 vit_b_16
 """.split()
-DENSITIES = (0.9, 0.6, 0.3)
 CLASSES = (5, 7, 3, 10, 4)
-SIDE = {"inception_v3": 128, "vit_b_16": 224}
-DEFAULT_SIDE = 96
-
-
-@dataclass(frozen=True)
-class DensityCase:
-    """One network at one density of random switches.
-
-    Attributes:
-        density: share of the units that some domain may use; of these each uses four in five.
-        masked_sliced, masked_onnx: largest `max |Δ| / max |reference|` of any domain in one
-            mixed batch.
-        seconds: slicing, ONNX export and the comparison.
-    """
-
-    density: float
-    kept_units: int
-    params: int
-    macs: int
-    masked_sliced: float
-    masked_onnx: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class BackboneRow:
-    """One network: what it costs, what random switches leave of it, or why it is refused."""
-
-    name: str
-    side: int
-    units: int = 0
-    params: int = 0
-    macs: int = 0
-    seconds: float = 0.0
-    cases: list[DensityCase] = field(default_factory=list)
-    refused: str = ""
+# What the network was made for, or the least that its strides leave something of.
+SIDE = {
+    "inception_v3": 96,
+    "inception_v4": 96,
+    "legacy_xception": 96,
+    "vit_b_16": 224,
+    "deit_tiny_patch16_224": 224,
+}
+DEFAULT_SIDE = 64
+NAMES = [f"domain{number}" for number in range(len(CLASSES))]
+PINNED = 1  # the domain whose own graph is compared, too
 
 
 @click.command()
 @click.option("--only", default="", help="Names from the list, or SOURCE:NAME, by commas.")
 @click.option("--json", "path", type=click.Path(dir_okay=False), help="Keep the rows; go on there.")
 @click.option("--markdown", is_flag=True, help="Print the rows of --json as a table and stop.")
+@click.option("--exported", default="", help="Densities to export, too, by commas; all if empty.")
 @click.option("--threads", default=1, show_default=True)
-def backbones_command(only: str, path: str | None, markdown: bool, threads: int) -> None:
-    """Masked torch, sliced torch and ONNX Runtime on many networks with random switches."""
+def backbones_command(
+    only: str, path: str | None, markdown: bool, exported: str, threads: int
+) -> None:
+    """Masked torch, sliced torch, ONNX Runtime and OpenVINO on many networks, random switches."""
     torch.set_num_threads(threads)
-    rows = _read(path)
+    rows = read_rows(path)
     if markdown:
         print(table(rows))
         return
     done = {row.name for row in rows}
+    some = tuple(float(density) for density in exported.split(",") if density) or DENSITIES
     for name in only.split(",") if only else NETWORKS:
         if name in done:
             continue
-        row = measure(name)
-        print(_line(row), flush=True)
+        row = measure(name, exported=some)
+        print(row_line(row), flush=True)
         rows.append(row)
         if path:
             write_json(path, [asdict(r) for r in rows])
 
 
-def measure(name: str, densities: tuple[float, ...] = DENSITIES) -> BackboneRow:
-    """Random switches on the network `NAME` (torchvision's) or `SOURCE:NAME`."""
+def measure(
+    name: str, densities: tuple[float, ...] = DENSITIES, exported: tuple[float, ...] = DENSITIES
+) -> BackboneRow:
+    """Random switches on the network `NAME` (torchvision's) or `SOURCE:NAME`.
+
+    All `densities` are sliced; those that are also in `exported` are run as ONNX, too.
+    """
     source, _, own = name.rpartition(":")
     side = SIDE.get(own, DEFAULT_SIDE)
-    started = time.perf_counter()
+    started = time.process_time()
     torch.manual_seed(0)
+    units = 0
     try:
         config = BackboneConfig(own, cast(BackboneSource, source or "torchvision"), weights="none")
         net = domain_net(config, side, CLASSES)
-    except PrunionError as exc:
-        return BackboneRow(name, side, seconds=time.perf_counter() - started, refused=str(exc))
-    unit_table = net.units.table
-    full = np.ones(unit_table.count, dtype=bool)
-    built = time.perf_counter() - started
-    try:
-        cases = [_case(net, side, density) for density in densities]
-    except PrunionError as exc:
-        return BackboneRow(name, side, unit_table.count, seconds=built, refused=str(exc))
+        unit_table = net.units.table
+        units, built = unit_table.count, time.process_time() - started
+        cases = [_case(net, side, density, density in exported) for density in densities]
+    except Exception as exc:  # torch's exporter has many; the next network is measured all the same
+        reason = f"{exc}" if isinstance(exc, PrunionError) else f"fails: {reason_of(exc)}"
+        return BackboneRow(name, side, units, seconds=time.process_time() - started, refused=reason)
+    full = np.ones(units, dtype=bool)
     params, macs = unit_table.params(full), unit_table.macs(full)
-    return BackboneRow(name, side, unit_table.count, params, macs, built, cases)
+    return BackboneRow(name, side, units, params, macs, built, cases)
 
 
 def random_switches(net: DomainNet, density: float, seed: int = 0) -> None:
@@ -152,73 +156,67 @@ def domain_net(config: BackboneConfig, side: int, classes: tuple[int, ...]) -> D
     return net.eval()
 
 
-def _case(net: DomainNet, side: int, density: float) -> DensityCase:
+def _case(net: DomainNet, side: int, density: float, exported: bool) -> DensityCase:
     random_switches(net, density)
-    started = time.perf_counter()
+    started = time.process_time()
     slim = slim_network(net)
     alive = (net.switches > 0).any(0).numpy()
     images = torch.randn(2 * len(CLASSES), 3, side, side)
-    with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "model.onnx"
-        onnx.save(onnx_graph(slim, side, side), graph)
-        names = [f"domain{d}" for d in range(len(CLASSES))]
-        agreement = verify_export(net, slim, graph, images, names)
+    onnx_error = openvino_error = None
+    if exported:
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "model.onnx"
+            onnx.save(onnx_graph(slim, side, side), graph)
+            agreement = verify_export(net, slim, graph, images, NAMES)
+            if find_spec("openvino"):
+                openvino_error = _openvino_error(net, slim, graph, images)
+        sliced_error, onnx_error = max(agreement.sliced.values()), max(agreement.onnx.values())
+    else:
+        rows = torch.arange(len(images)) % len(CLASSES)
+        with torch.no_grad():
+            sliced = slim.logits(images, rows).numpy()
+        reference, what = masked_logits(net, images, rows), "the sliced network"
+        errors = relative_errors(reference, sliced, rows.numpy(), NAMES, what)
+        sliced_error = max(errors.values())
     return DensityCase(
         density,
         int(alive.sum()),
         net.units.table.params(alive),
         net.units.table.macs(alive),
-        max(agreement.sliced.values()),
-        max(agreement.onnx.values()),
-        time.perf_counter() - started,
+        sliced_error,
+        onnx_error,
+        time.process_time() - started,
+        openvino_error,
     )
 
 
-def table(rows: list[BackboneRow]) -> str:
-    """The rows as Markdown; parameters and MACs in millions, shares at each density."""
-    shares = " / ".join(f"{density:g}" for density in DENSITIES)
-    lines = [
-        f"| network | px | units | params (M) | left at {shares} | MACs (M) | left at {shares} "
-        "| sliced | ONNX | s |",
-        "| --- " * 10 + "|",
-    ]
-    lines += [_markdown(row) for row in rows if not row.refused]
-    lines += [f"\n`{row.name}` is refused: {row.refused}" for row in rows if row.refused]
-    return "\n".join(lines)
+def _openvino_error(net: DomainNet, slim: SlimNet, graph: Path, images: torch.Tensor) -> float:
+    """The larger of the mixed graph's and one pinned graph's, as the runtime compiles them."""
+    options = SessionOptions("openvino", torch.get_num_threads())
+    rows = np.arange(len(images)) % len(CLASSES)
+    reference = masked_logits(net, images, torch.from_numpy(rows))
+    feeds = {"image": images.numpy(), "domain": rows}
+    feeds |= {name: getattr(slim, name).numpy() for name in TABLES}
+    mixed = run(make_mixed(graph, options, {"image", "domain"}), feeds)
+    errors = relative_errors(reference, mixed, rows, NAMES, "OpenVINO")
 
-
-def _markdown(row: BackboneRow) -> str:
-    params = " / ".join(f"{case.params / row.params:.3f}" for case in row.cases)
-    macs = " / ".join(f"{case.macs / row.macs:.3f}" for case in row.cases)
-    sliced = max(case.masked_sliced for case in row.cases)
-    exported = max(case.masked_onnx for case in row.cases)
-    seconds = row.seconds + sum(case.seconds for case in row.cases)
-    return (
-        f"| {row.name} | {row.side} | {row.units:,} | {row.params / 1e6:.2f} | {params} "
-        f"| {row.macs / 1e6:.1f} | {macs} | {sliced:.0e} | {exported:.0e} | {seconds:.0f} |"
+    own = rows == PINNED
+    pinned = run(
+        make_session(_pinned(slim, graph), options, {"image"}), {"image": images.numpy()[own]}
     )
+    expected = reference[own][:, : CLASSES[PINNED]]
+    one = relative_errors(expected, pinned, np.zeros(own.sum()), ["pinned"], "OpenVINO")
+    return max(*errors.values(), *one.values())
 
 
-def _line(row: BackboneRow) -> str:
-    if row.refused:
-        return f"{row.name:<32} refused: {row.refused}"
-    worst = max(max(case.masked_sliced, case.masked_onnx) for case in row.cases)
-    left = ", ".join(f"{case.params / row.params:.3f}" for case in row.cases)
-    seconds = row.seconds + sum(case.seconds for case in row.cases)
-    return (
-        f"{row.name:<32} {row.units:>6} units  {row.params / 1e6:>7.2f} M → {left}  "
-        f"error {worst:.1e}  {seconds:.0f} s"
-    )
-
-
-def _read(path: str | None) -> list[BackboneRow]:
-    if path is None or not os.path.exists(path):
-        return []
-    rows: list[dict[str, Any]] = read_json(path)
-    return [
-        BackboneRow(**{**row, "cases": [DensityCase(**case) for case in row["cases"]]})
-        for row in rows
-    ]
+def _pinned(slim: SlimNet, graph: Path) -> bytes:
+    """The graph of one domain, cut to its own channels where the runtime would do that."""
+    facts = {"name": NAMES[PINNED], "classes": [f"{i}" for i in range(CLASSES[PINNED])]}
+    pack = domain_pack(slim, PINNED, facts, "")
+    try:
+        return pin_pack(graph, pack, slim.table, slim.table.round_up(pack.switches, 1))
+    except UnsupportedGraphError:
+        return pin_pack(graph, pack)
 
 
 if __name__ == "__main__":

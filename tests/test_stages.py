@@ -27,7 +27,9 @@ ROOMS = {
         "config processes data backbone channels network cost pruning score learning run cli"
     ).split(),
     "exporter": "options slim graph bundle verify training api cli".split(),
-    "benchmarks": "backbones random_bundle cost peers gpu learning report demo cli".split(),
+    "benchmarks": (
+        "backbone_rows backbones random_bundle cost peers gpu learning report demo cli"
+    ).split(),
 }
 MOST_ENTRIES, MOST_LINES = 13, 300
 

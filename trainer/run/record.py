@@ -18,7 +18,14 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.result import RunResult
 
-__all__ = ["RECORD", "answer_records", "run_record", "validate", "validation_part"]
+__all__ = [
+    "RECORD",
+    "answer_records",
+    "run_record",
+    "validate",
+    "validated_images",
+    "validation_part",
+]
 
 RECORD = "record.json"
 FORMAT_VERSION = 1
@@ -33,12 +40,18 @@ def validation_part(training: Training, domains: Sequence[Domain]) -> list[Domai
     parts = []
     for index, domain in enumerate(domains):
         images = domain.test
-        most = min(MOST_VALIDATED, max(32, len(domain.train) // SHARE_VALIDATED), len(images))
+        most = validated_images(domain)
         if training.processes.owns(index):
             chosen = np.linspace(0, len(images) - 1, most).round().astype(np.int64)
             images = resized_in_memory(images.subset(chosen), side, CACHE_BYTES)
         parts.append(replace(domain, test=images))
     return parts
+
+
+def validated_images(domain: Domain) -> int:
+    """How many images of a domain are answered after each epoch."""
+    share = max(32, len(domain.train) // SHARE_VALIDATED)
+    return min(MOST_VALIDATED, share, len(domain.test))
 
 
 def validate(training: Training, parts: Sequence[Domain]) -> dict[str, float]:

@@ -26,6 +26,7 @@ UNUSED = {
     "files": ("root", "download", "train_split", "test_split"),
     "huggingface": ("root", "download"),
 }
+LISTED = (".parquet", ".csv", ".tsv", ".jsonl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -33,13 +34,15 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 class DomainConfig:
     """A domain's name, its training and test images, and how training may change them.
 
-    `source = "files"` reads `train` and `test`: one folder of class folders, or Parquet files
-    (one path or several; kept as a tuple). For "python" a program hands data sets over.
+    `source = "files"` reads `train` and `test`: one folder of class folders or of Parquet files,
+    or Parquet files or tables that name images (one path or several, patterns too; kept as a
+    tuple). For "python" a program hands data sets over.
     "torchvision" and "huggingface" read the data set
     named `dataset`, which the run file calls `name`. `image_column` and `label_column` say which
-    columns hold images and labels, where it is Parquet or of the hub. `drop_untrained` leaves out
-    the classes without a training image, and their test images. `reference` is what the papers'
-    scores count against: the accuracy in percent of a network finetuned for this domain alone.
+    columns hold images and labels, where it is Parquet, a table or of the hub. `drop_untrained`
+    leaves out the classes without a training image, and their test images. `reference` is what the
+    papers' scores count against: the accuracy in percent of a network finetuned for this domain
+    alone.
     """
 
     name: str
@@ -86,8 +89,8 @@ class DomainConfig:
         column = "image_column" if self.image_column else "label_column"
         if getattr(self, column) and self.source == "torchvision":
             raise ConfigError(
-                f"{key_of(where, column)} is for Parquet and the Hugging Face hub, but source is "
-                '"torchvision": remove it'
+                f"{key_of(where, column)} is for Parquet, tables and the Hugging Face hub, but "
+                'source is "torchvision": remove it'
             )
         if self.source == "files":
             self._check_files(where)
@@ -144,9 +147,9 @@ def _paths(where: str, key: str, value: object) -> tuple[str, ...]:
     paths = tuple(check_text(where, key, path) for path in values)
     if len(paths) > 1:
         for path in paths:
-            if not path.endswith(".parquet"):
+            if not path.lower().endswith(LISTED):
                 raise ConfigError(
-                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet files "
-                    "only; give one folder of class folders as a string"
+                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet files, or "
+                    "tables (.csv, .tsv, .jsonl); give one folder of class folders as a string"
                 )
     return paths

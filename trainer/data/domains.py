@@ -15,7 +15,7 @@ from PIL import Image
 
 from prunion.runtime.base import Orientation
 from prunion.runtime.errors import ConfigError, DataError, PrunionError
-from prunion.runtime.images import ImageSet, Split, are_parquet, open_folder, open_parquet
+from prunion.runtime.images import ImageSet, Split, has_columns, image_files, open_images
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
 from prunion.trainer.data.handed import Handed, HandedSets, open_dataset
@@ -145,23 +145,23 @@ def _open(
         return open_torchvision(config, train=train, orientation=orientation)
     if config.source == "huggingface":
         return open_huggingface(config, train=train, orientation=orientation)
-    paths = tuple(Path(path) for path in getattr(config, part))
-    if are_parquet(paths):
-        columns = (config.image_column or "image", config.label_column or "label")
-        return open_parquet(paths, columns, orientation)
+    files = image_files([Path(path) for path in getattr(config, part)])
     where = f"[domains.{config.name}]"
-    if len(paths) == 1 and paths[0].is_dir():
-        for key in ("image_column", "label_column"):
-            if getattr(config, key):
-                raise ConfigError(
-                    f"{where} {key} is for Parquet, but {part} is a folder: remove it"
-                )
-        return open_folder(paths[0], orientation)
-    if paths[0].exists():
+    for key in ("image_column", "label_column"):
+        if getattr(config, key) and not has_columns(files) and files[0].is_dir():
+            raise ConfigError(
+                f"{where} {key} is for Parquet and tables, but {part} is a folder: remove it"
+            )
+    columns = (config.image_column or "image", config.label_column or "label")
+    split = open_images(files, columns, orientation)
+    if split is not None:
+        return split
+    if files[0].exists():
         raise DataError(
-            f"{where} {part} is {paths[0]}: give a folder of class folders or .parquet files"
+            f"{where} {part} is {files[0]}: give a folder of class folders or .parquet files, or "
+            "tables that name images (.csv, .tsv, .jsonl)"
         )
-    raise DataError(f"{where} {part} is {paths[0]}, which does not exist: correct the path")
+    raise DataError(f"{where} {part} is {files[0]}, which does not exist: correct the path")
 
 
 def _check_counts(config: DomainConfig, train: ImageSet, test: ImageSet) -> None:

@@ -21,7 +21,7 @@ from prunion.trainer.cost import least_cost, least_limit, shown_cost
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import StopRequest, Training
 from prunion.trainer.processes import device_named, joined_processes
-from prunion.trainer.run.record import validated_images
+from prunion.trainer.run.record import watched_images
 from prunion.trainer.run.snapshot import snapshot_bytes
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 
@@ -202,13 +202,9 @@ def _seconds_a_step(training: Training) -> float:
 
 
 def _answered(training: Training, domains: Sequence[Domain]) -> int:
-    """Images that the run answers: some after each epoch, the test images in the end.
-
-    With a warm-up also after it.
-    """
-    tests = 2 if training.schedule.warmup else 1
-    each = training.config.train.epochs
-    return sum(each * validated_images(d) + tests * len(d.test) for d in domains)
+    """Images that the run answers: some after each epoch, more after warm-up and in the end."""
+    epochs, warm = training.config.train.epochs, bool(training.schedule.warmup)
+    return sum(epochs * watched_images(d) + warm * len(d.watched) + len(d.test) for d in domains)
 
 
 def _images_a_step(training: Training) -> float:

@@ -40,8 +40,8 @@ from prunion.trainer.run.record import (
     RECORD,
     answer_records,
     run_record,
-    validate,
-    validation_part,
+    watch_accuracy,
+    watched_part,
 )
 from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import snapshot_bytes
@@ -100,12 +100,12 @@ def train_run(
         else:
             processes.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
             processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
-        few = validation_part(training, domains)
+        few = watched_part(training, domains)
         with stop_signals() as stop, open_log(folder, training) as log:
 
             def measure() -> None:
                 _measure_before(training, domains, log, facts)
-                log(training.step, validation=validate(training, few), phase=training.phase)
+                log(training.step, **watch_accuracy(training, few), phase=training.phase)
 
             run_epochs(training, folder, log, stop, facts, measure, watch)
             answers = _answers(training, domains)
@@ -178,7 +178,7 @@ def _inputs(config: RunConfig, run_file: Path | None) -> list[Path | str]:
     paths = [config.train.teacher, config.budget.profile if config.budget.kind == "latency" else ""]
     paths += [config.backbone.weights] if config.backbone.weights_are_a_file else []
     for domain in config.domains:
-        paths += [*domain.train, *domain.test]
+        paths += [*domain.train, *domain.test, *domain.validation]
     return [*filter(None, paths), *([run_file] if run_file else [])]
 
 
@@ -203,7 +203,10 @@ def _graph(folder: Path) -> Any:
 def _measure_before(
     training: Training, domains: Sequence[Domain], log: Log, facts: dict[str, Any]
 ) -> None:
-    """Accuracy with every channel on, once warm-up is over; a run without one has none."""
+    """Accuracy with every channel on, once warm-up is over; a run without one has none.
+
+    On validation images where there are some: test images wait for the end.
+    """
     if not training.schedule.warmup or "before" in facts:
         return
     if training.epoch < training.config.train.warmup:
@@ -211,7 +214,7 @@ def _measure_before(
     config = training.config
     facts["before"] = evaluate(
         training.net,
-        domains,
+        [replace(domain, test=domain.watched) for domain in domains],
         config.input,
         gated=False,
         processes=training.processes,

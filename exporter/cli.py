@@ -1,6 +1,6 @@
 """The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`.
 
-And `train`: the trainer's, which here gets the check that needs an exporter.
+And `train` and `check`: the trainer's, which here get the rehearsal that needs an exporter.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunion.runtime.cli import as_json, bundle_argument, force
+from prunion.trainer.cli import check as unrehearsed
 from prunion.trainer.cli import train as unchecked
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
     from prunion.trainer.network import DomainNet
 
-__all__ = ["add_domain", "export", "pack", "profile", "train", "verify"]
+__all__ = ["add_domain", "check", "export", "pack", "profile", "train", "verify"]
 
 
 def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
@@ -29,12 +30,17 @@ def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
     rehearse_export(net, height, width, round_to)
 
 
-def _train(**options: Any) -> None:
-    assert unchecked.callback is not None
-    unchecked.callback(**options, check=_check)
+def _checked(command: click.Command) -> click.Command:
+    """The trainer's command, with the check that needs an exporter."""
+
+    def run(**options: Any) -> None:
+        assert command.callback is not None
+        command.callback(**options, check=_check)
+
+    return click.Command(command.name, params=command.params, help=command.help, callback=run)
 
 
-train = click.Command("train", params=unchecked.params, help=unchecked.help, callback=_train)
+check, train = _checked(unrehearsed), _checked(unchecked)
 
 
 @click.command()

@@ -189,7 +189,7 @@ def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, Any] | No
         first, test = _pair(value)
         pair = None if _is_paths(first) and _is_paths(test) else (first, test)
         table = {"train": first, "test": test} if pair is None else {"source": "python"}
-    for part in ("train", "test"):  # a path may be pathlib's
+    for part in ("train", "test", "validation"):  # a path may be pathlib's
         if isinstance(table.get(part), Path):
             table[part] = str(table[part])
     tested = pair[1] is not None if pair else bool(table.get("test"))

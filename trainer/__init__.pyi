@@ -1,5 +1,5 @@
-from .config.load import load_config as load_config
 from .config.run import RunConfig as RunConfig
+from .config.run import load_config as load_config
 from .network.checkpoint import Checkpoint as Checkpoint
 from .network.checkpoint import load_checkpoint as load_checkpoint
 from .network.masked import DomainNet as DomainNet

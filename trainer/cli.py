@@ -1,4 +1,4 @@
-"""The trainer's commands: `prunion init`, `list`, `train` and `score`."""
+"""The trainer's commands: `prunion init`, `list`, `check`, `train` and `score`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,42 @@ from prunion.runtime.cli import as_json, force
 if TYPE_CHECKING:
     from prunion.trainer.run import ExportCheck
 
-__all__ = ["init", "list_names", "score", "train"]
+__all__ = ["check", "init", "list_names", "score", "train"]
 
-
-@click.command()
-@click.argument("config", metavar="RUN.toml", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Run folder  [default: runs/RUN].")
-@force
-@click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
-@click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
-@click.option(
+run_argument = click.argument("config", metavar="RUN.toml", type=click.Path())
+changed = click.option(
     "--set",
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
     help="In place of the file's value, such as train.lr=3e-4; can be repeated.",
 )
+
+
+@click.command()
+@run_argument
+@changed
+@as_json
+def check(
+    config: str, changes: tuple[str, ...], as_json: bool, check: ExportCheck | None = None
+) -> None:
+    """Open and try all that RUN.toml names, as train would; train nothing."""
+    from prunion.trainer.config import load_config
+    from prunion.trainer.run import check_run, check_table
+
+    found = check_run(load_config(config, changes), check=check)
+    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
+        return
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else check_table(found))
+
+
+@click.command()
+@run_argument
+@click.option("-o", "--output", type=click.Path(), help="Run folder  [default: runs/RUN].")
+@force
+@click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
+@click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
+@changed
 @as_json
 def train(
     config: str,

@@ -154,7 +154,7 @@ def _frontier(
 
 
 def curve_charts(subject: Subject) -> list[Chart]:
-    """Loss, validation accuracy, budget and λ over the epochs, of whatever the log has."""
+    """Loss, accuracy, budget and λ over the epochs, of whatever the log has."""
     steps = [line for line in subject.log if "cost" in line]
     if not steps:
         return []
@@ -202,12 +202,16 @@ def curve_charts(subject: Subject) -> list[Chart]:
         return Chart(f"curve-{name}", title, f"{title} over {unit}: {ends}", draw, tuple(rows))
 
     lambdas = {"shared": "lambda", **{name: f"lambda/{name}" for name in names}}
-    validation = {name: f"validation/{name}" for name in names}
+    validation = {name: f"validation_accuracy/{name}" for name in names}
+    some_tests = {name: f"test_part_accuracy/{name}" for name in names}
+    older = {name: f"validation/{name}" for name in names}  # of test images, then called so
     training = {name: f"train_accuracy/{name}" for name in names}
     budget = {"what the switches leave": "cost", "target": "target"}
     charts = [
         chart("loss", "Training loss", {n: f"loss/{n}" for n in names}, "cross-entropy"),
-        chart("validation", "Accuracy on some test images", validation, "%", 100.0),
+        chart("validation", "Accuracy on validation images", validation, "%", 100.0),
+        chart("test-part", "Accuracy on some test images", some_tests, "%", 100.0)
+        or chart("test-part", "Accuracy on some test images", older, "%", 100.0),
         chart("training", "Accuracy on training batches", training, "%", 100.0),
         chart("budget", "Cost of the union", budget, "% of the backbone's", 100.0, ylim=(0, 105)),
         chart("lambda", "λ, the price of the budget", lambdas, "λ"),

@@ -30,8 +30,12 @@ BETWEEN_LINES = 10.0  # seconds, in a log
 @click.option("--backend", default="auto", show_default=True, help="What answers.")
 @click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Batch size.")
-@click.option("--image-column", default="image", show_default=True, help="Of Parquet files.")
-@click.option("--label-column", default="label", show_default=True, help="Of Parquet files.")
+@click.option(
+    "--image-column", default="image", show_default=True, help="Of Parquet files and tables."
+)
+@click.option(
+    "--label-column", default="label", show_default=True, help="Of Parquet files and tables."
+)
 @click.option("--skip-unknown", is_flag=True, help="Leave out classes the bundle does not know.")
 @click.option(
     "-o", "--output", type=click.Path(), metavar="FILE", help="Every image's answer, as JSON."
@@ -54,7 +58,7 @@ def evaluate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Measure accuracy on labelled images: a folder of class folders, or Parquet files."""
+    """Measure accuracy on labelled images: a folder of class folders, Parquet files or tables."""
     from prunion.runtime.base import check_output, write_json
     from prunion.runtime.measure import evaluate, evaluation_lines, foreign_to_evaluation
 

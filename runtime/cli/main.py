@@ -27,6 +27,7 @@ COMMANDS = {
     "add-domain": "prunion.exporter.cli:add_domain",
     "bench": "prunion.runtime.cli.bench:bench",
     "build": "prunion.runtime.cli.engines:build",
+    "check": "prunion.exporter.cli:check",
     "demo": "prunion.benchmarks.cli:demo",
     "doctor": "prunion.runtime.cli.commands:doctor",
     "eval": "prunion.runtime.cli.evaluation:evaluate",

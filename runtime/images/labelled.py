@@ -10,10 +10,9 @@ import numpy as np
 
 from prunion.runtime.base import Orientation, shown
 from prunion.runtime.errors import DataError, InputError
-from prunion.runtime.images.folder import open_folder
 from prunion.runtime.images.image_set import ImageSet
 from prunion.runtime.images.labels import Split, check_label, number_labels
-from prunion.runtime.images.parquet import are_parquet, open_parquet
+from prunion.runtime.images.sources import image_files, open_images
 
 __all__ = ["open_labelled"]
 
@@ -32,9 +31,9 @@ def open_labelled(
     """Images of a domain, how messages name each, and how many were left out of which class.
 
     Args:
-        data: a folder of class folders, or one or several Parquet files.
+        data: a folder of class folders, or one or several Parquet files or tables.
         classes: the domain's; a label is a place among them.
-        columns: of images and of labels in Parquet.
+        columns: of images and of labels in Parquet and tables.
         skip_unknown: leave out images of other classes, instead of refusing them.
 
     Raises:
@@ -65,15 +64,19 @@ def _open(
 ) -> Split:
     paths = tuple(map(Path, [data] if isinstance(data, (str, Path)) else data))
     if not paths:
-        raise InputError("no data given: give a folder of class folders, or .parquet files")
-    for path in paths:
+        raise InputError(
+            "no data given: give a folder of class folders, or .parquet, .csv or .jsonl files"
+        )
+    files = image_files(paths)
+    for path in files:
         if not path.exists():
             raise DataError(f"{path} does not exist: correct the path")
-    if are_parquet(paths):
-        return open_parquet(paths, columns, orientation)
-    if len(paths) == 1 and paths[0].is_dir():
-        return open_folder(paths[0], orientation)
-    raise DataError(f"{paths[0]}: give one folder of class folders, or .parquet files")
+    split = open_images(files, columns, orientation)
+    if split is None:
+        raise DataError(
+            f"{files[0]}: give one folder of class folders, or .parquet, .csv or .jsonl files"
+        )
+    return split
 
 
 def _unknown(split: Split, known: set[str]) -> dict[str, int]:

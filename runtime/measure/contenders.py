@@ -15,7 +15,7 @@ from prunion.runtime.bundle import Bundle, Pack, open_bundle
 from prunion.runtime.graph import GraphForm
 from prunion.runtime.model import open_pool
 
-__all__ = ["Contender", "Opened", "Setup", "domain_rows", "contenders", "session_calls"]
+__all__ = ["Contender", "Opened", "Setup", "contenders", "domain_rows", "session_calls"]
 
 
 @dataclass(frozen=True)

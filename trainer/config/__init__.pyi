@@ -8,9 +8,9 @@ from .checks import Ranking as Ranking
 from .checks import SharingLoss as SharingLoss
 from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
-from .load import load_added_domain as load_added_domain
-from .load import load_config as load_config
 from .run import RunConfig as RunConfig
+from .run import load_added_domain as load_added_domain
+from .run import load_config as load_config
 from .template import HEAD as HEAD
 from .template import found_domains as found_domains
 from .template import run_file_text as run_file_text

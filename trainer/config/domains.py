@@ -26,6 +26,7 @@ UNUSED = {
     "files": ("root", "download", "train_split", "test_split"),
     "huggingface": ("root", "download"),
 }
+LISTED = (".parquet", ".csv", ".tsv", ".jsonl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -33,13 +34,17 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 class DomainConfig:
     """A domain's name, its training and test images, and how training may change them.
 
-    `source = "files"` reads `train` and `test`: one folder of class folders, or Parquet files
-    (one path or several; kept as a tuple). For "python" a program hands data sets over.
+    `source = "files"` reads `train` and `test`: one folder of class folders or of Parquet files,
+    or Parquet files or tables that name images (one path or several, patterns too; kept as a
+    tuple). For "python" a program hands data sets over.
     "torchvision" and "huggingface" read the data set
     named `dataset`, which the run file calls `name`. `image_column` and `label_column` say which
-    columns hold images and labels, where it is Parquet or of the hub. `drop_untrained` leaves out
-    the classes without a training image, and their test images. `reference` is what the papers'
-    scores count against: the accuracy in percent of a network finetuned for this domain alone.
+    columns hold images and labels, where it is Parquet, a table or of the hub. `drop_untrained`
+    leaves out the classes without a training image, and their test images. `validation` (as `test`)
+    or a share of the training images, `validation_holdout`, is what the run's accuracy by epoch is
+    measured on, so that test images are read at its end alone. `reference` is what the
+    papers' scores count against: the accuracy in percent of a network finetuned for this domain
+    alone.
     """
 
     name: str
@@ -54,6 +59,8 @@ class DomainConfig:
     image_column: str = ""
     label_column: str = ""
     drop_untrained: bool = False
+    validation: tuple[str, ...] = ()
+    validation_holdout: float = 0.0
     holdout: float = 0.0
     limit: int = 0
     mirror: bool = False
@@ -70,6 +77,7 @@ class DomainConfig:
         check_choice(where, "source", self.source, get_args(DomainSource))
         object.__setattr__(self, "train", _paths(where, "train", self.train))
         object.__setattr__(self, "test", _paths(where, "test", self.test))
+        object.__setattr__(self, "validation", _paths(where, "validation", self.validation))
         check_text(where, "name", self.dataset, empty=True)
         for key in ("root", "train_split", "test_split"):
             check_text(where, key, getattr(self, key))
@@ -77,7 +85,13 @@ class DomainConfig:
             check_text(where, key, getattr(self, key), empty=True)
         for key in ("download", "drop_untrained", "mirror", "crop"):
             check_bool(where, key, getattr(self, key))
-        check_number(where, "holdout", self.holdout, 0, 0.9)
+        for key in ("holdout", "validation_holdout"):
+            check_number(where, key, getattr(self, key), 0, 0.9)
+        if self.validation and self.validation_holdout:
+            raise ConfigError(
+                f"{key_of(where, 'validation_holdout')} is {self.validation_holdout:g}, but "
+                "validation is given too: remove one"
+            )
         check_int(where, "limit", self.limit, 0, 10**9)
         check_number(where, "reference", self.reference, 0, 99.99)
         self._check_source(where)
@@ -86,16 +100,17 @@ class DomainConfig:
         column = "image_column" if self.image_column else "label_column"
         if getattr(self, column) and self.source == "torchvision":
             raise ConfigError(
-                f"{key_of(where, column)} is for Parquet and the Hugging Face hub, but source is "
-                '"torchvision": remove it'
+                f"{key_of(where, column)} is for Parquet, tables and the Hugging Face hub, but "
+                'source is "torchvision": remove it'
             )
         if self.source == "files":
             self._check_files(where)
             return
-        if self.source == "python" and not (self.train or self.test):
+        given = [key for key in ("train", "test", "validation") if getattr(self, key)]
+        if self.source == "python" and not given:
             return  # a program hands its images over
-        if self.train or self.test:
-            key = "train" if self.train else "test"
+        if given:
+            key = given[0]
             raise ConfigError(
                 f'{key_of(where, key)} goes with files, but source is "{self.source}": remove one'
             )
@@ -144,9 +159,9 @@ def _paths(where: str, key: str, value: object) -> tuple[str, ...]:
     paths = tuple(check_text(where, key, path) for path in values)
     if len(paths) > 1:
         for path in paths:
-            if not path.endswith(".parquet"):
+            if not path.lower().endswith(LISTED):
                 raise ConfigError(
-                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet files "
-                    "only; give one folder of class folders as a string"
+                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet files, or "
+                    "tables (.csv, .tsv, .jsonl); give one folder of class folders as a string"
                 )
     return paths

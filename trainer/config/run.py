@@ -1,9 +1,10 @@
-"""What a run file says, checked and frozen."""
+"""A run file: TOML in, a checked and frozen RunConfig out."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, get_args
 
 from prunion.runtime.errors import ConfigError
@@ -17,24 +18,31 @@ from prunion.trainer.config.checks import (
     check_table,
     key_of,
 )
-from prunion.trainer.config.domains import DomainConfig
+from prunion.trainer.config.domains import DomainConfig, check_used
+from prunion.trainer.config.file import absolute_paths, merge, read_change, read_toml
 from prunion.trainer.config.train import TrainConfig
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
-
 __all__ = [
+    "AddedDomainConfig",
     "BackboneConfig",
     "BudgetConfig",
     "DomainConfig",
     "InputConfig",
     "RunConfig",
     "TrainConfig",
-    "read_domain",
-    "read_table",
+    "load_added_domain",
+    "load_config",
 ]
+
+# What `[train]` may say of a domain that comes later: nothing of the trunk, the budget or sharing.
+ADDED_TRAIN = (
+    *("warmup", "ramp", "settle", "batch_size", "lr", "weight_decay", "label_smoothing"),
+    *("average", "precision", "workers"),
+)
+
+
+# Keys of a domain that a run which does not use them is known without, as before there were such.
+NEWER = ("image_column", "label_column", "drop_untrained", "validation", "validation_holdout")
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class RunConfig:
             table = {key: _plain(item) for key, item in asdict(domain).items()}
             del table["name"]
             table["name"] = table.pop("dataset")
-            for key in ("image_column", "label_column", "drop_untrained"):
+            for key in NEWER:
                 if not table[key]:
                     del table[key]
             value["domains"][domain.name] = table
@@ -102,11 +110,11 @@ class RunConfig:
         domains = check_table("domains", value["domains"])
         top = {key: value[key] for key in ("seed", "threads", "device") if key in value}
         return cls(
-            backbone=read_table(BackboneConfig, "backbone", value["backbone"], ("name",)),
-            budget=read_table(BudgetConfig, "budget", value["budget"], ("limit",)),
-            domains=tuple(read_domain(name, table) for name, table in domains.items()),
-            input=read_table(InputConfig, "input", value.get("input", {})),
-            train=read_table(TrainConfig, "train", value.get("train", {})),
+            backbone=_table(BackboneConfig, "backbone", value["backbone"], ("name",)),
+            budget=_table(BudgetConfig, "budget", value["budget"], ("limit",)),
+            domains=tuple(_domain(name, table) for name, table in domains.items()),
+            input=_table(InputConfig, "input", value.get("input", {})),
+            train=_table(TrainConfig, "train", value.get("train", {})),
             **top,
         )
 
@@ -118,13 +126,94 @@ class RunConfig:
         return cls.from_json(value)
 
 
-def read_table(cls: type, table: str, value: Any, required: tuple[str, ...] = ()) -> Any:
+def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a run file; its relative paths count from the file's own folder.
+
+    Args:
+        changes: values in place of the file's, such as `train.lr=3e-4`; paths as in the file.
+
+    Raises ConfigError in one line if the file, a key or a value is wrong, or if the file of
+    weights does not exist.
+    """
+    path = Path(path)
+    value = read_toml(path)
+    for change in changes:
+        merge(value, read_change(change))
+    folder = path.absolute().parent
+    try:
+        _check_used(value)
+        absolute_paths(value, folder)
+        config = RunConfig.from_json(value)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from None
+    backbone = config.backbone
+    if backbone.weights_are_a_file and not _is_file(backbone.weights):
+        raise ConfigError(
+            f"{path}: [backbone] weights is {backbone.weights}, which is not a file: correct the "
+            'path, or write "default" to let the library download its own'
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class AddedDomainConfig:
+    """A domain to add to a finished checkpoint, and how to train it."""
+
+    domain: DomainConfig
+    train: TrainConfig
+    seed: int
+
+
+def load_added_domain(path: Path | str) -> AddedDomainConfig:
+    """Read a file with one `[domains.NAME]` table, and optionally `[train]` and `seed`.
+
+    Raises ConfigError in one line if the file, a key or a value is wrong.
+    """
+    path = Path(path)
+    value = read_toml(path)
+    try:
+        _check_used(value)
+        absolute_paths(value, path.absolute().parent)
+        check_keys("", value, ["seed", "train", "domains"], ("domains",))
+        domains = check_table("domains", value["domains"])
+        if len(domains) != 1:
+            raise ConfigError(f"[domains] has {len(domains)} tables: give the one domain to add")
+        ((name, table),) = domains.items()
+        given = check_table("train", value.get("train", {}))
+        for key in set(given) & {f.name for f in fields(TrainConfig)} - set(ADDED_TRAIN):
+            raise ConfigError(
+                f"[train] {key} means nothing for a domain that comes later: remove it"
+            )
+        check_keys("train", given, ADDED_TRAIN)
+        train = {"warmup": 4, "ramp": 4, "settle": 4, **given}
+        seed = value.get("seed", 0)
+        check_int("", "seed", seed, 0, 2**32 - 1)
+        return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from None
+
+
+def _check_used(value: dict[str, Any]) -> None:
+    domains = value.get("domains")
+    for name, table in domains.items() if isinstance(domains, dict) else ():
+        if isinstance(table, dict):
+            check_used(name, table)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long for the system, a folder closed to us
+        return False
+
+
+def _table(cls: type, table: str, value: Any, required: tuple[str, ...] = ()) -> Any:
     value = check_table(table, value)
     check_keys(table, value, [f.name for f in fields(cls)], required)
     return cls(**value)
 
 
-def read_domain(name: str, value: Any) -> DomainConfig:
+def _domain(name: str, value: Any) -> DomainConfig:
     table = f"domains.{name}"
     value = dict(check_table(table, value))
     known = ["name", *(f.name for f in fields(DomainConfig) if f.name not in ("name", "dataset"))]

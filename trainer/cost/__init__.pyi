@@ -1,5 +1,7 @@
 from .budget import PricedBudget as PricedBudget
 from .budget import budget_account as budget_account
+from .budget import least_cost as least_cost
+from .budget import least_limit as least_limit
 from .budget import make_budget as make_budget
 from .budget import select_union as select_union
 from .budget import shown_cost as shown_cost

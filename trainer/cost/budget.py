@@ -12,7 +12,15 @@ from prunion.runtime.errors import BudgetError
 from prunion.trainer.config import BudgetConfig, BudgetKind
 from prunion.trainer.cost.prices import Pricer
 
-__all__ = ["PricedBudget", "budget_account", "make_budget", "select_union", "shown_cost"]
+__all__ = [
+    "PricedBudget",
+    "budget_account",
+    "least_cost",
+    "least_limit",
+    "make_budget",
+    "select_union",
+    "shown_cost",
+]
 
 
 @dataclass(frozen=True)
@@ -56,17 +64,29 @@ def make_budget(config: BudgetConfig, pricer: Pricer, keep: Sequence[str] = ()) 
     full, backbone = pricer.full, pricer.backbone
     whole = config.is_fraction and config.amount == 1  # nothing is asked
     allowed = full if whole else config.allowed(backbone)
-    nothing = np.zeros(pricer.units.count, dtype=bool)
-    least = pricer.of(pricer.units.round_up(nothing, config.round_to))
+    least = least_cost(config, pricer)
     if least > allowed:
         whole_layers = f"; keep = {', '.join(keep)}" if keep else ""
         raise BudgetError(
             f"[budget] limit {config.limit} allows {shown_cost(config.kind, allowed)}, but the "
             f"narrowest network (round_to {config.round_to}{whole_layers}) needs "
             f"{shown_cost(config.kind, least)}: give at least "
-            f"{_least_limit(config, least, backbone)}"
+            f"{least_limit(config, least, backbone)}"
         )
     return PricedBudget(pricer, full, allowed, config.round_to)
+
+
+def least_cost(config: BudgetConfig, pricer: Pricer) -> float:
+    """What the narrowest network costs, its widths rounded up as `config` says."""
+    nothing = np.zeros(pricer.units.count, dtype=bool)
+    return pricer.of(pricer.units.round_up(nothing, config.round_to))
+
+
+def least_limit(config: BudgetConfig, least: float, backbone: float) -> str:
+    """The smallest limit that can be met, as this run file writes limits."""
+    if config.is_fraction:
+        return f"{min(1.0, np.ceil(least / backbone * 1e4) / 1e4):g}"
+    return f'"{np.ceil(least * 1e6) / 1e6:.6f}ms"' if config.kind == "latency" else f"{least:.0f}"
 
 
 def select_union(
@@ -121,10 +141,3 @@ def budget_account(config: BudgetConfig, budget: PricedBudget, cost: float) -> B
 def shown_cost(kind: BudgetKind, cost: float) -> str:
     """A cost with its unit, for messages."""
     return f"{cost:.4g} ms" if kind == "latency" else f"{cost:,.0f} {kind}"
-
-
-def _least_limit(config: BudgetConfig, least: float, backbone: float) -> str:
-    """The smallest limit that can be met, as this run file writes limits."""
-    if config.is_fraction:
-        return f"{min(1.0, np.ceil(least / backbone * 1e4) / 1e4):g}"
-    return f'"{np.ceil(least * 1e6) / 1e6:.6f}ms"' if config.kind == "latency" else f"{least:.0f}"

@@ -27,7 +27,7 @@ OTHERWISE = ", or holdout = 0.2 in place of a test set"
 
 @dataclass(frozen=True, eq=False)
 class Numbered:
-    """Both sets with labels that are places in `classes`; `test` None where none was given.
+    """The sets with labels that are places in `classes`; None where one was not given.
 
     `remarks` are what a user should hear of the classes, one line each.
     """
@@ -36,23 +36,28 @@ class Numbered:
     train: ImageSet
     test: ImageSet | None
     remarks: tuple[str, ...]
+    validation: ImageSet | None = None
 
 
-def number_classes(config: DomainConfig, train: Split, test: Split | None) -> Numbered:
-    """Give every label of both splits its class's number; the training split says the classes.
+def number_classes(
+    config: DomainConfig, train: Split, test: Split | None, validation: Split | None = None
+) -> Numbered:
+    """Give every label of the splits its class's number; the training split says the classes.
 
     A class without test images is a remark. Raises DataError, naming the image or the class, for
-    a label that is none, for classes that are ordered otherwise in the test split, and for one
+    a label that is none, for classes that are ordered otherwise in another split, and for one
     without training images, unless `config.drop_untrained` leaves it out.
     """
     where = f"[domains.{config.name}]"
     classes = _named(where, train, "train")
     drop, remarks = config.drop_untrained, list(_look_alikes(classes))
     numbers = number_labels(train, classes, otherwise=OTHERWISE)
-    train_set, test_set = ImageSet(numbers, train.read, train.digest(numbers)), None
-    if test is not None:
-        tested = _test_numbers(where, test, classes, drop)
-        test_set = ImageSet(tested, test.read, test.digest(tested))
+    train_set = ImageSet(numbers, train.read, train.digest(numbers))
+    others: dict[str, ImageSet] = {}
+    for part, split in (("test", test), ("validation", validation)):
+        if split is not None:
+            own = _other_numbers(where, part, split, classes, drop)
+            others[part] = ImageSet(own, split.read, split.digest(own))
     kept = np.unique(numbers)
     dropped = [name for index, name in enumerate(classes) if index not in kept]
     if dropped and not drop:
@@ -60,19 +65,22 @@ def number_classes(config: DomainConfig, train: Split, test: Split | None) -> Nu
     if drop:
         classes = tuple(classes[index] for index in kept)
         train_set, _ = _only(train_set, kept)
-        lost = 0
-        if test_set is not None:
-            test_set, lost = _only(test_set, kept)
-        if dropped or lost:
+        lost = {"test": 0}
+        for part, images in others.items():
+            others[part], lost[part] = _only(images, kept)
+        if dropped or any(lost.values()):
             of = f"{_listed(dropped)}, without training images, and " if dropped else ""
-            remarks.append(f"drop_untrained: left out {of}{lost} test images of such classes")
+            counts = " and ".join(f"{count} {part}" for part, count in lost.items())
+            remarks.append(f"drop_untrained: left out {of}{counts} images of such classes")
     if len(classes) < 2:
         what = f"one class, {classes[0]!r}" if classes else "no class with training images"
         raise DataError(
             f"{where} has {what}: give at least two to tell apart, such as a class of everything "
             "else that the camera may see"
         )
-    return Numbered(classes, train_set, test_set, tuple(remarks))
+    return Numbered(
+        classes, train_set, others.get("test"), tuple(remarks), others.get("validation")
+    )
 
 
 def _named(where: str, split: Split, part: str) -> tuple[str, ...]:
@@ -99,30 +107,32 @@ def _named(where: str, split: Split, part: str) -> tuple[str, ...]:
     return names
 
 
-def _test_numbers(where: str, test: Split, classes: tuple[str, ...], drop: bool) -> np.ndarray:
-    """The place of each test label in the training classes; -1 for others, if they may be dropped.
+def _other_numbers(
+    where: str, part: str, split: Split, classes: tuple[str, ...], drop: bool
+) -> np.ndarray:
+    """The place of each label in the training classes; -1 for others, if they may be dropped.
 
-    Without names in the test split its labels are looked up among the training classes.
+    Without names in the split its labels are looked up among the training classes.
     """
-    if test.names is None:
-        return number_labels(test, classes, otherwise=OTHERWISE)
-    names = _named(where, test, "test")
+    if split.names is None:
+        return number_labels(split, classes, otherwise=OTHERWISE)
+    names = _named(where, split, part)
     foreign = [name for name in names if name not in classes]
     lacking = [name for name in classes if name not in names]
     if foreign and not drop:
-        told = [f"train lacks {name!r}{_spelled(name, lacking)}" for name in foreign]
-        told += [f"test lacks {name!r}" for name in lacking]
+        told = [f"train lacks {name!r}{_spelled(name, lacking, part)}" for name in foreign]
+        told += [f"{part} lacks {name!r}" for name in lacking]
         what = "; ".join(told[:MOST_NAMED]) + ("; …" if len(told) > MOST_NAMED else "")
         raise DataError(
-            f"{where} train and test have different classes ({what}): make them the same, or set "
+            f"{where} train and {part} have different classes ({what}): make them the same, or set "
             "drop_untrained = true"
         )
     if [name for name in names if name in classes] != [n for n in classes if n in names]:
         raise DataError(
-            f"{where} train and test have different classes (the same names in another "
+            f"{where} train and {part} have different classes (the same names in another "
             "order): make them the same"
         )
-    return number_labels(test, classes, foreign, OTHERWISE)
+    return number_labels(split, classes, foreign, OTHERWISE)
 
 
 def _untrained(where: str, dropped: list[str], train: Split) -> str:
@@ -154,10 +164,10 @@ def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:
             )
 
 
-def _spelled(name: str, lacking: list[str]) -> str:
+def _spelled(name: str, lacking: list[str], part: str) -> str:
     """What the same name may be spelled as among the training classes."""
     alike = [other for other in lacking if plain_name(other) == plain_name(name)]
-    return f", which spells it {alike[0]!a} (and test {name!a})" if alike else ""
+    return f", which spells it {alike[0]!a} (and {part} {name!a})" if alike else ""
 
 
 def _listed(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from prunion.runtime.base import Orientation
 from prunion.runtime.errors import ConfigError, DataError, PrunionError
-from prunion.runtime.images import ImageSet, Split, are_parquet, open_folder, open_parquet
+from prunion.runtime.images import ImageSet, Split, has_columns, image_files, open_images
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
 from prunion.trainer.data.handed import Handed, HandedSets, open_dataset
@@ -36,6 +36,7 @@ class Domain:
     """One classification data set: a label is a position in `classes`.
 
     Attributes:
+        validation: images for accuracy while the run learns; None where none were set aside.
         found: what opening it met, as plain JSON values: how many classes and images, which files
             were passed over, which images are not taken as they are stored, and remarks.
     """
@@ -47,6 +48,12 @@ class Domain:
     mirror: bool
     crop: bool
     found: Mapping[str, Any] = field(default_factory=dict)
+    validation: ImageSet | None = None
+
+    @property
+    def watched(self) -> ImageSet:
+        """What accuracy is measured on before the end: validation images, else test images."""
+        return self.test if self.validation is None else self.validation
 
 
 def open_domain(
@@ -55,7 +62,7 @@ def open_domain(
     orientation: Orientation = "exif",
     handed: Handed | None = None,
 ) -> Domain:
-    """Open a domain's images; `seed` chooses what `holdout` and `limit` leave.
+    """Open a domain's images; `seed` chooses what holdouts and `limit` leave.
 
     The images are checked, so that a broken one is named now. `orientation` is the run's; `handed`
     are the data sets of `source = "python"`. Raises
@@ -65,11 +72,17 @@ def open_domain(
     splits = {"train": _open(config, "train", orientation, handed)}
     if not config.holdout:
         splits["test"] = _open(config, "test", orientation, handed)
-    numbered = number_classes(config, splits["train"], splits.get("test"))
+    if config.validation:
+        splits["validation"] = _open(config, "validation", orientation, handed)
+    numbered = number_classes(config, splits["train"], splits.get("test"), splits.get("validation"))
     classes, train, test = numbered.classes, numbered.train, numbered.test
+    validation = numbered.validation
     if test is None:
-        train, test = _held_out(train, config, seed)
-    _check_counts(config, train, test)
+        train, test = _held_out(train, config.holdout, [seed, domain_key(config.name), 1])
+    if config.validation_holdout:
+        random = [seed, domain_key(config.name), 5]
+        train, validation = _held_out(train, config.validation_holdout, random)
+    _check_counts(config, train, test, validation)
     if config.limit and config.limit < len(train):
         if config.limit < len(classes):
             raise ConfigError(
@@ -77,14 +90,15 @@ def open_domain(
                 "classes: raise it, or remove it"
             )
         train = _limited(train, config, seed)
+    sets = {"train": train, "validation": validation, "test": test}
     found = {
         "classes": len(classes),
-        "images": {"train": len(train), "test": len(test)},
+        "images": {part: len(images) for part, images in sets.items() if images is not None},
         "skipped": {part: dict(split.skipped) for part, split in splits.items()},
         "changed": {part: dict(split.met) for part, split in splits.items()},
         "remarks": [*numbered.remarks, *_untested(classes, test)],
     }
-    return Domain(config.name, classes, train, test, config.mirror, config.crop, found)
+    return Domain(config.name, classes, train, test, config.mirror, config.crop, found, validation)
 
 
 def open_domains(
@@ -108,7 +122,7 @@ def open_domains(
                 sets_in_hand = (handed or {}).get(config.name)
                 own[index] = domain = open_domain(config, seed, orientation, sets_in_hand)
                 _log_found(domain)
-                sets = [(len(part), part.digest) for part in (domain.train, domain.test)]
+                sets = [(len(x), x.digest) for x in _sets(domain)]
                 facts[str(index)] = {
                     "classes": domain.classes,
                     "sets": sets,
@@ -145,26 +159,34 @@ def _open(
         return open_torchvision(config, train=train, orientation=orientation)
     if config.source == "huggingface":
         return open_huggingface(config, train=train, orientation=orientation)
-    paths = tuple(Path(path) for path in getattr(config, part))
-    if are_parquet(paths):
-        columns = (config.image_column or "image", config.label_column or "label")
-        return open_parquet(paths, columns, orientation)
+    files = image_files([Path(path) for path in getattr(config, part)])
     where = f"[domains.{config.name}]"
-    if len(paths) == 1 and paths[0].is_dir():
-        for key in ("image_column", "label_column"):
-            if getattr(config, key):
-                raise ConfigError(
-                    f"{where} {key} is for Parquet, but {part} is a folder: remove it"
-                )
-        return open_folder(paths[0], orientation)
-    if paths[0].exists():
+    for key in ("image_column", "label_column"):
+        if getattr(config, key) and not has_columns(files) and files[0].is_dir():
+            raise ConfigError(
+                f"{where} {key} is for Parquet and tables, but {part} is a folder: remove it"
+            )
+    columns = (config.image_column or "image", config.label_column or "label")
+    split = open_images(files, columns, orientation)
+    if split is not None:
+        return split
+    if files[0].exists():
         raise DataError(
-            f"{where} {part} is {paths[0]}: give a folder of class folders or .parquet files"
+            f"{where} {part} is {files[0]}: give a folder of class folders or .parquet files, or "
+            "tables that name images (.csv, .tsv, .jsonl)"
         )
-    raise DataError(f"{where} {part} is {paths[0]}, which does not exist: correct the path")
+    raise DataError(f"{where} {part} is {files[0]}, which does not exist: correct the path")
 
 
-def _check_counts(config: DomainConfig, train: ImageSet, test: ImageSet) -> None:
+def _sets(domain: Domain) -> list[ImageSet]:
+    """Training, test and, where there are some, validation images."""
+    last = [] if domain.validation is None else [domain.validation]
+    return [domain.train, domain.test, *last]
+
+
+def _check_counts(
+    config: DomainConfig, train: ImageSet, test: ImageSet, validation: ImageSet | None
+) -> None:
     where = f"[domains.{config.name}]"
     if len(train) < MIN_TRAIN_IMAGES:
         raise DataError(
@@ -178,6 +200,11 @@ def _check_counts(config: DomainConfig, train: ImageSet, test: ImageSet) -> None
         )
     if not len(test):
         raise DataError(f"{where} has no test images: give some, or holdout = 0.2 in their place")
+    if validation is not None and not len(validation):
+        raise DataError(
+            f"{where} has no validation images: give some, more training images of a class, or "
+            "leave validation and validation_holdout out"
+        )
 
 
 def _untested(classes: tuple[str, ...], test: ImageSet) -> list[str]:
@@ -193,8 +220,9 @@ def _log_found(domain: Domain) -> None:
     """One line of what there is, then one for each remark."""
     found, images = domain.found, domain.found["images"]
     parts = [
-        f"domain {domain.name}: {found['classes']:,} classes, {images['train']:,} training and "
-        f"{images['test']:,} test images"
+        f"domain {domain.name}: {found['classes']:,} classes, {images['train']:,} training"
+        + (f", {images['validation']:,} validation" if "validation" in images else "")
+        + f" and {images['test']:,} test images"
     ]
     for title, key in (("skipped", "skipped"), ("", "changed")):
         for part, counts in found[key].items():
@@ -209,13 +237,13 @@ def _log_found(domain: Domain) -> None:
         log.warning("domain %s: %s", domain.name, remark)
 
 
-def _held_out(images: ImageSet, config: DomainConfig, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Split off `holdout` of each class, at least one image where there are two."""
-    rng = np.random.default_rng([seed, domain_key(config.name), 1])
+def _held_out(images: ImageSet, share: float, seed: list[int]) -> tuple[ImageSet, ImageSet]:
+    """Split off a share of each class, at least one image where there are two."""
+    rng = np.random.default_rng(seed)
     test: list[int] = []
     for members in _shuffled_classes(images, rng):
         if len(members) > 1:
-            count = min(max(1, round(config.holdout * len(members))), len(members) - 1)
+            count = min(max(1, round(share * len(members))), len(members) - 1)
             test += members[:count].tolist()
     held = np.zeros(len(images), bool)
     held[test] = True
@@ -240,11 +268,12 @@ def _shuffled_classes(images: ImageSet, rng: np.random.Generator) -> list[np.nda
 
 def _elsewhere(config: DomainConfig, fact: dict[str, Any]) -> Domain:
     """A domain whose images another process reads, from what that process told about it."""
-    train, test = (
+    train, test, *others = (
         ImageSet(np.zeros(count, np.int64), _unread, digest) for count, digest in fact["sets"]
     )
-    classes = tuple(fact["classes"])
-    return Domain(config.name, classes, train, test, config.mirror, config.crop, fact["found"])
+    classes, found = tuple(fact["classes"]), fact["found"]
+    validation = others[0] if others else None
+    return Domain(config.name, classes, train, test, config.mirror, config.crop, found, validation)
 
 
 def _unread(index: int) -> Image.Image:

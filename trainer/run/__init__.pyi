@@ -1,3 +1,6 @@
+from .check import RunCheck as RunCheck
+from .check import check_run as check_run
+from .check import check_table as check_table
 from .epochs import STATE as STATE
 from .epochs import OnProgress as OnProgress
 from .epochs import Progress as Progress
@@ -8,6 +11,6 @@ from .later_domain import add_domain as add_domain
 from .result import RunResult as RunResult
 from .result import accuracy_lines as accuracy_lines
 from .result import closing_table as closing_table
-from .train import ExportCheck as ExportCheck
+from .start import ExportCheck as ExportCheck
 from .train import train_run as train_run
 from .train import train_with_baseline as train_with_baseline

@@ -1,6 +1,6 @@
 """What a run leaves for `prunion report`: figures, choices and mistakes, in `record.json`.
 
-Also the validation figures of each epoch: a run's curve over a small, fixed part of the test set.
+Also the accuracy after each epoch, on a few fixed images: of validation, or else of the test set.
 """
 
 from __future__ import annotations
@@ -18,22 +18,28 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.result import RunResult
 
-__all__ = ["RECORD", "answer_records", "run_record", "validate", "validation_part"]
+__all__ = [
+    "RECORD",
+    "answer_records",
+    "run_record",
+    "watch_accuracy",
+    "watched_images",
+    "watched_part",
+]
 
 RECORD = "record.json"
 FORMAT_VERSION = 1
-MOST_VALIDATED = 256  # images of a domain after each epoch
-SHARE_VALIDATED = 8  # of as many as it trains on: an answer costs a third of a training step
+MOST_WATCHED = 256  # images of a domain after each epoch
+SHARE_WATCHED = 8  # of as many as it trains on: an answer costs a third of a training step
 CACHE_BYTES = 32 << 20
 
 
-def validation_part(training: Training, domains: Sequence[Domain]) -> list[Domain]:
-    """The domains with a few test images each, the same ones in every epoch, kept in memory."""
+def watched_part(training: Training, domains: Sequence[Domain]) -> list[Domain]:
+    """The domains with a few images each as `test`, the same in every epoch, kept in memory."""
     side = eval_transform(training.config.input).shorter_side
     parts = []
     for index, domain in enumerate(domains):
-        images = domain.test
-        most = min(MOST_VALIDATED, max(32, len(domain.train) // SHARE_VALIDATED), len(images))
+        images, most = domain.watched, watched_images(domain)
         if training.processes.owns(index):
             chosen = np.linspace(0, len(images) - 1, most).round().astype(np.int64)
             images = resized_in_memory(images.subset(chosen), side, CACHE_BYTES)
@@ -41,15 +47,29 @@ def validation_part(training: Training, domains: Sequence[Domain]) -> list[Domai
     return parts
 
 
-def validate(training: Training, parts: Sequence[Domain]) -> dict[str, float]:
-    """Accuracy of each domain on its part, with the switches as they are now."""
-    return evaluate(
+def watched_images(domain: Domain) -> int:
+    """How many images of a domain are answered after each epoch."""
+    share = max(32, len(domain.train) // SHARE_WATCHED)
+    return min(MOST_WATCHED, share, len(domain.watched))
+
+
+def watch_accuracy(training: Training, parts: Sequence[Domain]) -> dict[str, dict[str, float]]:
+    """Accuracy on each domain's part, with the switches as they are now.
+
+    As `validation_accuracy` and `test_part_accuracy` of those domains that have such a part.
+    """
+    found = evaluate(
         training.net,
         parts,
         training.config.input,
         training.switches() if training.phase == "ramp" else None,
         processes=training.processes,
     )
+    figures: dict[str, dict[str, float]] = {}
+    for part in parts:
+        key = "test_part_accuracy" if part.validation is None else "validation_accuracy"
+        figures.setdefault(key, {})[part.name] = found[part.name]
+    return figures
 
 
 def answer_records(

@@ -36,7 +36,8 @@ class RunResult:
 
     Attributes:
         accuracy: per domain on the test images, pruned.
-        accuracy_before: the same after warm-up, with every channel on; empty without warm-up.
+        accuracy_before: the same after warm-up, with every channel on; empty without warm-up. Of a
+            domain with validation images on those.
         budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
         uncut: share of the backbone's cost that learning left, before the last cut.
         params: parameters of the backbone and of the union.
@@ -75,6 +76,11 @@ class RunResult:
         values = self.score.to_json() if self.score else {}
         return {k: v for k, v in values.items() if k != "terms" and v is not None}
 
+    @property
+    def validated(self) -> bool:
+        """Whether any domain has validation images, on which the run was watched."""
+        return _validated(self.data)
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         score = self.score and self.score.to_json()
@@ -98,7 +104,8 @@ class RunResult:
 
     def frontier(self) -> Frontier:
         """Accuracy against cost: with every channel, where that was measured, and pruned."""
-        before = [Point("every channel", 1.0, 1.0, dict(self.accuracy_before))]
+        label = "every channel, validation" if self.validated else "every channel"
+        before = [Point(label, 1.0, 1.0, dict(self.accuracy_before))]
         costs = (self.params[1] / self.params[0], self.macs[1] / self.macs[0])
         pruned = Point(str(self.budget["asked"]), *costs, dict(self.accuracy))
         return Frontier((*(before if self.accuracy_before else []), pruned))
@@ -125,6 +132,7 @@ def run_result(
     choices = training.choices().cpu().numpy()
     params, macs = ((f(everything), f(alive)) for f in (table.params, table.macs))
     costs = (macs[1] / macs[0], params[1] / params[0])
+    validated = _validated(data)
     return RunResult(
         folder=folder,
         accuracy=accuracy,
@@ -138,7 +146,8 @@ def run_result(
         sharing_matrix=_named_matrix(training),
         returned=training.learner.returned,
         seconds=seconds,
-        score=run_score(training.config.domains, accuracy, before, *costs),
+        # S_E compares with warm-up, which other images than the test set's cannot stand for.
+        score=run_score(training.config.domains, accuracy, {} if validated else before, *costs),
         data=data,
         epochs=(training.config.train.warmup, training.config.train.epochs),
     )
@@ -146,7 +155,13 @@ def run_result(
 
 def closing_table(result: RunResult) -> str:
     """What a run prints at its end, lines of text."""
-    lines = accuracy_lines(result.accuracy, result.accuracy_before, result.baseline, result.epochs)
+    lines = accuracy_lines(
+        result.accuracy,
+        result.accuracy_before,
+        result.baseline,
+        result.epochs,
+        validated=result.validated,
+    )
     budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
     met = "met" if budget["met"] else "NOT met"
     names = list(result.accuracy)
@@ -170,6 +185,8 @@ def accuracy_lines(
     before: Mapping[str, float],
     baseline: Mapping[str, float] | None,
     epochs: tuple[int, int],
+    *,
+    validated: bool = False,
 ) -> list[str]:
     """Accuracy by domain as lines of text, beside the same network with every channel.
 
@@ -178,6 +195,7 @@ def accuracy_lines(
             it stands aside, and is left out where there is a `baseline`.
         baseline: every channel, trained as long.
         epochs: of warm-up, and of the whole run.
+        validated: whether `before` is of validation images, where a domain has some.
     """
     width = max(20, *(len(name) for name in accuracy))
     if baseline is not None:
@@ -197,9 +215,10 @@ def accuracy_lines(
         beside = f"({before[name]:.1%})" if before else ""
         lines.append(f"{name:<{width}} {value:>8.1%}{beside:>17}".rstrip())
     if before:
+        images = ", on validation images where there are some" if validated else ""
         lines.append(
-            f"after warm-up: every channel, {epochs[0]} of {epochs[1]} epochs trained: no rival; "
-            "--baseline trains one for as long"
+            f"after warm-up{images}: every channel, {epochs[0]} of {epochs[1]} epochs trained: "
+            "no rival; --baseline trains one for as long"
         )
     return lines
 
@@ -261,6 +280,10 @@ def _cost(budget: dict[str, Any]) -> str:
     if budget["kind"] != "latency":
         return amount_text(budget["value"])
     return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"
+
+
+def _validated(data: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any("validation" in found.get("images", {}) for found in data.values())
 
 
 def _named_matrix(training: Training) -> dict[str, dict[str, float]]:

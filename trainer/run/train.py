@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -18,20 +16,16 @@ from prunion.runtime.base import check_space, read_json, write_json
 from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.runtime.measure import Answers
 from prunion.trainer.config import BudgetConfig, RunConfig
-from prunion.trainer.cost import make_budget, make_pricer
-from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
+from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import Training, stop_signals
 from prunion.trainer.network import (
     GRAPH,
-    DomainNet,
     accuracy_of,
     answer_domains,
-    build_network,
     evaluate,
-    rebuild_network,
     save_checkpoint,
 )
-from prunion.trainer.processes import Processes, device_named, joined_processes, prepare_torch
+from prunion.trainer.processes import device_named, joined_processes
 from prunion.trainer.run.epochs import (
     STATE,
     UNWATCHED,
@@ -46,27 +40,16 @@ from prunion.trainer.run.record import (
     RECORD,
     answer_records,
     run_record,
-    validate,
-    validation_part,
+    watch_accuracy,
+    watched_part,
 )
 from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import snapshot_bytes
+from prunion.trainer.run.start import ExportCheck, begin, found_in
 
 __all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
 
 BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
-
-log = logging.getLogger(__name__)
-
-
-class ExportCheck(Protocol):
-    """Whether a network could be exported once it is trained.
-
-    The exporter stands above training, so whoever starts a run hands its check in.
-    """
-
-    def __call__(self, net: DomainNet, height: int, width: int, round_to: int) -> None:
-        """Leaves `net` as it is. Raises UnsupportedGraphError if it could not."""
 
 
 def train_run(
@@ -103,13 +86,12 @@ def train_run(
     with joined_processes(len(config.domains), config.train.order, device) as processes:
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
-        orientation = config.input.orientation
-        domains = open_domains(config.domains, config.seed, processes, orientation, datasets)
         resumes = resume and (folder / STATE).is_file()
         graph = _graph(folder) if resumes else None
         asked = None if resumes else check
-        training = _prepare(config, domains, device, processes, graph, model, asked, importance)
-        _rehearse_end(training, domains, folder)
+        training, domains = begin(
+            config, folder, device, processes, graph, model, asked, importance, datasets
+        )
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
         processes.on_first(lambda: _check_space(folder, training))
         facts: dict[str, Any] = {}
@@ -118,12 +100,12 @@ def train_run(
         else:
             processes.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
             processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
-        few = validation_part(training, domains)
+        few = watched_part(training, domains)
         with stop_signals() as stop, open_log(folder, training) as log:
 
             def measure() -> None:
                 _measure_before(training, domains, log, facts)
-                log(training.step, validation=validate(training, few), phase=training.phase)
+                log(training.step, **watch_accuracy(training, few), phase=training.phase)
 
             run_epochs(training, folder, log, stop, facts, measure, watch)
             answers = _answers(training, domains)
@@ -131,7 +113,7 @@ def train_run(
             records = answer_records(training, domains, answers)
             seconds = time.perf_counter() - started
             before = facts.get("before", {})
-            found = _found(domains)
+            found = found_in(domains)
             result = run_result(training, accuracy, before, folder, seconds, found)
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
@@ -196,23 +178,8 @@ def _inputs(config: RunConfig, run_file: Path | None) -> list[Path | str]:
     paths = [config.train.teacher, config.budget.profile if config.budget.kind == "latency" else ""]
     paths += [config.backbone.weights] if config.backbone.weights_are_a_file else []
     for domain in config.domains:
-        paths += [*domain.train, *domain.test]
+        paths += [*domain.train, *domain.test, *domain.validation]
     return [*filter(None, paths), *([run_file] if run_file else [])]
-
-
-def _rehearse_end(training: Training, domains: Sequence[Domain], folder: Path) -> None:
-    """What only the end of a run computes, before its first step: a key that breaks it shows now.
-
-    The figures mean nothing yet.
-    """
-    guess = {domain.name: 0.5 for domain in domains}
-    before = guess if training.schedule.warmup else {}
-    result = run_result(training, guess, before, folder, 0.0, _found(domains))
-    json.dumps(result.to_json()).encode()
-
-
-def _found(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
-    return {domain.name: dict(domain.found) for domain in domains}
 
 
 def _check_space(folder: Path, training: Training) -> None:
@@ -233,37 +200,13 @@ def _graph(folder: Path) -> Any:
     return read_json(path, CheckpointError) if path.is_file() else None
 
 
-def _prepare(
-    config: RunConfig,
-    domains: Sequence[Domain],
-    device: str,
-    processes: Processes,
-    graph: Any,
-    model: nn.Module | None,
-    check: ExportCheck | None,
-    importance: np.ndarray | None,
-) -> Training:
-    prepare_torch(config, device)
-    backbone, size, classes = config.backbone, config.input.size, [len(d.classes) for d in domains]
-    if graph is None:
-        net = build_network(backbone, size, classes, model=model)
-    else:
-        net = rebuild_network(backbone, size, classes, graph, GRAPH)
-    for note in net.units.notes():
-        log.info(note)
-    budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
-    if check is not None:
-        height, width = config.input.size
-        processes.on_first(lambda: check(net, height, width, config.budget.round_to))
-    net = net.to(device)
-    batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
-    return Training(config, net, batches, budget, processes, importance=importance)
-
-
 def _measure_before(
     training: Training, domains: Sequence[Domain], log: Log, facts: dict[str, Any]
 ) -> None:
-    """Accuracy with every channel on, once warm-up is over; a run without one has none."""
+    """Accuracy with every channel on, once warm-up is over; a run without one has none.
+
+    On validation images where there are some: test images wait for the end.
+    """
     if not training.schedule.warmup or "before" in facts:
         return
     if training.epoch < training.config.train.warmup:
@@ -271,7 +214,7 @@ def _measure_before(
     config = training.config
     facts["before"] = evaluate(
         training.net,
-        domains,
+        [replace(domain, test=domain.watched) for domain in domains],
         config.input,
         gated=False,
         processes=training.processes,

@@ -220,10 +220,10 @@ def test_the_record_says_what_a_report_shows(finished: tuple[Path, Path]) -> Non
         wrong = figures["images"] - figures["right"]
         assert len(figures["mistakes"]) == min(8, wrong)
     lines = (finished[1] / "metrics.jsonl").read_text("utf-8").splitlines()
-    curve = [row for row in map(json.loads, lines) if "validation/warm" in row]
+    curve = [row for row in map(json.loads, lines) if "test_part_accuracy/warm" in row]
     assert [row["phase"] for row in curve] == ["warmup", "ramp", "ramp", "settle"]
     # All 16 test images: the last point is the result.
-    assert curve[-1]["validation/warm"] == record["domains"]["warm"]["accuracy"]
+    assert curve[-1]["test_part_accuracy/warm"] == record["domains"]["warm"]["accuracy"]
 
 
 def test_a_baseline_is_trained_as_long_and_set_beside_the_result(tmp_path: Path) -> None:

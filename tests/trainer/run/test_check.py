@@ -1,0 +1,78 @@
+"""`prunion check`: what train would say, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunion.runtime.cli.main import cli
+from tests.trainer.tiny_run import tiny_run
+
+
+def run(*arguments: object, code: int = 0) -> tuple[str, str]:
+    """Standard output, and the last line of standard error."""
+    done = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done.stdout, (done.stderr.splitlines() or [""])[-1]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_is_opened_and_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file = tiny_run(tmp_path)
+    (tmp_path / "data" / "warm" / "train" / "red" / "notes.txt").write_text("none")
+    before = files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(run("check", run_file, "--json")[0])
+    assert files(tmp_path) == before
+    assert found["domains"]["cold"]["images"] == {"train": 24, "test": 24}
+    assert found["domains"]["warm"]["skipped"]["train"] == {".txt": 1}
+    assert found["domains"]["warm"]["sizes"] == [[30, 24]] * 3
+    assert sum(layer["params"] for layer in found["layers"]) == found["budget"]["full"]
+    assert (found["steps"], found["epochs"]) == (12, 4)
+    assert 0 < found["seconds"]["step"] < found["seconds"]["run"]
+    # The smallest budget is one that train takes, and a smaller one is refused.
+    least = float(found["budget"]["least"])
+    table = run("check", run_file, "--set", f"budget.limit={least}")[0]
+    assert f"the smallest that can be met is {least:g}" in table
+    assert "1 .txt" in table
+    less = f"budget.limit={least - 1e-4:.4f}"
+    assert f"give at least {least:g}" in run("check", run_file, "--set", less, code=1)[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.warmup=-1",
+        "domains.warm.train=nowhere",
+        "budget.limit=0.001",
+        "backbone.cut=layer9",
+        "domains.cold.limit=2",
+        "train.teacher=nowhere",
+    ],
+)
+def test_it_ends_with_the_error_of_train(tmp_path: Path, change: str) -> None:
+    run_file = tiny_run(tmp_path)
+    told = run("check", run_file, "--set", change, code=1)[1]
+    out = tmp_path / "out"
+    assert told.startswith("error: ")
+    assert told == run("train", run_file, "--set", change, "-o", out, code=1)[1]
+    assert not out.exists()
+
+
+def test_what_cannot_be_exported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("prunion.exporter.graph.rehearsal.onnx_graph", refuse)
+    told = run("check", tiny_run(tmp_path), code=1)[1]
+    assert "cannot be exported, so it is not trained: no such operator" in told

@@ -1,0 +1,73 @@
+"""With a validation split a run sees its test images once, at its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunion.runtime.errors import ConfigError, DataError
+from prunion.trainer.config import DomainConfig, RunConfig, load_config
+from prunion.trainer.data import open_domain
+from prunion.trainer.run import closing_table, train_run
+from tests.trainer.images import pixels, write_folders
+from tests.trainer.tiny_run import tiny_run
+
+
+def domain(root: Path, **options: Any) -> DomainConfig:
+    return DomainConfig("d", train=(str(root / "train"),), **options)
+
+
+def test_three_sets_share_no_image(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"a": 10, "b": 10})
+    opened = open_domain(domain(tmp_path, holdout=0.2, validation_holdout=0.3), 0)
+    assert opened.validation is not None
+    sets = [pixels(x) for x in (opened.train, opened.validation, opened.test)]
+    assert list(map(len, sets)) == [12, 4, 4]
+    assert len({image for images in sets for image in images}) == 20
+    assert opened.found["images"] == {"train": 12, "validation": 4, "test": 4}
+    # The test images are those of a run without validation.
+    assert pixels(open_domain(domain(tmp_path, holdout=0.2), 0).test) == sets[2]
+
+
+def test_its_classes_are_the_training_images(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"a": 4, "b": 4})
+    write_folders(tmp_path / "seen", {"b": 2})
+    config = domain(tmp_path, holdout=0.2, validation=(str(tmp_path / "seen"),))
+    opened = open_domain(config, 0)
+    assert opened.validation is not None and opened.validation.labels.tolist() == [1, 1]
+    write_folders(tmp_path / "seen2", {"c": 2})
+    config = domain(tmp_path, holdout=0.2, validation=(str(tmp_path / "seen2"),))
+    with pytest.raises(DataError, match="train and validation have different classes"):
+        open_domain(config, 0)
+    with pytest.raises(ConfigError, match=r"validation_holdout is 0\.1, but validation is given"):
+        domain(tmp_path, holdout=0.2, validation=("x",), validation_holdout=0.1)
+
+
+def test_the_test_images_are_read_once_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prunion.trainer.network import evaluation
+
+    answered: list[int] = []
+    batches = evaluation.eval_batches
+
+    def counted(images: Any, *rest: Any, **named: Any) -> Any:
+        answered.append(len(images))
+        return batches(images, *rest, **named)
+
+    monkeypatch.setattr(evaluation, "eval_batches", counted)
+    run_file = tiny_run(tmp_path)
+    changes = [f"domains.{name}.validation_holdout=0.25" for name in ("warm", "cold")]
+    config = load_config(run_file, changes)
+    assert RunConfig.from_json(config.to_json()) == config
+    result = train_run(config, tmp_path / "out")
+    # Of 16 and 24 training images 4 and 6 are set aside; there are as many test images as before.
+    assert answered == [4, 6] * 5 + [16, 24]
+    lines = [json.loads(x) for x in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("validation_accuracy/warm" in line for line in lines) == 4
+    assert not any(key.startswith("test_part") for line in lines for key in line)
+    assert "after warm-up, on validation images" in closing_table(result)
+    assert "validation" not in load_config(run_file).to_json()["domains"]["warm"]

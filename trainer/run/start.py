@@ -1,0 +1,91 @@
+"""What a run needs before its first step: images, network and budget, opened and tried."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from prunion.trainer.config import RunConfig
+from prunion.trainer.cost import make_budget, make_pricer
+from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
+from prunion.trainer.learning import Training
+from prunion.trainer.network import GRAPH, DomainNet, build_network, rebuild_network
+from prunion.trainer.processes import Processes, prepare_torch
+from prunion.trainer.run.result import run_result
+
+__all__ = ["ExportCheck", "begin", "found_in"]
+
+log = logging.getLogger(__name__)
+
+
+class ExportCheck(Protocol):
+    """Whether a network could be exported once it is trained.
+
+    The exporter stands above training, so whoever starts a run hands its check in.
+    """
+
+    def __call__(self, net: DomainNet, height: int, width: int, round_to: int) -> None:
+        """Leaves `net` as it is. Raises UnsupportedGraphError if it could not."""
+
+
+def begin(
+    config: RunConfig,
+    folder: Path,
+    device: str,
+    processes: Processes,
+    graph: Any = None,
+    model: nn.Module | None = None,
+    check: ExportCheck | None = None,
+    importance: np.ndarray | None = None,
+    datasets: HandedSets | None = None,
+) -> tuple[Training, list[Domain]]:
+    """A run before its first step, and its domains; nothing is written.
+
+    Args:
+        folder: the run's, for what the end of the run names.
+        graph: the traced network of a run that goes on, in place of what made it.
+        model, check, importance, datasets: as of `train_run`.
+
+    Raises what `train_run` raises before it makes its folder.
+    """
+    orientation = config.input.orientation
+    domains = open_domains(config.domains, config.seed, processes, orientation, datasets)
+    prepare_torch(config, device)
+    backbone, size, classes = config.backbone, config.input.size, [len(d.classes) for d in domains]
+    if graph is None:
+        net = build_network(backbone, size, classes, model=model)
+    else:
+        net = rebuild_network(backbone, size, classes, graph, GRAPH)
+    for note in net.units.notes():
+        log.info(note)
+    budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
+    if check is not None:
+        height, width = config.input.size
+        processes.on_first(lambda: check(net, height, width, config.budget.round_to))
+    net = net.to(device)
+    batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
+    training = Training(config, net, batches, budget, processes, importance=importance)
+    _rehearse_end(training, domains, folder)
+    return training, domains
+
+
+def found_in(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
+    """What opening each domain met, by its name."""
+    return {domain.name: dict(domain.found) for domain in domains}
+
+
+def _rehearse_end(training: Training, domains: Sequence[Domain], folder: Path) -> None:
+    """What only the end of a run computes, before its first step: a key that breaks it shows now.
+
+    The figures mean nothing yet.
+    """
+    guess = {domain.name: 0.5 for domain in domains}
+    before = guess if training.schedule.warmup else {}
+    result = run_result(training, guess, before, folder, 0.0, found_in(domains))
+    json.dumps(result.to_json()).encode()

@@ -39,7 +39,8 @@ class DomainConfig:
     named `dataset`, which the run file calls `name`. `image_column` and `label_column` say which
     columns hold images and labels, where it is Parquet or of the hub. `drop_untrained` leaves out
     the classes without a training image, and their test images. `reference` is what the papers'
-    scores count against: the accuracy in percent of a network finetuned for this domain alone.
+    scores count against: the accuracy in percent of a network finetuned for this domain alone;
+    `feature` what S_E is relative to: that of the frozen backbone with a head alone.
     """
 
     name: str
@@ -59,6 +60,7 @@ class DomainConfig:
     mirror: bool = False
     crop: bool = True
     reference: float = 0.0
+    feature: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -79,7 +81,8 @@ class DomainConfig:
             check_bool(where, key, getattr(self, key))
         check_number(where, "holdout", self.holdout, 0, 0.9)
         check_int(where, "limit", self.limit, 0, 10**9)
-        check_number(where, "reference", self.reference, 0, 99.99)
+        for key in ("reference", "feature"):
+            check_number(where, key, getattr(self, key), 0, 99.99)
         self._check_source(where)
 
     def _check_source(self, where: str) -> None:

@@ -45,8 +45,10 @@ MAX_CONFIG_BYTES = 1 << 20
 # What `[train]` may say of a domain that comes later: nothing of the trunk, the budget or sharing.
 ADDED_TRAIN = (
     *("warmup", "ramp", "settle", "batch_size", "lr", "weight_decay", "label_smoothing"),
-    *("average", "precision", "workers"),
+    *("average", "precision", "workers", "head_optimiser", "head_lr"),
 )
+# Keys of `[train]` that runs of an earlier prunion do not have: left out where they say nothing.
+LATER_TRAIN = ("drops", "switch_lr", "head_optimiser", "head_lr")
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,13 @@ class RunConfig:
         check_choice("", "device", self.device, get_args(Device))
         if not self.domains:
             raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
-        without = [d.name for d in self.domains if not d.reference]
-        if 0 < len(without) < len(self.domains):
-            raise ConfigError(
-                f"[domains.{without[0]}] has no reference and another domain has one: scores need "
-                "one of each domain, or leave them all out"
-            )
+        for key in ("reference", "feature"):
+            without = [d.name for d in self.domains if not getattr(d, key)]
+            if 0 < len(without) < len(self.domains):
+                raise ConfigError(
+                    f"[domains.{without[0]}] has no {key} and another domain has one: scores need "
+                    "one of each domain, or leave them all out"
+                )
         seen: dict[str, str] = {}
         for domain in self.domains:
             # Each domain becomes a file of the bundle, also where file names ignore case.
@@ -91,6 +94,10 @@ class RunConfig:
         for key in ("keep", "arguments", "folder"):
             if not value["backbone"][key]:  # as before there was such a key: a run is known by this
                 del value["backbone"][key]
+        for key, default in asdict(TrainConfig()).items():
+            if key in LATER_TRAIN and value["train"][key] == default:
+                del value["train"][key]
+        value["train"] = {key: _plain(item) for key, item in value["train"].items()}
         value["backbone"] = {key: _plain(item) for key, item in value["backbone"].items()}
         value["input"] = {key: _plain(item) for key, item in value["input"].items()}
         value["domains"] = {}
@@ -98,7 +105,7 @@ class RunConfig:
             table = {key: _plain(item) for key, item in asdict(domain).items()}
             del table["name"]
             table["name"] = table.pop("dataset")
-            for key in ("image_column", "label_column", "drop_untrained"):
+            for key in ("image_column", "label_column", "drop_untrained", "feature"):
                 if not table[key]:
                     del table[key]
             value["domains"][domain.name] = table

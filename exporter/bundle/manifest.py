@@ -67,7 +67,8 @@ def budget_of(
     value = budget.pricer.of(alive)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
-    if not value <= budget.allowed and loaded.config.train.cut == "union":
+    train = loaded.config.train
+    if not value <= budget.allowed and train.cut == "union" and train.traits.prunes:
         settled = loaded.meta.get("phase") == "settle"
         cause = "round_to, the budget or the form of the heads are not those of its training"
         raise BudgetError(

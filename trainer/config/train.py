@@ -30,6 +30,7 @@ from prunion.trainer.config.checks import (
     check_number,
     check_text,
 )
+from prunion.trainer.config.method import METHODS, AffineForm, Method, MethodTraits, Norms
 
 __all__ = ["TrainConfig"]
 
@@ -45,8 +46,11 @@ class TrainConfig:
     `docs/run-file.md` tells what each key does.
 
     Attributes:
+        method: what a domain has of its own; it may decide about the trunk and sharing (`traits`).
+        norms: whether BatchNorm is each domain's own, or the backbone's for all (`freezes_norms`).
+        affine: form of the method "affine".
         drops: epochs after which the paper's recipe divides every learning rate by ten.
-        switch_lr: of the paper's recipe's switches.
+        switch_lr: of the paper's recipe's switches, and of masks.
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
         order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
             over its images.
@@ -88,8 +92,12 @@ class TrainConfig:
     switch_lr: float = SWITCH_LR
     head_optimiser: HeadOptimiser = "adamw"
     head_lr: float | Auto = "auto"
+    method: Method = "bap"
+    norms: Norms = "auto"
+    affine: AffineForm = "full"
 
     def __post_init__(self) -> None:
+        self._apply_method()
         check_choice("train", "recipe", self.recipe, get_args(RecipeName))
         check_choice("train", "trunk", self.trunk, get_args(Trunk))
         check_choice("train", "order", self.order, get_args(StepOrder))
@@ -151,11 +159,56 @@ class TrainConfig:
         check_bool("train", "compile", self.compile)
         check_int("train", "workers", self.workers, 0, 256)
 
+    def _apply_method(self) -> None:
+        """Set what the method decides; what contradicts it is refused."""
+        check_choice("train", "method", self.method, get_args(Method))
+        check_choice("train", "norms", self.norms, get_args(Norms))
+        check_choice("train", "affine", self.affine, get_args(AffineForm))
+        method, traits = self.method, self.traits
+        wrong = ""
+        if not traits.prunes and self.recipe != "prunion":
+            wrong = f'recipe is "{self.recipe}", which says how channels are cut'
+        elif traits.prunes and self.norms != "auto":
+            wrong = f'norms is "{self.norms}", and switches act through each domain\'s own'
+        elif self.affine != "full" and method != "affine":
+            wrong = f'affine is "{self.affine}"'
+        elif traits.masks and self.compile:
+            wrong = "compile is true, which fixes the weights"
+        elif method == "finetune" and self.trunk == "frozen":
+            wrong = 'trunk is "frozen"'
+        elif method == "ba2" and self.sharing not in ("union", "none"):
+            wrong = f'sharing is "{self.sharing}"'
+        if wrong:
+            raise ConfigError(
+                f'[train] {wrong}, but method is "{method}" ({traits.what}): remove one of the two'
+            )
+        if traits.trunk:
+            object.__setattr__(self, "trunk", traits.trunk)
+        if method == "ba2":
+            object.__setattr__(self, "sharing", "none")
+            object.__setattr__(self, "cut", "domains")
+
+    @property
+    def traits(self) -> MethodTraits:
+        """What the method means for a run."""
+        return METHODS[self.method]
+
+    @property
+    def freezes_norms(self) -> bool:
+        """Whether BatchNorm stays the backbone's, statistics included."""
+        return self.norms == "frozen" or (self.norms == "auto" and not self.traits.own_norms)
+
     def _check_drops(self) -> None:
-        for key, default in (("drops", "auto"), ("switch_lr", SWITCH_LR)):
-            if getattr(self, key) != default and self.recipe != "paper":
+        rates = self.recipe == "paper" or self.traits.masks
+        for key, default, used in (
+            ("drops", "auto", self.recipe == "paper"),
+            ("switch_lr", SWITCH_LR, rates),
+        ):
+            if getattr(self, key) != default and not used:
+                also = " and masks" if key == "switch_lr" else ""
                 raise ConfigError(
-                    f'[train] {key} is for recipe = "paper", this is "{self.recipe}": remove it'
+                    f'[train] {key} is for recipe = "paper"{also}, this is "{self.recipe}": '
+                    "remove it"
                 )
         if self.drops == "auto":
             return

@@ -72,6 +72,9 @@ def make_optimiser(
                 "sgd": train.head_optimiser == "sgd",
             }
         )
+    if net.adapter is not None:
+        own = [p for p in net.adapter.parameters() if p.requires_grad]
+        groups.append({"params": own, "peak": train.switch_lr, "weight_decay": 0.0})
     if train.trunk == "tuned":
         decay = train.weight_decay
         groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})

@@ -212,7 +212,7 @@ def make_recipe(
         Schedule(warmup, ramp, settle, beta),
         SwitchLearner(domains, units, travel, device),
         Pressure(replace(train, switch_every=every), cost, domains, turns),
-        learns=beta < 1,
+        learns=beta < 1 and train.traits.prunes,
         ranked=True,
         ranking=train.ranking,
         cost=cost,

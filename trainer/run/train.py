@@ -25,6 +25,7 @@ from prunion.trainer.network import (
     GRAPH,
     DomainNet,
     accuracy_of,
+    adapt_network,
     answer_domains,
     build_network,
     evaluate,
@@ -255,6 +256,7 @@ def _prepare(
     if check is not None:
         height, width = config.input.size
         processes.on_first(lambda: check(net, height, width, config.budget.round_to))
+    adapt_network(net, config.train)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     return Training(config, net, batches, budget, processes, importance=importance)

@@ -24,7 +24,8 @@ ROOMS = {
         "batching protocol serve cli"
     ).split(),
     "trainer": (
-        "config processes data backbone channels network cost pruning score learning run cli"
+        "config processes data backbone channels methods network cost pruning score learning "
+        "run cli"
     ).split(),
     "exporter": "options slim graph bundle verify training api cli".split(),
     "benchmarks": (

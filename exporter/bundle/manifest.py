@@ -27,6 +27,7 @@ from prunion.runtime.bundle import (
     Rounding,
     UnitTable,
     counts_to_json,
+    mean_share,
 )
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost
@@ -66,7 +67,8 @@ def budget_of(
     value = budget.pricer.of(alive)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
-    if not value <= budget.allowed and loaded.config.train.cut == "union":
+    train = loaded.config.train
+    if not value <= budget.allowed and train.cut == "union" and train.traits.prunes:
         settled = loaded.meta.get("phase") == "settle"
         cause = "round_to, the budget or the form of the heads are not those of its training"
         raise BudgetError(
@@ -151,14 +153,16 @@ def paper_account(net: DomainNet, alive: np.ndarray, names: Sequence[str]) -> Pa
     full_bits, bits = paper_bits(net, every, 1, 0), paper_bits(net, alive, len(names), alive.sum())
     full, union = paper_macs(net, every), paper_macs(net, alive)
     own = (net.switches > 0).cpu().numpy()
+    domains = {name: paper_macs(net, own[row]) for row, name in enumerate(names)}
     return PaperAccount(
         bits_backbone=full_bits,
         bits_exported=bits,
         params=bits / full_bits,
         macs_backbone=full,
         macs_exported=union,
-        macs_domains={name: paper_macs(net, own[row]) for row, name in enumerate(names)},
-        flop=union / full,
+        macs_domains=domains,
+        flop=mean_share(domains.values(), full),
+        flop_union=union / full,
     )
 
 

@@ -20,7 +20,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.base import check_output, replace_file
 from prunion.runtime.bundle import Manifest, foreign_to_bundle, load_manifest
-from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, load_config
+from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig, load_config
 from prunion.trainer.network import build_network, load_checkpoint, save_checkpoint
 
 __all__ = ["export_untrained", "untrained_bundle", "write_unpruned"]
@@ -59,6 +59,7 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
         backbone=backbone,
         budget=BudgetConfig(1.0, "params", config.budget.round_to),
         domains=(DomainConfig(DOMAIN, train=(DOMAIN,), test=(DOMAIN,)),),
+        train=TrainConfig(),
     )
     facts = {"domains": [{"name": DOMAIN, "classes": [f"class {n}" for n in range(CLASSES)]}]}
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ from .manifest_record import Provenance as Provenance
 from .manifest_record import Rounding as Rounding
 from .manifest_record import VariantCheck as VariantCheck
 from .manifest_record import Verified as Verified
+from .manifest_record import mean_share as mean_share
 from .pack import Pack as Pack
 from .pack import check_pack as check_pack
 from .pack import no_pack as no_pack

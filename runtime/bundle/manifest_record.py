@@ -6,13 +6,21 @@ Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prunion.runtime.base import Fields
 
-__all__ = ["Int8Account", "PaperAccount", "Provenance", "Rounding", "VariantCheck", "Verified"]
+__all__ = [
+    "Int8Account",
+    "PaperAccount",
+    "Provenance",
+    "Rounding",
+    "VariantCheck",
+    "Verified",
+    "mean_share",
+]
 
 MAX_COUNT = 2**53
 
@@ -42,7 +50,8 @@ class Rounding:
 class PaperAccount:
     """Bits and operations by the papers' rules; `params` and `flop` are shares of the backbone's.
 
-    `macs_domains` has the operations of each domain's own channels.
+    `macs_domains` has the operations of each domain's own channels. `flop` is their mean, which the
+    papers print; `flop_union` is what all domains together keep.
     """
 
     bits_backbone: int
@@ -52,20 +61,28 @@ class PaperAccount:
     macs_exported: int
     macs_domains: Mapping[str, int]
     flop: float
+    flop_union: float
 
     @classmethod
     def from_json(cls, fields: Fields) -> PaperAccount:
         """`paper`."""
         bits, macs = fields.fields("bits"), fields.fields("macs")
         domains = macs.fields("domains")
+        own = {name: domains.integer(name, 0, MAX_COUNT) for name in domains.value}
+        backbone, flop = macs.integer("backbone", 0, MAX_COUNT), fields.number("flop")
+        if "flop_union" in fields.value:
+            union = fields.number("flop_union")
+        else:  # of an earlier prunion, whose `flop` was the union's
+            union, flop = flop, mean_share(own.values(), backbone)
         return cls(
             bits_backbone=bits.integer("backbone", 0, MAX_COUNT),
             bits_exported=bits.integer("exported", 0, MAX_COUNT),
             params=fields.number("params"),
-            macs_backbone=macs.integer("backbone", 0, MAX_COUNT),
+            macs_backbone=backbone,
             macs_exported=macs.integer("exported", 0, MAX_COUNT),
-            macs_domains={name: domains.integer(name, 0, MAX_COUNT) for name in domains.value},
-            flop=fields.number("flop"),
+            macs_domains=own,
+            flop=flop,
+            flop_union=union,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +96,13 @@ class PaperAccount:
                 "domains": dict(self.macs_domains),
             },
             "flop": self.flop,
+            "flop_union": self.flop_union,
         }
+
+
+def mean_share(costs: Collection[float], whole: float) -> float:
+    """The mean of costs as a share of the whole one; 0 where there is nothing to average."""
+    return sum(costs) / (len(costs) * whole) if costs and whole else 0.0
 
 
 @dataclass(frozen=True)

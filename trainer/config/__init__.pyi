@@ -8,6 +8,8 @@ from .checks import Ranking as Ranking
 from .checks import SharingLoss as SharingLoss
 from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
+from .method import METHODS as METHODS
+from .method import Method as Method
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain
 from .run import load_config as load_config

@@ -16,6 +16,7 @@ __all__ = [
     "CutFor",
     "Device",
     "DomainSource",
+    "HeadOptimiser",
     "Learned",
     "Phase",
     "Precision",
@@ -152,8 +153,9 @@ BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
 
 RecipeName = Literal["prunion", "once", "greedy", "paper"]
 Phase = Literal["warmup", "ramp", "settle"]
-StepOrder = Literal["joint", "batch", "epoch"]  # which domains share a step
+StepOrder = Literal["joint", "batch", "epoch", "round-robin"]  # which domains share a step
 Trunk = Literal["frozen", "tuned"]
+HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]
 Ranking = Literal["importance", "importance-per-cost", "fisher-per-cost", "random"]
 Precision = Literal["fp32", "bf16"]

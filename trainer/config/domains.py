@@ -44,7 +44,7 @@ class DomainConfig:
     or a share of the training images, `validation_holdout`, is what the run's accuracy by epoch is
     measured on, so that test images are read at its end alone. `reference` is what the
     papers' scores count against: the accuracy in percent of a network finetuned for this domain
-    alone.
+    alone; `feature` what S_E is relative to: that of the frozen backbone with a head alone.
     """
 
     name: str
@@ -66,6 +66,7 @@ class DomainConfig:
     mirror: bool = False
     crop: bool = True
     reference: float = 0.0
+    feature: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -93,7 +94,8 @@ class DomainConfig:
                 "validation is given too: remove one"
             )
         check_int(where, "limit", self.limit, 0, 10**9)
-        check_number(where, "reference", self.reference, 0, 99.99)
+        for key in ("reference", "feature"):
+            check_number(where, key, getattr(self, key), 0, 99.99)
         self._check_source(where)
 
     def _check_source(self, where: str) -> None:

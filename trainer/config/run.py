@@ -37,12 +37,20 @@ __all__ = [
 # What `[train]` may say of a domain that comes later: nothing of the trunk, the budget or sharing.
 ADDED_TRAIN = (
     *("warmup", "ramp", "settle", "batch_size", "lr", "weight_decay", "label_smoothing"),
-    *("average", "precision", "workers"),
+    *("average", "precision", "workers", "head_optimiser", "head_lr"),
+)
+# Keys of `[train]` that runs of an earlier prunion do not have: left out where they say nothing.
+LATER_TRAIN = (
+    *("drops", "switch_lr", "head_optimiser", "head_lr"),
+    *("method", "norms", "affine"),
 )
 
 
 # Keys of a domain that a run which does not use them is known without, as before there were such.
-NEWER = ("image_column", "label_column", "drop_untrained", "validation", "validation_holdout")
+NEWER = (
+    *("image_column", "label_column", "drop_untrained", "feature"),
+    *("validation", "validation_holdout"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,18 @@ class RunConfig:
         check_choice("", "device", self.device, get_args(Device))
         if not self.domains:
             raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
-        without = [d.name for d in self.domains if not d.reference]
-        if 0 < len(without) < len(self.domains):
+        if self.train.traits.own_weights and len(self.domains) > 1:
             raise ConfigError(
-                f"[domains.{without[0]}] has no reference and another domain has one: scores need "
-                "one of each domain, or leave them all out"
+                f'[train] method is "{self.train.method}" ({self.train.traits.what}), and a bundle '
+                f"holds one domain of it yet, of {len(self.domains)} here: give a run for each"
             )
+        for key in ("reference", "feature"):
+            without = [d.name for d in self.domains if not getattr(d, key)]
+            if 0 < len(without) < len(self.domains):
+                raise ConfigError(
+                    f"[domains.{without[0]}] has no {key} and another domain has one: scores need "
+                    "one of each domain, or leave them all out"
+                )
         seen: dict[str, str] = {}
         for domain in self.domains:
             # Each domain becomes a file of the bundle, also where file names ignore case.
@@ -87,6 +101,10 @@ class RunConfig:
         for key in ("keep", "arguments", "folder"):
             if not value["backbone"][key]:  # as before there was such a key: a run is known by this
                 del value["backbone"][key]
+        for key, default in asdict(TrainConfig()).items():
+            if key in LATER_TRAIN and value["train"][key] == default:
+                del value["train"][key]
+        value["train"] = {key: _plain(item) for key, item in value["train"].items()}
         value["backbone"] = {key: _plain(item) for key, item in value["backbone"].items()}
         value["input"] = {key: _plain(item) for key, item in value["input"].items()}
         value["domains"] = {}

@@ -14,6 +14,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     Auto,
     CutFor,
+    HeadOptimiser,
     Learned,
     Precision,
     Ranking,
@@ -29,10 +30,13 @@ from prunion.trainer.config.checks import (
     check_number,
     check_text,
 )
+from prunion.trainer.config.method import METHODS, AffineForm, Method, MethodTraits, Norms
 
 __all__ = ["TrainConfig"]
 
 FROZEN_LR, TUNED_LR = 1e-2, 1e-3
+SWITCH_LR = 1e-4  # the paper's
+SGD_LR = 1e-3  # likewise, of its classifiers
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,14 @@ class TrainConfig:
     `docs/run-file.md` tells what each key does.
 
     Attributes:
-        order: which domains share a step: all, or one at a time by batch or by epoch.
+        method: what a domain has of its own; it may decide about the trunk and sharing (`traits`).
+        norms: whether BatchNorm is each domain's own, or the backbone's for all (`freezes_norms`).
+        affine: form of the method "affine".
+        drops: epochs after which the paper's recipe divides every learning rate by ten.
+        switch_lr: of the paper's recipe's switches, and of masks.
+        head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
+        order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
+            over its images.
         sharing, sharing_weight: the loss that makes domains agree on channels, and its λ.
         domain_budget: whether each domain alone has a budget loss too (`budgets_domains`).
         cut: what is brought within the budget in the end: the union, or each domain alone.
@@ -77,8 +88,16 @@ class TrainConfig:
     precision: Precision = "fp32"
     compile: bool = False
     workers: int = 0
+    drops: tuple[int, ...] | Auto = "auto"
+    switch_lr: float = SWITCH_LR
+    head_optimiser: HeadOptimiser = "adamw"
+    head_lr: float | Auto = "auto"
+    method: Method = "bap"
+    norms: Norms = "auto"
+    affine: AffineForm = "full"
 
     def __post_init__(self) -> None:
+        self._apply_method()
         check_choice("train", "recipe", self.recipe, get_args(RecipeName))
         check_choice("train", "trunk", self.trunk, get_args(Trunk))
         check_choice("train", "order", self.order, get_args(StepOrder))
@@ -89,13 +108,18 @@ class TrainConfig:
         # BatchNorm's statistics of fewer than four images are noise.
         check_int("train", "batch_size", self.batch_size, 4, 65_536)
         check_number("train", "balance", self.balance, 0, 1)
-        if self.lr != "auto":
-            if isinstance(self.lr, str):
+        for key in ("lr", "head_lr"):
+            value = getattr(self, key)
+            if value == "auto":
+                continue
+            if isinstance(value, str):
                 raise ConfigError(
-                    f'[train] lr is {shown(self.lr)}: give a number such as 1e-3, or "auto"'
+                    f'[train] {key} is {shown(value)}: give a number such as 1e-3, or "auto"'
                 )
-            check_number("train", "lr", self.lr, 0, 10, open_low=True)
-        for key in ("trunk_lr", "switch_travel"):
+            check_number("train", key, value, 0, 10, open_low=True)
+        check_choice("train", "head_optimiser", self.head_optimiser, get_args(HeadOptimiser))
+        self._check_drops()
+        for key in ("trunk_lr", "switch_travel", "switch_lr"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_int("train", "switch_every", self.switch_every, 1, 1000)
         check_choice("train", "ranking", self.ranking, get_args(Ranking))
@@ -134,6 +158,75 @@ class TrainConfig:
         check_choice("train", "precision", self.precision, get_args(Precision))
         check_bool("train", "compile", self.compile)
         check_int("train", "workers", self.workers, 0, 256)
+
+    def _apply_method(self) -> None:
+        """Set what the method decides; what contradicts it is refused."""
+        check_choice("train", "method", self.method, get_args(Method))
+        check_choice("train", "norms", self.norms, get_args(Norms))
+        check_choice("train", "affine", self.affine, get_args(AffineForm))
+        method, traits = self.method, self.traits
+        wrong = ""
+        if not traits.prunes and self.recipe != "prunion":
+            wrong = f'recipe is "{self.recipe}", which says how channels are cut'
+        elif traits.prunes and self.norms != "auto":
+            wrong = f'norms is "{self.norms}", and switches act through each domain\'s own'
+        elif self.affine != "full" and method != "affine":
+            wrong = f'affine is "{self.affine}"'
+        elif traits.masks and self.compile:
+            wrong = "compile is true, which fixes the weights"
+        elif method == "finetune" and self.trunk == "frozen":
+            wrong = 'trunk is "frozen"'
+        elif method == "ba2" and self.sharing not in ("union", "none"):
+            wrong = f'sharing is "{self.sharing}"'
+        if wrong:
+            raise ConfigError(
+                f'[train] {wrong}, but method is "{method}" ({traits.what}): remove one of the two'
+            )
+        if traits.trunk:
+            object.__setattr__(self, "trunk", traits.trunk)
+        if method == "ba2":
+            object.__setattr__(self, "sharing", "none")
+            object.__setattr__(self, "cut", "domains")
+
+    @property
+    def traits(self) -> MethodTraits:
+        """What the method means for a run."""
+        return METHODS[self.method]
+
+    @property
+    def freezes_norms(self) -> bool:
+        """Whether BatchNorm stays the backbone's, statistics included."""
+        return self.norms == "frozen" or (self.norms == "auto" and not self.traits.own_norms)
+
+    def _check_drops(self) -> None:
+        rates = self.recipe == "paper" or self.traits.masks
+        for key, default, used in (
+            ("drops", "auto", self.recipe == "paper"),
+            ("switch_lr", SWITCH_LR, rates),
+        ):
+            if getattr(self, key) != default and not used:
+                also = " and masks" if key == "switch_lr" else ""
+                raise ConfigError(
+                    f'[train] {key} is for recipe = "paper"{also}, this is "{self.recipe}": '
+                    "remove it"
+                )
+        if self.drops == "auto":
+            return
+        if not isinstance(self.drops, (list, tuple)) or not self.drops:
+            raise ConfigError(
+                f"[train] drops is {shown(self.drops)}: give the epochs after which the rates "
+                'fall to a tenth, such as [15, 30], or "auto"'
+            )
+        for epoch in self.drops:
+            check_int("train", "drops", epoch, 1, max(1, self.epochs - 1))
+        object.__setattr__(self, "drops", tuple(self.drops))
+
+    @property
+    def own_head_lr(self) -> float:
+        """Learning rate of the heads: by default `own_lr`, and the paper's where SGD moves them."""
+        if isinstance(self.head_lr, str):
+            return SGD_LR if self.head_optimiser == "sgd" else self.own_lr
+        return self.head_lr
 
     @property
     def own_lr(self) -> float:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from prunion.runtime.errors import PrunionError
 from prunion.runtime.images import ImageSet
 from prunion.trainer.config import RunConfig
 from prunion.trainer.data.domains import Domain, domain_key
 from prunion.trainer.data.image_cache import ImageCache
+from prunion.trainer.data.prefetch import prefetched
 from prunion.trainer.data.transforms import (
     EvalTransform,
     TrainTransform,
@@ -27,15 +22,11 @@ from prunion.trainer.data.transforms import (
 )
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches", "prefetched"]
+__all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches"]
 
 MIN_IMAGES = 4  # of one domain in a batch: BatchNorm needs several
 CACHE_BYTES = 1 << 30
-ORDER, AUGMENT = 3, 4  # keep the two kinds of random numbers apart
-AHEAD = 2  # batches that are read before they are asked for, by each reader
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+ORDER, AUGMENT, ROBIN = 3, 4, 5  # keep the kinds of random numbers apart
 
 
 @dataclass(frozen=True)
@@ -54,8 +45,9 @@ class Batch:
 class JointBatches:
     """The training batches of every domain, epoch by epoch.
 
-    In every `order` an epoch shows a domain the same images; only what a step holds differs: all
-    domains ("joint"), one in turn ("batch"), or one until the next takes over ("epoch"). Batches
+    What a step holds is `order`'s: all domains ("joint"), one in turn ("batch"), or one until the
+    next takes over ("epoch"). In these three an epoch shows a domain the same images. In the last,
+    "round-robin", an epoch is one pass over each set, the sets in an order of its own. Batches
     depend on the seed, the epoch and the step alone, so a run resumes from two integers.
     """
 
@@ -73,7 +65,7 @@ class JointBatches:
         With several `processes` each reads the domains it owns; the steps stay the same. `pin` is
         for batches that go to a GPU.
         """
-        self.processes, self.pin = processes, pin
+        self.processes, self.pin, self.seed = processes, pin, config.seed
         self.config = config.train
         self.images = images = [len(domain.train) for domain in domains]
         self.classes = [list(domain.classes) for domain in domains]
@@ -93,6 +85,8 @@ class JointBatches:
     @property
     def steps_per_epoch(self) -> int:
         """How many lists of batches `epoch` yields."""
+        if self.config.order == "round-robin":
+            return sum(len(_starts(n, self.config.batch_size)) for n in self.images)
         return self._rounds * (1 if self.config.order == "joint" else len(self.sizes))
 
     def epoch(self, epoch: int, start: int = 0, *, joint: bool = False) -> Iterator[list[Batch]]:
@@ -111,6 +105,10 @@ class JointBatches:
 
     def _draws(self, epoch: int, joint: bool) -> list[list[_Draw]]:
         """What each step of an epoch reads, decided before anybody reads."""
+        if not joint and self.config.order == "round-robin":
+            sets = np.random.default_rng([self.seed, ROBIN, epoch]).permutation(len(self.images))
+            size = self.config.batch_size
+            return [[d] for i in sets.tolist() for d in self._streams[i].whole(i, epoch, size)]
         first = epoch * self._rounds
         own = [
             stream.draws(domain, first * size, size, self._rounds)
@@ -139,6 +137,12 @@ def batch_sizes(images: Sequence[int], batch_size: int, balance: float) -> list[
     weights = [count**balance for count in images]
     unit = batch_size * len(images) / sum(weights)
     return [max(MIN_IMAGES, round(unit * weight)) for weight in weights]
+
+
+def _starts(images: int, size: int) -> list[int]:
+    """Where the batches of one pass begin; too few images at its end join the batch before."""
+    starts = list(range(0, images, size))
+    return starts[:-1] if len(starts) > 1 and images - starts[-1] < MIN_IMAGES else starts
 
 
 def eval_batches(
@@ -198,6 +202,11 @@ class _Stream:
         batches = zip(passes.reshape(count, size), chosen.reshape(count, size), strict=True)
         return [_Draw(domain, *batch) for batch in batches]
 
+    def whole(self, domain: int, number: int, size: int) -> list[_Draw]:
+        """All batches of pass `number`: every image once."""
+        parts = np.split(self._order(number), _starts(len(self.images), size)[1:])
+        return [_Draw(domain, np.full(len(part), number), part) for part in parts]
+
     def read(self, draw: _Draw) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `[n, 3, H, W]` and labels `[n]` of one batch."""
         drawn = zip(draw.passes.tolist(), draw.images.tolist(), strict=True)
@@ -214,78 +223,3 @@ class _Stream:
 
     def _random(self, *what: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, domain_key(self.name), *what])
-
-
-def prefetched(
-    read: Callable[[Item], Result], items: Sequence[Item], workers: int, *, pin: bool = False
-) -> Iterator[Result]:
-    """`read(item)` for every item, in order, a few ahead of what is asked for.
-
-    `read` must depend on its item alone: then 0 workers (one thread) and many (processes) give
-    the same results. An error of `read` is raised in its place.
-
-    Args:
-        pin: put results into page-locked memory, from which a GPU copies without a detour. They
-            must be tensors, things with a `pin_memory` of their own, or lists and tuples of those.
-    """
-    if workers and "fork" in multiprocessing.get_all_start_methods():
-        return _by_processes(read, items, workers, pin)
-    # Without fork the images' mapped file cannot be handed over: read with threads instead.
-    return _by_threads((lambda item: _pinned(read(item))) if pin else read, items, max(1, workers))
-
-
-def _pinned(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(_pinned(part) for part in value)
-    return value.pin_memory()
-
-
-def _by_threads(
-    read: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Result]:
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-class _Reads(Dataset[object]):
-    """`read(items[i])`, with the user's errors handed back whole instead of as a traceback."""
-
-    def __init__(self, read: Callable[[Any], object], items: Sequence[Any]) -> None:
-        self.read, self.items = read, items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> object:
-        try:
-            return self.read(self.items[index])
-        except PrunionError as exc:
-            return exc
-
-
-def _by_processes(
-    read: Callable[[Item], Result], items: Sequence[Item], workers: int, pin: bool
-) -> Iterator[Result]:
-    loader = DataLoader(
-        _Reads(read, items),
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin,
-        multiprocessing_context="fork",
-        # The loader draws a seed: not from the generator that the training loop uses.
-        generator=torch.Generator(),
-    )
-    for result in loader:
-        if isinstance(result, PrunionError):
-            raise result
-        yield result

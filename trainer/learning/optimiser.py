@@ -11,13 +11,46 @@ from torch import nn
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.network import DomainNet
 
-__all__ = ["WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
+__all__ = ["MixedOptimiser", "WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
+
+MOMENTUM = 0.9  # of SGD
+
+
+class MixedOptimiser(torch.optim.AdamW):
+    """AdamW, but SGD with momentum for the groups that say `sgd`: one state, one list of groups."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Move every parameter that has a gradient once."""
+        groups = self.param_groups
+        for group in groups:
+            if group["sgd"]:
+                self._descend(group)
+        self.param_groups = [group for group in groups if not group["sgd"]]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+    def _descend(self, group: dict[str, Any]) -> None:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+                state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
+            speed = state["momentum_buffer"].mul_(MOMENTUM).add_(gradient)
+            parameter.sub_(speed, alpha=group["lr"])
 
 
 def make_optimiser(
     train: TrainConfig, net: DomainNet, images: Sequence[int] = ()
-) -> torch.optim.AdamW:
+) -> MixedOptimiser:
     """AdamW over BatchNorm, heads and (where the run tunes it) the trunk; switches apart.
+
+    Heads move by SGD instead where the run says so.
 
     Args:
         images: training images of each domain. `small_set_decay` pulls a domain's head to zero in
@@ -32,15 +65,24 @@ def make_optimiser(
         few = min(images) / images[domain] if images else 0.0
         decay = train.weight_decay + train.small_set_decay * few
         groups.append(
-            {"params": list(head.parameters()), "peak": train.own_lr, "weight_decay": decay}
+            {
+                "params": list(head.parameters()),
+                "peak": train.own_head_lr,
+                "weight_decay": decay,
+                "sgd": train.head_optimiser == "sgd",
+            }
         )
+    if net.adapter is not None:
+        own = [p for p in net.adapter.parameters() if p.requires_grad]
+        groups.append({"params": own, "peak": train.switch_lr, "weight_decay": 0.0})
     if train.trunk == "tuned":
         decay = train.weight_decay
         groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})
     for group in groups:
         group["lr"] = group["peak"]
+        group.setdefault("sgd", False)
     # On a GPU one kernel a group instead of a dozen.
-    return torch.optim.AdamW(groups, fused=True if net.switches.is_cuda else None)
+    return MixedOptimiser(groups, fused=True if net.switches.is_cuda else None)
 
 
 def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:

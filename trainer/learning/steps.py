@@ -15,7 +15,14 @@ from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["StepResult", "check_losses", "check_network", "forward_backward", "importance_of"]
+__all__ = [
+    "StepResult",
+    "check_losses",
+    "check_network",
+    "estimate_norms",
+    "forward_backward",
+    "importance_of",
+]
 
 ADVICE = "lower [train] lr or trunk_lr and start again"
 
@@ -87,6 +94,31 @@ def importance_of(
     net.zero_grad(set_to_none=True)
     processes.sum([total, count])
     return (total / count.clamp(min=1)).sqrt()
+
+
+def estimate_norms(
+    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: str = "fp32"
+) -> None:
+    """BatchNorm's statistics anew: the mean over batches, with the switches as they are.
+
+    A domain's own are stale once others have moved its switches while it was absent.
+    """
+    device, norms = net.switches.device, net.norms.values()
+    momenta = [norm.momentum for norm in norms]
+    training = net.training
+    net.train()
+    # As in evaluation: without gradients a compiled trunk would be compiled once more.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for number, batches in enumerate(steps):
+            for norm in norms:
+                norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
+            images = torch.cat([b.images.to(device, non_blocking=True) for b in batches])
+            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                net.features(images, [(b.domain, len(b.labels)) for b in batches])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.train(training)
 
 
 def check_losses(losses: Mapping[int, float], names: Sequence[str], where: str, saved: str) -> None:

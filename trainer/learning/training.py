@@ -23,6 +23,7 @@ from prunion.trainer.learning.steps import (
     StepResult,
     check_losses,
     check_network,
+    estimate_norms,
     forward_backward,
     importance_of,
 )
@@ -91,9 +92,7 @@ class Training:
             # All processes ask, or one would leave and the others wait for it in the next step.
             if self.processes.any(bool(stop)):
                 break
-        # Each has moved the statistics of its own domains alone; the state needs everybody's.
-        statistics = [b for m in self.net.norms.values() for b in (m.running_mean, m.running_var)]
-        self.processes.share_rows(statistics + self.average.statistics())
+        self._share_statistics()
         check_network(self.net, self.where(), self.saved)
         if self.step < (self.epoch + 1) * self.batches.steps_per_epoch:
             return
@@ -143,6 +142,7 @@ class Training:
             domains=domains,
             units=units,
             steps_per_epoch=self.batches.steps_per_epoch,
+            slices=sum(layer.shape[0] * layer.shape[1] for layer in net.units.table.layers),
             device=net.switches.device,
         )
 
@@ -154,8 +154,22 @@ class Training:
         if phase == "settle" and self.recipe.learns:
             self.uncut = self.budget.pricer.of(self.alive()) / self.budget.full
             self.net.switches.copy_(self.recipe.cut())
+            self._estimate_norms()
         self.phase = phase
         self.cost_share = None
+
+    def _estimate_norms(self) -> None:
+        """BatchNorm's statistics for the final switches, unless joint steps still bring them."""
+        if self.config.train.order == "joint" and self.step < self.schedule.total:
+            return
+        steps = self.batches.epoch(self.epoch, joint=True)
+        estimate_norms(self.net, steps, self.config.train.precision)
+        self._share_statistics()
+
+    def _share_statistics(self) -> None:
+        """Each process has moved the statistics of its own domains; the state needs all of them."""
+        statistics = [b for m in self.net.norms.values() for b in (m.running_mean, m.running_var)]
+        self.processes.share_rows(statistics + self.average.statistics())
 
     def _rank(self) -> None:
         """Find out how much each domain's loss reacts to each switch, and place the scores."""

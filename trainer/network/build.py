@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.backbone import load_backbone
-from prunion.trainer.config import BackboneConfig
+from prunion.trainer.config import BackboneConfig, TrainConfig
+from prunion.trainer.methods import make_adapter, without_norm
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.network.stored_graph import graph_from_json
 
-__all__ = ["build_network", "rebuild_network"]
+__all__ = ["adapt_network", "build_network", "merge_weights", "rebuild_network"]
 
 
 def build_network(
@@ -64,3 +66,24 @@ def rebuild_network(
             "whole folder again"
         )
     return build_network(config, size, classes, weights=False)
+
+
+def adapt_network(net: DomainNet, train: TrainConfig) -> None:
+    """Give a network what the run's method adds: an adapter, or BatchNorms that are frozen."""
+    shared = {x.weight: net.trunk.get_parameter(x.weight) for x in net.units.table.layers}
+    bare = without_norm(net.trunk, shared)
+    net.adapter = make_adapter(train, shared, len(net.classes), bare)
+    for norm in net.norms.values():
+        norm.frozen = train.freezes_norms
+        norm.requires_grad_(not norm.frozen)
+
+
+def merge_weights(net: DomainNet) -> None:
+    """Put the only domain's weights in the place of the trunk's: a network like any other."""
+    if net.adapter is None:
+        return
+    assert len(net.classes) == 1
+    with torch.no_grad():
+        for name, weight in net.own_weights(0).items():
+            net.trunk.get_parameter(name).copy_(weight)
+    net.adapter = None

@@ -20,7 +20,7 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.network.build import rebuild_network
+from prunion.trainer.network.build import adapt_network, merge_weights, rebuild_network
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = [
@@ -91,6 +91,8 @@ def save_checkpoint(
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Rebuild the masked network from a checkpoint folder, or from the run folder around it.
 
+    Where the method gives its one domain weights of its own, they are the trunk's from here on.
+
     Raises:
         CheckpointError: files missing, truncated, altered, of another version, or of a network
             whose channels are laid out differently now.
@@ -116,7 +118,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     place = f"{folder}/{GRAPH}"
     net = rebuild_network(config.backbone, config.input.size, classes, graph, place)
     _check_units(folder, net)
+    adapt_network(net, config.train)
     _load_tensors(folder, net)
+    merge_weights(net)
     return Checkpoint(net.eval(), config, meta)
 
 

@@ -22,7 +22,8 @@ class DomainNorm(nn.Module):
 
     In training, images of one domain that follow each other are normalised by their own batch
     statistics; in evaluation every image by its domain's running ones. While the switches do not
-    learn, the norm applies them itself: scale and shift of an off channel are 0.
+    learn, the norm applies them itself: scale and shift of an off channel are 0. A `frozen` one
+    uses the running statistics in training too, and leaves them as they are.
     """
 
     running_mean: torch.Tensor
@@ -42,7 +43,7 @@ class DomainNorm(nn.Module):
     ) -> None:
         """Start every domain from one BatchNorm over channels of `units` `[C]` (-1 = no switch)."""
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.frozen = eps, momentum, False
         weight = torch.ones_like(running_mean) if weight is None else weight
         bias = torch.zeros_like(running_mean) if bias is None else bias
         self.weight = nn.Parameter(weight.detach().repeat(domains, 1))
@@ -90,7 +91,7 @@ class DomainNorm(nn.Module):
             self.running_var[domain],
             weight[domain],
             bias[domain],
-            self.training,
+            self.training and not self.frozen,
             self.momentum,
             self.eps,
         )

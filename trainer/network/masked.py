@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.func import functional_call
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import fold_constants, name_norms, op_name
 from prunion.trainer.channels import GateSite, Units, find_units
+from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
 from prunion.trainer.network.stored_graph import graph_to_json
 
@@ -32,6 +35,7 @@ class DomainNet(nn.Module):
     Attributes:
         units: the channel units of the trunk.
         switches: 0/1 per domain and unit `[D, U]`; what evaluation and export use.
+        adapter: what makes each domain's weights out of the trunk's (`adapt_network`), or None.
         graph: the backbone's traced graph as plain JSON, which `rebuild_network` reads.
     """
 
@@ -63,6 +67,7 @@ class DomainNet(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(features, count) for count in self.classes)
         ones = torch.ones(len(self.classes), self.units.table.count)
         self.register_buffer("switches", ones)
+        self.adapter: WeightAdapter | None = None
 
     @property
     def norms(self) -> dict[str, DomainNorm]:
@@ -85,7 +90,22 @@ class DomainNet(nn.Module):
         routing = route(domains, image.device)
         if gated:
             routing = routing.gated(self.switches if switches is None else switches)
-        return self.trunk(image, routing), routing
+        if self.adapter is None:
+            return self.trunk(image, routing), routing
+        parts = image.split([count for _, count in routing.segments])
+        done = []
+        for part, segment in zip(parts, routing.segments, strict=True):
+            domain, count = segment
+            rows = routing.rows.new_full((count,), domain)
+            own = replace(routing, segments=(segment,), rows=rows)
+            done.append(functional_call(self.trunk, self.own_weights(domain), (part, own)))
+        return torch.cat(done), routing
+
+    def own_weights(self, domain: int) -> dict[str, torch.Tensor]:
+        """The adapted weights of one domain by the names of the trunk's."""
+        assert self.adapter is not None
+        shared = {x.weight: self.trunk.get_parameter(x.weight) for x in self.units.table.layers}
+        return self.adapter.weights(shared, domain)
 
     def forward(
         self,

@@ -128,7 +128,15 @@ class PaperLearner:
     direction turn a switch off.
     """
 
-    def __init__(self, domains: int, units: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        domains: int,
+        units: int,
+        device: torch.device | None = None,
+        lr: float = LEARNING_RATE,
+    ) -> None:
+        """Scores of 10⁻³; `lr` is Adam's learning rate."""
+        self.lr = lr
         self.scores = torch.full((domains, units), START, device=device)
         self.mean = torch.zeros_like(self.scores)
         self.square = torch.zeros_like(self.scores)
@@ -154,7 +162,7 @@ class PaperLearner:
         mean = self.mean / (1 - FAST ** int(self.steps))
         size = (self.square / (1 - SLOW ** int(self.steps))).sqrt() + TINY
         before = self.scores > 0
-        self.scores = self.scores - self.rate * LEARNING_RATE * mean / size
+        self.scores = self.scores - self.rate * self.lr * mean / size
         self.returned += int(((self.scores > 0) & ~before).sum())
 
 

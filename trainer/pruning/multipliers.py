@@ -7,6 +7,7 @@ found by dual ascent instead of by the optimiser of the network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,29 +48,51 @@ class Pressure:
     """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
 
     def __init__(
-        self, config: TrainConfig, cost: Cost, domains: int, turns: int = 1, *, plain: bool = False
+        self,
+        config: TrainConfig,
+        cost: Cost,
+        domains: int,
+        turns: int = 1,
+        *,
+        plain: bool = False,
+        slices: float = 1.0,
     ) -> None:
         """Every λ at its start.
 
         Args:
-            turns: updates of the switches until each domain has had one; λ moves as much less.
+            turns: updates of the switches until each domain has had one; the sharing loss's λ,
+                which moves at each of them, moves as much less.
             plain: the paper's equations to the letter, with its λ.
+            slices: how many of the paper's switches, one for each filter and input channel, one
+                unit stands for on average. Their charges add up, the task's gradients, of any
+                sign, add up to the square root only: so every charge is divided by that root, and
+                λ pushes a unit as hard as it pushed its slices.
         """
         self.config, self.cost, self.plain = config, cost, plain
+        self.scale = 1 / math.sqrt(slices)
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
         rate = PAPER_RATE if self.plain else RATE * config.switch_every
         start = PAPER_START if self.plain else 0.0
-        rate /= turns
-        self.sharing = Multiplier(rate, largest, start)
+        self.sharing = Multiplier(rate / turns, largest, start)
         self.domains = [Multiplier(rate, LARGEST, start) for _ in range(domains)]
 
-    def charge(self, switches: torch.Tensor, beta: float, scale: float) -> torch.Tensor:
-        """One step of every λ, and what each switch is charged, `[D, U]`.
+    def charge(
+        self,
+        switches: torch.Tensor,
+        beta: float,
+        scale: float,
+        domains: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """One step of λ, and what each switch is charged, `[D, U]`.
+
+        The sharing loss charges the switches of every domain, a budget loss those of its own, in
+        the steps that hold its images (eq. 5): an absent domain could not object to the price.
 
         Args:
             switches: 0/1, `[D, U]`.
             beta: share of the trunk's cost that is allowed now.
             scale: the final β: violations count relative to it.
+            domains: whose images the step had; all of them by default.
         """
         total = torch.zeros_like(switches)
         if self.config.sharing != "none":
@@ -78,8 +101,9 @@ class Pressure:
             violation = value / scale if kind == "union" else value
             total += self._weight(violation) * gradient
         if self.holds_domains:
-            total += self._domain_charge(switches, beta, scale)
-        return total
+            present = range(len(switches)) if domains is None else domains
+            total += self._domain_charge(switches, beta, scale, present)
+        return self.scale * total
 
     @property
     def holds_domains(self) -> bool:
@@ -108,11 +132,15 @@ class Pressure:
         self.sharing.value = float(weight)  # as the log shows it
         return self.sharing.value * (violation > 0)
 
-    def _domain_charge(self, switches: torch.Tensor, beta: float, scale: float) -> torch.Tensor:
+    def _domain_charge(
+        self, switches: torch.Tensor, beta: float, scale: float, domains: Sequence[int]
+    ) -> torch.Tensor:
         with torch.enable_grad():
             leaf = switches.detach().clone().requires_grad_()
             losses = domain_losses(leaf, self.cost, beta)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         violations = (losses.detach() / scale).tolist()
-        weights = [m.update(v) for m, v in zip(self.domains, violations, strict=True)]
+        weights = [0.0] * len(violations)
+        for domain in domains:
+            weights[domain] = self.domains[domain].update(violations[domain])
         return gradient * gradient.new_tensor(weights).unsqueeze(1)

@@ -71,7 +71,8 @@ class OwnRecipe(Recipe):
         self, step: int, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]
     ) -> None:
         """The learner wants charges in units of the mean price of a unit."""
-        charge = self.pressure.charge(on, self.schedule.target(step), self.schedule.beta)
+        target, beta = self.schedule.target(step), self.schedule.beta
+        charge = self.pressure.charge(on, target, beta, domains)
         self.learner.update(gradient, charge * on.shape[1], domains)
 
     def cut(self) -> torch.Tensor:
@@ -97,8 +98,8 @@ class PaperRecipe(Recipe):
     def learn(
         self, step: int, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]
     ) -> None:
-        """Every domain's switches move, whosever images the step had."""
-        charge = self.pressure.charge(on, self.schedule.target(step), self.schedule.beta)
+        """The sharing loss moves every domain's switches, whosever images the step had (eq. 5)."""
+        charge = self.pressure.charge(on, self.schedule.beta, self.schedule.beta, domains)
         self.learner.rate = self.schedule.switch_rate(step)
         self.learner.update(gradient, charge)
 
@@ -150,6 +151,7 @@ def make_recipe(
     domains: int,
     units: int,
     steps_per_epoch: int,
+    slices: int | None = None,
     device: torch.device | None = None,
 ) -> Recipe:
     """The recipe that `[train]` names.
@@ -158,14 +160,18 @@ def make_recipe(
         cost: of how much of each unit is kept, as a share of the backbone's.
         select: what the budget keeps of the units.
         beta: the allowed share of the cost, 0 … 1.
+        slices: pairs of a filter and an input channel in all layers, which the paper has a switch
+            for each; as many as `units` by default.
     """
     warmup, ramp, settle = _phases(train, steps_per_epoch)
     each, opens = train.cut == "domains", train.settle_with == "union"
     if train.recipe == "paper":
+        drops = () if train.drops == "auto" else tuple(n * steps_per_epoch for n in train.drops)
+        per_unit = 1.0 if slices is None else slices / units
         return PaperRecipe(
-            Schedule(0, warmup + ramp, settle, beta, steps_down=True),
-            PaperLearner(domains, units, device),
-            Pressure(train, cost, domains, plain=True),
+            Schedule(0, warmup + ramp, settle, beta, steps_down=True, drops=drops),
+            PaperLearner(domains, units, device, train.switch_lr),
+            Pressure(train, cost, domains, plain=True, slices=per_unit),
             select=select,
             each=each,
             opens=opens,
@@ -206,7 +212,7 @@ def make_recipe(
         Schedule(warmup, ramp, settle, beta),
         SwitchLearner(domains, units, travel, device),
         Pressure(replace(train, switch_every=every), cost, domains, turns),
-        learns=beta < 1,
+        learns=beta < 1 and train.traits.prunes,
         ranked=True,
         ranking=train.ranking,
         cost=cost,

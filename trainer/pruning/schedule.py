@@ -2,7 +2,8 @@
 
 "The paper's" is the schedule of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023,
 "Budget-Aware Pruning: Handling Multiple Domains with Less Parameters", arXiv:2309.11464, section
-4.1: the whole budget from the first step, and rates that fall to a tenth once.
+4.1: the whole budget from the first step, and rates that fall to a tenth after 45 of 60 epochs, or
+after 15 and 30 of 45.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Schedule:
     ramp: int
     settle: int
     beta: float
-    steps_down: bool = False  # the paper's: no ramp, the rate a tenth for the last quarter
+    steps_down: bool = False  # the paper's: no ramp, the rates fall to a tenth at once
+    drops: tuple[int, ...] = ()  # the steps at which they do; without any after three quarters
     cuts_at_once: bool = False  # no ramp either, the rates as with one
 
     @property
@@ -54,12 +56,15 @@ class Schedule:
 
     def switch_rate(self, step: int) -> float:
         """Factor of the paper's switches, which learn in the ramp: a tenth in its last quarter."""
+        if self.drops:
+            return self.rate(step)
         return 1.0 if step < self.warmup + 0.75 * self.ramp else 0.1
 
     def rate(self, step: int) -> float:
         """Learning-rate factor: a short rise, constant to the middle of the ramp, then a cosine."""
         if self.steps_down:
-            return 1.0 if step < 0.75 * self.total else 0.1
+            drops = self.drops or (0.75 * self.total,)
+            return 0.1 ** sum(step >= drop for drop in drops)
         rise = max(1, min(20, self.total // 20))
         if step < rise:
             return (step + 1) / rise

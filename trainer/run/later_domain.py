@@ -73,6 +73,12 @@ def add_domain(
         raise ConfigError(
             f"[domains.{new.name}]: the checkpoint already has a domain of that name: rename it"
         )
+    before = checkpoint.config.train
+    if before.traits.own_weights:
+        raise ConfigError(
+            f'the checkpoint\'s method is "{before.method}", {before.traits.what}: its weights are '
+            "one domain's own, so none can join it; train the new domain in a run of its own"
+        )
     # A finished run left a log and nothing that could be lost.
     force = force or (folder is not None and not resume and _is_finished(folder))
     if folder is not None:

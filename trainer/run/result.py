@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.base import amount_text, asked_text
-from prunion.runtime.bundle import UnitTable
+from prunion.runtime.bundle import UnitTable, mean_share
 from prunion.trainer.cost import budget_account
 from prunion.trainer.learning import Training
 from prunion.trainer.run.pictures import Frontier, Point, Sharing
@@ -46,7 +46,8 @@ class RunResult:
         shared: share of the kept channels that every domain chose for itself.
         sharing_matrix: of the channels that one domain chose, the share that another chose.
         returned: how often a switch that was off came back on.
-        score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`.
+        score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`; operations
+            are those of each domain's own channels, averaged, and the union's beside.
         data: per domain what its images are: how many, of how many classes, and what was skipped.
         epochs: of warm-up, and of the whole run.
         baseline: accuracy of the same network with every channel, trained as long; None where
@@ -72,7 +73,7 @@ class RunResult:
 
     @property
     def scores(self) -> dict[str, float]:
-        """What there is of S, S_O, S_P and S_E, by name."""
+        """What there is of S, S_O, S_P, S_E, S_O_union and S_E_union, by name."""
         values = self.score.to_json() if self.score else {}
         return {k: v for k, v in values.items() if k != "terms" and v is not None}
 
@@ -131,8 +132,7 @@ def run_result(
     value = budget.pricer.of(alive)
     choices = training.choices().cpu().numpy()
     params, macs = ((f(everything), f(alive)) for f in (table.params, table.macs))
-    costs = (macs[1] / macs[0], params[1] / params[0])
-    validated = _validated(data)
+    own = [table.macs(row) for row in (training.net.switches > 0).cpu().numpy()]
     return RunResult(
         folder=folder,
         accuracy=accuracy,
@@ -146,8 +146,13 @@ def run_result(
         sharing_matrix=_named_matrix(training),
         returned=training.learner.returned,
         seconds=seconds,
-        # S_E compares with warm-up, which other images than the test set's cannot stand for.
-        score=run_score(training.config.domains, accuracy, {} if validated else before, *costs),
+        score=run_score(
+            training.config.domains,
+            accuracy,
+            macs=mean_share(own, macs[0]),
+            union_macs=macs[1] / macs[0],
+            params=params[1] / params[0],
+        ),
         data=data,
         epochs=(training.config.train.warmup, training.config.train.epochs),
     )

@@ -116,7 +116,8 @@ def _load_optimiser(
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     for parameter, moments in optimiser.state.items():
-        for key in ("exp_avg", "exp_avg_sq"):  # fused AdamW wants them laid out as the parameter
+        # Fused AdamW wants them laid out as the parameter.
+        for key in {"exp_avg", "exp_avg_sq", "momentum_buffer"} & moments.keys():
             moments[key] = torch.empty_like(parameter).copy_(moments[key])
 
 

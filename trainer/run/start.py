@@ -15,7 +15,13 @@ from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.learning import Training
-from prunion.trainer.network import GRAPH, DomainNet, build_network, rebuild_network
+from prunion.trainer.network import (
+    GRAPH,
+    DomainNet,
+    adapt_network,
+    build_network,
+    rebuild_network,
+)
 from prunion.trainer.processes import Processes, prepare_torch
 from prunion.trainer.run.result import run_result
 
@@ -68,6 +74,7 @@ def begin(
     if check is not None:
         height, width = config.input.size
         processes.on_first(lambda: check(net, height, width, config.budget.round_to))
+    adapt_network(net, config.train)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Score:
         s_p: S per parameter (eq. 12).
         s_e: S_O · S_P over the feature extractor's (eq. 13).
         terms: each domain's part of S, by name, in the table's order.
+        s_o_union, s_e_union: S_O and S_E by the operations of the union, which a run has too. The
+            papers count those of each domain's own channels, on average.
     """
 
     s: float
@@ -43,11 +45,15 @@ class Score:
     s_p: float | None
     s_e: float | None
     terms: dict[str, float]
+    s_o_union: float | None = None
+    s_e_union: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Under the papers' names: S, S_O, S_P, S_E, and `terms`."""
+        """Under the papers' names: S, S_O, S_P, S_E, and `terms`; with those of the union."""
         scores = {"S": self.s, "S_O": self.s_o, "S_P": self.s_p, "S_E": self.s_e}
-        return {**scores, "terms": self.terms}
+        union = {"S_O_union": self.s_o_union, "S_E_union": self.s_e_union}
+        told = {key: value for key, value in union.items() if value is not None}
+        return {**scores, **told, "terms": self.terms}
 
 
 def score(
@@ -88,31 +94,36 @@ def score(
 def run_score(
     domains: Sequence[DomainConfig],
     accuracy: Mapping[str, float],
-    before: Mapping[str, float],
+    *,
     macs: float,
+    union_macs: float,
     params: float,
 ) -> Score | None:
     """S, S_O, S_P and S_E (eqs. 10 to 13), or None where domains have no `reference`.
 
+    S_E is relative to the feature extractor, the frozen backbone with a head for each domain:
+    without every domain's `feature`, or where those earn nothing, there is no S_E.
+
     Args:
         accuracy: share of right answers by domain, pruned.
-        before: the same with every channel on, after warm-up. It stands for the feature extractor
-            that S_E is relative to; where it is empty or earns nothing there is no S_E.
-        macs, params: the union's share of the backbone's.
+        macs: operations of a domain's own channels as a share of the backbone's, the mean over
+            domains.
+        union_macs, params: the union's share of the backbone's.
     """
     if not all(domain.reference for domain in domains):
         return None
     columns = tuple(BenchmarkDomain(d.name, d.name, d.reference) for d in domains)
+    right = [100 * accuracy[d.name] for d in domains]
 
-    def scored(right: Mapping[str, float], baseline: float, **cost: float) -> Score:
-        benchmark = Benchmark("run", "the run", columns, baseline)
-        return score(benchmark, [100 * right[d.name] for d in domains], **cost)
+    def scored(percent: Sequence[float], baseline: float, **cost: float) -> Score:
+        return score(Benchmark("run", "the run", columns, baseline), percent, **cost)
 
-    baseline = scored(before, 1.0).s if before else 0.0
-    if baseline:
-        return scored(accuracy, baseline, flop=macs, params=params)
-    result = scored(accuracy, 1.0, flop=macs, params=params)
-    return Score(result.s, result.s_o, result.s_p, None, result.terms)
+    features = [d.feature for d in domains]
+    baseline = scored(features, 1.0).s if all(features) else 0.0
+    own = scored(right, baseline or 1.0, flop=macs, params=params)
+    union = scored(right, baseline or 1.0, flop=union_macs, params=params)
+    own = replace(own, s_o_union=union.s_o, s_e_union=union.s_e)
+    return own if baseline else replace(own, s_e=None, s_e_union=None)
 
 
 def read_accuracies(path: Path | str, benchmark: Benchmark) -> list[float]:

@@ -13,10 +13,15 @@ from torch import nn
 from torchvision.models import get_model
 
 from prunion.exporter.bundle import export_bundle
-from prunion.exporter.bundle.manifest import norm_operations, paper_bits, paper_macs
+from prunion.exporter.bundle.manifest import (
+    norm_operations,
+    paper_account,
+    paper_bits,
+    paper_macs,
+)
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig
-from prunion.trainer.network import DomainNet
+from prunion.trainer.network import DomainNet, load_checkpoint
 from tests.trainer.nets import Residual, SqueezeExcite, domain_net
 
 SIZE = 64
@@ -104,3 +109,18 @@ def test_the_two_accounts_stay_apart(tiny: Path, tmp_path: Path) -> None:
     assert paper["macs"]["backbone"] > manifest["macs"]["backbone"]
     assert max(paper["macs"]["domains"].values()) <= paper["macs"]["exported"]
     assert paper["macs"]["domains"].keys() == {"warm", "cold"}
+    own, whole = paper["macs"]["domains"].values(), paper["macs"]["backbone"]
+    assert paper["flop"] == pytest.approx(sum(own) / 2 / whole)  # as the papers print it
+    assert paper["flop_union"] == paper["macs"]["exported"] / whole
+
+
+def test_flop_is_a_domains_own_on_average(tiny: Path, tmp_path: Path) -> None:
+    """BA² keeps 1.03 of the parameters and prints 0.543 FLOP, which no union could have."""
+    loaded = load_checkpoint(tiny).net
+    names = ["warm", "cold"]
+    count = loaded.switches.shape[1]
+    halves = torch.arange(count) % 2 == 0
+    loaded.switches[0], loaded.switches[1] = halves.float(), (~halves).float()
+    paper = paper_account(loaded, np.ones(count, bool), names)
+    assert paper.flop_union == 1
+    assert paper.flop < 0.6

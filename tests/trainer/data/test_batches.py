@@ -250,3 +250,27 @@ def test_real_images_load_alike_in_processes_and_threads(tmp_path: Path) -> None
     domain = open_domain(DomainConfig("d", train=(path,), test=(path,)), 0)
     alone, shared = (JointBatches([domain], run(workers=workers)) for workers in (0, 2))
     assert flat(alone.epoch(0)) == flat(shared.epoch(0))
+
+
+def test_a_round_robin_passes_over_each_set_once_and_draws_the_order_of_sets(
+    domains: list[Domain],
+) -> None:
+    """40, 23 and 7 images in eights; a last batch of three joins the one before."""
+    batches = JointBatches(domains, run("round-robin"))
+    orders, sizes = set(), {}
+    for epoch in range(8):
+        steps = list(batches.epoch(epoch))
+        assert len(steps) == batches.steps_per_epoch == 5 + 3 + 1
+        turns = [step[0].domain for step in steps]
+        orders.add(tuple(dict.fromkeys(turns)))
+        for domain in range(3):
+            sizes[domain] = [len(s[0].labels) for s in steps if s[0].domain == domain]
+            assert turns.count(domain) == len(sizes[domain])
+    assert sizes == {0: [8] * 5, 1: [8, 8, 7], 2: [7]}
+    assert len(orders) > 2
+    assert flat(batches.epoch(3)) == flat(JointBatches(domains, run("round-robin")).epoch(3))
+    assert flat(batches.epoch(3))[4:] == flat(batches.epoch(3, 4))
+    seven = JointBatches(domains, run("round-robin", size=5))
+    assert [len(s[0].labels) for s in seven.epoch(0) if s[0].domain == 1] == [5, 5, 5, 8]
+    drawn = [draw for step in batches._draws(2, False) for draw in step if draw.domain == 0]
+    assert sorted(np.concatenate([draw.images for draw in drawn])) == list(range(40))

@@ -222,6 +222,43 @@ def test_every_domain_has_a_multiplier_of_its_own() -> None:
     assert again.values() == pressure.values()
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_budget_loss_charges_its_own_domain_in_its_own_steps(plain: bool) -> None:
+    """Eq. 5: L_B is the step's domain's; only the sharing loss is everybody's."""
+    pressure = Pressure(TrainConfig(domain_budget=True), plain_cost(4), 3, plain=plain)
+    before = [m.value for m in pressure.domains]
+    masks = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 1], [1, 1, 1, 0]])
+    charge = pressure.charge(masks, 0.5, 0.5, [1])
+    _, sharing = sharing_gradient("union", masks, plain_cost(4), 0.5, plain=plain)
+    torch.testing.assert_close(charge[[0, 2]], pressure.sharing.value * sharing[[0, 2]])
+    assert (charge[1] > pressure.sharing.value * sharing[1]).all()
+    moved = [m.value != old for m, old in zip(pressure.domains, before, strict=True)]
+    assert moved == [False, True, False]
+
+
+def test_the_papers_charges_are_scaled_to_units() -> None:
+    """256 slices in a unit: charges add up, gradients of any sign only to the root."""
+    masks = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 1]])
+    config = TrainConfig(recipe="paper", sharing="intersection", sharing_weight=0.5)
+    one, many = (Pressure(config, plain_cost(4), 2, plain=True, slices=n) for n in (1, 256))
+    charge = one.charge(masks, 0.5, 0.5)
+    torch.testing.assert_close(16 * many.charge(masks, 0.5, 0.5), charge)
+    assert many.values() == one.values()  # λ itself is the paper's
+
+
+def test_absent_domains_keep_their_switches_under_the_papers_recipe() -> None:
+    """They were all off after ten steps of another domain, with no gradient to come back by."""
+    torch.manual_seed(0)
+    pressure = Pressure(TrainConfig(), network_cost(), 3, plain=True)
+    learner = PaperLearner(3, 14)
+    for _ in range(40):
+        gradient = torch.zeros(3, 14)
+        gradient[0] = 1e-3 * torch.randn(14)
+        learner.update(gradient, pressure.charge(learner.on().detach(), 0.5, 0.5, [0]))
+    assert not learner.on()[0].all()
+    assert learner.on()[1:].all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fixed_weight_scales_the_gradient_while_the_constraint_is_violated(kind: str) -> None:
     cost = plain_cost(4)

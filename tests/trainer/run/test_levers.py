@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,27 @@ def test_a_teacher_of_other_domains_is_refused(finished: Path) -> None:
         load(replace(taught, teacher=str(finished.parent)), warm=warm, cold=cold)
 
 
+def test_heads_by_sgd_move_as_torchs_own(finished: Path) -> None:
+    net = load_checkpoint(finished).net
+    train = TrainConfig(head_optimiser="sgd", trunk="frozen", weight_decay=0.1)
+    ours, head = make_optimiser(train, net), net.heads[1]
+    norm = next(iter(net.norms.values()))
+    other = copy.deepcopy(head)
+    theirs = torch.optim.SGD(other.parameters(), 1e-3, momentum=0.9, weight_decay=0.1)
+    before = norm.weight.detach().clone()
+    for seed in range(3):
+        x = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed))
+        for layer, optimiser in ((head, ours), (other, theirs)):
+            optimiser.zero_grad()
+            (layer(x).square().sum() + norm.weight.sum()).backward()
+            optimiser.step()
+    torch.testing.assert_close(head.weight, other.weight)
+    torch.testing.assert_close(
+        before - norm.weight, torch.full_like(before, 0.03), rtol=0.01, atol=0
+    )
+    assert len(ours.param_groups) == 3  # the norms, and a head for each domain
+
+
 def test_the_average_is_plain_at_first_and_then_forgets(finished: Path) -> None:
     net = load_checkpoint(finished).net
     average, seen = WeightAverage(span=4), []
@@ -104,7 +126,8 @@ def test_an_average_over_less_than_a_step_is_the_network_itself(finished: Path) 
 def test_an_averaged_run_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_config(tiny_run(tmp_path, average=1.0, settle=2, trunk_from='"settle"'))
+    levers = {"trunk_from": '"settle"', "head_optimiser": '"sgd"'}
+    config = load_config(tiny_run(tmp_path, average=1.0, settle=2, **levers))
     whole = train_run(config, tmp_path / "whole")
     step = Training._step
 

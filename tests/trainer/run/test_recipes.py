@@ -14,8 +14,9 @@ from prunion.exporter.bundle import export_bundle
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
+from prunion.trainer.learning.steps import estimate_norms
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.pruning import Schedule, SwitchLearner, make_recipe
+from prunion.trainer.pruning import Pressure, Schedule, SwitchLearner, make_recipe
 from prunion.trainer.run import RunResult, train_run
 from tests.trainer.tiny_run import tiny_run
 
@@ -34,6 +35,7 @@ CHOICES: dict[str, dict[str, object]] = {
     "union and domains": {"domain_budget": "true"},
     "bf16": {"precision": '"bf16"'},
     "one domain a step": {"order": '"epoch"'},
+    "round-robin": {"order": '"round-robin"', "recipe": '"paper"', "settle": 0},
 }
 
 
@@ -126,6 +128,31 @@ def test_one_domain_a_step_moves_its_own_switches_and_each_gets_its_turns(
         assert moved[0] == moved[1]
 
 
+@pytest.mark.parametrize("order", ["joint", "batch", "epoch", "round-robin"])
+def test_batchnorm_is_estimated_again_for_the_final_switches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """A domain's statistics were those of its last turn, before others moved its switches."""
+    runs: list[Training] = []
+    start = Training.__init__
+
+    def kept(self: Training, *args: object, **options: object) -> None:
+        start(self, *args, **options)  # type: ignore[arg-type]
+        runs.append(self)
+
+    monkeypatch.setattr(Training, "__init__", kept)
+    trained(tmp_path, recipe='"paper"', order=f'"{order}"', settle=0)
+    norms = runs[0].net.norms
+    before = {name: norm.running_var.clone() for name, norm in norms.items()}
+    for norm in norms.values():
+        norm.running_mean.fill_(7.0)
+        norm.running_var.fill_(7.0)
+    estimate_norms(runs[0].net, runs[0].batches.epoch(runs[0].epoch, joint=True))
+    for name, norm in norms.items():
+        torch.testing.assert_close(norm.running_var, before[name])
+        assert norm.momentum == 0.1
+
+
 def test_a_trunk_that_never_learns_cannot_start_late() -> None:
     with pytest.raises(ConfigError, match=r"trunk is .frozen., which never learns"):
         TrainConfig(trunk="frozen", trunk_from="settle")
@@ -169,6 +196,41 @@ def test_the_papers_rate_falls_once() -> None:
     assert [settling.switch_rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
     assert {schedule.target(s) for s in range(8)} == {0.25}
     assert schedule.phase(0) == "ramp"
+
+
+def test_the_papers_rates_fall_where_the_run_says() -> None:
+    paper = {"recipe": "paper", "warmup": 0, "ramp": 45, "settle": 0}
+    schedule = recipe(**paper, drops=[15, 30]).schedule
+    for epoch, factor in ((14, 1.0), (15, 0.1), (29, 0.1), (30, 0.01), (44, 0.01)):
+        assert schedule.rate(epoch) == schedule.switch_rate(epoch) == pytest.approx(factor)
+    learner = recipe(**paper, switch_lr=5e-5).learner
+    before = learner.scores.clone()
+    learner.update(torch.ones(2, 4), torch.zeros(2, 4))
+    torch.testing.assert_close(before - learner.scores, torch.full((2, 4), 5e-5))
+    for wrong in ([], [0], [45], 15, [True]):
+        with pytest.raises(ConfigError, match=r"\[train\] drops"):
+            TrainConfig(**paper, drops=wrong)
+    for key, value in (("drops", [1]), ("switch_lr", 1e-3)):
+        with pytest.raises(ConfigError, match=rf'\[train\] {key} is for recipe = "paper"'):
+            TrainConfig(**{key: value})
+
+
+def test_a_run_charges_units_by_the_slices_they_stand_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """resnet18 up to layer1: 3·64 pairs in the stem, 64·64 in each of four convolutions."""
+    scales = []
+    charge = Pressure.charge
+
+    def seen(self: Pressure, *args: object) -> torch.Tensor:
+        scales.append(self.scale)
+        return charge(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pressure, "charge", seen)
+    trained(tmp_path, recipe='"paper"', warmup=0, ramp=1, settle=0)
+    units = load_checkpoint(tmp_path / "out").net.units.table.count
+    assert scales
+    assert scales == pytest.approx([(units / (3 * 64 + 4 * 64 * 64)) ** 0.5] * len(scales))
 
 
 def test_a_budget_of_switches_is_met(tmp_path: Path) -> None:

@@ -20,12 +20,7 @@ from prunion.runtime.errors import (
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.run import (
-    closing_table,
-    foreign_to_run,
-    train_run,
-    train_with_baseline,
-)
+from prunion.trainer.run import closing_table, foreign_to_run, train_run, train_with_baseline
 from tests.trainer.tiny_run import tiny_run
 
 
@@ -158,24 +153,42 @@ def test_a_network_broken_by_its_last_update_is_not_saved(
 
 
 def test_references_give_the_papers_scores(tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path, ramp=1)
-    text = run_file.read_text("utf-8").replace('test"\n', 'test"\nreference = 40.0\n')
-    run_file.write_text(text, "utf-8")
+    """S_O counts a domain's own operations, S_E is relative to the feature extractor."""
+    run_file = tiny_run(tmp_path, ramp=1, settle_with='"own"')
+    given = 'test"\nreference = 40.0\nfeature = 30.0\n'
+    run_file.write_text(run_file.read_text("utf-8").replace('test"\n', given), "utf-8")
     result = train_run(load_config(run_file), tmp_path / "out")
-    macs, params = (new / old for old, new in (result.macs, result.params))
+    union, params = (new / old for old, new in (result.macs, result.params))
+    net = load_checkpoint(tmp_path / "out").net
+    table, rows = net.units.table, (net.switches > 0).numpy()
+    own = sum(table.macs(row) for row in rows) / len(rows) / result.macs[0]
+    assert own < union
 
     def s(accuracy: dict[str, float]) -> float:  # eq. 10 with twice an error of 0.6
         return sum(1000 * (max(0, 1.2 - (1 - a)) / 1.2) ** 2 for a in accuracy.values())
 
     expected = s(result.accuracy)
     assert result.scores["S"] == pytest.approx(expected)
-    assert result.scores["S_O"] == pytest.approx(expected / macs)
+    assert result.scores["S_O"] == pytest.approx(expected / own)
+    assert result.scores["S_O_union"] == pytest.approx(expected / union)
     assert result.scores["S_P"] == pytest.approx(expected / params)
-    base = s(result.accuracy_before)
-    assert result.scores["S_E"] == pytest.approx((expected / base) ** 2 / macs / params)
+    base = s({"warm": 0.3, "cold": 0.3})
+    assert result.scores["S_E"] == pytest.approx((expected / base) ** 2 / own / params)
+    assert result.scores["S_E_union"] == pytest.approx((expected / base) ** 2 / union / params)
     last = json.loads((tmp_path / "out/metrics.jsonl").read_text("utf-8").splitlines()[-1])
     assert last["score/S_E"] == pytest.approx(result.scores["S_E"])
     assert f"S {expected:,.0f}, S_O" in closing_table(result)
+
+
+def test_without_the_feature_extractor_there_is_no_s_e(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, ramp=1, settle=0)
+    text = run_file.read_text("utf-8").replace('test"\n', 'test"\nreference = 40.0\n')
+    run_file.write_text(text, "utf-8")
+    result = train_run(load_config(run_file), tmp_path / "out")
+    assert list(result.scores) == ["S", "S_O", "S_P", "S_O_union"]
+    run_file.write_text(text.replace("40.0\n", "40.0\nfeature = 30\n", 1), "utf-8")
+    with pytest.raises(ConfigError, match=r"\[domains.cold\] has no feature"):
+        load_config(run_file)
 
 
 def test_a_reference_is_for_all_domains_or_none(tmp_path: Path) -> None:

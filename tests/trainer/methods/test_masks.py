@@ -1,0 +1,138 @@
+"""Masks over weights: identities, gradients by hand, and every method's neutral value."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from prunion.trainer.config import Method, TrainConfig
+from prunion.trainer.methods import without_norm
+from prunion.trainer.methods.masks import MaskAdapter
+from prunion.trainer.network import DomainNet, adapt_network, merge_weights
+from tests.trainer.nets import Residual, SqueezeExcite, domain_net
+
+ROWS = torch.tensor([0, 1, 1, 0])
+
+
+def shared() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {"a.weight": torch.randn(4, 3, 3, 3), "b.weight": torch.randn(5, 4)}
+
+
+def images() -> torch.Tensor:
+    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def answers(net: DomainNet) -> torch.Tensor:
+    with torch.no_grad():
+        return net.eval().logits(images(), ROWS)
+
+
+def randomised(adapter: MaskAdapter) -> MaskAdapter:
+    with torch.no_grad():
+        for scores in adapter.scores.values():
+            scores.copy_(torch.randn_like(scores))
+    return adapter
+
+
+def test_affine_with_the_last_number_alone_is_piggyback() -> None:
+    weights = shared()
+    affine = randomised(MaskAdapter(weights, 2, "full"))
+    piggyback = MaskAdapter(weights, 2, "piggyback")
+    with torch.no_grad():
+        for key, scores in piggyback.scores.items():
+            scores.copy_(affine.scores[key])
+            affine.k[key].copy_(torch.tensor([0.0, 0, 0, 1]))
+    for domain in range(2):
+        ours, theirs = affine.weights(weights, domain), piggyback.weights(weights, domain)
+        for name, weight in weights.items():
+            assert torch.equal(ours[name], theirs[name])
+            scores = affine.scores[name.replace(".", "/")][domain].view(weight.shape)
+            assert torch.equal(ours[name], torch.where(scores > 0, weight, 0.0))
+
+
+def test_the_simple_form_leaves_out_the_product_and_only_bare_layers_scale() -> None:
+    weights = shared()
+    simple = MaskAdapter(weights, 1, "simple", bare={"b.weight"})
+    assert simple.learns == {
+        "a.weight": (False, True, True, False),
+        "b.weight": (True, True, True, False),
+    }
+    assert simple.bits() == 4 * 27 + 20 + 32 * (2 + 3)
+    assert MaskAdapter(weights, 1, "piggyback").bits() == 4 * 27 + 20
+
+
+def test_gradients_are_the_papers() -> None:
+    """By hand, of a loss whose gradient by W_d is G."""
+    weights = shared()
+    adapter, name, key = randomised(MaskAdapter(weights, 2, "full")), "a.weight", "a/weight"
+    with torch.no_grad():
+        adapter.k[key].copy_(torch.tensor([[1.0, 0.1, 0.2, 0.3], [1.0, 0.4, 0.5, 0.6]]))
+    upstream, weight = torch.randn(4, 3, 3, 3), weights[name]
+    (upstream * adapter.weights(weights, 1)[name]).sum().backward()
+    mask = (adapter.scores[key][1].view(weight.shape) > 0).float()
+    expected = [0.0, upstream.sum(), (upstream * mask).sum(), (upstream * weight * mask).sum()]
+    numbers, scores = adapter.k[key].grad, adapter.scores[key].grad
+    assert numbers is not None and scores is not None
+    assert numbers[1].tolist() == pytest.approx([float(x) for x in expected], rel=1e-4)
+    torch.testing.assert_close(scores[1].view(weight.shape), upstream * (0.5 + 0.6 * weight))
+    assert not numbers[0].any()
+    assert not scores[0].any()  # the other domain has nothing to do with it
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("block", [Residual, SqueezeExcite])
+def test_at_its_neutral_value_every_method_is_the_backbone(method: Any, block: Any) -> None:
+    """With each domain's own BatchNorm and head."""
+    net = domain_net(block(), (3, 4))
+    with torch.no_grad():
+        for norm in net.norms.values():
+            norm.weight.copy_(torch.rand_like(norm.weight))
+            norm.running_mean.normal_()
+    before = answers(net)
+    adapt_network(net, TrainConfig(method=method))
+    assert (net.adapter is not None) == (method in ("piggyback", "affine"))
+    torch.testing.assert_close(answers(net), before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_filter_that_is_off_gives_a_constant_channel() -> None:
+    net = domain_net(Residual(), (3, 4))
+    adapt_network(net, TrainConfig(method="piggyback"))
+    assert isinstance(net.adapter, MaskAdapter)
+    name = net.units.table.layers[0].weight
+    with torch.no_grad():
+        scores = net.adapter.scores[name.replace(".", "/")][1]
+        scores.view(net.trunk.get_parameter(name).shape)[2] = -1.0
+    one, other = (net.own_weights(domain)[name] for domain in (0, 1))
+    assert not other[2].any()
+    assert torch.equal(one, net.trunk.get_parameter(name))
+    alone = domain_net(Residual(), (3, 4))
+    alone.load_state_dict({k: v for k, v in net.state_dict().items() if "adapter" not in k})
+    changed = (answers(net) - answers(alone)).abs().nan_to_num().amax(1) > 0
+    assert changed.tolist() == [False, True, True, False]
+
+
+def test_merged_weights_answer_the_same() -> None:
+    net = domain_net(Residual(), (3,))
+    adapt_network(net, TrainConfig(method="affine"))
+    assert isinstance(net.adapter, MaskAdapter)
+    randomised(net.adapter)
+    with torch.no_grad():
+        for numbers in net.adapter.k.values():
+            numbers.copy_(torch.tensor([[1.0, 0.01, 0.02, 0.5]]))
+        net.eval()
+        rows = torch.zeros(4, dtype=torch.int64)
+        before = net.logits(images(), rows)
+        merge_weights(net)
+        assert net.adapter is None
+        torch.testing.assert_close(net.logits(images(), rows), before)
+
+
+def test_layers_without_a_batchnorm_behind_them_are_found() -> None:
+    net = domain_net(SqueezeExcite(), (2,))
+    names = [layer.weight for layer in net.units.table.layers]
+    bare = without_norm(net.trunk, names)
+    assert len(names) == 3
+    assert len(bare) == 2  # the gate's two layers

@@ -1,0 +1,105 @@
+"""Each method through a whole run: it trains, exports and answers as its torch network does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prunion.exporter.bundle import export_bundle
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config import DomainConfig, TrainConfig, load_config
+from prunion.trainer.learning import Training
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import add_domain, train_run
+from tests.trainer.tiny_run import tiny_run
+
+SINGLE = ("finetune", "piggyback", "affine")
+
+
+def run_file(folder: Path, method: str, **train: object) -> Path:
+    """A run of two domains, or of one where the method takes one."""
+    short = {"warmup": 0, "ramp": 1, "settle": 1, "trunk": '"tuned"'}
+    path = tiny_run(folder, **{**short, "method": f'"{method}"', **train})
+    if method in SINGLE:
+        path.write_text(path.read_text("utf-8").partition("[domains.cold]")[0], "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("method", ["ba2", "norms", "feature", *SINGLE])
+def test_a_method_trains_exports_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    runs: list[Training] = []
+    start, moved = Training.__init__, {}
+
+    def kept(self: Training, *args: object, **options: object) -> None:
+        start(self, *args, **options)  # type: ignore[arg-type]
+        runs.append(self)
+        moved.update({k: v.clone() for k, v in self.net.state_dict().items()})
+
+    monkeypatch.setattr(Training, "__init__", kept)
+    config = load_config(run_file(tmp_path, method))
+    result = train_run(config, tmp_path / "out")
+    net, loaded = runs[0].net.eval(), load_checkpoint(tmp_path / "out").net
+    parts = {"heads": 0, "adapter": 0, "trunk.norms": 0, "trunk": 0}
+    for key, value in net.state_dict().items():
+        part = next((p for p in parts if key.startswith(p)), "")
+        if part and not torch.equal(value, moved[key]):
+            parts[part] += 1
+    assert parts["heads"]
+    assert bool(parts["trunk"]) == (method in ("ba2", "finetune"))
+    assert bool(parts["trunk.norms"]) == (method not in ("feature", "piggyback"))
+    assert bool(parts["adapter"]) == (method in ("piggyback", "affine"))
+    images = torch.randn(4, 3, 16, 16)
+    rows = torch.arange(4) % len(net.classes)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.logits(images, rows), net.logits(images, rows))
+    assert result.budget["met"] == (method == "ba2" and result.budget["value"] <= 0.5)
+    manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
+    assert manifest["provenance"]["config"]["train"]["method"] == method
+    assert manifest["verified"]["max_relative_error"] <= 1e-4
+    if method in ("piggyback", "affine"):
+        with pytest.raises(ConfigError, match="one domain's own, so none can join it"):
+            new = DomainConfig("new", train=("a",), test=("b",))
+            add_domain(load_checkpoint(tmp_path / "out"), new, TrainConfig())
+
+
+@pytest.mark.parametrize("method", SINGLE)
+def test_what_one_bundle_cannot_hold_is_refused_before_training(
+    tmp_path: Path, method: str
+) -> None:
+    path = tiny_run(tmp_path, method=f'"{method}"')
+    with pytest.raises(ConfigError, match="holds one domain of it yet, of 2 here: give a run for"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"method": "piggybag"}, r"method is .piggybag.: use .bap. or"),
+        ({"method": "norms", "recipe": "paper"}, "recipe is .paper., which says how channels"),
+        ({"method": "affine", "recipe": "once"}, "recipe is .once."),
+        ({"method": "bap", "norms": "frozen"}, "norms is .frozen., and switches act"),
+        ({"method": "piggyback", "affine": "simple"}, "affine is .simple., but method is .piggy"),
+        ({"method": "affine", "compile": True}, "compile is true"),
+        ({"method": "finetune", "trunk": "frozen"}, "trunk is .frozen., but method is .finetune"),
+        ({"method": "ba2", "sharing": "jaccard"}, "sharing is .jaccard., but method is .ba2."),
+        ({"method": "norms", "switch_lr": 1e-3}, "switch_lr is for"),
+    ],
+)
+def test_keys_that_contradict_the_method(train: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        TrainConfig(**train)
+
+
+def test_what_a_method_decides() -> None:
+    ba2 = TrainConfig(method="ba2")
+    assert (ba2.sharing, ba2.cut, ba2.trunk) == ("none", "domains", "tuned")
+    assert TrainConfig(method="norms").trunk == "frozen"
+    assert TrainConfig(method="piggyback").freezes_norms
+    assert not TrainConfig(method="piggyback", norms="own").freezes_norms
+    assert not TrainConfig(method="affine").freezes_norms
+    assert TrainConfig(method="affine", switch_lr=1e-3).switch_lr == 1e-3

@@ -18,9 +18,9 @@ from prunion.runtime.errors import (
     PrunionError,
 )
 from prunion.trainer.config import load_config
+from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import (
-    Training,
     closing_table,
     foreign_to_run,
     train_run,

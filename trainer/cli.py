@@ -49,6 +49,8 @@ def check(
 @force
 @click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
 @click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
+@click.option("--seed", "seeds", metavar="A,B,…", help="A run for each, below the run folder.")
+@click.option("--budget", "limits", metavar="A,B,…", help="A run for each limit likewise.")
 @changed
 @as_json
 def train(
@@ -57,6 +59,8 @@ def train(
     force: bool,
     resume: bool,
     baseline: bool,
+    seeds: str | None,
+    limits: str | None,
     changes: tuple[str, ...],
     as_json: bool,
     check: ExportCheck | None = None,
@@ -66,16 +70,43 @@ def train(
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
     from prunion.trainer.config import load_config
     from prunion.trainer.learning import exit_when_stopped
-    from prunion.trainer.run import closing_table, train_run, train_with_baseline
+    from prunion.trainer.run import (
+        closing_table,
+        sweep_table,
+        train_run,
+        train_sweep,
+        train_with_baseline,
+    )
 
-    folder = Path(output) if output else Path("runs") / Path(config).stem
-    run = load_config(config, changes)
+    folder, path = Path(output) if output else Path("runs") / Path(config).stem, Path(config)
+    pairs = [[*seed, *limit] for seed in _each("seed", seeds) for limit in _each("budget", limits)]
+    runs = [load_config(config, [*changes, *pair]) for pair in pairs]
+    if baseline and len(runs) > 1:
+        raise click.UsageError("--baseline goes with one run: give --budget 1 as well instead")
     with exit_when_stopped():
-        go = train_with_baseline if baseline else train_run
-        result = go(run, folder, force=force, resume=resume, run_file=Path(config), check=check)
+        if len(runs) > 1:
+            swept = train_sweep(
+                runs, folder, force=force, resume=resume, run_file=path, check=check
+            )
+            value, text = swept.to_json(), sweep_table(swept)
+        else:
+            go = train_with_baseline if baseline else train_run
+            result = go(runs[0], folder, force=force, resume=resume, run_file=path, check=check)
+            value, text = result.to_json(), closing_table(result)
     if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
         return
-    click.echo(json.dumps(result.to_json(), indent=1) if as_json else closing_table(result))
+    click.echo(json.dumps(value, indent=1) if as_json else text)
+
+
+def _each(option: str, listed: str | None) -> list[list[str]]:
+    """The changes to the run file that a list of values asks for: one list for each run."""
+    if listed is None:
+        return [[]]
+    values = [value.strip() for value in listed.split(",")]
+    if not all(values) or len(set(values)) < len(values):
+        raise click.UsageError(f"--{option} is {listed!r}: give different values with commas")
+    key = "seed" if option == "seed" else "budget.limit"
+    return [[f"{key}={value}"] for value in values]
 
 
 @click.command()

@@ -12,5 +12,8 @@ from .result import RunResult as RunResult
 from .result import accuracy_lines as accuracy_lines
 from .result import closing_table as closing_table
 from .start import ExportCheck as ExportCheck
+from .sweep import SweepResult as SweepResult
+from .sweep import sweep_table as sweep_table
+from .sweep import train_sweep as train_sweep
 from .train import train_run as train_run
 from .train import train_with_baseline as train_with_baseline

@@ -73,8 +73,11 @@ def snapshot_bytes(training: Training) -> tuple[int, int]:
     return net + 2 * learnt + average, net  # AdamW keeps two moments of each parameter
 
 
-def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
+def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) -> dict[str, Any]:
     """Put a run back to where `save_snapshot` left it; returns the facts stored with it.
+
+    Args:
+        any_limit: also of a run with another limit of the budget, as up to the end of warm-up.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of a run with another configuration, other
@@ -87,7 +90,7 @@ def load_snapshot(path: Path, training: Training) -> dict[str, Any]:
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
         reason = reason_of(exc)
         raise CheckpointError(f"{path} cannot be read ({reason}): start the run again") from None
-    if other := _other(meta, training):
+    if other := _other(meta, training, any_limit):
         raise CheckpointError(
             f"{path} belongs to a run with {other}: resume with what it was started with, or start "
             "again with --force"
@@ -125,7 +128,7 @@ def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _other(meta: Any, training: Training) -> str:
+def _other(meta: Any, training: Training, any_limit: bool) -> str:
     """In what the stored run is another one than this, with both values; "" if it may go on."""
     if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
         return "another prunion"
@@ -134,6 +137,12 @@ def _other(meta: Any, training: Training) -> str:
         same = meta.get("run") == _fingerprint(facts)
         return "" if same else "another configuration, other images or another teacher"
     now = json.loads(json.dumps(facts))
+    if any_limit:  # what is allowed follows from it
+        limit = {"limit": now["config"]["budget"]["limit"]}
+        config = stored.get("config") or {}
+        config = {**config, "budget": {**config.get("budget", {}), **limit}}
+        cost = [*stored.get("cost", [])[:1], *now["cost"][1:]]
+        stored = {**stored, "config": config, "cost": cost}
     for key, before, after in _differences(stored.get("config"), now["config"], ()):
         return f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
     for key, what in WORDS.items():

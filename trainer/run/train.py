@@ -44,7 +44,7 @@ from prunion.trainer.run.record import (
     watched_part,
 )
 from prunion.trainer.run.result import RunResult, run_result
-from prunion.trainer.run.snapshot import snapshot_bytes
+from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 
 __all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
@@ -63,6 +63,7 @@ def train_run(
     check: ExportCheck | None = None,
     importance: np.ndarray | None = None,
     datasets: HandedSets | None = None,
+    warm_up: Path | None = None,
     watch: Watch = UNWATCHED,
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
@@ -73,6 +74,8 @@ def train_run(
         importance: what ranks the units, not negative, `[U]`, the same for every domain; without
             it the run measures each domain's own.
         datasets: training and test images of the domains of `source = "python"`.
+        warm_up: a state after warm-up to start from, of a run that differs in its budget's limit at
+            most; beside it lies its log, NAME.jsonl.
         watch: functions that are told of every step and epoch.
 
     Raises:
@@ -100,6 +103,10 @@ def train_run(
         else:
             processes.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
             processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
+            if warm_up is not None:
+                facts = load_snapshot(warm_up, training, any_limit=True)
+                earlier = warm_up.with_suffix(".jsonl")
+                processes.on_first(lambda: _keep_log(earlier, folder / "metrics.jsonl"))
         few = watched_part(training, domains)
         with stop_signals() as stop, open_log(folder, training) as log:
 
@@ -192,6 +199,11 @@ def _check_space(folder: Path, training: Training) -> None:
 def _keep_run_file(run_file: Path | None, copy: Path) -> None:
     if run_file is not None and not (copy.exists() and copy.samefile(run_file)):
         shutil.copyfile(run_file, copy)
+
+
+def _keep_log(earlier: Path, log: Path) -> None:
+    if earlier.is_file():
+        shutil.copyfile(earlier, log)
 
 
 def _graph(folder: Path) -> Any:

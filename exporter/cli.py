@@ -1,6 +1,7 @@
 """The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`.
 
-And `train`: the trainer's, which here gets the check that needs an exporter.
+And `train`, which here gets the check that needs an exporter, and `bench`, which gets what writes
+the unpruned network.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunion.runtime.cli import as_json, bundle_argument, force
+from prunion.runtime.cli import bench as plain_bench
 from prunion.trainer.cli import train as unchecked
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
     from prunion.trainer.network import DomainNet
 
-__all__ = ["add_domain", "export", "pack", "profile", "train", "verify"]
+__all__ = ["add_domain", "bench", "export", "pack", "profile", "train", "verify"]
 
 
 def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
@@ -35,6 +37,20 @@ def _train(**options: Any) -> None:
 
 
 train = click.Command("train", params=unchecked.params, help=unchecked.help, callback=_train)
+
+
+def _unpruned(bundle: str, checkpoint: str | None, path: Path) -> None:
+    from prunion.exporter.bundle import write_unpruned_of
+
+    write_unpruned_of(bundle, checkpoint, path)
+
+
+def _bench(**options: Any) -> None:
+    assert plain_bench.callback is not None
+    plain_bench.callback(**options, unpruned=_unpruned)
+
+
+bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help, callback=_bench)
 
 
 @click.command()

@@ -14,3 +14,5 @@ from .profile import measure_profile as measure_profile
 from .profile import profile_bundle as profile_bundle
 from .profile import profile_lines as profile_lines
 from .profile import profile_warning as profile_warning
+from .rivals import NEED_UNPRUNED as NEED_UNPRUNED
+from .rivals import check_against as check_against

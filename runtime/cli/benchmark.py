@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -45,6 +47,17 @@ def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
 @precision
 @click.option("--backend", default="cpu", show_default=True, help="What answers.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="RIVAL",
+    help="Compare with openvino, specialised, backbone, separate or an .onnx; can be repeated.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(),
+    help="Checkpoint or run that the bundle is of, for backbone and separate.",
+)
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Also write a table.")
 @as_json
 def bench(
@@ -56,21 +69,41 @@ def bench(
     domains: str,
     precision: Precision,
     backend: Backend,
+    against: tuple[str, ...],
+    checkpoint: str | None,
     csv_file: str | None,
     as_json: bool,
+    unpruned: Callable[[str, str | None, Path], object] | None = None,
 ) -> None:
-    """Measure latency, throughput and memory on this machine."""
-    from prunion.runtime.measure import bench, bench_csv, format_report
+    """Measure latency, throughput and memory on this machine.
 
-    report = bench(
-        bundle,
-        batches=batch,
-        seconds=duration if seconds is None else seconds,
-        threads=threads,
-        domains=domains,
-        precision=precision,
-        backend=backend,
+    With --against, beside what else one would run, both in turn: batches of random images, a
+    ratio with its 95 % interval, and a verdict where the interval allows one.
+    """
+    from prunion.runtime.measure import (
+        NEED_UNPRUNED,
+        bench,
+        bench_csv,
+        check_against,
+        format_report,
     )
+
+    with TemporaryDirectory() as folder:
+        graph = None
+        if unpruned is not None and set(check_against(against)) & set(NEED_UNPRUNED):
+            graph = Path(folder) / "unpruned.onnx"
+            unpruned(bundle, checkpoint, graph)
+        report = bench(
+            bundle,
+            batches=batch,
+            seconds=duration if seconds is None else seconds,
+            threads=threads,
+            domains=domains,
+            precision=precision,
+            backend=backend,
+            against=against,
+            unpruned=graph,
+        )
     if csv_file:
         Path(csv_file).write_text(bench_csv(report), "utf-8")
     if as_json:

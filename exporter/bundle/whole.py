@@ -17,13 +17,14 @@ import torch
 
 from prunion.exporter.bundle.export import bundle_name, export_bundle
 from prunion.exporter.graph import onnx_graph
-from prunion.exporter.slim import slim_network
+from prunion.exporter.slim import keep_domains, slim_network
 from prunion.runtime.base import check_output, replace_file
-from prunion.runtime.bundle import Manifest, foreign_to_bundle, load_manifest
+from prunion.runtime.bundle import Manifest, foreign_to_bundle, load_manifest, open_bundle
+from prunion.runtime.errors import InputError
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig, load_config
-from prunion.trainer.network import build_network, load_checkpoint, save_checkpoint
+from prunion.trainer.network import DomainNet, build_network, load_checkpoint, save_checkpoint
 
-__all__ = ["export_untrained", "untrained_bundle", "write_unpruned"]
+__all__ = ["export_untrained", "untrained_bundle", "write_unpruned", "write_unpruned_of"]
 
 
 DOMAIN = "probe"
@@ -72,8 +73,46 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
 def write_unpruned(checkpoint: Path | str, path: Path) -> Path:
     """Write a checkpoint's network as a selectable ONNX graph with every switch on."""
     loaded = load_checkpoint(checkpoint)
-    loaded.net.switches.copy_(torch.ones_like(loaded.net.switches))
-    slim = slim_network(loaded.net)
+    return _write_whole(loaded.net, loaded.config.input.size, path)
+
+
+def write_unpruned_of(bundle: Path | str, checkpoint: Path | str | None, path: Path) -> Path:
+    """Write a bundle's network with every channel, as a selectable ONNX graph.
+
+    Of `checkpoint` where it is given; else of the backbone that the bundle says it was made from,
+    with random weights, which take as long.
+
+    Raises:
+        InputError: the checkpoint is another network's, or the bundle does not say enough.
+    """
+    manifest = open_bundle(bundle).manifest
+    names, size = [x.name for x in manifest.domains], (manifest.input.height, manifest.input.width)
+    if checkpoint is not None:
+        loaded = load_checkpoint(checkpoint)
+        held = {str(x["name"]) for x in loaded.meta["domains"]}
+        if loaded.config.input.size != size or not held.issuperset(names):
+            raise InputError(
+                f"{checkpoint} is of other domains or sizes of images than {bundle}: give the one "
+                "that it was exported from"
+            )
+        # A bundle may hold some of the domains: what is timed beside it has as many.
+        return _write_whole(keep_domains(loaded, names).net, size, path)
+    recorded = manifest.provenance.config if manifest.provenance else {}
+    if dict(recorded.get("backbone") or {}).get("source", "python") == "python":
+        raise InputError(
+            f"{bundle} does not say which library's backbone it was made from: give its run or "
+            "checkpoint with --checkpoint"
+        )
+    config = RunConfig.from_json(recorded)
+    backbone = replace(config.backbone, weights="none", match="name")
+    classes = [len(x.classes) for x in manifest.domains]
+    torch.manual_seed(config.seed)
+    return _write_whole(build_network(backbone, size, classes, weights=False).eval(), size, path)
+
+
+def _write_whole(net: DomainNet, size: tuple[int, int], path: Path) -> Path:
+    net.switches.copy_(torch.ones_like(net.switches))
+    slim = slim_network(net)
     with replace_file(path) as temporary:
-        onnx.save(onnx_graph(slim, *loaded.config.input.size), temporary)
+        onnx.save(onnx_graph(slim, *size), temporary)
     return path

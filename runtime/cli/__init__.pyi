@@ -1,3 +1,4 @@
+from .benchmark import bench as bench
 from .main import cli as cli
 from .options import as_json as as_json
 from .options import bundle_argument as bundle_argument

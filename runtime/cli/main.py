@@ -25,7 +25,7 @@ __all__ = ["COMMANDS", "cli", "main"]
 # alone, so that help is instant, and a device needs no torch.
 COMMANDS = {
     "add-domain": "prunion.exporter.cli:add_domain",
-    "bench": "prunion.runtime.cli.bench:bench",
+    "bench": "prunion.exporter.cli:bench",
     "build": "prunion.runtime.cli.engines:build",
     "check": "prunion.exporter.cli:check",
     "demo": "prunion.benchmarks.cli:demo",

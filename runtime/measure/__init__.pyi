@@ -14,3 +14,10 @@ from .profile import measure_profile as measure_profile
 from .profile import profile_bundle as profile_bundle
 from .profile import profile_lines as profile_lines
 from .profile import profile_warning as profile_warning
+from .rivals import NEED_UNPRUNED as NEED_UNPRUNED
+from .rivals import check_against as check_against
+from .scenarios import SCENARIOS as SCENARIOS
+from .scenarios import Scenario as Scenario
+from .scenarios import ScenarioReport as ScenarioReport
+from .scenarios import run_scenario as run_scenario
+from .scenarios import scenario_line as scenario_line

@@ -47,6 +47,8 @@ def format_report(report: BenchReport) -> str:
     lines.append(
         f"timing itself: {report.overhead_ms * 1e3:.2f} µs a call, {share:.2%} of the shortest"
     )
+    if report.rival_bytes:
+        sizes += "; " + ", ".join(f"{k} {size:,} bytes" for k, size in report.rival_bytes.items())
     machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     after = "" if report.load_after is None else f", load_average {report.load_after} when done"
     notes = [f"note: {note}" for note in report.notes]

@@ -27,8 +27,9 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.measure.comparison import Comparison, compare_blocks
-from prunion.runtime.measure.contenders import Contender, Opened, Setup, contenders
+from prunion.runtime.measure.contenders import Contender, Opened, Setup, domain_rows
 from prunion.runtime.measure.fresh import Fresh, measure_fresh
+from prunion.runtime.measure.rivals import all_contenders
 from prunion.runtime.tensorrt import free_gpu_bytes
 
 __all__ = ["BenchReport", "BenchRow", "Timing", "bench", "time_interleaved"]
@@ -61,10 +62,10 @@ class BenchReport:
 
     `load_ms` and `peak_rss_bytes` are of this process: the peak includes Python and whatever
     it had loaded before. `fresh` has the same for each contender in a process of its own.
-    `gpu_bytes` is what is less free on the GPU after the run than before it,
-    None on a CPU and where cuda-python is not installed; what CUDA itself takes is not in it.
-    `overhead_ms` is what timing adds to one call; `load_after` the machine's load average when all
-    was done, beside the one before in `machine`.
+    `gpu_bytes` is what is less free on the GPU after the run than before it, None on a CPU and
+    where cuda-python is not installed; what CUDA itself takes is not in it. `rival_bytes` is of
+    the files that rivals are loaded from. `overhead_ms` is what timing adds to one call,
+    `load_after` the machine's load average when all was done; that of before is in `machine`.
     """
 
     bundle: str
@@ -76,6 +77,7 @@ class BenchReport:
     peak_rss_bytes: int
     gpu_bytes: int | None
     file_bytes: dict[str, int]
+    rival_bytes: dict[str, int]
     overhead_ms: float
     machine: dict[str, Any]
     load_after: float | None
@@ -95,6 +97,8 @@ def bench(
     domains: str = "mixed",
     backend: Backend = "cpu",
     precision: Precision = "fp32",
+    against: Sequence[str] = (),
+    unpruned: Path | str | None = None,
     fresh: bool = True,
 ) -> BenchReport:
     """Time the mixed session and a pinned (single-domain) one at each batch size, interleaved.
@@ -109,12 +113,17 @@ def bench(
         domains: `mixed` (batches go round all domains; the pinned session is the first domain's)
             or one domain's name for both.
         precision: which of the bundle's graphs, a key of `manifest.graphs`.
+        against: what to compare with, in turn: `openvino` (the same graph), `specialised` (one
+            domain's session, sliced to its own channels), `backbone` (the unpruned trunk with all
+            heads), `separate` (an unpruned network for each domain) or the path of an `.onnx` file.
+        unpruned: the unpruned network as a selectable graph, for `backbone` and `separate`.
         fresh: also load each session in a process of its own, for its memory and first call.
 
     Raises:
         BundleError: the bundle is damaged, or there is no such graph.
         DomainError: `domains` is no domain of the bundle.
-        InputError: a batch size is out of range, or there is no time to measure in.
+        InputError: a batch size is out of range, there is no time to measure in, or a rival is
+            unknown or lacks what it is made from.
         PrunionError: there is no such backend, or it does not start.
     """
     if not batches or min(batches) < 1 or max(batches) > 4096:
@@ -122,9 +131,12 @@ def bench(
     if not seconds > 0:
         raise InputError(f"seconds is {seconds:g}: give a time above 0")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    setup = Setup(str(bundle.path), domains, backend, precision, threads)
+    setup = Setup(
+        str(bundle.path), domains, backend, precision, threads, tuple(against), str(unpruned or "")
+    )
     machine = machine_facts(threads)
-    entered = contenders(setup, bundle)
+    own, rivals = all_contenders(setup, bundle)
+    entered, pairs = [*own, *rivals], _pairs(own, rivals, len(domain_rows(bundle, domains)) > 1)
     before, free = peak_rss_bytes(), _free_gpu_bytes(settled(setup.options.backend, ""))
     load_ms: dict[str, float] = {}
     opened = {x.name: _timed(x, load_ms) for x in entered}
@@ -136,10 +148,10 @@ def bench(
         rows += made
         comparisons += [
             compare_blocks(one.name, other.name, batch, blocks[one.name], blocks[other.name])
-            for one, other in _pairs(entered)
+            for one, other in pairs
         ]
     left = None if all(on_cpu(x.provider) for x in opened.values()) else _free_gpu_bytes(backend)
-    peak = peak_rss_bytes()
+    peak, sizes = peak_rss_bytes(), {x.name: opened[x.name].file_bytes for x in rivals}
     del opened  # the fresh processes need the memory
     started = [measure_fresh(setup, x.name, max(batches)) for x in entered] if fresh else []
     return BenchReport(
@@ -152,6 +164,7 @@ def bench(
         peak_rss_bytes=peak,
         gpu_bytes=None if free is None or left is None else free - left,
         file_bytes={name: bundle.file(name).stat().st_size for name in bundle.manifest.files},
+        rival_bytes={name: size for name, size in sizes.items() if size},
         overhead_ms=_overhead_ms(),
         machine=machine,
         load_after=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -172,9 +185,23 @@ def _time(
     return rows, blocks
 
 
-def _pairs(entered: Sequence[Contender]) -> list[tuple[Contender, Contender]]:
-    """The mixed session is what a pinned one is compared with."""
-    return [(one, entered[0]) for one in entered[1:]]
+def _pairs(
+    own: Sequence[Contender], rivals: Sequence[Contender], mixed: bool
+) -> list[tuple[Contender, Contender]]:
+    """What is compared with what: only things that could answer the same images.
+
+    In `mixed` batches a session of one domain could not stand in for one of all, and how many
+    calls separate networks need hangs on the domains, of which a pinned session has one.
+    """
+    pairs = [(one, own[0]) for one in own[1:]]
+    for one in own:
+        for other in rivals:
+            if mixed and (one.one_domain and other.one_each):
+                continue
+            if mixed and (other.one_domain and not one.one_domain):
+                continue
+            pairs.append((one, other))
+    return pairs
 
 
 def _overhead_ms() -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -45,10 +45,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Opened:
-    """A loaded contender: `call(batch)` is one batch of random images ready to be answered."""
+    """A loaded contender.
+
+    Attributes:
+        call: of a batch size; one batch of random images ready to be answered.
+        provider: what answers, as a session says of itself.
+        file_bytes: of what a rival is loaded from; 0 for the bundle's own sessions.
+    """
 
     call: Callable[[int], Callable[[], object]]
     provider: str
+    file_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,12 @@ class Contender:
         open: loads it. A fault of the bundle or the backend is raised here.
         one_domain: whether it answers images of one domain only.
         one_each: whether it takes a batch apart by domain, so that it matters which there are.
-        files: bytes of what it is loaded from, by name; empty for the bundle's own sessions.
     """
 
     name: str
     open: Callable[[], Opened]
     one_domain: bool = False
     one_each: bool = False
-    files: Mapping[str, int] = field(default_factory=dict)
 
 
 def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:

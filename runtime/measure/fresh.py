@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 
 from prunion.runtime.base import peak_rss_bytes, rss_bytes
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.measure.contenders import Setup, contenders
+from prunion.runtime.measure.contenders import Setup
+from prunion.runtime.measure.rivals import all_contenders
 
 __all__ = ["Fresh", "measure_fresh"]
 
@@ -62,7 +63,8 @@ def main() -> None:
     """What the fresh process does."""
     told = json.loads(sys.argv[1])
     setup = Setup(**{**told["setup"], "against": tuple(told["setup"]["against"])})
-    contender = next(x for x in contenders(setup) if x.name == told["name"])
+    own, rivals = all_contenders(setup)
+    contender = next(x for x in [*own, *rivals] if x.name == told["name"])
     _load_packages(setup)
     before = rss_bytes()
     start = time.perf_counter()

@@ -1,3 +1,4 @@
+from .client import http_caller as http_caller
 from .describe import Described as Described
 from .describe import model_config as model_config
 from .describe import model_index as model_index

@@ -21,7 +21,7 @@ from PIL import Image
 from prunion.runtime.base import install_hint
 from prunion.runtime.bundle import open_bundle, write_pack
 from prunion.runtime.cli import cli, evaluation
-from prunion.runtime.cli.bench import bench, seconds_of
+from prunion.runtime.cli.benchmark import bench, seconds_of
 from prunion.runtime.cli.main import COMMANDS
 from prunion.runtime.errors import BackendError
 from prunion.runtime.tensorrt import engine_key

@@ -1,0 +1,187 @@
+"""`prunion bench`: how fast a bundle answers on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from prunion.runtime.cli.options import as_json, bundle_argument, numbers, precision
+
+if TYPE_CHECKING:
+    from prunion.runtime.base import Backend, Precision
+    from prunion.runtime.measure import Scenario, ScenarioReport
+    from prunion.runtime.model import Model
+
+__all__ = ["bench"]
+
+SAMPLES = {"single": 1, "multi": 8, "server": 1}  # images in one query; offline: a batch
+SENDERS = 32  # queries on their way to a server at a time
+WARM_UP = 3
+UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0}
+
+
+def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """A click callback: a time such as 500ms, 10s or 2m, in seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|)", value.strip())
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if not 0.001 <= seconds <= 3600:
+        raise click.BadParameter("give a time of 1ms to 60m, such as 500ms, 10s or 2m")
+    return seconds
+
+
+@click.command()
+@bundle_argument
+@click.option("--batch", default="1,8", show_default=True, callback=numbers, help="Batch sizes.")
+@click.option(
+    "--duration",
+    default="2s",
+    show_default=True,
+    callback=seconds_of,
+    help="Time for each session and batch size.",
+)
+@click.option("--seconds", hidden=True, type=click.FloatRange(0.01, 3600))
+@click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
+@click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
+@precision
+@click.option("--backend", default="cpu", show_default=True, help="What answers.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="RIVAL",
+    help="Compare with openvino, specialised, backbone, separate or an .onnx; can be repeated.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(),
+    help="Checkpoint or run that the bundle is of, for backbone and separate.",
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(["single", "multi", "offline", "server"]),
+    help="One of MLPerf's ways of asking, in place of timing sessions.",
+)
+@click.option(
+    "--p99", default="15ms", show_default=True, callback=seconds_of, help="Bound of server."
+)
+@click.option("--url", metavar="http://HOST:PORT", help="Ask a running server that serves BUNDLE.")
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Also write a table.")
+@as_json
+def bench(
+    bundle: str,
+    batch: list[int],
+    duration: float,
+    seconds: float | None,
+    threads: int | None,
+    domains: str,
+    precision: Precision,
+    backend: Backend,
+    against: tuple[str, ...],
+    checkpoint: str | None,
+    scenario: Scenario | None,
+    p99: float,
+    url: str | None,
+    csv_file: str | None,
+    as_json: bool,
+    unpruned: Callable[[str, str | None, Path], object] | None = None,
+) -> None:
+    """Measure latency, throughput and memory on this machine.
+
+    With --against, beside what else one would run, both in turn: batches of random images, a
+    ratio with its 95 % interval, and a verdict where the interval allows one. With --scenario, the
+    whole model or a server is asked as MLPerf does, by its LoadGen where that is installed.
+    """
+    if scenario is None and url is not None:
+        raise click.UsageError("--url goes with --scenario single, multi, offline or server")
+    if scenario is not None:
+        if against or csv_file:
+            raise click.UsageError("--scenario goes with neither --against nor --csv")
+        from prunion.runtime.measure import scenario_line
+        from prunion.runtime.model import load
+
+        model = load(bundle, backend, precision=precision, threads=threads)
+        count = SAMPLES.get(scenario) or max(batch)
+        spent = duration if seconds is None else seconds
+        found = _ask(model, scenario, count, spent, p99 * 1e3, domains, url)
+        text = json.dumps(found.to_json(), indent=1) if as_json else scenario_line(found)
+        click.echo(text)
+        return
+    from prunion.runtime.measure import (
+        NEED_UNPRUNED,
+        bench,
+        bench_csv,
+        check_against,
+        format_report,
+    )
+
+    with TemporaryDirectory() as folder:
+        graph = None
+        if unpruned is not None and set(check_against(against)) & set(NEED_UNPRUNED):
+            graph = Path(folder) / "unpruned.onnx"
+            unpruned(bundle, checkpoint, graph)
+        report = bench(
+            bundle,
+            batches=batch,
+            seconds=duration if seconds is None else seconds,
+            threads=threads,
+            domains=domains,
+            precision=precision,
+            backend=backend,
+            against=against,
+            unpruned=graph,
+        )
+    if csv_file:
+        Path(csv_file).write_text(bench_csv(report), "utf-8")
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
+    else:
+        click.echo(format_report(report))
+
+
+def _ask(
+    model: Model,
+    scenario: Scenario,
+    samples: int,
+    seconds: float,
+    bound_ms: float,
+    domains: str,
+    url: str | None,
+) -> ScenarioReport:
+    """Queries of `samples` random images; each goes on round the domains where the last ended."""
+    from itertools import cycle
+
+    from prunion.runtime.errors import InputError
+    from prunion.runtime.measure import run_scenario
+    from prunion.runtime.protocol import http_caller
+
+    names = list(model.domains)
+    if domains != "mixed" or "mixed" in names:
+        model.bundle.domain(domains)
+    rows = [names.index(domains)] if domains in names else list(range(len(names)))
+    if model.sessions.form.single and url:
+        raise InputError("a specialised bundle is asked in this process: leave --url out")
+    image = model.sessions.form.noise(samples)
+    turns = [
+        [rows[(start + place) % len(rows)] for place in range(samples)]
+        for start in range(0, len(rows) * samples, samples)
+    ]
+    call: Callable[[], object]
+    if url:
+        call = http_caller(url, model.bundle.manifest.name, image, turns)
+    else:
+        asked = cycle([[names[row] for row in turn] for turn in turns])
+
+        def call() -> object:
+            return model.logits(image, next(asked))
+
+    for _ in range(WARM_UP * len(turns)):
+        call()
+    workers = SENDERS if url else 1
+    return run_scenario(scenario, call, samples, seconds, bound_ms=bound_ms, workers=workers)

@@ -1,0 +1,107 @@
+"""Somebody else's ONNX graph, fed by what it says of its own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunion.runtime.backends import SessionOptions, settled
+from prunion.runtime.base import default_threads, install_hint, reason_of
+from prunion.runtime.errors import InputError, MissingDependencyError, PrunionError
+from prunion.runtime.measure.contenders import Opened
+
+__all__ = ["open_any_graph"]
+
+TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+QUIET = 4  # what fails is raised
+
+
+def open_any_graph(
+    path: Path, options: SessionOptions, size: tuple[int, int], rows: Sequence[int]
+) -> Opened:
+    """A graph of one batch of images, `[N, 3, H, W]` or `[N, H, W, 3]`, by ONNX Runtime.
+
+    It may also take `domain` `[N]` int64, as prunion's own do. Runs by CUDA where the bundle
+    does, else on the CPU.
+
+    Args:
+        size: height and width where the graph leaves them open.
+        rows: what `domain` goes round.
+
+    Raises:
+        InputError: the file is missing or no such graph; from `call`, it takes other batches.
+        PrunionError: the bundle runs on a backend that ONNX Runtime is no equal of.
+    """
+    backend = settled(options.backend, "")
+    if backend not in ("cpu", "openvino", "cuda", "auto"):
+        raise PrunionError(
+            f"{path} would run on ONNX Runtime, not as an engine of {backend}: use --backend cpu "
+            "or cuda"
+        )
+    provider = f"{'CUDA' if backend in ('cuda', 'auto') else 'CPU'}ExecutionProvider"
+    session = _session(path, provider, options.threads)
+    image, takes_domain = _image_input(path, session)
+    if session.get_providers()[0] != provider:
+        raise PrunionError(f"{provider} did not start: use --backend cpu")
+
+    def call(batch: int) -> Callable[[], object]:
+        feeds = {image.name: _noise(path, image, batch, size)}
+        if takes_domain:
+            feeds["domain"] = np.resize(np.array(rows, dtype=np.int64), batch)
+        return partial(session.run, None, feeds)
+
+    return Opened(call, provider, path.stat().st_size)
+
+
+def _session(path: Path, provider: str, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependencyError(
+            f"this needs the package onnxruntime: {install_hint('ort')}"
+        ) from None
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give an ONNX file to compare with")
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = QUIET
+    threads = default_threads() if threads is None else threads
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), settings, providers=[provider])
+    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+        raise InputError(
+            f"{path} does not load ({reason_of(exc)}): give an ONNX file to compare with"
+        ) from None
+
+
+def _image_input(path: Path, session: Any) -> tuple[Any, bool]:
+    """The input of images, and whether there is one of domains beside it."""
+    inputs = {x.name: x for x in session.get_inputs()}
+    domain = inputs.pop("domain", None)
+    fine = domain is None or (domain.type, len(domain.shape)) == ("tensor(int64)", 1)
+    images = [x for x in inputs.values() if x.type in TYPES and len(x.shape) == 4]
+    if not fine or len(inputs) != 1 or not images:
+        taken = ", ".join(f"{x.name} {x.type} {x.shape}" for x in session.get_inputs())
+        raise InputError(
+            f"{path} takes {taken}: give a graph of one image batch [N, 3, H, W], or with int64 "
+            "`domain` [N] beside it"
+        )
+    return images[0], domain is not None
+
+
+def _noise(path: Path, image: Any, batch: int, size: tuple[int, int]) -> np.ndarray:
+    first, *rest = image.shape
+    if isinstance(first, int) and first > 0 and first != batch:
+        raise InputError(f"{path} takes batches of {first} only: give --batch {first}")
+    sides = iter(size)
+    # 3 is told in every graph: what is open beside it are the sides.
+    shape = (batch, *(x if isinstance(x, int) and x > 0 else next(sides, 3) for x in rest))
+    random = np.random.default_rng(0)
+    if TYPES[image.type] == "uint8":
+        return random.integers(0, 256, shape, dtype=np.uint8)
+    return random.standard_normal(shape, dtype=np.float32).astype(TYPES[image.type])

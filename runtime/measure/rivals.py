@@ -1,0 +1,151 @@
+"""What else one would run in a bundle's place: the rivals of `prunion bench --against`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from prunion.runtime.backends import make_session, run
+from prunion.runtime.base import shown
+from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.runtime.errors import InputError
+from prunion.runtime.graph import TABLE_INPUTS, GraphForm, load_graph, pin_domain
+from prunion.runtime.measure.any_graph import open_any_graph
+from prunion.runtime.measure.contenders import (
+    Contender,
+    Opened,
+    Setup,
+    contenders,
+    domain_rows,
+    session_calls,
+)
+from prunion.runtime.model import open_pool
+
+__all__ = ["NEED_UNPRUNED", "all_contenders", "check_against"]
+
+NAMES = ("openvino", "specialised", "backbone", "separate")
+NEED_UNPRUNED = ("backbone", "separate")
+
+
+def check_against(against: Sequence[str]) -> tuple[str, ...]:
+    """The rivals' names, each once. Raises InputError for one that is none."""
+    for name in against:
+        if name not in NAMES and not name.lower().endswith(".onnx"):
+            raise InputError(
+                f"nothing called {shown(name)} to compare with: give {', '.join(NAMES)} or the "
+                "path of an .onnx file"
+            )
+    return tuple(dict.fromkeys(against))
+
+
+def all_contenders(
+    setup: Setup, bundle: Bundle | None = None
+) -> tuple[list[Contender], list[Contender]]:
+    """The bundle's own sessions, and the rivals that `setup.against` names.
+
+    Raises:
+        InputError: a rival's name is none, or it lacks what it is made from.
+        PrunionError: as `contenders`, and for a rival that has no place on this backend.
+    """
+    bundle = bundle or open_bundle(Path(setup.bundle))
+    makers: dict[str, Callable[[Setup, Bundle], list[Contender]]] = {
+        "openvino": _openvino,
+        "specialised": _specialised,
+        "backbone": _backbone,
+        "separate": _separate,
+    }
+    rivals: list[Contender] = []
+    for name in check_against(setup.against):
+        if name in NEED_UNPRUNED:
+            _check_unpruned(setup, name)
+        rivals += makers[name](setup, bundle) if name in makers else [_file(setup, bundle, name)]
+    return contenders(setup, bundle), rivals
+
+
+def _openvino(setup: Setup, bundle: Bundle) -> list[Contender]:
+    if setup.backend == "openvino":
+        raise InputError("the bundle itself runs on openvino: choose another --backend")
+    found = contenders(replace(setup, backend="openvino"), bundle)
+    return [replace(x, name=f"openvino {x.name}") for x in found]
+
+
+def _specialised(setup: Setup, bundle: Bundle) -> list[Contender]:
+    """The pinned session of the first domain, sliced to the channels that it uses itself."""
+    rows = domain_rows(bundle, setup.domains)
+    pool = open_pool(bundle, setup.options, setup.precision)
+    if not pool.pins:
+        raise InputError(
+            "this bundle and backend have no session of a single domain to specialise: give a "
+            "bundle of several domains and --backend cpu, cuda or openvino"
+        )
+    pack = bundle.pack(bundle.domains[rows[0]])
+
+    def opened() -> Opened:
+        made = pool.make(pack, sliced=True)
+        return replace(
+            session_calls(made.session, pool.form, rows, single=True), file_bytes=made.bytes
+        )
+
+    return [Contender(f"specialised:{pack.name}", opened, one_domain=True)]
+
+
+def _check_unpruned(setup: Setup, name: str) -> None:
+    if setup.backend not in ("cpu", "cuda", "openvino"):
+        raise InputError(f"{name} runs on a plain session: use --backend cpu, cuda or openvino")
+    if not setup.unpruned:
+        raise InputError(
+            f"{name} needs the unpruned network, written by torch: run `prunion bench` where "
+            "prunion[train] is installed, or give Python's bench(unpruned=…) its graph"
+        )
+
+
+def _backbone(setup: Setup, bundle: Bundle) -> list[Contender]:
+    """The unpruned trunk with the heads of all domains, in the selectable form."""
+    rows, path = domain_rows(bundle, setup.domains), Path(setup.unpruned)
+    form = GraphForm("gathered", "float32", bundle.manifest.input)
+
+    def opened() -> Opened:
+        # As it is: it gets no new domains, and may hold its tables as constants.
+        session = make_session(path, setup.options, {"image", "domain"})
+        return replace(session_calls(session, form, rows), file_bytes=path.stat().st_size)
+
+    return [Contender("backbone", opened)]
+
+
+def _separate(setup: Setup, bundle: Bundle) -> list[Contender]:
+    """One unpruned network for each domain, with a session and memory of its own."""
+    rows, path = domain_rows(bundle, setup.domains), Path(setup.unpruned)
+    form = GraphForm("gathered", "float32", bundle.manifest.input)
+    options = replace(setup.options, share_arena=False)
+    count = len(bundle.domains)
+
+    def opened() -> Opened:
+        sessions = {
+            row: make_session(pin_domain(path, row), options, {"image"}) for row in range(count)
+        }
+
+        def call(batch: int) -> Callable[[], object]:
+            image, domain = form.noise(batch), np.resize(np.array(rows, np.int64), batch)
+            parts = {int(row): {"image": image[domain == row]} for row in np.unique(domain)}
+            return lambda: [run(sessions[row], feeds) for row, feeds in parts.items()]
+
+        return Opened(call, str(sessions[0].get_providers()[0]), _bytes_apart(path, count))
+
+    return [Contender("separate", opened, one_each=True)]
+
+
+def _bytes_apart(path: Path, count: int) -> int:
+    """What `count` files would hold, each with the whole trunk and one domain's own tables."""
+    graph = load_graph(path)[0].graph
+    tables = sum(len(x.raw_data) for x in graph.initializer if x.name in TABLE_INPUTS)
+    return (path.stat().st_size - tables) * count + tables
+
+
+def _file(setup: Setup, bundle: Bundle, name: str) -> Contender:
+    spec, rows = bundle.manifest.input, domain_rows(bundle, setup.domains)
+    size = (spec.height, spec.width)
+    return Contender(name, partial(open_any_graph, Path(name), setup.options, size, rows))

@@ -1,0 +1,79 @@
+"""A client that asks a running server for batches of random images, as few bytes as HTTP takes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+
+from prunion.runtime.errors import InputError, PrunionError
+
+__all__ = ["http_caller"]
+
+DATATYPES = {"float16": "FP16", "float32": "FP32", "uint8": "UINT8"}
+TIMEOUT_S = 60.0
+
+
+def http_caller(
+    url: str, model: str, image: np.ndarray, turns: Sequence[Sequence[int]]
+) -> Callable[[], object]:
+    """A call that sends one batch and waits for its logits; each thread keeps a connection.
+
+    Args:
+        url: of the server, such as `http://127.0.0.1:8000`.
+        model: the name it serves the bundle under.
+        image: `[N, ...]` as the bundle's graph takes it.
+        turns: one call after the other, a row of the bundle for each of the N images.
+
+    Raises:
+        InputError: `url` is none of HTTP.
+        PrunionError: from the call, the server does not answer or refuses.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise InputError(f"{url} is no address of a server: give http://HOST:PORT")
+    host, port = parts.hostname, parts.port or 80
+    path = f"{parts.path.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
+    requests = cycle([_request(image, np.array(rows, "<i8")) for rows in turns])
+    own = threading.local()
+
+    def call() -> bytes:
+        connection = getattr(own, "connection", None)
+        if connection is None:
+            connection = own.connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        body, headers = next(requests)
+        try:
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            content: bytes = answer.read()
+        except (OSError, http.client.HTTPException) as exc:
+            own.connection = None
+            raise PrunionError(f"{url} does not answer ({exc}): is `prunion serve` up?") from None
+        if answer.status != 200:
+            told = content[:300].decode("utf-8", "replace")
+            raise PrunionError(f"{url} refused a batch with {answer.status}: {told}")
+        return content
+
+    return call
+
+
+def _request(image: np.ndarray, rows: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    """Body and headers: a JSON head and, behind it, the arrays as they are in memory."""
+    sent = {"image": (DATATYPES[image.dtype.name], image), "domain": ("INT64", rows)}
+    inputs = [
+        {"name": name, "datatype": kind, "shape": list(array.shape)}
+        | {"parameters": {"binary_data_size": array.nbytes}}
+        for name, (kind, array) in sent.items()
+    ]
+    outputs = [{"name": "logits", "parameters": {"binary_data": True}}]
+    head = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+    return head + b"".join(array.tobytes() for _, array in sent.values()), headers

@@ -1,0 +1,111 @@
+"""What a bundle is compared with answers the same images, and what cannot be made is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from prunion.runtime.bundle import open_bundle
+from prunion.runtime.errors import InputError
+from prunion.runtime.graph import pin_domain
+from prunion.runtime.measure import bench
+from prunion.runtime.measure.contenders import Opened, Setup
+from prunion.runtime.measure.rivals import all_contenders
+from prunion.runtime.model import load
+
+onnx = pytest.importorskip("onnx")
+
+
+def rival(bundle: Path, against: str, **options: object) -> Opened:
+    setup = replace(Setup(str(bundle), threads=1, against=(against,)), **options)
+    _, (found,) = all_contenders(setup)
+    return found.open()
+
+
+def test_rivals_give_the_bundles_own_answers(bundle_path: Path, toy: ModuleType) -> None:
+    """The toy's graph has every channel: it is its own unpruned network."""
+    graph = bundle_path / "model.onnx"
+    form = load(bundle_path, "cpu").sessions.form
+    count = len(open_bundle(bundle_path).domains)
+    rows = np.resize(np.arange(count), 5)
+    expected = load(bundle_path, "cpu").logits(form.noise(5), rows)
+    (mixed,) = rival(bundle_path, str(graph)).call(5)()
+    np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
+    backbone = rival(bundle_path, "backbone", unpruned=str(graph))
+    np.testing.assert_allclose(backbone.call(5)(), expected, rtol=1e-4, atol=1e-5)
+    separate = rival(bundle_path, "separate", unpruned=str(graph))
+    for row, part in enumerate(separate.call(5)()):
+        np.testing.assert_allclose(part, expected[rows == row], rtol=1e-4, atol=1e-5)
+    size = graph.stat().st_size
+    assert size < separate.file_bytes < count * size, "tables of other domains are not its own"
+
+
+def test_a_rival_is_timed_beside_the_bundle(bundle_path: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(pin_domain(bundle_path / "model.onnx", 0))
+    against = (str(alone), "specialised", "separate")
+    report = bench(
+        bundle_path,
+        batches=(2,),
+        seconds=0.02,
+        against=against,
+        unpruned=bundle_path / "model.onnx",
+        fresh=False,
+    )
+    assert {row.session for row in report.rows} == {
+        *("mixed", "pinned:flowers", str(alone), "specialised:flowers", "separate")
+    }
+    compared = {(x.session, x.against) for x in report.comparisons}
+    assert ("mixed", "separate") in compared
+    assert ("pinned:flowers", "separate") not in compared, "its images are of one domain"
+    assert ("mixed", "specialised:flowers") not in compared
+    assert ("pinned:flowers", "specialised:flowers") in compared
+    assert report.rival_bytes[str(alone)] == alone.stat().st_size
+
+
+def test_a_graph_of_another_kind_is_fed_by_its_own_shape(bundle_path: Path, tmp_path: Path) -> None:
+    pixels = onnx.helper.make_tensor_value_info("px", onnx.TensorProto.UINT8, [2, 9, "w", 3])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [2, 9, "w", 3])
+    node = onnx.helper.make_node("Identity", ["px"], ["y"])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [pixels], [out]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(model, tmp_path / "x.onnx")
+    opened = rival(bundle_path, str(tmp_path / "x.onnx"))
+    (answer,) = opened.call(2)()
+    assert answer.shape[:2] == (2, 9)
+    assert len(np.unique(answer)) > 50, "random, not zeros"
+    with pytest.raises(InputError, match="batches of 2 only: give --batch 2"):
+        opened.call(3)
+
+
+def test_what_cannot_be_made_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+    for against, why in (
+        ("resnet50", "give openvino, specialised, backbone, separate or the path"),
+        ("separate", "needs the unpruned network"),
+        (str(tmp_path / "no.onnx"), "does not exist"),
+    ):
+        with pytest.raises(InputError, match=why):
+            bench(bundle_path, seconds=0.01, against=[against], fresh=False)
+    with pytest.raises(InputError, match="choose another --backend"):
+        bench(bundle_path, backend="openvino", against=["openvino"], fresh=False)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph")
+    with pytest.raises(InputError, match="does not load"):
+        rival(bundle_path, str(broken))
+
+
+def test_openvino_runs_the_same_graph(bundle_path: Path) -> None:
+    pytest.importorskip("openvino")
+    setup = Setup(str(bundle_path), threads=1, against=("openvino",))
+    own, rivals = all_contenders(setup)
+    assert [x.name for x in rivals] == [f"openvino {x.name}" for x in own]
+    for ours, theirs in zip(own, rivals, strict=True):
+        answers = ours.open().call(3)(), theirs.open().call(3)()
+        np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,140 @@
+"""MLPerf's scenarios, by LoadGen and by the thin loop: what waits counts, and rates are found."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from prunion.runtime.cli import cli
+from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.measure import run_scenario, scenario_line, scenarios
+from prunion.runtime.measure.scenarios import poisson_stretch
+from prunion.runtime.protocol import InferRequest, domains_of, http_caller, http_request
+
+
+def sleep() -> None:
+    time.sleep(0.004)
+
+
+@pytest.fixture
+def without_loadgen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenarios, "_loadgen", lambda: None)
+
+
+def test_waiting_counts() -> None:
+    """At twice what one worker can do the last query waits for half of all that came before."""
+    idle = poisson_stretch(sleep, rate=20, seconds=0.5, workers=1)
+    full = poisson_stretch(sleep, rate=500, seconds=0.2, workers=1)
+    assert idle.latency_ms >= 4
+    assert full.queries == 100
+    assert full.latency_ms > 100
+    assert full.latency_ms > idle.latency_ms
+
+
+def test_the_highest_rate_keeps_the_bound(without_loadgen: None) -> None:
+    found = run_scenario("server", sleep, 1, 0.2, bound_ms=1000)
+    assert found.driver == "own"
+    assert found.latency_ms <= 1000
+    assert 25 <= found.samples_per_second <= 500
+    none = run_scenario("server", sleep, 1, 0.1, bound_ms=1)
+    assert (none.samples_per_second, none.valid) == (0, False)
+    assert "no rate keeps p99 under 1 ms" in scenario_line(none)
+
+
+def test_the_thin_loop_counts_images(without_loadgen: None) -> None:
+    for scenario, percentile in (("single", 90), ("offline", 99)):
+        found = run_scenario(scenario, sleep, 8, 0.1)
+        assert (found.percentile, found.samples) == (percentile, 8)
+        assert found.latency_ms >= 4
+        assert found.samples_per_second <= 8 / 0.004
+        assert not found.valid, "100 queries need longer"
+    with pytest.raises(InputError):
+        run_scenario("single", sleep, 1, 0)
+
+
+def test_loadgen_drives() -> None:
+    pytest.importorskip("mlperf_loadgen", reason="pip install mlcommons-loadgen")
+    for scenario in ("single", "multi"):
+        found = run_scenario(scenario, sleep, 8, 0.1)
+        assert found.driver == "LoadGen"
+        assert found.latency_ms >= 4
+        assert 0 < found.samples_per_second <= 8 / 0.004
+    found = run_scenario("server", sleep, 1, 0.2, bound_ms=1000)
+    assert found.driver == "LoadGen"
+    assert 0 < found.latency_ms <= 1000
+
+    def fails() -> None:
+        raise InputError("refused")
+
+    with pytest.raises(InputError, match="refused"):
+        run_scenario("single", fails, 1, 0.05)
+
+
+@contextmanager
+def server(status: int, seen: list[tuple[str, InferRequest]]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            head = int(self.headers["Inference-Header-Content-Length"])
+            seen.append((self.path, http_request(body, head)))
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None: ...
+
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{made.server_port}"
+    finally:
+        made.shutdown()
+        thread.join()
+        made.server_close()
+
+
+def test_a_server_is_asked_in_its_protocol() -> None:
+    image = np.random.default_rng(0).standard_normal((2, 3, 4, 5), np.float32)
+    seen: list[tuple[str, InferRequest]] = []
+    with server(200, seen) as url:
+        call = http_caller(url, "a model", image, [[0, 1], [2, 0]])
+        for _ in range(3):
+            call()
+    path, request = seen[0]
+    assert path == "/v2/models/a%20model/infer"
+    np.testing.assert_array_equal(request.tensors["image"].data, image)
+    assert [domains_of(r, 2) for _, r in seen] == [[0, 1], [2, 0], [0, 1]]
+    with server(429, seen) as url, pytest.raises(PrunionError, match="refused a batch with 429"):
+        http_caller(url, "m", image, [[0, 0]])()
+    with pytest.raises(PrunionError, match="is `prunion serve` up"):
+        http_caller(url, "m", image, [[0, 0]])()
+    with pytest.raises(InputError, match="give http://HOST:PORT"):
+        http_caller("localhost:8000", "m", image, [[0, 0]])
+
+
+def test_the_command_asks_the_model_or_a_server(bundle_path: Path) -> None:
+    arguments = ["bench", str(bundle_path), "--duration", "20ms", "--threads", "1"]
+    done = CliRunner().invoke(cli, [*arguments, "--scenario", "offline", "--batch", "4", "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["scenario"], report["samples"]) == ("offline", 4)
+    seen: list[tuple[str, InferRequest]] = []
+    with server(200, seen) as url:
+        done = CliRunner().invoke(cli, [*arguments, "--scenario", "single", "--url", url])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("single: p90 ")
+    assert len({tuple(domains_of(r, 1)) for _, r in seen}) > 1, "goes round the domains"
+    assert CliRunner().invoke(cli, [*arguments, "--url", "http://x"]).exit_code == 2

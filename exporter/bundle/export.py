@@ -126,7 +126,7 @@ def export_bundle(
             macs=macs,
             widths=widths(loaded, table),
             rounding=rounding(loaded, slim),
-            paper=paper_account(loaded.net, alive, names),
+            paper=paper_account(loaded.net, alive, names, loaded.config.train),
             heads="single" if options.specialise is not None else options.heads,
             units="units.json",
             bank=parts.bank,

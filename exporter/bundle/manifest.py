@@ -30,6 +30,7 @@ from prunion.runtime.bundle import (
     mean_share,
 )
 from prunion.runtime.errors import BudgetError
+from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost
 from prunion.trainer.network import Checkpoint, DomainNet, versions
 
@@ -141,16 +142,21 @@ def provenance(loaded: Checkpoint) -> Provenance:
     )
 
 
-def paper_account(net: DomainNet, alive: np.ndarray, names: Sequence[str]) -> PaperAccount:
+def paper_account(
+    net: DomainNet, alive: np.ndarray, names: Sequence[str], train: TrainConfig
+) -> PaperAccount:
     """The manifest's `paper`.
 
     Args:
         alive: units that the exported network keeps, `[U]` bool.
         names: the domains' names, in the order of the network's.
+        train: whose method says what the domains store: switches, and a BatchNorm each or none.
     """
     every = np.ones(net.units.table.count, dtype=bool)
     # The papers' backbone is one domain's network: its own BatchNorm and no switches.
-    full_bits, bits = paper_bits(net, every, 1, 0), paper_bits(net, alive, len(names), alive.sum())
+    full_bits = paper_bits(net, every, 1, 0)
+    switches = int(alive.sum()) if train.traits.prunes else 0
+    bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
     full, union = paper_macs(net, every), paper_macs(net, alive)
     own = (net.switches > 0).cpu().numpy()
     domains = {name: paper_macs(net, own[row]) for row, name in enumerate(names)}
@@ -163,6 +169,7 @@ def paper_account(net: DomainNet, alive: np.ndarray, names: Sequence[str]) -> Pa
         macs_domains=domains,
         flop=mean_share(domains.values(), full),
         flop_union=union / full,
+        method=train.method,
     )
 
 

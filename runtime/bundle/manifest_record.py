@@ -51,7 +51,8 @@ class PaperAccount:
     """Bits and operations by the papers' rules; `params` and `flop` are shares of the backbone's.
 
     `macs_domains` has the operations of each domain's own channels. `flop` is their mean, which the
-    papers print; `flop_union` is what all domains together keep.
+    papers print; `flop_union` is what all domains together keep. `method` is the run's, "" where
+    the bundle does not say.
     """
 
     bits_backbone: int
@@ -62,6 +63,7 @@ class PaperAccount:
     macs_domains: Mapping[str, int]
     flop: float
     flop_union: float
+    method: str = ""
 
     @classmethod
     def from_json(cls, fields: Fields) -> PaperAccount:
@@ -83,6 +85,7 @@ class PaperAccount:
             macs_domains=own,
             flop=flop,
             flop_union=union,
+            method=fields.text("method", 50) if "method" in fields.value else "",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class PaperAccount:
             },
             "flop": self.flop,
             "flop_union": self.flop_union,
+            **({"method": self.method} if self.method else {}),
         }
 
 

@@ -20,7 +20,8 @@ from prunion.exporter.bundle.manifest import (
     paper_macs,
 )
 from prunion.trainer.backbone import load_backbone
-from prunion.trainer.config import BackboneConfig
+from prunion.trainer.config import BackboneConfig, TrainConfig
+from prunion.trainer.methods import Sizes, params_ratio
 from prunion.trainer.network import DomainNet, load_checkpoint
 from tests.trainer.nets import Residual, SqueezeExcite, domain_net
 
@@ -121,6 +122,23 @@ def test_flop_is_a_domains_own_on_average(tiny: Path, tmp_path: Path) -> None:
     count = loaded.switches.shape[1]
     halves = torch.arange(count) % 2 == 0
     loaded.switches[0], loaded.switches[1] = halves.float(), (~halves).float()
-    paper = paper_account(loaded, np.ones(count, bool), names)
+    paper = paper_account(loaded, np.ones(count, bool), names, TrainConfig())
     assert paper.flop_union == 1
     assert paper.flop < 0.6
+
+
+def test_a_method_stores_what_it_has_of_its_own() -> None:
+    """No switches where nothing is pruned, and one BatchNorm where it is the backbone's."""
+    net = domain_net(Residual(), (3, 4))
+    every = np.ones(net.units.table.count, dtype=bool)
+    names = ["one", "two"]
+    weights, norms = 9 * (3 * 6 + 6 * 8 + 8 * 6), 2 * (6 + 8 + 6)
+    for method, stored in (("feature", weights + norms), ("norms", weights + 2 * norms)):
+        paper = paper_account(net, every, names, TrainConfig(method=method))  # type: ignore[arg-type]
+        assert paper.bits_exported == 32 * stored
+        assert paper.method == method
+    sizes = Sizes(weights, norms, 3)
+    for method, own in (("feature", False), ("norms", True)):
+        account = paper_account(net, every, names, TrainConfig(method=method))  # type: ignore[arg-type]
+        ratio = params_ratio(method, sizes, 2, own_norms=own)  # type: ignore[arg-type]
+        assert account.params == pytest.approx(ratio)

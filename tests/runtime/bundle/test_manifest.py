@@ -46,6 +46,7 @@ FULL: dict[str, Any] = {
         "macs": {"backbone": 10, "exported": 9, "domains": {"a": 8, "b": 7}},
         "flop": 0.75,
         "flop_union": 0.9,
+        "method": "bap",
     },
     "heads": "concatenated",
     "units": "units.json",

@@ -59,12 +59,32 @@ def test_a_method_trains_exports_and_says_so(
         torch.testing.assert_close(loaded.logits(images, rows), net.logits(images, rows))
     assert result.budget["met"] == (method == "ba2" and result.budget["value"] <= 0.5)
     manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
-    assert manifest["provenance"]["config"]["train"]["method"] == method
+    assert manifest["paper"]["method"] == method
     assert manifest["verified"]["max_relative_error"] <= 1e-4
     if method in ("piggyback", "affine"):
         with pytest.raises(ConfigError, match="one domain's own, so none can join it"):
             new = DomainConfig("new", train=("a",), test=("b",))
             add_domain(load_checkpoint(tmp_path / "out"), new, TrainConfig())
+
+
+def test_masks_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(run_file(tmp_path, "affine", head_optimiser='"sgd"'))
+    whole = train_run(config, tmp_path / "whole")
+    step = Training._step
+
+    def stopping(self: Training, batches: Any) -> Any:
+        if self.step == self.batches.steps_per_epoch + 1:
+            raise KeyboardInterrupt
+        return step(self, batches)
+
+    monkeypatch.setattr(Training, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, tmp_path / "again")
+    monkeypatch.setattr(Training, "_step", step)
+    again = train_run(config, tmp_path / "again", resume=True)
+    assert again.accuracy == whole.accuracy
+    stored = [tmp_path / f / "checkpoint/model.safetensors" for f in ("whole", "again")]
+    assert stored[0].read_bytes() == stored[1].read_bytes()
 
 
 @pytest.mark.parametrize("method", SINGLE)

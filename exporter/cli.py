@@ -1,8 +1,4 @@
-"""The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`.
-
-And `train` and `check`: the trainer's, which here get the rehearsal that needs an exporter; and
-`bench`, which gets what writes the unpruned network.
-"""
+"""The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`."""
 
 from __future__ import annotations
 
@@ -15,48 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunion.runtime.cli import as_json, bundle_argument, force
-from prunion.runtime.cli import bench as plain_bench
-from prunion.trainer.cli import check as unrehearsed
-from prunion.trainer.cli import train as unchecked
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
-    from prunion.trainer.network import DomainNet
 
-__all__ = ["add_domain", "bench", "check", "export", "pack", "profile", "train", "verify"]
-
-
-def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
-    from prunion.exporter.graph import rehearse_export
-
-    rehearse_export(net, height, width, round_to)
-
-
-def _checked(command: click.Command) -> click.Command:
-    """The trainer's command, with the check that needs an exporter."""
-
-    def run(**options: Any) -> None:
-        assert command.callback is not None
-        command.callback(**options, check=_check)
-
-    return click.Command(command.name, params=command.params, help=command.help, callback=run)
-
-
-check, train = _checked(unrehearsed), _checked(unchecked)
-
-
-def _unpruned(bundle: str, checkpoint: str | None, path: Path) -> None:
-    from prunion.exporter.bundle import write_unpruned_of
-
-    write_unpruned_of(bundle, checkpoint, path)
-
-
-def _bench(**options: Any) -> None:
-    assert plain_bench.callback is not None
-    plain_bench.callback(**options, unpruned=_unpruned)
-
-
-bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help, callback=_bench)
+__all__ = ["add_domain", "export", "pack", "profile", "verify"]
 
 
 @click.command()

@@ -25,9 +25,9 @@ __all__ = ["COMMANDS", "cli", "main"]
 # alone, so that help is instant, and a device needs no torch.
 COMMANDS = {
     "add-domain": "prunion.exporter.cli:add_domain",
-    "bench": "prunion.exporter.cli:bench",
+    "bench": "prunion.exporter.helped_cli:bench",
     "build": "prunion.runtime.cli.engines:build",
-    "check": "prunion.exporter.cli:check",
+    "check": "prunion.exporter.helped_cli:check",
     "demo": "prunion.benchmarks.cli:demo",
     "doctor": "prunion.runtime.cli.commands:doctor",
     "eval": "prunion.runtime.cli.evaluation:evaluate",
@@ -41,7 +41,7 @@ COMMANDS = {
     "report": "prunion.benchmarks.cli:report",
     "score": "prunion.trainer.cli:score",
     "serve": "prunion.runtime.cli.serving:serve",
-    "train": "prunion.exporter.cli:train",
+    "train": "prunion.exporter.helped_cli:train",
     "verify": "prunion.exporter.cli:verify",
 }
 

@@ -25,6 +25,8 @@ __all__ = ["graph_from_json", "graph_to_json"]
 
 FORMAT_VERSION = 1
 OPERATIONS = frozenset(HANDLERS) | {"sym_size", "einsum"}
+# They make a tensor of sizes alone, here without memory until the size is checked.
+MAKERS = frozenset(["zeros", "ones", "full", "arange", "linspace"])
 # Of the sizes of a batch, which are whole numbers.
 ON_SIZES = {f.__name__: f for f in (operator.mul, operator.add, operator.sub, operator.floordiv)}
 # Torch's own constants among the arguments, as `{"dtype": "float32"}`.
@@ -125,7 +127,7 @@ def _computes(target: torch._ops.OpOverload) -> bool:
     namespace, _, name = schema.name.partition("::")
     if namespace != "aten" or schema.is_mutable:
         return False
-    if name in OPERATIONS:
+    if name in OPERATIONS or name in MAKERS:
         return True
     takes = str(schema.arguments[0].type) if schema.arguments else ""
     gives = {str(value.type) for value in schema.returns}
@@ -262,9 +264,15 @@ def _without_memory(node: fx.Node, root: nn.Module) -> Any:
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
     if node.op == "output":
         return args[0]
-    kwargs = {k: v for k, v in kwargs.items() if k != "device"}
+    args, kwargs = fx.node.map_aggregate((args, kwargs), _nowhere)
+    if op_name(node) in MAKERS:
+        kwargs = {**kwargs, "device": "meta"}
     target: Any = node.target
     return target(*args, **kwargs)
+
+
+def _nowhere(value: Any) -> Any:
+    return torch.device("meta") if isinstance(value, torch.device) else value
 
 
 def _check_size(entry: Fields, value: Any) -> None:

@@ -37,6 +37,15 @@ class Mixture(nn.Module):
         return torch.cat([b, a], 1).mean((2, 3))
 
 
+class Positions(Plain):
+    """A map that is made anew for each batch, on the images' device."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        free = torch.zeros(x.shape[0], 1, x.shape[2], x.shape[3], device=x.device).to(torch.bool)
+        return (x * (~free).cumsum(2, dtype=torch.float32)).mean((2, 3))
+
+
 def same(net: DomainNet, again: DomainNet) -> None:
     assert list(again.state_dict()) == list(net.state_dict())
     assert [n for n, _ in again.named_parameters()] == [n for n, _ in net.named_parameters()]
@@ -49,7 +58,7 @@ def same(net: DomainNet, again: DomainNet) -> None:
         assert torch.equal(net.logits(images, domains), again.eval().logits(images, domains))
 
 
-@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise, SqueezeExcite, Mixture])
+@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise, SqueezeExcite, Mixture, Positions])
 def test_a_rebuilt_network_is_the_same(kind: type[nn.Module]) -> None:
     net = domain_net(kind())
     graph = json.loads(json.dumps(net.graph, allow_nan=False))
@@ -133,3 +142,11 @@ def test_a_name_that_no_file_could_hold_is_refused_before_training() -> None:
 
     with pytest.raises(UnsupportedGraphError, match="cannot be kept in a checkpoint"):
         DomainNet(trace(Odd(), 8, 8), [2])
+
+
+def test_a_map_of_any_size_is_measured_before_it_is_made() -> None:
+    graph = json.loads(json.dumps(domain_net(Positions()).graph))
+    (maker,) = (n for n in graph["nodes"] if n.get("target") == "zeros.default")
+    maker["args"][0] = [10**6, 10**6, 8, 8]
+    with pytest.raises(CheckpointError, match="which is too big"):
+        rebuild_network(ANY, (8, 8), [2, 3], graph, "graph.json")

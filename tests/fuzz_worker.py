@@ -166,7 +166,7 @@ def trainer_targets(folder: Path) -> dict[str, Target]:
     from prunion.trainer.backbone.weights import read_weights
     from prunion.trainer.config import DomainConfig, load_config
     from prunion.trainer.data.classes import number_classes
-    from prunion.trainer.data.parquet import open_parquet
+    from prunion.runtime.images.parquet import open_parquet
     from prunion.trainer.network import load_checkpoint
 
     torch.set_num_threads(1)

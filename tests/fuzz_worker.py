@@ -26,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fuzz_inputs as make
+from fuzz_requests import request_targets
 
 SECONDS = 10  # of the processor: a busy machine is no fault of the input
 MOST_BYTES = 1 << 30
@@ -163,10 +164,10 @@ def trainer_targets(folder: Path) -> dict[str, Target]:
     from PIL import Image
 
     from prunion.runtime.base import sha256_file
+    from prunion.runtime.images.parquet import open_parquet
     from prunion.trainer.backbone.weights import read_weights
     from prunion.trainer.config import DomainConfig, load_config
     from prunion.trainer.data.classes import number_classes
-    from prunion.runtime.images.parquet import open_parquet
     from prunion.trainer.network import load_checkpoint
 
     torch.set_num_threads(1)
@@ -278,6 +279,7 @@ GROUPS = (bundle_target, small_targets, trainer_targets)
 KINDS = {
     **dict.fromkeys(("manifest", "units", "graph", "bundle-pack", "pack"), bundle_target),
     **dict.fromkeys(("profile", "plan", "image"), small_targets),
+    **dict.fromkeys(("request-json", "request-raw", "request-grpc"), request_targets),
     **dict.fromkeys(("parquet", "run-file", "weights", "checkpoint"), trainer_targets),
 }
 

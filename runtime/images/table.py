@@ -126,6 +126,10 @@ def _csv(
 ) -> Iterator[tuple[int, Any, Any]]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     head = next(reader, [])
+    if not head:
+        raise DataError(
+            f"{table} has no first line: name the columns {' and '.join(columns)} in it"
+        )
     _check_columns(table, head, columns)
     image, label = map(head.index, columns)
     for row in reader:

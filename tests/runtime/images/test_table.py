@@ -86,7 +86,7 @@ def test_labels_of_a_csv_are_numbers_where_all_are(root: Path) -> None:
         (["image,label", '"images/0.png,cat'], "cannot be read"),
         (["image,label", "x" * (1 << 20) + ",cat"], "a line of over 1 MiB"),
         (["image,label"], "names no images"),
-        ([""], "no column 'image'"),
+        ([""], "no first line"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(root: Path, rows: list[str], message: str) -> None:

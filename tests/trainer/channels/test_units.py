@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunion.runtime.errors import ConfigError, UnsupportedGraphError
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import trace
 from prunion.trainer.channels import find_units
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
@@ -169,5 +169,5 @@ def test_one_channel_that_meets_many_does_not_tie_them() -> None:
 
 
 def test_a_network_without_a_channel_to_remove_is_refused() -> None:
-    with pytest.raises(UnsupportedGraphError, match="every layer's channels are kept: no channel"):
+    with pytest.raises(ConfigError, match=r"keep = \* keeps every channel of the network"):
         slots(Plain(), keep=("*",))

@@ -150,8 +150,11 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path, folders: tuple[Path, 
     with pytest.raises(DataError, match=r"none\.parquet does not exist: correct the path"):
         open_files(tmp_path / "none.parquet", folders[1])
     (tmp_path / "list.csv").touch()
-    with pytest.raises(DataError, match=r"list\.csv: give a folder of class folders or \.parquet"):
+    with pytest.raises(DataError, match=r"list\.csv has no first line: name the columns image and"):
         open_files(tmp_path / "list.csv", folders[1])
+    (tmp_path / "list.xls").touch()
+    with pytest.raises(DataError, match=r"list\.xls: give a folder of class folders or \.parquet"):
+        open_files(tmp_path / "list.xls", folders[1])
 
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_names_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
 def test_what_only_the_end_computes_is_tried_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise PrunionError("the end cannot be computed")
 
     monkeypatch.setattr("prunion.trainer.run.result.run_score", broken)

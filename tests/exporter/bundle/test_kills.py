@@ -7,15 +7,18 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prunion.benchmarks.demo.run import _foreign
 from prunion.exporter.bundle import export_bundle
 from prunion.runtime.bundle import open_bundle, read_pack, read_profile
+from prunion.runtime.model import load
 from prunion.runtime.tensorrt import engine_key
 from prunion.runtime.tensorrt.files import read_fitting
 
@@ -93,3 +96,45 @@ def test_the_old_or_the_new_is_there(
     assert left <= {"run", "x", "x.run", "x.json", "y.prunion", "late.toml"}, (
         "cleared by the last one"
     )
+
+
+def test_a_model_that_reads_answers_on_while_its_bundle_is_replaced_and_killed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held open and opened anew all the while: no answer changes, no open fails."""
+    monkeypatch.chdir(tmp_path)
+    export_bundle(tiny, tmp_path / "x.prunion")
+    model = load("x.prunion", "cpu", threads=1)
+    noise = np.random.default_rng(0).random((2, *model.sessions.form.image_shape), np.float32)
+    expected, rows = model.logits(noise, [0, 1]), np.array([0, 1])
+    wrong, opened, stop = list[str](), 0, threading.Event()
+
+    def read() -> None:
+        nonlocal opened
+        while not stop.is_set():
+            try:
+                with load("x.prunion", "cpu", threads=1) as anew:
+                    answers = [model.logits(noise, rows), anew.logits(noise, rows)]
+            except Exception as exc:
+                wrong.append(repr(exc))
+                return
+            opened += 1
+            wrong.extend("another answer" for x in answers if not np.allclose(x, expected))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    command = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()"]
+    full = [*command, "export", str(tiny), "-o", "x.prunion", "--force"]
+    start = time.perf_counter()
+    subprocess.run(full, check=True, capture_output=True)
+    took, dice = time.perf_counter() - start, random.Random(1)
+    for _ in range(KILLS):
+        with subprocess.Popen(
+            full, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as running:
+            time.sleep(took * dice.uniform(0.5, 1.0))
+            running.kill()
+    stop.set()
+    reader.join()
+    assert not wrong, wrong[:3]
+    assert opened > KILLS

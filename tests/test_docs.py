@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
-from prunion.runtime.cli.main import COMMANDS
+from prunion.runtime.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("benchmarks", "exporter", "runtime", "trainer")
@@ -21,6 +22,10 @@ BARE_FILE = re.compile(r"`(\w+\.py)`")
 NAMED_MODULE = re.compile(r"\bprunion(?:\.[a-zA-Z_]\w*)+")
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"^(?:    )?(?:v/bin/)?prunion ([a-z][\w-]*)", re.MULTILINE)
+RUN = re.compile(
+    r"^(?:    )?(?:\S+=\S+ )*(?:v/bin/)?(?:prunion|python -m prunion\S+) .*$", re.MULTILINE
+)
+OPTION = re.compile(r"(?<=\s)--?[a-z][\w-]*")
 MADE = {"benchmarks/learning/runs/device.json"}  # a command on the page writes it
 
 
@@ -90,6 +95,30 @@ def test_every_link_leads_to_a_file(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_command_exists(name: str) -> None:
     assert set(COMMAND.findall(page(name))) <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_option_of_a_command_exists(name: str) -> None:
+    """A page's command that its program refuses cannot repeat the page's figures."""
+    for line in RUN.findall(page(name).replace("\\\n", " ")):
+        words = line.split(" # ")[0].split("|")[0].split()
+        words = words[next(i for i, w in enumerate(words) if w.endswith(("prunion", "-m"))) :]
+        options = set(OPTION.findall(" ".join(words[2:]))) - {"--help"}
+        if words[0].endswith("prunion"):
+            if words[1] not in COMMANDS:
+                continue
+            command = cli.get_command(click.Context(cli), words[1])
+            assert command is not None
+            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+        else:
+            file, _ = source_of(words[1])
+            files = file.parent.glob("*.py") if file.name == "__init__.py" else [file]
+            known = set(re.findall(r"""["'/](--?[a-z][\w-]*)""", "".join(map(_text, files))))
+        assert options <= known, f"{name}: {options - known} of {' '.join(words)}"
+
+
+def _text(file: Path) -> str:
+    return file.read_text("utf-8")
 
 
 def test_the_site_shows_every_page() -> None:

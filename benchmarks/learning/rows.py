@@ -66,7 +66,8 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
-@click.option("--holdout", is_flag=True, help="Measure on a tenth of the training images instead.")
+@click.option("--holdout", is_flag=True, help="Measure on held-out training images instead.")
+@click.option("--share", default=0.1, show_default=True, help="What --holdout holds out.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="JSONL, one row a line.")
 def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: Any) -> None:
@@ -165,7 +166,7 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
                 name=name,
                 train=(str(data / name / "train.parquet"),),
                 test=() if options["holdout"] else (str(data / name / "test.parquet"),),
-                holdout=0.1 if options["holdout"] else 0.0,
+                holdout=options["share"] if options["holdout"] else 0.0,
                 mirror=name in MIRRORED,
             )
             for name in (EIGHT if options["domains"] == "all" else options["domains"]).split(",")
@@ -214,7 +215,8 @@ def _key(name: str, options: dict[str, Any]) -> str:
     parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
-    return ".".join([*parts, *(["holdout"] if options["holdout"] else [])])
+    share = "" if options["share"] == 0.1 else f"{round(100 * options['share']):02}"
+    return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
 
 
 def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:

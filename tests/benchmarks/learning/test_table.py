@@ -78,7 +78,7 @@ def test_networks_of_their_own_share_the_budget(
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": [],
         "teacher": "", "keep": (), "backbone": "resnet18", "domains": "gtsrb,dtd10",
-        "holdout": False, "seed": 0, "threads": 1, "folder": str(tmp_path),
+        "holdout": False, "share": 0.1, "seed": 0, "threads": 1, "folder": str(tmp_path),
     }  # fmt: skip
     rows_module.run_row(name, options)
     assert seen == [("gtsrb", limit, "gtsrb"), ("dtd10", limit, "dtd10")]
@@ -108,7 +108,7 @@ def test_the_run_of_a_row(tmp_path: Path) -> None:
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
         "teacher": "", "keep": ("conv1",), "backbone": "resnet18", "domains": "gtsrb,flowers5",
-        "holdout": True, "seed": 4, "threads": 1,
+        "holdout": True, "share": 0.1, "seed": 4, "threads": 1,
     }  # fmt: skip
     config = make_config(ROWS["frozen-macs-050"], options)
     assert (config.budget.kind, config.budget.limit, config.seed) == ("macs", 0.5, 4)
@@ -123,7 +123,7 @@ def test_every_row_is_a_run() -> None:
     """A method's name, the budget's kind unless it is parameters, and its share."""
     options = {
         "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),
-        "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "seed": 0, "threads": 1,
+        "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0, "threads": 1,
     }  # fmt: skip
     assert len(make_config(ROWS["tuned-025"], {**options, "domains": "all"}).domains) == 8
     for row in ROWS.values():

@@ -123,7 +123,8 @@ def test_every_row_is_a_run() -> None:
     """A method's name, the budget's kind unless it is parameters, and its share."""
     options = {
         "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),
-        "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0, "threads": 1,
+        "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0,
+        "threads": 1,
     }  # fmt: skip
     assert len(make_config(ROWS["tuned-025"], {**options, "domains": "all"}).domains) == 8
     for row in ROWS.values():

@@ -98,7 +98,7 @@ class PackFolder:
 
 def pack_bytes(pack: Pack) -> int:
     """Memory that a pack's arrays take."""
-    arrays = (pack.bank, pack.head_weight, pack.head_bias, pack.switches)
+    arrays = (pack.bank, pack.head_weight, pack.head_bias, pack.switches, *pack.own.values())
     return sum(array.nbytes for array in arrays)
 
 

@@ -1,5 +1,6 @@
 from .folder import Bundle as Bundle
 from .folder import HeldFile as HeldFile
+from .folder import check_one_trunk as check_one_trunk
 from .folder import foreign_to_bundle as foreign_to_bundle
 from .folder import open_bundle as open_bundle
 from .manifest import Manifest as Manifest
@@ -16,6 +17,9 @@ from .manifest_record import Rounding as Rounding
 from .manifest_record import VariantCheck as VariantCheck
 from .manifest_record import Verified as Verified
 from .manifest_record import mean_share as mean_share
+from .own_weights import own_weights as own_weights
+from .own_weights import pack_bits as pack_bits
+from .own_weights import write_shared as write_shared
 from .pack import Pack as Pack
 from .pack import check_pack as check_pack
 from .pack import no_pack as no_pack

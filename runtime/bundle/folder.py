@@ -11,16 +11,19 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from prunion.runtime.base import parse_json, restore, strangers
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
+from prunion.runtime.bundle.own_weights import read_shared
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
 from prunion.runtime.bundle.unit_table import UnitTable
-from prunion.runtime.errors import BundleError, DomainError
+from prunion.runtime.errors import BundleError, DomainError, InputError
 
-__all__ = ["Bundle", "HeldFile", "foreign_to_bundle", "open_bundle"]
+__all__ = ["Bundle", "HeldFile", "check_one_trunk", "foreign_to_bundle", "open_bundle"]
 
 FIX = "export again or copy the bundle again"
 MAX_SMALL = 64 << 20  # bytes
@@ -135,10 +138,27 @@ class Bundle:
         """The domain pack of `name`, checked against the manifest."""
         domain = self.domain(name)
         pack = read_pack(self.file(domain.pack), self.read(domain.pack))
-        check_pack(pack, trunk_hash=self.manifest.trunk_hash, columns=self.manifest.bank_columns)
+        check_pack(
+            pack,
+            trunk_hash=self.manifest.trunk_hash,
+            columns=self.manifest.bank_columns,
+            own=bool(self.manifest.own_weights),
+        )
         if (pack.name, pack.classes) != (domain.name, domain.classes):
             raise BundleError(f"{domain.pack} and the manifest disagree on the classes: {FIX}")
-        return pack
+        return self.completed(pack)
+
+    def shared_parts(self) -> dict[str, np.ndarray]:
+        """What the domains' own weights have in common, by `PART:WEIGHT`; mostly nothing."""
+        file = self.manifest.own_weights
+        return read_shared(self.read(file), str(self.file(file))) if file else {}
+
+    def completed(self, pack: Pack) -> Pack:
+        """A pack of a domain with weights of its own, with the parts that all domains share."""
+        names = {key.partition(":")[2] for key in pack.own}
+        parts = self.shared_parts() if names else {}
+        shared = {k: part for k, part in parts.items() if k.partition(":")[2] in names}
+        return replace(pack, own={**shared, **pack.own}) if shared else pack
 
     def unit_table(self) -> UnitTable:
         """The unit table of the sliced trunk."""
@@ -172,6 +192,15 @@ def open_bundle(path: Path | str) -> Bundle:
         except BundleError:
             if _identity(path) == before or time.monotonic() > deadline:
                 raise
+
+
+def check_one_trunk(bundle: Bundle, what: str) -> None:
+    """Raise InputError where domains have weights of their own; `what` needs one graph for all."""
+    if bundle.manifest.own_weights:
+        raise InputError(
+            f"{what} needs one graph for all domains, and each domain of {bundle.path} has weights "
+            "of its own: export one of them with --specialise"
+        )
 
 
 def foreign_to_bundle(path: Path) -> str:
@@ -215,7 +244,7 @@ def _open(path: Path) -> Bundle:
         raise BundleError(f"{path} holds no manifest.json: it is no bundle, or a copy was cut off")
     manifest = load_manifest(path / "manifest.json")
     bundle = Bundle(path, manifest, held := {})
-    small = {manifest.units, *(domain.pack for domain in manifest.domains)}
+    small = {manifest.units, manifest.own_weights, *(d.pack for d in manifest.domains)}
     for relative in manifest.files:
         file = _hold(path, relative, manifest, small=relative in small)
         if relative in small or relative in manifest.graphs.values():

@@ -25,6 +25,7 @@ from prunion.runtime.errors import BundleError
 __all__ = ["BankEntry", "BudgetAccount", "Domain", "ImageInput", "Manifest", "load_manifest"]
 
 FORMAT_VERSION = 1
+WITH_OWN_WEIGHTS = 2  # an earlier prunion would answer with the trunk's weights
 HEADS = ("gathered", "concatenated", "single")
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ class Manifest:
         trunk_hash: hex SHA-256 of the trunk that packs must be made for.
         files: hex SHA-256 of every file but the manifest, by its path in the bundle.
         graphs: the file of each precision.
+        own_weights: file of what the domains' own weights have in common; "" where all domains
+            share the trunk's weights.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Manifest:
     graphs: Mapping[str, str]
     verified: Verified | None
     provenance: Provenance | None
+    own_weights: str = ""
 
     @property
     def bank_columns(self) -> int:
@@ -88,12 +92,14 @@ class Manifest:
         """
         top = Fields(value, "", source)
         version = top.get("format_version")
-        if version != FORMAT_VERSION or isinstance(version, bool):
+        if version not in (FORMAT_VERSION, WITH_OWN_WEIGHTS) or isinstance(version, bool):
             raise BundleError(
-                f"{source}: format_version is {version!r}, this prunion reads {FORMAT_VERSION}: "
+                f"{source}: format_version is {version!r}, this prunion reads {FORMAT_VERSION} "
+                f"and {WITH_OWN_WEIGHTS}: "
                 "export the bundle again or install the prunion that wrote it"
             )
         files = _files(top)
+        own = version == WITH_OWN_WEIGHTS
         return cls(
             name=top.text("name", 200),
             domains=read_domains(top, files),
@@ -112,12 +118,13 @@ class Manifest:
             graphs=_graphs(top, files),
             verified=_if_told(top, "verified", Verified.from_json),
             provenance=_if_told(top, "provenance", Provenance.from_json),
+            own_weights=listed(top, "own_weights", top.get("own_weights"), files) if own else "",
         )
 
     def to_json(self) -> dict[str, Any]:
         """The file's value, keys in the order that it is written in."""
         value: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
+            "format_version": WITH_OWN_WEIGHTS if self.own_weights else FORMAT_VERSION,
             "name": self.name,
             "domains": [domain.to_json() for domain in self.domains],
             "input": self.input.to_json(),
@@ -133,6 +140,7 @@ class Manifest:
             "trunk_hash": self.trunk_hash,
             "files": dict(self.files),
             "graphs": dict(self.graphs),
+            "own_weights": self.own_weights or None,
             "verified": self.verified and self.verified.to_json(),
             "provenance": self.provenance and self.provenance.to_json(),
         }
@@ -179,6 +187,8 @@ def _heads(top: Fields) -> str:
         raise top.fail("heads", f"is {heads!r}, this prunion knows {', '.join(HEADS)}")
     if heads == "single" and len(top.get("domains")) != 1:
         raise top.fail("heads", "is 'single' where there is more than one domain")
+    if heads == "single" and "own_weights" in top.value:
+        raise top.fail("own_weights", "is given, and the one domain's weights are the graph's")
     return str(heads)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from prunion.runtime.base import check_text, reason_of, replace_file, shown
+from prunion.runtime.bundle.own_weights import check_own
 from prunion.runtime.errors import BundleError
 
 __all__ = ["Pack", "check_pack", "no_pack", "read_pack", "write_pack"]
 
 FORMAT = "prunion-pack"
 FORMAT_VERSION = 1
+WITH_OWN_WEIGHTS = 2  # what an earlier prunion must not take for a pack of the trunk alone
 MAX_BYTES = 1 << 30
 MAX_HEADER = 100_000_000  # safetensors' own limit
 TENSORS = {
@@ -39,6 +42,7 @@ class Pack:
         head_bias: `[C]` float32.
         switches: `[U]` uint8, which units of the sliced trunk it uses.
         trunk_hash: hex SHA-256 of the trunk it was trained on.
+        own: what it stores of trunk weights of its own, by `PART:WEIGHT` (`own_weights`).
     """
 
     name: str
@@ -48,19 +52,21 @@ class Pack:
     head_bias: np.ndarray
     switches: np.ndarray
     trunk_hash: str
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_pack(path: Path | str, pack: Pack) -> None:
     """Write `pack` as safetensors, whole or not at all; the same bytes for the same pack."""
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(WITH_OWN_WEIGHTS if pack.own else FORMAT_VERSION),
         "name": pack.name,
         "classes": json.dumps(list(pack.classes), ensure_ascii=False),
         "trunk_hash": pack.trunk_hash,
     }
     _check(pack, str(path))
     tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
+    tensors |= {name: np.ascontiguousarray(pack.own[name]) for name in sorted(pack.own)}
     with replace_file(path) as temporary:
         temporary.write_bytes(_sorted_metadata(save(tensors, metadata)))
 
@@ -100,7 +106,10 @@ def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
             f"{path} is no readable pack ({reason_of(exc)}): copy or export it again"
         ) from None
     name, classes, trunk_hash = _identity(metadata, path)
-    pack = Pack(name, classes, trunk_hash=trunk_hash, **tensors)
+    own = {}
+    if metadata["format_version"] == str(WITH_OWN_WEIGHTS):
+        own = {name: array for name, array in found.items() if name not in TENSORS}
+    pack = Pack(name, classes, trunk_hash=trunk_hash, own=own, **tensors)
     _check(pack, str(path))
     return pack
 
@@ -134,9 +143,19 @@ def check_pack(
     columns: int,
     features: int | None = None,
     units: int | None = None,
+    own: bool = False,
 ) -> None:
-    """Raise BundleError unless `pack` is sound and fits `columns` P, `features` F, `units` U."""
+    """Raise BundleError unless `pack` is sound and fits `columns` P, `features` F, `units` U.
+
+    Args:
+        own: whether the bundle is one whose domains may have weights of their own.
+    """
     _check(pack, f"pack {pack.name!r}")
+    if pack.own and not own:
+        raise BundleError(
+            f"pack {pack.name!r} has weights of its own, and this bundle's domains share theirs: "
+            "add it to a bundle of its own method"
+        )
     if pack.trunk_hash != trunk_hash:
         raise BundleError(
             f"pack {pack.name!r} was made for trunk {pack.trunk_hash[:12]}, this bundle has "
@@ -155,10 +174,10 @@ def check_pack(
 def _identity(metadata: dict[str, str], path: Path) -> tuple[str, tuple[str, ...], str]:
     if metadata.get("format") != FORMAT:
         raise BundleError(f"{path} is not a domain pack (format {metadata.get('format')!r})")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+    if metadata.get("format_version") not in (str(FORMAT_VERSION), str(WITH_OWN_WEIGHTS)):
         raise BundleError(
             f"{path}: format_version is {metadata.get('format_version')!r}, "
-            f"this prunion reads {FORMAT_VERSION}: export the pack again"
+            f"this prunion reads up to {WITH_OWN_WEIGHTS}: export the pack again"
         )
     try:
         classes = json.loads(metadata["classes"])
@@ -190,3 +209,4 @@ def _check(pack: Pack, where: str) -> None:
         )
     if pack.switches.size and pack.switches.max() > 1:
         raise BundleError(f"{where}: switches must be 0 or 1: export the pack again")
+    check_own(pack.own, where)

@@ -173,7 +173,10 @@ def _summary(bundle: Bundle) -> list[str]:
     asked = asked_text(m.budget.asked)
     lines += ["", f"budget  {m.budget.kind}: asked {asked}, is {_cost(m.budget)} ({met})"]
     form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
+    form = "a graph for each domain, with weights of its own" if m.own_weights else form
     lines.append(f"graphs  {', '.join(m.graphs)}; {form}")
+    if m.paper and m.paper.method:
+        lines.append(f"method  {m.paper.method}: {m.paper.params:.3f} × the backbone's parameters")
     for name, counts in (("params", m.params), ("macs", m.macs)):
         before, after = counts["backbone"], counts["exported"]
         share = f" ({after / before:.1%})" if before else ""

@@ -125,7 +125,7 @@ def _print_trtexec(
 ) -> None:
     """Write the graph whose tables are plain inputs, and print the line that builds it."""
     from prunion.runtime.base import check_output, replace_file
-    from prunion.runtime.bundle import open_bundle
+    from prunion.runtime.bundle import check_one_trunk, open_bundle
     from prunion.runtime.graph import form_of, no_graph
     from prunion.runtime.tensorrt import (
         check_outside,
@@ -136,6 +136,7 @@ def _print_trtexec(
     )
 
     opened = open_bundle(bundle)
+    check_one_trunk(opened, "an engine")
     form_of(opened, precision)  # the graph is checked
     key = engine_key(opened, target, "", sms, precision, options)
     engine = Path(output) if output else Path(default_name(opened, key))

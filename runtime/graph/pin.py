@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.base import reason_of
-from prunion.runtime.bundle import Pack, UnitTable
+from prunion.runtime.base import reason_of, shown
+from prunion.runtime.bundle import Pack, UnitTable, own_weights
 from prunion.runtime.errors import BundleError, PrunionError, UnsupportedGraphError
 from prunion.runtime.graph.form import GraphForm
-from prunion.runtime.graph.inputs import TABLES, load_graph
+from prunion.runtime.graph.inputs import TABLE_INPUTS, TABLES, load_graph
 from prunion.runtime.graph.norms import normalise_affines
 from prunion.runtime.graph.slice import slice_channels
 
@@ -75,6 +75,8 @@ def pin_pack(
         dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)
         row = getattr(pack, name)[None].astype(dtype)
         initializer.CopyFrom(onnx.numpy_helper.from_array(row, name))
+    if pack.own:
+        _put_own_weights(model, onnx, pack)
     # Cut before the norms are rewritten: the channel analysis reads `Mul` and `Add`.
     if table is not None and alive is not None:
         with _as(UnsupportedGraphError):
@@ -82,6 +84,28 @@ def pin_pack(
     with _as(BundleError):
         normalise_affines(model)
     return bytes(model.SerializeToString())
+
+
+def _put_own_weights(model: onnx.ModelProto, onnx: ModuleType, pack: Pack) -> None:
+    """Put a domain's own weights in the place of the trunk's."""
+    kept = onnx.TensorProto.FLOAT
+    weights = {
+        x.name: x
+        for x in model.graph.initializer
+        if x.data_type == kept and x.name not in TABLE_INPUTS
+    }
+
+    def weight_of(name: str) -> np.ndarray:
+        if name not in weights:
+            raise BundleError(
+                f"pack {pack.name!r} has an own weight {shown(name)}, which the graph does not "
+                "hold in float32: export it again"
+            )
+        array: np.ndarray = onnx.numpy_helper.to_array(weights[name])
+        return array
+
+    for name, weight in own_weights(pack.own, weight_of).items():
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weight), name))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from prunion.runtime.backends import Session, SessionOptions, check_backend, run
 from prunion.runtime.base import Backend, Precision
 from prunion.runtime.bundle import Bundle, Pack, open_bundle
 from prunion.runtime.graph import GraphForm
-from prunion.runtime.model import open_pool
+from prunion.runtime.model import SessionPool, open_pool
 
 __all__ = ["Contender", "Opened", "Setup", "contenders", "domain_rows", "session_calls"]
 
@@ -77,6 +77,8 @@ class Contender:
 def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
     """The mixed session and a pinned one; `single` of a specialised bundle, which has no other.
 
+    Where domains have weights of their own, `split` takes a batch apart instead of the first.
+
     Raises:
         BundleError: the bundle is damaged, or there is no such graph.
         DomainError: `setup.domains` is no domain of the bundle.
@@ -98,11 +100,27 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
 
     if form.single:
         return [Contender("single", mixed, one_domain=True)]
-    found = [Contender("mixed", mixed)]
+    if pool.apart:
+        split = partial(_split_by_domain, pool, bundle, rows)
+        found = [Contender("split", split, one_each=True)]
+    else:
+        found = [Contender("mixed", mixed)]
     if pool.pins:
         pack = bundle.pack(bundle.domains[rows[0]])
         found.append(Contender(f"pinned:{pack.name}", partial(pinned, pack), one_domain=True))
     return found
+
+
+def _split_by_domain(pool: SessionPool, bundle: Bundle, rows: list[int]) -> Opened:
+    """A session for each domain, and calls that give each its part of a batch."""
+    made = {row: pool.make(bundle.pack(bundle.domains[row]), sliced=False) for row in rows}
+
+    def call(batch: int) -> Callable[[], object]:
+        image, domain = pool.form.noise(batch), np.resize(np.array(rows, np.int64), batch)
+        parts = {int(row): np.flatnonzero(domain == row) for row in np.unique(domain)}
+        return lambda: [made[row].run(image[places]) for row, places in parts.items()]
+
+    return Opened(call, str(made[rows[0]].session.get_providers()[0]))
 
 
 def session_calls(

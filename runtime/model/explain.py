@@ -64,7 +64,7 @@ def explain_model(
         provider=pool.provider(),
         domains=tables.names,
         plan=plan,
-        splits=bool(plan and counts and plan.splits(counts)),
+        splits=pool.apart or bool(plan and counts and plan.splits(counts)),
         sessions={names[k]: p.note for k, p in resident.items() if k in names},
         pinned_bytes=sum(p.bytes for p in resident.values()),
         limit_bytes=pool.limit,
@@ -74,6 +74,8 @@ def explain_model(
 
 
 def _plan_lines(plan: Plan | None, splits: bool) -> list[str]:
+    if splits and not (plan and plan.mixed):
+        return ["mixed batches: split by domain, each has weights of its own"]
     if plan is None:
         return ["mixed batches: not measured yet (the first mixed batch or tune() does it)"]
     if not plan.mixed:

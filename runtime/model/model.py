@@ -15,6 +15,7 @@ from prunion.runtime.backends import run
 from prunion.runtime.base import arithmetic_of
 from prunion.runtime.bundle import Bundle, Pack, check_pack, read_pack
 from prunion.runtime.errors import BackendError, InputError
+from prunion.runtime.graph import pin_form
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
 from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
 from prunion.runtime.model.explain import Explanation, explain_model
@@ -206,7 +207,11 @@ class Model:
             columns=manifest.bank_columns,
             features=len(own.head_weight),
             units=len(own.switches),
+            own=self.sessions.apart,
         )
+        pack = self.bundle.completed(pack)
+        if pack.own:  # that they fit the trunk shows now, not with the first request
+            pin_form(self.sessions.graph.read(), self.sessions.form, pack)
         return pack
 
     def _images(self, items: list[ImageLike]) -> np.ndarray:
@@ -243,6 +248,8 @@ class Model:
         places: dict[int, list[int]] = {}
         for place, row in enumerate(listed):
             places.setdefault(row, []).append(place)
+        if self.sessions.apart:
+            return self._split(tables, array, places)
         domains = [tables.domains[row] for row in places]
         plan = self._plan or self.tune()
         if plan.splits(tuple(map(len, places.values()))) and self.sessions.can_hold(domains):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
 from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes
-from prunion.runtime.bundle import Bundle, check_pack, open_bundle
+from prunion.runtime.bundle import Bundle, check_one_trunk, check_pack, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.model.domains import LiveDomain, Tables
 from prunion.runtime.model.model import Model
@@ -70,6 +70,7 @@ def load(
             columns=bundle.manifest.bank_columns,
             features=len(packs[0].head_weight),
             units=units,
+            own=pool.apart,
         )
     domains = tuple(LiveDomain(*x) for x in enumerate(packs))
     model = Model(bundle, pool, Tables(domains, pool.form, stored=True))
@@ -90,9 +91,13 @@ def open_pool(
     """The sessions of one of the bundle's graphs; none is made yet.
 
     Raises PrunionError for an unknown backend, BundleError if there is no such graph or it is
-    not whole, InputError for an `engine` that the backend cannot run.
+    not whole, InputError for an `engine` that the backend cannot run, or whose domains have weights
+    of their own.
     """
     check_backend(options.backend)
+    apart = bool(bundle.manifest.own_weights)
+    if apart and (options.backend in TARGETS or options.backend in PREFIXES):
+        check_one_trunk(bundle, options.backend)
     graph, probe = bundle.held_graph(precision), BackendProbe(bundle, precision, options)
     open_mixed: Callable[[], Session] | None = None
     if (target := TARGETS.get(options.backend)) is not None:
@@ -109,7 +114,8 @@ def open_pool(
         graph,
         options,
         probe,
-        bundle.unit_table() if slicing and not probe.form.single else None,
+        bundle.unit_table() if slicing and not (probe.form.single or apart) else None,
         limit,
         open_mixed,
+        apart=apart,
     )

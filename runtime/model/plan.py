@@ -80,6 +80,8 @@ def find_plan(pool: SessionPool, pack: Pack, seconds: float = SECONDS) -> Plan:
     """The plan for this graph and machine, measured with the domain `pack` if none is known."""
     if pool.form.single:
         return Plan(reason="the bundle holds one domain")
+    if pool.apart:
+        return Plan(reason="each domain has weights of its own")
     if not pool.pins:
         return Plan(reason=f"{pool.options.backend} takes new domains without a new engine")
     if pool.limit < pool.typical:

@@ -10,40 +10,19 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from weakref import WeakSet
 
-import numpy as np
-
-from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, run, settled
+from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, settled
 from prunion.runtime.base import Backend, default_round_to
 from prunion.runtime.bundle import HeldFile, Pack, UnitTable
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
 from prunion.runtime.graph import pin_form
 from prunion.runtime.model.domains import LiveDomain
+from prunion.runtime.model.pinned import Pinned
 from prunion.runtime.model.probe import BackendProbe, distance, slice_limit
 
-__all__ = ["Pinned", "SessionPool"]
-
-
-@dataclass(frozen=True, eq=False)
-class Pinned:
-    """A session of one domain: takes `image` as the graph's form says, gives its own `[N, C]`.
-
-    Attributes:
-        bytes: size of its graph, the measure of the memory limit.
-        note: why it is sliced, or why not.
-    """
-
-    session: Session
-    bytes: int
-    sliced: bool
-    note: str
-
-    def run(self, image: np.ndarray) -> np.ndarray:
-        """`[N, C]`."""
-        return run(self.session, {"image": image})
-
+__all__ = ["SessionPool"]
 
 log = logging.getLogger(__name__)
 PATIENCE = 4
@@ -61,6 +40,8 @@ class SessionPool:
     recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
     domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
     `full` says why a GPU took no more of them, until a domain is removed.
+    Where domains have weights of their own they stand `apart`: there is no mixed session, every
+    domain is answered by its pinned one, and one at least is kept whatever the limit.
     """
 
     def __init__(
@@ -71,6 +52,8 @@ class SessionPool:
         table: UnitTable | None,
         limit: int,
         open_mixed: Callable[[], Session] | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         self.graph = graph
         self.options = options
@@ -78,6 +61,7 @@ class SessionPool:
         self.form, self.size = form, (form.spec.height, form.spec.width)
         self.limit = limit
         self.pins = open_mixed is None and not form.single
+        self.apart = apart
         self.slicing = table is not None and self.pins
         self._refused = ""
         self.table = None if table is None else form.unit_table(table)
@@ -93,7 +77,15 @@ class SessionPool:
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Session:
-        """The session that takes `image` and `domain`, and the tables if they are fed."""
+        """The session that takes `image` and `domain`, and the tables if they are fed.
+
+        Raises BackendError where domains stand apart.
+        """
+        if self.apart:
+            raise BackendError(
+                "each domain of this bundle has weights of its own, so no one session answers for "
+                "all: use the backend cpu, cuda or openvino, which take a batch apart by domain"
+            )
         session = self._mixed
         if session is None:
             with self._mixed_lock:
@@ -183,15 +175,17 @@ class SessionPool:
             future = self._pinned.get(serial)
             if future is None:
                 # A request that began before its domain went must not make a session to stay.
-                if domain in self._gone:
-                    return None
-                if self.full or not (self._has_room() or self._may_replace(serial, patient)):
+                gone = domain in self._gone
+                if not self.apart and (gone or self.full or not self._finds_room(serial, patient)):
                     return None
                 future, mine = Future(), True
-                self._pinned[serial] = future
+                if not gone:
+                    self._make_room()
+                    self._pinned[serial] = future
             else:
                 mine = False
-            self._pinned.move_to_end(serial)
+            if serial in self._pinned:
+                self._pinned.move_to_end(serial)
         # Made outside of the lock: other domains' requests go on, those for this one wait for it.
         if mine:
             self._fill(serial, future, domain.pack)
@@ -271,7 +265,7 @@ class SessionPool:
 
     def _made_to_stay(self, pack: Pack) -> Pinned:
         """A pinned session; on a GPU with all the memory that it and the mixed one need."""
-        if not self._on_gpu():
+        if self.apart or not self._on_gpu():
             return self.make(pack, sliced=self.slicing)
         self.mixed()  # first: it must answer when there is no room for more
         made = self.make(pack, sliced=self.slicing)
@@ -285,10 +279,20 @@ class SessionPool:
         ready = [self._ready.get(serial) for serial in self._pinned]
         return sum(self.typical if made is None else made.bytes for made in ready)
 
+    def _make_room(self) -> None:
+        """Where nothing else answers: let sessions go, least recently used first, for one more."""
+        for serial in list(self._pinned) if self.apart else ():
+            if self._has_room():
+                return
+            if serial in self._ready:  # who still makes one needs it at once
+                del self._pinned[serial], self._ready[serial]
+
     def _has_room(self) -> bool:
         return self._used() + self.typical <= self.limit
 
-    def _may_replace(self, serial: int, patient: bool) -> bool:
+    def _finds_room(self, serial: int, patient: bool) -> bool:
+        if self._has_room():
+            return True
         if self.typical > self.limit:
             return False
         self._asked[serial] += 1

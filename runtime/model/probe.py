@@ -23,7 +23,7 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.bundle import Bundle, HeldFile, Pack
 from prunion.runtime.errors import BackendError, InputError, PrunionError
-from prunion.runtime.graph import GraphForm, form_of
+from prunion.runtime.graph import GraphForm, form_of, pin_form
 from prunion.runtime.model.verdict import Verdict, load_verdict, save_verdict, verdict_key
 
 __all__ = [
@@ -150,12 +150,17 @@ class BackendProbe:
                 f"{free >> 20} MiB are free"
             )
         options = SessionOptions("cpu", self.options.threads, share_arena=False, spare_memory=True)
-        session = make_ort_session(graph.read(), options, form.needs)
-        image, tables = as_taken(pixels, form), form.tables(packs)
-        parts = [
-            run(session, form.feeds(image[i : i + 1], rows[i : i + 1], tables))
-            for i in range(len(image))
-        ]
+        image = as_taken(pixels, form)
+        if packs[0].own:  # of a pinned session: only its own weights answer for it
+            pinned = make_ort_session(pin_form(graph.read(), form, packs[0]), options, {"image"})
+            parts = [run(pinned, {"image": image[i : i + 1]}) for i in range(len(image))]
+        else:
+            session = make_ort_session(graph.read(), options, form.needs)
+            tables = form.tables(packs)
+            parts = [
+                run(session, form.feeds(image[i : i + 1], rows[i : i + 1], tables))
+                for i in range(len(image))
+            ]
         found = np.concatenate(parts)
         counts = np.array([len(packs[row].classes) for row in rows])
         if (np.isfinite(found).sum(1) != counts).any():

@@ -74,7 +74,8 @@ def warm(serving: Serving, keep: Sequence[str]) -> None:
     Raises PrunionError.
     """
     model = serving.model
-    model.sessions.mixed()
+    if not model.sessions.apart:
+        model.sessions.mixed()
     serving.batcher.tune()
     model.answer(model.sessions.form.noise(1), serving.catalogue.domains[:1])
     serving.catalogue.warm(keep)

@@ -22,7 +22,7 @@ from prunion.runtime.base import (
     sha256_file,
     write_json,
 )
-from prunion.runtime.bundle import Bundle
+from prunion.runtime.bundle import Bundle, check_one_trunk
 from prunion.runtime.errors import (
     BackendError,
     BundleError,
@@ -90,6 +90,7 @@ def build_engine(
     BundleError, UnsupportedGraphError.
     """
     trt, options = library(target), options or BuildOptions()
+    check_one_trunk(bundle, "an engine")
     form_of(bundle, precision)  # checked before a GPU is looked for
     sms = target_sms(target, sms)
     key = engine_key(bundle, target, str(trt.__version__), sms, precision, options)

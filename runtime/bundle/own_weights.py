@@ -1,0 +1,174 @@
+"""A domain's own weights: what it stores of them, and how they are made of the trunk's.
+
+A method that gives each domain weights of its own, `W_d = g(W, θ_d)`, stores θ_d in the domain's
+pack as arrays by `PART:WEIGHT`. What all domains have in common, if anything, lies in one file of
+the bundle under names of the same kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from prunion.runtime.base import reason_of, replace_file, shown
+from prunion.runtime.errors import BundleError
+
+__all__ = ["PARTS", "check_own", "own_weights", "pack_bits", "read_shared", "write_shared"]
+
+# Each part's type. A weight is `[O, ...]` of n numbers, `[O, I, k, k]` of a convolution.
+PARTS = {
+    "value": "float32",  # like W: W_d itself
+    "mask": "uint8",  # n bits, M
+    "numbers": "float32",  # [4]: k0 … k3
+    "centre": "float32",  # [O, I], added to the kernel's centre
+    "centre_up": "float32",  # [O, K] …
+    "centre_down": "float32",  # … [K, I]: their product is added to the kernel's centre
+    "up": "float32",  # [O, r] …
+    "down": "float32",  # … [r, n / O]: their product is added to the whole filters
+    "outputs": "float32",  # [O, O], which mixes the filters
+    "owners": "uint8",  # a row of n bits for every binary digit of a weight's owner, 0 … 255
+    "task": "uint8",  # [1]: the domain uses what the owners 1 … task have
+}
+FIX = "export it again"
+Parts = Mapping[str, np.ndarray]
+
+
+def own_weights(
+    own: Mapping[str, np.ndarray], weight_of: Callable[[str], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """W_d of every weight that a domain has for itself, float32, by its name.
+
+    Args:
+        own: what the domain stores, by `PART:WEIGHT`, the bundle's shared parts among it.
+        weight_of: the trunk's W by name.
+
+    Raises BundleError where parts are missing, or do not fit W.
+    """
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in own.items():
+        part, _, name = key.partition(":")
+        parts.setdefault(name, {})[part] = array
+    found = {}
+    for name, given in parts.items():
+        make = FORMS.get(frozenset(given))
+        if make is None:
+            listed = ", ".join(sorted(given))
+            raise BundleError(f"own weight {shown(name)} cannot be made of {listed}: {FIX}")
+        weight = weight_of(name)
+        try:
+            made = make(weight, given)
+        except (IndexError, ValueError) as exc:
+            raise BundleError(f"own weight {shown(name)}: {reason_of(exc)}: {FIX}") from None
+        if made.shape != weight.shape:
+            raise BundleError(
+                f"own weight {shown(name)} is {list(made.shape)}, the trunk's "
+                f"{list(weight.shape)}: {FIX}"
+            )
+        found[name] = made.astype(np.float32, copy=False)
+    return found
+
+
+def pack_bits(mask: np.ndarray) -> np.ndarray:
+    """A mask of 0 and 1 of any shape as bits, eight a byte, the last byte filled up with 0."""
+    return np.packbits(mask.reshape(-1).astype(np.uint8))
+
+
+def check_own(own: Mapping[str, np.ndarray], where: str) -> None:
+    """Raise BundleError for a name that is no part's, a wrong type, or a value that is not finite.
+
+    Args:
+        where: what messages call the file.
+    """
+    for key, array in own.items():
+        part, _, name = key.partition(":")
+        wanted = PARTS.get(part)
+        if wanted is None or not name:
+            raise BundleError(f"{where}: {shown(key)} is no part of a weight: {FIX}")
+        if array.dtype != wanted:
+            raise BundleError(f"{where}: {shown(key)} is {array.dtype}, expected {wanted}: {FIX}")
+        if wanted == "float32" and not np.isfinite(array).all():
+            raise BundleError(f"{where}: {shown(key)} holds NaN or infinity: {FIX}")
+
+
+def write_shared(path: Path, shared: Mapping[str, np.ndarray]) -> None:
+    """Write what all domains' own weights have in common; there may be nothing."""
+    check_own(shared, str(path))
+    tensors = {key: np.ascontiguousarray(shared[key]) for key in sorted(shared)}
+    with replace_file(path) as temporary:
+        temporary.write_bytes(save(tensors))
+
+
+def read_shared(data: bytes, where: str) -> dict[str, np.ndarray]:
+    """Read back `write_shared`. Raises BundleError."""
+    try:
+        found = load(data)
+    except (SafetensorError, KeyError, ValueError) as exc:
+        raise BundleError(f"{where} cannot be read ({reason_of(exc)}): {FIX}") from None
+    check_own(found, where)
+    return found
+
+
+def _bits(packed: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    if packed.shape[-1] != math.ceil(weight.size / 8):
+        raise ValueError(f"{packed.shape[-1]} bytes of bits for {weight.size} weights")
+    return np.unpackbits(packed, axis=-1, count=weight.size)
+
+
+def _masked(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    """Mallya 2018; with four numbers the affine form of Mancini 2020, in float32 like torch's."""
+    mask = _bits(parts["mask"].reshape(-1), weight).reshape(weight.shape).astype(np.float32)
+    if "numbers" not in parts:
+        return weight * mask
+    k0, k1, k2, k3 = parts["numbers"]
+    made: np.ndarray = k0 * weight + k1 + k2 * mask + k3 * weight * mask
+    return made
+
+
+def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    """Something small added to the whole filters, or to their centre: LoRA, parallel adapters."""
+    if "down" in parts:
+        low_rank = parts["up"].astype(np.float64) @ parts["down"]
+        return weight + low_rank.reshape(weight.shape)
+    if "centre" in parts:
+        centre = parts["centre"]
+    else:
+        centre = parts["centre_up"].astype(np.float64) @ parts["centre_down"]
+    made = weight.astype(np.float64)
+    # A kernel's own middle: an even one has none, and no adapter.
+    made[(..., *(size // 2 for size in weight.shape[2:]))] += centre
+    return made
+
+
+def _mixed(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    flat = parts["outputs"].astype(np.float64) @ weight.reshape(len(weight), -1)
+    return flat.reshape(weight.shape)
+
+
+def _owned(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    """Mallya and Lazebnik 2018: what a task and those before it own."""
+    digits = _bits(np.atleast_2d(parts["owners"]), weight)
+    owners = sum((row.astype(np.uint16) << place for place, row in enumerate(digits)))
+    used = (owners >= 1) & (owners <= parts["task"][0])
+    made: np.ndarray = weight * np.asarray(used).reshape(weight.shape)
+    return made
+
+
+def _value(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    return parts["value"]
+
+
+FORMS: Mapping[frozenset[str], Callable[[np.ndarray, Parts], np.ndarray]] = {
+    frozenset({"value"}): _value,
+    frozenset({"mask"}): _masked,
+    frozenset({"mask", "numbers"}): _masked,
+    frozenset({"centre"}): _added,
+    frozenset({"centre_up", "centre_down"}): _added,
+    frozenset({"up", "down"}): _added,
+    frozenset({"outputs"}): _mixed,
+    frozenset({"owners", "task"}): _owned,
+}

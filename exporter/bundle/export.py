@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,17 @@ from prunion.exporter.bundle.manifest import (
     rounding,
     widths,
 )
+from prunion.exporter.bundle.own_weights import (
+    SHARED,
+    check_options,
+    own_pack,
+    prepare_trunk,
+    verify_alone,
+)
 from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
 from prunion.exporter.graph import (
     TOLERANCE,
+    Agreement,
     one_domain_graph,
     onnx_graph,
     save_graph,
@@ -40,6 +48,7 @@ from prunion.exporter.slim import (
     write_slim,
 )
 from prunion.runtime.base import (
+    HEADS,
     check_output,
     check_space,
     check_text,
@@ -56,8 +65,10 @@ from prunion.runtime.bundle import (
     UnitTable,
     Verified,
     foreign_to_bundle,
+    write_shared,
 )
 from prunion.runtime.errors import InputError
+from prunion.runtime.graph import GraphForm
 from prunion.trainer.network import Checkpoint, load_checkpoint
 from prunion.trainer.processes import keep_to_quota
 
@@ -93,6 +104,10 @@ def export_bundle(
     chosen = (options.specialise,) if options.specialise is not None else options.domains
     if chosen is not None:
         loaded = keep_domains(loaded, chosen)
+    prepare_trunk(loaded.net)
+    own = loaded.net.adapter
+    if own is not None:
+        check_options(options, loaded.config.train.method)
     alive = kept_units(loaded, everyone)
     budget_of(loaded, alive)  # refuse before the work of exporting
     slim = slim_network(loaded.net, alive)
@@ -106,7 +121,7 @@ def export_bundle(
         save_graph(parts.model, folder / "model.onnx")
         budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size)
         images = _probe(2 * len(names), *loaded.config.input.size)
-        agreement = verify_export(loaded.net, parts.net, folder / "model.onnx", images, names)
+        agreement = _verified(loaded, parts, folder / "model.onnx", images, options)
         variants = write_variants(folder, parts.model, loaded, options)
         if options.torch:
             (folder / "torch").mkdir()
@@ -116,6 +131,8 @@ def export_bundle(
         if budget.kind == "latency":
             shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
         packs = write_packs(folder, parts.packs, domains)
+        if own is not None:
+            write_shared(folder / SHARED, own.shared_parts())
         params, macs = counts(loaded, table, sum(pack.bank.size for pack in parts.packs))
         manifest = Manifest(
             name=name,
@@ -135,6 +152,7 @@ def export_bundle(
             graphs={"fp32": "model.onnx", **{v: f"model.{v}.onnx" for v in variants}},
             verified=Verified(agreement.worst, TOLERANCE, variants),
             provenance=provenance(loaded),
+            own_weights="" if own is None else SHARED,
         ).to_json()
         write_json(folder / "manifest.json", manifest)
     return manifest
@@ -177,8 +195,8 @@ def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
     size, domains = loaded.config.input.size, loaded.meta["domains"]
     if options.specialise is None:
         model = onnx_graph(slim, *size, options.opset, options.ir, options.heads)
-        digest = trunk_hash(slim)
-        packs = [domain_pack(slim, row, d, digest) for row, d in enumerate(domains)]
+        digest, rows = trunk_hash(slim, loaded.net.adapter), enumerate(domains)
+        packs = [own_pack(loaded.net, r, domain_pack(slim, r, d, digest)) for r, d in rows]
         return _Parts(slim, model, slim.table, packs, slim.entries)
     net = fold_domain(slim)
     model = one_domain_graph(net, *size, options.opset, options.ir)
@@ -186,6 +204,20 @@ def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
     whole = domain_pack(slim, 0, domains[0], digest)
     pack = Pack(**{**vars(whole), "bank": np.zeros(0, np.float32)})
     return _Parts(net, model, net.table, [pack], ())
+
+
+def _verified(
+    loaded: Checkpoint, parts: _Parts, graph: Path, images: torch.Tensor, options: ExportOptions
+) -> Agreement:
+    """The written graph against its torch network, all domains at once or each alone."""
+    names = [d["name"] for d in loaded.meta["domains"]]
+    own = loaded.net.adapter
+    if own is None:
+        return verify_export(loaded.net, parts.net, graph, images, names)
+    shared = own.shared_parts()
+    whole = [replace(pack, own={**shared, **pack.own}) for pack in parts.packs]
+    form = GraphForm(HEADS[options.heads], "float32", image_input(loaded))
+    return verify_alone(loaded.net, graph.read_bytes(), form, whole, images)
 
 
 def _in_graph(table: UnitTable, model: onnx.ModelProto) -> UnitTable:

@@ -93,7 +93,10 @@ def counts(
     full = loaded.net.units.table
     every, left = np.ones(full.count, dtype=bool), np.ones(table.count, dtype=bool)
     heads = sum(p.numel() for p in loaded.net.heads.parameters())
-    params = counts_to_json(full.params(every), table.params(left), heads=heads, bank=bank)
+    beside: dict[str, float] = {"heads": heads, "bank": bank}
+    if loaded.net.adapter is not None:
+        beside["own"] = loaded.net.adapter.extra_bits() / NUMBER_BITS
+    params = counts_to_json(full.params(every), table.params(left), **beside)
     return params, counts_to_json(full.macs(every), table.macs(left))
 
 
@@ -157,6 +160,7 @@ def paper_account(
     full_bits = paper_bits(net, every, 1, 0)
     switches = int(alive.sum()) if train.traits.prunes else 0
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
+    bits += 0 if net.adapter is None else net.adapter.extra_bits()
     full, union = paper_macs(net, every), paper_macs(net, alive)
     own = (net.switches > 0).cpu().numpy()
     domains = {name: paper_macs(net, own[row]) for row, name in enumerate(names)}

@@ -13,11 +13,13 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from prunion.exporter.bundle.own_weights import own_pack, prepare_trunk
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
 from prunion.runtime.base import check_output
 from prunion.runtime.bundle import Domain, Pack, no_pack, write_pack
 from prunion.runtime.errors import DomainError
 from prunion.runtime.graph import TABLE_INPUTS
+from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network import load_checkpoint
 
 __all__ = [
@@ -46,21 +48,31 @@ def export_pack(
     names = [entry["name"] for entry in domains]
     if domain not in names:
         raise DomainError(f"{checkpoint} has no domain {domain!r}: it has {', '.join(names)}")
+    prepare_trunk(loaded.net)
     slim = slim_network(loaded.net, kept_units(loaded, loaded.net.switches))
     row = names.index(domain)
-    pack = domain_pack(slim, row, domains[row], trunk_hash(slim))
+    digest = trunk_hash(slim, loaded.net.adapter)
+    pack = own_pack(loaded.net, row, domain_pack(slim, row, domains[row], digest))
     write_pack(path, pack)
     return pack
 
 
-def trunk_hash(slim: SlimNet) -> str:
-    """SHA-256 over the fp32 sliced weights, by name, and the bank's order."""
+def trunk_hash(slim: SlimNet, adapter: WeightAdapter | None = None) -> str:
+    """SHA-256 over the fp32 sliced weights, the bank's order, and what own weights share."""
     order = [[e.layer, e.kind, e.offset, e.size] for e in slim.entries]
-    return hash_trunk(dict(slim.trunk.named_parameters()), order)
+    shared = {} if adapter is None else adapter.shared_parts()
+    return hash_trunk(dict(slim.trunk.named_parameters()), order, shared)
 
 
-def hash_trunk(weights: Mapping[str, torch.Tensor], order: list[list[Any]]) -> str:
+def hash_trunk(
+    weights: Mapping[str, torch.Tensor],
+    order: list[list[Any]],
+    shared: Mapping[str, np.ndarray] | None = None,
+) -> str:
     """SHA-256 over named fp32 weights and an order of bank columns (none: BatchNorm folded).
+
+    Args:
+        shared: what the domains' own weights have in common, by `PART:WEIGHT`.
 
     All-zero tensors are left out, as torch's exporter leaves out such a bias.
     """
@@ -72,19 +84,25 @@ def hash_trunk(weights: Mapping[str, torch.Tensor], order: list[list[Any]]) -> s
         digest.update(f"{name}{list(array.shape)}".encode())
         digest.update(array.tobytes())
     digest.update(json.dumps(order).encode())
+    for name, part in sorted((shared or {}).items()):
+        digest.update(f"{name}{list(part.shape)}".encode())
+        digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
 
-def graph_trunk_hash(model: onnx.ModelProto, order: list[list[Any]]) -> str:
+def graph_trunk_hash(
+    model: onnx.ModelProto,
+    order: list[list[Any]],
+    shared: Mapping[str, np.ndarray] | None = None,
+) -> str:
     """The same hash from an fp32 graph's initializers, which have the trunk's own names.
 
     torch's exporter names its own constants without a dot; it leaves the trunk's alone.
     """
     floats = (x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT)
     held = {x.name: x for x in floats if "." in x.name and x.name not in TABLE_INPUTS}
-    return hash_trunk(
-        {name: torch.from_numpy(numpy_helper.to_array(x).copy()) for name, x in held.items()}, order
-    )
+    weights = {n: torch.from_numpy(numpy_helper.to_array(x).copy()) for n, x in held.items()}
+    return hash_trunk(weights, order, shared)
 
 
 def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str) -> Pack:

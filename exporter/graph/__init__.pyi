@@ -1,4 +1,6 @@
 from .agreement import TOLERANCE as TOLERANCE
+from .agreement import Agreement as Agreement
+from .agreement import check_errors as check_errors
 from .agreement import masked_logits as masked_logits
 from .agreement import tolerance_of as tolerance_of
 from .agreement import verify_export as verify_export

@@ -74,9 +74,14 @@ def keep_domains(loaded: Checkpoint, names: Sequence[str]) -> Checkpoint:
 
 
 def keep_rows(net: DomainNet, rows: torch.Tensor) -> None:
-    """Leave out every domain but those in `rows`, in this order and in place."""
+    """Leave out every domain but those in `rows`, in this order and in place.
+
+    What a method gave the others of their own weights leaves with them.
+    """
     for norm in net.norms.values():
         _keep_rows(norm, rows)
+    if net.adapter is not None:
+        net.adapter.keep_rows(rows)
     net.switches = net.switches[rows]
     net.heads = nn.ModuleList(net.heads[row] for row in rows.tolist())
     net.classes = tuple(net.classes[row] for row in rows)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from prunion.exporter.bundle import answer_alone
 from prunion.exporter.graph import (
     TOLERANCE,
     Probe,
@@ -20,8 +21,10 @@ from prunion.exporter.graph import (
     run_graph,
     tolerance_of,
 )
+from prunion.runtime.base import PRECISIONS, Precision
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import DomainError, PrunionError, VerificationError
+from prunion.runtime.graph import form_of
 from prunion.trainer.data import open_domain
 from prunion.trainer.network import Checkpoint
 
@@ -68,6 +71,7 @@ def compare_graphs(
     probe = make_probe(count, size, shape.mean, shape.std, domains=len(names))
     compared: list[Disagreement] = []
     problems: list[str] = []
+    own = bool(bundle.manifest.own_weights)
     expected: np.ndarray | None = None
     base: np.ndarray | None = None
     if loaded is not None:
@@ -77,13 +81,13 @@ def compare_graphs(
             problems.append(str(exc))
     for graph in sorted(graphs, key=lambda g: g != "fp32"):
         try:
-            mixed, alone = _run(bundle.held_graph(graph).read(), probe, len(names))
+            mixed, alone = _run(bundle, PRECISIONS[graph], probe)
         except Exception as exc:  # ONNX Runtime's errors share no base but Exception
             reason = " ".join(str(exc).split())
             problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
             continue
         for against, reference, got, limit in (
-            ("the mixed batch", mixed, alone, TOLERANCE),
+            ("the mixed batch", None if own else mixed, alone, TOLERANCE),
             ("the fp32 graph", base, mixed, tolerance_of(graph)),
             ("masked torch", expected, mixed, tolerance_of(graph)),
         ):
@@ -116,8 +120,16 @@ def check_noted(bundle: Bundle) -> Iterator[str]:
             )
 
 
-def _run(graph: bytes, probe: Probe, domains: int) -> tuple[np.ndarray, np.ndarray]:
-    """`logits [N, Cmax]` of the mixed probe, and of the same images with each domain alone."""
+def _run(bundle: Bundle, precision: Precision, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+    """`logits [N, Cmax]` of the mixed probe, and of the same images with each domain alone.
+
+    Domains with weights of their own have no mixed form: both are of each domain's own graph.
+    """
+    graph, domains = bundle.held_graph(precision).read(), len(bundle.domains)
+    if bundle.manifest.own_weights:
+        packs = [bundle.pack(name) for name in bundle.domains]
+        alone = answer_alone(graph, form_of(bundle, precision), packs, probe)
+        return alone, alone
     session = open_graph(graph)
     mixed = run_graph(session, probe)
     alone = np.full_like(mixed, -np.inf)

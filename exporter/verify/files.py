@@ -86,7 +86,7 @@ def check_trunk(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
     """The trunk's hash, which ties packs to it, from the fp32 weights themselves."""
     manifest = bundle.manifest
     order = [[e.layer, e.kind, e.offset, e.size] for e in manifest.bank]
-    found = graph_trunk_hash(model, order)
+    found = graph_trunk_hash(model, order, bundle.shared_parts())
     if found != manifest.trunk_hash:
         yield (
             f"its weights hash to trunk {found[:12]}, the manifest says "

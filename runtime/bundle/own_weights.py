@@ -23,6 +23,7 @@ __all__ = ["PARTS", "check_own", "own_weights", "pack_bits", "read_shared", "wri
 # Each part's type. A weight is `[O, ...]` of n numbers, `[O, I, k, k]` of a convolution.
 PARTS = {
     "value": "float32",  # like W: W_d itself
+    "added": "float32",  # like W: added to it
     "mask": "uint8",  # n bits, M
     "numbers": "float32",  # [4]: k0 … k3
     "centre": "float32",  # [O, I], added to the kernel's centre
@@ -131,6 +132,8 @@ def _masked(weight: np.ndarray, parts: Parts) -> np.ndarray:
 
 def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
     """Something small added to the whole filters, or to their centre: LoRA, parallel adapters."""
+    if "added" in parts:
+        return weight + parts["added"]
     if "down" in parts:
         low_rank = parts["up"].astype(np.float64) @ parts["down"]
         return weight + low_rank.reshape(weight.shape)
@@ -145,7 +148,7 @@ def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
 
 
 def _mixed(weight: np.ndarray, parts: Parts) -> np.ndarray:
-    flat = parts["outputs"].astype(np.float64) @ weight.reshape(len(weight), -1)
+    flat: np.ndarray = parts["outputs"].astype(np.float64) @ weight.reshape(len(weight), -1)
     return flat.reshape(weight.shape)
 
 
@@ -166,6 +169,7 @@ FORMS: Mapping[frozenset[str], Callable[[np.ndarray, Parts], np.ndarray]] = {
     frozenset({"value"}): _value,
     frozenset({"mask"}): _masked,
     frozenset({"mask", "numbers"}): _masked,
+    frozenset({"added"}): _added,
     frozenset({"centre"}): _added,
     frozenset({"centre_up", "centre_down"}): _added,
     frozenset({"up", "down"}): _added,

@@ -40,8 +40,8 @@ class SessionPool:
     recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
     domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
     `full` says why a GPU took no more of them, until a domain is removed.
-    Where domains have weights of their own they stand `apart`: there is no mixed session, every
-    domain is answered by its pinned one, and one at least is kept whatever the limit.
+    Domains with weights of their own stand `apart`: each is answered by its pinned session, of
+    which one is kept whatever the limit, and there is no mixed one.
     """
 
     def __init__(
@@ -77,10 +77,7 @@ class SessionPool:
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Session:
-        """The session that takes `image` and `domain`, and the tables if they are fed.
-
-        Raises BackendError where domains stand apart.
-        """
+        """The session that takes `image`, `domain` and fed tables. Raises BackendError if apart."""
         if self.apart:
             raise BackendError(
                 "each domain of this bundle has weights of its own, so no one session answers for "
@@ -228,7 +225,7 @@ class SessionPool:
                 except UnsupportedGraphError as exc:
                     note = self._refused = str(exc)
             return self._plain(pack, note)
-        return self._plain(pack, "slicing is off")
+        return self._plain(pack, "weights of its own" if pack.own else "slicing is off")
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
         graph = pin_form(self.graph.read(), self.form, pack)

@@ -153,7 +153,8 @@ BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
 
 RecipeName = Literal["prunion", "once", "greedy", "paper"]
 Phase = Literal["warmup", "ramp", "settle"]
-StepOrder = Literal["joint", "batch", "epoch", "round-robin"]  # which domains share a step
+# Which domains share a step; "tasks": one from its first step to its last, PackNet's alone.
+StepOrder = Literal["joint", "batch", "epoch", "round-robin", "tasks"]
 Trunk = Literal["frozen", "tuned"]
 HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
-__all__ = ["METHODS", "AffineForm", "Method", "MethodTraits", "Norms"]
+from prunion.runtime.base import shown
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.checks import check_choice, check_int, check_number
 
-Method = Literal["bap", "ba2", "norms", "feature", "finetune", "piggyback", "affine"]
+__all__ = [
+    "METHODS",
+    "AffineForm",
+    "Method",
+    "MethodTraits",
+    "Norms",
+    "Placement",
+    "Sites",
+    "TaskOrder",
+    "check_settings",
+]
+
+Method = Literal[
+    "bap",
+    "ba2",
+    "norms",
+    "feature",
+    "finetune",
+    "piggyback",
+    "affine",
+    "series",
+    "parallel",
+    "svd",
+    "packnet",
+    "taps",
+    "lora",
+]
+Placement = Literal["all", "early", "mid", "late"]
+Sites = Literal["both", "second"]
+TaskOrder = Literal["given", "reversed"]
 Norms = Literal["auto", "own", "frozen"]
 AffineForm = Literal["simple", "full"]
 
@@ -21,8 +53,10 @@ class MethodTraits:
         prunes: whether channels are removed, and the budget kept.
         trunk: what becomes of the trunk; "" leaves it to the run.
         own_norms: whether each domain has a BatchNorm of its own, by default.
-        own_weights: each domain has trunk weights of its own, so a bundle holds one of them.
+        own_weights: each domain has trunk weights of its own, and in a bundle a graph of its own.
         masks: whether scores are learned that `switch_lr` moves.
+        adapter_lr: what `adapter_lr` is where the run does not say; 0 where it means nothing.
+        by_turns: whether domains learn one after the other.
     """
 
     what: str
@@ -31,6 +65,8 @@ class MethodTraits:
     own_norms: bool = True
     own_weights: bool = False
     masks: bool = False
+    adapter_lr: float = 0.0
+    by_turns: bool = False
 
 
 METHODS: dict[Method, MethodTraits] = {
@@ -45,4 +81,70 @@ METHODS: dict[Method, MethodTraits] = {
     "affine": MethodTraits(
         "an affine transform of the weights for each domain", own_weights=True, masks=True
     ),
+    "series": MethodTraits("an adapter behind each convolution", own_weights=True, adapter_lr=0.1),
+    "parallel": MethodTraits(
+        "an adapter beside each convolution", own_weights=True, adapter_lr=0.1
+    ),
+    "svd": MethodTraits(
+        "adapters of which all domains share a part", own_weights=True, adapter_lr=0.1
+    ),
+    "packnet": MethodTraits(
+        "weights divided among the domains",
+        own_norms=False,
+        own_weights=True,
+        adapter_lr=1e-3,
+        by_turns=True,
+    ),
+    "taps": MethodTraits("own weights of the layers it picks", own_weights=True, adapter_lr=1e-2),
+    "lora": MethodTraits("a low-rank sum to each weight", own_weights=True, adapter_lr=1e-3),
 }
+
+PLACED = ("series", "parallel", "svd")
+# Keys of `[train]` that only some methods know, and what they are where nothing is said.
+SETTINGS: Mapping[str, tuple[tuple[str, ...], Any]] = {
+    "affine": (("affine",), "full"),
+    "adapters": (PLACED, "all"),
+    "sites": (PLACED, "both"),
+    "adapter_dropout": (PLACED, 0.0),
+    "adapter_decay": (PLACED, "auto"),
+    "adapter_lr": (tuple(k for k, x in METHODS.items() if x.adapter_lr), "auto"),
+    "svd_share": (("svd",), 0.5),
+    "rank": (("lora",), 4),
+    "taps_lambda": (("taps",), 0.25),
+    "packnet_prune": (("packnet",), 0.75),
+    "packnet_source": (("packnet",), 0.5),
+    "packnet_order": (("packnet",), "given"),
+}
+
+
+def check_settings(method: Method, given: Mapping[str, Any]) -> str:
+    """What of `given`, the values of all keys, is for another method; "" if nothing is.
+
+    Raises ConfigError for a value that is none.
+    """
+    for key, kinds in (
+        ("affine", AffineForm),
+        ("adapters", Placement),
+        ("sites", Sites),
+        ("packnet_order", TaskOrder),
+    ):
+        check_choice("train", key, given[key], get_args(kinds))
+    for key, most in (("adapter_decay", 1), ("adapter_lr", 10)):
+        if given[key] == "auto":
+            continue
+        if isinstance(given[key], str):
+            raise ConfigError(
+                f'[train] {key} is {shown(given[key])}: give a number such as 1e-3, or "auto"'
+            )
+        check_number("train", key, given[key], 0, most, open_low=key == "adapter_lr")
+    check_number("train", "adapter_dropout", given["adapter_dropout"], 0, 0.9)
+    check_number("train", "svd_share", given["svd_share"], 0, 1, open_low=True)
+    check_int("train", "rank", given["rank"], 1, 4096)
+    check_number("train", "taps_lambda", given["taps_lambda"], 0, 100)
+    check_number("train", "packnet_prune", given["packnet_prune"], 0, 0.99)
+    check_number("train", "packnet_source", given["packnet_source"], 0, 1)
+    for key, (methods, default) in SETTINGS.items():
+        if given[key] != default and method not in methods:
+            value = given[key]
+            return f'{key} is "{value}"' if isinstance(value, str) else f"{key} is {value:g}"
+    return ""

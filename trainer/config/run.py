@@ -20,6 +20,7 @@ from prunion.trainer.config.checks import (
 )
 from prunion.trainer.config.domains import DomainConfig, check_used
 from prunion.trainer.config.file import absolute_paths, merge, read_change, read_toml
+from prunion.trainer.config.method import SETTINGS
 from prunion.trainer.config.train import TrainConfig
 
 __all__ = [
@@ -42,7 +43,7 @@ ADDED_TRAIN = (
 # Keys of `[train]` that runs of an earlier prunion do not have: left out where they say nothing.
 LATER_TRAIN = (
     *("drops", "switch_lr", "head_optimiser", "head_lr"),
-    *("method", "norms", "affine"),
+    *("method", "norms", *SETTINGS),
 )
 
 
@@ -73,10 +74,10 @@ class RunConfig:
         check_choice("", "device", self.device, get_args(Device))
         if not self.domains:
             raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
-        if self.train.traits.own_weights and len(self.domains) > 1:
+        if self.train.method == "finetune" and self.train.compile and len(self.domains) > 1:
             raise ConfigError(
-                f'[train] method is "{self.train.method}" ({self.train.traits.what}), and a bundle '
-                f"holds one domain of it yet, of {len(self.domains)} here: give a run for each"
+                '[train] compile is true, which fixes the weights, and method is "finetune" with '
+                f"{len(self.domains)} domains, which have their own: set compile = false"
             )
         for key in ("reference", "feature"):
             without = [d.name for d in self.domains if not getattr(d, key)]

@@ -30,7 +30,17 @@ from prunion.trainer.config.checks import (
     check_number,
     check_text,
 )
-from prunion.trainer.config.method import METHODS, AffineForm, Method, MethodTraits, Norms
+from prunion.trainer.config.method import (
+    METHODS,
+    AffineForm,
+    Method,
+    MethodTraits,
+    Norms,
+    Placement,
+    Sites,
+    TaskOrder,
+    check_settings,
+)
 
 __all__ = ["TrainConfig"]
 
@@ -48,7 +58,7 @@ class TrainConfig:
     Attributes:
         method: what a domain has of its own; it may decide about the trunk and sharing (`traits`).
         norms: whether BatchNorm is each domain's own, or the backbone's for all (`freezes_norms`).
-        affine: form of the method "affine".
+        affine: form of the method "affine"; the keys below it are other methods' (`SETTINGS`).
         drops: epochs after which the paper's recipe divides every learning rate by ten.
         switch_lr: of the paper's recipe's switches, and of masks.
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
@@ -95,6 +105,17 @@ class TrainConfig:
     method: Method = "bap"
     norms: Norms = "auto"
     affine: AffineForm = "full"
+    adapters: Placement = "all"
+    sites: Sites = "both"
+    adapter_dropout: float = 0.0
+    adapter_decay: float | Auto = "auto"
+    adapter_lr: float | Auto = "auto"
+    svd_share: float = 0.5
+    rank: int = 4
+    taps_lambda: float = 0.25
+    packnet_prune: float = 0.75
+    packnet_source: float = 0.5
+    packnet_order: TaskOrder = "given"
 
     def __post_init__(self) -> None:
         self._apply_method()
@@ -163,25 +184,30 @@ class TrainConfig:
         """Set what the method decides; what contradicts it is refused."""
         check_choice("train", "method", self.method, get_args(Method))
         check_choice("train", "norms", self.norms, get_args(Norms))
-        check_choice("train", "affine", self.affine, get_args(AffineForm))
         method, traits = self.method, self.traits
-        wrong = ""
-        if not traits.prunes and self.recipe != "prunion":
+        wrong = check_settings(method, vars(self))
+        if wrong:
+            pass
+        elif not traits.prunes and self.recipe != "prunion":
             wrong = f'recipe is "{self.recipe}", which says how channels are cut'
         elif traits.prunes and self.norms != "auto":
             wrong = f'norms is "{self.norms}", and switches act through each domain\'s own'
-        elif self.affine != "full" and method != "affine":
-            wrong = f'affine is "{self.affine}"'
-        elif traits.masks and self.compile:
+        elif traits.own_weights and method != "finetune" and self.compile:
             wrong = "compile is true, which fixes the weights"
         elif method == "finetune" and self.trunk == "frozen":
             wrong = 'trunk is "frozen"'
+        elif traits.by_turns and self.average:
+            wrong = f"average is {self.average:g}"
+        elif traits.by_turns != (self.order == "tasks") and (self.order != "joint"):
+            wrong = f'order is "{self.order}"'
         elif method == "ba2" and self.sharing not in ("union", "none"):
             wrong = f'sharing is "{self.sharing}"'
         if wrong:
             raise ConfigError(
                 f'[train] {wrong}, but method is "{method}" ({traits.what}): remove one of the two'
             )
+        if traits.by_turns:
+            object.__setattr__(self, "order", "tasks")
         if traits.trunk:
             object.__setattr__(self, "trunk", traits.trunk)
         if method == "ba2":
@@ -227,6 +253,11 @@ class TrainConfig:
         if isinstance(self.head_lr, str):
             return SGD_LR if self.head_optimiser == "sgd" else self.own_lr
         return self.head_lr
+
+    @property
+    def own_adapter_lr(self) -> float:
+        """Learning rate of what a method with own weights learns, by default its paper's."""
+        return self.traits.adapter_lr if isinstance(self.adapter_lr, str) else self.adapter_lr
 
     @property
     def own_lr(self) -> float:

@@ -46,9 +46,10 @@ class JointBatches:
     """The training batches of every domain, epoch by epoch.
 
     What a step holds is `order`'s: all domains ("joint"), one in turn ("batch"), or one until the
-    next takes over ("epoch"). In these three an epoch shows a domain the same images. In the last,
-    "round-robin", an epoch is one pass over each set, the sets in an order of its own. Batches
-    depend on the seed, the epoch and the step alone, so a run resumes from two integers.
+    next takes over ("epoch"). In these three an epoch shows a domain the same images. In
+    "round-robin" an epoch is one pass over each set, the sets in an order of its own; in "tasks" a
+    domain has all its steps before the next has one. Batches depend on the seed, the epoch and the
+    step alone, so a run resumes from two integers.
     """
 
     def __init__(
@@ -109,6 +110,8 @@ class JointBatches:
             sets = np.random.default_rng([self.seed, ROBIN, epoch]).permutation(len(self.images))
             size = self.config.batch_size
             return [[d] for i in sets.tolist() for d in self._streams[i].whole(i, epoch, size)]
+        if not joint and self.config.order == "tasks":
+            return self._in_turn(epoch)
         first = epoch * self._rounds
         own = [
             stream.draws(domain, first * size, size, self._rounds)
@@ -120,6 +123,21 @@ class JointBatches:
         if joint or self.config.order == "joint":
             return rounds
         return [[draw] for draws in rounds for draw in draws]
+
+    def _in_turn(self, epoch: int) -> list[list[_Draw]]:
+        """Steps of the run's present domain, or of two where its turn ends within the epoch."""
+        count, turn = len(self.sizes), self.config.epochs * self._rounds
+        turns = list(range(count))
+        if self.config.packnet_order == "reversed":
+            turns.reverse()
+        found: list[list[_Draw]] = []
+        while len(found) < count * self._rounds:
+            place, done = divmod(epoch * count * self._rounds + len(found), turn)
+            steps = min(turn - done, count * self._rounds - len(found))
+            domain, size = turns[place], self.sizes[turns[place]]
+            draws = self._streams[domain].draws(domain, done * size, size, steps)
+            found += [[draw] for draw in draws]
+        return found
 
     def _read(self, draws: list[_Draw]) -> list[Batch]:
         return [

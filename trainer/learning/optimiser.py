@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prunion.trainer.config import TrainConfig
+from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet
 
 __all__ = ["MixedOptimiser", "WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
@@ -56,9 +57,10 @@ def make_optimiser(
         images: training images of each domain. `small_set_decay` pulls a domain's head to zero in
             proportion to how few it has; the smallest domain feels all of it.
     """
-    trunk = trunk_parameters(net)
+    trunk, adapter = trunk_parameters(net), net.adapter
+    tuned = train.trunk == "tuned" and adapter is None  # else each domain tunes one of its own
     for parameter in trunk:
-        parameter.requires_grad_(train.trunk == "tuned")
+        parameter.requires_grad_(tuned)
     norms = [p for m in net.norms.values() for p in m.parameters()]
     groups: list[dict[str, Any]] = [{"params": norms, "peak": train.own_lr, "weight_decay": 0.0}]
     for domain, head in enumerate(net.heads):
@@ -72,10 +74,9 @@ def make_optimiser(
                 "sgd": train.head_optimiser == "sgd",
             }
         )
-    if net.adapter is not None:
-        own = [p for p in net.adapter.parameters() if p.requires_grad]
-        groups.append({"params": own, "peak": train.switch_lr, "weight_decay": 0.0})
-    if train.trunk == "tuned":
+    if adapter is not None:
+        groups += adapter.groups(train)
+    if tuned:
         decay = train.weight_decay
         groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})
     for group in groups:
@@ -92,8 +93,9 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
 
 
 def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:
-    """What all domains share: everything in the trunk but the BatchNorms."""
-    own = {id(p) for m in net.norms.values() for p in m.parameters()}
+    """What all domains share: everything in the trunk but BatchNorms, and adapters inside it."""
+    apart = [*net.norms.values(), *(m for m in net.modules() if isinstance(m, SeriesSite))]
+    own = {id(p) for m in apart for p in m.parameters()}
     return [p for p in net.trunk.parameters() if id(p) not in own]
 
 

@@ -99,6 +99,7 @@ class Training:
         self.epoch += 1
         if self.step >= self.schedule.total:
             self._enter("settle")  # a run without settling is cut now
+            self._advance()
             self.average.move_into(self.net)
 
     def where(self) -> str:
@@ -168,7 +169,8 @@ class Training:
 
     def _share_statistics(self) -> None:
         """Each process has moved the statistics of its own domains; the state needs all of them."""
-        statistics = [b for m in self.net.norms.values() for b in (m.running_mean, m.running_var)]
+        buffers = dict(self.net.trunk.named_buffers())
+        statistics = [v for k, v in buffers.items() if k.endswith(("running_mean", "running_var"))]
         self.processes.share_rows(statistics + self.average.statistics())
 
     def _rank(self) -> None:
@@ -190,6 +192,7 @@ class Training:
     def _step(self, batches: Sequence[Batch]) -> StepResult:
         set_rates(self.optimiser, self.schedule.rate(self.step))
         self._hold_trunk()
+        self._advance()
         recipe = self.recipe
         whole = not recipe.learns or (self.phase == "warmup" and recipe.starts_whole)
         switches = None if whole else self.switches()
@@ -200,6 +203,7 @@ class Training:
         result = forward_backward(
             self.net, batches, switches, train.label_smoothing, train.precision, self.teacher
         )
+        self._charge(batches)
         result = self._joined(result, switches)
         check_losses(result.loss, self.names, self.where(), self.saved)
         if learning:
@@ -212,10 +216,27 @@ class Training:
             self.average.update(self.net)
         return result
 
+    def _advance(self) -> None:
+        """Tell the method's adapter whose turn it is and in which phase."""
+        if self.net.adapter is not None:
+            task = self.schedule.task(self.step)
+            self.net.adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase)
+
+    def _charge(self, batches: Sequence[Batch]) -> None:
+        """Add the gradient of what the method charges for, beside the task."""
+        if self.net.adapter is None:
+            return
+        domains, images = [batch.domain for batch in batches], self.batches.images
+        penalty = self.net.adapter.penalty(domains, images, self.phase)
+        if penalty is not None:
+            penalty.backward()
+
     def _hold_trunk(self) -> None:
         """Let the shared trunk learn from the start, or only once the switches are fixed."""
         if self.config.train.trunk_from == "settle":
-            for parameter in trunk_parameters(self.net):
+            adapter = self.net.adapter  # of each domain's own trunk
+            held = trunk_parameters(self.net) if adapter is None else list(adapter.parameters())
+            for parameter in held:
                 parameter.requires_grad_(self.phase == "settle")
 
     def _joined(self, result: StepResult, switches: torch.Tensor | None) -> StepResult:

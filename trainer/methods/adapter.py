@@ -6,28 +6,111 @@ so a method knows nothing of layers, and everything that reads the trunk knows n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
-__all__ = ["WeightAdapter", "without_norm"]
+from prunion.trainer.config import Phase, TrainConfig
+
+__all__ = ["NUMBER_BITS", "WeightAdapter", "key_of_weight", "numbers_in", "plain", "without_norm"]
+
+NUMBER_BITS = 32
 
 
 class WeightAdapter(nn.Module):
-    """g, and every domain's θ_d as its parameters."""
+    """g, and every domain's θ_d: a row for each domain of all that lies in a ParameterDict.
+
+    Attributes:
+        names: the trunk's weights that it makes anew.
+        inside: whether the trunk's graph itself holds θ_d until it is finished.
+    """
+
+    names: tuple[str, ...] = ()
+    inside = False
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
-        """W_d of each adapted weight by name, differentiable by θ_d.
+        """W_d of each of `names`, differentiable by θ_d.
 
         Args:
             shared: W by name, each `[O, I, k, k]` or `[O, I]`.
         """
         raise NotImplementedError
 
+    def stored(self, domain: int) -> dict[str, np.ndarray]:
+        """θ_d as a pack holds it, by `PART:WEIGHT` (`prunion.runtime.bundle.own_weights`)."""
+        raise NotImplementedError
+
+    def shared_parts(self) -> dict[str, np.ndarray]:
+        """What all domains have in common beside W, likewise."""
+        return {}
+
+    def base(self) -> dict[str, torch.Tensor]:
+        """What a bundle's trunk holds in the place of W, where that is not the backbone's."""
+        return {}
+
     def bits(self) -> int:
         """What has to be stored of θ_d for one domain beside the trunk, BatchNorm and head."""
         raise NotImplementedError
+
+    def shared_bits(self) -> int:
+        """What has to be stored once for all domains, beside the trunk."""
+        return 0
+
+    def extra_bits(self) -> int:
+        """What a file of all its domains holds beside one trunk, their BatchNorms and heads."""
+        return self.shared_bits() + self.bits() * self.domains
+
+    @property
+    def domains(self) -> int:
+        """How many domains have a row."""
+        return len(next(iter(next(iter(self._rows())).values())))
+
+    def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
+        """What learns and how: groups of the optimiser, each with its `peak` learning rate."""
+        own = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": own, "peak": train.own_adapter_lr, "weight_decay": 0.0, "sgd": True}]
+
+    def penalty(
+        self, domains: Sequence[int], images: Sequence[int], phase: Phase
+    ) -> torch.Tensor | None:
+        """What a step of `domains` adds to the loss; `images` are those of every domain."""
+        return None
+
+    @torch.no_grad()
+    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> None:
+        """What happens where a phase begins; called before every step, and at the run's end.
+
+        Args:
+            task: which domain's turn it is, of methods that learn one after the other.
+        """
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Leave out every domain but those in `rows`, in this order."""
+        for own in self._rows():
+            for key, value in own.items():
+                own[key] = nn.Parameter(value.detach()[rows], requires_grad=value.requires_grad)
+
+    def _rows(self) -> list[nn.ParameterDict]:
+        return [child for child in self.children() if isinstance(child, nn.ParameterDict)]
+
+
+def numbers_in(*rows: nn.ParameterDict) -> int:
+    """How many numbers one domain has in all of these."""
+    return sum(int(value[0].numel()) for row in rows for value in row.values())
+
+
+def key_of_weight(name: str) -> str:
+    """A weight's name as a parameter's: torch takes no dots in it."""
+    return name.replace(".", "/")
+
+
+def plain(value: torch.Tensor) -> np.ndarray:
+    """A tensor as a file holds it, float32."""
+    array: np.ndarray = value.detach().cpu().float().numpy()
+    return array
 
 
 def without_norm(trunk: fx.GraphModule, names: Iterable[str]) -> set[str]:

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 
-import torch
+from torch import fx
 
+from prunion.runtime.bundle import Layer
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.methods.adapter import WeightAdapter
+from prunion.trainer.methods.adapter import WeightAdapter, without_norm
+from prunion.trainer.methods.finetuned import TunedWeights
+from prunion.trainer.methods.lora import LowRankAdapters
 from prunion.trainer.methods.masks import MaskAdapter
+from prunion.trainer.methods.packnet import OwnedWeights
+from prunion.trainer.methods.parallel import CompressedAdapters, ParallelAdapters
+from prunion.trainer.methods.series import SeriesAdapters
+from prunion.trainer.methods.sites import adapter_sites, second_of_blocks
+from prunion.trainer.methods.taps import PickedLayers
 
 __all__ = ["make_adapter"]
 
 
 def make_adapter(
-    train: TrainConfig,
-    shared: Mapping[str, torch.Tensor],
-    domains: int,
-    bare: Collection[str] = (),
+    train: TrainConfig, trunk: fx.GraphModule, layers: Sequence[Layer], domains: int
 ) -> WeightAdapter | None:
     """The adapter of `[train] method`, at its neutral value; None where W_d is W.
 
     Args:
-        shared: the trunk's weights by name.
-        bare: those of layers without a BatchNorm behind them.
+        trunk: the masked network's, which "series" changes in place.
+        layers: the trunk's, in its order.
+
+    Raises ConfigError where nothing of this network is left to adapt.
     """
-    if train.method == "piggyback":
-        return MaskAdapter(shared, domains, "piggyback", bare)
-    if train.method == "affine":
-        return MaskAdapter(shared, domains, train.affine, bare)
-    return None
+    method = train.method
+    shared = {layer.weight: trunk.get_parameter(layer.weight) for layer in layers}
+    if method == "piggyback":
+        return MaskAdapter(shared, domains, "piggyback")
+    if method == "affine":
+        return MaskAdapter(shared, domains, train.affine, without_norm(trunk, shared))
+    if method == "finetune" and domains > 1:  # of one domain the trunk itself is tuned
+        everything = dict(trunk.named_parameters())
+        return TunedWeights({k: v for k, v in everything.items() if k[:6] != "norms."}, domains)
+    if method == "lora":
+        return LowRankAdapters(train.rank, shared, domains)
+    if method == "taps":
+        return PickedLayers(train, shared, domains)
+    if method == "packnet":
+        return OwnedWeights(train, shared, domains)
+    if method not in ("series", "parallel", "svd"):
+        return None
+    sites = adapter_sites(train, trunk, layers)
+    if method == "series":
+        return SeriesAdapters(train, trunk, sites, domains)
+    kind = ParallelAdapters if method == "parallel" else CompressedAdapters
+    return kind(train, {x: shared[x] for x in sites}, domains, second_of_blocks(trunk))

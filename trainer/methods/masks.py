@@ -10,12 +10,15 @@ has k3 = 0. M is 1 where a real score is positive, and the scores get M's gradie
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from prunion.trainer.methods.adapter import WeightAdapter
+from prunion.runtime.bundle import pack_bits
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter, key_of_weight, plain
 
 __all__ = ["MaskAdapter", "MaskForm"]
 
@@ -32,7 +35,6 @@ LEARNS = {
     "simple": (False, True, True, False),
     "full": (False, True, True, True),
 }
-NUMBER_BITS = 32
 
 
 class MaskAdapter(WeightAdapter):
@@ -52,6 +54,7 @@ class MaskAdapter(WeightAdapter):
             bare: those of layers without a BatchNorm behind them.
         """
         super().__init__()
+        self.names, self.form = tuple(shared), form
         self.scores, self.k = nn.ParameterDict(), nn.ParameterDict()
         self.learns: dict[str, tuple[bool, ...]] = {}
         learns: tuple[bool, ...]
@@ -60,12 +63,12 @@ class MaskAdapter(WeightAdapter):
             scores = torch.full((domains, weight.numel()), PIGGYBACK_START)
             if form != "piggyback":
                 scores.uniform_(*AFFINE_START)
-            self.scores[_key(name)] = nn.Parameter(scores)
+            self.scores[key_of_weight(name)] = nn.Parameter(scores)
             learns = LEARNS[form]
             if form != "piggyback" and name in bare:
                 learns = (True, *learns[1:])
             self.learns[name] = learns
-            self.k[_key(name)] = nn.Parameter(
+            self.k[key_of_weight(name)] = nn.Parameter(
                 torch.tensor(STARTS[form]).repeat(domains, 1), requires_grad=any(learns)
             )
 
@@ -74,20 +77,31 @@ class MaskAdapter(WeightAdapter):
         found = {}
         for name, learns in self.learns.items():
             weight = shared[name]
-            scores = self.scores[_key(name)][domain].view(weight.shape)
+            scores = self.scores[key_of_weight(name)][domain].view(weight.shape)
             # 1 or 0 exactly, with the gradient of the score itself.
             mask = (scores > 0).to(scores.dtype) + (scores - scores.detach())
-            numbers = self.k[_key(name)][domain].unbind()
+            numbers = self.k[key_of_weight(name)][domain].unbind()
             pairs = zip(numbers, learns, strict=True)
             k0, k1, k2, k3 = (k if own else k.detach() for k, own in pairs)
             found[name] = k0 * weight + k1 + k2 * mask + k3 * weight * mask
         return found
 
+    def stored(self, domain: int) -> dict[str, np.ndarray]:
+        """The mask's bits and, where affine, the four numbers."""
+        found = {}
+        for name in self.names:
+            mask = (self.scores[key_of_weight(name)][domain].detach() > 0).cpu().numpy()
+            found[f"mask:{name}"] = pack_bits(mask)
+            if self.form != "piggyback":
+                found[f"numbers:{name}"] = plain(self.k[key_of_weight(name)][domain])
+        return found
+
+    def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
+        """Adam for masks and numbers, as the papers have it."""
+        own = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": own, "peak": train.switch_lr, "weight_decay": 0.0}]
+
     def bits(self) -> int:
         """One for each weight, 32 for each number that learns."""
         masks = sum(int(scores[0].numel()) for scores in self.scores.values())
         return masks + NUMBER_BITS * sum(sum(learns) for learns in self.learns.values())
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # torch takes no dots in a parameter's own name

@@ -11,11 +11,17 @@ from torch import nn
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, TrainConfig
-from prunion.trainer.methods import make_adapter, without_norm
+from prunion.trainer.methods import fold_series, make_adapter
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.network.stored_graph import graph_from_json
 
-__all__ = ["adapt_network", "build_network", "merge_weights", "rebuild_network"]
+__all__ = [
+    "adapt_network",
+    "build_network",
+    "finish_weights",
+    "merge_weights",
+    "rebuild_network",
+]
 
 
 def build_network(
@@ -69,20 +75,27 @@ def rebuild_network(
 
 
 def adapt_network(net: DomainNet, train: TrainConfig) -> None:
-    """Give a network what the run's method adds: an adapter, or BatchNorms that are frozen."""
-    shared = {x.weight: net.trunk.get_parameter(x.weight) for x in net.units.table.layers}
-    bare = without_norm(net.trunk, shared)
-    net.adapter = make_adapter(train, shared, len(net.classes), bare)
+    """Give a network what the run's method adds: an adapter, or BatchNorms that are frozen.
+
+    Raises ConfigError where nothing of it is left to adapt.
+    """
+    net.adapter = make_adapter(train, net.trunk, net.units.table.layers, len(net.classes))
     for norm in net.norms.values():
         norm.frozen = train.freezes_norms
         norm.requires_grad_(not norm.frozen)
 
 
+def finish_weights(net: DomainNet) -> None:
+    """Of a method whose parts stand in the trunk's graph: weights take their place, exactly."""
+    if net.adapter is not None and net.adapter.inside:
+        net.adapter = fold_series(net.trunk)
+
+
 def merge_weights(net: DomainNet) -> None:
-    """Put the only domain's weights in the place of the trunk's: a network like any other."""
-    if net.adapter is None:
+    """Put an only domain's weights in the place of the trunk's: a network like any other."""
+    finish_weights(net)
+    if net.adapter is None or len(net.classes) > 1:
         return
-    assert len(net.classes) == 1
     with torch.no_grad():
         for name, weight in net.own_weights(0).items():
             net.trunk.get_parameter(name).copy_(weight)

@@ -91,7 +91,8 @@ def save_checkpoint(
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Rebuild the masked network from a checkpoint folder, or from the run folder around it.
 
-    Where the method gives its one domain weights of its own, they are the trunk's from here on.
+    Where the method gives its one domain weights of its own, they are the trunk's from here on; of
+    several domains an adapter makes them.
 
     Raises:
         CheckpointError: files missing, truncated, altered, of another version, or of a network

@@ -90,7 +90,7 @@ class DomainNet(nn.Module):
         routing = route(domains, image.device)
         if gated:
             routing = routing.gated(self.switches if switches is None else switches)
-        if self.adapter is None:
+        if self.adapter is None or self.adapter.inside:
             return self.trunk(image, routing), routing
         parts = image.split([count for _, count in routing.segments])
         done = []
@@ -104,7 +104,7 @@ class DomainNet(nn.Module):
     def own_weights(self, domain: int) -> dict[str, torch.Tensor]:
         """The adapted weights of one domain by the names of the trunk's."""
         assert self.adapter is not None
-        shared = {x.weight: self.trunk.get_parameter(x.weight) for x in self.units.table.layers}
+        shared = {name: self.trunk.get_parameter(name) for name in self.adapter.names}
         return self.adapter.weights(shared, domain)
 
     def forward(

@@ -208,8 +208,10 @@ def make_recipe(
     # A short ramp needs every step: too few updates overshoot and cut what matters.
     every = max(1, min(train.switch_every, ramp // (LEAST_UPDATES * turns)))
     travel = train.switch_travel * every * turns / max(1, ramp)
+    if train.traits.by_turns:  # an epoch has as many steps of every domain: now each has its own
+        warmup, ramp, settle = (steps // domains for steps in (warmup, ramp, settle))
     return OwnRecipe(
-        Schedule(warmup, ramp, settle, beta),
+        Schedule(warmup, ramp, settle, beta, tasks=domains if train.traits.by_turns else 1),
         SwitchLearner(domains, units, travel, device),
         Pressure(replace(train, switch_every=every), cost, domains, turns),
         learns=beta < 1 and train.traits.prunes,

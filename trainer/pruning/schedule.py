@@ -31,14 +31,25 @@ class Schedule:
     steps_down: bool = False  # the paper's: no ramp, the rates fall to a tenth at once
     drops: tuple[int, ...] = ()  # the steps at which they do; without any after three quarters
     cuts_at_once: bool = False  # no ramp either, the rates as with one
+    tasks: int = 1  # one after the other, each with all phases
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
+        return self.tasks * self.turn
+
+    @property
+    def turn(self) -> int:
+        """Steps of one task."""
         return self.warmup + self.ramp + self.settle
+
+    def task(self, step: int) -> int:
+        """Whose turn it is, from 0."""
+        return min(step // self.turn, self.tasks - 1)
 
     def phase(self, step: int) -> Phase:
         """`warmup`, `ramp` or `settle`."""
+        step -= self.task(step) * self.turn
         if step < self.warmup:
             return "warmup"
         if self.cuts_at_once:
@@ -65,11 +76,12 @@ class Schedule:
         if self.steps_down:
             drops = self.drops or (0.75 * self.total,)
             return 0.1 ** sum(step >= drop for drop in drops)
-        rise = max(1, min(20, self.total // 20))
+        step -= self.task(step) * self.turn
+        rise = max(1, min(20, self.turn // 20))
         if step < rise:
             return (step + 1) / rise
         flat = self.warmup + self.ramp // 2
         if step < flat:
             return 1.0
-        done = (step - flat) / max(1, self.total - flat)
+        done = (step - flat) / max(1, self.turn - flat)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))

@@ -12,8 +12,8 @@ from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import BackendError, InputError
 from prunion.runtime.model import Model, load
 from prunion.runtime.model import model as model_module
-from prunion.runtime.model.plan import BATCHES, Plan, load_plan, save_plan
 from prunion.runtime.model.pinned import Pinned
+from prunion.runtime.model.plan import BATCHES, Plan, load_plan, save_plan
 from prunion.runtime.model.pool import SessionPool
 
 pytest.importorskip("onnxruntime")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from prunion.trainer.config import Method, TrainConfig
+from prunion.trainer.config import METHODS, Method, TrainConfig
 from prunion.trainer.methods import without_norm
 from prunion.trainer.methods.masks import MaskAdapter
 from prunion.trainer.network import DomainNet, adapt_network, merge_weights
@@ -92,8 +92,9 @@ def test_at_its_neutral_value_every_method_is_the_backbone(method: Any, block: A
             norm.weight.copy_(torch.rand_like(norm.weight))
             norm.running_mean.normal_()
     before = answers(net)
-    adapt_network(net, TrainConfig(method=method))
-    assert (net.adapter is not None) == (method in ("piggyback", "affine"))
+    changes = {"packnet_source": 0.0} if method == "packnet" else {}  # it gives up none of its own
+    adapt_network(net, TrainConfig(method=method, **changes))
+    assert (net.adapter is not None) == METHODS[method].own_weights
     torch.testing.assert_close(answers(net), before, rtol=1e-5, atol=1e-6)
 
 

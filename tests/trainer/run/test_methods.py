@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from prunion.exporter.bundle import export_bundle
+from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import DomainConfig, TrainConfig, load_config
+from prunion.runtime.model import load
+from prunion.trainer.config import METHODS, DomainConfig, TrainConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import add_domain, train_run
@@ -67,8 +69,11 @@ def test_a_method_trains_exports_and_says_so(
             add_domain(load_checkpoint(tmp_path / "out"), new, TrainConfig())
 
 
-def test_masks_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config(run_file(tmp_path, "affine", head_optimiser='"sgd"'))
+@pytest.mark.parametrize("method", ["affine", "series", "svd", "packnet"])
+def test_own_weights_resume_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    config = load_config(run_file(tmp_path, method, head_optimiser='"sgd"'))
     whole = train_run(config, tmp_path / "whole")
     step = Training._step
 
@@ -87,13 +92,31 @@ def test_masks_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert stored[0].read_bytes() == stored[1].read_bytes()
 
 
-@pytest.mark.parametrize("method", SINGLE)
-def test_what_one_bundle_cannot_hold_is_refused_before_training(
+@pytest.mark.parametrize("method", [m for m, traits in METHODS.items() if traits.own_weights])
+def test_several_domains_with_weights_of_their_own_share_a_bundle(
     tmp_path: Path, method: str
 ) -> None:
-    path = tiny_run(tmp_path, method=f'"{method}"')
-    with pytest.raises(ConfigError, match="holds one domain of it yet, of 2 here: give a run for"):
-        load_config(path)
+    short = {"warmup": 0, "ramp": 1, "settle": 1, "method": f'"{method}"'}
+    if METHODS[method].masks:
+        short["switch_lr"] = 0.01  # as few steps turn masks off
+    config = load_config(tiny_run(tmp_path, **short))
+    trained = train_run(config, tmp_path / "out")
+    loaded = load_checkpoint(tmp_path / "out")
+    assert loaded.net.adapter is not None
+    one, other = (loaded.net.own_weights(domain) for domain in (0, 1))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
+    assert (manifest["format_version"], manifest["paper"]["method"]) == (2, method)
+    assert manifest["verified"]["max_relative_error"] <= 1e-4
+    assert manifest["paper"]["params"] > 1
+    report = verify_bundle(tmp_path / "bundle", against=tmp_path / "out")
+    assert report.problems == ()
+    assert report.compared
+    model = load(tmp_path / "bundle", "cpu", threads=1)
+    images = sorted((tmp_path / "data" / "cold" / "test").rglob("*.png"))
+    answers = [model.predict([image], "cold")[0].class_name for image in images]
+    right = sum(a == i.parent.name for a, i in zip(answers, images, strict=True))
+    assert right / len(images) == trained.accuracy["cold"]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +131,17 @@ def test_what_one_bundle_cannot_hold_is_refused_before_training(
         ({"method": "finetune", "trunk": "frozen"}, "trunk is .frozen., but method is .finetune"),
         ({"method": "ba2", "sharing": "jaccard"}, "sharing is .jaccard., but method is .ba2."),
         ({"method": "norms", "switch_lr": 1e-3}, "switch_lr is for"),
+        ({"method": "lora", "adapters": "late"}, "adapters is .late., but method is .lora."),
+        ({"method": "parallel", "rank": 8}, "rank is 8, but method is .parallel."),
+        ({"method": "parallel", "compile": True}, "compile is true, which fixes the weights"),
+        ({"method": "bap", "adapter_lr": 0.1}, "adapter_lr is 0.1, but method is .bap."),
+        ({"method": "taps", "svd_share": 0.25}, "svd_share is 0.25, but method is .taps."),
+        ({"method": "svd", "svd_share": 0}, r"svd_share is 0: give a number above 0"),
+        ({"method": "series", "adapter_decay": "much"}, "adapter_decay is 'much': give a number"),
+        ({"method": "packnet", "order": "batch"}, "order is .batch., but method is .packnet."),
+        ({"method": "packnet", "average": 1.0}, "average is 1, but method is .packnet."),
+        ({"method": "norms", "order": "tasks"}, "order is .tasks., but method is .norms."),
+        ({"method": "lora", "packnet_order": "reversed"}, "packnet_order is .reversed."),
     ],
 )
 def test_keys_that_contradict_the_method(train: dict[str, Any], said: str) -> None:
@@ -123,3 +157,7 @@ def test_what_a_method_decides() -> None:
     assert not TrainConfig(method="piggyback", norms="own").freezes_norms
     assert not TrainConfig(method="affine").freezes_norms
     assert TrainConfig(method="affine", switch_lr=1e-3).switch_lr == 1e-3
+    assert TrainConfig(method="packnet").order == "tasks"
+    assert TrainConfig(method="packnet").freezes_norms
+    assert TrainConfig(method="parallel").own_adapter_lr == 0.1
+    assert TrainConfig(method="lora", adapter_lr=0.02).own_adapter_lr == 0.02

@@ -1,0 +1,77 @@
+"""Task-adaptive parameter sharing: a domain's own weights for the layers that it picks.
+
+Wallingford et al. 2022, "Task Adaptive Parameter Sharing for Multi-Task Learning",
+arXiv:2203.16708: `W_d = W + 1[s ≥ τ]·Δ` with one score s a layer, which gets the gate's gradient
+unchanged, and a charge of `λ/L · Σ|s|` on the L layers, from the end of warm-up on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunion.trainer.config import Phase, TrainConfig
+from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter, key_of_weight, plain
+
+__all__ = ["PickedLayers"]
+
+START, THRESHOLD = 0.15, 0.1
+
+
+class PickedLayers(WeightAdapter):
+    """Δ of every weight, 0 at the start, and a score of each for every domain."""
+
+    def __init__(
+        self, train: TrainConfig, shared: Mapping[str, torch.Tensor], domains: int
+    ) -> None:
+        super().__init__()
+        self.names, self.charge = tuple(shared), train.taps_lambda
+        self.shapes = {name: weight.shape for name, weight in shared.items()}
+        self.delta, self.scores = nn.ParameterDict(), nn.ParameterDict()
+        for name, weight in shared.items():
+            key = key_of_weight(name)
+            self.delta[key] = nn.Parameter(weight.new_zeros(domains, weight.numel()))
+            self.scores[key] = nn.Parameter(weight.new_full((domains,), START))
+
+    def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
+        """W, and where a layer is picked Δ with it."""
+        found = {}
+        for name in self.names:
+            key = key_of_weight(name)
+            score = self.scores[key][domain]
+            gate = (score >= THRESHOLD).to(score.dtype) + (score - score.detach())
+            found[name] = shared[name] + gate * self.delta[key][domain].view(self.shapes[name])
+        return found
+
+    def picked(self, domain: int) -> list[str]:
+        """Weights that the domain has for itself."""
+        scores = {n: self.scores[key_of_weight(n)].detach()[domain] for n in self.names}
+        return [name for name, score in scores.items() if float(score) >= THRESHOLD]
+
+    def stored(self, domain: int) -> dict[str, np.ndarray]:
+        """Δ of the layers that it picked."""
+        return {
+            f"added:{name}": plain(self.delta[key_of_weight(name)][domain].view(self.shapes[name]))
+            for name in self.picked(domain)
+        }
+
+    def bits(self) -> int:
+        """32 for each number of a picked layer, on average over the domains."""
+        return round(self.extra_bits() / self.domains)
+
+    def extra_bits(self) -> int:
+        """What training decided."""
+        picked = [name for domain in range(self.domains) for name in self.picked(domain)]
+        return NUMBER_BITS * sum(self.shapes[name].numel() for name in picked)
+
+    def penalty(
+        self, domains: Sequence[int], images: Sequence[int], phase: Phase
+    ) -> torch.Tensor | None:
+        """λ times the mean score of each of the step's domains; nothing in warm-up."""
+        if phase == "warmup" or not self.charge:
+            return None
+        scores = torch.stack(list(self.scores.values()))
+        return self.charge * scores[:, list(domains)].abs().mean(0).sum()

@@ -64,6 +64,7 @@ from prunion.runtime.bundle import (
     Pack,
     UnitTable,
     Verified,
+    completed,
     foreign_to_bundle,
     write_shared,
 )
@@ -215,7 +216,7 @@ def _verified(
     if own is None:
         return verify_export(loaded.net, parts.net, graph, images, names)
     shared = own.shared_parts()
-    whole = [replace(pack, own={**shared, **pack.own}) for pack in parts.packs]
+    whole = [replace(pack, own=completed(pack.own, shared)) for pack in parts.packs]
     form = GraphForm(HEADS[options.heads], "float32", image_input(loaded))
     return verify_alone(loaded.net, graph.read_bytes(), form, whole, images)
 

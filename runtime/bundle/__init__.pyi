@@ -17,6 +17,7 @@ from .manifest_record import Rounding as Rounding
 from .manifest_record import VariantCheck as VariantCheck
 from .manifest_record import Verified as Verified
 from .manifest_record import mean_share as mean_share
+from .own_weights import completed as completed
 from .own_weights import own_weights as own_weights
 from .own_weights import pack_bits as pack_bits
 from .own_weights import write_shared as write_shared

@@ -18,7 +18,7 @@ import numpy as np
 
 from prunion.runtime.base import parse_json, restore, strangers
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
-from prunion.runtime.bundle.own_weights import read_shared
+from prunion.runtime.bundle.own_weights import completed, read_shared
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.errors import BundleError, DomainError, InputError
@@ -155,10 +155,7 @@ class Bundle:
 
     def completed(self, pack: Pack) -> Pack:
         """A pack of a domain with weights of its own, with the parts that all domains share."""
-        names = {key.partition(":")[2] for key in pack.own}
-        parts = self.shared_parts() if names else {}
-        shared = {k: part for k, part in parts.items() if k.partition(":")[2] in names}
-        return replace(pack, own={**shared, **pack.own}) if shared else pack
+        return replace(pack, own=completed(pack.own, self.shared_parts())) if pack.own else pack
 
     def unit_table(self) -> UnitTable:
         """The unit table of the sliced trunk."""

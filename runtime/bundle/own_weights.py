@@ -18,7 +18,15 @@ from safetensors.numpy import load, save
 from prunion.runtime.base import reason_of, replace_file, shown
 from prunion.runtime.errors import BundleError
 
-__all__ = ["PARTS", "check_own", "own_weights", "pack_bits", "read_shared", "write_shared"]
+__all__ = [
+    "PARTS",
+    "check_own",
+    "completed",
+    "own_weights",
+    "pack_bits",
+    "read_shared",
+    "write_shared",
+]
 
 # Each part's type. A weight is `[O, ...]` of n numbers, `[O, I, k, k]` of a convolution.
 PARTS = {
@@ -50,12 +58,8 @@ def own_weights(
 
     Raises BundleError where parts are missing, or do not fit W.
     """
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in own.items():
-        part, _, name = key.partition(":")
-        parts.setdefault(name, {})[part] = array
     found = {}
-    for name, given in parts.items():
+    for name, given in _by_weight(own).items():
         make = FORMS.get(frozenset(given))
         if make is None:
             listed = ", ".join(sorted(given))
@@ -72,6 +76,22 @@ def own_weights(
             )
         found[name] = made.astype(np.float32, copy=False)
     return found
+
+
+def completed(
+    own: Mapping[str, np.ndarray], shared: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A domain's parts, and of the `shared` ones those without which its own make no weight."""
+    lacking = {name for name, given in _by_weight(own).items() if frozenset(given) not in FORMS}
+    return {**{k: v for k, v in shared.items() if k.partition(":")[2] in lacking}, **own}
+
+
+def _by_weight(own: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in own.items():
+        part, _, name = key.partition(":")
+        parts.setdefault(name, {})[part] = array
+    return parts
 
 
 def pack_bits(mask: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from prunion.runtime.base import sha256_file, write_json
-from prunion.runtime.bundle import Layer, Pack, UnitTable, write_pack
+from prunion.runtime.bundle import Layer, Pack, UnitTable, write_pack, write_shared
 
 CLASSES = {
     "flowers": ("daisy", "rose", "tulip"),
@@ -104,18 +104,32 @@ def make_graph(tables: Tables) -> onnx.ModelProto:
     return model
 
 
-def make_bundle(folder: Path, tables: Tables | None = None) -> Path:
-    """Write `toy.prunion` in `folder` and return its path."""
+def make_bundle(
+    folder: Path,
+    tables: Tables | None = None,
+    own: dict[str, dict[str, np.ndarray]] | None = None,
+    shared: dict[str, np.ndarray] | None = None,
+) -> Path:
+    """Write `toy.prunion` in `folder` and return its path.
+
+    With `own`, parts of own weights by domain, and `shared`, it is of the format's version 2.
+    """
     tables = tables or make_tables()
     path = folder / "toy.prunion"
     path.mkdir(parents=True)
     onnx.save(make_graph(tables), path / "model.onnx")
     write_json(path / "units.json", _units().to_json())
     for row, (name, classes) in enumerate(CLASSES.items()):
-        write_pack(path / "domains" / f"{name}.safetensors", _pack(tables, row, name, classes))
+        pack = replace(_pack(tables, row, name, classes), own=(own or {}).get(name, {}))
+        write_pack(path / "domains" / f"{name}.safetensors", pack)
+    if own is not None:
+        write_shared(path / "shared.safetensors", shared or {})
     files = sorted(p for p in path.rglob("*") if p.is_file())
     hashes = {p.relative_to(path).as_posix(): sha256_file(p) for p in files}
-    write_json(path / "manifest.json", _manifest(hashes))
+    manifest = _manifest(hashes)
+    if own is not None:
+        manifest |= {"format_version": 2, "own_weights": "shared.safetensors"}
+    write_json(path / "manifest.json", manifest)
     return path
 
 

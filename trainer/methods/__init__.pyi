@@ -1,4 +1,5 @@
 from .account import Sizes as Sizes
+from .account import adapter_ratio as adapter_ratio
 from .account import params_ratio as params_ratio
 from .adapter import WeightAdapter as WeightAdapter
 from .adapter import without_norm as without_norm

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunion.trainer.config import Method
+from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter
 
-__all__ = ["Sizes", "params_ratio"]
+__all__ = ["Sizes", "adapter_ratio", "params_ratio"]
 
-NUMBER_BITS = 32
 NUMBERS = 3  # k1, k2 and k3 of each layer
 
 
@@ -42,3 +42,15 @@ def params_ratio(method: Method, sizes: Sizes, domains: int, *, own_norms: bool)
         "affine": sizes.weights + NUMBER_BITS * NUMBERS * sizes.layers + norms,
     }
     return 1 + (domains - 1) * extra[method] / backbone if method in extra else None
+
+
+def adapter_ratio(adapter: WeightAdapter, sizes: Sizes, domains: int, *, own_norms: bool) -> float:
+    """The same of a method whose parts depend on where they are put, from an adapter of one domain.
+
+    Args:
+        sizes: without BatchNorm's where a column counts convolutions alone.
+        own_norms: whether each domain stores a BatchNorm of its own.
+    """
+    backbone = NUMBER_BITS * (sizes.weights + sizes.norms)
+    each = adapter.bits() + (NUMBER_BITS * sizes.norms if own_norms else 0)
+    return 1 + (adapter.shared_bits() + (domains - 1) * each) / backbone

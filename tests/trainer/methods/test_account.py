@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from prunion.trainer.backbone import paper_net
-from prunion.trainer.methods import Sizes, params_ratio
+from prunion.trainer.backbone import paper_net, trace
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.methods import Sizes, adapter_ratio, make_adapter, params_ratio
+from prunion.trainer.network import DomainNet
 
 # Network, domains, method, own BatchNorm: what the papers print, to their two digits.
 PRINTED = [
@@ -51,3 +55,47 @@ def test_the_printed_column(
 
 def test_what_pruning_keeps_is_not_known_from_sizes() -> None:
     assert params_ratio("bap", Sizes(100, 10, 2), 4, own_norms=True) is None
+
+
+# Settings of `[train]`: what the paper prints of ResNet-26 and ten domains, and what we compute.
+PLACED = [
+    ({"method": "parallel"}, 2.0, 2.000),
+    ({"method": "parallel", "sites": "second"}, 1.5, 1.534),
+    ({"method": "parallel", "adapters": "early"}, 2.0, 1.048),
+    ({"method": "parallel", "adapters": "mid"}, 2.0, 1.190),
+    ({"method": "parallel", "adapters": "late"}, 2.0, 1.762),
+    ({"method": "svd"}, 1.5, 1.559),
+    ({"method": "series"}, 2.0, 2.076),
+    ({"method": "lora"}, None, 1.308),
+]
+
+
+@pytest.fixture(scope="module")
+def resnet26() -> DomainNet:
+    return DomainNet(trace(paper_net("resnet26"), 64, 64), [2])
+
+
+@pytest.mark.parametrize(("train", "printed", "computed"), PLACED)
+def test_adapters_by_where_they_are_put(
+    resnet26: DomainNet, train: dict[str, Any], printed: float | None, computed: float
+) -> None:
+    """Over the convolutions alone, as this paper counts: its own column has one digit or none."""
+    layers = resnet26.units.table.layers
+    # A copy: "series" writes itself into the graph.
+    trunk = copy.deepcopy(resnet26.trunk)
+    adapter = make_adapter(TrainConfig(**train), trunk, layers, 1)
+    assert adapter is not None
+    weights = sum(math.prod(layer.shape) for layer in layers)
+    assert weights == 5_806_944
+    ratio = adapter_ratio(adapter, Sizes(weights, 0, 0), 10, own_norms=False)
+    assert ratio == pytest.approx(computed, abs=0.001)
+
+
+@pytest.mark.parametrize(("domains", "formula"), [(6, 1 + 3 / 32), (10, 1 + 4 / 32)])
+def test_packnets_owners(resnet26: DomainNet, domains: int, formula: float) -> None:
+    """Printed for six: 1.10, 1.11 and 1.09. The backbone is the first of the tasks."""
+    layers = resnet26.units.table.layers
+    adapter = make_adapter(TrainConfig(method="packnet"), resnet26.trunk, layers, domains - 1)
+    assert adapter is not None
+    weights = sum(math.prod(layer.shape) for layer in layers)
+    assert adapter_ratio(adapter, Sizes(weights, 0, 0), 10, own_norms=False) == formula

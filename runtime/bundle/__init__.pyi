@@ -17,10 +17,6 @@ from .manifest_record import Rounding as Rounding
 from .manifest_record import VariantCheck as VariantCheck
 from .manifest_record import Verified as Verified
 from .manifest_record import mean_share as mean_share
-from .own_weights import completed as completed
-from .own_weights import own_weights as own_weights
-from .own_weights import pack_bits as pack_bits
-from .own_weights import write_shared as write_shared
 from .pack import Pack as Pack
 from .pack import check_pack as check_pack
 from .pack import no_pack as no_pack
@@ -37,3 +33,7 @@ from .profile import write_profile as write_profile
 from .unit_table import Layer as Layer
 from .unit_table import SlotUnits as SlotUnits
 from .unit_table import UnitTable as UnitTable
+from .weight_parts import completed as completed
+from .weight_parts import own_weights as own_weights
+from .weight_parts import pack_bits as pack_bits
+from .weight_parts import write_shared as write_shared

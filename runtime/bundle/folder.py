@@ -18,9 +18,9 @@ import numpy as np
 
 from prunion.runtime.base import parse_json, restore, strangers
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
-from prunion.runtime.bundle.own_weights import completed, read_shared
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
 from prunion.runtime.bundle.unit_table import UnitTable
+from prunion.runtime.bundle.weight_parts import completed, read_shared
 from prunion.runtime.errors import BundleError, DomainError, InputError
 
 __all__ = ["Bundle", "HeldFile", "check_one_trunk", "foreign_to_bundle", "open_bundle"]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from prunion.runtime.base import check_text, reason_of, replace_file, shown
-from prunion.runtime.bundle.own_weights import check_own
+from prunion.runtime.bundle.weight_parts import check_own
 from prunion.runtime.errors import BundleError
 
 __all__ = ["Pack", "check_pack", "no_pack", "read_pack", "write_pack"]

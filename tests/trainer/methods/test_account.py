@@ -65,8 +65,8 @@ PLACED = [
     ({"method": "parallel", "adapters": "mid"}, 2.0, 1.190),
     ({"method": "parallel", "adapters": "late"}, 2.0, 1.762),
     ({"method": "svd"}, 1.5, 1.559),
-    ({"method": "series"}, 2.0, 2.076),
-    ({"method": "lora"}, None, 1.308),
+    ({"method": "series"}, 2.0, 2.079),
+    ({"method": "lora"}, None, 1.210),
 ]
 
 

@@ -6,4 +6,4 @@ from .group import ALONE as ALONE
 from .group import Processes as Processes
 from .group import joined_processes as joined_processes
 from .group import restarted as restarted
-from .synced_norm import synced_norm as synced_norm
+from .slice_norm import synced_norm as synced_norm

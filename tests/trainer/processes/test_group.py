@@ -167,7 +167,7 @@ def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(
     run_file = tiny_run(tmp_path, warmup=8, ramp=40, settle=8, placement=f'"{placement}"')
     train_in_processes(2, run_file, tmp_path / "whole")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = [*torchrun, "--max-restarts", "6", "--monitor-interval", "0.2", "--master-port", "0"]
+    command = [*torchrun, "--max-restarts", "6", "--monitor-interval", "0.2", "--standalone"]
     out = tmp_path / "out"
     run = subprocess.Popen(
         [*command, "--no-python", *TRAIN, str(run_file), "-o", str(out)],

@@ -17,6 +17,8 @@ from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import Placement, TrainConfig
@@ -182,7 +184,13 @@ def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Figures and flags stay on the CPU: exchanged by GPUs, each would have to be waited for.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    # torchrun keeps one store for all its attempts: without a name of its own, an attempt would
+    # find the addresses of processes that are gone, and wait for them.
+    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    store = PrefixStore(f"attempt {_attempt()}", store)
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=count, timeout=PATIENCE
+    )
     try:
         yield Processes(distributed.get_rank(), count, train.placement)
     except RuntimeError as exc:
@@ -198,7 +206,11 @@ def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[
 
 def restarted() -> bool:
     """Whether `torchrun --max-restarts` started this process anew, after one of the run's ended."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return _attempt() != "0"
+
+
+def _attempt() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def _check_whole_domains(count: int, domains: int, order: str) -> None:

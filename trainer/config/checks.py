@@ -155,6 +155,7 @@ RecipeName = Literal["prunion", "once", "greedy", "paper"]
 Phase = Literal["warmup", "ramp", "settle"]
 # Which domains share a step; "tasks": one from its first step to its last, PackNet's alone.
 StepOrder = Literal["joint", "batch", "epoch", "round-robin", "tasks"]
+Placement = Literal["images", "domains"]  # what each of several processes has
 Trunk = Literal["frozen", "tuned"]
 HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]

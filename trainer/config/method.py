@@ -16,8 +16,8 @@ __all__ = [
     "Method",
     "MethodTraits",
     "Norms",
-    "Placement",
     "Sites",
+    "Stages",
     "TaskOrder",
     "check_settings",
 ]
@@ -37,7 +37,7 @@ Method = Literal[
     "taps",
     "lora",
 ]
-Placement = Literal["all", "early", "mid", "late"]
+Stages = Literal["all", "early", "mid", "late"]
 Sites = Literal["both", "second"]
 TaskOrder = Literal["given", "reversed"]
 Norms = Literal["auto", "own", "frozen"]
@@ -124,7 +124,7 @@ def check_settings(method: Method, given: Mapping[str, Any]) -> str:
     """
     for key, kinds in (
         ("affine", AffineForm),
-        ("adapters", Placement),
+        ("adapters", Stages),
         ("sites", Sites),
         ("packnet_order", TaskOrder),
     ):

@@ -11,6 +11,7 @@ import torch
 from prunion.trainer.config import Phase, RunConfig
 from prunion.trainer.cost import PricedBudget, select_union
 from prunion.trainer.data import Batch, JointBatches
+from prunion.trainer.learning.data_parallel import SharedSteps
 from prunion.trainer.learning.distillation import load_teacher
 from prunion.trainer.learning.interrupt import StopRequest
 from prunion.trainer.learning.optimiser import (
@@ -66,6 +67,7 @@ class Training:
         self.schedule, self.learner = self.recipe.schedule, self.recipe.learner
         self.pressure = self.recipe.pressure
         self.optimiser = make_optimiser(config.train, net, batches.images)
+        self.shared = SharedSteps(net, processes, config.train)
         self.names = [d.name for d in config.domains]
         classes = dict(zip(self.names, batches.classes, strict=True))
         self.teacher = load_teacher(config.train, config.input, classes, net.switches.device)
@@ -168,10 +170,14 @@ class Training:
         self._share_statistics()
 
     def _share_statistics(self) -> None:
-        """Each process has moved the statistics of its own domains; the state needs all of them."""
+        """Each process has moved statistics that the state needs: of its domains, or its slices."""
         buffers = dict(self.net.trunk.named_buffers())
         statistics = [v for k, v in buffers.items() if k.endswith(("running_mean", "running_var"))]
-        self.processes.share_rows(statistics + self.average.statistics())
+        statistics += self.average.statistics()
+        if not self.processes.slices:
+            self.processes.share_rows(statistics)
+        elif not self.config.train.sync_norms:  # else they are the same everywhere
+            self.processes.average(statistics)
 
     def _rank(self) -> None:
         """Find out how much each domain's loss reacts to each switch, and place the scores."""
@@ -201,7 +207,13 @@ class Training:
             switches.requires_grad_()
         train = self.config.train
         result = forward_backward(
-            self.net, batches, switches, train.label_smoothing, train.precision, self.teacher
+            self.net,
+            batches,
+            switches,
+            train.label_smoothing,
+            train.precision,
+            self.teacher,
+            self.shared.module(),
         )
         self._charge(batches)
         result = self._joined(result, switches)
@@ -228,8 +240,15 @@ class Training:
             return
         domains, images = [batch.domain for batch in batches], self.batches.images
         penalty = self.net.adapter.penalty(domains, images, self.phase)
-        if penalty is not None:
-            penalty.backward()
+        if penalty is None:
+            return
+        own = [p for group in self.optimiser.param_groups for p in group["params"]]
+        own = [p for p in own if p.requires_grad]
+        # Not by `backward`, which would begin another exchange between processes.
+        found = torch.autograd.grad(penalty, own, allow_unused=True)
+        for parameter, gradient in zip(own, found, strict=True):
+            if gradient is not None and parameter.grad is not None:
+                parameter.grad += gradient
 
     def _hold_trunk(self) -> None:
         """Let the shared trunk learn from the start, or only once the switches are fixed."""
@@ -243,7 +262,8 @@ class Training:
         """The step of all processes together: summed gradients, every domain's figures."""
         if self.processes.count == 1:
             return result
-        self.processes.sum_gradients(self.net.parameters())
+        if not self.processes.slices:
+            self.processes.sum_gradients(self.net.parameters())
         if switches is not None and switches.grad is not None:
             self.processes.sum([switches.grad])
         count = len(self.net.classes)

@@ -160,7 +160,8 @@ def paper_account(
     full_bits = paper_bits(net, every, 1, 0)
     switches = int(alive.sum()) if train.traits.prunes else 0
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
-    bits += 0 if net.adapter is None else net.adapter.extra_bits()
+    if net.adapter is not None:
+        bits += net.adapter.extra_bits() - net.adapter.unused_bits()
     full, union = paper_macs(net, every), paper_macs(net, alive)
     own = (net.switches > 0).cpu().numpy()
     domains = {name: paper_macs(net, own[row]) for row, name in enumerate(names)}

@@ -43,7 +43,8 @@ def prepare_trunk(net: DomainNet) -> None:
     if net.adapter is None:
         return
     with torch.no_grad():
-        for name, value in net.adapter.base().items():
+        shared = {name: net.trunk.get_parameter(name) for name in net.adapter.names}
+        for name, value in net.adapter.base(shared).items():
             net.trunk.get_parameter(name).copy_(value)
 
 

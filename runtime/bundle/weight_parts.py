@@ -33,6 +33,7 @@ PARTS = {
     "value": "float32",  # like W: W_d itself
     "added": "float32",  # like W: added to it
     "mask": "uint8",  # n bits, M
+    "slices": "uint8",  # O·I bits, one for each k×k slice
     "numbers": "float32",  # [4]: k0 … k3
     "centre": "float32",  # [O, I], added to the kernel's centre
     "centre_up": "float32",  # [O, K] …
@@ -150,6 +151,14 @@ def _masked(weight: np.ndarray, parts: Parts) -> np.ndarray:
     return made
 
 
+def _sliced(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    """Berriel 2019, dos Santos 2023: a bit for every filter's input channel."""
+    one_each = weight.reshape(*weight.shape[:2], -1)[:, :, 0]
+    bits = _bits(parts["slices"].reshape(-1), one_each)
+    made: np.ndarray = weight * bits.reshape(*one_each.shape, *[1] * (weight.ndim - 2))
+    return made
+
+
 def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
     """Something small added to the whole filters, or to their centre: LoRA, parallel adapters."""
     if "added" in parts:
@@ -189,6 +198,7 @@ FORMS: Mapping[frozenset[str], Callable[[np.ndarray, Parts], np.ndarray]] = {
     frozenset({"value"}): _value,
     frozenset({"mask"}): _masked,
     frozenset({"mask", "numbers"}): _masked,
+    frozenset({"slices"}): _sliced,
     frozenset({"added"}): _added,
     frozenset({"centre"}): _added,
     frozenset({"centre_up", "centre_down"}): _added,

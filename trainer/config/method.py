@@ -13,6 +13,7 @@ from prunion.trainer.config.checks import check_choice, check_int, check_number
 __all__ = [
     "METHODS",
     "AffineForm",
+    "Granularity",
     "Method",
     "MethodTraits",
     "Norms",
@@ -40,6 +41,7 @@ Method = Literal[
 Stages = Literal["all", "early", "mid", "late"]
 Sites = Literal["both", "second"]
 TaskOrder = Literal["given", "reversed"]
+Granularity = Literal["channel", "slice"]
 Norms = Literal["auto", "own", "frozen"]
 AffineForm = Literal["simple", "full"]
 
@@ -57,6 +59,7 @@ class MethodTraits:
         masks: whether scores are learned that `switch_lr` moves.
         adapter_lr: what `adapter_lr` is where the run does not say; 0 where it means nothing.
         by_turns: whether domains learn one after the other.
+        slices: whether its switches may be those of single slices.
     """
 
     what: str
@@ -67,11 +70,12 @@ class MethodTraits:
     masks: bool = False
     adapter_lr: float = 0.0
     by_turns: bool = False
+    slices: bool = False
 
 
 METHODS: dict[Method, MethodTraits] = {
-    "bap": MethodTraits("budget-aware pruning", prunes=True, trunk=""),
-    "ba2": MethodTraits("budget-aware adapters", prunes=True, trunk=""),
+    "bap": MethodTraits("budget-aware pruning", prunes=True, trunk="", slices=True),
+    "ba2": MethodTraits("budget-aware adapters", prunes=True, trunk="", slices=True),
     "norms": MethodTraits("a BatchNorm and a head for each domain"),
     "feature": MethodTraits("a head for each domain on the frozen backbone", own_norms=False),
     "finetune": MethodTraits("a network for each domain", trunk="tuned", own_weights=True),
@@ -103,6 +107,7 @@ PLACED = ("series", "parallel", "svd")
 # Keys of `[train]` that only some methods know, and what they are where nothing is said.
 SETTINGS: Mapping[str, tuple[tuple[str, ...], Any]] = {
     "affine": (("affine",), "full"),
+    "granularity": (tuple(k for k, x in METHODS.items() if x.slices), "channel"),
     "adapters": (PLACED, "all"),
     "sites": (PLACED, "both"),
     "adapter_dropout": (PLACED, 0.0),
@@ -124,6 +129,7 @@ def check_settings(method: Method, given: Mapping[str, Any]) -> str:
     """
     for key, kinds in (
         ("affine", AffineForm),
+        ("granularity", Granularity),
         ("adapters", Stages),
         ("sites", Sites),
         ("packnet_order", TaskOrder),

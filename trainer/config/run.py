@@ -79,6 +79,11 @@ class RunConfig:
                 '[train] compile is true, which fixes the weights, and method is "finetune" with '
                 f"{len(self.domains)} domains, which have their own: set compile = false"
             )
+        if self.train.granularity == "slice" and self.budget.kind != "params":
+            raise ConfigError(
+                f'[budget] kind is "{self.budget.kind}", and [train] granularity is "slice", whose '
+                'switches are counted by their weights: set kind = "params"'
+            )
         for key in ("reference", "feature"):
             without = [d.name for d in self.domains if not getattr(d, key)]
             if 0 < len(without) < len(self.domains):

@@ -6,7 +6,7 @@ Its recipe "paper" and eq. 4 are those of dos Santos, Berriel, Oliveira-Santos, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from prunion.runtime.base import shown
@@ -34,6 +34,7 @@ from prunion.trainer.config.checks import (
 from prunion.trainer.config.method import (
     METHODS,
     AffineForm,
+    Granularity,
     Method,
     MethodTraits,
     Norms,
@@ -110,6 +111,7 @@ class TrainConfig:
     method: Method = "bap"
     norms: Norms = "auto"
     affine: AffineForm = "full"
+    granularity: Granularity = "channel"
     adapters: Stages = "all"
     sites: Sites = "both"
     adapter_dropout: float = 0.0
@@ -224,7 +226,11 @@ class TrainConfig:
     @property
     def traits(self) -> MethodTraits:
         """What the method means for a run."""
-        return METHODS[self.method]
+        found = METHODS[self.method]
+        if self.granularity == "slice":
+            # Nothing can be cut physically, and every domain has a mask over the frozen trunk.
+            return replace(found, prunes=False, trunk="frozen", own_weights=True, masks=True)
+        return found
 
     @property
     def freezes_norms(self) -> bool:

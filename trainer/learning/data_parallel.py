@@ -35,8 +35,14 @@ class SharedSteps:
     def __init__(self, net: DomainNet, processes: Processes, train: TrainConfig) -> None:
         """Every process begins with the first one's parameters.
 
-        Raises ConfigError for "series", whose own BatchNorms each process would have for itself.
+        Raises ConfigError for "series", whose own BatchNorms each process would have for itself,
+        and for slices, whose charges are of all domains at once.
         """
+        if processes.count > 1 and not processes.slices and train.granularity == "slice":
+            raise ConfigError(
+                '[train] granularity is "slice" and placement is "domains", where no process sees '
+                'all domains\' switches: set placement = "images", or start one process'
+            )
         if processes.slices and train.method == "series":
             raise ConfigError(
                 '[train] method is "series" and placement is "images": its adapters\' BatchNorm '

@@ -70,6 +70,8 @@ class Training:
         self.shared = SharedSteps(net, processes, config.train)
         self.names = [d.name for d in config.domains]
         classes = dict(zip(self.names, batches.classes, strict=True))
+        if net.adapter is not None:
+            net.adapter.share = budget.share
         self.teacher = load_teacher(config.train, config.input, classes, net.switches.device)
         self.average = WeightAverage(config.train.average * batches.steps_per_epoch)
         self.epoch = 0
@@ -232,7 +234,9 @@ class Training:
         """Tell the method's adapter whose turn it is and in which phase."""
         if self.net.adapter is not None:
             task = self.schedule.task(self.step)
-            self.net.adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase)
+            shared = dict(self.net.trunk.named_parameters())
+            if self.net.adapter.advance(shared, task, self.phase):
+                self._estimate_norms()
 
     def _charge(self, batches: Sequence[Batch]) -> None:
         """Add the gradient of what the method charges for, beside the task."""

@@ -26,10 +26,12 @@ class WeightAdapter(nn.Module):
     Attributes:
         names: the trunk's weights that it makes anew.
         inside: whether the trunk's graph itself holds θ_d until it is finished.
+        share: β, the share of the cost that the run's budget allows.
     """
 
     names: tuple[str, ...] = ()
     inside = False
+    share = 1.0
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """W_d of each of `names`, differentiable by θ_d.
@@ -47,7 +49,7 @@ class WeightAdapter(nn.Module):
         """What all domains have in common beside W, likewise."""
         return {}
 
-    def base(self) -> dict[str, torch.Tensor]:
+    def base(self, shared: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What a bundle's trunk holds in the place of W, where that is not the backbone's."""
         return {}
 
@@ -57,6 +59,10 @@ class WeightAdapter(nn.Module):
 
     def shared_bits(self) -> int:
         """What has to be stored once for all domains, beside the trunk."""
+        return 0
+
+    def unused_bits(self) -> int:
+        """What of the trunk no domain uses, and no file would have to hold."""
         return 0
 
     def extra_bits(self) -> int:
@@ -80,12 +86,16 @@ class WeightAdapter(nn.Module):
         return None
 
     @torch.no_grad()
-    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> None:
+    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
         """What happens where a phase begins; called before every step, and at the run's end.
 
         Args:
             task: which domain's turn it is, of methods that learn one after the other.
+
+        Returns:
+            Whether all domains' weights changed, so that BatchNorm's statistics are stale.
         """
+        return False
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Leave out every domain but those in `rows`, in this order."""

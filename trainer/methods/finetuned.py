@@ -43,7 +43,7 @@ class TunedWeights(WeightAdapter):
         own = [n for n in self.names if not torch.equal(self._value(n, domain), self._value(n, 0))]
         return {f"value:{name}": plain(self._value(name, domain)) for name in own}
 
-    def base(self) -> dict[str, torch.Tensor]:
+    def base(self, shared: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The first domain's."""
         return {name: self._value(name, 0).detach() for name in self.names}
 

@@ -16,6 +16,7 @@ from prunion.trainer.methods.packnet import OwnedWeights
 from prunion.trainer.methods.parallel import CompressedAdapters, ParallelAdapters
 from prunion.trainer.methods.series import SeriesAdapters
 from prunion.trainer.methods.sites import adapter_sites, second_of_blocks
+from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.methods.taps import PickedLayers
 
 __all__ = ["make_adapter"]
@@ -34,6 +35,8 @@ def make_adapter(
     """
     method = train.method
     shared = {layer.weight: trunk.get_parameter(layer.weight) for layer in layers}
+    if train.granularity == "slice":
+        return SliceSwitches(train, shared, domains)
     if method == "piggyback":
         return MaskAdapter(shared, domains, "piggyback")
     if method == "affine":

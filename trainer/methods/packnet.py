@@ -74,7 +74,7 @@ class OwnedWeights(WeightAdapter):
         return found
 
     @torch.no_grad()
-    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> None:
+    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
         """Begin the next task's turn; give back its smallest weights when it settles."""
         while int(self.begun) <= task:
             self._finish()
@@ -86,6 +86,7 @@ class OwnedWeights(WeightAdapter):
                 free.zero_()
         if phase == "settle" and not self.pruned:
             self._prune()
+        return False
 
     def _finish(self) -> None:
         """The end of a turn: what it owns stays as it is."""
@@ -119,7 +120,7 @@ class OwnedWeights(WeightAdapter):
             found[f"owners:{name}"] = np.stack(rows)
         return found
 
-    def base(self) -> dict[str, torch.Tensor]:
+    def base(self, shared: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Everybody's weights beside each other."""
         found = {}
         for name, free in zip(self.names, self.free, strict=True):

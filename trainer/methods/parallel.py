@@ -141,10 +141,10 @@ class CompressedAdapters(ParallelAdapters):
         return self.get_buffer(f"beta_{key_of_weight(name)}")
 
     @torch.no_grad()
-    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> None:
-        """Compress once, when settling begins."""
+    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
+        """Compress once, when settling begins; True if it did."""
         if phase != "settle" or self.compressed:
-            return
+            return False
         for name in self.names:
             alpha = self.alpha[key_of_weight(name)]
             domains, outputs, inputs = alpha.shape
@@ -157,6 +157,7 @@ class CompressedAdapters(ParallelAdapters):
             gamma.copy_(v[:rank].view(rank, domains, inputs).permute(1, 0, 2))
             alpha.zero_()
         self.compressed.fill_(True)
+        return True
 
     def stored(self, domain: int) -> dict[str, np.ndarray]:
         """γ_d."""

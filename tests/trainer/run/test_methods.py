@@ -92,11 +92,20 @@ def test_own_weights_resume_bit_for_bit(
     assert stored[0].read_bytes() == stored[1].read_bytes()
 
 
-@pytest.mark.parametrize("method", [m for m, traits in METHODS.items() if traits.own_weights])
+@pytest.mark.parametrize(
+    ("method", "granularity"),
+    [
+        *((m, "channel") for m, traits in METHODS.items() if traits.own_weights),
+        ("bap", "slice"),
+        ("ba2", "slice"),
+    ],
+)
 def test_several_domains_with_weights_of_their_own_share_a_bundle(
-    tmp_path: Path, method: str
+    tmp_path: Path, method: str, granularity: str
 ) -> None:
-    short = {"warmup": 0, "ramp": 1, "settle": 1, "method": f'"{method}"'}
+    short: dict[str, Any] = {"warmup": 0, "ramp": 1, "settle": 1, "method": f'"{method}"'}
+    if granularity == "slice":
+        short |= {"granularity": '"slice"', "switch_lr": 0.002}
     if METHODS[method].masks:
         short["switch_lr"] = 0.01  # as few steps turn masks off
     config = load_config(tiny_run(tmp_path, **short))
@@ -108,7 +117,10 @@ def test_several_domains_with_weights_of_their_own_share_a_bundle(
     manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
     assert (manifest["format_version"], manifest["paper"]["method"]) == (2, method)
     assert manifest["verified"]["max_relative_error"] <= 1e-4
-    assert manifest["paper"]["params"] > 1
+    if granularity == "slice":  # at most half of the weights are anybody's, or a domain's
+        assert manifest["paper"]["params"] < (0.6 if method == "bap" else 1.1)
+    else:
+        assert manifest["paper"]["params"] > 1
     report = verify_bundle(tmp_path / "bundle", against=tmp_path / "out")
     assert report.problems == ()
     assert report.compared
@@ -140,6 +152,12 @@ def test_several_domains_with_weights_of_their_own_share_a_bundle(
         ({"method": "series", "adapter_decay": "much"}, "adapter_decay is 'much': give a number"),
         ({"method": "packnet", "order": "batch"}, "order is .batch., but method is .packnet."),
         ({"method": "packnet", "average": 1.0}, "average is 1, but method is .packnet."),
+        (
+            {"method": "norms", "granularity": "slice"},
+            "granularity is .slice., but method is .norms.",
+        ),
+        ({"granularity": "slice", "recipe": "paper"}, "recipe is .paper., which says how channels"),
+        ({"granularity": "slice", "compile": True}, "compile is true, which fixes the weights"),
         ({"method": "norms", "order": "tasks"}, "order is .tasks., but method is .norms."),
         ({"method": "lora", "packnet_order": "reversed"}, "packnet_order is .reversed."),
     ],

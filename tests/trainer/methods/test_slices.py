@@ -1,0 +1,148 @@
+"""Switches of single slices: losses by hand, cuts exact to a slice, whole channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prunion.runtime.bundle import own_weights
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.methods.slices import SliceSwitches
+from prunion.trainer.network import DomainNet, adapt_network
+from tests.trainer.nets import Residual, domain_net
+
+ROWS = torch.tensor([0, 1, 1, 0])
+
+
+def shared() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {"a.weight": torch.randn(4, 3, 3, 3), "b.weight": torch.randn(6, 5)}
+
+
+def switches(domains: int = 2, **train: Any) -> SliceSwitches:
+    config = TrainConfig(granularity="slice", **train)
+    adapter = SliceSwitches(config, shared(), domains)
+    adapter.share = 0.5
+    return adapter
+
+
+def drawn(adapter: SliceSwitches) -> SliceSwitches:
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for scores in adapter.scores.values():
+            scores.copy_(torch.randn_like(scores))
+    return adapter
+
+
+def answers(net: DomainNet) -> torch.Tensor:
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return net.eval().logits(images, ROWS)
+
+
+def test_a_slice_is_an_input_channel_of_a_filter() -> None:
+    adapter, weight = drawn(switches()), shared()
+    made = adapter.weights(weight, 1)["a.weight"]
+    on = (adapter.scores["a/weight"][1] > 0).view(4, 3)
+    assert torch.equal(made != 0, on[..., None, None].expand(4, 3, 3, 3))
+    stored = own_weights(adapter.stored(1), lambda name: weight[name].numpy())
+    for name, value in adapter.weights(weight, 1).items():
+        assert torch.equal(torch.from_numpy(stored[name]), value)
+    assert adapter.bits() == 12 + 30
+    union = adapter.base(weight)["a.weight"]
+    used = (adapter.scores["a/weight"] > 0).any(0).view(4, 3)
+    assert torch.equal(union[:, :, 0, 0] != 0, used)
+    assert adapter.unused_bits() == round((1 - adapter.used()[0]) * 138) * 32
+
+
+@pytest.mark.parametrize("kind", ["union", "intersection", "jaccard", "none"])
+def test_the_charge_is_equation_five(kind: Any) -> None:
+    """By hand, on 0/1 switches of two domains; λ is 1 before its first step."""
+    adapter = drawn(switches(sharing=kind))
+    price = torch.cat([torch.full((12,), 9.0), torch.ones(30)]) / 138
+    on = torch.cat([adapter.scores[k] for k in ("a/weight", "b/weight")], 1).detach() > 0
+    bits = on.float().requires_grad_()
+    total = torch.zeros(())
+    own = (bits[0] * price).sum() - 0.5
+    if own > 0:
+        total = total + (1 + 0.05 * float(own.detach()) / 0.5) * own
+    union, common = (1 - (1 - bits).prod(0)) * price, bits.prod(0) * price
+    loss = {
+        "union": union.sum() - 0.5,
+        "intersection": 1 - common.sum() / 0.5,
+        "jaccard": 1 - common.sum() / union.sum(),
+        "none": torch.tensor(0.0),
+    }[kind]
+    violation = float(loss.detach()) / (0.5 if kind == "union" else 1)
+    total = total + (1 + 0.05 * violation) * loss * (violation > 0)
+    penalty = adapter.penalty([0], [1, 1], "ramp")
+    assert penalty is not None
+    torch.testing.assert_close(penalty, total.detach())
+    if total.requires_grad:
+        total.backward()
+        penalty.backward()
+        grads = [adapter.scores[k].grad for k in ("a/weight", "b/weight")]
+        got = torch.cat([g for g in grads if g is not None], 1)
+        torch.testing.assert_close(got, bits.grad)
+
+
+def test_an_absent_domain_has_no_budget_loss() -> None:
+    adapter = switches(3, sharing="none")
+    penalty = adapter.penalty([1], [1, 1, 1], "ramp")
+    assert penalty is not None
+    penalty.backward()
+    grad = adapter.scores["a/weight"].grad
+    assert grad is not None
+    assert grad[1].all()
+    assert not grad[[0, 2]].any()
+
+
+@pytest.mark.parametrize("method", ["bap", "ba2"])
+def test_the_cut_is_exact_to_a_slice(method: Any) -> None:
+    adapter = drawn(switches(3, method=method))
+    before = {k: v.detach().clone() for k, v in adapter.scores.items()}
+    assert not adapter.advance({}, 0, "ramp")
+    assert adapter.advance({}, 0, "settle")
+    union, own = adapter.used()
+    held = [union] if method == "bap" else own
+    assert all(0.5 - 9 / 138 < cost <= 0.5 for cost in held)
+    for key, scores in adapter.scores.items():
+        assert not ((scores > 0) & (before[key] <= 0)).any()  # nothing comes back
+    assert adapter.penalty([0], [1] * 3, "settle") is None
+    assert not adapter.weights(shared(), 0)["a.weight"].requires_grad
+    assert not adapter.advance({}, 0, "settle")
+
+
+def test_slices_of_whole_channels_are_channel_switches() -> None:
+    units = domain_net(Residual(), (3, 4))
+    table = units.units.table
+    off = int(table.slots["conv2.weight", 0][2])
+    with torch.no_grad():
+        units.switches[1, off] = 0
+    slices = domain_net(Residual(), (3, 4))
+    slices.load_state_dict({**units.state_dict(), "switches": torch.ones_like(units.switches)})
+    adapt_network(slices, TrainConfig(granularity="slice"))
+    assert isinstance(slices.adapter, SliceSwitches)
+    with torch.no_grad():  # whoever reads the channel is off: its value then does not matter
+        inputs = table.slots["conv3.weight", 1] == off
+        scores = slices.adapter.scores["conv3/weight"][1].view(6, 8)
+        scores[:, torch.from_numpy(inputs)] = -1
+    torch.testing.assert_close(answers(slices), answers(units), rtol=1e-4, atol=1e-5)
+
+
+def test_ba2_of_one_domain_is_the_union_of_one() -> None:
+    found = []
+    for method in ("bap", "ba2"):
+        adapter = drawn(switches(1, method=method, domain_budget=method == "ba2"))
+        penalty = adapter.penalty([0], [1], "ramp")
+        assert penalty is not None
+        penalty.backward()
+        adapter.advance({}, 0, "settle")
+        gradients = [s.grad for s in adapter.scores.values()]
+        found.append((float(penalty.detach()), gradients, adapter.stored(0)))
+    assert found[0][0] == pytest.approx(found[1][0])
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other)
+    assert all((found[0][2][key] == found[1][2][key]).all() for key in found[0][2])

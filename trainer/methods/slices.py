@@ -1,0 +1,181 @@
+"""A switch for every input channel of every filter, as the papers have them.
+
+Eqs. 2 and 3 of dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida 2023, "Budget-Aware Pruning:
+Handling Multiple Domains with Less Parameters", arXiv:2309.11464, and Berriel et al. 2019,
+"Budget-Aware Adapters for Multi-Domain Learning", arXiv:1905.06242: `W_d = W ∘ m_d` with one bit
+for each k×k slice, on where its score is positive, which gets the bit's gradient unchanged. The
+losses are eqs. 4 to 9 of the former; a slice costs its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunion.runtime.bundle import pack_bits
+from prunion.trainer.config import Phase, TrainConfig
+from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter, key_of_weight
+
+__all__ = ["SliceSwitches"]
+
+START = 1e-3  # of every score
+# λ: its start, and how far it moves in a step by a violation as large as β.
+LAMBDA, RATE, LARGEST = 1.0, 0.05, 50.0
+NOTHING = 1e-9  # stands for the cost of an empty union, which eq. 9 divides by
+
+
+class SliceSwitches(WeightAdapter):
+    """Scores `[D, O·I]` of every weight; they learn until settling, and are then cut to the budget.
+
+    Attributes:
+        share: β, the allowed share of the weights; a run sets it.
+    """
+
+    lambdas: torch.Tensor
+    fixed: torch.Tensor
+
+    def __init__(
+        self, train: TrainConfig, shared: Mapping[str, torch.Tensor], domains: int
+    ) -> None:
+        """Every switch on."""
+        super().__init__()
+        self.names, self.train_config = tuple(shared), train
+        self.shapes = {name: weight.shape for name, weight in shared.items()}
+        self.scores = nn.ParameterDict()
+        for name, weight in shared.items():
+            count = weight.shape[0] * weight.shape[1]
+            self.scores[key_of_weight(name)] = nn.Parameter(torch.full((domains, count), START))
+        self.prices = {name: weight[0, 0].numel() for name, weight in shared.items()}
+        self.whole = sum(weight.numel() for weight in shared.values())
+        # The sharing loss's first, then each domain's.
+        self.register_buffer("lambdas", torch.full((domains + 1,), LAMBDA))
+        self.register_buffer("fixed", torch.tensor(False))
+
+    def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
+        """`W ∘ m_d`."""
+        found = {}
+        for name in self.names:
+            bits = self._bits(name)[domain].view(*self.shapes[name][:2])
+            found[name] = shared[name] * bits[(..., *[None] * (len(self.shapes[name]) - 2))]
+        return found
+
+    def penalty(
+        self, domains: Sequence[int], images: Sequence[int], phase: Phase
+    ) -> torch.Tensor | None:
+        """Eq. 5 beside the task: the step's own domains' budgets, and the sharing loss of all.
+
+        Each λ takes one step of dual ascent.
+        """
+        if self.fixed or self.share >= 1:
+            return None
+        bits = {name: self._bits(name) for name in self.names}
+        costs = sum(bits[name].sum(1) * self.prices[name] for name in self.names) / self.whole
+        assert isinstance(costs, torch.Tensor)
+        total = costs.new_zeros(())
+        if self.train_config.domain_budget is not False:
+            for domain in domains:
+                loss = costs[domain] - self.share
+                total = total + self._ascended(1 + domain, float(loss.detach()) / self.share) * loss
+        kind = self.train_config.sharing
+        if kind != "none":
+            loss = self._sharing(bits)
+            violation = float(loss.detach()) / (self.share if kind == "union" else 1.0)
+            total = total + self._ascended(0, violation) * loss
+        return total
+
+    def _sharing(self, bits: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Eqs. 6 to 9 before λ."""
+        union = sum((1 - (1 - b).prod(0)).sum() * self.prices[name] for name, b in bits.items())
+        common = sum(b.prod(0).sum() * self.prices[name] for name, b in bits.items())
+        assert isinstance(union, torch.Tensor) and isinstance(common, torch.Tensor)
+        if self.train_config.sharing == "union":
+            return union / self.whole - self.share
+        if self.train_config.sharing == "intersection":
+            return 1 - common / self.whole / self.share
+        return 1 - common / union.clamp(min=NOTHING)
+
+    def _ascended(self, place: int, violation: float) -> float:
+        weight = self.train_config.sharing_weight
+        if place == 0 and not isinstance(weight, str):
+            return weight * (violation > 0)
+        value = min(max(float(self.lambdas[place]) + RATE * violation, 0.0), LARGEST)
+        self.lambdas[place] = value
+        return value if violation > 0 else 0.0
+
+    @torch.no_grad()
+    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
+        """Cut what is over the budget once settling begins, exact to a slice; True if it did."""
+        if phase != "settle" or self.fixed:
+            return False
+        self.fixed.fill_(True)
+        scores = torch.cat([self.scores[key_of_weight(n)] for n in self.names], 1)
+        prices = torch.cat([scores.new_full((self._count(n),), self.prices[n]) for n in self.names])
+        allowed = self.share * self.whole
+        if self.train_config.cut == "domains":
+            kept = torch.stack([_best(row.clamp(min=0), prices, allowed) for row in scores])
+        else:
+            kept = _best(scores.clamp(min=0).sum(0), prices, allowed).expand_as(scores)
+        scores = torch.where(kept, scores, -scores.abs().clamp(min=NOTHING))
+        parts = scores.split([self._count(name) for name in self.names], 1)
+        for name, part in zip(self.names, parts, strict=True):
+            self.scores[key_of_weight(name)].copy_(part)
+        return True
+
+    def used(self) -> tuple[float, list[float]]:
+        """The union's share of the weights, and each domain's."""
+        on = {name: self.scores[key_of_weight(name)].detach() > 0 for name in self.names}
+        union = sum(int(b.any(0).sum()) * self.prices[name] for name, b in on.items())
+        own = [
+            sum(int(b[row].sum()) * self.prices[name] for name, b in on.items())
+            for row in range(self.domains)
+        ]
+        return union / self.whole, [cost / self.whole for cost in own]
+
+    def stored(self, domain: int) -> dict[str, np.ndarray]:
+        """The domain's bits."""
+        on = {n: self.scores[key_of_weight(n)].detach()[domain] > 0 for n in self.names}
+        return {f"slices:{name}": pack_bits(bits.cpu().numpy()) for name, bits in on.items()}
+
+    def base(self, shared: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The trunk with zeros in the slices that no domain uses."""
+        found = {}
+        for name in self.names:
+            on = (self.scores[key_of_weight(name)].detach() > 0).any(0)
+            shape = (*self.shapes[name][:2], *[1] * (len(self.shapes[name]) - 2))
+            found[name] = shared[name] * on.view(shape)
+        return found
+
+    def bits(self) -> int:
+        """One for each slice."""
+        return sum(map(self._count, self.names))
+
+    def unused_bits(self) -> int:
+        """32 for each weight of the slices that no domain uses."""
+        return round((1 - self.used()[0]) * self.whole) * NUMBER_BITS
+
+    def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
+        """Adam, as the papers have it."""
+        own = list(self.scores.values())
+        return [{"params": own, "peak": train.switch_lr, "weight_decay": 0.0}]
+
+    def _bits(self, name: str) -> torch.Tensor:
+        """0 or 1 exactly, `[D, O·I]`, with the gradient of the score itself while it learns."""
+        scores: torch.Tensor = self.scores[key_of_weight(name)]
+        bits = (scores > 0).to(scores.dtype)
+        return bits if self.fixed else bits + (scores - scores.detach())
+
+    def _count(self, name: str) -> int:
+        return self.shapes[name][0] * self.shapes[name][1]
+
+
+def _best(worth: torch.Tensor, prices: torch.Tensor, allowed: float) -> torch.Tensor:
+    """The slices of most worth that together cost no more than is allowed, bool."""
+    order = worth.argsort(descending=True, stable=True)
+    within = prices[order].double().cumsum(0) <= allowed
+    kept = torch.zeros_like(worth, dtype=torch.bool)
+    kept[order] = within
+    return kept & (worth > 0)

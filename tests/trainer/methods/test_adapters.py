@@ -254,7 +254,7 @@ def test_a_file_gives_back_the_very_weights(method: Any) -> None:
     assert isinstance(adapter, WeightAdapter)
     assert adapter.domains == 3
     base = {k: v.detach().clone() for k, v in net.trunk.named_parameters()}
-    base |= {k: v.clone() for k, v in adapter.base().items()}
+    base |= {k: v.clone() for k, v in adapter.base(base).items()}
     common = adapter.shared_parts()
     for domain in range(3):
         expected = net.own_weights(domain)

@@ -111,7 +111,8 @@ def test_a_filter_that_is_off_gives_a_constant_channel() -> None:
     assert torch.equal(one, net.trunk.get_parameter(name))
     alone = domain_net(Residual(), (3, 4))
     alone.load_state_dict({k: v for k, v in net.state_dict().items() if "adapter" not in k})
-    changed = (answers(net) - answers(alone)).abs().nan_to_num().amax(1) > 0
+    # An order of additions may differ between batch sizes; a channel less is far more.
+    changed = (answers(net) - answers(alone)).abs().nan_to_num().amax(1) > 1e-5
     assert changed.tolist() == [False, True, True, False]
 
 

@@ -84,6 +84,11 @@ class RunConfig:
                 f'[budget] kind is "{self.budget.kind}", and [train] granularity is "slice", whose '
                 'switches are counted by their weights: set kind = "params"'
             )
+        if self.budget.own < 1 and not self.train.traits.prunes:
+            raise ConfigError(
+                f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "
+                f'"{self.train.method}" ({self.train.traits.what}), which removes none: leave it out'
+            )
         for key in ("reference", "feature"):
             without = [d.name for d in self.domains if not getattr(d, key)]
             if 0 < len(without) < len(self.domains):

@@ -12,7 +12,15 @@ from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.model import load
-from prunion.trainer.config import METHODS, DomainConfig, TrainConfig, load_config
+from prunion.trainer.config import (
+    METHODS,
+    BackboneConfig,
+    BudgetConfig,
+    DomainConfig,
+    RunConfig,
+    TrainConfig,
+    load_config,
+)
 from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import add_domain, train_run
@@ -165,6 +173,32 @@ def test_several_domains_with_weights_of_their_own_share_a_bundle(
 def test_keys_that_contradict_the_method(train: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         TrainConfig(**train)
+
+
+@pytest.mark.parametrize(
+    ("train", "budget", "said"),
+    [
+        (
+            {"method": "parallel"},
+            {"own": 0.5},
+            "own is 0.5, a share of channels, and .train. method",
+        ),
+        ({"granularity": "slice"}, {"own": 0.5}, "own is 0.5, a share of channels"),
+        ({"granularity": "slice"}, {"kind": "macs"}, 'kind is "macs", and .train. granularity'),
+        ({"method": "finetune", "compile": True}, {}, "compile is true, which fixes the weights"),
+    ],
+)
+def test_runs_that_contradict_the_method(
+    train: dict[str, Any], budget: dict[str, Any], said: str
+) -> None:
+    domains = tuple(DomainConfig(name, train=("a",), test=("b",)) for name in "ab")
+    with pytest.raises(ConfigError, match=said):
+        RunConfig(
+            BackboneConfig("resnet18"),
+            BudgetConfig(0.5, **budget),
+            domains,
+            train=TrainConfig(**train),
+        )
 
 
 def test_what_a_method_decides() -> None:

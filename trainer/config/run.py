@@ -87,7 +87,7 @@ class RunConfig:
         if self.budget.own < 1 and not self.train.traits.prunes:
             raise ConfigError(
                 f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "
-                f'"{self.train.method}" ({self.train.traits.what}), which removes none: leave it out'
+                f'"{self.train.method}" ({self.train.traits.what}), which removes none: remove it'
             )
         for key in ("reference", "feature"):
             without = [d.name for d in self.domains if not getattr(d, key)]

@@ -44,7 +44,7 @@ class Limits:
     deadline: float = 30.0
     header_seconds: float = 10.0
     body_seconds: float = 60.0
-    idle_seconds: float = 30.0
+    idle_seconds: float = 75.0
 
 
 @dataclass(frozen=True)

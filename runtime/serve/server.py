@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -184,7 +185,7 @@ def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=round(options.limits.idle_seconds),
+        timeout_keep_alive=math.ceil(options.limits.idle_seconds),
         timeout_graceful_shutdown=round(options.drain_seconds),
         ssl_certfile=_text(options.certificate),
         ssl_keyfile=_text(options.private_key),
@@ -248,11 +249,12 @@ class _JsonLines(logging.Formatter):
 
 @contextlib.contextmanager
 def _logging(options: ServeOptions) -> Iterator[None]:
-    """The server's own lines and uvicorn's, one a line, on standard error."""
+    """The server's own lines and those of its libraries, one a line, on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_JsonLines() if options.log == "json" else plain)
-    names = {"prunion.serve": logging.INFO, "uvicorn": logging.WARNING}
+    # What these two warn of is what strangers send, in as many lines as they like.
+    names = {"prunion.serve": logging.INFO, "uvicorn": logging.ERROR, "python_multipart": logging.ERROR}
     if options.log == "off":
         names["prunion.serve"] = logging.WARNING
     before = {name: logging.getLogger(name).level for name in names}
@@ -261,9 +263,13 @@ def _logging(options: ServeOptions) -> Iterator[None]:
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
         for name, level in before.items():
             logging.getLogger(name).removeHandler(handler)
             logging.getLogger(name).setLevel(level)

@@ -146,6 +146,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     metavar="S",
     help="Then finish what runs.",
 )
+@click.option("--otlp", metavar="URL", help="Send traces there [default: as OTEL_* says].")
 @click.option(
     "--log", default="json", show_default=True, type=click.Choice(["json", "text", "off"])
 )

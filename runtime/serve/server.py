@@ -22,10 +22,11 @@ from typing import Any
 import uvicorn
 
 from prunion.runtime.base import Precision
+from prunion.runtime.batching import make_tracing
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.runtime.serve.app import http_app
-from prunion.runtime.serve.connections import protocol_of
 from prunion.runtime.serve.guard import Gate, read_keys
+from prunion.runtime.serve.http.app import http_app
+from prunion.runtime.serve.http.connections import protocol_of
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
@@ -83,7 +84,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in STOP:
         _on_signal(loop, name, stop.set)
-    service = Service(load_model(bundle, options.load), options)
+    tracing = make_tracing(options.otlp)
+    service = Service(load_model(bundle, options.load), options, tracing)
     service.start()
     gate = Gate(options.limits.requests, options.limits.client_requests)
     keys = None if options.api_keys is None else read_keys(options.api_keys)
@@ -117,6 +119,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     await _drain(service, http, rpc, running)
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
 
 
 def _on_signal(
@@ -254,7 +258,11 @@ def _logging(options: ServeOptions) -> Iterator[None]:
     plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_JsonLines() if options.log == "json" else plain)
     # What these two warn of is what strangers send, in as many lines as they like.
-    names = {"prunion.serve": logging.INFO, "uvicorn": logging.ERROR, "python_multipart": logging.ERROR}
+    names = {
+        "prunion.serve": logging.INFO,
+        "uvicorn": logging.ERROR,
+        "python_multipart": logging.ERROR,
+    }
     if options.log == "off":
         names["prunion.serve"] = logging.WARNING
     before = {name: logging.getLogger(name).level for name in names}

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from prunion.runtime.base import install_hint
 from prunion.runtime.errors import InputError
 from prunion.runtime.protocol import openapi_document, openapi_page
-from prunion.runtime.serve.body import read_body, unless_gone, unpacked
+from prunion.runtime.serve.http.body import read_body, unless_gone, unpacked
 from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
 

@@ -85,7 +85,7 @@ def resident(server: Running) -> float:
 
 
 def test_wrong_requests_over_http(server: Running, many: bool) -> None:
-    count = count_of(500, many)
+    count = count_of(400, many)
     print(f"seed {SEED}, {count} requests")
 
     def one(number: int) -> Counter[int]:
@@ -115,7 +115,7 @@ def test_wrong_requests_over_http(server: Running, many: bool) -> None:
 
 
 def test_wrong_messages_over_grpc(server: Running, many: bool) -> None:
-    count = count_of(500, many)
+    count = count_of(400, many)
     print(f"seed {SEED}, {count} messages")
     codes: Counter[str] = Counter()
     memory = 0.0
@@ -123,7 +123,7 @@ def test_wrong_messages_over_grpc(server: Running, many: bool) -> None:
     same: Any = {"request_serializer": bytes, "response_deserializer": bytes}
     with grpc.insecure_channel(
         f"127.0.0.1:{server.grpc}", [("grpc.max_receive_message_length", -1)]
-    ) as channel:  # noqa: E501
+    ) as channel:
 
         def one(number: int) -> str:
             method, data = wrong_message(SEED, number)
@@ -160,15 +160,18 @@ def test_wrong_messages_over_grpc(server: Running, many: bool) -> None:
     assert resident(server) < 1.05 * memory + 16, (SEED, memory)
 
 
-def test_what_the_openapi_page_says_holds(server: Running, many: bool, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_what_the_openapi_page_says_holds(server: Running, tmp_path: Path) -> None:
     """schemathesis asks what the description allows, and what it forbids."""
     if find_spec("schemathesis") is None:
         pytest.skip("needs schemathesis: pip install 'prunion[test]'")
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
-        *("--max-examples", "300" if many else "8", "--generation-seed", str(SEED % 10_000)),
-        *("--checks", "all", "--request-timeout", "10", "--workers", "2", "--mode", "all"),
-        *("--phases", "examples,coverage,fuzzing", "--no-color", "--suppress-health-check", "all"),
+        *("--max-examples", "300", "--seed", str(SEED), "--workers", "2"),
+        *("--phases", "examples,coverage,fuzzing"),
+        # Some requests are refused for what the server holds, which no description tells.
+        *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
+        *("--request-timeout", "10", "--suppress-health-check", "all", "--continue-on-failure"),
     ]
     begun = time.monotonic()
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3000)

@@ -14,7 +14,7 @@ import numpy as np
 from prunion.runtime.batching.queue import FairQueue, Job, Piece
 from prunion.runtime.batching.statistics import Statistics
 from prunion.runtime.errors import InputError, OverloadError
-from prunion.runtime.model import Model, Plan
+from prunion.runtime.model import Model, Plan, Trials
 
 __all__ = ["BatchOptions", "Batcher", "delay_of"]
 
@@ -84,6 +84,8 @@ class Batcher:
     def tune(self) -> None:
         """Measure, or remember, what batches bring on this machine, and wait accordingly."""
         plan = self.model.tune()
+        if plan.mixed and plan.single:
+            self.model.trials = Trials()
         self.delay = delay_of(plan) if self.options.delay is None else self.options.delay
 
     async def answer(self, job: Job) -> np.ndarray:

@@ -126,6 +126,9 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     help="An open connection without a request.",
 )
 @click.option("--api-keys", type=FOLDER, metavar="FILE", help="Who may ask: NAME SHA256 a line.")
+@click.option(
+    "--allow-origin", "allow_origins", multiple=True, metavar="URL", help="A site's pages may ask."
+)
 @click.option("--certificate", type=FOLDER, metavar="PEM", help="Serve over TLS.")
 @click.option("--private-key", type=FOLDER, metavar="PEM", help="The certificate's.")
 @click.option("--client-ca", type=FOLDER, metavar="PEM", help="Clients must show a certificate.")

@@ -30,6 +30,7 @@ INLINE = 1 << 18  # bytes that are unpacked on the event loop; more go to a thre
 FOREVER = 1e9
 SPARE = 1 << 16  # bytes of a message beside its tensors
 OPEN = ("ServerLive", "ServerReady")  # no key, no limit: an orchestrator asks
+STREAM, AT_A_TIME = "ModelStreamInfer", 32
 Call = Callable[[Any, Any], Awaitable[Any]]
 logger = logging.getLogger("prunion.serve")
 requests_log = logging.getLogger("prunion.serve.requests")
@@ -129,22 +130,42 @@ class _Calls:
         return run
 
     async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-        """Answers in the order of the requests; an error is an answer, and the stream goes on."""
-        response = self.messages["ModelStreamInferResponse"]
-        name = "ModelStreamInfer"
-        client = await self._client(context, _Told(name, _address(context), _sent(context)))
-        async for data in requests:
-            with self._told(name, context) as told:
-                told.client = client
-                request = None
-                try:
-                    with self.gate.enter(client):
-                        request = await self._read("ModelInferRequest", data)
-                        answer = response(infer_response=await self.ModelInfer(request, context))
-                except Exception as exc:
-                    answer = response(error_message=self._refusal(exc, told).text)
-                    answer.infer_response.id = "" if request is None else request.id
-            yield answer
+        """Answers in the order of the requests; an error is an answer, and the stream goes on.
+
+        Several are worked on at a time, so that those of one stream share batches too.
+        """
+        client = await self._client(context, _Told(STREAM, _address(context), _sent(context)))
+        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AT_A_TIME)
+
+        async def feed() -> None:
+            async for data in requests:
+                await answers.put(asyncio.ensure_future(self._streamed(data, client, context)))
+            await answers.put(None)
+
+        feeding = asyncio.ensure_future(feed())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+            await feeding
+        finally:
+            feeding.cancel()
+            while not answers.empty():
+                left = answers.get_nowait()
+                if left is not None:
+                    left.cancel()
+
+    async def _streamed(self, data: bytes, client: str, context: Any) -> Any:
+        response, request = self.messages["ModelStreamInferResponse"], None
+        with self._told(STREAM, context) as told:
+            told.client = client
+            try:
+                with self.gate.enter(client):
+                    request = await self._read("ModelInferRequest", data)
+                    return response(infer_response=await self.ModelInfer(request, context))
+            except Exception as exc:
+                answer = response(error_message=self._refusal(exc, told).text)
+                answer.infer_response.id = "" if request is None else request.id
+                return answer
 
     async def _read(self, kind: str, data: bytes) -> Any:
         """A message from its bytes. Raises InputError."""

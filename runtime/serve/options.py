@@ -75,6 +75,7 @@ class ServeOptions:
         decode_threads: images decoded at a time; None for the machine's cores.
         control: whether models may be loaded and unloaded over the network.
         api_keys: a file of `NAME SHA256` lines; None lets everybody ask.
+        allow_origins: sites whose pages a browser lets use the server, as `https://HOST`.
         certificate, private_key: of TLS, PEM files; `client_ca` also asks clients for theirs.
         workers: processes that share the ports.
         ready_seconds: for which a server that was told to stop goes on answering, not ready.
@@ -100,6 +101,7 @@ class ServeOptions:
     decode_threads: int | None = None
     control: bool = False
     api_keys: Path | None = None
+    allow_origins: tuple[str, ...] = ()
     certificate: Path | None = None
     private_key: Path | None = None
     client_ca: Path | None = None

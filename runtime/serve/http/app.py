@@ -11,6 +11,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,7 +22,14 @@ from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.model import Model
 from prunion.runtime.protocol import http_request, http_response
 from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of, request_id
-from prunion.runtime.serve.http.body import ClientGone, check_json, read_body, unless_gone, unpacked
+from prunion.runtime.serve.http.body import (
+    ClientGone,
+    check_json,
+    packing,
+    read_body,
+    unless_gone,
+    unpacked,
+)
 from prunion.runtime.serve.http.plain import plain_routes
 from prunion.runtime.serve.http.traced import Traced
 from prunion.runtime.serve.metrics import metrics_text
@@ -34,6 +42,7 @@ __all__ = ["create_app", "http_app"]
 MAX_BODY_BYTES = 64 * 1024 * 1024
 INLINE = 32 * 1024  # bytes of JSON that are parsed on the event loop; more go to a thread
 OPEN = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
+EXPOSED = ["Inference-Header-Content-Length", "X-Request-ID", "Retry-After"]
 logger = logging.getLogger("prunion.serve")
 requests_log = logging.getLogger("prunion.serve.requests")
 
@@ -69,6 +78,10 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
             Route(f"{base}/infer", handlers.infer, methods=["POST"]),
         ]
     layers = [Middleware(_Front, service=service, gate=gate, keys=keys)]
+    origins = service.options.allow_origins
+    if origins:
+        allowed = {"allow_origins": origins, "allow_headers": ["*"], "expose_headers": EXPOSED}
+        layers.insert(0, Middleware(CORSMiddleware, **allowed, allow_methods=["GET", "POST"]))
     if service.tracing is not None:
         layers.insert(0, Middleware(Traced, tracing=service.tracing))
     return Starlette(
@@ -115,14 +128,14 @@ class _Handlers:
         return JSONResponse(self.repository.index(value.get("ready") is True))
 
     async def load(self, request: Request) -> Response:
-        value = await self._object(request)
+        value = await self._control(request)
         if value.get("parameters"):
             raise InputError("load takes no parameters: packs come from the folders named at start")
         await self.repository.load(request.path_params["name"])
         return Response(status_code=200)
 
     async def unload(self, request: Request) -> Response:
-        await self._object(request)
+        await self._control(request)
         await self.repository.unload(request.path_params["name"])
         return Response(status_code=200)
 
@@ -149,16 +162,34 @@ class _Handlers:
         work = self.service.infer(name, version, parsed, arrived)
         answer = await unless_gone(request, work)
         content, json_length = http_response(answer)
-        if json_length is None:
-            return Response(content, media_type="application/json")
-        headers = {"Inference-Header-Content-Length": str(json_length)}
-        return Response(content, headers=headers, media_type="application/octet-stream")
+        headers, kind = {}, "application/json"
+        if json_length is not None:
+            headers["Inference-Header-Content-Length"] = str(json_length)
+            kind = "application/octet-stream"
+        encoding = packing(request.headers.get("accept-encoding", ""), len(content))
+        if encoding:
+            headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
+            small = len(content) <= 2 * INLINE
+            content = packed(content, encoding) if small else await run(packed, content, encoding)
+        return Response(content, headers=headers, media_type=kind)
 
     def _parsed(self, body: bytes, packed: str, length: int | None) -> Any:
         limits, form = self.service.options.limits, self.service.serving.model.sessions.form
         body = unpacked(body, packed, limits.body)
         check_json(body if length is None else body[:length], limits, form.image_shape)
         return http_request(body, length)
+
+    async def _control(self, request: Request) -> dict[str, Any]:
+        """The body of a request that changes the server, unless another site's page sent it."""
+        origin = request.headers.get("origin")
+        own = (*self.service.options.allow_origins, f"http://{request.headers.get('host')}")
+        if (
+            origin is not None
+            and origin not in own
+            and origin.replace("https:", "http:") not in own
+        ):
+            raise HTTPException(403, f"pages of {origin[:100]} may not do this: see --allow-origin")
+        return await self._object(request)
 
     async def _object(self, request: Request) -> dict[str, Any]:
         body = await read_body(request, replace(self.service.options.limits, body=1 << 16))

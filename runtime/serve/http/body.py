@@ -13,12 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from prunion.runtime.errors import InputError
 from prunion.runtime.serve.options import Limits
 
-__all__ = ["ClientGone", "check_json", "read_body", "unless_gone", "unpacked"]
+__all__ = ["ClientGone", "check_json", "packed", "packing", "read_body", "unless_gone", "unpacked"]
 
 Result = TypeVar("Result")
 
 CLOSE = {"connection": "close"}
 ENCODINGS = {"gzip": 31, "deflate": 15}  # zlib's window bits
+SMALL = 1400  # bytes that fit one packet anyway
 SPARE = 10_000  # values of a request beside its images'
 QUICK = (
     0.02  # seconds in which most requests are answered, before it is worth to look for a hang-up
@@ -82,6 +83,23 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     if not packer.eof or packer.unused_data:
         raise HTTPException(400, f"the body is no whole {encoding} stream")
     return found
+
+
+def packing(accepted: str, size: int) -> str:
+    """How an answer of `size` bytes is packed for who sent this `Accept-Encoding`; "" for not."""
+    if size < SMALL:
+        return ""
+    for part in accepted.lower().split(","):
+        name, _, weight = part.replace(" ", "").partition(";q=")
+        if name in ENCODINGS and (not weight or weight.strip("0.")):
+            return name
+    return ""
+
+
+def packed(content: bytes, encoding: str) -> bytes:
+    """The bytes in `gzip` or `deflate`, as fast as that goes."""
+    packer = zlib.compressobj(1, wbits=ENCODINGS[encoding])
+    return packer.compress(content) + packer.flush()
 
 
 def check_json(text: bytes, limits: Limits, shape: tuple[int, int, int]) -> None:

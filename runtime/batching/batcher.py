@@ -20,6 +20,7 @@ __all__ = ["BatchOptions", "Batcher", "delay_of"]
 
 GAIN = 1.2  # a batch of 8 must answer this many times the images of batch 1 to be waited for
 DELAY = 0.002
+FOREVER = 1e6  # seconds that no client waits
 DECAY = 0.9  # what a batch before counts against the newest, in the time of a row
 
 
@@ -93,26 +94,29 @@ class Batcher:
         answer is not finite. A caller that is cancelled takes its rows with it.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[bool] = loop.create_future()
 
-        def wake() -> None:
+        def wake(answered: bool) -> None:
             if not future.done():
-                future.set_result(None)
+                future.set_result(answered)
 
         def settled() -> None:
             with suppress(RuntimeError):  # the loop has ended, and nobody waits
-                loop.call_soon_threadsafe(wake)
+                loop.call_soon_threadsafe(wake, True)
 
         job.settled = settled
         self.put(job)
-        left = job.deadline - time.monotonic()
+        left = min(job.deadline - time.monotonic(), FOREVER)
+        timer = loop.call_later(left, wake, False)
         try:
-            await (asyncio.wait_for(future, left) if left < 1e6 else future)
-        except asyncio.TimeoutError:
-            raise late() from None
-        finally:
-            if not future.done() or future.cancelled():
+            if not await future:
                 self.cancel(job)
+                raise late()
+        except asyncio.CancelledError:
+            self.cancel(job)
+            raise
+        finally:
+            timer.cancel()
         if job.error is not None:
             raise job.error
         assert job.logits is not None

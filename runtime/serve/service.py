@@ -30,6 +30,7 @@ from prunion.runtime.protocol import (
     images_of,
     infer_response,
 )
+from prunion.runtime.serve.body import within
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
 
@@ -173,7 +174,7 @@ class Service:
     async def _timed(self, arrived: int, work: Any) -> np.ndarray:
         spent = (time.perf_counter_ns() - arrived) / 1e9
         try:
-            found: np.ndarray = await asyncio.wait_for(work, self.options.limits.deadline - spent)
+            found: np.ndarray = await within(self.options.limits.deadline - spent, work)
         except asyncio.TimeoutError:
             raise OverloadError("decoding took too long: try again later", "deadline") from None
         return found

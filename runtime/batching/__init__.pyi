@@ -13,4 +13,7 @@ from .statistics import Duration as Duration
 from .statistics import ModelStatistics as ModelStatistics
 from .statistics import RequestTimes as RequestTimes
 from .statistics import Statistics as Statistics
+from .tracing import Tracing as Tracing
+from .tracing import make_tracing as make_tracing
+from .tracing import trace_id_of as trace_id_of
 from .watch import Watcher as Watcher

@@ -205,8 +205,9 @@ class Batcher:
         rows = sum(piece.rows for piece in pieces)
         self._spent = DECAY * self._spent + spent / 1e9
         self._answered = DECAY * self._answered + rows
-        self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
+        domains = self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
         for piece in pieces:
+            piece.job.batch = rows, domains
             piece.job.infer_ns += spent
             self._settle(piece)
 

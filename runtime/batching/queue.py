@@ -40,6 +40,7 @@ class Job:
         settled: called once, from any thread, when `logits` or `error` is there.
         arrived, started, ended: when it was queued, first run, and answered; nanoseconds of
             `time.perf_counter_ns`.
+        batch: rows and domains of the run that it was last part of.
     """
 
     images: np.ndarray
@@ -54,6 +55,7 @@ class Job:
     started: int = 0
     ended: int = 0
     infer_ns: int = 0
+    batch: tuple[int, int] = (0, 0)
     waiting: int = field(default=0, init=False)  # rows in the queue
     missing: int = field(default=0, init=False)  # rows without an answer
     closed: bool = field(default=False, init=False)  # answered, failed or given up

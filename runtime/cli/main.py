@@ -67,6 +67,7 @@ EXTRAS = {
     "google": "serve",
     "multipart": "serve",
     "python_multipart": "serve",
+    "opentelemetry": "otel",
     "sklearn": "demo",
     "skimage": "demo",
     "matplotlib": "report",

@@ -1,7 +1,7 @@
-from .app import create_app as create_app
-from .app import http_app as http_app
-from .connections import protocol_of as protocol_of
 from .guard import Gate as Gate
+from .http.app import create_app as create_app
+from .http.app import http_app as http_app
+from .http.connections import protocol_of as protocol_of
 from .options import Limits as Limits
 from .options import LoadOptions as LoadOptions
 from .options import ServeOptions as ServeOptions

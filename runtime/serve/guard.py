@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import math
 import re
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ from prunion.runtime.errors import (
     PrunionError,
 )
 
-__all__ = ["ApiKeys", "Gate", "Refusal", "read_keys", "refusal_of"]
+__all__ = ["ApiKeys", "Gate", "Refusal", "read_keys", "refusal_of", "request_id"]
 
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LINE = re.compile(r"(\S{1,100})\s+([0-9a-fA-F]{64})")
 GrpcCode = Literal[
     "NOT_FOUND",
@@ -80,6 +82,11 @@ def read_keys(path: Path) -> ApiKeys:
     if not found:
         raise ConfigError(f"{path} holds no key: nobody could ask")
     return ApiKeys(tuple(found))
+
+
+def request_id(given: str) -> str:
+    """The client's id of a request, if it can stand in a log and a header; else a new one."""
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 class Gate:

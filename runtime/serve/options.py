@@ -44,7 +44,7 @@ class Limits:
     deadline: float = 30.0
     header_seconds: float = 10.0
     body_seconds: float = 60.0
-    idle_seconds: float = 30.0
+    idle_seconds: float = 75.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class ServeOptions:
         workers: processes that share the ports.
         ready_seconds: for which a server that was told to stop goes on answering, not ready.
         drain_seconds: after that, the most it takes for requests that run.
+        otlp: address of the collector that traces go to; None for what `OTEL_*` variables say.
         log: one line a request, as JSON or text; or none.
     """
 
@@ -105,4 +106,5 @@ class ServeOptions:
     workers: int = 1
     ready_seconds: float = 1.0
     drain_seconds: float = 30.0
+    otlp: str | None = None
     log: Literal["json", "text", "off"] = "json"

@@ -18,6 +18,7 @@ from prunion.runtime.batching import (
     PackFolder,
     RequestTimes,
     Statistics,
+    Tracing,
     Watcher,
 )
 from prunion.runtime.errors import DomainError, InputError, OverloadError
@@ -30,7 +31,7 @@ from prunion.runtime.protocol import (
     images_of,
     infer_response,
 )
-from prunion.runtime.serve.body import within
+from prunion.runtime.serve.http.body import within
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
 
@@ -44,8 +45,11 @@ logger = logging.getLogger("prunion.serve")
 class Service:
     """What HTTP and gRPC both ask. `ready` is false from the moment the server is to stop."""
 
-    def __init__(self, model: Model, options: ServeOptions | None = None) -> None:
+    def __init__(
+        self, model: Model, options: ServeOptions | None = None, tracing: Tracing | None = None
+    ) -> None:
         self.options = options or ServeOptions()
+        self.tracing = tracing
         self.statistics = Statistics()
         limits = self.options.limits
         self.decoder = Decoder(self.options.decode_threads, limits.max_pixels, limits.pixels)
@@ -246,6 +250,8 @@ class Service:
             total_ns=now - arrived,
         )
         self.statistics.record_success((domain.name for domain in job.domains), times)
+        if self.tracing is not None:
+            self.tracing.record(job, arrived, decoded)
 
 
 def check_version(version: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette", reason="needs prunion[serve]")
-from prunion.runtime.serve import body
-from prunion.runtime.serve.body import ClientGone, unless_gone, within
+from prunion.runtime.serve.http import body
+from prunion.runtime.serve.http.body import ClientGone, unless_gone, within
 
 
 class Client:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
-import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +16,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prunion.runtime.batching import trace_id_of
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.model import Model
 from prunion.runtime.protocol import http_request, http_response
-from prunion.runtime.serve.body import ClientGone, check_json, read_body, unless_gone, unpacked
-from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of
+from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of, request_id
+from prunion.runtime.serve.http.body import ClientGone, check_json, read_body, unless_gone, unpacked
+from prunion.runtime.serve.http.plain import plain_routes
+from prunion.runtime.serve.http.traced import Traced
 from prunion.runtime.serve.metrics import metrics_text
 from prunion.runtime.serve.options import ServeOptions
-from prunion.runtime.serve.plain import plain_routes
 from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
 
@@ -34,7 +34,6 @@ __all__ = ["create_app", "http_app"]
 MAX_BODY_BYTES = 64 * 1024 * 1024
 INLINE = 32 * 1024  # bytes of JSON that are parsed on the event loop; more go to a thread
 OPEN = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 logger = logging.getLogger("prunion.serve")
 requests_log = logging.getLogger("prunion.serve.requests")
 
@@ -70,9 +69,12 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
             Route(f"{base}/config", handlers.config),
             Route(f"{base}/stats", handlers.statistics),
         ]
+    layers = [Middleware(_Front, service=service, gate=gate, keys=keys)]
+    if service.tracing is not None:
+        layers.insert(0, Middleware(Traced, tracing=service.tracing))
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_Front, service=service, gate=gate, keys=keys)],
+        middleware=layers,
         exception_handlers={
             PrunionError: _refused,
             HTTPException: _http_error,
@@ -185,8 +187,7 @@ class _Front:
             return
         begun = time.perf_counter()
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
-        given = headers.get(b"x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        own_id = request_id(headers.get(b"x-request-id", ""))
         address = scope.get("client") or ("?", 0)
         client, status = str(address[0]), 500
 
@@ -194,7 +195,7 @@ class _Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append((b"x-request-id", request_id.encode()))
+                message["headers"].append((b"x-request-id", own_id.encode()))
                 if not self.service.ready:  # or a client would lose its next request
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -218,18 +219,24 @@ class _Front:
             self.service.statistics.record_refusal(refusal_of(exc).reason)
             await _answered(exc, close=True)(scope, receive, answer)
         finally:
-            self._log(scope, request_id, client, status, 1000 * (time.perf_counter() - begun))
+            spent = 1000 * (time.perf_counter() - begun)
+            self._log(scope, own_id, client, status, spent, headers.get(b"traceparent", ""))
 
-    def _log(self, scope: Scope, request_id: str, client: str, status: int, ms: float) -> None:
+    def _log(
+        self, scope: Scope, own_id: str, client: str, status: int, ms: float, parent: str
+    ) -> None:
         if requests_log.isEnabledFor(logging.INFO):
             fields = {
-                "id": request_id,
+                "id": own_id,
                 "client": client,
                 "method": scope["method"],
                 "path": scope["path"][:200],
                 "status": status,
                 "ms": round(ms, 3),
             }
+            trace = scope.get("trace") or trace_id_of(parent)
+            if trace:
+                fields["trace_id"] = trace
             requests_log.info("%s %s %s", *list(fields.values())[2:5], extra={"fields": fields})
 
 

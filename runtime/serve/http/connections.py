@@ -18,6 +18,7 @@ BUSY = (
     b"content-type: application/json\r\ncontent-length: 44\r\n\r\n"
     b'{"error":"too many connections: close some"}'
 )
+UNREADABLE = b'{"error":"this is no HTTP/1.1 request: see its first line, headers and lengths"}'
 SHARE = 0.8  # of the descriptors that the process may have
 
 
@@ -54,17 +55,51 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
             if self._between_requests():
                 if self._silence is None:  # the first bytes of a head: they do not start it anew
                     self._await_head(limits.header_seconds)
-            else:
+            elif not self._unwanted():
                 self._hear()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self._between_requests() and not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if self._unwanted():  # bytes that trickle in would hold the connection for ever
+                self._hear()
+                self._await_head(limits.body_seconds)
+            elif self._between_requests():
                 self._hear()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._hear()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            """What cannot be read gets an error of the same form as every other."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # the body broke off: its request is not answered
+                self.cycle.message_event.set()
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+                self.transport.close()  # an answer is being written, or was
+                return
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(UNREADABLE)),
+                (b"connection", b"close"),
+            ]
+            events = (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=UNREADABLE),
+                h11.EndOfMessage(),
+            )
+            for event in events:
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+        def _should_upgrade(self) -> bool:
+            return False  # as if it had not been asked for, as HTTP has it
+
+        def _unwanted(self) -> bool:
+            """Whether a request was answered whose body is still on its way."""
+            return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
         def _between_requests(self) -> bool:
             return self.conn.their_state is h11.IDLE

@@ -31,9 +31,9 @@ from prunion.runtime.protocol import (
     images_of,
     infer_response,
 )
-from prunion.runtime.serve.http.body import within
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
+from prunion.runtime.serve.waiting import within
 
 __all__ = ["Service", "check_version"]
 

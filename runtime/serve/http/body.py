@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from prunion.runtime.errors import InputError
 from prunion.runtime.serve.options import Limits
+from prunion.runtime.serve.waiting import Stop, within
 
-__all__ = ["ClientGone", "check_json", "read_body", "unless_gone", "unpacked", "within"]
+__all__ = ["ClientGone", "check_json", "read_body", "unless_gone", "unpacked"]
 
 Result = TypeVar("Result")
 
@@ -105,46 +106,9 @@ def check_json(text: bytes, limits: Limits, shape: tuple[int, int, int]) -> None
         raise InputError(f"the JSON holds {values} values: more than {limits.rows} images have")
 
 
-class _Stop:
-    """Cancels the task that it was made in, and knows whether it did."""
-
-    def __init__(self) -> None:
-        self.task: Any = asyncio.current_task()
-        self.called = False
-
-    def __call__(self) -> None:
-        self.called = True
-        self.task.cancel()
-
-    def took_back(self) -> bool:
-        """Whether the cancellation that arrived is this one alone; it counts no more then."""
-        if not self.called:
-            return False
-        uncancel = getattr(self.task, "uncancel", None)  # Python 3.11 counts them
-        return uncancel is None or uncancel() == 0
-
-
-async def within(seconds: float, work: Awaitable[Result]) -> Result:
-    """What `work` gives, unless it takes longer: then asyncio.TimeoutError.
-
-    As `asyncio.wait_for`, but in the task that asks: a task of its own, as Python before 3.12
-    makes it, costs every request two turns of the event loop.
-    """
-    stop = _Stop()
-    timer = asyncio.get_running_loop().call_later(seconds, stop)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if stop.took_back():
-            raise asyncio.TimeoutError from None
-        raise
-    finally:
-        timer.cancel()
-
-
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
     """What `work` gives; it is cancelled when the client hangs up, and ClientGone raised."""
-    stop = _Stop()
+    stop = Stop()
     watch: asyncio.Future[None] | None = None
 
     def begin() -> None:
@@ -164,7 +128,7 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
             watch.cancel()
 
 
-async def _hang_up(request: Request, stop: _Stop) -> None:
+async def _hang_up(request: Request, stop: Stop) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     stop()

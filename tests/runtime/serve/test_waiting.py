@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs prunion[serve]")
 from prunion.runtime.serve.http import body
-from prunion.runtime.serve.http.body import ClientGone, unless_gone, within
+from prunion.runtime.serve.http.body import ClientGone, unless_gone
+from prunion.runtime.serve.waiting import within
 
 
 class Client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -93,18 +93,14 @@ class Batcher:
         Raises OverloadError where there is no room, or no time; InputError where the network's
         answer is not finite. A caller that is cancelled takes its rows with it.
         """
-        loop = asyncio.get_running_loop()
+        job.loop = loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
 
-        def wake(answered: bool) -> None:
+        def wake(answered: bool = True) -> None:
             if not future.done():
                 future.set_result(answered)
 
-        def settled() -> None:
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits
-                loop.call_soon_threadsafe(wake, True)
-
-        job.settled = settled
+        job.settled = wake
         self.put(job)
         left = min(job.deadline - time.monotonic(), FOREVER)
         timer = loop.call_later(left, wake, False)
@@ -177,7 +173,7 @@ class Batcher:
                 self._together = len(pieces)
                 for job in expired:
                     job.error = late()
-                    job.settled()
+                _tell(expired)
                 if pieces or (self._closing and not self._queue.rows):
                     return pieces
 
@@ -209,7 +205,7 @@ class Batcher:
         for piece in pieces:
             piece.job.batch = rows, domains
             piece.job.infer_ns += spent
-            self._settle(piece)
+        _tell([piece.job for piece in pieces if self._settles(piece)])
 
     def _answer(self, pieces: Sequence[Piece]) -> None:
         parts = [piece.job.images[piece.start : piece.stop] for piece in pieces]
@@ -236,13 +232,32 @@ class Batcher:
             job.missing -= job.waiting
             self._queue.drop(job)
 
-    def _settle(self, piece: Piece) -> None:
+    def _settles(self, piece: Piece) -> bool:
+        """Whether a job has all of its answer now."""
         job = piece.job
         job.missing -= piece.rows
-        if job.missing <= 0:
-            job.closed = True
-            job.ended = time.perf_counter_ns()
-            job.settled()
+        if job.missing > 0:
+            return False
+        job.closed = True
+        job.ended = time.perf_counter_ns()
+        return True
+
+
+def _tell(jobs: Sequence[Job]) -> None:
+    """Tell who waits, once for each event loop: every call from another thread gives up the
+    interpreter's lock, and a loop that is busy is slow to give it back."""
+    for loop in {job.loop for job in jobs}:
+        calls = [job.settled for job in jobs if job.loop is loop]
+        if loop is None:
+            _call_all(calls)
+        else:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(_call_all, calls)
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 def _finite(logits: np.ndarray, piece: Piece) -> bool:

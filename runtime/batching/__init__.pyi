@@ -5,7 +5,9 @@ from .decode import Budget as Budget
 from .decode import Decoder as Decoder
 from .packs import PackCache as PackCache
 from .packs import PackFolder as PackFolder
+from .queue import FairQueue as FairQueue
 from .queue import Job as Job
+from .queue import Piece as Piece
 from .statistics import BATCH_EDGES as BATCH_EDGES
 from .statistics import Duration as Duration
 from .statistics import ModelStatistics as ModelStatistics

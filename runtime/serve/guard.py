@@ -8,10 +8,11 @@ import math
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from prunion.runtime.errors import (
@@ -98,17 +99,29 @@ class Gate:
         self.inside = 0
         self.clients: Counter[str] = Counter()
 
+    def refusal(
+        self, client: str, coming: Mapping[str, int] = MappingProxyType({})
+    ) -> OverloadError | None:
+        """Why one more request of a client is not let in, if it is not.
+
+        `coming` are requests, by client, that were let in and have not entered yet.
+        """
+        if self.inside + sum(coming.values()) >= self.requests:
+            return OverloadError(
+                f"the server is at {self.requests} requests already: try again later", "requests"
+            )
+        if self.clients[client] + coming.get(client, 0) >= self.client_requests:
+            return OverloadError(
+                f"you have {self.client_requests} requests here already: wait for them", "client"
+            )
+        return None
+
     @contextmanager
     def enter(self, client: str) -> Iterator[None]:
         """Be inside while the block runs. Raises OverloadError."""
-        if self.inside >= self.requests:
-            raise OverloadError(
-                f"the server is at {self.requests} requests already: try again later", "requests"
-            )
-        if self.clients[client] >= self.client_requests:
-            raise OverloadError(
-                f"you have {self.client_requests} requests here already: wait for them", "client"
-            )
+        refusal = self.refusal(client)
+        if refusal is not None:
+            raise refusal
         self.inside += 1
         self.clients[client] += 1
         try:

@@ -27,6 +27,7 @@ from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.runtime.serve.guard import Gate, read_keys
 from prunion.runtime.serve.http.app import http_app
 from prunion.runtime.serve.http.connections import protocol_of
+from prunion.runtime.serve.http.door import Door
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
@@ -180,10 +181,13 @@ class _Http(uvicorn.Server):
 
 def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:
     options = service.options
+    door = None
+    if keys is None:  # or who asks is known only when the head was read
+        door = Door(gate, service.statistics, lambda: service.ready, options.limits.body)
     return uvicorn.Config(
         http_app(service, gate, keys),
         loop="asyncio",
-        http=protocol_of(options.limits),
+        http=protocol_of(options.limits, door),
         ws="none",
         lifespan="off",
         log_config=None,

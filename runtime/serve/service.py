@@ -33,6 +33,7 @@ from prunion.runtime.protocol import (
 )
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
+from prunion.runtime.serve.waiting import within
 
 __all__ = ["Service", "check_version"]
 
@@ -177,7 +178,7 @@ class Service:
     async def _timed(self, arrived: int, work: Any) -> np.ndarray:
         spent = (time.perf_counter_ns() - arrived) / 1e9
         try:
-            found: np.ndarray = await asyncio.wait_for(work, self.options.limits.deadline - spent)
+            found: np.ndarray = await within(self.options.limits.deadline - spent, work)
         except asyncio.TimeoutError:
             raise OverloadError("decoding took too long: try again later", "deadline") from None
         return found

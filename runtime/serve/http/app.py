@@ -58,7 +58,9 @@ def create_app(model: Model, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
 def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starlette:
     """The ASGI application of a service; `gate` counts its requests, `keys` say who may ask."""
     handlers = _Handlers(service)
-    routes = [
+    models = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+    routes = [  # tried in this order, so what is asked most comes first
+        *(Route(f"{base}/infer", handlers.infer, methods=["POST"]) for base in models),
         Route("/v2", handlers.server),
         Route("/v2/health/live", handlers.alive),
         Route("/v2/health/ready", handlers.ready),
@@ -69,13 +71,12 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
         Route("/metrics", handlers.metrics),
         *plain_routes(service, handlers.repository),
     ]
-    for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+    for base in models:
         routes += [
             Route(base, handlers.model),
             Route(f"{base}/ready", handlers.model_ready),
             Route(f"{base}/config", handlers.config),
             Route(f"{base}/stats", handlers.statistics),
-            Route(f"{base}/infer", handlers.infer, methods=["POST"]),
         ]
     layers = [Middleware(_Front, service=service, gate=gate, keys=keys)]
     origins = service.options.allow_origins

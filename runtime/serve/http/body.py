@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from prunion.runtime.errors import InputError
 from prunion.runtime.serve.options import Limits
+from prunion.runtime.serve.waiting import Stop, within
 
 __all__ = ["ClientGone", "check_json", "packed", "packing", "read_body", "unless_gone", "unpacked"]
 
@@ -39,7 +40,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if length.isdigit() and (len(length) > 18 or int(length) > limit):
         raise HTTPException(413, f"the body is larger than {limit} bytes: send less", CLOSE)
     try:
-        return await asyncio.wait_for(_collected(request, limit), limits.body_seconds)
+        return await within(limits.body_seconds, _collected(request, limit))
     except asyncio.TimeoutError:
         seconds = f"{limits.body_seconds:g} s"
         raise HTTPException(
@@ -123,22 +124,29 @@ def check_json(text: bytes, limits: Limits, shape: tuple[int, int, int]) -> None
         raise InputError(f"the JSON holds {values} values: more than {limits.rows} images have")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
     """What `work` gives; it is cancelled when the client hangs up, and ClientGone raised."""
-    task = asyncio.ensure_future(work)
+    stop = Stop()
+    watch: asyncio.Future[None] | None = None
+
+    def begin() -> None:
+        nonlocal watch
+        watch = asyncio.ensure_future(_hang_up(request, stop))
+
+    timer = asyncio.get_running_loop().call_later(QUICK, begin)
     try:
-        done, _ = await asyncio.wait({task}, timeout=QUICK)
-        if not done:
-            gone = asyncio.ensure_future(_hang_up(request))
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
-            if not task.done():
-                raise ClientGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if stop.took_back():
+            raise ClientGone from None
+        raise
     finally:
-        task.cancel()
+        timer.cancel()
+        if watch is not None:
+            watch.cancel()
 
 
-async def _hang_up(request: Request) -> None:
+async def _hang_up(request: Request, stop: Stop) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    stop()

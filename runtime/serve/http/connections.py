@@ -9,6 +9,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from prunion.runtime.serve.http.door import Door
 from prunion.runtime.serve.options import Limits
 
 __all__ = ["most_connections", "protocol_of"]
@@ -33,14 +34,15 @@ def most_connections(limits: Limits) -> int:
     return min(limits.connections, max(1, int(SHARE * descriptors) - 20))
 
 
-def protocol_of(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's protocol with these limits."""
+def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
+    """uvicorn's protocol with these limits; `door` refuses what is too much before it is read."""
     most = most_connections(limits)
 
     class Guarded(H11Protocol):
         """Closes what is one too many, and what keeps silent."""
 
         _silence: asyncio.TimerHandle | None = None
+        _thrown = 0  # bytes still to come of a request that was refused
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -51,6 +53,24 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
             self._await_head(limits.header_seconds)
 
         def data_received(self, data: bytes) -> None:
+            if self._thrown:
+                part = min(self._thrown, len(data))
+                self._thrown -= part
+                data = data[part:]
+                if not self._thrown:
+                    self._hear()
+                    self._await_head(limits.idle_seconds)
+                if not data:
+                    return
+            if door is not None and self._starts():
+                refused = door.refuse(str(self.client[0]) if self.client else "?", data)
+                if refused is not None:
+                    answer, self._thrown = refused
+                    self._unset_keepalive_if_required()
+                    self._hear()
+                    self._await_head(limits.body_seconds if self._thrown else limits.idle_seconds)
+                    self.transport.write(answer)
+                    return
             super().data_received(data)
             if self._between_requests():
                 if self._silence is None:  # the first bytes of a head: they do not start it anew
@@ -100,6 +120,11 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
         def _unwanted(self) -> bool:
             """Whether a request was answered whose body is still on its way."""
             return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+
+        def _starts(self) -> bool:
+            """Whether what comes now is the beginning of a request."""
+            idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
+            return idle and not self.conn.trailing_data[0] and not self.transport.is_closing()
 
         def _between_requests(self) -> bool:
             return self.conn.their_state is h11.IDLE

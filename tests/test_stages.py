@@ -29,7 +29,7 @@ ROOMS = {
     ).split(),
     "exporter": "options slim graph bundle verify training api helped_cli cli".split(),
     "benchmarks": (
-        "backbone_rows backbones random_bundle cost peers gpu learning report demo cli"
+        "backbone_rows backbones random_bundle cost peers gpu learning serving report demo cli"
     ).split(),
 }
 MOST_ENTRIES, MOST_LINES = 13, 300

@@ -57,7 +57,9 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
 @precision
 @click.option("--backend", default="auto", show_default=True, help="What answers.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of an operator [default: all].")
-@click.option("--memory-limit", type=click.IntRange(0), metavar="MIB", help="Of pinned sessions.")
+@click.option(
+    "--memory-limit", type=click.IntRange(0), metavar="MIB", help="Of sessions of single domains."
+)
 @click.option("--engine", type=FOLDER, metavar="FILE", help="An engine of `prunion build`.")
 @click.option(
     "--max-batch", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images a run."

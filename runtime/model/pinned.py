@@ -65,6 +65,7 @@ class Background:
         self._failed: WeakSet[LiveDomain] = WeakSet()
         self._wanted: queue.SimpleQueue[LiveDomain | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def pinned(self, domain: LiveDomain) -> Pinned | None:
@@ -80,13 +81,17 @@ class Background:
         return None not in found
 
     def close(self) -> None:
-        """Make no more."""
+        """Make no more, and return when none is being made, or the process's end would abort."""
+        with self._lock:
+            self._closed, thread = True, self._thread
         self._wanted.put(None)
+        if thread is not None:
+            thread.join()
 
     def _ask(self, domain: LiveDomain) -> None:
         serial = domain.serial
         with self._lock:
-            if serial in self._making or domain in self._failed:
+            if self._closed or serial in self._making or domain in self._failed:
                 return
             self._asked[serial] += 1
             if self._asked[serial] < OFTEN:
@@ -101,7 +106,7 @@ class Background:
         self._wanted.put(domain)
 
     def _work(self) -> None:
-        while (domain := self._wanted.get()) is not None:
+        while (domain := self._wanted.get()) is not None and not self._closed:
             try:
                 self._make(domain)
             except PrunionError as exc:  # closed meanwhile, or no session can be made: mixed it is

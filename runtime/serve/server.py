@@ -183,7 +183,7 @@ def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:
     options = service.options
     door = None
     if keys is None:  # or who asks is known only when the head was read
-        door = Door(gate, service.statistics, lambda: service.ready, options.limits.body)
+        door = Door(gate, service)
     return uvicorn.Config(
         http_app(service, gate, keys),
         loop="asyncio",

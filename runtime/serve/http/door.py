@@ -11,11 +11,10 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from http import HTTPStatus
 
-from prunion.runtime.batching import Statistics
 from prunion.runtime.serve.guard import Gate, refusal_of
+from prunion.runtime.serve.service import Service
 
 __all__ = ["Door"]
 
@@ -32,19 +31,13 @@ class Door:
 
     Args:
         gate: what counts the requests that are inside.
-        statistics: where refusals are counted; a refusal here has no line in the log.
-        open: whether requests are still wanted; what comes to a server that stops is let in, to be
-            told to close.
-        most: bytes that a body may have.
+        service: what answers, and counts refusals; one here has no line in the log. What comes to a
+            service that stops is let in, to be told to close.
     """
 
-    def __init__(
-        self, gate: Gate, statistics: Statistics, open: Callable[[], bool], most: int
-    ) -> None:
+    def __init__(self, gate: Gate, service: Service) -> None:
         self.gate = gate
-        self.statistics = statistics
-        self.open = open
-        self.most = most
+        self.service = service
         self.coming: Counter[str] = Counter()  # let in, and not yet counted by the gate
 
     def refuse(self, client: str, data: bytes) -> tuple[bytes, int] | None:
@@ -54,9 +47,9 @@ class Door:
         Whatever is not a whole head of a POST that tells its length is let in: it is refused later.
         """
         end = data.find(b"\r\n\r\n")
-        if end < 0 or not self.open() or HEAD.match(data) is None:
+        if end < 0 or not self.service.ready or HEAD.match(data) is None:
             return None
-        error = self.gate.refusal(client, self.coming)
+        error = self.gate.refusal(client, self.coming) or self.service.too_late()
         if error is None:
             self.coming[client] += 1
             asyncio.get_running_loop().call_soon(self._arrived, client)
@@ -66,10 +59,10 @@ class Door:
         if len(lengths) != 1 or OTHER.search(head) is not None:
             return None
         left = int(lengths[0]) - (len(data) - end - 4)
-        if not 0 <= left <= self.most:
+        if not 0 <= left <= self.service.options.limits.body:
             return None
         refusal = refusal_of(error)
-        self.statistics.record_refusal(refusal.reason)
+        self.service.statistics.record_refusal(refusal.reason)
         body = json.dumps({"error": refusal.text}).encode()
         status = HTTPStatus(refusal.status)
         lines = (

@@ -33,7 +33,7 @@ from prunion.runtime.protocol import (
 )
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
-from prunion.runtime.serve.waiting import Turns, within
+from prunion.runtime.serve.waiting import within
 
 __all__ = ["Service", "check_version"]
 
@@ -54,7 +54,6 @@ class Service:
         limits = self.options.limits
         self.decoder = Decoder(self.options.decode_threads, limits.max_pixels, limits.pixels)
         self.ready = True
-        self._turns = Turns()
         self._serving = make_serving(model, self.options, self.statistics)
         self._replacing = asyncio.Lock()
         self._watcher: Watcher | None = None
@@ -92,22 +91,7 @@ class Service:
         such model or domain, InputError, OverloadError.
         """
         with self._counted(arrived):
-            await self._turn()
             return await self._infer(model, version, request, arrived, left)
-
-    def too_late(self) -> OverloadError | None:
-        """Why a request that comes now would not be answered in time, if that is so: others wait
-        for their turn already."""
-        wait, limit = self._turns.seconds, self.options.limits.deadline
-        if wait < limit / 2:  # the other half is the network's
-            return None
-        text = f"{wait:.1f} s of requests are before this one: try again later"
-        return OverloadError(text, "deadline", wait)
-
-    async def _turn(self) -> None:
-        if (error := self.too_late()) is not None:
-            raise error
-        await self._turns.mine()
 
     async def _infer(
         self, model: str, version: str, request: InferRequest, arrived: int, left: float
@@ -135,7 +119,6 @@ class Service:
     ) -> list[Prediction]:
         """The best classes of encoded images of one domain. Raises as `infer` does."""
         with self._counted(arrived):
-            await self._turn()
             return await self._classify(domain, items, top, arrived)
 
     async def _classify(

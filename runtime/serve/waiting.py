@@ -1,16 +1,13 @@
-"""Waiting: for a turn; for work, which is given up after a time, or when nobody wants it."""
+"""Work that is given up: after a time, or because nobody wants it any more."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-__all__ = ["Stop", "Turns", "within"]
+__all__ = ["Stop", "within"]
 
-AT_ONCE = 8
-DECAY = 0.9
 Result = TypeVar("Result")
 
 
@@ -49,55 +46,3 @@ async def within(seconds: float, work: Awaitable[Result]) -> Result:
         raise
     finally:
         timer.cancel()
-
-
-class Turns:
-    """Requests begin a few at a time, in the order in which they came; of one event loop.
-
-    Without it a server with more to do than it can begins them all at once: a turn of its event
-    loop then takes as long as hundreds of requests do, and who is to be refused hears of it late.
-
-    Args:
-        most: how many begin in one turn of the loop.
-    """
-
-    def __init__(self, most: int = AT_ONCE) -> None:
-        self.most = self._left = most
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._scheduled = False
-        self._pace = 0.0  # seconds in which one request began lately, while others waited
-        self._turned = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """About how long a request that comes now waits for its turn."""
-        return len(self._waiting) * self._pace
-
-    async def mine(self) -> None:
-        """Wait for one."""
-        loop = asyncio.get_running_loop()
-        if not self._scheduled:
-            self._scheduled, self._turned = True, loop.time()
-            loop.call_soon(self._turn)
-        if self._left and not self._waiting:
-            self._left -= 1
-            return
-        future: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(future)
-        await future
-
-    def _turn(self) -> None:
-        self._scheduled, self._left = False, self.most
-        if not self._waiting:
-            return
-        loop = asyncio.get_running_loop()
-        while self._waiting and self._left:
-            future = self._waiting.popleft()
-            if not future.done():  # or its client has gone
-                future.set_result(None)
-                self._left -= 1
-        now = loop.time()
-        pace = (now - self._turned) / max(self.most - self._left, 1)
-        self._pace = DECAY * self._pace + (1 - DECAY) * pace
-        self._scheduled, self._turned = True, now
-        loop.call_soon(self._turn)

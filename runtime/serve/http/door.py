@@ -49,7 +49,7 @@ class Door:
         end = data.find(b"\r\n\r\n")
         if end < 0 or not self.service.ready or HEAD.match(data) is None:
             return None
-        error = self.gate.refusal(client, self.coming) or self.service.too_late()
+        error = self.gate.refusal(client, self.coming)
         if error is None:
             self.coming[client] += 1
             asyncio.get_running_loop().call_soon(self._arrived, client)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("starlette", reason="needs prunion[serve]")
 from prunion.runtime.serve.http import body
 from prunion.runtime.serve.http.body import ClientGone, unless_gone
-from prunion.runtime.serve.waiting import Turns, within
+from prunion.runtime.serve.waiting import within
 
 
 class Client:
@@ -91,37 +91,5 @@ def test_a_hang_up_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
         assert await unless_gone(gone, asyncio.sleep(0.015, "answered")) == "answered"
         await asyncio.sleep(0.1)
         assert len(asyncio.all_tasks()) == 1
-
-    asyncio.run(run())
-
-
-def test_requests_begin_a_few_at_a_time_in_their_order() -> None:
-    """Between two lots the event loop looks at what else there is: at who is to be refused."""
-
-    async def run() -> None:
-        turns, begun, looks = Turns(most=3), [], []
-
-        async def request(number: int) -> None:
-            await turns.mine()
-            begun.append(number)
-
-        async def other() -> None:
-            while len(begun) < 10:
-                looks.append(len(begun))
-                await asyncio.sleep(0)
-
-        tasks = [asyncio.ensure_future(request(number)) for number in range(11)]
-        watch = asyncio.ensure_future(other())
-        await asyncio.sleep(0)
-        assert turns.seconds >= 0 and len(begun) == 3
-        tasks[5].cancel()
-        await asyncio.gather(*tasks, watch, return_exceptions=True)
-        assert begun == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
-        assert {3, 6, 9} & set(looks)
-        assert turns.seconds == 0
-        await asyncio.sleep(0.01)
-        before = len(asyncio.all_tasks())
-        await turns.mine()  # a request alone does not wait
-        assert len(asyncio.all_tasks()) == before
 
     asyncio.run(run())

@@ -127,6 +127,9 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     help="Then finish what runs.",
 )
 @click.option(
+    "--page/--no-page", default=True, show_default=True, help="A page to try it, at the root."
+)
+@click.option(
     "--log", default="json", show_default=True, type=click.Choice(["json", "text", "off"])
 )
 def serve(

@@ -1,4 +1,4 @@
-from .app import create_app as create_app
+from .http.app import create_app as create_app
 from .options import Limits as Limits
 from .options import LoadOptions as LoadOptions
 from .options import ServeOptions as ServeOptions

@@ -80,6 +80,7 @@ class ServeOptions:
         ready_seconds: for which a server that was told to stop goes on answering, not ready.
         drain_seconds: after that, the most it takes for requests that run.
         log: one line a request, as JSON or text; or none.
+        page: whether the root is a page to try the server in a browser.
     """
 
     host: str = "127.0.0.1"
@@ -106,3 +107,4 @@ class ServeOptions:
     ready_seconds: float = 1.0
     drain_seconds: float = 30.0
     log: Literal["json", "text", "off"] = "json"
+    page: bool = True

@@ -22,9 +22,9 @@ import uvicorn
 
 from prunion.runtime.base import Precision
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.runtime.serve.app import http_app
-from prunion.runtime.serve.connections import protocol_of
 from prunion.runtime.serve.guard import Gate, read_keys
+from prunion.runtime.serve.http.app import http_app
+from prunion.runtime.serve.http.connections import protocol_of
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model

@@ -29,9 +29,9 @@ pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 testclient = pytest.importorskip("starlette.testclient", reason="needs prunion[serve] and httpx")
 from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
-from prunion.runtime.serve.app import http_app  # noqa: E402
-from prunion.runtime.serve.connections import most_connections, protocol_of  # noqa: E402
 from prunion.runtime.serve.guard import ApiKeys, Gate, read_keys  # noqa: E402
+from prunion.runtime.serve.http.app import http_app  # noqa: E402
+from prunion.runtime.serve.http.connections import most_connections, protocol_of  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
 
 INFER = "/v2/models/toy/infer"

@@ -21,11 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.model import Model
 from prunion.runtime.protocol import http_request, http_response
-from prunion.runtime.serve.body import ClientGone, check_json, read_body, unless_gone, unpacked
 from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of
+from prunion.runtime.serve.http.body import ClientGone, check_json, read_body, unless_gone, unpacked
+from prunion.runtime.serve.http.page.routes import PAGE_PATHS, page_routes
+from prunion.runtime.serve.http.plain import plain_routes
 from prunion.runtime.serve.metrics import metrics_text
 from prunion.runtime.serve.options import ServeOptions
-from prunion.runtime.serve.plain import plain_routes
 from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
 
@@ -33,7 +34,7 @@ __all__ = ["create_app", "http_app"]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 INLINE = 32 * 1024  # bytes of JSON that are parsed on the event loop; more go to a thread
-OPEN = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
+HEALTH = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 logger = logging.getLogger("prunion.serve")
 requests_log = logging.getLogger("prunion.serve.requests")
@@ -69,6 +70,8 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
             Route(f"{base}/stats", handlers.statistics),
             Route(f"{base}/infer", handlers.infer, methods=["POST"]),
         ]
+    if service.options.page:
+        routes += page_routes()
     return Starlette(
         routes=routes,
         middleware=[Middleware(_Front, service=service, gate=gate, keys=keys)],
@@ -198,11 +201,11 @@ class _Front:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if scope["path"] in OPEN:
+        if scope["path"] in HEALTH:
             await self.app(scope, receive, answer)
             return
         try:
-            if self.keys is not None:
+            if self.keys is not None and scope["path"] not in PAGE_PATHS:
                 owner = self.keys.owner(headers.get(b"authorization"), headers.get(b"x-api-key"))
                 if owner is None:
                     extra = {"www-authenticate": "Bearer", "connection": "close"}

@@ -37,7 +37,7 @@ COMMANDS = {
     "list": "prunion.trainer.cli:list_names",
     "pack": "prunion.exporter.cli:pack",
     "predict": "prunion.runtime.cli.commands:predict",
-    "profile": "prunion.exporter.cli:profile",
+    "profile": "prunion.exporter.helped_cli:profile",
     "report": "prunion.benchmarks.cli:report",
     "score": "prunion.trainer.cli:score",
     "serve": "prunion.runtime.cli.serving:serve",

@@ -105,7 +105,7 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     rpc: Any = None
     where = {"http": listening.getsockname()[1]}
     if options.grpc_port is not None:
-        from prunion.runtime.serve.grpc_server import make_grpc_server
+        from prunion.runtime.serve.grpc.server import make_grpc_server
 
         rpc, where["grpc"] = make_grpc_server(service, gate, keys)
         await rpc.start()

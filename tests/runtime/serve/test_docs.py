@@ -102,6 +102,6 @@ def test_every_option_exists() -> None:
 
     command = cli.get_command(None, "serve")  # type: ignore[arg-type]
     assert command is not None
-    known = {name for x in command.params for name in x.opts}
+    known = {name for x in command.params for name in (*x.opts, *x.secondary_opts)}
     foreign = {"--data-binary", "--no-cache-dir"}
     assert set(re.findall(r"--[a-z][\w-]*", PAGE)) - foreign <= known

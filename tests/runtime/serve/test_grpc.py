@@ -22,7 +22,7 @@ pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
 from prunion.runtime.protocol import schema  # noqa: E402
 from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
-from prunion.runtime.serve.grpc_server import make_grpc_server  # noqa: E402
+from prunion.runtime.serve.grpc.server import make_grpc_server  # noqa: E402
 from prunion.runtime.serve.guard import ApiKeys, Gate  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
 

@@ -266,6 +266,27 @@ def test_loading_is_off_unless_asked_for(client: Any) -> None:
     assert client.get("/v2/models/signs/ready").status_code == 200
 
 
+def test_pages_of_other_sites(model: Model) -> None:
+    """A page that somebody looks at may ask a server that its browser reaches."""
+    unload, signs = "/v2/repository/models/signs/unload", "/v2/models/signs/ready"
+    client = client_of(model, control=True)
+    for origin in ("https://elsewhere.org", "null", "http://testserver.elsewhere.org"):
+        answer = client.post(unload, headers={"origin": origin})
+        assert answer.status_code == 403 and "--allow-origin" in answer.json()["error"]
+        answer = client.get("/v2", headers={"origin": origin})
+        assert "access-control-allow-origin" not in answer.headers
+    assert client.get(signs).status_code == 200
+    assert client.post(unload, headers={"origin": "http://testserver"}).status_code == 200
+    client = client_of(model, control=True, allow_origins=("https://mine.org",))
+    asked = {"origin": "https://mine.org", "access-control-request-method": "POST"}
+    answer = client.options(INFER, headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    answer = client.post(INFER, json=body(), headers={"origin": "https://mine.org"})
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    assert client.post(unload, headers={"origin": "https://mine.org"}).status_code == 200
+
+
 def test_errors_of_ours_tell_a_stranger_nothing(client: Any, monkeypatch: Any) -> None:
     async def broken(*_: Any) -> None:
         raise RuntimeError("at /home/somebody, <object at 0x7f>")

@@ -107,7 +107,7 @@ def test_every_option_exists() -> None:
     docker = "platform read-only tmpfs cap-drop security-opt".split()
     foreign = {"--data-binary", "--no-cache-dir", *(f"--{name}" for name in docker)}
     assert set(re.findall(r"--[a-z][\w-]*", PAGE)) - foreign <= known
-    unit = (DEPLOY / "prunion.service").read_text("utf-8")
+    unit = (DEPLOY / "prunion-serve.service").read_text("utf-8")
     image = (DEPLOY / "Dockerfile").read_text("utf-8")
     for line in [
         *re.findall(r"^ExecStart=(.*)", unit, re.M),
@@ -117,7 +117,7 @@ def test_every_option_exists() -> None:
 
 
 def test_the_unit_and_the_image_give_the_server_no_more_than_it_needs() -> None:
-    unit = (DEPLOY / "prunion.service").read_text("utf-8")
+    unit = (DEPLOY / "prunion-serve.service").read_text("utf-8")
     values = dict(re.findall(r"^(\w+)=(.*)$", unit, re.M))
     assert values["ProtectSystem"] == "strict" and values["CapabilityBoundingSet"] == ""
     for name in ("DynamicUser", "NoNewPrivileges", "ProtectHome", "PrivateTmp", "PrivateDevices"):

@@ -191,6 +191,7 @@ class _Front:
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         address = scope.get("client") or ("?", 0)
         client, status = str(address[0]), 500
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -201,11 +202,11 @@ class _Front:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if scope["path"] in HEALTH:
+        if path in HEALTH:
             await self.app(scope, receive, answer)
             return
         try:
-            if self.keys is not None and scope["path"] not in PAGE_PATHS:
+            if self.keys is not None and path not in PAGE_PATHS:
                 owner = self.keys.owner(headers.get(b"authorization"), headers.get(b"x-api-key"))
                 if owner is None:
                     extra = {"www-authenticate": "Bearer", "connection": "close"}

@@ -103,8 +103,11 @@ class Statistics:
             found = self.domains.setdefault(name, ModelStatistics())
         return found
 
-    def record_batch(self, names: Sequence[str], spent_ns: int) -> None:
-        """One run of the network, the domain of each of its rows, and its time."""
+    def record_batch(self, names: Sequence[str], spent_ns: int) -> int:
+        """One run of the network, the domain of each of its rows, and its time.
+
+        Returns how many domains were in it.
+        """
         now, counts = time.time_ns() // 1_000_000, Counter(names)
         with self._lock:
             self.mixes[len(counts)] += 1
@@ -115,6 +118,7 @@ class Statistics:
                 found.execution_count += 1
                 found.last_inference = now
                 found.batches.setdefault(rows, Duration()).add(spent_ns)
+        return len(counts)
 
     def record_success(self, names: Iterable[str], times: RequestTimes) -> None:
         """One answered request; of several domains it counts for each."""

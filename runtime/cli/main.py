@@ -68,6 +68,7 @@ EXTRAS = {
     "ray": "ray",
     "multipart": "serve",
     "python_multipart": "serve",
+    "opentelemetry": "otel",
     "sklearn": "demo",
     "skimage": "demo",
     "matplotlib": "report",

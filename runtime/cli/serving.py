@@ -17,6 +17,7 @@ __all__ = ["serve"]
 MIB = 1 << 20
 PORT = click.IntRange(0, 65535)
 FOLDER = click.Path(path_type=Path)
+SECONDS = click.FloatRange(0.05, 3600)
 
 
 def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
@@ -105,7 +106,29 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     metavar="MILLIONS",
     help="Of one image file.",
 )
+@click.option(
+    "--head-seconds",
+    default=10.0,
+    show_default=True,
+    type=SECONDS,
+    metavar="S",
+    help="In which a request's head arrives.",
+)
+@click.option(
+    "--body-seconds", default=60.0, show_default=True, type=SECONDS, metavar="S", help="Its body."
+)
+@click.option(
+    "--idle-seconds",
+    default=75.0,
+    show_default=True,
+    type=SECONDS,
+    metavar="S",
+    help="An open connection without a request.",
+)
 @click.option("--api-keys", type=FOLDER, metavar="FILE", help="Who may ask: NAME SHA256 a line.")
+@click.option(
+    "--allow-origin", "allow_origins", multiple=True, metavar="URL", help="A site's pages may ask."
+)
 @click.option("--certificate", type=FOLDER, metavar="PEM", help="Serve over TLS.")
 @click.option("--private-key", type=FOLDER, metavar="PEM", help="The certificate's.")
 @click.option("--client-ca", type=FOLDER, metavar="PEM", help="Clients must show a certificate.")
@@ -126,6 +149,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     metavar="S",
     help="Then finish what runs.",
 )
+@click.option("--otlp", metavar="URL", help="Send traces there [default: as OTEL_* says].")
 @click.option(
     "--page/--no-page", default=True, show_default=True, help="A page to try it, at the root."
 )
@@ -149,6 +173,9 @@ def serve(
     max_client_requests: int,
     max_body: int,
     max_pixels: float,
+    head_seconds: float,
+    body_seconds: float,
+    idle_seconds: float,
     packs_memory: int,
     log: Literal["json", "text", "off"],
     **others: Any,
@@ -164,6 +191,9 @@ def serve(
         requests=max_requests,
         client_requests=max_client_requests,
         deadline=deadline,
+        header_seconds=head_seconds,
+        body_seconds=body_seconds,
+        idle_seconds=idle_seconds,
     )
     limit = None if memory_limit is None else memory_limit * MIB
     options = ServeOptions(

@@ -21,6 +21,7 @@ from prunion.runtime.model.explain import Explanation, explain_model
 from prunion.runtime.model.plan import Plan, find_plan
 from prunion.runtime.model.pool import SessionPool
 from prunion.runtime.model.prediction import Prediction, to_prediction
+from prunion.runtime.model.trials import Trials
 
 __all__ = ["Model"]
 
@@ -35,6 +36,7 @@ class Model:
         self._serials = itertools.count(len(tables.domains))
         self._writing, self._planning = threading.Lock(), threading.Lock()
         self._plan: Plan | None = None
+        self.trials: Trials | None = None  # of a server, where one thread asks for all batches
         self._scratch = threading.local()
 
     @property
@@ -244,10 +246,15 @@ class Model:
         for place, row in enumerate(listed):
             places.setdefault(row, []).append(place)
         domains = [tables.domains[row] for row in places]
-        plan = self._plan or self.tune()
-        if plan.splits(tuple(map(len, places.values()))) and self.sessions.can_hold(domains):
-            return self._split(tables, array, places)
-        return self._mixed(tables, array, rows)
+        plan, counts = self._plan or self.tune(), tuple(map(len, places.values()))
+        splits, trials = plan.splits(counts), self.trials
+        if trials is not None:
+            splits = trials.splits(counts, splits, lambda: self.sessions.can_hold(domains, True))
+        splits = splits and self.sessions.can_hold(domains)
+        logits = self._split(tables, array, places) if splits else self._mixed(tables, array, rows)
+        if trials is not None:
+            trials.record(counts, splits)
+        return logits
 
     def _split(self, tables: Tables, array: np.ndarray, places: dict[int, list[int]]) -> np.ndarray:
         logits = np.empty((len(array), tables.max_classes), np.float32)

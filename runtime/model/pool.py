@@ -197,14 +197,14 @@ class SessionPool:
             self._fill(serial, future, domain.pack)
         return future.result()
 
-    def can_hold(self, domains: list[LiveDomain]) -> bool:
-        """Whether pinned sessions of all `domains` fit beside each other."""
+    def can_hold(self, domains: list[LiveDomain], ready: bool = False) -> bool:
+        """Whether pinned sessions of all `domains` fit beside each other, or are `ready`."""
         if not self.pins:
             return False
         with self._lock:
             if all(domain.serial in self._ready for domain in domains):
                 return True
-            if self.full:
+            if self.full or ready:
                 return False
             missing = sum(domain.serial not in self._pinned for domain in domains)
             return self._used() + missing * self.typical <= self.limit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def raw_tensor(
         _check_count(name, shape, len(items))
         return Tensor(name, datatype, shape, items)
     dtype = DTYPES[datatype]
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise InputError(
             f"`{name}` has {len(data)} bytes, its shape {shown(list(shape))} as {datatype} takes "
@@ -103,7 +104,7 @@ def _check_type(name: str, datatype: str) -> None:
 
 
 def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
-    if int(np.prod(shape, dtype=object)) != count:
+    if math.prod(shape) != count:
         raise InputError(f"`{name}` holds {count} values, its shape is {shown(list(shape))}")
 
 

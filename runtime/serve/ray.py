@@ -15,6 +15,7 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from prunion.runtime.batching import make_tracing
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.serve.guard import Gate, read_keys
 from prunion.runtime.serve.http.app import http_app
@@ -47,7 +48,8 @@ class Replica:
     http: ASGIApp
 
     def __init__(self, bundle: str, options: ServeOptions) -> None:
-        self.service = Service(load_model(bundle, options.load), options)
+        tracing = make_tracing(options.otlp)
+        self.service = Service(load_model(bundle, options.load), options, tracing)
         self.service.start()
         gate = Gate(options.limits.requests, options.limits.client_requests)
         keys = None if options.api_keys is None else read_keys(options.api_keys)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -21,10 +22,12 @@ from typing import Any
 import uvicorn
 
 from prunion.runtime.base import Precision
+from prunion.runtime.batching import make_tracing
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.runtime.serve.guard import Gate, read_keys
 from prunion.runtime.serve.http.app import http_app
 from prunion.runtime.serve.http.connections import protocol_of
+from prunion.runtime.serve.http.door import Door
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
@@ -82,7 +85,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in STOP:
         _on_signal(loop, name, stop.set)
-    service = Service(load_model(bundle, options.load), options)
+    tracing = make_tracing(options.otlp)
+    service = Service(load_model(bundle, options.load), options, tracing)
     service.start()
     gate = Gate(options.limits.requests, options.limits.client_requests)
     keys = None if options.api_keys is None else read_keys(options.api_keys)
@@ -101,7 +105,7 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     rpc: Any = None
     where = {"http": listening.getsockname()[1]}
     if options.grpc_port is not None:
-        from prunion.runtime.serve.grpc_server import make_grpc_server
+        from prunion.runtime.serve.grpc.server import make_grpc_server
 
         rpc, where["grpc"] = make_grpc_server(service, gate, keys)
         await rpc.start()
@@ -116,6 +120,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     await _drain(service, http, rpc, running)
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
 
 
 def _on_signal(
@@ -175,16 +181,19 @@ class _Http(uvicorn.Server):
 
 def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:
     options = service.options
+    door = None
+    if keys is None:  # or who asks is known only when the head was read
+        door = Door(gate, service.statistics, lambda: service.ready, options.limits.body)
     return uvicorn.Config(
         http_app(service, gate, keys),
         loop="asyncio",
-        http=protocol_of(options.limits),
+        http=protocol_of(options.limits, door),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=round(options.limits.idle_seconds),
+        timeout_keep_alive=math.ceil(options.limits.idle_seconds),
         timeout_graceful_shutdown=round(options.drain_seconds),
         ssl_certfile=_text(options.certificate),
         ssl_keyfile=_text(options.private_key),
@@ -248,11 +257,16 @@ class _JsonLines(logging.Formatter):
 
 @contextlib.contextmanager
 def _logging(options: ServeOptions) -> Iterator[None]:
-    """The server's own lines and uvicorn's, one a line, on standard error."""
+    """The server's own lines and those of its libraries, one a line, on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_JsonLines() if options.log == "json" else plain)
-    names = {"prunion.serve": logging.INFO, "uvicorn": logging.WARNING}
+    # What these two warn of is what strangers send, in as many lines as they like.
+    names = {
+        "prunion.serve": logging.INFO,
+        "uvicorn": logging.ERROR,
+        "python_multipart": logging.ERROR,
+    }
     if options.log == "off":
         names["prunion.serve"] = logging.WARNING
     before = {name: logging.getLogger(name).level for name in names}
@@ -261,9 +275,13 @@ def _logging(options: ServeOptions) -> Iterator[None]:
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
         for name, level in before.items():
             logging.getLogger(name).removeHandler(handler)
             logging.getLogger(name).setLevel(level)

@@ -30,8 +30,9 @@ def plain_routes(service: Service, repository: Repository) -> list[Route]:
     handlers = _Handlers(service, repository)
     return [
         Route("/v1/domains", handlers.domains),
+        Route(f"/v1/domains/{{name:path}}{CLASSIFY}", handlers.classify, methods=["POST"]),
         Route("/v1/domains/{name:path}", handlers.domain),
-        Route("/v1/domains/{name:path}", handlers.classify, methods=["POST"]),
+        Route("/v1/domains/{name:path}", handlers.nothing, methods=["POST"]),
         Route("/v1/activity", handlers.activity),
         Route("/predict/{domain:path}", handlers.predict, methods=["POST"]),
         Route("/openapi.json", handlers.openapi),
@@ -79,19 +80,23 @@ class _Handlers:
         )
 
     async def classify(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if not name.endswith(CLASSIFY):
-            raise HTTPException(404, f"post an image to /v1/domains/NAME{CLASSIFY}")
-        return await self._classified(request, name.removesuffix(CLASSIFY))
+        return await self._classified(request, request.path_params["name"])
+
+    async def nothing(self, request: Request) -> Response:
+        raise HTTPException(404, f"post an image to /v1/domains/NAME{CLASSIFY}")
 
     async def predict(self, request: Request) -> Response:
         return await self._classified(request, request.path_params["domain"])
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi_document(self.service.options.limits.rows))
+        return JSONResponse(self._document())
 
     async def page(self, request: Request) -> Response:
-        return HTMLResponse(openapi_page(openapi_document(self.service.options.limits.rows)))
+        return HTMLResponse(openapi_page(self._document()))
+
+    def _document(self) -> dict[str, Any]:
+        domains = self.service.serving.catalogue.domains
+        return openapi_document(self.service.options.limits.rows, domains[0].name)
 
     async def _classified(self, request: Request, domain: str) -> Response:
         arrived, top = time.perf_counter_ns(), _top(request)

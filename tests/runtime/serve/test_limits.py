@@ -266,6 +266,27 @@ def test_loading_is_off_unless_asked_for(client: Any) -> None:
     assert client.get("/v2/models/signs/ready").status_code == 200
 
 
+def test_pages_of_other_sites(model: Model) -> None:
+    """A page that somebody looks at may ask a server that its browser reaches."""
+    unload, signs = "/v2/repository/models/signs/unload", "/v2/models/signs/ready"
+    client = client_of(model, control=True)
+    for origin in ("https://elsewhere.org", "null", "http://testserver.elsewhere.org"):
+        answer = client.post(unload, headers={"origin": origin})
+        assert answer.status_code == 403 and "--allow-origin" in answer.json()["error"]
+        answer = client.get("/v2", headers={"origin": origin})
+        assert "access-control-allow-origin" not in answer.headers
+    assert client.get(signs).status_code == 200
+    assert client.post(unload, headers={"origin": "http://testserver"}).status_code == 200
+    client = client_of(model, control=True, allow_origins=("https://mine.org",))
+    asked = {"origin": "https://mine.org", "access-control-request-method": "POST"}
+    answer = client.options(INFER, headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    answer = client.post(INFER, json=body(), headers={"origin": "https://mine.org"})
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    assert client.post(unload, headers={"origin": "https://mine.org"}).status_code == 200
+
+
 def test_errors_of_ours_tell_a_stranger_nothing(client: Any, monkeypatch: Any) -> None:
     async def broken(*_: Any) -> None:
         raise RuntimeError("at /home/somebody, <object at 0x7f>")
@@ -381,6 +402,54 @@ def test_slow_and_idle_clients_are_let_go(model: Model) -> None:
             assert kept.getresponse().read()
         assert kept.sock is not None, "it stays open between requests"
         kept.close()
+
+
+def test_what_cannot_be_read_as_http_gets_an_error_like_every_other(model: Model) -> None:
+    service = Service(model, ServeOptions(limits=LIMITS))
+    with listening(service, LIMITS) as port:
+
+        def ask(*parts: bytes) -> tuple[bytes, bytes]:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as found:
+                for part in parts:
+                    found.sendall(part)
+                    time.sleep(0.05)
+                data = b""
+                while more := found.recv(1 << 16):
+                    data += more
+            head, _, rest = data.partition(b"\r\n\r\n")
+            return head.split(b"\r\n")[0], rest
+
+        start = f"POST {INFER} HTTP/1.1\r\nhost: x\r\n".encode()
+        for parts in (
+            (b"GET /v2\r\n\r\n",),
+            (b"\x16\x03\x01\x02\0\x01\0\x01",),
+            (start, b"content-length: -1\r\n\r\n"),
+            (start, b"transfer-encoding: chunked\r\n\r\n", b"zz\r\n{}"),  # while it is read
+        ):
+            line, rest = ask(*parts)
+            assert line.startswith(b"HTTP/1.1 400") and "HTTP/1.1" in json.loads(rest)["error"]
+        upgrade = b"connection: upgrade, close\r\nupgrade: websocket\r\n\r\n"
+        line, rest = ask(b"GET /v2 HTTP/1.1\r\nhost: x\r\n" + upgrade)
+        assert line.startswith(b"HTTP/1.1 200") and json.loads(rest)["name"] == "prunion"
+
+
+def test_a_body_that_nobody_wants_does_not_hold_its_connection(model: Model) -> None:
+    limits = replace(LIMITS, body_seconds=0.4)
+    service = Service(model, ServeOptions(limits=limits))
+    with (
+        listening(service, limits) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=5) as found,
+    ):
+        found.sendall(
+            b"POST /v2/models/none/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 99999\r\n\r\n"
+        )
+        assert found.recv(1 << 16).startswith(b"HTTP/1.1 404")
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - begun < 4:
+                found.sendall(b"x")
+                time.sleep(0.05)
+        assert time.monotonic() - begun < 3
 
 
 def test_descriptors_bound_the_connections() -> None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from tests.runtime.serve.running import COMMAND, Running, running
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
-pytest.importorskip("grpc", reason="needs prunion[serve]")
+grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
 
 IMAGE = np.random.default_rng(5).standard_normal((1, 3, 12, 10), dtype=np.float32)
 
@@ -223,6 +224,22 @@ def test_packs_on_demand_and_watched(bundle_path: Path, toy: ModuleType, tmp_pat
         assert "prunion_pack_reads_total 4" in text, "d7 was read at the start"
         connection.request("GET", "/v1/domains")
         assert len(json.loads(connection.getresponse().read())["domains"]) == 43
+
+
+def test_addresses_of_version_6(bundle_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this system has no IPv6")
+    with running(bundle_path, "--host", "::") as server:
+        for host in ("::1", "127.0.0.1"):
+            connection = http.client.HTTPConnection(host, server.http, timeout=10)
+            assert ask(connection)[0] == 200
+            connection.close()
+            address = f"[{host}]" if ":" in host else host
+            with grpc.insecure_channel(f"{address}:{server.grpc}") as channel:
+                check = channel.unary_unary("/grpc.health.v1.Health/Check")
+                assert check(b"", timeout=10) == b"\x08\x01"
+        clients = {x["client"] for x in server.lines if "client" in x}
+        assert clients == {"::1", "::ffff:127.0.0.1"}
 
 
 def test_several_processes_share_the_ports(bundle_path: Path, toy: ModuleType) -> None:

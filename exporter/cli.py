@@ -82,6 +82,7 @@ __all__ = ["add_domain", "export", "pack", "verify"]
 @click.pass_context
 def export(
     ctx: click.Context,
+    /,
     source: str,
     output: str | None,
     triton: str | None,

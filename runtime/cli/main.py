@@ -65,6 +65,7 @@ EXTRAS = {
     "h11": "serve",
     "grpc": "serve",
     "google": "serve",
+    "ray": "ray",
     "multipart": "serve",
     "python_multipart": "serve",
     "opentelemetry": "otel",

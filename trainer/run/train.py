@@ -46,6 +46,7 @@ from prunion.trainer.run.record import (
 from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes
 from prunion.trainer.run.start import ExportCheck, begin, found_in
+from prunion.trainer.score import read_verdict
 
 __all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
 
@@ -124,7 +125,7 @@ def train_run(
             result = run_result(training, accuracy, before, folder, seconds, found)
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
-    return result
+    return replace(result, verdict=read_verdict(folder))
 
 
 def train_with_baseline(
@@ -144,7 +145,8 @@ def train_with_baseline(
     result = train_run(config, folder, force=force, resume=resume, run_file=run_file, check=check)
     whole = replace(config, budget=BudgetConfig(1.0))
     baseline = train_run(whole, folder / BASELINE, force=force, resume=resume)
-    return replace(result, baseline=baseline.accuracy)
+    verdict = read_verdict(folder, folder / BASELINE)
+    return replace(result, baseline=baseline.accuracy, verdict=verdict)
 
 
 def _save(

@@ -113,6 +113,7 @@ class _Front:
         own_id = request_id(headers.get(b"x-request-id", ""))
         address = scope.get("client") or ("?", 0)
         client, status = str(address[0]), 500
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -123,11 +124,11 @@ class _Front:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if scope["path"] in HEALTH:
+        if path in HEALTH:
             await self.app(scope, receive, answer)
             return
         try:
-            if self.keys is not None and scope["path"] not in PAGE_PATHS:
+            if self.keys is not None and path not in PAGE_PATHS:
                 owner = self.keys.owner(headers.get(b"authorization"), headers.get(b"x-api-key"))
                 if owner is None:
                     extra = {"www-authenticate": "Bearer", "connection": "close"}

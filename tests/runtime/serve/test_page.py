@@ -19,6 +19,7 @@ from PIL import Image
 
 from prunion.runtime.bundle import read_pack, write_pack
 from prunion.runtime.cli import cli
+from prunion.runtime.model import load
 from tests.runtime.serve.running import Running, running
 
 pytest.importorskip("onnxruntime")
@@ -91,6 +92,21 @@ def test_the_activity_counts_and_shows_the_last_batches(bundle_path: Path, photo
     assert (found["requests"], found["images"], found["runs"]) == (3, 3, 3)
     assert (found["failed"], found["refused"], found["waiting"]) == (0, 0, 0)
     assert found["spent_us"]["total"] >= found["spent_us"]["network"] > 0
+
+
+def test_behind_a_prefix_the_same_paths_need_no_key(bundle_path: Path) -> None:
+    testclient = pytest.importorskip("starlette.testclient")
+    from prunion.runtime.serve import Gate, Service, http_app
+    from prunion.runtime.serve.guard import ApiKeys
+
+    keys = ApiKeys((("shop", hashlib.sha256(KEY.encode()).digest()),))
+    app = http_app(Service(load(bundle_path, "cpu", threads=1)), Gate(9, 9), keys)
+    client = testclient.TestClient(app, root_path="/vision")
+    for path in ("/", "/page.js", "/v2/health/ready"):
+        assert client.get("/vision" + path).status_code == 200, path
+    assert client.get("/vision/v1/domains").status_code == 401
+    head = {"authorization": f"Bearer {KEY}"}
+    assert client.get("/vision/v1/domains", headers=head).status_code == 200
 
 
 # --- in a browser -------------------------------------------------------------------------------

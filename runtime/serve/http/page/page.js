@@ -53,8 +53,8 @@ let [names, domain] = [[], ""];
 async function start() {
   const found = await ask("v1/domains");
   names = found.domains;
-  $("bundle").textContent = found.bundle;
-  document.title = `${found.bundle} – prunion`;
+  document.title = `${($("bundle").textContent = found.bundle)} – prunion`;
+  document.querySelector("footer").hidden = Boolean(key); // a link sends no key
   $("about").textContent = `${counted(names.length, "domain")}, one network`;
   $("search").hidden = names.length <= SEARCHED;
   choose(names.find((name) => `#${encodeURIComponent(name)}` === location.hash) ?? names[0]);

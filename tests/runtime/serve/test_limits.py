@@ -162,6 +162,8 @@ def test_header_lengths(client: Any, length: str) -> None:
         ("image", [1, 3, 12, 10], "FP32", 1440, b""),
         ("image", [1, 3, 12, 10], "FP32", 4, b"0000"),
         ("image", [10**18, 3, 12, 10], "FP32", 4, b"0000"),
+        ("image", [1 << 31, 12, (1 << 63) - 1, 0], "FP32", 0, b""),
+        ("image", [0, 1 << 62, 1 << 62, 3], "UINT8", 0, b""),
         ("image", [1, 3, 12, 10], "FP64", 4, b"0000"),
         ("image", [1], "BYTES", 4, b"\xff\xff\xff\xff"),
         ("image", [1], "BYTES", 3, b"000"),

@@ -35,11 +35,12 @@ def logging_of(options: ServeOptions) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_JsonLines() if options.log == "json" else plain)
-    # What these two warn of is what strangers send, in as many lines as they like.
+    # What these complain of is what strangers send, in as many lines as they like.
     names = {
         "prunion.serve": logging.INFO,
         "uvicorn": logging.ERROR,
         "python_multipart": logging.ERROR,
+        "PIL": logging.CRITICAL,
     }
     if options.log == "off":
         names["prunion.serve"] = logging.WARNING

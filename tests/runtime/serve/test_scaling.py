@@ -79,8 +79,7 @@ def test_its_fields_are_those_of_an_inference_service(manifest: dict[str, Any]) 
 def test_its_ports_are_those_of_the_container_file(manifest: dict[str, Any]) -> None:
     ports = {x["name"]: x["containerPort"] for x in container(manifest)["ports"]}
     assert ports == {"http1": 8000, "h2c": 8001}
-    serving = (DOCS / "serving.md").read_text("utf-8")
-    assert "EXPOSE 8000 8001" in serving
+    assert "EXPOSE 8000 8001" in (DOCS / "deploy" / "Dockerfile").read_text("utf-8")
     assert all(container(manifest)[x]["httpGet"]["port"] == 8000 for x in PROBES)
 
 

@@ -143,7 +143,7 @@ def answer_after_kill(bundle: Path, traffic: Path, times: int = 3) -> dict[str, 
                 result = generator.measure(Load(port, str(traffic), clients=1, seconds=0.01))
                 took.append(time.perf_counter() - begun - result["seconds"])
                 wrong += result["wrong"] + (result["status"].get("200", 0) == 0)
-    return {"times": times, "longest_s": max(took), "wrong": wrong}
+    return {"times": times, "shortest_s": min(took), "longest_s": max(took), "wrong": wrong}
 
 
 def exchange_packs(

@@ -27,7 +27,7 @@ from prunion.runtime.model import load
 
 __all__ = ["memory", "packs"]
 
-TURNS = 3  # every domain is asked so often, in turn, before memory is read
+TURNS = 12  # times that every domain is asked: those that are asked often get their own sessions
 PACK_BYTES = re.compile(r"^prunion_pack_bytes (\S+)", re.MULTILINE)
 
 

@@ -18,6 +18,7 @@ from prunion.runtime.errors import BackendError, InputError
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
 from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
 from prunion.runtime.model.explain import Explanation, explain_model
+from prunion.runtime.model.pinned import Background
 from prunion.runtime.model.plan import Plan, find_plan
 from prunion.runtime.model.pool import SessionPool
 from prunion.runtime.model.prediction import Prediction, to_prediction
@@ -37,6 +38,7 @@ class Model:
         self._writing, self._planning = threading.Lock(), threading.Lock()
         self._plan: Plan | None = None
         self.trials: Trials | None = None  # of a server, where one thread asks for all batches
+        self.background: Background | None = None  # of a server, whose batches wait for no session
         self._scratch = threading.local()
 
     @property
@@ -172,12 +174,19 @@ class Model:
                 self.sessions.slicing = self.sessions.slicing and self._plan.slices
             return self._plan
 
+    def pin_in_background(self) -> None:
+        """From now on no answer waits for a session to be made: the mixed one answers meanwhile."""
+        if self.sessions.pins:
+            self.background = Background(self.sessions.ready, self.sessions.pinned)
+
     def explain(self) -> Explanation:
         """What was chosen on this machine, and why; `print` shows it."""
         return explain_model(self.bundle, self.sessions, self._tables, self._plan)
 
     def close(self) -> None:
         """Give back sessions and files; requests that run finish, later ones raise InputError."""
+        if self.background is not None:
+            self.background.close()
         self.sessions.close()
         self.bundle.close()
 
@@ -250,7 +259,7 @@ class Model:
         splits, trials = plan.splits(counts), self.trials
         if trials is not None:
             splits = trials.splits(counts, splits, lambda: self.sessions.can_hold(domains, True))
-        splits = splits and self.sessions.can_hold(domains)
+        splits = splits and (self.background or self.sessions).can_hold(domains)
         logits = self._split(tables, array, places) if splits else self._mixed(tables, array, rows)
         if trials is not None:
             trials.record(counts, splits)
@@ -274,7 +283,7 @@ class Model:
     def _single(
         self, tables: Tables, domain: LiveDomain, array: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        pinned = self.sessions.pinned(domain)
+        pinned = (self.background or self.sessions).pinned(domain)
         if pinned is None:
             return self._mixed(tables, array, rows)
         self.sessions.form.check_values(array)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prunion.runtime.batching import trace_id_of
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.errors import PrunionError, printable
 from prunion.runtime.model import Model
 from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of, request_id
 from prunion.runtime.serve.http.body import ClientGone
@@ -154,7 +154,7 @@ class _Front:
                 "id": own_id,
                 "client": client,
                 "method": scope["method"],
-                "path": scope["path"][:200],
+                "path": printable(scope["path"][:200]),
                 "status": status,
                 "ms": round(ms, 3),
             }

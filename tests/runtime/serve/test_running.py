@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -224,6 +225,22 @@ def test_packs_on_demand_and_watched(bundle_path: Path, toy: ModuleType, tmp_pat
         assert "prunion_pack_reads_total 4" in text, "d7 was read at the start"
         connection.request("GET", "/v1/domains")
         assert len(json.loads(connection.getresponse().read())["domains"]) == 43
+
+
+def test_systemd_is_told(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(socket, "AF_UNIX"):
+        pytest.skip("this system has no sockets in the file system")
+    with (
+        tempfile.TemporaryDirectory() as folder,  # pytest's own paths are too long for one
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
+    ):
+        told.bind(f"{folder}/notify")
+        told.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
+        with running(bundle_path) as server:
+            assert told.recv(100) == b"READY=1"
+            assert server.end() == 0
+            assert told.recv(100) == b"STOPPING=1"
 
 
 def test_addresses_of_version_6(bundle_path: Path) -> None:

@@ -213,3 +213,33 @@ def test_the_command_takes_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
     (place,) = export_triton(tmp_path / "tiny.prunion", tmp_path / "raw", precision="fp32-uint8")
     pixels = np.random.default_rng(5).integers(0, 256, (2, spec.height, spec.width, 3), np.uint8)
     run_as_triton(place, {"image": pixels, "domain": np.zeros((2, 1), np.int64)})
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision"),
+    [
+        (("--heads", "concatenated"), "fp32"),
+        (("--fp16", "--fp16-image", "float16"), "fp16"),
+        (("--specialise", "cold"), "fp32"),
+    ],
+)
+def test_every_form_of_a_bundle_is_put_there(
+    tiny: Path, tmp_path: Path, asked: tuple[str, ...], precision: str
+) -> None:
+    done = invoke(
+        tiny, "-o", tmp_path / "tiny.prunion", *asked, "--triton", tmp_path / "models",
+        "--triton-domains", "--triton-precision", precision,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    with load(tmp_path / "tiny.prunion", "cpu", precision=precision, threads=1) as model:
+        form = model.sessions.form
+        image = form.noise(3)
+        for row, name in enumerate(model.domains):
+            request = {"image": image}
+            if not form.single:
+                request["domain"] = np.full((3, 1), row)
+            mixed = run_as_triton(tmp_path / "models" / "tiny", request)
+            wanted = model.logits(image.astype(np.float32), name)
+            np.testing.assert_allclose(mixed, wanted, rtol=2e-2, atol=2e-2)
+            alone = run_as_triton(tmp_path / "models" / name, {"image": image})
+            np.testing.assert_allclose(alone, mixed[:, : alone.shape[1]], rtol=2e-2, atol=2e-2)

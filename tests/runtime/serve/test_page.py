@@ -117,6 +117,7 @@ class Tab:
 
     def __init__(self, page: Any, url: str) -> None:
         self.page, self.said = page, list[str]()
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda r: self._asked(r.url, url))
@@ -131,7 +132,7 @@ class Tab:
 
     def until(self, condition: str) -> None:
         # Not wait_for_function: it evaluates text in the page, which the policy forbids.
-        for _ in range(300):
+        for _ in range(1200):  # a minute: the machine may be busy
             if self.page.evaluate(condition):
                 return
             self.page.wait_for_timeout(50)

@@ -54,6 +54,11 @@ def container(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
+def options_of(container: Mapping[str, Any]) -> dict[str, str]:
+    """What `prunion serve` is told beside the bundle."""
+    return dict(x.split("=", 1) for x in container["args"][1:])
+
+
 def test_its_fields_are_those_of_an_inference_service(manifest: dict[str, Any]) -> None:
     assert (manifest["apiVersion"], manifest["kind"]) == (
         "serving.kserve.io/v1beta1",
@@ -79,13 +84,21 @@ def test_its_fields_are_those_of_an_inference_service(manifest: dict[str, Any]) 
 def test_its_ports_are_those_of_the_container_file(manifest: dict[str, Any]) -> None:
     ports = {x["name"]: x["containerPort"] for x in container(manifest)["ports"]}
     assert ports == {"http1": 8000, "h2c": 8001}
-    assert "EXPOSE 8000 8001" in (DOCS / "deploy" / "Dockerfile").read_text("utf-8")
+    file = (DOCS / "deploy" / "Dockerfile").read_text("utf-8")
+    assert "EXPOSE 8000 8001" in file
+    options = options_of(container(manifest))
+    assert "--port" not in options, "8000 is the default"
+    assert options["--grpc-port"] == "8001"
+    # Kubernetes' args take the place of CMD, not of ENTRYPOINT.
+    assert 'ENTRYPOINT ["prunion", "serve"]' in file
+    copied = re.findall(r"^COPY \S+ (/srv/\S+)$", file, re.MULTILINE)
+    assert copied == [container(manifest)["args"][0]]
     assert all(container(manifest)[x]["httpGet"]["port"] == 8000 for x in PROBES)
 
 
 def test_a_replica_that_goes_has_time_to_answer(manifest: dict[str, Any]) -> None:
     own = container(manifest)
-    args = dict(zip(own["args"][::2], own["args"][1::2], strict=True))
+    args = options_of(own)
     ready, drain = float(args["--ready-seconds"]), float(args["--drain-seconds"])
     probe = own["readinessProbe"]
     noticed = probe["periodSeconds"] * probe.get("failureThreshold", 3)
@@ -97,11 +110,14 @@ def test_a_server_with_its_arguments_answers_its_probes(
     manifest: dict[str, Any], bundle_path: Path
 ) -> None:
     own = container(manifest)
+    options = options_of(own)
     command = cli.get_command(None, "serve")  # type: ignore[arg-type]
     assert command is not None
     known = {name for x in command.params for name in x.opts}
-    assert {x for x in own["args"] if x.startswith("--")} <= known
-    with running(bundle_path, *own["args"], "--ready-seconds", 0) as server:
+    assert options.keys() <= known
+    here = {"--host": "127.0.0.1", "--grpc-port": "0", "--ready-seconds": "0"}
+    words = [word for pair in {**options, **here}.items() for word in pair]
+    with running(bundle_path, *words) as server:
         for name in PROBES:
             answer = httpx.get(server.url + own[name]["httpGet"]["path"])
             assert answer.status_code == 200, name

@@ -153,6 +153,9 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
 )
 @click.option("--otlp", metavar="URL", help="Send traces there [default: as OTEL_* says].")
 @click.option(
+    "--page/--no-page", default=True, show_default=True, help="A page to try it, at the root."
+)
+@click.option(
     "--log", default="json", show_default=True, type=click.Choice(["json", "text", "off"])
 )
 def serve(

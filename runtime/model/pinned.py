@@ -80,6 +80,17 @@ class Background:
         found = [self.pinned(domain) for domain in domains]  # each of them is asked for
         return None not in found
 
+    def want(self, domain: LiveDomain) -> None:
+        """Make the session of a domain when there is time."""
+        with self._lock:
+            if self._closed or domain.serial in self._making:
+                return
+            self._making.add(domain.serial)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="pinned", daemon=True)
+                self._thread.start()
+        self._wanted.put(domain)
+
     def close(self) -> None:
         """Make no more, and return when none is being made, or the process's end would abort."""
         with self._lock:
@@ -99,11 +110,7 @@ class Background:
                     self._asked.clear()
                 return
             del self._asked[serial]
-            self._making.add(serial)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="pinned", daemon=True)
-                self._thread.start()
-        self._wanted.put(domain)
+        self.want(domain)
 
     def _work(self) -> None:
         while (domain := self._wanted.get()) is not None and not self._closed:

@@ -51,6 +51,9 @@ def openapi_document(rows: int, example: str) -> dict[str, Any]:
             "post": _call("All models: the bundle and its domains", _json({"type": "object"}))
         },
         "/metrics": {"get": _call("Prometheus metrics", answer="text/plain")},
+        "/v1/activity": {
+            "get": _call("What was answered so far, how long it took, the last batches")
+        },
         "/v1/domains": {"get": _call("The domains")},
         "/v1/domains/{name}": {"get": _call("The classes of a domain", named=True)},
         "/v1/domains/{name}:classify": {"post": _classify()},

@@ -25,6 +25,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 TAKEN = (*DTYPES, "BYTES")
 MOST_DIMENSIONS = 8
+MOST_VALUES = 1 << 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,9 @@ def shape_of(name: str, shape: Any) -> tuple[int, ...]:
     fine = isinstance(shape, (list, tuple)) and all(type(n) is int and n >= 0 for n in shape)
     if not fine or len(shape) > MOST_DIMENSIONS:
         raise InputError(f"`{name}` has no shape of whole numbers")
+    # Also of what holds nothing, where one dimension is 0: numpy counts the others.
+    if math.prod(n or 1 for n in shape) > MOST_VALUES:
+        raise InputError(f"`{name}` has the shape {shown(list(shape))}: no request holds so much")
     return tuple(shape)
 
 

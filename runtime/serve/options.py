@@ -82,6 +82,7 @@ class ServeOptions:
         drain_seconds: after that, the most it takes for requests that run.
         otlp: address of the collector that traces go to; None for what `OTEL_*` variables say.
         log: one line a request, as JSON or text; or none.
+        page: whether the root is a page to try the server in a browser.
     """
 
     host: str = "127.0.0.1"
@@ -110,3 +111,4 @@ class ServeOptions:
     drain_seconds: float = 30.0
     otlp: str | None = None
     log: Literal["json", "text", "off"] = "json"
+    page: bool = True

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import replace
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,30 +16,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prunion.runtime.batching import trace_id_of
-from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.errors import PrunionError, printable
 from prunion.runtime.model import Model
-from prunion.runtime.protocol import http_request, http_response
 from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of, request_id
-from prunion.runtime.serve.http.body import (
-    ClientGone,
-    check_json,
-    packing,
-    read_body,
-    unless_gone,
-    unpacked,
-)
+from prunion.runtime.serve.http.body import ClientGone
+from prunion.runtime.serve.http.handlers import Handlers
+from prunion.runtime.serve.http.page.routes import PAGE_PATHS, page_routes
 from prunion.runtime.serve.http.plain import plain_routes
 from prunion.runtime.serve.http.traced import Traced
-from prunion.runtime.serve.metrics import metrics_text
 from prunion.runtime.serve.options import ServeOptions
-from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
 
 __all__ = ["create_app", "http_app"]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-INLINE = 32 * 1024  # bytes of JSON that are parsed on the event loop; more go to a thread
-OPEN = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
+HEALTH = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
 EXPOSED = ["Inference-Header-Content-Length", "X-Request-ID", "Retry-After"]
 logger = logging.getLogger("prunion.serve")
 requests_log = logging.getLogger("prunion.serve.requests")
@@ -57,7 +46,7 @@ def create_app(model: Model, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
 
 def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starlette:
     """The ASGI application of a service; `gate` counts its requests, `keys` say who may ask."""
-    handlers = _Handlers(service)
+    handlers = Handlers(service)
     models = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
     routes = [  # tried in this order, so what is asked most comes first
         *(Route(f"{base}/infer", handlers.infer, methods=["POST"]) for base in models),
@@ -78,11 +67,19 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
             Route(f"{base}/config", handlers.config),
             Route(f"{base}/stats", handlers.statistics),
         ]
+    if service.options.page:
+        routes += page_routes()
     layers = [Middleware(_Front, service=service, gate=gate, keys=keys)]
     origins = service.options.allow_origins
     if origins:
-        allowed = {"allow_origins": origins, "allow_headers": ["*"], "expose_headers": EXPOSED}
-        layers.insert(0, Middleware(CORSMiddleware, **allowed, allow_methods=["GET", "POST"]))
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+        layers.insert(0, cors)
     if service.tracing is not None:
         layers.insert(0, Middleware(Traced, tracing=service.tracing))
     return Starlette(
@@ -96,111 +93,6 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
             Exception: _refused,
         },
     )
-
-
-class _Handlers:
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.repository = Repository(service)
-
-    async def server(self, request: Request) -> Response:
-        return JSONResponse(self.repository.metadata())
-
-    async def alive(self, request: Request) -> Response:
-        return Response(status_code=200)
-
-    async def ready(self, request: Request) -> Response:
-        return _state(self.service.ready)
-
-    async def model(self, request: Request) -> Response:
-        return JSONResponse(self.repository.metadata(*_named(request)))
-
-    async def model_ready(self, request: Request) -> Response:
-        return _state(self.repository.is_ready(*_named(request)))
-
-    async def config(self, request: Request) -> Response:
-        return JSONResponse(self.repository.config(*_named(request)))
-
-    async def statistics(self, request: Request) -> Response:
-        return JSONResponse(self.repository.statistics(*_named(request)))
-
-    async def index(self, request: Request) -> Response:
-        value = await self._object(request)
-        return JSONResponse(self.repository.index(value.get("ready") is True))
-
-    async def load(self, request: Request) -> Response:
-        value = await self._control(request)
-        if value.get("parameters"):
-            raise InputError("load takes no parameters: packs come from the folders named at start")
-        await self.repository.load(request.path_params["name"])
-        return Response(status_code=200)
-
-    async def unload(self, request: Request) -> Response:
-        await self._control(request)
-        await self.repository.unload(request.path_params["name"])
-        return Response(status_code=200)
-
-    async def metrics(self, request: Request) -> Response:
-        return Response(metrics_text(self.service), media_type="text/plain; version=0.0.4")
-
-    async def infer(self, request: Request) -> Response:
-        arrived = time.perf_counter_ns()
-        name, version = _named(request)
-        self.repository.describe(name, version)  # no body is read for a model that is not there
-        body = await read_body(request, self.service.options.limits)
-        value = request.headers.get("inference-header-content-length")
-        if value is not None and not (value.isascii() and value.isdigit() and len(value) < 12):
-            raise InputError("Inference-Header-Content-Length must be a whole number")
-        length = None if value is None else int(value)
-        packed = request.headers.get("content-encoding", "")
-        run = self.service.decoder.run
-        small = len(body) <= INLINE and not packed
-        small = small or (length is not None and length <= INLINE and not packed)
-        if small:
-            parsed = self._parsed(body, packed, length)
-        else:
-            parsed = await run(self._parsed, body, packed, length)
-        work = self.service.infer(name, version, parsed, arrived)
-        answer = await unless_gone(request, work)
-        content, json_length = http_response(answer)
-        headers, kind = {}, "application/json"
-        if json_length is not None:
-            headers["Inference-Header-Content-Length"] = str(json_length)
-            kind = "application/octet-stream"
-        encoding = packing(request.headers.get("accept-encoding", ""), len(content))
-        if encoding:
-            headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
-            small = len(content) <= 2 * INLINE
-            content = packed(content, encoding) if small else await run(packed, content, encoding)
-        return Response(content, headers=headers, media_type=kind)
-
-    def _parsed(self, body: bytes, packed: str, length: int | None) -> Any:
-        limits, form = self.service.options.limits, self.service.serving.model.sessions.form
-        body = unpacked(body, packed, limits.body)
-        check_json(body if length is None else body[:length], limits, form.image_shape)
-        return http_request(body, length)
-
-    async def _control(self, request: Request) -> dict[str, Any]:
-        """The body of a request that changes the server, unless another site's page sent it."""
-        origin = request.headers.get("origin")
-        own = (*self.service.options.allow_origins, f"http://{request.headers.get('host')}")
-        if (
-            origin is not None
-            and origin not in own
-            and origin.replace("https:", "http:") not in own
-        ):
-            raise HTTPException(403, f"pages of {origin[:100]} may not do this: see --allow-origin")
-        return await self._object(request)
-
-    async def _object(self, request: Request) -> dict[str, Any]:
-        body = await read_body(request, replace(self.service.options.limits, body=1 << 16))
-        try:
-            value = json.loads(body or b"{}")
-        except (ValueError, RecursionError) as exc:
-            raise InputError(f"the body is no JSON ({exc})") from None
-        if not isinstance(value, dict):
-            raise InputError("the body must be an object, or empty")
-        return value
 
 
 class _Front:
@@ -221,6 +113,7 @@ class _Front:
         own_id = request_id(headers.get(b"x-request-id", ""))
         address = scope.get("client") or ("?", 0)
         client, status = str(address[0]), 500
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -231,11 +124,11 @@ class _Front:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if scope["path"] in OPEN:
+        if path in HEALTH:
             await self.app(scope, receive, answer)
             return
         try:
-            if self.keys is not None:
+            if self.keys is not None and path not in PAGE_PATHS:
                 owner = self.keys.owner(headers.get(b"authorization"), headers.get(b"x-api-key"))
                 if owner is None:
                     extra = {"www-authenticate": "Bearer", "connection": "close"}
@@ -261,7 +154,7 @@ class _Front:
                 "id": own_id,
                 "client": client,
                 "method": scope["method"],
-                "path": scope["path"][:200],
+                "path": printable(scope["path"][:200]),
                 "status": status,
                 "ms": round(ms, 3),
             }
@@ -269,14 +162,6 @@ class _Front:
             if trace:
                 fields["trace_id"] = trace
             requests_log.info("%s %s %s", *list(fields.values())[2:5], extra={"fields": fields})
-
-
-def _named(request: Request) -> tuple[str, str]:
-    return request.path_params.get("name", ""), request.path_params.get("version", "")
-
-
-def _state(ready: bool) -> Response:
-    return Response(status_code=200) if ready else JSONResponse({"error": "stopping"}, 503)
 
 
 def _answered(error: Exception, close: bool = False) -> Response:

@@ -33,6 +33,7 @@ def plain_routes(service: Service, repository: Repository) -> list[Route]:
         Route(f"/v1/domains/{{name:path}}{CLASSIFY}", handlers.classify, methods=["POST"]),
         Route("/v1/domains/{name:path}", handlers.domain),
         Route("/v1/domains/{name:path}", handlers.nothing, methods=["POST"]),
+        Route("/v1/activity", handlers.activity),
         Route("/predict/{domain:path}", handlers.predict, methods=["POST"]),
         Route("/openapi.json", handlers.openapi),
         Route("/docs", handlers.page),
@@ -52,6 +53,31 @@ class _Handlers:
     async def domain(self, request: Request) -> Response:
         name = request.path_params["name"]
         return JSONResponse({"domain": name, "classes": self.repository.classes(name)})
+
+    async def activity(self, request: Request) -> Response:
+        total, found = self.service.statistics.total, self.service.statistics
+        spent = {
+            "total": total.success,
+            "input": total.compute_input,
+            "queue": total.queue,
+            "network": total.compute_infer,
+            "output": total.compute_output,
+        }
+        return JSONResponse(
+            {
+                "requests": total.success.count,
+                "failed": total.fail.count,
+                "refused": found.refused.total(),
+                "images": total.inference_count,
+                "runs": total.execution_count,
+                "waiting": self.service.serving.batcher.rows,
+                "spent_us": {name: x.ns // 1000 for name, x in spent.items()},
+                # Copied at once: the thread of the network adds to them.
+                "recent": [
+                    {"domains": dict(x.domains), "us": x.ns // 1000} for x in list(found.recent)
+                ],
+            }
+        )
 
     async def classify(self, request: Request) -> Response:
         return await self._classified(request, request.path_params["name"])

@@ -22,7 +22,7 @@ pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
 from prunion.runtime.protocol import schema  # noqa: E402
 from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
-from prunion.runtime.serve.grpc_server import make_grpc_server  # noqa: E402
+from prunion.runtime.serve.grpc.server import make_grpc_server  # noqa: E402
 from prunion.runtime.serve.guard import ApiKeys, Gate  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
 
@@ -164,6 +164,31 @@ def test_calls_are_logged_with_their_ids(model: Model, caplog: Any) -> None:
     first, second = (record.fields for record in caplog.records if hasattr(record, "fields"))
     assert (first["id"], first["trace_id"], first["status"]) == ("abc-1", trace, "OK")
     assert len(second["id"]) == 32 and second["status"] == "INVALID_ARGUMENT"
+
+
+def test_requests_of_one_stream_share_batches(model: Model) -> None:
+    async def run() -> None:
+        service = Service(model, ServeOptions(grpc_port=0))
+        server, port = make_grpc_server(service, Gate(99, 99), None)
+        await server.start()
+        batcher, go = service.serving.batcher, threading.Event()
+        answer = model.answer
+        batcher.model = type("Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)})()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(timeout=20)
+            for number in range(9):
+                message = request()
+                message.id = str(number)
+                await call.write(message.SerializeToString())
+            await until(lambda: batcher.rows == 9)
+            go.set()
+            await call.done_writing()
+            found = [MESSAGES["ModelStreamInferResponse"].FromString(x) async for x in call]
+        assert [x.infer_response.id for x in found] == [str(n) for n in range(9)]
+        assert service.statistics.total.execution_count <= 3
+        await server.stop(1)
+
+    asyncio.run(run())
 
 
 def test_overload_and_deadlines(model: Model) -> None:

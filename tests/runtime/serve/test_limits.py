@@ -24,6 +24,7 @@ from PIL import Image
 
 from prunion.runtime.errors import ConfigError, OverloadError
 from prunion.runtime.model import Model, load
+from prunion.runtime.model.trials import OFTEN, ROUNDS
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -162,6 +163,8 @@ def test_header_lengths(client: Any, length: str) -> None:
         ("image", [1, 3, 12, 10], "FP32", 1440, b""),
         ("image", [1, 3, 12, 10], "FP32", 4, b"0000"),
         ("image", [10**18, 3, 12, 10], "FP32", 4, b"0000"),
+        ("image", [1 << 31, 12, (1 << 63) - 1, 0], "FP32", 0, b""),
+        ("image", [0, 1 << 62, 1 << 62, 3], "UINT8", 0, b""),
         ("image", [1, 3, 12, 10], "FP64", 4, b"0000"),
         ("image", [1], "BYTES", 4, b"\xff\xff\xff\xff"),
         ("image", [1], "BYTES", 3, b"000"),
@@ -266,6 +269,27 @@ def test_loading_is_off_unless_asked_for(client: Any) -> None:
     assert client.get("/v2/models/signs/ready").status_code == 200
 
 
+def test_pages_of_other_sites(model: Model) -> None:
+    """A page that somebody looks at may ask a server that its browser reaches."""
+    unload, signs = "/v2/repository/models/signs/unload", "/v2/models/signs/ready"
+    client = client_of(model, control=True)
+    for origin in ("https://elsewhere.org", "null", "http://testserver.elsewhere.org"):
+        answer = client.post(unload, headers={"origin": origin})
+        assert answer.status_code == 403 and "--allow-origin" in answer.json()["error"]
+        answer = client.get("/v2", headers={"origin": origin})
+        assert "access-control-allow-origin" not in answer.headers
+    assert client.get(signs).status_code == 200
+    assert client.post(unload, headers={"origin": "http://testserver"}).status_code == 200
+    client = client_of(model, control=True, allow_origins=("https://mine.org",))
+    asked = {"origin": "https://mine.org", "access-control-request-method": "POST"}
+    answer = client.options(INFER, headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    answer = client.post(INFER, json=body(), headers={"origin": "https://mine.org"})
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    assert client.post(unload, headers={"origin": "https://mine.org"}).status_code == 200
+
+
 def test_errors_of_ours_tell_a_stranger_nothing(client: Any, monkeypatch: Any) -> None:
     async def broken(*_: Any) -> None:
         raise RuntimeError("at /home/somebody, <object at 0x7f>")
@@ -281,6 +305,51 @@ def test_errors_of_ours_tell_a_stranger_nothing(client: Any, monkeypatch: Any) -
 def test_ids_of_requests_come_back(client: Any) -> None:
     assert client.get("/v2", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     assert len(client.get("/v2", headers={"x-request-id": "a b"}).headers["x-request-id"]) == 32
+
+
+def test_a_path_cannot_write_lines_of_the_log(client: Any, caplog: Any) -> None:
+    with caplog.at_level("INFO", "prunion.serve.requests"):
+        client.get("/v2%0a2026-01-01%20INFO%20all%20is%20well%1b[2J%c2%9b")
+    (record,) = (x for x in caplog.records if hasattr(x, "fields"))
+    assert record.getMessage().isprintable() and record.fields["path"].isprintable()
+
+
+def test_who_expects_100_continue_is_told_before_the_body_is_sent(model: Model) -> None:
+    service = Service(model, ServeOptions(limits=LIMITS))
+    with listening(service, LIMITS) as port:
+        for path, first in ((INFER, b"HTTP/1.1 100"), ("/v2/models/none/infer", b"HTTP/1.1 404")):
+            text = json.dumps(body()).encode()
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(text)}\r\n"
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as found:
+                found.sendall(f"{head}expect: 100-continue\r\n\r\n".encode())
+                assert found.recv(1 << 16).startswith(first)
+                if first.endswith(b"100"):
+                    found.sendall(text)
+                    assert found.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_balancers_may_ask_with_head(client: Any) -> None:
+    for path in ("/v2/health/ready", "/v2/health/live", "/v2", "/v2/models/toy/ready", "/metrics"):
+        answer = client.head(path)
+        assert answer.status_code == 200 and not answer.content
+    answer = client.options("/v2/models/toy/infer")
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+
+
+def test_metrics_tell_whether_mixed_batches_are_split(client: Any) -> None:
+    client.service.serving.batcher.tune()
+    value = body(2)
+    for row in (0, 1):  # no session is made for a trial, so there must be some
+        client.post(
+            INFER, json={"inputs": [body()["inputs"][0], {**body()["inputs"][1], "data": [row]}]}
+        )
+    value["inputs"][1]["data"] = [0, 1]
+    for _ in range(OFTEN + 2 * ROUNDS):
+        assert client.post(INFER, json=value).status_code == 200
+    text = client.get("/metrics").text
+    assert "prunion_trials_total 1" in text
+    assert 'prunion_splits{rows="2",domains="2"}' in text
+    assert 'prunion_mixed_runs_total{way="split"}' in text
 
 
 def test_pages(client: Any) -> None:

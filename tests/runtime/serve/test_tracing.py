@@ -32,7 +32,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: E4
 from prunion.runtime.batching import Tracing, make_tracing, trace_id_of  # noqa: E402
 from prunion.runtime.protocol import schema  # noqa: E402
 from prunion.runtime.serve import ServeOptions  # noqa: E402
-from prunion.runtime.serve.grpc_server import make_grpc_server  # noqa: E402
+from prunion.runtime.serve.grpc.server import make_grpc_server  # noqa: E402
 from prunion.runtime.serve.guard import Gate  # noqa: E402
 from prunion.runtime.serve.http.app import http_app  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
@@ -198,7 +198,7 @@ def test_where_traces_go(monkeypatch: Any) -> None:
 
 def test_a_server_without_traces_does_not_import_them() -> None:
     code = (
-        "import sys, prunion.runtime.serve.http.app, prunion.runtime.serve.grpc_server\n"
+        "import sys, prunion.runtime.serve.http.app, prunion.runtime.serve.grpc.server\n"
         "from prunion.runtime.batching import make_tracing\n"
         "print(make_tracing(None), 'opentelemetry' in sys.modules)"
     )

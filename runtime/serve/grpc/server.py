@@ -1,13 +1,11 @@
-"""The protocol over gRPC: the same service, the same limits, on the same event loop."""
+"""The calls of the protocol over gRPC, and the server that takes them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ import grpc
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
-from prunion.runtime.batching import trace_id_of
 from prunion.runtime.errors import ConfigError, InputError, OverloadError
 from prunion.runtime.protocol import grpc_request, grpc_response, schema
-from prunion.runtime.serve.grpc_health import health_handler
-from prunion.runtime.serve.guard import ApiKeys, Gate, Refusal, refusal_of, request_id
+from prunion.runtime.serve.grpc.health import health_handler
+from prunion.runtime.serve.grpc.told import Told, told_of
+from prunion.runtime.serve.guard import ApiKeys, Gate, Refusal, refusal_of
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
@@ -33,7 +31,6 @@ OPEN = ("ServerLive", "ServerReady")  # no key, no limit: an orchestrator asks
 STREAM, AT_A_TIME = "ModelStreamInfer", 32
 Call = Callable[[Any, Any], Awaitable[Any]]
 logger = logging.getLogger("prunion.serve")
-requests_log = logging.getLogger("prunion.serve.requests")
 
 
 def make_grpc_server(service: Service, gate: Gate, keys: ApiKeys | None) -> tuple[Any, int]:
@@ -106,8 +103,10 @@ class _Calls:
     def guarded(self, name: str, kind: str, call: Call) -> Any:
         """A call behind the key and the gate, whose errors have the protocol's codes."""
 
+        tracing = None if name in OPEN else self.service.tracing
+
         async def run(data: bytes, context: Any) -> Any:
-            with self._told(name, context) as told:
+            with told_of(name, context, tracing) as told:
                 try:
                     if name in OPEN:
                         return await call(await self._read(kind, data), context)
@@ -134,7 +133,7 @@ class _Calls:
 
         Several are worked on at a time, so that those of one stream share batches too.
         """
-        client = await self._client(context, _Told(STREAM, _address(context), _sent(context)))
+        client = await self._client(context, Told.of(STREAM, context))
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AT_A_TIME)
 
         async def feed() -> None:
@@ -156,7 +155,7 @@ class _Calls:
 
     async def _streamed(self, data: bytes, client: str, context: Any) -> Any:
         response, request = self.messages["ModelStreamInferResponse"], None
-        with self._told(STREAM, context) as told:
+        with told_of(STREAM, context, self.service.tracing) as told:
             told.client = client
             try:
                 with self.gate.enter(client):
@@ -179,7 +178,7 @@ class _Calls:
                 f"the bytes are no {kind}: send it as the Open Inference Protocol has it"
             ) from None
 
-    def _refusal(self, error: Exception, told: _Told) -> Refusal:
+    def _refusal(self, error: Exception, told: Told) -> Refusal:
         refusal = refusal_of(error)
         told.code = refusal.code
         if refusal.reason in ("requests", "client"):
@@ -187,27 +186,6 @@ class _Calls:
         if refusal.code == "INTERNAL":
             logger.error("a bug answered %s", told.name, exc_info=error)
         return refusal
-
-    @contextmanager
-    def _told(self, name: str, context: Any) -> Iterator[_Told]:
-        """One call, which the log and the trace tell when it ends."""
-        told = _Told(name, _address(context), _sent(context))
-        tracing = None if name in OPEN else self.service.tracing
-        try:
-            if tracing is None:
-                yield told
-                return
-            attributes = {"rpc.system": "grpc", "rpc.method": name}
-            with tracing.request(f"{schema().service}/{name}", told.sent, attributes) as span:
-                told.trace = tracing.trace_id(span)
-                try:
-                    yield told
-                finally:
-                    span.set_attribute("rpc.grpc.status_code", grpc.StatusCode[told.code].value[0])
-                    if told.code in ("INTERNAL", "UNAVAILABLE"):
-                        tracing.failed(span, told.code)
-        finally:
-            told.log()
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return self.messages["ServerLiveResponse"](live=True)
@@ -267,7 +245,7 @@ class _Calls:
         wait = FOREVER if left is None else left
         return grpc_response(await self.service.infer(name, version, parsed, arrived, wait))
 
-    async def _client(self, context: Any, told: _Told) -> str:
+    async def _client(self, context: Any, told: Told) -> str:
         """Who asks: the key's owner, else the address. Aborts the call where no key is known."""
         if self.keys is not None:
             owner = self.keys.owner(told.sent.get("authorization"), told.sent.get("x-api-key"))
@@ -280,41 +258,3 @@ class _Calls:
 
     def _filled(self, message: str, value: dict[str, Any]) -> Any:
         return json_format.ParseDict(value, self.messages[message](), ignore_unknown_fields=True)
-
-
-@dataclass
-class _Told:
-    """What the log says of a call; `sent` is the client's metadata."""
-
-    name: str
-    client: str
-    sent: Mapping[str, str]
-    code: str = "OK"
-    trace: str = ""
-    begun: float = field(default_factory=time.perf_counter)
-
-    def log(self) -> None:
-        """One line."""
-        if requests_log.isEnabledFor(logging.INFO):
-            fields: dict[str, Any] = {
-                "id": request_id(self.sent.get("x-request-id", "")),
-                "client": self.client,
-                "method": self.name,
-                "status": self.code,
-                "ms": round(1000 * (time.perf_counter() - self.begun), 3),
-            }
-            trace = self.trace or trace_id_of(self.sent.get("traceparent", ""))
-            if trace:
-                fields["trace_id"] = trace
-            requests_log.info("%s %s", self.name, self.code, extra={"fields": fields})
-
-
-def _sent(context: Any) -> dict[str, str]:
-    """The client's metadata, those of bytes left out."""
-    found = context.invocation_metadata() or ()
-    return {key: value for key, value in found if isinstance(value, str)}
-
-
-def _address(context: Any) -> str:
-    """The client's address without its port, which changes from one connection to the next."""
-    return str(context.peer()).rpartition(":")[0]

@@ -72,6 +72,25 @@ def test_no_request_waits_for_a_session() -> None:
     background.close()
 
 
+def test_closing_waits_for_what_is_being_made() -> None:
+    """A process that ends while a library works in another thread is aborted."""
+    pool = Pool()
+    background = Background(pool.ready, pool.make)
+    for serial in range(3):
+        background.want(Domain(serial))  # type: ignore[arg-type]
+    until(lambda: pool.asked)
+    closing = threading.Thread(target=background.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    pool.may.set()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert pool.asked == [0], "what was not begun is left"
+    background.want(Domain(7))  # type: ignore[arg-type]
+    assert background.pinned(Domain(7)) is None  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_made_is_not_tried_for_ever() -> None:
     for error in (BackendError("no room"), RuntimeError("a bug")):
         pool, domain = Pool(error), Domain(0)

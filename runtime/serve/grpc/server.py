@@ -134,17 +134,23 @@ class _Calls:
         Several are worked on at a time, so that those of one stream share batches too.
         """
         client = await self._client(context, Told.of(STREAM, context))
-        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AT_A_TIME)
+        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(AT_A_TIME)
 
         async def feed() -> None:
-            async for data in requests:
-                await answers.put(asyncio.ensure_future(self._streamed(data, client, context)))
-            await answers.put(None)
+            try:
+                async for data in requests:
+                    await room.acquire()
+                    work = self._streamed(data, client, context)
+                    answers.put_nowait(asyncio.ensure_future(work))
+            finally:
+                answers.put_nowait(None)  # however it ends, nobody waits for more
 
         feeding = asyncio.ensure_future(feed())
         try:
             while (answer := await answers.get()) is not None:
                 yield await answer
+                room.release()
             await feeding
         finally:
             feeding.cancel()

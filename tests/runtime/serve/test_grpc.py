@@ -191,6 +191,28 @@ def test_requests_of_one_stream_share_batches(model: Model) -> None:
     asyncio.run(run())
 
 
+def test_a_stream_that_is_given_up_leaves_the_queue(model: Model) -> None:
+    async def run() -> None:
+        service = Service(model, ServeOptions(grpc_port=0))
+        gate = Gate(99, 99)
+        server, port = make_grpc_server(service, gate, None)
+        await server.start()
+        batcher, go, answer = service.serving.batcher, threading.Event(), model.answer
+        batcher.model = type("Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)})()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
+            for _ in range(40):  # more than are worked on at a time
+                await call.write(request().SerializeToString())
+            await until(lambda: gate.inside == 32)
+            call.cancel()
+            await until(lambda: gate.inside == 0)
+            go.set()
+            await until(lambda: batcher.rows == 0)
+        await server.stop(1)
+
+    asyncio.run(run())
+
+
 def test_overload_and_deadlines(model: Model) -> None:
     go = threading.Event()
     answer = model.answer

@@ -35,7 +35,7 @@ grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
 
 LIMIT = 10.0  # seconds in which each must be answered, or its connection closed
 SENDERS = 8
-PATIENCE = ("--head-seconds", 0.5, "--body-seconds", 0.5, "--idle-seconds", 1, "--control")
+PATIENCE = ("--head-seconds", 0.5, "--body-seconds", 0.5, "--idle-seconds", 1)
 TELLS = re.compile(
     rb"Traceback|File \"|site-packages|\.py\b|0x[0-9a-f]{6}|/tmp/|/home/|/usr/|object at|Errno"
 )
@@ -52,8 +52,10 @@ def many(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def server(bundle_path: Path) -> Iterator[Running]:
-    with running(bundle_path, *PATIENCE) as found:
+def server(bundle_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    # Only the wrong requests leave a server waiting; a busy machine may be slow to send right ones.
+    patience = () if "openapi" in request.node.name else PATIENCE
+    with running(bundle_path, "--control", *patience) as found:
         yield found
         assert found.end() == 0
         faults = [x for x in found.text if '"traceback"' in x or '"level": "error"' in x]

@@ -100,19 +100,20 @@ def row_calls(settings: Settings, minutes: float, quick: bool) -> Rows:
         small = Network("resnet18", 96)
         few, many, count = 6, 100, (10, 1000)
         sizes = [Network("resnet18", 48), small, Network("resnet18", 224)]
-        whole = [Network("resnet50", 224)]
+        whole = [Network("resnet50", 224)]  # half of every width: a quarter of the MACs
     light = small if quick else Network("mobilenet_v2", 96)
     found: Rows = {f"overhead/{x.name}": partial(overhead, x, settings) for x in sizes}
     for network in dict.fromkeys((small, light)):
-        for domains in (few, many):
+        for domains in (many,) if quick else (few, many):
             found[f"load/{network.name}/{domains}"] = partial(compare, network, domains, settings)
     for network in whole:
         unpruned = dataclasses.replace(settings, unpruned=True)
         found[f"load/{network.name}/unpruned"] = partial(compare, network, 6, unpruned)
-    found[f"memory/{small.name}/{many}"] = partial(memory, small, many, settings)
+    large = small if quick else Network("resnet50", 224)
+    found[f"memory/{large.name}/{many}"] = partial(memory, large, many, settings)
     found[f"packs/{small.name}/{count[-1]}"] = partial(packs, small, count, settings)
     found["stop"] = partial(_stop, small, settings, 3 if quick else 20)
-    found["kill"] = partial(_kill, small, settings)
+    found["kill"] = partial(_kill, small, settings, 1 if quick else 3)
     found["exchange"] = partial(_exchange, small, settings, 30 * minutes)
     found["soak"] = partial(_soak, small, settings, 60 * minutes)
     return found
@@ -131,7 +132,8 @@ def _soak(network: Network, settings: Settings, seconds: float) -> Row:
     command = prunion_command(bundle, port, "--threads", settings.threads, "--deadline", DEADLINE)
     log = settings.folder / "soak.log"
     with started([*command, *settings.options], port, log=log) as server:
-        found = overload(server, traffic, seconds, warm_seconds=min(60.0, seconds / 3))
+        warm, first = min(60.0, seconds / 3), min(5.0, seconds / 3)
+        found = overload(server, traffic, seconds, warm_seconds=warm, capacity_seconds=first)
     return {"what": "soak", "network": network.name, "deadline_s": DEADLINE, **found}
 
 
@@ -140,9 +142,9 @@ def _stop(network: Network, settings: Settings, times: int) -> Row:
     return {"what": "stop", "network": network.name, **stop_under_load(bundle, traffic, times)}
 
 
-def _kill(network: Network, settings: Settings) -> Row:
+def _kill(network: Network, settings: Settings, times: int) -> Row:
     bundle, traffic = _traffic(network, settings)
-    return {"what": "kill", "network": network.name, **answer_after_kill(bundle, traffic)}
+    return {"what": "kill", "network": network.name, **answer_after_kill(bundle, traffic, times)}
 
 
 def _exchange(network: Network, settings: Settings, seconds: float) -> Row:

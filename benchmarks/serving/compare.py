@@ -80,9 +80,11 @@ def compare(network: Network, domains: int, settings: Settings) -> Row:
     model = filled(bundle, packs_of(packs), settings.threads)
     plan = model.tune()
     times = plan.single or plan.mixed
+    macs = model.bundle.manifest.macs
     row: Row = {
         "what": "load",
         "network": network.name,
+        "macs_share": macs["exported"] / macs["backbone"],
         "domains": domains,
         "seconds": settings.seconds,
         "rounds": settings.rounds,

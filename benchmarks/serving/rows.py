@@ -65,7 +65,8 @@ def markdown(rows: list[Row]) -> str:
 
 def _load(row: Row) -> list[str]:
     lines = [
-        f"A batch of 8 gives {row['gain_of_8']:.2f} × the images of batch 1.",
+        f"The union has {row['macs_share']:.2f} of the MACs. A batch of 8 gives "
+        f"{row['gain_of_8']:.2f} × the images of batch 1.",
         "",
         "| server | load | answers/s | p50 ms | p99 ms | refused | wrong | client µs |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -99,7 +100,7 @@ def _memory(row: Row) -> list[str]:
             f"| {system} | {row['domains']} | {x['pss'] / MIB:.0f} | {x['uss'] / MIB:.0f} "
             f"| {x['start_ms']:.0f} |"
         )
-    return lines
+    return [*lines, "", f"{row['share']:.2f} of the memory."]
 
 
 def _packs(row: Row) -> list[str]:

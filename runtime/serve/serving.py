@@ -21,7 +21,7 @@ from prunion.runtime.serve.options import LoadOptions, ServeOptions
 
 __all__ = ["Serving", "load_model", "make_serving", "open_anew", "warm"]
 
-GRAPHS = 8  # times the bundle's graph: what pinned sessions take together, unless it is said
+GRAPHS = 6  # times the bundle's graph: what pinned sessions take together, unless it is said
 logger = logging.getLogger("prunion.serve")
 
 

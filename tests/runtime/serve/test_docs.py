@@ -99,11 +99,13 @@ def test_the_python_runs(server: Running, folder: Path) -> None:
 
 
 def test_every_option_exists() -> None:
+    from prunion.benchmarks.serving.__main__ import main as benchmark
     from prunion.runtime.cli import cli
 
     command = cli.get_command(None, "serve")  # type: ignore[arg-type]
     assert command is not None
-    known = {name for x in command.params for name in (*x.opts, *x.secondary_opts)}
+    params = [*command.params, *benchmark.params]
+    known = {name for x in params for name in (*x.opts, *x.secondary_opts)}
     docker = "platform read-only tmpfs cap-drop security-opt".split()
     foreign = {"--data-binary", "--no-cache-dir", *(f"--{name}" for name in docker)}
     assert set(re.findall(r"--[a-z][\w-]*", PAGE)) - foreign <= known

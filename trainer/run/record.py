@@ -40,7 +40,7 @@ def watched_part(training: Training, domains: Sequence[Domain]) -> list[Domain]:
     parts = []
     for index, domain in enumerate(domains):
         images, most = domain.watched, watched_images(domain)
-        if training.processes.owns(index):
+        if training.processes.reads(index):
             chosen = np.linspace(0, len(images) - 1, most).round().astype(np.int64)
             images = resized_in_memory(images.subset(chosen), side, CACHE_BYTES)
         parts.append(replace(domain, test=images))

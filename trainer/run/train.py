@@ -25,7 +25,7 @@ from prunion.trainer.network import (
     evaluate,
     save_checkpoint,
 )
-from prunion.trainer.processes import device_named, joined_processes
+from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import (
     STATE,
     UNWATCHED,
@@ -86,8 +86,10 @@ def train_run(
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
+    if restarted():
+        force, resume = False, True
     device = device_named(config.device)
-    with joined_processes(len(config.domains), config.train.order, device) as processes:
+    with joined_processes(len(config.domains), config.train, device) as processes:
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         resumes = resume and (folder / STATE).is_file()

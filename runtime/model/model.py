@@ -12,16 +12,15 @@ from typing import NoReturn
 import numpy as np
 
 from prunion.runtime.backends import run
-from prunion.runtime.base import arithmetic_of
 from prunion.runtime.bundle import Bundle, Pack, check_pack, read_pack
-from prunion.runtime.errors import BackendError, InputError
+from prunion.runtime.errors import InputError
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
 from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
 from prunion.runtime.model.explain import Explanation, explain_model
 from prunion.runtime.model.pinned import Background
 from prunion.runtime.model.plan import Plan, find_plan
 from prunion.runtime.model.pool import SessionPool
-from prunion.runtime.model.prediction import Prediction, to_prediction
+from prunion.runtime.model.prediction import Prediction, not_finite, to_prediction
 from prunion.runtime.model.trials import Trials
 
 __all__ = ["Model"]
@@ -234,17 +233,10 @@ class Model:
         return logits
 
     def _refuse(self, tables: Tables, logits: np.ndarray, rows: np.ndarray) -> NoReturn:
-        """Raise BackendError for an answer that is not finite; InputError where only the image can
-        be at fault."""
+        """Raise what `not_finite` gives for the first answer that is not."""
         lacking = np.isfinite(logits).sum(1) < np.array(tables.counts)[rows]
-        precision, name = self.sessions.probe.precision, tables.names[rows[lacking.argmax()]]
-        if arithmetic_of(precision) == "fp32":
-            raise InputError(f"the network's answer for {name} is not finite: check the image")
-        raise BackendError(
-            f"the {precision} graph's answer for {name} is not finite on {self.sessions.provider()}"
-            ": use the precision fp32, or export again, which keeps what float16 cannot hold in "
-            "float32"
-        )
+        sessions, name = self.sessions, tables.names[rows[lacking.argmax()]]
+        raise not_finite(name, sessions.probe.precision, sessions.provider())
 
     def _routed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The logits, by whatever sessions the plan says."""

@@ -15,7 +15,7 @@ from prunion.trainer.network import foreign_to_checkpoint
 
 __all__ = ["check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
-FILES = ("metrics.jsonl", "state.safetensors", "graph.json", "record.json")
+FILES = ("metrics.jsonl", "state.safetensors", "own.safetensors", "graph.json", "record.json")
 FOLDERS = ("tensorboard", "checkpoint", "baseline")
 RUN_FILE = "run.toml"
 HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..+")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from prunion.runtime.errors import InputError
-from prunion.runtime.protocol import http_request, http_response
+from prunion.runtime.protocol import http_request, http_response, json_value
 from prunion.runtime.serve.http.body import (
     check_json,
     packed,
@@ -130,10 +129,7 @@ class Handlers:
 
     async def _object(self, request: Request) -> dict[str, Any]:
         body = await read_body(request, replace(self.service.options.limits, body=1 << 16))
-        try:
-            value = json.loads(body or b"{}")
-        except (ValueError, RecursionError) as exc:
-            raise InputError(f"the body is no JSON ({exc})") from None
+        value = json_value(body or b"{}")
         if not isinstance(value, dict):
             raise InputError("the body must be an object, or empty")
         return value

@@ -150,6 +150,16 @@ def test_what_is_not_understood_is_refused(client: Any, change: dict[str, Any]) 
     assert answer.json()["error"]
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16", "utf-32"])
+def test_what_is_no_text_is_told_without_the_codec(client: Any, coding: str) -> None:
+    text = json.dumps(body()).encode(coding)
+    assert client.post(INFER, content=text).status_code == 200
+    damaged = text[:500] + b"\xff" * 8 + text[508:]
+    for path in (INFER, "/v2/repository/index"):
+        answer = client.post(path, content=damaged)
+        assert answer.status_code == 400 and "codec" not in answer.text
+
+
 @pytest.mark.parametrize("length", ["-1", "x", "99999999", "٣", "1e3"])
 def test_header_lengths(client: Any, length: str) -> None:
     headers = {"inference-header-content-length": length.encode("utf-8")}

@@ -104,16 +104,20 @@ def test_wrong_requests_over_http(server: Running, many: bool) -> None:
         return Counter(found.statuses)
 
     statuses: Counter[int] = Counter()
-    memory = 0.0
+    half = count // 2
+    memory = []
     with ThreadPoolExecutor(SENDERS) as pool:
-        for number, found in enumerate(pool.map(one, range(count))):
-            statuses += found
-            if number == count // 2:
-                memory = resident(server)
-    print(statuses)
+        for numbers in (range(half), range(half, count), range(half, count)):
+            if len(memory) == 2 and memory[1] < 1.05 * memory[0] + 16:
+                break
+            # What is kept after a large picture is bounded, and may come late; a leak grows again.
+            for found in pool.map(one, numbers):
+                statuses += found
+            memory.append(resident(server))
+    print(statuses, memory)
     answers_rightly(server)
     assert statuses[400] > count / 4
-    assert resident(server) < 1.05 * memory + 16, (SEED, memory)
+    assert memory[-1] < 1.05 * memory[-2] + 16, (SEED, memory)
 
 
 def test_wrong_messages_over_grpc(server: Running, many: bool) -> None:

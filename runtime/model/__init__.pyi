@@ -7,3 +7,4 @@ from .pool import SessionPool as SessionPool
 from .prediction import Candidate as Candidate
 from .prediction import Prediction as Prediction
 from .prediction import to_prediction as to_prediction
+from .trials import Trials as Trials

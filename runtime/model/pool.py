@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, settled
 from prunion.runtime.base import Backend, default_round_to
-from prunion.runtime.bundle import HeldFile, Pack, UnitTable
+from prunion.runtime.bundle import HeldFile, Pack, UnitTable, check_one_trunk
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
 from prunion.runtime.graph import pin_form
 from prunion.runtime.model.domains import LiveDomain
@@ -40,8 +40,7 @@ class SessionPool:
     recently used session go only for a domain that asked `PATIENCE` times in vain, so that many
     domains in turn are answered by the mixed session instead of rebuilding sessions for ever.
     `full` says why a GPU took no more of them, until a domain is removed.
-    Domains with weights of their own stand `apart`: each is answered by its pinned session, of
-    which one is kept whatever the limit, and there is no mixed one.
+    Domains with own weights stand `apart`: pinned sessions answer, one at least whatever the limit.
     """
 
     def __init__(
@@ -77,12 +76,8 @@ class SessionPool:
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
     def mixed(self) -> Session:
-        """The session that takes `image`, `domain` and fed tables. Raises BackendError if apart."""
-        if self.apart:
-            raise BackendError(
-                "each domain of this bundle has weights of its own, so no one session answers for "
-                "all: use the backend cpu, cuda or openvino, which take a batch apart by domain"
-            )
+        """The session that takes `image`, `domain` and fed tables. Raises InputError if apart."""
+        check_one_trunk(self.probe.bundle, "a mixed session")
         session = self._mixed
         if session is None:
             with self._mixed_lock:
@@ -155,6 +150,15 @@ class SessionPool:
         with self._lock:
             return {serial: self._ready[serial] for serial in self._pinned if serial in self._ready}
 
+    def ready(self, domain: LiveDomain) -> Pinned | None:
+        """The session of one domain if it is there; it is the last to leave then."""
+        with self._lock:
+            self._check_open()
+            found = self._ready.get(domain.serial)
+            if found is not None:
+                self._pinned.move_to_end(domain.serial)
+            return found
+
     def pinned(self, domain: LiveDomain, *, patient: bool = True) -> Pinned | None:
         """The session of one domain, or None if the mixed one should answer for it.
 
@@ -162,13 +166,10 @@ class SessionPool:
         """
         if not self.pins:
             return None
-        serial = domain.serial
+        ready, serial = self.ready(domain), domain.serial
+        if ready is not None:
+            return ready
         with self._lock:
-            self._check_open()
-            ready = self._ready.get(serial)
-            if ready is not None:
-                self._pinned.move_to_end(serial)
-                return ready
             future = self._pinned.get(serial)
             if future is None:
                 # A request that began before its domain went must not make a session to stay.
@@ -188,14 +189,14 @@ class SessionPool:
             self._fill(serial, future, domain.pack)
         return future.result()
 
-    def can_hold(self, domains: list[LiveDomain]) -> bool:
-        """Whether pinned sessions of all `domains` fit beside each other."""
+    def can_hold(self, domains: list[LiveDomain], ready: bool = False) -> bool:
+        """Whether pinned sessions of all `domains` fit beside each other, or are `ready`."""
         if not self.pins:
             return False
         with self._lock:
             if all(domain.serial in self._ready for domain in domains):
                 return True
-            if self.full:
+            if self.full or ready:
                 return False
             missing = sum(domain.serial not in self._pinned for domain in domains)
             return self._used() + missing * self.typical <= self.limit

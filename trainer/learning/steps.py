@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunion.runtime.errors import PrunionError
+from prunion.trainer.config import Phase
 from prunion.trainer.data import Batch
 from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.network import DomainNet
@@ -18,6 +19,8 @@ from prunion.trainer.processes import ALONE, Processes
 
 __all__ = [
     "StepResult",
+    "add_penalty",
+    "added",
     "check_losses",
     "check_network",
     "estimate_norms",
@@ -84,6 +87,42 @@ def forward_backward(
         dict(zip(losses, figures[: len(losses)], strict=True)),
         dict(zip(correct, figures[len(losses) :], strict=True)),
     )
+
+
+def added(results: Sequence[StepResult]) -> StepResult:
+    """The figures of a step from those of its parts."""
+    loss: dict[int, float] = {}
+    accuracy: dict[int, float] = {}
+    for result in results:
+        for total, part in ((loss, result.loss), (accuracy, result.accuracy)):
+            for domain, value in part.items():
+                total[domain] = total.get(domain, 0.0) + value
+    return StepResult(loss, accuracy)
+
+
+def add_penalty(
+    net: DomainNet,
+    batches: Sequence[Batch],
+    images: Sequence[int],
+    phase: Phase,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """Add the gradient of what a run's method charges for, beside the task.
+
+    Args:
+        images: training images of every domain.
+    """
+    if net.adapter is None:
+        return
+    penalty = net.adapter.penalty([batch.domain for batch in batches], images, phase)
+    if penalty is None:
+        return
+    own = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
+    # Not by `backward`, which would begin another exchange between processes.
+    found = torch.autograd.grad(penalty, own, allow_unused=True)
+    for parameter, gradient in zip(own, found, strict=True):
+        if gradient is not None and parameter.grad is not None:
+            parameter.grad += gradient
 
 
 def importance_of(

@@ -22,6 +22,8 @@ from prunion.trainer.learning.optimiser import (
 )
 from prunion.trainer.learning.steps import (
     StepResult,
+    add_penalty,
+    added,
     check_losses,
     check_network,
     estimate_norms,
@@ -210,16 +212,8 @@ class Training:
         if learning and switches is not None:  # else gates fold into BatchNorm and cost nothing
             switches.requires_grad_()
         train = self.config.train
-        result = forward_backward(
-            self.net,
-            batches,
-            switches,
-            train.label_smoothing,
-            train.precision,
-            self.teacher,
-            self.shared.module(),
-        )
-        self._charge(batches)
+        result = self._forward_backward(batches, switches)
+        add_penalty(self.net, batches, self.batches.images, self.phase, self.optimiser)
         result = self._joined(result, switches)
         check_losses(result.loss, self.names, self.where(), self.saved)
         if learning:
@@ -240,21 +234,29 @@ class Training:
             if self.net.adapter.advance(shared, task, self.phase):
                 self._estimate_norms()
 
-    def _charge(self, batches: Sequence[Batch]) -> None:
-        """Add the gradient of what the method charges for, beside the task."""
-        if self.net.adapter is None:
-            return
-        domains, images = [batch.domain for batch in batches], self.batches.images
-        penalty = self.net.adapter.penalty(domains, images, self.phase)
-        if penalty is None:
-            return
-        own = [p for group in self.optimiser.param_groups for p in group["params"]]
-        own = [p for p in own if p.requires_grad]
-        # Not by `backward`, which would begin another exchange between processes.
-        found = torch.autograd.grad(penalty, own, allow_unused=True)
-        for parameter, gradient in zip(own, found, strict=True):
-            if gradient is not None and parameter.grad is not None:
-                parameter.grad += gradient
+    def _forward_backward(
+        self, batches: Sequence[Batch], switches: torch.Tensor | None
+    ) -> StepResult:
+        """In as many parts as the run says; gradients add up."""
+        train, count = self.config.train, self.config.train.accumulate
+        parts = (
+            list(zip(*(b.split(count) for b in batches), strict=True)) if count > 1 else [batches]
+        )
+        results = []
+        for number, part in enumerate(parts, 1):
+            with self.shared.exchange(last=number == len(parts)) as through:
+                results.append(
+                    forward_backward(
+                        self.net,
+                        part,
+                        switches,
+                        train.label_smoothing,
+                        train.precision,
+                        self.teacher,
+                        through,
+                    )
+                )
+        return added(results)
 
     def _hold_trunk(self) -> None:
         """Let the shared trunk learn from the start, or only once the switches are fixed."""

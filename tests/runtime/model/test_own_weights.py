@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from prunion.runtime.bundle import open_bundle, own_weights, pack_bits, write_pack
 from prunion.runtime.cli.main import cli
-from prunion.runtime.errors import BackendError, BundleError, InputError
+from prunion.runtime.errors import BundleError, InputError
 from prunion.runtime.measure.contenders import Setup, contenders
 from prunion.runtime.model import Model, load
 
@@ -72,7 +72,7 @@ def test_it_says_how_batches_are_answered(path: Path) -> None:
     model = load(path, "cpu", threads=1, tune=True)
     assert "split by domain, each has weights of its own" in str(model.explain())
     assert model.explain().splits
-    with pytest.raises(BackendError, match="each domain of this bundle has weights of its own"):
+    with pytest.raises(InputError, match="a mixed session needs one graph for all domains"):
         model.sessions.mixed()
     found = contenders(Setup(str(path), threads=1))
     assert [x.name for x in found] == ["split", "pinned:flowers"]

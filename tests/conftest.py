@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import hashlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -100,3 +102,51 @@ def _tiny_network_traced_once() -> Iterator[None]:
         patch.setattr(load, "published_net", short)
         patch.setattr(load, "trace", once)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _networks_exported_once() -> Iterator[None]:
+    """torch's exporter is a function of the network: of the very same one it is asked once.
+
+    Dozens of tests begin with the bundle of `tiny_run`'s network. What is tested of torch's
+    exporter itself, that it is quiet, asks for `exporting_anew`.
+    """
+    if "torch" not in sys.modules or importlib.util.find_spec("onnx") is None:
+        yield
+        return
+    import onnx
+
+    build = importlib.import_module("prunion.exporter.graph.build")
+    export, made = build._export, {}
+
+    def once(net: Any, example: Any, names: Any, shapes: Any, opset: int) -> onnx.ModelProto:
+        key = _digest(net, [(x.shape, x.dtype) for x in example], names, opset)
+        if key not in made:
+            made[key] = export(net, example, names, shapes, opset).SerializeToString()
+        return onnx.load_from_string(made[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_export", once)
+        patch.setattr(build, "_export_anew", export, raising=False)
+        yield
+
+
+@pytest.fixture
+def exporting_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's exporter is run by this test, whatever was exported before."""
+    build = importlib.import_module("prunion.exporter.graph.build")
+    monkeypatch.setattr(build, "_export", build._export_anew)
+
+
+def _digest(net: Any, *more: object) -> str:
+    """Of everything that a sliced network computes with."""
+    parts: list[object] = [net.trunk.code, getattr(net, "entries", ()), *more]
+    for name, module in net.named_modules():
+        plain = {k: v for k, v in vars(module).items() if isinstance(v, (int, float, str, tuple))}
+        parts += [name, type(module), plain]
+    digest = hashlib.sha256()
+    for name, value in [*net.named_parameters(), *net.named_buffers()]:
+        parts += [name, value.shape, value.dtype, value.requires_grad]
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    digest.update(repr(parts).encode())
+    return digest.hexdigest()

@@ -33,6 +33,7 @@ class LearningRow:
         slim_first: what ranks the channels before any domain is seen; None: the run itself does.
         separate: a network for each domain, each with the whole budget (`each`) or all of them with
             it together (`total`).
+        floor: of `[budget]`: the share of every width that stays.
     """
 
     what: str
@@ -41,6 +42,7 @@ class LearningRow:
     train: Mapping[str, Any] = field(default_factory=dict)
     slim_first: SlimFirst | None = None
     separate: Literal["", "each", "total"] = ""
+    floor: float = 0.0
 
 
 FROZEN, TUNED = {"trunk": "frozen"}, {"trunk": "tuned"}
@@ -93,6 +95,11 @@ def _rows() -> dict[str, LearningRow]:
             *kind, share = point.split("-")
             budget: BudgetKind = "macs" if kind else "params"
             rows[f"{method}-{point}"] = LearningRow(what, int(share) / 100, budget, train)
+    for point in POINTS:  # at a tenth one cut leaves a layer a single channel; with this it cannot
+        row = rows[f"one-shot-{point}"]
+        rows[f"one-shot-floor-{point}"] = replace(
+            row, what=f"{row.what}, a twentieth of every layer stays", floor=0.05
+        )
     for name, how, what in SEPARATE:
         for point in POINTS:
             rows[f"{name}-{point}"] = replace(rows[f"tuned-{point}"], what=what, separate=how)

@@ -160,7 +160,7 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
     return RunConfig(
         backbone=backbone,
         input=shape,
-        budget=BudgetConfig(row.limit, row.kind),
+        budget=BudgetConfig(row.limit, row.kind, floor=row.floor),
         domains=tuple(
             DomainConfig(
                 name=name,

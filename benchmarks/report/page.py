@@ -146,7 +146,9 @@ def _summary(subject: Subject) -> str:
         )
     elif not subject.users:
         notes.append("This run kept no record of what each domain chose: it is from before then.")
-    return "".join(f'<p class="muted">{escape(note)}</p>' for note in notes)
+    told = "".join(f"<li>{escape(line)}</li>" for line in subject.verdict)
+    verdict = f"<h3>Verdict</h3><ul>{told}</ul>" if told else ""
+    return verdict + "".join(f'<p class="muted">{escape(note)}</p>' for note in notes)
 
 
 def _answers(figures: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from prunion.benchmarks.report.channels import (
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.bundle import UnitTable, load_manifest
 from prunion.runtime.errors import InputError, PrunionError
+from prunion.trainer.score import read_verdict
 
 __all__ = ["Subject", "read_subjects"]
 
@@ -33,6 +34,7 @@ class Subject:
         name: of its folder.
         accuracy: by domain, on the test images; `after_warmup` with every channel on before
             pruning, `baseline` with every channel trained as long. Both may be empty.
+        verdict: what pruning cost and what to try next, in words.
         budget: `kind`, `asked`, `value`, `met`.
         params, macs: of the backbone, and of what is kept.
         file_bytes: of the exported fp32 graph.
@@ -58,6 +60,7 @@ class Subject:
     trunk_hash: str = ""
     after_warmup: Mapping[str, float] = field(default_factory=dict)
     baseline: Mapping[str, float] = field(default_factory=dict)
+    verdict: tuple[str, ...] = ()
     epochs: tuple[int, int] = (0, 0)
     file_bytes: int | None = None
     chosen: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -147,6 +150,7 @@ def _of_run(path: Path) -> Subject:
         identity=_identity(meta["config"], accuracy),
         after_warmup={k: float(v) for k, v in befores.items() if v is not None},
         baseline=_baseline(path / "baseline"),
+        verdict=_verdict(path) if record else (),
         epochs=(int(train.get("warmup", 0)), int(meta.get("epoch", 0))),
         chosen={} if chosen is None else chosen_shares(table, alive, names, chosen),
         users=usage,
@@ -255,6 +259,12 @@ def _baseline(path: Path) -> dict[str, float]:
         return {str(d["name"]): float(d["accuracy"]) for d in meta.get("domains", [])}
     except PrunionError:
         return {}
+
+
+def _verdict(path: Path) -> tuple[str, ...]:
+    whole = path / "baseline"
+    found = read_verdict(path, whole if whole.is_dir() else None)
+    return found.lines if found else ()
 
 
 def _last_sharing(

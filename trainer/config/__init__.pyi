@@ -4,6 +4,7 @@ from .budget import BudgetConfig as BudgetConfig
 from .checks import BackboneSource as BackboneSource
 from .checks import BudgetKind as BudgetKind
 from .checks import Phase as Phase
+from .checks import Placement as Placement
 from .checks import Ranking as Ranking
 from .checks import SharingLoss as SharingLoss
 from .checks import key_of as key_of

@@ -29,17 +29,20 @@ class BudgetConfig:
     """What the union may cost. `limit` is kept as written; `amount` and `allowed` read it.
 
     `profile` is the file that `prunion profile` wrote; `latency` needs it, nothing else takes it.
+    `floor` is the share of every width that stays, as far as the limit allows it.
     """
 
     limit: float | str
     kind: BudgetKind = "params"
     round_to: int = 1
     profile: str = ""
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("budget", "kind", self.kind, get_args(BudgetKind))
         check_int("budget", "round_to", self.round_to, 1, 1024)
         check_text("budget", "profile", self.profile, empty=True)
+        check_number("budget", "floor", self.floor, 0, 1)
         if self.kind == "latency" and not self.profile:
             raise ConfigError(
                 "[budget] profile is missing: measure the device with `prunion profile` and give "

@@ -154,6 +154,7 @@ BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
 RecipeName = Literal["prunion", "once", "greedy", "paper"]
 Phase = Literal["warmup", "ramp", "settle"]
 StepOrder = Literal["joint", "batch", "epoch", "round-robin"]  # which domains share a step
+Placement = Literal["images", "domains"]  # what each of several processes has
 Trunk = Literal["frozen", "tuned"]
 HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]

@@ -16,6 +16,7 @@ from prunion.trainer.config.checks import (
     CutFor,
     HeadOptimiser,
     Learned,
+    Placement,
     Precision,
     Ranking,
     RecipeName,
@@ -54,6 +55,8 @@ class TrainConfig:
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
         order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
             over its images.
+        placement: what each of several processes has: a slice of every batch, or whole domains.
+        sync_norms: whether BatchNorm's statistics are those of all slices, or each process's own.
         sharing, sharing_weight: the loss that makes domains agree on channels, and its λ.
         domain_budget: whether each domain alone has a budget loss too (`budgets_domains`).
         cut: what is brought within the budget in the end: the union, or each domain alone.
@@ -63,6 +66,8 @@ class TrainConfig:
     recipe: RecipeName = "prunion"
     trunk: Trunk = "tuned"
     order: StepOrder = "joint"
+    placement: Placement = "images"
+    sync_norms: bool = True
     warmup: int = 2
     ramp: int = 4
     settle: int = 6
@@ -101,6 +106,7 @@ class TrainConfig:
         check_choice("train", "recipe", self.recipe, get_args(RecipeName))
         check_choice("train", "trunk", self.trunk, get_args(Trunk))
         check_choice("train", "order", self.order, get_args(StepOrder))
+        check_choice("train", "placement", self.placement, get_args(Placement))
         for key in ("warmup", "ramp", "settle"):
             check_int("train", key, getattr(self, key), 0, 100_000)
         if not self.epochs:
@@ -157,6 +163,7 @@ class TrainConfig:
             check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
         check_choice("train", "precision", self.precision, get_args(Precision))
         check_bool("train", "compile", self.compile)
+        check_bool("train", "sync_norms", self.sync_norms)
         check_int("train", "workers", self.workers, 0, 256)
 
     def _apply_method(self) -> None:

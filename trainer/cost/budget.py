@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prunion.runtime.bundle import BudgetAccount
+from prunion.runtime.bundle import BudgetAccount, UnitTable
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config import BudgetConfig, BudgetKind
 from prunion.trainer.cost.prices import Pricer
@@ -32,12 +33,14 @@ class PricedBudget:
         full: the whole network's cost (`Pricer.full`).
         allowed: the most the exported file may cost, same unit.
         round_to: kept widths are rounded up to a multiple of this.
+        floor: share of every width that is kept before anything else.
     """
 
     pricer: Pricer
     full: float
     allowed: float
     round_to: int
+    floor: float = 0.0
 
     @property
     def share(self) -> float:
@@ -73,7 +76,7 @@ def make_budget(config: BudgetConfig, pricer: Pricer, keep: Sequence[str] = ()) 
             f"{shown_cost(config.kind, least)}: give at least "
             f"{least_limit(config, least, backbone)}"
         )
-    return PricedBudget(pricer, full, allowed, config.round_to)
+    return PricedBudget(pricer, full, allowed, config.round_to, config.floor)
 
 
 def least_cost(config: BudgetConfig, pricer: Pricer) -> float:
@@ -94,7 +97,8 @@ def select_union(
 ) -> np.ndarray:
     """Keep as many of the highest-scored units as the budget allows, rounding included.
 
-    Every width keeps at least one unit (`round_to` of them where it has so many).
+    Every width keeps at least one unit (`round_to` of them where it has so many). The best of
+    every width, `floor` of it, are kept before any others.
 
     Args:
         score: worth of each unit `[U]`; higher is kept first.
@@ -105,6 +109,9 @@ def select_union(
     """
     pricer = budget.pricer
     order = np.argsort(-score, kind="stable")
+    if budget.floor:
+        first = _best_of_each_width(pricer.units, score, budget.floor)
+        order = np.concatenate([order[first[order]], order[~first[order]]])
     order = order if used is None else order[used[order]]
 
     def best(count: int) -> np.ndarray:
@@ -120,6 +127,15 @@ def select_union(
         else:
             high = middle - 1
     return best(low)
+
+
+def _best_of_each_width(table: UnitTable, score: np.ndarray, share: float) -> np.ndarray:
+    """The highest-scored `share` of the units of every width, `[U]` bool."""
+    best = np.zeros(table.count, dtype=bool)
+    for members in table.widths:
+        ranked = members[np.argsort(-score[members], kind="stable")]
+        best[ranked[: math.ceil(share * len(members))]] = True
+    return best
 
 
 def budget_account(config: BudgetConfig, budget: PricedBudget, cost: float) -> BudgetAccount:

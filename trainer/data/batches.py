@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from prunion.runtime.errors import ConfigError
 from prunion.runtime.images import ImageSet
 from prunion.trainer.config import RunConfig
 from prunion.trainer.data.domains import Domain, domain_key
@@ -31,11 +32,17 @@ ORDER, AUGMENT, ROBIN = 3, 4, 5  # keep the kinds of random numbers apart
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one domain: float32 `[n, 3, H, W]`, labels int64 `[n]`."""
+    """Images of one domain: float32 `[n, 3, H, W]`, labels int64 `[n]`.
+
+    Attributes:
+        share: of the step's images of this domain those that are here; other processes have the
+            rest.
+    """
 
     domain: int
     images: torch.Tensor
     labels: torch.Tensor
+    share: float = 1.0
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, where torch sees a GPU."""
@@ -62,8 +69,10 @@ class JointBatches:
     ) -> None:
         """Up to `cache_bytes` of resized images are kept in memory, over all domains.
 
-        With several `processes` each reads the domains it owns; the steps stay the same. `pin` is
-        for batches that go to a GPU.
+        With several `processes` each reads its slice of every batch, or the domains it owns; the
+        steps stay the same. `pin` is for batches that go to a GPU.
+
+        Raises ConfigError if a process would have nothing to do in a step.
         """
         self.processes, self.pin, self.seed = processes, pin, config.seed
         self.config = config.train
@@ -72,9 +81,11 @@ class JointBatches:
         self.digests = [domain.train.digest for domain in domains]
         self.sizes = batch_sizes(images, self.config.batch_size, self.config.balance)
         self._rounds = math.ceil(sum(images) / sum(self.sizes))
+        self._check_slices()
+        sharers = processes.count if processes.slices else 1  # each keeps images of every domain
         transforms = [train_transform(config.input, d.mirror, d.crop) for d in domains]
         self._caches = [
-            ImageCache(domain.train, transform.shorter_side, cache_bytes // len(domains))
+            ImageCache(domain.train, transform.shorter_side, cache_bytes // len(domains) // sharers)
             for domain, transform in zip(domains, transforms, strict=True)
         ]
         self._streams = [
@@ -98,7 +109,7 @@ class JointBatches:
         """
         if self.config.workers:
             for domain, cache in enumerate(self._caches):
-                if self.processes.owns(domain):
+                if self.processes.reads(domain):
                     cache.fill()
         draws = self._draws(epoch, joint)[start:]
         return prefetched(self._read, draws, self.config.workers, pin=self.pin)
@@ -121,12 +132,33 @@ class JointBatches:
             return rounds
         return [[draw] for draws in rounds for draw in draws]
 
+    def _check_slices(self) -> None:
+        if not self.processes.slices:
+            return
+        joint, count = self.config.order == "joint", self.processes.count
+        least = sum(self.sizes) if joint else min([*self.sizes, MIN_IMAGES])
+        if count > least:
+            raise ConfigError(
+                f"torchrun started {count} processes, and a step of this run may hold {least} "
+                f"images: start at most {least}, or raise [train] batch_size"
+            )
+        fewest = min(self.sizes) // count if joint else least // count
+        if not self.config.sync_norms and fewest < MIN_IMAGES:
+            raise ConfigError(
+                f"[train] sync_norms is false, and a process would have {fewest} images of a "
+                f"domain in a step, too few for BatchNorm's statistics below {MIN_IMAGES}: raise "
+                "batch_size, start fewer processes, or set sync_norms = true"
+            )
+
     def _read(self, draws: list[_Draw]) -> list[Batch]:
-        return [
-            Batch(draw.domain, *self._streams[draw.domain].read(draw))
-            for draw in draws
-            if self.processes.owns(draw.domain)
-        ]
+        batches, before = [], 0
+        for draw in draws:
+            if self.processes.reads(draw.domain):
+                own = draw.part(self.processes.slice_of(before, len(draw.images)))
+                share = len(own.images) / len(draw.images)
+                batches.append(Batch(draw.domain, *self._streams[draw.domain].read(own), share))
+            before += len(draw.images)
+        return batches
 
 
 def batch_sizes(images: Sequence[int], batch_size: int, balance: float) -> list[int]:
@@ -175,6 +207,10 @@ class _Draw:
     domain: int
     passes: np.ndarray
     images: np.ndarray
+
+    def part(self, which: slice) -> _Draw:
+        """Some of its images."""
+        return _Draw(self.domain, self.passes[which], self.images[which])
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def open_domains(
     orientation: Orientation = "exif",
     handed: HandedSets | None = None,
 ) -> list[Domain]:
-    """Open every domain that this process owns; of the others it learns classes and counts.
+    """Open the domains that this process reads; of the others it learns classes and counts.
 
     What was found is logged, one line a domain, and what is odd about its classes. Raises what
     `open_domain` raises; DataError with the same words in the other processes.
@@ -118,10 +118,11 @@ def open_domains(
     broken: PrunionError | None = None
     try:
         for index, config in enumerate(configs):
-            if processes.owns(index):
+            if processes.reads(index):
                 sets_in_hand = (handed or {}).get(config.name)
                 own[index] = domain = open_domain(config, seed, orientation, sets_in_hand)
-                _log_found(domain)
+                if processes.owns(index):
+                    _log_found(domain)
                 sets = [(len(x), x.digest) for x in _sets(domain)]
                 facts[str(index)] = {
                     "classes": domain.classes,

@@ -103,7 +103,8 @@ def normalised(images: Sequence[np.ndarray] | np.ndarray, config: InputConfig) -
 
     The same numbers as one image at a time: divide by 255, subtract the mean, divide by std.
     """
-    batch = torch.from_numpy(np.stack(list(images))).to(torch.float32)
+    stacked = np.stack(list(images)) if len(images) else np.empty((0, *config.size, 3), np.uint8)
+    batch = torch.from_numpy(stacked).to(torch.float32)
     mean, std = torch.tensor(config.mean), torch.tensor(config.std)
     return batch.div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 

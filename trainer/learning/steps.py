@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from prunion.runtime.errors import PrunionError
@@ -42,30 +43,40 @@ def forward_backward(
     smoothing: float = 0.0,
     precision: str = "fp32",
     teacher: Teacher | None = None,
+    through: nn.Module | None = None,
 ) -> StepResult:
     """Add up the domains' cross-entropies and back-propagate their sum.
+
+    A batch that is a slice adds its share of the mean over the whole: so figures and gradients of
+    all processes add up to those of the step.
 
     Args:
         switches: `[D, U]` to use (its `.grad` is filled if it asks for one); None leaves all on.
         precision: `bf16` runs the network in mixed precision; the loss stays float32.
         teacher: whose logits are part of the loss; the losses given back are with it.
+        through: what wraps `net` and is called in its place.
     """
     device = net.switches.device
-    images = torch.cat([b.images.to(device, non_blocking=True) for b in batches])
+    kind = net.switches.dtype
+    images = torch.cat([b.images.to(device, kind, non_blocking=True) for b in batches])
     images = images.contiguous(memory_format=torch.channels_last)
     segments = [(b.domain, len(b.labels)) for b in batches]
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         soft = teacher.logits(images, segments) if teacher else [None] * len(segments)
-        outputs = net(images, segments, switches, gated=switches is not None)
+        outputs = (through or net)(images, segments, switches, gated=switches is not None)
     losses = {}
     correct = {}
     for batch, logits, other in zip(batches, outputs, soft, strict=True):
         labels = batch.labels.to(device, non_blocking=True)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        logits = logits.to(kind)
+        if not len(labels):  # of this domain others have images; its parameters still take part
+            losses[batch.domain], correct[batch.domain] = logits.sum(), logits.detach().sum()
+            continue
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if teacher is not None and other is not None:
-            loss = teacher.loss(loss, logits.float(), other)
-        losses[batch.domain] = loss
-        correct[batch.domain] = (logits.detach().argmax(1) == labels).float().mean()
+            loss = teacher.loss(loss, logits, other)
+        right = (logits.detach().argmax(1) == labels).to(kind).mean()
+        losses[batch.domain], correct[batch.domain] = loss * batch.share, right * batch.share
     torch.stack(list(losses.values())).sum().backward()
     # One wait for the device, not one a figure.
     figures = torch.stack([*losses.values(), *correct.values()]).tolist()
@@ -88,11 +99,14 @@ def importance_of(
         on = torch.ones_like(net.switches).requires_grad_()
         forward_backward(net, batches, on, precision=precision)
         assert on.grad is not None
+        if processes.slices:  # the square is of the whole batch's gradient
+            processes.sum([on.grad])
         total += on.grad.square()
         for batch in batches:
             count[batch.domain] += 1
     net.zero_grad(set_to_none=True)
-    processes.sum([total, count])
+    if not processes.slices:
+        processes.sum([total, count])
     return (total / count.clamp(min=1)).sqrt()
 
 
@@ -112,7 +126,8 @@ def estimate_norms(
         for number, batches in enumerate(steps):
             for norm in norms:
                 norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
-            images = torch.cat([b.images.to(device, non_blocking=True) for b in batches])
+            kind = net.switches.dtype
+            images = torch.cat([b.images.to(device, kind, non_blocking=True) for b in batches])
             images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 net.features(images, [(b.domain, len(b.labels)) for b in batches])

@@ -11,6 +11,7 @@ import torch
 from prunion.trainer.config import Phase, RunConfig
 from prunion.trainer.cost import PricedBudget, select_union
 from prunion.trainer.data import Batch, JointBatches
+from prunion.trainer.learning.data_parallel import SharedSteps
 from prunion.trainer.learning.distillation import load_teacher
 from prunion.trainer.learning.interrupt import StopRequest
 from prunion.trainer.learning.optimiser import (
@@ -66,6 +67,7 @@ class Training:
         self.schedule, self.learner = self.recipe.schedule, self.recipe.learner
         self.pressure = self.recipe.pressure
         self.optimiser = make_optimiser(config.train, net, batches.images)
+        self.shared = SharedSteps(net, processes, config.train)
         self.names = [d.name for d in config.domains]
         classes = dict(zip(self.names, batches.classes, strict=True))
         self.teacher = load_teacher(config.train, config.input, classes, net.switches.device)
@@ -167,9 +169,13 @@ class Training:
         self._share_statistics()
 
     def _share_statistics(self) -> None:
-        """Each process has moved the statistics of its own domains; the state needs all of them."""
+        """Each process has moved statistics that the state needs: of its domains, or its slices."""
         statistics = [b for m in self.net.norms.values() for b in (m.running_mean, m.running_var)]
-        self.processes.share_rows(statistics + self.average.statistics())
+        statistics += self.average.statistics()
+        if not self.processes.slices:
+            self.processes.share_rows(statistics)
+        elif not self.config.train.sync_norms:  # else they are the same everywhere
+            self.processes.average(statistics)
 
     def _rank(self) -> None:
         """Find out how much each domain's loss reacts to each switch, and place the scores."""
@@ -198,7 +204,13 @@ class Training:
             switches.requires_grad_()
         train = self.config.train
         result = forward_backward(
-            self.net, batches, switches, train.label_smoothing, train.precision, self.teacher
+            self.net,
+            batches,
+            switches,
+            train.label_smoothing,
+            train.precision,
+            self.teacher,
+            self.shared.module(),
         )
         result = self._joined(result, switches)
         check_losses(result.loss, self.names, self.where(), self.saved)
@@ -222,7 +234,8 @@ class Training:
         """The step of all processes together: summed gradients, every domain's figures."""
         if self.processes.count == 1:
             return result
-        self.processes.sum_gradients(self.net.parameters())
+        if not self.processes.slices:
+            self.processes.sum_gradients(self.net.parameters())
         if switches is not None and switches.grad is not None:
             self.processes.sum([switches.grad])
         count = len(self.net.classes)

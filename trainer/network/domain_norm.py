@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from prunion.trainer.processes import ALONE, Processes, synced_norm
+
 __all__ = ["DomainNorm", "Routing", "route"]
 
 
@@ -44,6 +46,7 @@ class DomainNorm(nn.Module):
         """Start every domain from one BatchNorm over channels of `units` `[C]` (-1 = no switch)."""
         super().__init__()
         self.eps, self.momentum, self.frozen = eps, momentum, False
+        self.processes: Processes = ALONE  # whose slices make a batch's statistics
         weight = torch.ones_like(running_mean) if weight is None else weight
         bias = torch.zeros_like(running_mean) if bias is None else bias
         self.weight = nn.Parameter(weight.detach().repeat(domains, 1))
@@ -59,9 +62,13 @@ class DomainNorm(nn.Module):
             scale, shift = self._affine(weight, bias)
             view = (-1, x.shape[1], *([1] * (x.dim() - 2)))
             return x * scale[routing.rows].view(view) + shift[routing.rows].view(view)
+        if self.processes.slices and self.training and not self.frozen:
+            running = (self.running_mean, self.running_var)
+            more = (self.momentum, self.eps, self.processes)
+            return synced_norm(x, routing.segments, weight, bias, running, *more)
         parts = x.split([count for _, count in routing.segments])
         done = [
-            self._one(part, domain, weight, bias)
+            self._one(part, domain, weight, bias) if len(part) else part
             for part, (domain, _) in zip(parts, routing.segments, strict=True)
         ]
         return done[0] if len(done) == 1 else torch.cat(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from prunion.runtime.measure import Answers
@@ -69,7 +70,8 @@ def answer_domains(
 ) -> dict[int, Answers]:
     """Answers for each domain's test images, by its place; arguments as of `evaluate`.
 
-    A process answers for the domains it owns.
+    A process answers for the domains it owns; where all of them read every domain, each works on
+    its share of the images first.
     """
     net.eval()
     device = net.switches.device
@@ -77,21 +79,39 @@ def answer_domains(
     # Compiled, its short last batches would make every later step's graph one of any shape.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for index, domain in enumerate(domains):
-            if not processes.owns(index):
+            if not processes.reads(index):
                 continue
+            images_here = np.arange(len(domain.test))[processes.slice_of(0, len(domain.test))]
+            test = domain.test.subset(images_here) if processes.slices else domain.test
             crops = shape.crops(domain.mirror)
             transform, parts = eval_transform(shape, crops), []
-            batches = eval_batches(
-                domain.test, transform, batch_size, workers, pin=device.type == "cuda"
-            )
+            batches = eval_batches(test, transform, batch_size, workers, pin=device.type == "cuda")
             for images, labels in batches:
                 images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
                 (logits,) = net(images, [(index, len(images))], switches, gated=gated)
                 # While it learns a network may overflow: that is a wrong answer, and no error.
                 values = mean_of_views(logits, crops).float().nan_to_num().cpu().numpy()
                 parts.append(Answers.of(values, labels.numpy(), logits=crops == 1))
-            found[index] = Answers.joined(parts)
+            if processes.slices:
+                parts = [_gathered(parts, images_here, len(domain.test), processes)]
+            if processes.owns(index):
+                found[index] = Answers.joined(parts)
     return found
+
+
+def _gathered(
+    parts: Sequence[Answers], places: np.ndarray, count: int, processes: Processes
+) -> Answers:
+    """The answers to all `count` images, from those of each process at its `places`."""
+    table = torch.zeros(4, count, dtype=torch.float64)
+    if parts:
+        own = Answers.joined(parts)
+        columns = (own.labels, own.answers, own.confidences, own.ranks)
+        table[:, places] = torch.from_numpy(np.stack([x.astype(np.float64) for x in columns]))
+    processes.sum([table])
+    labels, answers, confidences, ranks = table.numpy()
+    whole = np.int64
+    return Answers(labels.astype(whole), answers.astype(whole), confidences, ranks.astype(whole))
 
 
 def mean_of_views(logits: torch.Tensor, crops: int) -> torch.Tensor:

@@ -70,6 +70,7 @@ class SwitchLearner:
 
     def start(self, importance: torch.Tensor) -> None:
         """Place the scores by the order of `importance` `[D, U]`, in (0, 1], per domain."""
+        importance = importance.to(self.scores.dtype)
         self.scores = order_in_rows(importance)
         self.square = importance.square()
         self.mean = torch.zeros_like(importance)

@@ -75,7 +75,7 @@ def check_run(
     Arguments as of `train_run`, which raises the same before its first step.
     """
     device = device_named(config.device)
-    with joined_processes(len(config.domains), config.train.order, device) as processes:
+    with joined_processes(len(config.domains), config.train, device) as processes:
         training, domains = begin(
             config,
             Path("run"),

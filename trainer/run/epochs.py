@@ -16,8 +16,8 @@ from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training
 from prunion.trainer.run.folder import drop_lines_after
 from prunion.trainer.run.metrics import MetricsLog
-from prunion.trainer.run.result import usage_figures
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot
+from prunion.trainer.run.usage import usage_figures
 
 __all__ = [
     "STATE",

@@ -1,9 +1,8 @@
-"""What a run ends with, and how its channels are used: as an object, as JSON and as text."""
+"""What a run ends with: as an object, as JSON and as text."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,23 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.base import amount_text, asked_text
-from prunion.runtime.bundle import UnitTable, mean_share
+from prunion.runtime.bundle import mean_share
 from prunion.trainer.cost import budget_account
 from prunion.trainer.learning import Training
 from prunion.trainer.run.pictures import Frontier, Point, Sharing
-from prunion.trainer.score import Score, run_score
+from prunion.trainer.run.usage import (
+    layer_sparsity,
+    named_matrix,
+    sharing_lines,
+    sparsity_lines,
+)
+from prunion.trainer.score import Score, Verdict, run_score
 
 __all__ = [
     "RunResult",
     "accuracy_lines",
     "closing_table",
-    "layer_sparsity",
     "run_result",
-    "sharing_lines",
-    "sharing_matrix",
-    "sparsity_lines",
-    "usage_figures",
 ]
 
 
@@ -52,6 +52,8 @@ class RunResult:
         epochs: of warm-up, and of the whole run.
         baseline: accuracy of the same network with every channel, trained as long; None where
             nobody trained it.
+        verdict: what pruning cost, how sure that is, and what to try next; None until the run is
+            saved.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class RunResult:
     data: dict[str, dict[str, Any]]
     epochs: tuple[int, int] = (0, 0)
     baseline: dict[str, float] | None = None
+    verdict: Verdict | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -86,7 +89,8 @@ class RunResult:
         """As plain JSON values."""
         score = self.score and self.score.to_json()
         value = {"sharing" if k == "shared" else k: v for k, v in vars(self).items()}
-        return {**value, "folder": str(self.folder), "score": score}
+        verdict = self.verdict and self.verdict.to_json()
+        return {**value, "folder": str(self.folder), "score": score, "verdict": verdict}
 
     def __repr__(self) -> str:
         each = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracy.items())
@@ -143,7 +147,7 @@ def run_result(
         macs=macs,
         sparsity=layer_sparsity(table, alive),
         shared=float((choices[:, alive] > 0).all(0).mean()),
-        sharing_matrix=_named_matrix(training),
+        sharing_matrix=named_matrix(training),
         returned=training.learner.returned,
         seconds=seconds,
         score=run_score(
@@ -180,6 +184,7 @@ def closing_table(result: RunResult) -> str:
         *sparsity_lines(result.sparsity),
         *sharing_lines(names, matrix),
         *([", ".join(_scores(result))] if result.score else []),
+        *(f"verdict: {line}" for line in (result.verdict.lines if result.verdict else ())),
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
     ]
     return "\n".join(lines)
@@ -228,55 +233,6 @@ def accuracy_lines(
     return lines
 
 
-def usage_figures(training: Training) -> dict[str, Any]:
-    """What the log says of the channels after each epoch: how many are unused, who shares them."""
-    sparsity = layer_sparsity(training.net.units.table, training.alive())
-    return {
-        "mean_sparsity": float(np.mean(list(sparsity.values()))),
-        "sparsity": sparsity,
-        "sharing": _named_matrix(training),
-    }
-
-
-def layer_sparsity(table: UnitTable, alive: np.ndarray) -> dict[str, float]:
-    """Share of each layer's filters that no domain uses, by the layer's name.
-
-    Args:
-        alive: units that at least one domain uses, `[U]` bool.
-    """
-    return {
-        layer.weight.removesuffix(".weight"): 1
-        - len(table.kept(layer.weight, 0, layer.shape[0], alive)) / layer.shape[0]
-        for layer in table.layers
-    }
-
-
-def sparsity_lines(sparsity: Mapping[str, float]) -> list[str]:
-    """The layers' mean (the paper's "sparsity") and every layer's own, as lines of text."""
-    mean = float(np.mean(list(sparsity.values())))
-    layers = ", ".join(f"{name} {value:.0%}" for name, value in sparsity.items())
-    wrapped = textwrap.wrap(layers, 100, initial_indent="  ", subsequent_indent="  ")
-    return [f"unused filters, {mean:.1%} a layer:", *wrapped]
-
-
-def sharing_matrix(switches: np.ndarray) -> np.ndarray:
-    """Of the units that domain i uses, the share that domain j uses too: `[D, U]` → `[D, D]`."""
-    on = (np.asarray(switches) > 0).astype(np.float64)
-    shares: np.ndarray = (on @ on.T) / np.maximum(on.sum(axis=1, keepdims=True), 1)
-    return shares
-
-
-def sharing_lines(names: Sequence[str], matrix: np.ndarray) -> list[str]:
-    """The matrix as lines of text, a domain's number standing for its name in the columns."""
-    width = max(len("of the channels of"), *(len(name) for name in names)) + 3
-    head = "of the channels of".ljust(width) + "".join(f"{i + 1:>6}" for i in range(len(names)))
-    rows = [
-        f"{i + 1:>2} {name}".ljust(width) + "".join(f"{value:>6.0%}" for value in row)
-        for i, (name, row) in enumerate(zip(names, matrix, strict=True))
-    ]
-    return [f"{head}  chose", *rows]
-
-
 def _scores(result: RunResult) -> list[str]:
     return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
 
@@ -289,12 +245,3 @@ def _cost(budget: dict[str, Any]) -> str:
 
 def _validated(data: Mapping[str, Mapping[str, Any]]) -> bool:
     return any("validation" in found.get("images", {}) for found in data.values())
-
-
-def _named_matrix(training: Training) -> dict[str, dict[str, float]]:
-    names = [d.name for d in training.config.domains]
-    matrix = sharing_matrix(training.choices().cpu().numpy())
-    return {
-        a: dict(zip(names, map(float, row), strict=True))
-        for a, row in zip(names, matrix, strict=True)
-    }

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prunion.runtime.base import reason_of, replace_file, shown
-from prunion.runtime.errors import CheckpointError
-from prunion.trainer.config import key_of
+from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.trainer.config import RunConfig, key_of
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 
@@ -22,7 +22,7 @@ __all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes"]
 
 FORMAT_VERSION = 4
 # Where and by how many a run is computed is free: the bits may differ by it, the run does not.
-FREE = (("train", "workers"), ("threads",), ("device",))
+FREE = (("train", "workers"), ("train", "placement"), ("threads",), ("device",))
 WORDS = {
     "images": "other images",
     "classes": "other classes",
@@ -143,13 +143,21 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         config = {**config, "budget": {**config.get("budget", {}), **limit}}
         cost = [*stored.get("cost", [])[:1], *now["cost"][1:]]
         stored = {**stored, "config": config, "cost": cost}
-    for key, before, after in _differences(stored.get("config"), now["config"], ()):
+    for key, before, after in _differences(_today(stored.get("config")), now["config"], ()):
         return f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
         if before != after:
             return f"{what} (was {shown(before)}, is {shown(after)})"
     return ""
+
+
+def _today(config: Any) -> Any:
+    """A stored configuration as this prunion writes it: keys that it is older than, by default."""
+    try:
+        return json.loads(json.dumps(RunConfig.from_json(config).to_json()))
+    except PrunionError:
+        return config
 
 
 def _differences(before: Any, after: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Any, Any]]:

@@ -15,7 +15,7 @@ from prunion.runtime.base import asked_text, read_json, replace_file
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget
-from prunion.trainer.processes import device_named, joined_processes
+from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import STATE, Progress, Watch
 from prunion.trainer.run.folder import check_folder
 from prunion.trainer.run.record import RECORD
@@ -67,6 +67,8 @@ def train_sweep(
 
     Raises what `train_run` raises; the folders and every budget are looked at before the first run.
     """
+    if restarted():
+        force, resume = False, True
     folders = [folder / _name(config) for config in configs]
     if (folder / METRICS).exists():
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
@@ -148,7 +150,7 @@ def _try(runs: Sequence[tuple[RunConfig, Path]], check: ExportCheck | None) -> N
     """
     config, folder = runs[0]
     device = device_named(config.device)
-    with joined_processes(len(config.domains), config.train.order, device) as processes:
+    with joined_processes(len(config.domains), config.train, device) as processes:
         training, _ = begin(config, folder, device, processes, check=check)
         for other, _ in runs[1:]:
             make_budget(other.budget, training.budget.pricer, other.backbone.keep)

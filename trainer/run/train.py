@@ -25,7 +25,7 @@ from prunion.trainer.network import (
     evaluate,
     save_checkpoint,
 )
-from prunion.trainer.processes import device_named, joined_processes
+from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import (
     STATE,
     UNWATCHED,
@@ -46,6 +46,7 @@ from prunion.trainer.run.record import (
 from prunion.trainer.run.result import RunResult, run_result
 from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes
 from prunion.trainer.run.start import ExportCheck, begin, found_in
+from prunion.trainer.score import read_verdict
 
 __all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
 
@@ -85,8 +86,10 @@ def train_run(
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
+    if restarted():
+        force, resume = False, True
     device = device_named(config.device)
-    with joined_processes(len(config.domains), config.train.order, device) as processes:
+    with joined_processes(len(config.domains), config.train, device) as processes:
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         resumes = resume and (folder / STATE).is_file()
@@ -124,7 +127,7 @@ def train_run(
             result = run_result(training, accuracy, before, folder, seconds, found)
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
-    return result
+    return replace(result, verdict=read_verdict(folder))
 
 
 def train_with_baseline(
@@ -144,7 +147,8 @@ def train_with_baseline(
     result = train_run(config, folder, force=force, resume=resume, run_file=run_file, check=check)
     whole = replace(config, budget=BudgetConfig(1.0))
     baseline = train_run(whole, folder / BASELINE, force=force, resume=resume)
-    return replace(result, baseline=baseline.accuracy)
+    verdict = read_verdict(folder, folder / BASELINE)
+    return replace(result, baseline=baseline.accuracy, verdict=verdict)
 
 
 def _save(

@@ -1,4 +1,4 @@
-"""The papers' scores; needs no torch."""
+"""What a finished run is worth: the papers' scores and a verdict; needs no torch."""
 
 import lazy_loader
 

@@ -8,3 +8,5 @@ from .tables import BENCHMARKS as BENCHMARKS
 from .tables import DECATHLON as DECATHLON
 from .tables import IMAGENET_TO_SKETCH as IMAGENET_TO_SKETCH
 from .tables import Benchmark as Benchmark
+from .verdict import Verdict as Verdict
+from .verdict import read_verdict as read_verdict

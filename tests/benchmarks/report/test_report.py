@@ -87,6 +87,7 @@ def test_the_page_shows_everything_that_is_known(page: str, made: Path) -> None:
     assert '<th scope="col">S_E</th>' in page
     assert "every channel, 4 epochs too" in page
     assert "no rival" not in page  # there is a baseline
+    assert "<h3>Verdict</h3><ul><li>pruning " in page
     assert page.count("<svg") == page.count('role="img" aria-label="')
     pictures = {p.suffix for p in (made / "pictures").iterdir()}
     assert pictures == {".svg", ".png"}

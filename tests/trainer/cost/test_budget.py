@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunion.runtime.errors import BudgetError
+from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import BudgetConfig, BudgetKind
 from prunion.trainer.cost import Pricer, counted_pricer, make_budget, make_pricer, select_union
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
@@ -97,3 +97,24 @@ def test_an_absolute_amount_is_taken_as_written() -> None:
     assert budget.allowed == 300
     alive = select_union(np.random.rand(units.table.count), budget)
     assert units.table.params(alive) <= 300
+
+
+def test_the_floor_of_every_width_is_kept_before_anything_else() -> None:
+    """One layer is worth nothing: without a floor it gets what is left."""
+    table, prices = UNITS[1].table, pricer(1)
+    score = np.random.default_rng(0).random(table.count) + 1
+    least = table.widths[-1]
+    score[least] *= 1e-6
+    half = -(-len(least) // 2)
+    kept = {}
+    for floor in (0.0, 0.5):
+        budget = make_budget(BudgetConfig(0.5, floor=floor), prices)
+        alive = select_union(score, budget)
+        assert prices.of(alive) <= budget.allowed
+        kept[floor] = int(alive[least].sum())
+    assert kept[0.0] < half == kept[0.5]
+    # More than the limit allows: as much of it as fits.
+    budget = make_budget(BudgetConfig(0.2, floor=1.0), prices)
+    assert prices.of(select_union(score, budget)) <= budget.allowed
+    with pytest.raises(ConfigError, match="floor"):
+        BudgetConfig(0.5, floor=1.5)

@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import CheckpointError, PrunionError
-from prunion.trainer.config import load_config
+from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.interrupt import StoppedError, StopRequest
 from prunion.trainer.run import train_run
@@ -125,6 +127,25 @@ def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
     more = replace(config.train, workers=1)
     other = replace(config, threads=2, device="cpu", train=more)
     train_run(other, tmp_path / "out", resume=True)
+
+
+def test_a_state_older_than_a_key_is_gone_on_with(tmp_path: Path) -> None:
+    """Every key that stands at its default may be missing from what an earlier prunion wrote."""
+    config = load_config(tiny_run(tmp_path, warmup=1, ramp=0, settle=0))
+    train_run(config, tmp_path / "out")
+    state = tmp_path / "out" / "state.safetensors"
+    with safe_open(state, framework="pt") as file:
+        meta = json.loads(file.metadata()["prunion"])
+    train = meta["made_by"]["config"]["train"]
+    defaults = asdict(TrainConfig())
+    for key in [key for key in train if train[key] == defaults[key]]:
+        del train[key]
+    del meta["made_by"]["config"]["budget"]["floor"]
+    save_file(load_file(state), state, {"prunion": json.dumps(meta)})
+    train_run(config, tmp_path / "out", resume=True)
+    with pytest.raises(CheckpointError, match=r"for \[budget\] floor was 0\.0 and is 0\.5"):
+        budget = replace(config.budget, floor=0.5)
+        train_run(replace(config, budget=budget), tmp_path / "out", resume=True)
 
 
 def test_the_key_that_differs_is_named_with_both_values(tmp_path: Path) -> None:

@@ -254,6 +254,13 @@ def test_a_baseline_is_trained_as_long_and_set_beside_the_result(tmp_path: Path)
     assert "every channel" in table.splitlines()[0]
     assert "warm-up" not in table
     assert result.to_json()["baseline"] == result.baseline
+    assert alone.verdict is not None and result.verdict is not None
+    assert "verdict: what pruning cost is not known: --baseline" in closing_table(alone)
+    lost = np.mean([whole - result.accuracy[name] for name, whole in result.baseline.items()])
+    assert result.verdict.loss is not None
+    assert result.verdict.loss.lost == pytest.approx(lost)
+    assert f"verdict: {result.verdict.lines[0]}" in table
+    json.dumps(result.to_json())  # all of it plain values
     assert not foreign_to_run(out)
     (out / "baseline" / "mine.txt").write_text("x")
     assert foreign_to_run(out) == "holds mine.txt in baseline"

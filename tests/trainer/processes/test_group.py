@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import load_config
+from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.processes import ALONE, Processes, joined_processes
 from prunion.trainer.run import train_run
@@ -55,9 +57,14 @@ def steps(folder: Path) -> list[dict]:
     return [line for line in lines if "cost" in line]
 
 
-@pytest.mark.parametrize(("average", "trunk"), [(0, "tuned"), (1, "frozen")])
-def test_two_processes_log_the_losses_of_one(average: int, trunk: str, tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path, switch_every=1, average=average, trunk=f'"{trunk}"')
+@pytest.mark.parametrize(
+    ("average", "trunk", "placement"), [(0, "tuned", "images"), (1, "frozen", "domains")]
+)
+def test_two_processes_log_the_losses_of_one(
+    average: int, trunk: str, placement: str, tmp_path: Path
+) -> None:
+    settings = {"trunk": f'"{trunk}"', "placement": f'"{placement}"'}
+    run_file = tiny_run(tmp_path, switch_every=1, average=average, **settings)
     train_run(load_config(run_file), tmp_path / "one")
     train_in_processes(2, run_file, tmp_path / "two")
     alone, shared = steps(tmp_path / "one"), steps(tmp_path / "two")
@@ -94,7 +101,7 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(tmp_path:
 
 
 def test_a_domain_that_one_process_cannot_open_ends_both(tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path)
+    run_file = tiny_run(tmp_path, placement='"domains"')
     broken = tmp_path / "data" / "cold" / "train" / "blue" / "3.png"  # the second process's domain
     broken.write_bytes(b"not an image")
     processes = start(2, run_file, tmp_path / "two")
@@ -127,13 +134,14 @@ def test_every_domain_has_one_owner() -> None:
 
 @pytest.mark.parametrize(
     ("domains", "order", "message"),
-    [(1, "joint", "start at most 1"), (4, "epoch", 'use "joint"')],
+    [(1, "joint", "start at most 1"), (4, "epoch", 'use placement = "images"')],
 )
 def test_what_cannot_be_shared_is_refused(
     domains: int, order: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=message), joined_processes(domains, order, "cpu"):
+    train = TrainConfig(order=order, placement="domains")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message), joined_processes(domains, train, "cpu"):
         pass
 
 
@@ -148,3 +156,65 @@ def test_gradients_are_summed_whatever_iterable_gives_the_parameters(
     Processes(0, 2).sum_gradients(parameter for parameter in layer.parameters())
     assert torch.equal(layer.weight.grad, torch.full((3, 2), 2.0))  # type: ignore[arg-type]
     assert torch.equal(layer.bias.grad, torch.zeros(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["images", "domains"])
+def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(
+    placement: str, tmp_path: Path
+) -> None:
+    """Five kills at random moments: the run ends with the bytes of an unharmed one."""
+    run_file = tiny_run(tmp_path, warmup=8, ramp=40, settle=8, placement=f'"{placement}"')
+    train_in_processes(2, run_file, tmp_path / "whole")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*torchrun, "--max-restarts", "6", "--monitor-interval", "0.2", "--standalone"]
+    out = tmp_path / "out"
+    run = subprocess.Popen(
+        [*command, "--no-python", *TRAIN, str(run_file), "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    draw, killed = random.Random(7), 0
+    log, before = out / "metrics.jsonl", 0
+    while killed < 5 and run.poll() is None:
+        time.sleep(0.2)
+        lines = log.read_bytes().count(b"\n") if log.exists() else 0
+        if lines < before + draw.randint(5, 30):
+            continue
+        workers = children(run.pid)
+        if len(workers) == 2:
+            os.kill(draw.choice(workers), signal.SIGKILL)
+            killed, before = killed + 1, lines
+            time.sleep(3)
+    told = run.communicate(timeout=600)[0]
+    assert run.returncode == 0, told
+    assert killed == 5, told
+    for name in ("model.safetensors", "checkpoint.json"):
+        one, other = (tmp_path / place / "checkpoint" / name for place in ("whole", "out"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started and that still run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            lines = dict(x.split(":", 1) for x in status.read_text().splitlines() if ":" in x)
+            if int(lines["PPid"]) == pid and lines["State"].strip()[0] != "Z":
+                found.append(int(status.parent.name))
+    return found
+
+
+def test_a_process_whose_partner_is_killed_ends_in_one_line(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, warmup=4, ramp=400, settle=4)
+    processes = start(2, run_file, tmp_path / "out")
+    log, deadline = tmp_path / "out" / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 9):
+        time.sleep(0.05)
+    processes[1].kill()
+    text = processes[0].communicate(timeout=120)[1]
+    processes[1].communicate(timeout=60)
+    assert processes[0].returncode == 1, text
+    assert "another process of this run ended" in text
+    assert "Traceback" not in text

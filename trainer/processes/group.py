@@ -1,9 +1,9 @@
-"""Where a run runs: its device, and its processes, each with whole domains.
+"""The processes that train together, and what each of them holds.
 
-BatchNorm's statistics belong to a domain, so no process needs another's. The loss is a sum over
-domains, so the sum of all processes' gradients is that of one process on the joint batch. That is
-why gradients are summed here, in one buffer, and not averaged by DistributedDataParallel, which
-would also have to look for the heads that a process does not use.
+The loss is a sum over domains of means over images. By default every process has a slice of every
+domain's batch and adds what its images are of those means: so the *sum* of all processes' gradients
+is that of one process on the joint batch, whatever the slices' sizes. Or each process has whole
+domains: then BatchNorm's statistics, which belong to a domain, need no exchange at all.
 """
 
 from __future__ import annotations
@@ -17,37 +17,64 @@ from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from prunion.runtime.base import default_threads, keep_freed_memory
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import Placement, TrainConfig
 
-__all__ = [
-    "ALONE",
-    "Processes",
-    "device_named",
-    "joined_processes",
-    "keep_to_quota",
-    "prepare_device",
-    "prepare_torch",
-]
+__all__ = ["ALONE", "Processes", "joined_processes", "restarted"]
+
+# How long a process waits for one that still opens or tests a larger data set; one that ended
+# wakes the others at once.
+PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train together, seen from one of them: number `index` of `count`."""
+    """The processes that train together, seen from one of them: number `index` of `count`.
+
+    Attributes:
+        placement: what each holds of a step: a slice of every domain's images, or whole domains.
+    """
 
     index: int = 0
     count: int = 1
+    placement: Placement = "domains"
 
     @property
     def first(self) -> bool:
         """Whether this process writes the files."""
         return self.index == 0
 
+    @property
+    def slices(self) -> bool:
+        """Whether several processes share every domain's batch."""
+        return self.count > 1 and self.placement == "images"
+
     def owns(self, domain: int) -> bool:
-        """Whether a domain's images are read here."""
+        """Whether a domain's answers are counted and written here."""
         return domain % self.count == self.index
+
+    def reads(self, domain: int) -> bool:
+        """Whether a domain's images are opened here."""
+        return self.slices or self.owns(domain)
+
+    def slice_of(self, before: int, count: int) -> slice:
+        """Which of `count` images are this process's, where `before` others stand in front.
+
+        Dealt out one by one over the whole step, so that no process has two more than another.
+        """
+        if not self.slices:
+            return slice(0, count)
+        return slice((self.index - before) % self.count, count, self.count)
+
+    def average(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace each tensor by its mean over processes."""
+        tensors = list(tensors)
+        self.sum(tensors)
+        for tensor in tensors:
+            tensor.div_(self.count)
 
     def sum(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace each tensor by its sum over processes, one exchange for each type and device."""
@@ -139,76 +166,61 @@ ALONE = Processes()
 
 
 @contextmanager
-def joined_processes(domains: int, order: str, device: str) -> Iterator[Processes]:
+def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; alone without it.
 
     Raises:
-        ConfigError: there are more processes than domains, or a step holds one domain only.
+        ConfigError: each has whole domains, and there are more processes than domains, or a step
+            holds one domain only.
+        PrunionError: another process ended before the run did.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE
         return
-    if count > domains:
-        raise ConfigError(
-            f"torchrun started {count} processes for {domains} domains, and a process holds whole "
-            f"domains: start at most {domains}"
-        )
-    if order != "joint":
-        raise ConfigError(
-            f'[train] order is "{order}", one domain a step, which leaves nothing to share among '
-            'processes: use "joint", or start without torchrun'
-        )
+    if train.placement == "domains":
+        _check_whole_domains(count, domains, train.order)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Figures and flags stay on the CPU: exchanged by GPUs, each would have to be waited for.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    # torchrun keeps one store for all its attempts: without a name of its own, an attempt would
+    # find the addresses of processes that are gone, and wait for them.
+    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    store = PrefixStore(f"attempt {_attempt()}", store)
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=count, timeout=PATIENCE
+    )
     try:
-        yield Processes(distributed.get_rank(), count)
+        yield Processes(distributed.get_rank(), count, train.placement)
+    except RuntimeError as exc:
+        if not (isinstance(exc, distributed.DistError) or "gloo" in str(exc).lower()):
+            raise
+        raise PrunionError(
+            "another process of this run ended, or cannot be reached: its own message says why; "
+            "--resume goes on from the last epoch"
+        ) from exc
     finally:
         distributed.destroy_process_group()
 
 
-def device_named(name: str) -> str:
-    """`cpu` or `cuda`; `auto` takes CUDA where torch sees it. Raises PrunionError without one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+def restarted() -> bool:
+    """Whether `torchrun --max-restarts` started this process anew, after one of the run's ended."""
+    return _attempt() != "0"
 
 
-def prepare_torch(config: RunConfig, device: str) -> None:
-    """Threads and seed of a run, for the whole process, and what suits its device."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    else:
-        keep_to_quota()
-    torch.manual_seed(config.seed)
-    prepare_device(device)
+def _attempt() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
-def keep_to_quota() -> None:
-    """Give torch no more threads than the container's quota of time, which it does not know."""
-    most = default_threads()
-    if most is not None and torch.get_num_threads() > most:
-        torch.set_num_threads(most)
-
-
-def prepare_device(device: str) -> None:
-    """Settings of the whole process: on the CPU freed memory is kept.
-
-    On a GPU cuDNN searches once for every shape of a batch, and float32 products may take TF32,
-    as convolutions do by default.
-    """
-    if device == "cpu":
-        keep_freed_memory()
-    else:
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-
-
-# How long a process waits for one that still opens or tests a larger data set; one that ended
-# wakes the others at once.
-PATIENCE = timedelta(hours=2)
+def _check_whole_domains(count: int, domains: int, order: str) -> None:
+    if count > domains:
+        raise ConfigError(
+            f"torchrun started {count} processes for {domains} domains, and with [train] placement "
+            f'"domains" a process holds whole ones: start at most {domains}, or set "images"'
+        )
+    if order != "joint":
+        raise ConfigError(
+            f'[train] order is "{order}", one domain a step, and placement is "domains", which '
+            'leaves nothing to share among processes: use placement = "images"'
+        )

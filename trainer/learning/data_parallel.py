@@ -1,0 +1,69 @@
+"""Steps that several processes share, each with a slice of every domain's batch.
+
+torch's DistributedDataParallel sends the gradients of one part of the network while those of the
+next are computed. It is told to add them up and not to average them: a slice's loss is already its
+share of the whole batch's mean.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from prunion.trainer.config import TrainConfig
+from prunion.trainer.network import DomainNet
+from prunion.trainer.processes import Processes
+
+__all__ = ["SharedSteps"]
+
+# Whether buffers are copied from the first process at each step: newer torch has a new name for it.
+BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
+
+
+class SharedSteps:
+    """What a step calls in place of the network, so that all processes get the same gradients."""
+
+    def __init__(self, net: DomainNet, processes: Processes, train: TrainConfig) -> None:
+        """Every process begins with the first one's parameters."""
+        self.net, self.slices = net, processes.slices
+        self.all_used = train.order == "joint"
+        self._wrapped: DistributedDataParallel | None = None
+        self._learning: tuple[bool, ...] = ()
+        if self.slices and train.sync_norms:
+            for norm in net.norms.values():
+                norm.processes = processes
+
+    def module(self) -> nn.Module:
+        """The network itself, or what wraps it while the same parameters learn."""
+        if not self.slices:
+            return self.net
+        learning = tuple(p.requires_grad for p in self.net.parameters())
+        if self._wrapped is None or learning != self._learning:
+            alike: Any = {BUFFERS: False}
+            self._wrapped = None  # its hooks must be gone before another one's come
+            self._wrapped = DistributedDataParallel(
+                self.net,
+                find_unused_parameters=not self.all_used,
+                gradient_as_bucket_view=True,
+                # Statistics are alike everywhere already, or meant to differ.
+                **alike,
+            )
+            self._wrapped.register_comm_hook(None, lambda state, bucket: _added(bucket))
+            self._learning = learning
+        return self._wrapped
+
+
+def _added(bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    """The sum of a bucket of gradients over processes."""
+    work = distributed.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    done: torch.futures.Future[Any] = work.get_future()
+    return done.then(lambda future: future.value()[0])

@@ -1,0 +1,5 @@
+"""A run's device, and the processes that share its work."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

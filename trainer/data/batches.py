@@ -12,6 +12,7 @@ import torch
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.images import ImageSet
 from prunion.trainer.config import RunConfig
+from prunion.trainer.data.augment import Mix, draw_mix
 from prunion.trainer.data.domains import Domain, domain_key
 from prunion.trainer.data.image_cache import ImageCache
 from prunion.trainer.data.prefetch import prefetched
@@ -27,7 +28,7 @@ __all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches"]
 
 MIN_IMAGES = 4  # of one domain in a batch: BatchNorm needs several
 CACHE_BYTES = 1 << 30
-ORDER, AUGMENT, ROBIN = 3, 4, 5  # keep the kinds of random numbers apart
+ORDER, AUGMENT, ROBIN, MIX = 3, 4, 5, 6  # keep the kinds of random numbers apart
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,22 @@ class Batch:
     Attributes:
         share: of the step's images of this domain those that are here; other processes have the
             rest.
+        others: labels of what the images are mixed with, int64 `[n]`; None where nothing is mixed.
+        kept: share of every image that is its own, and of its label.
     """
 
     domain: int
     images: torch.Tensor
     labels: torch.Tensor
     share: float = 1.0
+    others: torch.Tensor | None = None
+    kept: float = 1.0
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, where torch sees a GPU."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        others = None if self.others is None else self.others.pin_memory()
+        images, labels = self.images.pin_memory(), self.labels.pin_memory()
+        return replace(self, images=images, labels=labels, others=others)
 
 
 class JointBatches:
@@ -83,7 +90,11 @@ class JointBatches:
         self._rounds = math.ceil(sum(images) / sum(self.sizes))
         self._check_slices()
         sharers = processes.count if processes.slices else 1  # each keeps images of every domain
-        transforms = [train_transform(config.input, d.mirror, d.crop) for d in domains]
+        own = {d.name: d.augment for d in config.domains}
+        transforms = [
+            train_transform(config.input, d.mirror, d.crop, own.get(d.name) or self.config.augment)
+            for d in domains
+        ]
         self._caches = [
             ImageCache(domain.train, transform.shorter_side, cache_bytes // len(domains) // sharers)
             for domain, transform in zip(domains, transforms, strict=True)
@@ -154,9 +165,8 @@ class JointBatches:
         batches, before = [], 0
         for draw in draws:
             if self.processes.reads(draw.domain):
-                own = draw.part(self.processes.slice_of(before, len(draw.images)))
-                share = len(own.images) / len(draw.images)
-                batches.append(Batch(draw.domain, *self._streams[draw.domain].read(own), share))
+                part = self.processes.slice_of(before, len(draw.images))
+                batches.append(self._streams[draw.domain].read(draw, part))
             before += len(draw.images)
         return batches
 
@@ -208,7 +218,7 @@ class _Draw:
     passes: np.ndarray
     images: np.ndarray
 
-    def part(self, which: slice) -> _Draw:
+    def part(self, which: slice | np.ndarray) -> _Draw:
         """Some of its images."""
         return _Draw(self.domain, self.passes[which], self.images[which])
 
@@ -243,12 +253,32 @@ class _Stream:
         parts = np.split(self._order(number), _starts(len(self.images), size)[1:])
         return [_Draw(domain, np.full(len(part), number), part) for part in parts]
 
-    def read(self, draw: _Draw) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images `[n, 3, H, W]` and labels `[n]` of one batch."""
+    def read(self, draw: _Draw, part: slice) -> Batch:
+        """The images of one batch that are in `part` of it."""
+        own = draw.part(part)
+        share, mix = len(own.images) / len(draw.images), self._mix(draw)
+        if mix is None or not len(own.images):
+            return Batch(draw.domain, *self._read(own), share)
+        # How a batch is mixed depends on the whole of it, so partners may lie outside the part.
+        places = np.arange(len(draw.images))[part]
+        needed, found = np.unique([places, mix.partners[part]], return_inverse=True)
+        images, labels = self._read(draw.part(needed))
+        mine, theirs = found.reshape(2, -1)
+        mixed = mix(images[mine], images[theirs])
+        return Batch(draw.domain, mixed, labels[mine], share, labels[theirs], mix.kept)
+
+    def _read(self, draw: _Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `[n, 3, H, W]` and labels `[n]`."""
         drawn = zip(draw.passes.tolist(), draw.images.tolist(), strict=True)
         pixels = [self._pixels(number, index) for number, index in drawn]
         labels = torch.from_numpy(self.images.labels[draw.images])
         return normalised(pixels, self.transform.input), labels
+
+    def _mix(self, draw: _Draw) -> Mix | None:
+        # The first image and its pass tell a batch from all others of the run.
+        rng = self._random(MIX, int(draw.passes[0]), int(draw.images[0]))
+        size = self.transform.input.size
+        return draw_mix(self.transform.augment, len(draw.images), size, rng)
 
     def _order(self, number: int) -> np.ndarray:
         return self._random(ORDER, number).permutation(len(self.images))

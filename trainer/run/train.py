@@ -137,14 +137,28 @@ def train_with_baseline(
     force: bool = False,
     resume: bool = False,
     run_file: Path | None = None,
+    model: nn.Module | None = None,
     check: ExportCheck | None = None,
+    datasets: HandedSets | None = None,
+    watch: Watch = UNWATCHED,
 ) -> RunResult:
     """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
 
-    Both see the same batches for as many epochs. `resume` goes on with whichever was stopped, and
-    adds a baseline to a run that has none. Raises what `train_run` raises.
+    Both see the same batches for as many epochs; `watch` is told of the first. `resume` goes on
+    with whichever was stopped, and adds a baseline to a run that has none. Raises what `train_run`
+    raises.
     """
-    result = train_run(config, folder, force=force, resume=resume, run_file=run_file, check=check)
+    result = train_run(
+        config,
+        folder,
+        force=force,
+        resume=resume,
+        run_file=run_file,
+        model=model,
+        check=check,
+        datasets=datasets,
+        watch=watch,
+    )
     whole = replace(config, budget=BudgetConfig(1.0))
     baseline = train_run(whole, folder / BASELINE, force=force, resume=resume)
     verdict = read_verdict(folder, folder / BASELINE)

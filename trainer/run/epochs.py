@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from prunion.runtime.errors import OutputError
 from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training
 from prunion.trainer.run.folder import drop_lines_after
-from prunion.trainer.run.metrics import MetricsLog
+from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot
 from prunion.trainer.run.usage import usage_figures
 
@@ -83,16 +83,17 @@ def restore(training: Training, folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def open_log(folder: Path | None, training: Training) -> Iterator[Log]:
+def open_log(folder: Path | None, training: Training, track: Sequence[str] = ()) -> Iterator[Log]:
     """Where figures go: the folder's log, cut back to the state's step, or nowhere without one.
 
-    Of several processes only the first writes.
+    The tools named in `track` are told too. Of several processes only the first writes.
     """
     if folder is None or not training.processes.first:
         yield lambda step, **figures: None
         return
     drop_lines_after(folder / "metrics.jsonl", training.step)
-    with MetricsLog(folder, after=training.step) as log:
+    trackers = open_trackers(track, folder, training.config)
+    with MetricsLog(folder, after=training.step, trackers=trackers) as log:
         yield log.log
 
 

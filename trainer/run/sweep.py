@@ -55,6 +55,7 @@ def train_sweep(
     resume: bool = False,
     run_file: Path | None = None,
     check: ExportCheck | None = None,
+    track: Sequence[str] = (),
 ) -> SweepResult:
     """Train every run into a folder of its own below `folder`, in order.
 
@@ -96,6 +97,7 @@ def train_sweep(
             run_file=run_file,
             warm_up=warm if warm is not None and warm.is_file() else None,
             watch=Watch(on_epoch=_keeper(config, place, warm)),
+            track=track,
         )
         if config.seed not in [later.seed for later, _ in open_runs[number + 1 :]]:
             _remove([warm_ups[config.seed]])

@@ -36,6 +36,7 @@ from prunion.trainer.run.epochs import (
     run_epochs,
 )
 from prunion.trainer.run.folder import check_folder, make_folder
+from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
     RECORD,
     answer_records,
@@ -66,6 +67,7 @@ def train_run(
     datasets: HandedSets | None = None,
     warm_up: Path | None = None,
     watch: Watch = UNWATCHED,
+    track: Sequence[str] = (),
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
 
@@ -78,6 +80,7 @@ def train_run(
         warm_up: a state after warm-up to start from, of a run that differs in its budget's limit at
             most; beside it lies its log, NAME.jsonl.
         watch: functions that are told of every step and epoch.
+        track: tools that are told of the figures too: wandb, mlflow.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
@@ -86,6 +89,7 @@ def train_run(
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
+    check_trackers(track)
     if restarted():
         force, resume = False, True
     device = device_named(config.device)
@@ -111,7 +115,7 @@ def train_run(
                 earlier = warm_up.with_suffix(".jsonl")
                 processes.on_first(lambda: _keep_log(earlier, folder / "metrics.jsonl"))
         few = watched_part(training, domains)
-        with stop_signals() as stop, open_log(folder, training) as log:
+        with stop_signals() as stop, open_log(folder, training, track) as log:
 
             def measure() -> None:
                 _measure_before(training, domains, log, facts)
@@ -141,6 +145,7 @@ def train_with_baseline(
     check: ExportCheck | None = None,
     datasets: HandedSets | None = None,
     watch: Watch = UNWATCHED,
+    track: Sequence[str] = (),
 ) -> RunResult:
     """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
 
@@ -158,9 +163,18 @@ def train_with_baseline(
         check=check,
         datasets=datasets,
         watch=watch,
+        track=track,
     )
     whole = replace(config, budget=BudgetConfig(1.0))
-    baseline = train_run(whole, folder / BASELINE, force=force, resume=resume)
+    baseline = train_run(
+        whole,
+        folder / BASELINE,
+        force=force,
+        resume=resume,
+        model=model,
+        datasets=datasets,
+        track=track,
+    )
     verdict = read_verdict(folder, folder / BASELINE)
     return replace(result, baseline=baseline.accuracy, verdict=verdict)
 

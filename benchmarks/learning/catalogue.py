@@ -33,7 +33,8 @@ class LearningRow:
         slim_first: what ranks the channels before any domain is seen; None: the run itself does.
         separate: a network for each domain, each with the whole budget (`each`) or all of them with
             it together (`total`).
-        floor: of `[budget]`: the share of every width that stays.
+        floor, own: of `[budget]`: the share of every width that stays, and what a single domain may
+            use of the union.
     """
 
     what: str
@@ -43,6 +44,7 @@ class LearningRow:
     slim_first: SlimFirst | None = None
     separate: Literal["", "each", "total"] = ""
     floor: float = 0.0
+    own: float = 1.0
 
 
 FROZEN, TUNED = {"trunk": "frozen"}, {"trunk": "tuned"}
@@ -100,6 +102,9 @@ def _rows() -> dict[str, LearningRow]:
         rows[f"one-shot-floor-{point}"] = replace(
             row, what=f"{row.what}, a twentieth of every layer stays", floor=0.05
         )
+    for point in POINTS:
+        row = rows[f"tuned-{point}"]
+        rows[f"own-{point}"] = replace(row, what="union, then each domain thinned to 0.7", own=0.7)
     for name, how, what in SEPARATE:
         for point in POINTS:
             rows[f"{name}-{point}"] = replace(rows[f"tuned-{point}"], what=what, separate=how)

@@ -160,7 +160,7 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
     return RunConfig(
         backbone=backbone,
         input=shape,
-        budget=BudgetConfig(row.limit, row.kind, floor=row.floor),
+        budget=BudgetConfig(row.limit, row.kind, floor=row.floor, own=row.own),
         domains=tuple(
             DomainConfig(
                 name=name,
@@ -249,6 +249,7 @@ def _figures(row: LearningRow, result: RunResult, manifest: dict[str, Any]) -> d
         "returned": result.returned,
         "seconds": round(result.seconds, 1),
         "torch": manifest["provenance"]["versions"]["torch"],
+        **({"own": result.own} if result.own else {}),
     }
 
 

@@ -29,7 +29,8 @@ class BudgetConfig:
     """What the union may cost. `limit` is kept as written; `amount` and `allowed` read it.
 
     `profile` is the file that `prunion profile` wrote; `latency` needs it, nothing else takes it.
-    `floor` is the share of every width that stays, as far as the limit allows it.
+    `floor` is the share of every width that stays, as far as the limit allows it. `own` is the most
+    that a single domain may use of the union's MACs.
     """
 
     limit: float | str
@@ -37,12 +38,14 @@ class BudgetConfig:
     round_to: int = 1
     profile: str = ""
     floor: float = 0.0
+    own: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("budget", "kind", self.kind, get_args(BudgetKind))
         check_int("budget", "round_to", self.round_to, 1, 1024)
         check_text("budget", "profile", self.profile, empty=True)
         check_number("budget", "floor", self.floor, 0, 1)
+        check_number("budget", "own", self.own, 0, 1, open_low=True)
         if self.kind == "latency" and not self.profile:
             raise ConfigError(
                 "[budget] profile is missing: measure the device with `prunion profile` and give "

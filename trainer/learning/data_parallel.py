@@ -41,6 +41,10 @@ class SharedSteps:
             for norm in net.norms.values():
                 norm.processes = processes
 
+    def release(self) -> None:
+        """Leave the network to another run."""
+        self._wrapped = None
+
     def module(self) -> nn.Module:
         """The network itself, or what wraps it while the same parameters learn."""
         if not self.slices:

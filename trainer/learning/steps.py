@@ -95,12 +95,19 @@ def importance_of(
     steps: Iterable[Sequence[Batch]],
     precision: str = "fp32",
     processes: Processes = ALONE,
+    *,
+    whole: bool = True,
 ) -> torch.Tensor:
-    """Root mean square of ∂L/∂s over batches, with every switch on: `[D, U]`."""
+    """Root mean square of ∂L/∂s over batches, `[D, U]`.
+
+    Args:
+        whole: with every switch on, or else as the network has them.
+    """
     total = torch.zeros_like(net.switches)
     count = total.new_zeros(len(total), 1)
     for batches in steps:
-        on = torch.ones_like(net.switches).requires_grad_()
+        on = torch.ones_like(net.switches) if whole else net.switches.clone()
+        on.requires_grad_()
         forward_backward(net, batches, on, precision=precision)
         assert on.grad is not None
         if processes.slices:  # the square is of the whole batch's gradient

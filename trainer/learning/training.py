@@ -186,7 +186,9 @@ class Training:
         steps = _first(self.batches.epoch(self.epoch, joint=True), self.recipe.ranking_steps)
         frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
         precision = self.config.train.precision
-        self.recipe.start(importance_of(self.net, steps, precision, self.processes))
+        whole = self.recipe.starts_whole
+        importance = importance_of(self.net, steps, precision, self.processes, whole=whole)
+        self.recipe.start(importance)
         self.processes.copy_from_first([self.learner.scores])  # where they are drawn
         for name, buffer in self.net.trunk.named_buffers():  # ranking must not move statistics
             buffer.copy_(frozen[name])

@@ -5,5 +5,6 @@ from .learners import restore_learner as restore_learner
 from .multipliers import Pressure as Pressure
 from .recipe import later_recipe as later_recipe
 from .recipe import make_recipe as make_recipe
+from .recipe import thin_recipe as thin_recipe
 from .recipe_base import Recipe as Recipe
 from .schedule import Schedule as Schedule

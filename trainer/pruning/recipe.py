@@ -21,6 +21,7 @@ from prunion.trainer.pruning.multipliers import Pressure
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe, OnceRecipe
 from prunion.trainer.pruning.recipe_base import Recipe
 from prunion.trainer.pruning.schedule import Schedule
+from prunion.trainer.pruning.thin import ThinRecipe
 
 __all__ = [
     "LaterRecipe",
@@ -28,6 +29,7 @@ __all__ = [
     "PaperRecipe",
     "later_recipe",
     "make_recipe",
+    "thin_recipe",
 ]
 
 LEAST_UPDATES = 72  # of the switches in a ramp
@@ -239,6 +241,41 @@ def later_recipe(
         starts_whole=False,
         kept=numbers,
         units=len(kept),
+    )
+
+
+def thin_recipe(
+    train: TrainConfig,
+    cost: Cost,
+    select: Select,
+    kept: torch.Tensor,
+    *,
+    share: float,
+    domains: int,
+    steps_per_epoch: int,
+) -> ThinRecipe:
+    """The recipe that thins each domain of a network that keeps the units `kept`, `[U]` bool.
+
+    Args:
+        cost: as a share of the union's.
+        share: of that cost, what a domain may use.
+        select: what a domain's own budget keeps.
+    """
+    schedule = Schedule(*_phases(train, steps_per_epoch), beta=share)
+    every = max(1, min(train.switch_every, schedule.ramp // LEAST_UPDATES))
+    travel = train.switch_travel * every / max(1, schedule.ramp)
+    numbers = kept.nonzero().flatten()
+    return ThinRecipe(
+        schedule,
+        SwitchLearner(domains, len(numbers), travel, kept.device),
+        Pressure(replace(train, switch_every=every), cost, domains),
+        starts_whole=False,
+        ranked=True,
+        kept=numbers,
+        units=len(kept),
+        cost=cost,
+        select=select,
+        every=every,
     )
 
 

@@ -16,10 +16,11 @@ from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training
 from prunion.trainer.run.folder import drop_lines_after
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
-from prunion.trainer.run.snapshot import load_snapshot, save_snapshot
+from prunion.trainer.run.snapshot import load_snapshot, save_snapshot, snapshot_step
 from prunion.trainer.run.usage import usage_figures
 
 __all__ = [
+    "OWN_STATE",
     "STATE",
     "UNWATCHED",
     "Log",
@@ -27,11 +28,13 @@ __all__ = [
     "Progress",
     "Watch",
     "open_log",
+    "own_steps",
     "restore",
     "run_epochs",
 ]
 
 STATE = "state.safetensors"
+OWN_STATE = "own.safetensors"  # while each domain is thinned to its own budget
 Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
 
 
@@ -72,28 +75,37 @@ class Watch:
 UNWATCHED = Watch()
 
 
-def restore(training: Training, folder: Path) -> dict[str, Any]:
+def restore(training: Training, folder: Path, state: str = STATE) -> dict[str, Any]:
     """Put a run back to where its folder's state left it; returns the facts kept with it.
 
     Raises CheckpointError if the state is of another run.
     """
-    facts = load_snapshot(folder / STATE, training)
-    training.saved = _saved(folder, training)
+    facts = load_snapshot(folder / state, training)
+    training.saved = _saved(folder / state, training)
     return facts
 
 
+def own_steps(folder: Path) -> int:
+    """How many steps of thinning a run has behind it."""
+    path = folder / OWN_STATE
+    return snapshot_step(path) if path.is_file() else 0
+
+
 @contextmanager
-def open_log(folder: Path | None, training: Training, track: Sequence[str] = ()) -> Iterator[Log]:
+def open_log(
+    folder: Path | None, training: Training, more: int = 0, track: Sequence[str] = ()
+) -> Iterator[Log]:
     """Where figures go: the folder's log, cut back to the state's step, or nowhere without one.
 
-    The tools named in `track` are told too. Of several processes only the first writes.
+    `more` steps were taken after the last of `training`. The tools named in `track` are told too.
+    Of several processes only the first writes.
     """
     if folder is None or not training.processes.first:
         yield lambda step, **figures: None
         return
-    drop_lines_after(folder / "metrics.jsonl", training.step)
+    drop_lines_after(folder / "metrics.jsonl", training.step + more)
     trackers = open_trackers(track, folder, training.config)
-    with MetricsLog(folder, after=training.step, trackers=trackers) as log:
+    with MetricsLog(folder, after=training.step + more, trackers=trackers) as log:
         yield log.log
 
 
@@ -105,6 +117,7 @@ def run_epochs(
     facts: dict[str, Any],
     measure: Callable[[], None] = lambda: None,
     watch: Watch = UNWATCHED,
+    state: str = STATE,
 ) -> None:
     """Train from where the run is to its end, saving its state after each epoch.
 
@@ -113,6 +126,7 @@ def run_epochs(
         facts: kept with the state.
         measure: called after each epoch, before its state is saved; it may change `facts`.
         watch: the caller's own functions, in the first process; what they raise ends the run.
+        state: the file in `folder` that the state is saved to.
 
     Raises:
         PrunionError: a loss or the network stopped being finite.
@@ -144,7 +158,7 @@ def run_epochs(
             usage = usage_figures(training)
             log(training.step, **usage)
             if folder is not None:
-                _save(folder, training, facts)
+                _save(folder / state, training, facts)
             if processes.any(bool(stop)):
                 raise stop.stopped(
                     f"after {training.step} of {total} steps, all saved: go on with --resume"
@@ -158,16 +172,16 @@ def _someone_looks() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def _save(folder: Path, training: Training, facts: dict[str, Any]) -> None:
+def _save(path: Path, training: Training, facts: dict[str, Any]) -> None:
     def save() -> None:
         try:
-            save_snapshot(folder / STATE, training, facts)
+            save_snapshot(path, training, facts)
         except OutputError as exc:
             raise OutputError(f"{exc}: {training.saved}, go on from there with --resume") from None
 
     training.processes.on_first(save)
-    training.saved = _saved(folder, training)
+    training.saved = _saved(path, training)
 
 
-def _saved(folder: Path, training: Training) -> str:
-    return f"the last good state is {folder / STATE}, after {training.step} steps"
+def _saved(path: Path, training: Training) -> str:
+    return f"the last good state is {path}, after {training.step} steps"

@@ -16,7 +16,10 @@ from prunion.trainer.run.metrics import RUNS
 
 __all__ = ["check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
-FILES = ("metrics.jsonl", "state.safetensors", "graph.json", "record.json", RUNS)
+FILES = (
+    *("metrics.jsonl", "state.safetensors", "own.safetensors", "graph.json", "record.json"),
+    RUNS,
+)
 FOLDERS = ("tensorboard", "checkpoint", "baseline", "wandb")
 RUN_FILE = "run.toml"
 HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..+")

@@ -54,6 +54,8 @@ class RunResult:
             nobody trained it.
         verdict: what pruning cost, how sure that is, and what to try next; None until the run is
             saved.
+        own: with a budget for each domain within the union: `macs`, its share of the union's, and
+            `accuracy_with_union`, what it answered with all of them. None without.
     """
 
     folder: Path
@@ -73,6 +75,7 @@ class RunResult:
     epochs: tuple[int, int] = (0, 0)
     baseline: dict[str, float] | None = None
     verdict: Verdict | None = None
+    own: dict[str, dict[str, float]] | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -181,6 +184,7 @@ def closing_table(result: RunResult) -> str:
         f"({result.uncut:.1%} before the last cut); "
         f"{result.shared:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
+        *_own_lines(result),
         *sparsity_lines(result.sparsity),
         *sharing_lines(names, matrix),
         *([", ".join(_scores(result))] if result.score else []),
@@ -231,6 +235,17 @@ def accuracy_lines(
             "no rival; --baseline trains one for as long"
         )
     return lines
+
+
+def _own_lines(result: RunResult) -> list[str]:
+    if result.own is None:
+        return []
+    whole = result.own["accuracy_with_union"]
+    each = ", ".join(
+        f"{name} {share:.0%} ({whole[name]:.1%} → {result.accuracy[name]:.1%})"
+        for name, share in result.own["macs"].items()
+    )
+    return [f"of the union's MACs a domain alone uses: {each}"]
 
 
 def _scores(result: RunResult) -> list[str]:

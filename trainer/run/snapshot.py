@@ -18,7 +18,7 @@ from prunion.trainer.config import RunConfig, key_of
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 
-__all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes"]
+__all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes", "snapshot_step"]
 
 FORMAT_VERSION = 4
 # Where and by how many a run is computed is free: the bits may differ by it, the run does not.
@@ -63,6 +63,15 @@ def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with replace_file(path) as temporary:
         save_file(tensors, temporary, {"prunion": json.dumps(meta)})
+
+
+def snapshot_step(path: Path) -> int:
+    """The step after which a state was saved; 0 where it cannot be read, which loading tells."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(json.loads((file.metadata() or {})["prunion"])["step"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return 0
 
 
 def snapshot_bytes(training: Training) -> tuple[int, int]:

@@ -15,9 +15,9 @@ from torch import nn
 from prunion.runtime.base import check_space, read_json, write_json
 from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.runtime.measure import Answers
-from prunion.trainer.config import BudgetConfig, RunConfig
+from prunion.trainer.config import RunConfig
 from prunion.trainer.data import Domain, HandedSets
-from prunion.trainer.learning import Training, stop_signals
+from prunion.trainer.learning import StopRequest, Training, own_shares, stop_signals, thinned
 from prunion.trainer.network import (
     GRAPH,
     accuracy_of,
@@ -27,11 +27,13 @@ from prunion.trainer.network import (
 )
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import (
+    OWN_STATE,
     STATE,
     UNWATCHED,
     Log,
     Watch,
     open_log,
+    own_steps,
     restore,
     run_epochs,
 )
@@ -49,9 +51,7 @@ from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 from prunion.trainer.score import read_verdict
 
-__all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
-
-BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
+__all__ = ["ExportCheck", "RunResult", "train_run"]
 
 
 def train_run(
@@ -115,68 +115,29 @@ def train_run(
                 earlier = warm_up.with_suffix(".jsonl")
                 processes.on_first(lambda: _keep_log(earlier, folder / "metrics.jsonl"))
         few = watched_part(training, domains)
-        with stop_signals() as stop, open_log(folder, training, track) as log:
+        behind = own_steps(folder) if resumes and config.budget.own < 1 else 0
+        with stop_signals() as stop, open_log(folder, training, behind, track) as log:
 
             def measure() -> None:
                 _measure_before(training, domains, log, facts)
                 log(training.step, **watch_accuracy(training, few), phase=training.phase)
 
             run_epochs(training, folder, log, stop, facts, measure, watch)
+            own: dict[str, Any] | None = None
+            if config.budget.own < 1:
+                own = _thin(training, domains, folder, log, stop, resumes=resumes, watch=watch)
             answers = _answers(training, domains)
             accuracy = accuracy_of(answers, domains, processes)
             records = answer_records(training, domains, answers)
             seconds = time.perf_counter() - started
             before = facts.get("before", {})
             found = found_in(domains)
-            result = run_result(training, accuracy, before, folder, seconds, found)
+            result = replace(
+                run_result(training, accuracy, before, folder, seconds, found), own=own
+            )
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
     return replace(result, verdict=read_verdict(folder))
-
-
-def train_with_baseline(
-    config: RunConfig,
-    folder: Path,
-    *,
-    force: bool = False,
-    resume: bool = False,
-    run_file: Path | None = None,
-    model: nn.Module | None = None,
-    check: ExportCheck | None = None,
-    datasets: HandedSets | None = None,
-    watch: Watch = UNWATCHED,
-    track: Sequence[str] = (),
-) -> RunResult:
-    """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
-
-    Both see the same batches for as many epochs; `watch` is told of the first. `resume` goes on
-    with whichever was stopped, and adds a baseline to a run that has none. Raises what `train_run`
-    raises.
-    """
-    result = train_run(
-        config,
-        folder,
-        force=force,
-        resume=resume,
-        run_file=run_file,
-        model=model,
-        check=check,
-        datasets=datasets,
-        watch=watch,
-        track=track,
-    )
-    whole = replace(config, budget=BudgetConfig(1.0))
-    baseline = train_run(
-        whole,
-        folder / BASELINE,
-        force=force,
-        resume=resume,
-        model=model,
-        datasets=datasets,
-        track=track,
-    )
-    verdict = read_verdict(folder, folder / BASELINE)
-    return replace(result, baseline=baseline.accuracy, verdict=verdict)
 
 
 def _save(
@@ -265,6 +226,40 @@ def _measure_before(
         workers=config.train.workers,
     )
     log(training.step, accuracy_before=facts["before"])
+
+
+def _thin(
+    training: Training,
+    domains: Sequence[Domain],
+    folder: Path,
+    log: Log,
+    stop: StopRequest,
+    *,
+    resumes: bool,
+    watch: Watch,
+) -> dict[str, Any]:
+    """Thin each domain to its own budget: what it then uses, and what it answered before."""
+    second = thinned(training)
+    facts: dict[str, Any] = {}
+    if resumes and (folder / OWN_STATE).is_file():
+        facts = restore(second, folder, OWN_STATE)
+    else:
+        workers, shape = training.config.train.workers, training.config.input
+        facts["with_union"] = evaluate(
+            training.net, domains, shape, processes=training.processes, workers=workers
+        )
+
+    def later(step: int, **figures: Any) -> None:
+        log(training.schedule.total + step, **figures)
+
+    run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE)
+    second.shared.release()
+    own = {
+        "macs": own_shares(second, training.config.budget.own),
+        "accuracy_with_union": facts["with_union"],
+    }
+    later(second.step, own=own)
+    return own
 
 
 def _answers(training: Training, domains: Sequence[Domain]) -> dict[int, Answers]:

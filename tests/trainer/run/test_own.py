@@ -1,0 +1,105 @@
+"""Each domain thinned to a budget of its own within the union, which stays as it was."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.verify import verify_bundle
+from prunion.runtime.base import sha256_file
+from prunion.runtime.errors import ConfigError, StoppedError
+from prunion.trainer.config import BudgetConfig, load_config
+from prunion.trainer.learning import Training
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import closing_table, train_run
+from tests.trainer.tiny_run import tiny_run
+
+OWN = 0.6
+
+
+def thin_run(folder: Path, **train: object) -> Path:
+    run_file = tiny_run(folder, switch_every=1, **train)
+    text = run_file.read_text("utf-8").replace("round_to = 8", f"round_to = 1\nown = {OWN}")
+    run_file.write_text(text, "utf-8")
+    return run_file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    result = train_run(load_config(thin_run(folder)), folder / "out")
+    assert result.own is not None
+    assert "of the union's MACs a domain alone uses: warm" in closing_table(result)
+    return folder
+
+
+def test_every_domain_keeps_its_own_budget_within_the_union(finished: Path) -> None:
+    run, out = load_config(finished / "run.toml"), finished / "out"
+    plain = replace(run, budget=replace(run.budget, own=1.0))
+    train_run(plain, finished / "plain")
+    before, after = (load_checkpoint(finished / name).net for name in ("plain", "out"))
+    table = after.units.table
+    rows = (after.switches > 0).numpy()
+    union = (before.switches > 0).numpy().any(0)
+    assert not (rows.any(0) & ~union).any()
+    for row in rows:
+        assert table.macs(row) <= OWN * table.macs(union)
+        assert table.macs(row) > 0.5 * OWN * table.macs(union)
+    assert (rows[0] != rows[1]).any()
+    trunk = {
+        k: v for k, v in before.state_dict().items() if k.startswith("trunk.") and "norms" not in k
+    }
+    assert all(torch.equal(after.state_dict()[name], value) for name, value in trunk.items())
+    assert any(
+        not torch.equal(after.state_dict()[name], value)
+        for name, value in before.state_dict().items()
+        if "norms" in name
+    )
+    lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert lines[-2]["own/macs/warm"] <= OWN
+    steps = [line["step"] for line in lines if "cost" in line]
+    assert steps == list(range(len(steps)))
+
+
+def test_it_is_exported_as_it_was_trained(finished: Path) -> None:
+    manifest = export_bundle(finished / "out", finished / "own.prunion")
+    report = verify_bundle(finished / "own.prunion", against=finished / "out")
+    assert not report.problems
+    assert manifest["budget"]["met"]
+
+
+def test_stopped_while_thinning_it_goes_on_bit_for_bit(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, taken = Training._step, 0
+
+    def stops(self: Training, *args: object) -> object:
+        nonlocal taken
+        taken += 1
+        if taken in (10, 15, 18):  # 12 steps of learning, then 9 of thinning
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", stops)
+    config = load_config(finished / "run.toml")
+    for _ in range(3):
+        with pytest.raises(StoppedError):
+            train_run(config, tmp_path / "out", resume=(tmp_path / "out").exists())
+    train_run(config, tmp_path / "out", resume=True)
+    one, other = (folder / "out" / "checkpoint" for folder in (finished, tmp_path))
+    assert sha256_file(one / "model.safetensors") == sha256_file(other / "model.safetensors")
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if "cost" in line]
+    assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize("own", [0, 1.5, "half"])
+def test_a_share_is_asked_for(own: object) -> None:
+    with pytest.raises(ConfigError, match="own"):
+        BudgetConfig(0.5, own=own)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.runtime.images import ImageSet
 from prunion.trainer.config import RunConfig
 from prunion.trainer.data.augment import Mix, draw_mix
+from prunion.trainer.data.batch import Batch
 from prunion.trainer.data.domains import Domain, domain_key
 from prunion.trainer.data.image_cache import ImageCache
 from prunion.trainer.data.prefetch import prefetched
@@ -24,48 +25,11 @@ from prunion.trainer.data.transforms import (
 )
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches"]
+__all__ = ["JointBatches", "batch_sizes", "eval_batches"]
 
 MIN_IMAGES = 4  # of one domain in a batch: BatchNorm needs several
 CACHE_BYTES = 1 << 30
 ORDER, AUGMENT, ROBIN, MIX = 3, 4, 5, 6  # keep the kinds of random numbers apart
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one domain: float32 `[n, 3, H, W]`, labels int64 `[n]`.
-
-    Attributes:
-        share: of the step's images of this domain those that are here; other processes have the
-            rest.
-        others: labels of what the images are mixed with, int64 `[n]`; None where nothing is mixed.
-        kept: share of every image that is its own, and of its label.
-    """
-
-    domain: int
-    images: torch.Tensor
-    labels: torch.Tensor
-    share: float = 1.0
-    others: torch.Tensor | None = None
-    kept: float = 1.0
-
-    def split(self, count: int) -> list[Batch]:
-        """Its images dealt out to `count` batches, of which the last may have none."""
-        if count == 1:
-            return [self]
-        whole = len(self.labels)
-        parts = [slice(i, whole, count) for i in range(count)]
-        shares = [self.share * len(range(*p.indices(whole))) / max(1, whole) for p in parts]
-        return [
-            Batch(self.domain, self.images[part], self.labels[part], share)
-            for part, share in zip(parts, shares, strict=True)
-        ]
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory, where torch sees a GPU."""
-        others = None if self.others is None else self.others.pin_memory()
-        images, labels = self.images.pin_memory(), self.labels.pin_memory()
-        return replace(self, images=images, labels=labels, others=others)
 
 
 class JointBatches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from prunion.exporter.graph import rehearse_export
 from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig, load_config
-from prunion.trainer.run import OnProgress, RunResult, Watch, train_run
+from prunion.trainer.run import OnProgress, RunResult, Watch, train_run, train_with_baseline
 
 __all__ = ["prune", "train"]
 
@@ -28,6 +28,8 @@ def train(
     resume: bool = False,
     model: nn.Module | None = None,
     datasets: Mapping[str, Any] | None = None,
+    baseline: bool = False,
+    track: Sequence[str] = (),
     on_step: OnProgress | None = None,
     on_epoch: OnProgress | None = None,
 ) -> RunResult:
@@ -45,6 +47,10 @@ def train(
         model: a network in place of the one that `[backbone]` names; it is left as it is.
         datasets: by name, for domains of `source = "python"`: a `torch.utils.data.Dataset`, or
             two, `(train, test)`.
+        baseline: also train it with every channel, for as long, to compare: `result.baseline` has
+            that run's accuracies, `baseline` in the run folder is its folder. Callbacks are told of
+            the pruned run alone.
+        track: tools that are told of the figures as `metrics.jsonl` is: `"wandb"`, `"mlflow"`.
         on_step: called with a `Progress` after each step; what it raises ends the run.
         on_epoch: the same after each epoch, once its state is saved.
 
@@ -60,7 +66,8 @@ def train(
         run_file = Path(config)
         config = load_config(run_file)
     name = "run" if run_file is None else run_file.stem
-    return train_run(
+    go = train_with_baseline if baseline else train_run
+    return go(
         config,
         Path("runs") / name if output is None else Path(output),
         force=force,
@@ -70,6 +77,7 @@ def train(
         datasets={name: _pair(value) for name, value in (datasets or {}).items()},
         check=rehearse_export,
         watch=Watch(on_step, on_epoch),
+        track=[track] if isinstance(track, str) else track,
     )
 
 
@@ -82,6 +90,8 @@ def prune(
     size: int | tuple[int, int] | None = None,
     force: bool = False,
     resume: bool = False,
+    baseline: bool = False,
+    track: Sequence[str] = (),
     on_step: OnProgress | None = None,
     on_epoch: OnProgress | None = None,
     **tables: Any,
@@ -105,6 +115,8 @@ def prune(
             `backbone={"cut": "layer3"}`.
         force: as for `train`.
         resume: as for `train`.
+        baseline: as for `train`.
+        track: as for `train`.
         on_step: as for `train`.
         on_epoch: as for `train`.
 
@@ -141,6 +153,8 @@ def prune(
         resume=resume,
         model=model,
         datasets={name: pair for name, (_, pair) in described.items() if pair is not None},
+        baseline=baseline,
+        track=track,
         on_step=on_step,
         on_epoch=on_epoch,
     )

@@ -51,6 +51,12 @@ def check(
 @click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
 @click.option("--seed", "seeds", metavar="A,B,…", help="A run for each, below the run folder.")
 @click.option("--budget", "limits", metavar="A,B,…", help="A run for each limit likewise.")
+@click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(["wandb", "mlflow"]),
+    help="Tell this tool of the figures too; can be repeated.",
+)
 @changed
 @as_json
 def train(
@@ -61,6 +67,7 @@ def train(
     baseline: bool,
     seeds: str | None,
     limits: str | None,
+    track: tuple[str, ...],
     changes: tuple[str, ...],
     as_json: bool,
     check: ExportCheck | None = None,
@@ -86,12 +93,20 @@ def train(
     with exit_when_stopped():
         if len(runs) > 1:
             swept = train_sweep(
-                runs, folder, force=force, resume=resume, run_file=path, check=check
+                runs, folder, force=force, resume=resume, run_file=path, check=check, track=track
             )
             value, text = swept.to_json(), sweep_table(swept)
         else:
             go = train_with_baseline if baseline else train_run
-            result = go(runs[0], folder, force=force, resume=resume, run_file=path, check=check)
+            result = go(
+                runs[0],
+                folder,
+                force=force,
+                resume=resume,
+                run_file=path,
+                check=check,
+                track=track,
+            )
             value, text = result.to_json(), closing_table(result)
     if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
         return

@@ -30,6 +30,7 @@ from prunion.trainer.run import (
 __all__ = ["run_demo"]
 
 SIZE = 48
+LATENCY_SECONDS, BENCH_SECONDS = 2.0, 0.5  # for each thing that is timed
 WRITTEN = ("unpruned.onnx", "demo.json", "bench.json", "report.html", "pictures")
 EARLIER = ("sharing.png", "widths.png")  # of demos before there was a report
 RUN = """\
@@ -85,7 +86,7 @@ def run_demo(output: Path | str, *, force: bool = False, baseline: bool = False)
     write_json(folder / "demo.json", rows)
     print(_table(rows, result))
     _predict(folder, bundle)
-    write_json(folder / "bench.json", bench(bundle, batches=(1, 8), seconds=0.5).to_json())
+    write_json(folder / "bench.json", _bench(bundle))
     write_report(
         [folder / "run", bundle, folder / "bench.json"],
         folder / "report.html",
@@ -94,6 +95,10 @@ def run_demo(output: Path | str, *, force: bool = False, baseline: bool = False)
     )
     print(f"the report: {folder / 'report.html'}")
     print(f"everything is in {folder}/ ({time.perf_counter() - started:.0f} s)")
+
+
+def _bench(bundle: Path) -> dict[str, Any]:
+    return bench(bundle, batches=(1, 8), seconds=BENCH_SECONDS).to_json()
 
 
 def _foreign(folder: Path) -> str:
@@ -147,7 +152,7 @@ def _latency(bundle: Path, unpruned: Path, domains: int) -> dict[str, float]:
     for label, graph in graphs.items():
         cases[f"{label} mixed"] = partial(run, mixed_session(graph), mixed)
         cases[f"{label} pinned"] = partial(run, pinned_session(graph, 0), {"image": image})
-    timings = time_interleaved(cases, seconds=2.0)
+    timings = time_interleaved(cases, seconds=LATENCY_SECONDS)
     return {label: timing.p50_ms for label, timing in timings.items()}
 
 

@@ -54,7 +54,7 @@ def _row(
     half, whole = folder / "half.prunion", folder / "whole.prunion"
     for path, density, own in ((half, 0.5, 0.75), (whole, 1.0, 1.0)):
         if not path.exists():
-            options = ExportOptions(fp16=True)
+            options = ExportOptions(fp16=precision == "fp16")
             random_bundle(path, backbone, DOMAINS, density, own=own, size=side, options=options)
     before = free_gpu_bytes()
     try:

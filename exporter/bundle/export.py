@@ -54,6 +54,7 @@ from prunion.runtime.base import (
     check_text,
     free_memory,
     new_folder,
+    only_new_garbage,
     sha256_file,
     shown,
     write_json,
@@ -100,6 +101,14 @@ def export_bundle(
     name = bundle_name(output)
     check_output(output, force=force, wrote=foreign_to_bundle, inputs=[checkpoint])
     keep_to_quota()
+    free_memory()  # of a training in this process; from here on only what the export makes
+    with only_new_garbage():
+        return _make_bundle(checkpoint, output, name, options, force=force)
+
+
+def _make_bundle(
+    checkpoint: Path | str, output: Path, name: str, options: ExportOptions, *, force: bool
+) -> dict[str, Any]:
     loaded = load_checkpoint(checkpoint)
     everyone = loaded.net.switches
     chosen = (options.specialise,) if options.specialise is not None else options.domains

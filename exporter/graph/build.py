@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from prunion.exporter.graph.heads import concatenate_heads
 from prunion.exporter.graph.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim import OneDomainNet, SlimNet
+from prunion.runtime.base import only_new_garbage
 from prunion.runtime.graph import TABLES
 
 __all__ = ["OPSET", "errors_only", "one_domain_graph", "onnx_graph"]
@@ -93,6 +94,7 @@ def _export(
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         errors_only("torch.onnx"),
+        only_new_garbage(),
     ):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -76,7 +76,7 @@ class Plan:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
 
-def find_plan(pool: SessionPool, pack: Pack, seconds: float = SECONDS) -> Plan:
+def find_plan(pool: SessionPool, pack: Pack) -> Plan:
     """The plan for this graph and machine, measured with the domain `pack` if none is known."""
     if pool.form.single:
         return Plan(reason="the bundle holds one domain")
@@ -97,12 +97,12 @@ def find_plan(pool: SessionPool, pack: Pack, seconds: float = SECONDS) -> Plan:
     known = load_plan(key)
     if known is not None:
         return known
-    plan = _measure(pool, pack, seconds)
+    plan = _measure(pool, pack)
     save_plan(key, plan)
     return plan
 
 
-def _measure(pool: SessionPool, pack: Pack, seconds: float) -> Plan:
+def _measure(pool: SessionPool, pack: Pack) -> Plan:
     mixed, plain = pool.mixed(), pool.make(pack, sliced=False)
     form = pool.form
     tables = form.tables([pack]) if mixed.needs_tables else {}
@@ -115,7 +115,7 @@ def _measure(pool: SessionPool, pack: Pack, seconds: float) -> Plan:
         sliced = pool.make(pack, sliced=True)
         if sliced.sliced:
             cases["sliced"] = sliced.run
-    return measure_plan(cases, form.noise, seconds)
+    return measure_plan(cases, form.noise, SECONDS)
 
 
 def measure_plan(

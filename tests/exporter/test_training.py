@@ -122,6 +122,25 @@ def test_what_a_callback_raises_ends_the_run(tmp_path: Path) -> None:
     assert prunion.prune(Residual(), sets, 0.7, tmp_path / "r", **go_on).accuracy.keys() == {*"ab"}
 
 
+def test_a_baseline_is_trained_from_the_network_and_the_data_sets_in_hand(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    result = prunion.prune(
+        Residual(),
+        {"a": Noise(), "b": Noise(form="picture")},
+        0.7,
+        tmp_path / "r",
+        size=16,
+        train=SHORT,
+        baseline=True,
+        on_epoch=lambda now: epochs.append(now.epoch),
+    )
+    assert result.baseline.keys() == {*"ab"}
+    assert epochs == [1, 2, 3]  # of the pruned run
+    record = json.loads((tmp_path / "r" / "baseline" / "record.json").read_text("utf-8"))
+    assert record["result"]["accuracy"] == result.baseline
+    assert record["result"]["budget"]["value"] == 1.0
+
+
 def test_results_plot(pruned: Any) -> None:
     pytest.importorskip("matplotlib").use("Agg")
     result = pruned[0]

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree
 
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import only_new_garbage, reason_of
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone.constants import fold_constants
 from prunion.trainer.backbone.names import op_name
@@ -33,6 +33,7 @@ IDLE = frozenset(
 GUARDS = frozenset(["_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range"])
 
 
+@only_new_garbage()
 def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     """Trace `model` (`[N, 3, H, W]` to one tensor) with a symbolic batch, in inference form.
 

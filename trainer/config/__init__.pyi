@@ -1,3 +1,4 @@
+from .augment import AugmentConfig as AugmentConfig
 from .backbone import BackboneConfig as BackboneConfig
 from .backbone import InputConfig as InputConfig
 from .budget import BudgetConfig as BudgetConfig

@@ -9,6 +9,7 @@ from typing import get_args
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.augment import AugmentConfig, as_augment
 from prunion.trainer.config.checks import (
     DomainSource,
     check_bool,
@@ -45,6 +46,7 @@ class DomainConfig:
     measured on, so that test images are read at its end alone. `reference` is what the
     papers' scores count against: the accuracy in percent of a network finetuned for this domain
     alone; `feature` what S_E is relative to: that of the frozen backbone with a head alone.
+    `augment` is how training changes its images; None is as `[train]` says.
     """
 
     name: str
@@ -67,6 +69,7 @@ class DomainConfig:
     crop: bool = True
     reference: float = 0.0
     feature: float = 0.0
+    augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -96,6 +99,8 @@ class DomainConfig:
         check_int(where, "limit", self.limit, 0, 10**9)
         for key in ("reference", "feature"):
             check_number(where, key, getattr(self, key), 0, 99.99)
+        if self.augment is not None:
+            object.__setattr__(self, "augment", as_augment(where, self.augment))
         self._check_source(where)
 
     def _check_source(self, where: str) -> None:

@@ -38,19 +38,19 @@ __all__ = [
 # What `[train]` may say of a domain that comes later: nothing of the trunk, the budget or sharing.
 ADDED_TRAIN = (
     *("warmup", "ramp", "settle", "batch_size", "lr", "weight_decay", "label_smoothing"),
-    *("average", "precision", "workers", "head_optimiser", "head_lr"),
+    *("average", "precision", "workers", "head_optimiser", "head_lr", "augment"),
 )
 # Keys of `[train]` that runs of an earlier prunion do not have: left out where they say nothing.
 LATER_TRAIN = (
     *("drops", "switch_lr", "head_optimiser", "head_lr"),
-    *("method", "norms", *SETTINGS),
+    *("method", "norms", *SETTINGS, "augment"),
 )
 
 
 # Keys of a domain that a run which does not use them is known without, as before there were such.
 NEWER = (
     *("image_column", "label_column", "drop_untrained", "feature"),
-    *("validation", "validation_holdout"),
+    *("validation", "validation_holdout", "augment"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import get_args
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.augment import AugmentConfig, as_augment
 from prunion.trainer.config.checks import (
     Auto,
     CutFor,
@@ -47,6 +48,7 @@ from prunion.trainer.config.method import (
 __all__ = ["TrainConfig"]
 
 FROZEN_LR, TUNED_LR = 1e-2, 1e-3
+NO_AUGMENT = AugmentConfig()
 SWITCH_LR = 1e-4  # the paper's
 SGD_LR = 1e-3  # likewise, of its classifiers
 
@@ -75,6 +77,7 @@ class TrainConfig:
         domain_budget: whether each domain alone has a budget loss too (`budgets_domains`).
         cut: what is brought within the budget in the end: the union, or each domain alone.
         settle_with: the channels that a domain settles with (`opens`).
+        augment: how training changes images, of domains that do not say so themselves.
     """
 
     recipe: RecipeName = "prunion"
@@ -128,6 +131,7 @@ class TrainConfig:
     packnet_prune: float = 0.75
     packnet_source: float = 0.5
     packnet_order: TaskOrder = "given"
+    augment: AugmentConfig = NO_AUGMENT
 
     def __post_init__(self) -> None:
         self._apply_method()
@@ -192,6 +196,7 @@ class TrainConfig:
         else:
             check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
         check_choice("train", "precision", self.precision, get_args(Precision))
+        object.__setattr__(self, "augment", as_augment("train", self.augment))
         check_bool("train", "compile", self.compile)
         check_bool("train", "sync_norms", self.sync_norms)
         check_int("train", "workers", self.workers, 0, 256)

@@ -1,4 +1,4 @@
-from .batches import Batch as Batch
+from .batch import Batch as Batch
 from .batches import JointBatches as JointBatches
 from .batches import eval_batches as eval_batches
 from .domains import Domain as Domain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ import torch
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.images import ImageSet
 from prunion.trainer.config import RunConfig
+from prunion.trainer.data.augment import Mix, draw_mix
+from prunion.trainer.data.batch import Batch
 from prunion.trainer.data.domains import Domain, domain_key
 from prunion.trainer.data.image_cache import ImageCache
 from prunion.trainer.data.prefetch import prefetched
@@ -23,42 +25,11 @@ from prunion.trainer.data.transforms import (
 )
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["Batch", "JointBatches", "batch_sizes", "eval_batches"]
+__all__ = ["JointBatches", "batch_sizes", "eval_batches"]
 
 MIN_IMAGES = 4  # of one domain in a batch: BatchNorm needs several
 CACHE_BYTES = 1 << 30
-ORDER, AUGMENT, ROBIN = 3, 4, 5  # keep the kinds of random numbers apart
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one domain: float32 `[n, 3, H, W]`, labels int64 `[n]`.
-
-    Attributes:
-        share: of the step's images of this domain those that are here; other processes have the
-            rest.
-    """
-
-    domain: int
-    images: torch.Tensor
-    labels: torch.Tensor
-    share: float = 1.0
-
-    def split(self, count: int) -> list[Batch]:
-        """Its images dealt out to `count` batches, of which the last may have none."""
-        if count == 1:
-            return [self]
-        whole = len(self.labels)
-        parts = [slice(i, whole, count) for i in range(count)]
-        shares = [self.share * len(range(*p.indices(whole))) / max(1, whole) for p in parts]
-        return [
-            Batch(self.domain, self.images[part], self.labels[part], share)
-            for part, share in zip(parts, shares, strict=True)
-        ]
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory, where torch sees a GPU."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+ORDER, AUGMENT, ROBIN, MIX = 3, 4, 5, 6  # keep the kinds of random numbers apart
 
 
 class JointBatches:
@@ -96,7 +67,11 @@ class JointBatches:
         self._rounds = math.ceil(sum(images) / sum(self.sizes))
         self._check_slices()
         sharers = processes.count if processes.slices else 1  # each keeps images of every domain
-        transforms = [train_transform(config.input, d.mirror, d.crop) for d in domains]
+        own = {d.name: d.augment for d in config.domains}
+        transforms = [
+            train_transform(config.input, d.mirror, d.crop, own.get(d.name) or self.config.augment)
+            for d in domains
+        ]
         self._caches = [
             ImageCache(domain.train, transform.shorter_side, cache_bytes // len(domains) // sharers)
             for domain, transform in zip(domains, transforms, strict=True)
@@ -191,9 +166,8 @@ class JointBatches:
         batches, before = [], 0
         for draw in draws:
             if self.processes.reads(draw.domain):
-                own = draw.part(self.processes.slice_of(before, len(draw.images)))
-                share = len(own.images) / len(draw.images)
-                batches.append(Batch(draw.domain, *self._streams[draw.domain].read(own), share))
+                part = self.processes.slice_of(before, len(draw.images))
+                batches.append(self._streams[draw.domain].read(draw, part))
             before += len(draw.images)
         return batches
 
@@ -245,7 +219,7 @@ class _Draw:
     passes: np.ndarray
     images: np.ndarray
 
-    def part(self, which: slice) -> _Draw:
+    def part(self, which: slice | np.ndarray) -> _Draw:
         """Some of its images."""
         return _Draw(self.domain, self.passes[which], self.images[which])
 
@@ -280,12 +254,32 @@ class _Stream:
         parts = np.split(self._order(number), _starts(len(self.images), size)[1:])
         return [_Draw(domain, np.full(len(part), number), part) for part in parts]
 
-    def read(self, draw: _Draw) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images `[n, 3, H, W]` and labels `[n]` of one batch."""
+    def read(self, draw: _Draw, part: slice) -> Batch:
+        """The images of one batch that are in `part` of it."""
+        own = draw.part(part)
+        share, mix = len(own.images) / len(draw.images), self._mix(draw)
+        if mix is None or not len(own.images):
+            return Batch(draw.domain, *self._read(own), share)
+        # How a batch is mixed depends on the whole of it, so partners may lie outside the part.
+        places = np.arange(len(draw.images))[part]
+        needed, found = np.unique([places, mix.partners[part]], return_inverse=True)
+        images, labels = self._read(draw.part(needed))
+        mine, theirs = found.reshape(2, -1)
+        mixed = mix(images[mine], images[theirs])
+        return Batch(draw.domain, mixed, labels[mine], share, labels[theirs], mix.kept)
+
+    def _read(self, draw: _Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `[n, 3, H, W]` and labels `[n]`."""
         drawn = zip(draw.passes.tolist(), draw.images.tolist(), strict=True)
         pixels = [self._pixels(number, index) for number, index in drawn]
         labels = torch.from_numpy(self.images.labels[draw.images])
         return normalised(pixels, self.transform.input), labels
+
+    def _mix(self, draw: _Draw) -> Mix | None:
+        # The first image and its pass tell a batch from all others of the run.
+        rng = self._random(MIX, int(draw.passes[0]), int(draw.images[0]))
+        size = self.transform.input.size
+        return draw_mix(self.transform.augment, len(draw.images), size, rng)
 
     def _order(self, number: int) -> np.ndarray:
         return self._random(ORDER, number).permutation(len(self.images))

@@ -6,7 +6,7 @@ Geometry works on each image's bytes; the step to normalised floats is taken onc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from prunion.trainer.config import InputConfig
+from prunion.trainer.config import AugmentConfig, InputConfig
+from prunion.trainer.data.augment import augmented
 
 __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "normalised", "train_transform"]
 
@@ -58,11 +59,15 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """The evaluation's geometry, or a random crop from a slightly larger image; maybe mirrored."""
+    """The evaluation's geometry, or a random crop from a slightly larger image; maybe mirrored.
+
+    Then what `augment` asks for.
+    """
 
     input: InputConfig
     mirror: bool
     crop: bool
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     @property
     def shorter_side(self) -> int:
@@ -81,16 +86,19 @@ class TrainTransform:
         else:
             top, left = _centre(array, height, width)
         array = array[top : top + height, left : left + width]
-        return array[:, ::-1] if self.mirror and rng.random() < 0.5 else array
+        array = array[:, ::-1] if self.mirror and rng.random() < 0.5 else array
+        return augmented(array, self.augment, self.input.mean, rng)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
         """PIL RGB to float32 `[3, H, W]`."""
         return normalised([self.pixels(image, rng)], self.input)[0]
 
 
-def train_transform(config: InputConfig, mirror: bool, crop: bool) -> TrainTransform:
+def train_transform(
+    config: InputConfig, mirror: bool, crop: bool, augment: AugmentConfig | None = None
+) -> TrainTransform:
     """The training transform of a domain: `transform(image, rng) -> [3, H, W]`."""
-    return TrainTransform(config, mirror, crop)
+    return TrainTransform(config, mirror, crop, augment or AugmentConfig())
 
 
 def eval_transform(config: InputConfig, crops: int = 1) -> EvalTransform:

@@ -76,6 +76,10 @@ def forward_backward(
             losses[batch.domain], correct[batch.domain] = logits.sum(), logits.detach().sum()
             continue
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if batch.others is not None:
+            others = batch.others.to(device, non_blocking=True)
+            theirs = F.cross_entropy(logits, others, label_smoothing=smoothing)
+            loss = batch.kept * loss + (1 - batch.kept) * theirs
         if teacher is not None and other is not None:
             loss = teacher.loss(loss, logits, other)
         right = (logits.detach().argmax(1) == labels).to(kind).mean()

@@ -15,5 +15,5 @@ from .start import ExportCheck as ExportCheck
 from .sweep import SweepResult as SweepResult
 from .sweep import sweep_table as sweep_table
 from .sweep import train_sweep as train_sweep
+from .sweep import train_with_baseline as train_with_baseline
 from .train import train_run as train_run
-from .train import train_with_baseline as train_with_baseline

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from prunion.runtime.errors import OutputError
 from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training
 from prunion.trainer.run.folder import drop_lines_after
-from prunion.trainer.run.metrics import MetricsLog
+from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot, snapshot_step
 from prunion.trainer.run.usage import usage_figures
 
@@ -92,17 +92,20 @@ def own_steps(folder: Path) -> int:
 
 
 @contextmanager
-def open_log(folder: Path | None, training: Training, more: int = 0) -> Iterator[Log]:
+def open_log(
+    folder: Path | None, training: Training, more: int = 0, track: Sequence[str] = ()
+) -> Iterator[Log]:
     """Where figures go: the folder's log, cut back to the state's step, or nowhere without one.
 
-    `more` steps were taken after the last of `training`. Of several processes only the first
-    writes.
+    `more` steps were taken after the last of `training`. The tools named in `track` are told too.
+    Of several processes only the first writes.
     """
     if folder is None or not training.processes.first:
         yield lambda step, **figures: None
         return
     drop_lines_after(folder / "metrics.jsonl", training.step + more)
-    with MetricsLog(folder, after=training.step + more) as log:
+    trackers = open_trackers(track, folder, training.config)
+    with MetricsLog(folder, after=training.step + more, trackers=trackers) as log:
         yield log.log
 
 

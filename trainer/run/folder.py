@@ -12,11 +12,15 @@ from pathlib import Path
 from prunion.runtime.base import check_output, replace_file, strangers
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.network import foreign_to_checkpoint
+from prunion.trainer.run.metrics import RUNS
 
 __all__ = ["check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
-FILES = ("metrics.jsonl", "state.safetensors", "own.safetensors", "graph.json", "record.json")
-FOLDERS = ("tensorboard", "checkpoint", "baseline")
+FILES = (
+    *("metrics.jsonl", "state.safetensors", "own.safetensors", "graph.json", "record.json"),
+    RUNS,
+)
+FOLDERS = ("tensorboard", "checkpoint", "baseline", "wandb")
 RUN_FILE = "run.toml"
 HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..+")
 

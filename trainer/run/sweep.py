@@ -1,4 +1,7 @@
-"""One run for each seed and budget, one after the other; a seed's warm-up is trained once."""
+"""Several runs, one after the other: for each seed and budget, or one without pruning beside it.
+
+A seed's warm-up is trained once.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from prunion.runtime.base import asked_text, read_json, replace_file
 from prunion.runtime.errors import OutputError, PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import make_budget
+from prunion.trainer.data import HandedSets
 from prunion.trainer.processes import device_named, joined_processes, restarted
-from prunion.trainer.run.epochs import STATE, Progress, Watch
+from prunion.trainer.run.epochs import STATE, UNWATCHED, Progress, Watch
 from prunion.trainer.run.folder import check_folder
 from prunion.trainer.run.record import RECORD
+from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.start import ExportCheck, begin
 from prunion.trainer.run.train import train_run
+from prunion.trainer.score import read_verdict
 
-__all__ = ["SweepResult", "sweep_table", "train_sweep"]
+__all__ = ["SweepResult", "sweep_table", "train_sweep", "train_with_baseline"]
 
 METRICS = "metrics.jsonl"
+BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ def train_sweep(
     resume: bool = False,
     run_file: Path | None = None,
     check: ExportCheck | None = None,
+    track: Sequence[str] = (),
 ) -> SweepResult:
     """Train every run into a folder of its own below `folder`, in order.
 
@@ -96,6 +105,7 @@ def train_sweep(
             run_file=run_file,
             warm_up=warm if warm is not None and warm.is_file() else None,
             watch=Watch(on_epoch=_keeper(config, place, warm)),
+            track=track,
         )
         if config.seed not in [later.seed for later, _ in open_runs[number + 1 :]]:
             _remove([warm_ups[config.seed]])
@@ -104,6 +114,51 @@ def train_sweep(
         for config, place in zip(configs, folders, strict=True)
     ]
     return SweepResult(folder, runs, _by_budget(configs, runs))
+
+
+def train_with_baseline(
+    config: RunConfig,
+    folder: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    run_file: Path | None = None,
+    model: nn.Module | None = None,
+    check: ExportCheck | None = None,
+    datasets: HandedSets | None = None,
+    watch: Watch = UNWATCHED,
+    track: Sequence[str] = (),
+) -> RunResult:
+    """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
+
+    Both see the same batches for as many epochs; `watch` is told of the first. `resume` goes on
+    with whichever was stopped, and adds a baseline to a run that has none. Raises what `train_run`
+    raises.
+    """
+    result = train_run(
+        config,
+        folder,
+        force=force,
+        resume=resume,
+        run_file=run_file,
+        model=model,
+        check=check,
+        datasets=datasets,
+        watch=watch,
+        track=track,
+    )
+    whole = replace(config, budget=BudgetConfig(1.0))
+    baseline = train_run(
+        whole,
+        folder / BASELINE,
+        force=force,
+        resume=resume,
+        model=model,
+        datasets=datasets,
+        track=track,
+    )
+    verdict = read_verdict(folder, folder / BASELINE)
+    return replace(result, baseline=baseline.accuracy, verdict=verdict)
 
 
 def sweep_table(result: SweepResult) -> str:

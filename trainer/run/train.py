@@ -15,7 +15,7 @@ from torch import nn
 from prunion.runtime.base import check_space, read_json, write_json
 from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.runtime.measure import Answers
-from prunion.trainer.config import BudgetConfig, RunConfig
+from prunion.trainer.config import RunConfig
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import StopRequest, Training, own_shares, stop_signals, thinned
 from prunion.trainer.network import (
@@ -38,6 +38,7 @@ from prunion.trainer.run.epochs import (
     run_epochs,
 )
 from prunion.trainer.run.folder import check_folder, make_folder
+from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
     RECORD,
     answer_records,
@@ -50,9 +51,7 @@ from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 from prunion.trainer.score import read_verdict
 
-__all__ = ["BASELINE", "ExportCheck", "RunResult", "train_run", "train_with_baseline"]
-
-BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
+__all__ = ["ExportCheck", "RunResult", "train_run"]
 
 
 def train_run(
@@ -68,6 +67,7 @@ def train_run(
     datasets: HandedSets | None = None,
     warm_up: Path | None = None,
     watch: Watch = UNWATCHED,
+    track: Sequence[str] = (),
 ) -> RunResult:
     """Train one run and write its folder: metrics, a snapshot each epoch, the checkpoint.
 
@@ -80,6 +80,7 @@ def train_run(
         warm_up: a state after warm-up to start from, of a run that differs in its budget's limit at
             most; beside it lies its log, NAME.jsonl.
         watch: functions that are told of every step and epoch.
+        track: tools that are told of the figures too: wandb, mlflow.
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
@@ -88,6 +89,7 @@ def train_run(
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
+    check_trackers(track)
     if restarted():
         force, resume = False, True
     device = device_named(config.device)
@@ -114,7 +116,7 @@ def train_run(
                 processes.on_first(lambda: _keep_log(earlier, folder / "metrics.jsonl"))
         few = watched_part(training, domains)
         behind = own_steps(folder) if resumes and config.budget.own < 1 else 0
-        with stop_signals() as stop, open_log(folder, training, behind) as log:
+        with stop_signals() as stop, open_log(folder, training, behind, track) as log:
 
             def measure() -> None:
                 _measure_before(training, domains, log, facts)
@@ -136,27 +138,6 @@ def train_run(
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
     return replace(result, verdict=read_verdict(folder))
-
-
-def train_with_baseline(
-    config: RunConfig,
-    folder: Path,
-    *,
-    force: bool = False,
-    resume: bool = False,
-    run_file: Path | None = None,
-    check: ExportCheck | None = None,
-) -> RunResult:
-    """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
-
-    Both see the same batches for as many epochs. `resume` goes on with whichever was stopped, and
-    adds a baseline to a run that has none. Raises what `train_run` raises.
-    """
-    result = train_run(config, folder, force=force, resume=resume, run_file=run_file, check=check)
-    whole = replace(config, budget=BudgetConfig(1.0))
-    baseline = train_run(whole, folder / BASELINE, force=force, resume=resume)
-    verdict = read_verdict(folder, folder / BASELINE)
-    return replace(result, baseline=baseline.accuracy, verdict=verdict)
 
 
 def _save(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from prunion.runtime.backends import make_ort_session, run
-from prunion.runtime.bundle import open_bundle
+from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.graph import pin_pack
 
 onnx = pytest.importorskip("onnx")
@@ -16,12 +14,17 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("torchvision")
 
 
-def test_folding_by_hand_changes_no_answer(tmp_path: Path) -> None:
-    from prunion.benchmarks.cost.folded import fold_by_hand
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from prunion.benchmarks.random_bundle import random_bundle
 
-    path = random_bundle(tmp_path / "x.prunion", "resnet18", 2, size=32, classes=3)
-    bundle = open_bundle(path)
+    path = tmp_path_factory.mktemp("folded") / "x.prunion"
+    return open_bundle(random_bundle(path, "resnet18", 3, size=32, classes=3))
+
+
+def test_folding_by_hand_changes_no_answer(bundle: Bundle) -> None:
+    from prunion.benchmarks.cost.folded import fold_by_hand
+
     pack = bundle.pack("d1")
     pinned = pin_pack(bundle.graph(), pack)
     folded = fold_by_hand(pinned)
@@ -32,10 +35,7 @@ def test_folding_by_hand_changes_no_answer(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_every_channel_of_the_union_has_a_user(tmp_path: Path) -> None:
-    from prunion.benchmarks.random_bundle import random_bundle
-
-    bundle = open_bundle(random_bundle(tmp_path / "x.prunion", "resnet18", 3, size=32, classes=3))
+def test_every_channel_of_the_union_has_a_user(bundle: Bundle) -> None:
     switches = np.stack([bundle.pack(name).switches for name in bundle.domains])
     assert switches.any(axis=0).all()
     assert {pair[1] for pair in bundle.manifest.widths.values()} == {32, 64, 128, 256}

@@ -20,6 +20,8 @@ def test_the_demo_ends_with_a_fair_table_and_a_report(
 ) -> None:
     monkeypatch.setattr(run, "_write_run_file", tiny_run)
     monkeypatch.setattr(run, "SIZE", 16)
+    monkeypatch.setattr(run, "LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr(run, "BENCH_SECONDS", 0.02)
     folder = tmp_path / "demo"
     run.run_demo(folder, baseline=baseline)
     told = capsys.readouterr().out

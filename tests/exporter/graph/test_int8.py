@@ -62,6 +62,7 @@ def test_tables_of_more_domains_and_classes_still_fit_it(bundle: Path) -> None:
 
 
 def test_exporting_is_quiet_and_loggers_say_as_much_as_before(
+    exporting_anew: None,
     tiny: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],

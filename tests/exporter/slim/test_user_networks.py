@@ -6,6 +6,7 @@ pinned to one domain's own channels.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -39,14 +40,26 @@ ACCEPTED = [name for name in NETWORKS if name not in REFUSED]
 QUICK = [*ACCEPTED[::16], "tokens"]  # of the exported ones
 
 
+@functools.cache
+def traced(name: str) -> DomainNet:
+    return masked(NETWORKS[name][0](), 0)
+
+
+def network(name: str) -> DomainNet:
+    """Traced once for all tests, which change nothing but its switches."""
+    net = traced(name)
+    net.switches.fill_(1)
+    torch.manual_seed(0)
+    return net
+
+
 def test_there_are_a_hundred() -> None:
     assert len(NETWORKS) >= 100
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_sliced_is_masked(name: str) -> None:
-    make, outcome = NETWORKS[name]
-    net = masked(make(), 0)
+    outcome, net = NETWORKS[name][1], network(name)
     assert (outcome == WHOLE) == bool(net.units.whole), net.units.whole
     images = torch.randn(len(DOMAINS), 3, SIDE, SIDE)
     for density in (0.7, 0.4):
@@ -63,7 +76,7 @@ def test_sliced_is_masked(name: str) -> None:
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_rebuilt_from_its_graph_it_is_the_same(name: str) -> None:
-    net = masked(NETWORKS[name][0](), 0)
+    net = network(name)
     config = BackboneConfig("written:net", "python")
     graph = json.loads(json.dumps(net.graph))
     again = rebuild_network(config, (SIDE, SIDE), net.classes, graph, "graph.json")
@@ -90,8 +103,7 @@ def test_refused_before_training(name: str) -> None:
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ACCEPTED]
 )
 def test_exported_is_masked(name: str, tmp_path: Path) -> None:
-    make, _ = NETWORKS[name]
-    net = masked(make(), 0)
+    net = network(name)
     switch(net, 0.5)
     slim = slim_network(net)
     path = tmp_path / "model.onnx"

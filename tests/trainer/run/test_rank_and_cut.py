@@ -140,13 +140,18 @@ def test_a_ramp_can_start_from_importance_per_cost() -> None:
     assert own.learner.square[0, 1] == pytest.approx(0.16)
 
 
-@pytest.mark.parametrize("recipe", ["once", "greedy"])
+@pytest.fixture(scope="module", params=["once", "greedy"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file; its run, never stopped, is in `out` beside it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    trained(folder, recipe=f'"{request.param}"', ranking='"importance-per-cost"')
+    return folder / "run.toml"
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_stopped_run_goes_on_as_if_it_never_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, epochs: int
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
-    run_file = tiny_run(tmp_path, recipe=f'"{recipe}"', ranking='"importance-per-cost"')
-    train_run(load_config(run_file), tmp_path / "whole")
 
     def stopped(path: Path, training: Training, facts: dict[str, Any]) -> None:
         save_snapshot(path, training, facts)
@@ -156,9 +161,10 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(
     with monkeypatch.context() as patch:
         patch.setattr("prunion.trainer.run.epochs.save_snapshot", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train_run(load_config(run_file), tmp_path / "out")
-    train_run(load_config(run_file), tmp_path / "out", resume=True)
+            train_run(load_config(whole), tmp_path / "out")
+    train_run(load_config(whole), tmp_path / "out", resume=True)
     first, second = (
-        sha256_file(tmp_path / name / "checkpoint/model.safetensors") for name in ("whole", "out")
+        sha256_file(folder / "out/checkpoint/model.safetensors")
+        for folder in (whole.parent, tmp_path)
     )
     assert first == second

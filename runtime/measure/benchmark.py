@@ -14,11 +14,18 @@ import numpy as np
 from prunion.runtime.backends import settled
 from prunion.runtime.base import (
     Backend,
+    MachineState,
+    Meter,
     Precision,
     Timing,
+    energy_meters,
     machine_facts,
+    measure_energy,
     on_cpu,
+    open_gpu,
     peak_rss_bytes,
+    read_state,
+    slowed_down,
     summary,
     time_blocks,
     time_interleaved,
@@ -32,10 +39,12 @@ from prunion.runtime.measure.fresh import Fresh, measure_fresh
 from prunion.runtime.measure.rivals import all_contenders
 from prunion.runtime.tensorrt import free_gpu_bytes
 
-__all__ = ["BenchReport", "BenchRow", "Timing", "bench", "time_interleaved"]
+__all__ = ["BenchReport", "BenchRow", "Energy", "Timing", "bench", "time_interleaved"]
 
 BLOCK_MS, BLOCKS = 60.0, 24
 WARM_UP_S = 2.0
+# Counters of energy move every 100 ms or so, and idle takes no longer to see.
+LEAST_ENERGY_S, MOST_ENERGY_S, IDLE_S = 0.5, 5.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,15 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What one image of a contender's batches took, in joules by meter; other load is in it."""
+
+    session: str
+    batch: int
+    joules_per_image: dict[str, float]
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """Everything `prunion bench` prints; milliseconds and bytes.
 
@@ -66,6 +84,8 @@ class BenchReport:
     where cuda-python is not installed; what CUDA itself takes is not in it. `rival_bytes` is of
     the files that rivals are loaded from. `overhead_ms` is what timing adds to one call,
     `load_after` the machine's load average when all was done; that of before is in `machine`.
+    `energy` and `idle_watts` (before loading) are empty where the machine does not tell. `before`
+    and `after` are the machine's clocks and temperatures, `slowed_down` what may be wrong there.
     """
 
     bundle: str
@@ -79,7 +99,12 @@ class BenchReport:
     file_bytes: dict[str, int]
     rival_bytes: dict[str, int]
     overhead_ms: float
+    energy: tuple[Energy, ...]
+    idle_watts: dict[str, float]
     machine: dict[str, Any]
+    before: MachineState
+    after: MachineState
+    slowed_down: str
     load_after: float | None
     notes: tuple[str, ...]
 
@@ -135,6 +160,9 @@ def bench(
         str(bundle.path), domains, backend, precision, threads, tuple(against), str(unpruned or "")
     )
     machine = machine_facts(threads)
+    gpu = None if settled(setup.options.backend, "") in ("cpu", "openvino") else open_gpu()
+    meters, state = energy_meters(gpu=gpu), read_state(gpu=gpu)
+    idle = measure_energy(meters, lambda: time.sleep(IDLE_S), 0.0) if meters else None
     own, rivals = all_contenders(setup, bundle)
     entered, pairs = [*own, *rivals], _pairs(own, rivals, len(domain_rows(bundle, domains)) > 1)
     before, free = peak_rss_bytes(), _free_gpu_bytes(settled(setup.options.backend, ""))
@@ -142,6 +170,7 @@ def bench(
     opened = {x.name: _timed(x, load_ms) for x in entered}
     rows: list[BenchRow] = []
     comparisons: list[Comparison] = []
+    energy: list[Energy] = []
     for batch in dict.fromkeys(batches):
         calls = {name: x.call(batch) for name, x in opened.items()}
         made, blocks = _time(calls, batch, seconds)
@@ -150,6 +179,8 @@ def bench(
             compare_blocks(one.name, other.name, batch, blocks[one.name], blocks[other.name])
             for one, other in pairs
         ]
+        energy += _energy(meters, calls, batch, seconds) if meters else []
+    after = read_state(gpu=gpu)
     left = None if all(on_cpu(x.provider) for x in opened.values()) else _free_gpu_bytes(backend)
     peak, sizes = peak_rss_bytes(), {x.name: opened[x.name].file_bytes for x in rivals}
     del opened  # the fresh processes need the memory
@@ -166,7 +197,12 @@ def bench(
         file_bytes={name: bundle.file(name).stat().st_size for name in bundle.manifest.files},
         rival_bytes={name: size for name, size in sizes.items() if size},
         overhead_ms=_overhead_ms(),
+        energy=tuple(energy),
+        idle_watts={k: x / idle.seconds for k, x in idle.joules.items()} if idle else {},
         machine=machine,
+        before=state,
+        after=after,
+        slowed_down=slowed_down(state, after),
         load_after=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         notes=tuple(x for x in started if isinstance(x, str)),
     )
@@ -183,6 +219,19 @@ def _time(
         speed = batch * 1e3 / timing.mean_ms
         rows.append(BenchRow(name, batch, timing, speed, *warmed[name]))
     return rows, blocks
+
+
+def _energy(
+    meters: list[Meter], calls: Mapping[str, Callable[[], object]], batch: int, seconds: float
+) -> list[Energy]:
+    """Each case alone, since meters are too slow for the blocks that take turns."""
+    spent = min(max(seconds, LEAST_ENERGY_S), MOST_ENERGY_S)
+    found = []
+    for name, call in calls.items():
+        used = measure_energy(meters, call, spent)
+        images = used.calls * batch
+        found.append(Energy(name, batch, {k: x / images for k, x in used.joules.items()}))
+    return found
 
 
 def _pairs(

@@ -3,6 +3,7 @@ from .export import export_bundle as export_bundle
 from .packs import domain_pack as domain_pack
 from .packs import export_pack as export_pack
 from .packs import graph_trunk_hash as graph_trunk_hash
+from .torch_pruned import write_torch_pruned as write_torch_pruned
 from .whole import export_untrained as export_untrained
 from .whole import untrained_bundle as untrained_bundle
 from .whole import write_unpruned as write_unpruned

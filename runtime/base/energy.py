@@ -56,9 +56,9 @@ def energy_meters(root: Path = ROOT, gpu: Gpu | None = None) -> list[Meter]:
     found = [*_rapl(root), *_ina3221(root)]
     if gpu is not None:
         if gpu.joules is not None:
-            found.append(Meter("GPU", joules=lambda: gpu.joules))
+            found.append(Meter("GPU (NVML)", joules=lambda: gpu.joules))
         elif gpu.watts is not None:
-            found.append(Meter("GPU", watts=lambda: gpu.watts))
+            found.append(Meter("GPU (NVML)", watts=lambda: gpu.watts))
     return found
 
 

@@ -62,7 +62,8 @@ def read_state(root: Path = ROOT, gpu: Gpu | None = None) -> MachineState:
         "gpu_limit_mhz": device and _hertz(device / "max_freq"),
     }
     if gpu is not None:
-        state = {"gpu_governor": None, "gpu_mhz": gpu.mhz, "gpu_limit_mhz": gpu.max_mhz}
+        if gpu.mhz is not None:  # a Jetson's NVML does not tell
+            state = {"gpu_governor": None, "gpu_mhz": gpu.mhz, "gpu_limit_mhz": gpu.max_mhz}
         if gpu.celsius is not None:
             temperatures["GPU"] = gpu.celsius
         if gpu.slowdown_celsius is not None:

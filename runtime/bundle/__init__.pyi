@@ -1,3 +1,5 @@
+from .fast_widths import block_of as block_of
+from .fast_widths import widths_warning as widths_warning
 from .folder import Bundle as Bundle
 from .folder import HeldFile as HeldFile
 from .folder import foreign_to_bundle as foreign_to_bundle

@@ -31,7 +31,7 @@ from prunion.runtime.base import (
     time_interleaved,
     warm_up,
 )
-from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.runtime.bundle import Bundle, block_of, open_bundle, widths_warning
 from prunion.runtime.errors import InputError
 from prunion.runtime.measure.comparison import Comparison, compare_blocks
 from prunion.runtime.measure.contenders import Contender, Opened, Setup, domain_rows
@@ -85,7 +85,8 @@ class BenchReport:
     the files that rivals are loaded from. `overhead_ms` is what timing adds to one call,
     `load_after` the machine's load average when all was done; that of before is in `machine`.
     `energy` and `idle_watts` (before loading) are empty where the machine does not tell. `before`
-    and `after` are the machine's clocks and temperatures, `slowed_down` what may be wrong there.
+    and `after` are the machine's clocks and temperatures, `slowed_down` what may be wrong there;
+    `widths_warning` is about widths that the backend's fast kernels do not take.
     """
 
     bundle: str
@@ -105,6 +106,7 @@ class BenchReport:
     before: MachineState
     after: MachineState
     slowed_down: str
+    widths_warning: str
     load_after: float | None
     notes: tuple[str, ...]
 
@@ -124,6 +126,7 @@ def bench(
     precision: Precision = "fp32",
     against: Sequence[str] = (),
     unpruned: Path | str | None = None,
+    pruned: Mapping[str, Sequence[Path | str]] | None = None,
     fresh: bool = True,
 ) -> BenchReport:
     """Time the mixed session and a pinned (single-domain) one at each batch size, interleaved.
@@ -140,8 +143,12 @@ def bench(
         precision: which of the bundle's graphs, a key of `manifest.graphs`.
         against: what to compare with, in turn: `openvino` (the same graph), `specialised` (one
             domain's session, sliced to its own channels), `backbone` (the unpruned trunk with all
-            heads), `separate` (an unpruned network for each domain) or the path of an `.onnx` file.
+            heads), `separate` (an unpruned network for each domain), `separate-pruned` (each pruned
+            alone to the bundle's budget), `separate-pruned-total` (all of them together to it),
+            `torch-pruning` (one network of as many parameters) or the path of an `.onnx` file.
         unpruned: the unpruned network as a selectable graph, for `backbone` and `separate`.
+        pruned: the graphs of the last three by their names, `image` `[N, 3, H, W]` to `logits`, of
+            the first two one for each domain.
         fresh: also load each session in a process of its own, for its memory and first call.
 
     Raises:
@@ -157,15 +164,27 @@ def bench(
         raise InputError(f"seconds is {seconds:g}: give a time above 0")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     setup = Setup(
-        str(bundle.path), domains, backend, precision, threads, tuple(against), str(unpruned or "")
+        str(bundle.path),
+        domains,
+        backend,
+        precision,
+        threads,
+        tuple(against),
+        str(unpruned or ""),
+        {name: [str(x) for x in paths] for name, paths in (pruned or {}).items()},
     )
     machine = machine_facts(threads)
-    gpu = None if settled(setup.options.backend, "") in ("cpu", "openvino") else open_gpu()
+    engine = settled(setup.options.backend, "")
+    on_gpu = engine not in ("cpu", "openvino")
+    gpu = open_gpu() if on_gpu else None
+    slow_widths = widths_warning(
+        bundle.manifest.widths, block_of(engine, precision), f"this {'GPU' if on_gpu else 'CPU'}"
+    )
     meters, state = energy_meters(gpu=gpu), read_state(gpu=gpu)
     idle = measure_energy(meters, lambda: time.sleep(IDLE_S), 0.0) if meters else None
     own, rivals = all_contenders(setup, bundle)
     entered, pairs = [*own, *rivals], _pairs(own, rivals, len(domain_rows(bundle, domains)) > 1)
-    before, free = peak_rss_bytes(), _free_gpu_bytes(settled(setup.options.backend, ""))
+    before, free = peak_rss_bytes(), _free_gpu_bytes(engine)
     load_ms: dict[str, float] = {}
     opened = {x.name: _timed(x, load_ms) for x in entered}
     rows: list[BenchRow] = []
@@ -203,6 +222,7 @@ def bench(
         before=state,
         after=after,
         slowed_down=slowed_down(state, after),
+        widths_warning=slow_widths,
         load_after=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         notes=tuple(x for x in started if isinstance(x, str)),
     )

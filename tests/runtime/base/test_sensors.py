@@ -225,7 +225,7 @@ def test_a_gpu_is_asked_by_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "GPU at 83 °C, slowed down from 87 °C on; GPU held back by temperature"
     )
     used = measure_energy(energy_meters(tmp_path, gpu), lambda: None, 0.02)
-    assert used.joules == {"GPU": pytest.approx(200 * used.seconds)}
+    assert used.joules == {"GPU (NVML)": pytest.approx(200 * used.seconds)}
     library.nvmlDeviceGetTotalEnergyConsumption = lambda _: 5_000
     (meter,) = energy_meters(tmp_path, gpu)
     assert meter.joules is not None

@@ -135,9 +135,7 @@ def rows_of(
     return rows
 
 
-def _cuts(
-    name: str, side: int, share: float, multiples: list[int], folder: Path
-) -> dict[int, Cut]:
+def _cuts(name: str, side: int, share: float, multiples: list[int], folder: Path) -> dict[int, Cut]:
     """The same random scores, cut to the same MACs by each multiple."""
     net: DomainNet = domain_net(BackboneConfig(name, weights="none"), side, CLASSES)
     table = net.units.table

@@ -112,9 +112,18 @@ def _layer(op: str, node: fx.Node, tensor: torch.Tensor) -> nn.Module:
     given: list[Any] = list(node.args[3:])
     stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
     width = tensor.shape[1] * groups
-    plain = [tuple(x) if isinstance(x, list | tuple) else x for x in (stride, padding, dilation)]
+    plain: list[Any] = [
+        tuple(x) if isinstance(x, list | tuple) else x for x in (stride, padding, dilation)
+    ]
     return nn.Conv2d(
-        width, tensor.shape[0], tuple(tensor.shape[2:]), *plain, groups=groups, bias=with_bias
+        width,
+        tensor.shape[0],
+        (tensor.shape[2], tensor.shape[3]),
+        stride=plain[0],
+        padding=plain[1],
+        dilation=plain[2],
+        groups=groups,
+        bias=with_bias,
     )
 
 

@@ -56,14 +56,13 @@ def read_state(root: Path = ROOT, gpu: Gpu | None = None) -> MachineState:
     cores = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
     temperatures, trips = _thermal(root)
     device = _jetson_gpu(root)
-    state = {
-        "gpu_governor": device and read_text(device / "governor"),
-        "gpu_mhz": device and _hertz(device / "cur_freq"),
-        "gpu_limit_mhz": device and _hertz(device / "max_freq"),
-    }
+    governor = mhz = limit = None
+    if device is not None:
+        governor = read_text(device / "governor")
+        mhz, limit = _hertz(device / "cur_freq"), _hertz(device / "max_freq")
     if gpu is not None:
         if gpu.mhz is not None:  # a Jetson's NVML does not tell
-            state = {"gpu_governor": None, "gpu_mhz": gpu.mhz, "gpu_limit_mhz": gpu.max_mhz}
+            governor, mhz, limit = None, gpu.mhz, gpu.max_mhz
         if gpu.celsius is not None:
             temperatures["GPU"] = gpu.celsius
         if gpu.slowdown_celsius is not None:
@@ -74,11 +73,13 @@ def read_state(root: Path = ROOT, gpu: Gpu | None = None) -> MachineState:
         cpu_mhz=_highest(cores, "scaling_cur_freq"),
         cpu_limit_mhz=_highest(cores, "scaling_max_freq"),
         cpu_max_mhz=_highest(cores, "cpuinfo_max_freq"),
+        gpu_governor=governor,
+        gpu_mhz=mhz,
+        gpu_limit_mhz=limit,
         temperatures=temperatures,
         trips=trips,
         slowed=dict(_slow_downs(root)),
         gpu_slowed_by=gpu.slowed_by if gpu else (),
-        **state,
     )
 
 
@@ -174,9 +175,9 @@ def _slow_downs(root: Path) -> Iterator[tuple[str, int]]:
     for part, count in sorted(hot.items()):
         yield f"CPU {part} too hot", count
     for file in sorted(root.glob("sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt")):
-        count = read_number(file)
-        if count is not None:
-            yield f"over-current {file.name.removesuffix('_event_cnt')}", int(count)
+        events = read_number(file)
+        if events is not None:
+            yield f"over-current {file.name.removesuffix('_event_cnt')}", int(events)
 
 
 def _highest(cores: list[Path], name: str) -> float | None:

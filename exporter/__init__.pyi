@@ -7,5 +7,6 @@ from .slim.files import load_slim as load_slim
 from .slim.files import save_slim as save_slim
 from .slim.network import SlimNet as SlimNet
 from .slim.network import slim_network as slim_network
+from .triton import export_triton as export_triton
 from .verify.report import VerifyReport as VerifyReport
 from .verify.report import verify_bundle as verify_bundle

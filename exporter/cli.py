@@ -1,4 +1,4 @@
-"""The exporter's commands: `prunion export`, `pack`, `add-domain`, `verify` and `profile`."""
+"""The exporter's commands: `prunion export`, `pack`, `add-domain` and `verify`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,25 @@ from prunion.runtime.cli import as_json, bundle_argument, force
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
+    from prunion.runtime.base import Precision
 
-__all__ = ["add_domain", "export", "pack", "profile", "verify"]
+__all__ = ["add_domain", "export", "pack", "verify"]
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="Bundle to write.")
+@click.argument("source", metavar="CHECKPOINT|BUNDLE", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Bundle to write.")
+@click.option(
+    "--triton", metavar="REPO", type=click.Path(), help="Triton model repository to write into."
+)
+@click.option(
+    "--triton-precision",
+    default="fp32",
+    show_default=True,
+    metavar="NAME",
+    help="Which of the bundle's graphs is put there.",
+)
+@click.option("--triton-domains", is_flag=True, help="There, also a model for each domain.")
 @click.option(
     "--domains",
     metavar="A,B,…",
@@ -67,18 +79,61 @@ __all__ = ["add_domain", "export", "pack", "profile", "verify"]
 )
 @force
 @as_json
+@click.pass_context
 def export(
-    checkpoint: str, output: str, force: bool, as_json: bool, untrained: bool, **options: Any
+    ctx: click.Context,
+    /,
+    source: str,
+    output: str | None,
+    triton: str | None,
+    triton_precision: Precision,
+    triton_domains: bool,
+    force: bool,
+    as_json: bool,
+    untrained: bool,
+    **options: Any,
 ) -> None:
-    """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion."""
-    if untrained:
-        _export_untrained(checkpoint, output, force, as_json)
-        return
-    from prunion.exporter.bundle import export_bundle
-    from prunion.exporter.options import ExportOptions
+    """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion, or a BUNDLE for Triton."""
+    bundle = output
+    if (Path(source) / "manifest.json").is_file():
+        _check_bundle_line(ctx)
+        bundle = source
+    elif output is None:
+        raise click.UsageError("Missing option '-o' / '--output': the bundle to write.")
+    elif untrained:
+        _export_untrained(source, output, force, as_json)
+    else:
+        from prunion.exporter.bundle import export_bundle
+        from prunion.exporter.options import ExportOptions
 
-    manifest = export_bundle(checkpoint, output, ExportOptions(**options), force=force)
-    click.echo(_json(manifest) if as_json else "\n".join(_exported(output, manifest)))
+        manifest = export_bundle(source, output, ExportOptions(**options), force=force)
+        click.echo(_json(manifest) if as_json else "\n".join(_exported(output, manifest)))
+    if triton is not None and bundle is not None:
+        from prunion.exporter.triton import export_triton
+
+        places = export_triton(
+            bundle, triton, each_domain=triton_domains, precision=triton_precision, force=force
+        )
+        click.echo(f"{places[0]}: for Triton{_and_more(len(places) - 1)}", err=as_json)
+
+
+def _check_bundle_line(ctx: click.Context) -> None:
+    """A bundle is exported already: what would change it is refused."""
+    allowed = {"source", "triton", "triton_precision", "triton_domains", "force", "as_json"}
+    given = {
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    if "triton" not in given:
+        raise click.UsageError(f"{ctx.params['source']} is a bundle already: give --triton REPO.")
+    if wrong := sorted(given - allowed):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise click.UsageError(f"{names}: give the checkpoint for that; this is a bundle already.")
+
+
+def _and_more(count: int) -> str:
+    return f", and a model for each of its {count} domains" if count else ""
 
 
 def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) -> None:
@@ -224,43 +279,6 @@ def _verified(report: VerifyReport) -> list[str]:
     if not report.problems:
         lines.append(f"{report.bundle}: everything holds")
     return lines
-
-
-@click.command()
-@click.argument("source", metavar="BUNDLE|RUN.toml", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="Profile to write (JSON).")
-@click.option("--backend", default="cpu", show_default=True, help="cpu, cuda, openvino or auto.")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 65536))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
-@click.option(
-    "--seconds",
-    default=0.024,
-    show_default=True,
-    type=click.FloatRange(0.001, 60),
-    help="For each graph of each layer's width.",
-)
-@force
-@as_json
-def profile(source: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
-    """Measure what layers cost here over their widths, for a latency budget.
-
-    BUNDLE is one that `export RUN.toml --untrained` wrote; RUN.toml itself needs torch.
-    """
-    from prunion.runtime.measure import measure_profile, profile_lines, profile_warning
-
-    if source.endswith(".toml"):
-        from prunion.exporter.bundle import untrained_bundle
-
-        with untrained_bundle(source) as bundle:
-            made = measure_profile(bundle, output, force=force, **options)
-    else:
-        made = measure_profile(source, output, force=force, **options)
-    if as_json:
-        click.echo(_json(made.to_json()))
-        return
-    click.echo("\n".join(profile_lines(output, made)))
-    if warning := profile_warning(made):
-        click.echo(warning, err=True)
 
 
 def _json(value: Any) -> str:

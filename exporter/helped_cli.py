@@ -1,12 +1,15 @@
-"""Commands of the stages below that get something of the exporter's: `bench`, `check`, `train`."""
+"""Commands of the stages below that get something of the exporter's: `bench`, `check`, `profile`,
+`train`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunion.runtime.cli import as_json, force
 from prunion.runtime.cli import bench as plain_bench
 from prunion.trainer.cli import check as unrehearsed
 from prunion.trainer.cli import train as unchecked
@@ -14,7 +17,7 @@ from prunion.trainer.cli import train as unchecked
 if TYPE_CHECKING:
     from prunion.trainer.network import DomainNet
 
-__all__ = ["bench", "check", "train"]
+__all__ = ["bench", "check", "profile", "train"]
 
 
 def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
@@ -54,3 +57,40 @@ def _bench(**options: Any) -> None:
 
 
 bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help, callback=_bench)
+
+
+@click.command()
+@click.argument("source", metavar="BUNDLE|RUN.toml", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="Profile to write (JSON).")
+@click.option("--backend", default="cpu", show_default=True, help="cpu, cuda, openvino or auto.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 65536))
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
+@click.option(
+    "--seconds",
+    default=0.024,
+    show_default=True,
+    type=click.FloatRange(0.001, 60),
+    help="For each graph of each layer's width.",
+)
+@force
+@as_json
+def profile(source: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
+    """Measure what layers cost here over their widths, for a latency budget.
+
+    BUNDLE is one that `export RUN.toml --untrained` wrote; RUN.toml itself needs torch.
+    """
+    from prunion.runtime.measure import measure_profile, profile_lines, profile_warning
+
+    if source.endswith(".toml"):
+        from prunion.exporter.bundle import untrained_bundle
+
+        with untrained_bundle(source) as bundle:
+            made = measure_profile(bundle, output, force=force, **options)
+    else:
+        made = measure_profile(source, output, force=force, **options)
+    if as_json:
+        click.echo(json.dumps(made.to_json(), indent=1, ensure_ascii=False))
+        return
+    click.echo("\n".join(profile_lines(output, made)))
+    if warning := profile_warning(made):
+        click.echo(warning, err=True)

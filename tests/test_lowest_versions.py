@@ -18,7 +18,7 @@ import io, sys
 from PIL import Image
 from starlette.testclient import TestClient
 from prunion import load
-from prunion.runtime.serve.app import create_app
+from prunion.runtime.serve.http.app import create_app
 
 image = io.BytesIO()
 Image.new("RGB", (20, 20)).save(image, "PNG")

@@ -27,9 +27,9 @@ ROOMS = {
         "config processes data backbone channels methods network cost pruning score learning "
         "run cli"
     ).split(),
-    "exporter": "options slim graph bundle verify training api helped_cli cli".split(),
+    "exporter": "options slim graph bundle verify triton training api helped_cli cli".split(),
     "benchmarks": (
-        "backbone_rows backbones random_bundle cost peers gpu learning report demo cli "
+        "backbone_rows backbones random_bundle cost peers gpu learning serving report demo cli "
         "suite __main__"
     ).split(),
 }

@@ -62,8 +62,8 @@ def held(wheel: Path) -> set[str]:
 def test_it_holds_every_module_of_the_tree(wheel: Path) -> None:
     wanted = {"prunion/__init__.py", "prunion/__init__.pyi", "prunion/py.typed"}
     for stage in STAGES:
-        for path in (ROOT / stage).rglob("*.p*"):
-            if path.suffix in (".py", ".pyi", ".proto"):
+        for path in (ROOT / stage).rglob("*.*"):
+            if path.suffix in (".py", ".pyi", ".proto", ".html", ".css", ".js"):
                 wanted.add("prunion/" + path.relative_to(ROOT).as_posix())
     assert held(wheel) == wanted
 

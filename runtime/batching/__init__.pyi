@@ -5,10 +5,15 @@ from .decode import Budget as Budget
 from .decode import Decoder as Decoder
 from .packs import PackCache as PackCache
 from .packs import PackFolder as PackFolder
+from .queue import FairQueue as FairQueue
 from .queue import Job as Job
+from .queue import Piece as Piece
 from .statistics import BATCH_EDGES as BATCH_EDGES
 from .statistics import Duration as Duration
 from .statistics import ModelStatistics as ModelStatistics
 from .statistics import RequestTimes as RequestTimes
 from .statistics import Statistics as Statistics
+from .tracing import Tracing as Tracing
+from .tracing import make_tracing as make_tracing
+from .tracing import trace_id_of as trace_id_of
 from .watch import Watcher as Watcher

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -14,12 +14,13 @@ import numpy as np
 from prunion.runtime.batching.queue import FairQueue, Job, Piece
 from prunion.runtime.batching.statistics import Statistics
 from prunion.runtime.errors import InputError, OverloadError
-from prunion.runtime.model import Model, Plan
+from prunion.runtime.model import Model, Plan, Trials
 
 __all__ = ["BatchOptions", "Batcher", "delay_of"]
 
 GAIN = 1.2  # a batch of 8 must answer this many times the images of batch 1 to be waited for
 DELAY = 0.002
+FOREVER = 1e6  # seconds that no client waits
 DECAY = 0.9  # what a batch before counts against the newest, in the time of a row
 
 
@@ -42,12 +43,17 @@ class BatchOptions:
 
 
 def delay_of(plan: Plan) -> float:
-    """Seconds worth waiting for a fuller batch: none where a batch of 8 gains less than a fifth."""
+    """Seconds worth waiting for a fuller batch: none where a batch of 8 gains less than a fifth.
+
+    One run less saves what a run costs beside its rows; waiting longer than that would lose.
+    """
     kinds = [times for times in (plan.mixed, plan.single) if times]
     if not kinds:
         return DELAY
-    gain = 8 * min(times[1] for times in kinds) / min(times[8] for times in kinds)
-    return DELAY if gain >= GAIN else 0.0
+    one, eight = (min(times[rows] for times in kinds) for rows in (1, 8))
+    if 8 * one < GAIN * eight:
+        return 0.0
+    return min(DELAY, (8 * one - eight) / 7 / 1000)
 
 
 class Batcher:
@@ -84,6 +90,8 @@ class Batcher:
     def tune(self) -> None:
         """Measure, or remember, what batches bring on this machine, and wait accordingly."""
         plan = self.model.tune()
+        if plan.mixed and plan.single:
+            self.model.trials = Trials()
         self.delay = delay_of(plan) if self.options.delay is None else self.options.delay
 
     async def answer(self, job: Job) -> np.ndarray:
@@ -92,27 +100,26 @@ class Batcher:
         Raises OverloadError where there is no room, or no time; InputError where the network's
         answer is not finite. A caller that is cancelled takes its rows with it.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        job.loop = loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
 
-        def wake() -> None:
+        def wake(answered: bool = True) -> None:
             if not future.done():
-                future.set_result(None)
+                future.set_result(answered)
 
-        def settled() -> None:
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits
-                loop.call_soon_threadsafe(wake)
-
-        job.settled = settled
+        job.settled = wake
         self.put(job)
-        left = job.deadline - time.monotonic()
+        left = min(job.deadline - time.monotonic(), FOREVER)
+        timer = loop.call_later(left, wake, False)
         try:
-            await (asyncio.wait_for(future, left) if left < 1e6 else future)
-        except asyncio.TimeoutError:
-            raise late() from None
-        finally:
-            if not future.done() or future.cancelled():
+            if not await future:
                 self.cancel(job)
+                raise late()
+        except asyncio.CancelledError:
+            self.cancel(job)
+            raise
+        finally:
+            timer.cancel()
         if job.error is not None:
             raise job.error
         assert job.logits is not None
@@ -161,8 +168,9 @@ class Batcher:
         """The next batch; empty when the batcher is closed and its queue is empty."""
         with self._changed:
             self._running = 0
-            # A single client, which waits for its answer before it asks again, is not waited for.
-            company = self._together > 1 or self._queue.rows > 0
+            # A single client, which waits for its answer before it asks again, is not waited for;
+            # its next request may be here already.
+            company = self._together > 1 or self._queue.rows > 1
             while True:
                 while not self._queue.rows and not self._closing:
                     self._changed.wait()
@@ -173,7 +181,7 @@ class Batcher:
                 self._together = len(pieces)
                 for job in expired:
                     job.error = late()
-                    job.settled()
+                _tell(expired)
                 if pieces or (self._closing and not self._queue.rows):
                     return pieces
 
@@ -201,10 +209,11 @@ class Batcher:
         rows = sum(piece.rows for piece in pieces)
         self._spent = DECAY * self._spent + spent / 1e9
         self._answered = DECAY * self._answered + rows
-        self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
+        domains = self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
         for piece in pieces:
+            piece.job.batch = rows, domains
             piece.job.infer_ns += spent
-            self._settle(piece)
+        _tell([piece.job for piece in pieces if self._settles(piece)])
 
     def _answer(self, pieces: Sequence[Piece]) -> None:
         parts = [piece.job.images[piece.start : piece.stop] for piece in pieces]
@@ -231,13 +240,32 @@ class Batcher:
             job.missing -= job.waiting
             self._queue.drop(job)
 
-    def _settle(self, piece: Piece) -> None:
+    def _settles(self, piece: Piece) -> bool:
+        """Whether a job has all of its answer now."""
         job = piece.job
         job.missing -= piece.rows
-        if job.missing <= 0:
-            job.closed = True
-            job.ended = time.perf_counter_ns()
-            job.settled()
+        if job.missing > 0:
+            return False
+        job.closed = True
+        job.ended = time.perf_counter_ns()
+        return True
+
+
+def _tell(jobs: Sequence[Job]) -> None:
+    """Tell who waits, once for each event loop: every call from another thread gives up the
+    interpreter's lock, and a loop that is busy is slow to give it back."""
+    for loop in {job.loop for job in jobs}:
+        calls = [job.settled for job in jobs if job.loop is loop]
+        if loop is None:
+            _call_all(calls)
+        else:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(_call_all, calls)
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 def _finite(logits: np.ndarray, piece: Piece) -> bool:

@@ -40,6 +40,10 @@ class _Snapshot:
         return {domain.name: domain for domain in self.domains}
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(domain.name for domain in self.domains)
+
+    @cached_property
     def width(self) -> int:
         return max(len(domain.pack.classes) for domain in self.domains)
 
@@ -67,6 +71,11 @@ class Catalogue:
     def domains(self) -> tuple[LiveDomain, ...]:
         """Those with an index, in its order."""
         return self._snapshot().domains
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names; kept, because every request asks."""
+        return self._snapshot().names
 
     @property
     def width(self) -> int:

@@ -8,6 +8,7 @@ free (dynamic thresholds, Choudhury and Hahne, 1998), so that no flood shuts the
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 from collections import Counter
@@ -37,9 +38,11 @@ class Job:
         width: columns of the answer; past a row's own classes it holds -inf.
         deadline: on the clock of `time.monotonic`, after which nobody wants the answer.
         priority: 1 is served first.
-        settled: called once, from any thread, when `logits` or `error` is there.
+        settled: called once when `logits` or `error` is there: on `loop`, or without one from any
+            thread.
         arrived, started, ended: when it was queued, first run, and answered; nanoseconds of
             `time.perf_counter_ns`.
+        batch: rows and domains of the run that it was last part of.
     """
 
     images: np.ndarray
@@ -48,12 +51,14 @@ class Job:
     deadline: float = float("inf")
     priority: int = 2
     settled: Callable[[], None] = lambda: None
+    loop: asyncio.AbstractEventLoop | None = None
     logits: np.ndarray | None = None
     error: Exception | None = None
     arrived: int = 0
     started: int = 0
     ended: int = 0
     infer_ns: int = 0
+    batch: tuple[int, int] = (0, 0)
     waiting: int = field(default=0, init=False)  # rows in the queue
     missing: int = field(default=0, init=False)  # rows without an answer
     closed: bool = field(default=False, init=False)  # answered, failed or given up

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["BATCH_EDGES", "Duration", "ModelStatistics", "RequestTimes", "Statistics"]
+__all__ = ["BATCH_EDGES", "Duration", "ModelStatistics", "RequestTimes", "Run", "Statistics"]
 
 MOST_DOMAINS = 256  # counted one by one; the others share OTHER, so that memory stays bounded
 OTHER = "(other)"
+RECENT = 32  # runs that are kept
 BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -66,6 +67,14 @@ class ModelStatistics:
         self.compute_output.add(times.output_ns)
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of the network: its images by domain, and its time."""
+
+    domains: Mapping[str, int]
+    ns: int
+
+
 class Statistics:
     """Thread-safe.
 
@@ -74,6 +83,7 @@ class Statistics:
         domains: by name; at most MOST_DOMAINS, the rest under one name.
         refused: requests turned away, by reason.
         mixes: runs by the number of domains in them.
+        recent: the last runs, the newest last.
     """
 
     def __init__(self) -> None:
@@ -81,6 +91,7 @@ class Statistics:
         self.domains: dict[str, ModelStatistics] = {}
         self.refused: Counter[str] = Counter()
         self.mixes: Counter[int] = Counter()
+        self.recent: deque[Run] = deque(maxlen=RECENT)
         self.pack_reads = Duration()
         self._lock = threading.Lock()
 
@@ -92,17 +103,22 @@ class Statistics:
             found = self.domains.setdefault(name, ModelStatistics())
         return found
 
-    def record_batch(self, names: Sequence[str], spent_ns: int) -> None:
-        """One run of the network, the domain of each of its rows, and its time."""
+    def record_batch(self, names: Sequence[str], spent_ns: int) -> int:
+        """One run of the network, the domain of each of its rows, and its time.
+
+        Returns how many domains were in it.
+        """
         now, counts = time.time_ns() // 1_000_000, Counter(names)
         with self._lock:
             self.mixes[len(counts)] += 1
+            self.recent.append(Run(counts, spent_ns))
             each = [(self.of(name), rows) for name, rows in counts.items()]
             for found, rows in ((self.total, len(names)), *each):
                 found.inference_count += rows
                 found.execution_count += 1
                 found.last_inference = now
                 found.batches.setdefault(rows, Duration()).add(spent_ns)
+        return len(counts)
 
     def record_success(self, names: Iterable[str], times: RequestTimes) -> None:
         """One answered request; of several domains it counts for each."""

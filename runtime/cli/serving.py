@@ -17,6 +17,7 @@ __all__ = ["serve"]
 MIB = 1 << 20
 PORT = click.IntRange(0, 65535)
 FOLDER = click.Path(path_type=Path)
+SECONDS = click.FloatRange(0.05, 3600)
 
 
 def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
@@ -56,7 +57,9 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
 @precision
 @click.option("--backend", default="auto", show_default=True, help="What answers.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of an operator [default: all].")
-@click.option("--memory-limit", type=click.IntRange(0), metavar="MIB", help="Of pinned sessions.")
+@click.option(
+    "--memory-limit", type=click.IntRange(0), metavar="MIB", help="Of sessions of single domains."
+)
 @click.option("--engine", type=FOLDER, metavar="FILE", help="An engine of `prunion build`.")
 @click.option(
     "--max-batch", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images a run."
@@ -105,7 +108,29 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     metavar="MILLIONS",
     help="Of one image file.",
 )
+@click.option(
+    "--head-seconds",
+    default=10.0,
+    show_default=True,
+    type=SECONDS,
+    metavar="S",
+    help="In which a request's head arrives.",
+)
+@click.option(
+    "--body-seconds", default=60.0, show_default=True, type=SECONDS, metavar="S", help="Its body."
+)
+@click.option(
+    "--idle-seconds",
+    default=75.0,
+    show_default=True,
+    type=SECONDS,
+    metavar="S",
+    help="An open connection without a request.",
+)
 @click.option("--api-keys", type=FOLDER, metavar="FILE", help="Who may ask: NAME SHA256 a line.")
+@click.option(
+    "--allow-origin", "allow_origins", multiple=True, metavar="URL", help="A site's pages may ask."
+)
 @click.option("--certificate", type=FOLDER, metavar="PEM", help="Serve over TLS.")
 @click.option("--private-key", type=FOLDER, metavar="PEM", help="The certificate's.")
 @click.option("--client-ca", type=FOLDER, metavar="PEM", help="Clients must show a certificate.")
@@ -125,6 +150,10 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     type=click.FloatRange(0, 3600),
     metavar="S",
     help="Then finish what runs.",
+)
+@click.option("--otlp", metavar="URL", help="Send traces there [default: as OTEL_* says].")
+@click.option(
+    "--page/--no-page", default=True, show_default=True, help="A page to try it, at the root."
 )
 @click.option(
     "--log", default="json", show_default=True, type=click.Choice(["json", "text", "off"])
@@ -146,6 +175,9 @@ def serve(
     max_client_requests: int,
     max_body: int,
     max_pixels: float,
+    head_seconds: float,
+    body_seconds: float,
+    idle_seconds: float,
     packs_memory: int,
     log: Literal["json", "text", "off"],
     **others: Any,
@@ -161,6 +193,9 @@ def serve(
         requests=max_requests,
         client_requests=max_client_requests,
         deadline=deadline,
+        header_seconds=head_seconds,
+        body_seconds=body_seconds,
+        idle_seconds=idle_seconds,
     )
     limit = None if memory_limit is None else memory_limit * MIB
     options = ServeOptions(

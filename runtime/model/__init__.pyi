@@ -6,3 +6,4 @@ from .plan import Plan as Plan
 from .prediction import Candidate as Candidate
 from .prediction import Prediction as Prediction
 from .prediction import to_prediction as to_prediction
+from .trials import Trials as Trials

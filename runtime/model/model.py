@@ -12,15 +12,16 @@ from typing import NoReturn
 import numpy as np
 
 from prunion.runtime.backends import run
-from prunion.runtime.base import arithmetic_of
 from prunion.runtime.bundle import Bundle, Pack, check_pack, read_pack
-from prunion.runtime.errors import BackendError, InputError
+from prunion.runtime.errors import InputError
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
 from prunion.runtime.model.domains import DomainLike, LiveDomain, Tables
 from prunion.runtime.model.explain import Explanation, explain_model
+from prunion.runtime.model.pinned import Background
 from prunion.runtime.model.plan import Plan, find_plan
 from prunion.runtime.model.pool import SessionPool
-from prunion.runtime.model.prediction import Prediction, to_prediction
+from prunion.runtime.model.prediction import Prediction, not_finite, to_prediction
+from prunion.runtime.model.trials import Trials
 
 __all__ = ["Model"]
 
@@ -35,6 +36,8 @@ class Model:
         self._serials = itertools.count(len(tables.domains))
         self._writing, self._planning = threading.Lock(), threading.Lock()
         self._plan: Plan | None = None
+        self.trials: Trials | None = None  # of a server, where one thread asks for all batches
+        self.background: Background | None = None  # of a server, whose batches wait for no session
         self._scratch = threading.local()
 
     @property
@@ -170,12 +173,26 @@ class Model:
                 self.sessions.slicing = self.sessions.slicing and self._plan.slices
             return self._plan
 
+    def pin_in_background(self) -> None:
+        """From now on no answer waits for a session to be made: the mixed one answers meanwhile.
+
+        Where all domains may have theirs, they are made at once, else for those that ask often.
+        """
+        if not self.sessions.pins:
+            return
+        self.background = Background(self.sessions.ready, self.sessions.pinned)
+        domains = self._tables.domains
+        for domain in domains if self.sessions.can_hold(list(domains)) else ():
+            self.background.want(domain)
+
     def explain(self) -> Explanation:
         """What was chosen on this machine, and why; `print` shows it."""
         return explain_model(self.bundle, self.sessions, self._tables, self._plan)
 
     def close(self) -> None:
         """Give back sessions and files; requests that run finish, later ones raise InputError."""
+        if self.background is not None:
+            self.background.close()
         self.sessions.close()
         self.bundle.close()
 
@@ -223,17 +240,10 @@ class Model:
         return logits
 
     def _refuse(self, tables: Tables, logits: np.ndarray, rows: np.ndarray) -> NoReturn:
-        """Raise BackendError for an answer that is not finite; InputError where only the image can
-        be at fault."""
+        """Raise what `not_finite` gives for the first answer that is not."""
         lacking = np.isfinite(logits).sum(1) < np.array(tables.counts)[rows]
-        precision, name = self.sessions.probe.precision, tables.names[rows[lacking.argmax()]]
-        if arithmetic_of(precision) == "fp32":
-            raise InputError(f"the network's answer for {name} is not finite: check the image")
-        raise BackendError(
-            f"the {precision} graph's answer for {name} is not finite on {self.sessions.provider()}"
-            ": use the precision fp32, or export again, which keeps what float16 cannot hold in "
-            "float32"
-        )
+        sessions, name = self.sessions, tables.names[rows[lacking.argmax()]]
+        raise not_finite(name, sessions.probe.precision, sessions.provider())
 
     def _routed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The logits, by whatever sessions the plan says."""
@@ -244,10 +254,15 @@ class Model:
         for place, row in enumerate(listed):
             places.setdefault(row, []).append(place)
         domains = [tables.domains[row] for row in places]
-        plan = self._plan or self.tune()
-        if plan.splits(tuple(map(len, places.values()))) and self.sessions.can_hold(domains):
-            return self._split(tables, array, places)
-        return self._mixed(tables, array, rows)
+        plan, counts = self._plan or self.tune(), tuple(map(len, places.values()))
+        splits, trials = plan.splits(counts), self.trials
+        if trials is not None:
+            splits = trials.splits(counts, splits, lambda: self.sessions.can_hold(domains, True))
+        splits = splits and (self.background or self.sessions).can_hold(domains)
+        logits = self._split(tables, array, places) if splits else self._mixed(tables, array, rows)
+        if trials is not None:
+            trials.record(counts, splits)
+        return logits
 
     def _split(self, tables: Tables, array: np.ndarray, places: dict[int, list[int]]) -> np.ndarray:
         logits = np.empty((len(array), tables.max_classes), np.float32)
@@ -267,7 +282,7 @@ class Model:
     def _single(
         self, tables: Tables, domain: LiveDomain, array: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        pinned = self.sessions.pinned(domain)
+        pinned = (self.background or self.sessions).pinned(domain)
         if pinned is None:
             return self._mixed(tables, array, rows)
         self.sessions.form.check_values(array)

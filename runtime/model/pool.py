@@ -10,39 +10,19 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from weakref import WeakSet
 
-import numpy as np
-
-from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, run, settled
+from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, settled
 from prunion.runtime.base import Backend, default_round_to
 from prunion.runtime.bundle import HeldFile, Pack, UnitTable
 from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
 from prunion.runtime.graph import pin_form
 from prunion.runtime.model.domains import LiveDomain
+from prunion.runtime.model.pinned import Pinned
 from prunion.runtime.model.probe import BackendProbe, distance, slice_limit
 
-__all__ = ["Pinned", "SessionPool"]
-
-
-@dataclass(frozen=True, eq=False)
-class Pinned:
-    """A session of one domain: takes `image` as the graph's form says, gives its own `[N, C]`.
-
-    Attributes:
-        bytes: size of its graph, the measure of the memory limit.
-        note: why it is sliced, or why not.
-    """
-
-    session: Session
-    bytes: int
-    sliced: bool
-    note: str
-
-    def run(self, image: np.ndarray) -> np.ndarray:
-        """`[N, C]`."""
-        return run(self.session, {"image": image})
+__all__ = ["SessionPool"]
 
 
 log = logging.getLogger(__name__)
@@ -166,6 +146,15 @@ class SessionPool:
         with self._lock:
             return {serial: self._ready[serial] for serial in self._pinned if serial in self._ready}
 
+    def ready(self, domain: LiveDomain) -> Pinned | None:
+        """The session of one domain if it is there; it is the last to leave then."""
+        with self._lock:
+            self._check_open()
+            found = self._ready.get(domain.serial)
+            if found is not None:
+                self._pinned.move_to_end(domain.serial)
+            return found
+
     def pinned(self, domain: LiveDomain, *, patient: bool = True) -> Pinned | None:
         """The session of one domain, or None if the mixed one should answer for it.
 
@@ -173,13 +162,10 @@ class SessionPool:
         """
         if not self.pins:
             return None
-        serial = domain.serial
+        ready, serial = self.ready(domain), domain.serial
+        if ready is not None:
+            return ready
         with self._lock:
-            self._check_open()
-            ready = self._ready.get(serial)
-            if ready is not None:
-                self._pinned.move_to_end(serial)
-                return ready
             future = self._pinned.get(serial)
             if future is None:
                 # A request that began before its domain went must not make a session to stay.
@@ -197,14 +183,14 @@ class SessionPool:
             self._fill(serial, future, domain.pack)
         return future.result()
 
-    def can_hold(self, domains: list[LiveDomain]) -> bool:
-        """Whether pinned sessions of all `domains` fit beside each other."""
+    def can_hold(self, domains: list[LiveDomain], ready: bool = False) -> bool:
+        """Whether pinned sessions of all `domains` fit beside each other, or are `ready`."""
         if not self.pins:
             return False
         with self._lock:
             if all(domain.serial in self._ready for domain in domains):
                 return True
-            if self.full:
+            if self.full or ready:
                 return False
             missing = sum(domain.serial not in self._pinned for domain in domains)
             return self._used() + missing * self.typical <= self.limit

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prunion.runtime.base import Precision, arithmetic_of
 from prunion.runtime.bundle import Pack
+from prunion.runtime.errors import BackendError, InputError, PrunionError
 
-__all__ = ["Candidate", "Prediction", "to_prediction"]
+__all__ = ["Candidate", "Prediction", "not_finite", "to_prediction"]
 
 
 class Candidate(NamedTuple):
@@ -42,3 +44,14 @@ def to_prediction(logits: np.ndarray, pack: Pack, top_k: int) -> Prediction:
     best = np.argsort(-probabilities, kind="stable")[:top_k]
     top = tuple(Candidate(pack.classes[i], int(i), float(probabilities[i])) for i in best)
     return Prediction(pack.name, *top[0], top)
+
+
+def not_finite(domain: str, precision: Precision, provider: str) -> PrunionError:
+    """The error of an answer that is not finite: the image's fault alone in float32 arithmetic
+    (InputError), else perhaps the graph's (BackendError)."""
+    if arithmetic_of(precision) == "fp32":
+        return InputError(f"the network's answer for {domain} is not finite: check the image")
+    return BackendError(
+        f"the {precision} graph's answer for {domain} is not finite on {provider}: use the "
+        "precision fp32, or export again, which keeps what float16 cannot hold in float32"
+    )

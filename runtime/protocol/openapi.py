@@ -10,6 +10,7 @@ __all__ = ["openapi_document", "openapi_page"]
 
 ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+EMPTY = ""  # the media type of an answer that is its status alone
 TOP = {
     "name": "top",
     "in": "query",
@@ -30,8 +31,9 @@ code{{font:14px/1.5 ui-monospace,monospace}}dt{{margin-top:1rem}}
 """
 
 
-def openapi_document(rows: int) -> dict[str, Any]:
-    """The OpenAPI 3.1 description; `rows` is how many images a request may hold."""
+def openapi_document(rows: int, example: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 description; `rows` is how many images a request may hold, `example` a
+    domain that there is."""
     models = {
         "": ("get", "A model's inputs, outputs and domains"),
         "/ready": ("get", "200 if the model answers"),
@@ -40,13 +42,18 @@ def openapi_document(rows: int) -> dict[str, Any]:
     }
     paths: dict[str, Any] = {
         "/v2": {"get": _call("The server's name, version and extensions")},
-        "/v2/health/live": {"get": _call("200 while the server runs")},
-        "/v2/health/ready": {"get": _call("200 if requests are wanted, 503 if it is stopping")},
+        "/v2/health/live": {"get": _call("200 while the server runs", answer=EMPTY)},
+        "/v2/health/ready": {
+            "get": _call("200 if requests are wanted, 503 if it is stopping", answer=EMPTY)
+        },
         "/v2/models/stats": {"get": _call("Counts and times of all models")},
         "/v2/repository/index": {
             "post": _call("All models: the bundle and its domains", _json({"type": "object"}))
         },
         "/metrics": {"get": _call("Prometheus metrics", answer="text/plain")},
+        "/v1/activity": {
+            "get": _call("What was answered so far, how long it took, the last batches")
+        },
         "/v1/domains": {"get": _call("The domains")},
         "/v1/domains/{name}": {"get": _call("The classes of a domain", named=True)},
         "/v1/domains/{name}:classify": {"post": _classify()},
@@ -54,12 +61,18 @@ def openapi_document(rows: int) -> dict[str, Any]:
     for end in ("load", "unload"):
         text = f"{end.capitalize()} a domain's pack, if the server was started with --control"
         paths[f"/v2/repository/models/{{name}}/{end}"] = {
-            "post": _call(text, _json({"type": "object"}), named=True)
+            "post": _call(text, _json({"type": "object"}), EMPTY, named=True)
         }
     for end, (method, text) in models.items():
-        paths[f"/v2/models/{{name}}{end}"] = {method: _call(text, named=True)}
+        answer = EMPTY if end == "/ready" else "application/json"
+        paths[f"/v2/models/{{name}}{end}"] = {method: _call(text, answer=answer, named=True)}
     text = "Logits, or the best classes, of images"
     paths["/v2/models/{name}/infer"] = {"post": _call(text, _json(_infer(rows)), named=True)}
+    for path in paths.values():
+        for call in path.values():
+            if "parameters" in call:
+                named = {**NAME, "example": example}
+                call["parameters"] = [named if x is NAME else x for x in call["parameters"]]
     return {
         "openapi": "3.1.0",
         "info": {"title": "prunion", "version": metadata.version("prunion")},
@@ -84,8 +97,10 @@ def _call(
     error = {"description": "what is wrong", "content": {"application/json": {"schema": ERROR}}}
     found: dict[str, Any] = {
         "summary": summary,
-        "responses": {"200": {"description": "done", "content": {answer: {}}}, "default": error},
+        "responses": {"200": {"description": "done"}, "default": error},
     }
+    if answer:
+        found["responses"]["200"]["content"] = {answer: {}}
     if body is not None:
         found["requestBody"] = body
     if named:

@@ -21,6 +21,7 @@ __all__ = [
     "domains_of",
     "http_request",
     "images_of",
+    "json_value",
     "make_request",
     "requested",
 ]
@@ -73,10 +74,7 @@ def http_request(body: bytes, header_length: int | None) -> InferRequest:
                 f"Inference-Header-Content-Length is {header_length} of {len(body)} bytes"
             )
         body, rest = body[:header_length], memoryview(body)[header_length:]
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"the body is no JSON ({exc})") from None
+    value = json_value(body)
     if not isinstance(value, dict) or not isinstance(value.get("inputs"), list):
         raise InputError("the request must be an object with a list `inputs`")
     tensors, place = [], 0
@@ -103,6 +101,16 @@ def http_request(body: bytes, header_length: int | None) -> InferRequest:
     return make_request(
         value.get("id"), tensors, _json_outputs(value.get("outputs")), value.get("parameters")
     )
+
+
+def json_value(body: bytes) -> Any:
+    """What a body says as JSON. Raises InputError."""
+    try:
+        return json.loads(body)
+    except UnicodeDecodeError:
+        raise InputError("the body is no JSON (its bytes are no text)") from None
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"the body is no JSON ({exc})") from None
 
 
 def make_request(

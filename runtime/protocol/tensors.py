@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 TAKEN = (*DTYPES, "BYTES")
 MOST_DIMENSIONS = 8
+MOST_VALUES = 1 << 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,9 @@ def shape_of(name: str, shape: Any) -> tuple[int, ...]:
     fine = isinstance(shape, (list, tuple)) and all(type(n) is int and n >= 0 for n in shape)
     if not fine or len(shape) > MOST_DIMENSIONS:
         raise InputError(f"`{name}` has no shape of whole numbers")
+    # Also of what holds nothing, where one dimension is 0: numpy counts the others.
+    if math.prod(n or 1 for n in shape) > MOST_VALUES:
+        raise InputError(f"`{name}` has the shape {shown(list(shape))}: no request holds so much")
     return tuple(shape)
 
 
@@ -81,7 +86,7 @@ def raw_tensor(
         _check_count(name, shape, len(items))
         return Tensor(name, datatype, shape, items)
     dtype = DTYPES[datatype]
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise InputError(
             f"`{name}` has {len(data)} bytes, its shape {shown(list(shape))} as {datatype} takes "
@@ -103,7 +108,7 @@ def _check_type(name: str, datatype: str) -> None:
 
 
 def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
-    if int(np.prod(shape, dtype=object)) != count:
+    if math.prod(shape) != count:
         raise InputError(f"`{name}` holds {count} values, its shape is {shown(list(shape))}")
 
 

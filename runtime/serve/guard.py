@@ -6,11 +6,13 @@ import hashlib
 import hmac
 import math
 import re
+import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from prunion.runtime.errors import (
@@ -23,8 +25,9 @@ from prunion.runtime.errors import (
     PrunionError,
 )
 
-__all__ = ["ApiKeys", "Gate", "Refusal", "read_keys", "refusal_of"]
+__all__ = ["ApiKeys", "Gate", "Refusal", "read_keys", "refusal_of", "request_id"]
 
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LINE = re.compile(r"(\S{1,100})\s+([0-9a-fA-F]{64})")
 GrpcCode = Literal[
     "NOT_FOUND",
@@ -82,6 +85,11 @@ def read_keys(path: Path) -> ApiKeys:
     return ApiKeys(tuple(found))
 
 
+def request_id(given: str) -> str:
+    """The client's id of a request, if it can stand in a log and a header; else a new one."""
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 class Gate:
     """Counts the requests that are inside; of one event loop, so it needs no lock."""
 
@@ -91,17 +99,29 @@ class Gate:
         self.inside = 0
         self.clients: Counter[str] = Counter()
 
+    def refusal(
+        self, client: str, coming: Mapping[str, int] = MappingProxyType({})
+    ) -> OverloadError | None:
+        """Why one more request of a client is not let in, if it is not.
+
+        `coming` are requests, by client, that were let in and have not entered yet.
+        """
+        if self.inside + sum(coming.values()) >= self.requests:
+            return OverloadError(
+                f"the server is at {self.requests} requests already: try again later", "requests"
+            )
+        if self.clients[client] + coming.get(client, 0) >= self.client_requests:
+            return OverloadError(
+                f"you have {self.client_requests} requests here already: wait for them", "client"
+            )
+        return None
+
     @contextmanager
     def enter(self, client: str) -> Iterator[None]:
         """Be inside while the block runs. Raises OverloadError."""
-        if self.inside >= self.requests:
-            raise OverloadError(
-                f"the server is at {self.requests} requests already: try again later", "requests"
-            )
-        if self.clients[client] >= self.client_requests:
-            raise OverloadError(
-                f"you have {self.client_requests} requests here already: wait for them", "client"
-            )
+        refusal = self.refusal(client)
+        if refusal is not None:
+            raise refusal
         self.inside += 1
         self.clients[client] += 1
         try:

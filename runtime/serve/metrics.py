@@ -12,6 +12,7 @@ from prunion.runtime.serve.service import Service
 __all__ = ["metrics_text"]
 
 Row = tuple[Mapping[str, str], float]
+WAYS = {True: "split", False: "mixed"}
 DURATIONS = (
     ("nv_inference_request_duration_us", "Time of answered requests, end to end", "success"),
     ("nv_inference_queue_duration_us", "Time that requests waited for the network", "queue"),
@@ -59,6 +60,17 @@ def metrics_text(service: Service) -> str:
         {rows: spent.count for rows, spent in statistics.total.batches.items()},
     )
     _histogram(lines, "prunion_batch_domains", "Domains of a run", dict(statistics.mixes))
+    trials = serving.model.trials
+    if trials is not None:
+        rows = [({"way": WAYS[way]}, float(count)) for way, count in sorted(trials.runs.items())]
+        counter("prunion_mixed_runs_total", "Runs of several domains, by way", rows)
+        counter("prunion_trials_total", "Times that both ways were tried", [({}, trials.done)])
+        rows = [
+            ({"rows": str(most), "domains": str(domains)}, float(split))
+            for (most, domains), split in trials.in_force()
+        ]
+        text = "Whether runs of up to so many rows and domains are split, where that was tried"
+        counter("prunion_splits", text, rows, "gauge")
     counter("prunion_ready", "Whether requests are wanted", [({}, float(service.ready))], "gauge")
     domains = len(serving.catalogue.domains)
     counter("prunion_domains", "Domains with an index", [({}, float(domains))], "gauge")

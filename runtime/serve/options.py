@@ -44,7 +44,7 @@ class Limits:
     deadline: float = 30.0
     header_seconds: float = 10.0
     body_seconds: float = 60.0
-    idle_seconds: float = 30.0
+    idle_seconds: float = 75.0
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,14 @@ class ServeOptions:
         decode_threads: images decoded at a time; None for the machine's cores.
         control: whether models may be loaded and unloaded over the network.
         api_keys: a file of `NAME SHA256` lines; None lets everybody ask.
+        allow_origins: sites whose pages a browser lets use the server, as `https://HOST`.
         certificate, private_key: of TLS, PEM files; `client_ca` also asks clients for theirs.
         workers: processes that share the ports.
         ready_seconds: for which a server that was told to stop goes on answering, not ready.
         drain_seconds: after that, the most it takes for requests that run.
+        otlp: address of the collector that traces go to; None for what `OTEL_*` variables say.
         log: one line a request, as JSON or text; or none.
+        page: whether the root is a page to try the server in a browser.
     """
 
     host: str = "127.0.0.1"
@@ -99,10 +102,13 @@ class ServeOptions:
     decode_threads: int | None = None
     control: bool = False
     api_keys: Path | None = None
+    allow_origins: tuple[str, ...] = ()
     certificate: Path | None = None
     private_key: Path | None = None
     client_ca: Path | None = None
     workers: int = 1
     ready_seconds: float = 1.0
     drain_seconds: float = 30.0
+    otlp: str | None = None
     log: Literal["json", "text", "off"] = "json"
+    page: bool = True

@@ -32,7 +32,7 @@ class Repository:
         catalogue, form = serving.catalogue, serving.model.sessions.form
         if name == serving.name:
             width = -1 if catalogue.cache is not None else catalogue.width
-            return Described(name, form, width, True, [x.name for x in catalogue.domains])
+            return Described(name, form, width, True, catalogue.names)
         found = catalogue.find(name)
         if found is None and not catalogue.knows(name):
             shown = name[:100]

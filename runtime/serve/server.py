@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
+import math
 import os
 import select
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,10 +20,13 @@ from typing import Any
 import uvicorn
 
 from prunion.runtime.base import Precision
+from prunion.runtime.batching import make_tracing
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.runtime.serve.app import http_app
-from prunion.runtime.serve.connections import protocol_of
 from prunion.runtime.serve.guard import Gate, read_keys
+from prunion.runtime.serve.http.app import http_app
+from prunion.runtime.serve.http.connections import protocol_of
+from prunion.runtime.serve.http.door import Door
+from prunion.runtime.serve.logs import logging_of
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
@@ -62,10 +64,10 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
     """
     _check(options)
     if options.workers == 1:
-        with _logging(options):
+        with logging_of(options):
             asyncio.run(_run(bundle, options, options.port))
         return
-    with _logging(options), contextlib.ExitStack() as held:
+    with logging_of(options), contextlib.ExitStack() as held:
         # Held but not listened on, so that the workers share what this process was given.
         ports = [held.enter_context(_bound(options, options.port))]
         if options.grpc_port is not None:
@@ -82,7 +84,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in STOP:
         _on_signal(loop, name, stop.set)
-    service = Service(load_model(bundle, options.load), options)
+    tracing = make_tracing(options.otlp)
+    service = Service(load_model(bundle, options.load), options, tracing)
     service.start()
     gate = Gate(options.limits.requests, options.limits.client_requests)
     keys = None if options.api_keys is None else read_keys(options.api_keys)
@@ -101,7 +104,7 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     rpc: Any = None
     where = {"http": listening.getsockname()[1]}
     if options.grpc_port is not None:
-        from prunion.runtime.serve.grpc_server import make_grpc_server
+        from prunion.runtime.serve.grpc.server import make_grpc_server
 
         rpc, where["grpc"] = make_grpc_server(service, gate, keys)
         await rpc.start()
@@ -113,9 +116,12 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
         ", ".join(f"{name} {number}" for name, number in where.items()),
         time.perf_counter() - begun,
     )
+    _notify("READY=1")
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     await _drain(service, http, rpc, running)
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
 
 
 def _on_signal(
@@ -133,6 +139,7 @@ async def _drain(
     """Not ready at once; answer a while longer; then take no more, and finish what was taken."""
     options = service.options
     service.ready = False
+    _notify("STOPPING=1")
     logger.info("stopping: not ready any more")
     if not running.done():
         await asyncio.sleep(options.ready_seconds)
@@ -175,22 +182,37 @@ class _Http(uvicorn.Server):
 
 def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:
     options = service.options
+    door = None
+    if keys is None:  # or who asks is known only when the head was read
+        door = Door(gate, service)
     return uvicorn.Config(
         http_app(service, gate, keys),
         loop="asyncio",
-        http=protocol_of(options.limits),
+        http=protocol_of(options.limits, door),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=round(options.limits.idle_seconds),
+        timeout_keep_alive=math.ceil(options.limits.idle_seconds),
         timeout_graceful_shutdown=round(options.drain_seconds),
         ssl_certfile=_text(options.certificate),
         ssl_keyfile=_text(options.private_key),
         ssl_ca_certs=_text(options.client_ca),
         ssl_cert_reqs=ssl.CERT_NONE if options.client_ca is None else ssl.CERT_REQUIRED,
     )
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, where it was that started the server and waits (`Type=notify`)."""
+    place = os.environ.get("NOTIFY_SOCKET", "")
+    if place:
+        place = place.replace("@", "\0", 1) if place.startswith("@") else place
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as found,
+        ):
+            found.sendto(state.encode(), place)
 
 
 def _text(path: Path | None) -> str | None:
@@ -230,41 +252,3 @@ def _check(options: ServeOptions) -> None:
         raise ConfigError(
             "--control reaches one process of several: use --watch with --workers, which all follow"
         )
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        fields: dict[str, Any] = {
-            "time": f"{stamp}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
-
-
-@contextlib.contextmanager
-def _logging(options: ServeOptions) -> Iterator[None]:
-    """The server's own lines and uvicorn's, one a line, on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(_JsonLines() if options.log == "json" else plain)
-    names = {"prunion.serve": logging.INFO, "uvicorn": logging.WARNING}
-    if options.log == "off":
-        names["prunion.serve"] = logging.WARNING
-    before = {name: logging.getLogger(name).level for name in names}
-    for name, level in names.items():
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = False
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).removeHandler(handler)
-            logging.getLogger(name).setLevel(level)
-            logging.getLogger(name).propagate = True

@@ -18,6 +18,7 @@ from prunion.runtime.batching import (
     PackFolder,
     RequestTimes,
     Statistics,
+    Tracing,
     Watcher,
 )
 from prunion.runtime.errors import DomainError, InputError, OverloadError
@@ -32,6 +33,7 @@ from prunion.runtime.protocol import (
 )
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
+from prunion.runtime.serve.waiting import within
 
 __all__ = ["Service", "check_version"]
 
@@ -43,8 +45,11 @@ logger = logging.getLogger("prunion.serve")
 class Service:
     """What HTTP and gRPC both ask. `ready` is false from the moment the server is to stop."""
 
-    def __init__(self, model: Model, options: ServeOptions | None = None) -> None:
+    def __init__(
+        self, model: Model, options: ServeOptions | None = None, tracing: Tracing | None = None
+    ) -> None:
         self.options = options or ServeOptions()
+        self.tracing = tracing
         self.statistics = Statistics()
         limits = self.options.limits
         self.decoder = Decoder(self.options.decode_threads, limits.max_pixels, limits.pixels)
@@ -74,6 +79,7 @@ class Service:
         if self._watcher is not None:
             self._watcher.close()
         self._serving.batcher.close()
+        self._serving.model.close()
         self.decoder.close()
 
     async def infer(
@@ -145,7 +151,7 @@ class Service:
             if self._watcher is not None:
                 await asyncio.to_thread(self._watcher.take, new.catalogue)
             await asyncio.to_thread(old.batcher.close)
-            old.model.close()
+            await asyncio.to_thread(old.model.close)
             logger.info("serving %s anew", new.name)
 
     async def _images(self, serving: Serving, source: np.ndarray | list[bytes]) -> np.ndarray:
@@ -173,7 +179,7 @@ class Service:
     async def _timed(self, arrived: int, work: Any) -> np.ndarray:
         spent = (time.perf_counter_ns() - arrived) / 1e9
         try:
-            found: np.ndarray = await asyncio.wait_for(work, self.options.limits.deadline - spent)
+            found: np.ndarray = await within(self.options.limits.deadline - spent, work)
         except asyncio.TimeoutError:
             raise OverloadError("decoding took too long: try again later", "deadline") from None
         return found
@@ -245,6 +251,8 @@ class Service:
             total_ns=now - arrived,
         )
         self.statistics.record_success((domain.name for domain in job.domains), times)
+        if self.tracing is not None:
+            self.tracing.record(job, arrived, decoded)
 
 
 def check_version(version: str) -> None:

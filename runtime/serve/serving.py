@@ -21,6 +21,7 @@ from prunion.runtime.serve.options import LoadOptions, ServeOptions
 
 __all__ = ["Serving", "load_model", "make_serving", "open_anew", "warm"]
 
+GRAPHS = 6  # times the bundle's graph: what pinned sessions take together, unless it is said
 logger = logging.getLogger("prunion.serve")
 
 
@@ -39,8 +40,12 @@ class Serving:
 
 
 def load_model(bundle: Path | str, how: LoadOptions) -> Model:
-    """A bundle loaded as the options say. Raises what `load` raises."""
-    return load(
+    """A bundle loaded as the options say. Raises what `load` raises.
+
+    A server may have thousands of domains, so without a limit its pinned sessions take no more
+    than a few graphs do: those of the domains that are asked most.
+    """
+    model = load(
         bundle,
         how.backend,
         precision=how.precision,
@@ -48,6 +53,10 @@ def load_model(bundle: Path | str, how: LoadOptions) -> Model:
         memory_limit=how.memory_limit,
         engine=how.engine,
     )
+    if how.memory_limit is None:
+        sessions = model.sessions
+        sessions.limit = min(sessions.limit, GRAPHS * sessions.graph.size)
+    return model
 
 
 def make_serving(model: Model, options: ServeOptions, statistics: Statistics) -> Serving:
@@ -75,6 +84,7 @@ def warm(serving: Serving, keep: Sequence[str]) -> None:
     """
     model = serving.model
     model.sessions.mixed()
+    model.pin_in_background()
     serving.batcher.tune()
     model.answer(model.sessions.form.noise(1), serving.catalogue.domains[:1])
     serving.catalogue.warm(keep)

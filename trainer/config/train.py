@@ -57,6 +57,7 @@ class TrainConfig:
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
         order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
             over its images.
+        accumulate: parts of a step that are computed one after the other, for less memory.
         placement: what each of several processes has: a slice of every batch, or whole domains.
         sync_norms: whether BatchNorm's statistics are those of all slices, or each process's own.
         sharing, sharing_weight: the loss that makes domains agree on channels, and its λ.
@@ -68,6 +69,7 @@ class TrainConfig:
     recipe: RecipeName = "prunion"
     trunk: Trunk = "tuned"
     order: StepOrder = "joint"
+    accumulate: int = 1
     placement: Placement = "images"
     sync_norms: bool = True
     warmup: int = 2
@@ -109,6 +111,7 @@ class TrainConfig:
         check_choice("train", "recipe", self.recipe, get_args(RecipeName))
         check_choice("train", "trunk", self.trunk, get_args(Trunk))
         check_choice("train", "order", self.order, get_args(StepOrder))
+        check_int("train", "accumulate", self.accumulate, 1, 1024)
         check_choice("train", "placement", self.placement, get_args(Placement))
         for key in ("warmup", "ramp", "settle"):
             check_int("train", key, getattr(self, key), 0, 100_000)

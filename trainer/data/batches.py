@@ -44,6 +44,18 @@ class Batch:
     labels: torch.Tensor
     share: float = 1.0
 
+    def split(self, count: int) -> list[Batch]:
+        """Its images dealt out to `count` batches, of which the last may have none."""
+        if count == 1:
+            return [self]
+        whole = len(self.labels)
+        parts = [slice(i, whole, count) for i in range(count)]
+        shares = [self.share * len(range(*p.indices(whole))) / max(1, whole) for p in parts]
+        return [
+            Batch(self.domain, self.images[part], self.labels[part], share)
+            for part, share in zip(parts, shares, strict=True)
+        ]
+
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, where torch sees a GPU."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
@@ -72,7 +84,7 @@ class JointBatches:
         With several `processes` each reads its slice of every batch, or the domains it owns; the
         steps stay the same. `pin` is for batches that go to a GPU.
 
-        Raises ConfigError if a process would have nothing to do in a step.
+        Raises ConfigError if a process, or a part of a step, would have too few images.
         """
         self.processes, self.pin, self.seed = processes, pin, config.seed
         self.config = config.train
@@ -133,6 +145,13 @@ class JointBatches:
         return [[draw] for draws in rounds for draw in draws]
 
     def _check_slices(self) -> None:
+        parts, fewest = self.config.accumulate, min(self.sizes)
+        if parts > 1 and fewest // parts < MIN_IMAGES:
+            raise ConfigError(
+                f"[train] accumulate is {parts}, and a step may hold {fewest} images of a domain, "
+                f"of which BatchNorm needs {MIN_IMAGES} in each part: give at most "
+                f"{fewest // MIN_IMAGES}, or raise batch_size"
+            )
         if not self.processes.slices:
             return
         joint, count = self.config.order == "joint", self.processes.count

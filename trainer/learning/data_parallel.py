@@ -8,6 +8,8 @@ share of the whole batch's mean.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,7 +47,17 @@ class SharedSteps:
         """Leave the network to another run."""
         self._wrapped = None
 
-    def module(self) -> nn.Module:
+    @contextmanager
+    def exchange(self, *, last: bool = True) -> Iterator[nn.Module]:
+        """What a step, or a part of it, calls; only the `last` part sends the gradients."""
+        module = self._module()
+        if last or not isinstance(module, DistributedDataParallel):
+            yield module
+            return
+        with module.no_sync():
+            yield module
+
+    def _module(self) -> nn.Module:
         """The network itself, or what wraps it while the same parameters learn."""
         if not self.slices:
             return self.net

@@ -18,6 +18,7 @@ from prunion.trainer.processes import ALONE, Processes
 
 __all__ = [
     "StepResult",
+    "added",
     "check_losses",
     "check_network",
     "estimate_norms",
@@ -84,6 +85,17 @@ def forward_backward(
         dict(zip(losses, figures[: len(losses)], strict=True)),
         dict(zip(correct, figures[len(losses) :], strict=True)),
     )
+
+
+def added(results: Sequence[StepResult]) -> StepResult:
+    """The figures of a step from those of its parts."""
+    loss: dict[int, float] = {}
+    accuracy: dict[int, float] = {}
+    for result in results:
+        for total, part in ((loss, result.loss), (accuracy, result.accuracy)):
+            for domain, value in part.items():
+                total[domain] = total.get(domain, 0.0) + value
+    return StepResult(loss, accuracy)
 
 
 def importance_of(

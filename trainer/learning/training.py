@@ -22,6 +22,7 @@ from prunion.trainer.learning.optimiser import (
 )
 from prunion.trainer.learning.steps import (
     StepResult,
+    added,
     check_losses,
     check_network,
     estimate_norms,
@@ -205,16 +206,7 @@ class Training:
         if learning and switches is not None:  # else gates fold into BatchNorm and cost nothing
             switches.requires_grad_()
         train = self.config.train
-        result = forward_backward(
-            self.net,
-            batches,
-            switches,
-            train.label_smoothing,
-            train.precision,
-            self.teacher,
-            self.shared.module(),
-        )
-        result = self._joined(result, switches)
+        result = self._joined(self._forward_backward(batches, switches), switches)
         check_losses(result.loss, self.names, self.where(), self.saved)
         if learning:
             assert switches is not None and switches.grad is not None
@@ -225,6 +217,30 @@ class Training:
         if train.average and self.phase == "settle":
             self.average.update(self.net)
         return result
+
+    def _forward_backward(
+        self, batches: Sequence[Batch], switches: torch.Tensor | None
+    ) -> StepResult:
+        """In as many parts as the run says; gradients add up."""
+        train, count = self.config.train, self.config.train.accumulate
+        parts = (
+            list(zip(*(b.split(count) for b in batches), strict=True)) if count > 1 else [batches]
+        )
+        results = []
+        for number, part in enumerate(parts, 1):
+            with self.shared.exchange(last=number == len(parts)) as through:
+                results.append(
+                    forward_backward(
+                        self.net,
+                        part,
+                        switches,
+                        train.label_smoothing,
+                        train.precision,
+                        self.teacher,
+                        through,
+                    )
+                )
+        return added(results)
 
     def _hold_trunk(self) -> None:
         """Let the shared trunk learn from the start, or only once the switches are fixed."""

@@ -170,3 +170,29 @@ def test_the_server_waits_only_where_batches_are_faster() -> None:
     assert delay_of(Plan(reason="not measured")) > 0
     # A mixed batch that is no slower than its images one by one brings nothing either.
     assert delay_of(Plan({1: 2.0, 2: 3.0, 8: 8.0}, same)) == 0
+
+
+def test_it_waits_no_longer_than_a_run_less_saves() -> None:
+    some = {1: 1.0, 2: 1.5, 8: 4.5}  # half a millisecond a run, and half for each image
+    assert delay_of(Plan(some, some)) == pytest.approx(0.0005)
+    gpu = {1: 5.0, 2: 5.0, 8: 5.5}
+    assert delay_of(Plan(gpu, gpu)) == pytest.approx(0.002)
+
+
+def test_a_single_client_that_is_quick_is_not_waited_for(model: Model, batch: np.ndarray) -> None:
+    """Its next request may be queued before the batcher has come back to look."""
+    held = Held(model)
+    batcher = Batcher(held, BatchOptions(max_batch=4, delay=5.0))  # type: ignore[arg-type]
+
+    async def ask() -> float:
+        first = asyncio.create_task(batcher.answer(job(model, batch[:1], [0])))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(batcher.answer(job(model, batch[1:2], [0])))
+        await asyncio.sleep(0.05)
+        begun = time.monotonic()
+        held.go.set()
+        await asyncio.gather(first, second)
+        return time.monotonic() - begun
+
+    assert asyncio.run(ask()) < 2
+    batcher.close()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import queue
+import zlib
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -277,6 +281,28 @@ def test_json_and_compression_over_http(server: Running, model: Model, batch: np
                 )
                 got = answer.as_numpy("logits")
                 np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_large_answers_are_packed_for_who_asks(server: Running) -> None:
+    client = HTTPConnection("127.0.0.1", server.http, timeout=10)
+    image = {"name": "image", "datatype": "FP32", "shape": [64, 3, 12, 10], "data": [0.0] * 23040}
+    domain = {"name": "domain", "datatype": "INT64", "shape": [64], "data": [1] * 64}
+    for binary in (False, True):
+        outputs = [{"name": "logits", "parameters": {"binary_data": binary}}]
+        text = json.dumps({"inputs": [image, domain], "outputs": outputs})
+        answers = []
+        for accepted in ("", "gzip", "deflate", "br, gzip;q=0.5", "gzip;q=0", "identity"):
+            client.request("POST", "/v2/models/toy/infer", text, {"Accept-Encoding": accepted})
+            answer = client.getresponse()
+            encoding, body = answer.headers["content-encoding"], answer.read()
+            assert encoding == {"br, gzip;q=0.5": "gzip"}.get(
+                accepted, accepted if accepted in ("gzip", "deflate") else None
+            )
+            if encoding:
+                body = gzip.decompress(body) if encoding == "gzip" else zlib.decompress(body)
+            answers.append(body)
+        assert len(set(answers)) == 1 and len(answers[0]) > 1000
+    client.close()
 
 
 def test_streams_over_grpc(server: Running, model: Model, batch: np.ndarray) -> None:

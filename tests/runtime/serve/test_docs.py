@@ -23,6 +23,7 @@ pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 pytest.importorskip("grpc", reason="needs prunion[serve]")
 
 PAGE = (Path(__file__).parents[3] / "docs" / "serving.md").read_text("utf-8")
+DEPLOY = Path(__file__).parents[3] / "docs" / "deploy"
 
 
 def blocks(language: str) -> list[str]:
@@ -79,7 +80,7 @@ def test_every_endpoint_has_a_line(server: Running) -> None:
     from prunion.runtime.protocol import openapi_document
 
     asked = " ".join(curls())
-    for path in openapi_document(256)["paths"]:
+    for path in openapi_document(256, "signs")["paths"]:
         pattern = re.escape(path).replace(r"\{name\}", r"[a-z]+")
         assert re.search(rf"localhost:8000{pattern}(?![\w/])", asked), path
 
@@ -98,10 +99,34 @@ def test_the_python_runs(server: Running, folder: Path) -> None:
 
 
 def test_every_option_exists() -> None:
+    from prunion.benchmarks.serving.__main__ import main as benchmark
     from prunion.runtime.cli import cli
 
     command = cli.get_command(None, "serve")  # type: ignore[arg-type]
     assert command is not None
-    known = {name for x in command.params for name in x.opts}
-    foreign = {"--data-binary", "--no-cache-dir"}
+    params = [*command.params, *benchmark.params]
+    known = {name for x in params for name in (*x.opts, *x.secondary_opts)}
+    docker = "platform read-only tmpfs cap-drop security-opt".split()
+    foreign = {"--data-binary", "--no-cache-dir", *(f"--{name}" for name in docker)}
     assert set(re.findall(r"--[a-z][\w-]*", PAGE)) - foreign <= known
+    unit = (DEPLOY / "prunion-serve.service").read_text("utf-8")
+    image = (DEPLOY / "Dockerfile").read_text("utf-8")
+    for line in [
+        *re.findall(r"^ExecStart=(.*)", unit, re.M),
+        *re.findall(r"^CMD (.*)", image, re.M),
+    ]:
+        assert set(re.findall(r"--[a-z][\w-]*", line)) <= known, line
+
+
+def test_the_unit_and_the_image_give_the_server_no_more_than_it_needs() -> None:
+    unit = (DEPLOY / "prunion-serve.service").read_text("utf-8")
+    values = dict(re.findall(r"^(\w+)=(.*)$", unit, re.M))
+    assert values["ProtectSystem"] == "strict" and values["CapabilityBoundingSet"] == ""
+    for name in ("DynamicUser", "NoNewPrivileges", "ProtectHome", "PrivateTmp", "PrivateDevices"):
+        assert values[name] == "yes"
+    seconds = re.findall(r"--(?:ready|drain)-seconds (\d+)", values["ExecStart"])
+    assert sum(map(int, seconds)) < int(values["TimeoutStopSec"])
+    image = (DEPLOY / "Dockerfile").read_text("utf-8")
+    (user,) = re.findall(r"^USER (\d+):\d+$", image, re.M)
+    assert int(user) > 0
+    assert "/v2/health/live" in image and "amd64,linux/arm64" in image

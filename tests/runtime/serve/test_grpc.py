@@ -22,7 +22,7 @@ pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
 from prunion.runtime.protocol import schema  # noqa: E402
 from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
-from prunion.runtime.serve.grpc_server import make_grpc_server  # noqa: E402
+from prunion.runtime.serve.grpc.server import make_grpc_server  # noqa: E402
 from prunion.runtime.serve.guard import ApiKeys, Gate  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
 
@@ -127,6 +127,92 @@ def test_keys(model: Model) -> None:
     session(model, scene, keys=keys)
 
 
+def test_the_health_protocol_of_grpc(model: Model) -> None:
+    async def run() -> None:
+        service = Service(model, ServeOptions(grpc_port=0))
+        server, port = make_grpc_server(service, Gate(9, 9), None)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+            named = b"\n" + bytes([len(SERVICE)]) + SERVICE.encode()
+            for asked in (b"", named):
+                assert await check(asked, timeout=5) == b"\x08\x01", "SERVING"
+            assert await code_of(check(b"\n\1x", timeout=5)) == grpc.StatusCode.NOT_FOUND
+            assert await code_of(check(b"\n\xff", timeout=5)) == grpc.StatusCode.NOT_FOUND
+            states = watch(b"", timeout=5)
+            assert await states.read() == b"\x08\x01"
+            service.ready = False
+            assert await states.read() == b"\x08\x02"
+            assert await states.read() == grpc.aio.EOF, "and does not keep the server from ending"
+            assert await check(b"", timeout=5) == b"\x08\x02", "NOT_SERVING"
+        await server.stop(1)
+
+    asyncio.run(run())
+
+
+def test_calls_are_logged_with_their_ids(model: Model, caplog: Any) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    sent = (("x-request-id", "abc-1"), ("traceparent", f"00-{trace}-00f067aa0ba902b7-01"))
+
+    async def scene(service: Service, call: Any) -> None:
+        await call("ModelInfer", request(), metadata=sent)
+        await code_of(call("ModelInfer", b"\xff\xff"))
+
+    with caplog.at_level("INFO", "prunion.serve.requests"):
+        session(model, scene)
+    first, second = (record.fields for record in caplog.records if hasattr(record, "fields"))
+    assert (first["id"], first["trace_id"], first["status"]) == ("abc-1", trace, "OK")
+    assert len(second["id"]) == 32 and second["status"] == "INVALID_ARGUMENT"
+
+
+def test_requests_of_one_stream_share_batches(model: Model) -> None:
+    async def run() -> None:
+        service = Service(model, ServeOptions(grpc_port=0))
+        server, port = make_grpc_server(service, Gate(99, 99), None)
+        await server.start()
+        batcher, go = service.serving.batcher, threading.Event()
+        answer = model.answer
+        batcher.model = type("Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)})()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(timeout=20)
+            for number in range(9):
+                message = request()
+                message.id = str(number)
+                await call.write(message.SerializeToString())
+            await until(lambda: batcher.rows == 9)
+            go.set()
+            await call.done_writing()
+            found = [MESSAGES["ModelStreamInferResponse"].FromString(x) async for x in call]
+        assert [x.infer_response.id for x in found] == [str(n) for n in range(9)]
+        assert service.statistics.total.execution_count <= 3
+        await server.stop(1)
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_given_up_leaves_the_queue(model: Model) -> None:
+    async def run() -> None:
+        service = Service(model, ServeOptions(grpc_port=0))
+        gate = Gate(99, 99)
+        server, port = make_grpc_server(service, gate, None)
+        await server.start()
+        batcher, go, answer = service.serving.batcher, threading.Event(), model.answer
+        batcher.model = type("Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)})()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
+            for _ in range(40):  # more than are worked on at a time
+                await call.write(request().SerializeToString())
+            await until(lambda: gate.inside == 32)
+            call.cancel()
+            await until(lambda: gate.inside == 0)
+            go.set()
+            await until(lambda: batcher.rows == 0)
+        await server.stop(1)
+
+    asyncio.run(run())
+
+
 def test_overload_and_deadlines(model: Model) -> None:
     go = threading.Event()
     answer = model.answer
@@ -173,10 +259,6 @@ def test_nonsense_is_refused_and_nothing_breaks(model: Model) -> None:
                 data[place] = random.randrange(256)
             if random.random() < 0.2:
                 del data[random.randrange(len(data)) :]
-            try:
-                MESSAGES["ModelInferRequest"].FromString(bytes(data))
-            except Exception:
-                continue  # gRPC itself refuses what is no message
             assert (await code_of(call("ModelInfer", bytes(data)))).name in fair
         assert await code_of(call("ModelInfer", request())) == grpc.StatusCode.OK
 

@@ -24,14 +24,15 @@ from PIL import Image
 
 from prunion.runtime.errors import ConfigError, OverloadError
 from prunion.runtime.model import Model, load
+from prunion.runtime.model.trials import OFTEN, ROUNDS
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 testclient = pytest.importorskip("starlette.testclient", reason="needs prunion[serve] and httpx")
 from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
-from prunion.runtime.serve.app import http_app  # noqa: E402
-from prunion.runtime.serve.connections import most_connections, protocol_of  # noqa: E402
 from prunion.runtime.serve.guard import ApiKeys, Gate, read_keys  # noqa: E402
+from prunion.runtime.serve.http.app import http_app  # noqa: E402
+from prunion.runtime.serve.http.connections import most_connections, protocol_of  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
 
 INFER = "/v2/models/toy/infer"
@@ -149,6 +150,16 @@ def test_what_is_not_understood_is_refused(client: Any, change: dict[str, Any]) 
     assert answer.json()["error"]
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16", "utf-32"])
+def test_what_is_no_text_is_told_without_the_codec(client: Any, coding: str) -> None:
+    text = json.dumps(body()).encode(coding)
+    assert client.post(INFER, content=text).status_code == 200
+    damaged = text[:500] + b"\xff" * 8 + text[508:]
+    for path in (INFER, "/v2/repository/index"):
+        answer = client.post(path, content=damaged)
+        assert answer.status_code == 400 and "codec" not in answer.text
+
+
 @pytest.mark.parametrize("length", ["-1", "x", "99999999", "٣", "1e3"])
 def test_header_lengths(client: Any, length: str) -> None:
     headers = {"inference-header-content-length": length.encode("utf-8")}
@@ -162,6 +173,8 @@ def test_header_lengths(client: Any, length: str) -> None:
         ("image", [1, 3, 12, 10], "FP32", 1440, b""),
         ("image", [1, 3, 12, 10], "FP32", 4, b"0000"),
         ("image", [10**18, 3, 12, 10], "FP32", 4, b"0000"),
+        ("image", [1 << 31, 12, (1 << 63) - 1, 0], "FP32", 0, b""),
+        ("image", [0, 1 << 62, 1 << 62, 3], "UINT8", 0, b""),
         ("image", [1, 3, 12, 10], "FP64", 4, b"0000"),
         ("image", [1], "BYTES", 4, b"\xff\xff\xff\xff"),
         ("image", [1], "BYTES", 3, b"000"),
@@ -266,6 +279,27 @@ def test_loading_is_off_unless_asked_for(client: Any) -> None:
     assert client.get("/v2/models/signs/ready").status_code == 200
 
 
+def test_pages_of_other_sites(model: Model) -> None:
+    """A page that somebody looks at may ask a server that its browser reaches."""
+    unload, signs = "/v2/repository/models/signs/unload", "/v2/models/signs/ready"
+    client = client_of(model, control=True)
+    for origin in ("https://elsewhere.org", "null", "http://testserver.elsewhere.org"):
+        answer = client.post(unload, headers={"origin": origin})
+        assert answer.status_code == 403 and "--allow-origin" in answer.json()["error"]
+        answer = client.get("/v2", headers={"origin": origin})
+        assert "access-control-allow-origin" not in answer.headers
+    assert client.get(signs).status_code == 200
+    assert client.post(unload, headers={"origin": "http://testserver"}).status_code == 200
+    client = client_of(model, control=True, allow_origins=("https://mine.org",))
+    asked = {"origin": "https://mine.org", "access-control-request-method": "POST"}
+    answer = client.options(INFER, headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    answer = client.post(INFER, json=body(), headers={"origin": "https://mine.org"})
+    assert answer.headers["access-control-allow-origin"] == "https://mine.org"
+    assert client.post(unload, headers={"origin": "https://mine.org"}).status_code == 200
+
+
 def test_errors_of_ours_tell_a_stranger_nothing(client: Any, monkeypatch: Any) -> None:
     async def broken(*_: Any) -> None:
         raise RuntimeError("at /home/somebody, <object at 0x7f>")
@@ -281,6 +315,51 @@ def test_errors_of_ours_tell_a_stranger_nothing(client: Any, monkeypatch: Any) -
 def test_ids_of_requests_come_back(client: Any) -> None:
     assert client.get("/v2", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     assert len(client.get("/v2", headers={"x-request-id": "a b"}).headers["x-request-id"]) == 32
+
+
+def test_a_path_cannot_write_lines_of_the_log(client: Any, caplog: Any) -> None:
+    with caplog.at_level("INFO", "prunion.serve.requests"):
+        client.get("/v2%0a2026-01-01%20INFO%20all%20is%20well%1b[2J%c2%9b")
+    (record,) = (x for x in caplog.records if hasattr(x, "fields"))
+    assert record.getMessage().isprintable() and record.fields["path"].isprintable()
+
+
+def test_who_expects_100_continue_is_told_before_the_body_is_sent(model: Model) -> None:
+    service = Service(model, ServeOptions(limits=LIMITS))
+    with listening(service, LIMITS) as port:
+        for path, first in ((INFER, b"HTTP/1.1 100"), ("/v2/models/none/infer", b"HTTP/1.1 404")):
+            text = json.dumps(body()).encode()
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(text)}\r\n"
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as found:
+                found.sendall(f"{head}expect: 100-continue\r\n\r\n".encode())
+                assert found.recv(1 << 16).startswith(first)
+                if first.endswith(b"100"):
+                    found.sendall(text)
+                    assert found.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_balancers_may_ask_with_head(client: Any) -> None:
+    for path in ("/v2/health/ready", "/v2/health/live", "/v2", "/v2/models/toy/ready", "/metrics"):
+        answer = client.head(path)
+        assert answer.status_code == 200 and not answer.content
+    answer = client.options("/v2/models/toy/infer")
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+
+
+def test_metrics_tell_whether_mixed_batches_are_split(client: Any) -> None:
+    client.service.serving.batcher.tune()
+    value = body(2)
+    for row in (0, 1):  # no session is made for a trial, so there must be some
+        client.post(
+            INFER, json={"inputs": [body()["inputs"][0], {**body()["inputs"][1], "data": [row]}]}
+        )
+    value["inputs"][1]["data"] = [0, 1]
+    for _ in range(OFTEN + 2 * ROUNDS):
+        assert client.post(INFER, json=value).status_code == 200
+    text = client.get("/metrics").text
+    assert "prunion_trials_total 1" in text
+    assert 'prunion_splits{rows="2",domains="2"}' in text
+    assert 'prunion_mixed_runs_total{way="split"}' in text
 
 
 def test_pages(client: Any) -> None:
@@ -381,6 +460,54 @@ def test_slow_and_idle_clients_are_let_go(model: Model) -> None:
             assert kept.getresponse().read()
         assert kept.sock is not None, "it stays open between requests"
         kept.close()
+
+
+def test_what_cannot_be_read_as_http_gets_an_error_like_every_other(model: Model) -> None:
+    service = Service(model, ServeOptions(limits=LIMITS))
+    with listening(service, LIMITS) as port:
+
+        def ask(*parts: bytes) -> tuple[bytes, bytes]:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as found:
+                for part in parts:
+                    found.sendall(part)
+                    time.sleep(0.05)
+                data = b""
+                while more := found.recv(1 << 16):
+                    data += more
+            head, _, rest = data.partition(b"\r\n\r\n")
+            return head.split(b"\r\n")[0], rest
+
+        start = f"POST {INFER} HTTP/1.1\r\nhost: x\r\n".encode()
+        for parts in (
+            (b"GET /v2\r\n\r\n",),
+            (b"\x16\x03\x01\x02\0\x01\0\x01",),
+            (start, b"content-length: -1\r\n\r\n"),
+            (start, b"transfer-encoding: chunked\r\n\r\n", b"zz\r\n{}"),  # while it is read
+        ):
+            line, rest = ask(*parts)
+            assert line.startswith(b"HTTP/1.1 400") and "HTTP/1.1" in json.loads(rest)["error"]
+        upgrade = b"connection: upgrade, close\r\nupgrade: websocket\r\n\r\n"
+        line, rest = ask(b"GET /v2 HTTP/1.1\r\nhost: x\r\n" + upgrade)
+        assert line.startswith(b"HTTP/1.1 200") and json.loads(rest)["name"] == "prunion"
+
+
+def test_a_body_that_nobody_wants_does_not_hold_its_connection(model: Model) -> None:
+    limits = replace(LIMITS, body_seconds=0.4)
+    service = Service(model, ServeOptions(limits=limits))
+    with (
+        listening(service, limits) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=5) as found,
+    ):
+        found.sendall(
+            b"POST /v2/models/none/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 99999\r\n\r\n"
+        )
+        assert found.recv(1 << 16).startswith(b"HTTP/1.1 404")
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - begun < 4:
+                found.sendall(b"x")
+                time.sleep(0.05)
+        assert time.monotonic() - begun < 3
 
 
 def test_descriptors_bound_the_connections() -> None:

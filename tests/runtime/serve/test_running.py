@@ -6,6 +6,8 @@ import http.client
 import json
 import shutil
 import signal
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ from tests.runtime.serve.running import COMMAND, Running, running
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
-pytest.importorskip("grpc", reason="needs prunion[serve]")
+grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
 
 IMAGE = np.random.default_rng(5).standard_normal((1, 3, 12, 10), dtype=np.float32)
 
@@ -223,6 +225,38 @@ def test_packs_on_demand_and_watched(bundle_path: Path, toy: ModuleType, tmp_pat
         assert "prunion_pack_reads_total 4" in text, "d7 was read at the start"
         connection.request("GET", "/v1/domains")
         assert len(json.loads(connection.getresponse().read())["domains"]) == 43
+
+
+def test_systemd_is_told(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(socket, "AF_UNIX"):
+        pytest.skip("this system has no sockets in the file system")
+    with (
+        tempfile.TemporaryDirectory() as folder,  # pytest's own paths are too long for one
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
+    ):
+        told.bind(f"{folder}/notify")
+        told.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
+        with running(bundle_path) as server:
+            assert told.recv(100) == b"READY=1"
+            assert server.end() == 0
+            assert told.recv(100) == b"STOPPING=1"
+
+
+def test_addresses_of_version_6(bundle_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this system has no IPv6")
+    with running(bundle_path, "--host", "::") as server:
+        for host in ("::1", "127.0.0.1"):
+            connection = http.client.HTTPConnection(host, server.http, timeout=10)
+            assert ask(connection)[0] == 200
+            connection.close()
+            address = f"[{host}]" if ":" in host else host
+            with grpc.insecure_channel(f"{address}:{server.grpc}") as channel:
+                check = channel.unary_unary("/grpc.health.v1.Health/Check")
+                assert check(b"", timeout=10) == b"\x08\x01"
+        clients = {x["client"] for x in server.lines if "client" in x}
+        assert clients == {"::1", "::ffff:127.0.0.1"}
 
 
 def test_several_processes_share_the_ports(bundle_path: Path, toy: ModuleType) -> None:

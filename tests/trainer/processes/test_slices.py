@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains
 from prunion.trainer.processes import ALONE, Processes
@@ -75,6 +76,35 @@ def test_float32_ends_at_the_same_switches_and_accuracies(tmp_path: Path) -> Non
     shared, state = learned(2, run_file, tmp_path / "two", double=False)[0]
     assert apart(alone[:4], shared[:4], "loss/warm") < 1e-5
     assert torch.equal(state["switches"], whole["switches"])
+
+
+def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
+    """BatchNorm's batches would be the parts', so here it stands still."""
+    runs = {}
+    for parts in (1, 3):
+        folder = tmp_path / str(parts)
+        settings = {"method": '"feature"', "batch_size": 14, "accumulate": parts}
+        runs[parts] = tiny_run(folder, **settings)
+    ((whole, end),) = learned(1, runs[1], tmp_path / "whole")
+    for count in (1, 2):
+        lines, state = learned(count, runs[3], tmp_path / f"parts{count}")[0]
+        for key in ("loss/warm", "loss/cold", "train_accuracy/cold"):
+            assert [x[key] for x in lines] == pytest.approx([x[key] for x in whole], rel=1e-6)
+        for name, value in end.items():
+            torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_a_part_needs_enough_images(tmp_path: Path) -> None:
+    config = load_config(tiny_run(tmp_path, accumulate=3))
+    with pytest.raises(ConfigError, match=r"accumulate is 3, .* give at most 1"):
+        JointBatches(open_domains(config.domains, config.seed), config)
+
+
+def test_mixed_precision_is_shared_too(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path, precision='"bf16"', ramp=1, settle=0)
+    ((alone, _),) = learned(1, run_file, tmp_path / "one", double=False)
+    shared, _ = learned(2, run_file, tmp_path / "two", double=False)[0]
+    assert apart(alone[:2], shared[:2], "loss/cold") < 0.05  # bfloat16 has three digits
 
 
 def test_statistics_of_its_own_slice_are_another_choice(tmp_path: Path) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from prunion.runtime.errors import InputError
 from prunion.runtime.serve.options import Limits
+from prunion.runtime.serve.waiting import Stop, within
 
-__all__ = ["ClientGone", "check_json", "read_body", "unless_gone", "unpacked"]
+__all__ = ["ClientGone", "check_json", "packed", "packing", "read_body", "unless_gone", "unpacked"]
 
 Result = TypeVar("Result")
 
 CLOSE = {"connection": "close"}
 ENCODINGS = {"gzip": 31, "deflate": 15}  # zlib's window bits
+SMALL = 1400  # bytes that fit one packet anyway
 SPARE = 10_000  # values of a request beside its images'
 QUICK = (
     0.02  # seconds in which most requests are answered, before it is worth to look for a hang-up
@@ -38,7 +40,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if length.isdigit() and (len(length) > 18 or int(length) > limit):
         raise HTTPException(413, f"the body is larger than {limit} bytes: send less", CLOSE)
     try:
-        return await asyncio.wait_for(_collected(request, limit), limits.body_seconds)
+        return await within(limits.body_seconds, _collected(request, limit))
     except asyncio.TimeoutError:
         seconds = f"{limits.body_seconds:g} s"
         raise HTTPException(
@@ -84,6 +86,23 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     return found
 
 
+def packing(accepted: str, size: int) -> str:
+    """How an answer of `size` bytes is packed for who sent this `Accept-Encoding`; "" for not."""
+    if size < SMALL:
+        return ""
+    for part in accepted.lower().split(","):
+        name, _, weight = part.replace(" ", "").partition(";q=")
+        if name in ENCODINGS and (not weight or weight.strip("0.")):
+            return name
+    return ""
+
+
+def packed(content: bytes, encoding: str) -> bytes:
+    """The bytes in `gzip` or `deflate`, as fast as that goes."""
+    packer = zlib.compressobj(1, wbits=ENCODINGS[encoding])
+    return packer.compress(content) + packer.flush()
+
+
 def check_json(text: bytes, limits: Limits, shape: tuple[int, int, int]) -> None:
     """Refuse JSON that would take far more memory than any request of images needs.
 
@@ -105,22 +124,29 @@ def check_json(text: bytes, limits: Limits, shape: tuple[int, int, int]) -> None
         raise InputError(f"the JSON holds {values} values: more than {limits.rows} images have")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
     """What `work` gives; it is cancelled when the client hangs up, and ClientGone raised."""
-    task = asyncio.ensure_future(work)
+    stop = Stop()
+    watch: asyncio.Future[None] | None = None
+
+    def begin() -> None:
+        nonlocal watch
+        watch = asyncio.ensure_future(_hang_up(request, stop))
+
+    timer = asyncio.get_running_loop().call_later(QUICK, begin)
     try:
-        done, _ = await asyncio.wait({task}, timeout=QUICK)
-        if not done:
-            gone = asyncio.ensure_future(_hang_up(request))
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
-            if not task.done():
-                raise ClientGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if stop.took_back():
+            raise ClientGone from None
+        raise
     finally:
-        task.cancel()
+        timer.cancel()
+        if watch is not None:
+            watch.cancel()
 
 
-async def _hang_up(request: Request) -> None:
+async def _hang_up(request: Request, stop: Stop) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    stop()

@@ -1,4 +1,4 @@
-"""The protocol over gRPC: the same service, the same limits, on the same event loop."""
+"""The calls of the protocol over gRPC, and the server that takes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 
 import grpc
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from prunion.runtime.errors import ConfigError, InputError, OverloadError
 from prunion.runtime.protocol import grpc_request, grpc_response, schema
-from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of
+from prunion.runtime.serve.grpc.health import health_handler
+from prunion.runtime.serve.grpc.told import Told, told_of
+from prunion.runtime.serve.guard import ApiKeys, Gate, Refusal, refusal_of
 from prunion.runtime.serve.options import ServeOptions
 from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
@@ -25,9 +28,9 @@ INLINE = 1 << 18  # bytes that are unpacked on the event loop; more go to a thre
 FOREVER = 1e9
 SPARE = 1 << 16  # bytes of a message beside its tensors
 OPEN = ("ServerLive", "ServerReady")  # no key, no limit: an orchestrator asks
+STREAM, AT_A_TIME = "ModelStreamInfer", 32
 Call = Callable[[Any, Any], Awaitable[Any]]
 logger = logging.getLogger("prunion.serve")
-requests_log = logging.getLogger("prunion.serve.requests")
 
 
 def make_grpc_server(service: Service, gate: Gate, keys: ApiKeys | None) -> tuple[Any, int]:
@@ -48,17 +51,19 @@ def make_grpc_server(service: Service, gate: Gate, keys: ApiKeys | None) -> tupl
     calls = _Calls(service, gate, keys)
     handlers = {}
     for method in found.methods:
-        codec = {
-            "request_deserializer": found.messages[method.request].FromString,
-            "response_serializer": found.messages[method.response].SerializeToString,
-        }
+        # Requests come as bytes: what cannot be read is then refused here, with the code and the
+        # log line of every other wrong request, and none is read before its key was.
+        codec = {"response_serializer": found.messages[method.response].SerializeToString}
         if method.stream:
             handlers[method.name] = grpc.stream_stream_rpc_method_handler(calls.stream, **codec)
         else:
-            call = calls.guarded(method.name, getattr(calls, method.name))
+            call = calls.guarded(method.name, method.request, getattr(calls, method.name))
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, **codec)
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(found.service, handlers),)
+        (
+            grpc.method_handlers_generic_handler(found.service, handlers),
+            health_handler(service, found.service),
+        )
     )
     address = f"{options.host}:{options.grpc_port}"
     if ":" in options.host:
@@ -95,55 +100,98 @@ class _Calls:
         self.repository = Repository(service)
         self.messages = schema().messages
 
-    def guarded(self, name: str, call: Call) -> Call:
+    def guarded(self, name: str, kind: str, call: Call) -> Any:
         """A call behind the key and the gate, whose errors have the protocol's codes."""
 
-        async def run(request: Any, context: Any) -> Any:
-            begun, code = time.perf_counter(), "OK"
-            client = _address(context)
-            try:
-                if name in OPEN:
-                    return await call(request, context)
-                client = await self._client(context)
-                with self.gate.enter(client):
-                    return await call(request, context)
-            except asyncio.CancelledError:
-                code = "CANCELLED"
-                raise
-            except grpc.aio.AbortError:
-                code = "UNAUTHENTICATED"
-                raise
-            except Exception as exc:
-                refusal = refusal_of(exc)
-                code = refusal.code
-                if refusal.reason in ("requests", "client"):
-                    self.service.statistics.record_refusal(refusal.reason)
-                if code == "INTERNAL":
-                    logger.exception("a bug answered %s", name)
-                trailing = []
-                if refusal.retry_after is not None:
-                    trailing = [("retry-after", str(refusal.retry_after))]
-                await context.abort(grpc.StatusCode[code], refusal.text, tuple(trailing))
-            finally:
-                self._log(name, client, code, 1000 * (time.perf_counter() - begun))
+        tracing = None if name in OPEN else self.service.tracing
+
+        async def run(data: bytes, context: Any) -> Any:
+            with told_of(name, context, tracing) as told:
+                try:
+                    if name in OPEN:
+                        return await call(await self._read(kind, data), context)
+                    client = await self._client(context, told)
+                    with self.gate.enter(client):
+                        return await call(await self._read(kind, data), context)
+                except asyncio.CancelledError:
+                    told.code = "CANCELLED"
+                    raise
+                except grpc.aio.AbortError:
+                    raise
+                except Exception as exc:
+                    refusal = self._refusal(exc, told)
+                    trailing = []
+                    if refusal.retry_after is not None:
+                        trailing = [("retry-after", str(refusal.retry_after))]
+                    code = grpc.StatusCode[refusal.code]
+                    await context.abort(code, refusal.text, tuple(trailing))
 
         return run
 
-    async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Answers in the order of the requests; an error is an answer, and the stream goes on."""
-        client = await self._client(context)
-        response = self.messages["ModelStreamInferResponse"]
-        async for request in requests:
+    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        """Answers in the order of the requests; an error is an answer, and the stream goes on.
+
+        Several are worked on at a time, so that those of one stream share batches too.
+        """
+        client = await self._client(context, Told.of(STREAM, context))
+        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(AT_A_TIME)
+
+        async def feed() -> None:
+            try:
+                async for data in requests:
+                    await room.acquire()
+                    work = self._streamed(data, client, context)
+                    answers.put_nowait(asyncio.ensure_future(work))
+            finally:
+                answers.put_nowait(None)  # however it ends, nobody waits for more
+
+        feeding = asyncio.ensure_future(feed())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+                room.release()
+            await feeding
+        finally:
+            feeding.cancel()
+            while not answers.empty():
+                left = answers.get_nowait()
+                if left is not None:
+                    left.cancel()
+
+    async def _streamed(self, data: bytes, client: str, context: Any) -> Any:
+        response, request = self.messages["ModelStreamInferResponse"], None
+        with told_of(STREAM, context, self.service.tracing) as told:
+            told.client = client
             try:
                 with self.gate.enter(client):
-                    yield response(infer_response=await self.ModelInfer(request, context))
+                    request = await self._read("ModelInferRequest", data)
+                    return response(infer_response=await self.ModelInfer(request, context))
             except Exception as exc:
-                refusal = refusal_of(exc)
-                if refusal.code == "INTERNAL":
-                    logger.exception("a bug answered ModelStreamInfer")
-                answer = response(error_message=refusal.text)
-                answer.infer_response.id = request.id
-                yield answer
+                answer = response(error_message=self._refusal(exc, told).text)
+                answer.infer_response.id = "" if request is None else request.id
+                return answer
+
+    async def _read(self, kind: str, data: bytes) -> Any:
+        """A message from its bytes. Raises InputError."""
+        parse = self.messages[kind].FromString
+        try:
+            return (
+                parse(data) if len(data) <= INLINE else await self.service.decoder.run(parse, data)
+            )
+        except DecodeError:
+            raise InputError(
+                f"the bytes are no {kind}: send it as the Open Inference Protocol has it"
+            ) from None
+
+    def _refusal(self, error: Exception, told: Told) -> Refusal:
+        refusal = refusal_of(error)
+        told.code = refusal.code
+        if refusal.reason in ("requests", "client"):
+            self.service.statistics.record_refusal(refusal.reason)
+        if refusal.code == "INTERNAL":
+            logger.error("a bug answered %s", told.name, exc_info=error)
+        return refusal
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return self.messages["ServerLiveResponse"](live=True)
@@ -203,26 +251,16 @@ class _Calls:
         wait = FOREVER if left is None else left
         return grpc_response(await self.service.infer(name, version, parsed, arrived, wait))
 
-    async def _client(self, context: Any) -> str:
+    async def _client(self, context: Any, told: Told) -> str:
         """Who asks: the key's owner, else the address. Aborts the call where no key is known."""
-        if self.keys is None:
-            return _address(context)
-        sent = dict(iter(context.invocation_metadata() or ()))
-        owner = self.keys.owner(sent.get("authorization"), sent.get("x-api-key"))
-        if owner is None:
-            text = "no API key that is known: send the metadata `authorization: Bearer KEY`"
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
-        return str(owner)
+        if self.keys is not None:
+            owner = self.keys.owner(told.sent.get("authorization"), told.sent.get("x-api-key"))
+            if owner is None:
+                told.code = "UNAUTHENTICATED"
+                text = "no API key that is known: send the metadata `authorization: Bearer KEY`"
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
+            told.client = str(owner)
+        return told.client
 
     def _filled(self, message: str, value: dict[str, Any]) -> Any:
         return json_format.ParseDict(value, self.messages[message](), ignore_unknown_fields=True)
-
-    def _log(self, name: str, client: str, code: str, ms: float) -> None:
-        if requests_log.isEnabledFor(logging.INFO):
-            fields = {"client": client, "method": name, "status": code, "ms": round(ms, 3)}
-            requests_log.info("%s %s", name, code, extra={"fields": fields})
-
-
-def _address(context: Any) -> str:
-    """The client's address without its port, which changes from one connection to the next."""
-    return str(context.peer()).rpartition(":")[0]

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from prunion.runtime.base import install_hint
 from prunion.runtime.errors import InputError
 from prunion.runtime.protocol import openapi_document, openapi_page
-from prunion.runtime.serve.body import read_body, unless_gone, unpacked
+from prunion.runtime.serve.http.body import read_body, unless_gone, unpacked
 from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
 
@@ -30,8 +30,10 @@ def plain_routes(service: Service, repository: Repository) -> list[Route]:
     handlers = _Handlers(service, repository)
     return [
         Route("/v1/domains", handlers.domains),
+        Route(f"/v1/domains/{{name:path}}{CLASSIFY}", handlers.classify, methods=["POST"]),
         Route("/v1/domains/{name:path}", handlers.domain),
-        Route("/v1/domains/{name:path}", handlers.classify, methods=["POST"]),
+        Route("/v1/domains/{name:path}", handlers.nothing, methods=["POST"]),
+        Route("/v1/activity", handlers.activity),
         Route("/predict/{domain:path}", handlers.predict, methods=["POST"]),
         Route("/openapi.json", handlers.openapi),
         Route("/docs", handlers.page),
@@ -52,20 +54,49 @@ class _Handlers:
         name = request.path_params["name"]
         return JSONResponse({"domain": name, "classes": self.repository.classes(name)})
 
+    async def activity(self, request: Request) -> Response:
+        total, found = self.service.statistics.total, self.service.statistics
+        spent = {
+            "total": total.success,
+            "input": total.compute_input,
+            "queue": total.queue,
+            "network": total.compute_infer,
+            "output": total.compute_output,
+        }
+        return JSONResponse(
+            {
+                "requests": total.success.count,
+                "failed": total.fail.count,
+                "refused": found.refused.total(),
+                "images": total.inference_count,
+                "runs": total.execution_count,
+                "waiting": self.service.serving.batcher.rows,
+                "spent_us": {name: x.ns // 1000 for name, x in spent.items()},
+                # Copied at once: the thread of the network adds to them.
+                "recent": [
+                    {"domains": dict(x.domains), "us": x.ns // 1000} for x in list(found.recent)
+                ],
+            }
+        )
+
     async def classify(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if not name.endswith(CLASSIFY):
-            raise HTTPException(404, f"post an image to /v1/domains/NAME{CLASSIFY}")
-        return await self._classified(request, name.removesuffix(CLASSIFY))
+        return await self._classified(request, request.path_params["name"])
+
+    async def nothing(self, request: Request) -> Response:
+        raise HTTPException(404, f"post an image to /v1/domains/NAME{CLASSIFY}")
 
     async def predict(self, request: Request) -> Response:
         return await self._classified(request, request.path_params["domain"])
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi_document(self.service.options.limits.rows))
+        return JSONResponse(self._document())
 
     async def page(self, request: Request) -> Response:
-        return HTMLResponse(openapi_page(openapi_document(self.service.options.limits.rows)))
+        return HTMLResponse(openapi_page(self._document()))
+
+    def _document(self) -> dict[str, Any]:
+        domains = self.service.serving.catalogue.domains
+        return openapi_document(self.service.options.limits.rows, domains[0].name)
 
     async def _classified(self, request: Request, domain: str) -> Response:
         arrived, top = time.perf_counter_ns(), _top(request)

@@ -1,0 +1,1 @@
+"""The protocol over gRPC: the same service, the same limits, on the same event loop."""

@@ -1,0 +1,145 @@
+"""HTTP connections with limits: how many there are, and how long one may take over a request's
+head or stay without one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from prunion.runtime.serve.http.door import Door
+from prunion.runtime.serve.options import Limits
+
+__all__ = ["most_connections", "protocol_of"]
+
+BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+    b"content-type: application/json\r\ncontent-length: 44\r\n\r\n"
+    b'{"error":"too many connections: close some"}'
+)
+UNREADABLE = b'{"error":"this is no HTTP/1.1 request: see its first line, headers and lengths"}'
+SHARE = 0.8  # of the descriptors that the process may have
+
+
+def most_connections(limits: Limits) -> int:
+    """The limit, or what the process's descriptors allow: without one left, `accept` fails in a
+    loop."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return limits.connections
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(limits.connections, max(1, int(SHARE * descriptors) - 20))
+
+
+def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
+    """uvicorn's protocol with these limits; `door` refuses what is too much before it is read."""
+    most = most_connections(limits)
+
+    class Guarded(H11Protocol):
+        """Closes what is one too many, and what keeps silent."""
+
+        _silence: asyncio.TimerHandle | None = None
+        _thrown = 0  # bytes still to come of a request that was refused
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.write(BUSY)
+                transport.close()
+                return
+            self._await_head(limits.header_seconds)
+
+        def data_received(self, data: bytes) -> None:
+            if self._thrown:
+                part = min(self._thrown, len(data))
+                self._thrown -= part
+                data = data[part:]
+                if not self._thrown:
+                    self._hear()
+                    self._await_head(limits.idle_seconds)
+                if not data:
+                    return
+            if door is not None and self._starts():
+                refused = door.refuse(str(self.client[0]) if self.client else "?", data)
+                if refused is not None:
+                    answer, self._thrown = refused
+                    self._unset_keepalive_if_required()
+                    self._hear()
+                    self._await_head(limits.body_seconds if self._thrown else limits.idle_seconds)
+                    self.transport.write(answer)
+                    return
+            super().data_received(data)
+            if self._between_requests():
+                if self._silence is None:  # the first bytes of a head: they do not start it anew
+                    self._await_head(limits.header_seconds)
+            elif not self._unwanted():
+                self._hear()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                return
+            if self._unwanted():  # bytes that trickle in would hold the connection for ever
+                self._hear()
+                self._await_head(limits.body_seconds)
+            elif self._between_requests():
+                self._hear()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._hear()
+            super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            """What cannot be read gets an error of the same form as every other."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # the body broke off: its request is not answered
+                self.cycle.message_event.set()
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+                self.transport.close()  # an answer is being written, or was
+                return
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(UNREADABLE)),
+                (b"connection", b"close"),
+            ]
+            events = (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=UNREADABLE),
+                h11.EndOfMessage(),
+            )
+            for event in events:
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+        def _should_upgrade(self) -> bool:
+            return False  # as if it had not been asked for, as HTTP has it
+
+        def _unwanted(self) -> bool:
+            """Whether a request was answered whose body is still on its way."""
+            return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+
+        def _starts(self) -> bool:
+            """Whether what comes now is the beginning of a request."""
+            idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
+            return idle and not self.conn.trailing_data[0] and not self.transport.is_closing()
+
+        def _between_requests(self) -> bool:
+            return self.conn.their_state is h11.IDLE
+
+        def _await_head(self, seconds: float) -> None:
+            self._silence = self.loop.call_later(seconds, self._give_up)
+
+        def _hear(self) -> None:
+            if self._silence is not None:
+                self._silence.cancel()
+                self._silence = None
+
+        def _give_up(self) -> None:
+            self._silence = None
+            if not self.transport.is_closing():
+                self.transport.close()
+
+    return Guarded

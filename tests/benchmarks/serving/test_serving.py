@@ -1,0 +1,122 @@
+"""The serving benchmark's rows are measured, kept and shown; its rivals answer what they should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torchvision")
+pytest.importorskip("uvicorn", reason="needs prunion[serve]")
+pytest.importorskip("grpc", reason="needs prunion[serve]")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="memory is read as Linux tells it"
+)
+from prunion.benchmarks.serving.__main__ import main, row_calls  # noqa: E402
+from prunion.benchmarks.serving.compare import Settings, compare  # noqa: E402
+from prunion.benchmarks.serving.memory import memory, packs  # noqa: E402
+from prunion.benchmarks.serving.networks import (  # noqa: E402
+    Network,
+    bundle_of,
+    filled,
+    pack_folder,
+    packs_of,
+    traffic_of,
+)
+from prunion.benchmarks.serving.overhead import grpc_bytes, overhead  # noqa: E402
+from prunion.benchmarks.serving.per_domain import DomainQueue, PerDomainModel  # noqa: E402
+from prunion.benchmarks.serving.rows import markdown, read_rows, write_row  # noqa: E402
+from prunion.benchmarks.serving.traffic import Traffic, raw_body  # noqa: E402
+from prunion.runtime.batching import Job  # noqa: E402
+
+SMALL = Network("resnet18", 32, domains=2)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("networks")
+    bundle_of(SMALL, folder)
+    return Settings(folder, seconds=0.2, rounds=1, clients=(1, 2))
+
+
+def test_a_session_per_domain_answers_as_the_bundle_does(settings: Settings) -> None:
+    bundle = bundle_of(SMALL, settings.folder)
+    more = packs_of(pack_folder(bundle, 2, settings.folder))
+    with filled(bundle, more, 1) as model:
+        traffic = traffic_of(model)
+        assert len(traffic.names) == 4
+        for sliced in (True, False):
+            static = PerDomainModel(model, 1, sliced)
+            for place, domain in enumerate(model.snapshot.domains):
+                found = static.answer(traffic.image(place), [domain])
+                assert traffic.is_right(place, found[0])
+                assert not traffic.is_right(1 - place % 2, found[0])
+
+
+def test_its_queue_gives_one_domain_at_a_time(settings: Settings) -> None:
+    with filled(bundle_of(SMALL, settings.folder), (), 1) as model:
+        first, second = model.snapshot.domains
+    queue, image = DomainQueue(10, 4), np.zeros((1, 3, 32, 32), np.float32)
+    jobs = [Job(image, (domain,), 3) for domain in (first, second, first, first, second)]
+    for job in jobs:
+        queue.put(job)
+    queue.drop(jobs[2])
+    batches = []
+    while queue.rows:
+        pieces, expired = queue.take(8, 0.0)
+        assert not expired
+        batches.append([piece.job for piece in pieces])
+    assert batches == [[jobs[0], jobs[3]], [jobs[1], jobs[4]]]
+
+
+def test_traffic_is_what_it_was_after_it_was_written(settings: Settings, tmp_path: Path) -> None:
+    with filled(bundle_of(SMALL, settings.folder), (), 1) as model:
+        traffic = traffic_of(model)
+    again = Traffic.open(traffic.save(tmp_path / "traffic.npz"))
+    assert again.requests("oip") == traffic.requests("oip")
+    assert again.names == traffic.names
+    assert np.array_equal(again.expected, traffic.expected)
+    assert len(raw_body(traffic.image(0), 1)) == 4 + traffic.image(0).nbytes
+    assert grpc_bytes(traffic, 1).count(b"d1") == 1
+
+
+def test_rows(settings: Settings, tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    row = write_row(output, "load", 1, lambda: compare(SMALL, 3, settings))
+    assert row is not None
+    ours, theirs = row["systems"]["prunion"], row["systems"]["a session per domain"]
+    assert ours.keys() == theirs.keys() and len(ours) == 4
+    for modes in (ours, theirs):
+        for found in modes.values():
+            assert not found["wrong"] and not found["lost"] and not found["refused"]
+            assert found["per_s"] > 1 and found["client_cpu_us"] > 0
+    write_row(output, "overhead", 1, lambda: overhead(SMALL, settings))
+    write_row(output, "memory", 1, lambda: memory(SMALL, 4, settings))
+    write_row(output, "packs", 1, lambda: packs(SMALL, (2, 4), settings))
+    rows = read_rows(output)
+    assert rows[0] == json.loads(json.dumps(row))
+    assert rows[1]["ms"].keys() == {"in process", "HTTP", "gRPC", "HTTP echo", "gRPC echo"}
+    assert rows[2]["systems"]["prunion"]["pss"] > 1 << 20
+    assert [x["packs"] for x in rows[3]["counts"]] == [2, 4]
+    text = markdown(rows)
+    assert "skipped: no --litserve-python" in text and text.count("### ") == 4
+
+    def again() -> dict[str, object]:
+        raise AssertionError("it is in the file")
+
+    assert write_row(output, "load", 1, again) is None
+    done = CliRunner().invoke(main, ["-o", str(output), "--markdown"])
+    assert done.exit_code == 0 and "### overhead" in done.output
+
+
+def test_every_row_has_a_name(tmp_path: Path) -> None:
+    for quick in (False, True):
+        names = list(row_calls(Settings(tmp_path), 1, quick))
+        kinds = {"overhead", "load", "memory", "packs", "stop", "kill", "exchange", "soak"}
+        assert {name.split("/")[0] for name in names} == kinds
+    done = CliRunner().invoke(main, ["-o", str(tmp_path / "x"), "nonsense"])
+    assert done.exit_code == 2 and "--list" in done.output

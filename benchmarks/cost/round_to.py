@@ -26,7 +26,7 @@ from prunion.trainer.config import BackboneConfig, BudgetConfig
 from prunion.trainer.cost import counted_pricer, make_budget, select_union
 from prunion.trainer.network import DomainNet
 
-__all__ = ["Cut", "Row", "rows_of"]
+__all__ = ["Cut", "Row", "cuts_of", "rows_of"]
 
 CLASSES = (10, 10)
 WARM_UP_S, BLOCK_MS = 2.0, 60.0
@@ -85,7 +85,8 @@ def main(
     for name in only.split(","):
         for share in map(float, shares.split(",")):
             with tempfile.TemporaryDirectory() as folder:
-                cuts = _cuts(name, side, share, _whole(multiples), Path(folder))
+                config = BackboneConfig(name, weights="none")
+                cuts = cuts_of(config, side, share, _whole(multiples), Path(folder))
                 for backend in backends.split(","):
                     options = SessionOptions(check_backend(backend), threads, share_arena=False)
                     for batch in _whole(batches):
@@ -135,16 +136,18 @@ def rows_of(
     return rows
 
 
-def _cuts(name: str, side: int, share: float, multiples: list[int], folder: Path) -> dict[int, Cut]:
+def cuts_of(
+    config: BackboneConfig, side: int, share: float, multiples: list[int], folder: Path
+) -> dict[int, Cut]:
     """The same random scores, cut to the same MACs by each multiple."""
-    net: DomainNet = domain_net(BackboneConfig(name, weights="none"), side, CLASSES)
+    net: DomainNet = domain_net(config, side, CLASSES)
     table = net.units.table
     everything = np.ones(table.count, dtype=bool)
     score = np.random.default_rng(0).random(table.count)
     cuts = {}
     for multiple in multiples:
-        config = BudgetConfig(share, "macs", multiple)
-        alive = select_union(score, make_budget(config, counted_pricer("macs", table)))
+        budget = make_budget(BudgetConfig(share, "macs", multiple), counted_pricer("macs", table))
+        alive = select_union(score, budget)
         net.switches.copy_(torch.from_numpy(alive).float().expand_as(net.switches))
         graph = folder / f"{multiple}.onnx"
         onnx.save(onnx_graph(slim_network(net), side, side), graph)

@@ -65,7 +65,7 @@ TABLES = (
         2,
     ),
     Table("learning", "docs/results.md", f"{LEARNING} -o rows.jsonl tuned-050", 60, "images"),
-    Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 30),
+    Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
     Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "a GPU, TensorRT"),
     Table("gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU"),
     Table("gpu-inference", "docs/gpu.md", f"{GPU} inference -o gpu.jsonl", 15, "a GPU"),

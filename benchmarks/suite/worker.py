@@ -26,7 +26,7 @@ def train_step() -> Callable[[], object]:
     """Eight steps of the ramp: a small trunk, two domains, eight images of each."""
     import torch
 
-    from prunion.benchmarks.cost.train_step import random_training
+    from prunion.benchmarks.cost import random_training
     from prunion.trainer.config import BackboneConfig
 
     torch.set_num_threads(1)

@@ -154,6 +154,7 @@ def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) ->
 
 def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
     from prunion.runtime.base import asked_text
+    from prunion.runtime.bundle import block_of, widths_warning
 
     params, macs, budget = manifest["params"], manifest["macs"], manifest["budget"]
     widths = manifest["widths"].values()
@@ -176,6 +177,8 @@ def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
             f"{sum(added.values())} channels that no domain uses stay, to keep widths multiples "
             f"of {manifest['rounding']['multiple']}"
         )
+    if warning := widths_warning(manifest["widths"], block_of("cpu"), "this CPU"):
+        lines.append(f"note: {warning}")
     lines.append(
         "masked torch, sliced torch and ONNX Runtime agree to "
         f"{manifest['verified']['max_relative_error']:.1e} on a mixed batch"

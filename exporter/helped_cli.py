@@ -45,9 +45,15 @@ def _unpruned(bundle: str, checkpoint: str | None, path: Path) -> None:
     write_unpruned_of(bundle, checkpoint, path)
 
 
+def _torch_pruned(bundle: str, checkpoint: str | None, rival: str, folder: Path) -> list[Path]:
+    from prunion.exporter.bundle import write_torch_pruned
+
+    return write_torch_pruned(bundle, checkpoint, rival, folder)
+
+
 def _bench(**options: Any) -> None:
     assert plain_bench.callback is not None
-    plain_bench.callback(**options, unpruned=_unpruned)
+    plain_bench.callback(**options, unpruned=_unpruned, torch_pruned=_torch_pruned)
 
 
 bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help, callback=_bench)

@@ -29,7 +29,8 @@ ROOMS = {
     ).split(),
     "exporter": "options slim graph bundle verify triton training api helped_cli cli".split(),
     "benchmarks": (
-        "backbone_rows backbones random_bundle cost peers gpu learning serving report demo cli"
+        "backbone_rows backbones random_bundle cost peers gpu learning serving report demo cli "
+        "suite __main__"
     ).split(),
 }
 MOST_ENTRIES, MOST_LINES = 13, 300

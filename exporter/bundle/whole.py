@@ -24,7 +24,13 @@ from prunion.runtime.errors import InputError
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig, load_config
 from prunion.trainer.network import DomainNet, build_network, load_checkpoint, save_checkpoint
 
-__all__ = ["export_untrained", "untrained_bundle", "write_unpruned", "write_unpruned_of"]
+__all__ = [
+    "export_untrained",
+    "unpruned_network",
+    "untrained_bundle",
+    "write_unpruned",
+    "write_unpruned_of",
+]
 
 
 DOMAIN = "probe"
@@ -79,6 +85,16 @@ def write_unpruned(checkpoint: Path | str, path: Path) -> Path:
 def write_unpruned_of(bundle: Path | str, checkpoint: Path | str | None, path: Path) -> Path:
     """Write a bundle's network with every channel, as a selectable ONNX graph.
 
+    Raises InputError as `unpruned_network`.
+    """
+    return _write_whole(*unpruned_network(bundle, checkpoint), path)
+
+
+def unpruned_network(
+    bundle: Path | str, checkpoint: Path | str | None
+) -> tuple[DomainNet, tuple[int, int]]:
+    """A bundle's network with every channel, and its images' height and width.
+
     Of `checkpoint` where it is given; else of the backbone that the bundle says it was made from,
     with random weights, which take as long.
 
@@ -96,7 +112,7 @@ def write_unpruned_of(bundle: Path | str, checkpoint: Path | str | None, path: P
                 "that it was exported from"
             )
         # A bundle may hold some of the domains: what is timed beside it has as many.
-        return _write_whole(keep_domains(loaded, names).net, size, path)
+        return keep_domains(loaded, names).net, size
     recorded = manifest.provenance.config if manifest.provenance else {}
     if dict(recorded.get("backbone") or {}).get("source", "python") == "python":
         raise InputError(
@@ -107,7 +123,7 @@ def write_unpruned_of(bundle: Path | str, checkpoint: Path | str | None, path: P
     backbone = replace(config.backbone, weights="none", match="name")
     classes = [len(x.classes) for x in manifest.domains]
     torch.manual_seed(config.seed)
-    return _write_whole(build_network(backbone, size, classes, weights=False).eval(), size, path)
+    return build_network(backbone, size, classes, weights=False).eval(), size
 
 
 def _write_whole(net: DomainNet, size: tuple[int, int], path: Path) -> Path:

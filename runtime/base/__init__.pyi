@@ -3,6 +3,11 @@ from .checks import check_text as check_text
 from .checks import is_number as is_number
 from .checks import is_whole as is_whole
 from .checks import safe_relative_path as safe_relative_path
+from .energy import INPUT_RAILS as INPUT_RAILS
+from .energy import EnergyUse as EnergyUse
+from .energy import Meter as Meter
+from .energy import energy_meters as energy_meters
+from .energy import measure_energy as measure_energy
 from .exchange import restore as restore
 from .files import Wrote as Wrote
 from .files import cache_folder as cache_folder
@@ -40,6 +45,11 @@ from .names import SessionKind as SessionKind
 from .names import Target as Target
 from .names import arithmetic_of as arithmetic_of
 from .names import takes_pixels as takes_pixels
+from .nvml import open_gpu as open_gpu
+from .sensors import MachineState as MachineState
+from .sensors import read_state as read_state
+from .sensors import slowed_down as slowed_down
+from .sensors import state_text as state_text
 from .text import amount_text as amount_text
 from .text import asked_text as asked_text
 from .text import reason_of as reason_of

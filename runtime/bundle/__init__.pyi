@@ -1,3 +1,5 @@
+from .fast_widths import block_of as block_of
+from .fast_widths import widths_warning as widths_warning
 from .folder import Bundle as Bundle
 from .folder import HeldFile as HeldFile
 from .folder import check_one_trunk as check_one_trunk

@@ -56,12 +56,13 @@ def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> 
     "--against",
     multiple=True,
     metavar="RIVAL",
-    help="Compare with openvino, specialised, backbone, separate or an .onnx; can be repeated.",
+    help="Compare with openvino, specialised, backbone, separate, separate-pruned, "
+    "separate-pruned-total, torch-pruning or an .onnx; can be repeated.",
 )
 @click.option(
     "--checkpoint",
     type=click.Path(),
-    help="Checkpoint or run that the bundle is of, for backbone and separate.",
+    help="Checkpoint or run that the bundle is of, for rivals made from it.",
 )
 @click.option(
     "--scenario",
@@ -71,7 +72,11 @@ def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option(
     "--p99", default="15ms", show_default=True, callback=seconds_of, help="Bound of server."
 )
-@click.option("--url", metavar="http://HOST:PORT", help="Ask a running server that serves BUNDLE.")
+@click.option(
+    "--url",
+    metavar="http://HOST:PORT",
+    help="Ask a running server that serves BUNDLE; grpc://HOST:PORT too.",
+)
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Also write a table.")
 @as_json
 def bench(
@@ -91,6 +96,7 @@ def bench(
     csv_file: str | None,
     as_json: bool,
     unpruned: Callable[[str, str | None, Path], object] | None = None,
+    torch_pruned: Callable[[str, str | None, str, Path], list[Path]] | None = None,
 ) -> None:
     """Measure latency, throughput and memory on this machine.
 
@@ -115,6 +121,7 @@ def bench(
         return
     from prunion.runtime.measure import (
         NEED_UNPRUNED,
+        TORCH_PRUNED,
         bench,
         bench_csv,
         check_against,
@@ -126,6 +133,10 @@ def bench(
         if unpruned is not None and set(check_against(against)) & set(NEED_UNPRUNED):
             graph = Path(folder) / "unpruned.onnx"
             unpruned(bundle, checkpoint, graph)
+        pruned = {}
+        for name in check_against(against):
+            if torch_pruned is not None and name in TORCH_PRUNED:
+                pruned[name] = torch_pruned(bundle, checkpoint, name, Path(folder))
         report = bench(
             bundle,
             batches=batch,
@@ -136,6 +147,7 @@ def bench(
             backend=backend,
             against=against,
             unpruned=graph,
+            pruned=pruned,
         )
     if csv_file:
         Path(csv_file).write_text(bench_csv(report), "utf-8")
@@ -159,7 +171,7 @@ def _ask(
 
     from prunion.runtime.errors import InputError
     from prunion.runtime.measure import run_scenario
-    from prunion.runtime.protocol import http_caller
+    from prunion.runtime.protocol import grpc_caller, http_caller
 
     names = list(model.domains)
     if domains != "mixed" or "mixed" in names:
@@ -174,7 +186,8 @@ def _ask(
     ]
     call: Callable[[], object]
     if url:
-        call = http_caller(url, model.bundle.manifest.name, image, turns)
+        caller = grpc_caller if url.startswith("grpc:") else http_caller
+        call = caller(url, model.bundle.manifest.name, image, turns)
     else:
         asked = cycle([[names[row] for row in turn] for turn in turns])
 

@@ -1,6 +1,8 @@
 from .bench_text import bench_csv as bench_csv
 from .bench_text import format_report as format_report
 from .benchmark import bench as bench
+from .comparison import Comparison as Comparison
+from .comparison import compare_blocks as compare_blocks
 from .doctor import answers_here as answers_here
 from .doctor import examine as examine
 from .evaluation import Evaluation as Evaluation
@@ -15,6 +17,7 @@ from .profile import profile_bundle as profile_bundle
 from .profile import profile_lines as profile_lines
 from .profile import profile_warning as profile_warning
 from .rivals import NEED_UNPRUNED as NEED_UNPRUNED
+from .rivals import TORCH_PRUNED as TORCH_PRUNED
 from .rivals import check_against as check_against
 from .scenarios import SCENARIOS as SCENARIOS
 from .scenarios import Scenario as Scenario

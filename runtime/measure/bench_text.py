@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Iterator
 
-from prunion.runtime.measure.benchmark import BenchReport, BenchRow
+from prunion.runtime.base import INPUT_RAILS, state_text
+from prunion.runtime.measure.benchmark import BenchReport, BenchRow, Energy
 from prunion.runtime.measure.comparison import Comparison
 from prunion.runtime.measure.fresh import Fresh
 
@@ -42,6 +43,10 @@ def format_report(report: BenchReport) -> str:
     lines += [f"load: {loads}", f"peak memory: {mib} ({before} before loading)"]
     if report.gpu_bytes is not None:
         lines.append(f"GPU memory: {report.gpu_bytes / MIB:.0f} MiB taken")
+    lines += [_energy(x) for x in report.energy]
+    if report.idle_watts:
+        idle = ", ".join(f"{name} {watts:.1f} W" for name, watts in report.idle_watts.items())
+        lines.append(f"before loading, and in the energy too: {idle}")
     shortest = min(row.timing.p50_ms for row in report.rows)
     share = report.overhead_ms / shortest
     lines.append(
@@ -51,8 +56,22 @@ def format_report(report: BenchReport) -> str:
         sizes += "; " + ", ".join(f"{k} {size:,} bytes" for k, size in report.rival_bytes.items())
     machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     after = "" if report.load_after is None else f", load_average {report.load_after} when done"
-    notes = [f"note: {note}" for note in report.notes]
+    states = f"{state_text(report.before)}; when done: {state_text(report.after)}"
+    if states.count("not told") < 2:
+        lines.append(f"before: {states}")
+    told = [f"may be slowed down: {report.slowed_down}"] if report.slowed_down else []
+    told += [report.widths_warning] if report.widths_warning else []
+    notes = [f"note: {note}" for note in (*told, *report.notes)]
     return "\n".join([*lines, f"files: {sizes}", f"machine: {machine}{after}", *notes])
+
+
+def _energy(x: Energy) -> str:
+    """A board's input where there is one: the other rails are parts of it."""
+    whole = {k: joules for k, joules in x.joules_per_image.items() if k in INPUT_RAILS}
+    shown = ", ".join(
+        f"{name} {joules * 1e3:.3g} mJ" for name, joules in (whole or x.joules_per_image).items()
+    )
+    return f"energy of {x.session}, batch {x.batch}: {shown} an image"
 
 
 def _compared(x: Comparison) -> str:

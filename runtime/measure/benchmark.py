@@ -14,17 +14,24 @@ import numpy as np
 from prunion.runtime.backends import settled
 from prunion.runtime.base import (
     Backend,
+    MachineState,
+    Meter,
     Precision,
     Timing,
+    energy_meters,
     machine_facts,
+    measure_energy,
     on_cpu,
+    open_gpu,
     peak_rss_bytes,
+    read_state,
+    slowed_down,
     summary,
     time_blocks,
     time_interleaved,
     warm_up,
 )
-from prunion.runtime.bundle import Bundle, open_bundle
+from prunion.runtime.bundle import Bundle, block_of, open_bundle, widths_warning
 from prunion.runtime.errors import InputError
 from prunion.runtime.measure.comparison import Comparison, compare_blocks
 from prunion.runtime.measure.contenders import Contender, Opened, Setup, domain_rows
@@ -32,10 +39,12 @@ from prunion.runtime.measure.fresh import Fresh, measure_fresh
 from prunion.runtime.measure.rivals import all_contenders
 from prunion.runtime.tensorrt import free_gpu_bytes
 
-__all__ = ["BenchReport", "BenchRow", "Timing", "bench", "time_interleaved"]
+__all__ = ["BenchReport", "BenchRow", "Energy", "Timing", "bench", "time_interleaved"]
 
 BLOCK_MS, BLOCKS = 60.0, 24
 WARM_UP_S = 2.0
+# Counters of energy move every 100 ms or so, and idle takes no longer to see.
+LEAST_ENERGY_S, MOST_ENERGY_S, IDLE_S = 0.5, 5.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,15 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What one image of a contender's batches took, in joules by meter; other load is in it."""
+
+    session: str
+    batch: int
+    joules_per_image: dict[str, float]
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """Everything `prunion bench` prints; milliseconds and bytes.
 
@@ -66,6 +84,9 @@ class BenchReport:
     where cuda-python is not installed; what CUDA itself takes is not in it. `rival_bytes` is of
     the files that rivals are loaded from. `overhead_ms` is what timing adds to one call,
     `load_after` the machine's load average when all was done; that of before is in `machine`.
+    `energy` and `idle_watts` (before loading) are empty where the machine does not tell. `before`
+    and `after` are the machine's clocks and temperatures, `slowed_down` what may be wrong there;
+    `widths_warning` is about widths that the backend's fast kernels do not take.
     """
 
     bundle: str
@@ -79,7 +100,13 @@ class BenchReport:
     file_bytes: dict[str, int]
     rival_bytes: dict[str, int]
     overhead_ms: float
+    energy: tuple[Energy, ...]
+    idle_watts: dict[str, float]
     machine: dict[str, Any]
+    before: MachineState
+    after: MachineState
+    slowed_down: str
+    widths_warning: str
     load_after: float | None
     notes: tuple[str, ...]
 
@@ -99,6 +126,7 @@ def bench(
     precision: Precision = "fp32",
     against: Sequence[str] = (),
     unpruned: Path | str | None = None,
+    pruned: Mapping[str, Sequence[Path | str]] | None = None,
     fresh: bool = True,
 ) -> BenchReport:
     """Time the mixed session and a pinned (single-domain) one at each batch size, interleaved.
@@ -115,8 +143,12 @@ def bench(
         precision: which of the bundle's graphs, a key of `manifest.graphs`.
         against: what to compare with, in turn: `openvino` (the same graph), `specialised` (one
             domain's session, sliced to its own channels), `backbone` (the unpruned trunk with all
-            heads), `separate` (an unpruned network for each domain) or the path of an `.onnx` file.
+            heads), `separate` (an unpruned network for each domain), `separate-pruned` (each pruned
+            alone to the bundle's budget), `separate-pruned-total` (all of them together to it),
+            `torch-pruning` (one network of as many parameters) or the path of an `.onnx` file.
         unpruned: the unpruned network as a selectable graph, for `backbone` and `separate`.
+        pruned: the graphs of the last three by their names, `image` `[N, 3, H, W]` to `logits`, of
+            the first two one for each domain.
         fresh: also load each session in a process of its own, for its memory and first call.
 
     Raises:
@@ -132,16 +164,32 @@ def bench(
         raise InputError(f"seconds is {seconds:g}: give a time above 0")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     setup = Setup(
-        str(bundle.path), domains, backend, precision, threads, tuple(against), str(unpruned or "")
+        str(bundle.path),
+        domains,
+        backend,
+        precision,
+        threads,
+        tuple(against),
+        str(unpruned or ""),
+        {name: [str(x) for x in paths] for name, paths in (pruned or {}).items()},
     )
     machine = machine_facts(threads)
+    engine = settled(setup.options.backend, "")
+    on_gpu = engine not in ("cpu", "openvino")
+    gpu = open_gpu() if on_gpu else None
+    slow_widths = widths_warning(
+        bundle.manifest.widths, block_of(engine, precision), f"this {'GPU' if on_gpu else 'CPU'}"
+    )
+    meters, state = energy_meters(gpu=gpu), read_state(gpu=gpu)
+    idle = measure_energy(meters, lambda: time.sleep(IDLE_S), 0.0) if meters else None
     own, rivals = all_contenders(setup, bundle)
     entered, pairs = [*own, *rivals], _pairs(own, rivals, len(domain_rows(bundle, domains)) > 1)
-    before, free = peak_rss_bytes(), _free_gpu_bytes(settled(setup.options.backend, ""))
+    before, free = peak_rss_bytes(), _free_gpu_bytes(engine)
     load_ms: dict[str, float] = {}
     opened = {x.name: _timed(x, load_ms) for x in entered}
     rows: list[BenchRow] = []
     comparisons: list[Comparison] = []
+    energy: list[Energy] = []
     for batch in dict.fromkeys(batches):
         calls = {name: x.call(batch) for name, x in opened.items()}
         made, blocks = _time(calls, batch, seconds)
@@ -150,6 +198,8 @@ def bench(
             compare_blocks(one.name, other.name, batch, blocks[one.name], blocks[other.name])
             for one, other in pairs
         ]
+        energy += _energy(meters, calls, batch, seconds) if meters else []
+    after = read_state(gpu=gpu)
     left = None if all(on_cpu(x.provider) for x in opened.values()) else _free_gpu_bytes(backend)
     peak, sizes = peak_rss_bytes(), {x.name: opened[x.name].file_bytes for x in rivals}
     del opened  # the fresh processes need the memory
@@ -166,7 +216,13 @@ def bench(
         file_bytes={name: bundle.file(name).stat().st_size for name in bundle.manifest.files},
         rival_bytes={name: size for name, size in sizes.items() if size},
         overhead_ms=_overhead_ms(),
+        energy=tuple(energy),
+        idle_watts={k: x / idle.seconds for k, x in idle.joules.items()} if idle else {},
         machine=machine,
+        before=state,
+        after=after,
+        slowed_down=slowed_down(state, after),
+        widths_warning=slow_widths,
         load_after=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         notes=tuple(x for x in started if isinstance(x, str)),
     )
@@ -183,6 +239,19 @@ def _time(
         speed = batch * 1e3 / timing.mean_ms
         rows.append(BenchRow(name, batch, timing, speed, *warmed[name]))
     return rows, blocks
+
+
+def _energy(
+    meters: list[Meter], calls: Mapping[str, Callable[[], object]], batch: int, seconds: float
+) -> list[Energy]:
+    """Each case alone, since meters are too slow for the blocks that take turns."""
+    spent = min(max(seconds, LEAST_ENERGY_S), MOST_ENERGY_S)
+    found = []
+    for name, call in calls.items():
+        used = measure_energy(meters, call, spent)
+        images = used.calls * batch
+        found.append(Energy(name, batch, {k: x / images for k, x in used.joules.items()}))
+    return found
 
 
 def _pairs(

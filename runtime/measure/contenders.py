@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Setup:
             one domain's name for everything.
         against: rivals, as `--against` names them.
         unpruned: the selectable ONNX graph of the unpruned network; empty where no rival needs it.
+        pruned: the graphs of each rival that Torch-Pruning makes, by its name.
     """
 
     bundle: str
@@ -36,6 +37,7 @@ class Setup:
     threads: int | None = None
     against: tuple[str, ...] = ()
     unpruned: str = ""
+    pruned: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def options(self) -> SessionOptions:

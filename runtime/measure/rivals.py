@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,11 @@ from prunion.runtime.measure.contenders import (
 )
 from prunion.runtime.model import open_pool
 
-__all__ = ["NEED_UNPRUNED", "all_contenders", "check_against"]
+__all__ = ["NEED_UNPRUNED", "TORCH_PRUNED", "all_contenders", "check_against"]
 
-NAMES = ("openvino", "specialised", "backbone", "separate")
 NEED_UNPRUNED = ("backbone", "separate")
+TORCH_PRUNED = ("separate-pruned", "separate-pruned-total", "torch-pruning")
+NAMES = ("openvino", "specialised", *NEED_UNPRUNED, *TORCH_PRUNED)
 
 
 def check_against(against: Sequence[str]) -> tuple[str, ...]:
@@ -57,11 +58,14 @@ def all_contenders(
         "specialised": _specialised,
         "backbone": _backbone,
         "separate": _separate,
+        "separate-pruned": partial(_separate_pruned, "separate-pruned"),
+        "separate-pruned-total": partial(_separate_pruned, "separate-pruned-total"),
+        "torch-pruning": _torch_pruning,
     }
     rivals: list[Contender] = []
     for name in check_against(setup.against):
-        if name in NEED_UNPRUNED:
-            _check_unpruned(setup, name)
+        if name in (*NEED_UNPRUNED, *TORCH_PRUNED):
+            _check_made(setup, name)
         rivals += makers[name](setup, bundle) if name in makers else [_file(setup, bundle, name)]
     return contenders(setup, bundle), rivals
 
@@ -93,10 +97,15 @@ def _specialised(setup: Setup, bundle: Bundle) -> list[Contender]:
     return [Contender(f"specialised:{pack.name}", opened, one_domain=True)]
 
 
-def _check_unpruned(setup: Setup, name: str) -> None:
+def _check_made(setup: Setup, name: str) -> None:
     if setup.backend not in ("cpu", "cuda", "openvino"):
         raise InputError(f"{name} runs on a plain session: use --backend cpu, cuda or openvino")
-    if not setup.unpruned:
+    if name in TORCH_PRUNED and not setup.pruned.get(name):
+        raise InputError(
+            f"{name} is made by Torch-Pruning: run `prunion bench` where prunion[bench] is "
+            "installed, or give Python's bench(pruned=…) its graphs"
+        )
+    if name in NEED_UNPRUNED and not setup.unpruned:
         raise InputError(
             f"{name} needs the unpruned network, written by torch: run `prunion bench` where "
             "prunion[train] is installed, or give Python's bench(unpruned=…) its graph"
@@ -118,24 +127,55 @@ def _backbone(setup: Setup, bundle: Bundle) -> list[Contender]:
 
 def _separate(setup: Setup, bundle: Bundle) -> list[Contender]:
     """One unpruned network for each domain, with a session and memory of its own."""
-    rows, path = domain_rows(bundle, setup.domains), Path(setup.unpruned)
-    form = GraphForm("gathered", "float32", bundle.manifest.input)
-    options = replace(setup.options, share_arena=False)
-    count = len(bundle.domains)
+    path, count = Path(setup.unpruned), len(bundle.domains)
 
     def opened() -> Opened:
-        sessions = {
-            row: make_session(pin_domain(path, row), options, {"image"}) for row in range(count)
-        }
-
-        def call(batch: int) -> Callable[[], object]:
-            image, domain = form.noise(batch), np.resize(np.array(rows, np.int64), batch)
-            parts = {int(row): {"image": image[domain == row]} for row in np.unique(domain)}
-            return lambda: [run(sessions[row], feeds) for row, feeds in parts.items()]
-
-        return Opened(call, str(sessions[0].get_providers()[0]), _bytes_apart(path, count))
+        graphs = (pin_domain(path, row) for row in range(count))
+        return _one_each(setup, bundle, graphs, _bytes_apart(path, count))
 
     return [Contender("separate", opened, one_each=True)]
+
+
+def _separate_pruned(name: str, setup: Setup, bundle: Bundle) -> list[Contender]:
+    """One network for each domain, pruned alone."""
+    paths = [Path(x) for x in setup.pruned[name]]
+    if len(paths) != len(bundle.domains):
+        raise InputError(
+            f"{name} has {len(paths)} graphs for {len(bundle.domains)} domains: give one for each, "
+            "in the bundle's order"
+        )
+    size = sum(x.stat().st_size for x in paths)
+    return [Contender(name, partial(_one_each, setup, bundle, paths, size), one_each=True)]
+
+
+def _one_each(
+    setup: Setup, bundle: Bundle, graphs: Iterable[bytes | Path], file_bytes: int
+) -> Opened:
+    """A session for each domain's graph; a batch is taken apart by domain."""
+    rows = domain_rows(bundle, setup.domains)
+    form = GraphForm("gathered", "float32", bundle.manifest.input)
+    options = replace(setup.options, share_arena=False)
+    sessions = [make_session(graph, options, {"image"}) for graph in graphs]
+
+    def call(batch: int) -> Callable[[], object]:
+        image, domain = form.noise(batch), np.resize(np.array(rows, np.int64), batch)
+        parts = {int(row): {"image": image[domain == row]} for row in np.unique(domain)}
+        return lambda: [run(sessions[row], feeds) for row, feeds in parts.items()]
+
+    return Opened(call, str(sessions[0].get_providers()[0]), file_bytes)
+
+
+def _torch_pruning(setup: Setup, bundle: Bundle) -> list[Contender]:
+    """One network of as many parameters, with one head over the classes of all domains."""
+    (path,) = map(Path, setup.pruned["torch-pruning"])
+    form = GraphForm("gathered", "float32", bundle.manifest.input)
+
+    def opened() -> Opened:
+        session = make_session(path, setup.options, {"image"})
+        found = session_calls(session, form, domain_rows(bundle, setup.domains), single=True)
+        return replace(found, file_bytes=path.stat().st_size)
+
+    return [Contender("torch-pruning", opened)]
 
 
 def _bytes_apart(path: Path, count: int) -> int:

@@ -5,6 +5,7 @@ from .describe import model_index as model_index
 from .describe import model_metadata as model_metadata
 from .describe import model_statistics as model_statistics
 from .describe import server_metadata as server_metadata
+from .grpc_client import grpc_caller as grpc_caller
 from .grpc_codec import grpc_request as grpc_request
 from .grpc_codec import grpc_response as grpc_response
 from .messages import Schema as Schema

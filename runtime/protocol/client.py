@@ -36,7 +36,9 @@ def http_caller(
     """
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
-        raise InputError(f"{url} is no address of a server: give http://HOST:PORT")
+        raise InputError(
+            f"{url} is no address of a server: give http://HOST:PORT or grpc://HOST:PORT"
+        )
     host, port = parts.hostname, parts.port or 80
     path = f"{parts.path.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
     requests = cycle([_request(image, np.array(rows, "<i8")) for rows in turns])

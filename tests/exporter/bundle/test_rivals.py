@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 
-from prunion.exporter.bundle import export_bundle, write_unpruned_of
+from prunion.exporter.bundle import export_bundle, write_torch_pruned, write_unpruned_of
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import input_shapes
@@ -64,4 +68,46 @@ def test_the_command_times_the_unpruned_network(tiny: Path, bundle: Path) -> Non
     assert {"backbone", "separate"} < {row["session"] for row in report["rows"]}
     assert {x["session"] for x in report["fresh"]} == {row["session"] for row in report["rows"]}
     assert report["rival_bytes"]["separate"] > report["rival_bytes"]["backbone"]
+    assert report["notes"] == []
+
+
+def test_torch_pruning_cuts_networks_of_their_own(tiny: Path, bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning", reason="needs prunion[bench]")
+    manifest = open_bundle(bundle).manifest
+    trunk = manifest.params["exported"]
+    for rival, most in (
+        ("separate-pruned", trunk),
+        ("separate-pruned-total", trunk / len(manifest.domains)),
+        ("torch-pruning", trunk),
+    ):
+        paths = write_torch_pruned(bundle, tiny, rival, tmp_path)
+        classes = [len(x.classes) for x in manifest.domains]
+        if rival == "torch-pruning":
+            classes = [sum(classes)]
+        assert len(paths) == len(classes)
+        for path, count in zip(paths, classes, strict=True):
+            graph = onnx.load(path).graph
+            weights = {x.name: x.dims for x in graph.initializer if len(x.dims) in (2, 4)}
+            assert weights.pop("head.weight")[0] == count
+            assert 0.2 * most <= sum(np.prod(x) for x in weights.values()) <= most, rival
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            side = (manifest.input.height, manifest.input.width)
+            image = np.zeros((3, 3, *side), np.float32)
+            assert session.run(None, {"image": image})[0].shape == (3, count)
+
+
+def test_the_command_times_networks_pruned_alone(tiny: Path, bundle: Path) -> None:
+    pytest.importorskip("torch_pruning", reason="needs prunion[bench]")
+    arguments = ("--batch", "2", "--duration", "20ms", "--threads", 1, "--json")
+    names = ("separate-pruned", "separate-pruned-total", "torch-pruning")
+    rivals = [x for name in names for x in ("--against", name)]
+    result = invoke("bench", bundle, *arguments, *rivals, "--checkpoint", tiny)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert set(names) < {row["session"] for row in report["rows"]}
+    assert {x["session"] for x in report["fresh"]} == {row["session"] for row in report["rows"]}
+    sizes = report["rival_bytes"]
+    assert sizes["separate-pruned-total"] < sizes["separate-pruned"]
+    compared = {(x["session"], x["against"]) for x in report["comparisons"]}
+    assert {("mixed", name) for name in names} < compared
     assert report["notes"] == []

@@ -87,8 +87,9 @@ def test_a_graph_of_another_kind_is_fed_by_its_own_shape(bundle_path: Path, tmp_
 
 def test_what_cannot_be_made_is_refused(bundle_path: Path, tmp_path: Path) -> None:
     for against, why in (
-        ("resnet50", "give openvino, specialised, backbone, separate or the path"),
+        ("resnet50", "give openvino, specialised, backbone, separate, .* or the path"),
         ("separate", "needs the unpruned network"),
+        ("separate-pruned-total", "is made by Torch-Pruning"),
         (str(tmp_path / "no.onnx"), "does not exist"),
     ):
         with pytest.raises(InputError, match=why):

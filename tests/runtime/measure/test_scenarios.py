@@ -6,9 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,15 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.measure import run_scenario, scenario_line, scenarios
 from prunion.runtime.measure.scenarios import poisson_stretch
-from prunion.runtime.protocol import InferRequest, domains_of, http_caller, http_request
+from prunion.runtime.protocol import (
+    InferRequest,
+    domains_of,
+    grpc_caller,
+    grpc_request,
+    http_caller,
+    http_request,
+    schema,
+)
 
 
 def sleep() -> None:
@@ -138,3 +148,50 @@ def test_the_command_asks_the_model_or_a_server(bundle_path: Path) -> None:
     assert done.stdout.startswith("single: p90 ")
     assert len({tuple(domains_of(r, 1)) for _, r in seen}) > 1, "goes round the domains"
     assert CliRunner().invoke(cli, [*arguments, "--url", "http://x"]).exit_code == 2
+
+
+@contextmanager
+def grpc_server(refuse: bool, seen: list[InferRequest]) -> Iterator[str]:
+    grpc = pytest.importorskip("grpc")
+    known = schema()
+
+    def infer(message: Any, context: Any) -> bytes:
+        seen.append(grpc_request(message))
+        if refuse:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+        return b""
+
+    read = known.messages["ModelInferRequest"].FromString
+    handler = grpc.unary_unary_rpc_method_handler(infer, request_deserializer=read)
+    methods = grpc.method_handlers_generic_handler(known.service, {"ModelInfer": handler})
+    made = grpc.server(ThreadPoolExecutor(1), handlers=(methods,))
+    port = made.add_insecure_port("127.0.0.1:0")
+    made.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        made.stop(None).wait()
+
+
+def test_a_server_is_asked_over_grpc_too(bundle_path: Path) -> None:
+    image = np.random.default_rng(0).standard_normal((2, 3, 4, 5), np.float32)
+    seen: list[InferRequest] = []
+    with grpc_server(False, seen) as url:
+        call = grpc_caller(url, "a model", image, [[0, 1], [2, 0]])
+        for _ in range(3):
+            call()
+    np.testing.assert_array_equal(seen[0].tensors["image"].data, image)
+    assert [domains_of(r, 2) for r in seen] == [[0, 1], [2, 0], [0, 1]]
+    with grpc_server(True, seen) as url, pytest.raises(PrunionError, match="EXHAUSTED: too many"):
+        grpc_caller(url, "m", image, [[0, 0]])()
+    with pytest.raises(PrunionError, match="is `prunion serve` up"):
+        grpc_caller(url, "m", image, [[0, 0]])()
+    for wrong in ("grpc://127.0.0.1", "http://127.0.0.1:8001"):
+        with pytest.raises(InputError, match="give grpc://HOST:PORT"):
+            grpc_caller(wrong, "m", image, [[0, 0]])
+    arguments = ["bench", str(bundle_path), "--duration", "20ms", "--threads", "1"]
+    seen.clear()
+    with grpc_server(False, seen) as url:
+        done = CliRunner().invoke(cli, [*arguments, "--scenario", "single", "--url", url])
+    assert done.exit_code == 0, done.output
+    assert len({tuple(domains_of(r, 1)) for r in seen}) > 1, "goes round the domains"

@@ -1,0 +1,84 @@
+"""The tables of the pages, and the command that measures each again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prunion.runtime.base import shown
+from prunion.runtime.errors import InputError
+
+__all__ = ["TABLES", "Table", "find_tables"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the documentation.
+
+    Attributes:
+        page: where its figures stand.
+        command: as the page has it, behind `python -m`; words in capitals stand for what is given
+            with `--set`.
+        minutes: about how long it takes on two quiet cores, or on one GPU where it needs one.
+        needs: what a plain `prunion[bench]` lacks; empty if nothing.
+    """
+
+    name: str
+    page: str
+    command: str
+    minutes: float
+    needs: str = ""
+
+    @property
+    def placeholders(self) -> list[str]:
+        """The command's words in capitals."""
+        return [word for word in self.command.split() if word.isupper()]
+
+
+COST = "prunion.benchmarks.cost"
+GPU = "prunion.benchmarks.gpu"
+LEARNING = "prunion.benchmarks.learning --data DATA --weights WEIGHTS"
+TABLES = (
+    Table("latency", "docs/benchmarks.md", f"{COST}.runtime_latency --seconds 0.6", 2),
+    Table("memory", "docs/benchmarks.md", f"{COST}.runtime_memory", 5),
+    Table("widths", "docs/benchmarks.md", f"{COST}.round_to", 15, "openvino, for its rows"),
+    Table(
+        "backbones",
+        "docs/backbones.md",
+        "prunion.benchmarks.backbones --json rows.json --exported 0.6",
+        240,
+    ),
+    Table(
+        "torch-pruning",
+        "docs/backbones.md",
+        "prunion.benchmarks.peers.torch_pruning --seconds 2",
+        5,
+    ),
+    Table("slim-latency", "docs/backbones.md", f"{COST}.slim_latency --seconds 2", 10),
+    Table("export", "docs/backbones.md", f"{COST}.export_cost", 3),
+    Table("latency-budget", "docs/latency.md", f"{COST}.latency_budget", 30),
+    Table("train-step", "docs/results.md", f"{COST}.train_step --threads 1", 2),
+    Table(
+        "train-step-lite0",
+        "docs/results.md",
+        f"{COST}.train_step --threads 1 --backbone lite0 --size 96",
+        2,
+    ),
+    Table("learning", "docs/results.md", f"{LEARNING} -o rows.jsonl tuned-050", 60, "images"),
+    Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
+    Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "a GPU, TensorRT"),
+    Table("gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU"),
+    Table("gpu-inference", "docs/gpu.md", f"{GPU} inference -o gpu.jsonl", 15, "a GPU"),
+    Table("gpu-runtime", "docs/gpu.md", f"{GPU} runtime -o gpu.jsonl", 5, "a GPU"),
+)
+
+
+def find_tables(names: Sequence[str]) -> list[Table]:
+    """The tables of these names, in their order. Raises InputError for one that is none."""
+    known = {table.name: table for table in TABLES}
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"no table is called {shown(name)}: `python -m prunion.benchmarks list` names them"
+            )
+    return [known[name] for name in dict.fromkeys(names)]

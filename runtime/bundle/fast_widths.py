@@ -1,0 +1,50 @@
+"""Widths that a backend's fast kernels do not take as they are: by arithmetic, no measurement.
+
+Convolutions work on blocks of channels. A width that fills its last block in part takes the time
+of the whole block or a slower kernel, so that a network pruned to it may be slower than a wider
+one. What it costs is measured by `python -m prunion.benchmarks.cost.round_to`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prunion.runtime.base import Backend, Precision, arithmetic_of, default_round_to
+
+__all__ = ["block_of", "widths_warning"]
+
+# Tensor cores take 8 channels of float16 at a time, and TensorRT packs 32 of int8.
+GPU_BLOCKS = {"fp16": 8, "int8": 32}
+SHOWN = 3
+
+
+def block_of(backend: Backend, precision: Precision = "fp32") -> int | None:
+    """Channels that a backend takes at a time: on a CPU 16 with AVX-512, else 8; None for any.
+
+    `backend` is settled: `auto` stands for a GPU.
+    """
+    if backend in ("cpu", "openvino"):
+        return default_round_to()
+    return GPU_BLOCKS.get(arithmetic_of(precision))
+
+
+def widths_warning(widths: Mapping[str, tuple[int, int]], block: int | None, where: str) -> str:
+    """One line about layers that pruning left at no multiple of `block`; empty if there are none.
+
+    Args:
+        widths: of each layer, before and after pruning, as a manifest has them.
+        where: what has such blocks, such as `this CPU`.
+    """
+    if block is None:
+        return ""
+    off = {name: after for name, (_, after) in widths.items() if after % block}
+    cut = {name: after for name, after in off.items() if after != widths[name][0]}
+    if not cut:  # the backbone's own are nobody's fault here
+        return ""
+    shown = ", ".join(f"{name} {after}" for name, after in list(cut.items())[:SHOWN])
+    more = ", …" if len(cut) > SHOWN else ""
+    before = f"; {len(off) - len(cut)} more were so before pruning" if len(off) > len(cut) else ""
+    return (
+        f"{len(cut)} of {len(widths)} layers are cut to widths off the fast path of {where}, no "
+        f"multiples of {block} ({shown}{more}{before}): set [budget] round_to = {block}"
+    )

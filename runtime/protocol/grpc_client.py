@@ -1,0 +1,82 @@
+"""The client of `client.py` over gRPC, by the protocol's own messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from prunion.runtime.base import install_hint
+from prunion.runtime.errors import InputError, MissingDependencyError, PrunionError
+from prunion.runtime.protocol.client import DATATYPES, TIMEOUT_S
+
+__all__ = ["grpc_caller"]
+
+# A message of any size: the server's own limit is what counts.
+ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+def grpc_caller(
+    url: str, model: str, image: np.ndarray, turns: Sequence[Sequence[int]]
+) -> Callable[[], object]:
+    """A call that sends one batch and waits for its logits; all threads share one connection.
+
+    Args:
+        url: of the server, such as `grpc://127.0.0.1:8001`.
+        model: the name it serves the bundle under.
+        image: `[N, ...]` as the bundle's graph takes it.
+        turns: one call after the other, a row of the bundle for each of the N images.
+
+    Raises:
+        InputError: `url` is none of gRPC.
+        MissingDependencyError: grpcio or protobuf is not installed.
+        PrunionError: from the call, the server does not answer or refuses.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "grpc" or not parts.hostname or not parts.port:
+        raise InputError(f"{url} is no address of a gRPC server: give grpc://HOST:PORT")
+    try:
+        import grpc
+
+        from prunion.runtime.protocol.messages import schema
+    except ImportError:
+        raise MissingDependencyError(
+            f"{url} needs the packages grpcio and protobuf: {install_hint('serve')}"
+        ) from None
+    known = schema()
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    channel = grpc.insecure_channel(f"{host}:{parts.port}", options=ANY_SIZE)
+    # Requests are written once, and answers are not unpacked: what is timed is the server.
+    infer = channel.unary_unary(f"/{known.service}/ModelInfer")
+    message = known.messages["ModelInferRequest"]
+    requests = cycle([_request(message, model, image, np.array(rows, "<i8")) for rows in turns])
+
+    def call() -> bytes:
+        try:
+            content: bytes = infer(next(requests), timeout=TIMEOUT_S)
+        except grpc.RpcError as exc:
+            if exc.code() == grpc.StatusCode.UNAVAILABLE:
+                raise PrunionError(
+                    f"{url} does not answer ({exc.details()}): is `prunion serve` up?"
+                ) from None
+            told = f"{exc.code().name}: {str(exc.details())[:300]}"
+            raise PrunionError(f"{url} refused a batch with {told}") from None
+        return content
+
+    return call
+
+
+def _request(message: Any, model: str, image: np.ndarray, rows: np.ndarray) -> bytes:
+    request = message(model_name=model)
+    for name, kind, array in (
+        ("image", DATATYPES[image.dtype.name], image),
+        ("domain", "INT64", rows),
+    ):
+        request.inputs.add(name=name, datatype=kind, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    request.outputs.add(name="logits")
+    content: bytes = request.SerializeToString()
+    return content

@@ -1,0 +1,51 @@
+"""A bench's report says what an image took, and what may have slowed the machine down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prunion.runtime.base import MachineState, Meter
+from prunion.runtime.measure import bench, benchmark, format_report
+
+pytest.importorskip("onnxruntime")
+COOL = MachineState(governor="performance", cpu_mhz=2000.0, cpu_limit_mhz=2000.0)
+HOT = replace(COOL, temperatures={"tj-thermal": 97.0}, trips={"tj-thermal": 99.0})
+
+
+def test_the_report_tells_energy_and_slowing_down(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter([COOL, HOT])
+    rails = [Meter("VDD_IN", watts=lambda: 6.0), Meter("VDD_CPU_GPU_CV", watts=lambda: 2.0)]
+    monkeypatch.setattr(benchmark, "energy_meters", lambda gpu: rails)
+    monkeypatch.setattr(benchmark, "read_state", lambda gpu: next(states))
+    monkeypatch.setattr(benchmark, "LEAST_ENERGY_S", 0.05)
+    monkeypatch.setattr(benchmark, "IDLE_S", 0.05)
+    report = bench(bundle_path, batches=(2,), seconds=0.01, threads=1, fresh=False)
+    assert {(x.session, x.batch) for x in report.energy} == {("mixed", 2), ("pinned:flowers", 2)}
+    for row in report.energy:
+        whole, part = (row.joules_per_image[x.name] for x in rails)
+        assert whole == pytest.approx(3 * part)
+        assert 0 < whole < 6.0, "of one image, not of all"
+    assert report.idle_watts == {"VDD_IN": pytest.approx(6.0), "VDD_CPU_GPU_CV": pytest.approx(2)}
+    value = report.to_json()
+    assert value["after"]["temperatures"] == {"tj-thermal": 97.0}
+    text = format_report(report)
+    assert "mJ an image" in text
+    assert "VDD_CPU_GPU_CV" not in text.split("energy of mixed")[1].split("\n")[0], "in VDD_IN"
+    assert "note: may be slowed down: tj-thermal at 97 °C, slowed down from 99 °C on" in text
+
+
+def test_a_machine_that_does_not_tell_leaves_them_out(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "energy_meters", lambda gpu: [])
+    monkeypatch.setattr(benchmark, "read_state", lambda gpu: MachineState())
+    report = bench(bundle_path, batches=(1,), seconds=0.01, threads=1, fresh=False)
+    assert (report.energy, report.idle_watts, report.slowed_down) == ((), {}, "")
+    text = format_report(report)
+    assert "energy" not in text
+    assert "when done:" not in text

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 
 import torch
 from torch import distributed, nn
@@ -28,6 +29,7 @@ __all__ = ["ALONE", "Processes", "joined_processes", "restarted"]
 # How long a process waits for one that still opens or tests a larger data set; one that ended
 # wakes the others at once.
 PATIENCE = timedelta(hours=2)
+GROUPS = count()  # of this process, one after the other
 
 
 @dataclass(frozen=True)
@@ -174,25 +176,25 @@ def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[
             holds one domain only.
         PrunionError: another process ended before the run did.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
         yield ALONE
         return
     if train.placement == "domains":
-        _check_whole_domains(count, domains, train.order)
+        _check_whole_domains(size, domains, train.order)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Figures and flags stay on the CPU: exchanged by GPUs, each would have to be waited for.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    # torchrun keeps one store for all its attempts: without a name of its own, an attempt would
-    # find the addresses of processes that are gone, and wait for them.
+    # torchrun keeps one store for all its attempts: without a name of its own each of them, and
+    # each group of one process, would find an earlier one's addresses, and wait for what is gone.
     store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
-    store = PrefixStore(f"attempt {_attempt()}", store)
+    store = PrefixStore(f"attempt {_attempt()}, group {next(GROUPS)}", store)
     distributed.init_process_group(
-        backend, store=store, rank=rank, world_size=count, timeout=PATIENCE
+        backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
     )
     try:
-        yield Processes(distributed.get_rank(), count, train.placement)
+        yield Processes(distributed.get_rank(), size, train.placement)
     except RuntimeError as exc:
         if not (isinstance(exc, distributed.DistError) or "gloo" in str(exc).lower()):
             raise

@@ -38,18 +38,21 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(run_file: Path) -> Path:
-    """A run whose budget is 60 % of the measured time of its network; its profile is gone."""
+    """A run whose budget is 80 % of the measured time of its network; its profile is gone.
+
+    The narrowest takes half, and more on a busy machine.
+    """
     folder = run_file.parent
     command("profile", run_file, "-o", folder / "device.json", "--seconds", 0.002)
     assert read_profile(folder / "device.json").round_to == 8  # the run's
     text = run_file.read_text("utf-8")
     text = text.replace(
-        'kind = "params"\nlimit = 0.5', 'kind = "latency"\nlimit = 0.6\nprofile = "device.json"'
+        'kind = "params"\nlimit = 0.5', 'kind = "latency"\nlimit = 0.8\nprofile = "device.json"'
     )
     (folder / "fast.toml").write_text(text, "utf-8")
     result = train_run(load_config(folder / "fast.toml"), folder / "out")
     assert result.budget["met"]
-    assert result.budget["share"] == result.budget["value"] <= 0.6
+    assert result.budget["share"] == result.budget["value"] <= 0.8
     (folder / "device.json").unlink()  # the checkpoint has its own
     return folder / "out"
 
@@ -63,8 +66,8 @@ def exported(trained: Path) -> Path:
 def test_the_exported_file_keeps_its_milliseconds(exported: Path) -> None:
     output = exported
     budget = json.loads((output / "manifest.json").read_text("utf-8"))["budget"]
-    assert (budget["kind"], budget["asked"], budget["met"]) == ("latency", 0.6, True)
-    assert budget["share"] <= 0.6
+    assert (budget["kind"], budget["asked"], budget["met"]) == ("latency", 0.8, True)
+    assert budget["share"] <= 0.8
     # Once more, from nothing but the bundle.
     bundle = open_bundle(output)
     profile, table = read_profile(output / "profile.json"), bundle.unit_table()
@@ -72,7 +75,7 @@ def test_the_exported_file_keeps_its_milliseconds(exported: Path) -> None:
     assert profile.milliseconds(table, widths) == pytest.approx(budget["milliseconds"], rel=1e-12)
     assert verify_bundle(output).problems == ()
     shown = command("inspect", output)
-    assert f"asked 0.6, is {budget['milliseconds']:.3f} ms, share 0." in shown
+    assert f"asked 0.8, is {budget['milliseconds']:.3f} ms, share 0." in shown
     assert "CPUExecutionProvider, batch 1, 1 threads (met)" in shown
 
 
@@ -81,7 +84,7 @@ def test_fewer_domains_keep_it_too(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "one.prunion"
     budget = export_bundle(trained, output, options)["budget"]
     assert budget["met"]
-    assert budget["share"] <= 0.6
+    assert budget["share"] <= 0.8
     assert [*check_budget(open_bundle(output))] == []
 
 

@@ -1,9 +1,14 @@
-"""One of several processes that learn together: `one_process.py RUN.toml OUT [double]`."""
+"""One of several processes that learn together: `one_process.py JSON`, a list of runs.
+
+Each run is `[RUN.toml, OUT, in float64 or not]`; what a process saw is in `OUT.RANK`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +18,19 @@ from prunion.trainer.processes import joined_processes
 from prunion.trainer.run.start import begin
 
 
-def learn(run_file: str, out: str, *, double: bool) -> None:
-    """All epochs of a run; what each process saw is in OUT.RANK."""
+def learn(run_file: str, out: str, double: bool) -> None:
+    """All epochs of a run."""
     config = load_config(run_file)
     with joined_processes(len(config.domains), config.train, "cpu") as processes:
-        training, _ = begin(config, out, "cpu", processes)  # type: ignore[arg-type]
+        training, _ = begin(config, Path(out), "cpu", processes)
         if double:
             training.net.double()
         lines: list[dict[str, Any]] = []
         while training.epoch < config.train.epochs:
             training.run_epoch(lines.append)
-        torch.save((lines, training.net.state_dict()), f"{out}.{os.environ['RANK']}")
+        torch.save((lines, training.net.state_dict()), f"{out}.{os.environ.get('RANK', '0')}")
 
 
 if __name__ == "__main__":
-    learn(sys.argv[1], sys.argv[2], double="double" in sys.argv[3:])
+    for run in json.loads(sys.argv[1]):
+        learn(*run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,13 +18,30 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains
 from prunion.trainer.processes import ALONE, Processes
+from tests.trainer.processes.one_process import learn
 from tests.trainer.tiny_run import tiny_run
 
 ONE = Path(__file__).with_name("one_process.py")
 
 
-def learned(count: int, run_file: Path, out: Path, double: bool = True) -> list[Any]:
-    """Every process's lines and network."""
+# Runs that two processes share, all of them in the same two: starting one takes seconds.
+RUNS: dict[str, dict[str, object]] = {
+    "joint": {"switch_every": 1, "warmup": 4, "ramp": 9, "settle": 4, "average": 1},
+    "float32": {"switch_every": 1},
+    "whole": {"method": '"feature"', "batch_size": 14, "accumulate": 1},
+    "parts": {"method": '"feature"', "batch_size": 14, "accumulate": 3},
+    "bf16": {"precision": '"bf16"', "ramp": 1, "settle": 0},
+    "local": {"sync_norms": "false", "ramp": 1, "settle": 0, "batch_size": 16},
+}
+FLOAT32 = ("float32", "bf16", "local")
+
+
+def learned(count: int, runs: list[list[Any]]) -> list[Any]:
+    """Every process's lines and network, run by run."""
+    if count == 1:
+        for run in runs:
+            learn(*run)
+        return [torch.load(f"{out}.0", weights_only=True) for _, out, _ in runs]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,13 +49,28 @@ def learned(count: int, run_file: Path, out: Path, double: bool = True) -> list[
     place["PYTHONPATH"] = os.pathsep.join(sys.path)
     processes = [
         subprocess.Popen(
-            [sys.executable, ONE, run_file, out, *(["double"] * double)],
+            [sys.executable, ONE, json.dumps(runs)],
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(count)
     ]
     assert [p.wait(timeout=300) for p in processes] == [0] * count
-    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(count)]
+    ranks = range(count)
+    return [[torch.load(f"{out}.{x}", weights_only=True) for x in ranks] for _, out, _ in runs]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, list[Any]]]:
+    """Of every run what one process saw, and each of two."""
+    folder = tmp_path_factory.mktemp("slices")
+    files = {name: tiny_run(folder / name, **settings) for name, settings in RUNS.items()}
+    runs = {
+        many: [[str(path), str(folder / f"{name}.{many}"), name not in FLOAT32]
+               for name, path in files.items()]
+        for many in (1, 2)
+    }  # fmt: skip
+    alone, shared = learned(1, runs[1]), learned(2, runs[2])
+    return {name: (alone[i], shared[i]) for i, name in enumerate(files)}
 
 
 def apart(one: list[dict[str, float]], other: list[dict[str, float]], key: str) -> float:
@@ -45,49 +78,48 @@ def apart(one: list[dict[str, float]], other: list[dict[str, float]], key: str) 
     return max(abs(a[key] - b[key]) / abs(a[key]) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("order", ["joint", pytest.param("batch", marks=pytest.mark.slow)])
 def test_losses_and_switches_are_those_of_one_process(
-    count: int, order: str, tmp_path: Path
+    both: dict[str, tuple[Any, list[Any]]],
 ) -> None:
-    run_file = tiny_run(
-        tmp_path, switch_every=1, warmup=4, ramp=9, settle=4, order=f'"{order}"', average=1
-    )
-    ((alone, whole),) = learned(1, run_file, tmp_path / "one")
-    each = learned(count, run_file, tmp_path / "more")
-    shared, state = each[0]
-    assert len(alone) == len(shared) >= 51
-    for domain in ("warm", "cold"):
-        seen = [x for x in range(len(alone)) if f"loss/{domain}" in alone[x]]
-        for key in (f"loss/{domain}", f"train_accuracy/{domain}"):
-            for i in seen:
-                assert shared[i][key] == pytest.approx(alone[i][key], rel=1e-5, abs=1e-9), (i, key)
+    assert_same_run(*both["joint"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "order"), [(4, "joint"), (2, "batch"), (4, "batch")])
+def test_so_they_are_of_more_processes_and_orders(count: int, order: str, tmp_path: Path) -> None:
+    run_file = str(tiny_run(tmp_path, **RUNS["joint"], order=f'"{order}"'))
+    (alone,) = learned(1, [[run_file, str(tmp_path / "one"), True]])
+    (shared,) = learned(count, [[run_file, str(tmp_path / "more"), True]])
+    assert_same_run(alone, shared)
+
+
+def assert_same_run(alone: Any, shared: list[Any]) -> None:
+    """In float64 every step's figures, the switches, and every weight."""
+    (expected, whole), (lines, state) = alone, shared[0]
+    assert len(expected) == len(lines) >= 51
+    for i, (a, b) in enumerate(zip(expected, lines, strict=True)):
+        for key in a:
+            if key.startswith(("loss/", "train_accuracy/")):
+                assert b[key] == pytest.approx(a[key], rel=1e-5, abs=1e-9), (i, key)
     assert torch.equal(state["switches"], whole["switches"])
     assert bool((state["switches"] == 0).any())
     for name, value in whole.items():
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-7, msg=name)
-    for _, other in each[1:]:  # and every process has the very same network
+    for _, other in shared[1:]:  # and every process has the very same network
         assert all(torch.equal(other[name], value) for name, value in state.items())
 
 
-def test_float32_ends_at_the_same_switches_and_accuracies(tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path, switch_every=1)
-    ((alone, whole),) = learned(1, run_file, tmp_path / "one", double=False)
-    shared, state = learned(2, run_file, tmp_path / "two", double=False)[0]
+def test_float32_ends_at_the_same_switches(both: dict[str, tuple[Any, list[Any]]]) -> None:
+    (alone, whole), ((shared, state), _) = both["float32"]
     assert apart(alone[:4], shared[:4], "loss/warm") < 1e-5
     assert torch.equal(state["switches"], whole["switches"])
 
 
-def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
+def test_parts_of_a_step_add_up_to_it(both: dict[str, tuple[Any, list[Any]]]) -> None:
     """BatchNorm's batches would be the parts', so here it stands still."""
-    runs = {}
-    for parts in (1, 3):
-        folder = tmp_path / str(parts)
-        settings = {"method": '"feature"', "batch_size": 14, "accumulate": parts}
-        runs[parts] = tiny_run(folder, **settings)
-    ((whole, end),) = learned(1, runs[1], tmp_path / "whole")
-    for count in (1, 2):
-        lines, state = learned(count, runs[3], tmp_path / f"parts{count}")[0]
+    (whole, end), _ = both["whole"]
+    alone, (shared, _) = both["parts"]
+    for lines, state in (alone, shared):
         for key in ("loss/warm", "loss/cold", "train_accuracy/cold"):
             assert [x[key] for x in lines] == pytest.approx([x[key] for x in whole], rel=1e-6)
         for name, value in end.items():
@@ -100,18 +132,18 @@ def test_a_part_needs_enough_images(tmp_path: Path) -> None:
         JointBatches(open_domains(config.domains, config.seed), config)
 
 
-def test_mixed_precision_is_shared_too(tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path, precision='"bf16"', ramp=1, settle=0)
-    ((alone, _),) = learned(1, run_file, tmp_path / "one", double=False)
-    shared, _ = learned(2, run_file, tmp_path / "two", double=False)[0]
+def test_mixed_precision_is_shared_too(both: dict[str, tuple[Any, list[Any]]]) -> None:
+    (alone, _), ((shared, _), _) = both["bf16"]
     assert apart(alone[:2], shared[:2], "loss/cold") < 0.05  # bfloat16 has three digits
 
 
-def test_statistics_of_its_own_slice_are_another_choice(tmp_path: Path) -> None:
-    run_file = tiny_run(tmp_path, sync_norms="false", ramp=1, settle=0, batch_size=16)
-    each = learned(2, run_file, tmp_path / "two", double=False)
-    assert len(each[0][0]) > 2
-    assert all(torch.equal(each[1][1][name], value) for name, value in each[0][1].items())
+def test_statistics_of_its_own_slice_are_another_choice(
+    both: dict[str, tuple[Any, list[Any]]],
+) -> None:
+    (_, whole), ((lines, one), (_, other)) = both["local"]
+    assert len(lines) > 2
+    assert all(torch.equal(other[name], value) for name, value in one.items())
+    assert any(not torch.equal(one[name], value) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])

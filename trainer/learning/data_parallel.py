@@ -50,9 +50,12 @@ class SharedSteps:
                 '[train] method is "series" and placement is "images": its adapters\' BatchNorm '
                 'needs whole batches: set placement = "domains", or start one process'
             )
-        self.net, self.slices = net, processes.slices
-        # Of "svd" one of two sets of parameters is used, and the other after it.
-        self.all_used = train.order == "joint" and train.method != "svd"
+        self.net, self.processes, self.slices = net, processes, processes.slices
+        # One domain a step leaves the others' parameters unused, and of "svd" one of two sets is:
+        # torch's engine takes no gradients where there are none, so they are sent behind the step.
+        self.wraps = self.slices and train.order == "joint" and train.method != "svd"
+        if self.slices:
+            processes.copy_from_first([*net.parameters(), *net.buffers()])
         self._wrapped: DistributedDataParallel | None = None
         self._learning: tuple[bool, ...] = ()
         if self.slices and train.sync_norms:
@@ -73,9 +76,16 @@ class SharedSteps:
         with module.no_sync():
             yield module
 
+    def finish(self) -> None:
+        """Add up the gradients that are not added up yet, after the backward pass."""
+        if not self.slices:
+            self.processes.sum_gradients(self.net.parameters())
+        elif not self.wraps:  # every process has images of the step's domains: the same ones learn
+            self.processes.sum([p.grad for p in self.net.parameters() if p.grad is not None])
+
     def _module(self) -> nn.Module:
         """The network itself, or what wraps it while the same parameters learn."""
-        if not self.slices:
+        if not self.wraps:
             return self.net
         learning = tuple(p.requires_grad for p in self.net.parameters())
         if self._wrapped is None or learning != self._learning:
@@ -83,7 +93,6 @@ class SharedSteps:
             self._wrapped = None  # its hooks must be gone before another one's come
             self._wrapped = DistributedDataParallel(
                 self.net,
-                find_unused_parameters=not self.all_used,
                 gradient_as_bucket_view=True,
                 # Statistics are alike everywhere already, or meant to differ.
                 **alike,

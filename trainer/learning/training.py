@@ -270,8 +270,7 @@ class Training:
         """The step of all processes together: summed gradients, every domain's figures."""
         if self.processes.count == 1:
             return result
-        if not self.processes.slices:
-            self.processes.sum_gradients(self.net.parameters())
+        self.shared.finish()
         if switches is not None and switches.grad is not None:
             self.processes.sum([switches.grad])
         count = len(self.net.classes)

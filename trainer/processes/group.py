@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from itertools import count
 
 import torch
 from torch import distributed, nn
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from prunion.runtime.errors import ConfigError, PrunionError
@@ -188,7 +189,7 @@ def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     # torchrun keeps one store for all its attempts: without a name of its own each of them, and
     # each group of one process, would find an earlier one's addresses, and wait for what is gone.
-    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    store, rank = _meeting_point()
     store = PrefixStore(f"attempt {_attempt()}, group {next(GROUPS)}", store)
     distributed.init_process_group(
         backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
@@ -204,6 +205,16 @@ def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[
         ) from exc
     finally:
         distributed.destroy_process_group()
+
+
+@cache
+def _meeting_point() -> tuple[Store, int]:
+    """Where the processes find each other, and this one's number; kept as long as the process.
+
+    Made anew for a second group, one process could meet the other at the old one as it closes.
+    """
+    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    return store, rank
 
 
 def restarted() -> bool:

@@ -89,6 +89,12 @@ class RunConfig:
                 f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "
                 f'"{self.train.method}" ({self.train.traits.what}), which removes none: remove it'
             )
+        if self.budget.own < 1 and not _settles_whole(self.train):
+            raise ConfigError(
+                f"[budget] own is {self.budget.own:g}, which thins domains that settled with the "
+                "whole union, and by recipe, cut, settle_with, settle or granularity they do not: "
+                'set [train] settle_with = "union", or remove own'
+            )
         for key in ("reference", "feature"):
             without = [d.name for d in self.domains if not getattr(d, key)]
             if 0 < len(without) < len(self.domains):
@@ -153,6 +159,13 @@ class RunConfig:
         if isinstance(value, dict) and isinstance(value.get("input", {}), dict):
             value = {**value, "input": {"orientation": "ignore", **value.get("input", {})}}
         return cls.from_json(value)
+
+
+def _settles_whole(train: TrainConfig) -> bool:
+    """Whether every domain settles with all channels that the union keeps."""
+    auto = train.settle_with == "auto" and train.recipe != "paper" and train.cut == "union"
+    whole = auto or train.settle_with == "union"
+    return whole and train.settle > 0 and train.granularity == "channel"
 
 
 def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:

@@ -6,6 +6,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,25 @@ def test_stopped_while_thinning_it_goes_on_bit_for_bit(
     lines = (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "cost" in line]
     assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"settle_with": "own"},
+        {"cut": "domains"},
+        {"settle": 0},
+        {"recipe": "paper"},
+        {"granularity": "slice"},
+    ],
+)
+def test_domains_that_do_not_settle_with_the_union_are_refused(
+    finished: Path, train: dict[str, Any]
+) -> None:
+    """What a domain had done without would have come back, untrained."""
+    config = load_config(finished / "run.toml")
+    with pytest.raises(ConfigError, match=r"\[budget\] own is 0\.6"):
+        replace(config, train=replace(config.train, **train))
 
 
 @pytest.mark.parametrize("own", [0, 1.5, "half"])

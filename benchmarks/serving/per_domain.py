@@ -19,7 +19,16 @@ import uvicorn
 from prunion.benchmarks.cost import fold_by_hand
 from prunion.runtime.backends import Session, SessionOptions, make_ort_session, run
 from prunion.runtime.base import default_round_to, free_memory
-from prunion.runtime.batching import Batcher, BatchOptions, Catalogue, FairQueue, Job, Piece
+from prunion.runtime.batching import (
+    Batcher,
+    BatchOptions,
+    Catalogue,
+    FairQueue,
+    Group,
+    Job,
+    Piece,
+    runs_at_once,
+)
 from prunion.runtime.bundle import Pack
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import LiveDomain, Model, load
@@ -75,7 +84,9 @@ class DomainQueue(FairQueue):
         """About how many rows are served before."""
         return self.rows + len(domains)
 
-    def take(self, most: int, now: float) -> tuple[list[Piece], list[Job]]:
+    def take(
+        self, most: int, now: float, group: Group | None = None
+    ) -> tuple[list[Piece], list[Job]]:
         """A batch of one domain, and the jobs whose deadline is over."""
         taken: list[Piece] = []
         expired: list[Job] = []
@@ -109,7 +120,9 @@ class _PerDomainService(Service):
     def __init__(self, model: Model, options: ServeOptions) -> None:
         super().__init__(model, options)
         limits = options.limits
-        batches = BatchOptions(options.max_batch, options.delay, limits.queue_rows)
+        batches = BatchOptions(
+            options.max_batch, options.delay, limits.queue_rows, at_once=runs_at_once(model)
+        )
         batcher = _PerDomainBatcher(model, batches, self)
         self._serving = Serving(model, batcher, Catalogue(model))
 

@@ -37,7 +37,7 @@ class Model:
         self._serials = itertools.count(len(tables.domains))
         self._writing, self._planning = threading.Lock(), threading.Lock()
         self._plan: Plan | None = None
-        self.trials: Trials | None = None  # of a server, where one thread asks for all batches
+        self.trials: Trials | None = None  # of a server
         self.background: Background | None = None  # of a server, whose batches wait for no session
         self._scratch = threading.local()
 

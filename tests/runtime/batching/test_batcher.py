@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from prunion.runtime.batching import Batcher, BatchOptions, Job
-from prunion.runtime.batching.batcher import delay_of
+from prunion.runtime.batching.policy import delay_of
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.model import Model, Plan, load
 

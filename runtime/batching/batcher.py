@@ -41,11 +41,10 @@ class Batcher:
         self._most = options.max_batch
         self._spent, self._answered = 0.0, 1e-9
         self._queue = FairQueue(options.queue_rows, options.max_batch, options.weights)
-        lock = threading.Lock()
-        self._wanted = threading.Condition(lock)  # told to a thread that has nothing to do
-        self._filled = threading.Condition(lock)  # told to the one that waits for a fuller batch
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)  # told to the one that waits for a fuller batch
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._idle: list[threading.Condition] = []  # of threads with nothing to do
         self._closing = self._gathering = False
         self._running = 0
         self._together = 0  # pieces of the last batch
@@ -106,7 +105,7 @@ class Batcher:
     def put(self, job: Job) -> None:
         """Queue a job. Raises OverloadError."""
         job.arrived = time.perf_counter_ns()
-        with self._wanted:
+        with self._lock:
             if self._closing:
                 raise OverloadError("the server is stopping: ask another", "draining")
             wait = self._queue.ahead(job.domains) * self.row_seconds
@@ -122,50 +121,53 @@ class Batcher:
             if self._gathering:
                 self._filled.notify()
             else:
-                self._call()
+                self._wake()
 
     def cancel(self, job: Job) -> None:
         """Give a job up: what waits of it leaves the queue."""
-        with self._wanted:
+        with self._lock:
             self._queue.drop(job)
 
     def close(self) -> None:
         """Take no more, answer what was taken, and return when that is done."""
-        with self._wanted:
+        with self._lock:
             self._closing = True
-            self._wanted.notify_all()
+            self._wake_all()
             self._filled.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _call(self) -> None:
+    def _wake(self) -> None:
         """Have a thread that does nothing look at the queue, or one more."""
-        if self._idle:
-            self._wanted.notify()
+        if self._idle:  # the one that worked last: its memory is in the processor's caches
+            self._idle.pop().notify()
         elif len(self._threads) < self.at_once:
             thread = threading.Thread(target=self._work, name="batcher", daemon=True)
             self._threads.append(thread)
             thread.start()
 
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._idle.pop().notify()
+
     def _work(self) -> None:
-        done = 0
-        while pieces := self._next(done):
+        done, own = 0, threading.Condition(self._lock)
+        while pieces := self._next(done, own):
             self._run(pieces)
             done = sum(piece.rows for piece in pieces)
 
-    def _next(self, done: int) -> list[Piece]:
+    def _next(self, done: int, own: threading.Condition) -> list[Piece]:
         """The next batch after one of `done` rows; empty when the batcher is closed and its queue
         is empty."""
-        with self._wanted:
+        with self._lock:
             self._running -= done
             # A single client, which waits for its answer before it asks again, is not waited for;
             # its next request may be here already.
             company = self._together > 1 or self._queue.rows > 1
             while True:
                 while (not self._queue.rows and not self._closing) or self._gathering:
-                    self._idle += 1
-                    self._wanted.wait()
-                    self._idle -= 1
+                    self._idle.append(own)
+                    own.wait()
                 if self.delay and company and not self._closing:
                     self._gather(time.monotonic() + self.delay)
                 group = group_of(self.model) if self.grouped else None
@@ -177,7 +179,7 @@ class Batcher:
                     job.error = late()
                 _tell(expired)
                 if self._queue.rows:  # what is left is for another
-                    self._call()
+                    self._wake()
                 if pieces or (self._closing and not self._queue.rows):
                     return pieces
 
@@ -190,7 +192,7 @@ class Batcher:
                 break
         self._gathering = False
         if self._closing:  # those who waited for this were told too early
-            self._wanted.notify_all()
+            self._wake_all()
 
     def _run(self, pieces: Sequence[Piece]) -> None:
         begun = time.perf_counter_ns()
@@ -208,7 +210,7 @@ class Batcher:
         spent = time.perf_counter_ns() - begun
         rows = sum(piece.rows for piece in pieces)
         domains = self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
-        with self._wanted:  # pieces of one job may run beside each other
+        with self._lock:  # pieces of one job may run beside each other
             self._spent = DECAY * self._spent + spent / 1e9
             self._answered = DECAY * self._answered + rows
             for piece in pieces:
@@ -236,13 +238,13 @@ class Batcher:
 
     def _room(self, job: Job) -> np.ndarray:
         """Where a job's logits go."""
-        with self._wanted:
+        with self._lock:
             if job.logits is None:
                 job.logits = np.full((job.rows, job.width), -np.inf, np.float32)
             return job.logits
 
     def _fail(self, job: Job, error: Exception) -> None:
-        with self._wanted:
+        with self._lock:
             job.error = job.error or error
             job.missing -= job.waiting
             self._queue.drop(job)

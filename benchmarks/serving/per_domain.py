@@ -7,7 +7,6 @@ shifts are folded into the convolutions and whose channels are only those that t
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,15 @@ from prunion.runtime.batching import (
 from prunion.runtime.bundle import Pack
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import LiveDomain, Model, load
-from prunion.runtime.serve import Gate, ServeOptions, Service, Serving, http_app, protocol_of
+from prunion.runtime.serve import (
+    Gate,
+    ServeOptions,
+    Service,
+    Serving,
+    http_app,
+    protocol_of,
+    run_loop,
+)
 
 __all__ = ["DomainQueue", "PerDomainModel", "main", "static_graph"]
 
@@ -161,7 +168,7 @@ def main(
         model.add_domain(pack)
     static = PerDomainModel(model, threads, sliced)
     free_memory()  # what making the sessions left behind is not theirs
-    asyncio.run(_serve(_PerDomainService(static, ServeOptions(log="off", delay=delay)), port))
+    run_loop(_serve(_PerDomainService(static, ServeOptions(log="off", delay=delay)), port))
 
 
 if __name__ == "__main__":

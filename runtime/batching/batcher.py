@@ -42,7 +42,9 @@ class Batcher:
         self._spent, self._answered = 0.0, 1e-9
         self._queue = FairQueue(options.queue_rows, options.max_batch, options.weights)
         self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)  # told to the one that waits for a fuller batch
+        self._filled = threading.Condition(
+            self._lock
+        )  # told to the one that waits for a fuller batch
         self._threads: list[threading.Thread] = []
         self._idle: list[threading.Condition] = []  # of threads with nothing to do
         self._closing = self._gathering = False

@@ -165,8 +165,7 @@ class FairQueue:
                 continue
             if group is not None and not taken:
                 others = self._set_aside(group, piece)
-            if not others or not taken:  # the clock is that of the row whose turn it is
-                self._now = max(self._now, start)
+            self._now = max(self._now, start)
             count = min(piece.rows, most)
             middle = piece.start + count
             if count < piece.rows:

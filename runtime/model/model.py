@@ -174,14 +174,15 @@ class Model:
                 self.sessions.slicing = self.sessions.slicing and self._plan.slices
             return self._plan
 
-    def pin_in_background(self) -> None:
+    def pin_in_background(self, share: float = 0.0) -> None:
         """From now on no answer waits for a session to be made: the mixed one answers meanwhile.
 
-        Where all domains may have theirs, they are made at once, else for those that ask often.
+        Where all domains may have theirs, they are made at once, else for those that are asked for
+        often, and take at least `share` of the batches.
         """
         if not self.sessions.pins:
             return
-        self.background = Background(self.sessions.ready, self.sessions.pinned)
+        self.background = Background(self.sessions.ready, self.sessions.pinned, share)
         domains = self._tables.domains
         for domain in domains if self.sessions.can_hold(list(domains)) else ():
             self.background.want(domain)

@@ -19,6 +19,7 @@ from prunion.runtime.model import Model, Trials
 __all__ = ["Batcher"]
 
 FOREVER = 1e6  # seconds that no client waits
+MARGIN = 1.25  # who is let in must be answered: a wait is known about so well
 DECAY = 0.9  # what a batch before counts against the newest, in the time of a row
 ENOUGH = 8  # rows of a batch where batches bring little: more would only keep others waiting
 
@@ -110,9 +111,9 @@ class Batcher:
         with self._lock:
             if self._closing:
                 raise OverloadError("the server is stopping: ask another", "draining")
-            wait = self._queue.ahead(job.domains) * self.row_seconds
+            wait = (self._queue.ahead(job.domains) + self._running) * self.row_seconds
             # An idle server tries, whatever it took before: only trying tells how fast it is now.
-            if self.rows and time.monotonic() + wait > job.deadline:
+            if self.rows and time.monotonic() + MARGIN * wait > job.deadline:
                 raise OverloadError(
                     f"the queue would take about {wait:.1f} s, longer than the request's deadline: "
                     "try again later",

@@ -10,8 +10,15 @@ from contextlib import suppress
 
 import numpy as np
 
-from prunion.runtime.batching.policy import BatchOptions, delay_of, group_of, pays, runs_at_once
-from prunion.runtime.batching.queue import FairQueue, Job, Piece
+from prunion.runtime.batching.policy import (
+    BatchOptions,
+    delay_of,
+    group_of,
+    pays,
+    runs_at_once,
+    step_back,
+)
+from prunion.runtime.batching.queue import FairQueue, Job, Piece, late
 from prunion.runtime.batching.statistics import Statistics
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.model import Model, Trials
@@ -151,9 +158,10 @@ class Batcher:
 
     def _wake_all(self) -> None:
         while self._idle:
-            self._idle.pop().notify()
+            self._wake()
 
     def _work(self) -> None:
+        step_back()
         done, own = 0, threading.Condition(self._lock)
         while pieces := self._next(done, own):
             self._run(pieces)
@@ -291,8 +299,3 @@ def _finite(logits: np.ndarray, piece: Piece) -> bool:
         for row, domain in zip(logits, piece.domains, strict=True)
         if len(domain.pack.classes) > most
     )
-
-
-def late() -> OverloadError:
-    """What a request gets whose deadline is over."""
-    return OverloadError("the request's deadline passed in the queue: try again later", "deadline")

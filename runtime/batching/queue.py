@@ -21,7 +21,7 @@ import numpy as np
 from prunion.runtime.errors import OverloadError
 from prunion.runtime.model import LiveDomain
 
-__all__ = ["FairQueue", "Group", "Job", "Piece"]
+__all__ = ["FairQueue", "Group", "Job", "Piece", "late"]
 
 SHARE = 4  # a domain may hold this many times the rows that are free
 COMING = 4  # times the rows of others that wait now may be served before a row
@@ -228,6 +228,11 @@ class FairQueue:
             self.held[domain.name] -= 1
             if not self.held[domain.name]:
                 del self.held[domain.name]
+
+
+def late() -> OverloadError:
+    """What a request gets whose deadline is over."""
+    return OverloadError("the request's deadline passed in the queue: try again later", "deadline")
 
 
 def _counts(domains: tuple[LiveDomain, ...]) -> Mapping[str, int]:

@@ -56,8 +56,7 @@ class Batcher:
         self._threads: list[threading.Thread] = []
         self._idle: list[threading.Condition] = []  # of threads with nothing to do
         self._closing = self._gathering = False
-        self._running = 0
-        self._together = 0  # pieces of the last batch
+        self._running = self._together = 0  # rows that run, and pieces of the last batch
 
     @property
     def rows(self) -> int:

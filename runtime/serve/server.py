@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import math
@@ -101,11 +102,13 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
 
     if hasattr(signal, "SIGHUP"):
         _on_signal(loop, signal.SIGHUP, reload)
-    listening = _bound(options, port)
+    listening = _bound(options, port) if options.uds is None else _bound_path(options.uds)
     listening.listen(BACKLOG)
     http = _Http(_config(service, gate, keys))
     rpc: Any = None
-    where = {"http": listening.getsockname()[1]}
+    where: dict[str, int | Path] = {
+        "http": listening.getsockname()[1] if options.uds is None else options.uds
+    }
     if options.grpc_port is not None:
         from prunion.runtime.serve.grpc.server import make_grpc_server
 
@@ -123,6 +126,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     await _drain(service, http, rpc, running)
+    if options.uds is not None:
+        options.uds.unlink(missing_ok=True)
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
 
@@ -241,6 +246,27 @@ def _bound(options: ServeOptions, port: int) -> socket.socket:
     return found
 
 
+def _bound_path(path: Path) -> socket.socket:
+    """A Unix socket at a path, where none may be that somebody listens on. Raises ConfigError.
+
+    Who may write to it may ask, as its folder and the process's umask say.
+    """
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():  # what a process left behind that was killed
+            with contextlib.suppress(ConnectionRefusedError):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                    other.connect(str(path))
+                raise OSError(errno.EADDRINUSE, "a server listens there")
+            path.unlink()
+        found.bind(str(path))
+    except OSError as exc:
+        found.close()
+        reason = exc.strerror or exc
+        raise ConfigError(f"cannot listen on {path} ({reason}): choose another --uds") from None
+    return found
+
+
 def _check(options: ServeOptions) -> None:
     for path in (*options.folders, options.watch, options.pack_folder):
         if path is not None and not path.is_dir():
@@ -251,6 +277,10 @@ def _check(options: ServeOptions) -> None:
         raise ConfigError("clients show certificates over TLS only: give --certificate too")
     if options.workers > 1 and not hasattr(os, "fork"):
         raise ConfigError("this system cannot share a port between processes: use one worker")
+    if options.uds is not None and not hasattr(socket, "AF_UNIX"):
+        raise ConfigError("this system has no Unix sockets: use --port")
+    if options.uds is not None and options.workers > 1:
+        raise ConfigError("workers share a port, not a Unix socket: use --port, or one worker")
     if options.workers > 1 and options.control:
         raise ConfigError(
             "--control reaches one process of several: use --watch with --workers, which all follow"

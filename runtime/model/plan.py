@@ -8,6 +8,7 @@ each kind is timed at a few batch sizes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.model.layout import open_blocked
+from prunion.runtime.model.pinned import Pinned
 from prunion.runtime.model.pool import SessionPool
 
 __all__ = ["BATCHES", "Plan", "find_plan", "load_plan", "measure_plan", "plan_key", "save_plan"]
@@ -76,9 +78,11 @@ class Plan:
         """Whether images of several domains, `counts` of each, are faster domain by domain."""
         if not self.mixed or not self.single:
             return False
-        single = self.single
-        apart = sum(_time(single, count) for count in counts)
-        return apart < self.together(sum(counts))
+        return sum(map(self.alone, counts)) < self.together(sum(counts))
+
+    def alone(self, count: int) -> float:
+        """Milliseconds of `count` images of one domain by its pinned session; 0 if not measured."""
+        return _time(self.single, count) if self.single else 0.0
 
     def together(self, count: int) -> float:
         """Milliseconds of a mixed batch of `count` that is not split; 0 if none was measured."""
@@ -144,17 +148,27 @@ def _measure(pool: SessionPool, packs: Sequence[Pack], alone: bool) -> Plan:
     if not isinstance(blocked, str):
         cases["blocked"] = _asked(blocked, pool, tables)
     if alone:
-        cases["pinned"] = pool.make(packs[0], sliced=False).run
+        cases["pinned"] = _in_turn([pool.make(x, sliced=False) for x in packs[:2]])
     if alone and pool.slicing:
-        sliced = pool.make(packs[0], sliced=True)
-        if sliced.sliced:
-            cases["sliced"] = sliced.run
+        sliced = [pool.make(x, sliced=True) for x in packs[:2]]
+        if all(x.sliced for x in sliced):
+            cases["sliced"] = _in_turn(sliced)
     plan = measure_plan(cases, form.noise, SECONDS)
     if isinstance(blocked, str):
         return replace(plan, layout=blocked)
     if plan.plain:
         pool.adopt(blocked)
     return plan
+
+
+def _in_turn(sessions: Sequence[Pinned]) -> Callable[[np.ndarray], object]:
+    """Calls that go round several domains' sessions, each with images picked from a batch.
+
+    That is what a split batch does: one session's calls, one after the other, would find the caches
+    full of its own weights, and come out a tenth too fast.
+    """
+    turns = itertools.cycle(sessions)
+    return lambda x: next(turns).run(x.copy())
 
 
 def _asked(

@@ -46,7 +46,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["main", "make_config", "run_row"]
+__all__ = ["main", "make_config", "right_answers", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 EIGHT = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
@@ -119,7 +119,7 @@ def _run(row: LearningRow, config: RunConfig, folder: Path) -> dict[str, Any]:
     problems = verify_bundle(bundle).problems  # counts the file itself
     if problems:
         raise VerificationError(f"{bundle}: {'; '.join(problems)}")
-    return {**_figures(row, result, manifest), **_answers(config, folder)}
+    return {**_figures(row, result, manifest), **right_answers(config, folder)}
 
 
 def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _key(name: str, options: dict[str, Any]) -> str:
     return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
 
 
-def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:
+def right_answers(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Per domain how many test images there are, and which the network answers right."""
     net = load_checkpoint(folder).net
     domains = open_domains(config.domains, config.seed, orientation=config.input.orientation)

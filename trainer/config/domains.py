@@ -27,7 +27,7 @@ UNUSED = {
     "files": ("root", "download", "train_split", "test_split"),
     "huggingface": ("root", "download"),
 }
-LISTED = (".parquet", ".csv", ".tsv", ".jsonl")
+LISTED = (".parquet", ".tar", ".csv", ".tsv", ".jsonl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -168,7 +168,7 @@ def _paths(where: str, key: str, value: object) -> tuple[str, ...]:
         for path in paths:
             if not path.lower().endswith(LISTED):
                 raise ConfigError(
-                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet files, or "
-                    "tables (.csv, .tsv, .jsonl); give one folder of class folders as a string"
+                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet or .tar "
+                    "files or tables (.csv, .tsv, .jsonl); give one folder of class folders as text"
                 )
     return paths

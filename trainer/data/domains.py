@@ -165,7 +165,7 @@ def _open(
     for key in ("image_column", "label_column"):
         if getattr(config, key) and not has_columns(files) and files[0].is_dir():
             raise ConfigError(
-                f"{where} {key} is for Parquet and tables, but {part} is a folder: remove it"
+                f"{where} {key} is for Parquet, tables and tars, but {part} is a folder: remove it"
             )
     columns = (config.image_column or "image", config.label_column or "label")
     split = open_images(files, columns, orientation)
@@ -173,8 +173,8 @@ def _open(
         return split
     if files[0].exists():
         raise DataError(
-            f"{where} {part} is {files[0]}: give a folder of class folders or .parquet files, or "
-            "tables that name images (.csv, .tsv, .jsonl)"
+            f"{where} {part} is {files[0]}: give a folder of class folders, .parquet or .tar "
+            "files, or tables that name images (.csv, .tsv, .jsonl)"
         )
     raise DataError(f"{where} {part} is {files[0]}, which does not exist: correct the path")
 

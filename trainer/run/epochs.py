@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from prunion.runtime.base import replace_file
 from prunion.runtime.errors import OutputError
 from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training
@@ -20,9 +23,13 @@ from prunion.trainer.run.snapshot import load_snapshot, save_snapshot, snapshot_
 from prunion.trainer.run.usage import usage_figures
 
 __all__ = [
+    "BRANCHED",
+    "METRICS",
     "OWN_STATE",
     "STATE",
     "UNWATCHED",
+    "Fork",
+    "Forks",
     "Log",
     "OnProgress",
     "Progress",
@@ -33,6 +40,8 @@ __all__ = [
     "run_epochs",
 ]
 
+BRANCHED = "branched_from"  # the fact, of a run whose first steps are another one's
+METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
 OWN_STATE = "own.safetensors"  # while each domain is thinned to its own budget
 Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
@@ -75,6 +84,26 @@ class Watch:
 UNWATCHED = Watch()
 
 
+@dataclass(frozen=True)
+class Fork:
+    """Where a run's state is kept for a run of another budget, which goes on from it.
+
+    Attributes:
+        path: of the state; beside it lies the log up to it, NAME.jsonl.
+        step: steps that are then done.
+        goes_on: the step that the other run takes next; None for this very one.
+        facts: kept with the state beside the run's own.
+    """
+
+    path: Path
+    step: int
+    goes_on: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Forks = Callable[[Training], Sequence[Fork]]  # of a run before its first step
+
+
 def restore(training: Training, folder: Path, state: str = STATE) -> dict[str, Any]:
     """Put a run back to where its folder's state left it; returns the facts kept with it.
 
@@ -103,7 +132,7 @@ def open_log(
     if folder is None or not training.processes.first:
         yield lambda step, **figures: None
         return
-    drop_lines_after(folder / "metrics.jsonl", training.step + more)
+    drop_lines_after(folder / METRICS, training.step + more)
     trackers = open_trackers(track, folder, training.config)
     with MetricsLog(folder, after=training.step + more, trackers=trackers) as log:
         yield log.log
@@ -118,6 +147,7 @@ def run_epochs(
     measure: Callable[[], None] = lambda: None,
     watch: Watch = UNWATCHED,
     state: str = STATE,
+    forks: Sequence[Fork] = (),
 ) -> None:
     """Train from where the run is to its end, saving its state after each epoch.
 
@@ -127,6 +157,7 @@ def run_epochs(
         measure: called after each epoch, before its state is saved; it may change `facts`.
         watch: the caller's own functions, in the first process; what they raise ends the run.
         state: the file in `folder` that the state is saved to.
+        forks: states on the way that are kept beside; they need a folder with a log.
 
     Raises:
         PrunionError: a loss or the network stopped being finite.
@@ -153,10 +184,17 @@ def run_epochs(
                 told(Progress(step, total, training.epoch, training.phase, figures))
 
         while training.epoch < training.config.train.epochs:
-            training.run_epoch(report, stop)
+            epoch = training.epoch
+            until = min((f.step for f in forks if f.step > training.step), default=None)
+            training.run_epoch(report, stop, until)
+            if training.epoch == epoch and not processes.any(bool(stop)):  # amid an epoch
+                _keep(forks, folder, training, facts)
+                continue
             measure()  # now, or a resumed run would measure it again
             usage = usage_figures(training)
             log(training.step, **usage)
+            # Before the run's own state, or a run that is killed between the two lacks them.
+            _keep(forks, folder, training, facts)
             if folder is not None:
                 _save(folder / state, training, facts)
             if processes.any(bool(stop)):
@@ -181,6 +219,20 @@ def _save(path: Path, training: Training, facts: dict[str, Any]) -> None:
 
     training.processes.on_first(save)
     training.saved = _saved(path, training)
+
+
+def _keep(forks: Sequence[Fork], folder: Path | None, training: Training, facts: Any) -> None:
+    """The state, and the log up to it, for whoever goes on from this step."""
+
+    def save(fork: Fork) -> None:
+        assert folder is not None
+        with replace_file(fork.path.with_suffix(".jsonl")) as temporary:
+            shutil.copyfile(folder / METRICS, temporary)
+        save_snapshot(fork.path, training, {**facts, **fork.facts}, fork.goes_on)
+
+    for fork in forks:
+        if fork.step == training.step:
+            training.processes.on_first(partial(save, fork))
 
 
 def _saved(path: Path, training: Training) -> str:

@@ -56,6 +56,8 @@ class RunResult:
             saved.
         own: with a budget for each domain within the union: `macs`, its share of the union's, and
             `accuracy_with_union`, what it answered with all of them. None without.
+        branched_from: the run of a sweep that has its first steps too: `run`, `limit`, the `steps`
+            in common, and how many steps were then `skipped`. None of a run of its own.
     """
 
     folder: Path
@@ -76,6 +78,7 @@ class RunResult:
     baseline: dict[str, float] | None = None
     verdict: Verdict | None = None
     own: dict[str, dict[str, float]] | None = None
+    branched_from: dict[str, Any] | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -185,6 +188,7 @@ def closing_table(result: RunResult) -> str:
         f"{result.shared:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
         *_own_lines(result),
+        *_branch_lines(result),
         *sparsity_lines(result.sparsity),
         *sharing_lines(names, matrix),
         *([", ".join(_scores(result))] if result.score else []),
@@ -246,6 +250,11 @@ def _own_lines(result: RunResult) -> list[str]:
         for name, share in result.own["macs"].items()
     )
     return [f"of the union's MACs a domain alone uses: {each}"]
+
+
+def _branch_lines(result: RunResult) -> list[str]:
+    found = result.branched_from
+    return [f"its first {found['steps']:,} steps are those of {found['run']}"] if found else []
 
 
 def _scores(result: RunResult) -> list[str]:

@@ -1,8 +1,9 @@
-"""What `import prunion` gives of training: `train`, and `prune` for a network in hand."""
+"""What `import prunion` gives of training: `train`, `sweep`, and `prune` for a network in hand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,18 @@ from prunion.exporter.graph import rehearse_export
 from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig, load_config
-from prunion.trainer.run import OnProgress, RunResult, Watch, train_run, train_with_baseline
+from prunion.trainer.run import (
+    OnProgress,
+    RunResult,
+    Shared,
+    SweepResult,
+    Watch,
+    train_run,
+    train_sweep,
+    train_with_baseline,
+)
 
-__all__ = ["prune", "train"]
+__all__ = ["prune", "sweep", "train"]
 
 HOLDOUT = 0.1  # of the training images, where a domain has no test images
 SIZE = 224  # of a network that does not say what it was trained with
@@ -59,17 +69,11 @@ def train(
         PrunionError: the folder exists, a domain or backbone cannot be read, the budget cannot be
             met, the network could not be exported, or the loss stops being finite.
     """
-    run_file = None
-    if isinstance(config, Mapping):
-        config = RunConfig.from_json(dict(config))
-    elif not isinstance(config, RunConfig):
-        run_file = Path(config)
-        config = load_config(run_file)
-    name = "run" if run_file is None else run_file.stem
+    config, run_file, folder = _asked(config, output)
     go = train_with_baseline if baseline else train_run
     return go(
         config,
-        Path("runs") / name if output is None else Path(output),
+        folder,
         force=force,
         resume=resume,
         run_file=run_file,
@@ -77,7 +81,51 @@ def train(
         datasets={name: _pair(value) for name, value in (datasets or {}).items()},
         check=rehearse_export,
         watch=Watch(on_step, on_epoch),
-        track=[track] if isinstance(track, str) else track,
+        track=_listed(track),
+    )
+
+
+def sweep(
+    config: RunConfig | Mapping[str, Any] | Path | str,
+    output: Path | str | None = None,
+    *,
+    seeds: Sequence[int] = (),
+    budgets: Sequence[float | str] = (),
+    share: Shared = "ramp",
+    force: bool = False,
+    resume: bool = False,
+    track: Sequence[str] = (),
+) -> SweepResult:
+    """Train a run for each seed and budget, as `prunion train --seed A,B --budget C,D` does.
+
+    Args:
+        config: as for `train`.
+        output: the folder that holds a run folder for each; as for `train` without one.
+        seeds: in place of the run's own.
+        budgets: limits in place of the run's own.
+        share: what the budgets of a seed have in common: `"ramp"`, down to the lowest, or
+            `"warm-up"` alone, so that every run is what it would be alone.
+        force: replace run folders that are there.
+        resume: leave finished runs as they are, and go on with the others.
+        track: as for `train`.
+
+    Raises what `train` raises.
+    """
+    config, run_file, folder = _asked(config, output)
+    runs = [
+        replace(config, seed=seed, budget=replace(config.budget, limit=limit))
+        for seed in seeds or [config.seed]
+        for limit in budgets or [config.budget.limit]
+    ]
+    return train_sweep(
+        runs,
+        folder,
+        force=force,
+        resume=resume,
+        run_file=run_file,
+        check=rehearse_export,
+        track=_listed(track),
+        shared=share,
     )
 
 
@@ -158,6 +206,24 @@ def prune(
         on_step=on_step,
         on_epoch=on_epoch,
     )
+
+
+def _asked(
+    config: RunConfig | Mapping[str, Any] | Path | str, output: Path | str | None
+) -> tuple[RunConfig, Path | None, Path]:
+    """The run, the file that it was read from, and its folder."""
+    run_file = None
+    if isinstance(config, Mapping):
+        config = RunConfig.from_json(dict(config))
+    elif not isinstance(config, RunConfig):
+        run_file = Path(config)
+        config = load_config(run_file)
+    name = "run" if run_file is None else run_file.stem
+    return config, run_file, Path("runs") / name if output is None else Path(output)
+
+
+def _listed(track: Sequence[str]) -> Sequence[str]:
+    return [track] if isinstance(track, str) else track
 
 
 def _keys(table: str, value: Any) -> dict[str, Any]:

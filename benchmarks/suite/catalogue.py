@@ -37,7 +37,7 @@ class Table:
 
 COST = "prunion.benchmarks.cost"
 GPU = "prunion.benchmarks.gpu"
-LEARNING = "prunion.benchmarks.learning --data DATA --weights WEIGHTS"
+LEARNING = "prunion.benchmarks.learning"
 TABLES = (
     Table("latency", "docs/benchmarks.md", f"{COST}.runtime_latency --seconds 0.6", 2),
     Table("memory", "docs/benchmarks.md", f"{COST}.runtime_memory", 5),
@@ -64,7 +64,15 @@ TABLES = (
         f"{COST}.train_step --threads 1 --backbone lite0 --size 96",
         2,
     ),
-    Table("learning", "docs/results.md", f"{LEARNING} -o rows.jsonl tuned-050", 60, "images"),
+    Table("learning", "docs/results.md", f"{LEARNING} --data DATA --weights WEIGHTS -o rows.jsonl tuned-050", 60, "images"),
+    Table(
+        "shared-ramp",
+        "docs/results.md",
+        f"{LEARNING}.shared_ramp --data DATA --weights WEIGHTS -o shared.jsonl",
+        900,
+        "images",
+    ),
+    Table("loader", "docs/results.md", f"{COST}.loader --images 1024 --side 400", 5),
     Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
     Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "a GPU, TensorRT"),
     Table("gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU"),

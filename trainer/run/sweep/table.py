@@ -23,7 +23,7 @@ PICTURE = "frontier"  # .png and .svg
 KINDS = ("params", "macs")  # of cost that the picture can have
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What the runs of a sweep end with.
 
@@ -44,6 +44,10 @@ class SweepResult:
         """As plain JSON values."""
         pictures = [str(path) for path in self.pictures]
         return {**vars(self), "folder": str(self.folder), "pictures": pictures}
+
+    def __repr__(self) -> str:
+        asked = ", ".join(asked_text(row["asked"]) for row in self.budgets)
+        return f"SweepResult({self.folder}: {len(self.runs)} runs, budgets {asked})"
 
     def __str__(self) -> str:
         return sweep_table(self)

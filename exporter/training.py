@@ -26,6 +26,7 @@ from prunion.trainer.run import (
 
 __all__ = ["prune", "sweep", "train"]
 
+PARTS = ("train", "test", "validation")
 HOLDOUT = 0.1  # of the training images, where a domain has no test images
 SIZE = 224  # of a network that does not say what it was trained with
 
@@ -56,7 +57,7 @@ def train(
         resume: go on from the state that the folder holds.
         model: a network in place of the one that `[backbone]` names; it is left as it is.
         datasets: by name, for domains of `source = "python"`: a `torch.utils.data.Dataset`, or
-            two, `(train, test)`.
+            `(train, test)`, or `(train, test, validation)`.
         baseline: also train it with every channel, for as long, to compare: `result.baseline` has
             that run's accuracies, `baseline` in the run folder is its folder. Callbacks are told of
             the pruned run alone.
@@ -78,7 +79,7 @@ def train(
         resume=resume,
         run_file=run_file,
         model=model,
-        datasets={name: _pair(value) for name, value in (datasets or {}).items()},
+        datasets={name: _sets(value) for name, value in (datasets or {}).items()},
         check=rehearse_export,
         watch=Watch(on_step, on_epoch),
         track=_listed(track),
@@ -200,7 +201,7 @@ def prune(
         force=force,
         resume=resume,
         model=model,
-        datasets={name: pair for name, (_, pair) in described.items() if pair is not None},
+        datasets={name: sets for name, (_, sets) in described.items() if sets is not None},
         baseline=baseline,
         track=track,
         on_step=on_step,
@@ -253,29 +254,31 @@ def _sees(model: nn.Module) -> dict[str, Any]:
     return {**value, "size": size if fits else SIZE}
 
 
-def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
+def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...] | None]:
     """The keys of `[domains.NAME]`, and the data sets in hand."""
+    sets: tuple[Any, ...] | None = None
     if isinstance(value, Mapping):
-        table, pair = dict(value), None
-        if any(not _is_paths(table[key]) for key in ("train", "test") if key in table):
-            pair = (table.pop("train", None), table.pop("test", None))
+        table = dict(value)
+        if any(not _is_paths(table[key]) for key in PARTS if key in table):
+            sets = _sets([table.pop(part, None) for part in PARTS])
             table = {"source": "python", **table}
     elif _is_paths(value) and not isinstance(value, (tuple, list)):
-        folder, pair = Path(value), None
+        folder = Path(value)
         parts = {part: str(folder / part) for part in ("train", "test")}
         both = all(Path(part).is_dir() for part in parts.values())
         table = parts if both else {"train": str(folder)}
     else:
-        first, test = _pair(value)
-        pair = None if _is_paths(first) and _is_paths(test) else (first, test)
-        table = {"train": first, "test": test} if pair is None else {"source": "python"}
-    for part in ("train", "test", "validation"):  # a path may be pathlib's
+        given = dict(zip(PARTS, _sets(value), strict=False))
+        table = {part: images for part, images in given.items() if images is not None}
+        if not all(map(_is_paths, table.values())):
+            sets, table = _sets(value), {"source": "python"}
+    for part in PARTS:  # a path may be pathlib's
         if isinstance(table.get(part), Path):
             table[part] = str(table[part])
-    tested = pair[1] is not None if pair else bool(table.get("test"))
+    tested = sets[1] is not None if sets else bool(table.get("test"))
     if table.get("source", "files") in ("files", "python") and not tested:
         table.setdefault("holdout", HOLDOUT)
-    return table, pair
+    return table, sets
 
 
 def _is_paths(value: Any) -> bool:
@@ -283,8 +286,8 @@ def _is_paths(value: Any) -> bool:
     return bool(values) and all(isinstance(x, (str, Path)) for x in values)
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
-    """Training and test images: two, or one and nothing."""
-    if isinstance(value, (tuple, list)) and len(value) == 2:
-        return value[0], value[1]
-    return value, None
+def _sets(value: Any) -> tuple[Any, ...]:
+    """Training and test images, the latter None where there are none, and validation images."""
+    given = tuple(value) if isinstance(value, (tuple, list)) and len(value) in (2, 3) else (value,)
+    train, test, validation = (*given, None, None)[:3]
+    return (train, test) if validation is None else (train, test, validation)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,10 +43,13 @@ __all__ = [
 ]
 
 BRANCHED = "branched_from"  # the fact, of a run whose first steps are another one's
+log = logging.getLogger(__name__)
+
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
 OWN_STATE = "own.safetensors"  # while each domain is thinned to its own budget
 Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
+Measured = Mapping[str, Mapping[str, float]]  # accuracies by domain, by what they are called
 
 
 @dataclass(frozen=True)
@@ -141,20 +146,23 @@ def open_log(
 def run_epochs(
     training: Training,
     folder: Path | None,
-    log: Log,
+    record: Log,
     stop: StopRequest,
     facts: dict[str, Any],
-    measure: Callable[[], None] = lambda: None,
+    measure: Callable[[], Measured] = dict,
     watch: Watch = UNWATCHED,
     state: str = STATE,
     forks: Sequence[Fork] = (),
 ) -> None:
     """Train from where the run is to its end, saving its state after each epoch.
 
+    Every epoch is told in a line: above the progress bar where there is one, else to the log.
+
     Args:
         folder: where the state is saved; None saves nothing.
         facts: kept with the state.
-        measure: called after each epoch, before its state is saved; it may change `facts`.
+        measure: called after each epoch, before its state is saved; it may change `facts`, and
+            returns the accuracies that the epoch's line has.
         watch: the caller's own functions, in the first process; what they raise ends the run.
         state: the file in `folder` that the state is saved to.
         forks: states on the way that are kept beside; they need a folder with a log.
@@ -164,6 +172,8 @@ def run_epochs(
         StoppedError: a signal came, and the state is saved.
     """
     total, processes = training.schedule.total, training.processes
+    losses: dict[str, list[float]] = defaultdict(list)
+    named = {f"loss/{name}": name for name in training.names}
     bar = tqdm(
         total=total,
         initial=training.step,
@@ -174,7 +184,9 @@ def run_epochs(
     with bar:
 
         def report(figures: dict[str, float]) -> None:
-            log(training.step, **figures)
+            record(training.step, **figures)
+            for name in figures.keys() & named:
+                losses[named[name]].append(figures[name])
             bar.set_postfix_str(f"{training.phase} cost {figures['cost']:.2f}", refresh=False)
             bar.update()
             tell(watch.on_step, training.step + 1, figures)
@@ -190,9 +202,12 @@ def run_epochs(
             if training.epoch == epoch and not processes.any(bool(stop)):  # amid an epoch
                 _keep(forks, folder, training, facts)
                 continue
-            measure()  # now, or a resumed run would measure it again
+            measured = measure()  # now, or a resumed run would measure it again
             usage = usage_figures(training)
-            log(training.step, **usage)
+            record(training.step, **usage)
+            if training.epoch > epoch and processes.first:
+                _tell(bar, _epoch_line(training, losses, measured))
+                losses.clear()
             # Before the run's own state, or a run that is killed between the two lacks them.
             _keep(forks, folder, training, facts)
             if folder is not None:
@@ -203,6 +218,26 @@ def run_epochs(
                 )
             tell(watch.on_epoch, training.step, {**usage, **facts})
     stop.now = "after the last step; the state is saved: finish with --resume"
+
+
+def _epoch_line(
+    training: Training, losses: Mapping[str, Sequence[float]], measured: Measured
+) -> str:
+    """An epoch in a line: mean loss, and what accuracy there is, by domain."""
+    means = {name: sum(losses[name]) / len(losses[name]) for name in training.names if losses[name]}
+    parts = ["loss " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())]
+    for kind, found in measured.items():
+        each = ", ".join(f"{name} {value:.1%}" for name, value in found.items())
+        parts.append(f"{kind.replace('_', ' ')} {each}")
+    epochs = training.config.train.epochs
+    return f"epoch {training.epoch} of {epochs}, {training.phase}: {'; '.join(parts)}"
+
+
+def _tell(bar: Any, line: str) -> None:
+    if bar.disable:
+        log.info(line)
+    else:
+        bar.write(line, file=sys.stderr)
 
 
 def _someone_looks() -> bool:

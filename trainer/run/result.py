@@ -114,12 +114,17 @@ class RunResult:
         return Sharing(names, matrix, self.shared)
 
     def frontier(self) -> Frontier:
-        """Accuracy against cost: with every channel, where that was measured, and pruned."""
-        label = "every channel, validation" if self.validated else "every channel"
-        before = [Point(label, 1.0, 1.0, dict(self.accuracy_before))]
+        """Accuracy against cost: with every channel, where that was measured, and pruned.
+
+        With every channel trained as long where there is a `baseline`; else after warm-up.
+        """
+        label, whole = "every channel", self.baseline
+        if whole is None:
+            whole = self.accuracy_before
+            label = "every channel, validation" if self.validated else "every channel"
         costs = (self.params[1] / self.params[0], self.macs[1] / self.macs[0])
         pruned = Point(str(self.budget["asked"]), *costs, dict(self.accuracy))
-        return Frontier((*(before if self.accuracy_before else []), pruned))
+        return Frontier((*([Point(label, 1.0, 1.0, dict(whole))] if whole else []), pruned))
 
 
 def run_result(

@@ -124,9 +124,11 @@ def train_run(
         behind = own_steps(folder) if resumes and config.budget.own < 1 else 0
         with stop_signals() as stop, open_log(folder, training, behind, track) as log:
 
-            def measure() -> None:
+            def measure() -> dict[str, dict[str, float]]:
                 _measure_before(training, domains, log, facts)
-                log(training.step, **watch_accuracy(training, few), phase=training.phase)
+                found = watch_accuracy(training, few)
+                log(training.step, **found, phase=training.phase)
+                return found
 
             run_epochs(training, folder, log, stop, facts, measure, watch, forks=ways)
             own: dict[str, Any] | None = None

@@ -174,7 +174,7 @@ def _open(
         return split
     if files[0].exists():
         raise DataError(
-            f"{where} {part} is {files[0]}: give a folder of class folders, .parquet or .tar "
+            f"{where} {part} is {files[0]}: give a folder of class folders or .parquet or .tar "
             "files, or tables that name images (.csv, .tsv, .jsonl)"
         )
     raise DataError(f"{where} {part} is {files[0]}, which does not exist: correct the path")

@@ -46,7 +46,9 @@ def run(notebook: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def printed(notebook: Any) -> str:
     outputs = [x for cell in notebook.cells for x in cell.get("outputs", ())]
-    return "".join(x.get("text", "") for x in outputs if x.output_type == "stream")
+    streams = [x for x in outputs if x.output_type == "stream"]
+    assert not any("Warning" in x.text for x in streams), streams
+    return "".join(x.text for x in streams if x.name == "stdout")
 
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from prunion.runtime.base import replace_file
 from prunion.runtime.errors import OutputError
@@ -23,6 +22,11 @@ from prunion.trainer.run.folder import drop_lines_after
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot, snapshot_step
 from prunion.trainer.run.usage import usage_figures
+
+with warnings.catch_warnings():
+    # A notebook without ipywidgets gets a bar of text; which packages it has is not ours to say.
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 __all__ = [
     "BRANCHED",

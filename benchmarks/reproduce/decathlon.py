@@ -268,4 +268,6 @@ def _domain(
         categories={label: key for key, label in listings["train"].classes.items()},
         mirror=name not in PLAIN,
         crop=name not in PLAIN,
+        mean=MEAN_STD[name][0],
+        std=MEAN_STD[name][1],
     )

@@ -33,7 +33,7 @@ class BenchmarkImages:
         unlabelled: the images that a submission answers for.
         truth: the class of each of these by its number, where `test` has it too.
         categories: the benchmark's number of each class, by its name.
-        mean, std: of the domain's RGB in 0 … 1.
+        mean, std: of the domain's RGB in 0 … 1; None where it is [input]'s.
         mirror, crop: how training may change them, by the papers.
         rescale: as `augment` takes it.
     """
@@ -48,6 +48,8 @@ class BenchmarkImages:
     mirror: bool = True
     crop: bool = True
     rescale: float = 0.0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 def domain_config(images: BenchmarkImages, *, final: bool) -> DomainConfig:
@@ -65,6 +67,8 @@ def domain_config(images: BenchmarkImages, *, final: bool) -> DomainConfig:
         test=measured,
         mirror=images.mirror,
         crop=images.crop,
+        mean=images.mean,
+        std=images.std,
         augment={"rescale": images.rescale} if images.rescale else None,  # type: ignore[arg-type]
     )
 

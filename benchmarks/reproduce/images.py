@@ -90,9 +90,13 @@ def by_turns(pictures: Sequence[Picture], most: int) -> list[Picture]:
 
 
 def write_table(path: Path, pictures: Sequence[Picture]) -> str:
-    """Write the images' files and classes as a table that `[domains.NAME]` reads; its path."""
-    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for picture in pictures:
-            row = {"image": str(picture.path.absolute()), "label": picture.label}
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    """Write the images' files and classes as a table that `[domains.NAME]` reads; its path.
+
+    One that is there already is left alone: another process may be reading it.
+    """
+    rows = [{"image": str(x.path.absolute()), "label": x.label} for x in pictures]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if not path.is_file() or path.read_text("utf-8") != text:
+        with replace_file(path) as temporary:
+            temporary.write_text(text, "utf-8")
     return str(path)

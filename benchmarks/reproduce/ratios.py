@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import click
@@ -134,7 +134,7 @@ def ratio_table(ratios: Sequence[Ratio] = RATIOS) -> str:
     return "\n".join(lines)
 
 
-@cache
+@lru_cache(maxsize=1)  # the rows of a network follow each other, and VGG-16 is large
 def _network(name: str) -> DomainNet:
     return build_network(backbone_of(name, "none"), SIZE, [2])
 

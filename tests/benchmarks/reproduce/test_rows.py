@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
-from torch import nn
 
 from prunion.benchmarks.reproduce.rows import chosen_rows
 from prunion.benchmarks.reproduce.settings import Reproduction
@@ -20,23 +22,9 @@ from prunion.runtime.errors import InputError
 from prunion.trainer.backbone import PAPER_NETS
 from prunion.trainer.score import DECATHLON, score
 from tests.benchmarks.reproduce.archives import coloured, write_decathlon
+from tests.benchmarks.reproduce.little import Little
 
 PARTS = ("train", "val", "test")
-
-
-class Little(nn.Module):
-    """One convolution before, and a residual block of two."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
-        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.bn(self.conv(x)).relu()
-        y: torch.Tensor = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(y)) + x).relu().mean((2, 3))
 
 
 @pytest.fixture
@@ -100,6 +88,31 @@ def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) 
     assert line["accuracy"] == {} and line["images"]["gtsrb"]["train"] == 24
     assert line["submitted"] == 42 and "-final" in line["key"]
     assert "| – | – |" in (data.parent / "out" / "table.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_two_processes_share_every_row(data: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    where = ["--data", str(data), "-o", str(data.parent / "out"), "--size", "16", "--epochs", "1"]
+    rows = ["--method", "norms", "--method", "bap-slice-050", "--threads", "1"]
+    little = str(Path(__file__).with_name("little.py"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, little, "reproduce", "decathlon", *where, *rows],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=550) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "bap-slice-050" in outputs[0][0] and outputs[1][0] == ""
+    assert [line["row"] for line in lines(data)] == ["norms", "bap-slice-050"]
 
 
 def test_the_rows_are_listed_without_any_data() -> None:

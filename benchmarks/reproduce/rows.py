@@ -39,11 +39,12 @@ from prunion.benchmarks.reproduce.sources import (
 )
 from prunion.benchmarks.reproduce.table import reproduced_table
 from prunion.exporter.bundle import export_bundle
-from prunion.exporter.training import train
+from prunion.exporter.graph import rehearse_export
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import DataError, InputError, VerificationError
 from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig
 from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import ExportCheck, train_run
 
 __all__ = ["chosen_rows", "reproduce", "row_config"]
 
@@ -64,12 +65,15 @@ def reproduce(asked: Reproduction) -> str:
     pairs = [(row, seed) for seed in asked.seeds for row in rows]
     left = [(row, seed) for row, seed in pairs if key_of_row(asked, row, seed) not in done]
     if left:
-        on_first(asked.open)  # one process unpacks
-        domains = asked.open()
+        domains: list[BenchmarkImages] = []
+        on_first(lambda: domains.extend(asked.open()))  # one process unpacks
+        domains = domains or asked.open()
         if not [x for x in domains if x.name != asked.source]:
             raise DataError(f"{asked.data} holds {asked.source} alone: put other domains there")
-        for row, seed in left:
-            _run_row(asked, row, seed, domains)
+        for number, (row, seed) in enumerate(left):
+            # Whether a network can be exported is tried once.
+            new = row.network not in {earlier.network for earlier, _ in left[:number]}
+            _run_row(asked, row, seed, domains, rehearse_export if new else None)
     text = reproduced_table(asked.benchmark, read_lines(lines))
     on_first(lambda: write_text(asked.output / "table.md", text + "\n"))
     return text
@@ -112,13 +116,17 @@ def row_config(
 
 
 def _run_row(
-    asked: Reproduction, row: ReproducedRow, seed: int, domains: Sequence[BenchmarkImages]
+    asked: Reproduction,
+    row: ReproducedRow,
+    seed: int,
+    domains: Sequence[BenchmarkImages],
+    check: ExportCheck | None,
 ) -> None:
     trunk, key = trunk_source(asked, row.network, domains), key_of_row(asked, row, seed)
     config = row_config(asked, row, seed, domains, trunk.weights)
     folder = asked.output / "runs" / key
     log.info("row %s: %s", key, row.what)
-    result = train(config, folder, resume=True)
+    result = train_run(config, folder, resume=True, check=check)
 
     def finish() -> None:
         bundle = asked.output / "bundles" / f"{key}.prunion"

@@ -19,6 +19,7 @@ from prunion.trainer.score import BENCHMARKS, Benchmark, Score, score
 __all__ = ["listed_rows", "reproduced_table", "score_of"]
 
 NOTHING = "–"
+LEAST = 1.0  # point of S that the feature extractor must have for S_E to mean anything
 Line = Mapping[str, Any]
 
 
@@ -58,8 +59,8 @@ def score_of(
     complete = len(some) == len(whole.domains)
     if not complete and feature is not None:
         base = _s(part, feature)
-        part = replace(part, baseline=base) if base else part
-        complete = bool(base)
+        complete = base >= LEAST
+        part = replace(part, baseline=base) if complete else part
     found = score(part, _percent(part, accuracy), flop, params)
     return found if complete else replace(found, s_e=None)
 

@@ -1,9 +1,15 @@
-"""The benchmarks' archives, small, in exactly their layout."""
+"""The benchmarks' archives, small, in exactly their layout.
+
+    python -m tests.benchmarks.reproduce.archives FOLDER_OF_DOMAINS ARCHIVES
+
+makes a Decathlon of the real images that some tests take from `PRUNION_DATA`.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +18,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-__all__ = ["coloured", "write_decathlon", "write_sketch"]
+__all__ = ["coloured", "real_domains", "write_decathlon", "write_sketch"]
 
 # The benchmark's numbers of its domains, in the order of their names.
 ORDER = (
     "aircraft cifar100 daimlerpedcls dtd gtsrb imagenet12 omniglot svhn ucf101 vgg-flowers"
 ).split()
 Images = Mapping[str, Sequence[bytes]]  # by class
+# Which of the real domains stands for which of the benchmark's; the first for ImageNet.
+STANDS_FOR = {
+    "imagenet12": "caltech101",
+    "cifar100": "cifar100",
+    "daimlerpedcls": "vehicles",
+    "dtd": "dtd10",
+    "gtsrb": "gtsrb",
+    "omniglot": "omniglot",
+    "vgg-flowers": "flowers5",
+}
 
 
 def coloured(names: Sequence[str], count: int, seed: int) -> dict[str, list[bytes]]:
@@ -34,6 +50,55 @@ def coloured(names: Sequence[str], count: int, seed: int) -> dict[str, list[byte
             files.append(stream.getvalue())
         found[name] = files
     return found
+
+
+def real_domains(
+    data: Path, classes: int, each: int, names: Sequence[str] = tuple(STANDS_FOR)
+) -> dict[str, dict[str, dict[str, list[bytes]]]]:
+    """JPEG files of real images, `each` of so many classes for each part."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, dict[str, dict[str, list[bytes]]]] = {}
+    for name in names:
+        folder, parts = data / STANDS_FOR[name], found.setdefault(name, {})
+        held = {
+            part: _by_class(pq.read_table(folder / f"{part}.parquet")) for part in ("train", "test")
+        }
+        enough = [
+            x for x, own in held["train"].items()
+            if len(own) >= 2 * each and len(held["test"].get(x, ())) >= each
+        ]  # fmt: skip
+        chosen = enough[:classes]
+        for part, source, start in (
+            ("train", "train", 0),
+            ("val", "train", each),
+            ("test", "test", 0),
+        ):
+            parts[part] = {
+                str(label): [_jpeg(x) for x in held[source][label][start : start + each]]
+                for label in chosen
+            }
+    return found
+
+
+def _by_class(table: Any) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    labels = table.column("label").to_pylist()
+    for label, image in zip(labels, table.column("image").to_pylist(), strict=True):
+        found.setdefault(label, []).append(image["bytes"])
+    return dict(sorted(found.items()))
+
+
+def _jpeg(content: bytes) -> bytes:
+    """The image with a shorter side of 72 pixels, as the benchmark has it."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    scale = 72 / min(image.size)
+    image = image.resize(
+        (max(72, round(image.width * scale)), max(72, round(image.height * scale)))
+    )
+    stream = io.BytesIO()
+    image.save(stream, "JPEG")
+    return stream.getvalue()
 
 
 def write_decathlon(
@@ -132,3 +197,7 @@ def _tar(files: Mapping[str, bytes], mode: str) -> bytes:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return stream.getvalue()
+
+
+if __name__ == "__main__":
+    write_decathlon(Path(sys.argv[2]), real_domains(Path(sys.argv[1]), classes=8, each=6))

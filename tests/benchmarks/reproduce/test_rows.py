@@ -21,10 +21,16 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.trainer.backbone import PAPER_NETS
 from prunion.trainer.score import DECATHLON, score
-from tests.benchmarks.reproduce.archives import coloured, write_decathlon
+from tests.benchmarks.reproduce.archives import (
+    coloured,
+    real_domains,
+    write_decathlon,
+    write_sketch,
+)
 from tests.benchmarks.reproduce.little import Little
 
 PARTS = ("train", "val", "test")
+DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 
 @pytest.fixture
@@ -88,6 +94,43 @@ def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) 
     assert line["accuracy"] == {} and line["images"]["gtsrb"]["train"] == 24
     assert line["submitted"] == 42 and "-final" in line["key"]
     assert "| – | – |" in (data.parent / "out" / "table.md").read_text("utf-8")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the real images in {DATA} are not here")
+def test_real_images_and_labels_that_were_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The accuracy in the table is that of the submission, to the last image."""
+    monkeypatch.setitem(PAPER_NETS, "wrn28_4", Little)
+    names = ("imagenet12", "gtsrb", "omniglot", "vgg-flowers")
+    domains = real_domains(DATA, 4, 4, names)
+    truth = write_decathlon(tmp_path / "data", domains, labels=True)
+    code, text = run(tmp_path / "data", "--epochs", "2", "--method", "norms", "--final")
+    assert code == 0, text
+    (line,) = lines(tmp_path / "data")
+    place = tmp_path / "out" / "submissions" / line["submission"]
+    answers = {x["image_id"]: x["category_id"] for x in json.loads(place.read_text("utf-8"))}
+    assert set(answers) == {number for own in truth.values() for number in own}
+    for name, own in truth.items():
+        right = sum(answers[number] == category for number, category in own.items())
+        assert line["accuracy"][name] == pytest.approx(right / len(own)), name
+    assert line["images"]["gtsrb"] == {"train": 32, "test": 16}
+
+
+def test_imagenet_to_sketch_from_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PAPER_NETS, "resnet50", Little)
+    parts = {part: coloured(["b", "a"], 6, seed) for seed, part in enumerate(("train", "test"))}
+    write_sketch(tmp_path / "data", dict.fromkeys(("imagenet", "flowers", "cubs_cropped"), parts))
+    where = ["--data", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--threads", "1"]
+    few = ["--size", "16", "--epochs", "1", "--method", "piggyback-bn"]
+    done = CliRunner().invoke(cli, ["reproduce", "imagenet-to-sketch", *where, *few])
+    assert done.exit_code == 0, done.output
+    (line,) = lines(tmp_path / "data")
+    assert set(line["accuracy"]) == {"imagenet", "cubs", "flowers"} and "submission" not in line
+    assert line["params"] > line["params_without_norms"] > 1
+    assert "*affine, Table 1: Piggyback, BN* | – | 1.17 |" in done.output
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["main", "make_config", "run_row"]
+__all__ = ["main", "make_config", "right_answers", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 EIGHT = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
@@ -66,6 +66,7 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
+@click.option("--round-to", default=1, show_default=True, help="Of [budget].")
 @click.option("--holdout", is_flag=True, help="Measure on held-out training images instead.")
 @click.option("--share", default=0.1, show_default=True, help="What --holdout holds out.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
@@ -119,7 +120,7 @@ def _run(row: LearningRow, config: RunConfig, folder: Path) -> dict[str, Any]:
     problems = verify_bundle(bundle).problems  # counts the file itself
     if problems:
         raise VerificationError(f"{bundle}: {'; '.join(problems)}")
-    return {**_figures(row, result, manifest), **_answers(config, folder)}
+    return {**_figures(row, result, manifest), **right_answers(config, folder)}
 
 
 def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -157,10 +158,11 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
     backbone = replace(backbone, keep=options["keep"])
+    budget = BudgetConfig(row.limit, row.kind, options["round_to"], floor=row.floor, own=row.own)
     return RunConfig(
         backbone=backbone,
         input=shape,
-        budget=BudgetConfig(row.limit, row.kind, floor=row.floor, own=row.own),
+        budget=budget,
         domains=tuple(
             DomainConfig(
                 name=name,
@@ -213,13 +215,14 @@ def _key(name: str, options: dict[str, Any]) -> str:
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
     parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
+    parts += [f"round-{options['round_to']}"] if options["round_to"] != 1 else []
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
     share = "" if options["share"] == 0.1 else f"{round(100 * options['share']):02}"
     return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
 
 
-def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:
+def right_answers(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Per domain how many test images there are, and which the network answers right."""
     net = load_checkpoint(folder).net
     domains = open_domains(config.domains, config.seed, orientation=config.input.orientation)

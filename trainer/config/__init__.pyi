@@ -7,6 +7,7 @@ from .checks import BudgetKind as BudgetKind
 from .checks import Device as Device
 from .checks import Phase as Phase
 from .checks import Placement as Placement
+from .checks import Precision as Precision
 from .checks import Ranking as Ranking
 from .checks import SharingLoss as SharingLoss
 from .checks import check_keys as check_keys

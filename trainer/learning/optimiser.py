@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.trainer.config import TrainConfig
+from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet
 
-__all__ = ["MixedOptimiser", "WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
+__all__ = [
+    "MixedOptimiser",
+    "WeightAverage",
+    "hold_trunk",
+    "make_optimiser",
+    "set_rates",
+    "trunk_parameters",
+]
 
 MOMENTUM = 0.9  # of SGD
 
@@ -90,6 +97,14 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
     """Every group's learning rate as a share of its own peak."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * factor
+
+
+def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:
+    """Let the shared trunk learn from the start, or only once the switches are fixed."""
+    if train.trunk_from == "settle":  # of each domain's own trunk where a method has them
+        held = trunk_parameters(net) if net.adapter is None else list(net.adapter.parameters())
+        for parameter in held:
+            parameter.requires_grad_(phase == "settle")
 
 
 def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:

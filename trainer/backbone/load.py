@@ -106,7 +106,7 @@ def add_pixel_norm(module: fx.GraphModule) -> None:
     module.add_module(PIXEL_NORM, norm)
     readers = list(image.users)
     with module.graph.inserting_after(image):
-        tensors = []
+        tensors: list[fx.Node] = []
         for leaf in ("running_var", "running_mean", "bias", "weight"):  # each behind the image
             tensors.insert(0, module.graph.get_attr(f"{PIXEL_NORM}.{leaf}"))
             tensors[0].meta = {"val": getattr(norm, leaf).detach()}

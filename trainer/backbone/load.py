@@ -23,7 +23,7 @@ from prunion.trainer.config import BackboneConfig
 
 __all__ = ["PIXEL_NORM", "add_pixel_norm", "drop_classifier", "load_backbone"]
 
-PIXEL_NORM = "pixel_norm"  # what domains' own colours are taken off with
+PIXEL_NORM = "pixel_norm"  # what normalises each domain by its own mean and deviation
 
 PASSES_THROUGH = frozenset(
     ["flatten", "view", "reshape", "squeeze", "relu", "mean", "adaptive_avg_pool2d"]

@@ -107,10 +107,10 @@ class DomainConfig:
             check_number(where, key, getattr(self, key), 0, 99.99)
         if self.augment is not None:
             object.__setattr__(self, "augment", as_augment(where, self.augment))
-        self._check_colours(where)
+        self._check_normalisation(where)
         self._check_source(where)
 
-    def _check_colours(self, where: str) -> None:
+    def _check_normalisation(self, where: str) -> None:
         given = {key: getattr(self, key) for key in ("mean", "std")}
         lacking = [key for key, value in given.items() if value is None]
         if len(lacking) == 1:

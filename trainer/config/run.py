@@ -114,7 +114,7 @@ class RunConfig:
                 )
 
     @property
-    def own_colours(self) -> bool:
+    def own_normalisation(self) -> bool:
         """Whether a domain has a mean and a deviation of its own."""
         return any(domain.mean is not None for domain in self.domains)
 

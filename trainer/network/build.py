@@ -21,7 +21,7 @@ __all__ = [
     "finish_weights",
     "merge_weights",
     "rebuild_network",
-    "set_colours",
+    "set_normalisation",
 ]
 
 
@@ -32,7 +32,7 @@ def build_network(
     *,
     weights: bool = True,
     model: nn.Module | None = None,
-    own_colours: bool = False,
+    own_normalisation: bool = False,
 ) -> DomainNet:
     """The backbone with BatchNorms, switches and a head for each domain.
 
@@ -41,14 +41,15 @@ def build_network(
         classes: of each domain.
         weights: False leaves the parameters as the library draws them, for a caller with its own.
         model: the network itself, in place of the one that `config` names.
-        own_colours: whether domains have a mean and a deviation of their own (`set_colours`).
+        own_normalisation: whether domains have a mean and a deviation of their own, which
+            `set_normalisation` gives it.
 
     Raises:
         ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
         UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
     """
     backbone = load_backbone(config, *size, weights=weights, model=model)
-    if own_colours:
+    if own_normalisation:
         add_pixel_norm(backbone)
     return DomainNet(backbone, classes, config.keep)
 
@@ -90,7 +91,7 @@ def adapt_network(net: DomainNet, train: TrainConfig) -> None:
         norm.requires_grad_(not norm.frozen)
 
 
-def set_colours(net: DomainNet, config: RunConfig) -> None:
+def set_normalisation(net: DomainNet, config: RunConfig) -> None:
     """Have each domain's images normalised by its own mean and deviation, which never learn.
 
     The images come normalised by `[input]`'s, which a domain without its own keeps.
@@ -99,7 +100,7 @@ def set_colours(net: DomainNet, config: RunConfig) -> None:
     """
     norm = net.norms.get(PIXEL_NORM)
     if norm is None:
-        if config.own_colours:
+        if config.own_normalisation:
             name = next(domain.name for domain in config.domains if domain.mean is not None)
             raise ConfigError(
                 f"[domains.{name}] mean and std are given, and no domain of the network had its "

@@ -19,7 +19,7 @@ from prunion.trainer.network import (
     DomainNet,
     evaluate,
     rebuild_network,
-    set_colours,
+    set_normalisation,
 )
 from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
@@ -162,7 +162,7 @@ def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet
                 value.copy_(old[name].mean(0, keepdim=True))
             else:
                 value.copy_(old[name])
-    set_colours(net, config)
+    set_normalisation(net, config)
     return net
 
 

@@ -190,6 +190,15 @@ def test_a_large_member_and_a_torn_archive_are_refused(tmp_path: Path) -> None:
         unpack([], {"../a.jpg": tmp_path / "a.jpg"}, 100)
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_would_fill_memory_is_refused(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("a.jpg")
+    member.type = kind
+    archive = tar_of(tmp_path / "x.tar", (member, b"x" * (2 << 20)))
+    with pytest.raises(DataError, match="a header of over 1 MiB"):
+        unpack([archive], {"a.jpg": tmp_path / "a.jpg"}, 10 << 20)
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither annotations/ nor decathlon-1\.0-devkit\.tar\.gz"):
         open_decathlon(tmp_path, tmp_path / "work")

@@ -1,4 +1,4 @@
-"""Domains with colours of their own: the network takes these off, and so does the bundle."""
+"""Domains with a mean and a deviation of their own: the network takes them off, and the bundle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import PIXEL_NORM, load_backbone
 from prunion.trainer.config import BackboneConfig, DomainConfig, RunConfig, TrainConfig, load_config
-from prunion.trainer.network import build_network, load_checkpoint, set_colours
+from prunion.trainer.network import build_network, load_checkpoint, set_normalisation
 from prunion.trainer.run import add_domain, train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
 
@@ -21,7 +21,7 @@ OWN = {"mean": (0.1, 0.2, 0.3), "std": (0.3, 0.2, 0.4)}
 
 
 def config_of(folder: Path, **train: object) -> RunConfig:
-    """The tiny run, whose second domain has colours of its own."""
+    """The tiny run, whose second domain has a normalisation of its own."""
     path = tiny_run(folder, **train)
     text = path.read_text("utf-8").replace(
         "[domains.cold]", "[domains.cold]\nmean = [0.1, 0.2, 0.3]\nstd = [0.3, 0.2, 0.4]"
@@ -33,8 +33,8 @@ def config_of(folder: Path, **train: object) -> RunConfig:
 def test_each_domain_is_normalised_by_its_own(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     plain = load_backbone(NET, 16, 16)
-    net = build_network(NET, (16, 16), [2, 3], own_colours=True)
-    set_colours(net, config)
+    net = build_network(NET, (16, 16), [2, 3], own_normalisation=True)
+    set_normalisation(net, config)
     state = {k: v for k, v in plain.state_dict().items() if "num_batches" not in k}
     own = dict(net.trunk.named_parameters())
     for name, value in state.items():

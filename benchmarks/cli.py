@@ -132,16 +132,45 @@ def pretrain(
 @click.option("--list", "listed", is_flag=True, help="Show the rows, run nothing.")
 @click.option("--method", "methods", multiple=True, help="A row or a method; can be repeated.")
 @click.option("--network", "networks", multiple=True, help="All rows of it; can be repeated.")
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), default=[0])
-@click.option("--epochs", default=0, type=click.IntRange(0), help="[default: the papers']")
-@click.option("--source-epochs", default=0, type=click.IntRange(0), help="Of pretraining.")
-@click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True))
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=click.IntRange(0),
+    default=[0],
+    show_default=True,
+    help="Every row for it; can be repeated.",
+)
+@click.option(
+    "--epochs", default=0, type=click.IntRange(0), help="Of every row  [default: its paper's]."
+)
+@click.option(
+    "--source-epochs",
+    default=0,
+    type=click.IntRange(0),
+    help="Of pretraining  [default: --epochs].",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="β of the rows that prune; can be repeated  [default: 1, 0.75, 0.5, 0.25].",
+)
 @click.option("--limit-images", default=0, type=click.IntRange(0), help="Of each part of a domain.")
-@click.option("--size", default=0, type=click.IntRange(0, 4096), help="Pixels [default: papers']")
+@click.option(
+    "--size", default=0, type=click.IntRange(0, 4096), help="Of images, pixels  [default: 64, 224]."
+)
 @click.option("--crops", default=1, show_default=True, help="Views of a test image: 1, 5 or 10.")
 @click.option("--final", is_flag=True, help="Train on validation images too; measure on test ones.")
 @click.option("--weights", multiple=True, metavar="NETWORK=FILE", help="Of a pretrained trunk.")
-@click.option("--source-accuracy", default=0.0, type=click.FloatRange(0, 100), metavar="PERCENT")
+@click.option(
+    "--source-accuracy",
+    default=0.0,
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Of ImageNet, where the weights do not tell.",
+)
 @changed
 @threads
 @device

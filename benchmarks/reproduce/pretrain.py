@@ -7,6 +7,7 @@ tensors under the backbone's names, so that `[backbone] weights` takes them, and
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from prunion.exporter.training import train
 from prunion.runtime.base import check_output, reason_of, replace_file
 from prunion.runtime.errors import ConfigError, DataError
-from prunion.trainer.backbone import PAPER_NETS
+from prunion.trainer.backbone import PAPER_NETS, PIXEL_NORM
 from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
@@ -105,7 +106,10 @@ def domain_at(data: Path, name: str = "") -> DomainConfig:
     """
     if not data.exists():
         raise DataError(f"{data} does not exist: give a folder of class folders, or a Parquet file")
-    name = name or data.stem
+    # What a domain's name may not hold becomes `_`.
+    name = (
+        name or re.sub(r"[^A-Za-z0-9_.-]+", "_", data.resolve().stem).lstrip("_.-")[:64] or "data"
+    )
     train = next((x for x in (data / "train", data / "train.parquet") if x.exists()), None)
     if train is None:
         return DomainConfig(name, train=(str(data),), holdout=HOLDOUT)
@@ -182,6 +186,8 @@ def _tensors(net: DomainNet) -> dict[str, torch.Tensor]:
     }
     held |= {n: b for n, b in net.trunk.named_buffers() if not n.startswith(("norms.", "gates."))}
     for name, norm in net.norms.items():
+        if name == PIXEL_NORM:  # of the images, whose normalisation the next run says itself
+            continue
         for leaf in ("weight", "bias", "running_mean", "running_var"):
             held[f"{name}.{leaf}"] = getattr(norm, leaf)[0]
     head = net.heads[0]

@@ -83,7 +83,7 @@ def listed_rows(benchmark: str, networks: Sequence[str] = ()) -> str:
 
 
 def _sources(benchmark: str, network: str, row: str) -> str:
-    return "; ".join(x.source for x in printed_beside(benchmark, network, row))
+    return "; ".join(dict.fromkeys(x.source for x in printed_beside(benchmark, network, row)))
 
 
 def _table(benchmark: str, lines: Sequence[Line]) -> str:

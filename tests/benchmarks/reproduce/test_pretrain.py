@@ -67,6 +67,8 @@ def test_a_file_of_other_making_says_nothing_of_a_source(tmp_path: Path) -> None
 
 def test_where_images_may_lie(tmp_path: Path) -> None:
     write_domain(tmp_path / "both", ["red", "green"], 1, 0)
+    write_domain(tmp_path / "my images", ["red", "green"], 1, 0)
+    assert domain_at(tmp_path / "my images").name == "my_images"
     assert domain_at(tmp_path / "both").test == (str(tmp_path / "both" / "test"),)
     alone = domain_at(tmp_path / "both" / "train", "x")
     assert (alone.name, alone.holdout, alone.test) == ("x", 0.1, ())

@@ -134,6 +134,20 @@ def test_imagenet_to_sketch_from_its_folders(
 
 
 @pytest.mark.slow
+def test_every_usual_row_becomes_a_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method, with a part of its settings, through training, export and verification."""
+    monkeypatch.setitem(PAPER_NETS, "resnet26", Little)
+    code, text = run(data, "--epochs", "1", "--budget", "0.5")
+    assert code == 0, text
+    rows = chosen_rows(Reproduction("decathlon", data, data, budgets=(0.5,)))
+    assert [line["row"] for line in lines(data)] == [row.name for row in rows]
+    assert all(line["error"] <= 1e-4 for line in lines(data))
+    adapted = {line["row"]: line["params_without_norms"] for line in lines(data)}
+    assert adapted["finetune"] == pytest.approx(3, rel=0.1)
+    assert 1 < adapted["parallel-second"] < adapted["parallel"] < 2
+
+
+@pytest.mark.slow
 def test_two_processes_share_every_row(data: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

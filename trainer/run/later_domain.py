@@ -14,7 +14,13 @@ from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainC
 from prunion.trainer.cost import budget_account, make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
 from prunion.trainer.learning import StopRequest, Training, stop_signals
-from prunion.trainer.network import Checkpoint, DomainNet, evaluate, rebuild_network
+from prunion.trainer.network import (
+    Checkpoint,
+    DomainNet,
+    evaluate,
+    rebuild_network,
+    set_normalisation,
+)
 from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
@@ -156,6 +162,7 @@ def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet
                 value.copy_(old[name].mean(0, keepdim=True))
             else:
                 value.copy_(old[name])
+    set_normalisation(net, config)
     return net
 
 

@@ -162,9 +162,9 @@ def paper_account(
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
     if net.adapter is not None:
         bits += net.adapter.extra_bits() - net.adapter.unused_bits()
-    full, union = paper_macs(net, every), paper_macs(net, alive)
+    full, union = paper_macs(net, every), _used_macs(net, alive, None)
     own = (net.switches > 0).cpu().numpy()
-    domains = {name: paper_macs(net, own[row]) for row, name in enumerate(names)}
+    domains = {name: _used_macs(net, own[row], row) for row, name in enumerate(names)}
     return PaperAccount(
         bits_backbone=full_bits,
         bits_exported=bits,
@@ -190,6 +190,16 @@ def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -
         for layer, norm in net.norms.items()
     )
     return NUMBER_BITS * (shared + domains * norms) + domains * int(switches)
+
+
+def _used_macs(net: DomainNet, alive: np.ndarray, row: int | None) -> int:
+    """`paper_macs` of what a domain uses, or all together: of its slices, where these are learned.
+
+    Fewer slices are fewer operations in theory alone, as in the papers.
+    """
+    positions = {layer.weight: layer.positions for layer in net.units.table.layers}
+    used = None if net.adapter is None else net.adapter.used_macs(positions, row)
+    return paper_macs(net, alive) if used is None else used + norm_operations(net, alive)
 
 
 def paper_macs(net: DomainNet, alive: np.ndarray) -> int:

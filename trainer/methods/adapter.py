@@ -65,6 +65,15 @@ class WeightAdapter(nn.Module):
         """What of the trunk no domain uses, and no file would have to hold."""
         return 0
 
+    def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int | None:
+        """Multiply-accumulates of the weights that a domain uses; None: of all there are.
+
+        Args:
+            positions: of each weight, for one image.
+            domain: whose; None for what any domain uses.
+        """
+        return None
+
     def extra_bits(self) -> int:
         """What a file of all its domains holds beside one trunk, their BatchNorms and heads."""
         return self.shared_bits() + self.bits() * self.domains

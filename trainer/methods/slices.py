@@ -135,6 +135,15 @@ class SliceSwitches(WeightAdapter):
         ]
         return union / self.whole, [cost / self.whole for cost in own]
 
+    def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int:
+        """Theoretical: no runtime of ours skips a slice."""
+        total = 0
+        for name in self.names:
+            on = self.scores[key_of_weight(name)].detach() > 0
+            row = on.any(0) if domain is None else on[domain]
+            total += positions[name] * self.prices[name] * int(row.sum())
+        return total
+
     def stored(self, domain: int) -> dict[str, np.ndarray]:
         """The domain's bits."""
         on = {n: self.scores[key_of_weight(n)].detach()[domain] > 0 for n in self.names}

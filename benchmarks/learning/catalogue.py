@@ -79,8 +79,20 @@ UNCUT: dict[str, tuple[str, Mapping[str, Any]]] = {
         "affine masks, simple",
         {**FROZEN, "method": "affine", "affine": "simple"},
     ),
+    "affine-filter": (
+        "affine masks, numbers of each filter",
+        {**FROZEN, "method": "affine", "affine_numbers": "filter"},
+    ),
+    "affine-sigmoid": (
+        "affine masks, a sigmoid's gradient",
+        {**FROZEN, "method": "affine", "affine_gradient": "sigmoid"},
+    ),
     "series": ("series residual adapters", {**FROZEN, "method": "series"}),
     "parallel": ("parallel residual adapters", {**FROZEN, "method": "parallel"}),
+    "parallel-lora": (
+        "parallel adapters of rank 4",
+        {**FROZEN, "method": "parallel", "adapter_rank": 4},
+    ),
     "svd": ("joint SVD of parallel adapters", {**FROZEN, "method": "svd"}),
     "packnet": ("PackNet", {**FROZEN, "method": "packnet"}),
     "packnet-reversed": (
@@ -101,6 +113,7 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "paper-epoch": ("the same, domains by epoch", {**PAPER, "order": "epoch"}, ("050",)),
     "frozen": ("union, frozen", FROZEN, POINTS),
     "tuned": ("union, tuned", TUNED, POINTS),
+    "frozen-lora": ("union, frozen, adapters of rank 4", {**FROZEN, "adapter_rank": 4}, POINTS),
     "one-shot": ("cut once by importance per cost", ONCE, POINTS),
     "one-shot-undivided": ("cut once by importance", {**ONCE, "ranking": "importance"}, POINTS),
     "one-shot-fisher": (

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from prunion.exporter.slim import SlimNet
+from prunion.exporter.slim import SlimNet, adapter_numbers
 from prunion.runtime.bundle import (
     BudgetAccount,
     ImageInput,
@@ -82,22 +82,27 @@ def budget_of(
 
 
 def counts(
-    loaded: Checkpoint, table: UnitTable, bank: int
+    loaded: Checkpoint, slim: SlimNet, table: UnitTable, bank: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The manifest's `params` and `macs`: weights and operations, before and after.
 
     Args:
-        table: the sliced network's unit table.
+        table: the unit table of the graph.
         bank: numbers in the bank.
     """
     full = loaded.net.units.table
     every, left = np.ones(full.count, dtype=bool), np.ones(table.count, dtype=bool)
     heads = sum(p.numel() for p in loaded.net.heads.parameters())
     beside: dict[str, float] = {"heads": heads, "bank": bank}
-    if loaded.net.adapter is not None:
+    run: dict[str, float] = {}
+    if slim.adapter_entries:
+        positions = {layer.weight: layer.positions for layer in table.layers}
+        beside["adapters"] = slim.adapters.numel()
+        run["adapters"] = sum(e.size * positions[e.weight] for e in slim.adapter_entries)
+    elif loaded.net.adapter is not None:
         beside["own"] = loaded.net.adapter.extra_bits() / NUMBER_BITS
     params = counts_to_json(full.params(every), table.params(left), **beside)
-    return params, counts_to_json(full.macs(every), table.macs(left))
+    return params, counts_to_json(full.macs(every), table.macs(left), **run)
 
 
 def widths(loaded: Checkpoint, table: UnitTable) -> dict[str, tuple[int, int]]:
@@ -161,7 +166,9 @@ def paper_account(
     switches = int(alive.sum()) if train.traits.prunes else 0
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
     if net.adapter is not None:
-        bits += net.adapter.extra_bits() - net.adapter.unused_bits()
+        mixed = NUMBER_BITS * len(names) * adapter_numbers(net, alive)
+        unused = net.adapter.unused_bits(net.units.table.params(alive))
+        bits += (mixed or net.adapter.extra_bits()) - unused
     full, union = paper_macs(net, every), _used_macs(net, alive, None)
     own = (net.switches > 0).cpu().numpy()
     domains = {name: _used_macs(net, own[row], row) for row, name in enumerate(names)}

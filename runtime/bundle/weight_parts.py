@@ -25,6 +25,7 @@ __all__ = [
     "own_weights",
     "pack_bits",
     "read_shared",
+    "unpacked_slices",
     "write_shared",
 ]
 
@@ -33,14 +34,18 @@ PARTS = {
     "value": "float32",  # like W: W_d itself
     "added": "float32",  # like W: added to it
     "mask": "uint8",  # n bits, M
-    "slices": "uint8",  # O·I bits, one for each k×k slice
-    "numbers": "float32",  # [4]: k0 … k3
+    "slices": "uint8",  # O·I bits, one for each k×k slice, of an earlier prunion
+    "union": "uint8",  # O·I bits: which slices any domain uses, n of them …
+    "packed": "float32",  # … [n, k·k], their values …
+    "slices_of": "uint8",  # … and n bits: which of them the domain uses
+    "numbers": "float32",  # [4] or [4, O]: k0 … k3
     "centre": "float32",  # [O, I], added to the kernel's centre
     "centre_up": "float32",  # [O, K] …
     "centre_down": "float32",  # … [K, I]: their product is added to the kernel's centre
     "up": "float32",  # [O, r] …
     "down": "float32",  # … [r, n / O]: their product is added to the whole filters
-    "outputs": "float32",  # [O, O], which mixes the filters
+    "behind": "float32",  # [O, O]: its product with the filters is added to them
+    "outputs": "float32",  # [O, O], which mixes the filters, of an earlier prunion
     "owners": "uint8",  # a row of n bits for every binary digit of a weight's owner, 0 … 255
     "task": "uint8",  # [1]: the domain uses what the owners 1 … task have
 }
@@ -146,7 +151,10 @@ def _masked(weight: np.ndarray, parts: Parts) -> np.ndarray:
     mask = _bits(parts["mask"].reshape(-1), weight).reshape(weight.shape).astype(np.float32)
     if "numbers" not in parts:
         return weight * mask
-    k0, k1, k2, k3 = parts["numbers"]
+    numbers = parts["numbers"]
+    if numbers.ndim > 1:  # of each filter
+        numbers = numbers.reshape(4, -1, *[1] * (weight.ndim - 1))
+    k0, k1, k2, k3 = numbers
     made: np.ndarray = k0 * weight + k1 + k2 * mask + k3 * weight * mask
     return made
 
@@ -157,6 +165,30 @@ def _sliced(weight: np.ndarray, parts: Parts) -> np.ndarray:
     bits = _bits(parts["slices"].reshape(-1), one_each)
     made: np.ndarray = weight * bits.reshape(*one_each.shape, *[1] * (weight.ndim - 2))
     return made
+
+
+def unpacked_slices(
+    shape: tuple[int, ...], union: np.ndarray, packed: np.ndarray, used: np.ndarray | None = None
+) -> np.ndarray:
+    """A weight `[O, I, …]` with the stored slices in their places and zeros in the others.
+
+    Args:
+        union: O·I bits, one for each slice; packed: values of those that are on, `[n, k·k]`.
+        used: n bits, which of these are left.
+
+    Raises ValueError where they do not fit each other.
+    """
+    made = np.zeros((math.prod(shape[:2]), math.prod(shape[2:])), np.float32)
+    on = np.flatnonzero(_bits(union, made[:, 0]))
+    if packed.shape != (len(on), made.shape[1]):
+        raise ValueError(f"{list(packed.shape)} values for {len(on)} slices of {made.shape[1]}")
+    made[on] = packed if used is None else packed * _bits(used, on)[:, None]
+    return made.reshape(shape)
+
+
+def _packed(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    """The same, from what the file holds of it: the graph's own values are those."""
+    return unpacked_slices(weight.shape, parts["union"], parts["packed"], parts["slices_of"])
 
 
 def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
@@ -177,8 +209,11 @@ def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
 
 
 def _mixed(weight: np.ndarray, parts: Parts) -> np.ndarray:
-    flat: np.ndarray = parts["outputs"].astype(np.float64) @ weight.reshape(len(weight), -1)
-    return flat.reshape(weight.shape)
+    """Rebuffi, Bilen and Vedaldi 2018, series adapters."""
+    matrix = parts["outputs"] if "outputs" in parts else parts["behind"]
+    flat: np.ndarray = matrix.astype(np.float64) @ weight.reshape(len(weight), -1)
+    mixed = flat.reshape(weight.shape)
+    return mixed if "outputs" in parts else weight + mixed
 
 
 def _owned(weight: np.ndarray, parts: Parts) -> np.ndarray:
@@ -199,10 +234,12 @@ FORMS: Mapping[frozenset[str], Callable[[np.ndarray, Parts], np.ndarray]] = {
     frozenset({"mask"}): _masked,
     frozenset({"mask", "numbers"}): _masked,
     frozenset({"slices"}): _sliced,
+    frozenset({"union", "packed", "slices_of"}): _packed,
     frozenset({"added"}): _added,
     frozenset({"centre"}): _added,
     frozenset({"centre_up", "centre_down"}): _added,
     frozenset({"up", "down"}): _added,
+    frozenset({"behind"}): _mixed,
     frozenset({"outputs"}): _mixed,
     frozenset({"owners", "task"}): _owned,
 }

@@ -12,7 +12,14 @@ from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet
 
-__all__ = ["MixedOptimiser", "WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
+__all__ = [
+    "MixedOptimiser",
+    "WeightAverage",
+    "make_optimiser",
+    "set_rates",
+    "trunk_parameters",
+    "tuned_parameters",
+]
 
 MOMENTUM = 0.9  # of SGD
 
@@ -58,7 +65,8 @@ def make_optimiser(
             proportion to how few it has; the smallest domain feels all of it.
     """
     trunk, adapter = trunk_parameters(net), net.adapter
-    tuned = train.trunk == "tuned" and adapter is None  # else each domain tunes one of its own
+    shares = adapter is None or adapter.tunes  # else each domain tunes a trunk of its own
+    tuned = train.trunk == "tuned" and shares
     for parameter in trunk:
         parameter.requires_grad_(tuned)
     norms = [p for m in net.norms.values() for p in m.parameters()]
@@ -97,6 +105,13 @@ def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:
     apart = [*net.norms.values(), *(m for m in net.modules() if isinstance(m, SeriesSite))]
     own = {id(p) for m in apart for p in m.parameters()}
     return [p for p in net.trunk.parameters() if id(p) not in own]
+
+
+def tuned_parameters(net: DomainNet) -> list[nn.Parameter]:
+    """What a tuned trunk is: the one that all domains share, or each domain's own."""
+    adapter = net.adapter
+    shares = adapter is None or adapter.tunes
+    return trunk_parameters(net) if shares else list(adapter.parameters())
 
 
 class WeightAverage:

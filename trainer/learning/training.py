@@ -18,7 +18,7 @@ from prunion.trainer.learning.optimiser import (
     WeightAverage,
     make_optimiser,
     set_rates,
-    trunk_parameters,
+    tuned_parameters,
 )
 from prunion.trainer.learning.steps import (
     StepResult,
@@ -206,7 +206,8 @@ class Training:
         self._hold_trunk()
         self._advance()
         recipe = self.recipe
-        whole = not recipe.learns or (self.phase == "warmup" and recipe.starts_whole)
+        fixed = not recipe.learns and bool(self.net.switches.all())
+        whole = fixed or (self.phase == "warmup" and recipe.starts_whole)
         switches = None if whole else self.switches()
         learning = recipe.learns and self.phase == "ramp" and recipe.learns_at(self.step)
         if learning and switches is not None:  # else gates fold into BatchNorm and cost nothing
@@ -228,11 +229,13 @@ class Training:
 
     def _advance(self) -> None:
         """Tell the method's adapter whose turn it is and in which phase."""
-        if self.net.adapter is not None:
-            task = self.schedule.task(self.step)
-            shared = dict(self.net.trunk.named_parameters())
-            if self.net.adapter.advance(shared, task, self.phase):
-                self._estimate_norms()
+        adapter, task = self.net.adapter, self.schedule.task(self.step)
+        if adapter is None:
+            return
+        if adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase):
+            self.net.drop_units(adapter.dead_units())
+            self.cost_share = None
+            self._estimate_norms()
 
     def _forward_backward(
         self, batches: Sequence[Batch], switches: torch.Tensor | None
@@ -261,9 +264,7 @@ class Training:
     def _hold_trunk(self) -> None:
         """Let the shared trunk learn from the start, or only once the switches are fixed."""
         if self.config.train.trunk_from == "settle":
-            adapter = self.net.adapter  # of each domain's own trunk
-            held = trunk_parameters(self.net) if adapter is None else list(adapter.parameters())
-            for parameter in held:
+            for parameter in tuned_parameters(self.net):
                 parameter.requires_grad_(self.phase == "settle")
 
     def _joined(self, result: StepResult, switches: torch.Tensor | None) -> StepResult:

@@ -90,7 +90,7 @@ def test_a_pack_that_answers_otherwise_is_never_written(
 ) -> None:
     from prunion.exporter.bundle import export
 
-    def flipped(net: Any, row: int, pack: Any) -> Any:
+    def flipped(net: Any, row: int, pack: Any, slim: Any) -> Any:
         bits = {k: ~v for k, v in net.adapter.stored(row).items()}
         return dataclasses.replace(pack, own=bits)
 

@@ -54,7 +54,7 @@ def test_a_slice_is_an_input_channel_of_a_filter() -> None:
     union = adapter.base(weight)["a.weight"]
     used = (adapter.scores["a/weight"] > 0).any(0).view(4, 3)
     assert torch.equal(union[:, :, 0, 0] != 0, used)
-    assert adapter.unused_bits() == round((1 - adapter.used()[0]) * 138) * 32
+    assert adapter.unused_bits(138) == round((1 - adapter.used()[0]) * 138) * 32
     first = int((made[:, :, 0, 0] != 0).sum())
     linear = int((adapter.scores["b/weight"][1] > 0).sum())
     positions = {"a.weight": 10, "b.weight": 1}

@@ -67,6 +67,7 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
+@click.option("--round-to", default=1, show_default=True, help="Of [budget].")
 @click.option("--holdout", is_flag=True, help="Measure on held-out training images instead.")
 @click.option("--share", default=0.1, show_default=True, help="What --holdout holds out.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
@@ -161,10 +162,11 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
     backbone = replace(backbone, keep=options["keep"])
+    budget = BudgetConfig(row.limit, row.kind, options["round_to"], floor=row.floor, own=row.own)
     return RunConfig(
         backbone=backbone,
         input=shape,
-        budget=BudgetConfig(row.limit, row.kind, floor=row.floor, own=row.own),
+        budget=budget,
         domains=tuple(
             DomainConfig(
                 name=name,
@@ -217,6 +219,7 @@ def _key(name: str, options: dict[str, Any]) -> str:
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
     parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
+    parts += [f"round-{options['round_to']}"] if options["round_to"] != 1 else []
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
     share = "" if options["share"] == 0.1 else f"{round(100 * options['share']):02}"

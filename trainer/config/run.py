@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.bundle import read_profile
+from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config.backbone import BackboneConfig, InputConfig
 from prunion.trainer.config.budget import BudgetConfig
 from prunion.trainer.config.checks import (
@@ -160,7 +161,7 @@ class RunConfig:
         top = {key: value[key] for key in ("seed", "threads", "device") if key in value}
         return cls(
             backbone=_table(BackboneConfig, "backbone", value["backbone"], ("name",)),
-            budget=_table(BudgetConfig, "budget", value["budget"], ("limit",)),
+            budget=_table(BudgetConfig, "budget", _widths(value["budget"]), ("limit",)),
             domains=tuple(_domain(name, table) for name, table in domains.items()),
             input=_table(InputConfig, "input", value.get("input", {})),
             train=_table(TrainConfig, "train", value.get("train", {})),
@@ -267,6 +268,16 @@ def _table(cls: type, table: str, value: Any, required: tuple[str, ...] = ()) ->
     value = check_table(table, value)
     check_keys(table, value, [f.name for f in fields(cls)], required)
     return cls(**value)
+
+
+def _widths(budget: Any) -> Any:
+    """With the multiple that the profile was measured at, where no other is given."""
+    if not isinstance(budget, dict) or "round_to" in budget or "profile" not in budget:
+        return budget
+    try:
+        return {**budget, "round_to": read_profile(budget["profile"]).round_to}
+    except (PrunionError, TypeError, ValueError):  # a wrong file is told where it is used
+        return budget
 
 
 def _domain(name: str, value: Any) -> DomainConfig:

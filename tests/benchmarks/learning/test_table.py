@@ -85,7 +85,7 @@ def test_networks_of_their_own_share_the_budget(
     monkeypatch.setattr(rows_module, "_together", lambda which, lines: {})
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": [],
-        "teacher": "", "keep": (), "backbone": "resnet18", "domains": "gtsrb,dtd10",
+        "teacher": "", "round_to": 1, "keep": (), "backbone": "resnet18", "domains": "gtsrb,dtd10",
         "holdout": False, "share": 0.1, "seed": 0, "threads": 1, "folder": str(tmp_path),
     }  # fmt: skip
     rows_module.run_row(name, options)
@@ -115,7 +115,8 @@ def test_rows_that_decide_come_first_every_seed_of_them(
 def test_the_run_of_a_row(tmp_path: Path) -> None:
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
-        "teacher": "", "keep": ("conv1",), "backbone": "resnet18", "domains": "gtsrb,flowers5",
+        "teacher": "", "round_to": 1, "keep": ("conv1",), "backbone": "resnet18",
+        "domains": "gtsrb,flowers5",
         "holdout": True, "share": 0.1, "seed": 4, "threads": 1,
     }  # fmt: skip
     config = make_config(ROWS["frozen-macs-050"], options)
@@ -130,7 +131,8 @@ def test_the_run_of_a_row(tmp_path: Path) -> None:
 def test_every_row_is_a_run() -> None:
     """A method's name, the budget's kind unless it is parameters, and its share."""
     options = {
-        "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),
+        "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "",
+        "round_to": 1, "keep": (),
         "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0,
         "threads": 1,
     }  # fmt: skip

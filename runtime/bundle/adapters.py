@@ -55,10 +55,14 @@ class AdapterEntry:
         kind = fields.get("kind")
         if kind not in get_args(AdapterKind):
             raise fields.fail("kind", f"is {shown(kind)}, this prunion knows beside and behind")
-        sides = (fields.integer(key, 1, MAX_SIDE) for key in ("outputs", "inputs"))
-        rank = fields.integer("rank", 0, MAX_SIDE)
-        offset = fields.integer("offset", 0, MAX_COUNT)
-        return cls(fields.text("weight"), kind, *sides, rank, offset)
+        return cls(
+            weight=fields.text("weight"),
+            kind=kind,
+            outputs=fields.integer("outputs", 1, MAX_SIDE),
+            inputs=fields.integer("inputs", 1, MAX_SIDE),
+            rank=fields.integer("rank", 0, MAX_SIDE),
+            offset=fields.integer("offset", 0, MAX_COUNT),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The entry."""

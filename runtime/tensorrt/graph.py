@@ -33,11 +33,10 @@ def engine_graph(graph: Path | str | bytes, key: EngineKey) -> bytes:
     """The graph that the engine of `key` is built from: its tables are inputs that must be fed."""
     plain = inputs_without_defaults(graph)
     if TURING in key.sms and key.target == "tensorrt-rtx":
-        if ADAPTERS in input_types(plain):  # as sums they would take a map for each pair of channels
+        if ADAPTERS in input_types(plain):  # as sums they would take a map for each two channels
             raise UnsupportedGraphError(
-                f"{key.target} has no float32 matrix products on SM {TURING / 10}, and the adapters of "
-                "this bundle are such: build for SM 8.0 or later, or export one domain with "
-                "--specialise"
+                f"{key.target} has no float32 matrix products on SM {TURING / 10}, and adapters "
+                "are such: build for SM 8.0 or later, or export one domain with --specialise"
             )
         return without_products(plain)
     return plain

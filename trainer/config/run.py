@@ -85,7 +85,11 @@ class RunConfig:
                 f'[budget] kind is "{self.budget.kind}", and [train] granularity is "slice", whose '
                 'switches are counted by their weights: set kind = "params"'
             )
-        self._check_adapters()
+        if self.train.adapter_rank and (self.budget.own < 1 or self.budget.kind == "latency"):
+            raise ConfigError(
+                f"[train] adapter_rank is {self.train.adapter_rank}, and neither [budget] own nor "
+                'kind = "latency" counts adapters: leave one of the two out'
+            )
         if self.budget.own < 1 and not self.train.traits.prunes:
             raise ConfigError(
                 f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "
@@ -113,19 +117,6 @@ class RunConfig:
                     f"[domains.{domain.name}] is named like [domains.{other}]: rename one (upper "
                     "and lower case do not tell domains apart)"
                 )
-
-    def _check_adapters(self) -> None:
-        """Raise ConfigError for a budget that cannot count adapters beside the channels."""
-        if not self.train.adapter_rank:
-            return
-        wrong = f"own is {self.budget.own:g}" if self.budget.own < 1 else ""
-        if self.budget.kind == "latency":
-            wrong = 'kind is "latency", whose profile knows of no adapters'
-        if wrong:
-            raise ConfigError(
-                f"[budget] {wrong}, and [train] adapter_rank is {self.train.adapter_rank}: leave "
-                "one of the two out"
-            )
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""

@@ -163,7 +163,7 @@ def test_an_engine_takes_the_table_but_not_on_turing(made: Any, tmp_path: Path) 
     pytest.importorskip("tensorrt_rtx", reason="pip install 'prunion[tensorrt-rtx]'")
     kind, _, bundle = made
     opened = open_bundle(bundle)
-    with pytest.raises(UnsupportedGraphError, match="build for SM 8.0 or later"):
+    with pytest.raises(UnsupportedGraphError, match=r"build for SM 8\.0 or later"):
         build_engine(opened, sms=[75], output=tmp_path / "old.engine")
     if kind == "pruned":
         build_engine(opened, sms=[86], output=tmp_path / "x.engine")

@@ -94,8 +94,8 @@ def test_adapters_are_priced_with_the_channels(tmp_path: Path, kind: Any) -> Non
         ({"compile": True}, {}, "compile is true, which fixes the weights"),
         ({"method": "parallel", "adapter_decay": 0.1}, {}, "adapter_rank is 2, with weight_decay"),
         ({"adapter_rank": -1}, {}, "adapter_rank"),
-        ({}, {"own": 0.5}, "own is 0.5, and .train. adapter_rank is 2"),
-        ({}, {"kind": "latency", "profile": "x.json"}, "whose profile knows of no adapters"),
+        ({}, {"own": 0.5}, r"adapter_rank is 2, and neither \[budget\] own"),
+        ({}, {"kind": "latency", "profile": "x.json"}, "counts adapters: leave one"),
     ],
 )
 def test_keys_that_do_not_go_together(

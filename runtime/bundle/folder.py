@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,10 @@ class Bundle:
 
     def shared_parts(self) -> dict[str, np.ndarray]:
         """What the domains' own weights have in common, by `PART:WEIGHT`; mostly nothing."""
+        return self._shared
+
+    @cached_property
+    def _shared(self) -> dict[str, np.ndarray]:
         file = self.manifest.own_weights
         return read_shared(self.read(file), str(self.file(file))) if file else {}
 

@@ -36,8 +36,8 @@ PARTS = {
     "mask": "uint8",  # n bits, M
     "slices": "uint8",  # O·I bits, one for each k×k slice, of an earlier prunion
     "union": "uint8",  # O·I bits: which slices any domain uses, n of them …
-    "packed": "float32",  # … [n, k·k], their values …
-    "slices_of": "uint8",  # … and n bits: which of them the domain uses
+    "slices_of": "uint8",  # … and n bits: which of these the domain uses
+    "packed": "float32",  # [n, k·k], their values, which the graph itself does not hold
     "numbers": "float32",  # [4] or [4, O]: k0 … k3
     "centre": "float32",  # [O, I], added to the kernel's centre
     "centre_up": "float32",  # [O, K] …
@@ -89,7 +89,12 @@ def completed(
 ) -> dict[str, np.ndarray]:
     """A domain's parts, and of the `shared` ones those without which its own make no weight."""
     lacking = {name for name, given in _by_weight(own).items() if frozenset(given) not in FORMS}
-    return {**{k: v for k, v in shared.items() if k.partition(":")[2] in lacking}, **own}
+    found = {}
+    for key, array in shared.items():
+        part, _, name = key.partition(":")
+        if name in lacking and part != "packed":  # which are W's own values
+            found[key] = array
+    return {**found, **own}
 
 
 def _by_weight(own: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -167,14 +172,11 @@ def _sliced(weight: np.ndarray, parts: Parts) -> np.ndarray:
     return made
 
 
-def unpacked_slices(
-    shape: tuple[int, ...], union: np.ndarray, packed: np.ndarray, used: np.ndarray | None = None
-) -> np.ndarray:
+def unpacked_slices(shape: tuple[int, ...], union: np.ndarray, packed: np.ndarray) -> np.ndarray:
     """A weight `[O, I, …]` with the stored slices in their places and zeros in the others.
 
     Args:
         union: O·I bits, one for each slice; packed: values of those that are on, `[n, k·k]`.
-        used: n bits, which of these are left.
 
     Raises ValueError where they do not fit each other.
     """
@@ -182,13 +184,17 @@ def unpacked_slices(
     on = np.flatnonzero(_bits(union, made[:, 0]))
     if packed.shape != (len(on), made.shape[1]):
         raise ValueError(f"{list(packed.shape)} values for {len(on)} slices of {made.shape[1]}")
-    made[on] = packed if used is None else packed * _bits(used, on)[:, None]
+    made[on] = packed
     return made.reshape(shape)
 
 
-def _packed(weight: np.ndarray, parts: Parts) -> np.ndarray:
-    """The same, from what the file holds of it: the graph's own values are those."""
-    return unpacked_slices(weight.shape, parts["union"], parts["packed"], parts["slices_of"])
+def _sliced_of_union(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    """The same by bits of the slices that any domain uses: W has zeros in the others."""
+    made = np.zeros((math.prod(weight.shape[:2]), math.prod(weight.shape[2:])), np.float32)
+    on = np.flatnonzero(_bits(parts["union"], made[:, 0]))
+    on = on[_bits(parts["slices_of"], on).astype(bool)]
+    made[on] = weight.reshape(made.shape)[on]
+    return made.reshape(weight.shape)
 
 
 def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
@@ -234,7 +240,7 @@ FORMS: Mapping[frozenset[str], Callable[[np.ndarray, Parts], np.ndarray]] = {
     frozenset({"mask"}): _masked,
     frozenset({"mask", "numbers"}): _masked,
     frozenset({"slices"}): _sliced,
-    frozenset({"union", "packed", "slices_of"}): _packed,
+    frozenset({"union", "slices_of"}): _sliced_of_union,
     frozenset({"added"}): _added,
     frozenset({"centre"}): _added,
     frozenset({"centre_up", "centre_down"}): _added,

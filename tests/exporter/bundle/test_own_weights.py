@@ -15,6 +15,7 @@ from prunion.exporter.verify import verify_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.runtime.model import load
+from prunion.runtime.tensorrt import build_engine
 from prunion.trainer.network import load_checkpoint
 from tests.exporter.drawn import drawn_checkpoint
 
@@ -67,6 +68,13 @@ def test_some_of_the_domains(masked: Path, bundle: Path, tmp_path: Path) -> None
     turned = export_bundle(masked, tmp_path / "c", ExportOptions(domains=("cold", "warm")))
     assert turned["format_version"] == 2
     np.testing.assert_allclose(answers(tmp_path / "c", ROWS), answers(bundle, ROWS), atol=1e-4)
+
+
+def test_a_domain_alone_is_an_engine_like_any_other(masked: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'prunion[tensorrt-rtx]'")
+    export_bundle(masked, tmp_path / "x", ExportOptions(specialise="cold", fp16=True))
+    build_engine(open_bundle(tmp_path / "x"), sms=[86], output=tmp_path / "x.engine")
+    assert (tmp_path / "x.engine").stat().st_size
 
 
 @pytest.mark.parametrize("option", ["fp16", "int8", "torch"])

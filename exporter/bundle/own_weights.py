@@ -83,7 +83,7 @@ def shared_parts(net: DomainNet, slim: SlimNet) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, bits in slim.slices.items():
         weight = slim.trunk.get_parameter(name).detach().numpy()
-        found |= packed_parts(name, weight, bits.any(0))
+        found |= packed_parts(name, weight, np.asarray(bits.any(0)))
     if found or net.adapter is None or not apart(net):
         return found
     return net.adapter.shared_parts()

@@ -6,7 +6,9 @@ domains. The table of all domains' matrices has a row each, like the bank.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -89,7 +91,7 @@ def insert_adapters(
         )
         with graph.inserting_after(node):
             new = graph.call_module(f"beside.{key}", (node, node.args[0], parts))
-        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+        node.replace_all_uses_with(new, delete_user_cb=partial(operator.is_not, new))
         new.meta = dict(node.meta)
         replaced[node] = new
     return modules, replaced

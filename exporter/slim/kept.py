@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.bundle import AdapterEntry, BankEntry
-from prunion.runtime.errors import DomainError
+from prunion.runtime.errors import DomainError, UnsupportedGraphError
 from prunion.trainer.methods import SmallMatrices
 from prunion.trainer.network import Checkpoint, DomainNet, DomainNorm
 
@@ -81,7 +81,13 @@ class Kept:
             torch.from_numpy(self.table.kept(weight, axis, shape[axis], self.alive))
             for axis in (0, 1)
         )
-        read = out if small.kind == "behind" else read
+        if small.kind == "behind":
+            if len(out) < shape[0]:  # it reads channels before their gate, where they are not 0
+                raise UnsupportedGraphError(
+                    f"{weight}: adapters behind a convolution need all of its channels, and some "
+                    "are cut: please report this run as a bug"
+                )
+            read = out
         if small.whole is not None:
             parts = [small.whole.detach().cpu()[:, out][:, :, read]]
         else:

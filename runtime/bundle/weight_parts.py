@@ -50,6 +50,7 @@ PARTS = {
     "task": "uint8",  # [1]: the domain uses what the owners 1 … task have
 }
 FIX = "export it again"
+MOST_NUMBERS = 1 << 31  # in one weight
 Parts = Mapping[str, np.ndarray]
 
 
@@ -146,9 +147,13 @@ def read_shared(data: bytes, where: str) -> dict[str, np.ndarray]:
 
 
 def _bits(packed: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    if packed.shape[-1] != math.ceil(weight.size / 8):
-        raise ValueError(f"{packed.shape[-1]} bytes of bits for {weight.size} weights")
-    return np.unpackbits(packed, axis=-1, count=weight.size)
+    return _unpacked(packed, weight.size)
+
+
+def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
+    if packed.shape[-1] != math.ceil(count / 8):
+        raise ValueError(f"{packed.shape[-1]} bytes of bits for {count} weights")
+    return np.unpackbits(packed, axis=-1, count=count)
 
 
 def _masked(weight: np.ndarray, parts: Parts) -> np.ndarray:
@@ -180,10 +185,13 @@ def unpacked_slices(shape: tuple[int, ...], union: np.ndarray, packed: np.ndarra
 
     Raises ValueError where they do not fit each other.
     """
-    made = np.zeros((math.prod(shape[:2]), math.prod(shape[2:])), np.float32)
-    on = np.flatnonzero(_bits(union, made[:, 0]))
-    if packed.shape != (len(on), made.shape[1]):
-        raise ValueError(f"{list(packed.shape)} values for {len(on)} slices of {made.shape[1]}")
+    count, size = math.prod(shape[:2]), math.prod(shape[2:])
+    if min(shape, default=0) < 0 or count * size > MOST_NUMBERS:
+        raise ValueError(f"no weight is {list(shape)}")
+    on = np.flatnonzero(_unpacked(union.reshape(-1), count))
+    if packed.shape != (len(on), size):
+        raise ValueError(f"{list(packed.shape)} values for {len(on)} slices of {size}")
+    made = np.zeros((count, size), np.float32)
     made[on] = packed
     return made.reshape(shape)
 
@@ -191,8 +199,8 @@ def unpacked_slices(shape: tuple[int, ...], union: np.ndarray, packed: np.ndarra
 def _sliced_of_union(weight: np.ndarray, parts: Parts) -> np.ndarray:
     """The same by bits of the slices that any domain uses: W has zeros in the others."""
     made = np.zeros((math.prod(weight.shape[:2]), math.prod(weight.shape[2:])), np.float32)
-    on = np.flatnonzero(_bits(parts["union"], made[:, 0]))
-    on = on[_bits(parts["slices_of"], on).astype(bool)]
+    on = np.flatnonzero(_unpacked(parts["union"].reshape(-1), len(made)))
+    on = on[_unpacked(parts["slices_of"].reshape(-1), len(on)).astype(bool)]
     made[on] = weight.reshape(made.shape)[on]
     return made.reshape(weight.shape)
 

@@ -109,9 +109,9 @@ def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:
 
 def tuned_parameters(net: DomainNet) -> list[nn.Parameter]:
     """What a tuned trunk is: the one that all domains share, or each domain's own."""
-    adapter = net.adapter
-    shares = adapter is None or adapter.tunes
-    return trunk_parameters(net) if shares else list(adapter.parameters())
+    if net.adapter is None or net.adapter.tunes:
+        return trunk_parameters(net)
+    return list(net.adapter.parameters())
 
 
 class WeightAverage:

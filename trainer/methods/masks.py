@@ -148,5 +148,5 @@ class MaskAdapter(WeightAdapter):
     def bits(self) -> int:
         """One for each weight, 32 for each number that learns."""
         masks = sum(int(scores[0].numel()) for scores in self.scores.values())
-        each = {name: self.k[key_of_weight(name)][0, 0].numel() for name in self.names}
+        each = {name: int(self.k[key_of_weight(name)][0, 0].numel()) for name in self.names}
         return masks + NUMBER_BITS * sum(sum(own) * each[n] for n, own in self.learns.items())

@@ -7,6 +7,7 @@ arXiv:1803.10082, section 3.2: early, mid and late are the first to third of a n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import fx
@@ -91,7 +92,8 @@ def sees_every_position(node: fx.Node, kernel: Sequence[int]) -> bool:
     It does with as much padding as half of the kernel, and only then does a 1×1 convolution of the
     same stride give maps of the same size.
     """
-    _, padding, dilation = (*node.args[3:6], *(1, 0, 1)[max(0, len(node.args) - 3) :])
+    given: list[Any] = list(node.args[3:6])
+    _, padding, dilation = given + [1, 0, 1][len(given) :]
     if isinstance(padding, str):
         return padding == "same"
     sides = zip(pair(padding), pair(dilation), kernel, strict=True)

@@ -158,10 +158,10 @@ class SliceSwitches(WeightAdapter):
         What nobody reads is free. What nobody makes is a constant, its BatchNorm's shift, and the
         epochs that follow do without it.
         """
-        before = None
-        while (dead := self.dead_units()) is not None and not np.array_equal(dead, before):
+        before = 0
+        while (dead := self.dead_units()) is not None and dead.sum() > before:
             assert self._table is not None
-            before, gone = dead, np.append(dead, False)
+            before, gone = int(dead.sum()), np.append(dead, False)
             for name in self.names:
                 scores = self.scores[key_of_weight(name)].view(-1, *self.shapes[name][:2])
                 for axis in (0, 1):

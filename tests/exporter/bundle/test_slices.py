@@ -142,11 +142,12 @@ def test_values_that_do_not_fit_are_refused(bundle: Path, tmp_path: Path) -> Non
         (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
         return path
 
-    key = f"packed:{SITE}"
+    key, bits = f"packed:{SITE}", f"union:{SITE}"
     for change, said in (
         (lambda parts: parts.update({key: parts[key][1:]}), "values for"),
         (lambda parts: parts.update({"packed:gone": parts.pop(key)}), "holds no weight"),
-        (lambda parts: parts.pop(f"union:{SITE}"), "has no bits of its slices"),
+        (lambda parts: parts.pop(bits), "has no bits of its slices"),
+        (lambda parts: parts.update({bits: parts[bits][1:]}), "bytes of bits"),
     ):
         with pytest.raises(BundleError, match=said):
             load(changed(change), "cpu", threads=1)

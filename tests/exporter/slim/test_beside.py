@@ -8,6 +8,7 @@ from torch import nn
 
 from prunion.exporter.bundle.own_weights import apart
 from prunion.exporter.slim import mixed_adapters, slim_network
+from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.network import DomainNet, adapt_network, finish_weights
 from tests.trainer.nets import Residual, domain_net
@@ -51,11 +52,22 @@ def test_what_does_not_fit_stands_apart(method: str) -> None:
     assert set(mixed_adapters(ranked)) == {"conv1.weight"}
 
 
+def test_what_stands_behind_needs_all_channels() -> None:
+    net = adapted(Residual(), TrainConfig(method="series"))
+    images, rows = torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 1, 0, 1])
+    with torch.no_grad():
+        expected, got = net.logits(images, rows), slim_network(net).logits(images, rows)
+    own = torch.isfinite(expected)
+    torch.testing.assert_close(got[own], expected[own], rtol=1e-4, atol=1e-5)
+    net.switches[:, ::3] = 0
+    with pytest.raises(UnsupportedGraphError, match="need all of its channels"):
+        slim_network(net)
+
+
 @pytest.mark.parametrize(
     "train",
     [
         TrainConfig(method="parallel"),
-        TrainConfig(method="series"),
         TrainConfig(adapter_rank=2),
         TrainConfig(method="parallel", sites="second"),
     ],
@@ -66,7 +78,8 @@ def test_the_sliced_network_answers_as_the_masked_one(train: TrainConfig) -> Non
     net = adapted(Residual(), train)
     draws = torch.rand(net.switches.shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        net.switches.copy_((draws < 0.7) & (draws[0] < 0.9))
+        net.switches.copy_(draws < 0.7)
+        net.switches[:, ::3] = 0  # nobody's
         images, rows = torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 1, 0, 1])
         expected = net.logits(images, rows)
         slim = slim_network(net)

@@ -47,7 +47,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["main", "make_config", "run_row"]
+__all__ = ["main", "make_config", "right_answers", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 EIGHT = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
@@ -123,7 +123,8 @@ def _run(row: LearningRow, config: RunConfig, folder: Path) -> dict[str, Any]:
         raise VerificationError(f"{bundle}: {'; '.join(report.problems)}")
     own_norms = not config.train.freezes_norms
     account = bundle_account(bundle, report, config.threads, own_norms=own_norms)
-    return {**_figures(row, result, manifest), "account": account, **_answers(config, folder)}
+    figures = {**_figures(row, result, manifest), "account": account}
+    return {**figures, **right_answers(config, folder)}
 
 
 def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _key(name: str, options: dict[str, Any]) -> str:
     return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
 
 
-def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:
+def right_answers(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Per domain how many test images there are, and which the network answers right."""
     net = load_checkpoint(folder).net
     domains = open_domains(config.domains, config.seed, orientation=config.input.orientation)

@@ -1,23 +1,25 @@
 """Which sessions answer a batch: measured once per model and machine, then remembered.
 
-A mixed batch can go to the mixed session, or be split by domain and go to pinned (single-domain)
-ones. Which is faster depends on the machine, so each kind is timed at a few batch sizes.
+A mixed batch can go to the mixed session, which may run in ONNX Runtime's blocked layout, or be
+split by domain and go to pinned (single-domain) ones. Which is faster depends on the machine, so
+each kind is timed at a few batch sizes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from prunion.runtime.backends import run
+from prunion.runtime.backends import Session, blocked_parts, run
 from prunion.runtime.base import (
     Backend,
     SessionKind,
@@ -30,13 +32,17 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import PrunionError
+from prunion.runtime.model.layout import open_blocked
+from prunion.runtime.model.pinned import Pinned
 from prunion.runtime.model.pool import SessionPool
 
 __all__ = ["BATCHES", "Plan", "find_plan", "load_plan", "measure_plan", "plan_key", "save_plan"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BATCHES = (1, 2, 8)
 SECONDS = 0.1  # for each kind of session and batch size
+KINDS = ("mixed", "pinned", "sliced", "plain")
+WORTH = 0.97  # of the plain graph's time: what the blocked layout must stay under
 Times = Mapping[int, float]
 
 
@@ -45,13 +51,18 @@ class Plan:
     """Milliseconds of each kind of session by batch size; empty where it was not measured.
 
     Attributes:
-        reason: why it was not measured, if it was not.
+        mixed: of the mixed session in use, `plain` of the graph as exported where that is another
+            one, in the blocked layout.
+        layout: why the blocked layout is not used, if it is not.
+        reason: why no batch is split, or nothing was measured.
     """
 
     mixed: Times = field(default_factory=dict)
     pinned: Times = field(default_factory=dict)
     sliced: Times = field(default_factory=dict)
     reason: str = ""
+    plain: Times = field(default_factory=dict)
+    layout: str = ""
 
     @property
     def slices(self) -> bool:
@@ -67,55 +78,104 @@ class Plan:
         """Whether images of several domains, `counts` of each, are faster domain by domain."""
         if not self.mixed or not self.single:
             return False
-        single = self.single
-        apart = sum(_time(single, count) for count in counts)
-        return apart < _time(self.mixed, sum(counts))
+        return sum(map(self.alone, counts)) < self.together(sum(counts))
+
+    def alone(self, count: int) -> float:
+        """Milliseconds of `count` images of one domain by its pinned session; 0 if not measured."""
+        return _time(self.single, count) if self.single else 0.0
+
+    def together(self, count: int) -> float:
+        """Milliseconds of a mixed batch of `count` that is not split; 0 if none was measured."""
+        if not self.mixed:
+            return 0.0
+        parts = blocked_parts(count) if self.plain else [count]
+        return sum(_time(self.mixed, part) for part in parts)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
 
-def find_plan(pool: SessionPool, pack: Pack) -> Plan:
-    """The plan for this graph and machine, measured with the domain `pack` if none is known."""
+def find_plan(pool: SessionPool, packs: Sequence[Pack]) -> Plan:
+    """The plan for this graph and machine, measured with the domains `packs` if none is known.
+
+    Where the plan has the blocked layout, `pool` has it from now on.
+    """
     if pool.form.single:
         return Plan(reason="the bundle holds one domain")
     if pool.apart:
         return Plan(reason="each domain has weights of its own")
     if not pool.pins:
         return Plan(reason=f"{pool.options.backend} takes new domains without a new engine")
+    reason = ""
     if pool.limit < pool.typical:
-        return Plan(
-            reason=f"the memory limit of {pool.limit:,} bytes holds no pinned session of "
-            f"{pool.typical:,}"
+        reason = (
+            f"the memory limit of {pool.limit:,} bytes holds no pinned session of {pool.typical:,}"
         )
+    if reason and pool.options.backend != "cpu":
+        return Plan(reason=reason)
     backend = pool.backend()
     if backend == "cuda":
         return Plan(reason="CUDA plans its convolutions anew for every other number of images")
-    digest = f"{pool.graph.sha256}{pool.slicing}"
+    digest = f"{pool.graph.sha256}{pool.slicing}{bool(reason)}"
     key = plan_key(digest, backend, pool.options.threads)
     known = load_plan(key)
     if known is not None:
-        return known
-    plan = _measure(pool, pack)
+        return _adopted(pool, packs, replace(known, reason=reason))
+    plan = replace(_measure(pool, packs, alone=not reason), reason=reason)
     save_plan(key, plan)
     return plan
 
 
-def _measure(pool: SessionPool, pack: Pack) -> Plan:
-    mixed, plain = pool.mixed(), pool.make(pack, sliced=False)
-    form = pool.form
-    tables = form.tables([pack]) if mixed.needs_tables else {}
+def _adopted(pool: SessionPool, packs: Sequence[Pack], plan: Plan) -> Plan:
+    """A remembered plan, whose blocked layout is held to the plain graph once more."""
+    if not plan.plain:
+        return plan
+    blocked = open_blocked(pool, packs)
+    if isinstance(blocked, str):
+        return replace(plan, mixed=plan.plain, plain={}, layout=blocked)
+    pool.adopt(blocked)
+    return plan
+
+
+def _measure(pool: SessionPool, packs: Sequence[Pack], alone: bool) -> Plan:
+    mixed, form, blocked = pool.mixed(), pool.form, open_blocked(pool, packs)
     # The row does not matter to the time: row 0 stands for all.
+    tables = form.tables(packs[:1])
     cases: dict[SessionKind, Callable[[np.ndarray], object]] = {
-        "mixed": lambda x: run(mixed, form.feeds(x, np.zeros(len(x), np.int64), tables)),
-        "pinned": plain.run,
+        "mixed": _asked(mixed, pool, tables)
     }
-    if pool.slicing:
-        sliced = pool.make(pack, sliced=True)
-        if sliced.sliced:
-            cases["sliced"] = sliced.run
-    return measure_plan(cases, form.noise, SECONDS)
+    if not isinstance(blocked, str):
+        cases["blocked"] = _asked(blocked, pool, tables)
+    if alone:
+        cases["pinned"] = _in_turn([pool.make(x, sliced=False) for x in packs[:2]])
+    if alone and pool.slicing:
+        sliced = [pool.make(x, sliced=True) for x in packs[:2]]
+        if all(x.sliced for x in sliced):
+            cases["sliced"] = _in_turn(sliced)
+    plan = measure_plan(cases, form.noise, SECONDS)
+    if isinstance(blocked, str):
+        return replace(plan, layout=blocked)
+    if plan.plain:
+        pool.adopt(blocked)
+    return plan
+
+
+def _in_turn(sessions: Sequence[Pinned]) -> Callable[[np.ndarray], object]:
+    """Calls that go round several domains' sessions, each with images picked from a batch.
+
+    That is what a split batch does: one session's calls, one after the other, would find the caches
+    full of its own weights, and come out a tenth too fast.
+    """
+    turns = itertools.cycle(sessions)
+    return lambda x: next(turns).run(x.copy())
+
+
+def _asked(
+    session: Session, pool: SessionPool, tables: dict[str, np.ndarray]
+) -> Callable[[np.ndarray], object]:
+    fed = tables if session.needs_tables else None
+    return lambda x: run(session, pool.form.feeds(x, np.zeros(len(x), np.int64), fed))
 
 
 def measure_plan(
@@ -123,7 +183,8 @@ def measure_plan(
     images_of: Callable[[int], np.ndarray],
     seconds: float,
 ) -> Plan:
-    """Time `mixed`, `pinned` and `sliced` (where given) at each of BATCHES, interleaved.
+    """Time `mixed`, and `blocked`, `pinned` and `sliced` where given, at each of BATCHES,
+    interleaved.
 
     `images_of(N)` gives the images that every case takes; `seconds` is spent for each case and
     batch size.
@@ -137,7 +198,15 @@ def measure_plan(
     timings = time_interleaved(calls, seconds=seconds, warmup=1, block_ms=seconds * 250)
     # The least time is what the machine can do; the median also holds its other load.
     found = {name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES} for name in cases}
-    return Plan(found["mixed"], found["pinned"], found.get("sliced", {}))
+    plan = Plan(found["mixed"], found.get("pinned", {}), found.get("sliced", {}))
+    blocked = found.get("blocked")
+    if blocked is None:
+        return plan
+    # One image alone is a batch of one domain, which a pinned session answers.
+    ours, theirs = (sum(times[n] for n in BATCHES[1:]) for times in (blocked, plan.mixed))
+    if ours < WORTH * theirs:
+        return replace(plan, mixed=blocked, plain=plan.mixed)
+    return replace(plan, layout=f"it takes {ours / theirs:.2f} of the plain graph's time")
 
 
 def plan_key(graph_sha256: str, backend: Backend, threads: int | None) -> str:
@@ -155,7 +224,8 @@ def load_plan(key: str) -> Plan | None:
         value = read_json(_place(key))
         if value.pop("format_version") != FORMAT_VERSION:
             return None
-        kinds = {k: {int(n): t for n, t in value[k].items()} for k in get_args(SessionKind)}
+        kinds = {k: {int(n): t for n, t in value[k].items()} for k in KINDS}
+        layout = str(value["layout"])
     except (PrunionError, OSError, AttributeError, KeyError, TypeError, ValueError):
         return None
     for times in kinds.values():
@@ -163,7 +233,9 @@ def load_plan(key: str) -> Plan | None:
             return None
         if not all(is_number(ms) and ms > 0 for ms in times.values()):
             return None
-    return Plan(kinds["mixed"], kinds["pinned"], kinds["sliced"])
+    return Plan(
+        kinds["mixed"], kinds["pinned"], kinds["sliced"], plain=kinds["plain"], layout=layout
+    )
 
 
 def save_plan(key: str, plan: Plan) -> None:

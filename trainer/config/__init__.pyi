@@ -6,6 +6,7 @@ from .checks import BackboneSource as BackboneSource
 from .checks import BudgetKind as BudgetKind
 from .checks import Phase as Phase
 from .checks import Placement as Placement
+from .checks import Precision as Precision
 from .checks import Ranking as Ranking
 from .checks import SharingLoss as SharingLoss
 from .checks import key_of as key_of

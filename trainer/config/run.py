@@ -51,7 +51,7 @@ LATER_TRAIN = (
 # Keys of a domain that a run which does not use them is known without, as before there were such.
 NEWER = (
     *("image_column", "label_column", "drop_untrained", "feature"),
-    *("validation", "validation_holdout", "augment"),
+    *("validation", "validation_split", "validation_holdout", "augment"),
 )
 
 

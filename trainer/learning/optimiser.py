@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.trainer.config import TrainConfig
+from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet
 
 __all__ = [
     "MixedOptimiser",
     "WeightAverage",
+    "hold_trunk",
     "make_optimiser",
     "set_rates",
     "trunk_parameters",
-    "tuned_parameters",
 ]
 
 MOMENTUM = 0.9  # of SGD
@@ -100,18 +100,19 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
+def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:
+    """Let the shared trunk learn from the start, or only once the switches are fixed."""
+    if train.trunk_from == "settle":  # of each domain's own trunk where a method has them
+        shares = net.adapter is None or net.adapter.tunes
+        for parameter in trunk_parameters(net) if shares else net.adapter.parameters():
+            parameter.requires_grad_(phase == "settle")
+
+
 def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:
     """What all domains share: everything in the trunk but BatchNorms, and adapters inside it."""
     apart = [*net.norms.values(), *(m for m in net.modules() if isinstance(m, SeriesSite))]
     own = {id(p) for m in apart for p in m.parameters()}
     return [p for p in net.trunk.parameters() if id(p) not in own]
-
-
-def tuned_parameters(net: DomainNet) -> list[nn.Parameter]:
-    """What a tuned trunk is: the one that all domains share, or each domain's own."""
-    if net.adapter is None or net.adapter.tunes:
-        return trunk_parameters(net)
-    return list(net.adapter.parameters())
 
 
 class WeightAverage:

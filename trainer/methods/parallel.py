@@ -155,7 +155,7 @@ class CompressedAdapters(ParallelAdapters):
             domains, outputs, inputs = alpha.shape
             joined = alpha.permute(1, 0, 2).reshape(outputs, domains * inputs)
             # Its signs are arbitrary and its last digits a library's; β and γ fit each other.
-            u, sizes, v = torch.linalg.svd(joined.double().cpu(), full_matrices=False)
+            u, sizes, v = torch.linalg.svd(joined.cpu().double(), full_matrices=False)
             beta, gamma = self._beta(name), self.gamma[key_of_weight(name)]
             rank = beta.shape[1]
             beta.copy_(u[:, :rank] * sizes[:rank])

@@ -21,7 +21,7 @@ from prunion.trainer.network import (
     evaluate,
     rebuild_network,
 )
-from prunion.trainer.processes import device_named, prepare_torch
+from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
 from prunion.trainer.run.folder import check_folder, make_folder
@@ -155,13 +155,15 @@ def _config(checkpoint: Checkpoint, new: DomainConfig, train: TrainConfig, seed:
 
 
 def _prepare(checkpoint: Checkpoint, domain: Domain, config: RunConfig) -> Training:
-    device = device_named(config.device)
+    device = device_named(config.device, config.train)
     prepare_torch(config, device)
     net = _start(checkpoint, config, len(domain.classes)).to(device)
     budget = make_budget(config.budget, make_pricer(config.budget, net))
     batches = JointBatches([domain], config, pin=device == "cuda")
-    cost = budget.pricer.cost_model().to(device)
-    recipe = later_recipe(config.train, cost, net.switches[0] > 0, batches.steps_per_epoch)
+    home = switch_device(net.switches.device)
+    cost = budget.pricer.cost_model().to(home)
+    kept = (net.switches[0] > 0).to(home)
+    recipe = later_recipe(config.train, cost, kept, batches.steps_per_epoch)
     origin = checkpoint.meta["model_sha256"]
     return Training(config, net, batches, budget, recipe=recipe, origin=origin)
 

@@ -103,8 +103,8 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
 def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:
     """Let the shared trunk learn from the start, or only once the switches are fixed."""
     if train.trunk_from == "settle":  # of each domain's own trunk where a method has them
-        shares = net.adapter is None or net.adapter.tunes
-        for parameter in trunk_parameters(net) if shares else net.adapter.parameters():
+        own = None if net.adapter is None or net.adapter.tunes else net.adapter.parameters()
+        for parameter in trunk_parameters(net) if own is None else own:
             parameter.requires_grad_(phase == "settle")
 
 

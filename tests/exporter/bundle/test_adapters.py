@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from prunion.exporter.bundle import export_bundle, export_pack
+from prunion.exporter.bundle import export_bundle, export_pack, write_unpruned
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.bundle import Pack, adapter_row, open_bundle, read_pack, write_pack
@@ -118,6 +118,11 @@ def test_packs_carry_their_row_and_join_a_model(made: Any, tmp_path: Path) -> No
         assert np.isfinite(third[0, :3]).all()
         assert np.abs(third[0, :3] - expected[0, :3]).max() > 1e-3
         np.testing.assert_allclose(third[2], expected[2], rtol=1e-4, atol=1e-4)
+        hot = model.admit(tmp_path / "cold.safetensors")  # as a server's request for a hot domain
+        warm = model.snapshot.domains[0]
+        got = model.answer(model.sessions.form.prepare(images), [hot, warm, warm, hot, warm])
+        own = np.isfinite(expected)
+        np.testing.assert_allclose(got[own], expected[own], rtol=1e-4, atol=1e-4)
 
 
 def test_a_pack_of_another_method_is_refused(made: Any, tmp_path: Path) -> None:
@@ -168,3 +173,9 @@ def test_an_engine_takes_the_table_but_not_on_turing(made: Any, tmp_path: Path) 
     if kind == "pruned":
         build_engine(opened, sms=[86], output=tmp_path / "x.engine")
         assert (tmp_path / "x.engine").stat().st_size
+
+
+def test_a_rival_is_the_trunk_alone(made: Any, tmp_path: Path) -> None:
+    _, checkpoint, _ = made
+    graph = onnx.load(write_unpruned(checkpoint, tmp_path / "whole.onnx")).graph
+    assert "adapters" not in {value.name for value in graph.input}

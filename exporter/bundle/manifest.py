@@ -30,6 +30,7 @@ from prunion.runtime.bundle import (
     mean_share,
 )
 from prunion.runtime.errors import BudgetError
+from prunion.trainer.backbone import PIXEL_NORM
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost
 from prunion.trainer.network import Checkpoint, DomainNet, versions
@@ -195,6 +196,7 @@ def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -
     norms = sum(
         2 * len(table.kept(f"{layer}.running_mean", 0, norm.weight.shape[1], alive))
         for layer, norm in net.norms.items()
+        if layer != PIXEL_NORM  # of preprocessing, which no paper counts
     )
     return NUMBER_BITS * (shared + domains * norms) + domains * int(switches)
 
@@ -220,6 +222,8 @@ def norm_operations(net: DomainNet, alive: np.ndarray) -> int:
     for node in net.trunk.graph.nodes:
         if node.op == "call_module" and str(node.target).startswith("norms."):
             layer = str(node.target).removeprefix("norms.").replace("/", ".")
+            if layer == PIXEL_NORM:
+                continue
             _, channels, *area = node.meta["val"].shape
             kept = len(net.units.table.kept(f"{layer}.running_mean", 0, int(channels), alive))
             total += NORM_OPERATIONS * kept * math.prod(int(n) for n in area)

@@ -66,7 +66,8 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
     torch.manual_seed(config.seed)
     weights = "default" if config.backbone.source == "python" else "none"
     backbone = replace(config.backbone, weights=weights, match="name")
-    net = build_network(backbone, config.input.size, [CLASSES], weights=False)
+    shape, own = config.input.size, config.own_normalisation
+    net = build_network(backbone, shape, [CLASSES], weights=False, own_normalisation=own)
     everything = replace(
         config,
         backbone=backbone,
@@ -129,7 +130,8 @@ def unpruned_network(
     backbone = replace(config.backbone, weights="none", match="name")
     classes = [len(x.classes) for x in manifest.domains]
     torch.manual_seed(config.seed)
-    return build_network(backbone, size, classes, weights=False).eval(), size
+    own = config.own_normalisation
+    return build_network(backbone, size, classes, weights=False, own_normalisation=own).eval(), size
 
 
 def _write_whole(net: DomainNet, size: tuple[int, int], path: Path) -> Path:

@@ -20,6 +20,7 @@ from prunion.trainer.network import (
     adapt_network,
     evaluate,
     rebuild_network,
+    set_normalisation,
 )
 from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
@@ -185,6 +186,7 @@ def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet
                 value.copy_(old[name].mean(0, keepdim=True))
             else:
                 value.copy_(old[name])
+    set_normalisation(net, config)
     return net
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prunion.exporter.bundle import add_domain_pack, export_bundle
+from prunion.exporter.bundle.add_domain import AddedPack
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import ConfigError
@@ -24,9 +25,36 @@ from prunion.trainer.config import (
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.network import adapt_network, build_network, load_checkpoint
 from prunion.trainer.run import train_run
+from tests.exporter.drawn import drawn_checkpoint
 from tests.trainer.tiny_run import tiny_run, write_domain
 
 ROWS = ["warm", "later", "cold", "later"]
+
+
+def added_pack(checkpoint: Path, folder: Path) -> AddedPack:
+    """A domain that comes later, beside the data of `tiny_run`."""
+    write_domain(folder / "data" / "later", ["blue", "red"], 8, 2)
+    later = folder / "later.toml"
+    later.write_text(
+        "[train]\nwarmup = 0\nramp = 1\nsettle = 1\nbatch_size = 8\n[domains.later]\n"
+        'train = "data/later/train"\ntest = "data/later/test"\n',
+        "utf-8",
+    )
+    return add_domain_pack(checkpoint, later, folder / "later.safetensors")
+
+
+def test_a_domain_joins_parallel_adapters(tmp_path: Path) -> None:
+    checkpoint = drawn_checkpoint(tmp_path, "parallel", adapters='"early"')
+    export_bundle(checkpoint, tmp_path / "x.prunion")
+    added = added_pack(checkpoint, tmp_path)
+    assert set(added.pack.own) == set(open_bundle(tmp_path / "x.prunion").pack("warm").own)
+    assert any(value.any() for value in added.pack.own.values())
+    images = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    with load(tmp_path / "x.prunion", "cpu", threads=1, memory_limit=0) as model:
+        before = model.logits(images, ["warm"] * 4)
+        model.add_domain(added.path)
+        mixed = model.logits(images, ROWS)
+    np.testing.assert_allclose(mixed[0, :2], before[0, :2], rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_keeps_one_budget_for_both(tmp_path: Path) -> None:
@@ -44,14 +72,7 @@ def test_a_run_keeps_one_budget_for_both(tmp_path: Path) -> None:
     assert adapter is not None
     assert any(up.any() for up in adapter.up.values())  # type: ignore[union-attr]
 
-    write_domain(tmp_path / "data" / "later", ["blue", "red"], 8, 2)
-    later = tmp_path / "later.toml"
-    later.write_text(
-        "[train]\nwarmup = 0\nramp = 1\nsettle = 1\nbatch_size = 8\n[domains.later]\n"
-        'train = "data/later/train"\ntest = "data/later/test"\n',
-        "utf-8",
-    )
-    added = add_domain_pack(tmp_path / "out", later, tmp_path / "later.safetensors")
+    added = added_pack(tmp_path / "out", tmp_path)
     assert set(added.pack.own) == set(open_bundle(tmp_path / "x.prunion").pack("warm").own)
     assert any(value.any() for key, value in added.pack.own.items() if "up" in key)
     images = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)

@@ -7,7 +7,6 @@ shifts are folded into the convolutions and whose channels are only those that t
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +18,28 @@ import uvicorn
 from prunion.benchmarks.cost import fold_by_hand
 from prunion.runtime.backends import Session, SessionOptions, make_ort_session, run
 from prunion.runtime.base import default_round_to, free_memory
-from prunion.runtime.batching import Batcher, BatchOptions, Catalogue, FairQueue, Job, Piece
+from prunion.runtime.batching import (
+    Batcher,
+    BatchOptions,
+    Catalogue,
+    FairQueue,
+    Group,
+    Job,
+    Piece,
+    runs_at_once,
+)
 from prunion.runtime.bundle import Pack
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import LiveDomain, Model, load
-from prunion.runtime.serve import Gate, ServeOptions, Service, Serving, http_app, protocol_of
+from prunion.runtime.serve import (
+    Gate,
+    ServeOptions,
+    Service,
+    Serving,
+    http_app,
+    protocol_of,
+    run_loop,
+)
 
 __all__ = ["DomainQueue", "PerDomainModel", "main", "static_graph"]
 
@@ -75,7 +91,9 @@ class DomainQueue(FairQueue):
         """About how many rows are served before."""
         return self.rows + len(domains)
 
-    def take(self, most: int, now: float) -> tuple[list[Piece], list[Job]]:
+    def take(
+        self, most: int, now: float, group: Group | None = None
+    ) -> tuple[list[Piece], list[Job]]:
         """A batch of one domain, and the jobs whose deadline is over."""
         taken: list[Piece] = []
         expired: list[Job] = []
@@ -109,7 +127,9 @@ class _PerDomainService(Service):
     def __init__(self, model: Model, options: ServeOptions) -> None:
         super().__init__(model, options)
         limits = options.limits
-        batches = BatchOptions(options.max_batch, options.delay, limits.queue_rows)
+        batches = BatchOptions(
+            options.max_batch, options.delay, limits.queue_rows, at_once=runs_at_once(model)
+        )
         batcher = _PerDomainBatcher(model, batches, self)
         self._serving = Serving(model, batcher, Catalogue(model))
 
@@ -148,7 +168,7 @@ def main(
         model.add_domain(pack)
     static = PerDomainModel(model, threads, sliced)
     free_memory()  # what making the sessions left behind is not theirs
-    asyncio.run(_serve(_PerDomainService(static, ServeOptions(log="off", delay=delay)), port))
+    run_loop(_serve(_PerDomainService(static, ServeOptions(log="off", delay=delay)), port))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 from .batcher import Batcher as Batcher
-from .batcher import BatchOptions as BatchOptions
 from .catalogue import Catalogue as Catalogue
 from .decode import Budget as Budget
 from .decode import Decoder as Decoder
 from .packs import PackCache as PackCache
 from .packs import PackFolder as PackFolder
+from .policy import BatchOptions as BatchOptions
+from .policy import runs_at_once as runs_at_once
 from .queue import FairQueue as FairQueue
+from .queue import Group as Group
 from .queue import Job as Job
 from .queue import Piece as Piece
 from .statistics import BATCH_EDGES as BATCH_EDGES

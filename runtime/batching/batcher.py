@@ -1,59 +1,26 @@
-"""From queued requests to answers: one thread that runs the model on what the queue gives it."""
+"""From queued requests to answers: threads that run the model on what the queue gives them."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from prunion.runtime.batching.policy import BatchOptions, delay_of, group_of, pays, runs_at_once
 from prunion.runtime.batching.queue import FairQueue, Job, Piece
 from prunion.runtime.batching.statistics import Statistics
 from prunion.runtime.errors import InputError, OverloadError
-from prunion.runtime.model import Model, Plan, Trials
+from prunion.runtime.model import Model, Trials
 
-__all__ = ["BatchOptions", "Batcher", "delay_of"]
+__all__ = ["Batcher"]
 
-GAIN = 1.2  # a batch of 8 must answer this many times the images of batch 1 to be waited for
-DELAY = 0.002
 FOREVER = 1e6  # seconds that no client waits
 DECAY = 0.9  # what a batch before counts against the newest, in the time of a row
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How requests are put together.
-
-    Attributes:
-        max_batch: most rows that run together.
-        delay: seconds that a row may wait for others; None waits only where batches are faster
-            on this machine, as the plan measured it.
-        queue_rows: most rows that wait.
-        weights: how much of a busy server a domain gets, by name; 1 if it is not named.
-    """
-
-    max_batch: int = 32
-    delay: float | None = None
-    queue_rows: int = 1024
-    weights: Mapping[str, float] = field(default_factory=dict)
-
-
-def delay_of(plan: Plan) -> float:
-    """Seconds worth waiting for a fuller batch: none where a batch of 8 gains less than a fifth.
-
-    One run less saves what a run costs beside its rows; waiting longer than that would lose.
-    """
-    kinds = [times for times in (plan.mixed, plan.single) if times]
-    if not kinds:
-        return DELAY
-    one, eight = (min(times[rows] for times in kinds) for rows in (1, 8))
-    if 8 * one < GAIN * eight:
-        return 0.0
-    return min(DELAY, (8 * one - eight) / 7 / 1000)
+ENOUGH = 8  # rows of a batch where batches bring little: more would only keep others waiting
 
 
 class Batcher:
@@ -69,11 +36,18 @@ class Batcher:
         self.options = options = options or BatchOptions()
         self.statistics = statistics or Statistics()
         self.delay = options.delay or 0.0
+        self.at_once = options.at_once or 1
+        self.grouped = False  # whether rows run by domain, where domains have their own sessions
+        self._most = options.max_batch
         self._spent, self._answered = 0.0, 1e-9
         self._queue = FairQueue(options.queue_rows, options.max_batch, options.weights)
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closing = False
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(
+            self._lock
+        )  # told to the one that waits for a fuller batch
+        self._threads: list[threading.Thread] = []
+        self._idle: list[threading.Condition] = []  # of threads with nothing to do
+        self._closing = self._gathering = False
         self._running = 0
         self._together = 0  # pieces of the last batch
 
@@ -85,14 +59,19 @@ class Batcher:
     @property
     def row_seconds(self) -> float:
         """What an image took lately, in the batches that it ran in."""
-        return self._spent / self._answered
+        return self._spent / self._answered / self.at_once
 
     def tune(self) -> None:
-        """Measure, or remember, what batches bring on this machine, and wait accordingly."""
+        """Measure, or remember, what batches bring on this machine, and run them accordingly."""
         plan = self.model.tune()
         if plan.mixed and plan.single:
             self.model.trials = Trials()
-        self.delay = delay_of(plan) if self.options.delay is None else self.options.delay
+        told = self.options.delay
+        self.delay = delay_of(plan) if told is None else told
+        self.at_once = self.options.at_once or runs_at_once(self.model)
+        little = not pays(plan) and not told
+        self.grouped = self.model.sessions.apart or little
+        self._most = min(ENOUGH, self.options.max_batch) if little else self.options.max_batch
 
     async def answer(self, job: Job) -> np.ndarray:
         """`[N, width]` logits of a job.
@@ -128,7 +107,7 @@ class Batcher:
     def put(self, job: Job) -> None:
         """Queue a job. Raises OverloadError."""
         job.arrived = time.perf_counter_ns()
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise OverloadError("the server is stopping: ask another", "draining")
             wait = self._queue.ahead(job.domains) * self.row_seconds
@@ -141,56 +120,81 @@ class Batcher:
                     wait,
                 )
             self._queue.put(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+            if self._gathering:
+                self._filled.notify()
+            else:
+                self._wake()
 
     def cancel(self, job: Job) -> None:
         """Give a job up: what waits of it leaves the queue."""
-        with self._changed:
+        with self._lock:
             self._queue.drop(job)
 
     def close(self) -> None:
         """Take no more, answer what was taken, and return when that is done."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify()
-        thread = self._thread
-        if thread is not None:
+            self._wake_all()
+            self._filled.notify_all()
+        for thread in self._threads:
             thread.join()
 
-    def _work(self) -> None:
-        while pieces := self._next():
-            self._run(pieces)
+    def _wake(self) -> None:
+        """Have a thread that does nothing look at the queue, or one more."""
+        if self._idle:  # the one that worked last: its memory is in the processor's caches
+            self._idle.pop().notify()
+        elif len(self._threads) < self.at_once:
+            thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def _next(self) -> list[Piece]:
-        """The next batch; empty when the batcher is closed and its queue is empty."""
-        with self._changed:
-            self._running = 0
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._idle.pop().notify()
+
+    def _work(self) -> None:
+        done, own = 0, threading.Condition(self._lock)
+        while pieces := self._next(done, own):
+            self._run(pieces)
+            done = sum(piece.rows for piece in pieces)
+
+    def _next(self, done: int, own: threading.Condition) -> list[Piece]:
+        """The next batch after one of `done` rows; empty when the batcher is closed and its queue
+        is empty."""
+        with self._lock:
+            self._running -= done
             # A single client, which waits for its answer before it asks again, is not waited for;
             # its next request may be here already.
             company = self._together > 1 or self._queue.rows > 1
             while True:
-                while not self._queue.rows and not self._closing:
-                    self._changed.wait()
+                while (not self._queue.rows and not self._closing) or self._gathering:
+                    self._idle.append(own)
+                    own.wait()
                 if self.delay and company and not self._closing:
                     self._gather(time.monotonic() + self.delay)
-                pieces, expired = self._queue.take(self.options.max_batch, time.monotonic())
-                self._running = sum(piece.rows for piece in pieces)
+                group = group_of(self.model) if self.grouped else None
+                pieces, expired = self._queue.take(self._most, time.monotonic(), group)
+                rows = sum(piece.rows for piece in pieces)
+                self._running += rows
                 self._together = len(pieces)
                 for job in expired:
                     job.error = late()
                 _tell(expired)
+                if self._queue.rows:  # what is left is for another
+                    self._wake()
                 if pieces or (self._closing and not self._queue.rows):
                     return pieces
 
     def _gather(self, until: float) -> None:
         """Wait for a full batch, but not past `until`."""
-        while self._queue.rows < self.options.max_batch and not self._closing:
+        self._gathering = True
+        while self._queue.rows < self._most and not self._closing:
             left = until - time.monotonic()
-            if left <= 0 or not self._changed.wait(left):
-                return
+            if left <= 0 or not self._filled.wait(left):
+                break
+        self._gathering = False
+        if self._closing:  # those who waited for this were told too early
+            self._wake_all()
 
     def _run(self, pieces: Sequence[Piece]) -> None:
         begun = time.perf_counter_ns()
@@ -207,13 +211,15 @@ class Batcher:
             self._fail(pieces[0].job, exc)
         spent = time.perf_counter_ns() - begun
         rows = sum(piece.rows for piece in pieces)
-        self._spent = DECAY * self._spent + spent / 1e9
-        self._answered = DECAY * self._answered + rows
         domains = self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
-        for piece in pieces:
-            piece.job.batch = rows, domains
-            piece.job.infer_ns += spent
-        _tell([piece.job for piece in pieces if self._settles(piece)])
+        with self._lock:  # pieces of one job may run beside each other
+            self._spent = DECAY * self._spent + spent / 1e9
+            self._answered = DECAY * self._answered + rows
+            for piece in pieces:
+                piece.job.batch = rows, domains
+                piece.job.infer_ns += spent
+            settled = [piece.job for piece in pieces if _settles(piece)]
+        _tell(settled)
 
     def _answer(self, pieces: Sequence[Piece]) -> None:
         parts = [piece.job.images[piece.start : piece.stop] for piece in pieces]
@@ -229,26 +235,32 @@ class Batcher:
                     job, InputError("the network's answer is not finite: check the image's values")
                 )
                 continue
+            width = min(job.width, own.shape[1])
+            self._room(job)[piece.start : piece.stop, :width] = own[:, :width]
+
+    def _room(self, job: Job) -> np.ndarray:
+        """Where a job's logits go."""
+        with self._lock:
             if job.logits is None:
                 job.logits = np.full((job.rows, job.width), -np.inf, np.float32)
-            width = min(job.width, own.shape[1])
-            job.logits[piece.start : piece.stop, :width] = own[:, :width]
+            return job.logits
 
     def _fail(self, job: Job, error: Exception) -> None:
-        job.error = job.error or error
-        with self._changed:
+        with self._lock:
+            job.error = job.error or error
             job.missing -= job.waiting
             self._queue.drop(job)
 
-    def _settles(self, piece: Piece) -> bool:
-        """Whether a job has all of its answer now."""
-        job = piece.job
-        job.missing -= piece.rows
-        if job.missing > 0:
-            return False
-        job.closed = True
-        job.ended = time.perf_counter_ns()
-        return True
+
+def _settles(piece: Piece) -> bool:
+    """Whether a job has all of its answer now."""
+    job = piece.job
+    job.missing -= piece.rows
+    if job.missing > 0:
+        return False
+    job.closed = True
+    job.ended = time.perf_counter_ns()
+    return True
 
 
 def _tell(jobs: Sequence[Job]) -> None:

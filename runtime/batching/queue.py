@@ -21,7 +21,7 @@ import numpy as np
 from prunion.runtime.errors import OverloadError
 from prunion.runtime.model import LiveDomain
 
-__all__ = ["FairQueue", "Job", "Piece"]
+__all__ = ["FairQueue", "Group", "Job", "Piece"]
 
 SHARE = 4  # a domain may hold this many times the rows that are free
 FORGET = 4096  # clocks kept before those that fell behind are dropped
@@ -87,6 +87,10 @@ class Piece(NamedTuple):
         return self.job.domains[self.start : self.stop]
 
 
+Group = Callable[[LiveDomain], object]
+_Entry = tuple[int, float, int, Piece]  # priority, start, order
+
+
 class FairQueue:
     """Not thread-safe: its owner holds a lock.
 
@@ -102,7 +106,7 @@ class FairQueue:
         self.weights = dict(weights or {})
         self.rows = 0
         self.held: Counter[str] = Counter()
-        self._heap: list[tuple[int, float, int, Piece]] = []
+        self._heap: list[_Entry] = []
         self._order = itertools.count()
         self._now = 0.0
         self._clocks: dict[str, float] = {}
@@ -137,13 +141,18 @@ class FairQueue:
         new = sum(name not in self.held for name in counts)
         return min(self.rows + len(domains), own * (active + new))
 
-    def take(self, most: int, now: float) -> tuple[list[Piece], list[Job]]:
+    def take(
+        self, most: int, now: float, group: Group | None = None
+    ) -> tuple[list[Piece], list[Job]]:
         """At most `most` rows to run together, and the jobs whose deadline is over.
 
-        A piece that does not fit is cut; its rest stays first in the queue.
+        A piece that does not fit is cut; its rest stays first in the queue. With `group` all rows
+        are of the group of the first one; what is of others keeps its place. A piece of several
+        groups is in that of None.
         """
         taken: list[Piece] = []
         expired: list[Job] = []
+        others: list[_Entry] = []
         while self._heap and most > 0:
             priority, start, order, piece = self._heap[0]
             job = piece.job
@@ -154,6 +163,8 @@ class FairQueue:
                 expired.append(job)
                 self.drop(job)
                 continue
+            if group is not None and not taken:
+                others = self._set_aside(group, piece)
             self._now = max(self._now, start)
             count = min(piece.rows, most)
             middle = piece.start + count
@@ -167,11 +178,23 @@ class FairQueue:
             job.waiting -= count
             taken.append(part)
             most -= count
+        if others:
+            self._heap += others
+            heapq.heapify(self._heap)
         if not self.rows:
             self._heap.clear()
             self._clocks.clear()
             self._now = 0.0
         return taken, expired
+
+    def _set_aside(self, group: Group, first: Piece) -> list[_Entry]:
+        """Leave only what is of the group of `first` in the heap; returns the rest."""
+        own, kept, others = _group(first, group), list[_Entry](), list[_Entry]()
+        for entry in self._heap:
+            (kept if _group(entry[3], group) == own else others).append(entry)
+        heapq.heapify(kept)
+        self._heap = kept
+        return others
 
     def drop(self, job: Job) -> None:
         """Take what waits of a job out of the queue: nobody wants it any more."""
@@ -198,3 +221,8 @@ class FairQueue:
             self.held[domain.name] -= 1
             if not self.held[domain.name]:
                 del self.held[domain.name]
+
+
+def _group(piece: Piece, group: Group) -> object:
+    first, *others = piece.domains
+    return group(first) if all(domain is first for domain in others) else None

@@ -37,7 +37,7 @@ class Model:
         self._serials = itertools.count(len(tables.domains))
         self._writing, self._planning = threading.Lock(), threading.Lock()
         self._plan: Plan | None = None
-        self.trials: Trials | None = None  # of a server, where one thread asks for all batches
+        self.trials: Trials | None = None  # of a server
         self.background: Background | None = None  # of a server, whose batches wait for no session
         self._scratch = threading.local()
 
@@ -170,18 +170,20 @@ class Model:
         """Measure which sessions answer fastest, unless it is known for this machine already."""
         with self._planning:
             if self._plan is None:
-                self._plan = find_plan(self.sessions, self._tables.domains[0].pack)
+                packs = [domain.pack for domain in self._tables.domains]
+                self._plan = find_plan(self.sessions, packs)
                 self.sessions.slicing = self.sessions.slicing and self._plan.slices
             return self._plan
 
-    def pin_in_background(self) -> None:
+    def pin_in_background(self, share: float = 0.0) -> None:
         """From now on no answer waits for a session to be made: the mixed one answers meanwhile.
 
-        Where all domains may have theirs, they are made at once, else for those that ask often.
+        Where all domains may have theirs, they are made at once, else for those that are asked for
+        often, and take at least `share` of the batches.
         """
         if not self.sessions.pins:
             return
-        self.background = Background(self.sessions.ready, self.sessions.pinned)
+        self.background = Background(self.sessions.ready, self.sessions.pinned, share)
         domains = self._tables.domains
         for domain in domains if self.sessions.can_hold(list(domains)) else ():
             self.background.want(domain)
@@ -280,10 +282,11 @@ class Model:
             return self._mixed(tables, array, rows)
         self.sessions.form.check_values(array)
         own = pinned.run(array)
-        missing = tables.max_classes - own.shape[1]
-        if not missing:
+        if own.shape[1] == tables.max_classes:
             return own
-        return np.pad(own, ((0, 0), (0, missing)), constant_values=-np.inf)
+        logits = np.full((len(own), tables.max_classes), -np.inf, np.float32)
+        logits[:, : own.shape[1]] = own  # np.pad takes ten times as long
+        return logits
 
     def _mixed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         session = self.sessions.mixed()

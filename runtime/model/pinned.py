@@ -19,7 +19,7 @@ from prunion.runtime.model.domains import LiveDomain
 __all__ = ["Background", "Pinned"]
 
 OFTEN = 8  # requests of a domain in vain, before a session is made for it
-FORGET = 4096  # domains whose requests are counted
+FORGET = 4096  # requests that are counted in full
 log = logging.getLogger(__name__)
 
 
@@ -51,15 +51,19 @@ class Background:
     Args:
         ready: the session of a domain, if it is there.
         make: makes it, if there is room.
+        share: of all that is asked for lately, what a domain must be asked for to get its own.
     """
 
     def __init__(
         self,
         ready: Callable[[LiveDomain], Pinned | None],
         make: Callable[[LiveDomain], object],
+        share: float = 0.0,
     ) -> None:
         self._ready = ready
         self._make = make
+        self._share = share
+        self._all = 0  # times that any domain was asked for
         self._asked: Counter[int] = Counter()
         self._making: set[int] = set()
         self._failed: WeakSet[LiveDomain] = WeakSet()
@@ -71,8 +75,11 @@ class Background:
     def pinned(self, domain: LiveDomain) -> Pinned | None:
         """The session of a domain, or None: then the mixed one answers."""
         found = self._ready(domain)
-        if found is None:
-            self._ask(domain)
+        with self._lock:
+            self._all += 1
+            wanted = found is None and self._is_wanted(domain)
+        if wanted:
+            self.want(domain)
         return found
 
     def can_hold(self, domains: list[LiveDomain]) -> bool:
@@ -99,18 +106,21 @@ class Background:
         if thread is not None:
             thread.join()
 
-    def _ask(self, domain: LiveDomain) -> None:
+    def _is_wanted(self, domain: LiveDomain) -> bool:
+        """Count that a domain was asked for in vain: whether a session for it pays now."""
         serial = domain.serial
-        with self._lock:
-            if self._closed or serial in self._making or domain in self._failed:
-                return
-            self._asked[serial] += 1
-            if self._asked[serial] < OFTEN:
-                if len(self._asked) > FORGET:
-                    self._asked.clear()
-                return
-            del self._asked[serial]
-        self.want(domain)
+        if self._closed or serial in self._making or domain in self._failed:
+            return False
+        if self._all >= FORGET:  # what was long ago counts less and less
+            self._all //= 2
+            halves = {other: count // 2 for other, count in self._asked.items()}
+            self._asked = Counter({other: count for other, count in halves.items() if count})
+        self._asked[serial] += 1
+        count = self._asked[serial]
+        if count < OFTEN or count < self._share * self._all:
+            return False
+        del self._asked[serial]
+        return True
 
     def _work(self) -> None:
         while (domain := self._wanted.get()) is not None and not self._closed:

@@ -9,6 +9,7 @@ are the same either way.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,7 @@ class _State:
 
 
 class Trials:
-    """For one thread, which asks `splits`, runs the batch, and tells `record`.
+    """Thread-safe: whoever asks `splits` runs the batch, and tells `record`.
 
     `clock` gives seconds.
 
@@ -54,7 +55,8 @@ class Trials:
         self.runs: Counter[bool] = Counter()
         self.done = 0
         self._clock = clock
-        self._begun = 0.0
+        self._own = threading.local()  # when the batch of a thread began
+        self._lock = threading.Lock()
         self._kinds: dict[Kind, _State] = {}
 
     def splits(self, counts: Sequence[int], planned: bool, may_split: Callable[[], bool]) -> bool:
@@ -63,21 +65,26 @@ class Trials:
         `planned` is what the plan says; `may_split` whether that needs no new session, which is
         asked only where it would be a trial.
         """
-        state = self._kinds.setdefault(_kind(counts), _State(planned))
-        state.seen += 1
-        self._begun = self._clock()
-        now = state.splits
-        if not self._on_trial(state) or len(state.times[now]) <= len(state.times[not now]):
+        with self._lock:
+            state = self._kinds.setdefault(_kind(counts), _State(planned))
+            state.seen += 1
+            self._own.begun = self._clock()
+            now = state.splits
+            if not self._on_trial(state) or len(state.times[now]) <= len(state.times[not now]):
+                return now
+            if now or may_split():
+                return not now
+            state.tried, state.seen = self._clock(), 0  # later, perhaps
             return now
-        if now or may_split():
-            return not now
-        state.tried, state.seen = self._clock(), 0  # later, perhaps
-        return now
 
     def record(self, counts: Sequence[int], split: bool) -> None:
         """The batch ran, one way or the other, and ends now."""
-        self.runs[split] += 1
-        state, row = self._kinds[_kind(counts)], (self._clock() - self._begun) / sum(counts)
+        row = (self._clock() - self._own.begun) / sum(counts)
+        with self._lock:
+            self.runs[split] += 1
+            self._record(self._kinds[_kind(counts)], row, split)
+
+    def _record(self, state: _State, row: float, split: bool) -> None:
         if not self._on_trial(state):
             if split == state.splits:
                 state.lately = DECAY * state.lately + (1 - DECAY) * row

@@ -16,6 +16,7 @@ __all__ = ["InferResponse", "Output", "http_response", "infer_response"]
 
 LOWEST = np.float32(np.finfo(np.float32).min)
 VERSION = "1"
+ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def http_response(response: InferResponse) -> tuple[bytes, int | None]:
     if response.parameters:
         value["parameters"] = dict(response.parameters)
     value["outputs"] = outputs
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    text = ENCODER.encode(value).encode()
     return b"".join([text, *tail]), len(text) if tail else None
 
 

@@ -11,8 +11,9 @@ import select
 import signal
 import socket
 import ssl
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
 from prunion.runtime.serve.workers import run_workers
 
-__all__ = ["serve", "serve_with"]
+__all__ = ["run_loop", "serve", "serve_with"]
 
 BACKLOG = 2048
 PATIENCE = 200  # milliseconds of emptying the queue of connections before it is closed
@@ -65,7 +66,7 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
     _check(options)
     if options.workers == 1:
         with logging_of(options):
-            asyncio.run(_run(bundle, options, options.port))
+            run_loop(_run(bundle, options, options.port))
         return
     with logging_of(options), contextlib.ExitStack() as held:
         # Held but not listened on, so that the workers share what this process was given.
@@ -76,7 +77,22 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
         shared = replace(options, port=numbers[0])
         if options.grpc_port is not None:
             shared = replace(shared, grpc_port=numbers[1])
-        run_workers(options.workers, lambda: asyncio.run(_run(bundle, shared, shared.port)))
+        run_workers(options.workers, lambda: run_loop(_run(bundle, shared, shared.port)))
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """`asyncio.run`, in uvloop's loop where that is installed: its sockets and timers are in C."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+        return
+    if sys.version_info < (3, 11):
+        uvloop.install()
+        asyncio.run(main)
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
 
 
 async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:

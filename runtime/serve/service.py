@@ -68,7 +68,7 @@ class Service:
 
         Raises PrunionError.
         """
-        warm(self._serving, self.options.keep)
+        warm(self._serving, self.options)
         if self.options.watch is not None:
             self._watcher = Watcher(PackFolder(self.options.watch), self._serving.catalogue)
             self._watcher.start()

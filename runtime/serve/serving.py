@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from prunion.runtime.serve.options import LoadOptions, ServeOptions
 
 __all__ = ["Serving", "load_model", "make_serving", "open_anew", "warm"]
 
-GRAPHS = 6  # times the bundle's graph: what pinned sessions take together, unless it is said
+# Unless a limit is said: times the bundle's graph that pinned sessions take together; and the share
+# of all batches that a domain's must be, or a session for it only takes memory from the others.
+GRAPHS, SHARE = 6, 1 / 32
 logger = logging.getLogger("prunion.serve")
 
 
@@ -77,7 +78,7 @@ def make_serving(model: Model, options: ServeOptions, statistics: Statistics) ->
     return Serving(model, batcher, Catalogue(model, folders, cache))
 
 
-def warm(serving: Serving, keep: Sequence[str]) -> None:
+def warm(serving: Serving, options: ServeOptions) -> None:
     """Make the sessions, measure what batches bring, read what is never to leave, answer once.
 
     Raises PrunionError.
@@ -85,10 +86,10 @@ def warm(serving: Serving, keep: Sequence[str]) -> None:
     model = serving.model
     if not model.sessions.apart:
         model.sessions.mixed()
-        model.pin_in_background()
+        model.pin_in_background(SHARE if options.load.memory_limit is None else 0.0)
     serving.batcher.tune()
     model.answer(model.sessions.form.noise(1), serving.catalogue.domains[:1])
-    serving.catalogue.warm(keep)
+    serving.catalogue.warm(options.keep)
 
 
 def open_anew(bundle: Path, old: Serving, options: ServeOptions, statistics: Statistics) -> Serving:
@@ -98,7 +99,7 @@ def open_anew(bundle: Path, old: Serving, options: ServeOptions, statistics: Sta
     PrunionError.
     """
     new = make_serving(load_model(bundle, options.load), options, statistics)
-    warm(new, options.keep)
+    warm(new, options)
     own = {domain.name for domain in new.catalogue.domains}
     for domain in old.catalogue.domains:
         if domain.name not in own:

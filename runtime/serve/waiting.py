@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Generator
+from functools import partial
 from typing import Any, TypeVar
 
 __all__ = ["Stop", "within"]
@@ -30,16 +31,46 @@ class Stop:
         return uncancel is None or uncancel() == 0
 
 
+class _Rest(Awaitable[Result]):
+    """Work that has begun and waits for `first`."""
+
+    def __init__(self, first: Any, steps: Generator[Any, Any, Result]) -> None:
+        self.first = first
+        self.steps = steps
+
+    def __await__(self) -> Generator[Any, Any, Result]:
+        waits = self.first
+        while True:
+            try:
+                sent = yield waits
+            except BaseException as exc:
+                step = partial(self.steps.throw, exc)
+            else:
+                step = partial(self.steps.send, sent)
+            try:
+                waits = step()
+            except StopIteration as exc:
+                found: Result = exc.value
+                return found
+
+
 async def within(seconds: float, work: Awaitable[Result]) -> Result:
     """What `work` gives, unless it takes longer: then asyncio.TimeoutError.
 
     As `asyncio.wait_for`, but in the task that asks: a task of its own, as Python before 3.12
-    makes it, costs every request two turns of the event loop.
+    makes it, costs every request two turns of the event loop. Work that waits for nothing is timed
+    by nothing.
     """
+    steps = work.__await__()
+    try:
+        first = next(steps)
+    except StopIteration as exc:
+        found: Result = exc.value
+        return found
     stop = Stop()
     timer = asyncio.get_running_loop().call_later(seconds, stop)
     try:
-        return await work
+        return await _Rest(first, steps)
     except asyncio.CancelledError:
         if stop.took_back():
             raise asyncio.TimeoutError from None

@@ -17,6 +17,7 @@ from prunion.trainer.config.checks import (
     check_int,
     check_number,
     check_text,
+    check_triple,
     key_of,
 )
 
@@ -46,7 +47,8 @@ class DomainConfig:
     are read at its end alone. `reference` is what the papers' scores count against: the accuracy in
     percent of a network finetuned for this domain alone; `feature` what S_E is relative to: that of
     the frozen backbone with a head alone. `augment` is how training changes its images; None is as
-    `[train]` says.
+    `[train]` says. `mean` and `std` of its RGB in 0 … 1 are what the network is to be given it by;
+    None is `[input]`'s, as for the others.
     """
 
     name: str
@@ -71,6 +73,8 @@ class DomainConfig:
     reference: float = 0.0
     feature: float = 0.0
     augment: AugmentConfig | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -103,7 +107,22 @@ class DomainConfig:
             check_number(where, key, getattr(self, key), 0, 99.99)
         if self.augment is not None:
             object.__setattr__(self, "augment", as_augment(where, self.augment))
+        self._check_normalisation(where)
         self._check_source(where)
+
+    def _check_normalisation(self, where: str) -> None:
+        given = {key: getattr(self, key) for key in ("mean", "std")}
+        lacking = [key for key, value in given.items() if value is None]
+        if len(lacking) == 1:
+            other = next(key for key in given if key not in lacking)
+            raise ConfigError(
+                f"{key_of(where, lacking[0])} is missing, and {other} is given: give both, or "
+                "neither for those of [input]"
+            )
+        for key, value in given.items():
+            if value is not None:
+                low = key == "std"
+                object.__setattr__(self, key, check_triple(where, key, value, 0, 1, open_low=low))
 
     def _check_source(self, where: str) -> None:
         column = "image_column" if self.image_column else "label_column"

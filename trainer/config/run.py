@@ -51,7 +51,7 @@ LATER_TRAIN = (
 # Keys of a domain that a run which does not use them is known without, as before there were such.
 NEWER = (
     *("image_column", "label_column", "drop_untrained", "feature"),
-    *("validation", "validation_split", "validation_holdout", "augment"),
+    *("validation", "validation_split", "validation_holdout", "augment", "mean", "std"),
 )
 
 
@@ -85,6 +85,11 @@ class RunConfig:
                 f'[budget] kind is "{self.budget.kind}", and [train] granularity is "slice", whose '
                 'switches are counted by their weights: set kind = "params"'
             )
+        if self.train.adapter_rank and (self.budget.own < 1 or self.budget.kind == "latency"):
+            raise ConfigError(
+                f"[train] adapter_rank is {self.train.adapter_rank}, and neither [budget] own nor "
+                'kind = "latency" counts adapters: leave one of the two out'
+            )
         if self.budget.own < 1 and not self.train.traits.prunes:
             raise ConfigError(
                 f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "
@@ -112,6 +117,11 @@ class RunConfig:
                     f"[domains.{domain.name}] is named like [domains.{other}]: rename one (upper "
                     "and lower case do not tell domains apart)"
                 )
+
+    @property
+    def own_normalisation(self) -> bool:
+        """Whether a domain has a mean and a deviation of its own."""
+        return any(domain.mean is not None for domain in self.domains)
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from starlette.applications import Starlette
@@ -30,6 +32,7 @@ from prunion.runtime.serve.service import Service
 __all__ = ["create_app", "http_app"]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 HEALTH = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
 EXPOSED = ["Inference-Header-Content-Length", "X-Request-ID", "Retry-After"]
 logger = logging.getLogger("prunion.serve")
@@ -69,7 +72,10 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
         ]
     if service.options.page:
         routes += page_routes()
-    layers = [Middleware(_Front, service=service, gate=gate, keys=keys)]
+    layers = [
+        Middleware(_Front, service=service, gate=gate, keys=keys),
+        Middleware(_Straight, infer=handlers.infer),
+    ]
     origins = service.options.allow_origins
     if origins:
         cors = Middleware(
@@ -93,6 +99,34 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
             Exception: _refused,
         },
     )
+
+
+class _Straight:
+    """What is asked most reaches its handler without the layers that find all others."""
+
+    def __init__(self, app: ASGIApp, infer: Callable[[Request], Awaitable[Response]]) -> None:
+        self.app = app
+        self.infer = infer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            match = INFER.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
+        if match is None:
+            await self.app(scope, receive, send)
+            return
+        named = {name: value for name, value in match.groupdict().items() if value is not None}
+        scope["path_params"], scope["endpoint"] = named, self.infer
+        request = Request(scope, receive, send)
+        try:
+            response = await self.infer(request)
+        except HTTPException as exc:
+            response = await _http_error(request, exc)
+        except ClientGone as exc:
+            response = await _gone(request, exc)
+        except (PrunionError, MemoryError) as exc:
+            response = await _refused(request, exc)
+        await response(scope, receive, send)
 
 
 class _Front:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prunion.runtime.serve.http.door import Door
+from prunion.runtime.serve.http.lane import Exchange, PlainHead, plain_head
 from prunion.runtime.serve.options import Limits
 
 __all__ = ["most_connections", "protocol_of"]
@@ -42,7 +44,9 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
         """Closes what is one too many, and what keeps silent."""
 
         _silence: asyncio.TimerHandle | None = None
-        _thrown = 0  # bytes still to come of a request that was refused
+        _thrown = 0  # bytes still to come of a request that was refused, or answered before its end
+        _exchange: Exchange | None = None  # the plain request that is being answered
+        _early = b""  # what came after it
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -53,6 +57,12 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
             self._await_head(limits.header_seconds)
 
         def data_received(self, data: bytes) -> None:
+            if self._exchange is not None:
+                rest = self._exchange.feed(data)
+                if rest:
+                    self._early += rest
+                    self.flow.pause_reading()
+                return
             if self._thrown:
                 part = min(self._thrown, len(data))
                 self._thrown -= part
@@ -71,12 +81,68 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                     self._await_head(limits.body_seconds if self._thrown else limits.idle_seconds)
                     self.transport.write(answer)
                     return
+            head = plain_head(data) if self._starts() else None
+            if head is not None and head.length <= limits.body:
+                self._answer(head, data)
+                return
             super().data_received(data)
             if self._between_requests():
                 if self._silence is None:  # the first bytes of a head: they do not start it anew
                     self._await_head(limits.header_seconds)
             elif not self._unwanted():
                 self._hear()
+
+        def _answer(self, head: PlainHead, data: bytes) -> None:
+            self._unset_keepalive_if_required()
+            self._hear()
+            path, _, query = head.target.partition(b"?")
+            root = self.root_path
+            scope = {
+                "type": "http",
+                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "http_version": "1.1",
+                "server": self.server,
+                "client": self.client,
+                "scheme": self.scheme,
+                "method": "POST",
+                "root_path": root,
+                "path": root + unquote(path.decode("ascii")),
+                "raw_path": root.encode("ascii") + path,
+                "query_string": query,
+                "headers": head.headers,
+                "state": self.app_state.copy(),
+            }
+            found = Exchange(
+                self.transport,
+                self.flow,
+                self.server_state.default_headers,
+                head.length,
+                self._answered,
+            )
+            self._exchange = found
+            task = self.loop.create_task(found.run(self.app, scope))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            self.data_received(data[head.size :])
+
+        def _answered(self) -> None:
+            found, self._exchange = self._exchange, None
+            early, self._early = self._early, b""
+            self._thrown = 0 if found is None else found.left
+            self.on_response_complete()
+            if self.transport.is_closing():
+                return
+            if self._thrown:
+                self._unset_keepalive_if_required()
+                self._await_head(limits.body_seconds)
+            elif early:
+                self.data_received(early)
+
+        def shutdown(self) -> None:
+            if self._exchange is None:
+                super().shutdown()
+            else:
+                self._exchange.keeps = False
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -90,6 +156,8 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._hear()
+            if self._exchange is not None:
+                self._exchange.hang_up()
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:

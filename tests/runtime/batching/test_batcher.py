@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from prunion.runtime.batching import Batcher, BatchOptions, Job
-from prunion.runtime.batching.batcher import delay_of
+from prunion.runtime.batching.policy import delay_of
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.model import Model, Plan, load
 
@@ -196,3 +196,88 @@ def test_a_single_client_that_is_quick_is_not_waited_for(model: Model, batch: np
 
     assert asyncio.run(ask()) < 2
     batcher.close()
+
+
+class Meeting:
+    """A model whose batches wait until two of them run beside each other."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.met = model, threading.Barrier(2, timeout=20)
+        self.domains: list[set[str]] = []
+
+    def answer(self, array: np.ndarray, domains: Any) -> np.ndarray:
+        self.domains.append({domain.name for domain in domains})
+        self.met.wait()
+        return self.model.answer(array, domains)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+def test_batches_run_beside_each_other(model: Model, batch: np.ndarray, toy: ModuleType) -> None:
+    """Also the pieces of one request, which is answered once, when all of them are."""
+    options = BatchOptions(max_batch=2, delay=0.0, at_once=2)
+    batcher = Batcher(Meeting(model), options)  # type: ignore[arg-type]
+    settled = []
+    one = job(model, batch[:4], [0, 1, 2, 0], settled=lambda: settled.append(one))
+    batcher.put(one)
+    two = job(model, batch[4:6], [1, 2])
+    batcher.put(two)
+    three = job(model, batch[:1], [2])
+    batcher.put(three)
+    batcher.close()
+    assert settled == [one]
+    expected = toy.reference(toy.make_tables(), batch[:4], np.array([0, 1, 2, 0]))
+    np.testing.assert_allclose(one.logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(two.logits, model.logits(batch[4:6], [1, 2]), rtol=1e-4)
+    assert len(batcher._threads) == 2
+
+
+def test_no_more_threads_than_batches_at_once(batcher: Batcher, batch: np.ndarray) -> None:
+    batcher.at_once = 3
+    jobs = [job(batcher.model, batch[:1], [0]) for _ in range(50)]
+    for x in jobs:
+        batcher.put(x)
+    batcher.close()
+    assert all(x.logits is not None for x in jobs) and 1 <= len(batcher._threads) <= 3
+    assert batcher.rows == 0 and batcher.statistics.total.inference_count == 50
+
+
+def test_where_batches_bring_little_each_domain_runs_alone(
+    model: Model, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {1: 1.0, 2: 2.0, 8: 7.9}
+    monkeypatch.setattr(model, "tune", lambda: Plan(times, times))
+    held = Held(model)
+    batcher = Batcher(held, BatchOptions(max_batch=32))  # type: ignore[arg-type]
+    batcher.tune()
+    assert batcher.grouped and batcher.delay == 0
+    batcher.at_once = 1
+    model.logits(batch[:1], [0])  # two of three domains get their sessions
+    model.logits(batch[:1], [1])
+    jobs = [job(model, batch[n % 6 : n % 6 + 1], [n % 3]) for n in range(30)]
+    for x in jobs:
+        batcher.put(x)
+    held.go.set()
+    batcher.close()
+    assert max(held.runs) == 8 and sum(held.runs) == 30
+    runs = list(batcher.statistics.recent)
+    assert all(len(run.domains) == 1 for run in runs)
+    for x in jobs:
+        expected = model.logits(x.images, [x.domains[0].name])
+        np.testing.assert_allclose(x.logits, expected[:, : x.width], rtol=1e-4, atol=1e-5)
+
+
+def test_who_waits_for_a_fuller_batch_keeps_nobody_from_closing(
+    model: Model, batch: np.ndarray
+) -> None:
+    batcher = Batcher(model, BatchOptions(max_batch=9, delay=30.0, at_once=3))
+    batcher._together = 2  # as if there were company
+    jobs = [job(model, batch[:1], [0]) for _ in range(2)]
+    for x in jobs:
+        batcher.put(x)
+    time.sleep(0.1)
+    begun = time.monotonic()
+    batcher.close()
+    assert time.monotonic() - begun < 10
+    assert all(x.logits is not None for x in jobs)

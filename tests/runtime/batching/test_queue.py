@@ -135,3 +135,57 @@ def test_rows_ahead_are_about_what_is_served_before() -> None:
     queue.put(job("a" * 100))
     assert queue.ahead((DOMAINS["a"],)) == 101  # type: ignore[arg-type]
     assert queue.ahead((DOMAINS["b"],)) == 2, "its turn comes at once"  # type: ignore[arg-type]
+
+
+def own_group(domain: Any) -> str | None:
+    """A and b have sessions of their own."""
+    return domain.name if domain.name in "ab" else None
+
+
+def test_rows_of_one_group_leave_together_and_the_rest_keeps_its_place() -> None:
+    queue = FairQueue(limit=100, chunk=4)
+    for names in ("a", "c", "b", "a", "d", "ab", "b"):
+        queue.put(job(names))
+    batches = []
+    while queue.rows:
+        pieces, expired = queue.take(8, 0.0, own_group)
+        assert not expired
+        batches.append(sorted("".join(d.name for d in piece.domains) for piece in pieces))
+    # What asks for several domains at once goes with those that have no session of their own.
+    assert batches == [["a", "a"], ["ab", "c", "d"], ["b", "b"]]
+    assert not queue.held
+
+
+def test_a_group_is_cut_where_the_batch_is_full_and_a_flood_waits() -> None:
+    queue = FairQueue(limit=1000, chunk=4)
+    for _ in range(40):
+        queue.put(job("a"))
+    queue.put(job("b"))
+    first = queue.take(4, 0.0, own_group)[0]
+    second = queue.take(4, 0.0, own_group)[0]
+    assert [d.name for piece in first for d in piece.domains] == ["a"] * 4
+    assert [d.name for piece in second for d in piece.domains] == ["b"]
+    queue.put(job("b"))  # it came last, and is next
+    assert [d.name for p in queue.take(4, 0.0, own_group)[0] for d in p.domains] == ["b"]
+
+
+def test_weights_hold_for_groups_too() -> None:
+    queue = FairQueue(limit=4000, chunk=4, weights={"b": 3})
+    for _ in range(400):
+        queue.put(job("a"))
+        queue.put(job("b"))
+    found: list[str] = []
+    for _ in range(40):
+        found += [d.name for p in queue.take(4, 0.0, own_group)[0] for d in p.domains]
+    assert found.count("b") == pytest.approx(3 * found.count("a"), abs=12)
+
+
+def test_late_rows_of_other_groups_are_given_up_in_their_turn() -> None:
+    queue = FairQueue(limit=100, chunk=4)
+    queue.put(job("c", deadline=1.0))
+    queue.put(job("a"))
+    late = job("b", deadline=1.0)
+    queue.put(late)
+    pieces, expired = queue.take(4, 2.0, own_group)
+    assert [d.name for piece in pieces for d in piece.domains] == ["a"] and len(expired) == 1
+    assert queue.take(4, 2.0, own_group) == ([], [late])

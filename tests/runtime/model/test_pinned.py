@@ -72,6 +72,25 @@ def test_no_request_waits_for_a_session() -> None:
     background.close()
 
 
+def test_a_domain_among_very_many_gets_no_session() -> None:
+    """A few sessions would answer a few requests in a hundred, and take most of the memory."""
+    pool = Pool()
+    pool.may.set()
+    background = Background(pool.ready, pool.make, share=1 / 8)
+    many = [Domain(serial) for serial in range(100)]
+    for _ in range(5 * OFTEN):
+        for domain in many:
+            assert background.pinned(domain) is None  # type: ignore[arg-type]
+    assert not pool.asked
+    for turn in range(20 * OFTEN):  # one of them is asked for as often as all others together
+        background.pinned(many[7])  # type: ignore[arg-type]
+        background.pinned(many[turn % 100])  # type: ignore[arg-type]
+    for _ in range(4000):  # what was before is forgotten
+        background.pinned(many[7])  # type: ignore[arg-type]
+    until(lambda: pool.made == {7: "session 7"})
+    background.close()
+
+
 def test_closing_waits_for_what_is_being_made() -> None:
     """A process that ends while a library works in another thread is aborted."""
     pool = Pool()

@@ -210,12 +210,12 @@ def bench(
     for batch in dict.fromkeys(batches):
         calls = {name: x.call(batch) for name, x in opened.items()}
         made, blocks = _time(calls, batch, seconds)
-        rows += made
+        kept = {x.name: calls[x.name] for x in entered if not x.aside}
+        rows += [row for row in made if row.session in kept]
         comparisons += [
             compare_blocks(one.name, other.name, batch, blocks[one.name], blocks[other.name])
             for one, other in pairs
         ]
-        kept = {x.name: calls[x.name] for x in entered if not x.aside}
         energy += _energy(meters, kept, batch, seconds) if meters else []
     after = read_state(gpu=gpu)
     left = None if all(on_cpu(x.provider) for x in opened.values()) else _free_gpu_bytes(backend)

@@ -86,6 +86,7 @@ def test_widths_off_the_fast_path_are_timed_beside_those_below(
     report = bench(path, batches=(1, 2), seconds=0.02, threads=1, fresh=False)
     cut = "pinned:flowers cut to multiples of 3"
     assert [x.batch for x in report.comparisons if x.against == cut] == [1, 2]
+    assert cut not in {row.session for row in report.rows}, "it answers nobody"
     share, *_ = re.findall(r"would do ([0-9.]+) of its multiplications", report.widths_cost)
     assert share == "0.75"
     assert "of its time at batch 2 (measured)" in report.widths_cost

@@ -1,12 +1,28 @@
-"""The benchmarks' commands: `prunion demo` and `prunion report`."""
+"""The benchmarks' commands: `prunion demo`, `pretrain`, `report` and `reproduce`."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
 import click
 
-from prunion.runtime.cli import force
+from prunion.runtime.cli import as_json, force
 
-__all__ = ["demo", "report"]
+__all__ = ["demo", "pretrain", "report", "reproduce"]
+
+device = click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
+)
+threads = click.option("--threads", default=0, help="CPU threads  [default: all cores].")
+changed = click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="train.KEY=VALUE",
+    help="In place of its own, such as train.trunk_lr=1e-3; can be repeated.",
+)
 
 
 @click.command()
@@ -40,3 +56,184 @@ def report(sources: tuple[str, ...], output: str, pictures: str | None, force: b
 
     write_report(sources, output, pictures=pictures, force=force)
     click.echo(output)
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Weights to write, NAME.safetensors; the run lies beside them.",
+)
+@click.option("--backbone", default="resnet26", show_default=True, help="NAME, or SOURCE:NAME.")
+@click.option("--epochs", default=90, show_default=True, type=click.IntRange(1))
+@click.option("--size", default=64, show_default=True, type=click.IntRange(8, 4096), help="Pixels.")
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(4))
+@click.option("--lr", "trunk_lr", default=1e-3, show_default=True, help="Of the trunk.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--no-mirror", is_flag=True, help="Left and right are not the same.")
+@force
+@click.option("--resume", is_flag=True, help="Go on from the state beside the weights.")
+@threads
+@device
+@changed
+@as_json
+def pretrain(
+    data: Path,
+    output: Path,
+    backbone: str,
+    size: int,
+    epochs: int,
+    no_mirror: bool,
+    force: bool,
+    resume: bool,
+    changes: tuple[str, ...],
+    as_json: bool,
+    **learning: Any,
+) -> None:
+    """Train a trunk on the one domain in DATA, for [backbone] weights.
+
+    DATA has class folders, or these below train/ and test/; or it is a Parquet file or a table.
+    """
+    if force and resume:
+        raise click.UsageError("--force starts anew and --resume goes on: give one of them")
+    import json
+    from dataclasses import replace
+
+    from prunion.benchmarks.reproduce import (
+        backbone_named,
+        changes_of,
+        domain_at,
+        pretrain_trunk,
+        pretraining,
+    )
+    from prunion.trainer.config import InputConfig
+    from prunion.trainer.learning import exit_when_stopped
+
+    domain = replace(domain_at(data), mirror=not no_mirror)
+    shape = InputConfig((size, size), round(1.125 * size))
+    keys = {"ramp": epochs, **learning, **changes_of(changes)}
+    config = pretraining(backbone_named(backbone), domain, shape, **keys)
+    with exit_when_stopped():
+        made = pretrain_trunk(config, output, force=force, resume=resume)
+    if not _reports():
+        return
+    facts = {"weights": str(output), "domain": made.domain, "accuracy": made.accuracy}
+    told = f"{output}: {backbone} on {made.domain}, {len(made.classes)} classes, accuracy "
+    click.echo(json.dumps(facts, indent=1) if as_json else f"{told}{made.accuracy:.1%}")
+
+
+@click.command()
+@click.argument("benchmark", type=click.Choice(["decathlon", "imagenet-to-sketch"]))
+@click.option("--data", type=click.Path(path_type=Path), help="The benchmark's archives.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of all results.")
+@click.option("--list", "listed", is_flag=True, help="Show the rows, run nothing.")
+@click.option("--method", "methods", multiple=True, help="A row or a method; can be repeated.")
+@click.option("--network", "networks", multiple=True, help="All rows of it; can be repeated.")
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=click.IntRange(0),
+    default=[0],
+    show_default=True,
+    help="Every row for it; can be repeated.",
+)
+@click.option(
+    "--epochs", default=0, type=click.IntRange(0), help="Of every row  [default: its paper's]."
+)
+@click.option(
+    "--source-epochs",
+    default=0,
+    type=click.IntRange(0),
+    help="Of pretraining  [default: --epochs].",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="β of the rows that prune; can be repeated  [default: 1, 0.75, 0.5, 0.25].",
+)
+@click.option("--limit-images", default=0, type=click.IntRange(0), help="Of each part of a domain.")
+@click.option(
+    "--size", default=0, type=click.IntRange(0, 4096), help="Of images, pixels  [default: 64, 224]."
+)
+@click.option("--crops", default=1, show_default=True, help="Views of a test image: 1, 5 or 10.")
+@click.option("--final", is_flag=True, help="Train on validation images too; measure on test ones.")
+@click.option("--weights", multiple=True, metavar="NETWORK=FILE", help="Of a pretrained trunk.")
+@click.option(
+    "--source-accuracy",
+    default=0.0,
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Of ImageNet, where the weights do not tell.",
+)
+@changed
+@threads
+@device
+def reproduce(
+    benchmark: str,
+    data: Path | None,
+    output: Path | None,
+    listed: bool,
+    networks: tuple[str, ...],
+    budgets: tuple[float, ...],
+    weights: tuple[str, ...],
+    changes: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """From the archives of a BENCHMARK to its papers' table: every method, a row at a time.
+
+    Rows that OUTPUT holds are not run again. Beside each row stand those that the papers print.
+    """
+    from prunion.benchmarks.reproduce import (
+        BUDGETS,
+        NETWORKS,
+        Reproduction,
+        changes_of,
+        listed_rows,
+    )
+    from prunion.benchmarks.reproduce import reproduce as run_rows
+    from prunion.trainer.learning import exit_when_stopped
+
+    known = NETWORKS[benchmark]
+    for network in (*networks, *(text.partition("=")[0] for text in weights)):
+        if network not in known:
+            raise click.UsageError(f"no network {network}: choose from {', '.join(known)}")
+    if listed:
+        click.echo(listed_rows(benchmark, networks))
+        return
+    if data is None or output is None:
+        raise click.UsageError("give --data and -o, or --list")
+    asked = Reproduction(
+        benchmark,
+        data,
+        output,
+        networks=networks,
+        budgets=budgets or BUDGETS,
+        weights=_files(weights),
+        changes=changes_of(changes),
+        **options,
+    )
+    with exit_when_stopped():
+        text = run_rows(asked)
+    if _reports():
+        click.echo(text)
+
+
+def _reports() -> bool:
+    """Whether this process prints: the first one of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _files(given: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        network, equals, file = text.partition("=")
+        if not equals or not Path(file).is_file():
+            raise click.UsageError(f"--weights {text}: give NETWORK=FILE with a file that is there")
+        found[network] = str(Path(file).absolute())
+    return found

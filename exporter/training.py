@@ -1,8 +1,9 @@
-"""What `import prunion` gives of training: `train`, and `prune` for a network in hand."""
+"""What `import prunion` gives of training: `train`, `sweep`, and `prune` for a network in hand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,20 @@ from prunion.exporter.graph import rehearse_export
 from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig, load_config
-from prunion.trainer.run import OnProgress, RunResult, Watch, train_run, train_with_baseline
+from prunion.trainer.run import (
+    OnProgress,
+    RunResult,
+    Shared,
+    SweepResult,
+    Watch,
+    train_run,
+    train_sweep,
+    train_with_baseline,
+)
 
-__all__ = ["prune", "train"]
+__all__ = ["prune", "sweep", "train"]
 
+PARTS = ("train", "test", "validation")
 HOLDOUT = 0.1  # of the training images, where a domain has no test images
 SIZE = 224  # of a network that does not say what it was trained with
 
@@ -46,7 +57,7 @@ def train(
         resume: go on from the state that the folder holds.
         model: a network in place of the one that `[backbone]` names; it is left as it is.
         datasets: by name, for domains of `source = "python"`: a `torch.utils.data.Dataset`, or
-            two, `(train, test)`.
+            `(train, test)`, or `(train, test, validation)`.
         baseline: also train it with every channel, for as long, to compare: `result.baseline` has
             that run's accuracies, `baseline` in the run folder is its folder. Callbacks are told of
             the pruned run alone.
@@ -59,25 +70,63 @@ def train(
         PrunionError: the folder exists, a domain or backbone cannot be read, the budget cannot be
             met, the network could not be exported, or the loss stops being finite.
     """
-    run_file = None
-    if isinstance(config, Mapping):
-        config = RunConfig.from_json(dict(config))
-    elif not isinstance(config, RunConfig):
-        run_file = Path(config)
-        config = load_config(run_file)
-    name = "run" if run_file is None else run_file.stem
+    config, run_file, folder = _asked(config, output)
     go = train_with_baseline if baseline else train_run
     return go(
         config,
-        Path("runs") / name if output is None else Path(output),
+        folder,
         force=force,
         resume=resume,
         run_file=run_file,
         model=model,
-        datasets={name: _pair(value) for name, value in (datasets or {}).items()},
+        datasets={name: _sets(value) for name, value in (datasets or {}).items()},
         check=rehearse_export,
         watch=Watch(on_step, on_epoch),
-        track=[track] if isinstance(track, str) else track,
+        track=_listed(track),
+    )
+
+
+def sweep(
+    config: RunConfig | Mapping[str, Any] | Path | str,
+    output: Path | str | None = None,
+    *,
+    seeds: Sequence[int] = (),
+    budgets: Sequence[float | str] = (),
+    share: Shared = "ramp",
+    force: bool = False,
+    resume: bool = False,
+    track: Sequence[str] = (),
+) -> SweepResult:
+    """Train a run for each seed and budget, as `prunion train --seed A,B --budget C,D` does.
+
+    Args:
+        config: as for `train`.
+        output: the folder that holds a run folder for each; as for `train` without one.
+        seeds: in place of the run's own.
+        budgets: limits in place of the run's own.
+        share: what the budgets of a seed have in common: `"ramp"`, down to the lowest, or
+            `"warm-up"` alone, so that every run is what it would be alone.
+        force: replace run folders that are there.
+        resume: leave finished runs as they are, and go on with the others.
+        track: as for `train`.
+
+    Raises what `train` raises.
+    """
+    config, run_file, folder = _asked(config, output)
+    runs = [
+        replace(config, seed=seed, budget=replace(config.budget, limit=limit))
+        for seed in seeds or [config.seed]
+        for limit in budgets or [config.budget.limit]
+    ]
+    return train_sweep(
+        runs,
+        folder,
+        force=force,
+        resume=resume,
+        run_file=run_file,
+        check=rehearse_export,
+        track=_listed(track),
+        shared=share,
     )
 
 
@@ -152,12 +201,30 @@ def prune(
         force=force,
         resume=resume,
         model=model,
-        datasets={name: pair for name, (_, pair) in described.items() if pair is not None},
+        datasets={name: sets for name, (_, sets) in described.items() if sets is not None},
         baseline=baseline,
         track=track,
         on_step=on_step,
         on_epoch=on_epoch,
     )
+
+
+def _asked(
+    config: RunConfig | Mapping[str, Any] | Path | str, output: Path | str | None
+) -> tuple[RunConfig, Path | None, Path]:
+    """The run, the file that it was read from, and its folder."""
+    run_file = None
+    if isinstance(config, Mapping):
+        config = RunConfig.from_json(dict(config))
+    elif not isinstance(config, RunConfig):
+        run_file = Path(config)
+        config = load_config(run_file)
+    name = "run" if run_file is None else run_file.stem
+    return config, run_file, Path("runs") / name if output is None else Path(output)
+
+
+def _listed(track: Sequence[str]) -> Sequence[str]:
+    return [track] if isinstance(track, str) else track
 
 
 def _keys(table: str, value: Any) -> dict[str, Any]:
@@ -187,29 +254,31 @@ def _sees(model: nn.Module) -> dict[str, Any]:
     return {**value, "size": size if fits else SIZE}
 
 
-def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
+def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...] | None]:
     """The keys of `[domains.NAME]`, and the data sets in hand."""
+    sets: tuple[Any, ...] | None = None
     if isinstance(value, Mapping):
-        table, pair = dict(value), None
-        if any(not _is_paths(table[key]) for key in ("train", "test") if key in table):
-            pair = (table.pop("train", None), table.pop("test", None))
+        table = dict(value)
+        if any(not _is_paths(table[key]) for key in PARTS if key in table):
+            sets = _sets([table.pop(part, None) for part in PARTS])
             table = {"source": "python", **table}
     elif _is_paths(value) and not isinstance(value, (tuple, list)):
-        folder, pair = Path(value), None
+        folder = Path(value)
         parts = {part: str(folder / part) for part in ("train", "test")}
         both = all(Path(part).is_dir() for part in parts.values())
         table = parts if both else {"train": str(folder)}
     else:
-        first, test = _pair(value)
-        pair = None if _is_paths(first) and _is_paths(test) else (first, test)
-        table = {"train": first, "test": test} if pair is None else {"source": "python"}
-    for part in ("train", "test", "validation"):  # a path may be pathlib's
+        given = dict(zip(PARTS, _sets(value), strict=False))
+        table = {part: images for part, images in given.items() if images is not None}
+        if not all(map(_is_paths, table.values())):
+            sets, table = _sets(value), {"source": "python"}
+    for part in PARTS:  # a path may be pathlib's
         if isinstance(table.get(part), Path):
             table[part] = str(table[part])
-    tested = pair[1] is not None if pair else bool(table.get("test"))
+    tested = sets[1] is not None if sets else bool(table.get("test"))
     if table.get("source", "files") in ("files", "python") and not tested:
         table.setdefault("holdout", HOLDOUT)
-    return table, pair
+    return table, sets
 
 
 def _is_paths(value: Any) -> bool:
@@ -217,8 +286,8 @@ def _is_paths(value: Any) -> bool:
     return bool(values) and all(isinstance(x, (str, Path)) for x in values)
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
-    """Training and test images: two, or one and nothing."""
-    if isinstance(value, (tuple, list)) and len(value) == 2:
-        return value[0], value[1]
-    return value, None
+def _sets(value: Any) -> tuple[Any, ...]:
+    """Training and test images, the latter None where there are none, and validation images."""
+    given = tuple(value) if isinstance(value, (tuple, list)) and len(value) in (2, 3) else (value,)
+    train, test, validation = (*given, None, None)[:3]
+    return (train, test) if validation is None else (train, test, validation)

@@ -30,6 +30,7 @@ def test_every_error_is_at_the_top() -> None:
         ("export", "prunion.exporter.api"),
         ("load", "prunion.runtime.model.open"),
         ("prune", "prunion.exporter.training"),
+        ("sweep", "prunion.exporter.training"),
         ("train", "prunion.exporter.training"),
         ("verify", "prunion.exporter.api"),
     ],

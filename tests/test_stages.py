@@ -29,7 +29,7 @@ ROOMS = {
     ).split(),
     "exporter": "options slim graph bundle verify triton training api helped_cli cli".split(),
     "benchmarks": (
-        "backbone_rows backbones random_bundle cost peers gpu learning serving report demo cli "
+        "backbones random_bundle cost peers gpu learning serving report demo reproduce cli "
         "suite __main__"
     ).split(),
 }

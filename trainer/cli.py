@@ -12,7 +12,7 @@ import click
 from prunion.runtime.cli import as_json, force
 
 if TYPE_CHECKING:
-    from prunion.trainer.run import ExportCheck
+    from prunion.trainer.run import ExportCheck, Shared
 
 __all__ = ["check", "init", "list_names", "score", "train"]
 
@@ -52,6 +52,14 @@ def check(
 @click.option("--seed", "seeds", metavar="A,B,…", help="A run for each, below the run folder.")
 @click.option("--budget", "limits", metavar="A,B,…", help="A run for each limit likewise.")
 @click.option(
+    "--share",
+    "shared",
+    type=click.Choice(["ramp", "warm-up"]),
+    default="ramp",
+    show_default=True,
+    help="What the budgets of a seed have in common.",
+)
+@click.option(
     "--track",
     multiple=True,
     type=click.Choice(["wandb", "mlflow"]),
@@ -67,6 +75,7 @@ def train(
     baseline: bool,
     seeds: str | None,
     limits: str | None,
+    shared: Shared,
     track: tuple[str, ...],
     changes: tuple[str, ...],
     as_json: bool,
@@ -93,7 +102,14 @@ def train(
     with exit_when_stopped():
         if len(runs) > 1:
             swept = train_sweep(
-                runs, folder, force=force, resume=resume, run_file=path, check=check, track=track
+                runs,
+                folder,
+                force=force,
+                resume=resume,
+                run_file=path,
+                check=check,
+                track=track,
+                shared=shared,
             )
             value, text = swept.to_json(), sweep_table(swept)
         else:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from prunion.runtime.backends import SessionOptions, make_ort_session, run
 from prunion.runtime.base import Timing, default_round_to, machine_facts, time_interleaved
 from prunion.runtime.bundle import Pack
 from prunion.runtime.graph import pin_pack
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import Model, Plan, load, open_blocked
 
 __all__ = ["main", "measure", "ratios"]
 
@@ -52,7 +53,8 @@ def ratios(timings: dict[str, Timing]) -> dict[str, float]:
             ("sliced to the domain", "folded union"),
             ("runtime, one domain", "folded domain"),
             ("runtime, one of 100 domains", "runtime, one domain"),
-            ("mixed session", "folded union"),
+            ("mixed session as exported", "folded union"),
+            ("mixed session in blocks", "folded union"),
             ("runtime, 4 domains in the batch", "folded union"),
             ("runtime, 4 of 100 domains in the batch", "runtime, 4 domains in the batch"),
         ):
@@ -97,11 +99,39 @@ def _single_cases(few: Model, many: Model, batch: int) -> Cases:
 def _mixed_cases(few: Model, many: Model) -> Cases:
     image, rows = _noise(few, 8), np.arange(8) % DOMAINS
     feeds = {"image": image, "domain": rows}
-    return {
-        "mixed session": partial(run, few.sessions.mixed(), feeds),
+    packs = [domain.pack for domain in few.snapshot.domains]
+    cases: Cases = {"mixed session as exported": partial(run, few.sessions.made_mixed(), feeds)}
+    blocked = open_blocked(few.sessions, packs)
+    if not isinstance(blocked, str):
+        cases["mixed session in blocks"] = partial(run, blocked, feeds | few.snapshot.feeds)
+    return cases | {
         "runtime, 4 domains in the batch": partial(few.logits, image, rows),
         "runtime, 4 of 100 domains in the batch": partial(many.logits, image, rows),
     }
+
+
+def split_in_two(plan: Plan) -> float:
+    """The most that it could save, by the plan's times, to answer a batch's largest groups alone
+    and the rest mixed: its time over that of the faster of all mixed and all split, the least over
+    all ways to make up a batch of 8 of at most 4 domains."""
+    best = 1.0
+    for counts in _made_up(8, DOMAINS):
+        alone = [plan.alone(count) for count in counts]
+        known = min(sum(alone), plan.together(8))
+        for few in range(1, len(counts) - 1):
+            both = sum(alone[:few]) + plan.together(sum(counts[few:]))
+            best = min(best, both / known)
+    return best
+
+
+def _made_up(count: int, most: int, largest: int | None = None) -> Iterator[list[int]]:
+    """`count` as sums of at most `most` whole numbers, the largest first."""
+    if count == 0:
+        yield []
+    elif most:
+        for first in range(min(count, largest or count), 0, -1):
+            for rest in _made_up(count - first, most - 1, first):
+                yield [first, *rest]
 
 
 def _graphs(model: Model, pack: Pack) -> tuple[bytes, bytes]:
@@ -153,17 +183,22 @@ def main(
     for name in backbone.split(","):
         for side in map(int, size.split(",")):
             with tempfile.TemporaryDirectory() as folder:
+                # A plan that is remembered was measured under another load.
+                os.environ["PRUNION_CACHE"] = f"{folder}/cache"
                 bundle = random_bundle(
                     Path(folder) / f"{name}.prunion", name, DOMAINS, density, size=side, own=own
                 )
                 timings = measure(bundle, batches, threads, seconds)
                 model = load(bundle, "cpu", threads=threads)
+                plan = model.tune()
                 report[f"{name} at {side} px"] = entry = {
                     "ms, least and median": {
                         k: [round(t.min_ms, 3), round(t.p50_ms, 3)] for k, t in timings.items()
                     },
                     "ratios": {k: round(v, 3) for k, v in ratios(timings).items()},
                     "bytes": _pack_bytes(model),
+                    "plan": {**plan.to_json(), "splits": plan.splits([2] * DOMAINS)},
+                    "split in two over the better of both": round(split_in_two(plan), 3),
                 }
             if not as_json:
                 click.echo(f"{name} at {side} px\n{json.dumps(entry, indent=1)}")

@@ -9,7 +9,7 @@ is skipped, whatever the defaults were then: begin a new file when they change. 
 interrupted goes on from its last epoch.
 
 A line has the bits of the test images, in the files' order, that say which were answered right: so
-`paired.py` can compare two rows image by image.
+`paired.py` can compare two rows image by image. Its `account` is what the bundle costs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 
+from prunion.benchmarks.learning.account import bundle_account, together
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
 from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.slim_first import slim_worth
@@ -46,7 +47,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["main", "make_config", "run_row"]
+__all__ = ["main", "make_config", "right_answers", "run_row"]
 
 DOMAINS = "gtsrb,flowers5,dtd10,sketch"
 EIGHT = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
@@ -66,6 +67,7 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
+@click.option("--round-to", default=1, show_default=True, help="Of [budget].")
 @click.option("--holdout", is_flag=True, help="Measure on held-out training images instead.")
 @click.option("--share", default=0.1, show_default=True, help="What --holdout holds out.")
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
@@ -116,10 +118,13 @@ def _run(row: LearningRow, config: RunConfig, folder: Path) -> dict[str, Any]:
     result = train_run(config, folder, resume=folder.exists(), importance=worth)
     bundle = folder / "model.prunion"
     manifest = export_bundle(folder, bundle, force=True)
-    problems = verify_bundle(bundle).problems  # counts the file itself
-    if problems:
-        raise VerificationError(f"{bundle}: {'; '.join(problems)}")
-    return {**_figures(row, result, manifest), **_answers(config, folder)}
+    report = verify_bundle(bundle, against=folder)  # counts the file itself
+    if report.problems:
+        raise VerificationError(f"{bundle}: {'; '.join(report.problems)}")
+    own_norms = not config.train.freezes_norms
+    account = bundle_account(bundle, report, config.threads, own_norms=own_norms)
+    figures = {**_figures(row, result, manifest), "account": account}
+    return {**figures, **right_answers(config, folder)}
 
 
 def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -141,6 +146,7 @@ def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, An
         "sharing": 0.0,
         "returned": sum(line["returned"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 1),
+        "account": together([line["account"] for line in lines]),
     }
 
 
@@ -157,10 +163,11 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
     backbone = replace(backbone, keep=options["keep"])
+    budget = BudgetConfig(row.limit, row.kind, options["round_to"], floor=row.floor, own=row.own)
     return RunConfig(
         backbone=backbone,
         input=shape,
-        budget=BudgetConfig(row.limit, row.kind, floor=row.floor, own=row.own),
+        budget=budget,
         domains=tuple(
             DomainConfig(
                 name=name,
@@ -213,13 +220,14 @@ def _key(name: str, options: dict[str, Any]) -> str:
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
     parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
+    parts += [f"round-{options['round_to']}"] if options["round_to"] != 1 else []
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
     share = "" if options["share"] == 0.1 else f"{round(100 * options['share']):02}"
     return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
 
 
-def _answers(config: RunConfig, folder: Path) -> dict[str, Any]:
+def right_answers(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Per domain how many test images there are, and which the network answers right."""
     net = load_checkpoint(folder).net
     domains = open_domains(config.domains, config.seed, orientation=config.input.orientation)

@@ -35,9 +35,10 @@ class Table:
         return [word for word in self.command.split() if word.isupper()]
 
 
+RESULTS = "docs/results.md"
 COST = "prunion.benchmarks.cost"
 GPU = "prunion.benchmarks.gpu"
-LEARNING = "prunion.benchmarks.learning --data DATA --weights WEIGHTS"
+LEARNING, DATA = "prunion.benchmarks.learning", "--data DATA --weights WEIGHTS"
 TABLES = (
     Table("latency", "docs/benchmarks.md", f"{COST}.runtime_latency --seconds 0.6", 2),
     Table("memory", "docs/benchmarks.md", f"{COST}.runtime_memory", 5),
@@ -57,14 +58,25 @@ TABLES = (
     Table("slim-latency", "docs/backbones.md", f"{COST}.slim_latency --seconds 2", 10),
     Table("export", "docs/backbones.md", f"{COST}.export_cost", 3),
     Table("latency-budget", "docs/latency.md", f"{COST}.latency_budget", 30),
-    Table("train-step", "docs/results.md", f"{COST}.train_step --threads 1", 2),
+    Table("train-step", RESULTS, f"{COST}.train_step --threads 1", 2),
     Table(
         "train-step-lite0",
-        "docs/results.md",
+        RESULTS,
         f"{COST}.train_step --threads 1 --backbone lite0 --size 96",
         2,
     ),
-    Table("learning", "docs/results.md", f"{LEARNING} -o rows.jsonl tuned-050", 60, "images"),
+    Table(
+        "learning", "docs/results.md", f"{LEARNING} {DATA} -o rows.jsonl tuned-050", 60, "images"
+    ),
+    Table(
+        "shared-ramp",
+        RESULTS,
+        f"{LEARNING}.shared_ramp {DATA} -o shared.jsonl",
+        900,
+        "images",
+    ),
+    Table("loader", RESULTS, f"{COST}.loader --images 1024 --side 400", 5),
+    Table("params", "docs/methods.md", "prunion.benchmarks.reproduce.ratios", 3),
     Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
     Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "a GPU, TensorRT"),
     Table("gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU"),

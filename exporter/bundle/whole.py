@@ -22,7 +22,13 @@ from prunion.runtime.base import check_output, replace_file
 from prunion.runtime.bundle import Manifest, foreign_to_bundle, load_manifest, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig, load_config
-from prunion.trainer.network import DomainNet, build_network, load_checkpoint, save_checkpoint
+from prunion.trainer.network import (
+    DomainNet,
+    build_network,
+    finish_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 __all__ = [
     "export_untrained",
@@ -60,7 +66,8 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
     torch.manual_seed(config.seed)
     weights = "default" if config.backbone.source == "python" else "none"
     backbone = replace(config.backbone, weights=weights, match="name")
-    net = build_network(backbone, config.input.size, [CLASSES], weights=False)
+    shape, own = config.input.size, config.own_normalisation
+    net = build_network(backbone, shape, [CLASSES], weights=False, own_normalisation=own)
     everything = replace(
         config,
         backbone=backbone,
@@ -123,11 +130,14 @@ def unpruned_network(
     backbone = replace(config.backbone, weights="none", match="name")
     classes = [len(x.classes) for x in manifest.domains]
     torch.manual_seed(config.seed)
-    return build_network(backbone, size, classes, weights=False).eval(), size
+    own = config.own_normalisation
+    return build_network(backbone, size, classes, weights=False, own_normalisation=own).eval(), size
 
 
 def _write_whole(net: DomainNet, size: tuple[int, int], path: Path) -> Path:
     net.switches.copy_(torch.ones_like(net.switches))
+    finish_weights(net)
+    net.adapter = None  # the trunk alone: what a method adds is no part of what would stand instead
     slim = slim_network(net)
     with replace_file(path) as temporary:
         onnx.save(onnx_graph(slim, *size), temporary)

@@ -1,3 +1,5 @@
+from .blocked import BlockedSession as BlockedSession
+from .blocked import blocked_parts as blocked_parts
 from .choose import check_backend as check_backend
 from .choose import make_mixed as make_mixed
 from .choose import make_session as make_session

@@ -31,10 +31,10 @@ BETWEEN_LINES = 10.0  # seconds, in a log
 @click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Batch size.")
 @click.option(
-    "--image-column", default="image", show_default=True, help="Of Parquet files and tables."
+    "--image-column", default="image", show_default=True, help="Of Parquet, tars and tables."
 )
 @click.option(
-    "--label-column", default="label", show_default=True, help="Of Parquet files and tables."
+    "--label-column", default="label", show_default=True, help="Of Parquet, tars and tables."
 )
 @click.option("--skip-unknown", is_flag=True, help="Leave out classes the bundle does not know.")
 @click.option(
@@ -58,7 +58,7 @@ def evaluate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Measure accuracy on labelled images: a folder of class folders, Parquet files or tables."""
+    """Measure accuracy on labelled images: class folders, Parquet files, tars or tables."""
     from prunion.runtime.base import check_output, write_json
     from prunion.runtime.measure import evaluate, evaluation_lines, foreign_to_evaluation
 

@@ -18,7 +18,7 @@ from prunion.runtime.graph.inputs import attribute
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["normalise_affines"]
+__all__ = ["bank_parts", "normalise_affines"]
 
 # Behind these the pair folds into weights, or belongs to quantised arithmetic.
 FOLDS = frozenset("Conv ConvTranspose Gemm MatMul DequantizeLinear".split())
@@ -34,7 +34,7 @@ def normalise_affines(model: onnx.ModelProto) -> int:
     from onnx import helper, numpy_helper
 
     graph = model.graph
-    parts = _bank_parts(graph)
+    parts = bank_parts(graph)
     makers = {out: node for node in graph.node for out in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
     uses.update(value.name for value in graph.output)
@@ -96,7 +96,7 @@ def _sides(node: onnx.NodeProto, parts: Mapping[str, np.ndarray]) -> tuple[str, 
     return x, part.reshape(-1) if fits else None
 
 
-def _bank_parts(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+def bank_parts(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     """Values of everything computed from the bank's row and constants alone."""
     from onnx import numpy_helper
 

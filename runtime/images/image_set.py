@@ -143,7 +143,7 @@ def _traits(image: Image.Image, orientation: Orientation) -> list[str]:
 
 def _load_small(image: Image.Image) -> None:
     # A JPEG's whole stream is read at an eighth of the size: a cheap proof that it is complete.
-    image.draft("RGB", (image.width // 8, image.height // 8))
+    image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
     image.load()
 
 

@@ -31,9 +31,9 @@ def open_labelled(
     """Images of a domain, how messages name each, and how many were left out of which class.
 
     Args:
-        data: a folder of class folders, or one or several Parquet files or tables.
+        data: a folder of class folders, or one or several Parquet files, tar shards or tables.
         classes: the domain's; a label is a place among them.
-        columns: of images and of labels in Parquet and tables.
+        columns: of images and of labels in Parquet, tars and tables.
         skip_unknown: leave out images of other classes, instead of refusing them.
 
     Raises:
@@ -65,7 +65,7 @@ def _open(
     paths = tuple(map(Path, [data] if isinstance(data, (str, Path)) else data))
     if not paths:
         raise InputError(
-            "no data given: give a folder of class folders, or .parquet, .csv or .jsonl files"
+            "no data given: give a folder of class folders, or .parquet, .tar, .csv or .jsonl files"
         )
     files = image_files(paths)
     for path in files:
@@ -74,7 +74,7 @@ def _open(
     split = open_images(files, columns, orientation)
     if split is None:
         raise DataError(
-            f"{files[0]}: give one folder of class folders, or .parquet, .csv or .jsonl files"
+            f"{files[0]}: give one folder of class folders, or .parquet, .tar, .csv or .jsonl files"
         )
     return split
 

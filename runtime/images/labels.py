@@ -13,7 +13,14 @@ from PIL import Image
 from prunion.runtime.base import shown
 from prunion.runtime.errors import DataError
 
-__all__ = ["Split", "check_label", "number_labels", "plain_name", "unnumbered"]
+__all__ = [
+    "Split",
+    "check_label",
+    "number_labels",
+    "plain_name",
+    "unnumbered",
+    "written_labels",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,3 +96,22 @@ def _none_of(classes: tuple[str, ...]) -> str:
 def plain_name(name: str) -> str:
     """A name without what a reader does not see: case, code points, spaces."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def written_labels(values: list[str]) -> list[Any]:
+    """What labels that are written as text stand for: numbers where all are, nothing, or names."""
+    whole = [_whole(value) for value in values]
+    if None not in whole:
+        return whole
+    # Among names -1 still marks an image without a label, and is refused as such.
+    return [
+        None if not value.strip() else number if number is not None and number < 0 else value
+        for value, number in zip(values, whole, strict=True)
+    ]
+
+
+def _whole(text: str) -> int | None:
+    """The number that a text writes plainly; 007 and 1e3 are names."""
+    plain = text.removeprefix("-")
+    fits = plain.isascii() and plain.isdigit() and len(plain) < 19
+    return int(text) if fits and str(int(text)) == text else None

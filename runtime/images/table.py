@@ -14,7 +14,7 @@ from typing import Any
 from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
-from prunion.runtime.images.labels import Split
+from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["TABLE_SUFFIXES", "are_tables", "open_tables"]
 
@@ -46,11 +46,11 @@ def open_tables(
     rows = [row for path in paths for row in _rows(path, columns)]
     if not rows:
         raise DataError(f"{paths[0]} names no images: give a table with rows")
-    sizes = [_size(row) for row in rows]
+    sizes, labels = [_size(row) for row in rows], [row.label for row in rows]
     check = ImageCheck(orientation)
     check.check([row.image for row in rows], [row.place for row in rows])
     return Split(
-        labels=_labels([row.label for row in rows], written=paths[0].suffix.lower() in DELIMITERS),
+        labels=written_labels(labels) if paths[0].suffix.lower() in DELIMITERS else labels,
         names=None,
         read=lambda index: decode_image(rows[index].image, rows[index].place, orientation),
         place=lambda index: rows[index].place,
@@ -188,24 +188,3 @@ def _size(row: _Row) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{row.place} is no file: correct the path, or remove the row")
     return found.st_size
-
-
-def _labels(values: list[Any], *, written: bool) -> list[Any]:
-    """Labels as stored; text of a CSV is what it stands for: nothing, numbers, or names."""
-    if not written:
-        return values
-    whole = [_whole(value) for value in values]
-    if None not in whole:
-        return whole
-    # Among names -1 still marks an image without a label, and is refused as such.
-    return [
-        None if not value.strip() else number if number is not None and number < 0 else value
-        for value, number in zip(values, whole, strict=True)
-    ]
-
-
-def _whole(text: str) -> int | None:
-    """The number that a text writes plainly; 007 and 1e3 are names."""
-    plain = text.removeprefix("-")
-    fits = plain.isascii() and plain.isdigit() and len(plain) < 19
-    return int(text) if fits and str(int(text)) == text else None

@@ -80,13 +80,20 @@ def _plan_lines(plan: Plan | None, splits: bool) -> list[str]:
         return ["mixed batches: not measured yet (the first mixed batch or tune() does it)"]
     if not plan.mixed:
         return [f"mixed batches: run mixed, {plan.reason}"]
+    layout = f"not in ONNX Runtime's blocked layout: {plan.layout}"
+    if plan.plain:
+        layout = "in ONNX Runtime's blocked layout"
     lines = []
-    kinds = {"mixed": plan.mixed, "pinned": plan.pinned, "sliced": plan.sliced}
+    kinds = {"mixed": plan.mixed, "plain": plan.plain}
+    kinds |= {"pinned": plan.pinned, "sliced": plan.sliced}
     for name, times in kinds.items():
         if times:
             shown = ", ".join(f"{times[n]:.2f} ms at {n}" for n in BATCHES)
             lines.append(f"  {name:<7}{shown}")
-    single = "sliced to their domain" if plan.sliced and plan.slices else "not sliced"
     how = "split by domain" if splits else "run mixed"
-    verdict = f"a mixed batch of 8 is {how}; pinned sessions are {single}; measured here:"
-    return [verdict, *lines]
+    verdict = f"a mixed batch of 8 is {how}"
+    if plan.single:
+        single = "sliced to their domain" if plan.sliced and plan.slices else "not sliced"
+        verdict += f"; pinned sessions are {single}"
+    verdict += f", {plan.reason}" if plan.reason else ""
+    return [f"{verdict}; measured here:", *lines, f"mixed batches that are not split run {layout}"]

@@ -170,7 +170,8 @@ class Model:
         """Measure which sessions answer fastest, unless it is known for this machine already."""
         with self._planning:
             if self._plan is None:
-                self._plan = find_plan(self.sessions, self._tables.domains[0].pack)
+                packs = [domain.pack for domain in self._tables.domains]
+                self._plan = find_plan(self.sessions, packs)
                 self.sessions.slicing = self.sessions.slicing and self._plan.slices
             return self._plan
 

@@ -70,8 +70,7 @@ class SessionPool:
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Session | None = None
-        self._open_mixed = open_mixed or self._made_mixed
-        self.full = ""
+        self._open_mixed, self.full = open_mixed or self.made_mixed, ""
         self.closed = self._distrusted = False
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
@@ -87,9 +86,16 @@ class SessionPool:
                 session = self._mixed
         return session
 
-    def _made_mixed(self) -> Session:
+    def made_mixed(self) -> Session:
+        """A plain mixed session, kept by nobody."""
         options = self.chosen() if self._distrusted else self.options
         return make_mixed(self.graph.read(), options, self.form.needs)
+
+    def adopt(self, session: Session) -> None:
+        """From now on `session` answers mixed batches, in the plain one's place."""
+        with self._mixed_lock:
+            self._check_open()
+            self._mixed = session
 
     def _proven(
         self, make: Callable[[], Session], graph: HeldFile | bytes, pack: Pack | None = None
@@ -123,17 +129,13 @@ class SessionPool:
 
     def provider(self) -> str:
         """What answers: the first provider of a session that is there, else an empty text."""
-        sessions = [x.session for x in self.resident().values()]
-        for session in [self._mixed, *sessions]:
-            if session is not None:
-                return str(session.get_providers()[0])
-        return ""
+        sessions = [self._mixed, *(x.session for x in self.resident().values())]
+        return next((str(x.get_providers()[0]) for x in sessions if x is not None), "")
 
     def chosen(self) -> SessionOptions:
         """The options with `auto` replaced by what the first session runs on, once there is one."""
-        if self._distrusted:
-            return replace(self.options, backend="cpu")
-        return replace(self.options, backend=settled(self.options.backend, self.provider()))
+        cpu, asked = self._distrusted, self.options.backend
+        return replace(self.options, backend="cpu" if cpu else settled(asked, self.provider()))
 
     def backend(self) -> Backend:
         """What answers; where `auto` leaves a choice, the mixed session is made to decide it."""
@@ -142,7 +144,7 @@ class SessionPool:
         return self.chosen().backend
 
     def note(self) -> str:
-        """What the mixed session has to say of itself, if it is there: an engine's precision."""
+        """What the mixed session has to say of itself, if it is there."""
         return "" if self._mixed is None else self._mixed.note()
 
     def resident(self) -> dict[int, Pinned]:
@@ -164,10 +166,8 @@ class SessionPool:
 
         A caller that holds a session that left may finish with it.
         """
-        if not self.pins:
-            return None
-        ready, serial = self.ready(domain), domain.serial
-        if ready is not None:
+        ready, serial = self.ready(domain) if self.pins else None, domain.serial
+        if ready is not None or not self.pins:
             return ready
         with self._lock:
             future = self._pinned.get(serial)

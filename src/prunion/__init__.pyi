@@ -1,6 +1,7 @@
 from .exporter.api import export as export
 from .exporter.api import verify as verify
 from .exporter.training import prune as prune
+from .exporter.training import sweep as sweep
 from .exporter.training import train as train
 from .runtime.errors import BackendError as BackendError
 from .runtime.errors import BudgetError as BudgetError

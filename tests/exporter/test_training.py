@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,24 @@ def test_a_domain_may_be_given_in_many_ways(tmp_path: Path) -> None:
         {"source": "python", "mirror": True, "holdout": 0.1},
         (noise, None),
     )
+
+
+def test_validation_images_are_in_hand_too() -> None:
+    from prunion.trainer.config import DomainConfig
+    from prunion.trainer.data import open_domain
+
+    sets = {"train": Noise(), "test": Noise(8, "array"), "validation": Noise(6)}
+    table, handed = _domain("d", sets)
+    assert (table, handed) == ({"source": "python"}, tuple(sets.values()))
+    assert _domain("d", tuple(sets.values())) == (table, handed)
+    domain = open_domain(DomainConfig("d", **table), 0, handed=handed)
+    assert domain.found["images"] == {"train": 12, "validation": 6, "test": 8}
+
+
+def test_a_frontier_has_the_baseline_where_there_is_one(pruned: Any) -> None:
+    whole = dict.fromkeys(pruned[0].accuracy, 0.75)
+    point = replace(pruned[0], baseline=whole).frontier().points[0]
+    assert (point.name, point.params, point.mean) == ("every channel", 1.0, 0.75)
 
 
 @pytest.mark.parametrize("form", ["picture", "array", "bytes", "tensor"])

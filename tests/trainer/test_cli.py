@@ -40,6 +40,14 @@ def test_init_writes_a_run_file_for_what_it_finds(tmp_path: Path) -> None:
     assert (signs.train, signs.test, signs.holdout) == ((str(data / "my signs.2"),), (), 0.2)
 
 
+def test_init_finds_shards(tmp_path: Path) -> None:
+    fish = tmp_path / "fish"
+    for place in (fish / "train" / "0.tar", fish / "test.tar"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    assert found_domains(tmp_path) == {"fish": {"train": fish / "train", "test": fish / "test.tar"}}
+
+
 def test_init_takes_a_folder_that_is_one_domain(tmp_path: Path) -> None:
     one = write_folders(tmp_path / "birds", {"a": 1, "b": 1})
     assert found_domains(one) == {"birds": {"train": one}}

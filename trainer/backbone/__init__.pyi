@@ -1,4 +1,6 @@
 from .constants import fold_constants as fold_constants
+from .load import PIXEL_NORM as PIXEL_NORM
+from .load import add_pixel_norm as add_pixel_norm
 from .load import drop_classifier as drop_classifier
 from .load import load_backbone as load_backbone
 from .names import name_norms as name_norms

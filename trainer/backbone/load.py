@@ -21,7 +21,9 @@ from prunion.trainer.backbone.weights import (
 )
 from prunion.trainer.config import BackboneConfig
 
-__all__ = ["drop_classifier", "load_backbone"]
+__all__ = ["PIXEL_NORM", "add_pixel_norm", "drop_classifier", "load_backbone"]
+
+PIXEL_NORM = "pixel_norm"  # what normalises each domain by its own mean and deviation
 
 PASSES_THROUGH = frozenset(
     ["flatten", "view", "reshape", "squeeze", "relu", "mean", "adaptive_avg_pool2d"]
@@ -90,6 +92,31 @@ def _create_own(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
             'give a local file, or "none" to train it from scratch with trunk = "tuned"'
         )
     return paper_net(config.name)
+
+
+def add_pixel_norm(module: fx.GraphModule) -> None:
+    """Put a BatchNorm that changes nothing right behind the image, in place.
+
+    Every domain's own statistics in it are that domain's mean and deviation.
+    """
+    image = next(n for n in module.graph.nodes if n.op == "placeholder")
+    norm = nn.BatchNorm2d(int(image.meta["val"].shape[1]))
+    with torch.no_grad():
+        norm.running_var.sub_(norm.eps)  # type: ignore[union-attr]
+    module.add_module(PIXEL_NORM, norm)
+    readers = list(image.users)
+    with module.graph.inserting_after(image):
+        tensors: list[fx.Node] = []
+        for leaf in ("running_var", "running_mean", "bias", "weight"):  # each behind the image
+            tensors.insert(0, module.graph.get_attr(f"{PIXEL_NORM}.{leaf}"))
+            tensors[0].meta = {"val": getattr(norm, leaf).detach()}
+    with module.graph.inserting_after(tensors[-1]):
+        how = (False, 0.1, norm.eps, True)
+        new = module.graph.call_function(torch.ops.aten.batch_norm.default, (image, *tensors, *how))
+    new.meta = {"val": image.meta["val"]}
+    for reader in readers:
+        reader.replace_input_with(image, new)
+    module.recompile()
 
 
 def drop_classifier(graph: fx.Graph) -> None:

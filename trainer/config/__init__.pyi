@@ -4,12 +4,16 @@ from .backbone import InputConfig as InputConfig
 from .budget import BudgetConfig as BudgetConfig
 from .checks import BackboneSource as BackboneSource
 from .checks import BudgetKind as BudgetKind
+from .checks import Device as Device
 from .checks import Phase as Phase
 from .checks import Placement as Placement
+from .checks import Precision as Precision
 from .checks import Ranking as Ranking
 from .checks import SharingLoss as SharingLoss
+from .checks import check_keys as check_keys
 from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
+from .file import read_change as read_change
 from .method import METHODS as METHODS
 from .method import Method as Method
 from .run import RunConfig as RunConfig

@@ -27,6 +27,8 @@ class AugmentConfig:
         mixup: α of a batch's images added to each other (Zhang et al. 2018, arXiv:1710.09412).
         cutmix: α of rectangles pasted from another image (Yun et al. 2019, arXiv:1905.04899); with
             `mixup` too, each batch is mixed in one of the two ways.
+        rescale: a crop is this share of the image or more, with sides of 3:4 to 4:3, resized to the
+            input (Szegedy et al. 2015, arXiv:1409.4842), in place of one of the input's own size.
     """
 
     randaugment: int = 0
@@ -34,11 +36,12 @@ class AugmentConfig:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    rescale: float = 0.0
 
     def check(self, table: str) -> AugmentConfig:
         """Itself. Raises ConfigError if a value is out of range, naming it in `table`."""
         check_int(table, "randaugment", self.randaugment, 0, MOST_MAGNITUDE)
-        for key in ("colour", "erasing"):
+        for key in ("colour", "erasing", "rescale"):
             check_number(table, key, getattr(self, key), 0, 1)
         for key in ("mixup", "cutmix"):
             check_number(table, key, getattr(self, key), 0, 10)

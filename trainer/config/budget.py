@@ -29,13 +29,16 @@ class BudgetConfig:
     """What the union may cost. `limit` is kept as written; `amount` and `allowed` read it.
 
     `profile` is the file that `prunion profile` wrote; `latency` needs it, nothing else takes it.
+    `round_to` is a multiple that blocked kernels take without a remainder: a network cut to widths
+    such as 50 is hardly faster than the whole one. A run file that names a profile and no
+    `round_to` has the profile's.
     `floor` is the share of every width that stays, as far as the limit allows it. `own` is the most
     that a single domain may use of the union's MACs.
     """
 
     limit: float | str
     kind: BudgetKind = "params"
-    round_to: int = 1
+    round_to: int = 8
     profile: str = ""
     floor: float = 0.0
     own: float = 1.0

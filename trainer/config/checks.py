@@ -143,7 +143,7 @@ def check_triple(
 
 
 Auto = Literal["auto"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 BackboneSource = Literal["torchvision", "timm", "prunion", "python"]
 WeightMatch = Literal["name", "order"]  # how a file's tensors find the network's
@@ -160,7 +160,7 @@ Trunk = Literal["frozen", "tuned"]
 HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]
 Ranking = Literal["importance", "importance-per-cost", "fisher-per-cost", "random"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 SharingLoss = Literal["union", "intersection", "jaccard"]
 Sharing = Literal[SharingLoss, "none"]

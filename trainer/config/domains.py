@@ -17,6 +17,7 @@ from prunion.trainer.config.checks import (
     check_int,
     check_number,
     check_text,
+    check_triple,
     key_of,
 )
 
@@ -24,10 +25,10 @@ __all__ = ["DomainConfig", "check_used"]
 
 # Keys that a source has no use for. Checkpoints hold every key, so only run files are asked.
 UNUSED = {
-    "files": ("root", "download", "train_split", "test_split"),
+    "files": ("root", "download", "train_split", "test_split", "validation_split"),
     "huggingface": ("root", "download"),
 }
-LISTED = (".parquet", ".csv", ".tsv", ".jsonl")
+LISTED = (".parquet", ".tar", ".csv", ".tsv", ".jsonl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -35,18 +36,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 class DomainConfig:
     """A domain's name, its training and test images, and how training may change them.
 
-    `source = "files"` reads `train` and `test`: one folder of class folders or of Parquet files,
-    or Parquet files or tables that name images (one path or several, patterns too; kept as a
-    tuple). For "python" a program hands data sets over.
-    "torchvision" and "huggingface" read the data set
-    named `dataset`, which the run file calls `name`. `image_column` and `label_column` say which
-    columns hold images and labels, where it is Parquet, a table or of the hub. `drop_untrained`
-    leaves out the classes without a training image, and their test images. `validation` (as `test`)
-    or a share of the training images, `validation_holdout`, is what the run's accuracy by epoch is
-    measured on, so that test images are read at its end alone. `reference` is what the
-    papers' scores count against: the accuracy in percent of a network finetuned for this domain
-    alone; `feature` what S_E is relative to: that of the frozen backbone with a head alone.
-    `augment` is how training changes its images; None is as `[train]` says.
+    `source = "files"` reads `train` and `test`: one folder of class folders or of shards, or
+    Parquet files, tar shards or tables that name images (one path or several, patterns too; kept as
+    a tuple). For "python" a program hands data sets over. "torchvision" and "huggingface" read the
+    data set named `dataset`, which the run file calls `name`. `image_column` and `label_column` say
+    which columns hold images and labels, where it is Parquet, a tar, a table or of the hub.
+    `drop_untrained` leaves out the classes without a training image, and their test images.
+    `validation` (as `test`), `validation_split` or a share of the training images,
+    `validation_holdout`, is what the run's accuracy by epoch is measured on, so that test images
+    are read at its end alone. `reference` is what the papers' scores count against: the accuracy in
+    percent of a network finetuned for this domain alone; `feature` what S_E is relative to: that of
+    the frozen backbone with a head alone. `augment` is how training changes its images; None is as
+    `[train]` says. `mean` and `std` of its RGB in 0 … 1 are what the network is to be given it by;
+    None is `[input]`'s, as for the others.
     """
 
     name: str
@@ -62,6 +64,7 @@ class DomainConfig:
     label_column: str = ""
     drop_untrained: bool = False
     validation: tuple[str, ...] = ()
+    validation_split: str = ""
     validation_holdout: float = 0.0
     holdout: float = 0.0
     limit: int = 0
@@ -70,6 +73,8 @@ class DomainConfig:
     reference: float = 0.0
     feature: float = 0.0
     augment: AugmentConfig | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -85,23 +90,39 @@ class DomainConfig:
         check_text(where, "name", self.dataset, empty=True)
         for key in ("root", "train_split", "test_split"):
             check_text(where, key, getattr(self, key))
-        for key in ("image_column", "label_column"):
+        for key in ("image_column", "label_column", "validation_split"):
             check_text(where, key, getattr(self, key), empty=True)
         for key in ("download", "drop_untrained", "mirror", "crop"):
             check_bool(where, key, getattr(self, key))
         for key in ("holdout", "validation_holdout"):
             check_number(where, key, getattr(self, key), 0, 0.9)
-        if self.validation and self.validation_holdout:
-            raise ConfigError(
-                f"{key_of(where, 'validation_holdout')} is {self.validation_holdout:g}, but "
-                "validation is given too: remove one"
-            )
+        for key in ("validation", "validation_split"):
+            if getattr(self, key) and self.validation_holdout:
+                raise ConfigError(
+                    f"{key_of(where, 'validation_holdout')} is {self.validation_holdout:g}, but "
+                    f"{key} is given too: remove one"
+                )
         check_int(where, "limit", self.limit, 0, 10**9)
         for key in ("reference", "feature"):
             check_number(where, key, getattr(self, key), 0, 99.99)
         if self.augment is not None:
             object.__setattr__(self, "augment", as_augment(where, self.augment))
+        self._check_normalisation(where)
         self._check_source(where)
+
+    def _check_normalisation(self, where: str) -> None:
+        given = {key: getattr(self, key) for key in ("mean", "std")}
+        lacking = [key for key, value in given.items() if value is None]
+        if len(lacking) == 1:
+            other = next(key for key in given if key not in lacking)
+            raise ConfigError(
+                f"{key_of(where, lacking[0])} is missing, and {other} is given: give both, or "
+                "neither for those of [input]"
+            )
+        for key, value in given.items():
+            if value is not None:
+                low = key == "std"
+                object.__setattr__(self, key, check_triple(where, key, value, 0, 1, open_low=low))
 
     def _check_source(self, where: str) -> None:
         column = "image_column" if self.image_column else "label_column"
@@ -168,7 +189,7 @@ def _paths(where: str, key: str, value: object) -> tuple[str, ...]:
         for path in paths:
             if not path.lower().endswith(LISTED):
                 raise ConfigError(
-                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet files, or "
-                    "tables (.csv, .tsv, .jsonl); give one folder of class folders as a string"
+                    f"{key_of(where, key)} lists {shown(path)}: a list may hold .parquet or .tar "
+                    "files or tables (.csv, .tsv, .jsonl); give one folder of class folders as text"
                 )
     return paths

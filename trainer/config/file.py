@@ -85,6 +85,11 @@ def absolute_paths(value: dict[str, Any], folder: Path) -> None:
                 table[key] = _absolute(table[key], folder)
         if "root" not in table and table.get("source") == "torchvision":
             table["root"] = _absolute("data", folder)
+        name = table.get("name")
+        # Of the hub are OWNER/NAME and folders; a folder is meant where there is one.
+        if table.get("source") == "huggingface" and isinstance(name, str) and name.strip():
+            place = Path(_absolute(name, folder))
+            table["name"] = str(place) if place.is_dir() else name
 
 
 def _absolute(value: Any, folder: Path) -> Any:

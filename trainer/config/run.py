@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.bundle import read_profile
+from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config.backbone import BackboneConfig, InputConfig
 from prunion.trainer.config.budget import BudgetConfig
 from prunion.trainer.config.checks import (
@@ -50,7 +51,7 @@ LATER_TRAIN = (
 # Keys of a domain that a run which does not use them is known without, as before there were such.
 NEWER = (
     *("image_column", "label_column", "drop_untrained", "feature"),
-    *("validation", "validation_holdout", "augment"),
+    *("validation", "validation_split", "validation_holdout", "augment", "mean", "std"),
 )
 
 
@@ -84,6 +85,11 @@ class RunConfig:
                 f'[budget] kind is "{self.budget.kind}", and [train] granularity is "slice", whose '
                 'switches are counted by their weights: set kind = "params"'
             )
+        if self.train.adapter_rank and (self.budget.own < 1 or self.budget.kind == "latency"):
+            raise ConfigError(
+                f"[train] adapter_rank is {self.train.adapter_rank}, and neither [budget] own nor "
+                'kind = "latency" counts adapters: leave one of the two out'
+            )
         if self.budget.own < 1 and not self.train.traits.prunes:
             raise ConfigError(
                 f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "
@@ -111,6 +117,11 @@ class RunConfig:
                     f"[domains.{domain.name}] is named like [domains.{other}]: rename one (upper "
                     "and lower case do not tell domains apart)"
                 )
+
+    @property
+    def own_normalisation(self) -> bool:
+        """Whether a domain has a mean and a deviation of its own."""
+        return any(domain.mean is not None for domain in self.domains)
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""
@@ -146,7 +157,7 @@ class RunConfig:
         top = {key: value[key] for key in ("seed", "threads", "device") if key in value}
         return cls(
             backbone=_table(BackboneConfig, "backbone", value["backbone"], ("name",)),
-            budget=_table(BudgetConfig, "budget", value["budget"], ("limit",)),
+            budget=_table(BudgetConfig, "budget", _widths(value["budget"]), ("limit",)),
             domains=tuple(_domain(name, table) for name, table in domains.items()),
             input=_table(InputConfig, "input", value.get("input", {})),
             train=_table(TrainConfig, "train", value.get("train", {})),
@@ -253,6 +264,16 @@ def _table(cls: type, table: str, value: Any, required: tuple[str, ...] = ()) ->
     value = check_table(table, value)
     check_keys(table, value, [f.name for f in fields(cls)], required)
     return cls(**value)
+
+
+def _widths(budget: Any) -> Any:
+    """With the multiple that the profile was measured at, where no other is given."""
+    if not isinstance(budget, dict) or "round_to" in budget or "profile" not in budget:
+        return budget
+    try:
+        return {**budget, "round_to": read_profile(budget["profile"]).round_to}
+    except (PrunionError, TypeError, ValueError):  # a wrong file is told where it is used
+        return budget
 
 
 def _domain(name: str, value: Any) -> DomainConfig:

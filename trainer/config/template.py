@@ -17,6 +17,7 @@ HEAD = "# Written by `prunion init`"
 HOLDOUT = 0.2
 TESTS = ("test", "val", "valid", "validation")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SHARDS = (".parquet", ".tar")
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 TEXT = """\
 {head} for {data}: `prunion train {file}` trains it. docs/run-file.md has every key.
@@ -90,14 +91,18 @@ def _domain(folder: Path) -> dict[str, Path] | None:
 
 
 def _part(folder: Path, name: str) -> Path | None:
-    for path in (folder / name, folder / f"{name}.parquet"):
-        if path.is_file() or _holds_classes(path):
+    for path in (folder / name, *(folder / f"{name}{kind}" for kind in SHARDS)):
+        if path.is_file() or _holds_classes(path) or _holds_shards(path):
             return path
     return None
 
 
 def _holds_classes(folder: Path) -> bool:
     return any(_holds_images(inner) for inner in _folders(folder))
+
+
+def _holds_shards(folder: Path) -> bool:
+    return folder.is_dir() and any(x.suffix.lower() in SHARDS for x in folder.iterdir())
 
 
 def _holds_images(folder: Path) -> bool:

@@ -70,13 +70,23 @@ def make_budget(config: BudgetConfig, pricer: Pricer, keep: Sequence[str] = ()) 
     least = least_cost(config, pricer)
     if least > allowed:
         whole_layers = f"; keep = {', '.join(keep)}" if keep else ""
+        finer = _finest(config, pricer, allowed)
         raise BudgetError(
             f"[budget] limit {config.limit} allows {shown_cost(config.kind, allowed)}, but the "
             f"narrowest network (round_to {config.round_to}{whole_layers}) needs "
-            f"{shown_cost(config.kind, least)}: give at least "
+            f"{shown_cost(config.kind, least)}: {finer}give at least "
             f"{least_limit(config, least, backbone)}"
         )
     return PricedBudget(pricer, full, allowed, config.round_to, config.floor)
+
+
+def _finest(config: BudgetConfig, pricer: Pricer, allowed: float) -> str:
+    """Advice for networks whose layers are hardly wider than the multiple."""
+    smallest = 1 if pricer.profile is None else pricer.profile.round_to
+    if config.round_to <= smallest:
+        return ""
+    fits = least_cost(replace(config, round_to=smallest), pricer) <= allowed
+    return f"set round_to = {smallest}, or " if fits else ""
 
 
 def least_cost(config: BudgetConfig, pricer: Pricer) -> float:

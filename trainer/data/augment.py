@@ -12,16 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from prunion.trainer.config import AugmentConfig
 
-__all__ = ["Mix", "augmented", "draw_mix"]
+__all__ = ["Mix", "augmented", "draw_mix", "rescaled"]
 
 OPERATIONS = 2  # of RandAugment, for each image
 HIGHEST = 30  # magnitude
 ERASED = 0.02, 1 / 3  # share of the image's area
 LONGEST = 10 / 3  # side of a rectangle over the other
+WIDEST = 4 / 3  # side of a rescaled crop over the other
 TRIES = 10
 
 Fill = list[float]
@@ -58,6 +60,29 @@ COLOURS: tuple[Callable[[torch.Tensor, float], torch.Tensor], ...] = (
     tv.adjust_contrast,
     tv.adjust_saturation,
 )
+
+
+def rescaled(
+    pixels: np.ndarray, size: tuple[int, int], smallest: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A part of bytes `[h, w, 3]`, of `smallest` … 1 of its area, resized to `size` `[H, W, 3]`.
+
+    Where no such part is found, as of a very long image, the largest centre of the same shape.
+    """
+    height, width = pixels.shape[:2]
+    for _ in range(TRIES):
+        area = height * width * rng.uniform(smallest, 1)
+        ratio = math.exp(rng.uniform(-math.log(WIDEST), math.log(WIDEST)))
+        rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < rows <= height and 0 < columns <= width:
+            top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+            break
+    else:
+        scale = min(height / size[0], width / size[1])
+        rows, columns = round(size[0] * scale), round(size[1] * scale)
+        top, left = (height - rows) // 2, (width - columns) // 2
+    part = Image.fromarray(np.ascontiguousarray(pixels[top : top + rows, left : left + columns]))
+    return np.asarray(part.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def augmented(

@@ -19,7 +19,7 @@ from prunion.runtime.images import ImageSet, Split, has_columns, image_files, op
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
 from prunion.trainer.data.handed import Handed, HandedSets, open_dataset
-from prunion.trainer.data.named import open_huggingface, open_torchvision
+from prunion.trainer.data.named import Part, open_huggingface, open_torchvision
 from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["Domain", "ImageSet", "domain_key", "open_domain", "open_domains"]
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # A batch holds at least four images of a domain, so that BatchNorm has something to average.
 MIN_TRAIN_IMAGES = 4
+PARTS: tuple[Part, ...] = ("train", "test", "validation")
 MOST_KINDS = 8  # of files that are passed over, in the line of a domain
 
 
@@ -72,7 +73,8 @@ def open_domain(
     splits = {"train": _open(config, "train", orientation, handed)}
     if not config.holdout:
         splits["test"] = _open(config, "test", orientation, handed)
-    if config.validation:
+    in_hand = handed is not None and len(handed) > 2
+    if config.validation or config.validation_split or in_hand:
         splits["validation"] = _open(config, "validation", orientation, handed)
     numbered = number_classes(config, splits["train"], splits.get("test"), splits.get("validation"))
     classes, train, test = numbered.classes, numbered.train, numbered.test
@@ -146,26 +148,25 @@ def domain_key(name: str) -> int:
 
 
 def _open(
-    config: DomainConfig, part: str, orientation: Orientation, handed: Handed | None
+    config: DomainConfig, part: Part, orientation: Orientation, handed: Handed | None
 ) -> Split:
-    train = part == "train"
     if config.source == "python":
         if handed is None:
             raise DataError(
                 f'[domains.{config.name}] source is "python", so a program must hand its images '
                 "over: train with prunion.train(…, datasets={…}); other commands cannot read them"
             )
-        return open_dataset(config.name, handed[0 if train else 1], part, orientation)
+        return open_dataset(config.name, handed[PARTS.index(part)], part, orientation)
     if config.source == "torchvision":
-        return open_torchvision(config, train=train, orientation=orientation)
+        return open_torchvision(config, part, orientation)
     if config.source == "huggingface":
-        return open_huggingface(config, train=train, orientation=orientation)
+        return open_huggingface(config, part, orientation)
     files = image_files([Path(path) for path in getattr(config, part)])
     where = f"[domains.{config.name}]"
     for key in ("image_column", "label_column"):
         if getattr(config, key) and not has_columns(files) and files[0].is_dir():
             raise ConfigError(
-                f"{where} {key} is for Parquet and tables, but {part} is a folder: remove it"
+                f"{where} {key} is for Parquet, tables and tars, but {part} is a folder: remove it"
             )
     columns = (config.image_column or "image", config.label_column or "label")
     split = open_images(files, columns, orientation)
@@ -173,8 +174,8 @@ def _open(
         return split
     if files[0].exists():
         raise DataError(
-            f"{where} {part} is {files[0]}: give a folder of class folders or .parquet files, or "
-            "tables that name images (.csv, .tsv, .jsonl)"
+            f"{where} {part} is {files[0]}: give a folder of class folders or .parquet or .tar "
+            "files, or tables that name images (.csv, .tsv, .jsonl)"
         )
     raise DataError(f"{where} {part} is {files[0]}, which does not exist: correct the path")
 

@@ -16,7 +16,8 @@ from prunion.trainer.data.named import class_names, labels_of
 
 __all__ = ["Handed", "HandedSets", "open_dataset"]
 
-Handed: TypeAlias = tuple[Any, Any]  # training and test images, the latter None for a holdout
+# Training and test images, the latter None for a holdout, and perhaps validation images.
+Handed: TypeAlias = tuple[Any, ...]
 HandedSets: TypeAlias = Mapping[str, Handed]  # by the domain's name
 
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import difflib
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prunion.runtime.base import Orientation, install_hint, reason_of
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
 from prunion.runtime.images import Split, decode_image, digest_of
 from prunion.trainer.config import DomainConfig
 
-__all__ = ["class_names", "labels_of", "open_huggingface", "open_torchvision"]
+__all__ = ["Part", "class_names", "labels_of", "open_huggingface", "open_torchvision"]
+
+Part = Literal["train", "test", "validation"]
+
+SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` of datasets leaves in a folder
 
 
-def open_torchvision(
-    config: DomainConfig, *, train: bool, orientation: Orientation = "exif"
-) -> Split:
-    """The labels and images of one split of a torchvision data set.
+def open_torchvision(config: DomainConfig, part: Part, orientation: Orientation = "exif") -> Split:
+    """The labels and images of one part of a torchvision data set.
 
     Raises ConfigError if torchvision has no such classification set, DataError if its files are
     not there.
     """
-    dataset = _torchvision_dataset(config, train)
+    dataset = _torchvision_dataset(config, part)
 
     def place(index: int) -> str:
         return f"image {index} of {config.dataset} in {config.root}"
@@ -46,7 +48,7 @@ def open_torchvision(
     )
 
 
-def _torchvision_dataset(config: DomainConfig, train: bool) -> Any:
+def _torchvision_dataset(config: DomainConfig, part: Part) -> Any:
     from torchvision import datasets
 
     where, name = f"[domains.{config.name}]", config.dataset
@@ -57,10 +59,15 @@ def _torchvision_dataset(config: DomainConfig, train: bool) -> Any:
         raise ConfigError(f"{where} name {name!r} is not in torchvision.datasets: {hint}")
     accepted = inspect.signature(cls).parameters
     options: dict[str, Any] = {"root": config.root}
-    if "train" in accepted:
-        options["train"] = train
+    if "train" in accepted and part != "validation":
+        options["train"] = part == "train"
+    elif "train" in accepted:
+        raise ConfigError(
+            f"{where} validation_split is {config.validation_split!r}, and {name} has no third "
+            "part: set validation_holdout = 0.1 in its place"
+        )
     elif "split" in accepted:
-        options["split"] = config.train_split if train else config.test_split
+        options["split"] = getattr(config, f"{part}_split")
     else:
         raise ConfigError(
             f"{where} name {name!r} has no training and test split: write its images to class "
@@ -120,11 +127,10 @@ def _distinct(names: list[str]) -> tuple[str, ...]:
     )
 
 
-def open_huggingface(
-    config: DomainConfig, *, train: bool, orientation: Orientation = "exif"
-) -> Split:
-    """The labels and images of one split of a Hugging Face data set (hub id or folder).
+def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation = "exif") -> Split:
+    """The labels and images of one part of a Hugging Face data set.
 
+    It is one of the hub by its id, a folder of such a set's files, or what `save_to_disk` wrote.
     Raises MissingDependencyError without `datasets`, DataError if the set cannot be fetched or
     has no image and class columns.
     """
@@ -135,9 +141,13 @@ def open_huggingface(
             f"[domains.{config.name}] reads a Hugging Face data set, and the package datasets is "
             f"not installed: {install_hint('huggingface')}"
         ) from None
-    split = config.train_split if train else config.test_split
+    split = getattr(config, f"{part}_split")
+    saved = any((Path(config.dataset) / name).is_file() for name in SAVED)
     try:
-        dataset = datasets.load_dataset(config.dataset, split=split)
+        if saved:
+            dataset = _of_saved(datasets.load_from_disk(config.dataset), split)
+        else:
+            dataset = datasets.load_dataset(config.dataset, split=split)
     except Exception as exc:  # the hub client raises many kinds, most of them not its own
         reason = str(exc).split("\n")[0]
         raise DataError(
@@ -163,6 +173,18 @@ def open_huggingface(
         place=place,
         digest=digest_of,
     )
+
+
+def _of_saved(dataset: Any, split: str) -> Any:
+    """One split of what was saved: a dictionary of splits, or one set, which is that of `split`."""
+    if not hasattr(dataset, "keys"):
+        own = str(dataset.split or split)
+        if own != split:
+            raise ValueError(f"it is the split {own}")
+        return dataset
+    if split not in dataset:
+        raise ValueError(f"it has the splits {', '.join(dataset)}")
+    return dataset[split]
 
 
 def _columns(dataset: Any, config: DomainConfig) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from prunion.trainer.config import AugmentConfig, InputConfig
-from prunion.trainer.data.augment import augmented
+from prunion.trainer.data.augment import augmented, rescaled
 
 __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "normalised", "train_transform"]
 
@@ -80,7 +80,10 @@ class TrainTransform:
         """PIL RGB to bytes `[H, W, 3]`; every random choice comes from `rng`."""
         array = _resized(image, self.shorter_side)
         height, width = self.input.size
-        if self.crop:
+        if self.crop and self.augment.rescale:
+            array = rescaled(array, self.input.size, self.augment.rescale, rng)
+            top, left = 0, 0
+        elif self.crop:
             top = int(rng.integers(array.shape[0] - height + 1))
             left = int(rng.integers(array.shape[1] - width + 1))
         else:

@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.trainer.config import TrainConfig
+from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet
 
-__all__ = ["MixedOptimiser", "WeightAverage", "make_optimiser", "set_rates", "trunk_parameters"]
+__all__ = [
+    "MixedOptimiser",
+    "WeightAverage",
+    "hold_trunk",
+    "make_optimiser",
+    "set_rates",
+    "trunk_parameters",
+]
 
 MOMENTUM = 0.9  # of SGD
 
@@ -58,7 +65,8 @@ def make_optimiser(
             proportion to how few it has; the smallest domain feels all of it.
     """
     trunk, adapter = trunk_parameters(net), net.adapter
-    tuned = train.trunk == "tuned" and adapter is None  # else each domain tunes one of its own
+    shares = adapter is None or adapter.tunes  # else each domain tunes a trunk of its own
+    tuned = train.trunk == "tuned" and shares
     for parameter in trunk:
         parameter.requires_grad_(tuned)
     norms = [p for m in net.norms.values() for p in m.parameters()]
@@ -90,6 +98,14 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
     """Every group's learning rate as a share of its own peak."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * factor
+
+
+def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:
+    """Let the shared trunk learn from the start, or only once the switches are fixed."""
+    if train.trunk_from == "settle":  # of each domain's own trunk where a method has them
+        own = None if net.adapter is None or net.adapter.tunes else net.adapter.parameters()
+        for parameter in trunk_parameters(net) if own is None else own:
+            parameter.requires_grad_(phase == "settle")
 
 
 def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:

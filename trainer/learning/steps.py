@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import Phase
+from prunion.trainer.config import Phase, Precision
 from prunion.trainer.data import Batch
 from prunion.trainer.learning.distillation import Teacher
+from prunion.trainer.learning.loss_scale import mixed
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
@@ -44,9 +45,10 @@ def forward_backward(
     batches: Sequence[Batch],
     switches: torch.Tensor | None,
     smoothing: float = 0.0,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     teacher: Teacher | None = None,
     through: nn.Module | None = None,
+    scale: float = 1.0,
 ) -> StepResult:
     """Add up the domains' cross-entropies and back-propagate their sum.
 
@@ -55,36 +57,38 @@ def forward_backward(
 
     Args:
         switches: `[D, U]` to use (its `.grad` is filled if it asks for one); None leaves all on.
-        precision: `bf16` runs the network in mixed precision; the loss stays float32.
+        precision: `bf16` and `fp16` run the network in mixed precision; the loss stays float32.
         teacher: whose logits are part of the loss; the losses given back are with it.
         through: what wraps `net` and is called in its place.
+        scale: of the gradients, so that small ones are not zero in half precision.
     """
     device = net.switches.device
+    later = device.type == "cuda"  # on an Apple GPU a copy must not outlive what it is of
     kind = net.switches.dtype
-    images = torch.cat([b.images.to(device, kind, non_blocking=True) for b in batches])
+    images = torch.cat([b.images.to(device, kind, non_blocking=later) for b in batches])
     images = images.contiguous(memory_format=torch.channels_last)
     segments = [(b.domain, len(b.labels)) for b in batches]
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with mixed(device, precision):
         soft = teacher.logits(images, segments) if teacher else [None] * len(segments)
         outputs = (through or net)(images, segments, switches, gated=switches is not None)
     losses = {}
     correct = {}
     for batch, logits, other in zip(batches, outputs, soft, strict=True):
-        labels = batch.labels.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=later)
         logits = logits.to(kind)
         if not len(labels):  # of this domain others have images; its parameters still take part
             losses[batch.domain], correct[batch.domain] = logits.sum(), logits.detach().sum()
             continue
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if batch.others is not None:
-            others = batch.others.to(device, non_blocking=True)
+            others = batch.others.to(device, non_blocking=later)
             theirs = F.cross_entropy(logits, others, label_smoothing=smoothing)
             loss = batch.kept * loss + (1 - batch.kept) * theirs
         if teacher is not None and other is not None:
             loss = teacher.loss(loss, logits, other)
         right = (logits.detach().argmax(1) == labels).to(kind).mean()
         losses[batch.domain], correct[batch.domain] = loss * batch.share, right * batch.share
-    torch.stack(list(losses.values())).sum().backward()
+    (scale * torch.stack(list(losses.values())).sum()).backward()
     # One wait for the device, not one a figure.
     figures = torch.stack([*losses.values(), *correct.values()]).tolist()
     return StepResult(
@@ -132,16 +136,19 @@ def add_penalty(
 def importance_of(
     net: DomainNet,
     steps: Iterable[Sequence[Batch]],
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     processes: Processes = ALONE,
     *,
     whole: bool = True,
 ) -> torch.Tensor:
-    """Root mean square of ∂L/∂s over batches, `[D, U]`.
+    """Root mean square of ∂L/∂s over batches, `[D, U]`; BatchNorm's statistics stay as they are.
 
     Args:
         whole: with every switch on, or else as the network has them.
+        precision: `fp16` measures in float32: there is no knowing yet which scale would do.
     """
+    frozen = {k: v.clone() for k, v in net.trunk.named_buffers()}
+    precision = "fp32" if precision == "fp16" else precision
     total = torch.zeros_like(net.switches)
     count = total.new_zeros(len(total), 1)
     for batches in steps:
@@ -155,19 +162,22 @@ def importance_of(
         for batch in batches:
             count[batch.domain] += 1
     net.zero_grad(set_to_none=True)
+    for name, buffer in net.trunk.named_buffers():
+        buffer.copy_(frozen[name])
     if not processes.slices:
         processes.sum([total, count])
     return (total / count.clamp(min=1)).sqrt()
 
 
 def estimate_norms(
-    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: str = "fp32"
+    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: Precision = "fp32"
 ) -> None:
     """BatchNorm's statistics anew: the mean over batches, with the switches as they are.
 
     A domain's own are stale once others have moved its switches while it was absent.
     """
     device, norms = net.switches.device, net.norms.values()
+    later = device.type == "cuda"
     momenta = [norm.momentum for norm in norms]
     training = net.training
     net.train()
@@ -177,9 +187,9 @@ def estimate_norms(
             for norm in norms:
                 norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
             kind = net.switches.dtype
-            images = torch.cat([b.images.to(device, kind, non_blocking=True) for b in batches])
+            images = torch.cat([b.images.to(device, kind, non_blocking=later) for b in batches])
             images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with mixed(device, precision):
                 net.features(images, [(b.domain, len(b.labels)) for b in batches])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

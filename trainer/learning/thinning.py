@@ -11,6 +11,7 @@ import torch
 from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import PricedBudget, counted_pricer, make_budget, select_union
 from prunion.trainer.learning.training import Training
+from prunion.trainer.processes import switch_device
 from prunion.trainer.pruning import thin_recipe
 
 __all__ = ["own_shares", "thinned"]
@@ -31,7 +32,8 @@ def thinned(training: Training) -> Training:
     config = _config(training.config, training.config.budget.own * whole)
     pricer = counted_pricer("macs", table)
     budget = make_budget(config.budget, pricer, training.config.backbone.keep)
-    model = pricer.cost_model().to(net.switches.device)
+    home = switch_device(net.switches.device)
+    model = pricer.cost_model().to(home)
     part = whole / pricer.full
 
     def cost(kept: torch.Tensor) -> torch.Tensor:
@@ -47,7 +49,7 @@ def thinned(training: Training) -> Training:
         config.train,
         cost,
         select,
-        torch.from_numpy(union).to(net.switches.device),
+        torch.from_numpy(union).to(home),
         share=training.config.budget.own,
         domains=len(net.classes),
         steps_per_epoch=training.batches.steps_per_epoch,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from prunion.trainer.data import Batch, JointBatches
 from prunion.trainer.learning.data_parallel import SharedSteps
 from prunion.trainer.learning.distillation import load_teacher
 from prunion.trainer.learning.interrupt import StopRequest
+from prunion.trainer.learning.loss_scale import LossScale
 from prunion.trainer.learning.optimiser import (
     WeightAverage,
+    hold_trunk,
     make_optimiser,
     set_rates,
-    trunk_parameters,
 )
 from prunion.trainer.learning.steps import (
     StepResult,
@@ -31,7 +33,7 @@ from prunion.trainer.learning.steps import (
     importance_of,
 )
 from prunion.trainer.network import DomainNet
-from prunion.trainer.processes import ALONE, Processes
+from prunion.trainer.processes import ALONE, Processes, switch_device
 from prunion.trainer.pruning import Recipe, make_recipe
 
 __all__ = ["Training"]
@@ -65,6 +67,8 @@ class Training:
         if config.train.compile:
             net.trunk.compile()
         net.to(memory_format=torch.channels_last)
+        self.home = switch_device(net.switches.device)
+        self.loss_scale = LossScale(config.train.precision)
         self.recipe = recipe or self._named_recipe()
         self.schedule, self.learner = self.recipe.schedule, self.recipe.learner
         self.pressure = self.recipe.pressure
@@ -83,8 +87,10 @@ class Training:
         self.cost_share: float | None = None  # that the switches leave; None: to be counted again
         self.uncut = 1.0  # share of the cost that learning left, before the cut
 
-    def run_epoch(self, report: Report, stop: StopRequest | None = None) -> None:
-        """Train to the end of the epoch, or to the step after which `stop` is set.
+    def run_epoch(
+        self, report: Report, stop: StopRequest | None = None, until: int | None = None
+    ) -> None:
+        """Train to the end of the epoch, to `until` steps of the run, or until `stop` is set.
 
         `report` gets every step's figures. An epoch that was stopped goes on where it was.
         """
@@ -96,7 +102,7 @@ class Training:
             report(self._figures(result))
             self.step += 1
             # All processes ask, or one would leave and the others wait for it in the next step.
-            if self.processes.any(bool(stop)):
+            if self.processes.any(bool(stop)) or self.step == until:
                 break
         self._share_statistics()
         check_network(self.net, self.where(), self.saved)
@@ -119,14 +125,14 @@ class Training:
     def switches(self) -> torch.Tensor:
         """The switches as they are now, 0/1 `[D, U]`."""
         if self.phase == "ramp" and self.recipe.learns:
-            return self.recipe.chosen()
+            return self.recipe.chosen().to(self.net.switches.device)
         return self.net.switches
 
     def choices(self) -> torch.Tensor:
         """What each domain chose for itself of the channels that are kept, 0/1 `[D, U]`."""
         if self.phase != "settle" or not self.recipe.learns or self.config.train.cut == "domains":
             return self.switches()
-        return self.recipe.chosen() * self.net.switches.amax(0)
+        return self.recipe.chosen().to(self.net.switches.device) * self.net.switches.amax(0)
 
     # --- phases -----------------------------------------------------------------------------
 
@@ -143,14 +149,14 @@ class Training:
 
         return make_recipe(
             self.config.train,
-            budget.pricer.cost_model().to(net.switches.device),
+            budget.pricer.cost_model().to(self.home),
             select,
             beta=budget.share,
             domains=domains,
             units=units,
             steps_per_epoch=self.batches.steps_per_epoch,
             slices=sum(layer.shape[0] * layer.shape[1] for layer in net.units.table.layers),
-            device=net.switches.device,
+            device=self.home,
         )
 
     def _enter(self, phase: Phase) -> None:
@@ -187,40 +193,43 @@ class Training:
         """Find out how much each domain's loss reacts to each switch, and place the scores."""
         if self.importance is not None:
             given = torch.from_numpy(self.importance).to(self.net.switches)
-            self.recipe.start(given.expand_as(self.net.switches).clone())
+            self.recipe.start(given.expand_as(self.net.switches).to(self.home, copy=True))
             return
-        steps = _first(self.batches.epoch(self.epoch, joint=True), self.recipe.ranking_steps)
-        frozen = {k: v.clone() for k, v in self.net.trunk.named_buffers()}
+        steps = islice(self.batches.epoch(self.epoch, joint=True), self.recipe.ranking_steps)
         precision = self.config.train.precision
         whole = self.recipe.starts_whole
         importance = importance_of(self.net, steps, precision, self.processes, whole=whole)
-        self.recipe.start(importance)
+        self.recipe.start(importance.to(self.home))
         self.processes.copy_from_first([self.learner.scores])  # where they are drawn
-        for name, buffer in self.net.trunk.named_buffers():  # ranking must not move statistics
-            buffer.copy_(frozen[name])
 
     # --- steps ------------------------------------------------------------------------------
 
     def _step(self, batches: Sequence[Batch]) -> StepResult:
         set_rates(self.optimiser, self.schedule.rate(self.step))
-        self._hold_trunk()
+        hold_trunk(self.net, self.config.train, self.phase)
         self._advance()
         recipe = self.recipe
-        whole = not recipe.learns or (self.phase == "warmup" and recipe.starts_whole)
+        fixed = not recipe.learns and bool(self.net.switches.all())
+        whole = fixed or (self.phase == "warmup" and recipe.starts_whole)
         switches = None if whole else self.switches()
         learning = recipe.learns and self.phase == "ramp" and recipe.learns_at(self.step)
         if learning and switches is not None:  # else gates fold into BatchNorm and cost nothing
             switches.requires_grad_()
         train = self.config.train
         result = self._forward_backward(batches, switches)
+        own = [p.grad for p in self.net.parameters()]
+        finite = self.loss_scale.unscale([*own, None if switches is None else switches.grad])
         add_penalty(self.net, batches, self.batches.images, self.phase, self.optimiser)
         result = self._joined(result, switches)
         check_losses(result.loss, self.names, self.where(), self.saved)
-        if learning:
+        taken = self.loss_scale.takes(self.processes, finite=finite, where=self.where())
+        if taken and learning:
             assert switches is not None and switches.grad is not None
             self.cost_share = None
-            recipe.learn(self.step, switches.detach(), switches.grad, sorted(result.loss))
-        self.optimiser.step()
+            on, gradient = switches.detach().to(self.home), switches.grad.to(self.home)
+            recipe.learn(self.step, on, gradient, sorted(result.loss))
+        if taken:
+            self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if train.average and self.phase == "settle":
             self.average.update(self.net)
@@ -228,11 +237,13 @@ class Training:
 
     def _advance(self) -> None:
         """Tell the method's adapter whose turn it is and in which phase."""
-        if self.net.adapter is not None:
-            task = self.schedule.task(self.step)
-            shared = dict(self.net.trunk.named_parameters())
-            if self.net.adapter.advance(shared, task, self.phase):
-                self._estimate_norms()
+        adapter, task = self.net.adapter, self.schedule.task(self.step)
+        if adapter is None:
+            return
+        if adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase):
+            self.net.drop_units(adapter.dead_units())
+            self.cost_share = None
+            self._estimate_norms()
 
     def _forward_backward(
         self, batches: Sequence[Batch], switches: torch.Tensor | None
@@ -254,17 +265,10 @@ class Training:
                         train.precision,
                         self.teacher,
                         through,
+                        self.loss_scale.value,
                     )
                 )
         return added(results)
-
-    def _hold_trunk(self) -> None:
-        """Let the shared trunk learn from the start, or only once the switches are fixed."""
-        if self.config.train.trunk_from == "settle":
-            adapter = self.net.adapter  # of each domain's own trunk
-            held = trunk_parameters(self.net) if adapter is None else list(adapter.parameters())
-            for parameter in held:
-                parameter.requires_grad_(self.phase == "settle")
 
     def _joined(self, result: StepResult, switches: torch.Tensor | None) -> StepResult:
         """The step of all processes together: summed gradients, every domain's figures."""
@@ -292,8 +296,3 @@ class Training:
             figures |= {f"lambda/{name}": m.value for name, m in each}
         figures["returned"] = float(self.learner.returned)
         return figures
-
-
-def _first(steps: Iterator[list[Batch]], count: int) -> Iterator[list[Batch]]:
-    for _, batches in zip(range(count), steps, strict=False):
-        yield batches

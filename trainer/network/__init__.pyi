@@ -3,6 +3,7 @@ from .build import build_network as build_network
 from .build import finish_weights as finish_weights
 from .build import merge_weights as merge_weights
 from .build import rebuild_network as rebuild_network
+from .build import set_normalisation as set_normalisation
 from .checkpoint import GRAPH as GRAPH
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import foreign_to_checkpoint as foreign_to_checkpoint

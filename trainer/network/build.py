@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.runtime.errors import CheckpointError
-from prunion.trainer.backbone import load_backbone
-from prunion.trainer.config import BackboneConfig, TrainConfig
+from prunion.runtime.errors import CheckpointError, ConfigError
+from prunion.trainer.backbone import PIXEL_NORM, add_pixel_norm, load_backbone, op_name
+from prunion.trainer.config import BackboneConfig, RunConfig, TrainConfig
 from prunion.trainer.methods import fold_series, make_adapter
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.network.stored_graph import graph_from_json
@@ -21,6 +21,7 @@ __all__ = [
     "finish_weights",
     "merge_weights",
     "rebuild_network",
+    "set_normalisation",
 ]
 
 
@@ -31,6 +32,7 @@ def build_network(
     *,
     weights: bool = True,
     model: nn.Module | None = None,
+    own_normalisation: bool = False,
 ) -> DomainNet:
     """The backbone with BatchNorms, switches and a head for each domain.
 
@@ -39,12 +41,16 @@ def build_network(
         classes: of each domain.
         weights: False leaves the parameters as the library draws them, for a caller with its own.
         model: the network itself, in place of the one that `config` names.
+        own_normalisation: whether domains have a mean and a deviation of their own, which
+            `set_normalisation` gives it.
 
     Raises:
         ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
         UnsupportedGraphError: the network cannot be traced, or its channels not be followed.
     """
     backbone = load_backbone(config, *size, weights=weights, model=model)
+    if own_normalisation:
+        add_pixel_norm(backbone)
     return DomainNet(backbone, classes, config.keep)
 
 
@@ -80,9 +86,49 @@ def adapt_network(net: DomainNet, train: TrainConfig) -> None:
     Raises ConfigError where nothing of it is left to adapt.
     """
     net.adapter = make_adapter(train, net.trunk, net.units.table.layers, len(net.classes))
+    if net.adapter is not None and _reads_along_axis_1(net):
+        net.adapter.place(net.units.table, net.units.feature_units)
     for norm in net.norms.values():
         norm.frozen = train.freezes_norms
         norm.requires_grad_(not norm.frozen)
+
+
+def set_normalisation(net: DomainNet, config: RunConfig) -> None:
+    """Have each domain's images normalised by its own mean and deviation, which never learn.
+
+    The images come normalised by `[input]`'s, which a domain without its own keeps.
+
+    Raises ConfigError if a domain has its own and the network was made without.
+    """
+    norm = net.norms.get(PIXEL_NORM)
+    if norm is None:
+        if config.own_normalisation:
+            name = next(domain.name for domain in config.domains if domain.mean is not None)
+            raise ConfigError(
+                f"[domains.{name}] mean and std are given, and no domain of the network had its "
+                "own: remove them"
+            )
+        return
+    common = [torch.tensor(x, dtype=torch.float64) for x in (config.input.mean, config.input.std)]
+    with torch.no_grad():
+        norm.weight.fill_(1)
+        norm.bias.fill_(0)
+        for row, domain in enumerate(config.domains):
+            mean, std = (
+                torch.tensor(own, dtype=torch.float64) if own is not None else usual
+                for own, usual in zip((domain.mean, domain.std), common, strict=True)
+            )
+            norm.running_mean[row] = (mean - common[0]) / common[1]
+            norm.running_var[row] = (std / common[1]) ** 2 - norm.eps
+    norm.frozen = True
+    norm.requires_grad_(False)
+
+
+def _reads_along_axis_1(net: DomainNet) -> bool:
+    """Whether every layer's weight is `[O, I, …]`, as a transposed convolution's is not."""
+    layers = {layer.weight for layer in net.units.table.layers}
+    nodes = [n for n in net.trunk.graph.nodes if n.op == "get_attr" and n.target in layers]
+    return all(op_name(user) in ("conv2d", "linear") for node in nodes for user in node.users)
 
 
 def finish_weights(net: DomainNet) -> None:

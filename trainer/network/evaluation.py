@@ -75,7 +75,7 @@ def answer_domains(
     """
     net.eval()
     device = net.switches.device
-    found: dict[int, Answers] = {}
+    later, found = device.type == "cuda", dict[int, Answers]()
     # Compiled, its short last batches would make every later step's graph one of any shape.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for index, domain in enumerate(domains):
@@ -85,9 +85,9 @@ def answer_domains(
             test = domain.test.subset(images_here) if processes.slices else domain.test
             crops = shape.crops(domain.mirror)
             transform, parts = eval_transform(shape, crops), []
-            batches = eval_batches(test, transform, batch_size, workers, pin=device.type == "cuda")
+            batches = eval_batches(test, transform, batch_size, workers, pin=later)
             for images, labels in batches:
-                images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+                images = images.to(device, non_blocking=later, memory_format=torch.channels_last)
                 (logits,) = net(images, [(index, len(images))], switches, gated=gated)
                 # While it learns a network may overflow: that is a wrong answer, and no error.
                 values = mean_of_views(logits, crops).float().nan_to_num().cpu().numpy()

@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from prunion.runtime.base import default_threads, keep_freed_memory
-from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.trainer.config import RunConfig, TrainConfig
 
-__all__ = ["device_named", "keep_to_quota", "prepare_device", "prepare_torch"]
+__all__ = [
+    "device_named",
+    "keep_to_quota",
+    "prepare_device",
+    "prepare_torch",
+    "switch_device",
+]
 
 
-def device_named(name: str) -> str:
-    """`cpu` or `cuda`; `auto` takes CUDA where torch sees it. Raises PrunionError without one."""
+def device_named(name: str, train: TrainConfig | None = None) -> str:
+    """`cpu`, `cuda` or `mps`; `auto` takes CUDA where torch sees it, else the CPU.
+
+    Raises:
+        PrunionError: torch does not see the device.
+        ConfigError: the device has no use for what `train` asks of it, or cannot be shared.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise PrunionError(
+            'device = "mps", but torch sees no Apple GPU (it needs macOS 12.3 and a build of torch '
+            'with MPS): use "auto" or "cpu"'
+        )
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "mps" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            'device = "mps", and torchrun started several processes, which cannot share an Apple '
+            'GPU: start one, or use device = "cpu"'
+        )
+    if name == "mps" and train is not None and train.granularity == "slice":
+        raise ConfigError(
+            '[train] granularity is "slice", which counts in float64, and an Apple GPU has none: '
+            'use "channel", or device = "cpu"'
+        )
+    if name == "cpu" and train is not None and train.precision == "fp16":
+        raise ConfigError(
+            '[train] precision is "fp16", and the run is on a CPU, which has no fast float16: use '
+            '"fp32", or "bf16" where the CPU has it, or a GPU'
+        )
     return name
+
+
+def switch_device(device: torch.device) -> torch.device:
+    """Where switches learn and costs are counted: in float64, which Apple's GPUs lack."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def prepare_torch(config: RunConfig, device: str) -> None:
@@ -40,11 +78,11 @@ def keep_to_quota() -> None:
 def prepare_device(device: str) -> None:
     """Settings of the whole process: on the CPU freed memory is kept.
 
-    On a GPU cuDNN searches once for every shape of a batch, and float32 products may take TF32,
-    as convolutions do by default.
+    On a CUDA GPU cuDNN searches once for every shape of a batch, and float32 products may take
+    TF32, as convolutions do by default.
     """
     if device == "cpu":
         keep_freed_memory()
-    else:
+    elif device == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")

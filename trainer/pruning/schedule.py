@@ -65,6 +65,13 @@ class Schedule:
         done = (step - self.warmup + 1) / max(1.0, 0.9 * self.ramp)
         return 1 - (1 - self.beta) * min(max(done, 0.0), 1.0)
 
+    def passes(self, share: float) -> int:
+        """Steps of the run until the ramp allows no more than `share`; its end for β or less."""
+        if share <= self.beta:
+            return self.warmup + self.ramp
+        done = (1 - share) / (1 - self.beta) * max(1.0, 0.9 * self.ramp)
+        return self.warmup + min(max(math.ceil(done - 1e-9), 1), self.ramp)
+
     def switch_rate(self, step: int) -> float:
         """Factor of the paper's switches, which learn in the ramp: a tenth in its last quarter."""
         if self.drops:

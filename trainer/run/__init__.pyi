@@ -12,6 +12,7 @@ from .result import RunResult as RunResult
 from .result import accuracy_lines as accuracy_lines
 from .result import closing_table as closing_table
 from .start import ExportCheck as ExportCheck
+from .sweep import Shared as Shared
 from .sweep import SweepResult as SweepResult
 from .sweep import sweep_table as sweep_table
 from .sweep import train_sweep as train_sweep

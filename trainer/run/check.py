@@ -74,7 +74,7 @@ def check_run(
 
     Arguments as of `train_run`, which raises the same before its first step.
     """
-    device = device_named(config.device)
+    device = device_named(config.device, config.train)
     with joined_processes(len(config.domains), config.train, device) as processes:
         training, domains = begin(
             config,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sys
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from prunion.runtime.base import replace_file
 from prunion.runtime.errors import OutputError
 from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training
@@ -19,10 +23,19 @@ from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot, snapshot_step
 from prunion.trainer.run.usage import usage_figures
 
+with warnings.catch_warnings():
+    # A notebook without ipywidgets gets a bar of text; which packages it has is not ours to say.
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
+
 __all__ = [
+    "BRANCHED",
+    "METRICS",
     "OWN_STATE",
     "STATE",
     "UNWATCHED",
+    "Fork",
+    "Forks",
     "Log",
     "OnProgress",
     "Progress",
@@ -33,9 +46,14 @@ __all__ = [
     "run_epochs",
 ]
 
+BRANCHED = "branched_from"  # the fact, of a run whose first steps are another one's
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
 OWN_STATE = "own.safetensors"  # while each domain is thinned to its own budget
 Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
+Measured = Mapping[str, Mapping[str, float]]  # accuracies by domain, by what they are called
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,26 @@ class Watch:
 UNWATCHED = Watch()
 
 
+@dataclass(frozen=True)
+class Fork:
+    """Where a run's state is kept for a run of another budget, which goes on from it.
+
+    Attributes:
+        path: of the state; beside it lies the log up to it, NAME.jsonl.
+        step: steps that are then done.
+        goes_on: the step that the other run takes next; None for this very one.
+        facts: kept with the state beside the run's own.
+    """
+
+    path: Path
+    step: int
+    goes_on: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Forks = Callable[[Training], Sequence[Fork]]  # of a run before its first step
+
+
 def restore(training: Training, folder: Path, state: str = STATE) -> dict[str, Any]:
     """Put a run back to where its folder's state left it; returns the facts kept with it.
 
@@ -103,7 +141,7 @@ def open_log(
     if folder is None or not training.processes.first:
         yield lambda step, **figures: None
         return
-    drop_lines_after(folder / "metrics.jsonl", training.step + more)
+    drop_lines_after(folder / METRICS, training.step + more)
     trackers = open_trackers(track, folder, training.config)
     with MetricsLog(folder, after=training.step + more, trackers=trackers) as log:
         yield log.log
@@ -112,27 +150,34 @@ def open_log(
 def run_epochs(
     training: Training,
     folder: Path | None,
-    log: Log,
+    record: Log,
     stop: StopRequest,
     facts: dict[str, Any],
-    measure: Callable[[], None] = lambda: None,
+    measure: Callable[[], Measured] = dict,
     watch: Watch = UNWATCHED,
     state: str = STATE,
+    forks: Sequence[Fork] = (),
 ) -> None:
     """Train from where the run is to its end, saving its state after each epoch.
+
+    Every epoch is told in a line: above the progress bar where there is one, else to the log.
 
     Args:
         folder: where the state is saved; None saves nothing.
         facts: kept with the state.
-        measure: called after each epoch, before its state is saved; it may change `facts`.
+        measure: called after each epoch, before its state is saved; it may change `facts`, and
+            returns the accuracies that the epoch's line has.
         watch: the caller's own functions, in the first process; what they raise ends the run.
         state: the file in `folder` that the state is saved to.
+        forks: states on the way that are kept beside; they need a folder with a log.
 
     Raises:
         PrunionError: a loss or the network stopped being finite.
         StoppedError: a signal came, and the state is saved.
     """
     total, processes = training.schedule.total, training.processes
+    losses: dict[str, list[float]] = defaultdict(list)
+    named = {f"loss/{name}": name for name in training.names}
     bar = tqdm(
         total=total,
         initial=training.step,
@@ -143,7 +188,9 @@ def run_epochs(
     with bar:
 
         def report(figures: dict[str, float]) -> None:
-            log(training.step, **figures)
+            record(training.step, **figures)
+            for name in figures.keys() & named:
+                losses[named[name]].append(figures[name])
             bar.set_postfix_str(f"{training.phase} cost {figures['cost']:.2f}", refresh=False)
             bar.update()
             tell(watch.on_step, training.step + 1, figures)
@@ -153,10 +200,20 @@ def run_epochs(
                 told(Progress(step, total, training.epoch, training.phase, figures))
 
         while training.epoch < training.config.train.epochs:
-            training.run_epoch(report, stop)
-            measure()  # now, or a resumed run would measure it again
+            epoch = training.epoch
+            until = min((f.step for f in forks if f.step > training.step), default=None)
+            training.run_epoch(report, stop, until)
+            if training.epoch == epoch and not processes.any(bool(stop)):  # amid an epoch
+                _keep(forks, folder, training, facts)
+                continue
+            measured = measure()  # now, or a resumed run would measure it again
             usage = usage_figures(training)
-            log(training.step, **usage)
+            record(training.step, **usage)
+            if training.epoch > epoch and processes.first:
+                _tell(bar, _epoch_line(training, losses, measured))
+                losses.clear()
+            # Before the run's own state, or a run that is killed between the two lacks them.
+            _keep(forks, folder, training, facts)
             if folder is not None:
                 _save(folder / state, training, facts)
             if processes.any(bool(stop)):
@@ -165,6 +222,26 @@ def run_epochs(
                 )
             tell(watch.on_epoch, training.step, {**usage, **facts})
     stop.now = "after the last step; the state is saved: finish with --resume"
+
+
+def _epoch_line(
+    training: Training, losses: Mapping[str, Sequence[float]], measured: Measured
+) -> str:
+    """An epoch in a line: mean loss, and what accuracy there is, by domain."""
+    means = {name: sum(losses[name]) / len(losses[name]) for name in training.names if losses[name]}
+    parts = ["loss " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())]
+    for kind, found in measured.items():
+        each = ", ".join(f"{name} {value:.1%}" for name, value in found.items())
+        parts.append(f"{kind.replace('_', ' ')} {each}")
+    epochs = training.config.train.epochs
+    return f"epoch {training.epoch} of {epochs}, {training.phase}: {'; '.join(parts)}"
+
+
+def _tell(bar: Any, line: str) -> None:
+    if bar.disable:
+        log.info(line)
+    else:
+        bar.write(line, file=sys.stderr)
 
 
 def _someone_looks() -> bool:
@@ -181,6 +258,20 @@ def _save(path: Path, training: Training, facts: dict[str, Any]) -> None:
 
     training.processes.on_first(save)
     training.saved = _saved(path, training)
+
+
+def _keep(forks: Sequence[Fork], folder: Path | None, training: Training, facts: Any) -> None:
+    """The state, and the log up to it, for whoever goes on from this step."""
+
+    def save(fork: Fork) -> None:
+        assert folder is not None
+        with replace_file(fork.path.with_suffix(".jsonl")) as temporary:
+            shutil.copyfile(folder / METRICS, temporary)
+        save_snapshot(fork.path, training, {**facts, **fork.facts}, fork.goes_on)
+
+    for fork in forks:
+        if fork.step == training.step:
+            training.processes.on_first(partial(save, fork))
 
 
 def _saved(path: Path, training: Training) -> str:

@@ -1,28 +1,33 @@
 """What a run shows of itself as plain data that plots: accuracy against cost, and shared channels.
 
-matplotlib is needed to plot, and only then (the extra `plot`).
+matplotlib is needed to plot, and only then (the extra `report`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import install_hint
+from prunion.runtime.base import install_hint, replace_file
 from prunion.runtime.errors import MissingDependencyError
 
-__all__ = ["Frontier", "Point", "Sharing"]
+__all__ = ["Frontier", "Point", "Sharing", "save_picture"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One network: shares of the backbone's cost, and the share of right answers by domain."""
+    """One network: shares of the backbone's cost, and the share of right answers by domain.
+
+    `spread` is the standard deviation of the mean accuracy over seeds; None of one network.
+    """
 
     name: str
     params: float
     macs: float
     accuracy: Mapping[str, float]
+    spread: float | None = None
 
     @property
     def mean(self) -> float:
@@ -51,7 +56,9 @@ class Frontier:
             each = [100 * point.accuracy[name] for point in points]
             axes.plot(shares, each, marker="o", alpha=0.6, label=name)
         mean = [100 * point.mean for point in points]
-        axes.plot(shares, mean, "k--", marker="o", label="mean")
+        bars = [100 * (point.spread or 0.0) for point in points]
+        spread = bars if any(bars) else None
+        axes.errorbar(shares, mean, yerr=spread, fmt="k--", marker="o", capsize=3, label="mean")
         axes.set(xlabel=f"{cost}, % of the backbone's", ylabel="accuracy, %")
         axes.legend()
         return axes
@@ -88,11 +95,33 @@ class Sharing:
         return axes
 
 
+def save_picture(frontier: Frontier, place: Path, *, cost: str = "params") -> tuple[Path, ...]:
+    """Write the frontier to `place` with .png and .svg behind its name; returns both paths.
+
+    Raises MissingDependencyError without matplotlib.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure  # without pyplot: no window, no state
+    except ImportError:
+        raise MissingDependencyError(f"a plot needs matplotlib: {install_hint('report')}") from None
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    frontier.plot(figure.subplots(), cost=cost)
+    paths = tuple(place.with_name(place.name + suffix) for suffix in (".png", ".svg"))
+    # The same run draws the same file: no date, no random ids.
+    with rc_context({"svg.hashsalt": "prunion", "svg.fonttype": "none"}):
+        for path in paths:
+            told = {"Date": None} if path.suffix == ".svg" else {}
+            with replace_file(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=told)
+    return paths
+
+
 def _axes(axes: Any) -> Any:
     if axes is not None:
         return axes
     try:
         from matplotlib import pyplot
     except ImportError:
-        raise MissingDependencyError(f"a plot needs matplotlib: {install_hint('plot')}") from None
+        raise MissingDependencyError(f"a plot needs matplotlib: {install_hint('report')}") from None
     return pyplot.subplots()[1]

@@ -56,6 +56,8 @@ class RunResult:
             saved.
         own: with a budget for each domain within the union: `macs`, its share of the union's, and
             `accuracy_with_union`, what it answered with all of them. None without.
+        branched_from: the run of a sweep that has its first steps too: `run`, `limit`, the `steps`
+            in common, and how many steps were then `skipped`. None of a run of its own.
     """
 
     folder: Path
@@ -76,6 +78,7 @@ class RunResult:
     baseline: dict[str, float] | None = None
     verdict: Verdict | None = None
     own: dict[str, dict[str, float]] | None = None
+    branched_from: dict[str, Any] | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -111,12 +114,17 @@ class RunResult:
         return Sharing(names, matrix, self.shared)
 
     def frontier(self) -> Frontier:
-        """Accuracy against cost: with every channel, where that was measured, and pruned."""
-        label = "every channel, validation" if self.validated else "every channel"
-        before = [Point(label, 1.0, 1.0, dict(self.accuracy_before))]
+        """Accuracy against cost: with every channel, where that was measured, and pruned.
+
+        With every channel trained as long where there is a `baseline`; else after warm-up.
+        """
+        label, whole = "every channel", self.baseline
+        if whole is None:
+            whole = self.accuracy_before
+            label = "every channel, validation" if self.validated else "every channel"
         costs = (self.params[1] / self.params[0], self.macs[1] / self.macs[0])
         pruned = Point(str(self.budget["asked"]), *costs, dict(self.accuracy))
-        return Frontier((*(before if self.accuracy_before else []), pruned))
+        return Frontier((*([Point(label, 1.0, 1.0, dict(whole))] if whole else []), pruned))
 
 
 def run_result(
@@ -185,6 +193,7 @@ def closing_table(result: RunResult) -> str:
         f"{result.shared:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
         *_own_lines(result),
+        *_branch_lines(result),
         *sparsity_lines(result.sparsity),
         *sharing_lines(names, matrix),
         *([", ".join(_scores(result))] if result.score else []),
@@ -246,6 +255,11 @@ def _own_lines(result: RunResult) -> list[str]:
         for name, share in result.own["macs"].items()
     )
     return [f"of the union's MACs a domain alone uses: {each}"]
+
+
+def _branch_lines(result: RunResult) -> list[str]:
+    found = result.branched_from
+    return [f"its first {found['steps']:,} steps are those of {found['run']}"] if found else []
 
 
 def _scores(result: RunResult) -> list[str]:

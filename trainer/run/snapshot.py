@@ -33,14 +33,22 @@ WORDS = {
 }
 
 
-def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None:
-    """Write network, switches, optimiser and counters, atomically."""
+def save_snapshot(
+    path: Path, training: Training, facts: dict[str, Any], goes_on: int | None = None
+) -> None:
+    """Write network, switches, optimiser and counters, atomically.
+
+    Args:
+        goes_on: the step that is next, the first of an epoch, where it is not the present one.
+    """
     tensors = {f"net.{k}": v for k, v in training.net.state_dict().items()}
     tensors |= {f"switches.{k}": v for k, v in learner_state(training.learner).items()}
     tensors |= {f"average.{k}": v for k, v in training.average.state_dict().items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if training.net.switches.is_cuda:  # asking starts CUDA
         tensors["random.cuda"] = torch.cuda.get_rng_state()
+    if training.net.switches.is_mps:
+        tensors["random.mps"] = torch.mps.get_rng_state()
     plain: dict[str, dict[str, float]] = {}
     for index, state in training.optimiser.state_dict()["state"].items():
         for key, value in state.items():
@@ -52,11 +60,12 @@ def save_snapshot(path: Path, training: Training, facts: dict[str, Any]) -> None
         "format_version": FORMAT_VERSION,
         "run": _fingerprint(facts_of := _facts(training)),
         "made_by": facts_of,
-        "epoch": training.epoch,
-        "step": training.step,
+        "epoch": training.epoch if goes_on is None else goes_on // training.batches.steps_per_epoch,
+        "step": training.step if goes_on is None else goes_on,
         "phase": training.phase,
         "uncut": training.uncut,
         "multipliers": training.pressure.values(),
+        **({"loss_scale": training.loss_scale.state()} if training.loss_scale.works else {}),
         "optimiser": plain,
         "facts": facts,
     }
@@ -112,10 +121,13 @@ def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) ->
     torch.set_rng_state(tensors["random.cpu"])
     if training.net.switches.is_cuda and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])
+    if training.net.switches.is_mps and "random.mps" in tensors:
+        torch.mps.set_rng_state(tensors["random.mps"])
     training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
     training.phase = meta["phase"]
     training.uncut = float(meta["uncut"])
     training.pressure.restore(meta["multipliers"])
+    training.loss_scale.restore(meta.get("loss_scale"))
     return dict(meta["facts"])
 
 

@@ -21,6 +21,7 @@ from prunion.trainer.network import (
     adapt_network,
     build_network,
     rebuild_network,
+    set_normalisation,
 )
 from prunion.trainer.processes import Processes, prepare_torch
 from prunion.trainer.run.result import run_result
@@ -65,7 +66,9 @@ def begin(
     prepare_torch(config, device)
     backbone, size, classes = config.backbone, config.input.size, [len(d.classes) for d in domains]
     if graph is None:
-        net = build_network(backbone, size, classes, model=model)
+        net = build_network(
+            backbone, size, classes, model=model, own_normalisation=config.own_normalisation
+        )
     else:
         net = rebuild_network(backbone, size, classes, graph, GRAPH)
     for note in net.units.notes():
@@ -75,6 +78,9 @@ def begin(
         height, width = config.input.size
         processes.on_first(lambda: check(net, height, width, config.budget.round_to))
     adapt_network(net, config.train)
+    set_normalisation(net, config)
+    if net.adapter is not None:  # it may cost, too
+        budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)

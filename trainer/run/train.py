@@ -27,9 +27,12 @@ from prunion.trainer.network import (
 )
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import (
+    BRANCHED,
+    METRICS,
     OWN_STATE,
     STATE,
     UNWATCHED,
+    Forks,
     Log,
     Watch,
     open_log,
@@ -65,7 +68,8 @@ def train_run(
     check: ExportCheck | None = None,
     importance: np.ndarray | None = None,
     datasets: HandedSets | None = None,
-    warm_up: Path | None = None,
+    start: Path | None = None,
+    forks: Forks = lambda training: (),
     watch: Watch = UNWATCHED,
     track: Sequence[str] = (),
 ) -> RunResult:
@@ -77,8 +81,9 @@ def train_run(
         importance: what ranks the units, not negative, `[U]`, the same for every domain; without
             it the run measures each domain's own.
         datasets: training and test images of the domains of `source = "python"`.
-        warm_up: a state after warm-up to start from, of a run that differs in its budget's limit at
-            most; beside it lies its log, NAME.jsonl.
+        start: a state that another run's `forks` kept, to go on from; beside it lies its log. The
+            runs differ in their budget's limit at most.
+        forks: the states on this run's way to keep for others.
         watch: functions that are told of every step and epoch.
         track: tools that are told of the figures too: wandb, mlflow.
 
@@ -92,7 +97,7 @@ def train_run(
     check_trackers(track)
     if restarted():
         force, resume = False, True
-    device = device_named(config.device)
+    device = device_named(config.device, config.train)
     with joined_processes(len(config.domains), config.train, device) as processes:
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
@@ -103,26 +108,29 @@ def train_run(
             config, folder, device, processes, graph, model, asked, importance, datasets
         )
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
-        processes.on_first(lambda: _check_space(folder, training))
+        ways = forks(training)
+        processes.on_first(lambda: _check_space(folder, training, len(ways)))
         facts: dict[str, Any] = {}
         if resumes:
             facts = restore(training, folder)
         else:
             processes.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
             processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
-            if warm_up is not None:
-                facts = load_snapshot(warm_up, training, any_limit=True)
-                earlier = warm_up.with_suffix(".jsonl")
-                processes.on_first(lambda: _keep_log(earlier, folder / "metrics.jsonl"))
+            if start is not None:
+                facts = load_snapshot(start, training, any_limit=True)
+                earlier = start.with_suffix(".jsonl")
+                processes.on_first(lambda: _keep_log(earlier, folder / METRICS))
         few = watched_part(training, domains)
         behind = own_steps(folder) if resumes and config.budget.own < 1 else 0
         with stop_signals() as stop, open_log(folder, training, behind, track) as log:
 
-            def measure() -> None:
+            def measure() -> dict[str, dict[str, float]]:
                 _measure_before(training, domains, log, facts)
-                log(training.step, **watch_accuracy(training, few), phase=training.phase)
+                found = watch_accuracy(training, few)
+                log(training.step, **found, phase=training.phase)
+                return found
 
-            run_epochs(training, folder, log, stop, facts, measure, watch)
+            run_epochs(training, folder, log, stop, facts, measure, watch, forks=ways)
             own: dict[str, Any] | None = None
             if config.budget.own < 1:
                 own = _thin(training, domains, folder, log, stop, resumes=resumes, watch=watch)
@@ -132,9 +140,8 @@ def train_run(
             seconds = time.perf_counter() - started
             before = facts.get("before", {})
             found = found_in(domains)
-            result = replace(
-                run_result(training, accuracy, before, folder, seconds, found), own=own
-            )
+            result = run_result(training, accuracy, before, folder, seconds, found)
+            result = replace(result, own=own, branched_from=facts.get(BRANCHED))
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
     return replace(result, verdict=read_verdict(folder))
@@ -161,6 +168,7 @@ def _save(
         "budget": result.budget,
         "phase": training.phase,
         "epoch": training.epoch,
+        **({BRANCHED: result.branched_from} if result.branched_from else {}),
     }
     folder = result.folder / "checkpoint"
     # As it was read at the start: the run's own file may have been measured again since.
@@ -182,11 +190,11 @@ def _inputs(config: RunConfig, run_file: Path | None) -> list[Path | str]:
     return [*filter(None, paths), *([run_file] if run_file else [])]
 
 
-def _check_space(folder: Path, training: Training) -> None:
+def _check_space(folder: Path, training: Training, forks: int) -> None:
     """Refuse to begin what would not fit: the state, twice while it is replaced, and the result."""
     state, net = snapshot_bytes(training)
     there = (folder / STATE).stat().st_size if (folder / STATE).is_file() else 0
-    check_space(folder, 2 * state + net - there, "choose another place with -o")
+    check_space(folder, (2 + forks) * state + net - there, "choose another place with -o")
 
 
 def _keep_run_file(run_file: Path | None, copy: Path) -> None:

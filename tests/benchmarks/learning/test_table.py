@@ -50,6 +50,11 @@ def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
 def test_networks_of_their_own_make_one_line() -> None:
     """Their files add up; an image runs through one of them."""
     part = {"budget": {}, "uncut": 1.0, "returned": 3, "seconds": 2.0, "torch": "2", "sharing": 1.0}
+    ms = {"one": [3.0, 2.0], "one x 8": [9.0, 8.0]}
+    part["account"] = {
+        "params": 0.2, "params_one_norm": 0.2, "flop": 0.5, "flop_union": 0.5, "error": 1e-6,
+        "bytes": {"graph": 100, "packs": 10, "shared": 0}, "ms": ms,
+    }  # fmt: skip
     lines = [
         {**part, **row("", {"a": 0.5}, 0.1), "before": {"a": 0.4}, "images": {"a": 8},
          "right": {"a": "x"}},
@@ -61,6 +66,9 @@ def test_networks_of_their_own_make_one_line() -> None:
     assert line["accuracy"] == {"a": 0.5, "b": 0.7} and line["mean"] == pytest.approx(0.6)
     assert line["right"] == {"a": "x", "b": "y"} and line["images"] == {"a": 8, "b": 9}
     assert line["what"] == ROWS["separate-025"].what
+    account = line["account"]
+    assert (account["params"], account["flop"], account["bytes"]["graph"]) == (0.4, 0.5, 200)
+    assert account["ms"] == ms
 
 
 @pytest.mark.parametrize(("name", "limit"), [("separate-050", 0.25), ("separate-each-050", 0.5)])
@@ -77,7 +85,7 @@ def test_networks_of_their_own_share_the_budget(
     monkeypatch.setattr(rows_module, "_together", lambda which, lines: {})
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": [],
-        "teacher": "", "keep": (), "backbone": "resnet18", "domains": "gtsrb,dtd10",
+        "teacher": "", "round_to": 1, "keep": (), "backbone": "resnet18", "domains": "gtsrb,dtd10",
         "holdout": False, "share": 0.1, "seed": 0, "threads": 1, "folder": str(tmp_path),
     }  # fmt: skip
     rows_module.run_row(name, options)
@@ -107,7 +115,8 @@ def test_rows_that_decide_come_first_every_seed_of_them(
 def test_the_run_of_a_row(tmp_path: Path) -> None:
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
-        "teacher": "", "keep": ("conv1",), "backbone": "resnet18", "domains": "gtsrb,flowers5",
+        "teacher": "", "round_to": 1, "keep": ("conv1",), "backbone": "resnet18",
+        "domains": "gtsrb,flowers5",
         "holdout": True, "share": 0.1, "seed": 4, "threads": 1,
     }  # fmt: skip
     config = make_config(ROWS["frozen-macs-050"], options)
@@ -122,7 +131,8 @@ def test_the_run_of_a_row(tmp_path: Path) -> None:
 def test_every_row_is_a_run() -> None:
     """A method's name, the budget's kind unless it is parameters, and its share."""
     options = {
-        "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),
+        "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "",
+        "round_to": 1, "keep": (),
         "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0,
         "threads": 1,
     }  # fmt: skip

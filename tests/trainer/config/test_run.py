@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from prunion.runtime.bundle import write_profile
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import (
     BackboneConfig,
@@ -17,6 +19,7 @@ from prunion.trainer.config import (
     TrainConfig,
     load_config,
 )
+from tests.trainer.cost.test_latency import UNITS, made_up
 
 BASE = {
     "": "",
@@ -44,7 +47,7 @@ def test_the_smallest_run_file_gets_the_documented_defaults(tmp_path: Path) -> N
         backbone=BackboneConfig(
             "resnet18", source="torchvision", weights="default", match="name", cut=None
         ),
-        budget=BudgetConfig(0.5, kind="params", round_to=1),
+        budget=BudgetConfig(0.5, kind="params", round_to=8),
         domains=(
             DomainConfig(
                 "flowers",
@@ -60,6 +63,15 @@ def test_the_smallest_run_file_gets_the_documented_defaults(tmp_path: Path) -> N
         threads=0,
         device="auto",
     )
+
+
+def test_widths_are_in_the_multiples_of_the_profile_that_prices_them(tmp_path: Path) -> None:
+    write_profile(tmp_path / "device.json", replace(made_up(UNITS[0].table), round_to=32))
+    budget = 'limit = 0.5\nkind = "latency"\nprofile = "device.json"'
+    assert load(tmp_path, budget=budget).budget.round_to == 32
+    assert load(tmp_path, budget=f"{budget}\nround_to = 64").budget.round_to == 64
+    (tmp_path / "device.json").write_text("no profile")
+    assert load(tmp_path, budget=budget).budget.round_to == 8
 
 
 def test_json_gives_the_run_back_with_the_domains_in_order(tmp_path: Path) -> None:

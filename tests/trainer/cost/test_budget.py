@@ -74,7 +74,7 @@ def test_switches_are_counted_plainly() -> None:
 
 def test_only_used_units_fill_a_budget_when_asked() -> None:
     units = UNITS[1]
-    budget = make_budget(BudgetConfig(1.0), pricer(1))
+    budget = make_budget(BudgetConfig(1.0, round_to=1), pricer(1))
     used = np.arange(units.table.count) % 2 == 0
     score = used.astype(float)
     assert (select_union(score, budget, used) == used).all()
@@ -82,18 +82,27 @@ def test_only_used_units_fill_a_budget_when_asked() -> None:
 
 def test_nothing_is_cut_for_a_budget_of_one() -> None:
     units = UNITS[1]
-    budget = make_budget(BudgetConfig(1.0), pricer(1))
+    budget = make_budget(BudgetConfig(1.0, round_to=1), pricer(1))
     assert select_union(np.zeros(units.table.count), budget).all()
 
 
 def test_the_refusal_names_the_smallest_budget() -> None:
-    with pytest.raises(BudgetError, match=r"\[budget\] limit 1e-06 .* give at least 0\.\d+"):
+    with pytest.raises(BudgetError, match=r"\[budget\] limit 1e-06 .* give at least 0\.\d+$"):
+        make_budget(BudgetConfig(1e-6, round_to=1), pricer(0))
+
+
+def test_a_narrow_network_is_told_of_a_smaller_multiple() -> None:
+    with pytest.raises(
+        BudgetError, match=r"\(round_to 8\) .*: set round_to = 1, or give at least 1$"
+    ):
+        make_budget(BudgetConfig(0.5), pricer(0))
+    with pytest.raises(BudgetError, match=r"params: give at least [\d.]+$"):
         make_budget(BudgetConfig(1e-6), pricer(0))
 
 
 def test_an_absolute_amount_is_taken_as_written() -> None:
     units = UNITS[0]
-    budget = make_budget(BudgetConfig("0.3k"), counted_pricer("params", units.table))
+    budget = make_budget(BudgetConfig("0.3k", round_to=1), counted_pricer("params", units.table))
     assert budget.allowed == 300
     alive = select_union(np.random.rand(units.table.count), budget)
     assert units.table.params(alive) <= 300
@@ -108,13 +117,13 @@ def test_the_floor_of_every_width_is_kept_before_anything_else() -> None:
     half = -(-len(least) // 2)
     kept = {}
     for floor in (0.0, 0.5):
-        budget = make_budget(BudgetConfig(0.5, floor=floor), prices)
+        budget = make_budget(BudgetConfig(0.5, round_to=1, floor=floor), prices)
         alive = select_union(score, budget)
         assert prices.of(alive) <= budget.allowed
         kept[floor] = int(alive[least].sum())
     assert kept[0.0] < half == kept[0.5]
     # More than the limit allows: as much of it as fits.
-    budget = make_budget(BudgetConfig(0.2, floor=1.0), prices)
+    budget = make_budget(BudgetConfig(0.2, round_to=1, floor=1.0), prices)
     assert prices.of(select_union(score, budget)) <= budget.allowed
     with pytest.raises(ConfigError, match="floor"):
         BudgetConfig(0.5, floor=1.5)

@@ -15,9 +15,17 @@ from torchvision.transforms import InterpolationMode, v2
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import CheckpointError, ConfigError
 from prunion.runtime.images import ImageSet
-from prunion.trainer.config import AugmentConfig, DomainConfig, RunConfig, TrainConfig, load_config
+from prunion.trainer.config import (
+    AugmentConfig,
+    DomainConfig,
+    InputConfig,
+    RunConfig,
+    TrainConfig,
+    load_config,
+)
 from prunion.trainer.data import Batch, Domain, JointBatches
-from prunion.trainer.data.augment import CHANGES, augmented, draw_mix
+from prunion.trainer.data.augment import CHANGES, augmented, draw_mix, rescaled
+from prunion.trainer.data.transforms import train_transform
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.steps import forward_backward
 from prunion.trainer.processes import Processes
@@ -86,6 +94,40 @@ def test_a_rectangle_of_the_mean_colour_is_erased() -> None:
             shares.append(inside.size / got.size)
     assert 110 < len(shares) < 170
     assert 0.01 < min(shares) < 0.06 and 0.28 < max(shares) < 0.36
+
+
+def test_a_rescaled_crop_is_any_part_of_the_image() -> None:
+    """Of an image whose red and green are its row and column, the corners tell which part it is."""
+    rows, columns = np.mgrid[0:100, 0:120]
+    pixels = np.stack([2 * rows, 2 * columns, 0 * rows], 2).astype(np.uint8)
+    areas, ratios, places = [], [], []
+    for seed in range(200):
+        part = rescaled(pixels, (32, 32), 0.08, np.random.default_rng(seed)).astype(float)
+        assert part.shape == (32, 32, 3)
+        height, width = (np.ptp(part[..., axis]) / 2 * 32 / 31 for axis in (0, 1))
+        areas.append(height * width / pixels[..., 0].size)
+        ratios.append(width / height)
+        places.append(part[..., 0].mean())
+    assert 0.06 < min(areas) < 0.15 and 0.85 < max(areas) < 1.05
+    assert 0.7 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.42
+    assert np.std(places) > 10
+    # Of a strip no such part is found: the middle, in the input's shape.
+    strip = np.zeros((10, 900, 3), np.uint8)
+    strip[:, 445:455] = 255
+    assert rescaled(strip, (8, 8), 1.0, np.random.default_rng(0)).min() == 255
+
+
+def test_only_domains_that_are_cropped_are_rescaled() -> None:
+    image, shape = picture(3), InputConfig((12, 12), 16)
+    asked = AugmentConfig(rescale=0.2)
+    seen = {
+        (crop, train_transform(shape, False, crop, asked).pixels(
+            image, np.random.default_rng(seed)
+        ).tobytes())
+        for crop in (True, False)
+        for seed in range(4)
+    }  # fmt: skip
+    assert len(seen) == 4 + 1
 
 
 def test_colours_move_by_no_more_than_asked() -> None:

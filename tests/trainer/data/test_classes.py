@@ -177,7 +177,7 @@ def test_parquet_columns_may_have_other_names(tmp_path: Path) -> None:
 def test_columns_belong_to_tables_of_images(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "set", {"a": 4, "b": 4})
     with pytest.raises(
-        ConfigError, match="label_column is for Parquet and tables, but train is a folder"
+        ConfigError, match="label_column is for Parquet, tables and tars, but train is a folder"
     ):
         open_files(root, root, label_column="label")
     with pytest.raises(ConfigError, match='source is "torchvision": remove it'):

@@ -202,3 +202,9 @@ def test_the_kind_of_a_file_is_its_content(tmp_path: Path) -> None:
         path.write_bytes(data)
         assert image_kind(path) == kind
     assert image_kind(tmp_path / "none") is None
+
+
+def test_a_jpeg_smaller_than_its_own_blocks_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (6, 5)).save(path)
+    ImageCheck("exif").check([path], ["x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
+from prunion.trainer.config.file import absolute_paths
 from prunion.trainer.data import open_domain
 from tests.trainer.images import picture, pixels, write_parquet
 
@@ -66,6 +68,36 @@ def test_torchvision_refusals_name_the_fix(tmp_path: Path) -> None:
         open_domain(named("FakeData", tmp_path), 0)
     with pytest.raises(DataError, match=r"CIFAR10 is not in .*\[domains.d\] root, or set download"):
         open_domain(named("CIFAR10", tmp_path), 0)
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_huggingface_opens_what_was_saved_to_disk(tmp_path: Path, splits: bool) -> None:
+    """By a path that counts from the run file, with columns named."""
+    datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
+    kinds = {
+        "picture": datasets.Image(),
+        "kind": datasets.ClassLabel(names=NAMES),
+        "id": datasets.Value("int64"),
+    }
+    rows = {"picture": [picture(i) for i in range(8)], "kind": [1, 0] * 4, "id": [*range(8)]}
+    saved = datasets.Dataset.from_dict(rows, datasets.Features(kinds), split="train")
+    held: dict[str, object] = {"holdout": 0.5}
+    if splits:
+        saved, held = datasets.DatasetDict({"train": saved, "test": saved}), {}
+    saved.save_to_disk(tmp_path / "saved")
+    table = {"source": "huggingface", "name": "saved", "image_column": "picture", **held}
+    tables = {"domains": {"d": {**table, "label_column": "kind"}}}
+    absolute_paths(tables, tmp_path)
+    table = tables["domains"]["d"]
+    config = DomainConfig("d", dataset=table.pop("name"), **table)
+    domain = open_domain(config, 0)
+    assert domain.classes == ("tench", "rose")
+    assert len(domain.train) == (8 if splits else 4)
+    if splits:
+        assert pixels(domain.test) == [picture(index).tobytes() for index in range(8)]
+    wrong = replace(config, train_split="all")
+    with pytest.raises(DataError, match=r"cannot load .*split all \(.*splits? train"):
+        open_domain(wrong, 0)
 
 
 def test_huggingface_opens_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

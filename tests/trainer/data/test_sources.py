@@ -37,5 +37,5 @@ def test_a_table_s_numbers_meet_parquet_s_names(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("image,label\nset/x/0000.png,wasp\n")
     with pytest.raises(DataError, match=r"test\.csv line 2 .* has label 'wasp', none of the 2"):
         open_domain(DomainConfig("d", train=train, test=(str(tmp_path / "test.csv"),)), 0)
-    with pytest.raises(ConfigError, match=r"a list may hold \.parquet files, or tables"):
+    with pytest.raises(ConfigError, match=r"a list may hold \.parquet or \.tar files or tables"):
         DomainConfig("d", train=("a.csv", "folder"), test=("b.csv",))

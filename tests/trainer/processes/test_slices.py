@@ -34,6 +34,18 @@ RUNS: dict[str, dict[str, object]] = {
     "local": {"sync_norms": "false", "ramp": 1, "settle": 0, "batch_size": 16},
 }
 FLOAT32 = ("float32", "bf16", "local")
+# Weights of each domain's own: each in the way that processes can share it.
+OWN: dict[str, dict[str, object]] = {
+    **{
+        method: {"method": f'"{method}"'}
+        for method in ("finetune", "piggyback", "affine", "parallel", "svd", "taps", "lora")
+    },
+    "series": {"method": '"series"', "placement": '"domains"'},
+    "slices": {"granularity": '"slice"', "trunk": '"frozen"'},
+    "by turns": {"method": '"packnet"'},
+}
+OFTEN = ("lora", "series")  # without being asked for slow tests
+SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
 
 
 def learned(count: int, runs: list[list[Any]]) -> list[Any]:
@@ -95,18 +107,44 @@ def test_so_they_are_of_more_processes_and_orders(count: int, order: str, tmp_pa
 
 def assert_same_run(alone: Any, shared: list[Any]) -> None:
     """In float64 every step's figures, the switches, and every weight."""
+    assert_same_figures(alone, shared, steps=51)
+    (_, whole), (_, state) = alone, shared[0]
+    assert torch.equal(state["switches"], whole["switches"])
+    assert bool((state["switches"] == 0).any())
+
+
+def assert_same_figures(alone: Any, shared: list[Any], *, steps: int) -> None:
     (expected, whole), (lines, state) = alone, shared[0]
-    assert len(expected) == len(lines) >= 51
+    assert len(expected) == len(lines) >= steps
     for i, (a, b) in enumerate(zip(expected, lines, strict=True)):
         for key in a:
             if key.startswith(("loss/", "train_accuracy/")):
                 assert b[key] == pytest.approx(a[key], rel=1e-5, abs=1e-9), (i, key)
-    assert torch.equal(state["switches"], whole["switches"])
-    assert bool((state["switches"] == 0).any())
     for name, value in whole.items():
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-7, msg=name)
     for _, other in shared[1:]:  # and every process has the very same network
         assert all(torch.equal(other[name], value) for name, value in state.items())
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
+    """Of every method with own weights what one process saw, and each of two."""
+    slow = request.config.getoption("markexpr") not in ("not slow", "")
+    folder, names = tmp_path_factory.mktemp("own"), list(OWN) if slow else list(OFTEN)
+    files = {name: tiny_run(folder / name, **{**SHORT, **OWN[name]}) for name in names}
+    runs = {
+        many: [[str(path), str(folder / f"{name}.{many}"), True] for name, path in files.items()]
+        for many in (1, 2)
+    }
+    alone, shared = learned(1, runs[1]), learned(2, runs[2])
+    return {name: (alone[i], shared[i]) for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize(
+    "name", [x if x in OFTEN else pytest.param(x, marks=pytest.mark.slow) for x in OWN]
+)
+def test_own_weights_are_those_of_one_process(own: Any, name: str) -> None:
+    assert_same_figures(*own[name], steps=9)
 
 
 def test_float32_ends_at_the_same_switches(both: dict[str, tuple[Any, list[Any]]]) -> None:

@@ -15,6 +15,7 @@ from prunion.trainer.cost import counted_pricer, make_budget, make_pricer
 from prunion.trainer.cost.latency import LatencyPricer
 from prunion.trainer.data import Batch
 from prunion.trainer.learning import Training
+from prunion.trainer.learning import training as training_module
 from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.learning.optimiser import WeightAverage
 from prunion.trainer.pruning import learner_state, restore_learner
@@ -139,3 +140,19 @@ def test_mixed_devices_are_noticed(config: RunConfig) -> None:
         with pytest.raises(RuntimeError, match="same device"):
             for _ in range(3):
                 training.run_epoch(lambda figures: None)
+
+
+@pytest.mark.parametrize("train", [{}, {"recipe": "greedy"}, {"sharing": "jaccard"}])
+def test_switches_may_learn_elsewhere(
+    config: RunConfig, train: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside an Apple GPU, which has no float64."""
+    monkeypatch.setattr(training_module, "switch_device", lambda device: torch.device("cpu"))
+    net = domain_net(Depthwise(), CLASSES)
+    with pretended_gpu() as (mode, _):
+        training = training_of(config, moved(net, mode), {"switch_every": 1, **train})
+        for _ in range(3):
+            training.run_epoch(lambda figures: None)
+            assert training.choices().device.type == "cuda"
+        assert training.learner.scores.device.type == "cpu"
+        assert training.net.switches.device.type == "cuda"

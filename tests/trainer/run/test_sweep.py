@@ -12,10 +12,18 @@ from prunion.runtime.errors import BudgetError, PrunionError, StoppedError
 from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
+from prunion.trainer.pruning import Schedule
 from prunion.trainer.run import sweep_table, train_run, train_sweep
 from tests.trainer.tiny_run import tiny_run
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
+
+
+PLACES = ["seed-3-budget-0.4", "seed-3-budget-0.7"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def checkpoint(folder: Path) -> dict[str, bytes]:
@@ -40,13 +48,13 @@ def test_runs_that_share_a_warm_up_are_those_alone(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "run_epoch", counted)
         with pytest.raises(StoppedError):
-            train_sweep(configs, out)
+            train_sweep(configs, out, shared="warm-up")
     assert epochs == [0, 1, 2, 1]  # the second has no warm-up of its own
     first = checkpoint(out / "seed-3-budget-0.7")
-    result = train_sweep(configs, out, resume=True)
+    result = train_sweep(configs, out, resume=True, shared="warm-up")
     assert checkpoint(out / "seed-3-budget-0.7") == first
     assert checkpoint(out / "seed-3-budget-0.4") == checkpoint(tmp_path / "alone")
-    assert sorted(path.name for path in out.iterdir()) == ["seed-3-budget-0.4", "seed-3-budget-0.7"]
+    assert names(out) == ["frontier.png", "frontier.svg", *PLACES]
     logs = [
         [
             (x.get("step"), x.get("loss/warm"))
@@ -59,7 +67,106 @@ def test_runs_that_share_a_warm_up_are_those_alone(
     assert sweep_table(result).splitlines()[2].startswith("0.4              1")
     again = [load_config(run_file, ["budget.limit=0.4", "train.settle=2"]), configs[0]]
     with pytest.raises(PrunionError, match="belongs to a run with another configuration"):
-        train_sweep(again, out, resume=True)
+        train_sweep(again, out, resume=True, shared="warm-up")
+
+
+LONG = {"warmup": 1, "ramp": 2, "settle": 2}
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, epochs: int) -> pytest.MonkeyPatch:
+    """End the process, as a kill would, when so many epochs were begun."""
+    begun: list[int] = []
+    run_epoch = Training.run_epoch
+
+    def counted(self: Training, *rest: object) -> None:
+        if len(begun) == epochs:
+            raise KeyboardInterrupt
+        begun.append(self.epoch)
+        run_epoch(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "run_epoch", counted)
+    return monkeypatch
+
+
+def test_budgets_leave_the_ramp_of_the_lowest_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file, out = tiny_run(tmp_path, **LONG), tmp_path / "out"
+    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.8, 0.6, 0.4)]
+    train_run(configs[2], tmp_path / "alone")
+    result = train_sweep(configs, out)
+    places = [out / f"seed-3-budget-{limit}" for limit in (0.8, 0.6, 0.4)]
+    assert checkpoint(places[2]) == checkpoint(tmp_path / "alone")  # the lowest shares at no cost
+    # Three steps an epoch: the ramp is 6, of which the limit falls for 5.4.
+    found = [run["branched_from"] for run in result.runs]
+    shared = {"run": "seed-3-budget-0.4", "limit": 0.4}
+    assert found == [
+        {**shared, "steps": 5, "skipped": 4},
+        {**shared, "steps": 7, "skipped": 2},
+        None,
+    ]
+    assert all(run["budget"]["met"] for run in result.runs)
+    for place, fact in zip(places[:2], found[:2], strict=True):
+        stored = json.loads((place / "checkpoint" / "checkpoint.json").read_text())
+        assert stored["branched_from"] == fact and fact is not None
+        trained = [x for x in lines(place) if "cost" in x]
+        before = [x for x in lines(places[2]) if "cost" in x and x["step"] < fact["steps"]]
+        assert trained[: fact["steps"]] == before
+        later = range(fact["steps"] + fact["skipped"], 15)
+        assert [x["step"] for x in trained[fact["steps"] :]] == list(later)
+        assert {x["cost"] for x in trained[fact["steps"] :]} == {trained[-1]["cost"]}
+    assert [row["params"] for row in result.budgets] == sorted(
+        (row["params"] for row in result.budgets), reverse=True
+    )
+    assert "2 runs left the ramp of seed-3-budget-0.4" in sweep_table(result)
+    assert [path.suffix for path in result.pictures] == [".png", ".svg"]
+    assert names(out) == ["frontier.png", "frontier.svg", *sorted(x.name for x in places)]
+    assert [point.name for point in result.frontier().points] == ["0.8", "0.6", "0.4"]
+
+    # Killed in the ramp between two of its states, then in a run that left it: the same in the end.
+    again = tmp_path / "again"
+    for epochs, resume in ((4, False), (4, True)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stopping(patch, epochs)
+            train_sweep(configs, again, resume=resume)
+    assert any(name.startswith("fork.") for name in names(again))
+    train_sweep(configs, again, resume=True)
+    assert [checkpoint(again / place.name) for place in places] == [*map(checkpoint, places)]
+    assert names(again) == names(out)
+
+
+def test_a_budget_that_comes_later_is_trained_from_its_first_step(tmp_path: Path) -> None:
+    run_file, out = tiny_run(tmp_path, **SHORT), tmp_path / "out"
+    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
+    train_sweep(configs[1:], out)
+    result = train_sweep(configs, out, resume=True)
+    train_run(configs[0], tmp_path / "alone")
+    assert result.runs[0]["branched_from"] is None
+    assert checkpoint(out / "seed-3-budget-0.7") == checkpoint(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("phases", [{"ramp": 0}, {"settle": 0}, {"recipe": '"once"'}])
+def test_where_there_is_no_ramp_to_leave_runs_are_those_alone(
+    tmp_path: Path, phases: dict[str, object]
+) -> None:
+    run_file, out = tiny_run(tmp_path, **{**SHORT, **phases}), tmp_path / "out"
+    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
+    train_sweep(configs, out)
+    train_run(configs[1], tmp_path / "alone")
+    assert checkpoint(out / "seed-3-budget-0.4") == checkpoint(tmp_path / "alone")
+
+
+def test_the_ramp_passes_a_limit_at_a_known_step() -> None:
+    schedule = Schedule(warmup=10, ramp=20, settle=5, beta=0.25)
+    for share in (0.95, 0.75, 0.5, 0.3):
+        step = schedule.passes(share)
+        assert schedule.target(step - 1) <= share < schedule.target(step - 2)
+    assert schedule.passes(0.25) == schedule.passes(0.1) == 30
+    assert schedule.passes(1.0) == 11
 
 
 def test_seeds_and_budgets_are_lists_of_the_command(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_its_classes_are_the_training_images(tmp_path: Path) -> None:
 
 
 def test_the_test_images_are_read_once_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from prunion.trainer.network import evaluation
 
@@ -63,11 +64,23 @@ def test_the_test_images_are_read_once_at_the_end(
     changes = [f"domains.{name}.validation_holdout=0.25" for name in ("warm", "cold")]
     config = load_config(run_file, changes)
     assert RunConfig.from_json(config.to_json()) == config
-    result = train_run(config, tmp_path / "out")
+    with caplog.at_level(logging.INFO):
+        result = train_run(config, tmp_path / "out")
     # Of 16 and 24 training images 4 and 6 are set aside; there are as many test images as before.
     assert answered == [4, 6] * 5 + [16, 24]
     lines = [json.loads(x) for x in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert sum("validation_accuracy/warm" in line for line in lines) == 4
     assert not any(key.startswith("test_part") for line in lines for key in line)
     assert "after warm-up, on validation images" in closing_table(result)
+    told = [x.getMessage() for x in caplog.records if x.getMessage().startswith("epoch ")]
+    taken = [line for line in lines if "cost" in line]
+    each = len(taken) // 4  # steps of an epoch
+    phases = ("warmup", "ramp", "ramp", "settle")
+    for number, (line, phase) in enumerate(zip(told, phases, strict=True)):
+        own = taken[number * each : (number + 1) * each]
+        warm, cold = (sum(x[f"loss/{name}"] for x in own) / each for name in ("warm", "cold"))
+        assert line.startswith(
+            f"epoch {number + 1} of 4, {phase}: loss warm {warm:.3f}, cold {cold:.3f}; "
+            "validation accuracy warm "
+        )
     assert "validation" not in load_config(run_file).to_json()["domains"]["warm"]

@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.backbone_rows import (
+from prunion.benchmarks.backbones.measure import NETWORKS, backbones_command, measure
+from prunion.benchmarks.backbones.rows import (
     BackboneRow,
     DensityCase,
     read_rows,
     row_line,
     table,
 )
-from prunion.benchmarks.backbones import NETWORKS, backbones_command, measure
 
 CASE = DensityCase(0.5, 10, 250, 5000, 1e-6, 2e-6, 1.0, 3e-5)
 ROW = BackboneRow("net", 96, 20, 1000, 10000, 2.0, [CASE])
 REFUSED = BackboneRow("odd", 96, refused="node softmax: a|b is unknown")
-PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
+PAGE = Path(__file__).parents[3] / "docs" / "backbones.md"
 
 
 def test_a_row_shows_shares_and_the_largest_errors() -> None:
@@ -83,7 +83,7 @@ def test_what_goes_wrong_in_a_library_does_not_end_the_run(monkeypatch: pytest.M
     def fails(*_: object) -> None:
         raise RuntimeError("no decomposition\nand a page of reasons")
 
-    monkeypatch.setattr("prunion.benchmarks.backbones.domain_net", fails)
+    monkeypatch.setattr("prunion.benchmarks.backbones.measure.domain_net", fails)
     assert measure("resnet18").refused == "fails: no decomposition"
 
 

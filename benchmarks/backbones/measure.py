@@ -1,4 +1,4 @@
-"""`python -m prunion.benchmarks.backbones`: any backbone in, an exact slim graph out."""
+"""The rows of the backbone table, measured one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from prunion.benchmarks.backbone_rows import (
+from prunion.benchmarks.backbones.rows import (
     DENSITIES,
     BackboneRow,
     DensityCase,
@@ -217,7 +217,3 @@ def _pinned(slim: SlimNet, graph: Path) -> bytes:
         return pin_pack(graph, pack, slim.table, slim.table.round_up(pack.switches, 1))
     except UnsupportedGraphError:
         return pin_pack(graph, pack)
-
-
-if __name__ == "__main__":
-    backbones_command()

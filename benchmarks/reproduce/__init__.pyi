@@ -1,0 +1,10 @@
+from .catalogue import BUDGETS as BUDGETS
+from .catalogue import NETWORKS as NETWORKS
+from .pretrain import backbone_named as backbone_named
+from .pretrain import domain_at as domain_at
+from .pretrain import pretrain_trunk as pretrain_trunk
+from .pretrain import pretraining as pretraining
+from .rows import reproduce as reproduce
+from .settings import Reproduction as Reproduction
+from .settings import changes_of as changes_of
+from .table import listed_rows as listed_rows

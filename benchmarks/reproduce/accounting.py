@@ -1,0 +1,72 @@
+"""FLOP and Params of a finished run as the papers' tables count them.
+
+`dos Santos et al. 2023, arXiv:2309.11464`, Tables 2 and 3, and `Mancini et al. 2020,
+arXiv:2103.13894`, Tables 1 to 4. Params: 32 bits for a number and one for a switch or a mask's
+place, no classifiers, over the backbone with one BatchNorm; the source domain is the backbone and
+stores nothing more. Some of the printed columns count the other domains' BatchNorms, some do not.
+FLOP: a domain's own multiply-accumulates, the mean over domains; what no dense runtime saves counts
+as saved where switches are single slices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunion.exporter.bundle import paper_bits, paper_macs
+from prunion.exporter.slim import kept_units
+from prunion.trainer.network import Checkpoint
+
+__all__ = ["Figures", "figures_of"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Multiples of the backbone's.
+
+    Attributes:
+        flop: of a domain's own channels or slices, the mean over domains.
+        flop_union: of the union that the file holds, which a dense runtime computes at most.
+        params: of all domains, their BatchNorms too; `params_without_norms` apart from these.
+    """
+
+    flop: float
+    flop_union: float
+    params: float
+    params_without_norms: float
+
+
+def figures_of(loaded: Checkpoint) -> Figures:
+    """The columns of a run whose domains are all but the source."""
+    net, train = loaded.net, loaded.config.train
+    table, domains = net.units.table, len(net.classes)
+    every = np.ones(table.count, dtype=bool)
+    alive = kept_units(loaded, net.switches)
+    full, one, two = (
+        paper_bits(net, units, count, 0) for units, count in ((every, 1), (alive, 1), (alive, 2))
+    )
+    bits = one + domains * (int(alive.sum()) if train.traits.prunes else 0)
+    if net.adapter is not None:
+        bits += net.adapter.extra_bits() - net.adapter.unused_bits()
+    norms = 0 if train.freezes_norms else domains * (two - one)
+    whole, union = paper_macs(net, every), paper_macs(net, alive)
+    own = (net.switches > 0).cpu().numpy()
+    shares = [paper_macs(net, row) / whole for row in own]
+    if train.granularity == "slice":
+        shares = [_slices(loaded, row) / whole for row in range(domains)]
+    return Figures(float(np.mean(shares)), union / whole, (bits + norms) / full, bits / full)
+
+
+def _slices(loaded: Checkpoint, domain: int) -> int:
+    """Operations of the slices of filters that one domain has left."""
+    net, table = loaded.net, loaded.net.units.table
+    every = np.ones(table.count, dtype=bool)
+    total = paper_macs(net, every) - table.macs(every)  # BatchNorm's
+    weights = net.own_weights(domain) if net.adapter is not None else {}
+    for layer in table.layers:
+        weight = weights.get(layer.weight, net.trunk.get_parameter(layer.weight)).detach()
+        slices = weight.flatten(0, 1).reshape(weight.shape[0] * weight.shape[1], -1)
+        on = int((slices != 0).any(1).sum())
+        total += on * slices.shape[1] * layer.positions
+    return int(total)

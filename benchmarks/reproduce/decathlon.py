@@ -1,0 +1,273 @@
+"""The Visual Decathlon as it is given away: annotations, tars of images, what a submission is.
+
+Rebuffi, Bilen and Vedaldi 2017, "Learning multiple visual domains with residual adapters",
+arXiv:1705.08045; https://www.robots.ox.ac.uk/~vgg/decathlon/. The development kit has
+`annotations/DOMAIN_{train,val,test_stripped}.json` in COCO's layout, the data a tar for each
+domain, ImageNet's apart. Labels are those of the annotations: the order of folders is another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunion.benchmarks.reproduce.images import BenchmarkImages, Picture, by_turns, write_table
+from prunion.benchmarks.reproduce.unpack import unpack
+from prunion.runtime.base import parse_json, safe_relative_path, shown, write_json
+from prunion.runtime.errors import DataError
+from prunion.trainer.score import DECATHLON
+
+__all__ = ["MEAN_STD", "SOURCE", "open_decathlon", "write_submission"]
+
+SOURCE = "imagenet12"  # the domain that trunks are pretrained on
+PLAIN = ("dtd", "gtsrb", "omniglot", "svhn")  # neither mirrored nor cropped
+MOST_JSON, MOST_IMAGE = 1 << 30, 64 << 20  # bytes; ImageNet's annotations have 0.3 GB
+SPLITS = ("train", "val", "test_stripped", "test")  # the last is none of the kit's: labels_test.zip
+
+# Mean and standard deviation of each domain's RGB, as in the benchmark's decathlon_mean_std.pickle
+# (which is not read: a pickle runs code).
+MEAN_STD: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "aircraft": ((0.4798, 0.5107, 0.5344), (0.2107, 0.2051, 0.2373)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "daimlerpedcls": ((0.482, 0.482, 0.482), (0.2361, 0.2361, 0.2361)),
+    "dtd": ((0.527, 0.4703, 0.424), (0.2523, 0.2409, 0.2499)),
+    "gtsrb": ((0.3392, 0.3118, 0.3205), (0.2756, 0.2658, 0.2709)),
+    "imagenet12": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "omniglot": ((0.081, 0.081, 0.081), (0.2705, 0.2705, 0.2705)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)),
+    "ucf101": ((0.4995, 0.4988, 0.4998), (0.109, 0.1081, 0.1068)),
+    "vgg-flowers": ((0.4341, 0.3831, 0.2971), (0.2851, 0.2384, 0.264)),
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """One annotation file: image's number and path, class by image's number, class by number."""
+
+    images: list[tuple[int, str]]
+    labels: dict[int, int]
+    classes: dict[int, str]
+
+
+def open_decathlon(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImages]:
+    """The domains that the archives or folders in `data` hold, in the benchmark's order.
+
+    Args:
+        data: has the kit and the data, as archives or unpacked, in `decathlon-1.0/` or not.
+        work: where images are unpacked to, and tables written.
+        limit: at most so many images of each part, and the classes that these show.
+
+    Raises DataError, naming the file, for what is missing or damaged.
+    """
+    listings = _annotations(data, work)
+    chosen = {name: _chosen(own, limit) for name, own in listings.items()}
+    places = _place_images(data, work, chosen)
+    domains = [
+        _domain(name, {part: parts[part] for part in parts}, listings[name], places, work)
+        for name, parts in chosen.items()
+        if _is_there(name, parts, places, data)
+    ]
+    if not domains:
+        raise DataError(
+            f"{data} holds annotations, but no images: put decathlon-1.0-data.tar.gz or the "
+            "domains' tars there"
+        )
+    return domains
+
+
+def write_submission(
+    path: Path, answers: Mapping[str, Sequence[str]], domains: Iterable[BenchmarkImages]
+) -> int:
+    """Write the file that the benchmark's server takes: `[{"image_id", "category_id"}, …]`.
+
+    Args:
+        answers: by domain the class of each of its unlabelled images, in their order.
+
+    Returns:
+        How many images it answers for.
+    """
+    rows = [
+        {"image_id": picture.number, "category_id": domain.categories[answer]}
+        for domain in domains
+        for picture, answer in zip(
+            domain.unlabelled, answers.get(domain.name, ()), strict=domain.name in answers
+        )
+    ]
+    write_json(path, rows)
+    return len(rows)
+
+
+def _annotations(data: Path, work: Path) -> dict[str, dict[str, _Listing]]:
+    """Every domain's annotation files by split, of the domains that have any."""
+    folder = next((x for x in (data, data / "decathlon-1.0") if (x / "annotations").is_dir()), work)
+    if folder == work:
+        kits = sorted(data.glob("*devkit*.tar*")) if data.is_dir() else []
+        if not kits:
+            raise DataError(
+                f"{data} holds neither annotations/ nor decathlon-1.0-devkit.tar.gz: put the "
+                "benchmark's development kit there"
+            )
+        names = [
+            f"annotations/{d.name}_{split}.json" for d in DECATHLON.domains for split in SPLITS
+        ]
+        unpack(kits, {name: work / name for name in names}, MOST_JSON, suffix=True)
+    found: dict[str, dict[str, _Listing]] = {}
+    for domain in DECATHLON.domains:
+        files = {x: folder / "annotations" / f"{domain.name}_{x}.json" for x in SPLITS}
+        if not files["train"].is_file():
+            continue
+        for split in ("val", "test_stripped"):
+            if not files[split].is_file():
+                raise DataError(f"{files[split]} is missing: copy the whole development kit")
+        found[domain.name] = {
+            x: _listing(file, domain.name, labelled=x != "test_stripped")
+            for x, file in files.items()
+            if file.is_file()
+        }
+    if not found:
+        raise DataError(f"{folder}/annotations holds no DOMAIN_train.json of the Decathlon's")
+    return found
+
+
+def _listing(file: Path, domain: str, *, labelled: bool) -> _Listing:
+    if file.stat().st_size > MOST_JSON:
+        raise DataError(f"{file} is larger than {MOST_JSON >> 30} GiB: no annotations")
+    value = parse_json(file.read_bytes(), file, DataError)
+    try:
+        images = [(_number(x["id"]), x["file_name"]) for x in value["images"]]
+        classes = {_number(x["id"]): str(x["name"]) for x in value.get("categories", [])}
+        given = value["annotations"] if labelled else []
+        labels = {_number(x["image_id"]): _number(x["category_id"]) for x in given}
+    except (KeyError, TypeError, AttributeError, ValueError) as exc:
+        raise DataError(
+            f"{file} is no annotation file of the Decathlon ({type(exc).__name__}: {exc}): copy "
+            "the development kit again"
+        ) from None
+    for _, name in images:
+        if not safe_relative_path(name) or not name.startswith(f"data/{domain}/"):
+            raise DataError(
+                f"{file} names the image {shown(name)}, which is not in data/{domain}/: copy the "
+                "development kit again"
+            )
+    numbers = {number for number, _ in images}
+    wrong = "two images have one id" if len(numbers) < len(images) else ""
+    if labelled and (numbers != labels.keys() or len(given) > len(labels)):
+        wrong = "its images and annotations do not pair"
+    if labelled and not classes.keys() >= set(labels.values()):
+        wrong = "an annotation has a category that is not in its list"
+    if wrong:
+        raise DataError(f"{file}: {wrong}: copy the development kit again")
+    return _Listing(images, labels, _told_apart(classes))
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{shown(value)} is no whole number")
+    return value
+
+
+def _told_apart(classes: Mapping[int, str]) -> dict[int, str]:
+    """Names by number; classes of one name get their number with it."""
+    names = list(classes.values())
+    twice = (
+        {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    )
+    return {key: f"{name} ({key})" if name in twice else name for key, name in classes.items()}
+
+
+def _chosen(listings: Mapping[str, _Listing], limit: int) -> dict[str, list[Picture]]:
+    """The images of each part that are used, their paths as the annotations have them."""
+    parts: dict[str, list[Picture]] = {}
+    classes = listings["train"].classes
+    for part, listing in listings.items():
+        names = listing.classes or classes
+        parts[part] = [
+            Picture(number, Path(path), names[listing.labels[number]] if listing.labels else "")
+            for number, path in listing.images
+        ]
+    if limit:
+        parts["train"] = by_turns(parts["train"], limit)
+        known = {picture.label for picture in parts["train"]} | {""}
+        for part in parts:
+            parts[part] = by_turns([x for x in parts[part] if x.label in known], limit)
+    return parts
+
+
+def _place_images(
+    data: Path, work: Path, chosen: Mapping[str, Mapping[str, list[Picture]]]
+) -> dict[str, Path]:
+    """Where each domain's `data/DOMAIN/` lies once its tars are unpacked: the folder above it."""
+    roots = [x for x in (data, data / "decathlon-1.0") if x.is_dir()]
+    places = {
+        name: root for name in chosen for root in roots[::-1] if (root / "data" / name).is_dir()
+    }
+    wanted = {
+        str(picture.path).removeprefix("data/"): work / picture.path
+        for name, parts in chosen.items()
+        if name not in places
+        for pictures in parts.values()
+        for picture in pictures
+    }
+    folders = [x for root in roots for x in (root, root / "data") if x.is_dir()]
+    tars = [
+        x
+        for folder in folders
+        for x in sorted(folder.glob("*.tar*")) + sorted(folder.glob("*.tgz"))
+    ]
+    # The small ones first: a domain's own tar is read before the one of all.
+    tars = sorted((x for x in tars if "devkit" not in x.name), key=lambda x: x.suffix != ".tar")
+    if wanted:
+        unpack(tars, wanted, MOST_IMAGE)
+    return {name: places.get(name, work) for name in chosen}
+
+
+def _is_there(
+    name: str, parts: Mapping[str, list[Picture]], places: Mapping[str, Path], data: Path
+) -> bool:
+    """Whether a domain's images were found. Raises DataError where only some were."""
+    pictures = [picture for own in parts.values() for picture in own]
+    missing = [x.path for x in pictures if not (places[name] / x.path).is_file()]
+    if len(missing) == len(pictures):
+        log.warning("%s: no images in %s, left out", name, data)
+        return False
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of {len(pictures):,} images of {name} are missing in {data}, such "
+            f"as {missing[0]}: download its tar again"
+        )
+    return True
+
+
+def _domain(
+    name: str,
+    parts: Mapping[str, list[Picture]],
+    listings: Mapping[str, _Listing],
+    places: Mapping[str, Path],
+    work: Path,
+) -> BenchmarkImages:
+    placed = {
+        part: [x._replace(path=places[name] / x.path) for x in own] for part, own in parts.items()
+    }
+    tables = {
+        part: (write_table(work / "tables" / f"{name}.{part}.jsonl", own),)
+        for part, own in placed.items()
+        if part != "test_stripped"
+    }
+    return BenchmarkImages(
+        name,
+        train=tables["train"],
+        val=tables["val"],
+        test=tables.get("test", ()),
+        unlabelled=tuple(placed["test_stripped"]),
+        truth={x.number: x.label for x in placed.get("test", ())},
+        categories={label: key for key, label in listings["train"].classes.items()},
+        mirror=name not in PLAIN,
+        crop=name not in PLAIN,
+        mean=MEAN_STD[name][0],
+        std=MEAN_STD[name][1],
+    )

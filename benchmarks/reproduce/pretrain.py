@@ -1,0 +1,207 @@
+"""`prunion pretrain`: a trunk trained on one domain, where nobody publishes weights of it.
+
+The same loop as every run, with nothing pruned and one domain. What it writes are the backbone's
+tensors under the backbone's names, so that `[backbone] weights` takes them, and the domain's head.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunion.exporter.training import train
+from prunion.runtime.base import check_output, reason_of, replace_file
+from prunion.runtime.errors import ConfigError, DataError
+from prunion.trainer.backbone import PAPER_NETS, PIXEL_NORM
+from prunion.trainer.config import (
+    BackboneConfig,
+    BudgetConfig,
+    DomainConfig,
+    InputConfig,
+    RunConfig,
+    TrainConfig,
+)
+from prunion.trainer.network import DomainNet, build_network, load_checkpoint
+from prunion.trainer.processes import joined_processes
+
+__all__ = [
+    "Source",
+    "backbone_named",
+    "domain_at",
+    "on_first",
+    "pretrain_trunk",
+    "pretraining",
+    "read_source",
+    "source_network",
+]
+
+KIND = "prunion pretrain"
+HEAD = ("domain_head.weight", "domain_head.bias")
+HOLDOUT = 0.1  # of the images, where there are none to test on
+TESTS = ("test", "val", "validation")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file of `prunion pretrain` says beside the trunk: the head of the domain it learned.
+
+    Attributes:
+        accuracy: share of right answers on the domain's test images.
+        head: weight `[classes, F]` and bias `[classes]`.
+    """
+
+    domain: str
+    classes: tuple[str, ...]
+    accuracy: float
+    head: tuple[torch.Tensor, torch.Tensor]
+
+
+def pretrain_trunk(
+    config: RunConfig, output: Path, *, force: bool = False, resume: bool = False
+) -> Source:
+    """Train the backbone of a run on its one domain, and write its weights to `output`.
+
+    The run lies beside them, in `OUTPUT.run`: `resume` goes on with it.
+
+    Raises what `prunion.train` raises; PrunionError where `output` exists and `force` is not given.
+    """
+    if not resume:
+        check_output(output, force=force, wrote=_foreign)
+    folder = output.with_name(output.name + ".run")
+    train(config, folder, force=force, resume=resume)
+    on_first(lambda: _write(folder, output))
+    return read_source(output)
+
+
+def pretraining(
+    backbone: BackboneConfig, domain: DomainConfig, shape: InputConfig, **train: Any
+) -> RunConfig:
+    """The run that `pretrain_trunk` wants: every channel, everything learns.
+
+    Args:
+        train: keys of `[train]`, and `seed`, `threads` and `device`.
+    """
+    top = {key: train.pop(key) for key in ("seed", "threads", "device") if key in train}
+    learning = TrainConfig(**{"method": "finetune", "warmup": 0, "settle": 0, **train})
+    return RunConfig(backbone, BudgetConfig(1.0), (domain,), shape, learning, **top)
+
+
+def backbone_named(name: str, weights: str = "none") -> BackboneConfig:
+    """A network by its name, of `SOURCE:NAME` or of whoever has one: the papers', torchvision's."""
+    source, colon, own = name.partition(":")
+    if colon:
+        return BackboneConfig(own, source, weights)  # type: ignore[arg-type]
+    return BackboneConfig(name, "prunion" if name in PAPER_NETS else "torchvision", weights)
+
+
+def domain_at(data: Path, name: str = "") -> DomainConfig:
+    """One domain's images: a folder of class folders, maybe below `train` and `test`, or a file.
+
+    Raises DataError if there is nothing.
+    """
+    if not data.exists():
+        raise DataError(f"{data} does not exist: give a folder of class folders, or a Parquet file")
+    # What a domain's name may not hold becomes `_`.
+    name = (
+        name or re.sub(r"[^A-Za-z0-9_.-]+", "_", data.resolve().stem).lstrip("_.-")[:64] or "data"
+    )
+    train = next((x for x in (data / "train", data / "train.parquet") if x.exists()), None)
+    if train is None:
+        return DomainConfig(name, train=(str(data),), holdout=HOLDOUT)
+    test = next((x for t in TESTS for x in (data / t, data / f"{t}.parquet") if x.exists()), None)
+    if test is None:
+        return DomainConfig(name, train=(str(train),), holdout=HOLDOUT)
+    return DomainConfig(name, train=(str(train),), test=(str(test),))
+
+
+def read_source(path: Path) -> Source:
+    """The head beside a trunk's weights. Raises ConfigError for a file of other making."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            if facts.get("kind") != KIND:
+                raise ConfigError(
+                    f"{path} is no file of `prunion pretrain`: it says nothing of the domain that "
+                    "its weights come from"
+                )
+            head = file.get_tensor(HEAD[0]), file.get_tensor(HEAD[1])
+        classes = tuple(str(x) for x in json.loads(facts["classes"]))
+        source = Source(facts["domain"], classes, float(facts["accuracy"]), head)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as exc:
+        raise ConfigError(f"{path} cannot be read ({reason_of(exc)}): pretrain again") from None
+    if head[0].dim() != 2 or not len(classes) == len(head[0]) == len(head[1]):
+        raise ConfigError(f"{path}: its head is not of its {len(classes)} classes: pretrain again")
+    return source
+
+
+def source_network(backbone: BackboneConfig, size: tuple[int, int], source: Source) -> DomainNet:
+    """The pretrained network, with its head, as a network of one domain."""
+    net = build_network(backbone, size, [len(source.classes)])
+    head = net.heads[0]
+    assert isinstance(head, torch.nn.Linear)
+    if source.head[0].shape != head.weight.shape:
+        raise ConfigError(
+            f"{backbone.weights}: its head has {source.head[0].shape[1]} features, {backbone.name} "
+            f"{head.weight.shape[1]}: the file is another network's"
+        )
+    with torch.no_grad():
+        head.weight.copy_(source.head[0])
+        head.bias.copy_(source.head[1])
+    return net.eval()
+
+
+def on_first(action: Any) -> None:
+    """Run `action` in the first of torchrun's processes; the others wait for it, or end with it."""
+    with joined_processes(1, TrainConfig(), "cpu") as processes:
+        processes.on_first(action)
+
+
+def _write(run: Path, output: Path) -> None:
+    from safetensors.torch import save_file
+
+    loaded = load_checkpoint(run)
+    domain = loaded.meta["domains"][0]
+    facts = {
+        "kind": KIND,
+        "network": loaded.config.backbone.name,
+        "domain": domain["name"],
+        "accuracy": repr(float(domain["accuracy"])),
+        "classes": json.dumps(domain["classes"]),
+    }
+    with replace_file(output) as temporary:
+        save_file(_tensors(loaded.net), temporary, facts)
+
+
+def _tensors(net: DomainNet) -> dict[str, torch.Tensor]:
+    """A network's of one domain, by the names that its backbone has for them."""
+    held: dict[str, torch.Tensor] = {
+        n: p for n, p in net.trunk.named_parameters() if not n.startswith("norms.")
+    }
+    held |= {n: b for n, b in net.trunk.named_buffers() if not n.startswith(("norms.", "gates."))}
+    for name, norm in net.norms.items():
+        if name == PIXEL_NORM:  # of the images, whose normalisation the next run says itself
+            continue
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            held[f"{name}.{leaf}"] = getattr(norm, leaf)[0]
+    head = net.heads[0]
+    assert isinstance(head, torch.nn.Linear)
+    held |= dict(zip(HEAD, (head.weight, head.bias), strict=True))
+    return {name: value.detach().cpu().contiguous() for name, value in held.items()}
+
+
+def _foreign(path: Path) -> str:
+    """Why a file is none that this wrote; "" if it is one."""
+    if not path.is_file():
+        return "is no file"
+    try:
+        read_source(path)
+    except ConfigError:
+        return "was not written by `prunion pretrain`"
+    return ""

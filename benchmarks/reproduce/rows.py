@@ -1,0 +1,202 @@
+"""`prunion reproduce`: from a benchmark's archives to its papers' table, a row at a time.
+
+A row is trained, exported and verified, answers the benchmark's unlabelled images, and becomes one
+line of `rows.jsonl`; a row that has a line is not run again, one that was interrupted goes on from
+its last step. Trunks that nobody publishes are pretrained first, on the benchmark's source domain.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunion.benchmarks.reproduce.accounting import figures_of
+from prunion.benchmarks.reproduce.catalogue import (
+    ReproducedRow,
+    backbone_of,
+    phases,
+    rows_of,
+    usual_rows,
+)
+from prunion.benchmarks.reproduce.decathlon import write_submission
+from prunion.benchmarks.reproduce.images import BenchmarkImages, domain_config
+from prunion.benchmarks.reproduce.pretrain import on_first
+from prunion.benchmarks.reproduce.settings import (
+    Reproduction,
+    add_line,
+    input_of,
+    key_of_row,
+    read_lines,
+    write_text,
+)
+from prunion.benchmarks.reproduce.sources import (
+    TrunkSource,
+    answers_of_run,
+    answers_of_source,
+    trunk_source,
+)
+from prunion.benchmarks.reproduce.table import reproduced_table
+from prunion.exporter.bundle import export_bundle
+from prunion.exporter.graph import rehearse_export
+from prunion.exporter.verify import verify_bundle
+from prunion.runtime.errors import DataError, InputError, VerificationError
+from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run import ExportCheck, train_run
+
+__all__ = ["chosen_rows", "reproduce", "row_config"]
+
+log = logging.getLogger(__name__)
+LINES = "rows.jsonl"
+
+
+def reproduce(asked: Reproduction) -> str:
+    """Run every row that has no line yet; the table of all that have one, as Markdown.
+
+    Raises:
+        DataError: the archives are damaged or hold nothing of the benchmark.
+        VerificationError: a bundle does not hold what it says.
+        PrunionError: as `prunion.train`.
+    """
+    rows, lines = chosen_rows(asked), asked.output / LINES
+    done = {line["key"] for line in read_lines(lines)}
+    pairs = [(row, seed) for seed in asked.seeds for row in rows]
+    left = [(row, seed) for row, seed in pairs if key_of_row(asked, row, seed) not in done]
+    if left:
+        domains: list[BenchmarkImages] = []
+        on_first(lambda: domains.extend(asked.open()))  # one process unpacks
+        domains = domains or asked.open()
+        if not [x for x in domains if x.name != asked.source]:
+            raise DataError(f"{asked.data} holds {asked.source} alone: put other domains there")
+        for number, (row, seed) in enumerate(left):
+            # Whether a network can be exported is tried once.
+            new = row.network not in {earlier.network for earlier, _ in left[:number]}
+            _run_row(asked, row, seed, domains, rehearse_export if new else None)
+    text = reproduced_table(asked.benchmark, read_lines(lines))
+    on_first(lambda: write_text(asked.output / "table.md", text + "\n"))
+    return text
+
+
+def chosen_rows(asked: Reproduction) -> list[ReproducedRow]:
+    """The rows that are asked for. Raises InputError for a name that none has."""
+    every = usual_rows(asked.benchmark, asked.budgets)
+    if asked.networks:
+        tables = [rows_of(asked.benchmark, name, asked.budgets) for name in asked.networks]
+        every = [row for table in tables for row in table.values()]
+    known = {name for row in every for name in (row.name, row.method)}
+    for name in asked.methods:
+        if name not in known:
+            raise InputError(f"--method {name}: choose from {', '.join(sorted(known))}")
+    wanted = set(asked.methods)
+    return [row for row in every if not wanted or wanted & {row.name, row.method}]
+
+
+def row_config(
+    asked: Reproduction,
+    row: ReproducedRow,
+    seed: int,
+    domains: Sequence[BenchmarkImages],
+    weights: str,
+) -> RunConfig:
+    """The run of a row, over every domain but the source."""
+    own = [x for x in domains if x.name != asked.source]
+    keys = {**row.train, **phases(row, asked.epochs or row.epochs), **asked.changes}
+    return RunConfig(
+        backbone=backbone_of(row.network, weights),
+        input=input_of(asked),
+        budget=BudgetConfig(row.limit, round_to=1),  # as the papers count
+        domains=tuple(domain_config(x, final=asked.final) for x in own),
+        train=TrainConfig(**{"method": row.method, **keys}),
+        seed=seed,
+        threads=asked.threads,
+        device=asked.device,
+    )
+
+
+def _run_row(
+    asked: Reproduction,
+    row: ReproducedRow,
+    seed: int,
+    domains: Sequence[BenchmarkImages],
+    check: ExportCheck | None,
+) -> None:
+    trunk, key = trunk_source(asked, row.network, domains), key_of_row(asked, row, seed)
+    config = row_config(asked, row, seed, domains, trunk.weights)
+    folder = asked.output / "runs" / key
+    log.info("row %s: %s", key, row.what)
+    result = train_run(config, folder, resume=True, check=check)
+
+    def finish() -> None:
+        bundle = asked.output / "bundles" / f"{key}.prunion"
+        source = answers_of_source(asked, row.network, trunk.weights, domains)
+        line: dict[str, Any] = {
+            "key": key,
+            "row": row.name,
+            "network": row.network,
+            "method": row.method,
+            "what": row.what,
+            "seed": seed,
+            "limit": row.limit,
+            "accuracy": _measured(asked, domains, result.accuracy, trunk, source),
+            **_exported(folder, bundle),
+            "seconds": round(result.seconds, 1),
+            "images": {name: found["images"] for name, found in result.data.items()},
+        }
+        if asked.benchmark == "decathlon":
+            place = asked.output / "submissions" / f"{key}.json"
+            answers = answers_of_run(load_checkpoint(folder), domains, asked.device)
+            line["submission"] = place.name
+            line["submitted"] = write_submission(place, source | answers, domains)
+        add_line(asked.output / LINES, line)
+
+    on_first(finish)
+
+
+def _exported(run: Path, bundle: Path) -> dict[str, Any]:
+    """The run as a bundle that holds what it says, and the figures of both.
+
+    Raises VerificationError if it does not.
+    """
+    manifest = export_bundle(run, bundle, force=True)
+    if problems := verify_bundle(bundle).problems:
+        raise VerificationError(f"{bundle}: {'; '.join(problems)}")
+    return {
+        **vars(figures_of(load_checkpoint(run))),
+        "budget_met": manifest["budget"]["met"],
+        "bytes": sum(x.stat().st_size for x in bundle.rglob("*") if x.is_file()),
+        "error": manifest["verified"]["max_relative_error"],
+        "versions": manifest["provenance"]["versions"],
+    }
+
+
+def _measured(
+    asked: Reproduction,
+    domains: Sequence[BenchmarkImages],
+    own: Mapping[str, float],
+    trunk: TrunkSource,
+    answers: Mapping[str, Sequence[str]],
+) -> dict[str, float]:
+    """Share of right answers by domain; the source's is the unpruned trunk's, as in the papers.
+
+    Where training took the validation images too, a domain without labels of test images has none.
+
+    Args:
+        answers: the trunk's for the source's unlabelled images.
+    """
+    known = trunk.accuracy
+    if asked.final and not asked.source_accuracy:
+        known = next((_right(x, answers) for x in domains if x.name == asked.source), None)
+    tested = {x.name for x in domains if x.test or not asked.final}
+    found = {x.name: own[x.name] for x in domains if x.name in own and x.name in tested}
+    return found if known is None else {asked.source: known, **found}
+
+
+def _right(domain: BenchmarkImages, answers: Mapping[str, Sequence[str]]) -> float | None:
+    """Share of right answers to the benchmark's test images; None where nobody knows."""
+    given = answers.get(domain.name, ())
+    if not domain.truth or not given:
+        return None
+    pairs = zip(domain.unlabelled, given, strict=True)
+    return sum(domain.truth.get(x.number) == answer for x, answer in pairs) / len(given)

@@ -1,0 +1,145 @@
+"""What is asked of `prunion reproduce`, and the file of lines that it goes on with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from prunion.benchmarks.reproduce import decathlon, sketch
+from prunion.benchmarks.reproduce.catalogue import BUDGETS, ReproducedRow
+from prunion.benchmarks.reproduce.images import BenchmarkImages
+from prunion.runtime.base import replace_file
+from prunion.runtime.errors import ConfigError, InputError
+from prunion.trainer.config import Device, InputConfig, TrainConfig, check_keys, read_change
+
+__all__ = [
+    "Reproduction",
+    "add_line",
+    "changes_of",
+    "input_of",
+    "key_of_row",
+    "read_lines",
+    "write_text",
+]
+
+OUTSIDE = re.compile(r"[^A-Za-z0-9_.=+-]+")  # of names of files
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What is asked of `prunion reproduce`.
+
+    Attributes:
+        data, output: the benchmark's archives or folders, and where everything is written.
+        methods: names of rows or methods; all where there is none.
+        networks: in place of each method's own.
+        budgets: β of the rows that prune.
+        epochs: of every row, and `source_epochs` of a trunk that is pretrained; 0 for the papers'.
+        limit_images: at most so many of each part of a domain, for trying; 0 for all.
+        size: side of the images in pixels; 0 for the papers'.
+        final: train on training and validation images, as for a submission.
+        crops: views of each test image.
+        weights: a file for a network, by its name; else it is pretrained, or the library's.
+        source_accuracy: percent of the source domain, of weights that do not tell; 0 if unknown.
+        changes: keys of `[train]` in place of the rows'.
+    """
+
+    benchmark: str
+    data: Path
+    output: Path
+    methods: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    budgets: tuple[float, ...] = BUDGETS
+    epochs: int = 0
+    source_epochs: int = 0
+    limit_images: int = 0
+    size: int = 0
+    final: bool = False
+    crops: int = 1
+    weights: Mapping[str, str] = field(default_factory=dict)
+    source_accuracy: float = 0.0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 0
+    device: Device = "auto"
+
+    @property
+    def source(self) -> str:
+        """The domain that trunks are pretrained on; its images train no row."""
+        return decathlon.SOURCE if self.benchmark == "decathlon" else sketch.SOURCE
+
+    @property
+    def trial(self) -> list[str]:
+        """What makes a trial of it, for names: fewer images, or smaller ones."""
+        parts = [f"n{self.limit_images}"] if self.limit_images else []
+        return [*parts, *([f"px{self.size}"] if self.size else [])]
+
+    def open(self) -> list[BenchmarkImages]:
+        """The benchmark's domains. Raises DataError for what is missing or damaged."""
+        opened = decathlon.open_decathlon if self.benchmark == "decathlon" else sketch.open_sketch
+        return opened(self.data, self.output / "data", self.limit_images)
+
+
+def input_of(asked: Reproduction) -> InputConfig:
+    """What the networks see: 64 of 72 pixels, or 224 of 256."""
+    side, share = (64, 72 / 64) if asked.benchmark == "decathlon" else (224, 256 / 224)
+    side = asked.size or side
+    return InputConfig((side, side), round(share * side), test_crops=asked.crops)
+
+
+def key_of_row(asked: Reproduction, row: ReproducedRow, seed: int) -> str:
+    """What tells a line from all others, and is its files' name."""
+    parts = [row.network, row.name, f"seed{seed}"]
+    parts += [f"e{asked.epochs}"] if asked.epochs else []
+    parts += [*asked.trial, *(["final"] if asked.final else [])]
+    parts += [f"x{asked.crops}"] if asked.crops > 1 else []
+    parts += [f"{key}={value}" for key, value in sorted(asked.changes.items())]
+    return OUTSIDE.sub("_", "-".join(parts))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows that were run. Raises InputError, with the line, for what is none."""
+    if not path.is_file():
+        return []
+    found = []
+    for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            assert isinstance(line["key"], str) and isinstance(line["accuracy"], dict)
+        except (ValueError, KeyError, TypeError, AssertionError):
+            raise InputError(
+                f"{path} line {number} is no row of `prunion reproduce`: remove that line"
+            ) from None
+        found.append(line)
+    return found
+
+
+def add_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Write one more line, whole or not at all."""
+    before = path.read_text("utf-8") if path.is_file() else ""
+    write_text(path, before + json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def changes_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Keys of `[train]` from `train.KEY=VALUE`, as `prunion train --set` takes them.
+
+    Raises ConfigError for another table or an unknown key.
+    """
+    found: dict[str, Any] = {}
+    for text in settings:
+        change = read_change(text)
+        if list(change) != ["train"] or not isinstance(change["train"], dict):
+            raise ConfigError(f"--set {text}: give train.KEY=VALUE, a key of [train]")
+        check_keys("train", change["train"], [x.name for x in fields(TrainConfig)])
+        found |= change["train"]
+    return found

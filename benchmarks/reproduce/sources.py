@@ -1,0 +1,164 @@
+"""The trunks that rows start from: their weights, and what they answer for the source domain."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from prunion.benchmarks.reproduce.catalogue import backbone_of
+from prunion.benchmarks.reproduce.images import BenchmarkImages, Picture, domain_config
+from prunion.benchmarks.reproduce.pretrain import (
+    pretrain_trunk,
+    pretraining,
+    read_source,
+    source_network,
+)
+from prunion.benchmarks.reproduce.settings import Reproduction, input_of, write_text
+from prunion.runtime.errors import ConfigError, DataError
+from prunion.runtime.images import ImageSet, decode_image
+from prunion.trainer.backbone import PAPER_NETS
+from prunion.trainer.config import InputConfig
+from prunion.trainer.data import Domain
+from prunion.trainer.network import Checkpoint, DomainNet, answer_domains
+from prunion.trainer.processes import device_named
+
+__all__ = ["TrunkSource", "answers_of_run", "answers_of_source", "trunk_source"]
+
+log = logging.getLogger(__name__)
+PRETRAINING = 90  # epochs
+
+
+@dataclass(frozen=True)
+class TrunkSource:
+    """Where a network's weights come from.
+
+    Attributes:
+        weights: a file, or "default" for the library's.
+        accuracy: share of right answers on the source domain; None where nobody knows.
+    """
+
+    weights: str
+    accuracy: float | None = None
+
+
+def trunk_source(
+    asked: Reproduction, network: str, domains: Sequence[BenchmarkImages]
+) -> TrunkSource:
+    """A network's weights, pretrained on the source domain where nobody has any.
+
+    Raises DataError where that domain's images are missing; what `pretrain_trunk` raises.
+    """
+    if network in asked.weights:
+        weights = asked.weights[network]
+    elif network not in PAPER_NETS and asked.benchmark != "decathlon":
+        weights = "default"
+    else:
+        weights = _pretrained(asked, network, domains)
+    known: float | None = asked.source_accuracy / 100 if asked.source_accuracy else None
+    if known is None and weights != "default":
+        try:
+            source = read_source(Path(weights))
+            known = source.accuracy if source.domain == asked.source else None
+        except ConfigError:  # weights from elsewhere say nothing of the source domain
+            known = None
+    return TrunkSource(weights, known)
+
+
+def answers_of_source(
+    asked: Reproduction, network: str, weights: str, domains: Sequence[BenchmarkImages]
+) -> dict[str, list[str]]:
+    """The pretrained network's answers for the source's unlabelled images, by the domain's name.
+
+    They are kept beside its weights. Nothing of weights without a head, or without images.
+    """
+    images = next((x for x in domains if x.name == asked.source and x.unlabelled), None)
+    if images is None or weights == "default":
+        return {}
+    parts = [Path(weights).stem, *asked.trial, f"x{asked.crops}"]
+    kept = asked.output / "sources" / f"{'-'.join(parts)}.answers.json"
+    if kept.is_file():
+        return {images.name: json.loads(kept.read_text("utf-8"))}
+    try:
+        source = read_source(Path(weights))
+    except ConfigError:
+        log.warning("%s: no head in %s, so the submission lacks it", images.name, weights)
+        return {}
+    shape = input_of(asked)
+    net = source_network(backbone_of(network, weights), shape.size, source)
+    answers = _answers(net, [source.classes], [images], shape, asked.device)
+    write_text(kept, json.dumps(answers[images.name], ensure_ascii=False))
+    return answers
+
+
+def answers_of_run(
+    loaded: Checkpoint, domains: Sequence[BenchmarkImages], device: str
+) -> dict[str, list[str]]:
+    """A finished run's answers for the unlabelled images of its domains, by the domain's name."""
+    by_name = {domain.name: domain for domain in domains}
+    own = [by_name[facts["name"]] for facts in loaded.meta["domains"]]
+    classes = [tuple(facts["classes"]) for facts in loaded.meta["domains"]]
+    return _answers(loaded.net, classes, own, loaded.config.input, device)
+
+
+def _answers(
+    net: DomainNet,
+    classes: Sequence[Sequence[str]],
+    domains: Sequence[BenchmarkImages],
+    shape: InputConfig,
+    device: str,
+) -> dict[str, list[str]]:
+    """Class by name for every unlabelled image of each domain, in the network's order."""
+    opened = [
+        Domain(x.name, tuple(names), nothing, _unlabelled(x.unlabelled, shape), x.mirror, x.crop)
+        for x, names in zip(domains, classes, strict=True)
+        for nothing in [ImageSet(np.zeros(0, np.int64), _no_image)]
+    ]
+    found = answer_domains(net.to(device_named(device)), opened, shape)
+    return {
+        domain.name: [domain.classes[place] for place in found[index].answers.tolist()]
+        for index, domain in enumerate(opened)
+    }
+
+
+def _unlabelled(pictures: Sequence[Picture], shape: InputConfig) -> ImageSet:
+    return ImageSet(
+        np.zeros(len(pictures), np.int64),
+        lambda index: decode_image(
+            pictures[index].path, str(pictures[index].path), shape.orientation
+        ),
+    )
+
+
+def _no_image(index: int) -> Image.Image:
+    raise ValueError("nothing is trained here")
+
+
+def _pretrained(asked: Reproduction, network: str, domains: Sequence[BenchmarkImages]) -> str:
+    epochs = asked.source_epochs or asked.epochs or PRETRAINING
+    name = "-".join([network, f"e{epochs}", *asked.trial])
+    path = (asked.output / "sources" / f"{name}.safetensors").absolute()
+    if path.is_file():
+        return str(path)
+    images = next((x for x in domains if x.name == asked.source), None)
+    if images is None:
+        raise DataError(
+            f"{asked.data} has no {asked.source} to pretrain {network} on: put it there, or give "
+            f"--weights {network}=FILE"
+        )
+    log.info("pretraining %s on %s, %d epochs", network, images.name, epochs)
+    config = pretraining(
+        backbone_of(network, "none"),
+        domain_config(images, final=False),
+        input_of(asked),
+        ramp=epochs,
+        threads=asked.threads,
+        device=asked.device,
+    )
+    pretrain_trunk(config, path, resume=True)
+    return str(path)

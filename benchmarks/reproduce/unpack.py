@@ -1,0 +1,132 @@
+"""Files out of tar archives that nobody vouches for: the wanted ones, and nothing else.
+
+What is wanted is known beforehand, so no member decides where it is written, and what an archive
+holds besides is passed over unread. Streams are read from front to back, tars within tars too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from prunion.runtime.base import reason_of, safe_relative_path, shown
+from prunion.runtime.errors import DataError
+
+__all__ = ["unpack"]
+
+MOST_MEMBERS = 8_000_000  # the Decathlon has 1.7 million images
+MOST_HEADER = 1 << 20  # bytes of what tar writes before a file: names, times, owners
+HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+DEEPEST = 2  # tars within tars
+
+
+def unpack(
+    archives: Iterable[Path], wanted: Mapping[str, Path], most_bytes: int, *, suffix: bool = False
+) -> set[str]:
+    """Write the members called `wanted` to the paths it gives; a file that is there is left.
+
+    Args:
+        archives: .tar, .tar.gz or .tgz; their own members that end in .tar are looked into.
+        wanted: member's name, a plain relative path, to the file that it becomes.
+        most_bytes: of one member.
+        suffix: members may lie in a folder: the end of their path is what is looked for.
+
+    Returns:
+        The wanted names that were found or were there already.
+
+    Raises:
+        DataError: an archive is damaged, or a wanted member is a link, or larger than `most_bytes`.
+    """
+    for name in wanted:
+        if not safe_relative_path(name):
+            raise DataError(f"the path {shown(name)} leads out of its folder: correct the file")
+    found = {name for name, path in wanted.items() if path.is_file()}
+    left = {name: path for name, path in wanted.items() if name not in found}
+    for archive in archives:
+        if not left:
+            break
+        try:
+            with archive.open("rb") as stream:
+                _read(stream, str(archive), left, most_bytes, 1, by_end=suffix)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as exc:
+            raise DataError(
+                f"{archive} cannot be read ({reason_of(exc)}): download it again"
+            ) from exc
+    return found | {name for name in wanted if name not in left}
+
+
+def _read(
+    stream: IO[bytes],
+    place: str,
+    left: dict[str, Path],
+    most_bytes: int,
+    depth: int,
+    *,
+    by_end: bool,
+) -> None:
+    """Take the members that are left to find; what was found is taken out of `left`."""
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as tar:
+        for count in range(MOST_MEMBERS + 1):
+            member = tar.next() if left else None
+            if member is None:
+                return
+            if count == MOST_MEMBERS:
+                raise DataError(f"{place} has over {MOST_MEMBERS:,} members: no archive of images")
+            tar.members.clear()  # a million of them fill memory
+            name = member.name.removeprefix("./")
+            if name.endswith(".tar") and member.isreg() and depth < DEEPEST:
+                inner = tar.extractfile(member)
+                assert inner is not None
+                _read(inner, f"{place}: {name}", left, most_bytes, depth + 1, by_end=by_end)
+                continue
+            key = _wanted(name, left, by_end=by_end)
+            if key is None:
+                continue
+            if not member.isreg() or member.issparse():
+                raise DataError(f"{place}: {shown(name)} is no plain file: put the file there")
+            if member.size > most_bytes:
+                raise DataError(
+                    f"{place}: {shown(name)} has {member.size:,} bytes, over {most_bytes:,}: what "
+                    "is it?"
+                )
+            source = tar.extractfile(member)
+            assert source is not None
+            target = left.pop(key)
+            _write(source, target)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose names and notes fit into memory, which tarfile reads them into."""
+
+    @classmethod
+    def frombuf(cls, *buffer: Any, **how: Any) -> _Member:
+        """What tarfile calls for each header. Raises ReadError for a large one."""
+        member = super().frombuf(*buffer, **how)
+        if member.type in HEADERS and member.size > MOST_HEADER:
+            raise tarfile.ReadError(f"a header of over {MOST_HEADER >> 20} MiB")
+        return member
+
+
+def _wanted(name: str, left: Mapping[str, Path], *, by_end: bool) -> str | None:
+    if name in left:
+        return name
+    parts = name.split("/")
+    for start in range(1, len(parts)) if by_end else ():
+        if (end := "/".join(parts[start:])) in left:
+            return end
+    return None
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    """Whole or not at all, but not safe from a power cut: a million images must not wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.part")
+    with half.open("wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+    half.replace(path)

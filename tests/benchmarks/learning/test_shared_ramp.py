@@ -1,0 +1,65 @@
+"""Runs that share a ramp beside runs of their own: pairs, times, and what is there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from prunion.benchmarks.learning import shared_ramp
+from prunion.benchmarks.learning.paired import packed
+from prunion.benchmarks.learning.shared_ramp import main, shared_table
+from tests.trainer.tiny_run import tiny_run
+
+
+def line(kind: str, budget: str, seed: int, right: int, seconds: float) -> dict[str, Any]:
+    bits = np.arange(100) < right
+    return {
+        "key": f"{kind}.{budget}.seed{seed}",
+        "mean": right / 100,
+        "images": {"a": 100},
+        "right": {"a": packed(bits)},
+        "seconds": seconds,
+        "cpu_seconds": 2 * seconds,
+        "resumed": False,
+    }
+
+
+def test_the_table_pairs_seeds_and_adds_up_times() -> None:
+    lines = [
+        line(kind, budget, seed, right + seed, seconds)
+        for seed in (0, 1)
+        for budget in ("075", "025")
+        for kind, right, seconds in (("separate", 80, 10.0), ("shared-50", 79, 6.0))
+    ]
+    text = shared_table(lines, 0.5, [0.75, 0.25])
+    assert "| 0.75 | 2 | 80.50 | 79.50 | -1.00 |" in text
+    assert "time 0.60 of the separate runs', CPU time 0.60 (goal 0.6)" in text
+    assert "time" not in shared_table([{**x, "resumed": True} for x in lines], 0.5, [0.75])
+    assert "0.75" not in shared_table(lines, 0.0, [0.75])  # another way of settling
+
+
+def test_what_is_there_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prunion.trainer.config import load_config
+
+    config = load_config(tiny_run(tmp_path, warmup=1, ramp=1, settle=1))
+    monkeypatch.setattr(shared_ramp, "make_config", lambda row, options: config)
+    out, folder = tmp_path / "out.jsonl", tmp_path / "runs"
+    given = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(out)]
+    command = [*given, "--budgets", "0.7,0.5", "--seed", "3", "--folder", str(folder)]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert "| 0.7 | 1 |" in done.output and "goal 0.6" in done.output
+    lines = [json.loads(x) for x in out.read_text().splitlines()]
+    assert [x["key"] for x in lines] == [
+        f"{kind}.{budget}.seed3" for kind in ("separate", "shared-50") for budget in ("07", "05")
+    ]
+    assert lines[1]["right"] == lines[3]["right"]  # the lowest is the run that it is alone
+    monkeypatch.setattr(shared_ramp, "train_run", None)
+    again = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert again.stdout.strip() in done.stdout

@@ -1,0 +1,96 @@
+"""`prunion pretrain`: what it writes is a trunk's weights under the backbone's own names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from prunion.benchmarks.reproduce.pretrain import (
+    domain_at,
+    pretrain_trunk,
+    pretraining,
+    read_source,
+    source_network,
+)
+from prunion.runtime.cli import cli
+from prunion.runtime.errors import ConfigError, DataError, PrunionError
+from prunion.trainer.backbone import load_backbone
+from prunion.trainer.config import BackboneConfig, InputConfig
+from prunion.trainer.network import load_checkpoint
+from tests.trainer.tiny_run import write_domain
+
+NET = BackboneConfig("resnet18", weights="none", cut="layer1")
+
+
+def test_weights_start_a_run_as_the_network_that_was_trained(tmp_path: Path) -> None:
+    write_domain(tmp_path / "data", ["red", "green"], 8, 0)
+    config = pretraining(
+        NET, domain_at(tmp_path / "data"), InputConfig((16, 16)), ramp=1, batch_size=8, threads=1
+    )
+    file = tmp_path / "weights.safetensors"
+    made = pretrain_trunk(config, file)
+    assert (made.domain, made.classes) == ("data", ("green", "red"))
+    trained = load_checkpoint(tmp_path / "weights.safetensors.run").net
+    given = BackboneConfig("resnet18", weights=str(file), cut="layer1")
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        features = load_backbone(given, 16, 16).eval()(images)
+        torch.testing.assert_close(features, trained.features(images, [(0, 4)])[0])
+        whole = source_network(given, (16, 16), read_source(file))
+        torch.testing.assert_close(whole(images, [(0, 4)])[0], trained(images, [(0, 4)])[0])
+    with pytest.raises(PrunionError, match="already exists"):
+        pretrain_trunk(config, file)
+    again = pretrain_trunk(config, file, resume=True)
+    assert again.accuracy == made.accuracy
+
+
+def test_a_file_of_other_making_says_nothing_of_a_source(tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, other)
+    with pytest.raises(ConfigError, match="is no file of `prunion pretrain`"):
+        read_source(other)
+    other.write_bytes(b"{}")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_source(other)
+    facts = {"kind": "prunion pretrain", "domain": "a", "accuracy": "0.5", "classes": '["a"]'}
+    head = {"domain_head.weight": torch.zeros(2, 3), "domain_head.bias": torch.zeros(2)}
+    save_file(head, other, facts)
+    with pytest.raises(ConfigError, match="its head is not of its 1 classes"):
+        read_source(other)
+    assert len(load_file(other)) == 2
+
+
+def test_where_images_may_lie(tmp_path: Path) -> None:
+    write_domain(tmp_path / "both", ["red", "green"], 1, 0)
+    write_domain(tmp_path / "my images", ["red", "green"], 1, 0)
+    assert domain_at(tmp_path / "my images").name == "my_images"
+    assert domain_at(tmp_path / "both").test == (str(tmp_path / "both" / "test"),)
+    alone = domain_at(tmp_path / "both" / "train", "x")
+    assert (alone.name, alone.holdout, alone.test) == ("x", 0.1, ())
+    with pytest.raises(DataError, match="does not exist: give a folder"):
+        domain_at(tmp_path / "none")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    write_domain(tmp_path / "colours", ["red", "green"], 8, 0)
+    file = str(tmp_path / "w.safetensors")
+    few = ["--epochs", "1", "--size", "32", "--batch-size", "8", "--threads", "1", "--json"]
+    command = CliRunner()
+    out = command.invoke(
+        cli,
+        ["pretrain", str(tmp_path / "colours"), "-o", file, "--backbone", "squeezenet1_1", *few],
+    )
+    assert out.exit_code == 0, out.output
+    value = json.loads(out.stdout[out.stdout.index("{") :])
+    assert value["domain"] == "colours" and value["weights"] == file
+    for wrong, said in (
+        (["--force", "--resume"], "give one of them"),
+        (["--set", "x=1"], "train."),
+    ):
+        refused = command.invoke(cli, ["pretrain", str(tmp_path / "colours"), "-o", file, *wrong])
+        assert refused.exit_code and said in refused.output

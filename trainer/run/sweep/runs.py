@@ -1,0 +1,204 @@
+"""Several runs, one after the other: for each seed and budget, or one without pruning beside it.
+
+The runs of one seed share what they can: warm-up, and the ramp down to the lowest budget.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from prunion.runtime.base import read_json
+from prunion.runtime.errors import OutputError, PrunionError
+from prunion.trainer.config import BudgetConfig, RunConfig
+from prunion.trainer.cost import make_budget
+from prunion.trainer.data import HandedSets
+from prunion.trainer.learning import Training
+from prunion.trainer.processes import device_named, joined_processes, restarted
+from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
+from prunion.trainer.run.folder import check_folder
+from prunion.trainer.run.record import RECORD
+from prunion.trainer.run.result import RunResult
+from prunion.trainer.run.start import ExportCheck, begin
+from prunion.trainer.run.sweep.branches import SHORTER, Shared, fork_of, trunk_of
+from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
+from prunion.trainer.run.train import train_run
+from prunion.trainer.score import read_verdict
+
+__all__ = ["train_sweep", "train_with_baseline"]
+
+BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
+FORK = "fork."  # how the file of a kept state begins
+Run = tuple[RunConfig, Path]
+
+
+def train_sweep(
+    configs: Sequence[RunConfig],
+    folder: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    run_file: Path | None = None,
+    check: ExportCheck | None = None,
+    track: Sequence[str] = (),
+    shared: Shared = "ramp",
+    shorter: float = SHORTER,
+) -> SweepResult:
+    """Train every run into a folder of its own below `folder`, and draw the frontier there.
+
+    Each seed's lowest budget is trained first, and is the run that `train_run` would make of it
+    alone, to the byte. A higher one goes on from where its ramp passed that limit
+    (`branched_from`); from the end of warm-up where there is no ramp, and then it too is what it
+    would be alone.
+
+    Args:
+        configs: of the same network and data; in them only `seed` and the budget's limit differ.
+        resume: leave runs that are finished as they are, and go on with the others. A budget that
+            is new, whose state nobody kept, is trained from its first step.
+        shared: `ramp`, or `warm-up` alone.
+        shorter: share of settling that a run skips which leaves the ramp at its beginning, 0 … 1.
+
+    Raises what `train_run` raises; the folders and every budget are looked at before the first run.
+    """
+    if restarted():
+        force, resume = False, True
+    runs = [(config, folder / _name(config)) for config in configs]
+    if (folder / METRICS).exists():
+        raise OutputError(f"{folder} holds a single run: choose another place with -o")
+    if len({place for _, place in runs}) < len(runs):
+        raise PrunionError("two of the runs have the same seed and budget: leave one out")
+    for _, place in runs:
+        check_folder(place, force=force, resume=resume)
+    waiting = [run for run in runs if not (resume and _is_finished(*run))]
+    if not resume:
+        for leftover in folder.glob(f"{FORK}seed-*"):
+            leftover.unlink(missing_ok=True)
+    shares = _priced(waiting[0], runs, check) if waiting else []
+    go = partial(train_run, force=force, resume=resume, run_file=run_file, track=track)
+    for seed in dict.fromkeys(config.seed for config, _ in waiting):
+        own = [i for i, (config, _) in enumerate(runs) if config.seed == seed]
+        first = own[trunk_of([configs[i] for i in own], [shares[i] for i in own], shared)]
+        order = [runs[first], *(runs[i] for i in own if i != first)]
+        _train_seed([run for run in order if run in waiting], order[0], folder, go, shared, shorter)
+        for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
+            leftover.unlink(missing_ok=True)
+    ended = [
+        {**read_json(place / RECORD)["result"], "seed": config.seed, "folder": str(place)}
+        for config, place in runs
+    ]
+    result = sweep_result(folder, configs, ended)
+    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process draws
+        return result
+    return replace(result, pictures=draw_frontier(result))
+
+
+def train_with_baseline(
+    config: RunConfig,
+    folder: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    run_file: Path | None = None,
+    model: nn.Module | None = None,
+    check: ExportCheck | None = None,
+    datasets: HandedSets | None = None,
+    watch: Watch = UNWATCHED,
+    track: Sequence[str] = (),
+) -> RunResult:
+    """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
+
+    Both see the same batches for as many epochs; `watch` is told of the first. `resume` goes on
+    with whichever was stopped, and adds a baseline to a run that has none. Raises what `train_run`
+    raises.
+    """
+    result = train_run(
+        config,
+        folder,
+        force=force,
+        resume=resume,
+        run_file=run_file,
+        model=model,
+        check=check,
+        datasets=datasets,
+        watch=watch,
+        track=track,
+    )
+    whole = replace(config, budget=BudgetConfig(1.0))
+    baseline = train_run(
+        whole,
+        folder / BASELINE,
+        force=force,
+        resume=resume,
+        model=model,
+        datasets=datasets,
+        track=track,
+    )
+    verdict = read_verdict(folder, folder / BASELINE)
+    return replace(result, baseline=baseline.accuracy, verdict=verdict)
+
+
+def _train_seed(
+    waiting: Sequence[Run],
+    trunk: Run,
+    folder: Path,
+    go: Callable[..., RunResult],
+    shared: Shared,
+    shorter: float,
+) -> None:
+    """Train those runs of a seed that are not finished, first the `trunk`, which others leave."""
+    name = trunk[1].name
+
+    def state(run: Run) -> Path:
+        return folder / f"{FORK}{name}.{run[1].name}.safetensors"
+
+    def forks(training: Training) -> list[Fork]:
+        begun = [run for run in waiting if (run[1] / STATE).is_file()]
+        others = [run for run in waiting if run != trunk and run not in begun]
+        made = [fork_of(training, r[0], state(r), name, shared, shorter) for r in others]
+        return [fork for fork in made if fork is not None]
+
+    for run in waiting:
+        kept = state(run)
+        go(
+            *run,
+            start=kept if kept.is_file() else None,
+            forks=forks if run == trunk else lambda training: (),
+        )
+        for file in (kept, kept.with_suffix(".jsonl")):
+            file.unlink(missing_ok=True)
+
+
+def _name(config: RunConfig) -> str:
+    budget = re.sub(r"[^A-Za-z0-9.]", "_", str(config.budget.limit))
+    return f"seed-{config.seed}-budget-{budget}"
+
+
+def _priced(first: Run, runs: Sequence[Run], check: ExportCheck | None) -> list[float]:
+    """Everything that the runs need, before the first one: a budget that cannot be met shows now.
+
+    They share network and data, so all budgets are priced for the first one's network. Returns what
+    share of its cost each run allows.
+    """
+    config, folder = first
+    device = device_named(config.device, config.train)
+    with joined_processes(len(config.domains), config.train, device) as processes:
+        training, _ = begin(config, folder, device, processes, check=check)
+        pricer = training.budget.pricer
+        return [make_budget(c.budget, pricer, c.backbone.keep).share for c, _ in runs]
+
+
+def _is_finished(config: RunConfig, folder: Path) -> bool:
+    """Whether a folder holds the end of this very run; of another one `train_run` tells."""
+    checkpoint = folder / "checkpoint" / "checkpoint.json"
+    if not (folder / RECORD).is_file() or not checkpoint.is_file():
+        return False
+    stored = RunConfig.from_checkpoint(read_json(checkpoint).get("config"))
+    same = replace(stored, device=config.device, threads=config.threads)
+    workers = replace(config.train, workers=stored.train.workers)
+    return same == replace(config, train=workers)

@@ -1,4 +1,4 @@
-"""`little.py ARGUMENTS`: the command `prunion` with a network of a few channels for the papers' own."""
+"""`little.py ARGUMENTS`: the command `prunion`, with a few channels for the papers' networks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The rows of the learning table: what is trained, and to which budget.
 
 A name is the method's and the budget's: `one-shot-macs-025` is the method `one-shot` at a quarter
-of the MACs, `one-shot-025` at a quarter of the parameters.
+of the MACs, `one-shot-025` at a quarter of the parameters. Those that keep every channel have no
+budget in their name; nor have `bap-slice` and `ba2-slice`, at half of the parameters.
 
 Methods called `paper`, `intersection` and `jaccard` follow dos Santos et al., "Budget-Aware
 Pruning: Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464; `ba2` follows
@@ -63,6 +64,47 @@ SEPARATE: tuple[tuple[str, Literal["each", "total"], str], ...] = (
 )
 SCOPES: tuple[Literal["global", "uniform"], ...] = ("global", "uniform")
 
+# Methods that keep every channel, and their keys of `[train]`: docs/methods.md has their papers.
+UNCUT: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "feature": ("a head on the frozen backbone", {**FROZEN, "method": "feature"}),
+    "norms": ("own BatchNorm alone", {**FROZEN, "method": "norms"}),
+    "finetune": ("a network for each domain", {**TUNED, "method": "finetune"}),
+    "piggyback": ("Piggyback", {**FROZEN, "method": "piggyback"}),
+    "piggyback-norms": (
+        "Piggyback, own BatchNorm",
+        {**FROZEN, "method": "piggyback", "norms": "own"},
+    ),
+    "affine": ("affine masks, full", {**FROZEN, "method": "affine"}),
+    "affine-simple": (
+        "affine masks, simple",
+        {**FROZEN, "method": "affine", "affine": "simple"},
+    ),
+    "affine-filter": (
+        "affine masks, numbers of each filter",
+        {**FROZEN, "method": "affine", "affine_numbers": "filter"},
+    ),
+    "affine-sigmoid": (
+        "affine masks, a sigmoid's gradient",
+        {**FROZEN, "method": "affine", "affine_gradient": "sigmoid"},
+    ),
+    "series": ("series residual adapters", {**FROZEN, "method": "series"}),
+    "parallel": ("parallel residual adapters", {**FROZEN, "method": "parallel"}),
+    "parallel-lora": (
+        "parallel adapters of rank 4",
+        {**FROZEN, "method": "parallel", "adapter_rank": 4},
+    ),
+    "svd": ("joint SVD of parallel adapters", {**FROZEN, "method": "svd"}),
+    "packnet": ("PackNet", {**FROZEN, "method": "packnet"}),
+    "packnet-reversed": (
+        "PackNet, the last domain first",
+        {**FROZEN, "method": "packnet", "packnet_order": "reversed"},
+    ),
+    "taps": ("TAPS", {**FROZEN, "method": "taps"}),
+    "lora": ("low-rank convolution adapters", {**FROZEN, "method": "lora"}),
+}
+SLICES = {**FROZEN, "granularity": "slice"}
+BA2_SLICES = {**SLICES, "method": "ba2"}
+
 # Method: in words, its keys of `[train]`, the budgets it is run at.
 METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "ba2": ("BA² (budget loss only)", BA2, POINTS),
@@ -71,6 +113,7 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "paper-epoch": ("the same, domains by epoch", {**PAPER, "order": "epoch"}, ("050",)),
     "frozen": ("union, frozen", FROZEN, POINTS),
     "tuned": ("union, tuned", TUNED, POINTS),
+    "frozen-lora": ("union, frozen, adapters of rank 4", {**FROZEN, "adapter_rank": 4}, POINTS),
     "one-shot": ("cut once by importance per cost", ONCE, POINTS),
     "one-shot-undivided": ("cut once by importance", {**ONCE, "ranking": "importance"}, POINTS),
     "one-shot-fisher": (
@@ -84,6 +127,8 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "tuned-random": ("union, tuned, random ranking", {**TUNED, "ranking": "random"}, PARAMS),
     "intersection": ("intersection", {**TUNED, "sharing": "intersection"}, POINTS),
     "jaccard": ("jaccard", {**TUNED, "sharing": "jaccard"}, POINTS),
+    "bap-slice": ("slice switches, union loss", SLICES, ("075", "025")),
+    "ba2-slice": ("slice switches, BA²", BA2_SLICES, ("075", "025")),
 }
 
 
@@ -92,6 +137,10 @@ def _rows() -> dict[str, LearningRow]:
         "frozen-all": LearningRow("all switches on, frozen", 1.0, train=FROZEN),
         "tuned-all": LearningRow("all switches on, tuned", 1.0, train=TUNED),
     }
+    for name, (what, train) in UNCUT.items():
+        rows[name] = LearningRow(what, 1.0, train=train)
+    rows["bap-slice"] = LearningRow("slice switches, union loss, a half", train=SLICES)
+    rows["ba2-slice"] = LearningRow("slice switches, BA², a half", train=BA2_SLICES)
     for method, (what, train, points) in METHODS.items():
         for point in points:
             *kind, share = point.split("-")

@@ -9,7 +9,7 @@ is skipped, whatever the defaults were then: begin a new file when they change. 
 interrupted goes on from its last epoch.
 
 A line has the bits of the test images, in the files' order, that say which were answered right: so
-`paired.py` can compare two rows image by image.
+`paired.py` can compare two rows image by image. Its `account` is what the bundle costs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 
+from prunion.benchmarks.learning.account import bundle_account, together
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
 from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.slim_first import slim_worth
@@ -117,10 +118,13 @@ def _run(row: LearningRow, config: RunConfig, folder: Path) -> dict[str, Any]:
     result = train_run(config, folder, resume=folder.exists(), importance=worth)
     bundle = folder / "model.prunion"
     manifest = export_bundle(folder, bundle, force=True)
-    problems = verify_bundle(bundle).problems  # counts the file itself
-    if problems:
-        raise VerificationError(f"{bundle}: {'; '.join(problems)}")
-    return {**_figures(row, result, manifest), **right_answers(config, folder)}
+    report = verify_bundle(bundle, against=folder)  # counts the file itself
+    if report.problems:
+        raise VerificationError(f"{bundle}: {'; '.join(report.problems)}")
+    own_norms = not config.train.freezes_norms
+    account = bundle_account(bundle, report, config.threads, own_norms=own_norms)
+    figures = {**_figures(row, result, manifest), "account": account}
+    return {**figures, **right_answers(config, folder)}
 
 
 def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -142,6 +146,7 @@ def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, An
         "sharing": 0.0,
         "returned": sum(line["returned"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 1),
+        "account": together([line["account"] for line in lines]),
     }
 
 

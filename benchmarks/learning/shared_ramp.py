@@ -53,7 +53,7 @@ def main(
     path = Path(output)
     lines = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
     limits = [float(limit) for limit in budgets.split(",")]
-    options |= {"keep": (), "teacher": "", "holdout": False, "share": 0.1}
+    options |= {"keep": (), "teacher": "", "round_to": 1, "holdout": False, "share": 0.1}
     for seed in seeds:
         row = make_config(ROWS[ROW], {**options, "seed": seed})
         configs = [replace(row, budget=replace(row.budget, limit=limit)) for limit in limits]

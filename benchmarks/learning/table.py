@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare
 from prunion.benchmarks.learning.paired import seed_of as _seed
 
-__all__ = ["goals", "main", "table"]
+__all__ = ["accounts", "goals", "main", "table"]
 
 # Kind of trunk, budget, rows, and the most points of the mean we wanted to lose.
 PARAMS = "params 0.75 / 0.50 / 0.25"
@@ -36,6 +37,8 @@ def main(rows: Path) -> None:
     for (backbone, extra), group in _groups(lines).items():
         click.echo(f"\n{' '.join(filter(None, (backbone, *extra)))}:\n")
         click.echo(table(group) + "\n\n" + goals(group))
+        if any("account" in line for line in group):
+            click.echo("\n" + accounts(group))
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -65,6 +68,37 @@ def goals(lines: list[dict[str, Any]]) -> str:
         shown = " / ".join(_percent(each, 2) if each else "not run" for each in lost)
         out.append(f"| {trunk} | {budget} | {shown} | {most} |")
     return "\n".join(out)
+
+
+def accounts(lines: list[dict[str, Any]]) -> str:
+    """What the bundles cost, a mean over seeds: the papers' columns, bytes, milliseconds."""
+    known = [line for line in lines if "account" in line]
+    cases = list(dict.fromkeys(case for line in known for case in line["account"]["ms"]))
+    head = ["row", "accuracy", "Params", "one BatchNorm", "FLOP", "MACs", "graph", "packs"]
+    head += [f"ms, {case}" for case in cases] + ["error"]
+    out = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name in (n for n in ROWS if any(_name(line) == n for line in known)):
+        runs = [line for line in known if _name(line) == name]
+        each = [run["account"] for run in runs]
+        cells = [f"`{name}`", _percent([run["mean"] for run in runs], 2)]
+        cells += [_mean(x[k] for x in each) for k in ("params", "params_one_norm", "flop")]
+        cells.append(_mean(run["macs"] for run in runs))
+        cells.append(f"{_kilobytes(x['bytes']['graph'] for x in each)} kB")
+        own = _kilobytes(x["bytes"]["packs"] + x["bytes"]["shared"] for x in each)
+        cells.append(f"{own} kB")
+        cells += [_mean((x["ms"][c][0] for x in each if c in x["ms"]), 2) for c in cases]
+        cells.append(f"{max(x['error'] for x in each):.1e}")
+        out.append("| " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def _mean(values: Iterable[float], digits: int = 3) -> str:
+    found = list(values)
+    return f"{statistics.mean(found):.{digits}f}" if found else ""
+
+
+def _kilobytes(values: Iterable[float]) -> str:
+    return f"{statistics.mean(values) / 1000:,.0f}"
 
 
 def _groups(

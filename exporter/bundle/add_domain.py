@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
+from prunion.exporter.bundle.own_weights import apart
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
 from prunion.exporter.graph import TOLERANCE
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
 from prunion.runtime.base import check_output
 from prunion.runtime.bundle import Pack, no_pack, write_pack
-from prunion.runtime.errors import VerificationError
+from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import load_added_domain
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import STATE, AddedDomain, add_domain
@@ -53,6 +54,12 @@ def add_domain_pack(
     may = force or (resume and stopped)
     check_output(path, force=may, wrote=no_pack, inputs=[checkpoint, domain_file])
     loaded = load_checkpoint(checkpoint)
+    if apart(loaded.net) and loaded.net.adapter is not None and loaded.net.adapter.matrices():
+        raise ConfigError(
+            f"{checkpoint}: its adapters stand beside convolutions that are not padded by half of "
+            "their kernels, so each domain has a graph of its own and none can join: train the new "
+            "domain with the others"
+        )
     digest = trunk_hash(slim_network(loaded.net, kept_units(loaded, loaded.net.switches)))
     added = add_domain(loaded, new.domain, new.train, new.seed, folder, force=force, resume=resume)
     slim = slim_network(added.net, kept_units(loaded, loaded.net.switches))

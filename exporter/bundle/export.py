@@ -22,9 +22,12 @@ from prunion.exporter.bundle.manifest import (
 )
 from prunion.exporter.bundle.own_weights import (
     SHARED,
+    apart,
     check_options,
+    empty_graphs,
     own_pack,
     prepare_trunk,
+    shared_parts,
     verify_alone,
 )
 from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
@@ -115,9 +118,8 @@ def _make_bundle(
     if chosen is not None:
         loaded = keep_domains(loaded, chosen)
     prepare_trunk(loaded.net)
-    own = loaded.net.adapter
-    if own is not None:
-        check_options(options, loaded.config.train.method)
+    own = loaded.net.adapter if apart(loaded.net) else None
+    check_options(options, loaded.net, loaded.config.train.method)
     alive = kept_units(loaded, everyone)
     budget_of(loaded, alive)  # refuse before the work of exporting
     slim = slim_network(loaded.net, alive)
@@ -131,7 +133,7 @@ def _make_bundle(
         save_graph(parts.model, folder / "model.onnx")
         budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size)
         images = _probe(2 * len(names), *loaded.config.input.size)
-        agreement = _verified(loaded, parts, folder / "model.onnx", images, options)
+        agreement = _verified(loaded, slim, parts, folder / "model.onnx", images, options)
         variants = write_variants(folder, parts.model, loaded, options)
         if options.torch:
             (folder / "torch").mkdir()
@@ -142,8 +144,10 @@ def _make_bundle(
             shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
         packs = write_packs(folder, parts.packs, domains)
         if own is not None:
-            write_shared(folder / SHARED, own.shared_parts())
-        params, macs = counts(loaded, table, sum(pack.bank.size for pack in parts.packs))
+            shared = shared_parts(loaded.net, slim)
+            write_shared(folder / SHARED, shared)
+            empty_graphs(folder, shared)
+        params, macs = counts(loaded, slim, table, sum(pack.bank.size for pack in parts.packs))
         manifest = Manifest(
             name=name,
             domains=packs,
@@ -163,6 +167,8 @@ def _make_bundle(
             verified=Verified(agreement.worst, TOLERANCE, variants),
             provenance=provenance(loaded),
             own_weights="" if own is None else SHARED,
+            adapters=slim.adapter_entries,
+            packed=own is not None and bool(slim.slices),
         ).to_json()
         write_json(folder / "manifest.json", manifest)
     return manifest
@@ -205,8 +211,11 @@ def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
     size, domains = loaded.config.input.size, loaded.meta["domains"]
     if options.specialise is None:
         model = onnx_graph(slim, *size, options.opset, options.ir, options.heads)
-        digest, rows = trunk_hash(slim, loaded.net.adapter), enumerate(domains)
-        packs = [own_pack(loaded.net, r, domain_pack(slim, r, d, digest)) for r, d in rows]
+        digest = trunk_hash(slim, shared_parts(loaded.net, slim))
+        packs = [
+            own_pack(loaded.net, row, domain_pack(slim, row, domain, digest), slim)
+            for row, domain in enumerate(domains)
+        ]
         return _Parts(slim, model, slim.table, packs, slim.entries)
     net = fold_domain(slim)
     model = one_domain_graph(net, *size, options.opset, options.ir)
@@ -217,14 +226,18 @@ def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
 
 
 def _verified(
-    loaded: Checkpoint, parts: _Parts, graph: Path, images: torch.Tensor, options: ExportOptions
+    loaded: Checkpoint,
+    slim: SlimNet,
+    parts: _Parts,
+    graph: Path,
+    images: torch.Tensor,
+    options: ExportOptions,
 ) -> Agreement:
     """The written graph against its torch network, all domains at once or each alone."""
     names = [d["name"] for d in loaded.meta["domains"]]
-    own = loaded.net.adapter
-    if own is None:
+    if not apart(loaded.net):
         return verify_export(loaded.net, parts.net, graph, images, names)
-    shared = own.shared_parts()
+    shared = shared_parts(loaded.net, slim)
     whole = [replace(pack, own=completed(pack.own, shared)) for pack in parts.packs]
     form = GraphForm(HEADS[options.heads], "float32", image_input(loaded))
     return verify_alone(loaded.net, graph.read_bytes(), form, whole, images)

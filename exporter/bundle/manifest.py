@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from prunion.exporter.slim import SlimNet
+from prunion.exporter.slim import SlimNet, adapter_numbers
 from prunion.runtime.bundle import (
     BudgetAccount,
     ImageInput,
@@ -83,22 +83,27 @@ def budget_of(
 
 
 def counts(
-    loaded: Checkpoint, table: UnitTable, bank: int
+    loaded: Checkpoint, slim: SlimNet, table: UnitTable, bank: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The manifest's `params` and `macs`: weights and operations, before and after.
 
     Args:
-        table: the sliced network's unit table.
+        table: the unit table of the graph.
         bank: numbers in the bank.
     """
     full = loaded.net.units.table
     every, left = np.ones(full.count, dtype=bool), np.ones(table.count, dtype=bool)
     heads = sum(p.numel() for p in loaded.net.heads.parameters())
     beside: dict[str, float] = {"heads": heads, "bank": bank}
-    if loaded.net.adapter is not None:
+    run: dict[str, float] = {}
+    if slim.adapter_entries:
+        positions = {layer.weight: layer.positions for layer in table.layers}
+        beside["adapters"] = slim.adapters.numel()
+        run["adapters"] = sum(e.size * positions[e.weight] for e in slim.adapter_entries)
+    elif loaded.net.adapter is not None:
         beside["own"] = loaded.net.adapter.extra_bits() / NUMBER_BITS
     params = counts_to_json(full.params(every), table.params(left), **beside)
-    return params, counts_to_json(full.macs(every), table.macs(left))
+    return params, counts_to_json(full.macs(every), table.macs(left), **run)
 
 
 def widths(loaded: Checkpoint, table: UnitTable) -> dict[str, tuple[int, int]]:
@@ -162,10 +167,12 @@ def paper_account(
     switches = int(alive.sum()) if train.traits.prunes else 0
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
     if net.adapter is not None:
-        bits += net.adapter.extra_bits() - net.adapter.unused_bits()
-    full, union = paper_macs(net, every), paper_macs(net, alive)
+        mixed = NUMBER_BITS * len(names) * adapter_numbers(net, alive)
+        unused = net.adapter.unused_bits(net.units.table.params(alive))
+        bits += (mixed or net.adapter.extra_bits()) - unused
+    full, union = paper_macs(net, every), _used_macs(net, alive, None)
     own = (net.switches > 0).cpu().numpy()
-    domains = {name: paper_macs(net, own[row]) for row, name in enumerate(names)}
+    domains = {name: _used_macs(net, own[row], row) for row, name in enumerate(names)}
     return PaperAccount(
         bits_backbone=full_bits,
         bits_exported=bits,
@@ -192,6 +199,16 @@ def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -
         if layer != PIXEL_NORM  # of preprocessing, which no paper counts
     )
     return NUMBER_BITS * (shared + domains * norms) + domains * int(switches)
+
+
+def _used_macs(net: DomainNet, alive: np.ndarray, row: int | None) -> int:
+    """`paper_macs` of what a domain uses, or all together: of its slices, where these are learned.
+
+    Fewer slices are fewer operations in theory alone, as in the papers.
+    """
+    positions = {layer.weight: layer.positions for layer in net.units.table.layers}
+    used = None if net.adapter is None else net.adapter.used_macs(positions, row)
+    return paper_macs(net, alive) if used is None else used + norm_operations(net, alive)
 
 
 def paper_macs(net: DomainNet, alive: np.ndarray) -> int:

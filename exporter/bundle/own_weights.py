@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 
 from prunion.exporter.graph import (
@@ -17,10 +19,12 @@ from prunion.exporter.graph import (
     open_graph,
     relative_errors,
     run_graph,
+    save_graph,
 )
 from prunion.exporter.options import ExportOptions
+from prunion.exporter.slim import SlimNet, mixed_adapters
 from prunion.runtime.base import free_memory
-from prunion.runtime.bundle import Pack
+from prunion.runtime.bundle import Pack, empty_weights, pack_bits, packed_parts
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.graph import GraphForm, pin_form
 from prunion.trainer.network import DomainNet, merge_weights
@@ -28,9 +32,12 @@ from prunion.trainer.network import DomainNet, merge_weights
 __all__ = [
     "SHARED",
     "answer_alone",
+    "apart",
     "check_options",
+    "empty_graphs",
     "own_pack",
     "prepare_trunk",
+    "shared_parts",
     "verify_alone",
 ]
 
@@ -48,9 +55,18 @@ def prepare_trunk(net: DomainNet) -> None:
             net.trunk.get_parameter(name).copy_(value)
 
 
-def check_options(options: ExportOptions, method: str) -> None:
+def apart(net: DomainNet) -> bool:
+    """Whether each domain needs a graph of its own."""
+    return net.adapter is not None and not mixed_adapters(net)
+
+
+def check_options(options: ExportOptions, net: DomainNet, method: str) -> None:
     """Raise ConfigError for a form that holds one set of weights for all domains."""
-    wanted = {"--fp16": options.fp16, "--int8": options.int8, "--torch": options.torch}
+    if net.adapter is None:
+        return
+    # Adapters in the graph of all domains have no INT8 form: their sum comes before the scale.
+    wanted = {"--fp16": options.fp16 and apart(net), "--int8": options.int8}
+    wanted["--torch"] = options.torch
     for flag, asked in wanted.items():
         if asked:
             raise ConfigError(
@@ -59,9 +75,41 @@ def check_options(options: ExportOptions, method: str) -> None:
             )
 
 
-def own_pack(net: DomainNet, row: int, pack: Pack) -> Pack:
-    """The pack of row `row` with what the method gives the domain of its own weights."""
-    return pack if net.adapter is None else replace(pack, own=net.adapter.stored(row))
+def shared_parts(net: DomainNet, slim: SlimNet) -> dict[str, np.ndarray]:
+    """What the domains' own weights have in common beside the trunk, by `PART:WEIGHT`.
+
+    Of slices it is the trunk itself: those that any domain uses, one after the other.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, bits in slim.slices.items():
+        weight = slim.trunk.get_parameter(name).detach().numpy()
+        found |= packed_parts(name, weight, np.asarray(bits.any(0)))
+    if found or net.adapter is None or not apart(net):
+        return found
+    return net.adapter.shared_parts()
+
+
+def empty_graphs(folder: Path, shared: Mapping[str, np.ndarray]) -> None:
+    """Leave out of every graph in a folder the weights that its shared parts hold."""
+    if not any(key.startswith("packed:") for key in shared):
+        return
+    for path in folder.glob("*.onnx"):
+        model = onnx.load(path)
+        empty_weights(model, shared)
+        save_graph(model, path)
+
+
+def own_pack(net: DomainNet, row: int, pack: Pack, slim: SlimNet) -> Pack:
+    """The pack of row `row` with what the method gives the domain of its own weights.
+
+    What stands in the graph of all domains is in the pack already.
+    """
+    if net.adapter is None or not apart(net):
+        return pack
+    if slim.slices:
+        bits = {name: pack_bits(on[row][on.any(0)]) for name, on in slim.slices.items()}
+        return replace(pack, own={f"slices_of:{name}": on for name, on in bits.items()})
+    return replace(pack, own=net.adapter.stored(row))
 
 
 def verify_alone(

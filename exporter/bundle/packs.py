@@ -13,13 +13,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from prunion.exporter.bundle.own_weights import own_pack, prepare_trunk
+from prunion.exporter.bundle.own_weights import own_pack, prepare_trunk, shared_parts
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
 from prunion.runtime.base import check_output
-from prunion.runtime.bundle import Domain, Pack, no_pack, write_pack
+from prunion.runtime.bundle import Domain, Pack, adapter_parts, no_pack, write_pack
 from prunion.runtime.errors import DomainError
 from prunion.runtime.graph import TABLE_INPUTS
-from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network import load_checkpoint
 
 __all__ = [
@@ -51,16 +50,15 @@ def export_pack(
     prepare_trunk(loaded.net)
     slim = slim_network(loaded.net, kept_units(loaded, loaded.net.switches))
     row = names.index(domain)
-    digest = trunk_hash(slim, loaded.net.adapter)
-    pack = own_pack(loaded.net, row, domain_pack(slim, row, domains[row], digest))
+    digest = trunk_hash(slim, shared_parts(loaded.net, slim))
+    pack = own_pack(loaded.net, row, domain_pack(slim, row, domains[row], digest), slim)
     write_pack(path, pack)
     return pack
 
 
-def trunk_hash(slim: SlimNet, adapter: WeightAdapter | None = None) -> str:
+def trunk_hash(slim: SlimNet, shared: Mapping[str, np.ndarray] | None = None) -> str:
     """SHA-256 over the fp32 sliced weights, the bank's order, and what own weights share."""
     order = [[e.layer, e.kind, e.offset, e.size] for e in slim.entries]
-    shared = {} if adapter is None else adapter.shared_parts()
     return hash_trunk(dict(slim.trunk.named_parameters()), order, shared)
 
 
@@ -107,7 +105,7 @@ def graph_trunk_hash(
 
 def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str) -> Pack:
     """Row `row` of a sliced network's tables; `domain` gives its name and classes."""
-    count = len(domain["classes"])
+    count, entries = len(domain["classes"]), slim.adapter_entries
     return Pack(
         name=domain["name"],
         classes=tuple(domain["classes"]),
@@ -116,6 +114,7 @@ def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str)
         head_bias=slim.head_bias[row, :count].numpy(),
         switches=slim.used[row].astype(np.uint8),
         trunk_hash=digest,
+        own=adapter_parts(entries, slim.adapters[row].numpy()) if entries else {},
     )
 
 

@@ -22,7 +22,13 @@ from prunion.runtime.base import check_output, replace_file
 from prunion.runtime.bundle import Manifest, foreign_to_bundle, load_manifest, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig, load_config
-from prunion.trainer.network import DomainNet, build_network, load_checkpoint, save_checkpoint
+from prunion.trainer.network import (
+    DomainNet,
+    build_network,
+    finish_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 __all__ = [
     "export_untrained",
@@ -130,6 +136,8 @@ def unpruned_network(
 
 def _write_whole(net: DomainNet, size: tuple[int, int], path: Path) -> Path:
     net.switches.copy_(torch.ones_like(net.switches))
+    finish_weights(net)
+    net.adapter = None  # the trunk alone: what a method adds is no part of what would stand instead
     slim = slim_network(net)
     with replace_file(path) as temporary:
         onnx.save(onnx_graph(slim, *size), temporary)

@@ -17,7 +17,7 @@ from prunion.exporter.graph.heads import concatenate_heads
 from prunion.exporter.graph.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim import OneDomainNet, SlimNet
 from prunion.runtime.base import only_new_garbage
-from prunion.runtime.graph import TABLES
+from prunion.runtime.graph import ADAPTERS
 
 __all__ = ["OPSET", "errors_only", "one_domain_graph", "onnx_graph"]
 
@@ -42,25 +42,24 @@ def onnx_graph(
         opset: 13 … 21; ir: the IR version, by default the oldest that knows the opset.
         heads: `gathered` or `concatenated`.
     """
-    tables = (slim.bank, slim.head_weight, slim.head_bias)
     # Sizes of 2 and more: torch.export would take a 0 or 1 for a constant.
-    bank, head_weight, head_bias = (torch.cat([t, t]) if len(t) < 2 else t for t in tables)
-    if head_bias.shape[1] < 2:
-        head_weight, head_bias = head_weight.repeat(1, 1, 2), head_bias.repeat(1, 2)
-    example = (
-        torch.zeros(2, 3, height, width),
-        torch.tensor([0, 1]),
-        bank,
-        head_weight,
-        head_bias,
-    )
+    tables = {n: torch.cat([t, t]) if len(t) < 2 else t for n, t in slim.tables.items()}
+    if tables["head_bias"].shape[1] < 2:
+        tables["head_weight"] = tables["head_weight"].repeat(1, 1, 2)
+        tables["head_bias"] = tables["head_bias"].repeat(1, 2)
+    example = (torch.zeros(2, 3, height, width), torch.tensor([0, 1]), *tables.values())
     batch, count, classes = (torch.export.Dim(n) for n in ("N", "D", "Cmax"))
-    shapes = ({0: batch}, {0: batch}, {0: count}, {0: count, 2: classes}, {0: count, 1: classes})
-    model = _export(slim, example, ["image", "domain", *TABLES], shapes, opset)
+    open_sizes = {
+        "bank": {0: count},
+        "head_weight": {0: count, 2: classes},
+        "head_bias": {0: count, 1: classes},
+        ADAPTERS: {0: count},
+    }
+    shapes = ({0: batch}, {0: batch}, *(open_sizes[name] for name in tables))
+    model = _export(slim, example, ["image", "domain", *tables], shapes, opset)
     _count_images(model)
-    for name in TABLES:
-        value = getattr(slim, name).numpy()
-        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    for name, value in slim.tables.items():
+        model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
     if heads == "concatenated":
         concatenate_heads(model, torch.isfinite(slim.head_bias).sum(1).tolist())
     restate(model, opset, ir)

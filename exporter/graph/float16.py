@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from prunion.exporter.graph.activations import float_values
 from prunion.runtime.errors import VerificationError
-from prunion.runtime.graph import TABLE_INPUTS
+from prunion.runtime.graph import ADAPTERS, TABLE_INPUTS
 
 __all__ = ["float32_layers", "half_graph"]
 
@@ -27,7 +27,8 @@ SQUARING = frozenset(
 )
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 MOVING = frozenset(("Split", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Slice", "Identity"))
-HEADS = frozenset(TABLE_INPUTS) - {"bank"}
+ROWS = frozenset(("bank", ADAPTERS))  # of which a gathered row goes into the trunk
+HEADS = frozenset(TABLE_INPUTS) - ROWS
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -81,13 +82,13 @@ def half_graph(
 
 
 def _full_precision(graph: onnx.GraphProto) -> set[str]:
-    """First outputs of the nodes that stay float32: the bank's Gather and the whole head."""
+    """First outputs of the nodes that stay float32: the Gathers of rows and the whole head."""
     flowing: set[str] = set(HEADS)
     full: set[str] = set()
     for node in graph.node:
-        if "bank" in node.input or flowing & set(node.input):
+        if (ROWS | flowing) & set(node.input):
             full.add(node.output[0])
-            if "bank" not in node.input:
+            if not ROWS & set(node.input):
                 flowing.update(node.output)
     return full
 
@@ -239,10 +240,11 @@ def _end_in_float(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], made: set
 
 def _check_bank(model: onnx.ModelProto) -> None:
     for initializer in model.graph.initializer:
-        if initializer.name == "bank":
+        if initializer.name in ROWS:
+            what = "scale or shift" if initializer.name == "bank" else "weight"
             largest = float(np.abs(numpy_helper.to_array(initializer)).max(initial=0))
             if largest > LARGEST:
                 raise VerificationError(
-                    f"the bank holds a scale or shift of {largest:.3g}, beyond float16's "
+                    f"the {initializer.name} holds a {what} of {largest:.3g}, beyond float16's "
                     f"{LARGEST:.0f}: export without --fp16"
                 )

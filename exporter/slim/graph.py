@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
+from prunion.exporter.slim.beside import insert_adapters
 from prunion.exporter.slim.kept import Kept
 from prunion.exporter.slim.selections import (
     located,
@@ -54,7 +55,8 @@ class Affine(nn.Module):
 def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
     """A copy of the trunk's graph over sliced weights, and the module that holds them.
 
-    The bank's columns are added to `kept` on the way, in the order of the graph.
+    The bank's columns are added to `kept` on the way, in the order of the graph; those of the table
+    of adapters are parts behind them.
     """
     net, graph = kept.net, fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -62,8 +64,9 @@ def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
     graph.output(graph_output)
     holder = nn.Module()
     holder.add_module("affine", nn.ModuleDict())
+    beside, replaced = insert_adapters(graph, copies, kept)
+    holder.add_module("beside", beside)
     chains = find_chains(net.trunk, lambda node: located(node, kept))
-    replaced: dict[fx.Node, fx.Node] = {}
     for old, node in copies.items():
         if old in chains.whole:
             raise UnsupportedGraphError(

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunion.runtime.bundle import BankEntry
-from prunion.runtime.errors import DomainError
+from prunion.runtime.bundle import AdapterEntry, BankEntry
+from prunion.runtime.errors import DomainError, UnsupportedGraphError
+from prunion.trainer.methods import SmallMatrices
 from prunion.trainer.network import Checkpoint, DomainNet, DomainNorm
 
 __all__ = [
@@ -30,6 +31,7 @@ class Kept:
         entries: the bank's columns so far, in order.
         rows: their values, `[D, C]` each.
         units: the unit of every column, -1 for one that always stays, `[C]` each.
+        adapters, adapter_rows: the same of the table of adapters; no unit owns its columns.
     """
 
     def __init__(self, net: DomainNet, alive: np.ndarray) -> None:
@@ -38,6 +40,8 @@ class Kept:
         self.entries: list[BankEntry] = []
         self.rows: list[torch.Tensor] = []
         self.units: list[np.ndarray] = []
+        self.adapters: list[AdapterEntry] = []
+        self.adapter_rows: list[torch.Tensor] = []
 
     def channels(self, units: np.ndarray) -> np.ndarray:
         """Indices that stay of channels laid out by `units` (-1, the last entry: always)."""
@@ -57,6 +61,44 @@ class Kept:
         self.rows.append(rows.detach())
         self.units.append(units)
         return len(self.entries) - 1
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """Which slices each domain uses of the weights that stay, bool `[D, O, I]`."""
+        found = {} if self.net.adapter is None else self.net.adapter.slices()
+        kept = {}
+        for name, bits in found.items():
+            array = bits.cpu().numpy()
+            for axis in (0, 1):
+                stay = self.table.kept(name, axis, array.shape[1 + axis], self.alive)
+                array = array.take(stay, 1 + axis)
+            kept[name] = array
+        return kept
+
+    def add_adapter(self, weight: str, small: SmallMatrices) -> int:
+        """Append what stays of a convolution's adapters; returns their place among all."""
+        shape = self.net.trunk.get_parameter(weight).shape
+        out, read = (
+            torch.from_numpy(self.table.kept(weight, axis, shape[axis], self.alive))
+            for axis in (0, 1)
+        )
+        if small.kind == "behind":
+            if len(out) < shape[0]:  # it reads channels before their gate, where they are not 0
+                raise UnsupportedGraphError(
+                    f"{weight}: adapters behind a convolution need all of its channels, and some "
+                    "are cut: please report this run as a bug"
+                )
+            read = out
+        if small.whole is not None:
+            parts = [small.whole.detach().cpu()[:, out][:, :, read]]
+        else:
+            assert small.down is not None and small.up is not None
+            parts = [small.down.detach().cpu()[:, :, read], small.up.detach().cpu()[:, out]]
+        rank = 0 if small.whole is not None else parts[0].shape[1]
+        offset = sum(entry.size for entry in self.adapters)
+        entry = AdapterEntry(weight, small.kind, len(out), len(read), rank, offset)
+        self.adapters.append(entry)
+        self.adapter_rows.append(torch.cat([part.flatten(1) for part in parts], dim=1).float())
+        return len(self.adapters) - 1
 
 
 def keep_domains(loaded: Checkpoint, names: Sequence[str]) -> Checkpoint:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import fx, nn
 
 from prunion.exporter.slim.graph import sliced_graph
 from prunion.exporter.slim.kept import Kept
-from prunion.runtime.bundle import BankEntry, Layer, UnitTable
+from prunion.runtime.bundle import AdapterEntry, BankEntry, Layer, UnitTable
+from prunion.runtime.graph import ADAPTERS, TABLES
 from prunion.trainer.network import DomainNet
 
 __all__ = ["SlimNet", "slim_network"]
@@ -25,11 +28,15 @@ class SlimNet(nn.Module):
         head_bias: `[D, Cmax]`, -inf past a domain's classes.
         table: the unit table over the sliced tensors, units renumbered in order.
         used: which of the remaining units each domain uses, `[D, U]` bool.
+        adapter_entries: columns of the table of adapters, in order; mostly there are none.
+        adapters: that table `[D, A]`.
+        slices: which slices of a weight each domain uses, bool `[D, O, I]`; mostly nothing.
     """
 
     bank: torch.Tensor
     head_weight: torch.Tensor
     head_bias: torch.Tensor
+    adapters: torch.Tensor
 
     def __init__(
         self,
@@ -40,12 +47,18 @@ class SlimNet(nn.Module):
         head_bias: torch.Tensor,
         table: UnitTable,
         used: np.ndarray,
+        adapter_entries: tuple[AdapterEntry, ...] = (),
+        adapters: torch.Tensor | None = None,
+        slices: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         super().__init__()
         self.trunk, self.entries, self.table, self.used = trunk, entries, table, used
         self.register_buffer("bank", bank)
         self.register_buffer("head_weight", head_weight)
         self.register_buffer("head_bias", head_bias)
+        self.adapter_entries, self.slices = adapter_entries, slices or {}
+        if adapters is not None:
+            self.register_buffer("adapters", adapters)
 
     def forward(
         self,
@@ -54,10 +67,14 @@ class SlimNet(nn.Module):
         bank: torch.Tensor,
         head_weight: torch.Tensor,
         head_bias: torch.Tensor,
+        adapters: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits `[N, Cmax]` of `image` `[N, 3, H, W]` for `domain` `[N]`."""
         rows = bank.index_select(0, domain).unsqueeze(-1).unsqueeze(-1)
         parts = rows.split([entry.size for entry in self.entries], dim=1)
+        if adapters is not None:
+            own = adapters.index_select(0, domain)
+            parts = (*parts, *own.split([entry.size for entry in self.adapter_entries], dim=1))
         features = self.trunk(image, parts)
         weight = head_weight.index_select(0, domain)
         logits = torch.matmul(features.unsqueeze(1), weight).squeeze(1)
@@ -65,8 +82,14 @@ class SlimNet(nn.Module):
 
     def logits(self, image: torch.Tensor, domain: torch.Tensor) -> torch.Tensor:
         """`forward` with the network's own tables."""
-        logits: torch.Tensor = self(image, domain, self.bank, self.head_weight, self.head_bias)
+        logits: torch.Tensor = self(image, domain, *self.tables.values())
         return logits
+
+    @property
+    def tables(self) -> dict[str, torch.Tensor]:
+        """The network's own tables by their names, in the order of `forward`."""
+        names = (*TABLES, ADAPTERS) if self.adapter_entries else TABLES
+        return {name: self.get_buffer(name) for name in names}
 
 
 def slim_network(net: DomainNet, alive: np.ndarray | None = None) -> SlimNet:
@@ -92,6 +115,9 @@ def slim_network(net: DomainNet, alive: np.ndarray | None = None) -> SlimNet:
         head_bias,
         _sliced_table(kept),
         used[:, kept.alive],
+        tuple(kept.adapters),
+        torch.cat(kept.adapter_rows, dim=1) if kept.adapters else None,
+        kept.slices(),
     ).eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 
 from prunion.exporter.bundle import graph_trunk_hash
 from prunion.exporter.verify.recount import initializers, recount
-from prunion.runtime.bundle import Bundle
+from prunion.runtime.bundle import Bundle, adapter_row
 
 __all__ = ["check_graph", "check_packs", "check_tables", "check_trunk", "check_unlisted"]
 
@@ -38,6 +39,22 @@ def check_graph(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
         claimed = getattr(manifest, what)["exported"]
         if found != claimed:
             yield f"{found:,} {what} in the file, the manifest says {claimed:,}"
+    yield from _check_adapters(bundle, model)
+
+
+def _check_adapters(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
+    """The table of adapters, and what it is said to hold and to compute for an image."""
+    manifest, entries = bundle.manifest, bundle.manifest.adapters
+    shapes = {x.name: tuple(x.dims) for x in model.graph.initializer}
+    held = (len(manifest.domains), sum(entry.size for entry in entries))
+    if entries and shapes.get("adapters") != held:
+        yield f"its adapters are {shapes.get('adapters')}, the manifest says {held}"
+    positions = {layer.weight: layer.positions for layer in bundle.unit_table().layers}
+    run = sum(entry.size * positions.get(entry.weight, 0) for entry in entries)
+    for what, found in (("params", math.prod(held)), ("macs", run)):
+        claimed = getattr(manifest, what).get("adapters", 0)
+        if found != claimed:
+            yield f"{found:,} {what} of adapters, the manifest says {claimed:,}"
 
 
 def check_tables(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
@@ -59,11 +76,13 @@ def check_packs(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
     """Every domain pack against the graph's default tables and the unit table."""
     values, table = initializers(model), bundle.unit_table()
     weight, bias = values.get("head_weight"), values.get("head_bias")
-    columns = table.slots.get(("bank", 1))
+    columns, entries = table.slots.get(("bank", 1)), bundle.manifest.adapters
     for row, domain in enumerate(bundle.manifest.domains):
         pack, count = bundle.pack(domain.name), len(domain.classes)
         if "bank" in values and not np.array_equal(values["bank"][row], pack.bank):
             yield f"domain {domain.name}: its pack's bank is not row {row} of the graph's"
+        if entries and not np.array_equal(values["adapters"][row], adapter_row(entries, pack.own)):
+            yield f"domain {domain.name}: its pack's adapters are not row {row} of the graph's"
         if weight is not None:
             own = _own_weight(weight, values.get("head_columns"), row, count)
             if own.shape != pack.head_weight.shape or not np.array_equal(own, pack.head_weight):

@@ -111,7 +111,7 @@ def _counted(bundle: Bundle) -> float:
     if kind == "switches":
         return bundle.unit_table().count
     counts: Mapping[str, float] = getattr(manifest, kind)
-    return counts["exported"]
+    return counts["exported"] + counts.get("adapters", 0)
 
 
 def _check_latency(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:

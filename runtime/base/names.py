@@ -63,7 +63,7 @@ Precision = Literal["fp32", "fp16", "int8", "fp32-uint8", "fp16-uint8", "int8-ui
 PRECISIONS: Mapping[str, Precision] = {name: name for name in get_args(Precision)}
 
 # `mixed` takes images of any domains, `pinned` those of one, `sliced` is also cut to its channels.
-SessionKind = Literal["mixed", "blocked", "pinned", "sliced"]
+SessionKind = Literal["mixed", "blocked", "pinned", "sliced", "split"]
 
 
 def arithmetic_of(precision: Precision) -> Arithmetic:

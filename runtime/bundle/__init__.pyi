@@ -1,10 +1,14 @@
+from .adapters import AdapterEntry as AdapterEntry
+from .adapters import AdapterKind as AdapterKind
+from .adapters import adapter_parts as adapter_parts
+from .adapters import adapter_row as adapter_row
 from .fast_widths import block_of as block_of
 from .fast_widths import widths_warning as widths_warning
 from .folder import Bundle as Bundle
-from .folder import HeldFile as HeldFile
 from .folder import check_one_trunk as check_one_trunk
 from .folder import foreign_to_bundle as foreign_to_bundle
 from .folder import open_bundle as open_bundle
+from .held import HeldFile as HeldFile
 from .manifest import Manifest as Manifest
 from .manifest import load_manifest as load_manifest
 from .manifest_parts import BankEntry as BankEntry
@@ -24,6 +28,8 @@ from .pack import check_pack as check_pack
 from .pack import no_pack as no_pack
 from .pack import read_pack as read_pack
 from .pack import write_pack as write_pack
+from .packed import empty_weights as empty_weights
+from .packed import packed_parts as packed_parts
 from .profile import Fit as Fit
 from .profile import Grid as Grid
 from .profile import Profile as Profile

@@ -6,19 +6,19 @@ folder since: replaced, deleted or written over.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from prunion.runtime.base import parse_json, restore, strangers
+from prunion.runtime.bundle.held import HeldFile
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
+from prunion.runtime.bundle.packed import FilledGraph
 from prunion.runtime.bundle.unit_table import UnitTable
 from prunion.runtime.bundle.weight_parts import completed, read_shared
 from prunion.runtime.errors import BundleError, DomainError, InputError
@@ -28,57 +28,6 @@ __all__ = ["Bundle", "HeldFile", "check_one_trunk", "foreign_to_bundle", "open_b
 FIX = "export again or copy the bundle again"
 MAX_SMALL = 64 << 20  # bytes
 PATIENCE = 10.0  # seconds of opening a folder that is replaced again and again
-
-
-class HeldFile:
-    """A file that stays open, and its hash: read again, it is the very bytes or an error.
-
-    An open file outlives its name, so its folder may be replaced or deleted. On Windows it would
-    keep the folder from being replaced, so there the bytes are kept instead; so are those of
-    `small` files, of which a bundle may have more than a process may keep open.
-    """
-
-    def __init__(self, path: Path, *, small: bool = False) -> None:
-        self.path = path
-        self._kept: bytes | None = None
-        self._handle = -1
-        self._release: Callable[[], object] = lambda: None
-        if small or not hasattr(os, "pread"):
-            self._kept = path.read_bytes()
-            self.size, self.sha256 = len(self._kept), hashlib.sha256(self._kept).hexdigest()
-            return
-        self._handle = os.open(path, os.O_RDONLY)
-        self._release = weakref.finalize(self, os.close, self._handle)
-        digest = hashlib.sha256()
-        self.size = 0
-        while block := os.pread(self._handle, 1 << 20, self.size):
-            digest.update(block)
-            self.size += len(block)
-        self.sha256 = digest.hexdigest()
-
-    def read(self) -> bytes:
-        """The bytes. Raises BundleError if somebody wrote over them, or the file is closed."""
-        if self._kept is not None:
-            return self._kept
-        if self._handle < 0:
-            raise BundleError(f"{self.path} is closed: load the bundle again")
-        try:
-            data = os.pread(self._handle, self.size + 1, 0)
-            while len(data) < self.size and (more := os.pread(self._handle, self.size, len(data))):
-                data += more  # one call gives 2 GiB at most
-        except OSError as exc:
-            raise BundleError(f"{self.path} cannot be read ({exc.strerror}): {FIX}") from None
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise BundleError(
-                f"{self.path} was written over while it was in use: load the bundle again, and "
-                "replace bundles as a whole"
-            )
-        return data
-
-    def close(self) -> None:
-        """Give the file back; it cannot be read any more."""
-        self._kept, self._handle = None, -1
-        self._release()
 
 
 @dataclass(frozen=True)
@@ -125,7 +74,8 @@ class Bundle:
         """One precision's ONNX graph. Raises BundleError if the bundle has none."""
         self.graph(precision)
         relative = self.manifest.graphs[precision]
-        return self.held.get(relative) or _hold(self.path, relative, self.manifest)
+        file = self.held.get(relative) or _hold(self.path, relative, self.manifest)
+        return FilledGraph(file, self.shared_parts()) if self.manifest.packed else file
 
     def domain(self, name: str) -> Domain:
         """One domain of the manifest. Raises DomainError naming those there are."""
@@ -143,6 +93,7 @@ class Bundle:
             trunk_hash=self.manifest.trunk_hash,
             columns=self.manifest.bank_columns,
             own=bool(self.manifest.own_weights),
+            adapters=self.manifest.adapters,
         )
         if (pack.name, pack.classes) != (domain.name, domain.classes):
             raise BundleError(f"{domain.pack} and the manifest disagree on the classes: {FIX}")
@@ -150,6 +101,10 @@ class Bundle:
 
     def shared_parts(self) -> dict[str, np.ndarray]:
         """What the domains' own weights have in common, by `PART:WEIGHT`; mostly nothing."""
+        return self._shared
+
+    @cached_property
+    def _shared(self) -> dict[str, np.ndarray]:
         file = self.manifest.own_weights
         return read_shared(self.read(file), str(self.file(file))) if file else {}
 

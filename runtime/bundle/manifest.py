@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prunion.runtime.base import Fields, read_json, safe_relative_path
+from prunion.runtime.bundle.adapters import AdapterEntry, read_adapters
 from prunion.runtime.bundle.manifest_parts import (
     BankEntry,
     BudgetAccount,
@@ -26,6 +27,7 @@ __all__ = ["BankEntry", "BudgetAccount", "Domain", "ImageInput", "Manifest", "lo
 
 FORMAT_VERSION = 1
 WITH_OWN_WEIGHTS = 2  # an earlier prunion would answer with the trunk's weights
+LATEST = 3  # likewise without adapters beside them, or with no weights at all
 HEADS = ("gathered", "concatenated", "single")
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ class Manifest:
         graphs: the file of each precision.
         own_weights: file of what the domains' own weights have in common; "" where all domains
             share the trunk's weights.
+        adapters: columns of the graph's table of adapters; empty where it has none.
+        packed: whether that file also holds weights that the graphs themselves do not.
     """
 
     name: str
@@ -67,6 +71,8 @@ class Manifest:
     verified: Verified | None
     provenance: Provenance | None
     own_weights: str = ""
+    adapters: tuple[AdapterEntry, ...] = ()
+    packed: bool = False
 
     @property
     def bank_columns(self) -> int:
@@ -92,14 +98,15 @@ class Manifest:
         """
         top = Fields(value, "", source)
         version = top.get("format_version")
-        if version not in (FORMAT_VERSION, WITH_OWN_WEIGHTS) or isinstance(version, bool):
+        known = range(FORMAT_VERSION, LATEST + 1)
+        if version not in known or isinstance(version, bool):
             raise BundleError(
                 f"{source}: format_version is {version!r}, this prunion reads {FORMAT_VERSION} "
-                f"and {WITH_OWN_WEIGHTS}: "
+                f"to {LATEST}: "
                 "export the bundle again or install the prunion that wrote it"
             )
         files = _files(top)
-        own = version == WITH_OWN_WEIGHTS
+        own = version == WITH_OWN_WEIGHTS or (version == LATEST and "own_weights" in top.value)
         return cls(
             name=top.text("name", 200),
             domains=read_domains(top, files),
@@ -119,12 +126,20 @@ class Manifest:
             verified=_if_told(top, "verified", Verified.from_json),
             provenance=_if_told(top, "provenance", Provenance.from_json),
             own_weights=listed(top, "own_weights", top.get("own_weights"), files) if own else "",
+            adapters=read_adapters(top) if version == LATEST else (),
+            packed=own and version == LATEST and top.flag("packed"),
         )
+
+    @property
+    def _version(self) -> int:
+        if self.adapters or self.packed:
+            return LATEST
+        return WITH_OWN_WEIGHTS if self.own_weights else FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """The file's value, keys in the order that it is written in."""
         value: dict[str, Any] = {
-            "format_version": WITH_OWN_WEIGHTS if self.own_weights else FORMAT_VERSION,
+            "format_version": self._version,
             "name": self.name,
             "domains": [domain.to_json() for domain in self.domains],
             "input": self.input.to_json(),
@@ -141,6 +156,8 @@ class Manifest:
             "files": dict(self.files),
             "graphs": dict(self.graphs),
             "own_weights": self.own_weights or None,
+            "packed": self.packed or None,
+            "adapters": [entry.to_json() for entry in self.adapters] or None,
             "verified": self.verified and self.verified.to_json(),
             "provenance": self.provenance and self.provenance.to_json(),
         }

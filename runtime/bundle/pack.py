@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from prunion.runtime.base import check_text, reason_of, replace_file, shown
+from prunion.runtime.bundle.adapters import AdapterEntry, adapter_row
 from prunion.runtime.bundle.weight_parts import check_own
 from prunion.runtime.errors import BundleError
 
@@ -144,14 +145,18 @@ def check_pack(
     features: int | None = None,
     units: int | None = None,
     own: bool = False,
+    adapters: Sequence[AdapterEntry] = (),
 ) -> None:
     """Raise BundleError unless `pack` is sound and fits `columns` P, `features` F, `units` U.
 
     Args:
         own: whether the bundle is one whose domains may have weights of their own.
+        adapters: or what its graph has beside convolutions for each of them.
     """
     _check(pack, f"pack {pack.name!r}")
-    if pack.own and not own:
+    if adapters:
+        adapter_row(adapters, pack.own)
+    elif pack.own and not own:
         raise BundleError(
             f"pack {pack.name!r} has weights of its own, and this bundle's domains share theirs: "
             "add it to a bundle of its own method"

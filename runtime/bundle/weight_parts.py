@@ -25,6 +25,7 @@ __all__ = [
     "own_weights",
     "pack_bits",
     "read_shared",
+    "unpacked_slices",
     "write_shared",
 ]
 
@@ -33,18 +34,23 @@ PARTS = {
     "value": "float32",  # like W: W_d itself
     "added": "float32",  # like W: added to it
     "mask": "uint8",  # n bits, M
-    "slices": "uint8",  # O·I bits, one for each k×k slice
-    "numbers": "float32",  # [4]: k0 … k3
+    "slices": "uint8",  # O·I bits, one for each k×k slice, of an earlier prunion
+    "union": "uint8",  # O·I bits: which slices any domain uses, n of them …
+    "slices_of": "uint8",  # … and n bits: which of these the domain uses
+    "packed": "float32",  # [n, k·k], their values, which the graph itself does not hold
+    "numbers": "float32",  # [4] or [4, O]: k0 … k3
     "centre": "float32",  # [O, I], added to the kernel's centre
     "centre_up": "float32",  # [O, K] …
     "centre_down": "float32",  # … [K, I]: their product is added to the kernel's centre
     "up": "float32",  # [O, r] …
     "down": "float32",  # … [r, n / O]: their product is added to the whole filters
-    "outputs": "float32",  # [O, O], which mixes the filters
+    "behind": "float32",  # [O, O]: its product with the filters is added to them
+    "outputs": "float32",  # [O, O], which mixes the filters, of an earlier prunion
     "owners": "uint8",  # a row of n bits for every binary digit of a weight's owner, 0 … 255
     "task": "uint8",  # [1]: the domain uses what the owners 1 … task have
 }
 FIX = "export it again"
+MOST_NUMBERS = 1 << 31  # in one weight
 Parts = Mapping[str, np.ndarray]
 
 
@@ -84,7 +90,12 @@ def completed(
 ) -> dict[str, np.ndarray]:
     """A domain's parts, and of the `shared` ones those without which its own make no weight."""
     lacking = {name for name, given in _by_weight(own).items() if frozenset(given) not in FORMS}
-    return {**{k: v for k, v in shared.items() if k.partition(":")[2] in lacking}, **own}
+    found = {}
+    for key, array in shared.items():
+        part, _, name = key.partition(":")
+        if name in lacking and part != "packed":  # which are W's own values
+            found[key] = array
+    return {**found, **own}
 
 
 def _by_weight(own: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -136,9 +147,13 @@ def read_shared(data: bytes, where: str) -> dict[str, np.ndarray]:
 
 
 def _bits(packed: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    if packed.shape[-1] != math.ceil(weight.size / 8):
-        raise ValueError(f"{packed.shape[-1]} bytes of bits for {weight.size} weights")
-    return np.unpackbits(packed, axis=-1, count=weight.size)
+    return _unpacked(packed, weight.size)
+
+
+def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
+    if packed.shape[-1] != math.ceil(count / 8):
+        raise ValueError(f"{packed.shape[-1]} bytes of bits for {count} weights")
+    return np.unpackbits(packed, axis=-1, count=count)
 
 
 def _masked(weight: np.ndarray, parts: Parts) -> np.ndarray:
@@ -146,7 +161,10 @@ def _masked(weight: np.ndarray, parts: Parts) -> np.ndarray:
     mask = _bits(parts["mask"].reshape(-1), weight).reshape(weight.shape).astype(np.float32)
     if "numbers" not in parts:
         return weight * mask
-    k0, k1, k2, k3 = parts["numbers"]
+    numbers = parts["numbers"]
+    if numbers.ndim > 1:  # of each filter
+        numbers = numbers.reshape(4, -1, *[1] * (weight.ndim - 1))
+    k0, k1, k2, k3 = numbers
     made: np.ndarray = k0 * weight + k1 + k2 * mask + k3 * weight * mask
     return made
 
@@ -157,6 +175,34 @@ def _sliced(weight: np.ndarray, parts: Parts) -> np.ndarray:
     bits = _bits(parts["slices"].reshape(-1), one_each)
     made: np.ndarray = weight * bits.reshape(*one_each.shape, *[1] * (weight.ndim - 2))
     return made
+
+
+def unpacked_slices(shape: tuple[int, ...], union: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """A weight `[O, I, …]` with the stored slices in their places and zeros in the others.
+
+    Args:
+        union: O·I bits, one for each slice; packed: values of those that are on, `[n, k·k]`.
+
+    Raises ValueError where they do not fit each other.
+    """
+    count, size = math.prod(shape[:2]), math.prod(shape[2:])
+    if min(shape, default=0) < 0 or count * size > MOST_NUMBERS:
+        raise ValueError(f"no weight is {list(shape)}")
+    on = np.flatnonzero(_unpacked(union.reshape(-1), count))
+    if packed.shape != (len(on), size):
+        raise ValueError(f"{list(packed.shape)} values for {len(on)} slices of {size}")
+    made = np.zeros((count, size), np.float32)
+    made[on] = packed
+    return made.reshape(shape)
+
+
+def _sliced_of_union(weight: np.ndarray, parts: Parts) -> np.ndarray:
+    """The same by bits of the slices that any domain uses: W has zeros in the others."""
+    made = np.zeros((math.prod(weight.shape[:2]), math.prod(weight.shape[2:])), np.float32)
+    on = np.flatnonzero(_unpacked(parts["union"].reshape(-1), len(made)))
+    on = on[_unpacked(parts["slices_of"].reshape(-1), len(on)).astype(bool)]
+    made[on] = weight.reshape(made.shape)[on]
+    return made.reshape(weight.shape)
 
 
 def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
@@ -177,8 +223,11 @@ def _added(weight: np.ndarray, parts: Parts) -> np.ndarray:
 
 
 def _mixed(weight: np.ndarray, parts: Parts) -> np.ndarray:
-    flat: np.ndarray = parts["outputs"].astype(np.float64) @ weight.reshape(len(weight), -1)
-    return flat.reshape(weight.shape)
+    """Rebuffi, Bilen and Vedaldi 2018, series adapters."""
+    matrix = parts["outputs"] if "outputs" in parts else parts["behind"]
+    flat: np.ndarray = matrix.astype(np.float64) @ weight.reshape(len(weight), -1)
+    mixed = flat.reshape(weight.shape)
+    return mixed if "outputs" in parts else weight + mixed
 
 
 def _owned(weight: np.ndarray, parts: Parts) -> np.ndarray:
@@ -199,10 +248,12 @@ FORMS: Mapping[frozenset[str], Callable[[np.ndarray, Parts], np.ndarray]] = {
     frozenset({"mask"}): _masked,
     frozenset({"mask", "numbers"}): _masked,
     frozenset({"slices"}): _sliced,
+    frozenset({"union", "slices_of"}): _sliced_of_union,
     frozenset({"added"}): _added,
     frozenset({"centre"}): _added,
     frozenset({"centre_up", "centre_down"}): _added,
     frozenset({"up", "down"}): _added,
+    frozenset({"behind"}): _mixed,
     frozenset({"outputs"}): _mixed,
     frozenset({"owners", "task"}): _owned,
 }

@@ -174,12 +174,14 @@ def _summary(bundle: Bundle) -> list[str]:
     lines += ["", f"budget  {m.budget.kind}: asked {asked}, is {_cost(m.budget)} ({met})"]
     form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
     form = "a graph for each domain, with weights of its own" if m.own_weights else form
+    form += ", and a table of adapters" if m.adapters else ""
     lines.append(f"graphs  {', '.join(m.graphs)}; {form}")
     if m.paper and m.paper.method:
         lines.append(f"method  {m.paper.method}: {m.paper.params:.3f} × the backbone's parameters")
     for name, counts in (("params", m.params), ("macs", m.macs)):
         before, after = counts["backbone"], counts["exported"]
         share = f" ({after / before:.1%})" if before else ""
+        share += f", and {counts['adapters']:,} of adapters" if "adapters" in counts else ""
         lines.append(f"{name:<8}{before:,} → {after:,}{share}")
     changed = [pair for pair in m.widths.values() if pair[1] < pair[0]]
     before, after = (sum(pair[i] for pair in m.widths.values()) for i in (0, 1))

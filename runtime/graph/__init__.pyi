@@ -6,11 +6,13 @@ from .check import check_operators as check_operators
 from .check import light_copy as light_copy
 from .form import GraphForm as GraphForm
 from .form import form_of as form_of
+from .inputs import ADAPTERS as ADAPTERS
 from .inputs import PER_REQUEST as PER_REQUEST
 from .inputs import TABLE_INPUTS as TABLE_INPUTS
 from .inputs import TABLES as TABLES
 from .inputs import attribute as attribute
 from .inputs import input_shapes as input_shapes
+from .inputs import input_types as input_types
 from .inputs import inputs_without_defaults as inputs_without_defaults
 from .inputs import load_graph as load_graph
 from .inputs import no_graph as no_graph

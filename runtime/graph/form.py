@@ -8,10 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunion.runtime.base import HEADS, Heads, ImageType, Precision, takes_pixels
-from prunion.runtime.bundle import Bundle, ImageInput, Pack, UnitTable
+from prunion.runtime.bundle import (
+    AdapterEntry,
+    Bundle,
+    ImageInput,
+    Pack,
+    UnitTable,
+    adapter_row,
+)
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph.check import check_graph
-from prunion.runtime.graph.inputs import input_types
+from prunion.runtime.graph.inputs import ADAPTERS, input_types
 from prunion.runtime.images import check_finite, check_pixels, check_shape
 
 __all__ = ["GraphForm", "form_of"]
@@ -25,11 +32,13 @@ class GraphForm:
         heads: `gathered`, `concatenated`, or `single` (one domain for good: no tables to feed).
         image: `float32` or `float16` (`[N, 3, H, W]` normalised), or `uint8` (`[N, H, W, 3]`).
         spec: size and normalisation of the images.
+        adapters: columns of the table of adapters; without any the graph has none.
     """
 
     heads: Heads
     image: ImageType
     spec: ImageInput
+    adapters: tuple[AdapterEntry, ...] = ()
 
     @property
     def single(self) -> bool:
@@ -58,6 +67,8 @@ class GraphForm:
             found["head_columns"] = (0, 0)
         if self.image == "uint8":
             found["pixels"] = (0, 6)
+        if self.adapters:
+            found[ADAPTERS] = (0, sum(entry.size for entry in self.adapters))
         return found
 
     def prepare(self, array: np.ndarray) -> np.ndarray:
@@ -107,7 +118,8 @@ class GraphForm:
 
         `bank [D, P]`, `head_bias [D, Cmax]` (-inf past a domain's classes) and `head_weight`
         `[D, F, Cmax]` (zero past them), all float32. Concatenated heads have `head_weight [F, T]`
-        and `head_columns [D, Cmax]` int64; uint8 graphs also have `pixels [D, 6]` float32.
+        and `head_columns [D, Cmax]` int64; uint8 graphs also have `pixels [D, 6]` float32, and
+        where the manifest lists adapters there is `adapters [D, A]` float32.
         """
         if self.single:
             return {}
@@ -116,6 +128,8 @@ class GraphForm:
             found |= _joined(packs)
         if self.image == "uint8":
             found["pixels"] = np.tile(self.pixels, (len(packs), 1))
+        if self.adapters:
+            found[ADAPTERS] = np.stack([adapter_row(self.adapters, pack.own) for pack in packs])
         return found
 
     @property
@@ -144,7 +158,7 @@ def form_of(bundle: Bundle, precision: Precision = "fp32") -> GraphForm:
         image = "uint8"
     elif precision == "fp16":  # the manifest does not say
         image = "float16" if input_types(graph).get("image") == "float16" else image
-    form = GraphForm(HEADS[manifest.heads], image, manifest.input)
+    form = GraphForm(HEADS[manifest.heads], image, manifest.input, manifest.adapters)
     check_graph(graph, form.shapes(manifest.bank_columns), str(place))
     return form
 

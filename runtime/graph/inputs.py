@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
+    "ADAPTERS",
     "PER_REQUEST",
     "TABLES",
     "TABLE_INPUTS",
@@ -30,8 +31,10 @@ __all__ = [
 PER_REQUEST = ("image", "domain")
 # The tables that every graph has.
 TABLES = ("bank", "head_weight", "head_bias")
+# What a domain has of its own beside convolutions, of methods that give it such.
+ADAPTERS = "adapters"
 # What an exported graph may hold as tables with a row per domain; the rest belongs to the trunk.
-TABLE_INPUTS = (*TABLES, "head_columns", "pixels")
+TABLE_INPUTS = (*TABLES, "head_columns", "pixels", ADAPTERS)
 
 
 def load_graph(graph: Path | str | bytes) -> tuple[onnx.ModelProto, ModuleType]:

@@ -17,8 +17,9 @@ import numpy as np
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.bundle import Pack, UnitTable, own_weights
 from prunion.runtime.errors import BundleError, PrunionError, UnsupportedGraphError
+from prunion.runtime.graph.adapters import drop_adapters
 from prunion.runtime.graph.form import GraphForm
-from prunion.runtime.graph.inputs import TABLE_INPUTS, TABLES, load_graph
+from prunion.runtime.graph.inputs import ADAPTERS, TABLE_INPUTS, TABLES, load_graph
 from prunion.runtime.graph.norms import normalise_affines
 from prunion.runtime.graph.slice import slice_channels
 
@@ -75,6 +76,7 @@ def pin_pack(
         dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)
         row = getattr(pack, name)[None].astype(dtype)
         initializer.CopyFrom(onnx.numpy_helper.from_array(row, name))
+    drop_adapters(model.graph)  # they fold into the filters, exactly
     if pack.own:
         _put_own_weights(model, onnx, pack)
     # Cut before the norms are rewritten: the channel analysis reads `Mul` and `Add`.
@@ -88,24 +90,26 @@ def pin_pack(
 
 def _put_own_weights(model: onnx.ModelProto, onnx: ModuleType, pack: Pack) -> None:
     """Put a domain's own weights in the place of the trunk's."""
-    kept = onnx.TensorProto.FLOAT
+    kept = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     weights = {
         x.name: x
         for x in model.graph.initializer
-        if x.data_type == kept and x.name not in TABLE_INPUTS
+        if x.data_type in kept and x.name not in TABLE_INPUTS
     }
 
     def weight_of(name: str) -> np.ndarray:
         if name not in weights:
             raise BundleError(
                 f"pack {pack.name!r} has an own weight {shown(name)}, which the graph does not "
-                "hold in float32: export it again"
+                "hold as floats: export it again"
             )
         array: np.ndarray = onnx.numpy_helper.to_array(weights[name])
-        return array
+        return array.astype(np.float32, copy=False)
 
     for name, weight in own_weights(pack.own, weight_of).items():
-        weights[name].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weight), name))
+        kind = onnx.helper.tensor_dtype_to_np_dtype(weights[name].data_type)
+        made = np.ascontiguousarray(weight, kind)
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(made, name))
 
 
 @contextmanager
@@ -121,7 +125,7 @@ def _as(error: type[PrunionError]) -> Iterator[None]:
 def pin_domain(graph: Path | str | bytes, index: int) -> bytes:
     """The same graph for the domain in row `index` of its own tables: takes `image` only."""
     model, onnx = load_graph(graph)
-    _fix_domain(model, onnx, index, TABLES)
+    _fix_domain(model, onnx, index, (*TABLES, ADAPTERS))
     normalise_affines(model)
     return bytes(model.SerializeToString())
 

@@ -26,6 +26,7 @@ def fitting_pack(
         features=len(own.head_weight),
         units=len(own.switches),
         own=sessions.apart,
+        adapters=bundle.manifest.adapters,
     )
     pack = bundle.completed(pack)
     if pack.own:  # that they fit the trunk shows now, not with the first request

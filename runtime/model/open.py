@@ -71,6 +71,7 @@ def load(
             features=len(packs[0].head_weight),
             units=units,
             own=pool.apart,
+            adapters=bundle.manifest.adapters,
         )
     domains = tuple(LiveDomain(*x) for x in enumerate(packs))
     model = Model(bundle, pool, Tables(domains, pool.form, stored=True))

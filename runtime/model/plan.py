@@ -23,6 +23,7 @@ from prunion.runtime.backends import Session, blocked_parts, run
 from prunion.runtime.base import (
     Backend,
     SessionKind,
+    Timing,
     cache_folder,
     is_number,
     machine_facts,
@@ -41,8 +42,10 @@ __all__ = ["BATCHES", "Plan", "find_plan", "load_plan", "measure_plan", "plan_ke
 FORMAT_VERSION = 2
 BATCHES = (1, 2, 8)
 SECONDS = 0.1  # for each kind of session and batch size
+LONGER = 2.5  # times as long for the largest batch
+MOST_SPREAD = 1.5  # more is other load
 KINDS = ("mixed", "pinned", "sliced", "plain")
-WORTH = 0.97  # of the plain graph's time: what the blocked layout must stay under
+WORTH = 0.97  # of the time of the mixed graph as it is: what another way must stay under
 Times = Mapping[int, float]
 
 
@@ -53,6 +56,8 @@ class Plan:
     Attributes:
         mixed: of the mixed session in use, `plain` of the graph as exported where that is another
             one, in the blocked layout.
+        spread: time of the parts of a split batch over the times that their sessions take alone,
+            one after the other: caches hold the weights of the session before.
         layout: why the blocked layout is not used, if it is not.
         reason: why no batch is split, or nothing was measured.
     """
@@ -63,6 +68,7 @@ class Plan:
     reason: str = ""
     plain: Times = field(default_factory=dict)
     layout: str = ""
+    spread: float = 1.0
 
     @property
     def slices(self) -> bool:
@@ -78,7 +84,8 @@ class Plan:
         """Whether images of several domains, `counts` of each, are faster domain by domain."""
         if not self.mixed or not self.single:
             return False
-        return sum(map(self.alone, counts)) < self.together(sum(counts))
+        parts = self.spread * sum(map(self.alone, counts))
+        return parts < WORTH * self.together(sum(counts))
 
     def alone(self, count: int) -> float:
         """Milliseconds of `count` images of one domain by its pinned session; 0 if not measured."""
@@ -148,11 +155,14 @@ def _measure(pool: SessionPool, packs: Sequence[Pack], alone: bool) -> Plan:
     if not isinstance(blocked, str):
         cases["blocked"] = _asked(blocked, pool, tables)
     if alone:
-        cases["pinned"] = _in_turn([pool.make(x, sliced=False) for x in packs[:2]])
-    if alone and pool.slicing:
-        sliced = [pool.make(x, sliced=True) for x in packs[:2]]
-        if all(x.sliced for x in sliced):
-            cases["sliced"] = _in_turn(sliced)
+        made = pool.make(packs[0], sliced=False)
+        cases["pinned"] = made.run
+        if pool.slicing:
+            sliced = pool.make(packs[0], sliced=True)
+            if sliced.sliced:
+                made, cases["sliced"] = sliced, sliced.run
+        if len(packs) > 1:
+            cases["split"] = _split(pool, [made, pool.make(packs[1], sliced=made.sliced)])
     plan = measure_plan(cases, form.noise, SECONDS)
     if isinstance(blocked, str):
         return replace(plan, layout=blocked)
@@ -161,14 +171,19 @@ def _measure(pool: SessionPool, packs: Sequence[Pack], alone: bool) -> Plan:
     return plan
 
 
-def _in_turn(sessions: Sequence[Pinned]) -> Callable[[np.ndarray], object]:
-    """Calls that go round several domains' sessions, each with images picked from a batch.
-
-    That is what a split batch does: one session's calls, one after the other, would find the caches
-    full of its own weights, and come out a tenth too fast.
-    """
+def _split(pool: SessionPool, sessions: Sequence[Pinned]) -> Callable[[np.ndarray], object]:
+    """Calls that answer a batch by twos, going round the sessions, as a model splits it."""
     turns = itertools.cycle(sessions)
-    return lambda x: next(turns).run(x.copy())
+
+    def call(x: np.ndarray) -> object:
+        logits = []
+        for start in range(0, len(x), 2):
+            part = x[start : start + 2].copy()
+            pool.form.check_values(part)
+            logits.append(next(turns).run(part))
+        return logits
+
+    return call
 
 
 def _asked(
@@ -183,22 +198,35 @@ def measure_plan(
     images_of: Callable[[int], np.ndarray],
     seconds: float,
 ) -> Plan:
-    """Time `mixed`, and `blocked`, `pinned` and `sliced` where given, at each of BATCHES,
-    interleaved.
+    """Time `mixed`, and the other kinds where given, at each of BATCHES, interleaved.
 
     `images_of(N)` gives the images that every case takes; `seconds` is spent for each case and
     batch size.
     """
-    images = {n: images_of(n) for n in BATCHES}
-    calls = {
-        f"{name}@{n}": (lambda call=call, image=image: call(image))
-        for name, call in cases.items()
-        for n, image in images.items()
-    }
-    timings = time_interleaved(calls, seconds=seconds, warmup=1, block_ms=seconds * 250)
+    images, largest = {n: images_of(n) for n in BATCHES}, BATCHES[-1]
+
+    def call(name: SessionKind, n: int) -> Callable[[], object]:
+        return lambda: cases[name](images[n])
+
+    timings: dict[str, Timing] = {}
+    for n in BATCHES:
+        calls = {f"{name}@{n}": call(name, n) for name in cases if name != "split"}
+        # Longer calls are interrupted more often: they need more of them.
+        spent = seconds * LONGER if n == largest else seconds
+        if n == largest and "split" in cases:
+            single: SessionKind = "sliced" if "sliced" in cases else "pinned"
+            calls |= {"split": call("split", n), "alone": call(single, 2)}
+        timings |= time_interleaved(calls, seconds=spent, warmup=1, block_ms=spent * 250)
     # The least time is what the machine can do; the median also holds its other load.
-    found = {name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES} for name in cases}
+    found = {
+        name: {n: timings[f"{name}@{n}"].min_ms for n in BATCHES}
+        for name in cases
+        if name != "split"
+    }
     plan = Plan(found["mixed"], found.get("pinned", {}), found.get("sliced", {}))
+    if "split" in cases:
+        parts = timings["split"].min_ms / (timings["alone"].min_ms * largest / 2)
+        plan = replace(plan, spread=min(max(parts, 1.0), MOST_SPREAD))
     blocked = found.get("blocked")
     if blocked is None:
         return plan
@@ -225,8 +253,10 @@ def load_plan(key: str) -> Plan | None:
         if value.pop("format_version") != FORMAT_VERSION:
             return None
         kinds = {k: {int(n): t for n, t in value[k].items()} for k in KINDS}
-        layout = str(value["layout"])
+        layout, spread = str(value["layout"]), value["spread"]
     except (PrunionError, OSError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+    if not (is_number(spread) and spread >= 1):
         return None
     for times in kinds.values():
         if set(times) not in (set(), set(BATCHES)):
@@ -234,7 +264,12 @@ def load_plan(key: str) -> Plan | None:
         if not all(is_number(ms) and ms > 0 for ms in times.values()):
             return None
     return Plan(
-        kinds["mixed"], kinds["pinned"], kinds["sliced"], plain=kinds["plain"], layout=layout
+        kinds["mixed"],
+        kinds["pinned"],
+        kinds["sliced"],
+        plain=kinds["plain"],
+        layout=layout,
+        spread=float(spread),
     )
 
 

@@ -151,7 +151,7 @@ class BackendProbe:
             )
         options = SessionOptions("cpu", self.options.threads, share_arena=False, spare_memory=True)
         image = as_taken(pixels, form)
-        if packs[0].own:  # of a pinned session: only its own weights answer for it
+        if self.bundle.manifest.own_weights:  # only a pinned session has its own weights
             pinned = make_ort_session(pin_form(graph.read(), form, packs[0]), options, {"image"})
             parts = [run(pinned, {"image": image[i : i + 1]}) for i in range(len(image))]
         else:

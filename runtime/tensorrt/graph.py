@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.runtime.graph import attribute, inputs_without_defaults, load_graph
+from prunion.runtime.graph import (
+    ADAPTERS,
+    attribute,
+    input_types,
+    inputs_without_defaults,
+    load_graph,
+)
 from prunion.runtime.tensorrt.key import EngineKey
 
 if TYPE_CHECKING:
@@ -27,6 +33,11 @@ def engine_graph(graph: Path | str | bytes, key: EngineKey) -> bytes:
     """The graph that the engine of `key` is built from: its tables are inputs that must be fed."""
     plain = inputs_without_defaults(graph)
     if TURING in key.sms and key.target == "tensorrt-rtx":
+        if ADAPTERS in input_types(plain):  # as sums they would take a map for each two channels
+            raise UnsupportedGraphError(
+                f"{key.target} has no float32 matrix products on SM {TURING / 10}, and adapters "
+                "are such: build for SM 8.0 or later, or export one domain with --specialise"
+            )
         return without_products(plain)
     return plain
 

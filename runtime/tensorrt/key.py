@@ -148,6 +148,7 @@ def input_ranges(key: EngineKey, heads: Heads = "gathered") -> dict[str, tuple[R
         "head_weight": (key.domains, None, key.classes),
         "head_bias": (key.domains, key.classes),
         "pixels": (key.domains,),
+        "adapters": (key.domains,),
     }
     if heads == "concatenated":
         low, usual, most = (d * c for d, c in zip(key.domains, key.classes, strict=True))

@@ -11,16 +11,21 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import check_choice, check_int, check_number
 
 __all__ = [
+    "LOW_RANK_LR",
     "METHODS",
     "AffineForm",
+    "AffineNumbers",
     "Granularity",
+    "MaskGradient",
     "Method",
     "MethodTraits",
     "Norms",
+    "Number",
     "Sites",
     "Stages",
     "TaskOrder",
     "check_settings",
+    "contradiction",
 ]
 
 Method = Literal[
@@ -44,6 +49,9 @@ TaskOrder = Literal["given", "reversed"]
 Granularity = Literal["channel", "slice"]
 Norms = Literal["auto", "own", "frozen"]
 AffineForm = Literal["simple", "full"]
+AffineNumbers = Literal["layer", "filter"]
+MaskGradient = Literal["identity", "sigmoid"]
+Number = float | Literal["auto", "learned"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +112,16 @@ METHODS: dict[Method, MethodTraits] = {
 }
 
 PLACED = ("series", "parallel", "svd")
+LOW_RANK = ("bap", "ba2", "parallel")  # methods that may have adapters of low rank beside the rest
+LOW_RANK_LR = 1e-3
+# What `adapter_rank` brings with it, for the first two of them.
+WITH_RANK = ("adapters", "sites", "adapter_lr")
 # Keys of `[train]` that only some methods know, and what they are where nothing is said.
 SETTINGS: Mapping[str, tuple[tuple[str, ...], Any]] = {
     "affine": (("affine",), "full"),
+    "affine_numbers": (("affine",), "layer"),
+    "affine_gradient": (("affine",), "identity"),
+    **{f"affine_k{place}": (("affine",), "auto") for place in range(4)},
     "granularity": (tuple(k for k, x in METHODS.items() if x.slices), "channel"),
     "adapters": (PLACED, "all"),
     "sites": (PLACED, "both"),
@@ -115,6 +130,7 @@ SETTINGS: Mapping[str, tuple[tuple[str, ...], Any]] = {
     "adapter_lr": (tuple(k for k, x in METHODS.items() if x.adapter_lr), "auto"),
     "svd_share": (("svd",), 0.5),
     "rank": (("lora",), 4),
+    "adapter_rank": (LOW_RANK, 0),
     "taps_lambda": (("taps",), 0.25),
     "packnet_prune": (("packnet",), 0.75),
     "packnet_source": (("packnet",), 0.5),
@@ -129,6 +145,8 @@ def check_settings(method: Method, given: Mapping[str, Any]) -> str:
     """
     for key, kinds in (
         ("affine", AffineForm),
+        ("affine_numbers", AffineNumbers),
+        ("affine_gradient", MaskGradient),
         ("granularity", Granularity),
         ("adapters", Stages),
         ("sites", Sites),
@@ -143,14 +161,53 @@ def check_settings(method: Method, given: Mapping[str, Any]) -> str:
                 f'[train] {key} is {shown(given[key])}: give a number such as 1e-3, or "auto"'
             )
         check_number("train", key, given[key], 0, most, open_low=key == "adapter_lr")
+    for key in (f"affine_k{place}" for place in range(4)):
+        if given[key] in ("auto", "learned"):
+            continue
+        if isinstance(given[key], str):
+            raise ConfigError(
+                f'[train] {key} is {shown(given[key])}: give a number that stays, "learned", '
+                'or "auto"'
+            )
+        check_number("train", key, given[key], -1e3, 1e3)
     check_number("train", "adapter_dropout", given["adapter_dropout"], 0, 0.9)
     check_number("train", "svd_share", given["svd_share"], 0, 1, open_low=True)
     check_int("train", "rank", given["rank"], 1, 4096)
+    check_int("train", "adapter_rank", given["adapter_rank"], 0, 4096)
     check_number("train", "taps_lambda", given["taps_lambda"], 0, 100)
     check_number("train", "packnet_prune", given["packnet_prune"], 0, 0.99)
     check_number("train", "packnet_source", given["packnet_source"], 0, 1)
     for key, (methods, default) in SETTINGS.items():
-        if given[key] != default and method not in methods:
+        knows = method in methods or (given["adapter_rank"] and key in WITH_RANK)
+        if given[key] != default and not knows:
             value = given[key]
             return f'{key} is "{value}"' if isinstance(value, str) else f"{key} is {value:g}"
+    return ""
+
+
+def contradiction(traits: MethodTraits, given: Mapping[str, Any]) -> str:
+    """Which of the other keys of `[train]` contradicts the method; "" if none does.
+
+    Args:
+        given: the values of all keys, each checked for itself.
+    """
+    method, ranked = given["method"], bool(given["adapter_rank"])
+    if not traits.prunes and given["recipe"] != "prunion":
+        return f'recipe is "{given["recipe"]}", which says how channels are cut'
+    if traits.prunes and given["norms"] != "auto":
+        return f'norms is "{given["norms"]}", and switches act through each domain\'s own'
+    if given["compile"] and ((traits.own_weights and method != "finetune") or ranked):
+        return "compile is true, which fixes the weights"
+    if method == "finetune" and given["trunk"] == "frozen":
+        return 'trunk is "frozen"'
+    if traits.by_turns and given["average"]:
+        return f"average is {given['average']:g}"
+    if traits.by_turns != (given["order"] == "tasks") and given["order"] != "joint":
+        return f'order is "{given["order"]}"'
+    if method == "ba2" and given["sharing"] not in ("union", "none"):
+        return f'sharing is "{given["sharing"]}"'
+    if ranked and given["granularity"] == "slice":
+        return f'adapter_rank is {given["adapter_rank"]} and granularity is "slice"'
+    if ranked and (given["adapter_decay"] != "auto" or given["adapter_dropout"]):
+        return f"adapter_rank is {given['adapter_rank']}, with weight_decay and no dropout"
     return ""

@@ -85,6 +85,11 @@ class RunConfig:
                 f'[budget] kind is "{self.budget.kind}", and [train] granularity is "slice", whose '
                 'switches are counted by their weights: set kind = "params"'
             )
+        if self.train.adapter_rank and (self.budget.own < 1 or self.budget.kind == "latency"):
+            raise ConfigError(
+                f"[train] adapter_rank is {self.train.adapter_rank}, and neither [budget] own nor "
+                'kind = "latency" counts adapters: leave one of the two out'
+            )
         if self.budget.own < 1 and not self.train.traits.prunes:
             raise ConfigError(
                 f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "

@@ -33,16 +33,21 @@ from prunion.trainer.config.checks import (
     check_text,
 )
 from prunion.trainer.config.method import (
+    LOW_RANK_LR,
     METHODS,
     AffineForm,
+    AffineNumbers,
     Granularity,
+    MaskGradient,
     Method,
     MethodTraits,
     Norms,
+    Number,
     Sites,
     Stages,
     TaskOrder,
     check_settings,
+    contradiction,
 )
 
 __all__ = ["TrainConfig"]
@@ -119,6 +124,12 @@ class TrainConfig:
     method: Method = "bap"
     norms: Norms = "auto"
     affine: AffineForm = "full"
+    affine_numbers: AffineNumbers = "layer"
+    affine_gradient: MaskGradient = "identity"
+    affine_k0: Number = "auto"
+    affine_k1: Number = "auto"
+    affine_k2: Number = "auto"
+    affine_k3: Number = "auto"
     granularity: Granularity = "channel"
     adapters: Stages = "all"
     sites: Sites = "both"
@@ -127,6 +138,7 @@ class TrainConfig:
     adapter_lr: float | Auto = "auto"
     svd_share: float = 0.5
     rank: int = 4
+    adapter_rank: int = 0
     taps_lambda: float = 0.25
     packnet_prune: float = 0.75
     packnet_source: float = 0.5
@@ -206,23 +218,7 @@ class TrainConfig:
         check_choice("train", "method", self.method, get_args(Method))
         check_choice("train", "norms", self.norms, get_args(Norms))
         method, traits = self.method, self.traits
-        wrong = check_settings(method, vars(self))
-        if wrong:
-            pass
-        elif not traits.prunes and self.recipe != "prunion":
-            wrong = f'recipe is "{self.recipe}", which says how channels are cut'
-        elif traits.prunes and self.norms != "auto":
-            wrong = f'norms is "{self.norms}", and switches act through each domain\'s own'
-        elif traits.own_weights and method != "finetune" and self.compile:
-            wrong = "compile is true, which fixes the weights"
-        elif method == "finetune" and self.trunk == "frozen":
-            wrong = 'trunk is "frozen"'
-        elif traits.by_turns and self.average:
-            wrong = f"average is {self.average:g}"
-        elif traits.by_turns != (self.order == "tasks") and (self.order != "joint"):
-            wrong = f'order is "{self.order}"'
-        elif method == "ba2" and self.sharing not in ("union", "none"):
-            wrong = f'sharing is "{self.sharing}"'
+        wrong = check_settings(method, vars(self)) or contradiction(traits, vars(self))
         if wrong:
             raise ConfigError(
                 f'[train] {wrong}, but method is "{method}" ({traits.what}): remove one of the two'
@@ -242,7 +238,7 @@ class TrainConfig:
         if self.granularity == "slice":
             # Nothing can be cut physically, and every domain has a mask over the frozen trunk.
             return replace(found, prunes=False, trunk="frozen", own_weights=True, masks=True)
-        return found
+        return replace(found, adapter_lr=LOW_RANK_LR) if self.adapter_rank else found
 
     @property
     def freezes_norms(self) -> bool:

@@ -7,6 +7,7 @@ its `macs` are the cost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from prunion.runtime.bundle import Layer, Profile, SlotUnits, UnitTable
 from prunion.trainer.backbone import op_name
 from prunion.trainer.channels import LAYOUT
 from prunion.trainer.config import BudgetKind
+from prunion.trainer.cost.adapters import AdapterCost, adapter_costs
 from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.network import DomainNet
 
@@ -26,6 +28,7 @@ __all__ = ["CountedModel", "CountedPricer", "bytes_pricer", "counted_pricer"]
 FLOAT, INDEX = 4, 8  # bytes of a number and of a channel's index
 # Upper bounds of what an ONNX file holds beside its tensors; seen: 100 to 160 bytes a node.
 PER_FILE, PER_NODE, PER_BANK_PART, PER_TENSOR = 2048, 200, 64, 32
+NODES_OF_ADAPTER = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,8 @@ class CountedPricer:
 
     Attributes:
         prices: the price table; its `macs` are the cost.
-        overstated: by how much the whole network's cost may be too high, where it is a bound.
+        overstated: what of the whole network's cost a share is not of: adapters, and by how much it
+            may be too high where it is a bound.
     """
 
     kind: BudgetKind
@@ -66,19 +70,24 @@ class CountedPricer:
         return CountedModel(self.prices, self.full)
 
 
-def counted_pricer(kind: Literal["params", "macs", "switches"], units: UnitTable) -> CountedPricer:
-    """The kinds that a network's unit table alone can price.
+def counted_pricer(
+    kind: Literal["params", "macs", "switches"],
+    units: UnitTable,
+    adapters: Sequence[AdapterCost] = (),
+) -> CountedPricer:
+    """The kinds that a network's unit table alone can price, and what adapters add to them.
 
     Weights are each applied at one position; switches are the units themselves.
     """
+    if kind == "switches":
+        every = {("units", 0): np.arange(units.count)}
+        alone = UnitTable(units.count, every, (Layer("units", (units.count,), 1),))
+        return CountedPricer(kind, units, alone)
     prices = units
     if kind == "params":
         once = tuple(replace(layer, positions=1) for layer in units.layers)
         prices = replace(units, layers=once)
-    elif kind == "switches":
-        every = {("units", 0): np.arange(units.count)}
-        prices = UnitTable(units.count, every, (Layer("units", (units.count,), 1),))
-    return CountedPricer(kind, units, prices)
+    return _with_adapters(CountedPricer(kind, units, prices), adapters, kind)
 
 
 def bytes_pricer(net: DomainNet) -> CountedPricer:
@@ -88,7 +97,8 @@ def bytes_pricer(net: DomainNet) -> CountedPricer:
     the number of nodes.
     """
     around = _around(net)
-    return CountedPricer("bytes", net.units.table, _byte_prices(net, around), overstated=around)
+    plain = CountedPricer("bytes", net.units.table, _byte_prices(net, around), overstated=around)
+    return _with_adapters(plain, adapter_costs(net), "bytes")
 
 
 class CountedModel(CostModel):
@@ -128,6 +138,28 @@ class CountedModel(CostModel):
         return (self.scale * a * b).sum()
 
 
+def _with_adapters(
+    plain: CountedPricer, adapters: Sequence[AdapterCost], kind: Literal["params", "macs", "bytes"]
+) -> CountedPricer:
+    """The pricer with the table of adapters in its costs, but not in what a share is a share of."""
+    layers, slots = list[Layer](), dict(plain.prices.slots)
+    for cost in adapters:
+        each = {"params": cost.domains, "macs": cost.positions, "bytes": FLOAT * cost.domains}[kind]
+        for part, (axes, times) in cost.parts.items():
+            name = f"{cost.weight} {part}"
+            layers.append(Layer(name, tuple(cost.shape[axis] for axis in axes), each * times))
+            for place, axis in enumerate(axes):
+                units = plain.prices.slots.get((cost.weight, axis))
+                if units is not None:
+                    slots[name, place] = units
+    if not layers:
+        return plain
+    alone = UnitTable(plain.units.count, slots, tuple(layers))
+    every = np.ones(plain.units.count, dtype=bool)
+    prices = replace(plain.prices, slots=slots, layers=(*plain.prices.layers, *layers))
+    return replace(plain, prices=prices, overstated=plain.overstated + alone.macs(every))
+
+
 def _byte_prices(net: DomainNet, around: int) -> UnitTable:
     """A price table: every tensor is a layer, its `positions` the bytes of one number."""
     units, domains = net.units, len(net.classes)
@@ -158,7 +190,9 @@ def _around(net: DomainNet) -> int:
     parts = 2 * len(net.norms) + len(net.units.gates)
     indices = sum(INDEX * _channels(n) for n in nodes if op_name(n) in LAYOUT)
     tensors = sum(PER_TENSOR + 2 * len(name) for name, _ in net.trunk.named_parameters())
-    return PER_FILE + PER_NODE * len(nodes) + PER_BANK_PART * parts + tensors + indices
+    sites = NODES_OF_ADAPTER * len(adapter_costs(net))
+    around = PER_FILE + PER_NODE * (len(nodes) + sites)
+    return around + PER_BANK_PART * parts + tensors + indices
 
 
 def _channels(node: fx.Node) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from prunion.runtime.bundle import Profile, UnitTable
 from prunion.trainer.config import BudgetConfig, BudgetKind
+from prunion.trainer.cost.adapters import adapter_costs
 from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.cost.counted import bytes_pricer, counted_pricer
 from prunion.trainer.cost.latency import latency_pricer
@@ -58,4 +59,4 @@ def make_pricer(config: BudgetConfig, net: DomainNet) -> Pricer:
         return latency_pricer(config.profile, net.units.table)
     if config.kind == "bytes":
         return bytes_pricer(net)
-    return counted_pricer(config.kind, net.units.table)
+    return counted_pricer(config.kind, net.units.table, adapter_costs(net))

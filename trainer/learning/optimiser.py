@@ -65,7 +65,8 @@ def make_optimiser(
             proportion to how few it has; the smallest domain feels all of it.
     """
     trunk, adapter = trunk_parameters(net), net.adapter
-    tuned = train.trunk == "tuned" and adapter is None  # else each domain tunes one of its own
+    shares = adapter is None or adapter.tunes  # else each domain tunes a trunk of its own
+    tuned = train.trunk == "tuned" and shares
     for parameter in trunk:
         parameter.requires_grad_(tuned)
     norms = [p for m in net.norms.values() for p in m.parameters()]
@@ -102,8 +103,8 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
 def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:
     """Let the shared trunk learn from the start, or only once the switches are fixed."""
     if train.trunk_from == "settle":  # of each domain's own trunk where a method has them
-        held = trunk_parameters(net) if net.adapter is None else list(net.adapter.parameters())
-        for parameter in held:
+        own = None if net.adapter is None or net.adapter.tunes else net.adapter.parameters()
+        for parameter in trunk_parameters(net) if own is None else own:
             parameter.requires_grad_(phase == "settle")
 
 

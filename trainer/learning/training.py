@@ -209,7 +209,8 @@ class Training:
         hold_trunk(self.net, self.config.train, self.phase)
         self._advance()
         recipe = self.recipe
-        whole = not recipe.learns or (self.phase == "warmup" and recipe.starts_whole)
+        fixed = not recipe.learns and bool(self.net.switches.all())
+        whole = fixed or (self.phase == "warmup" and recipe.starts_whole)
         switches = None if whole else self.switches()
         learning = recipe.learns and self.phase == "ramp" and recipe.learns_at(self.step)
         if learning and switches is not None:  # else gates fold into BatchNorm and cost nothing
@@ -236,11 +237,13 @@ class Training:
 
     def _advance(self) -> None:
         """Tell the method's adapter whose turn it is and in which phase."""
-        if self.net.adapter is not None:
-            task = self.schedule.task(self.step)
-            shared = dict(self.net.trunk.named_parameters())
-            if self.net.adapter.advance(shared, task, self.phase):
-                self._estimate_norms()
+        adapter, task = self.net.adapter, self.schedule.task(self.step)
+        if adapter is None:
+            return
+        if adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase):
+            self.net.drop_units(adapter.dead_units())
+            self.cost_share = None
+            self._estimate_norms()
 
     def _forward_backward(
         self, batches: Sequence[Batch], switches: torch.Tensor | None

@@ -7,17 +7,42 @@ so a method knows nothing of layers, and everything that reads the trunk knows n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import fx, nn
 
+from prunion.runtime.bundle import UnitTable
 from prunion.trainer.config import Phase, TrainConfig
 
-__all__ = ["NUMBER_BITS", "WeightAdapter", "key_of_weight", "numbers_in", "plain", "without_norm"]
+__all__ = [
+    "NUMBER_BITS",
+    "SmallMatrices",
+    "WeightAdapter",
+    "key_of_weight",
+    "numbers_in",
+    "plain",
+    "without_norm",
+]
 
 NUMBER_BITS = 32
+
+
+@dataclass(frozen=True)
+class SmallMatrices:
+    """What every domain adds to one convolution `z = f∗x`: `α_d∗x` beside it, or `P_d·z` behind it.
+
+    Attributes:
+        whole: α `[D, O, I]` or P `[D, O, O]`; None where α_d is `up[d] @ down[d]`.
+        up, down: `[D, O, r]` and `[D, r, I]`.
+    """
+
+    kind: Literal["beside", "behind"]
+    whole: torch.Tensor | None = None
+    up: torch.Tensor | None = None
+    down: torch.Tensor | None = None
 
 
 class WeightAdapter(nn.Module):
@@ -26,11 +51,13 @@ class WeightAdapter(nn.Module):
     Attributes:
         names: the trunk's weights that it makes anew.
         inside: whether the trunk's graph itself holds θ_d until it is finished.
+        tunes: whether the shared trunk may learn along.
         share: β, the share of the cost that the run's budget allows.
     """
 
     names: tuple[str, ...] = ()
     inside = False
+    tunes = False
     share = 1.0
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
@@ -44,6 +71,21 @@ class WeightAdapter(nn.Module):
     def stored(self, domain: int) -> dict[str, np.ndarray]:
         """θ_d as a pack holds it, by `PART:WEIGHT` (`prunion.runtime.bundle.own_weights`)."""
         raise NotImplementedError
+
+    def matrices(self) -> Mapping[str, SmallMatrices]:
+        """The same by the weights' names, where small matrices are all that a domain adds."""
+        return {}
+
+    def slices(self) -> Mapping[str, torch.Tensor]:
+        """Which k×k slices each domain uses, bool `[D, O, I]`, where choosing is all it does."""
+        return {}
+
+    def place(self, table: UnitTable, read_by_heads: np.ndarray) -> None:
+        """Be told of the trunk's channel units, and the numbers of those that heads read."""
+
+    def dead_units(self) -> np.ndarray | None:
+        """Units that no domain needs any more, `[U]` bool; None where it cannot know."""
+        return None
 
     def shared_parts(self) -> dict[str, np.ndarray]:
         """What all domains have in common beside W, likewise."""
@@ -61,9 +103,18 @@ class WeightAdapter(nn.Module):
         """What has to be stored once for all domains, beside the trunk."""
         return 0
 
-    def unused_bits(self) -> int:
-        """What of the trunk no domain uses, and no file would have to hold."""
+    def unused_bits(self, kept: int) -> int:
+        """What of the trunk no domain uses, of `kept` weights, and no file has to hold."""
         return 0
+
+    def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int | None:
+        """Multiply-accumulates of the weights that a domain uses; None: of all there are.
+
+        Args:
+            positions: of each weight, for one image.
+            domain: whose; None for what any domain uses.
+        """
+        return None
 
     def extra_bits(self) -> int:
         """What a file of all its domains holds beside one trunk, their BatchNorms and heads."""

@@ -11,11 +11,12 @@ from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.adapter import WeightAdapter, without_norm
 from prunion.trainer.methods.finetuned import TunedWeights
 from prunion.trainer.methods.lora import LowRankAdapters
-from prunion.trainer.methods.masks import MaskAdapter
+from prunion.trainer.methods.masks import PIGGYBACK, MaskAdapter, affine_form
+from prunion.trainer.methods.narrow import NarrowAdapters
 from prunion.trainer.methods.packnet import OwnedWeights
 from prunion.trainer.methods.parallel import CompressedAdapters, ParallelAdapters
 from prunion.trainer.methods.series import SeriesAdapters
-from prunion.trainer.methods.sites import adapter_sites, second_of_blocks
+from prunion.trainer.methods.sites import adapter_sites, mixed_sites, second_of_blocks
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.methods.taps import PickedLayers
 
@@ -38,9 +39,9 @@ def make_adapter(
     if train.granularity == "slice":
         return SliceSwitches(train, shared, domains)
     if method == "piggyback":
-        return MaskAdapter(shared, domains, "piggyback")
+        return MaskAdapter(shared, domains, PIGGYBACK)
     if method == "affine":
-        return MaskAdapter(shared, domains, train.affine, without_norm(trunk, shared))
+        return MaskAdapter(shared, domains, affine_form(train), without_norm(trunk, shared))
     if method == "finetune" and domains > 1:  # of one domain the trunk itself is tuned
         everything = dict(trunk.named_parameters())
         return TunedWeights({k: v for k, v in everything.items() if k[:6] != "norms."}, domains)
@@ -50,6 +51,9 @@ def make_adapter(
         return PickedLayers(train, shared, domains)
     if method == "packnet":
         return OwnedWeights(train, shared, domains)
+    if train.adapter_rank:
+        names = mixed_sites(train, trunk, layers)
+        return NarrowAdapters(train, {x: shared[x] for x in names}, domains)
     if method not in ("series", "parallel", "svd"):
         return None
     sites = adapter_sites(train, trunk, layers)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import (
     NUMBER_BITS,
+    SmallMatrices,
     WeightAdapter,
     key_of_weight,
     numbers_in,
@@ -98,6 +99,10 @@ class ParallelAdapters(WeightAdapter):
         """α_d."""
         return {f"centre:{name}": plain(self._centre(name, domain)) for name in self.names}
 
+    def matrices(self) -> Mapping[str, SmallMatrices]:
+        """α, whole."""
+        return {n: SmallMatrices("beside", self.alpha[key_of_weight(n)]) for n in self.names}
+
     def bits(self) -> int:
         """32 for each number of α."""
         return NUMBER_BITS * numbers_in(self.alpha)
@@ -165,6 +170,10 @@ class CompressedAdapters(ParallelAdapters):
             f"centre_down:{name}": plain(self.gamma[key_of_weight(name)][domain])
             for name in self.names
         }
+
+    def matrices(self) -> Mapping[str, SmallMatrices]:
+        """None: beside each other, α_d would take the place that β saves."""
+        return {}
 
     def shared_parts(self) -> dict[str, np.ndarray]:
         """β."""

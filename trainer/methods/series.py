@@ -22,6 +22,7 @@ from prunion.trainer.backbone import op_name
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import (
     NUMBER_BITS,
+    SmallMatrices,
     WeightAdapter,
     key_of_weight,
     numbers_in,
@@ -77,13 +78,11 @@ class SeriesSite(nn.Module):
         return F.conv2d(z, self.alpha[domain][..., None, None])
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """`I + α·diag(s)` `[D, C, C]`, and the shift `α·t` `[D, C]`, of evaluation."""
+        """`α·diag(s)` `[D, C, C]`, and the shift `α·t` `[D, C]`, of evaluation."""
         scale = self.weight * torch.rsqrt(self.running_var + EPS)
         shift = self.bias - self.running_mean * scale
-        identity = torch.eye(scale.shape[1], device=scale.device)
-        return identity + self.alpha * scale[:, None, :], torch.einsum(
-            "doc,dc->do", self.alpha, shift
-        )
+        added = torch.einsum("doc,dc->do", self.alpha, shift)
+        return self.alpha * scale[:, None, :], added
 
 
 class SeriesAdapters(WeightAdapter):
@@ -151,32 +150,37 @@ class SeriesAdapters(WeightAdapter):
 
 
 class MixedOutputs(WeightAdapter):
-    """Finished series adapters: a matrix `[O, O]` over the filters of each convolution."""
+    """Finished series adapters: P `[O, O]` over the filters of each convolution, `W + P·W`."""
 
     def __init__(self, matrices: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.names = tuple(matrices)
-        self.matrices = nn.ParameterDict(
+        self.mixing = nn.ParameterDict(
             {key_of_weight(n): nn.Parameter(m, requires_grad=False) for n, m in matrices.items()}
         )
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """`(I + α·diag(s))·f`."""
         return {
-            name: torch.einsum("po,o...->p...", self._matrix(name, domain), shared[name])
+            name: weight + torch.einsum("po,o...->p...", self._matrix(name, domain), weight)
             for name in self.names
+            for weight in [shared[name]]
         }
 
     def stored(self, domain: int) -> dict[str, np.ndarray]:
         """The matrices; the shifts are the bank's."""
-        return {f"outputs:{name}": plain(self._matrix(name, domain)) for name in self.names}
+        return {f"behind:{name}": plain(self._matrix(name, domain)) for name in self.names}
+
+    def matrices(self) -> Mapping[str, SmallMatrices]:
+        """Behind each convolution."""
+        return {n: SmallMatrices("behind", self.mixing[key_of_weight(n)]) for n in self.names}
 
     def bits(self) -> int:
         """32 for each number of a matrix, which is as large as α."""
-        return NUMBER_BITS * numbers_in(self.matrices)
+        return NUMBER_BITS * numbers_in(self.mixing)
 
     def _matrix(self, name: str, domain: int) -> torch.Tensor:
-        matrix: torch.Tensor = self.matrices[key_of_weight(name)][domain]
+        matrix: torch.Tensor = self.mixing[key_of_weight(name)][domain]
         return matrix
 
 
@@ -191,7 +195,7 @@ def fold_series(trunk: fx.GraphModule) -> MixedOutputs:
             bias = layer.args[2] if len(layer.args) > 2 else None
             if isinstance(bias, fx.Node):  # z holds it, and the matrix with it
                 own = trunk.get_parameter(str(bias.target))
-                shift = shift + matrix @ own - own
+                shift = shift + matrix @ own
             (norm,) = node.users
             trunk.get_submodule(str(norm.target)).get_buffer("running_mean").sub_(shift)
             matrices[str(layer.args[1].target)] = matrix.detach()  # type: ignore[union-attr]

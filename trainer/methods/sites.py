@@ -7,6 +7,7 @@ arXiv:1803.10082, section 3.2: early, mid and late are the first to third of a n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import fx
@@ -16,7 +17,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import op_name
 from prunion.trainer.config import TrainConfig
 
-__all__ = ["adapter_sites", "second_of_blocks"]
+__all__ = ["adapter_sites", "mixed_sites", "pair", "second_of_blocks", "sees_every_position"]
 
 STAGES = ("early", "mid", "late")
 
@@ -49,6 +50,28 @@ def adapter_sites(
     return tuple(names)
 
 
+def mixed_sites(
+    train: TrainConfig, trunk: fx.GraphModule, layers: Sequence[Layer]
+) -> tuple[str, ...]:
+    """Those of `adapter_sites` that one graph of all domains can have an adapter beside.
+
+    Raises ConfigError if there is none.
+    """
+    shapes, kept = {layer.weight: layer.shape for layer in layers}, set[str]()
+    for node in trunk.graph.nodes:
+        if op_name(node) == "conv2d" and isinstance(node.args[1], fx.Node):
+            name, alone = str(node.args[1].target), len(node.args[1].users) == 1
+            if alone and name in shapes and sees_every_position(node, shapes[name][2:]):
+                kept.add(name)
+    found = tuple(name for name in adapter_sites(train, trunk, layers) if name in kept)
+    if not found:
+        raise ConfigError(
+            f"[train] adapter_rank is {train.adapter_rank}, and no convolution of this network "
+            "that it would adapt is padded by half of its kernel: leave it out"
+        )
+    return found
+
+
 def second_of_blocks(trunk: fx.GraphModule) -> set[str]:
     """Weights of the convolutions whose result, after a BatchNorm or none, is added to another."""
     found = set()
@@ -61,6 +84,28 @@ def second_of_blocks(trunk: fx.GraphModule) -> set[str]:
         if any(op_name(user).rstrip("_") == "add" for user in readers | behind):
             found.add(str(node.target))
     return found
+
+
+def sees_every_position(node: fx.Node, kernel: Sequence[int]) -> bool:
+    """Whether the centre of a convolution's kernel meets every position that its stride leaves.
+
+    It does with as much padding as half of the kernel, and only then does a 1×1 convolution of the
+    same stride give maps of the same size.
+    """
+    given: list[Any] = list(node.args[3:6])
+    _, padding, dilation = given + [1, 0, 1][len(given) :]
+    if isinstance(padding, str):
+        return padding == "same"
+    sides = zip(pair(padding), pair(dilation), kernel, strict=True)
+    return all(pad == step * (size // 2) for pad, step, size in sides)
+
+
+def pair(value: object) -> tuple[int, int]:
+    """A convolution's argument for height and width, which may be one number for both."""
+    numbers = value if isinstance(value, list | tuple) else (value,)
+    first, last = numbers[0], numbers[-1]
+    assert isinstance(first, int) and isinstance(last, int)
+    return first, last
 
 
 def _has_place(layer: Layer) -> bool:

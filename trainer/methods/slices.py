@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunion.runtime.bundle import pack_bits
+from prunion.runtime.bundle import UnitTable, pack_bits
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter, key_of_weight
 
@@ -54,6 +54,8 @@ class SliceSwitches(WeightAdapter):
         # The sharing loss's first, then each domain's.
         self.register_buffer("lambdas", torch.full((domains + 1,), LAMBDA))
         self.register_buffer("fixed", torch.tensor(False))
+        self._table: UnitTable | None = None
+        self._read_by_heads = np.zeros(0, np.int64)
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """`W ∘ m_d`."""
@@ -123,7 +125,51 @@ class SliceSwitches(WeightAdapter):
         parts = scores.split([self._count(name) for name in self.names], 1)
         for name, part in zip(self.names, parts, strict=True):
             self.scores[key_of_weight(name)].copy_(part)
+        self.bury()
         return True
+
+    def place(self, table: UnitTable, read_by_heads: np.ndarray) -> None:
+        """So that a cut that leaves a channel nothing takes it whole."""
+        self._table, self._read_by_heads = table, read_by_heads
+
+    def slices(self) -> Mapping[str, torch.Tensor]:
+        """The bits, of every weight."""
+        on = {n: self.scores[key_of_weight(n)].detach() > 0 for n in self.names}
+        return {n: bits.view(len(bits), *self.shapes[n][:2]) for n, bits in on.items()}
+
+    def dead_units(self) -> np.ndarray | None:
+        """Channels that nothing makes any more, or nothing reads; heads read what they read."""
+        if self._table is None:
+            return None
+        made, read = (np.zeros(self._table.count + 1, bool) for _ in range(2))
+        read[self._read_by_heads] = True
+        for name, bits in self.slices().items():
+            union = bits.any(0).cpu().numpy()
+            for axis, found in ((0, made), (1, read)):
+                units = self._table.slots.get((name, axis))
+                if units is not None:
+                    found[units[union.any(1 - axis)]] = True
+        return ~(made & read)[:-1]
+
+    @torch.no_grad()
+    def bury(self) -> None:
+        """Switch off whatever makes or reads a dead channel, until no other dies of it.
+
+        What nobody reads is free. What nobody makes is a constant, its BatchNorm's shift, and the
+        epochs that follow do without it.
+        """
+        before = 0
+        while (dead := self.dead_units()) is not None and dead.sum() > before:
+            assert self._table is not None
+            before, gone = int(dead.sum()), np.append(dead, False)
+            for name in self.names:
+                scores = self.scores[key_of_weight(name)].view(-1, *self.shapes[name][:2])
+                for axis in (0, 1):
+                    units = self._table.slots.get((name, axis))
+                    if units is not None:
+                        off = scores.index_select(1 + axis, _places(gone[units], scores))
+                        lower = -off.abs().clamp(min=NOTHING)
+                        scores.index_copy_(1 + axis, _places(gone[units], scores), lower)
 
     def used(self) -> tuple[float, list[float]]:
         """The union's share of the weights, and each domain's."""
@@ -135,10 +181,19 @@ class SliceSwitches(WeightAdapter):
         ]
         return union / self.whole, [cost / self.whole for cost in own]
 
+    def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int:
+        """Theoretical: no runtime of ours skips a slice."""
+        total = 0
+        for name in self.names:
+            on = self.scores[key_of_weight(name)].detach() > 0
+            row = on.any(0) if domain is None else on[domain]
+            total += positions[name] * self.prices[name] * int(row.sum())
+        return total
+
     def stored(self, domain: int) -> dict[str, np.ndarray]:
-        """The domain's bits."""
-        on = {n: self.scores[key_of_weight(n)].detach()[domain] > 0 for n in self.names}
-        return {f"slices:{name}": pack_bits(bits.cpu().numpy()) for name, bits in on.items()}
+        """The domain's bits; a bundle has them of the slices that it holds alone."""
+        on = {n: bits[domain].cpu().numpy() for n, bits in self.slices().items()}
+        return {f"slices:{name}": pack_bits(bits) for name, bits in on.items()}
 
     def base(self, shared: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The trunk with zeros in the slices that no domain uses."""
@@ -146,16 +201,17 @@ class SliceSwitches(WeightAdapter):
         for name in self.names:
             on = (self.scores[key_of_weight(name)].detach() > 0).any(0)
             shape = (*self.shapes[name][:2], *[1] * (len(self.shapes[name]) - 2))
-            found[name] = shared[name] * on.view(shape)
+            # Not a product: a negative weight would leave -0, which is not what a file holds.
+            found[name] = torch.where(on.view(shape), shared[name], 0.0)
         return found
 
     def bits(self) -> int:
         """One for each slice."""
         return sum(map(self._count, self.names))
 
-    def unused_bits(self) -> int:
+    def unused_bits(self, kept: int) -> int:
         """32 for each weight of the slices that no domain uses."""
-        return round((1 - self.used()[0]) * self.whole) * NUMBER_BITS
+        return (kept - round(self.used()[0] * self.whole)) * NUMBER_BITS
 
     def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
         """Adam, as the papers have it."""
@@ -170,6 +226,10 @@ class SliceSwitches(WeightAdapter):
 
     def _count(self, name: str) -> int:
         return self.shapes[name][0] * self.shapes[name][1]
+
+
+def _places(on: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.flatnonzero(on)).to(like.device)
 
 
 def _best(worth: torch.Tensor, prices: torch.Tensor, allowed: float) -> torch.Tensor:

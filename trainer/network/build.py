@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import CheckpointError, ConfigError
-from prunion.trainer.backbone import PIXEL_NORM, add_pixel_norm, load_backbone
+from prunion.trainer.backbone import PIXEL_NORM, add_pixel_norm, load_backbone, op_name
 from prunion.trainer.config import BackboneConfig, RunConfig, TrainConfig
 from prunion.trainer.methods import fold_series, make_adapter
 from prunion.trainer.network.masked import DomainNet
@@ -86,6 +86,8 @@ def adapt_network(net: DomainNet, train: TrainConfig) -> None:
     Raises ConfigError where nothing of it is left to adapt.
     """
     net.adapter = make_adapter(train, net.trunk, net.units.table.layers, len(net.classes))
+    if net.adapter is not None and _reads_along_axis_1(net):
+        net.adapter.place(net.units.table, net.units.feature_units)
     for norm in net.norms.values():
         norm.frozen = train.freezes_norms
         norm.requires_grad_(not norm.frozen)
@@ -120,6 +122,13 @@ def set_normalisation(net: DomainNet, config: RunConfig) -> None:
             norm.running_var[row] = (std / common[1]) ** 2 - norm.eps
     norm.frozen = True
     norm.requires_grad_(False)
+
+
+def _reads_along_axis_1(net: DomainNet) -> bool:
+    """Whether every layer's weight is `[O, I, …]`, as a transposed convolution's is not."""
+    layers = {layer.weight for layer in net.units.table.layers}
+    nodes = [n for n in net.trunk.graph.nodes if n.op == "get_attr" and n.target in layers]
+    return all(op_name(user) in ("conv2d", "linear") for node in nodes for user in node.users)
 
 
 def finish_weights(net: DomainNet) -> None:

@@ -101,6 +101,11 @@ class DomainNet(nn.Module):
             done.append(functional_call(self.trunk, self.own_weights(domain), (part, own)))
         return torch.cat(done), routing
 
+    def drop_units(self, dead: np.ndarray | None) -> None:
+        """Switch units `[U]` bool off in every domain; None drops nothing."""
+        if dead is not None:
+            self.switches[:, torch.from_numpy(np.flatnonzero(dead)).to(self.switches.device)] = 0
+
     def own_weights(self, domain: int) -> dict[str, torch.Tensor]:
         """The adapted weights of one domain by the names of the trunk's."""
         assert self.adapter is not None

@@ -17,6 +17,7 @@ from prunion.trainer.learning import StopRequest, Training, stop_signals
 from prunion.trainer.network import (
     Checkpoint,
     DomainNet,
+    adapt_network,
     evaluate,
     rebuild_network,
     set_normalisation,
@@ -29,6 +30,15 @@ from prunion.trainer.run.folder import check_folder, make_folder
 __all__ = ["AddedDomain", "add_domain"]
 
 FINISHED = {"metrics.jsonl", "tensorboard"}  # what a run leaves in its folder when it is done
+# What a domain that joins adapters has of the run's `[train]`.
+ADAPTER_KEYS = (
+    "adapters",
+    "sites",
+    "adapter_dropout",
+    "adapter_decay",
+    "adapter_lr",
+    "adapter_rank",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ def add_domain(
             f"[domains.{new.name}]: the checkpoint already has a domain of that name: rename it"
         )
     before = checkpoint.config.train
-    if before.traits.own_weights:
+    if before.traits.own_weights and not _has_adapters(checkpoint.net):
         raise ConfigError(
             f'the checkpoint\'s method is "{before.method}", {before.traits.what}: its weights are '
             "one domain's own, so none can join it; train the new domain in a run of its own"
@@ -91,7 +101,7 @@ def add_domain(
         check_folder(folder, force=force, resume=resume)
     orientation = checkpoint.config.input.orientation
     (domain,) = open_domains([new], seed, orientation=orientation)
-    training = _prepare(checkpoint, domain, _config(checkpoint.config, new, train, seed))
+    training = _prepare(checkpoint, domain, _config(checkpoint, new, train, seed))
     facts: dict[str, Any] = {}
     if folder is not None:
         make_folder(folder, force=force, resume=resume)
@@ -106,12 +116,23 @@ def add_domain(
     return AddedDomain(training.net.cpu().eval(), domain, accuracy[new.name])
 
 
+def _has_adapters(net: DomainNet) -> bool:
+    """Whether what each domain has of its own stands beside a trunk that others may join."""
+    return net.adapter is not None and bool(net.adapter.matrices())
+
+
 def _is_finished(folder: Path) -> bool:
     return folder.is_dir() and {path.name for path in folder.iterdir()} <= FINISHED
 
 
-def _config(old: RunConfig, new: DomainConfig, train: TrainConfig, seed: int) -> RunConfig:
+def _config(checkpoint: Checkpoint, new: DomainConfig, train: TrainConfig, seed: int) -> RunConfig:
     """The run of the new domain alone; its budget is the whole network."""
+    old, own = checkpoint.config, dict[str, Any]()
+    if _has_adapters(checkpoint.net):  # it gets the same, of its own
+        before = old.train
+        own = {key: getattr(before, key) for key in ADAPTER_KEYS}
+        if before.method == "parallel":  # of the others it takes the adapters alone
+            own |= {"method": before.method, "norms": before.norms}
     train = replace(
         train,
         trunk="frozen",
@@ -120,6 +141,7 @@ def _config(old: RunConfig, new: DomainConfig, train: TrainConfig, seed: int) ->
         cut="union",
         teacher="",
         compile=False,
+        **own,
     )
     return RunConfig(
         backbone=old.backbone,
@@ -151,10 +173,12 @@ def _start(checkpoint: Checkpoint, config: RunConfig, classes: int) -> DomainNet
     """The finished trunk with one domain, whose BatchNorm starts at the old domains' mean."""
     size, graph = config.input.size, checkpoint.net.graph
     net = rebuild_network(config.backbone, size, [classes], graph, "the checkpoint's graph")
+    if _has_adapters(checkpoint.net):
+        adapt_network(net, config.train)
     old = checkpoint.net.state_dict()
     with torch.no_grad():
         for name, value in net.state_dict().items():
-            if name.startswith("heads."):
+            if name.startswith(("heads.", "adapter.")):
                 continue
             if name == "switches":
                 value.copy_((old[name] > 0).any(0, keepdim=True))

@@ -79,6 +79,8 @@ def begin(
         processes.on_first(lambda: check(net, height, width, config.budget.round_to))
     adapt_network(net, config.train)
     set_normalisation(net, config)
+    if net.adapter is not None:  # it may cost, too
+        budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)

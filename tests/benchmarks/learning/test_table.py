@@ -50,6 +50,11 @@ def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
 def test_networks_of_their_own_make_one_line() -> None:
     """Their files add up; an image runs through one of them."""
     part = {"budget": {}, "uncut": 1.0, "returned": 3, "seconds": 2.0, "torch": "2", "sharing": 1.0}
+    ms = {"one": [3.0, 2.0], "one x 8": [9.0, 8.0]}
+    part["account"] = {
+        "params": 0.2, "params_one_norm": 0.2, "flop": 0.5, "flop_union": 0.5, "error": 1e-6,
+        "bytes": {"graph": 100, "packs": 10, "shared": 0}, "ms": ms,
+    }  # fmt: skip
     lines = [
         {**part, **row("", {"a": 0.5}, 0.1), "before": {"a": 0.4}, "images": {"a": 8},
          "right": {"a": "x"}},
@@ -61,6 +66,9 @@ def test_networks_of_their_own_make_one_line() -> None:
     assert line["accuracy"] == {"a": 0.5, "b": 0.7} and line["mean"] == pytest.approx(0.6)
     assert line["right"] == {"a": "x", "b": "y"} and line["images"] == {"a": 8, "b": 9}
     assert line["what"] == ROWS["separate-025"].what
+    account = line["account"]
+    assert (account["params"], account["flop"], account["bytes"]["graph"]) == (0.4, 0.5, 200)
+    assert account["ms"] == ms
 
 
 @pytest.mark.parametrize(("name", "limit"), [("separate-050", 0.25), ("separate-each-050", 0.5)])

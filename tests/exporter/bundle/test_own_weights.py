@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from prunion.exporter.bundle import export_bundle, export_pack
 from prunion.exporter.options import ExportOptions
@@ -16,37 +15,14 @@ from prunion.exporter.verify import verify_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.runtime.model import load
-from prunion.trainer.config import load_config
-from prunion.trainer.network import (
-    adapt_network,
-    build_network,
-    load_checkpoint,
-    save_checkpoint,
-)
-from tests.trainer.tiny_run import tiny_run
-
-
-def checkpoint_of(folder: Path, method: str) -> Path:
-    """A finished network of random numbers; nothing is trained."""
-    config = load_config(tiny_run(folder, method=f'"{method}"'))
-    torch.manual_seed(0)
-    net = build_network(config.backbone, config.input.size, [2, 3], weights=False)
-    adapt_network(net, config.train)
-    with torch.no_grad():
-        for value in net.parameters():
-            if value.requires_grad:
-                value.add_(0.1 * torch.randn_like(value))
-    facts = {"domains": [{"name": n, "classes": list("abc"[:c])} for n, c in NAMES.items()]}
-    save_checkpoint(folder / "checkpoint", net.eval(), config, facts, force=False)
-    return folder / "checkpoint"
-
-
-NAMES = {"warm": 2, "cold": 3}
+from prunion.runtime.tensorrt import build_engine
+from prunion.trainer.network import load_checkpoint
+from tests.exporter.drawn import drawn_checkpoint
 
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint_of(tmp_path_factory.mktemp("masked"), "piggyback")
+    return drawn_checkpoint(tmp_path_factory.mktemp("masked"), "piggyback")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +70,13 @@ def test_some_of_the_domains(masked: Path, bundle: Path, tmp_path: Path) -> None
     np.testing.assert_allclose(answers(tmp_path / "c", ROWS), answers(bundle, ROWS), atol=1e-4)
 
 
+def test_a_domain_alone_is_an_engine_like_any_other(masked: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'prunion[tensorrt-rtx]'")
+    export_bundle(masked, tmp_path / "x", ExportOptions(specialise="cold", fp16=True))
+    build_engine(open_bundle(tmp_path / "x"), sms=[86], output=tmp_path / "x.engine")
+    assert (tmp_path / "x.engine").stat().st_size
+
+
 @pytest.mark.parametrize("option", ["fp16", "int8", "torch"])
 def test_what_holds_one_trunk_is_refused(masked: Path, tmp_path: Path, option: str) -> None:
     with pytest.raises(ConfigError, match=f"--{option} writes one trunk for all domains"):
@@ -102,7 +85,7 @@ def test_what_holds_one_trunk_is_refused(masked: Path, tmp_path: Path, option: s
 
 
 def test_what_domains_share_is_part_of_the_trunk(tmp_path: Path) -> None:
-    checkpoint = checkpoint_of(tmp_path, "packnet")
+    checkpoint = drawn_checkpoint(tmp_path, "packnet")
     export_bundle(checkpoint, tmp_path / "out")
     shared = open_bundle(tmp_path / "out").shared_parts()
     assert {key.partition(":")[0] for key in shared} == {"owners"}
@@ -115,7 +98,7 @@ def test_a_pack_that_answers_otherwise_is_never_written(
 ) -> None:
     from prunion.exporter.bundle import export
 
-    def flipped(net: Any, row: int, pack: Any) -> Any:
+    def flipped(net: Any, row: int, pack: Any, slim: Any) -> Any:
         bits = {k: ~v for k, v in net.adapter.stored(row).items()}
         return dataclasses.replace(pack, own=bits)
 

@@ -66,3 +66,14 @@ def test_no_hint_is_written_by_hand() -> None:
             if file.name != "install.py":
                 found = re.findall(r"pip install[^\n]*prunion\[", file.read_text("utf-8"))
                 assert not found, f"{file}: use install_hint"
+
+
+def test_every_extra_that_is_advised_exists() -> None:
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    extras = re.search(r"^\[project.optional-dependencies\]\n(.*?)^\[", text, re.M | re.S)
+    assert extras
+    known = set(re.findall(r"^([\w-]+) = \[", extras[1], re.M))
+    for stage in ("benchmarks", "exporter", "runtime", "trainer"):
+        for path in (ROOT / stage).rglob("*.py"):
+            advised = re.findall(r"install_hint\([\"']([\w-]+)[\"']", path.read_text("utf-8"))
+            assert set(advised) <= known, path

@@ -61,7 +61,7 @@ def _file(path: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=3), "format_version is 3, this prunion reads 1 and 2"),
+        (lambda m: m.update(format_version=4), "format_version is 4, this prunion reads 1 to 3"),
         (lambda m: m.update(format_version=True), "format_version is True"),
         (lambda m: m.pop("domains"), "domains is missing"),
         (lambda m: m.update(domains=[]), "domains is empty"),

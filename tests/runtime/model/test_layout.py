@@ -136,9 +136,27 @@ def test_parts_are_added_up() -> None:
     assert Plan({1: 1.0, 2: 1.5, 8: 3.0}).together(5) == 2.25, "one session takes them all"
 
 
+def test_a_split_counts_what_its_parts_cost_one_after_the_other() -> None:
+    single = {1: 1.0, 2: 2.0, 8: 8.0}
+    assert Plan(times(10), single).splits([4, 4])
+    assert not Plan(times(10), single, spread=1.3).splits([4, 4])
+
+
+def test_the_cost_of_a_split_is_measured() -> None:
+    import time
+
+    cases = {
+        "mixed": lambda x: time.sleep(4e-4),
+        "pinned": lambda x: time.sleep(4e-4),
+        "split": lambda x: time.sleep(2.4e-3),
+    }
+    plan = measure_plan(cases, lambda n: np.zeros(n), 0.02)
+    assert 1.1 < plan.spread <= 1.5, "2.4 ms, and four times 0.4 with what sleeping itself takes"
+
+
 def test_a_plan_remembers_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNION_CACHE", str(tmp_path))
-    plan = Plan(times(1), times(2), {}, plain=times(3), layout="because")
+    plan = Plan(times(1), times(2), {}, plain=times(3), layout="because", spread=1.25)
     save_plan("key", plan)
     assert load_plan("key") == plan
 

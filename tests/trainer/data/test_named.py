@@ -79,7 +79,7 @@ def test_huggingface_opens_what_was_saved_to_disk(tmp_path: Path, splits: bool) 
         "kind": datasets.ClassLabel(names=NAMES),
         "id": datasets.Value("int64"),
     }
-    rows = {"picture": [picture(i) for i in range(4)], "kind": [1, 0, 1, 0], "id": [0, 1, 2, 3]}
+    rows = {"picture": [picture(i) for i in range(8)], "kind": [1, 0] * 4, "id": [*range(8)]}
     saved = datasets.Dataset.from_dict(rows, datasets.Features(kinds), split="train")
     held: dict[str, object] = {"holdout": 0.5}
     if splits:
@@ -92,9 +92,9 @@ def test_huggingface_opens_what_was_saved_to_disk(tmp_path: Path, splits: bool) 
     config = DomainConfig("d", dataset=table.pop("name"), **table)
     domain = open_domain(config, 0)
     assert domain.classes == ("tench", "rose")
-    assert len(domain.train) == (4 if splits else 2)
+    assert len(domain.train) == (8 if splits else 4)
     if splits:
-        assert pixels(domain.test) == [picture(index).tobytes() for index in range(4)]
+        assert pixels(domain.test) == [picture(index).tobytes() for index in range(8)]
     wrong = replace(config, train_split="all")
     with pytest.raises(DataError, match=r"cannot load .*split all \(.*splits? train"):
         open_domain(wrong, 0)

@@ -13,6 +13,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import METHODS, TrainConfig
 from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.methods.lora import LowRankAdapters
+from prunion.trainer.methods.narrow import NarrowAdapters
 from prunion.trainer.methods.packnet import OwnedWeights
 from prunion.trainer.methods.parallel import CompressedAdapters, ParallelAdapters, decay_of
 from prunion.trainer.methods.series import SeriesSite
@@ -44,6 +45,29 @@ def shaken(module: torch.nn.Module) -> None:
     with torch.no_grad():
         for value in (p for p in module.parameters() if p.requires_grad):
             value.add_(0.3 * torch.randn_like(value))
+
+
+def test_adapters_of_low_rank_are_parallel_ones() -> None:
+    """Beside what pruning leaves: at B = 0 the network without them, else α = B·A."""
+    net, other = (domain_net(Residual(), (3, 4)) for _ in range(2))
+    other.load_state_dict(net.state_dict())
+    before = answers(net)
+    adapt_network(net, TrainConfig(adapter_rank=2))
+    assert isinstance(net.adapter, NarrowAdapters)
+    torch.testing.assert_close(answers(net), before, rtol=1e-5, atol=1e-6)
+    shaken(net.adapter)
+    adapt_network(other, TrainConfig(method="parallel"))
+    assert isinstance(other.adapter, ParallelAdapters)
+    assert set(other.adapter.names) == set(net.adapter.names)
+    with torch.no_grad():
+        for key, alpha in other.adapter.alpha.items():
+            alpha.copy_(net.adapter.up[key] @ net.adapter.down[key])
+        for network in (net, other):  # cut alike
+            network.switches[:, ::3] = 0
+    torch.testing.assert_close(answers(net), answers(other), rtol=1e-4, atol=1e-5)
+    assert net.adapter.bits() == 32 * sum(
+        2 * sum(net.trunk.get_parameter(name).shape[:2]) for name in net.adapter.names
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -7,13 +7,18 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from prunion.runtime.bundle import own_weights
 from prunion.trainer.config import METHODS, Method, TrainConfig
 from prunion.trainer.methods import without_norm
-from prunion.trainer.methods.masks import MaskAdapter
+from prunion.trainer.methods.masks import PIGGYBACK, MaskAdapter, MaskForm, affine_form
 from prunion.trainer.network import DomainNet, adapt_network, merge_weights
 from tests.trainer.nets import Residual, SqueezeExcite, domain_net
 
 ROWS = torch.tensor([0, 1, 1, 0])
+
+
+def form(**train: Any) -> MaskForm:
+    return affine_form(TrainConfig(method="affine", **train))
 
 
 def shared() -> dict[str, torch.Tensor]:
@@ -39,8 +44,8 @@ def randomised(adapter: MaskAdapter) -> MaskAdapter:
 
 def test_affine_with_the_last_number_alone_is_piggyback() -> None:
     weights = shared()
-    affine = randomised(MaskAdapter(weights, 2, "full"))
-    piggyback = MaskAdapter(weights, 2, "piggyback")
+    affine = randomised(MaskAdapter(weights, 2, form()))
+    piggyback = MaskAdapter(weights, 2, PIGGYBACK)
     with torch.no_grad():
         for key, scores in piggyback.scores.items():
             scores.copy_(affine.scores[key])
@@ -55,19 +60,91 @@ def test_affine_with_the_last_number_alone_is_piggyback() -> None:
 
 def test_the_simple_form_leaves_out_the_product_and_only_bare_layers_scale() -> None:
     weights = shared()
-    simple = MaskAdapter(weights, 1, "simple", bare={"b.weight"})
+    simple = MaskAdapter(weights, 1, form(affine="simple"), bare={"b.weight"})
     assert simple.learns == {
         "a.weight": (False, True, True, False),
         "b.weight": (True, True, True, False),
     }
     assert simple.bits() == 4 * 27 + 20 + 32 * (2 + 3)
-    assert MaskAdapter(weights, 1, "piggyback").bits() == 4 * 27 + 20
+    assert MaskAdapter(weights, 1, PIGGYBACK).bits() == 4 * 27 + 20
+
+
+@pytest.mark.parametrize("numbers", ["layer", "filter"])
+def test_piggyback_is_one_of_the_forms(numbers: Any) -> None:
+    """k0 = k1 = k2 = 0 and k3 = 1, all of them fixed, in every layer."""
+    weights = shared()
+    keys = {"affine_k0": 0.0, "affine_k1": 0.0, "affine_k2": 0.0, "affine_k3": 1.0}
+    affine = MaskAdapter(weights, 2, form(affine_numbers=numbers, **keys), bare={"b.weight"})
+    assert affine.bits() == 4 * 27 + 20
+    assert not any(k.requires_grad for k in affine.k.values())
+    randomised(affine)
+    piggyback = MaskAdapter(weights, 2, PIGGYBACK)
+    with torch.no_grad():
+        for key, scores in piggyback.scores.items():
+            scores.copy_(affine.scores[key])
+    for name in weights:
+        assert torch.equal(affine.weights(weights, 1)[name], piggyback.weights(weights, 1)[name])
+
+
+@pytest.mark.parametrize(
+    ("keys", "start", "learns"),
+    [
+        ({}, (1, 0, 0, 0), "-123"),
+        ({"affine": "simple"}, (1, 0, 0, 0), "-12-"),
+        ({"affine_k0": "learned"}, (1, 0, 0, 0), "0123"),
+        ({"affine_k1": 0.0, "affine_k2": 0.0}, (1, 0, 0, 0), "---3"),
+        ({"affine_k0": 0.0}, (0, 0, 0, 1), "-123"),
+        ({"affine_k0": "learned", "affine_k3": 0.25}, (0.75, 0, 0, 0.25), "012-"),
+        ({"affine": "simple", "affine_k3": "learned"}, (1, 0, 0, 0), "-123"),
+    ],
+)
+def test_each_number_is_learned_or_given(
+    keys: dict[str, Any], start: tuple[float, ...], learns: str
+) -> None:
+    """What learns starts where every bit being on makes W_d of W."""
+    made = form(**keys)
+    assert made.start == start
+    assert "".join(str(k) if own else "-" for k, own in enumerate(made.learns)) == learns
+    weights = shared()
+    for name, value in MaskAdapter(weights, 1, made).weights(weights, 0).items():
+        torch.testing.assert_close(value, weights[name])
+
+
+@pytest.mark.parametrize("numbers", ["layer", "filter"])
+@pytest.mark.parametrize("affine", ["simple", "full"])
+@pytest.mark.parametrize("gradient", ["identity", "sigmoid"])
+def test_a_pack_makes_the_same_weights(numbers: Any, affine: Any, gradient: Any) -> None:
+    made = form(affine=affine, affine_numbers=numbers, affine_gradient=gradient)
+    weights = shared()
+    adapter = randomised(MaskAdapter(weights, 2, made))
+    with torch.no_grad():
+        for k in adapter.k.values():
+            k.add_(0.1 * torch.randn_like(k))
+    stored = own_weights(adapter.stored(1), lambda name: weights[name].numpy())
+    for name, value in adapter.weights(weights, 1).items():
+        torch.testing.assert_close(torch.from_numpy(stored[name]), value.detach())
+    each = 2 + (affine == "full")
+    assert adapter.bits() == 4 * 27 + 20 + 32 * each * (2 if numbers == "layer" else 4 + 5)
+
+
+def test_a_sigmoid_scales_the_gradient_of_the_bits() -> None:
+    weights = shared()
+    adapter = randomised(MaskAdapter(weights, 1, form(affine_gradient="sigmoid")))
+    with torch.no_grad():
+        adapter.k["a/weight"].copy_(torch.tensor([[1.0, 0.4, 0.5, 0.6]]))
+    upstream, weight = torch.randn(4, 3, 3, 3), weights["a.weight"]
+    (upstream * adapter.weights(weights, 0)["a.weight"]).sum().backward()
+    soft = adapter.scores["a/weight"][0].detach().view(weight.shape).sigmoid()
+    grad = adapter.scores["a/weight"].grad
+    assert grad is not None
+    expected = upstream * (0.5 + 0.6 * weight) * soft * (1 - soft)
+    torch.testing.assert_close(grad[0].view(weight.shape), expected)
 
 
 def test_gradients_are_the_papers() -> None:
     """By hand, of a loss whose gradient by W_d is G."""
     weights = shared()
-    adapter, name, key = randomised(MaskAdapter(weights, 2, "full")), "a.weight", "a/weight"
+    adapter, name, key = randomised(MaskAdapter(weights, 2, form())), "a.weight", "a/weight"
     with torch.no_grad():
         adapter.k[key].copy_(torch.tensor([[1.0, 0.1, 0.2, 0.3], [1.0, 0.4, 0.5, 0.6]]))
     upstream, weight = torch.randn(4, 3, 3, 3), weights[name]

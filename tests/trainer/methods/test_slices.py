@@ -54,7 +54,13 @@ def test_a_slice_is_an_input_channel_of_a_filter() -> None:
     union = adapter.base(weight)["a.weight"]
     used = (adapter.scores["a/weight"] > 0).any(0).view(4, 3)
     assert torch.equal(union[:, :, 0, 0] != 0, used)
-    assert adapter.unused_bits() == round((1 - adapter.used()[0]) * 138) * 32
+    assert adapter.unused_bits(138) == round((1 - adapter.used()[0]) * 138) * 32
+    first = int((made[:, :, 0, 0] != 0).sum())
+    linear = int((adapter.scores["b/weight"][1] > 0).sum())
+    positions = {"a.weight": 10, "b.weight": 1}
+    assert adapter.used_macs(positions, 1) == 10 * 9 * first + linear
+    both = adapter.used_macs(positions, None)
+    assert max(adapter.used_macs(positions, row) for row in (0, 1)) < both < 10 * 108 + 30
 
 
 @pytest.mark.parametrize("kind", ["union", "intersection", "jaccard", "none"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,24 @@ def test_what_cannot_be_exported_is_refused(
     monkeypatch.setattr("prunion.exporter.graph.rehearsal.onnx_graph", refuse)
     told = run("check", tiny_run(tmp_path), code=1)[1]
     assert "cannot be exported, so it is not trained: no such operator" in told
+
+
+def test_shards_are_opened_as_their_folders_are(tmp_path: Path) -> None:
+    run_file = tiny_run(tmp_path)
+    folder = tmp_path / "data" / "warm" / "train"
+    for number in range(2):
+        with tarfile.open(tmp_path / f"train-{number}.tar", "w") as tar:
+            for index, image in enumerate(sorted(folder.rglob("*.png"))[number::2]):
+                tar.add(image, f"{index}.png")
+                label = tarfile.TarInfo(f"{index}.cls")
+                label.size = len(image.parent.name)
+                tar.addfile(label, io.BytesIO(image.parent.name.encode()))
+    change = f"domains.warm.train={tmp_path}/train-*.tar"
+    found, folders = (
+        json.loads(run("check", run_file, "--json", *more)[0])["domains"]["warm"]
+        for more in (["--set", change], [])
+    )
+    assert found == folders
+    (tmp_path / "train-1.tar").write_bytes((tmp_path / "train-1.tar").read_bytes()[:-12_000])
+    told = run("check", run_file, "--set", change, code=1)[1]
+    assert "train-1.tar" in told and "copy it again" in told

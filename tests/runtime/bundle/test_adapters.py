@@ -1,0 +1,80 @@
+"""The table of adapters: rows from a pack's parts and back, and a manifest that lies about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunion.runtime.base import Fields
+from prunion.runtime.bundle import AdapterEntry, adapter_parts, adapter_row
+from prunion.runtime.bundle.adapters import read_adapters
+from prunion.runtime.bundle.weight_parts import own_weights
+from prunion.runtime.errors import BundleError
+
+ENTRIES = (
+    AdapterEntry("a", "beside", 4, 3, 0, 0),
+    AdapterEntry("b", "beside", 5, 4, 2, 12),
+    AdapterEntry("c", "behind", 3, 3, 0, 30),
+)
+
+
+def test_a_row_is_all_parts_one_after_the_other() -> None:
+    row = np.random.default_rng(0).standard_normal(39).astype(np.float32)
+    parts = adapter_parts(ENTRIES, row)
+    assert {key: value.shape for key, value in parts.items()} == {
+        "centre:a": (4, 3),
+        "centre_down:b": (2, 4),
+        "centre_up:b": (5, 2),
+        "behind:c": (3, 3),
+    }
+    assert np.array_equal(adapter_row(ENTRIES, parts), row)
+    assert np.array_equal(row[:12].reshape(4, 3), parts["centre:a"])
+    weights = {n: np.zeros((o, i, 3, 3), np.float32) for n, o, i in [("a", 4, 3), ("b", 5, 4)]}
+    weights["c"] = np.ones((3, 2, 3, 3), np.float32)
+    made = own_weights(parts, weights.__getitem__)
+    np.testing.assert_allclose(made["a"][:, :, 1, 1], parts["centre:a"])
+    product = parts["centre_up:b"] @ parts["centre_down:b"]
+    np.testing.assert_allclose(made["b"][:, :, 1, 1], product, rtol=1e-6)
+    np.testing.assert_allclose(made["c"][:, 0, 0, 0], 1 + parts["behind:c"].sum(1), rtol=1e-6)
+
+
+def test_what_a_pack_lacks_is_nothing() -> None:
+    assert not adapter_row(ENTRIES, {}).any()
+    row = adapter_row(ENTRIES, {"behind:c": np.ones((3, 3), np.float32)})
+    assert np.flatnonzero(row).tolist() == list(range(30, 39))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"centre:d": (4, 3)}, "for which this bundle has no place"),
+        ({"centre:b": (5, 4)}, "for which this bundle has no place"),
+        ({"centre:a": (4, 2)}, r"is \[4, 2\], expected \[4, 3\]"),
+        ({"centre_up:b": (5, 2)}, "'centre_up:b' alone"),
+    ],
+)
+def test_parts_without_a_place_are_refused(own: dict[str, tuple[int, int]], said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        adapter_row(ENTRIES, {key: np.ones(shape, np.float32) for key, shape in own.items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"offset": 1}, r"adapters\[0\].offset is 1 where 0 must follow"),
+        ({"kind": "above"}, r"adapters\[0\].kind is 'above'"),
+        ({"kind": "behind"}, r"adapters\[0\].kind is 'behind', which is a whole square"),
+        ({"outputs": 0}, r"adapters\[0\].outputs"),
+        ({"rank": -1}, r"adapters\[0\].rank"),
+        ({"weight": 3}, r"adapters\[0\].weight"),
+    ],
+)
+def test_a_manifest_that_lies(change: dict[str, Any], said: str) -> None:
+    value = {"adapters": [{**ENTRIES[0].to_json(), **change}]}
+    with pytest.raises(BundleError, match=said):
+        read_adapters(Fields(value, "", "manifest.json"))
+    fine = {"adapters": [entry.to_json() for entry in ENTRIES]}
+    assert read_adapters(Fields(fine, "", "manifest.json")) == ENTRIES
+    assert read_adapters(Fields({}, "", "manifest.json")) == ()

@@ -61,7 +61,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells), "clear its outputs"
     text = printed(run(notebook, tmp_path, monkeypatch))
-    assert "3 settle" in text and "runs left the ramp" in text
+    assert "3 settle" in text and "1 run left the ramp" in text
     assert (tmp_path / "own.prunion" / "model.onnx").is_file()
     assert (tmp_path / "runs" / "budgets" / "frontier.png").is_file()
 

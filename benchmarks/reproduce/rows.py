@@ -106,7 +106,7 @@ def row_config(
     return RunConfig(
         backbone=backbone_of(row.network, weights),
         input=input_of(asked),
-        budget=BudgetConfig(row.limit),
+        budget=BudgetConfig(row.limit, round_to=1),  # as the papers count
         domains=tuple(domain_config(x, final=asked.final) for x in own),
         train=TrainConfig(**{"method": row.method, **keys}),
         seed=seed,

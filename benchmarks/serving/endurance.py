@@ -63,6 +63,7 @@ def overload(
         "wrong": found["wrong"],
         "answered_ms": found["answered_ms"],
         "refused_ms": found["refused_ms"],
+        "refused_after_50_ms": found["refused_late"],
         "late_ms": found["late_ms"],
         "rss": memory.seen[-1],
         "grown": memory.grown(warm_seconds),

@@ -29,6 +29,7 @@ from prunion.benchmarks.serving.wire import Connection, logits_of
 __all__ = ["Generator", "Load", "main"]
 
 PATIENCE = 60.0  # seconds for answers that are still to come when the load ends
+AT_ONCE = 0.05  # seconds in which a refusal must come
 LOST = 0  # in the place of a status
 
 
@@ -95,6 +96,7 @@ class _Run:
             "per_s": self.seen[200] / spent,
             "answered_ms": _percentiles(self.times[True]),
             "refused_ms": _percentiles(self.times[False]),
+            "refused_late": sum(x > AT_ONCE for x in self.times[False]),
             "late_ms": _percentiles(self.late),
             "client_cpu_us": 1e6 * (time.process_time() - cpu) / count,
             "refused_connections": self.refused,

@@ -7,6 +7,7 @@ shifts are folded into the convolutions and whose channels are only those that t
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,6 @@ from prunion.runtime.serve import (
     Serving,
     http_app,
     protocol_of,
-    run_loop,
 )
 
 __all__ = ["DomainQueue", "PerDomainModel", "main", "static_graph"]
@@ -168,7 +168,7 @@ def main(
         model.add_domain(pack)
     static = PerDomainModel(model, threads, sliced)
     free_memory()  # what making the sessions left behind is not theirs
-    run_loop(_serve(_PerDomainService(static, ServeOptions(log="off", delay=delay)), port))
+    asyncio.run(_serve(_PerDomainService(static, ServeOptions(log="off", delay=delay)), port))
 
 
 if __name__ == "__main__":

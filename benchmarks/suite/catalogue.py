@@ -76,6 +76,7 @@ TABLES = (
         "images",
     ),
     Table("loader", RESULTS, f"{COST}.loader --images 1024 --side 400", 5),
+    Table("params", "docs/methods.md", "prunion.benchmarks.reproduce.ratios", 3),
     Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
     Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "a GPU, TensorRT"),
     Table("gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU"),

@@ -10,8 +10,15 @@ from contextlib import suppress
 
 import numpy as np
 
-from prunion.runtime.batching.policy import BatchOptions, delay_of, group_of, pays, runs_at_once
-from prunion.runtime.batching.queue import FairQueue, Job, Piece
+from prunion.runtime.batching.policy import (
+    BatchOptions,
+    delay_of,
+    group_of,
+    pays,
+    runs_at_once,
+    step_back,
+)
+from prunion.runtime.batching.queue import FairQueue, Job, Piece, late
 from prunion.runtime.batching.statistics import Statistics
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.model import Model, Trials
@@ -19,6 +26,7 @@ from prunion.runtime.model import Model, Trials
 __all__ = ["Batcher"]
 
 FOREVER = 1e6  # seconds that no client waits
+MARGIN = 1.25  # who is let in must be answered: a wait is known about so well
 DECAY = 0.9  # what a batch before counts against the newest, in the time of a row
 ENOUGH = 8  # rows of a batch where batches bring little: more would only keep others waiting
 
@@ -48,8 +56,7 @@ class Batcher:
         self._threads: list[threading.Thread] = []
         self._idle: list[threading.Condition] = []  # of threads with nothing to do
         self._closing = self._gathering = False
-        self._running = 0
-        self._together = 0  # pieces of the last batch
+        self._running = self._together = 0  # rows that run, and pieces of the last batch
 
     @property
     def rows(self) -> int:
@@ -110,9 +117,9 @@ class Batcher:
         with self._lock:
             if self._closing:
                 raise OverloadError("the server is stopping: ask another", "draining")
-            wait = self._queue.ahead(job.domains) * self.row_seconds
+            wait = (self._queue.ahead(job.domains) + self._running) * self.row_seconds
             # An idle server tries, whatever it took before: only trying tells how fast it is now.
-            if self.rows and time.monotonic() + wait > job.deadline:
+            if self.rows and time.monotonic() + MARGIN * wait > job.deadline:
                 raise OverloadError(
                     f"the queue would take about {wait:.1f} s, longer than the request's deadline: "
                     "try again later",
@@ -150,9 +157,10 @@ class Batcher:
 
     def _wake_all(self) -> None:
         while self._idle:
-            self._idle.pop().notify()
+            self._wake()
 
     def _work(self) -> None:
+        step_back()
         done, own = 0, threading.Condition(self._lock)
         while pieces := self._next(done, own):
             self._run(pieces)
@@ -290,8 +298,3 @@ def _finite(logits: np.ndarray, piece: Piece) -> bool:
         for row, domain in zip(logits, piece.domains, strict=True)
         if len(domain.pack.classes) > most
     )
-
-
-def late() -> OverloadError:
-    """What a request gets whose deadline is over."""
-    return OverloadError("the request's deadline passed in the queue: try again later", "deadline")

@@ -6,17 +6,22 @@ leaves as soon as its own rows are done, and no row is answered by a slower, sha
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from prunion.runtime.base import usable_cores
 from prunion.runtime.batching.queue import Group
 from prunion.runtime.model import Model, Plan
 
-__all__ = ["BatchOptions", "delay_of", "group_of", "pays", "runs_at_once"]
+__all__ = ["BatchOptions", "delay_of", "group_of", "pays", "runs_at_once", "step_back"]
 
 GAIN = 1.2  # a batch of 8 must answer this many times the images of batch 1 to be waited for
 DELAY = 0.002
+NICE = 3  # below the rest of the server
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,18 @@ def runs_at_once(model: Model) -> int:
     if threads is None or model.sessions.chosen().backend != "cpu":
         return 1
     return max(1, usable_cores() // threads)
+
+
+def step_back() -> None:
+    """Have this thread give way to the event loop where processors are short.
+
+    The loop needs little, and at once: it tells a client what is refused. Only Linux has a
+    priority for each thread.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
 
 
 def _kinds(plan: Plan) -> list[Mapping[int, float]]:

@@ -21,9 +21,10 @@ import numpy as np
 from prunion.runtime.errors import OverloadError
 from prunion.runtime.model import LiveDomain
 
-__all__ = ["FairQueue", "Group", "Job", "Piece"]
+__all__ = ["FairQueue", "Group", "Job", "Piece", "late"]
 
 SHARE = 4  # a domain may hold this many times the rows that are free
+COMING = 4  # times the rows of others that wait now may be served before a row
 FORGET = 4096  # clocks kept before those that fell behind are dropped
 FIX = "try again later, or with fewer rows"
 
@@ -113,7 +114,7 @@ class FairQueue:
 
     def put(self, job: Job) -> None:
         """Queue a job. Raises OverloadError where the queue, or a domain's share, is full."""
-        counts = Counter(domain.name for domain in job.domains)
+        counts = _counts(job.domains)
         free = self.limit - self.rows
         if job.rows > free:
             raise OverloadError(f"the queue holds {self.rows} rows of {self.limit}: {FIX}", "queue")
@@ -126,7 +127,8 @@ class FairQueue:
                 )
         job.waiting = job.missing = job.rows
         self.rows += job.rows
-        self.held.update(counts)
+        for name, count in counts.items():
+            self.held[name] += count
         first = self._now
         for place in range(0, job.rows, self.chunk):
             piece = Piece(job, place, min(place + self.chunk, job.rows))
@@ -134,12 +136,17 @@ class FairQueue:
             heapq.heappush(self._heap, (job.priority, first, next(self._order), piece))
 
     def ahead(self, domains: tuple[LiveDomain, ...]) -> int:
-        """About how many rows are served before the last row of a request for `domains`."""
-        active = len(self.held)
-        counts = Counter(domain.name for domain in domains)
-        own = max((self.held[name] + count for name, count in counts.items()), default=0)
-        new = sum(name not in self.held for name in counts)
-        return min(self.rows + len(domains), own * (active + new))
+        """About how many rows are served before the last row of a request for `domains`.
+
+        Other domains have their turns meanwhile, with rows that are still to come too: in an
+        overload the rows that wait now are the least of it.
+        """
+        counts = _counts(domains)
+        name = max(counts, key=lambda name: self.held[name] + counts[name], default="")
+        own = self.held[name] + counts.get(name, 0)
+        others = len(self.held) + sum(name not in self.held for name in counts) - 1
+        waiting = self.rows - self.held[name] + len(domains) - counts.get(name, 0)
+        return own + min(own * others, COMING * waiting)
 
     def take(
         self, most: int, now: float, group: Group | None = None
@@ -207,7 +214,7 @@ class FairQueue:
                 heapq.heapify(self._heap)
 
     def _start_of(self, piece: Piece, least: float) -> float:
-        counts = Counter(domain.name for domain in piece.domains)
+        counts = _counts(piece.domains)
         start = max(least, *(self._clocks.get(name, 0.0) for name in counts))
         for name, count in counts.items():
             self._clocks[name] = start + count / self.weights.get(name, 1.0)
@@ -221,6 +228,17 @@ class FairQueue:
             self.held[domain.name] -= 1
             if not self.held[domain.name]:
                 del self.held[domain.name]
+
+
+def late() -> OverloadError:
+    """What a request gets whose deadline is over."""
+    return OverloadError("the request's deadline passed in the queue: try again later", "deadline")
+
+
+def _counts(domains: tuple[LiveDomain, ...]) -> Mapping[str, int]:
+    if len(domains) == 1:  # as most are; a Counter takes as long as the rest of `put`
+        return {domains[0].name: 1}
+    return Counter(domain.name for domain in domains)
 
 
 def _group(piece: Piece, group: Group) -> object:

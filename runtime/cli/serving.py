@@ -38,6 +38,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=PORT, help="HTTP; 0 for a free one.")
 @click.option("--grpc-port", type=PORT, help="gRPC too; 0 for a free one.")
+@click.option("--uds", type=FOLDER, metavar="PATH", help="HTTP on a Unix socket, not on a port.")
 @packs
 @click.option("--packs", "pack_folder", type=FOLDER, metavar="DIR", help="Read packs on demand.")
 @click.option(

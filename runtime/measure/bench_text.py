@@ -60,7 +60,7 @@ def format_report(report: BenchReport) -> str:
     if states.count("not told") < 2:
         lines.append(f"before: {states}")
     told = [f"may be slowed down: {report.slowed_down}"] if report.slowed_down else []
-    told += [report.widths_warning] if report.widths_warning else []
+    told += [x for x in (report.widths_warning, report.widths_cost) if x]
     notes = [f"note: {note}" for note in (*told, *report.notes)]
     return "\n".join([*lines, f"files: {sizes}", f"machine: {machine}{after}", *notes])
 

@@ -34,7 +34,14 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Bundle, block_of, open_bundle, widths_warning
 from prunion.runtime.errors import InputError
 from prunion.runtime.measure.comparison import Comparison, compare_blocks
-from prunion.runtime.measure.contenders import Contender, Opened, Setup, domain_rows
+from prunion.runtime.measure.contenders import (
+    Setup,
+    cut_to_blocks,
+    domain_rows,
+    open_all,
+    pairs_of,
+    widths_cost,
+)
 from prunion.runtime.measure.fresh import Fresh, measure_fresh
 from prunion.runtime.measure.rivals import all_contenders
 from prunion.runtime.tensorrt import free_gpu_bytes
@@ -86,7 +93,8 @@ class BenchReport:
     `load_after` the machine's load average when all was done; that of before is in `machine`.
     `energy` and `idle_watts` (before loading) are empty where the machine does not tell. `before`
     and `after` are the machine's clocks and temperatures, `slowed_down` what may be wrong there;
-    `widths_warning` is about widths that the backend's fast kernels do not take.
+    `widths_warning` is about widths that the backend's fast kernels do not take, `widths_cost`
+    what they cost here: measured, empty where there are none or nothing could be measured.
     """
 
     bundle: str
@@ -107,6 +115,7 @@ class BenchReport:
     after: MachineState
     slowed_down: str
     widths_warning: str
+    widths_cost: str
     load_after: float | None
     notes: tuple[str, ...]
 
@@ -183,27 +192,37 @@ def bench(
     meters, state = energy_meters(gpu=gpu), read_state(gpu=gpu)
     idle = measure_energy(meters, lambda: time.sleep(IDLE_S), 0.0) if meters else None
     own, rivals = all_contenders(setup, bundle)
-    entered, pairs = [*own, *rivals], _pairs(own, rivals, len(domain_rows(bundle, domains)) > 1)
+    entered, pairs = [*own, *rivals], pairs_of(own, rivals, len(domain_rows(bundle, domains)) > 1)
+    block = block_of(engine, precision)
+    even = cut_to_blocks(setup, bundle, block) if slow_widths and block else None
+    if even:
+        pinned = next(x for x in own if x.one_domain)
+        entered.append(even[0])
+        pairs.append((pinned, even[0]))
     before, free = peak_rss_bytes(), _free_gpu_bytes(engine)
     load_ms: dict[str, float] = {}
-    opened = {x.name: _timed(x, load_ms) for x in entered}
+    opened, notes = open_all(entered, load_ms)
+    entered = [x for x in entered if x.name in opened]
+    pairs = [pair for pair in pairs if all(x.name in opened for x in pair)]
     rows: list[BenchRow] = []
     comparisons: list[Comparison] = []
     energy: list[Energy] = []
     for batch in dict.fromkeys(batches):
         calls = {name: x.call(batch) for name, x in opened.items()}
         made, blocks = _time(calls, batch, seconds)
-        rows += made
+        kept = {x.name: calls[x.name] for x in entered if not x.aside}
+        rows += [row for row in made if row.session in kept]
         comparisons += [
             compare_blocks(one.name, other.name, batch, blocks[one.name], blocks[other.name])
             for one, other in pairs
         ]
-        energy += _energy(meters, calls, batch, seconds) if meters else []
+        energy += _energy(meters, kept, batch, seconds) if meters else []
     after = read_state(gpu=gpu)
     left = None if all(on_cpu(x.provider) for x in opened.values()) else _free_gpu_bytes(backend)
     peak, sizes = peak_rss_bytes(), {x.name: opened[x.name].file_bytes for x in rivals}
     del opened  # the fresh processes need the memory
-    started = [measure_fresh(setup, x.name, max(batches)) for x in entered] if fresh else []
+    asked = [x.name for x in entered if fresh and not x.aside]
+    started = [measure_fresh(setup, name, max(batches)) for name in asked]
     return BenchReport(
         bundle=str(bundle.path),
         rows=tuple(rows),
@@ -223,8 +242,9 @@ def bench(
         after=after,
         slowed_down=slowed_down(state, after),
         widths_warning=slow_widths,
+        widths_cost=widths_cost(even, comparisons),
         load_after=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        notes=tuple(x for x in started if isinstance(x, str)),
+        notes=(*notes, *(x for x in started if isinstance(x, str))),
     )
 
 
@@ -254,25 +274,6 @@ def _energy(
     return found
 
 
-def _pairs(
-    own: Sequence[Contender], rivals: Sequence[Contender], mixed: bool
-) -> list[tuple[Contender, Contender]]:
-    """What is compared with what: only things that could answer the same images.
-
-    In `mixed` batches a session of one domain could not stand in for one of all, and how many
-    calls separate networks need hangs on the domains, of which a pinned session has one.
-    """
-    pairs = [(one, own[0]) for one in own[1:]]
-    for one in own:
-        for other in rivals:
-            if mixed and (one.one_domain and other.one_each):
-                continue
-            if mixed and (other.one_domain and not one.one_domain):
-                continue
-            pairs.append((one, other))
-    return pairs
-
-
 def _overhead_ms() -> float:
     """What timing adds to a call, by timing calls of nothing."""
     (blocks,) = time_blocks({"": lambda: None}, 0.002, 1.0).values()
@@ -281,10 +282,3 @@ def _overhead_ms() -> float:
 
 def _free_gpu_bytes(backend: Backend) -> int | None:
     return None if backend in ("cpu", "openvino") else free_gpu_bytes()
-
-
-def _timed(contender: Contender, load_ms: dict[str, float]) -> Opened:
-    start = time.perf_counter()
-    opened = contender.open()
-    load_ms[contender.name] = (time.perf_counter() - start) * 1e3
-    return opened

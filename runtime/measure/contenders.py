@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from prunion.runtime.backends import Session, SessionOptions, check_backend, run
-from prunion.runtime.base import Backend, Precision
+from prunion.runtime.backends import (
+    Session,
+    SessionOptions,
+    check_backend,
+    make_session,
+    run,
+    settled,
+)
+from prunion.runtime.base import HEADS, Backend, Precision, arithmetic_of
 from prunion.runtime.bundle import Bundle, Pack, open_bundle
-from prunion.runtime.graph import GraphForm
-from prunion.runtime.model import SessionPool, open_pool
+from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.graph import GraphForm, pin_form
+from prunion.runtime.measure.comparison import Comparison
+from prunion.runtime.model import SessionPool, open_blocked, open_pool
 
-__all__ = ["Contender", "Opened", "Setup", "contenders", "domain_rows", "session_calls"]
+__all__ = [
+    "Contender",
+    "Opened",
+    "Setup",
+    "contenders",
+    "cut_to_blocks",
+    "domain_rows",
+    "open_all",
+    "pairs_of",
+    "session_calls",
+    "widths_cost",
+]
 
 
 @dataclass(frozen=True)
@@ -68,16 +89,22 @@ class Contender:
         open: loads it. A fault of the bundle or the backend is raised here.
         one_domain: whether it answers images of one domain only.
         one_each: whether it takes a batch apart by domain, so that it matters which there are.
+        spare: whether `open` may find that there is no such thing here: UnsupportedGraphError.
+        aside: whether it is timed for one figure only, and no session that answers anybody.
     """
 
     name: str
     open: Callable[[], Opened]
     one_domain: bool = False
     one_each: bool = False
+    spare: bool = False
+    aside: bool = False
 
 
 def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
     """The mixed session and a pinned one; `single` of a specialised bundle, which has no other.
+
+    `blocked` is the mixed session in ONNX Runtime's blocked layout, on the CPU.
 
     Where domains have weights of their own, `split` takes a batch apart instead of the first.
 
@@ -100,6 +127,13 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
         session = pool.make(pack, sliced=False).session
         return session_calls(session, form, rows, single=True)
 
+    def blocked() -> Opened:
+        session = open_blocked(pool, [bundle.pack(x) for x in bundle.domains])
+        if isinstance(session, str):
+            raise UnsupportedGraphError(f"not in ONNX Runtime's blocked layout: {session}")
+        tables = form.tables([bundle.pack(x) for x in bundle.domains])
+        return session_calls(session, form, rows, tables)
+
     if form.single:
         return [Contender("single", mixed, one_domain=True)]
     if pool.apart:
@@ -107,10 +141,42 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
         found = [Contender("split", split, one_each=True)]
     else:
         found = [Contender("mixed", mixed)]
+        fits = settled(setup.backend, "") == "cpu" and arithmetic_of(setup.precision) == "fp32"
+        if pool.pins and fits:
+            found.append(Contender("blocked", blocked, spare=True))
     if pool.pins:
         pack = bundle.pack(bundle.domains[rows[0]])
         found.append(Contender(f"pinned:{pack.name}", partial(pinned, pack), one_domain=True))
     return found
+
+
+def cut_to_blocks(setup: Setup, bundle: Bundle, block: int) -> tuple[Contender, float] | None:
+    """The pinned session cut to widths in multiples of `block`, those below what it has, and the
+    share of multiplications that are left; None where there is no such session.
+
+    Other answers, but what widths cost that fill a block in part.
+    """
+    if bundle.manifest.own_weights or HEADS[bundle.manifest.heads] == "single":
+        return None
+    pool = open_pool(bundle, setup.options, setup.precision)
+    rows, table = domain_rows(bundle, setup.domains), pool.table
+    if table is None or not pool.pins:
+        return None
+    pack, alive = bundle.pack(bundle.domains[rows[0]]), np.ones(table.count, bool)
+    for members in table.widths:
+        kept = len(members) // block * block
+        alive[members[kept or len(members) :]] = False
+    if alive.all():  # what is narrower than a block stays
+        return None
+
+    def opened() -> Opened:
+        graph = pin_form(pool.graph.read(), pool.form, pack, table, alive)
+        session = make_session(graph, pool.chosen(), {"image"})
+        return session_calls(session, pool.form, rows, single=True)
+
+    share = table.macs(alive) / max(table.macs(np.ones_like(alive)), 1)
+    name = f"pinned:{pack.name} cut to multiples of {block}"
+    return Contender(name, opened, one_domain=True, spare=True, aside=True), share
 
 
 def _split_by_domain(pool: SessionPool, bundle: Bundle, rows: list[int]) -> Opened:
@@ -150,3 +216,51 @@ def domain_rows(bundle: Bundle, domains: str) -> list[int]:
         return list(range(len(bundle.domains)))
     bundle.domain(domains)
     return [bundle.domains.index(domains)]
+
+
+def pairs_of(
+    own: Sequence[Contender], rivals: Sequence[Contender], mixed: bool
+) -> list[tuple[Contender, Contender]]:
+    """What is compared with what: only things that could answer the same images.
+
+    In `mixed` batches a session of one domain could not stand in for one of all, and how many
+    calls separate networks need hangs on the domains, of which a pinned session has one.
+    """
+    pairs = [(one, own[0]) for one in own[1:]]
+    for one in own:
+        for other in rivals:
+            if mixed and (one.one_domain and other.one_each):
+                continue
+            if mixed and (other.one_domain and not one.one_domain):
+                continue
+            pairs.append((one, other))
+    return pairs
+
+
+def open_all(
+    entered: Sequence[Contender], load_ms: dict[str, float]
+) -> tuple[dict[str, Opened], list[str]]:
+    """What could be loaded, by name, and why something that may be missing is."""
+    opened, notes = {}, []
+    for x in entered:
+        start = time.perf_counter()
+        try:
+            opened[x.name] = x.open()
+        except UnsupportedGraphError as exc:
+            if not x.spare:
+                raise
+            notes.append(f"{x.name}: {exc}")
+        load_ms[x.name] = (time.perf_counter() - start) * 1e3
+    return opened, notes
+
+
+def widths_cost(even: tuple[Contender, float] | None, comparisons: Sequence[Comparison]) -> str:
+    """What the widths off the fast path take, beside what they compute."""
+    found = [] if even is None else [x for x in comparisons if x.against == even[0].name]
+    if even is None or not found:
+        return ""
+    cut = ", ".join(f"{1 / x.ratio:.2f} of its time at batch {x.batch}" for x in found)
+    return (
+        f"{found[0].session} cut down to the multiples below would do {even[1]:.2f} of its "
+        f"multiplications and take {cut} (measured)"
+    )

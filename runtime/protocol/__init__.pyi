@@ -18,6 +18,7 @@ from .request import domains_of as domains_of
 from .request import http_request as http_request
 from .request import images_of as images_of
 from .request import json_value as json_value
+from .request import raw_request as raw_request
 from .response import InferResponse as InferResponse
 from .response import http_response as http_response
 from .response import infer_response as infer_response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "images_of",
     "json_value",
     "make_request",
+    "raw_request",
     "requested",
 ]
 
@@ -101,6 +103,24 @@ def http_request(body: bytes, header_length: int | None) -> InferRequest:
     return make_request(
         value.get("id"), tensors, _json_outputs(value.get("outputs")), value.get("parameters")
     )
+
+
+def raw_request(body: bytes, form: GraphForm) -> InferRequest:
+    """A body that is nothing but the tensor `image` of one domain, with no JSON before it.
+
+    How many images it holds is how often one fits into it. The answer is as raw. Raises InputError.
+    """
+    kind = "UINT8" if form.image == "uint8" else "FP32"
+    one = math.prod(form.image_shape) * (1 if kind == "UINT8" else 4)
+    count, left = divmod(len(body), one)
+    if left or not count:
+        shape = list(form.image_shape)
+        raise InputError(
+            f"the body has {len(body)} bytes, and an image {shape} as {kind} takes {one}: send "
+            "whole images, or JSON before them and its length in Inference-Header-Content-Length"
+        )
+    tensor = raw_tensor("image", kind, (count, *form.image_shape), body)
+    return make_request(None, [tensor], (), {"binary_data_output": True})
 
 
 def json_value(body: bytes) -> Any:

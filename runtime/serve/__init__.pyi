@@ -5,7 +5,6 @@ from .http.connections import protocol_of as protocol_of
 from .options import Limits as Limits
 from .options import LoadOptions as LoadOptions
 from .options import ServeOptions as ServeOptions
-from .server import run_loop as run_loop
 from .server import serve as serve
 from .server import serve_with as serve_with
 from .service import Service as Service

@@ -64,6 +64,7 @@ class ServeOptions:
 
     Attributes:
         grpc_port: None for no gRPC.
+        uds: a Unix socket's path; HTTP is served there, and not at `host` and `port`.
         packs: packs that are served beside the bundle's from the start.
         folders: where the control API may load packs from.
         watch: a folder whose packs are served as they come and go.
@@ -88,6 +89,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     grpc_port: int | None = None
+    uds: Path | None = None
     load: LoadOptions = LoadOptions()
     limits: Limits = Limits()
     packs: tuple[Path, ...] = ()

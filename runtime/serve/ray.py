@@ -28,7 +28,7 @@ __all__ = ["application", "replicated"]
 REPLICAS = re.compile(r"(\d{1,5})(?:\.\.(\d{1,5}))?")
 # Ray listens, and asks every replica in turn: what these say would be ignored without a word.
 RAYS_OWN = (
-    "host port grpc_port certificate private_key client_ca workers ready_seconds control log"
+    "host port grpc_port uds certificate private_key client_ca workers ready_seconds control log"
 ).split()
 ARGUMENTS: Mapping[str, type] = {  # of `serve run`, which gives texts, and of Ray's YAML files
     "backend": str,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import logging
 import math
 import os
@@ -11,9 +13,8 @@ import select
 import signal
 import socket
 import ssl
-import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
 from prunion.runtime.serve.workers import run_workers
 
-__all__ = ["run_loop", "serve", "serve_with"]
+__all__ = ["serve", "serve_with"]
 
 BACKLOG = 2048
 PATIENCE = 200  # milliseconds of emptying the queue of connections before it is closed
@@ -66,7 +67,7 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
     _check(options)
     if options.workers == 1:
         with logging_of(options):
-            run_loop(_run(bundle, options, options.port))
+            asyncio.run(_run(bundle, options, options.port))
         return
     with logging_of(options), contextlib.ExitStack() as held:
         # Held but not listened on, so that the workers share what this process was given.
@@ -77,22 +78,7 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
         shared = replace(options, port=numbers[0])
         if options.grpc_port is not None:
             shared = replace(shared, grpc_port=numbers[1])
-        run_workers(options.workers, lambda: run_loop(_run(bundle, shared, shared.port)))
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """`asyncio.run`, in uvloop's loop where that is installed: its sockets and timers are in C."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-        return
-    if sys.version_info < (3, 11):
-        uvloop.install()
-        asyncio.run(main)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main)
+        run_workers(options.workers, lambda: asyncio.run(_run(bundle, shared, shared.port)))
 
 
 async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
@@ -103,6 +89,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     tracing = make_tracing(options.otlp)
     service = Service(load_model(bundle, options.load), options, tracing)
     service.start()
+    gc.collect()
+    gc.freeze()  # what is here now stays: looking through it again would hold up requests
     gate = Gate(options.limits.requests, options.limits.client_requests)
     keys = None if options.api_keys is None else read_keys(options.api_keys)
     tasks: set[asyncio.Task[None]] = set()
@@ -114,11 +102,13 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
 
     if hasattr(signal, "SIGHUP"):
         _on_signal(loop, signal.SIGHUP, reload)
-    listening = _bound(options, port)
+    listening = _bound(options, port) if options.uds is None else _bound_path(options.uds)
     listening.listen(BACKLOG)
     http = _Http(_config(service, gate, keys))
     rpc: Any = None
-    where = {"http": listening.getsockname()[1]}
+    where: dict[str, int | Path] = {
+        "http": listening.getsockname()[1] if options.uds is None else options.uds
+    }
     if options.grpc_port is not None:
         from prunion.runtime.serve.grpc.server import make_grpc_server
 
@@ -136,6 +126,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     await _drain(service, http, rpc, running)
+    if options.uds is not None:
+        options.uds.unlink(missing_ok=True)
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
 
@@ -254,6 +246,27 @@ def _bound(options: ServeOptions, port: int) -> socket.socket:
     return found
 
 
+def _bound_path(path: Path) -> socket.socket:
+    """A Unix socket at a path, where none may be that somebody listens on. Raises ConfigError.
+
+    Who may write to it may ask, as its folder and the process's umask say.
+    """
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():  # what a process left behind that was killed
+            with contextlib.suppress(ConnectionRefusedError):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                    other.connect(str(path))
+                raise OSError(errno.EADDRINUSE, "a server listens there")
+            path.unlink()
+        found.bind(str(path))
+    except OSError as exc:
+        found.close()
+        reason = exc.strerror or exc
+        raise ConfigError(f"cannot listen on {path} ({reason}): choose another --uds") from None
+    return found
+
+
 def _check(options: ServeOptions) -> None:
     for path in (*options.folders, options.watch, options.pack_folder):
         if path is not None and not path.is_dir():
@@ -264,6 +277,10 @@ def _check(options: ServeOptions) -> None:
         raise ConfigError("clients show certificates over TLS only: give --certificate too")
     if options.workers > 1 and not hasattr(os, "fork"):
         raise ConfigError("this system cannot share a port between processes: use one worker")
+    if options.uds is not None and not hasattr(socket, "AF_UNIX"):
+        raise ConfigError("this system has no Unix sockets: use --port")
+    if options.uds is not None and options.workers > 1:
+        raise ConfigError("workers share a port, not a Unix socket: use --port, or one worker")
     if options.workers > 1 and options.control:
         raise ConfigError(
             "--control reaches one process of several: use --watch with --workers, which all follow"

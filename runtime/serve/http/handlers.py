@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from prunion.runtime.errors import InputError
-from prunion.runtime.protocol import http_request, http_response, json_value
+from prunion.runtime.protocol import (
+    http_request,
+    http_response,
+    json_value,
+    raw_request,
+)
 from prunion.runtime.serve.http.body import (
     check_json,
     packed,
@@ -27,6 +33,7 @@ from prunion.runtime.serve.service import Service
 
 __all__ = ["Handlers"]
 
+BEGIN = re.compile(rb'[\xff\xfe]*\s*\{\s*["}]')  # of a JSON object
 INLINE = 32 * 1024  # bytes of JSON that are parsed on the event loop; more go to a thread
 
 
@@ -87,11 +94,12 @@ class Handlers:
             raise InputError("Inference-Header-Content-Length must be a whole number")
         length = None if value is None else int(value)
         coding = request.headers.get("content-encoding", "")
+        kind = request.headers.get("content-type", "")
         small = len(body) <= INLINE or (length is not None and length <= INLINE)
         if small and not coding:
-            parsed = self._parsed(body, coding, length)
+            parsed = self._parsed(body, coding, length, kind)
         else:
-            parsed = await self.service.decoder.run(self._parsed, body, coding, length)
+            parsed = await self.service.decoder.run(self._parsed, body, coding, length, kind)
         work = self.service.infer(name, version, parsed, arrived)
         answer = await unless_gone(request, work)
         content, json_length = http_response(answer)
@@ -112,9 +120,11 @@ class Handlers:
                 content = await self.service.decoder.run(packed, content, encoding)
         return Response(content, headers=headers, media_type=kind)
 
-    def _parsed(self, body: bytes, coding: str, length: int | None) -> Any:
+    def _parsed(self, body: bytes, coding: str, length: int | None, kind: str) -> Any:
         limits, form = self.service.options.limits, self.service.serving.model.sessions.form
         body = unpacked(body, coding, limits.body)
+        if length == 0 or (length is None and _is_raw(body, kind)):
+            return raw_request(body, form)
         check_json(body if length is None else body[:length], limits, form.image_shape)
         return http_request(body, length)
 
@@ -133,6 +143,14 @@ class Handlers:
         if not isinstance(value, dict):
             raise InputError("the body must be an object, or empty")
         return value
+
+
+def _is_raw(body: bytes, kind: str) -> bool:
+    """Whether a body of bytes is a tensor alone, and no JSON: clients call that bytes too."""
+    if kind.split(";")[0].strip().lower() != "application/octet-stream":
+        return False
+    begin, end = (part.replace(b"\0", b"") for part in (body[:64], body[-64:]))  # of UTF-16 too
+    return BEGIN.match(begin) is None or not end.rstrip().endswith(b"}")
 
 
 def _named(request: Request) -> tuple[str, str]:

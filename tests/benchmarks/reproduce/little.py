@@ -1,4 +1,4 @@
-"""`little.py ARGUMENTS`: the command `prunion` with a network of a few channels called wrn28_4."""
+"""`little.py ARGUMENTS`: the command `prunion`, with a few channels for the papers' networks."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ if __name__ == "__main__":
     from prunion.runtime.cli.main import main
     from prunion.trainer.backbone import PAPER_NETS
 
-    PAPER_NETS["wrn28_4"] = Little
+    PAPER_NETS["wrn28_4"] = PAPER_NETS["resnet26"] = Little
     main()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -281,3 +283,20 @@ def test_who_waits_for_a_fuller_batch_keeps_nobody_from_closing(
     batcher.close()
     assert time.monotonic() - begun < 10
     assert all(x.logits is not None for x in jobs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_the_network_gives_way_to_the_event_loop(model: Model, batch: np.ndarray) -> None:
+    found: list[int] = []
+
+    class Asked(Held):
+        def answer(self, array: np.ndarray, domains: Any) -> np.ndarray:
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return self.model.answer(array, domains)
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    batcher = Batcher(Asked(model), BatchOptions(delay=0.0))  # type: ignore[arg-type]
+    batcher.put(job(model, batch[:1], [0]))
+    batcher.close()
+    assert found[0] > before or before == 19
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before

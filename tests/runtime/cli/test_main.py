@@ -177,16 +177,17 @@ def test_bench_json(bundle_path: Path) -> None:
     result = invoke("bench", bundle_path, *arguments)
     report = json.loads(result.stdout)
     rows = {(row["session"], row["batch"]) for row in report["rows"]}
-    assert rows == {(s, n) for s in ("mixed", "pinned:flowers") for n in (1, 3)}
+    sessions = ("mixed", "blocked", "pinned:flowers")
+    assert rows == {(s, n) for s in sessions for n in (1, 3)}
     assert report["peak_rss_bytes"] > 0
     assert report["gpu_bytes"] is None, "of a CPU"
     assert report["file_bytes"]["model.onnx"] == (bundle_path / "model.onnx").stat().st_size
     assert report["load_after"] is None or report["load_after"] >= 0
-    (compared, _) = report["comparisons"]
-    assert (compared["session"], compared["against"]) == ("pinned:flowers", "mixed")
-    assert compared["ratio"] > 0
+    compared = [(x["session"], x["against"]) for x in report["comparisons"]]
+    assert compared == 2 * [(name, "mixed") for name in sessions[1:]]
+    assert all(x["ratio"] > 0 for x in report["comparisons"])
     assert 0 < report["overhead_ms"] < 0.1
-    for fresh, session in zip(report["fresh"], ("mixed", "pinned:flowers"), strict=True):
+    for fresh, session in zip(report["fresh"], sessions, strict=True):
         assert (fresh["session"], fresh["batch"]) == (session, 3)
         assert fresh["peak_rss_bytes"] > fresh["packages_rss_bytes"] > 1 << 20
         assert fresh["load_ms"] > 0 < fresh["first_call_ms"]
@@ -201,7 +202,7 @@ def test_bench_writes_tables(bundle_path: Path, tmp_path: Path) -> None:
     assert "timing itself: " in table.stdout
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["session"] for row in rows] == ["mixed", "pinned:signs"]
+    assert [row["session"] for row in rows] == ["mixed", "blocked", "pinned:signs"]
     assert float(rows[1]["ratio"]) > 0
     assert rows[1]["verdict"]
     assert int(rows[0]["fresh_peak_rss_bytes"]) > 1 << 20

@@ -25,7 +25,8 @@ def test_the_report_tells_energy_and_slowing_down(
     monkeypatch.setattr(benchmark, "LEAST_ENERGY_S", 0.05)
     monkeypatch.setattr(benchmark, "IDLE_S", 0.05)
     report = bench(bundle_path, batches=(2,), seconds=0.01, threads=1, fresh=False)
-    assert {(x.session, x.batch) for x in report.energy} == {("mixed", 2), ("pinned:flowers", 2)}
+    sessions = ("mixed", "blocked", "pinned:flowers")
+    assert {(x.session, x.batch) for x in report.energy} == {(name, 2) for name in sessions}
     for row in report.energy:
         whole, part = (row.joules_per_image[x.name] for x in rails)
         assert whole == pytest.approx(3 * part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import pytest
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import pin_domain
-from prunion.runtime.measure import bench
+from prunion.runtime.measure import bench, benchmark, contenders, format_report
 from prunion.runtime.measure.contenders import Opened, Setup
 from prunion.runtime.measure.rivals import all_contenders
 from prunion.runtime.model import load
@@ -57,7 +58,7 @@ def test_a_rival_is_timed_beside_the_bundle(bundle_path: Path, tmp_path: Path) -
         fresh=False,
     )
     assert {row.session for row in report.rows} == {
-        *("mixed", "pinned:flowers", str(alone), "specialised:flowers", "separate")
+        *("mixed", "blocked", "pinned:flowers", str(alone), "specialised:flowers", "separate")
     }
     compared = {(x.session, x.against) for x in report.comparisons}
     assert ("mixed", "separate") in compared
@@ -65,6 +66,33 @@ def test_a_rival_is_timed_beside_the_bundle(bundle_path: Path, tmp_path: Path) -
     assert ("mixed", "specialised:flowers") not in compared
     assert ("pinned:flowers", "specialised:flowers") in compared
     assert report.rival_bytes[str(alone)] == alone.stat().st_size
+
+
+def test_a_layout_that_is_not_there_is_a_note(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contenders, "open_blocked", lambda *_: "no such operator")
+    report = bench(bundle_path, batches=(1,), seconds=0.01, threads=1, fresh=False)
+    assert {row.session for row in report.rows} == {"mixed", "pinned:flowers"}
+    assert report.notes == ("blocked: not in ONNX Runtime's blocked layout: no such operator",)
+
+
+def test_widths_off_the_fast_path_are_timed_beside_those_below(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = toy.make_bundle(tmp_path)
+    # Of the toy's 8 channels 6 are left, then: the multiples of 3 below 8.
+    monkeypatch.setattr(benchmark, "block_of", lambda *_: 3)
+    report = bench(path, batches=(1, 2), seconds=0.02, threads=1, fresh=False)
+    cut = "pinned:flowers cut to multiples of 3"
+    assert [x.batch for x in report.comparisons if x.against == cut] == [1, 2]
+    assert cut not in {row.session for row in report.rows}, "it answers nobody"
+    share, *_ = re.findall(r"would do ([0-9.]+) of its multiplications", report.widths_cost)
+    assert share == "0.75"
+    assert "of its time at batch 2 (measured)" in report.widths_cost
+    assert f"note: {report.widths_cost}" in format_report(report)
+    monkeypatch.setattr(benchmark, "block_of", lambda *_: 16)
+    assert not bench(path, batches=(1,), seconds=0.01, fresh=False).widths_cost, "nothing to cut"
 
 
 def test_a_graph_of_another_kind_is_fed_by_its_own_shape(bundle_path: Path, tmp_path: Path) -> None:

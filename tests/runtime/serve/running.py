@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STARTED = re.compile(r"http (\d+)(?:, grpc (\d+))?")
+STARTED = re.compile(r"http (\d+|/[^,]*)(?:, grpc (\d+))?")
 COMMAND = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()"]
 
 
@@ -70,7 +70,8 @@ def running(bundle: Path, *options: object, workers: int = 1) -> Iterator[Runnin
             found.lines.append(value)
             match = STARTED.search(value["event"])
             if value["event"].startswith("serving") and match:
-                found.http, found.grpc = int(match[1]), int(match[2] or 0)
+                found.http = int(match[1]) if match[1].isdigit() else -1  # a Unix socket
+                found.grpc = int(match[2] or 0)
                 ready.release()
         for _ in range(workers):
             ready.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -223,3 +224,40 @@ def test_numbers_no_float_can_hold_are_refused(client: Any, change: dict[str, An
     assert response.status_code == 400
     assert len(response.json()["error"].splitlines()) == 1
     assert len(response.json()["error"]) < 300
+
+
+RAW = {"content-type": "application/octet-stream"}
+
+
+@pytest.mark.parametrize("headers", [RAW, {"inference-header-content-length": "0"}])
+def test_a_tensor_alone_is_a_request_to_a_domain(
+    client: Any, batch: np.ndarray, headers: dict[str, str]
+) -> None:
+    """Triton's raw binary requests: their answers are raw too."""
+    answer = client.post("/v2/models/signs/infer", content=batch.tobytes(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    length = int(answer.headers["inference-header-content-length"])
+    told = json.loads(answer.content[:length])
+    expected = client.post(INFER, json=request(batch, [1] * len(batch))).json()["outputs"][0]
+    assert told["outputs"][0]["shape"] == expected["shape"]
+    logits = np.frombuffer(answer.content[length:], "<f4")
+    np.testing.assert_allclose(logits, expected["data"], rtol=1e-5)
+
+
+def test_bytes_are_not_taken_for_what_they_are_not(client: Any, batch: np.ndarray) -> None:
+    url, data = "/v2/models/signs/infer", bytearray(batch[:1].tobytes())
+    data[0] = ord("{")  # as a tensor may begin
+    assert client.post(url, content=bytes(data), headers=RAW).status_code == 200
+    image = request(batch[:1], [0])["inputs"][0]
+    for coding in ("utf-8", "utf-16", "utf-32"):  # as some clients call their JSON
+        text = json.dumps({"inputs": [image]}).encode(coding)
+        assert client.post(url, content=text, headers=RAW).json()["outputs"]
+    for content in (b"", bytes(data[:-1]), b"nonsense"):
+        answer = client.post(url, content=content, headers=RAW)
+        assert answer.status_code == 400 and "takes 1440" in answer.json()["error"]
+    answer = client.post(INFER, content=bytes(data), headers=RAW)
+    assert answer.status_code == 400 and "`domain`" in answer.json()["error"]
+    assert client.post(url, content=bytes(data)).status_code == 400, (
+        "it does not say that it is raw"
+    )
+    assert client.post("/v2/models/signs/infer", content=b"{}", headers=RAW).status_code == 400

@@ -243,6 +243,54 @@ def test_systemd_is_told(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert told.recv(100) == b"STOPPING=1"
 
 
+class Local(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(10)
+        self.sock.connect(str(self.path))
+
+
+def test_a_unix_socket(bundle_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from click.testing import CliRunner
+
+    from prunion.runtime.cli import cli
+
+    if not hasattr(socket, "AF_UNIX"):
+        pytest.skip("this system has no sockets in the file system")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "http")
+        for end in ("killed", "stopped"):
+            with running(bundle_path, "--uds", path) as server:
+                connection = Local(path)
+                assert ask(connection)[0] == 200
+                connection.close()
+                with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+                    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+                    assert check(b"", timeout=10) == b"\x08\x01"
+                done = CliRunner().invoke(cli, ["serve", str(bundle_path), "--uds", str(path)])
+                assert (
+                    done.exit_code == 1 and "listens there" in done.output + capfd.readouterr().err
+                )
+                if end == "killed":  # what it leaves behind is no hindrance
+                    server.process.kill()
+                    server.process.wait()
+                    assert path.is_socket()
+                else:
+                    assert server.end() == 0 and not path.exists()
+        path.write_text("precious")
+        done = CliRunner().invoke(cli, ["serve", str(bundle_path), "--uds", str(path)])
+        assert (
+            done.exit_code == 1 and "choose another --uds" in done.output + capfd.readouterr().err
+        )
+        assert path.read_text() == "precious"
+
+
 def test_addresses_of_version_6(bundle_path: Path) -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("this system has no IPv6")
@@ -273,6 +321,7 @@ def test_several_processes_share_the_ports(bundle_path: Path, toy: ModuleType) -
     [
         (["--watch", "nowhere"], "no folder"),
         (["--workers", "2", "--control"], "--watch"),
+        (["--workers", "2", "--uds", "socket"], "one worker"),
         (["--certificate", "x.pem"], "give both"),
         (["--weight", "signs=0"], "NAME=WEIGHT"),
         (["--keep", "late"], "no folder of packs"),

@@ -100,6 +100,21 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(tmp_path:
         assert torch.equal(resumed.net.state_dict()[name], value), name
 
 
+def test_two_processes_share_a_ramp(tmp_path: Path) -> None:
+    run_file, out = tiny_run(tmp_path, warmup=1, ramp=1, settle=1), tmp_path / "two"
+    processes = start(2, run_file, out, "--budget", "0.8,0.4")
+    outputs = [p.communicate(timeout=300) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], outputs
+    assert "1 run left the ramp of seed-3-budget-0.4" in outputs[0][0] and outputs[1][0] == ""
+    high, low = (out / f"seed-3-budget-{limit}" for limit in ("0.8", "0.4"))
+    assert sorted(out.iterdir()) == [out / "frontier.png", out / "frontier.svg", low, high]
+    found = json.loads((high / "record.json").read_text("utf-8"))["result"]["branched_from"]
+    shared = found["steps"]
+    assert 3 < shared < 6
+    assert steps(high)[:shared] == steps(low)[:shared]
+    assert [x["step"] for x in steps(high)[shared:]] == [6, 7, 8]
+
+
 def test_a_domain_that_one_process_cannot_open_ends_both(tmp_path: Path) -> None:
     run_file = tiny_run(tmp_path, placement='"domains"')
     broken = tmp_path / "data" / "cold" / "train" / "blue" / "3.png"  # the second process's domain

@@ -78,7 +78,7 @@ def _read(
                 return
             if count == MOST_MEMBERS:
                 raise DataError(f"{place} has over {MOST_MEMBERS:,} members: no archive of images")
-            tar.members.clear()  # a million of them fill memory
+            vars(tar)["members"].clear()  # a million of them fill memory
             name = member.name.removeprefix("./")
             if name.endswith(".tar") and member.isreg() and depth < DEEPEST:
                 inner = tar.extractfile(member)

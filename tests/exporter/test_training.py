@@ -25,6 +25,7 @@ from tests.trainer.nets import Residual
 from tests.trainer.tiny_run import tiny_run, write_domain
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1, "batch_size": 4}
+BUDGET = {"kind": "params", "limit": 0.7, "round_to": 1}  # its layers are hardly wider than 8
 
 
 class Noise(Dataset[tuple[Any, int]]):
@@ -74,7 +75,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Residual, dic
     result = prunion.prune(
         model,
         {"paint": folder / "paint", "noise": Noise(), "both": (Noise(), Noise(8, "array"))},
-        0.7,
+        BUDGET,
         folder / "run",
         size=16,
         train=SHORT,
@@ -117,10 +118,11 @@ def test_what_a_callback_raises_ends_the_run(tmp_path: Path) -> None:
 
     sets = {"a": Noise(), "b": Noise()}
     with pytest.raises(KeyError, match="enough"):
-        prunion.prune(Residual(), sets, 0.7, tmp_path / "r", size=16, train=SHORT, on_epoch=stop)
+        prunion.prune(Residual(), sets, BUDGET, tmp_path / "r", size=16, train=SHORT, on_epoch=stop)
     # The state was saved before, and the run goes on from there.
     go_on = {"size": 16, "train": SHORT, "resume": True}
-    assert prunion.prune(Residual(), sets, 0.7, tmp_path / "r", **go_on).accuracy.keys() == {*"ab"}
+    result = prunion.prune(Residual(), sets, BUDGET, tmp_path / "r", **go_on)
+    assert result.accuracy.keys() == {*"ab"}
 
 
 def test_a_baseline_is_trained_from_the_network_and_the_data_sets_in_hand(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_baseline_is_trained_from_the_network_and_the_data_sets_in_hand(tmp_pa
     result = prunion.prune(
         Residual(),
         {"a": Noise(), "b": Noise(form="picture")},
-        0.7,
+        BUDGET,
         tmp_path / "r",
         size=16,
         train=SHORT,
@@ -225,7 +227,7 @@ def test_images_that_are_none_are_named(
     tmp_path: Path, domains: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((DataError, ConfigError), match=message):
-        prunion.prune(Residual(), domains, 0.7, tmp_path / "run", size=16, train=SHORT)
+        prunion.prune(Residual(), domains, BUDGET, tmp_path / "run", size=16, train=SHORT)
 
 
 def test_a_model_must_be_one() -> None:

@@ -51,7 +51,7 @@ def batches() -> RandomBatches:
 
 def training_of(config: RunConfig, net: Any, train: dict[str, Any]) -> Training:
     phases = TrainConfig(warmup=1, ramp=1, settle=1, **train)
-    config = replace(config, train=phases, budget=BudgetConfig(0.7))
+    config = replace(config, train=phases, budget=BudgetConfig(0.7, round_to=1))
     budget = make_budget(config.budget, make_pricer(config.budget, net))
     return Training(config, net, batches(), budget)  # type: ignore[arg-type]
 

@@ -20,8 +20,7 @@ import numpy as np
 import onnxruntime
 
 from prunion.benchmarks.random_bundle import random_bundle
-from prunion.runtime.backends import run
-from prunion.runtime.backends.onnxruntime import OrtSession
+from prunion.runtime.backends import OrtSession, run
 from prunion.runtime.base import machine_facts, summary, time_blocks, warm_up
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.measure import run_scenario

@@ -46,6 +46,7 @@ OWN: dict[str, dict[str, object]] = {
 }
 OFTEN = ("lora", "series")  # without being asked for slow tests
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
+RUNS |= {name: {**SHORT, **OWN[name]} for name in OFTEN}
 
 
 def learned(count: int, runs: list[list[Any]]) -> list[Any]:
@@ -126,25 +127,18 @@ def assert_same_figures(alone: Any, shared: list[Any], *, steps: int) -> None:
         assert all(torch.equal(other[name], value) for name, value in state.items())
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
-    """Of every method with own weights what one process saw, and each of two."""
-    slow = request.config.getoption("markexpr") not in ("not slow", "")
-    folder, names = tmp_path_factory.mktemp("own"), list(OWN) if slow else list(OFTEN)
-    files = {name: tiny_run(folder / name, **{**SHORT, **OWN[name]}) for name in names}
-    runs = {
-        many: [[str(path), str(folder / f"{name}.{many}"), True] for name, path in files.items()]
-        for many in (1, 2)
-    }
-    alone, shared = learned(1, runs[1]), learned(2, runs[2])
-    return {name: (alone[i], shared[i]) for i, name in enumerate(names)}
+@pytest.mark.parametrize("name", OFTEN)
+def test_own_weights_are_those_of_one_process(both: Any, name: str) -> None:
+    assert_same_figures(*both[name], steps=9)
 
 
-@pytest.mark.parametrize(
-    "name", [x if x in OFTEN else pytest.param(x, marks=pytest.mark.slow) for x in OWN]
-)
-def test_own_weights_are_those_of_one_process(own: Any, name: str) -> None:
-    assert_same_figures(*own[name], steps=9)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OWN if name not in OFTEN])
+def test_so_they_are_by_every_method(name: str, tmp_path: Path) -> None:
+    run_file = str(tiny_run(tmp_path, **{**SHORT, **OWN[name]}))
+    (alone,) = learned(1, [[run_file, str(tmp_path / "one"), True]])
+    (shared,) = learned(2, [[run_file, str(tmp_path / "two"), True]])
+    assert_same_figures(alone, shared, steps=9)
 
 
 def test_float32_ends_at_the_same_switches(both: dict[str, tuple[Any, list[Any]]]) -> None:

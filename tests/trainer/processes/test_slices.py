@@ -38,7 +38,7 @@ FLOAT32 = ("float32", "bf16", "local")
 OWN: dict[str, dict[str, object]] = {
     **{
         method: {"method": f'"{method}"'}
-        for method in ("finetune", "piggyback", "affine", "parallel", "svd", "taps", "lora")
+        for method in ("finetune", "piggyback", "affine", "parallel", "taps", "lora")
     },
     "series": {"method": '"series"', "placement": '"domains"'},
     "slices": {"granularity": '"slice"', "trunk": '"frozen"'},

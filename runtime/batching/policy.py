@@ -87,9 +87,10 @@ def step_back() -> None:
     priority for each thread.
     """
     if sys.platform == "linux":
-        thread = threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
+            # From the main thread's: a thread begins with that of the one that started it.
+            usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), usual + NICE)
 
 
 def _kinds(plan: Plan) -> list[Mapping[int, float]]:

@@ -207,7 +207,12 @@ class FairQueue:
         """Take what waits of a job out of the queue: nobody wants it any more."""
         if not job.closed:
             job.closed = True
-            self._forget_rows(job.domains[job.rows - job.waiting :])
+            # Of a long request a later piece may be gone before an earlier one.
+            pieces = (
+                [entry[3] for entry in self._heap if entry[3].job is job] if job.waiting else []
+            )
+            for piece in pieces:
+                self._forget_rows(piece.domains)
             job.waiting = 0
             if len(self._heap) > 64 and len(self._heap) > 2 * self.rows:
                 self._heap = [entry for entry in self._heap if not entry[3].job.closed]

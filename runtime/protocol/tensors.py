@@ -27,6 +27,8 @@ TAKEN = (*DTYPES, "BYTES")
 MOST_DIMENSIONS = 8
 MOST_VALUES = 1 << 40
 
+MOST_ITEMS = 1 << 16  # of a tensor whose elements become Python objects, one by one
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
@@ -81,8 +83,12 @@ def raw_tensor(
     """A tensor from its bytes: little-endian, row by row; BYTES elements have their length before
     them, four bytes. Raises InputError where the count does not fit."""
     _check_type(name, datatype)
+    if datatype in ("BYTES", "INT64") and math.prod(shape) > MOST_ITEMS:
+        raise InputError(
+            f"`{name}` has the shape {shown(list(shape))}: send at most {MOST_ITEMS:,} elements"
+        )
     if datatype == "BYTES":
-        items = _split_bytes(name, data)
+        items = _split_bytes(name, data, math.prod(shape))
         _check_count(name, shape, len(items))
         return Tensor(name, datatype, shape, items)
     dtype = DTYPES[datatype]
@@ -144,9 +150,11 @@ def _numbers(name: str, datatype: str, shape: tuple[int, ...], data: list[Any]) 
     return np.asarray(array.astype(kept).reshape(shape))
 
 
-def _split_bytes(name: str, data: bytes | memoryview) -> list[bytes]:
-    items, place = [], 0
-    while place < len(data):
+def _split_bytes(name: str, data: bytes | memoryview, count: int) -> list[bytes]:
+    """At most `count + 1` elements: empty ones take four bytes each, and would be millions."""
+    items: list[bytes] = []
+    place = 0
+    while place < len(data) and len(items) <= count:
         if place + 4 > len(data):
             raise InputError(f"`{name}` ends within the length of an element")
         (length,) = struct.unpack_from("<I", data, place)

@@ -104,6 +104,7 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
         _on_signal(loop, signal.SIGHUP, reload)
     listening = _bound(options, port) if options.uds is None else _bound_path(options.uds)
     listening.listen(BACKLOG)
+    socket_file = None if options.uds is None else _identity(options.uds)
     http = _Http(_config(service, gate, keys))
     rpc: Any = None
     where: dict[str, int | Path] = {
@@ -126,8 +127,8 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     await _drain(service, http, rpc, running)
-    if options.uds is not None:
-        options.uds.unlink(missing_ok=True)
+    if options.uds is not None and _identity(options.uds) == socket_file:
+        options.uds.unlink(missing_ok=True)  # else it is another server's by now
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
 
@@ -265,6 +266,15 @@ def _bound_path(path: Path) -> socket.socket:
         reason = exc.strerror or exc
         raise ConfigError(f"cannot listen on {path} ({reason}): choose another --uds") from None
     return found
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies at a path, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check(options: ServeOptions) -> None:

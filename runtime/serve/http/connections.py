@@ -44,6 +44,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
         """Closes what is one too many, and what keeps silent."""
 
         _silence: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
         _thrown = 0  # bytes still to come of a request that was refused, or answered before its end
         _exchange: Exchange | None = None  # the plain request that is being answered
         _early = b""  # what came after it
@@ -99,7 +100,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
             root = self.root_path
             scope = {
                 "type": "http",
-                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "asgi": {"version": self.config.asgi_version, "spec_version": "2.3"},
                 "http_version": "1.1",
                 "server": self.server,
                 "client": self.client,
@@ -156,6 +157,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._hear()
+            self._read()
             if self._exchange is not None:
                 self._exchange.hang_up()
             super().connection_lost(exc)
@@ -205,9 +207,35 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 self._silence.cancel()
                 self._silence = None
 
+        def pause_writing(self) -> None:
+            """A client that does not read its answers holds a place among the requests."""
+            super().pause_writing()
+            self._unread = self.loop.call_later(limits.body_seconds, self._abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._read()
+
+        def timeout_keep_alive_handler(self) -> None:
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()
+            else:
+                super().timeout_keep_alive_handler()
+
+        def _read(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
+
+        def _abort(self) -> None:
+            self._unread = None
+            self.transport.abort()
+
         def _give_up(self) -> None:
             self._silence = None
-            if not self.transport.is_closing():
+            if self.transport.get_write_buffer_size():  # closing would wait until it is read
+                self.transport.abort()
+            elif not self.transport.is_closing():
                 self.transport.close()
 
     return Guarded

@@ -21,9 +21,13 @@ __all__ = ["Door"]
 HEAD = re.compile(rb"POST [^\r\n]+ HTTP/1\.1\r\n")
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n)", re.IGNORECASE)
 # What asks for more than a plain answer goes the long way.
+# So does what others may read as other lines, and a page's script, which is told more than this.
 OTHER = re.compile(
-    rb"\r\n(?:transfer-encoding|expect|upgrade|connection:[ \t]*close)", re.IGNORECASE
+    rb"\r\n(?:transfer-encoding|expect|upgrade|origin|connection:[ \t]*close|[ \t])"
+    rb"|(?<!\r)\n|\r(?!\n)",
+    re.IGNORECASE,
 )
+NAMED = re.compile(rb"\r\ncontent-length", re.IGNORECASE)
 
 
 class Door:
@@ -56,7 +60,7 @@ class Door:
             return None
         head = data[: end + 2]
         lengths = LENGTH.findall(head)
-        if len(lengths) != 1 or OTHER.search(head) is not None:
+        if len(lengths) != 1 or len(NAMED.findall(head)) != 1 or OTHER.search(head) is not None:
             return None
         left = int(lengths[0]) - (len(data) - end - 4)
         if not 0 <= left <= self.service.options.limits.body:

@@ -156,6 +156,17 @@ def test_rows_of_one_group_leave_together_and_the_rest_keeps_its_place() -> None
     assert not queue.held
 
 
+def test_what_is_given_up_leaves_though_its_later_rows_went_first() -> None:
+    queue = FairQueue(limit=1000, chunk=32)
+    queue.put(job("b"))
+    long = job("a" * 32 + "b" * 32)
+    queue.put(long)
+    pieces, _ = queue.take(8, 0.0, own_group)
+    assert [(piece.start, piece.stop) for piece in pieces] == [(0, 1), (32, 39)]
+    queue.drop(long)
+    assert queue.rows == 0 and not queue.held
+
+
 def test_a_group_is_cut_where_the_batch_is_full_and_a_flood_waits() -> None:
     queue = FairQueue(limit=1000, chunk=4)
     for _ in range(40):

@@ -145,3 +145,18 @@ def test_a_server_does_not_take_the_memory_for_its_sessions(bundle_path: Path) -
         assert model.sessions.limit == GRAPHS * model.sessions.graph.size
     with load_model(bundle_path, LoadOptions(backend="cpu", memory_limit=1 << 40)) as model:
         assert model.sessions.limit == 1 << 40
+
+
+def test_the_door_reads_no_head_that_others_would_read_otherwise(bundle_path: Path) -> None:
+    """Bytes of a body that were taken for a request would be another client's behind a proxy."""
+    start = b"POST /x HTTP/1.1\r\nHost: a\r\n"
+    with listening(bundle_path, Limits()) as (_, gate, service), gate.enter(CLIENT):
+        gate = Gate(0, 0)
+        door = Door(gate, service)
+        assert door.refuse(CLIENT, start + b"Content-Length: 5\r\n\r\nabc") is not None
+        for more in (
+            b"X: a\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+            b"Content-Length: 5\r\nContent-Length: 5, 6\r\n",
+            b"Origin: https://example.org\r\nContent-Length: 5\r\n",
+        ):
+            assert door.refuse(CLIENT, start + more + b"\r\nabc") is None

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from prunion.runtime.errors import InputError
 from prunion.runtime.model import load
+from prunion.runtime.protocol.tensors import raw_tensor
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -221,3 +223,23 @@ def test_a_bug_is_told_without_its_text(bundle_path: Path, monkeypatch: pytest.M
         code, _, content, _ = answer(found)
         assert code == 500 and b"home" not in content
         assert found.recv(100) == b""
+
+
+def test_a_client_that_reads_no_answers_is_cut_off(bundle_path: Path) -> None:
+    """Its requests would stay among those that are inside, and keep others out."""
+    with listening(bundle_path, Limits(body_seconds=0.3)) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", port))
+        with pytest.raises(ConnectionError):
+            for _ in range(200):
+                client.sendall(post(b"{}") * 500)
+
+
+def test_elements_that_become_objects_are_bounded() -> None:
+    """A million empty texts take four bytes each to send."""
+    with pytest.raises(InputError, match="holds 6 values"):
+        raw_tensor("image", "BYTES", (5,), bytes(4 << 20))
+    for kind, size in (("BYTES", 4), ("INT64", 8)):
+        with pytest.raises(InputError, match="at most 65,536 elements"):
+            raw_tensor("image", kind, (1 << 20,), bytes(size << 20))

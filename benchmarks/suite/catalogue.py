@@ -41,6 +41,14 @@ GPU = "prunion.benchmarks.gpu"
 LEARNING, DATA = "prunion.benchmarks.learning", "--data DATA --weights WEIGHTS"
 TABLES = (
     Table("latency", "docs/benchmarks.md", f"{COST}.runtime_latency --seconds 0.6", 2),
+    Table("against", "docs/benchmarks.md", f"{COST}.against -o against.jsonl", 20),
+    Table("agreement", "docs/benchmarks.md", f"{COST}.agreement", 2, "mlcommons-loadgen"),
+    Table(
+        "mixed-batch",
+        "docs/benchmarks.md",
+        f"{COST}.runtime_latency --own 1 --size 96 --seconds 1",
+        2,
+    ),
     Table("memory", "docs/benchmarks.md", f"{COST}.runtime_memory", 5),
     Table("widths", "docs/benchmarks.md", f"{COST}.round_to", 15, "openvino, for its rows"),
     Table(

@@ -3,6 +3,7 @@ from .blocked import blocked_parts as blocked_parts
 from .choose import check_backend as check_backend
 from .choose import make_mixed as make_mixed
 from .choose import make_session as make_session
+from .onnxruntime import OrtSession as OrtSession
 from .onnxruntime import SessionOptions as SessionOptions
 from .onnxruntime import make_ort_session as make_ort_session
 from .onnxruntime import mixed_session as mixed_session

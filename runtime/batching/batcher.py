@@ -46,13 +46,11 @@ class Batcher:
         self.delay = options.delay or 0.0
         self.at_once = options.at_once or 1
         self.grouped = False  # whether rows run by domain, where domains have their own sessions
-        self._most = options.max_batch
+        self._most, self._sharers = options.max_batch, 1  # rows of a batch; takers of what waits
         self._spent, self._answered = 0.0, 1e-9
         self._queue = FairQueue(options.queue_rows, options.max_batch, options.weights)
         self._lock = threading.Lock()
-        self._filled = threading.Condition(
-            self._lock
-        )  # told to the one that waits for a fuller batch
+        self._filled = threading.Condition(self._lock)  # of who waits for a fuller batch
         self._threads: list[threading.Thread] = []
         self._idle: list[threading.Condition] = []  # of threads with nothing to do
         self._closing = self._gathering = False
@@ -78,7 +76,8 @@ class Batcher:
         self.at_once = self.options.at_once or runs_at_once(self.model)
         little = not pays(plan) and not told
         self.grouped = self.model.sessions.apart or little
-        self._most = min(ENOUGH, self.options.max_batch) if little else self.options.max_batch
+        if little:
+            self._most, self._sharers = min(ENOUGH, self.options.max_batch), self.at_once
 
     async def answer(self, job: Job) -> np.ndarray:
         """`[N, width]` logits of a job.
@@ -181,7 +180,8 @@ class Batcher:
                 if self.delay and company and not self._closing:
                     self._gather(time.monotonic() + self.delay)
                 group = group_of(self.model) if self.grouped else None
-                pieces, expired = self._queue.take(self._most, time.monotonic(), group)
+                most = min(self._most, -(-self._queue.rows // self._sharers))
+                pieces, expired = self._queue.take(most, time.monotonic(), group)
                 rows = sum(piece.rows for piece in pieces)
                 self._running += rows
                 self._together = len(pieces)

@@ -107,6 +107,9 @@ def select_union(
 ) -> np.ndarray:
     """Keep as many of the highest-scored units as the budget allows, rounding included.
 
+    Where the next unit would bring a whole multiple that costs too much, widths whose multiple
+    still fits get theirs, the highest score first.
+
     Every width keeps at least one unit (`round_to` of them where it has so many). The best of
     every width, `floor` of it, are kept before any others.
 
@@ -136,7 +139,27 @@ def select_union(
             low = middle
         else:
             high = middle - 1
-    return best(low)
+    return best(low) if budget.round_to == 1 else _filled(best(low), order[low:], score, budget)
+
+
+def _filled(
+    alive: np.ndarray, order: np.ndarray, score: np.ndarray, budget: PricedBudget
+) -> np.ndarray:
+    """More multiples of the widths that are cheap enough; `order` are the units to try."""
+    table = budget.pricer.units
+    width = {int(unit): number for number, x in enumerate(table.widths) for unit in x}
+    full: set[int] = set()  # widths whose next multiple is too much, and will be
+    for unit in order.tolist():
+        if alive[unit] or width[unit] in full:
+            continue
+        more = alive.copy()
+        more[unit] = True
+        more = table.round_up(more, budget.round_to, score)
+        if budget.pricer.of(more) <= budget.allowed:
+            alive = more
+        else:
+            full.add(width[unit])
+    return alive
 
 
 def _best_of_each_width(table: UnitTable, score: np.ndarray, share: float) -> np.ndarray:

@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entry["parameters"] = {"binary_data_size": array.nbytes}
     head = json.dumps({"inputs": [image, domain]}, separators=(",", ":")).encode()
     (folder / "request.bin").write_bytes(head + b"".join(x.tobytes() for x in tensors))
+    (folder / "image.raw").write_bytes(tensors[0].tobytes())
     assert f"Inference-Header-Content-Length: {len(head)}" in PAGE
     return folder
 

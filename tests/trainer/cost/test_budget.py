@@ -108,6 +108,24 @@ def test_an_absolute_amount_is_taken_as_written() -> None:
     assert units.table.params(alive) <= 300
 
 
+@pytest.mark.parametrize("multiple", [2, 4])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_no_width_has_room_for_another_multiple(which: int, multiple: int) -> None:
+    """The best unit may bring a multiple that costs too much: the others' still fit."""
+    table, prices = UNITS[which].table, pricer(which, "macs")
+    for seed in range(8):
+        score = np.random.default_rng(seed).random(table.count)
+        budget = make_budget(BudgetConfig(0.6, "macs", multiple), prices)
+        alive = select_union(score, budget)
+        assert prices.of(alive) <= budget.allowed
+        for members in table.widths:
+            off = members[~alive[members]]
+            if len(off):
+                more = alive.copy()
+                more[off[0]] = True
+                assert prices.of(table.round_up(more, multiple, score)) > budget.allowed
+
+
 def test_the_floor_of_every_width_is_kept_before_anything_else() -> None:
     """One layer is worth nothing: without a floor it gets what is left."""
     table, prices = UNITS[1].table, pricer(1)

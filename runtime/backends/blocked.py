@@ -28,6 +28,7 @@ __all__ = ["COUNTS", "BlockedSession", "block_channels", "blocked_parts"]
 
 log = logging.getLogger(__name__)
 COUNTS = (8, 4, 2, 1)
+MOST_TABLES = 32 << 20  # bytes of what is made of the domains' tables, where it is more than these
 LINE = 64  # bytes of a cache line: loads across two of them make convolutions a third slower
 
 
@@ -144,6 +145,7 @@ class BlockedSession:
         for name, array in rewriter.weights.items():
             self._weights[name][...] = array
         tables = next(iter(self._graphs.values())).tables
+        self._domain_bytes = 4 * sum(prod(tables.shape(x, self._weights, 1)) for x in tables.inputs)
         # Inputs of one size are filled together: each call of numpy's costs as much as a layer.
         self._sizes: dict[int, list[int]] = {}
         for number, value in enumerate(tables.inputs):
@@ -175,6 +177,13 @@ class BlockedSession:
     def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
         """Tables of any number of domains will do."""
 
+    def holds(self, domains: int, bank_row: int) -> bool:
+        """Whether so many domains' numbers may be held, `bank_row` the bytes of one in the bank.
+
+        Of a layer whose weights are each image's own that is a copy of them for each domain.
+        """
+        return domains * self._domain_bytes <= max(MOST_TABLES, 4 * domains * bank_row)
+
     def note(self) -> str:
         """Why it was given up, if it was."""
         return f"the blocked layout was given up: {self._failure}" if self._failure else ""
@@ -205,6 +214,8 @@ class BlockedSession:
             if known is not None and all(map(_same, known.given, given)):
                 return known
             own, bank = {}, feeds["bank"]
+            if not self.holds(len(bank), bank.nbytes // len(bank)):
+                raise MemoryError(f"of {len(bank)} domains its tables are too large")
             for size, inputs in self._sizes.items():
                 own[size] = aligned(len(inputs), len(bank), size)
                 for place, number in enumerate(inputs):

@@ -31,6 +31,9 @@ def open_blocked(pool: SessionPool, packs: Sequence[Pack]) -> BlockedSession | s
         return "it is for float32 on a CPU, by ONNX Runtime"
     try:
         made = BlockedSession(pool.graph.read(), pool.chosen(), pool.made_mixed)
+        bank = pool.form.tables(packs)["bank"]
+        if not made.holds(len(packs), bank.nbytes // len(bank)):
+            made = BlockedSession(pool.graph.read(), pool.chosen(), pool.made_mixed, fold=0.0)
         error = _error(made, pool.mixed(), pool, packs[:MIXED])
     except Exception as exc:  # an operator or a graph that does not fit is no error of the user's
         return reason_of(exc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -174,3 +175,28 @@ def test_without_memory_for_pinned_sessions_the_layout_is_still_measured(
     told = str(model.explain())
     assert "a mixed batch of 8 is run mixed, the memory limit of 0 bytes" in told
     assert load(bundle_path, "cpu", threads=1, memory_limit=0).tune() == plan
+
+
+def test_tables_of_very_many_domains_are_not_copied_for_each(
+    model: Model, toy: ModuleType, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer with weights of each image's own would be held once for each domain."""
+    made: list[float | None] = []
+
+    class Made(BlockedSession):
+        def __init__(self, *args: object, fold: float | None = None) -> None:
+            made.append(fold)
+            super().__init__(*args, **({} if fold is None else {"fold": fold}))  # type: ignore[arg-type]
+
+        def holds(self, domains: int, bank_row: int) -> bool:
+            return made[-1] == 0 and domains <= 3
+
+    monkeypatch.setattr(layout_module, "BlockedSession", Made)
+    planned(monkeypatch, Plan(times(1), times(9), plain=times(2)))
+    agrees(model, toy, batch)
+    assert made == [None, 0.0]
+    session = model.sessions.mixed()
+    assert isinstance(session, BlockedSession) and not session.note()
+    model.add_domain(replace(model.bundle.pack("flowers"), name="more"))
+    agrees(model, toy, batch)  # by the plain graph
+    assert "its tables are too large" in session.note()

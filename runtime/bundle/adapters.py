@@ -22,6 +22,7 @@ __all__ = ["AdapterEntry", "AdapterKind", "adapter_parts", "adapter_row", "read_
 AdapterKind = Literal["beside", "behind"]
 MAX_COUNT = 2**53
 MAX_SIDE = 1 << 20
+MOST_NUMBERS = 1 << 28  # of one domain: 1 GiB
 FIX = "export it again"
 
 
@@ -142,5 +143,7 @@ def read_adapters(top: Fields) -> tuple[AdapterEntry, ...]:
         if entry.kind == "behind" and (entry.rank or entry.inputs != entry.outputs):
             raise fields.fail("kind", "is 'behind', which is a whole square matrix")
         expected += entry.size
+        if expected > MOST_NUMBERS:
+            raise fields.fail("outputs", f"ends a table of {expected:,} numbers of each domain")
         entries.append(entry)
     return tuple(entries)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FilledGraph", "empty_weights", "packed_parts"]
 
 FIX = "export it again"
+MOST_BYTES = (1 << 31) - 1  # of an ONNX file
 Parts = Mapping[str, np.ndarray]
 
 
@@ -42,23 +43,44 @@ def empty_weights(model: onnx.ModelProto, parts: Parts) -> None:
 
 
 class FilledGraph(HeldFile):
-    """A graph's file, and the weights that its bundle holds apart."""
+    """A graph's file, and the weights that its bundle holds apart.
+
+    `size` is that of the filled graph, in bytes, up to seven slices of each weight more.
+    """
 
     def __init__(self, file: HeldFile, parts: Parts) -> None:
         self.path, self._file, self._parts = file.path, file, parts
-        values = [v for k, v in parts.items() if k.startswith("packed:")]
-        self.size = file.size + sum(value.nbytes for value in values)
-        digest = hashlib.sha256(file.sha256.encode())
-        for value in values:
-            digest.update(value.tobytes())
+        self.size, digest = file.size, hashlib.sha256(file.sha256.encode())
+        for key, values in sorted(parts.items()):
+            part, _, name = key.partition(":")
+            if part == "packed" and values.ndim > 1:
+                union = parts.get(f"union:{name}")
+                self.size += 0 if union is None else 8 * union.size * 4 * values.shape[1]
+            if part in {"packed", "union"}:
+                digest.update(f"{key} {values.shape}\n".encode())
+                digest.update(values.tobytes())
         self.sha256 = digest.hexdigest()
 
     def read(self) -> bytes:
         """The graph with its weights. Raises BundleError where the two do not fit each other."""
+        # Bits fix how large a weight is, so this bounds all that is allocated below.
+        if self.size > MOST_BYTES:
+            raise BundleError(
+                f"{self.path} has {self.size:,} bytes with its weights, over {MOST_BYTES:,}: {FIX}"
+            )
+        try:
+            return self._filled()
+        except MemoryError:
+            raise BundleError(
+                f"{self.path} has {self.size:,} bytes with its weights, which this machine's "
+                "memory does not hold: export a smaller network"
+            ) from None
+
+    def _filled(self) -> bytes:
         onnx = _onnx()
         try:
             model = onnx.load_from_string(self._file.read())
-        except BundleError:
+        except (BundleError, MemoryError):
             raise
         except Exception as exc:  # protobuf raises its own, unrelated types
             reason = reason_of(exc)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import BundleError, UnsupportedGraphError
-from prunion.runtime.graph.inputs import load_graph
+from prunion.runtime.graph.inputs import ADAPTERS, load_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -163,17 +163,26 @@ def _check_inputs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]])
         if value.name not in shapes:
             raise BundleError(f"it has an input {shown(value.name)} that no bundle has")
         _check_shape(value.name, _sizes(value), shapes[value.name])
+    listed, held = ADAPTERS in shapes, {tensor.name for tensor in graph.initializer}
+    if listed and ADAPTERS not in held:
+        raise BundleError(f"it holds no table {ADAPTERS!r}, which the manifest lists")
+    if ADAPTERS in held and not listed:
+        raise BundleError(f"it holds a table {ADAPTERS!r}, which the manifest does not list")
     for tensor in graph.initializer:
         if tensor.name in shapes:
-            _check_shape(tensor.name, list(tensor.dims), shapes[tensor.name])
+            _check_shape(tensor.name, list(tensor.dims), shapes[tensor.name], whole=True)
     outputs = [value.name for value in graph.output]
     if outputs != ["logits"] or len(_sizes(graph.output[0])) != 2:
         raise BundleError(f"it gives {shown(outputs)}, not logits [N, Cmax]")
 
 
-def _check_shape(name: str, found: list[int], wanted: tuple[int, ...]) -> None:
+def _check_shape(
+    name: str, found: list[int], wanted: tuple[int, ...], *, whole: bool = False
+) -> None:
+    """A size of 0 is not known, but of a `whole` tensor it is 0."""
     fits = len(found) == len(wanted)
-    if not fits or any(a and b and a != b for a, b in zip(found, wanted, strict=True)):
+    pairs = zip(found, wanted, strict=True) if fits else ()
+    if not fits or any((a or whole) and b and a != b for a, b in pairs):
         raise BundleError(f"{name} is {found}, and the manifest needs {list(wanted)} (0: any)")
 
 

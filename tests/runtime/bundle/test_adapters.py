@@ -78,3 +78,18 @@ def test_a_manifest_that_lies(change: dict[str, Any], said: str) -> None:
     fine = {"adapters": [entry.to_json() for entry in ENTRIES]}
     assert read_adapters(Fields(fine, "", "manifest.json")) == ENTRIES
     assert read_adapters(Fields({}, "", "manifest.json")) == ()
+
+
+def test_a_table_that_would_fill_memory_is_refused() -> None:
+    def listed(*sides: int) -> Fields:
+        offset, found = 0, []
+        for index, side in enumerate(sides):
+            entry = AdapterEntry(str(index), "beside", side, side, 0, offset)
+            found.append(entry.to_json())
+            offset += entry.size
+        return Fields({"adapters": found}, "", "manifest.json")
+
+    assert len(read_adapters(listed(1 << 14))) == 1
+    for sides in ((1 << 20,), (1 << 14, 1)):
+        with pytest.raises(BundleError, match="numbers of each domain"):
+            read_adapters(listed(*sides))

@@ -14,7 +14,10 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from prunion.runtime.base import sha256_file  # noqa: E402
+from prunion.runtime.bundle import open_bundle  # noqa: E402
+from prunion.runtime.bundle.manifest import LATEST  # noqa: E402
 from prunion.runtime.errors import BundleError  # noqa: E402
+from prunion.runtime.graph import form_of  # noqa: E402
 from prunion.runtime.model import load  # noqa: E402
 
 
@@ -128,3 +131,30 @@ def test_a_sound_graph_of_another_form_is_refused_in_words(own_bundle: Path) -> 
             assert model.predict(image, "flowers") == expected
         except BundleError as exc:
             assert "not as prunion writes it" in str(exc)
+
+
+def list_adapters(file: Path) -> None:
+    """Let a manifest list one adapter of `[4, 3]`."""
+    entry = {"weight": "w", "kind": "beside", "outputs": 4, "inputs": 3, "rank": 0, "offset": 0}
+    value = json.loads(file.read_text("utf-8"))
+    value |= {"adapters": [entry], "format_version": LATEST}
+    file.write_text(json.dumps(value), "utf-8")
+
+
+def test_a_manifest_and_a_graph_of_which_one_has_adapters(own_bundle: Path) -> None:
+    file = own_bundle / "manifest.json"
+    plain = file.read_text("utf-8")
+    list_adapters(file)
+    with pytest.raises(BundleError, match="holds no table 'adapters', which the manifest lists"):
+        form_of(open_bundle(own_bundle))
+    file.write_text(plain, "utf-8")
+    rewritten(own_bundle, lambda graph: constant(graph, "adapters", [[0.0]], np.float32))
+    with pytest.raises(BundleError, match="holds a table 'adapters', which the manifest does not"):
+        form_of(open_bundle(own_bundle))
+
+
+def test_a_table_without_columns_fits_no_manifest(own_bundle: Path) -> None:
+    list_adapters(own_bundle / "manifest.json")
+    rewritten(own_bundle, lambda graph: constant(graph, "adapters", np.zeros((3, 0)), np.float32))
+    with pytest.raises(BundleError, match=r"adapters is \[3, 0\]"):
+        form_of(open_bundle(own_bundle))

@@ -41,7 +41,6 @@ OWN: dict[str, dict[str, object]] = {
         for method in ("finetune", "piggyback", "affine", "parallel", "taps", "lora")
     },
     "series": {"method": '"series"', "placement": '"domains"'},
-    "slices": {"granularity": '"slice"', "trunk": '"frozen"'},
     "by turns": {"method": '"packnet"'},
 }
 OFTEN = ("lora", "series")  # without being asked for slow tests

@@ -139,6 +139,18 @@ def test_budgets_leave_the_ramp_of_the_lowest_one(
     assert names(again) == names(out)
 
 
+def test_a_sweep_over_an_old_one_is_the_same(tmp_path: Path) -> None:
+    run_file, out = tiny_run(tmp_path, **SHORT), tmp_path / "out"
+    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
+    first = train_sweep(configs, out)
+    written = [checkpoint(out / place) for place in PLACES]
+    second = train_sweep(configs, out, force=True)
+    assert [checkpoint(out / place) for place in PLACES] == written
+    branched = [run["branched_from"] for run in second.runs]
+    assert branched == [run["branched_from"] for run in first.runs]
+    assert branched[0] is not None
+
+
 def test_a_budget_that_comes_later_is_trained_from_its_first_step(tmp_path: Path) -> None:
     run_file, out = tiny_run(tmp_path, **SHORT), tmp_path / "out"
     configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]

@@ -85,7 +85,9 @@ def train_sweep(
         own = [i for i, (config, _) in enumerate(runs) if config.seed == seed]
         first = own[trunk_of([configs[i] for i in own], [shares[i] for i in own], shared)]
         order = [runs[first], *(runs[i] for i in own if i != first)]
-        _train_seed([run for run in order if run in waiting], order[0], folder, go, shared, shorter)
+        left = [run for run in order if run in waiting]
+        begun = [run for run in left if resume and (run[1] / STATE).is_file()]
+        _train_seed(left, begun, order[0], folder, go, shared, shorter)
         for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
             leftover.unlink(missing_ok=True)
     ended = [
@@ -145,20 +147,24 @@ def train_with_baseline(
 
 def _train_seed(
     waiting: Sequence[Run],
+    begun: Sequence[Run],
     trunk: Run,
     folder: Path,
     go: Callable[..., RunResult],
     shared: Shared,
     shorter: float,
 ) -> None:
-    """Train those runs of a seed that are not finished, first the `trunk`, which others leave."""
+    """Train those runs of a seed that are not finished, first the `trunk`, which others leave.
+
+    Args:
+        begun: those of them that go on from a state of their own.
+    """
     name = trunk[1].name
 
     def state(run: Run) -> Path:
         return folder / f"{FORK}{name}.{run[1].name}.safetensors"
 
     def forks(training: Training) -> list[Fork]:
-        begun = [run for run in waiting if (run[1] / STATE).is_file()]
         others = [run for run in waiting if run != trunk and run not in begun]
         made = [fork_of(training, r[0], state(r), name, shared, shorter) for r in others]
         return [fork for fork in made if fork is not None]

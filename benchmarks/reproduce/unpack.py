@@ -54,7 +54,7 @@ def unpack(
         try:
             with archive.open("rb") as stream:
                 _read(stream, str(archive), left, most_bytes, 1, by_end=suffix)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as exc:
+        except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as exc:
             raise DataError(
                 f"{archive} cannot be read ({reason_of(exc)}): download it again"
             ) from exc
@@ -106,8 +106,10 @@ class _Member(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, *buffer: Any, **how: Any) -> _Member:
-        """What tarfile calls for each header. Raises ReadError for a large one."""
+        """What tarfile calls for each header. Raises ReadError for a large or sparse one."""
         member = super().frombuf(*buffer, **how)
+        if member.type == tarfile.GNUTYPE_SPARSE:  # its map would be read before it can be refused
+            raise tarfile.ReadError("a sparse file")
         if member.type in HEADERS and member.size > MOST_HEADER:
             raise tarfile.ReadError(f"a header of over {MOST_HEADER >> 20} MiB")
         return member

@@ -54,6 +54,8 @@ class SharedSteps:
         # One domain a step leaves the others' parameters unused, and of "svd" one of two sets is:
         # torch's engine takes no gradients where there are none, so they are sent behind the step.
         self.wraps = self.slices and train.order == "joint" and train.method != "svd"
+        # Each process knows the whole of what a method charges; `finish` adds up these parts of it.
+        self.penalty_share = 1 / processes.count if self.slices and not self.wraps else 1.0
         if self.slices:
             processes.copy_from_first([*net.parameters(), *net.buffers()])
         self._wrapped: DistributedDataParallel | None = None

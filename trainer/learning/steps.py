@@ -114,8 +114,9 @@ def add_penalty(
     images: Sequence[int],
     phase: Phase,
     optimiser: torch.optim.Optimizer,
+    share: float = 1.0,
 ) -> None:
-    """Add the gradient of what a run's method charges for, beside the task.
+    """Add `share` of the gradient of what a run's method charges for, beside the task.
 
     Args:
         images: training images of every domain.
@@ -130,7 +131,7 @@ def add_penalty(
     found = torch.autograd.grad(penalty, own, allow_unused=True)
     for parameter, gradient in zip(own, found, strict=True):
         if gradient is not None and parameter.grad is not None:
-            parameter.grad += gradient
+            parameter.grad += share * gradient
 
 
 def importance_of(

@@ -219,7 +219,8 @@ class Training:
         result = self._forward_backward(batches, switches)
         own = [p.grad for p in self.net.parameters()]
         finite = self.loss_scale.unscale([*own, None if switches is None else switches.grad])
-        add_penalty(self.net, batches, self.batches.images, self.phase, self.optimiser)
+        share, images = self.shared.penalty_share, self.batches.images
+        add_penalty(self.net, batches, images, self.phase, self.optimiser, share)
         result = self._joined(result, switches)
         check_losses(result.loss, self.names, self.where(), self.saved)
         taken = self.loss_scale.takes(self.processes, finite=finite, where=self.where())

@@ -42,6 +42,9 @@ OWN: dict[str, dict[str, object]] = {
     },
     "series": {"method": '"series"', "placement": '"domains"'},
     "by turns": {"method": '"packnet"'},
+    # Nothing wraps these: what a method charges must not be added up with the gradients.
+    "in turn": {"method": '"parallel"', "order": '"batch"', "adapter_decay": 0.5},
+    "svd": {"method": '"svd"', "adapter_decay": 0.5},
 }
 OFTEN = ("lora", "series")  # without being asked for slow tests
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}

@@ -256,7 +256,7 @@ class Batcher:
     def _fail(self, job: Job, error: Exception) -> None:
         with self._lock:
             job.error = job.error or error
-            job.missing -= job.waiting
+            job.missing -= sum(waiting.rows for waiting in job.waiting.values())
             self._queue.drop(job)
 
 

@@ -60,7 +60,8 @@ class Job:
     ended: int = 0
     infer_ns: int = 0
     batch: tuple[int, int] = (0, 0)
-    waiting: int = field(default=0, init=False)  # rows in the queue
+    # In the queue, by where they end: a later one may leave first, and each loses its first rows.
+    waiting: dict[int, Piece] = field(default_factory=dict, init=False)
     missing: int = field(default=0, init=False)  # rows without an answer
     closed: bool = field(default=False, init=False)  # answered, failed or given up
 
@@ -125,13 +126,14 @@ class FairQueue:
                     f"{name!r} holds {self.held[name]} of the queue's {self.limit} rows: {FIX}",
                     "queue",
                 )
-        job.waiting = job.missing = job.rows
+        job.missing = job.rows
         self.rows += job.rows
         for name, count in counts.items():
             self.held[name] += count
         first = self._now
         for place in range(0, job.rows, self.chunk):
             piece = Piece(job, place, min(place + self.chunk, job.rows))
+            job.waiting[piece.stop] = piece
             first = self._start_of(piece, first)  # rows of a job are taken in their order
             heapq.heappush(self._heap, (job.priority, first, next(self._order), piece))
 
@@ -178,11 +180,12 @@ class FairQueue:
             if count < piece.rows:
                 rest = Piece(job, middle, piece.stop)
                 heapq.heapreplace(self._heap, (priority, start, order, rest))
+                job.waiting[piece.stop] = rest
             else:
                 heapq.heappop(self._heap)
+                del job.waiting[piece.stop]
             part = Piece(job, piece.start, middle)
             self._forget_rows(part.domains)
-            job.waiting -= count
             taken.append(part)
             most -= count
         if others:
@@ -207,13 +210,9 @@ class FairQueue:
         """Take what waits of a job out of the queue: nobody wants it any more."""
         if not job.closed:
             job.closed = True
-            # Of a long request a later piece may be gone before an earlier one.
-            pieces = (
-                [entry[3] for entry in self._heap if entry[3].job is job] if job.waiting else []
-            )
-            for piece in pieces:
+            for piece in job.waiting.values():
                 self._forget_rows(piece.domains)
-            job.waiting = 0
+            job.waiting.clear()
             if len(self._heap) > 64 and len(self._heap) > 2 * self.rows:
                 self._heap = [entry for entry in self._heap if not entry[3].job.closed]
                 heapq.heapify(self._heap)

@@ -167,6 +167,16 @@ def test_what_is_given_up_leaves_though_its_later_rows_went_first() -> None:
     assert queue.rows == 0 and not queue.held
 
 
+def test_a_late_request_of_several_groups_leaves_with_all_its_rows() -> None:
+    """Rows of other groups are out of sight while those of the first one are taken."""
+    queue = FairQueue(limit=1000, chunk=32)
+    queue.put(job("a"))
+    queue.put(job("a" * 32 + "b" * 32, deadline=1.0))
+    pieces, expired = queue.take(8, 2.0, own_group)
+    assert len(pieces) == len(expired) == 1
+    assert queue.rows == 0 and not queue.held
+
+
 def test_a_group_is_cut_where_the_batch_is_full_and_a_flood_waits() -> None:
     queue = FairQueue(limit=1000, chunk=4)
     for _ in range(40):

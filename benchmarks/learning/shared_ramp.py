@@ -41,7 +41,7 @@ Line = dict[str, Any]
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--budgets", default="0.75,0.5,0.25", show_default=True, help="Of the parameters.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=[0, 1, 2], show_default=True)
-@click.option("--shorter", default=0.5, show_default=True, help="As of `train_sweep`.")
+@click.option("--shorter", default=0.0, show_default=True, help="As of `train_sweep`.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--folder", default="runs/shared", show_default=True, help="Where runs are kept.")

@@ -57,7 +57,7 @@ def test_what_is_there_is_not_trained_again(
     assert "| 0.7 | 1 |" in done.output and "goal 0.6" in done.output
     lines = [json.loads(x) for x in out.read_text().splitlines()]
     assert [x["key"] for x in lines] == [
-        f"{kind}.{budget}.seed3" for kind in ("separate", "shared-50") for budget in ("07", "05")
+        f"{kind}.{budget}.seed3" for kind in ("separate", "shared-0") for budget in ("07", "05")
     ]
     assert lines[1]["right"] == lines[3]["right"]  # the lowest is the run that it is alone
     monkeypatch.setattr(shared_ramp, "train_run", None)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +18,10 @@ from prunion.runtime.protocol.tensors import raw_tensor
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
-from prunion.runtime.serve import Gate, Limits, ServeOptions, Service, http_app, protocol_of  # noqa: E402
+from prunion.runtime.serve import Limits, ServeOptions, Service  # noqa: E402
 from prunion.runtime.serve.http import connections  # noqa: E402
 from prunion.runtime.serve.http.lane import MOST, plain_head  # noqa: E402
+from tests.runtime.serve.http.asking import listening as served  # noqa: E402
 
 INFER = "/v2/models/toy/infer"
 START = b"POST /x HTTP/1.1\r\nHost: a\r\n"
@@ -45,19 +44,9 @@ def post(text: bytes, path: str = INFER, more: bytes = b"") -> bytes:
 def listening(bundle: Path, limits: Limits | None = None) -> Iterator[int]:
     limits = limits or Limits()
     with load(bundle, "cpu", threads=1) as model:
-        app = http_app(Service(model, ServeOptions(limits=limits)), Gate(99, 99))
-        protocol = protocol_of(limits)
-        config = uvicorn.Config(app, port=0, http=protocol, log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield server.servers[0].sockets[0].getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join(5)
+        service = Service(model, ServeOptions(limits=limits))
+        with served(service, limits) as port:
+            yield port
 
 
 def answer(found: socket.socket, rest: bytes = b"") -> tuple[int, dict[bytes, bytes], bytes, bytes]:

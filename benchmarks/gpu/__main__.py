@@ -19,7 +19,7 @@ from typing import Any
 import click
 import torch
 
-from prunion.benchmarks.gpu.inference import NETWORKS, Networks, inference_rows, make_networks
+from prunion.benchmarks.gpu.inference import MODES, NETWORKS, Mode, inference_row, make_networks
 from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
@@ -76,18 +76,31 @@ def training(device: str, output: Path, network: tuple[str, ...], **options: Any
 @output_option
 @click.option("--batches", default="1,8,32,128,256", show_default=True)
 @click.option("--domains", default=4, show_default=True)
-def inference(device: str, output: Path, seconds: float, batches: str, domains: int) -> None:
+@click.option("--network", multiple=True, help="Only these.")
+@click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), help="Only these.")
+def inference(
+    device: str,
+    output: Path,
+    seconds: float,
+    batches: str,
+    domains: int,
+    network: tuple[str, ...],
+    modes: tuple[Mode, ...],
+) -> None:
     """Selectable, folded and separate networks in torch: eager, compiled, CUDA graphs."""
     _need(device)
     prepare_device(device)
     sizes = [int(x) for x in batches.split(",")]
     for backbone, source, side in NETWORKS:
+        if network and backbone not in network:
+            continue
         networks = make_networks(backbone, source, side, domains)
         for dtype in (torch.float32, torch.float16):
             for size in sizes:
-                key = f"inference {backbone} {str(dtype).split('.')[1]} batch {size}"
-                row = partial(_modes, networks, size, device, dtype, seconds)
-                _once(output, key, row, {})
+                for mode in modes or (MODES if device == "cuda" else ("eager",)):
+                    key = f"inference {backbone} {str(dtype).split('.')[1]} batch {size} {mode}"
+                    row = partial(inference_row, networks, size, device, dtype, seconds, mode)
+                    _once(output, key, row, {})
 
 
 @main.command()
@@ -116,12 +129,6 @@ def learning(output: Path, data: str, weights: str, epochs: str, folder: str, wo
         command += ["--epochs", epochs, "--folder", folder, "-o", str(output), "--threads", "0"]
         command += ["--set", f"workers={workers}"]
         subprocess.run(command, check=True)
-
-
-def _modes(
-    networks: Networks, size: int, device: str, dtype: torch.dtype, seconds: float
-) -> dict[str, Any]:
-    return {"rows": inference_rows(networks, [size], device, dtype, seconds)}
 
 
 def _need(device: str) -> None:

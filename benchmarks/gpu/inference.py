@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -20,10 +20,11 @@ from prunion.exporter.slim import OneDomainNet, SlimNet, fold_domain, keep_domai
 from prunion.runtime.base import time_interleaved
 from prunion.trainer.network import load_checkpoint
 
-__all__ = ["NETWORKS", "Networks", "inference_rows", "make_networks"]
+__all__ = ["MODES", "NETWORKS", "Mode", "Networks", "inference_row", "make_networks"]
 
 NETWORKS = (("resnet50", "torchvision", 224), ("mobilenet_v2", "torchvision", 96))
-MODES = ("eager", "compiled", "graph")
+Mode = Literal["eager", "compiled", "graph"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -69,37 +70,31 @@ def make_networks(backbone: str, source: str, side: int, domains: int) -> Networ
     return Networks(whole, folded[0], list(separate), side)
 
 
-def inference_rows(
-    networks: Networks, batches: Sequence[int], device: str, dtype: torch.dtype, seconds: float
-) -> list[dict[str, Any]]:
-    """Milliseconds of each way at each batch size and mode, interleaved within one row."""
+def inference_row(
+    networks: Networks, batch: int, device: str, dtype: torch.dtype, seconds: float, mode: Mode
+) -> dict[str, Any]:
+    """Milliseconds of each way at one batch size and in one mode, interleaved."""
     selectable = _placed(networks.selectable, device, dtype)
     folded = _placed(networks.folded, device, dtype)
     separate = [_placed(net, device, dtype) for net in networks.separate]
     kinds = {"selectable": [selectable], "folded": [folded], "separate": separate}
-    weights = {name: _weights_mib(nets) for name, nets in kinds.items()}
-    rows = []
-    for batch in batches:
-        image = torch.randn(batch, 3, networks.side, networks.side, device=device, dtype=dtype)
-        image = image.to(memory_format=torch.channels_last)
-        mixed = torch.arange(batch, device=device) % len(separate)
-        parts = [image[mixed == d] for d in range(min(batch, len(separate)))]
-        ways: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-            "selectable": (selectable.logits, (image, mixed)),
-            "folded": (folded, (image,)),
-        }
-        for mode in MODES if device == "cuda" else ("eager",):
-            torch.compiler.reset()  # or, after eight shapes, what is called compiled is not
-            cases = {name: _prepared(*way, mode) for name, way in ways.items()}
-            each = [_prepared(net, (x,), mode) for net, x in zip(separate, parts, strict=False)]
-            cases["separate"] = partial(_one_after_another, each)
-            rows.append({"batch": batch, "mode": mode, "dtype": str(dtype).split(".")[1]})
-            rows[-1] |= _timed(cases, device, seconds)
-            rows[-1]["weights_mib"] = weights
-            if device == "cuda" and mode == "eager":
-                taken = {name: _activations_mib(call) for name, call in cases.items()}
-                rows[-1]["activations_mib"] = taken
-    return rows
+    image = torch.randn(batch, 3, networks.side, networks.side, device=device, dtype=dtype)
+    image = image.to(memory_format=torch.channels_last)
+    mixed = torch.arange(batch, device=device) % len(separate)
+    parts = [image[mixed == d] for d in range(min(batch, len(separate)))]
+    torch.compiler.reset()  # or, after eight shapes, what is called compiled is not
+    cases = {
+        "selectable": _prepared(selectable.logits, (image, mixed), mode),
+        "folded": _prepared(folded, (image,), mode),
+    }
+    each = [_prepared(net, (x,), mode) for net, x in zip(separate, parts, strict=False)]
+    cases["separate"] = partial(_one_after_another, each)
+    row: dict[str, Any] = {"batch": batch, "mode": mode, "dtype": str(dtype).split(".")[1]}
+    row |= _timed(cases, device, seconds)
+    row["weights_mib"] = {name: _weights_mib(nets) for name, nets in kinds.items()}
+    if device == "cuda" and mode == "eager":
+        row["activations_mib"] = {name: _activations_mib(call) for name, call in cases.items()}
+    return row
 
 
 def _weights_mib(nets: Sequence[nn.Module]) -> float:
@@ -146,7 +141,7 @@ def _timed(cases: dict[str, Callable[[], Any]], device: str, seconds: float) -> 
     }
 
 
-def _prepared(call: Callable[..., Any], inputs: tuple[Any, ...], mode: str) -> Callable[[], Any]:
+def _prepared(call: Callable[..., Any], inputs: tuple[Any, ...], mode: Mode) -> Callable[[], Any]:
     """The call with fixed inputs: as it is, compiled, or captured in a CUDA graph."""
     if mode == "compiled":
         call = torch.compile(call, dynamic=False)

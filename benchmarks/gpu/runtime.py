@@ -44,7 +44,8 @@ def runtime_rows(
         with tempfile.TemporaryDirectory() as folder:
             for backend in BACKENDS[device]:
                 for precision in PRECISIONS[device]:
-                    row = partial(_row, Path(folder), backbone, side, backend, precision, seconds)
+                    place = Path(folder) / precision
+                    row = partial(_row, place, backbone, side, backend, precision, seconds)
                     yield f"runtime {backbone} {side} px {backend} {precision}", row
 
 
@@ -52,6 +53,7 @@ def _row(
     folder: Path, backbone: str, side: int, backend: Backend, precision: Precision, seconds: float
 ) -> dict[str, Any]:
     half, whole = folder / "half.prunion", folder / "whole.prunion"
+    folder.mkdir(exist_ok=True)
     for path, density, own in ((half, 0.5, 0.75), (whole, 1.0, 1.0)):
         if not path.exists():
             options = ExportOptions(fp16=precision == "fp16")

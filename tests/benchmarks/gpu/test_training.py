@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from prunion.benchmarks.cost import random_training
 from prunion.benchmarks.cost.train_step import STEP_NETWORKS
 from prunion.benchmarks.gpu.__main__ import main
-from prunion.benchmarks.gpu.inference import inference_rows, make_networks
+from prunion.benchmarks.gpu.inference import inference_row, make_networks
 from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import TrainingCase, training_row
@@ -58,7 +58,7 @@ def test_a_training_row_on_a_cpu() -> None:
 
 def test_selectable_folded_and_separate_answer_alike() -> None:
     networks = make_networks("squeezenet1_1", "torchvision", 64, 2)
-    (row,) = inference_rows(networks, [2], "cpu", torch.float32, 0.05)
+    row = inference_row(networks, 2, "cpu", torch.float32, 0.05, "eager")
     assert set(row["ms"]) == {"selectable", "folded", "separate"}
     weights = row["weights_mib"]
     assert weights["folded"] < weights["selectable"] < weights["separate"]

@@ -22,6 +22,8 @@ __all__ = ["Forked", "forked_prunion"]
 
 ROOT = Path(__file__).parents[1]
 STREAMS = {1: "out", 2: "err"}
+# Elsewhere libraries that the system brings break in a fork: there each child imports torch again.
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 class Forked:
@@ -34,13 +36,14 @@ class Forked:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context(METHOD)
         context.set_forkserver_preload(["tests.preloaded"])
         self._prints = tempfile.TemporaryDirectory()
         place = (str(cwd or Path.cwd()), {**os.environ, **(env or {})}, self._prints.name)
         self._process: Any = context.Process(target=_begin, args=(run, arguments, *place))
-        with pytest.MonkeyPatch.context() as patch:  # for the process that all are forked off
-            patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
+        with pytest.MonkeyPatch.context() as patch:  # the child, and what it is forked off, find us
+            patch.syspath_prepend(ROOT)
+            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
             self._process.start()
 
     @property

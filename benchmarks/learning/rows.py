@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from prunion.benchmarks.learning.account import bundle_account, together
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
@@ -257,6 +258,7 @@ def _figures(row: LearningRow, result: RunResult, manifest: dict[str, Any]) -> d
         "returned": result.returned,
         "seconds": round(result.seconds, 1),
         "torch": manifest["provenance"]["versions"]["torch"],
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         **({"own": result.own} if result.own else {}),
     }
 

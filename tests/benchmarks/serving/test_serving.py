@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -86,11 +87,13 @@ def test_traffic_is_what_it_was_after_it_was_written(settings: Settings, tmp_pat
 
 def test_rows(settings: Settings, tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
-    row = write_row(output, "load", 1, lambda: compare(SMALL, 3, settings))
+    whole = dataclasses.replace(settings, unpruned=True)
+    row = write_row(output, "load", 1, lambda: compare(SMALL, 3, whole))
     assert row is not None
-    ours, theirs = row["systems"]["prunion"], row["systems"]["a session per domain"]
+    names = ("prunion", "a session per domain", "unpruned, a session per domain")
+    ours, theirs, unpruned = (row["systems"][name] for name in names)
     assert ours.keys() == theirs.keys() and len(ours) == 4
-    for modes in (ours, theirs):
+    for modes in (ours, theirs, unpruned):
         for found in modes.values():
             assert not found["wrong"] and not found["lost"] and not found["refused"]
             assert found["per_s"] > 1 and found["client_cpu_us"] > 0

@@ -119,7 +119,7 @@ def test_unpruned_networks_are_asked_by_their_own_name(settings: Settings) -> No
     whole = dataclasses.replace(settings, unpruned=True, clients=(1,))
     for found in compare(SMALL, 2, whole)["systems"]["unpruned, a session per domain"].values():
         assert found["per_s"] > 1 and not found["refused"]
-    with pytest.raises(RuntimeError, match="404.*asks it wrongly"):
+    with pytest.raises(RuntimeError, match=r"404.*asks it wrongly"):
         compare(SMALL, 3, whole)
 
 

@@ -220,7 +220,8 @@ def _key(name: str, options: dict[str, Any]) -> str:
         parts.append(options["domains"].replace(",", "-"))
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
-    parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
+    changed = [s for s in sorted(options["settings"]) if not s.startswith("workers=")]
+    parts += [s.replace("=", "-").replace("/", "_") for s in changed]  # who reads changes nothing
     parts += [f"round-{options['round_to']}"] if options["round_to"] != 1 else []
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,10 @@ from functools import partial
 import pytest
 
 from tests.remembered import make_tables_once, remember_exports, remember_traces
+
+# Before torch is imported, here and in the processes of tests: as many of them run at once as there
+# are cores, and a thread more than that waits for the others in a loop.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:

@@ -69,10 +69,10 @@ class _Instead:
 
 
 def remember_traces(replace: Replace) -> None:
-    """Of the network that most runs train, only what is kept is traced, once for each size.
+    """The network that most runs train is drawn once for each seed, and traced once for each size.
 
-    Three quarters of it lie behind the cut. Random numbers are drawn as ever, so that every run
-    gives the bytes that it gives without this.
+    Three quarters of it lie behind the cut and are left out. Random numbers go on as if all were
+    drawn, so that every run gives the bytes that it gives without this.
     """
     import torch
     from torch import fx, nn
@@ -80,13 +80,19 @@ def remember_traces(replace: Replace) -> None:
     load = importlib.import_module("prunion.trainer.backbone.load")
     make, trace = load.published_net, load.trace
     traced: dict[tuple[int, int], fx.GraphModule] = {}
+    drawn: dict[tuple[str, bytes], tuple[nn.Module, torch.Tensor]] = {}
 
     def short(config: Any, *, pretrained: bool) -> nn.Module:
-        net = make(config, pretrained=pretrained)
-        if (config.source, config.name, config.cut) == TINY:
+        if pretrained or (config.source, config.name, config.cut) != TINY:
+            return make(config, pretrained=pretrained)
+        key = repr(config), torch.get_rng_state().numpy().tobytes()
+        if key not in drawn:
+            net = make(config, pretrained=False)
             for name in BEHIND:
                 setattr(net, name, nn.Identity())
-        return net
+            drawn[key] = net, torch.get_rng_state()
+        torch.set_rng_state(drawn[key][1])
+        return copy.deepcopy(drawn[key][0])
 
     def once(model: nn.Module, height: int, width: int) -> fx.GraphModule:
         if not isinstance(getattr(model, BEHIND[0], None), nn.Identity):

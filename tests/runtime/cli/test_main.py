@@ -59,6 +59,42 @@ def test_predict_prints_a_line_for_each_image(bundle_path: Path, picture: Path) 
     assert lines[0].count("%") == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "x", "y.png", "--backend", "tpu"],
+        ["predict", "x", "y.png", "--precision", "fp8"],
+        ["eval", "x", "y", "--backend", "tpu"],
+        ["eval", "x", "y", "--precision", "fp8"],
+        ["bench", "x", "--backend", "tpu"],
+        ["bench", "x", "--precision", "fp8"],
+        ["bench", "x", "--against", "nobody"],
+        ["serve", "x", "--backend", "tpu"],
+        ["serve", "x", "--precision", "fp8"],
+        ["build", "x", "--target", "tensorrt", "--precision", "fp8"],
+        ["build", "x", "--target", "tpu"],
+        ["profile", "x", "-o", "y", "--backend", "tensorrt"],
+        ["export", "x", "--triton", "y", "--triton-precision", "fp8"],
+        ["export", "x", "-o", "y", "--heads", "many"],
+        ["pretrain", "x", "-o", "y.safetensors", "--backbone", "nobody:net"],
+        ["pretrain", "x", "-o", "y.safetensors", "--seed", "-1"],
+        ["pretrain", "x", "-o", "y.safetensors", "--lr", "0"],
+        ["pretrain", "x", "-o", "y.safetensors", "--threads", "-1"],
+        ["reproduce", "decathlon", "--data", "x", "-o", "y", "--method", "none"],
+        ["reproduce", "decathlon", "--data", "x", "-o", "y", "--network", "none"],
+        ["reproduce", "decathlon", "--data", "x", "-o", "y", "--crops", "3"],
+        ["reproduce", "decathlon", "--list", "--method", "none"],
+        ["reproduce", "--list", "none"],
+    ],
+    ids=" ".join,
+)
+def test_a_value_that_is_no_choice_is_a_usage_error(words: list[str]) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 2, result.output
+    assert words[-1].partition(":")[0] in result.stderr and "Usage:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_predict_json(bundle_path: Path, picture: Path) -> None:
     result = invoke("predict", bundle_path, "-d", "digits", picture, "--json")
     (row,) = json.loads(result.stdout)
@@ -105,6 +141,43 @@ def test_predict_takes_folders_and_quoted_patterns(
         (tmp_path / "empty").mkdir(exist_ok=True)
         message = one_error_line(invoke("predict", bundle_path, "-d", "signs", nothing))
         assert "matches no file" in message or "holds no image" in message
+
+
+def test_predict_answers_for_images_behind_links(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder, disk = tmp_path / "photos", tmp_path / "disk"
+    for name in (folder / "a.png", disk / "b.png", disk / "sub" / "c.png"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(picture.read_bytes())
+    os.symlink(disk, folder / "more")
+    os.symlink(folder, disk / "sub" / "back")  # would never end
+    os.symlink(tmp_path, folder / "above")
+    result = invoke("predict", bundle_path, "-d", "signs", folder)
+    named = [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
+    assert named == [str(folder / x) for x in ("a.png", "more/b.png", "more/sub/c.png")]
+    os.symlink(tmp_path / "nowhere.png", folder / "lost.png")
+    result = invoke("predict", bundle_path, "-d", "signs", folder)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 3
+    assert "lost.png does not exist" in result.stderr
+
+
+def test_predict_names_a_folder_that_is_closed(
+    bundle_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = picture.parent / "closed"
+    closed.mkdir()
+    scan = os.scandir
+
+    def scandir(place: str) -> object:
+        if os.fspath(place) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(closed))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    message = one_error_line(invoke("predict", bundle_path, "-d", "signs", picture.parent))
+    assert f"{closed} cannot be opened (Permission denied)" in message
 
 
 def test_several_unreadable_images_are_counted(bundle_path: Path, picture: Path) -> None:

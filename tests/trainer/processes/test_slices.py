@@ -28,6 +28,7 @@ RUNS: dict[str, dict[str, object]] = {
     "local": {"sync_norms": "false", "ramp": 1, "settle": 0, "batch_size": 16},
 }
 FLOAT32 = ("float32", "bf16", "local")
+BY_SLICE: dict[str, object] = {"granularity": '"slice"', "switch_lr": 0.002}
 # Weights of each domain's own: each in the way that processes can share it.
 OWN: dict[str, dict[str, object]] = {
     **{
@@ -39,8 +40,11 @@ OWN: dict[str, dict[str, object]] = {
     # Nothing wraps these: what a method charges must not be added up with the gradients.
     "in turn": {"method": '"parallel"', "order": '"batch"', "adapter_decay": 0.5},
     "svd": {"method": '"svd"', "adapter_decay": 0.5},
+    "bap by slice": {"method": '"bap"', **BY_SLICE},
+    "ba2 by slice": {"method": '"ba2"', **BY_SLICE},
+    "slices in turn": {"method": '"bap"', "order": '"batch"', **BY_SLICE},
 }
-OFTEN = ("lora", "series")  # without being asked for slow tests
+OFTEN = ("lora", "series", "bap by slice")  # without being asked for slow tests
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
 RUNS |= {name: {**SHORT, **OWN[name]} for name in OFTEN}
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,19 @@ ROOMS = {
 MOST_ENTRIES, MOST_LINES = 13, 300
 
 
+@cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """All of a file's, at its top and within its functions."""
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path} imports relatively"
             names.add(node.module or "")
     return names
@@ -74,20 +82,21 @@ def test_a_room_imports_only_what_stands_below_it(stage: str) -> None:
                 assert parts[2] in below, f"{path} imports {name}, which stands above it"
 
 
+@cache
 def stub_names(folder: Path) -> dict[str, str]:
     """The public names of a room, and the file of the room that each comes from."""
     stub = folder / "__init__.pyi"
     if not stub.is_file():
         return {}
-    imports = [x for x in ast.parse(stub.read_text("utf-8")).body if isinstance(x, ast.ImportFrom)]
-    return {alias.name: x.module or "" for x in imports for alias in x.names}
+    lines = [x for x in ast.parse(stub.read_text("utf-8")).body if isinstance(x, ast.ImportFrom)]
+    return {alias.name: x.module or "" for x in lines for alias in x.names}
 
 
 @pytest.mark.parametrize("stage", ROOMS)
 def test_outside_a_room_only_its_public_names_are_used(stage: str) -> None:
     for path in (ROOT / stage).rglob("*.py"):
         own = path.relative_to(ROOT).parts[:2]
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in imports(path):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
                 "prunion."
             ):

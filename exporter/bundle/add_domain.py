@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from prunion.exporter.bundle.manifest import image_input
 from prunion.exporter.bundle.own_weights import apart
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
 from prunion.exporter.graph import TOLERANCE
@@ -67,7 +68,7 @@ def add_domain_pack(
         raise VerificationError("training changed the trunk: please report this as a bug")
     _check(added, slim, *loaded.config.input.size)
     facts = {"name": new.domain.name, "classes": list(added.domain.classes)}
-    pack = domain_pack(slim, 0, facts, digest)
+    pack = domain_pack(slim, 0, facts, digest, image_input(loaded))
     write_pack(path, pack)
     (folder / STATE).unlink(missing_ok=True)  # the result is safe
     return AddedPack(path, pack, added.accuracy)

@@ -209,18 +209,19 @@ class _Parts:
 
 def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
     size, domains = loaded.config.input.size, loaded.meta["domains"]
+    images = image_input(loaded)
     if options.specialise is None:
         model = onnx_graph(slim, *size, options.opset, options.ir, options.heads)
         digest = trunk_hash(slim, shared_parts(loaded.net, slim))
         packs = [
-            own_pack(loaded.net, row, domain_pack(slim, row, domain, digest), slim)
+            own_pack(loaded.net, row, domain_pack(slim, row, domain, digest, images), slim)
             for row, domain in enumerate(domains)
         ]
         return _Parts(slim, model, slim.table, packs, slim.entries)
     net = fold_domain(slim)
     model = one_domain_graph(net, *size, options.opset, options.ir)
     digest = hash_trunk(dict(net.trunk.named_parameters()), [])
-    whole = domain_pack(slim, 0, domains[0], digest)
+    whole = domain_pack(slim, 0, domains[0], digest, images)
     pack = Pack(**{**vars(whole), "bank": np.zeros(0, np.float32)})
     return _Parts(net, model, net.table, [pack], ())
 

@@ -13,10 +13,11 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from prunion.exporter.bundle.manifest import image_input
 from prunion.exporter.bundle.own_weights import own_pack, prepare_trunk, shared_parts
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
 from prunion.runtime.base import check_output
-from prunion.runtime.bundle import Domain, Pack, adapter_parts, no_pack, write_pack
+from prunion.runtime.bundle import Domain, ImageInput, Pack, adapter_parts, no_pack, write_pack
 from prunion.runtime.errors import DomainError
 from prunion.runtime.graph import TABLE_INPUTS
 from prunion.trainer.network import load_checkpoint
@@ -51,7 +52,8 @@ def export_pack(
     slim = slim_network(loaded.net, kept_units(loaded, loaded.net.switches))
     row = names.index(domain)
     digest = trunk_hash(slim, shared_parts(loaded.net, slim))
-    pack = own_pack(loaded.net, row, domain_pack(slim, row, domains[row], digest), slim)
+    plain = domain_pack(slim, row, domains[row], digest, image_input(loaded))
+    pack = own_pack(loaded.net, row, plain, slim)
     write_pack(path, pack)
     return pack
 
@@ -103,8 +105,17 @@ def graph_trunk_hash(
     return hash_trunk(weights, order, shared)
 
 
-def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str) -> Pack:
-    """Row `row` of a sliced network's tables; `domain` gives its name and classes."""
+def domain_pack(
+    slim: SlimNet,
+    row: int,
+    domain: Mapping[str, Any],
+    digest: str,
+    images: ImageInput | None = None,
+) -> Pack:
+    """Row `row` of a sliced network's tables; `domain` gives its name and classes.
+
+    `images` are how images are prepared for it.
+    """
     count, entries = len(domain["classes"]), slim.adapter_entries
     return Pack(
         name=domain["name"],
@@ -115,6 +126,7 @@ def domain_pack(slim: SlimNet, row: int, domain: Mapping[str, Any], digest: str)
         switches=slim.used[row].astype(np.uint8),
         trunk_hash=digest,
         own=adapter_parts(entries, slim.adapters[row].numpy()) if entries else {},
+        images={} if images is None else images.to_json(),
     )
 
 

@@ -9,6 +9,7 @@ from .energy import EnergyUse as EnergyUse
 from .energy import Meter as Meter
 from .energy import energy_meters as energy_meters
 from .energy import measure_energy as measure_energy
+from .exchange import lock_folder as lock_folder
 from .exchange import restore as restore
 from .files import Wrote as Wrote
 from .files import cache_folder as cache_folder

@@ -26,8 +26,8 @@ class BoundedTar(tarfile.TarFile):
         self, name: Any = None, mode: Any = "r", fileobj: Any = None, **options: Any
     ) -> None:
         self._counted = _Counted(fileobj)
-        only_read: Any = self._counted
-        super().__init__(name, mode, only_read, **options)
+        file: Any = self._counted
+        super().__init__(name, mode, file, **options)
 
     def next(self) -> tarfile.TarInfo | None:
         """The next member; None at the end."""

@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows: what a killed command left stays there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["clear_leftovers", "folder_beside", "put_in_place", "restore"]
+__all__ = ["clear_leftovers", "folder_beside", "lock_folder", "put_in_place", "restore"]
 
 # From linux/fs.h, fcntl.h and macOS's sys/stdio.h.
 AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
@@ -39,7 +39,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
         folder.mkdir(0o777)
         # Another command may clear it in the moment before it is locked: then take another name.
         with suppress(FileNotFoundError, BlockingIOError):
-            handle = _lock(folder)
+            handle = lock_folder(folder)
     try:
         yield folder
     finally:
@@ -103,7 +103,7 @@ def _beside(path: Path, kind: str) -> list[Path]:
         return []
 
 
-def _lock(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """A handle that locks a folder until it is closed; -1 where there are no such locks.
 
     Raises BlockingIOError if another process has it, FileNotFoundError if it is gone.
@@ -127,7 +127,7 @@ def _lock(folder: Path) -> int:
 def _is_free(folder: Path) -> bool:
     """Whether no living process has locked the folder; false where nobody can know."""
     try:
-        handle = _lock(folder)
+        handle = lock_folder(folder)
     except OSError:
         return False
     if handle < 0:

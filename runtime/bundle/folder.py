@@ -94,6 +94,7 @@ class Bundle:
             columns=self.manifest.bank_columns,
             own=bool(self.manifest.own_weights),
             adapters=self.manifest.adapters,
+            images=self.manifest.input,
         )
         if (pack.name, pack.classes) != (domain.name, domain.classes):
             raise BundleError(f"{domain.pack} and the manifest disagree on the classes: {FIX}")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -13,6 +14,7 @@ from safetensors.numpy import load, save
 
 from prunion.runtime.base import check_text, reason_of, replace_file, shown
 from prunion.runtime.bundle.adapters import AdapterEntry, adapter_row
+from prunion.runtime.bundle.manifest_parts import ImageInput
 from prunion.runtime.bundle.weight_parts import check_own
 from prunion.runtime.errors import BundleError
 
@@ -44,6 +46,8 @@ class Pack:
         switches: `[U]` uint8, which units of the sliced trunk it uses.
         trunk_hash: hex SHA-256 of the trunk it was trained on.
         own: what it stores of trunk weights of its own, by `PART:WEIGHT` (`own_weights`).
+        images: how images were prepared for it, as a manifest's `input`; empty where it does not
+            say. Frozen trunks of two runs are alike, and these may not be.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Pack:
     switches: np.ndarray
     trunk_hash: str
     own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    images: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_pack(path: Path | str, pack: Pack) -> None:
@@ -64,6 +69,7 @@ def write_pack(path: Path | str, pack: Pack) -> None:
         "name": pack.name,
         "classes": json.dumps(list(pack.classes), ensure_ascii=False),
         "trunk_hash": pack.trunk_hash,
+        **({"input": json.dumps(pack.images, sort_keys=True)} if pack.images else {}),
     }
     _check(pack, str(path))
     tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
@@ -106,11 +112,11 @@ def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
         raise BundleError(
             f"{path} is no readable pack ({reason_of(exc)}): copy or export it again"
         ) from None
-    name, classes, trunk_hash = _identity(metadata, path)
+    name, classes, trunk_hash, images = _identity(metadata, path)
     own = {}
     if metadata["format_version"] == str(WITH_OWN_WEIGHTS):
         own = {name: array for name, array in found.items() if name not in TENSORS}
-    pack = Pack(name, classes, trunk_hash=trunk_hash, own=own, **tensors)
+    pack = Pack(name, classes, trunk_hash=trunk_hash, own=own, images=images, **tensors)
     _check(pack, str(path))
     return pack
 
@@ -146,10 +152,12 @@ def check_pack(
     units: int | None = None,
     own: bool = False,
     adapters: Sequence[AdapterEntry] = (),
+    images: ImageInput | None = None,
 ) -> None:
     """Raise BundleError unless `pack` is sound and fits `columns` P, `features` F, `units` U.
 
     Args:
+        images: how the bundle prepares images.
         own: whether the bundle is one whose domains may have weights of their own.
         adapters: or what its graph has beside convolutions for each of them.
     """
@@ -166,6 +174,13 @@ def check_pack(
             f"pack {pack.name!r} was made for trunk {pack.trunk_hash[:12]}, this bundle has "
             f"{trunk_hash[:12]}: export the pack from this bundle's checkpoint"
         )
+    if images is not None and pack.images and dict(pack.images) != images.to_json():
+        here = images.to_json()
+        key = next(k for k in {**here, **pack.images} if here.get(k) != pack.images.get(k))
+        raise BundleError(
+            f"pack {pack.name!r} was made for images whose {key} is {shown(pack.images.get(key))}, "
+            f"this bundle's is {shown(here.get(key))}: train it on this bundle's checkpoint"
+        )
     if len(pack.bank) != columns:
         raise BundleError(f"pack {pack.name!r}: bank is [{len(pack.bank)}], expected [{columns}]")
     if features is not None and pack.head_weight.shape[0] != features:
@@ -176,7 +191,9 @@ def check_pack(
         raise BundleError(f"pack {pack.name!r} has {got} switches, expected {units}")
 
 
-def _identity(metadata: dict[str, str], path: Path) -> tuple[str, tuple[str, ...], str]:
+def _identity(
+    metadata: dict[str, str], path: Path
+) -> tuple[str, tuple[str, ...], str, dict[str, Any]]:
     if metadata.get("format") != FORMAT:
         raise BundleError(f"{path} is not a domain pack (format {metadata.get('format')!r})")
     if metadata.get("format_version") not in (str(FORMAT_VERSION), str(WITH_OWN_WEIGHTS)):
@@ -187,11 +204,14 @@ def _identity(metadata: dict[str, str], path: Path) -> tuple[str, tuple[str, ...
     try:
         classes = json.loads(metadata["classes"])
         name, trunk_hash = metadata["name"], metadata["trunk_hash"]
+        images = json.loads(metadata.get("input", "{}"))
     except (KeyError, ValueError, RecursionError) as exc:
         raise BundleError(f"{path}: damaged metadata ({exc!r}): export the pack again") from None
     if not isinstance(classes, list) or not all(isinstance(x, str) for x in classes):
         raise BundleError(f"{path}: classes must be a list of names: export the pack again")
-    return name, tuple(classes), trunk_hash
+    if not isinstance(images, dict):
+        raise BundleError(f"{path}: input must be an object: export the pack again")
+    return name, tuple(classes), trunk_hash, images
 
 
 def _check(pack: Pack, where: str) -> None:

@@ -107,17 +107,36 @@ def _named(arguments: Sequence[str]) -> list[str]:
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    """Files that are images by content or by suffix; what is hidden is passed over."""
+    """Files that are images by content or by suffix, behind links too; what is hidden is not.
+
+    A folder that is reached twice, or a link that leads back to where it lies, counts once.
+    """
     import os
     from pathlib import Path
 
+    from prunion.runtime.errors import InputError
     from prunion.runtime.images import IMAGE_SUFFIXES, image_kind
 
-    for place, folders, files in os.walk(folder):
-        folders[:] = [x for x in folders if not x.startswith(".")]
+    def closed(exc: OSError) -> None:
+        raise InputError(f"{exc.filename} cannot be opened ({exc.strerror}): correct the path")
+
+    seen = {os.path.realpath(folder)}
+
+    def is_new(place: str) -> bool:
+        real = os.path.realpath(place)
+        above = (os.path.realpath(os.path.dirname(place)) + os.sep).startswith(real + os.sep)
+        known = real in seen
+        seen.add(real)
+        return not known and not above
+
+    for place, folders, files in os.walk(folder, onerror=closed, followlinks=True):
+        folders[:] = [
+            x for x in sorted(folders) if not x.startswith(".") and is_new(os.path.join(place, x))
+        ]
         for name in files:
             path = os.path.join(place, name)
-            if name.startswith(".") or not os.path.isfile(path):
+            lost = os.path.islink(path) and not os.path.exists(path)  # answered by an error
+            if name.startswith(".") or not (lost or os.path.isfile(path)):
                 continue
             if name.lower().endswith(IMAGE_SUFFIXES) or image_kind(Path(path)):
                 yield path

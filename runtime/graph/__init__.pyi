@@ -16,6 +16,7 @@ from .inputs import input_types as input_types
 from .inputs import inputs_without_defaults as inputs_without_defaults
 from .inputs import load_graph as load_graph
 from .inputs import no_graph as no_graph
+from .inputs import stored_tables as stored_tables
 from .pin import pin_domain as pin_domain
 from .pin import pin_form as pin_form
 from .pin import pin_pack as pin_pack

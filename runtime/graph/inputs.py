@@ -11,6 +11,7 @@ from prunion.runtime.base import install_hint, reason_of
 from prunion.runtime.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "list_attribute",
     "load_graph",
     "no_graph",
+    "stored_tables",
 ]
 
 # What changes with every request; the other inputs are tables with a row per domain.
@@ -99,6 +101,13 @@ def input_shapes(graph: Path | str | bytes) -> dict[str, tuple[int, ...]]:
     return {
         i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in model.graph.input
     }
+
+
+def stored_tables(graph: Path | str | bytes) -> dict[str, np.ndarray]:
+    """The tables with a row per domain that a graph holds as defaults, by name."""
+    model, onnx = load_graph(graph)
+    held = (tensor for tensor in model.graph.initializer if tensor.name in TABLE_INPUTS)
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in held}
 
 
 def inputs_without_defaults(graph: Path | str | bytes) -> bytes:

@@ -7,10 +7,12 @@ import stat
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
-from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
 from prunion.runtime.images.labels import Split
 
 __all__ = ["open_folder"]
@@ -44,7 +46,9 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
         labels += [name] * len(found)
     check = ImageCheck(orientation)
     check.check(paths, list(map(str, paths)))
-    digest = digest_of((path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
+    stats = [path.stat() for path in paths]
+    names_in = (path.relative_to(folder).as_posix() for path in paths)
+    digest = digest_of(zip(names_in, (x.st_size for x in stats), strict=True))
     return Split(
         labels=labels,
         names=tuple(names),
@@ -57,6 +61,7 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
             f"{folder / name} holds no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})",
             "remove the folder",
         ),
+        marks=np.array([file_mark(x) for x in stats], np.int64),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from prunion.runtime.base import Orientation, reason_of, usable_cores
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import ImageFault, bits_of, read_image, to_rgb, turn_of
 
-__all__ = ["ImageCheck", "ImageSet", "decode_image", "digest_of"]
+__all__ = ["ImageCheck", "ImageSet", "decode_image", "digest_of", "file_mark"]
 
 AT_ONCE = 1024
 
@@ -28,11 +29,13 @@ class ImageSet:
 
     Attributes:
         digest: tells the set from others of as many images, as far as opening it has seen them.
+        marks: int64 `[N]`, equal where two are the same file or bytes; None where nobody knows.
     """
 
     labels: np.ndarray
     read: Callable[[int], Image.Image]
     digest: str = ""
+    marks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +47,30 @@ class ImageSet:
     def subset(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices`, in that order."""
         digest = digest_of([self.digest, indices.tobytes().hex()])
-        return ImageSet(self.labels[indices], lambda index: self.read(int(indices[index])), digest)
+        marks = None if self.marks is None else self.marks[indices]
+        return ImageSet(
+            self.labels[indices], lambda index: self.read(int(indices[index])), digest, marks
+        )
+
+    def again(self) -> tuple[int, int]:
+        """How many images are in it once more, and how many of those with another label."""
+        if self.marks is None:
+            return 0, 0
+        _, place = np.unique(self.marks, return_inverse=True)
+        pairs = np.unique(np.stack([place.reshape(-1), self.labels]), axis=1)
+        images = len(np.unique(place))
+        return len(self) - images, pairs.shape[1] - images
+
+    def also_in(self, other: ImageSet) -> int:
+        """How many of its images are another set's too, as far as anybody knows."""
+        if self.marks is None or other.marks is None:
+            return 0
+        return int(np.isin(self.marks, other.marks).sum())
+
+
+def file_mark(stat: os.stat_result, *more: int) -> int:
+    """What tells a file, or a part of one, from all others: links to it are the same one."""
+    return hash((stat.st_dev, stat.st_ino, *more))
 
 
 def digest_of(parts: Iterable[object]) -> str:

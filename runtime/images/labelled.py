@@ -27,6 +27,7 @@ def open_labelled(
     columns: tuple[str, str] = ("image", "label"),
     *,
     skip_unknown: bool = False,
+    skipped: dict[str, int] | None = None,
 ) -> tuple[ImageSet, tuple[str, ...], dict[str, int]]:
     """Images of a domain, how messages name each, and how many were left out of which class.
 
@@ -35,12 +36,15 @@ def open_labelled(
         classes: the domain's; a label is a place among them.
         columns: of images and of labels in Parquet, tars and tables.
         skip_unknown: leave out images of other classes, instead of refusing them.
+        skipped: is given what was passed over in folders and tars, with how many.
 
     Raises:
         DataError: the data cannot be read, an image has no label, or one that is no class.
         InputError: there are no `data`.
     """
     split = _open(data, columns, orientation)
+    if skipped is not None:
+        skipped.update(split.skipped)
     unknown = _unknown(split, set(classes))
     if unknown and not skip_unknown:
         told = [f"{shown(name)}{_nearest(name, classes)}" for name in list(unknown)[:MOST_NAMED]]

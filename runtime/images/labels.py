@@ -36,6 +36,7 @@ class Split:
         skipped: what was passed over and why, with how many.
         met: images that the network gets otherwise than they are stored, and how, with how many.
         empty: what is wrong with a class of `names` that has no image, and what to do but add some.
+        marks: as of an `ImageSet`.
     """
 
     labels: Sequence[Any]
@@ -46,6 +47,7 @@ class Split:
     skipped: Mapping[str, int] = field(default_factory=dict)
     met: Mapping[str, int] = field(default_factory=dict)
     empty: Callable[[str], tuple[str, str]] | None = None
+    marks: np.ndarray | None = None
 
 
 def number_labels(

@@ -46,6 +46,7 @@ def open_parquet(
     store, check = EncodedStore(), ImageCheck(orientation)
     labels: list[Any] = []
     digests: list[str] = []
+    marks: list[int] = []
     rows = _Rows(paths, [])
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
@@ -65,7 +66,9 @@ def open_parquet(
                     "without end, write each one once"
                 )
             labels += values
-            digests.append(digest_of(hashlib.sha256(image).hexdigest() for image in images))
+            own = [hashlib.sha256(image) for image in images]
+            digests.append(digest_of(x.hexdigest() for x in own))
+            marks += [int.from_bytes(x.digest()[:8], "big", signed=True) for x in own]
     if not labels:
         raise DataError(f"{paths[0]} holds no images: give a file with rows")
     store.seal()
@@ -76,6 +79,7 @@ def open_parquet(
         place=rows.name,
         digest=lambda numbers: digest_of([*digests, *numbers]),
         met=check.met,
+        marks=np.array(marks, np.int64),
     )
 
 
@@ -169,8 +173,9 @@ def _class_names(path: Path, file: Any, label: str) -> tuple[str, ...] | None:
         names = json.loads(raw)["info"]["features"][label]["names"] if raw else None
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}
-        names = list(names.values())
+    if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}, sorted in any way
+        places = [str(place) for place in range(len(names))]
+        names = [names[x] for x in places] if set(names) == set(places) else names
     if names is not None and not (isinstance(names, list) and all(_is_name(x) for x in names)):
         raise DataError(
             f"{path} names its classes {shown(names)}: write a list of names, or leave it out"

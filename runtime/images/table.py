@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["TABLE_SUFFIXES", "are_tables", "open_tables"]
@@ -46,7 +48,8 @@ def open_tables(
     rows = [row for path in paths for row in _rows(path, columns)]
     if not rows:
         raise DataError(f"{paths[0]} names no images: give a table with rows")
-    sizes, labels = [_size(row) for row in rows], [row.label for row in rows]
+    stats, labels = [_stat(row) for row in rows], [row.label for row in rows]
+    sizes = [x.st_size for x in stats]
     check = ImageCheck(orientation)
     check.check([row.image for row in rows], [row.place for row in rows])
     return Split(
@@ -58,6 +61,7 @@ def open_tables(
             [*zip((row.name for row in rows), sizes, strict=True), *numbers]
         ),
         met=check.met,
+        marks=np.array([file_mark(x) for x in stats], np.int64),
     )
 
 
@@ -176,8 +180,8 @@ def _check_columns(place: Path | str, head: list[str], columns: tuple[str, str])
         )
 
 
-def _size(row: _Row) -> int:
-    """Bytes of an image's file, which must be a regular one: a pipe would never end."""
+def _stat(row: _Row) -> os.stat_result:
+    """Of an image's file, which must be a regular one: a pipe would never end."""
     try:
         found = row.image.stat()
     except (OSError, ValueError) as exc:
@@ -187,4 +191,4 @@ def _size(row: _Row) -> int:
         ) from None
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{row.place} is no file: correct the path, or remove the row")
-    return found.st_size
+    return found

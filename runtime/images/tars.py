@@ -21,17 +21,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from prunion.runtime.base import BoundedTar, Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES
-from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["are_tars", "open_tars"]
 
 MOST_LABEL, MOST_JSON = 1 << 10, 1 << 20  # bytes
 AT_ONCE = 256  # images that are checked together
-ENDINGS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 
 
 def are_tars(paths: Sequence[Path]) -> bool:
@@ -54,8 +55,7 @@ def open_tars(
     devices, or is no sample of an image and a label.
     """
     held, check, skipped = _Held(tuple(paths)), ImageCheck(orientation), Counter[str]()
-    labels: list[Any] = []
-    texts: list[int] = []  # places of those that are written as text
+    labels, texts = list[Any](), list[int]()  # and the places of those that are written as text
     for path in paths:
         view = held.begin(path, len(labels))
         for key, files in _samples(path, skipped):
@@ -80,6 +80,7 @@ def open_tars(
         digest=lambda numbers: digest_of([held.sha.hexdigest(), *numbers]),
         skipped=skipped,
         met=check.met,
+        marks=np.array(held.marks, np.int64),
     )
 
 
@@ -111,12 +112,15 @@ class _Held:
     names: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))  # of names
     sha: Any = field(default_factory=hashlib.sha256)
+    marks: array[int] = field(default_factory=lambda: array("q"))
+    stat: Any = None  # of the shard that was begun last
 
     def begin(self, path: Path, first: int) -> mmap.mmap:
         """Map a shard, whose first image is number `first`."""
         try:
             with path.open("rb") as file:
                 view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.stat = os.fstat(file.fileno())
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: correct the path") from None
         except (OSError, ValueError) as exc:  # an empty file cannot be mapped
@@ -131,6 +135,7 @@ class _Held:
         self.sizes.append(file.size)
         self.names += file.name.encode()
         self.ends.append(len(self.names))
+        self.marks.append(file_mark(self.stat, file.start))
         self.sha.update(f"{file.name}\n{file.size}\n".encode())
 
     def check(self, check: ImageCheck, begin: int) -> None:
@@ -155,7 +160,12 @@ class _Held:
 
 def _samples(path: Path, skipped: Counter[str]) -> Iterator[tuple[str, dict[str, _File]]]:
     """The name and the files, by their endings, of every sample of a shard."""
+    seen: set[int] = set()  # hashes of their names, so that millions fit into memory
     for key, group in groupby(_files(path, skipped), lambda file: file.parts[0]):
+        if hash(key) in seen:
+            what = f"{path} has sample {shown(key)} at two places, as a tar that was added to"
+            raise DataError(f"{what}: write every sample once, its files together")
+        seen.add(hash(key))
         files: dict[str, _File] = {}
         for file in group:
             ending = file.parts[1]
@@ -224,7 +234,7 @@ def _image(files: dict[str, _File], column: str, what: str) -> _File:
                 "image_column"
             )
         return files[column.lower()]
-    found = [ending for ending in files if ending.rpartition(".")[2] in ENDINGS]
+    found = [ending for ending in files if f".{ending}".endswith(IMAGE_SUFFIXES)]
     if len(found) != 1:
         raise DataError(
             f"{what} has {len(found)} images ({_listed(files)}): name the image's ending with "

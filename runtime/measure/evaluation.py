@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Evaluation:
     Attributes:
         images: how messages name each image, N of them.
         unknown: images that were left out, by their class, which the bundle does not know.
+        skipped: what was passed over in folders and tars and why, with how many.
         mistakes: the wrong answers that were given most surely, with small pictures.
         bundle, trunk_hash, precision: what answered, and `providers` on what.
         seconds: spent reading, decoding and answering.
@@ -43,12 +44,14 @@ class Evaluation:
     trunk_hash: str
     precision: str
     seconds: float
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without the single images."""
         return {
             **self.figures.to_json(),
             "unknown": dict(self.unknown),
+            **({"skipped": dict(self.skipped)} if self.skipped else {}),
             "bundle": self.bundle,
             "trunk_hash": self.trunk_hash,
             "precision": self.precision,
@@ -128,8 +131,15 @@ def evaluate(
             model.add_domain(pack)
         domain = _domain(model, domain)
         classes, form = model.classes(domain), model.sessions.form
+        skipped: dict[str, int] = {}
         images, places, unknown = open_labelled(
-            data, domain, classes, form.spec.orientation, columns, skip_unknown=skip_unknown
+            data,
+            domain,
+            classes,
+            form.spec.orientation,
+            columns,
+            skip_unknown=skip_unknown,
+            skipped=skipped,
         )
         read = to_pixels if form.image == "uint8" else to_batch
         parts = []
@@ -150,6 +160,7 @@ def evaluate(
             trunk_hash=model.bundle.manifest.trunk_hash,
             precision=_precision(model),
             seconds=time.perf_counter() - started,
+            skipped=skipped,
         )
     finally:
         if not given:
@@ -170,6 +181,9 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
     if evaluation.unknown:
         count = sum(evaluation.unknown.values())
         lines.append(f"left out: {count:,} images of {len(evaluation.unknown)} unknown classes")
+    if evaluation.skipped:
+        told = [f"{count:,} {kind}" for kind, count in evaluation.skipped.items()]
+        lines.append(f"passed over: {', '.join(told)}")
     shown_ones = [row for row in classes if row["images"]]
     worst = len(shown_ones) > MOST_CLASSES
     if worst:

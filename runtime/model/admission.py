@@ -27,6 +27,7 @@ def fitting_pack(
         units=len(own.switches),
         own=sessions.apart,
         adapters=bundle.manifest.adapters,
+        images=bundle.manifest.input,
     )
     pack = bundle.completed(pack)
     if pack.own:  # that they fit the trunk shows now, not with the first request

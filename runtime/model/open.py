@@ -6,10 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
 from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes
 from prunion.runtime.bundle import Bundle, check_one_trunk, check_pack, open_bundle
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import BundleError, InputError
+from prunion.runtime.graph import stored_tables
 from prunion.runtime.model.domains import LiveDomain, Tables
 from prunion.runtime.model.model import Model
 from prunion.runtime.model.pool import SessionPool
@@ -73,11 +76,30 @@ def load(
             own=pool.apart,
             adapters=bundle.manifest.adapters,
         )
-    domains = tuple(LiveDomain(*x) for x in enumerate(packs))
-    model = Model(bundle, pool, Tables(domains, pool.form, stored=True))
+    tables = Tables(tuple(LiveDomain(*x) for x in enumerate(packs)), pool.form, stored=True)
+    _check_stored(bundle.graph(precision), pool, tables)
+    model = Model(bundle, pool, tables)
     if tune:
         model.tune()
     return model
+
+
+def _check_stored(place: Path, pool: SessionPool, tables: Tables) -> None:
+    """Raise BundleError unless the tables that answer mixed batches are those of the packs.
+
+    These answer batches of one domain: with another pack in its place a domain would have two
+    answers.
+    """
+    if pool.form.single or pool.apart:
+        return
+    held = stored_tables(pool.graph.read())
+    for name, rows in tables.feeds.items():
+        if name not in held or not np.array_equal(held[name], rows):
+            of = "the manifest's normalisation" if name == "pixels" else "its packs'"
+            raise BundleError(
+                f"{place}: its table {name} is not {of}: a file of another bundle is in its place, "
+                "export again or copy the bundle again"
+            )
 
 
 def open_pool(

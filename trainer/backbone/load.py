@@ -58,6 +58,7 @@ def load_backbone(
     state = read_weights(config.weights) if weights and config.weights_are_a_file else None
     if state is not None and config.match == "order":
         state = match_by_order(config, state, model.state_dict())
+    stored = model.state_dict().keys()  # a constant of the graph is in nobody's file
     module = trace(model, height, width)
     if config.cut is not None:
         _end_behind(module.graph, config.cut)
@@ -68,7 +69,7 @@ def load_backbone(
     module.graph.eliminate_dead_code()
     module = fx.GraphModule(module, module.graph)  # takes along only the parameters still used
     if state is not None:
-        load_weights(config, module, state)
+        load_weights(config, module, state, stored)
     return module
 
 

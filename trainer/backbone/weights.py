@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +104,23 @@ def match_by_order(config: BackboneConfig, state: Mapping[str, torch.Tensor], ow
     return matched
 
 
-def load_weights(config: BackboneConfig, module: nn.Module, state: State) -> None:
+def load_weights(
+    config: BackboneConfig,
+    module: nn.Module,
+    state: State,
+    stored: Collection[str] | None = None,
+) -> None:
     """Copy the file's tensors into `module`, found by name behind whatever prefix they share.
+
+    Args:
+        stored: names that the network's own state dict has; other buffers are constants, and stay.
 
     Raises ConfigError if one is missing or has another shape.
     """
     wanted = _parameters(module.state_dict())
+    if stored is not None:
+        constant = {name for name, _ in module.named_buffers()} - set(stored)
+        wanted = {name: value for name, value in wanted.items() if name not in constant}
     prefix = _prefix(config, wanted, state)
     for name, target in wanted.items():
         if prefix + name not in state:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def open_domain(
         "images": {part: len(images) for part, images in sets.items() if images is not None},
         "skipped": {part: dict(split.skipped) for part, split in splits.items()},
         "changed": {part: dict(split.met) for part, split in splits.items()},
-        "remarks": [*numbered.remarks, *_untested(classes, test)],
+        "remarks": [*numbered.remarks, *_untested(classes, test), *_repeated(sets)],
     }
     return Domain(config.name, classes, train, test, config.mirror, config.crop, found, validation)
 
@@ -216,6 +216,23 @@ def _untested(classes: tuple[str, ...], test: ImageSet) -> list[str]:
     more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
     named = ", ".join(map(repr, lacking[:4])) + more
     return [f"no test images of {named}: the accuracy says nothing of such classes"]
+
+
+def _repeated(sets: Mapping[str, ImageSet | None]) -> Iterator[str]:
+    """Images that are there more than once, in one set or in training and another one."""
+    for part, images in sets.items():
+        again, otherwise = (0, 0) if images is None else images.again()
+        if again:
+            other = f", {otherwise:,} of them with another label" if otherwise else ""
+            yield f"{again:,} {part} images are there once more{other}"
+    train = sets["train"]
+    for part in ("validation", "test"):
+        images = sets[part]
+        if images and train and (both := images.also_in(train)):
+            yield (
+                f"{both:,} of {len(images):,} {part} images are training images too: the accuracy "
+                "says less of new ones"
+            )
 
 
 def _log_found(domain: Domain) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 
-from prunion.runtime.base import Orientation, reason_of
+from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import Split, decode_image, digest_of
-from prunion.trainer.data.named import class_names, labels_of
+from prunion.trainer.data.named import class_names, kept_labels, label_of, labels_of
 
 __all__ = ["Handed", "HandedSets", "open_dataset"]
+
+log = logging.getLogger(__name__)
+
+COMPARED = 16  # labels of a list that are compared with those of the items before training
 
 # Training and test images, the latter None for a holdout, and perhaps validation images.
 Handed: TypeAlias = tuple[Any, ...]
@@ -37,22 +42,79 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
     def place(index: int) -> str:
         return f"{where} image {index}"
 
-    def read(index: int) -> Image.Image:
+    def item(index: int) -> Any:
         try:
-            image = dataset[index][0]
+            return dataset[index]
         except Exception as exc:  # whatever the user's code raises
             raise DataError(f"{place(index)} cannot be read ({reason_of(exc)}): mend it") from exc
-        return decode_image(_picture(image, place(index)), place(index), orientation)
+
+    def image_of(index: int) -> tuple[Any, Image.Image]:
+        found = item(index)
+        try:
+            image = found[0]
+        except Exception as exc:
+            raise DataError(f"{place(index)} cannot be read ({reason_of(exc)}): mend it") from exc
+        return found, decode_image(_picture(image, place(index)), place(index), orientation)
 
     if len(dataset):
-        read(0)  # what kind of images these are shows now, not in the first step
+        image_of(0)  # what kind of images these are shows now, not in the first step
     try:
-        labels = labels_of(dataset)
+        names = class_names(dataset, where)
+        labels, own = _labels(dataset, item, where, names)
+    except DataError:
+        raise
     except Exception as exc:
         raise DataError(
             f"{where} gives no labels ({reason_of(exc)}): let it give (image, label)"
         ) from exc
-    return Split(labels, class_names(dataset), read, place, digest_of)
+
+    def read(index: int) -> Image.Image:
+        found, image = image_of(index)
+        if not _has(found, labels[index], names):
+            raise DataError(
+                f"{place(index)} has label {shown(label_of(found))}, and the data set told "
+                f"{shown(labels[index])} when it was opened: let it give an image one label"
+            )
+        return image
+
+    return Split(labels, names if own else None, read, place, digest_of)
+
+
+def _labels(
+    dataset: Any, item: Callable[[int], Any], where: str, names: tuple[str, ...] | None
+) -> tuple[list[Any], bool]:
+    """The labels, and whether they are those that the data set's class `names` are of.
+
+    Those of its items count: the list that it keeps may be of before a `target_transform`.
+    """
+    kept = kept_labels(dataset)
+    if kept is None:
+        return labels_of(dataset), True
+    some = np.linspace(0, len(kept) - 1, min(COMPARED, len(kept))).astype(int).tolist()
+    wrong = next((i for i in some if not _has(item(i), kept[i], names)), None)
+    if wrong is None:
+        return kept, True
+    log.warning(
+        "%s: image %d has label %s, and the list that the data set keeps says %s: labels are taken "
+        "from its images, and its class names are not, which may be of the list",
+        where,
+        wrong,
+        shown(label_of(item(wrong))),
+        shown(kept[wrong]),
+    )
+    return [label_of(item(index)) for index in range(len(kept))], False
+
+
+def _has(item: Any, label: Any, names: tuple[str, ...] | None) -> bool:
+    """Whether an item has a label, by number or name; one that is neither is refused elsewhere."""
+    if not isinstance(item, (tuple, list)) or len(item) < 2 or not isinstance(label, (int, str)):
+        return True
+    own = label_of(item)
+    if not isinstance(own, (int, str)) or own == label:
+        return True
+    number, name = (own, label) if isinstance(own, int) else (label, own)
+    inside = isinstance(number, int) and 0 <= number < len(names or ())
+    return inside and (names or ())[number] == name
 
 
 def _picture(image: Any, place: str) -> Image.Image:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from prunion.runtime.base import Orientation, install_hint, reason_of
+import numpy as np
+
+from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
 from prunion.runtime.images import Split, decode_image, digest_of
 from prunion.trainer.config import DomainConfig
 
-__all__ = ["Part", "class_names", "labels_of", "open_huggingface", "open_torchvision"]
+__all__ = [
+    "Part",
+    "class_names",
+    "kept_labels",
+    "label_of",
+    "labels_of",
+    "open_huggingface",
+    "open_torchvision",
+]
 
 Part = Literal["train", "test", "validation"]
 
@@ -41,7 +52,7 @@ def open_torchvision(config: DomainConfig, part: Part, orientation: Orientation 
 
     return Split(
         labels=labels_of(dataset),
-        names=class_names(dataset),
+        names=class_names(dataset, f"[domains.{config.name}] {config.dataset}"),
         read=read,
         place=place,
         digest=digest_of,
@@ -89,14 +100,59 @@ def _torchvision_dataset(config: DomainConfig, part: Part) -> Any:
         ) from None
 
 
-def class_names(dataset: Any) -> tuple[str, ...] | None:
-    """The names of its classes, where a data set of torchvision's kind says them."""
-    names = getattr(dataset, "classes", None) or list(getattr(dataset, "class_to_idx", {}))
-    return _distinct(list(map(_class_name, names))) if names else None
+def class_names(dataset: Any, where: str) -> tuple[str, ...] | None:
+    """The names of its classes, where a data set of torchvision's kind says them.
+
+    `classes` lists them in the order of their numbers; either may be a mapping between the two, as
+    `class_to_idx` is. Raises DataError where they number no classes from 0 on, or say two things.
+    """
+    classes, numbers = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
+    if isinstance(classes, np.ndarray):
+        classes = classes.tolist()
+    if isinstance(classes, Mapping):
+        classes = _by_number(classes, where)
+    elif classes is not None and not isinstance(classes, (list, tuple)):
+        raise DataError(
+            f"{where} has classes of the kind {type(classes).__name__}: list their names in the "
+            "order of their numbers"
+        )
+    if not classes:
+        return _distinct(_by_number(numbers, where)) if isinstance(numbers, Mapping) else None
+    names = list(map(_class_name, classes))
+    for name, number in numbers.items() if isinstance(numbers, Mapping) else ():
+        if names.count(name) == 1 and names.index(name) != number:
+            raise DataError(
+                f"{where} has class {name!r} at place {names.index(name)} of its classes, and its "
+                f"class_to_idx says {number}: make them say the same"
+            )
+    return _distinct(names)
+
+
+def _by_number(classes: Mapping[Any, Any], where: str) -> list[str]:
+    """The names of a mapping from names to numbers, or from numbers to names."""
+    given = {_plain(key): _plain(value) for key, value in classes.items()}
+    if not all(map(_is_number, given)):
+        given = {value: key for key, value in given.items()}
+    if len(given) < len(classes) or set(given) != set(range(len(given))):
+        raise DataError(
+            f"{where} does not number its classes 0, 1, 2, …: {shown(dict(classes))}; list their "
+            "names in the order of their numbers as classes"
+        )
+    return [_class_name(given[number]) for number in range(len(given))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def labels_of(dataset: Any) -> list[Any]:
     """The labels without decoding an image, where the data set keeps them."""
+    kept = kept_labels(dataset)
+    return [label_of(dataset[i]) for i in range(len(dataset))] if kept is None else kept
+
+
+def kept_labels(dataset: Any) -> list[Any] | None:
+    """The labels that it keeps in a list; None where only its items have them."""
     for attribute in ("targets", "_labels", "labels"):
         values = getattr(dataset, attribute, None)
         if values is not None and len(values) == len(dataset):
@@ -104,7 +160,12 @@ def labels_of(dataset: Any) -> list[Any]:
     samples = getattr(dataset, "_samples", None)
     if samples is not None and len(samples) == len(dataset):
         return [_plain(label) for _, label in samples]
-    return [_plain(dataset[index][1]) for index in range(len(dataset))]
+    return None
+
+
+def label_of(item: Any) -> Any:
+    """The label of an item `(image, label)`."""
+    return _plain(item[1])
 
 
 def _plain(label: Any) -> Any:

@@ -89,8 +89,11 @@ def answer_domains(
             for images, labels in batches:
                 images = images.to(device, non_blocking=later, memory_format=torch.channels_last)
                 (logits,) = net(images, [(index, len(images))], switches, gated=gated)
+                values = mean_of_views(logits, crops).float().cpu().numpy()
                 # While it learns a network may overflow: that is a wrong answer, and no error.
-                values = mean_of_views(logits, crops).float().nan_to_num().cpu().numpy()
+                lost = np.flatnonzero(~np.isfinite(values).all(1))
+                values[lost] = 0
+                values[lost, labels.numpy()[lost]] = -1
                 parts.append(Answers.of(values, labels.numpy(), logits=crops == 1))
             if processes.slices:
                 parts = [_gathered(parts, images_here, len(domain.test), processes)]

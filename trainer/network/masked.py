@@ -50,10 +50,10 @@ class DomainNet(nn.Module):
         the others in its batch, or if it does not compute that after all.
         """
         super().__init__()
+        example = _example(backbone)
+        expected = _output(backbone, example)  # before anything is changed
         fold_constants(backbone)
         name_norms(backbone)
-        example = _example(backbone)
-        expected = _output(backbone, example)
         self.units: Units = find_units(backbone, keep)
         self.graph = graph_to_json(backbone)
         _check_batch(backbone, example, expected)

@@ -6,23 +6,59 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from prunion.runtime.base import check_output, replace_file, strangers
+from prunion.runtime.base import check_output, lock_folder, replace_file, strangers
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.network import foreign_to_checkpoint
 from prunion.trainer.run.metrics import RUNS
 
-__all__ = ["check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
+__all__ = ["Claim", "check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
 FILES = (
     *("metrics.jsonl", "state.safetensors", "own.safetensors", "graph.json", "record.json"),
     RUNS,
 )
-FOLDERS = ("tensorboard", "checkpoint", "baseline", "wandb")
-RUN_FILE = "run.toml"
+FOLDERS = ("tensorboard", "checkpoint", "baseline")
+KEPT = ("wandb",)  # other programs' runs may lie there too, perhaps not sent yet
+RUN_FILE, GRAPH_FILE = "run.toml", "graph.json"
+PATIENCE = 10.0  # seconds, that processes which read images outlive a run that was killed
+MARKS = frozenset(("cost", "target", "phase", "mean_sparsity", "budget/kind"))  # of a log's lines
+MOST_LINE = 1 << 20
 HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..+")
+
+
+@dataclass
+class Claim:
+    """A run's folder, in which no other process may train meanwhile; use it with `with`."""
+
+    folder: Path
+    handle: int | None = None
+
+    def take(self) -> None:
+        """Take the folder if it is there and not taken. Raises PrunionError if another has it."""
+        end = time.monotonic() + PATIENCE
+        while self.handle is None and self.folder.is_dir():
+            try:
+                self.handle = lock_folder(self.folder)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise PrunionError(
+                        f"another process trains in {self.folder}: wait until it is done, or "
+                        "choose another place with -o"
+                    ) from None
+                time.sleep(0.2)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.handle is not None and self.handle >= 0:
+            os.close(self.handle)
+        self.handle = None
 
 
 def check_folder(
@@ -61,8 +97,10 @@ def foreign_to_run(folder: Path) -> str:
         return strangers(folder)
     half = [x.name for x in folder.iterdir() if HALF.fullmatch(x.name)]
     log = folder / "metrics.jsonl"  # beside a run file that is no copy there is none
-    known = (RUN_FILE, *half) if log.exists() else half
-    found = strangers(folder, (*FILES, *FOLDERS, *known))
+    if log.exists() and not _is_own(log):
+        return "holds a metrics.jsonl of another program"
+    known = (RUN_FILE, *FILES, *FOLDERS) if log.exists() else (GRAPH_FILE,)
+    found = strangers(folder, (*known, *KEPT, *half))
     checkpoint, board = folder / "checkpoint", folder / "tensorboard"
     if not found and checkpoint.exists() and (found := foreign_to_checkpoint(checkpoint)):
         found += " in checkpoint"
@@ -75,15 +113,29 @@ def foreign_to_run(folder: Path) -> str:
     return found
 
 
+def _is_own(log: Path) -> bool:
+    """Whether a log is a run's, by its first line, of which a run that was killed has a part."""
+    with log.open("rb") as file:
+        line = file.readline(MOST_LINE)
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return not line or not line.endswith(b"\n") and line.startswith(b'{"step": '[: len(line)])
+    return isinstance(value, dict) and "step" in value and bool(MARKS & value.keys())
+
+
 def _any(folder: Path) -> str:
     return ""
 
 
-def make_folder(folder: Path, *, force: bool, resume: bool) -> None:
+def make_folder(folder: Path, *, force: bool, resume: bool, claim: Claim | None = None) -> None:
     """Make the folder, without what an earlier run left unless `resume` goes on with it.
 
+    Args:
+        claim: takes the folder before anything in it is changed.
+
     Raises:
-        PrunionError: as `check_folder`, or the folder cannot be made.
+        PrunionError: as `check_folder`, or the folder cannot be made, or another process has it.
     """
     check_folder(folder, force=force, resume=resume)
     try:
@@ -92,6 +144,8 @@ def make_folder(folder: Path, *, force: bool, resume: bool) -> None:
         raise PrunionError(
             f"{folder} cannot be made ({exc.strerror or exc}): choose another place with -o"
         ) from None
+    if claim is not None:
+        claim.take()
     if resume:
         _remove_half_written(folder)
     else:
@@ -123,7 +177,7 @@ def drop_lines_after(metrics: Path, step: int) -> None:
 def _check_resumable(folder: Path) -> None:
     """Refuse what holds no state, unless it looks like a run killed before its first state."""
     if not (folder / "state.safetensors").is_file():
-        known = (*FILES, *FOLDERS, RUN_FILE)
+        known = (*FILES, *FOLDERS, *KEPT, RUN_FILE)
         others = [p.name for p in folder.iterdir() if p.name not in known]
         if any(not name.startswith(".") for name in others) or (folder / "checkpoint").exists():
             raise PrunionError(f"{folder} holds no state.safetensors to resume from: use --force")

@@ -25,7 +25,7 @@ from prunion.trainer.network import (
 from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
-from prunion.trainer.run.folder import check_folder, make_folder
+from prunion.trainer.run.folder import Claim, check_folder, make_folder
 
 __all__ = ["AddedDomain", "add_domain"]
 
@@ -97,22 +97,24 @@ def add_domain(
         )
     # A finished run left a log and nothing that could be lost.
     force = force or (folder is not None and not resume and _is_finished(folder))
-    if folder is not None:
-        check_folder(folder, force=force, resume=resume)
-    orientation = checkpoint.config.input.orientation
-    (domain,) = open_domains([new], seed, orientation=orientation)
-    training = _prepare(checkpoint, domain, _config(checkpoint, new, train, seed))
-    facts: dict[str, Any] = {}
-    if folder is not None:
-        make_folder(folder, force=force, resume=resume)
-        if resume and (folder / STATE).is_file():
-            facts = restore(training, folder)
-    signals = nullcontext(StopRequest()) if folder is None else stop_signals()
-    with signals as stop, open_log(folder, training) as log:
-        run_epochs(training, folder, log, stop, facts)
-        shape, workers = training.config.input, train.workers
-        accuracy = evaluate(training.net, [domain], shape, workers=workers)
-        log(training.step, accuracy=accuracy, budget=_account(training))
+    with Claim(folder or Path()) as claim:
+        if folder is not None:
+            check_folder(folder, force=force, resume=resume)
+            claim.take()
+        orientation = checkpoint.config.input.orientation
+        (domain,) = open_domains([new], seed, orientation=orientation)
+        training = _prepare(checkpoint, domain, _config(checkpoint, new, train, seed))
+        facts: dict[str, Any] = {}
+        if folder is not None:
+            make_folder(folder, force=force, resume=resume, claim=claim)
+            if resume and (folder / STATE).is_file():
+                facts = restore(training, folder)
+        signals = nullcontext(StopRequest()) if folder is None else stop_signals()
+        with signals as stop, open_log(folder, training) as log:
+            run_epochs(training, folder, log, stop, facts)
+            shape, workers = training.config.input, train.workers
+            accuracy = evaluate(training.net, [domain], shape, workers=workers)
+            log(training.step, accuracy=accuracy, budget=_account(training))
     return AddedDomain(training.net.cpu().eval(), domain, accuracy[new.name])
 
 

@@ -40,7 +40,7 @@ from prunion.trainer.run.epochs import (
     restore,
     run_epochs,
 )
-from prunion.trainer.run.folder import check_folder, make_folder
+from prunion.trainer.run.folder import Claim, check_folder, make_folder
 from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
     RECORD,
@@ -98,16 +98,20 @@ def train_run(
     if restarted():
         force, resume = False, True
     device = device_named(config.device, config.train)
-    with joined_processes(len(config.domains), config.train, device) as processes:
+    with (
+        Claim(folder) as claim,
+        joined_processes(len(config.domains), config.train, device) as processes,
+    ):
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
+        processes.on_first(claim.take)
         resumes = resume and (folder / STATE).is_file()
         graph = _graph(folder) if resumes else None
         asked = None if resumes else check
         training, domains = begin(
             config, folder, device, processes, graph, model, asked, importance, datasets
         )
-        processes.on_first(lambda: make_folder(folder, force=force, resume=resume))
+        processes.on_first(lambda: make_folder(folder, force=force, resume=resume, claim=claim))
         ways = forks(training)
         behind = snapshot_step(folder / STATE) if resumes else 0
         later = [way for way in ways if way.step > behind and not way.path.is_file()]

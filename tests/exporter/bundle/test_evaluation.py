@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_an_unknown_class_is_refused_with_the_nearest(
     assert rest.unknown == {"Bleu": 8}
     assert len(rest.figures.answers) == 16
     assert "left out: 8 images" in invoke(bundle, file, "-d", "cold", "--skip-unknown").output
+
+
+def test_what_a_folder_holds_beside_images_is_told(
+    bundle: Path, cold: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cold, tmp_path / "test")
+    for name in ("a.png.part", "b.png.part", "notes.txt"):
+        (tmp_path / "test" / "red" / name).write_text("no image", "utf-8")
+    found = prunion.evaluate(bundle, tmp_path / "test", "cold")
+    assert found.skipped == {"backup or unfinished download": 2, ".txt": 1}
+    assert found.to_json()["skipped"] == found.skipped
+    told = invoke(bundle, tmp_path / "test", "-d", "cold").output
+    assert "passed over: 2 backup or unfinished download, 1 .txt" in told
+    assert "skipped" not in prunion.evaluate(bundle, cold, "cold").to_json()
 
 
 def test_what_has_no_label_is_refused(bundle: Path, cold: Path, tmp_path: Path) -> None:

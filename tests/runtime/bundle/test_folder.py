@@ -187,6 +187,23 @@ def test_pack_of_another_trunk_is_refused() -> None:
         check_pack(pack, trunk_hash="ab" * 32, columns=16, features=4)
 
 
+def test_pack_for_other_images_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+    """Two runs may share a frozen trunk, and see images of other sizes or another orientation."""
+    images = open_bundle(bundle_path).manifest.input
+    how: dict[str, Any] = {"trunk_hash": "ab" * 32, "columns": 16, "images": images}
+    check_pack(make_pack(), **how)  # an earlier prunion's does not say
+    path = tmp_path / "cars.safetensors"
+    write_pack(path, make_pack(images=images.to_json()))
+    check_pack(read_pack(path), **how)
+    for change in ({"width": 99}, {"normalisation": {"mean": [0.5] * 3, "std": [0.5] * 3}}):
+        write_pack(path, make_pack(images={**images.to_json(), **change}))
+        with pytest.raises(BundleError, match=f"made for images whose {next(iter(change))} is"):
+            check_pack(read_pack(path), **how)
+    write_pack(path, make_pack(images={**images.to_json(), "orientation": "exif"}))
+    with pytest.raises(BundleError, match="whose orientation is 'exif', this bundle's is None"):
+        check_pack(read_pack(path), **how)
+
+
 def test_pack_that_is_no_pack(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

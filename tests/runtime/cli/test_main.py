@@ -143,6 +143,43 @@ def test_predict_takes_folders_and_quoted_patterns(
         assert "matches no file" in message or "holds no image" in message
 
 
+def test_predict_answers_for_images_behind_links(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder, disk = tmp_path / "photos", tmp_path / "disk"
+    for name in (folder / "a.png", disk / "b.png", disk / "sub" / "c.png"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(picture.read_bytes())
+    os.symlink(disk, folder / "more")
+    os.symlink(folder, disk / "sub" / "back")  # would never end
+    os.symlink(tmp_path, folder / "above")
+    result = invoke("predict", bundle_path, "-d", "signs", folder)
+    named = [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
+    assert named == [str(folder / x) for x in ("a.png", "more/b.png", "more/sub/c.png")]
+    os.symlink(tmp_path / "nowhere.png", folder / "lost.png")
+    result = invoke("predict", bundle_path, "-d", "signs", folder)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 3
+    assert "lost.png does not exist" in result.stderr
+
+
+def test_predict_names_a_folder_that_is_closed(
+    bundle_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = picture.parent / "closed"
+    closed.mkdir()
+    scan = os.scandir
+
+    def scandir(place: str) -> object:
+        if os.fspath(place) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(closed))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    message = one_error_line(invoke("predict", bundle_path, "-d", "signs", picture.parent))
+    assert f"{closed} cannot be opened (Permission denied)" in message
+
+
 def test_several_unreadable_images_are_counted(bundle_path: Path, picture: Path) -> None:
     picture.with_name("z1.png").write_bytes(b"no image")
     picture.with_name("z2.png").write_bytes(b"no image")

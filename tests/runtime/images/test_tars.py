@@ -101,6 +101,20 @@ def test_labels_are_texts_or_keys_of_json(tmp_path: Path) -> None:
         ([("0.png", picture(1)), ("0.json", "[" * 9999)], "no JSON"),
         ([("0.png", picture(1)), ("0.json", "[1]")], "has no 'label'"),
         ([("0.png", picture(1)), ("0.png", picture(1)), ("0.cls", "1")], "twice in one sample"),
+        (
+            [(f"{n}.{x}", data) for n in "010" for x, data in (("png", picture(1)), ("cls", "1"))],
+            "sample '0' at two places",
+        ),
+        (
+            [
+                ("0.png", picture(1)),
+                ("0.cls", "1"),
+                ("1.png", picture(1)),
+                ("1.cls", "1"),
+                ("0.cls", "2"),
+            ],
+            "sample '0' at two places",
+        ),
         ([("0.png", b"no image"), ("0.cls", "1")], "0.png cannot be read"),
         ([], "holds no images"),
     ],

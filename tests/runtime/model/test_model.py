@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from prunion.runtime.backends import (
     run,
 )
 from prunion.runtime.base import read_json, sha256_file, write_json
+from prunion.runtime.bundle import read_pack, write_pack
 from prunion.runtime.errors import (
     BackendError,
     BundleError,
@@ -233,3 +235,16 @@ def test_public_names_resolve() -> None:
         assert getattr(prunion.runtime, name) is not None
     with pytest.raises(AttributeError):
         _ = prunion.runtime.nothing
+
+
+@pytest.mark.parametrize("tensor", ["bank", "head_weight", "head_bias"])
+def test_a_pack_that_is_not_the_graphs_row_is_refused(own_bundle: Path, tensor: str) -> None:
+    """Batches of one domain would be answered by the pack, mixed ones by the graph."""
+    file = own_bundle / "domains" / "signs.safetensors"
+    pack = read_pack(file)
+    write_pack(file, replace(pack, **{tensor: getattr(pack, tensor) * np.float32(2)}))
+    manifest = read_json(own_bundle / "manifest.json")
+    manifest["files"]["domains/signs.safetensors"] = sha256_file(file)
+    write_json(own_bundle / "manifest.json", manifest)
+    with pytest.raises(BundleError, match=rf"its table {tensor} is not its packs': .*export again"):
+        load(own_bundle, "cpu")

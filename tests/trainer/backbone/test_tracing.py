@@ -34,6 +34,37 @@ def test_a_value_read_after_being_overwritten_keeps_its_meaning() -> None:
     torch.testing.assert_close(module(image), model(image))
 
 
+def test_what_a_scale_of_zero_hides_at_the_start_is_compared_too() -> None:
+    class Gated(nn.Module):
+        """ReZero: what the branch computes shows once `scale` has learnt."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.inner = nn.Conv2d(8, 8, 3, padding=1)
+            self.scale = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            y = self.inner(x)
+            y[:, :4] = y[:, :4] * 3
+            return (x + self.scale * y).mean((2, 3))
+
+    model = Gated()
+    with pytest.raises(UnsupportedGraphError, match="writes into a part of another tensor"):
+        trace(model, 8, 8)
+    assert model.scale.tolist() == [0.0]
+
+    class Sound(Gated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return (x + self.scale * self.inner(x)).mean((2, 3))
+
+    sound = Sound()
+    module = trace(sound, 8, 8)
+    assert module.get_parameter("scale").tolist() == sound.scale.tolist() == [0.0]
+
+
 def test_dropout_disappears_and_any_batch_fits() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import ConfigError
+from prunion.trainer.backbone import load_backbone
 from prunion.trainer.backbone.weights import load_weights, read_weights
 from prunion.trainer.config import BackboneConfig
 
@@ -101,3 +102,29 @@ def test_what_unpickling_would_run_is_refused(tmp_path: Path) -> None:
     torch.save({"model": named(""), "fn": re.compile("x")}, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_weights(tmp_path / "w.pth")
+
+
+def test_constants_of_the_network_are_in_nobodys_file(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.register_buffer("table", torch.rand(4, 1, 1), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x) * self.table + torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1)
+            return x.mean((2, 3))
+
+    model = Net()
+    state = {name: torch.ones_like(value) for name, value in model.state_dict().items()}
+    assert "table" not in state
+    torch.save(state, tmp_path / "w.pth")
+    config = BackboneConfig("x:y", "python", weights=str(tmp_path / "w.pth"))
+    backbone = load_backbone(config, 8, 8, model=model)
+    image = torch.randn(2, 3, 8, 8)
+    model.load_state_dict(state)
+    torch.testing.assert_close(backbone(image), model(image))
+    del state["conv.bias"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"holds no conv\.bias"):
+        load_backbone(config, 8, 8, model=model)

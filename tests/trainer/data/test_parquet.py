@@ -27,6 +27,17 @@ def test_parquet_gives_names_from_the_metadata(tmp_path: Path) -> None:
     assert pixels(domain.train) == [picture(index).tobytes() for index in range(5)]
 
 
+def test_names_by_their_numbers_may_stand_in_any_order(tmp_path: Path) -> None:
+    names: Any = {str(number): f"class {number}" for number in (0, 1, 10, 11, *range(2, 10))}
+    path = write_parquet(tmp_path / "a.parquet", [2, 10, *range(12)], names)
+    domain = open_files(path, path)
+    assert domain.classes == tuple(f"class {number}" for number in range(12))
+    assert domain.train.labels.tolist() == [2, 10, *range(12)]
+    write_parquet(path, [1, 2], {"1": "ant", "2": "bee"})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="names its classes .*write a list of names"):
+        open_files(path, path)
+
+
 def test_parquet_without_names_uses_the_labels_themselves(tmp_path: Path) -> None:
     train = write_parquet(tmp_path / "a.parquet", [7, 10, 2, 7])
     test = write_parquet(tmp_path / "b.parquet", [10, 2])  # not every class

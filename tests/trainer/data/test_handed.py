@@ -1,0 +1,83 @@
+"""Data sets in hand: their labels are those of their images, their names stand for their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from prunion.runtime.errors import DataError
+from prunion.trainer.config import DomainConfig
+from prunion.trainer.data import Domain, open_domain
+from tests.trainer.images import picture
+
+
+class Given:
+    """Eight images of classes 0 and 1 in turn, as torchvision's data sets keep theirs."""
+
+    def __init__(self, transform: Callable[[int], Any] = int, **kept: Any) -> None:
+        self.targets, self.transform = [0, 1] * 4, transform
+        vars(self).update(kept)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return picture(index), self.transform(index % 2)
+
+
+def opened(train: Any, test: Any = None) -> Domain:
+    return open_domain(DomainConfig("d", "python"), 0, handed=(train, test or train))
+
+
+def test_labels_are_those_of_the_images(caplog: pytest.LogCaptureFixture) -> None:
+    domain = opened(Given(lambda label: 1 - label, classes=["ant", "bee"]))
+    assert domain.train.labels.tolist() == [1, 0] * 4
+    assert domain.classes == ("0", "1")  # which of them is "ant" nobody can say
+    assert "image 0 has label 1, and the list that the data set keeps says 0" in caplog.text
+    domain = opened(Given(["cat", "dog"].__getitem__))
+    assert (domain.classes, domain.train.labels.tolist()) == (("cat", "dog"), [0, 1] * 4)
+
+
+def test_a_list_of_names_agrees_with_images_that_have_numbers() -> None:
+    given = Given(targets=["cat", "ant"] * 4, classes=["cat", "ant"])
+    domain = opened(given)
+    assert (domain.classes, domain.train.labels.tolist()) == (("cat", "ant"), [0, 1] * 4)
+
+
+def test_a_label_that_is_another_one_later_is_told() -> None:
+    given = Given()
+    domain = opened(given)
+    assert domain.train.image(3).size == (20, 16)
+    given.transform = lambda label: 0
+    with pytest.raises(DataError, match="train image 3 has label 0, and the data set told 1"):
+        domain.train.image(3)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"class_to_idx": {"bee": 1, "ant": 0}},
+        {"class_to_idx": {"ant": 0, "bee": 1}, "classes": ("ant", "bee")},
+        {"classes": {0: "ant", 1: "bee"}},
+        {"classes": {"bee": 1, "ant": 0}},
+    ],
+)
+def test_names_stand_for_their_numbers(kept: dict[str, Any]) -> None:
+    assert opened(Given(**kept)).classes == ("ant", "bee")
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ({"class_to_idx": {"ant": 1, "bee": 2}}, "does not number its classes 0, 1, 2"),
+        ({"class_to_idx": {"ant": 1, "bee": 0}, "classes": ["ant", "bee"]}, "class_to_idx says 1"),
+        ({"classes": {"ant", "bee"}}, "classes of the kind set: list their names"),
+        ({"classes": 2}, "classes of the kind int"),
+        ({"classes": {"ant": 0, "bee": 0}}, "does not number its classes"),
+    ],
+)
+def test_names_without_an_order_are_refused(kept: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        opened(Given(**kept))

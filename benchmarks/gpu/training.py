@@ -58,7 +58,7 @@ def training_row(
     over the time of the step with switches.
     """
     width = 2 if precision == "bf16" else 4
-    options = {"trunk": trunk, "precision": precision, "compile": compiled}
+    options: dict[str, Any] = {"trunk": trunk, "precision": precision, "compile": compiled}
     shape = (case.side, domains, case.batch, device)
     with _told(tell, "images"):
         images = random_batches(*shape)

@@ -119,7 +119,7 @@ def _make_bundle(
         loaded = keep_domains(loaded, chosen)
     prepare_trunk(loaded.net)
     own = loaded.net.adapter if apart(loaded.net) else None
-    check_options(options, loaded.net, loaded.config.train.method)
+    check_options(options, loaded.net, loaded.config.train)
     alive = kept_units(loaded, everyone)
     budget_of(loaded, alive)  # refuse before the work of exporting
     slim = slim_network(loaded.net, alive)

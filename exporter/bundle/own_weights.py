@@ -27,6 +27,7 @@ from prunion.runtime.base import free_memory
 from prunion.runtime.bundle import Pack, empty_weights, pack_bits, packed_parts
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.graph import GraphForm, pin_form
+from prunion.trainer.config import TrainConfig
 from prunion.trainer.network import DomainNet, merge_weights
 
 __all__ = [
@@ -60,18 +61,21 @@ def apart(net: DomainNet) -> bool:
     return net.adapter is not None and not mixed_adapters(net)
 
 
-def check_options(options: ExportOptions, net: DomainNet, method: str) -> None:
+def check_options(options: ExportOptions, net: DomainNet, train: TrainConfig) -> None:
     """Raise ConfigError for a form that holds one set of weights for all domains."""
     if net.adapter is None:
         return
+    method = f'method is "{train.method}"'
+    method += ' and granularity "slice"' if train.granularity == "slice" else ""
+    method += f" and adapter_rank {train.adapter_rank}" if train.adapter_rank else ""
     # Adapters in the graph of all domains have no INT8 form: their sum comes before the scale.
     wanted = {"--fp16": options.fp16 and apart(net), "--int8": options.int8}
     wanted["--torch"] = options.torch
     for flag, asked in wanted.items():
         if asked:
             raise ConfigError(
-                f'{flag} writes one trunk for all domains, and method is "{method}", whose domains '
-                "have weights of their own: leave it out, or give --specialise with one domain"
+                f"{flag} writes one trunk for all domains, and {method}, so domains have weights "
+                "of their own: leave it out, or give --specialise with one domain"
             )
 
 

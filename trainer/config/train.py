@@ -237,7 +237,9 @@ class TrainConfig:
         found = METHODS[self.method]
         if self.granularity == "slice":
             # Nothing can be cut physically, and every domain has a mask over the frozen trunk.
-            return replace(found, prunes=False, trunk="frozen", own_weights=True, masks=True)
+            what = f"{found.what}, slice by slice"
+            frozen = replace(found, what=what, prunes=False, trunk="frozen")
+            return replace(frozen, own_weights=True, masks=True)
         return replace(found, adapter_lr=LOW_RANK_LR) if self.adapter_rank else found
 
     @property

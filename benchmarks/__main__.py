@@ -43,7 +43,11 @@ def run_command(names: tuple[str, ...], output: Path, settings: tuple[str, ...])
     """Run tables' commands; append a row for each to a history of JSON lines."""
     given = dict(_pair(x) for x in settings)
     failed = []
-    for table in find_tables(names):
+    try:
+        tables = find_tables(names)
+    except InputError as exc:
+        raise click.UsageError(str(exc)) from None
+    for table in tables:
         click.echo(f"{table.name}: about {table.minutes:g} min", err=True)
         row = run_table(table, given, output)
         click.echo(f"{table.name}: {row['seconds']:g} s, exit code {row['exit_code']}", err=True)
@@ -79,7 +83,7 @@ def check_command(before: Path, only: tuple[str, ...], most: float, as_json: boo
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
-        raise InputError(f"--set {text} is no setting: give WORD=VALUE")
+        raise click.UsageError(f"--set {text} is no setting: give WORD=VALUE")
     return name, value
 
 

@@ -15,7 +15,10 @@ __all__ = ["demo", "pretrain", "report", "reproduce"]
 device = click.option(
     "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])
 )
-threads = click.option("--threads", default=0, help="CPU threads  [default: all cores].")
+threads = click.option(
+    "--threads", default=0, type=click.IntRange(0, 1024), help="CPU threads  [default: all cores]."
+)
+SEED = click.IntRange(0, 2**32 - 1)
 changed = click.option(
     "--set",
     "changes",
@@ -71,8 +74,15 @@ def report(sources: tuple[str, ...], output: str, pictures: str | None, force: b
 @click.option("--epochs", default=90, show_default=True, type=click.IntRange(1))
 @click.option("--size", default=64, show_default=True, type=click.IntRange(8, 4096), help="Pixels.")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(4))
-@click.option("--lr", "trunk_lr", default=1e-3, show_default=True, help="Of the trunk.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--lr",
+    "trunk_lr",
+    default=1e-3,
+    show_default=True,
+    type=click.FloatRange(0, 10, min_open=True),
+    help="Of the trunk.",
+)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--no-mirror", is_flag=True, help="Left and right are not the same.")
 @force
 @click.option("--resume", is_flag=True, help="Go on from the state beside the weights.")
@@ -109,13 +119,18 @@ def pretrain(
         pretrain_trunk,
         pretraining,
     )
+    from prunion.runtime.errors import ConfigError
     from prunion.trainer.config import InputConfig
     from prunion.trainer.learning import exit_when_stopped
 
+    try:
+        network = backbone_named(backbone)
+    except ConfigError as exc:
+        raise click.UsageError(f"--backbone {backbone}: {exc}") from None
     domain = replace(domain_at(data), mirror=not no_mirror)
     shape = InputConfig((size, size), round(1.125 * size))
     keys = {"ramp": epochs, **learning, **changes_of(changes)}
-    config = pretraining(backbone_named(backbone), domain, shape, **keys)
+    config = pretraining(network, domain, shape, **keys)
     with exit_when_stopped():
         made = pretrain_trunk(config, output, force=force, resume=resume)
     if not _reports():
@@ -136,7 +151,7 @@ def pretrain(
     "--seed",
     "seeds",
     multiple=True,
-    type=click.IntRange(0),
+    type=SEED,
     default=[0],
     show_default=True,
     help="Every row for it; can be repeated.",
@@ -161,7 +176,14 @@ def pretrain(
 @click.option(
     "--size", default=0, type=click.IntRange(0, 4096), help="Of images, pixels  [default: 64, 224]."
 )
-@click.option("--crops", default=1, show_default=True, help="Views of a test image: 1, 5 or 10.")
+@click.option(
+    "--crops",
+    default="1",
+    show_default=True,
+    type=click.Choice(["1", "5", "10"]),
+    callback=lambda _c, _o, value: int(value),
+    help="Views of a test image.",
+)
 @click.option("--final", is_flag=True, help="Train on validation images too; measure on test ones.")
 @click.option("--weights", multiple=True, metavar="NETWORK=FILE", help="Of a pretrained trunk.")
 @click.option(
@@ -194,30 +216,36 @@ def reproduce(
         NETWORKS,
         Reproduction,
         changes_of,
+        chosen_rows,
         listed_rows,
     )
     from prunion.benchmarks.reproduce import reproduce as run_rows
+    from prunion.runtime.errors import InputError
     from prunion.trainer.learning import exit_when_stopped
 
     known = NETWORKS[benchmark]
     for network in (*networks, *(text.partition("=")[0] for text in weights)):
         if network not in known:
             raise click.UsageError(f"no network {network}: choose from {', '.join(known)}")
-    if listed:
-        click.echo(listed_rows(benchmark, networks))
-        return
-    if data is None or output is None:
-        raise click.UsageError("give --data and -o, or --list")
     asked = Reproduction(
         benchmark,
-        data,
-        output,
+        data or Path(),
+        output or Path(),
         networks=networks,
         budgets=budgets or BUDGETS,
         weights=_files(weights),
         changes=changes_of(changes),
         **options,
     )
+    try:
+        chosen_rows(asked)
+    except InputError as exc:
+        raise click.UsageError(str(exc)) from None
+    if listed:
+        click.echo(listed_rows(benchmark, networks))
+        return
+    if data is None or output is None:
+        raise click.UsageError("give --data and -o, or --list")
     with exit_when_stopped():
         text = run_rows(asked)
     if _reports():

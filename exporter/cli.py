@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli import as_json, bundle_argument, force
+from prunion.runtime.cli import as_json, bundle_argument, force, precisions
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
@@ -29,7 +29,7 @@ __all__ = ["add_domain", "export", "pack", "verify"]
     "--triton-precision",
     default="fp32",
     show_default=True,
-    metavar="NAME",
+    type=precisions,
     help="Which of the bundle's graphs is put there.",
 )
 @click.option("--triton-domains", is_flag=True, help="There, also a model for each domain.")

@@ -62,7 +62,13 @@ bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help,
 @click.command()
 @click.argument("source", metavar="BUNDLE|RUN.toml", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="Profile to write (JSON).")
-@click.option("--backend", default="cpu", show_default=True, help="cpu, cuda, openvino or auto.")
+@click.option(
+    "--backend",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "cuda", "openvino", "auto"]),
+    help="What answers.",
+)
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 65536))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
 @click.option(

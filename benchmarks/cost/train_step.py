@@ -33,7 +33,7 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import prepare_device
 
-__all__ = ["STEPS", "STEP_NETWORKS", "main", "random_training", "ratio"]
+__all__ = ["STEPS", "STEP_NETWORKS", "main", "random_batches", "random_training", "ratio"]
 
 STEPS = 8
 CLASSES = 10
@@ -79,7 +79,7 @@ def ratio(
 
     `also` names what steps with switches are timed with beside it, of `VARIANTS`.
     """
-    cases = {}
+    cases, images = {}, random_batches(size, domains, batch, device)
     for name, limit in (("plain", 1.0), ("switches", 0.5), *((name, 0.5) for name in also)):
         training = random_training(
             STEP_NETWORKS[backbone],
@@ -88,6 +88,7 @@ def ratio(
             batch,
             device,
             limit,
+            batches=images,
             trunk=trunk,
             switch_every=every,
             **VARIANTS.get(name, {}),
@@ -114,12 +115,15 @@ def random_training(
     batch: int,
     device: str,
     limit: float,
+    *,
+    batches: RandomBatches | None = None,
     **train: Any,
 ) -> Training:
     """A run in its ramp on random images; with `limit` 1 its switches do not learn.
 
     Args:
         batch: images per domain and step.
+        batches: of `random_batches` with the same arguments, where several runs share them.
         train: keys of `[train]`.
     """
     torch.manual_seed(0)
@@ -133,17 +137,27 @@ def random_training(
     )
     net = DomainNet(load_backbone(config.backbone, size, size), [CLASSES] * domains).to(device)
     budget = make_budget(config.budget, make_pricer(config.budget, net))
+    images = batches or random_batches(size, domains, batch, device)
+    return Training(config, net, images, budget)  # type: ignore[arg-type]
+
+
+def random_batches(size: int, domains: int, batch: int, device: str) -> RandomBatches:
+    """Steps of the same random images, made where the network is: nothing is copied in a step.
+
+    Args:
+        batch: images per domain and step.
+    """
+    dice = torch.Generator(device).manual_seed(0)
+    shape = (batch, 3, size, size)
+    images = [torch.randn(shape, generator=dice, device=device) for _ in range(domains)]
     steps = tuple(
-        tuple(_random_batch(d, batch, size, device) for d in range(domains)) for _ in range(STEPS)
+        tuple(
+            Batch(d, x, torch.randint(CLASSES, (batch,), generator=dice, device=device))
+            for d, x in enumerate(images)
+        )
+        for _ in range(STEPS)
     )
-    classes = (tuple(map(str, range(CLASSES))),) * domains
-    return Training(config, net, RandomBatches(steps, classes), budget)  # type: ignore[arg-type]
-
-
-def _random_batch(domain: int, count: int, size: int, device: str) -> Batch:
-    images, labels = torch.randn(count, 3, size, size), torch.randint(CLASSES, (count,))
-    batch = Batch(domain, images, labels)
-    return batch.pin_memory() if device == "cuda" else batch  # as a run's batches are
+    return RandomBatches(steps, (tuple(map(str, range(CLASSES))),) * domains)
 
 
 @click.command()

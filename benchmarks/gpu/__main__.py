@@ -1,5 +1,7 @@
 """Everything that needs a GPU, in one command: a row is written as it ends and not run again.
 
+A row that fails has a line that says so, `"failed"`, and is tried again next time.
+
 python -m prunion.benchmarks.gpu training -o gpu.jsonl
 python -m prunion.benchmarks.gpu inference -o gpu.jsonl
 python -m prunion.benchmarks.gpu runtime -o gpu.jsonl
@@ -8,32 +10,44 @@ python -m prunion.benchmarks.gpu learning -o learning.jsonl --data DATA --weight
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from prunion.benchmarks.gpu.inference import MODES, NETWORKS, Mode, inference_row, make_networks
+from prunion.benchmarks.gpu.inference import (
+    MODES,
+    NETWORKS,
+    Mode,
+    Networks,
+    inference_row,
+    make_networks,
+)
 from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
+from prunion.runtime.base import reason_of, replace_file
 from prunion.trainer.processes import prepare_device
 
 __all__ = ["main"]
 
-DOMAINS = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
-# Most telling first: an interrupted table is still an answer.
+Row = Callable[[], dict[str, Any]]
+Rows = Callable[[], Iterable[tuple[str, Row]]]
+# Most telling first, as `seeds: rows`: an interrupted table is still an answer.
 LEARNING = (
-    ("0", "tuned-all tuned-050 tuned-025 frozen-all frozen-050 frozen-025 ba2-050 paper-050"),
-    ("1", "tuned-050 frozen-050 tuned-025 frozen-025 tuned-all frozen-all"),
-    ("2", "tuned-050 frozen-050 tuned-025 frozen-025 tuned-all frozen-all"),
-    ("0", "intersection-050 jaccard-050 tuned-random-050 frozen-random-050"),
+    ("01234", "tuned-all tuned-025 one-shot-025 tuned-macs-050 one-shot-macs-050"),
+    ("012", "tuned-010 greedy-010 one-shot-floor-010 tuned-macs-025 greedy-macs-025"),
+    ("012", "one-shot-macs-025 greedy-025 greedy-macs-050 frozen-all frozen-025"),
+    ("0", "intersection-025 jaccard-025 ba2-tuned-025 tuned-random-025 separate-025"),
+    ("0", "slim-first-magnitude-global-025 slim-first-taylor-global-025"),
 )
 device_option = click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
 seconds_option = click.option("--seconds", default=10.0, show_default=True, help="A case and row.")
@@ -53,7 +67,9 @@ def main() -> None:
 @click.option("--trunk", type=click.Choice(["frozen", "tuned"]), default="frozen")
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16")
 @click.option("--compile/--eager", "compiled", default=True, show_default=True)
-@click.option("--network", multiple=True, help="Only these.")
+@click.option(
+    "--network", multiple=True, type=click.Choice([x.network for x in CASES]), help="Only these."
+)
 def training(device: str, output: Path, network: tuple[str, ...], **options: Any) -> None:
     """A joint training step against plain training and against the roofline."""
     _need(device)
@@ -61,13 +77,17 @@ def training(device: str, output: Path, network: tuple[str, ...], **options: Any
     width = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
     small = device == "cpu"
     rates = measure_device(device, width, 512 if small else 8192, 64 if small else 1024)
-    for case in CASES:
-        if network and case.network not in network:
-            continue
-        key = f"training {case.network} {options['trunk']} {options['precision']} "
-        key += "compiled" if options["compiled"] else "eager"
-        row = partial(training_row, case, rates, device=device, **options)
-        _once(output, key, row, {"tflops": rates.flops / 1e12, "gbytes": rates.bytes / 1e9})
+    tell = partial(click.echo, err=True)
+
+    def rows() -> Iterator[tuple[str, Row]]:
+        for case in CASES:
+            if network and case.network not in network:
+                continue
+            key = f"training {case.network} {options['trunk']} {options['precision']} "
+            key += "compiled" if options["compiled"] else "eager"
+            yield key, partial(training_row, case, rates, device=device, tell=tell, **options)
+
+    _measure(output, rows, tflops=rates.flops / 1e12, gbytes=rates.bytes / 1e9)
 
 
 @main.command()
@@ -76,7 +96,9 @@ def training(device: str, output: Path, network: tuple[str, ...], **options: Any
 @output_option
 @click.option("--batches", default="1,8,32,128,256", show_default=True)
 @click.option("--domains", default=4, show_default=True)
-@click.option("--network", multiple=True, help="Only these.")
+@click.option(
+    "--network", multiple=True, type=click.Choice([x for x, _, _ in NETWORKS]), help="Only these."
+)
 @click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), help="Only these.")
 def inference(
     device: str,
@@ -91,16 +113,24 @@ def inference(
     _need(device)
     prepare_device(device)
     sizes = [int(x) for x in batches.split(",")]
-    for backbone, source, side in NETWORKS:
-        if network and backbone not in network:
-            continue
-        networks = make_networks(backbone, source, side, domains)
-        for dtype in (torch.float32, torch.float16):
-            for size in sizes:
-                for mode in modes or (MODES if device == "cuda" else ("eager",)):
-                    key = f"inference {backbone} {str(dtype).split('.')[1]} batch {size} {mode}"
-                    row = partial(inference_row, networks, size, device, dtype, seconds, mode)
-                    _once(output, key, row, {})
+
+    def rows() -> Iterator[tuple[str, Row]]:
+        for backbone, source, side in NETWORKS:
+            if network and backbone not in network:
+                continue
+            made = cache(partial(make_networks, backbone, source, side, domains))
+            for dtype in (torch.float32, torch.float16):
+                for size in sizes:
+                    for mode in modes or (MODES if device == "cuda" else ("eager",)):
+                        key = f"inference {backbone} {str(dtype).split('.')[1]} batch {size} {mode}"
+                        yield key, partial(row, made, size, dtype, mode)
+
+    def row(
+        made: Callable[[], Networks], size: int, dtype: torch.dtype, mode: Mode
+    ) -> dict[str, Any]:
+        return inference_row(made(), size, device, dtype, seconds, mode)
+
+    _measure(output, rows)
 
 
 @main.command()
@@ -110,25 +140,46 @@ def inference(
 def runtime(device: str, output: Path, seconds: float) -> None:
     """The bundle through ONNX Runtime's CUDA provider and TensorRT, where they are installed."""
     _need(device)
-    for key, row in runtime_rows(device, seconds):
-        _once(output, key, row, {})
+    _measure(output, partial(runtime_rows, device, seconds))
 
 
 @main.command()
 @output_option
 @click.option("--data", required=True, type=click.Path(exists=True))
 @click.option("--weights", required=True, type=click.Path(exists=True))
-@click.option("--epochs", default="10,20,30", show_default=True, help="Warm-up, ramp, settle.")
+@click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--folder", default="runs/gpu", show_default=True)
-@click.option("--workers", default=8, show_default=True, help="Processes that read images.")
-def learning(output: Path, data: str, weights: str, epochs: str, folder: str, workers: int) -> None:
-    """The learning table at full length: eight domains, 60 epochs."""
-    for seed, rows in LEARNING:
-        command = [sys.executable, "-m", "prunion.benchmarks.learning", *rows.split()]
-        command += ["--data", data, "--weights", weights, "--domains", DOMAINS, "--seed", seed]
-        command += ["--epochs", epochs, "--folder", folder, "-o", str(output), "--threads", "0"]
-        command += ["--set", f"workers={workers}"]
-        subprocess.run(command, check=True)
+@click.option("--lanes", default=8, show_default=True, help="Rows that are trained at a time.")
+@click.option("--workers", default=1, show_default=True, help="Processes that read a row's images.")
+@click.option("--set", "settings", multiple=True, default=("precision=bf16",), show_default=True)
+def learning(
+    output: Path,
+    data: str,
+    weights: str,
+    epochs: str,
+    folder: str,
+    lanes: int,
+    workers: int,
+    settings: tuple[str, ...],
+) -> None:
+    """The learning table on eight domains, several rows at a time: one leaves a GPU idle."""
+    command = [sys.executable, "-m", "prunion.benchmarks.learning", "--domains", "all"]
+    command += ["--data", data, "--weights", weights, "--epochs", epochs, "--folder", folder]
+    command += ["-o", str(output), "--threads", "1", "--set", f"workers={workers}"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    tasks = [
+        [row, "--seed", seed] for seeds, rows in LEARNING for seed in seeds for row in rows.split()
+    ]
+
+    def run(task: list[str]) -> bool:
+        return subprocess.run([*command, *task], check=False).returncode == 0
+
+    with ThreadPoolExecutor(lanes) as pool:
+        failed = [
+            " ".join(t) for t, done in zip(tasks, pool.map(run, tasks), strict=True) if not done
+        ]
+    if failed:
+        raise click.ClickException(f"failed, see above: {'; '.join(failed)}")
 
 
 def _need(device: str) -> None:
@@ -136,17 +187,61 @@ def _need(device: str) -> None:
         raise click.ClickException("torch sees no CUDA GPU here: run this on a machine with one")
 
 
-def _once(output: Path, key: str, row: Callable[[], dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Measure and append a row unless the file has it."""
-    lines = output.read_text("utf-8").splitlines() if output.exists() else []
-    if any(json.loads(line)["key"] == key for line in lines):
-        return
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    line = json.dumps({"key": key, "device": name, "torch": torch.__version__, **facts, **row()})
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
-    click.echo(line)
+def _measure(output: Path, rows: Rows, **facts: Any) -> None:
+    """Measure and write the rows that the file lacks, those last that did not end before.
+
+    A row's line is there before it begins, and says so: a process that is killed with it is then
+    not killed by it again before the rows behind it are measured.
+    """
+    before = {line["key"]: "failed" in line for line in _lines(output)}
+    failed = []
+    for again in (False, True):
+        for key, row in rows():
+            if before.get(key) is not (True if again else None):
+                continue
+            name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+            head = {"key": key, "device": name, "torch": torch.__version__, **facts}
+            click.echo(key, err=True)
+            _write(output, {**head, "failed": "it was begun and did not end"})
+            try:
+                line = {**head, **row()}
+            except Exception as exc:  # whatever is wrong with a row is no matter of the others
+                line = {**head, "failed": f"{type(exc).__name__}: {reason_of(exc)}"}
+                failed.append(key)
+            _write(output, line)
+            click.echo(json.dumps(line))
+            _let_go(key)
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} rows failed and are tried again next time: {', '.join(failed)}"
+        )
+
+
+def _let_go(key: str) -> None:
+    """Free what a row left on the device. Raises ClickException where that does not answer."""
+    gc.collect()
+    if torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError as exc:
+            raise click.ClickException(
+                f"the GPU does not answer any more after {key} ({reason_of(exc)}): start again, "
+                "for the rows that are left"
+            ) from None
+
+
+def _lines(output: Path) -> list[dict[str, Any]]:
+    if not output.exists():
+        return []
+    return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+
+
+def _write(output: Path, line: dict[str, Any]) -> None:
+    """Add a line, in the place of one that says that this row failed."""
+    kept = [x for x in _lines(output) if x["key"] != line["key"] or "failed" not in x]
+    with replace_file(output) as temporary:
+        temporary.write_text("".join(json.dumps(x) + "\n" for x in [*kept, line]), "utf-8")
 
 
 if __name__ == "__main__":

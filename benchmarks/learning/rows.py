@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from prunion.benchmarks.learning.account import bundle_account, together
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
@@ -219,7 +220,8 @@ def _key(name: str, options: dict[str, Any]) -> str:
         parts.append(options["domains"].replace(",", "-"))
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
-    parts += [s.replace("=", "-").replace("/", "_") for s in sorted(options["settings"])]
+    changed = [s for s in sorted(options["settings"]) if not s.startswith("workers=")]
+    parts += [s.replace("=", "-").replace("/", "_") for s in changed]  # who reads changes nothing
     parts += [f"round-{options['round_to']}"] if options["round_to"] != 1 else []
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
@@ -257,6 +259,7 @@ def _figures(row: LearningRow, result: RunResult, manifest: dict[str, Any]) -> d
         "returned": result.returned,
         "seconds": round(result.seconds, 1),
         "torch": manifest["provenance"]["versions"]["torch"],
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         **({"own": result.own} if result.own else {}),
     }
 

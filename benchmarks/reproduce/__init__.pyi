@@ -4,6 +4,7 @@ from .pretrain import backbone_named as backbone_named
 from .pretrain import domain_at as domain_at
 from .pretrain import pretrain_trunk as pretrain_trunk
 from .pretrain import pretraining as pretraining
+from .rows import chosen_rows as chosen_rows
 from .rows import reproduce as reproduce
 from .settings import Reproduction as Reproduction
 from .settings import changes_of as changes_of

@@ -10,19 +10,14 @@ import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from prunion.runtime.base import reason_of, safe_relative_path, shown
+from prunion.runtime.base import BoundedTar, reason_of, safe_relative_path, shown
 from prunion.runtime.errors import DataError
 
 __all__ = ["unpack"]
 
 MOST_MEMBERS = 8_000_000  # the Decathlon has 1.7 million images
-MOST_HEADER = 1 << 20  # bytes of what tar writes before a file: names, times, owners
-HEADERS = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
 DEEPEST = 2  # tars within tars
 
 
@@ -71,14 +66,13 @@ def _read(
     by_end: bool,
 ) -> None:
     """Take the members that are left to find; what was found is taken out of `left`."""
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as tar:
+    with BoundedTar.open(fileobj=stream, mode="r|*") as tar:
         for count in range(MOST_MEMBERS + 1):
             member = tar.next() if left else None
             if member is None:
                 return
             if count == MOST_MEMBERS:
                 raise DataError(f"{place} has over {MOST_MEMBERS:,} members: no archive of images")
-            vars(tar)["members"].clear()  # a million of them fill memory
             name = member.name.removeprefix("./")
             if name.endswith(".tar") and member.isreg() and depth < DEEPEST:
                 inner = tar.extractfile(member)
@@ -99,20 +93,6 @@ def _read(
             assert source is not None
             target = left.pop(key)
             _write(source, target)
-
-
-class _Member(tarfile.TarInfo):
-    """A member whose names and notes fit into memory, which tarfile reads them into."""
-
-    @classmethod
-    def frombuf(cls, *buffer: Any, **how: Any) -> _Member:
-        """What tarfile calls for each header. Raises ReadError for a large or sparse one."""
-        member = super().frombuf(*buffer, **how)
-        if member.type == tarfile.GNUTYPE_SPARSE:  # its map would be read before it can be refused
-            raise tarfile.ReadError("a sparse file")
-        if member.type in HEADERS and member.size > MOST_HEADER:
-            raise tarfile.ReadError(f"a header of over {MOST_HEADER >> 20} MiB")
-        return member
 
 
 def _wanted(name: str, left: Mapping[str, Path], *, by_end: bool) -> str | None:

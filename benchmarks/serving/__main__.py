@@ -103,6 +103,9 @@ def row_calls(settings: Settings, minutes: float, quick: bool) -> Rows:
         whole = [Network("resnet50", 224)]  # half of every width: a quarter of the MACs
     light = small if quick else Network("mobilenet_v2", 96)
     found: Rows = {f"overhead/{x.name}": partial(overhead, x, settings) for x in sizes}
+    union = dataclasses.replace(small, own=1.0)
+    if not quick:
+        found[f"load/{union.name}/{few}"] = partial(compare, union, few, settings)
     for network in dict.fromkeys((small, light)):
         for domains in (many,) if quick else (few, many):
             found[f"load/{network.name}/{domains}"] = partial(compare, network, domains, settings)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from prunion.benchmarks.serving.servers import (
     started,
 )
 from prunion.benchmarks.serving.traffic import System, Traffic
+from prunion.runtime.bundle import open_bundle
 from prunion.runtime.model import Model
 
 __all__ = ["Settings", "compare"]
@@ -44,6 +45,7 @@ OURS, STATIC, WHOLE, LITSERVE, INSIDE = (
 SHARES = (0.5, 0.8)  # of the lesser capacity of ours and a session per domain: the equal loads
 CONNECTIONS = 256  # most of an open loop
 WARM_ROUNDS = 2
+NOTHING = np.empty((0, 0), np.float32)  # to compare answers with
 CHECK = 16  # every so many answers are compared: comparing each would cost the machine
 
 
@@ -115,9 +117,6 @@ def _start_all(
 ) -> dict[str, Measure]:
     folder, threads = settings.folder, settings.threads
     checked = traffic.save(folder / "traffic.npz")
-    unchecked = Traffic(
-        traffic.model, traffic.names, traffic.images, np.empty((0, 0), np.float32)
-    ).save(folder / "traffic-unchecked.npz")
     systems: dict[str, Measure] = {}
 
     def add(
@@ -135,6 +134,7 @@ def _start_all(
             load = Load(port, str(file), system, clients, settings.seconds, rate, seed, CHECK)
             before = server.cpu_seconds()
             found = generator.measure(load)
+            _only_answers_or_refusals(name, found["status"])
             return {**found, "server_cpu_s": server.cpu_seconds() - before}
 
         systems[name] = measure
@@ -147,7 +147,9 @@ def _start_all(
     add(STATIC, lambda port: per_domain_command(bundle, port, threads, packs))
     if settings.unpruned:
         whole = bundle_of(Network(network.backbone, network.size, 1.0, network.domains), folder)
-        add(WHOLE, lambda port: per_domain_command(whole, port, threads, sliced=False), unchecked)
+        named = replace(traffic, model=open_bundle(whole).manifest.name, expected=NOTHING)
+        asked = named.save(folder / "traffic-unpruned.npz")
+        add(WHOLE, lambda port: per_domain_command(whole, port, threads, sliced=False), asked)
     if settings.litserve is not None:
         python, tables = settings.litserve, None
         if packs is not None:
@@ -243,6 +245,13 @@ def _together(results: list[dict[str, Any]]) -> dict[str, Any]:
         "late_p99_ms": median(late) if late else None,
         "rounds_per_s": [x["per_s"] for x in results],
     }
+
+
+def _only_answers_or_refusals(name: str, status: Mapping[str, int]) -> None:
+    """A server that is asked for what it has not got is fast, and says nothing."""
+    other = {key: n for key, n in status.items() if int(key) not in (0, 200, 429, 503)}
+    if other:
+        raise RuntimeError(f"{name} answered with {other}: the benchmark asks it wrongly")
 
 
 def _litserve_version(python: Path | None) -> str | None:

@@ -18,17 +18,24 @@ __all__ = ["Network", "bundle_of", "filled", "pack_folder", "packs_of", "traffic
 
 @dataclass(frozen=True)
 class Network:
-    """One network: `density` is the share of every width that the union keeps."""
+    """One network.
+
+    Attributes:
+        density: the share of every width that the union keeps.
+        own: the share of the union that each domain uses; 1 is what training leaves by default.
+    """
 
     backbone: str
     size: int
     density: float = 0.5
     domains: int = 6
+    own: float = 0.75
 
     @property
     def name(self) -> str:
         """A folder's name."""
-        return f"{self.backbone}-{self.size}-{self.density:g}-{self.domains}"
+        name = f"{self.backbone}-{self.size}-{self.density:g}-{self.domains}"
+        return f"{name}-union" if self.own == 1 else name
 
 
 def bundle_of(network: Network, folder: Path) -> Path:
@@ -37,7 +44,7 @@ def bundle_of(network: Network, folder: Path) -> Path:
     if not path.exists():
         from prunion.benchmarks.random_bundle import random_bundle  # needs torch
 
-        own = 1.0 if network.density == 1 else 0.75
+        own = 1.0 if network.density == 1 else network.own
         random_bundle(
             path, network.backbone, network.domains, network.density, own=own, size=network.size
         )

@@ -1,3 +1,4 @@
+from .archive import BoundedTar as BoundedTar
 from .checks import Fields as Fields
 from .checks import check_text as check_text
 from .checks import is_number as is_number

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from prunion.runtime.batching.packs import PackCache, PackFolder
 from prunion.runtime.errors import BundleError, DomainError, InputError
-from prunion.runtime.model import LiveDomain, Model
+from prunion.runtime.model import LiveDomain, Model, Tables
 
 __all__ = ["Catalogue", "Listed"]
 
@@ -63,9 +63,10 @@ class Catalogue:
         self.model = model
         self.folders = list(folders)
         self.cache = cache
-        self._own = model.snapshot
-        self._now = _Snapshot(self._own.domains)
-        self._writing = threading.Lock()
+        own = model.snapshot
+        # What is served, and the model's own domains that it knows of: always swapped together.
+        self._state = _Snapshot(own.domains), own
+        self._writing = threading.RLock()
 
     @property
     def domains(self) -> tuple[LiveDomain, ...]:
@@ -141,14 +142,15 @@ class Catalogue:
     def put(self, domain: LiveDomain) -> None:
         """Answer with this domain from now on, in the place of one of its name."""
         with self._writing:
-            before = self._snapshot().domains
+            now, own = self._merged()
+            before = now.domains
             names = [x.name for x in before]
             if domain.name in names:
                 place = names.index(domain.name)
                 after = (*before[:place], domain, *before[place + 1 :])
             else:
                 after = (*before, domain)
-            self._now = _Snapshot(after)
+            self._state = _Snapshot(after), own
         self._release(set(before) - set(after))
 
     def unload(self, name: str) -> None:
@@ -156,13 +158,14 @@ class Catalogue:
         if self.cache is not None and self.cache.forget(name):
             return
         with self._writing:
-            before = self._snapshot().domains
+            now, own = self._merged()
+            before = now.domains
             after = tuple(x for x in before if x.name != name)
             if len(after) == len(before):
                 raise DomainError(self._unknown(name))
             if not after:
                 raise InputError(f"{name!r} is the last domain: load another first")
-            self._now = _Snapshot(after)
+            self._state = _Snapshot(after), own
         self._release(set(before) - set(after))
 
     def index(self) -> list[Listed]:
@@ -186,13 +189,21 @@ class Catalogue:
 
     def _snapshot(self) -> _Snapshot:
         """What is served; a domain that was added to the model itself, or removed, as well."""
-        now, own = self._now, self.model.snapshot
-        if own is not self._own:
-            gone = set(self._own.domains) - set(own.domains)
-            new = [x for x in own.domains if x not in set(self._own.domains)]
-            now = _Snapshot((*(x for x in now.domains if x not in gone), *new))
-            self._own, self._now = own, now
+        now, own = self._state
+        if own is not self.model.snapshot:
+            with self._writing:  # or what is loaded meanwhile would be lost
+                self._state = self._merged()
+                now, _ = self._state
         return now
+
+    def _merged(self) -> tuple[_Snapshot, Tables]:
+        """The same for who holds the lock."""
+        (now, before), own = self._state, self.model.snapshot
+        if own is before:
+            return now, own
+        gone = set(before.domains) - set(own.domains)
+        new = [x for x in own.domains if x not in set(before.domains)]
+        return _Snapshot((*(x for x in now.domains if x not in gone), *new)), own
 
     def _release(self, gone: set[LiveDomain]) -> None:
         own = set(self.model.snapshot.domains)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli.options import as_json, bundle_argument, numbers, precision
+from prunion.runtime.cli.options import as_json, backends, bundle_argument, numbers, precision
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -37,6 +37,19 @@ def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> 
     return seconds
 
 
+def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """A click callback: names of rivals, each once."""
+    if not value:
+        return value
+    from prunion.runtime.errors import InputError
+    from prunion.runtime.measure import check_against
+
+    try:
+        return check_against(value)
+    except InputError as exc:
+        raise click.BadParameter(str(exc)) from None
+
+
 @click.command()
 @bundle_argument
 @click.option("--batch", default="1,8", show_default=True, callback=numbers, help="Batch sizes.")
@@ -51,10 +64,11 @@ def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
 @click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
 @precision
-@click.option("--backend", default="cpu", show_default=True, help="What answers.")
+@click.option("--backend", default="cpu", show_default=True, type=backends, help="What answers.")
 @click.option(
     "--against",
     multiple=True,
+    callback=rivals_of,
     metavar="RIVAL",
     help="Compare with openvino, specialised, backbone, separate, separate-pruned, "
     "separate-pruned-total, torch-pruning or an .onnx; can be repeated.",
@@ -124,17 +138,16 @@ def bench(
         TORCH_PRUNED,
         bench,
         bench_csv,
-        check_against,
         format_report,
     )
 
     with TemporaryDirectory() as folder:
         graph = None
-        if unpruned is not None and set(check_against(against)) & set(NEED_UNPRUNED):
+        if unpruned is not None and set(against) & set(NEED_UNPRUNED):
             graph = Path(folder) / "unpruned.onnx"
             unpruned(bundle, checkpoint, graph)
         pruned = {}
-        for name in check_against(against):
+        for name in against:
             if torch_pruned is not None and name in TORCH_PRUNED:
                 pruned[name] = torch_pruned(bundle, checkpoint, name, Path(folder))
         report = bench(

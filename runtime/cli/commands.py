@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli.options import as_json, bundle_argument, packs, precision
+from prunion.runtime.cli.options import as_json, backends, bundle_argument, packs, precision
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -31,7 +31,7 @@ __all__ = [
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
 @packs
 @precision
-@click.option("--backend", default="auto", show_default=True, help="What answers.")
+@click.option("--backend", default="auto", show_default=True, type=backends, help="What answers.")
 @as_json
 def predict(
     bundle: str,

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli.options import as_json, bundle_argument, force, packs, precision
+from prunion.runtime.cli.options import (
+    as_json,
+    backends,
+    bundle_argument,
+    force,
+    packs,
+    precision,
+)
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -27,7 +34,7 @@ BETWEEN_LINES = 10.0  # seconds, in a log
 @click.option("-d", "--domain", help="Whose images they are; of one domain, that one.")
 @packs
 @precision
-@click.option("--backend", default="auto", show_default=True, help="What answers.")
+@click.option("--backend", default="auto", show_default=True, type=backends, help="What answers.")
 @click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Batch size.")
 @click.option(

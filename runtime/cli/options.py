@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import click
 
-__all__ = ["as_json", "bundle_argument", "force", "numbers", "packs", "precision"]
+from prunion.runtime.base import BACKENDS, PRECISIONS
+
+__all__ = [
+    "as_json",
+    "backends",
+    "bundle_argument",
+    "force",
+    "numbers",
+    "packs",
+    "precision",
+    "precisions",
+]
+
+backends, precisions = click.Choice(list(BACKENDS)), click.Choice(list(PRECISIONS))
 
 force = click.option("--force", is_flag=True, help="Replace what is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -17,7 +30,9 @@ packs = click.option(
     metavar="FILE",
     help="A domain that `add-domain` or `pack` wrote, beside the bundle's; can be repeated.",
 )
-precision = click.option("--precision", default="fp32", show_default=True, help="Graph variant.")
+precision = click.option(
+    "--precision", default="fp32", show_default=True, type=precisions, help="Graph variant."
+)
 
 
 def numbers(_: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:

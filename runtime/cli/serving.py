@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from prunion.runtime.cli.options import bundle_argument, packs, precision
+from prunion.runtime.cli.options import backends, bundle_argument, packs, precision
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -56,7 +56,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     "--allow", "folders", multiple=True, type=FOLDER, metavar="DIR", help="Where from; repeatable."
 )
 @precision
-@click.option("--backend", default="auto", show_default=True, help="What answers.")
+@click.option("--backend", default="auto", show_default=True, type=backends, help="What answers.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of an operator [default: all].")
 @click.option(
     "--memory-limit", type=click.IntRange(0), metavar="MIB", help="Of sessions of single domains."

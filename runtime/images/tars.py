@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, reason_of, shown
+from prunion.runtime.base import BoundedTar, Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES
 from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
@@ -31,7 +31,6 @@ from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["are_tars", "open_tars"]
 
-MOST_HEADER = 1 << 20  # bytes of what tar writes before a file: names, times, owners
 MOST_LABEL, MOST_JSON = 1 << 10, 1 << 20  # bytes
 AT_ONCE = 256  # images that are checked together
 
@@ -183,13 +182,10 @@ def _files(path: Path, skipped: Counter[str]) -> Iterator[_File]:
     """The plain files of a shard, in its order."""
     try:
         with path.open("rb", buffering=1 << 16) as raw:
-            headers, end = _Headers(raw), os.fstat(raw.fileno()).st_size
-            # Not a whole file object: what tarfile asks of one. Names are UTF-8 or refused.
-            options: Any = {"fileobj": headers, "encoding": "utf-8", "errors": "strict"}
-            with cast(Any, tarfile.open(mode="r:", **options)) as tar:
+            end = os.fstat(raw.fileno()).st_size
+            # Names are UTF-8 or refused.
+            with BoundedTar(fileobj=raw, encoding="utf-8", errors="strict") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # the index is ours
-                    headers.left = MOST_HEADER
                     if member.isdir():
                         continue
                     file = _File(member.name, member.offset_data, member.size)
@@ -228,21 +224,6 @@ def _check_end(path: Path, raw: BinaryIO, offset: int) -> None:
             f"{path} is damaged, or copied in part: at byte {offset:,} there is neither a file nor "
             "the end; copy it again"
         )
-
-
-class _Headers:
-    """A shard as tarfile may read it: headers, of which no file has as many as fill memory."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self.raw, self.left = raw, MOST_HEADER
-        self.name, self.seek, self.tell = None, raw.seek, raw.tell
-
-    def read(self, size: int = -1) -> bytes:
-        """So many bytes, if they are a header's."""
-        self.left -= size
-        if size < 0 or self.left < 0:
-            raise ValueError(f"a header of over {MOST_HEADER >> 20} MiB")
-        return self.raw.read(size)
 
 
 def _image(files: dict[str, _File], column: str, what: str) -> _File:

@@ -1,4 +1,5 @@
 from .domains import LiveDomain as LiveDomain
+from .domains import Tables as Tables
 from .layout import open_blocked as open_blocked
 from .model import Model as Model
 from .open import load as load

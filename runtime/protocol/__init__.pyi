@@ -17,6 +17,7 @@ from .request import check_rows as check_rows
 from .request import domains_of as domains_of
 from .request import http_request as http_request
 from .request import images_of as images_of
+from .request import is_raw as is_raw
 from .request import json_value as json_value
 from .request import raw_request as raw_request
 from .response import InferResponse as InferResponse

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ __all__ = [
     "domains_of",
     "http_request",
     "images_of",
+    "is_raw",
     "json_value",
     "make_request",
     "raw_request",
@@ -31,6 +34,10 @@ __all__ = [
 MAX_PRIORITY = 3
 MAX_ID = 1000
 OUTPUTS = ("logits",)
+LOOK = 4096  # bytes at each end of a body: spaces may stand there
+SPACE = b" \t\r\n\0"  # NUL is part of a character in UTF-16 and UTF-32
+BEGIN = re.compile(rb'[\xef\xbb\xbf\xff\xfe \t\r\n\0]*\{[ \t\r\n\0]*["}]')  # of a JSON object
+CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f]")  # is in no JSON
 UNKNOWN = "send `id`, `parameters`, `inputs` and `outputs` as the Open Inference Protocol says"
 
 
@@ -105,13 +112,24 @@ def http_request(body: bytes, header_length: int | None) -> InferRequest:
     )
 
 
+def is_raw(body: bytes, form: GraphForm) -> bool:
+    """Whether a body that is called bytes is a tensor alone: clients call their JSON bytes too.
+
+    What is as long as whole images is JSON only if it is so at both ends, and text.
+    """
+    if BEGIN.match(body, 0, LOOK) is None:
+        return True
+    if len(body) % _image_bytes(form)[1]:
+        return False
+    return not (body[-LOOK:].rstrip(SPACE).endswith(b"}") and _is_text(body[:LOOK]))
+
+
 def raw_request(body: bytes, form: GraphForm) -> InferRequest:
     """A body that is nothing but the tensor `image` of one domain, with no JSON before it.
 
     How many images it holds is how often one fits into it. The answer is as raw. Raises InputError.
     """
-    kind = "UINT8" if form.image == "uint8" else "FP32"
-    one = math.prod(form.image_shape) * (1 if kind == "UINT8" else 4)
+    kind, one = _image_bytes(form)
     count, left = divmod(len(body), one)
     if left or not count:
         shape = list(form.image_shape)
@@ -223,6 +241,21 @@ def domains_of(request: InferRequest, count: int) -> list[int] | list[str]:
         ]
     except UnicodeDecodeError:
         raise InputError("`domain` holds bytes that are no UTF-8") from None
+
+
+def _image_bytes(form: GraphForm) -> tuple[str, int]:
+    """The type of a raw image, and the bytes of one."""
+    kind = "UINT8" if form.image == "uint8" else "FP32"
+    return kind, math.prod(form.image_shape) * (1 if kind == "UINT8" else 4)
+
+
+def _is_text(part: bytes) -> bool:
+    """Whether bytes begin a text as JSON may be one."""
+    try:
+        text = codecs.getincrementaldecoder(json.detect_encoding(part))().decode(part)
+    except UnicodeDecodeError:
+        return False
+    return CONTROL.search(text) is None
 
 
 def _json_outputs(outputs: Any) -> tuple[Requested, ...]:

@@ -111,9 +111,12 @@ class SliceSwitches(WeightAdapter):
     @torch.no_grad()
     def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
         """Cut what is over the budget once settling begins, exact to a slice; True if it did."""
+        if self.fixed:
+            self._stand_still()  # of a run that goes on, too
         if phase != "settle" or self.fixed:
             return False
         self.fixed.fill_(True)
+        self._stand_still()
         scores = torch.cat([self.scores[key_of_weight(n)] for n in self.names], 1)
         prices = torch.cat([scores.new_full((self._count(n),), self.prices[n]) for n in self.names])
         allowed = self.share * self.whole
@@ -223,6 +226,11 @@ class SliceSwitches(WeightAdapter):
         scores: torch.Tensor = self.scores[key_of_weight(name)]
         bits = (scores > 0).to(scores.dtype)
         return bits if self.fixed else bits + (scores - scores.detach())
+
+    def _stand_still(self) -> None:
+        """Scores that are fixed learn no more: several processes would wait for their gradients."""
+        for scores in self.scores.values():
+            scores.requires_grad_(False)
 
     def _count(self, name: str) -> int:
         return self.shapes[name][0] * self.shapes[name][1]

@@ -18,7 +18,7 @@ from prunion.trainer.config import RunConfig, key_of
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 
-__all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes", "snapshot_step"]
+__all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes", "snapshot_facts", "snapshot_step"]
 
 FORMAT_VERSION = 4
 # Where and by how many a run is computed is free: the bits may differ by it, the run does not.
@@ -77,10 +77,22 @@ def save_snapshot(
 def snapshot_step(path: Path) -> int:
     """The step after which a state was saved; 0 where it cannot be read, which loading tells."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return int(json.loads((file.metadata() or {})["prunion"])["step"])
+        return int(_meta(path)["step"])
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return 0
+
+
+def snapshot_facts(path: Path) -> dict[str, Any]:
+    """The facts that a state was saved with; none where it cannot be read, which loading tells."""
+    try:
+        return dict(_meta(path)["facts"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return {}
+
+
+def _meta(path: Path) -> Any:
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {})["prunion"])
 
 
 def snapshot_bytes(training: Training) -> tuple[int, int]:

@@ -50,7 +50,7 @@ from prunion.trainer.run.record import (
     watched_part,
 )
 from prunion.trainer.run.result import RunResult, run_result
-from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes
+from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes, snapshot_step
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 from prunion.trainer.score import read_verdict
 
@@ -113,7 +113,9 @@ def train_run(
         )
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume, claim=claim))
         ways = forks(training)
-        processes.on_first(lambda: _check_space(folder, training, len(ways)))
+        behind = snapshot_step(folder / STATE) if resumes else 0
+        later = [way for way in ways if way.step > behind and not way.path.is_file()]
+        processes.on_first(lambda: _check_space(folder, training, len(later)))
         facts: dict[str, Any] = {}
         if resumes:
             facts = restore(training, folder)
@@ -125,8 +127,8 @@ def train_run(
                 earlier = start.with_suffix(".jsonl")
                 processes.on_first(lambda: _keep_log(earlier, folder / METRICS))
         few = watched_part(training, domains)
-        behind = own_steps(folder) if resumes and config.budget.own < 1 else 0
-        with stop_signals() as stop, open_log(folder, training, behind, track) as log:
+        thinned_steps = own_steps(folder) if resumes and config.budget.own < 1 else 0
+        with stop_signals() as stop, open_log(folder, training, thinned_steps, track) as log:
 
             def measure() -> dict[str, dict[str, float]]:
                 _measure_before(training, domains, log, facts)
@@ -195,7 +197,11 @@ def _inputs(config: RunConfig, run_file: Path | None) -> list[Path | str]:
 
 
 def _check_space(folder: Path, training: Training, forks: int) -> None:
-    """Refuse to begin what would not fit: the state, twice while it is replaced, and the result."""
+    """Refuse to begin what would not fit: the state, twice while it is replaced, and the result.
+
+    Args:
+        forks: states for others that are still to be written; what is there takes no more.
+    """
     state, net = snapshot_bytes(training)
     there = (folder / STATE).stat().st_size if (folder / STATE).is_file() else 0
     check_space(folder, (2 + forks) * state + net - there, "choose another place with -o")

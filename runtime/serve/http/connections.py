@@ -44,6 +44,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
         """Closes what is one too many, and what keeps silent."""
 
         _silence: asyncio.TimerHandle | None = None
+        _idle = False  # whether that is the patience with who asks nothing
         _unread: asyncio.TimerHandle | None = None
         _thrown = 0  # bytes still to come of a request that was refused, or answered before its end
         _exchange: Exchange | None = None  # the plain request that is being answered
@@ -69,8 +70,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 self._thrown -= part
                 data = data[part:]
                 if not self._thrown:
-                    self._hear()
-                    self._await_head(limits.idle_seconds)
+                    self._await_head(limits.idle_seconds, idle=True)
                 if not data:
                     return
             if door is not None and self._starts():
@@ -78,8 +78,10 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 if refused is not None:
                     answer, self._thrown = refused
                     self._unset_keepalive_if_required()
-                    self._hear()
-                    self._await_head(limits.body_seconds if self._thrown else limits.idle_seconds)
+                    if self._thrown:
+                        self._await_head(limits.body_seconds)
+                    else:
+                        self._await_head(limits.idle_seconds, idle=True)
                     self.transport.write(answer)
                     return
             head = plain_head(data) if self._starts() else None
@@ -88,7 +90,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 return
             super().data_received(data)
             if self._between_requests():
-                if self._silence is None:  # the first bytes of a head: they do not start it anew
+                if self._silence is None or self._idle:  # the first bytes of a head, and no others
                     self._await_head(limits.header_seconds)
             elif not self._unwanted():
                 self._hear()
@@ -150,7 +152,6 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
             if self.transport.is_closing():
                 return
             if self._unwanted():  # bytes that trickle in would hold the connection for ever
-                self._hear()
                 self._await_head(limits.body_seconds)
             elif self._between_requests():
                 self._hear()
@@ -199,10 +200,13 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
         def _between_requests(self) -> bool:
             return self.conn.their_state is h11.IDLE
 
-        def _await_head(self, seconds: float) -> None:
+        def _await_head(self, seconds: float, *, idle: bool = False) -> None:
+            self._hear()
             self._silence = self.loop.call_later(seconds, self._give_up)
+            self._idle = idle
 
         def _hear(self) -> None:
+            self._idle = False
             if self._silence is not None:
                 self._silence.cancel()
                 self._silence = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from prunion.runtime.errors import InputError
 from prunion.runtime.protocol import (
     http_request,
     http_response,
+    is_raw,
     json_value,
     raw_request,
 )
@@ -33,7 +33,6 @@ from prunion.runtime.serve.service import Service
 
 __all__ = ["Handlers"]
 
-BEGIN = re.compile(rb'[\xff\xfe]*\s*\{\s*["}]')  # of a JSON object
 INLINE = 32 * 1024  # bytes of JSON that are parsed on the event loop; more go to a thread
 
 
@@ -123,7 +122,7 @@ class Handlers:
     def _parsed(self, body: bytes, coding: str, length: int | None, kind: str) -> Any:
         limits, form = self.service.options.limits, self.service.serving.model.sessions.form
         body = unpacked(body, coding, limits.body)
-        if length == 0 or (length is None and _is_raw(body, kind)):
+        if length == 0 or (length is None and _is_bytes(kind) and is_raw(body, form)):
             return raw_request(body, form)
         check_json(body if length is None else body[:length], limits, form.image_shape)
         return http_request(body, length)
@@ -145,12 +144,8 @@ class Handlers:
         return value
 
 
-def _is_raw(body: bytes, kind: str) -> bool:
-    """Whether a body of bytes is a tensor alone, and no JSON: clients call that bytes too."""
-    if kind.split(";")[0].strip().lower() != "application/octet-stream":
-        return False
-    begin, end = (part.replace(b"\0", b"") for part in (body[:64], body[-64:]))  # of UTF-16 too
-    return BEGIN.match(begin) is None or not end.rstrip().endswith(b"}")
+def _is_bytes(kind: str) -> bool:
+    return kind.split(";")[0].strip().lower() == "application/octet-stream"
 
 
 def _named(request: Request) -> tuple[str, str]:

@@ -99,6 +99,7 @@ class Exchange:
         self._parts: list[bytes] = []
         self._start: Message | None = None
         self._begun = self._read = False
+        self._owed: int | None = None  # bytes of the answer that were told and not yet given
         self._waiter: asyncio.Future[None] | None = None
 
     def feed(self, data: bytes) -> bytes:
@@ -122,16 +123,25 @@ class Exchange:
         """Have the application answer; a bug of it closes the connection, if not with a 500."""
         try:
             await app(scope, self.receive, self.send)
+            if not self.answered and not self.gone:
+                logger.error("The ASGI application returned without a whole answer")
+                self._break_off()
         except BaseException as exc:
             logger.error("Exception in ASGI application\n", exc_info=exc)
-            if self._begun:
-                self.transport.close()
+            self._break_off()
         if self._begun or self.gone:
             return
         self._start = None
         close = [(b"content-type", b"text/plain"), (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": 500, "headers": close})
         await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
+
+    def _break_off(self) -> None:
+        """Let go of a client that has part of an answer, and cannot take it for a whole one."""
+        if self._begun and self._owed is None and not self.answered:
+            self.transport.abort()  # only the connection's end would have told the answer's
+        elif self._begun:
+            self.transport.close()
 
     async def receive(self) -> Message:
         """The whole body at once; then nothing until the client has gone, or the answer has."""
@@ -146,19 +156,27 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Part of the answer."""
+        """Part of the answer. Raises RuntimeError for what would be read as part of the next."""
         if self.flow.write_paused and not self.gone:
             await self.flow.drain()
         if self.gone:
             return
-        if message["type"] == "http.response.start":
+        kind, told = message["type"], self._start is not None or self._begun
+        if self.answered or kind != ("http.response.body" if told else "http.response.start"):
+            raise RuntimeError(f"{kind} does not follow what was sent of this answer")
+        if kind == "http.response.start":
             self._start = message
             return
         body, more = message.get("body", b""), message.get("more_body", False)
+        head = b""
         if self._start is not None:
-            body = self._head(self._start, None if more else len(body)) + body
-            self._start, self._begun = None, True
-        self.transport.write(body)
+            head = self._head(self._start, None if more else len(body))
+        if self._owed is not None:
+            self._owed -= len(body)
+            if self._owed < 0 or (self._owed and not more):
+                raise RuntimeError("the answer is not as long as its content-length")
+        self._start, self._begun = None, True
+        self.transport.write(head + body)
         if not more:
             self.answered = True
             self._wake()
@@ -170,13 +188,18 @@ class Exchange:
         status = start["status"]
         lines = [b"HTTP/1.1 %d %b" % (status, PHRASES.get(status, "").encode())]
         told = status in NO_BODY
+        self._owed = 0 if told else length
         for name, value in (*self._headers, *start["headers"]):
             if b"\r" in value or b"\n" in value:
                 raise RuntimeError(f"the header {name!r} holds a line's end")
             if name == b"connection" and value == b"close":
                 self.keeps = False
                 continue
-            told = told or name == b"content-length"
+            if name == b"transfer-encoding":
+                continue  # nothing is sent in chunks here
+            if name == b"content-length":
+                self._owed = self._owed if status in NO_BODY else int(value)
+                told = True
             lines.append(b"%b: %b" % (name, value))
         if not told and length is not None:
             lines.append(b"content-length: %d" % length)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from functools import partial
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
 
-from prunion.benchmarks.cost import random_training
+from prunion.benchmarks.cost import STEPS, random_batches, random_training
 from prunion.benchmarks.cost.train_step import STEP_NETWORKS
-from prunion.benchmarks.gpu.__main__ import main
+from prunion.benchmarks.gpu.__main__ import LEARNING, _measure, main
 from prunion.benchmarks.gpu.inference import inference_row, make_networks
 from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import TrainingCase, training_row
+from prunion.benchmarks.learning.catalogue import ROWS
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -42,6 +46,7 @@ def test_the_roofline_counts_arithmetic_where_traffic_is_free() -> None:
 def test_a_training_row_on_a_cpu() -> None:
     torch.set_num_threads(1)
     rates = measure_device("cpu", torch.float32, side=256, mib=16)
+    told: list[str] = []
     row = training_row(
         TrainingCase("resnet18", 32, 4),
         rates,
@@ -50,10 +55,73 @@ def test_a_training_row_on_a_cpu() -> None:
         precision="fp32",
         compiled=False,
         seconds=0.5,
+        tell=told.append,
     )
     assert row["images"] == 8
+    assert "  switches: network …" in told and "  steps for 0.5 s each …" in told
     assert 0 < row["roofline"] < 1.5
     assert 0.3 < row["of_plain"] < 1.5
+
+
+def test_images_are_made_once_for_all_steps() -> None:
+    made = random_batches(16, 2, 3, "cpu")
+    assert made.steps_per_epoch == STEPS
+    assert len({batch.images.data_ptr() for step in made.steps for batch in step}) == 2
+    labels = {tuple(step[0].labels.tolist()) for step in made.steps}
+    assert len(labels) > 1
+
+
+def rows_of(path: Path) -> dict[str, dict[str, object]]:
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert len({line["key"] for line in lines}) == len(lines)
+    return {line["key"]: line for line in lines}
+
+
+def test_a_row_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
+    output, measured = tmp_path / "x" / "rows.jsonl", []
+    broken: dict[str, BaseException] = {
+        "b": ValueError("two\nlines"),
+        "c": torch.cuda.OutOfMemoryError("none is left"),
+    }
+
+    def row(key: str) -> dict[str, object]:
+        measured.append(key)
+        if key in broken:
+            raise broken[key]
+        return {"value": len(measured)}
+
+    def measure() -> None:
+        _measure(output, lambda: [(key, partial(row, key)) for key in "abcde"], fact=1)
+
+    with pytest.raises(click.ClickException, match=r"2 rows failed .* next time: b, c"):
+        measure()
+    assert measured == list("abcde")
+    found = rows_of(output)
+    assert found["b"]["failed"] == "ValueError: two" and "OutOfMemory" in str(found["c"]["failed"])
+    assert {key: line.get("value") for key, line in found.items() if key not in broken} == {
+        "a": 1, "d": 4, "e": 5,
+    }  # fmt: skip
+    del broken["b"], measured[:]
+    with pytest.raises(click.ClickException, match="next time: c"):
+        measure()
+    assert measured == ["b", "c"]
+    assert rows_of(output)["b"] == {**found["a"], "key": "b", "value": 1}
+
+
+def test_a_row_that_is_killed_does_not_take_the_others_with_it_again(tmp_path: Path) -> None:
+    output, measured = tmp_path / "rows.jsonl", []
+
+    def row(key: str, killed: str) -> dict[str, object]:
+        measured.append(key)
+        if key == killed:
+            raise KeyboardInterrupt
+        return {}
+
+    for killed in ("a", "a", ""):
+        with contextlib.suppress(KeyboardInterrupt):
+            _measure(output, lambda: [(x, partial(row, x, killed)) for x in "abc"])  # noqa: B023
+    assert measured == ["a", "b", "c", "a", "a"]
+    assert not any("failed" in line for line in rows_of(output).values())
 
 
 def test_selectable_folded_and_separate_answer_alike() -> None:
@@ -75,6 +143,22 @@ def test_a_runtime_row_on_a_cpu() -> None:
         assert row["provider"] == "CPUExecutionProvider"
         assert len(row["ms"]) == 9 and min(row["ms"].values()) > 0
         assert "separate, batch 8" in row["ms"]
+
+
+def test_every_row_to_be_learned_is_in_the_catalogue() -> None:
+    tasks = [(row, seed) for seeds, rows in LEARNING for seed in seeds for row in rows.split()]
+    assert {row for row, _ in tasks} <= ROWS.keys()
+    assert len(set(tasks)) == len(tasks)
+
+
+def test_a_row_that_fails_is_named_and_the_others_are_run(tmp_path: Path) -> None:
+    arguments = ["learning", "-o", str(tmp_path / "x.jsonl"), "--data", str(tmp_path)]
+    arguments += ["--weights", str(tmp_path), "--lanes", "2", "--set", "nonsense=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunion.benchmarks.gpu.__main__.LEARNING", (("0", "tuned-all tuned-025"),))
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "tuned-all --seed 0; tuned-025 --seed 0" in result.output
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

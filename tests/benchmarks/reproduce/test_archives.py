@@ -18,6 +18,7 @@ from prunion.runtime.errors import DataError
 from prunion.trainer.data import open_domain
 from prunion.trainer.score import DECATHLON
 from tests.benchmarks.reproduce.archives import coloured, write_decathlon, write_sketch
+from tests.runtime.images.test_tars import write_headers
 
 PARTS = ("train", "val", "test")
 
@@ -188,6 +189,34 @@ def test_a_large_member_and_a_torn_archive_are_refused(tmp_path: Path) -> None:
     assert [x.name for x in tmp_path.iterdir() if x.suffix == ".jpg"] == []
     with pytest.raises(DataError, match="leads out of its folder"):
         unpack([], {"../a.jpg": tmp_path / "a.jpg"}, 100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "said"),
+    [
+        (tarfile.GNUTYPE_LONGNAME, 400 << 10, "a header of over 1 MiB"),
+        (tarfile.XHDTYPE, 400 << 10, "a header of over 1 MiB"),
+        (tarfile.XGLTYPE, 40 << 10, "notes on all files of over 64 KiB"),
+    ],
+)
+def test_headers_that_together_would_fill_memory_are_refused(
+    tmp_path: Path, kind: bytes, size: int, said: str
+) -> None:
+    write_headers(tmp_path / "x.tar", [(kind, size)] * 3)
+    with pytest.raises(DataError, match=said):
+        unpack([tmp_path / "x.tar"], {"a.jpg": tmp_path / "a.jpg"}, 10 << 20)
+
+
+def test_a_map_of_holes_does_not_fill_memory(tmp_path: Path) -> None:
+    """In pax's newest form it is part of the file, as long as the file says."""
+    path, data = tmp_path / "x.tar", b"999999999\n" + b"0\n" * (1 << 20)
+    about = tarfile.TarInfo("a.jpg")
+    about.size = len(data)
+    about.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(about, io.BytesIO(data))
+    with pytest.raises(DataError, match="header of over 1 MiB"):
+        unpack([path], {"a.jpg": tmp_path / "a.jpg"}, 10 << 20)
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])

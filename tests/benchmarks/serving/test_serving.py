@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -111,6 +112,15 @@ def test_rows(settings: Settings, tmp_path: Path) -> None:
     assert write_row(output, "load", 1, again) is None
     done = CliRunner().invoke(main, ["-o", str(output), "--markdown"])
     assert done.exit_code == 0 and "### overhead" in done.output
+
+
+def test_unpruned_networks_are_asked_by_their_own_name(settings: Settings) -> None:
+    """What a server has not got it refuses fast: that is an error of the benchmark, not a load."""
+    whole = dataclasses.replace(settings, unpruned=True, clients=(1,))
+    for found in compare(SMALL, 2, whole)["systems"]["unpruned, a session per domain"].values():
+        assert found["per_s"] > 1 and not found["refused"]
+    with pytest.raises(RuntimeError, match=r"404.*asks it wrongly"):
+        compare(SMALL, 3, whole)
 
 
 def test_every_row_has_a_name(tmp_path: Path) -> None:

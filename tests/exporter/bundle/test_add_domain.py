@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.pruning import SwitchLearner
 from prunion.trainer.run import add_domain, train_run
+from tests.forked import forked_prunion
 from tests.trainer.tiny_run import tiny_run, write_domain
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -140,10 +139,8 @@ def test_stopped_in_every_phase_it_goes_on_to_the_same_bytes(
 def test_the_command_stops_by_a_signal_and_resumes(run: Path, tmp_path: Path) -> None:
     text = (run / "late.toml").read_text().replace("ramp = 2", "ramp = 60")
     (run / "long.toml").write_text(text)
-    main = "from prunion.runtime.cli.main import main; main()"
-    place = ["-o", str(tmp_path / "p")]
-    command = [sys.executable, "-c", main, "add-domain", str(run / "run"), str(run / "long.toml")]
-    process = subprocess.Popen([*command, *place], stderr=subprocess.PIPE, text=True)
+    command = ["add-domain", run / "run", run / "long.toml", "-o", tmp_path / "p"]
+    process = forked_prunion(*command)
     log, deadline = tmp_path / "p.run" / "metrics.jsonl", time.monotonic() + 120
     while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 5):
         time.sleep(0.01)
@@ -155,13 +152,13 @@ def test_the_command_stops_by_a_signal_and_resumes(run: Path, tmp_path: Path) ->
     assert all(line.startswith(("note: domain ", "note: epoch ")) for line in notes), errors
     assert not (tmp_path / "p").exists()
 
-    again = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
+    again = forked_prunion(*command)
+    assert "pass --resume to go on with it" in again.communicate(timeout=120)[1]
     assert again.returncode == 1
-    assert "pass --resume to go on with it" in again.stderr
-    done = subprocess.run(
-        [*command, *place, "--resume"], capture_output=True, text=True, check=True
-    )
-    assert "late, 2 classes" in done.stdout
+    done = forked_prunion(*command, "--resume")
+    printed, errors = done.communicate(timeout=120)
+    assert done.returncode == 0, errors
+    assert "late, 2 classes" in printed
     add_domain_pack(run / "run", run / "long.toml", tmp_path / "whole")
     assert (tmp_path / "p").read_bytes() == (tmp_path / "whole").read_bytes()
 

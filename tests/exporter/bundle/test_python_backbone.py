@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from prunion.runtime.errors import CheckpointError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
+from tests.forked import forked_prunion
 from tests.trainer.tiny_run import tiny_run, write_domain
 
 NET = """
@@ -72,11 +72,10 @@ def python_run(folder: Path, **train: object) -> Path:
 
 def prunion(*arguments: object, cwd: Path) -> str:
     """The command in a process of its own, from a folder that has no such module."""
-    code = "from prunion.runtime.cli.main import main; main()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    done = forked_prunion(*arguments, cwd=cwd)
+    printed, errors = done.communicate(timeout=120)
+    assert done.returncode == 0, printed + errors
+    return printed
 
 
 def test_later_commands_need_no_code(tmp_path: Path) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from prunion.runtime.batching import Catalogue, PackCache, PackFolder, Watcher
+from prunion.runtime.batching import catalogue as catalogue_file
 from prunion.runtime.batching.packs import LOOK_AGAIN, pack_bytes
 from prunion.runtime.bundle import Pack, write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import LiveDomain, Model, load
 
 pytest.importorskip("onnxruntime")
 
@@ -190,3 +193,29 @@ def test_a_watched_folder(
     watcher.look()
     assert catalogue.find("late") is None
     assert catalogue.find("signs") is not None
+
+
+def test_what_is_loaded_while_the_model_itself_changes_is_kept(
+    model: Model, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread loads, another adds a domain to the model, a third asks what there is."""
+    catalogue, loaded = Catalogue(model), model.admit(pack(toy, "loaded"))
+    asked: list[threading.Thread] = []
+    make = catalogue_file._Snapshot
+
+    def slowly(domains: tuple[LiveDomain, ...]) -> Any:
+        if not asked and loaded in domains:
+            model.add_domain(pack(toy, "added"))
+            asked.append(threading.Thread(target=lambda: catalogue.names))
+            asked[0].start()
+            asked[0].join(0.3)
+        return make(domains)
+
+    monkeypatch.setattr(catalogue_file, "_Snapshot", slowly)
+    catalogue.put(loaded)
+    asked[0].join(10)
+    assert catalogue.names[-2:] == ("loaded", "added")
+    with pytest.raises(DomainError, match="no domain 'none'"):
+        model.remove_domain("added")
+        catalogue.unload("none")
+    assert catalogue.names[-1] == "loaded"

@@ -59,6 +59,42 @@ def test_predict_prints_a_line_for_each_image(bundle_path: Path, picture: Path) 
     assert lines[0].count("%") == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "x", "y.png", "--backend", "tpu"],
+        ["predict", "x", "y.png", "--precision", "fp8"],
+        ["eval", "x", "y", "--backend", "tpu"],
+        ["eval", "x", "y", "--precision", "fp8"],
+        ["bench", "x", "--backend", "tpu"],
+        ["bench", "x", "--precision", "fp8"],
+        ["bench", "x", "--against", "nobody"],
+        ["serve", "x", "--backend", "tpu"],
+        ["serve", "x", "--precision", "fp8"],
+        ["build", "x", "--target", "tensorrt", "--precision", "fp8"],
+        ["build", "x", "--target", "tpu"],
+        ["profile", "x", "-o", "y", "--backend", "tensorrt"],
+        ["export", "x", "--triton", "y", "--triton-precision", "fp8"],
+        ["export", "x", "-o", "y", "--heads", "many"],
+        ["pretrain", "x", "-o", "y.safetensors", "--backbone", "nobody:net"],
+        ["pretrain", "x", "-o", "y.safetensors", "--seed", "-1"],
+        ["pretrain", "x", "-o", "y.safetensors", "--lr", "0"],
+        ["pretrain", "x", "-o", "y.safetensors", "--threads", "-1"],
+        ["reproduce", "decathlon", "--data", "x", "-o", "y", "--method", "none"],
+        ["reproduce", "decathlon", "--data", "x", "-o", "y", "--network", "none"],
+        ["reproduce", "decathlon", "--data", "x", "-o", "y", "--crops", "3"],
+        ["reproduce", "decathlon", "--list", "--method", "none"],
+        ["reproduce", "--list", "none"],
+    ],
+    ids=" ".join,
+)
+def test_a_value_that_is_no_choice_is_a_usage_error(words: list[str]) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 2, result.output
+    assert words[-1].partition(":")[0] in result.stderr and "Usage:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_predict_json(bundle_path: Path, picture: Path) -> None:
     result = invoke("predict", bundle_path, "-d", "digits", picture, "--json")
     (row,) = json.loads(result.stdout)

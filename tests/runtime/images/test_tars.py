@@ -33,6 +33,19 @@ def shard(path: Path, *files: tuple[str, bytes | str]) -> Path:
     return path
 
 
+def write_headers(path: Path, headers: list[tuple[bytes, int]]) -> None:
+    """A tar of headers of these kinds and sizes, one behind the other, before one file."""
+    with tarfile.open(path, "w") as tar:
+        for number, (kind, size) in enumerate(headers):
+            about = tarfile.TarInfo("x")
+            text = f" k{number}=" + "y" * size + "\n"
+            size = len(text) + len(str(len(text) + 6))  # a pax record begins with its own length
+            text = f"{size}{text}"
+            about.type, about.size = kind, len(text)
+            tar.addfile(about, io.BytesIO(text.encode()))
+        tar.addfile(tarfile.TarInfo("0.png"))
+
+
 def reds(split: object) -> list[int]:
     return [split.read(i).getpixel((0, 0))[0] for i in range(len(split.labels))]  # type: ignore[attr-defined]
 
@@ -167,6 +180,17 @@ def test_headers_do_not_fill_memory(tmp_path: Path) -> None:
     about.size = 1 << 50
     path.write_bytes(about.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
     with pytest.raises(DataError, match=r"ends within '0.png'"):
+        open_tars([path])
+
+
+def test_many_small_headers_do_not_fill_memory_either(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+        write_headers(path, [(kind, 400 << 10)] * 3)
+        with pytest.raises(DataError, match="header of over 1 MiB"):
+            open_tars([path])
+    write_headers(path, [(tarfile.XGLTYPE, 40 << 10)] * 2)  # kept to the archive's end
+    with pytest.raises(DataError, match="notes on all files of over 64 KiB"):
         open_tars([path])
 
 

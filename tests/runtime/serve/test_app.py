@@ -252,6 +252,25 @@ def test_bytes_are_not_taken_for_what_they_are_not(client: Any, batch: np.ndarra
     for coding in ("utf-8", "utf-16", "utf-32"):  # as some clients call their JSON
         text = json.dumps({"inputs": [image]}).encode(coding)
         assert client.post(url, content=text, headers=RAW).json()["outputs"]
+    text = json.dumps({"inputs": [image]}).encode()
+    spaces = b" \r\n" * 100
+    wide = "\n".join((" " * 300, text.decode(), " " * 300))
+    for content in (
+        b"\xef\xbb\xbf" + text,
+        spaces + text + spaces,
+        b"{" + spaces + text[1:-1] + spaces + b"}",
+        wide.encode("utf-16"),
+        wide.encode("utf-32-be"),
+        text + b" " * (-len(text) % 1440),  # as long as whole images
+    ):
+        answer = client.post(url, content=content, headers=RAW)
+        assert answer.status_code == 200 and answer.json()["outputs"], answer.text
+    answer = client.post(url, content=text[:-9], headers=RAW)
+    assert answer.status_code == 400 and "no JSON" in answer.json()["error"]
+    for first in (b'{"', b"{}"):  # a tensor that begins and ends as JSON does is no text
+        content = first + bytes(data[2:-1]) + b"}"
+        answer = client.post(url, content=content, headers=RAW)
+        assert answer.headers["content-type"] == "application/octet-stream"
     for content in (b"", bytes(data[:-1]), b"nonsense"):
         answer = client.post(url, content=content, headers=RAW)
         assert answer.status_code == 400 and "takes 1440" in answer.json()["error"]

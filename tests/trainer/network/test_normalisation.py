@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from prunion.exporter.bundle import export_bundle, paper_bits
+from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError
+from prunion.runtime.model import load
 from prunion.trainer.backbone import PIXEL_NORM, load_backbone
 from prunion.trainer.config import BackboneConfig, DomainConfig, RunConfig, TrainConfig, load_config
-from prunion.trainer.network import build_network, load_checkpoint, set_normalisation
+from prunion.trainer.network import (
+    DomainNet,
+    build_network,
+    load_checkpoint,
+    set_normalisation,
+)
 from prunion.trainer.run import add_domain, train_run
 from tests.trainer.tiny_run import tiny_run, write_domain
 
@@ -73,7 +81,8 @@ def test_a_bundle_carries_them(tmp_path: Path, method: str) -> None:
     torch.testing.assert_close(norm.running_mean[0], torch.zeros(3))
     torch.testing.assert_close(norm.running_mean[1] * std + mean, torch.tensor(OWN["mean"]))
     assert torch.equal(norm.weight, torch.ones(2, 3)) and not norm.bias.any()
-    export_bundle(tmp_path / "out", tmp_path / "bundle")
+    export_bundle(tmp_path / "out", tmp_path / "bundle", ExportOptions(uint8=True))
+    assert_pixels_answer_as_numbers(tmp_path / "bundle", net, config)
     report = verify_bundle(tmp_path / "bundle", against=tmp_path / "out")
     assert report.problems == () and report.compared
     if method == "bap":
@@ -84,6 +93,20 @@ def test_a_bundle_carries_them(tmp_path: Path, method: str) -> None:
         added = add_domain(load_checkpoint(tmp_path / "out"), new, train)
         row = added.net.norms[PIXEL_NORM].running_mean[0]
         torch.testing.assert_close(row * std + mean, torch.tensor(OWN["mean"]))
+
+
+def assert_pixels_answer_as_numbers(bundle: Path, net: DomainNet, config: RunConfig) -> None:
+    """Raw pixels, normalised in the graph, against what torch gives for normalised numbers."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
+    numbers = (pixels / 255 - config.input.mean) / config.input.std
+    images = np.ascontiguousarray(numbers.transpose(0, 3, 1, 2), np.float32)
+    for precision, given in (("fp32", images), ("fp32-uint8", pixels)):
+        with load(bundle, "cpu", precision=precision, threads=1) as model:  # type: ignore[arg-type]
+            for rows in ([0, 1, 1, 0, 1, 0], [0] * 6, [1] * 6):  # mixed, and of one domain
+                with torch.no_grad():
+                    expected = net.eval().logits(torch.from_numpy(images), torch.tensor(rows))
+                found = model.logits(given, np.array(rows, np.int64))
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_both_or_neither() -> None:

@@ -1,13 +1,11 @@
-"""One of several processes that learn together: `one_process.py JSON`, a list of runs.
+"""What one of several processes that learn together does, and one that learns alone.
 
 Each run is `[RUN.toml, OUT, in float64 or not]`; what a process saw is in `OUT.RANK`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ def learn(run_file: str, out: str, double: bool) -> None:
         torch.save((lines, training.net.state_dict()), f"{out}.{os.environ.get('RANK', '0')}")
 
 
-if __name__ == "__main__":
-    for run in json.loads(sys.argv[1]):
+def learn_all(runs: list[list[Any]]) -> None:
+    """One run after the other."""
+    for run in runs:
         learn(*run)

@@ -21,24 +21,22 @@ from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.processes import ALONE, Processes, joined_processes
 from prunion.trainer.run import train_run
+from tests.forked import Forked, forked_prunion
 from tests.trainer.tiny_run import tiny_run
 
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]
 
 
-def start(count: int, run_file: Path, folder: Path, *more: str) -> list[subprocess.Popen[str]]:
+def start(count: int, run_file: Path, folder: Path, *more: str) -> list[Forked]:
     """What `torchrun --nproc-per-node COUNT` does, without its own agent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        subprocess.Popen(
-            [*TRAIN, str(run_file), "-o", str(folder), *more],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        forked_prunion(
+            *("train", run_file, "-o", folder, *more),
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(count)
     ]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,11 +14,9 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains
 from prunion.trainer.processes import ALONE, Processes
-from tests.trainer.processes.one_process import learn
+from tests.forked import Forked
+from tests.trainer.processes.one_process import learn_all
 from tests.trainer.tiny_run import tiny_run
-
-ONE = Path(__file__).with_name("one_process.py")
-
 
 # Runs that two processes share, all of them in the same two: starting one takes seconds.
 RUNS: dict[str, dict[str, object]] = {
@@ -34,6 +28,7 @@ RUNS: dict[str, dict[str, object]] = {
     "local": {"sync_norms": "false", "ramp": 1, "settle": 0, "batch_size": 16},
 }
 FLOAT32 = ("float32", "bf16", "local")
+BY_SLICE: dict[str, object] = {"granularity": '"slice"', "switch_lr": 0.002}
 # Weights of each domain's own: each in the way that processes can share it.
 OWN: dict[str, dict[str, object]] = {
     **{
@@ -45,8 +40,11 @@ OWN: dict[str, dict[str, object]] = {
     # Nothing wraps these: what a method charges must not be added up with the gradients.
     "in turn": {"method": '"parallel"', "order": '"batch"', "adapter_decay": 0.5},
     "svd": {"method": '"svd"', "adapter_decay": 0.5},
+    "bap by slice": {"method": '"bap"', **BY_SLICE},
+    "ba2 by slice": {"method": '"ba2"', **BY_SLICE},
+    "slices in turn": {"method": '"bap"', "order": '"batch"', **BY_SLICE},
 }
-OFTEN = ("lora", "series")  # without being asked for slow tests
+OFTEN = ("lora", "series", "bap by slice")  # without being asked for slow tests
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
 RUNS |= {name: {**SHORT, **OWN[name]} for name in OFTEN}
 
@@ -54,22 +52,18 @@ RUNS |= {name: {**SHORT, **OWN[name]} for name in OFTEN}
 def learned(count: int, runs: list[list[Any]]) -> list[Any]:
     """Every process's lines and network, run by run."""
     if count == 1:
-        for run in runs:
-            learn(*run)
+        learn_all(runs)
         return [torch.load(f"{out}.0", weights_only=True) for _, out, _ in runs]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    place["PYTHONPATH"] = os.pathsep.join(sys.path)
     processes = [
-        subprocess.Popen(
-            [sys.executable, ONE, json.dumps(runs)],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
+        Forked(learn_all, runs, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
-    assert [p.wait(timeout=300) for p in processes] == [0] * count
+    ended = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, ended
     ranks = range(count)
     return [[torch.load(f"{out}.{x}", weights_only=True) for x in ranks] for _, out, _ in runs]
 

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,9 +23,9 @@ from prunion.trainer.learning import Training
 from prunion.trainer.learning.interrupt import StoppedError, StopRequest
 from prunion.trainer.run import train_run
 from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
+from tests.forked import Forked, forked_prunion
 from tests.trainer.tiny_run import tiny_run
 
-TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FILES = ("checkpoint.json", "model.safetensors", "units.json")
 
@@ -65,12 +63,7 @@ def kill_and_resume(
     rng, codes = random.Random(seed), []
     for kill in range(len(signals) + 1):
         resume = ["--resume"] if kill else []
-        process = subprocess.Popen(
-            [*TRAIN, str(run_file), "-o", str(folder), *resume],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = forked_prunion("train", run_file, "-o", folder, *resume)
         if kill < len(signals):
             before = 0 if not kill else None
             wait_for_steps(process, folder, rng.randint(1, most), before)
@@ -89,7 +82,7 @@ def kill_and_resume(
     return codes
 
 
-def wait_for_steps(process: subprocess.Popen, folder: Path, more: int, before: int | None) -> None:
+def wait_for_steps(process: Forked, folder: Path, more: int, before: int | None) -> None:
     start = lines(folder) if before is None else before
     lowest, deadline = start, time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import Schedule
-from prunion.trainer.run import sweep_table, train_run, train_sweep
+from prunion.trainer.run import sweep_table, train, train_run, train_sweep
 from tests.trainer.tiny_run import tiny_run
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
@@ -137,6 +137,48 @@ def test_budgets_leave_the_ramp_of_the_lowest_one(
     train_sweep(configs, again, resume=True)
     assert [checkpoint(again / place.name) for place in places] == [*map(checkpoint, places)]
     assert names(again) == names(out)
+
+
+def test_resume_refuses_another_sharing_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file, out = tiny_run(tmp_path, **LONG), tmp_path / "out"
+    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.8, 0.4)]
+    rehearsed, asked = [], []
+    monkeypatch.setattr(train, "check_space", lambda path, needed, fix: asked.append(needed))
+
+    def check(*network: object) -> None:
+        rehearsed.append(network)
+
+    # Killed on the ramp behind the first fork, then in the run that left there.
+    for epochs, resume in ((3, False), (3, True)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stopping(patch, epochs)
+            train_sweep(configs, out, resume=resume, check=check)
+        before = names(out)
+        kept = [out / name for name in before if name.endswith(".safetensors")]
+        assert len(kept) == 1
+        with pytest.raises(PrunionError, match=r"with share = .ramp., and this one has .warm-up."):
+            train_sweep(configs, out, resume=True, check=check, shared="warm-up")
+        with pytest.raises(PrunionError, match=r"with shorter = 0\.0, and this one has 0\.5"):
+            train_sweep(configs, out, resume=True, check=check, shorter=0.5)
+        assert names(out) == before
+    there = asked[0] - asked[1]
+    state = (out / PLACES[0] / "state.safetensors").stat().st_size
+    assert there > 1.5 * state  # the state, and the fork
+    train_sweep(configs, out, resume=True, check=check)
+    with pytest.raises(PrunionError, match=r"with share = .ramp."):  # what left is as it was begun
+        train_sweep(configs, out, resume=True, check=check, shared="warm-up")
+    assert len(rehearsed) == 1
+    more = [*configs, load_config(run_file, ["budget.limit=0.6"])]
+    for config in configs:
+        (out / f"seed-3-budget-{config.budget.limit}" / "graph.json").write_text("{}")
+    with pytest.raises(PrunionError, match="another network"):
+        train_sweep(more, out, resume=True, check=refused)
+
+
+def refused(*network: object) -> None:
+    raise PrunionError("another network")
 
 
 def test_a_sweep_over_an_old_one_is_the_same(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from prunion.trainer.cost import make_budget
 from prunion.trainer.learning import Training
 from prunion.trainer.run.epochs import BRANCHED, Fork
 
-__all__ = ["SHORTER", "Shared", "fork_of", "trunk_of"]
+__all__ = ["SHARING", "SHORTER", "Shared", "fork_of", "sharing_facts", "trunk_of"]
 
 Shared = Literal["ramp", "warm-up"]
+SHARING = "sharing"  # the fact, of a state that another run goes on from: `sharing_facts`
 DESCENDING = ("prunion", "greedy")  # recipes whose budget falls along the ramp
 # Share of settling that a network would skip from which the ramp has taken nothing yet. Nobody
 # skips any until figures say that it costs no accuracy.
@@ -36,6 +37,11 @@ def trunk_of(configs: Sequence[RunConfig], shares: Sequence[float], shared: Shar
     if shared == "ramp" and _descends(configs[0]):
         return min(range(len(configs)), key=lambda i: shares[i])
     return 0
+
+
+def sharing_facts(shared: Shared, shorter: float) -> dict[str, str | float]:
+    """What decides, beside the runs' own settings, where they part."""
+    return {"share": shared, "shorter": shorter}
 
 
 def fork_of(
@@ -63,14 +69,15 @@ def fork_of(
     descends = _descends(other) and training.recipe.learns and schedule.tasks == 1
     if train.recipe == "paper":
         return None
+    sharing = {SHARING: sharing_facts(shared, shorter)}
     if shared != "ramp" or not descends or share >= 1:
-        return Fork(path, train.warmup * each)
+        return Fork(path, train.warmup * each, facts=sharing)
     step = schedule.passes(share)
     left = (schedule.warmup + schedule.ramp - step) / schedule.ramp  # of the ramp
     settle = max(1, math.ceil(train.settle * (1 - shorter * left)))
     goes_on = (train.epochs - settle) * each
     facts = {"run": trunk, "limit": budget.limit, "steps": step, "skipped": goes_on - step}
-    return Fork(path, step, goes_on, {BRANCHED: facts})
+    return Fork(path, step, goes_on, {**sharing, BRANCHED: facts})
 
 
 def _descends(config: RunConfig) -> bool:

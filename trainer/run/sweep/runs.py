@@ -5,28 +5,38 @@ The runs of one seed share what they can: warm-up, and the ramp down to the lowe
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from prunion.runtime.base import read_json
+from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import make_budget
 from prunion.trainer.data import HandedSets
 from prunion.trainer.learning import Training
+from prunion.trainer.network import GRAPH, DomainNet
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
 from prunion.trainer.run.folder import check_folder
 from prunion.trainer.run.record import RECORD
 from prunion.trainer.run.result import RunResult
+from prunion.trainer.run.snapshot import snapshot_facts
 from prunion.trainer.run.start import ExportCheck, begin
-from prunion.trainer.run.sweep.branches import SHORTER, Shared, fork_of, trunk_of
+from prunion.trainer.run.sweep.branches import (
+    SHARING,
+    SHORTER,
+    Shared,
+    fork_of,
+    sharing_facts,
+    trunk_of,
+)
 from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
 from prunion.trainer.run.train import train_run
 from prunion.trainer.score import read_verdict
@@ -53,14 +63,16 @@ def train_sweep(
     """Train every run into a folder of its own below `folder`, and draw the frontier there.
 
     Each seed's lowest budget is trained first, and is the run that `train_run` would make of it
-    alone, to the byte. A higher one goes on from where its ramp passed that limit
-    (`branched_from`); from the end of warm-up where there is no ramp, and then it too is what it
-    would be alone.
+    alone: to the byte, or to rounding where each of several processes has statistics of its own
+    (`sync_norms = false`), which are averaged once more wherever another run leaves. A higher one
+    goes on from where the ramp passed its limit (`branched_from`); from the end of warm-up where
+    there is no ramp, and then it too is what it would be alone.
 
     Args:
         configs: of the same network and data; in them only `seed` and the budget's limit differ.
         resume: leave runs that are finished as they are, and go on with the others. A budget that
-            is new, whose state nobody kept, is trained from its first step.
+            is new, whose state nobody kept, is trained from its first step. What the runs share is
+            decided when they are begun: PrunionError if `shared` or `shorter` was another.
         shared: `ramp`, or `warm-up` alone.
         shorter: share of settling that a run skips which leaves the ramp at its beginning, 0 … 1.
 
@@ -76,7 +88,10 @@ def train_sweep(
     for _, place in runs:
         check_folder(place, force=force, resume=resume)
     waiting = [run for run in runs if not (resume and _is_finished(*run))]
-    if not resume:
+    if resume:
+        _check_sharing(folder, runs, sharing_facts(shared, shorter))
+        check = check and _of_new_networks(check, runs)
+    else:
         for leftover in folder.glob(f"{FORK}seed-*"):
             leftover.unlink(missing_ok=True)
     shares = _priced(waiting[0], runs, check) if waiting else []
@@ -197,6 +212,32 @@ def _priced(first: Run, runs: Sequence[Run], check: ExportCheck | None) -> list[
         training, _ = begin(config, folder, device, processes, check=check)
         pricer = training.budget.pricer
         return [make_budget(c.budget, pricer, c.backbone.keep).share for c, _ in runs]
+
+
+def _check_sharing(folder: Path, runs: Sequence[Run], now: Mapping[str, str | float]) -> None:
+    """Refuse to go on from states that were kept for a sweep whose runs part elsewhere."""
+    kept = [*sorted(folder.glob(f"{FORK}*.safetensors")), *(place / STATE for _, place in runs)]
+    for path in kept:
+        before = snapshot_facts(path).get(SHARING, now)  # none where it left nobody
+        for key, value in now.items():
+            if before.get(key) != value:
+                raise PrunionError(
+                    f"{path} is of a sweep with {key} = {shown(before.get(key))}, and this one has "
+                    f"{shown(value)}: resume with what it was started with, or start again with "
+                    "--force"
+                )
+
+
+def _of_new_networks(check: ExportCheck, runs: Sequence[Run]) -> ExportCheck:
+    """The check, but for a network that one of the runs was begun with: then it passed."""
+    begun = [place / GRAPH for _, place in runs if (place / STATE).is_file()]
+
+    def unless_begun(net: DomainNet, height: int, width: int, round_to: int) -> None:
+        graph = json.loads(json.dumps(net.graph))
+        if not any(path.is_file() and read_json(path) == graph for path in begun):
+            check(net, height, width, round_to)
+
+    return unless_begun
 
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:

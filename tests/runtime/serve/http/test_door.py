@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -89,6 +90,31 @@ def test_a_refusal_keeps_the_connection(bundle_path: Path) -> None:
                 assert answer.status == 200, "an orchestrator is let in"
                 answer.read()
         kept.close()
+
+
+@pytest.mark.parametrize("later", [b"", b" " * 100], ids=["whole", "in parts"])
+def test_the_head_after_a_refusal_has_no_more_time_than_the_first(
+    bundle_path: Path, later: bytes
+) -> None:
+    """An idle connection may stay for long; one on which a head has begun may not."""
+    limits = Limits(requests=1, header_seconds=0.3, idle_seconds=30)
+    with (
+        listening(bundle_path, limits) as (port, gate, _),
+        socket.create_connection((CLIENT, port), timeout=10) as found,
+    ):
+        text = body() + later
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+        with gate.enter("another"):
+            found.sendall(head + text[: len(body())])
+            assert found.recv(1 << 16).startswith(b"HTTP/1.1 503")
+            found.sendall(later)
+            time.sleep(0.5)  # idle, as it may be
+            begun = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                for byte in range(100):  # a byte at a time does not stretch it
+                    found.sendall(head[byte : byte + 1])
+                    time.sleep(0.05)
+        assert 0.2 < time.monotonic() - begun < 3
 
 
 def test_what_arrives_together_is_counted_together(bundle_path: Path) -> None:

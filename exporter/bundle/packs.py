@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from prunion.exporter.bundle.manifest import image_input
 from prunion.exporter.bundle.own_weights import own_pack, prepare_trunk, shared_parts
+from prunion.exporter.graph import TRUNK
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
 from prunion.runtime.base import check_output
 from prunion.runtime.bundle import Domain, ImageInput, Pack, adapter_parts, no_pack, write_pack
@@ -97,10 +98,17 @@ def graph_trunk_hash(
 ) -> str:
     """The same hash from an fp32 graph's initializers, which have the trunk's own names.
 
-    torch's exporter names its own constants without a dot; it leaves the trunk's alone.
+    torch's exporter names its own constants without a dot; it leaves the trunk's alone. Which of
+    the trunk's have no dot either, or hold whole numbers, the graph's metadata tell.
     """
-    floats = (x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT)
-    held = {x.name: x for x in floats if "." in x.name and x.name not in TABLE_INPUTS}
+    own = {x.key: x.value for x in model.metadata_props}.get(TRUNK, "[]")
+    named, float32 = set(json.loads(own)), onnx.TensorProto.FLOAT
+    held = {
+        x.name: x
+        for x in model.graph.initializer
+        if x.name in named
+        or ("." in x.name and x.data_type == float32 and x.name not in TABLE_INPUTS)
+    }
     weights = {n: torch.from_numpy(numpy_helper.to_array(x).copy()) for n, x in held.items()}
     return hash_trunk(weights, order, shared)
 

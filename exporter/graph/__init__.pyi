@@ -5,6 +5,7 @@ from .agreement import masked_logits as masked_logits
 from .agreement import tolerance_of as tolerance_of
 from .agreement import verify_export as verify_export
 from .build import OPSET as OPSET
+from .build import TRUNK as TRUNK
 from .build import one_domain_graph as one_domain_graph
 from .build import onnx_graph as onnx_graph
 from .int8 import graph_accuracy as graph_accuracy

@@ -27,7 +27,7 @@ def check_graph(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
     """Widths, parameters and MACs counted again."""
     manifest, counted = bundle.manifest, recount(model)
     for layer, (_, width) in manifest.widths.items():
-        shape = counted.shapes.get(f"{layer}.weight")
+        shape = counted.shapes.get(f"{layer}.weight", counted.shapes.get(layer))
         if shape is None:
             yield f"holds no weight of {layer}, which the manifest lists"
         elif width not in (shape[0], shape[-1]):

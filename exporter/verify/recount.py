@@ -23,6 +23,8 @@ __all__ = [
     "recount",
 ]
 
+COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -55,18 +57,26 @@ def recount(model: onnx.ModelProto) -> Counted:
     shapes: dict[str, tuple[int, ...]] = {}
     macs: dict[str, int] = {}
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
-        stored = _stored(node.input[1], makers)
-        name = stored.removesuffix("_quantized")
-        if stored not in values or name in TABLE_INPUTS:
-            continue
-        shape = values[stored]
-        shapes[name] = shape
-        out = sizes[node.output[0]]
-        positions = math.prod(out[2:]) if node.op_type == "Conv" else math.prod(out[1:-1])
-        macs[name] = macs.get(name, 0) + positions * math.prod(shape)
+        for place in {"MatMul": (1, 0)}.get(node.op_type, (1,)) if node.op_type in COUNTED else ():
+            stored = _stored(node.input[place], makers)
+            name = stored.removesuffix("_quantized")
+            if stored in values and name not in TABLE_INPUTS:
+                shapes[name] = values[stored]
+                products = _products(node, place, math.prod(values[stored]), sizes)
+                macs[name] = macs.get(name, 0) + products
+                break
     return Counted(shapes, macs)
+
+
+def _products(node: Any, place: int, weights: int, sizes: Mapping[str, list[int]]) -> int:
+    """Multiply-accumulates of a node for one image; its weight is input number `place`."""
+    out = sizes[node.output[0]]
+    if node.op_type == "MatMul":  # each of its numbers is a sum of so many products
+        return math.prod(out[1:]) * sizes[node.input[1 - place]][-1 if place == 1 else -2]
+    if node.op_type == "Gemm":
+        return weights * math.prod(out[1:-1])
+    around = out if node.op_type == "Conv" else sizes[node.input[0]]
+    return weights * math.prod(around[2:])
 
 
 def _stored(name: str, makers: Mapping[str, Any]) -> str:
@@ -78,7 +88,7 @@ def _stored(name: str, makers: Mapping[str, Any]) -> str:
 
 def _sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
     """Known sizes of every value; a symbolic one counts as 1 (only N is)."""
-    infos = [*model.graph.value_info, *model.graph.output]
+    infos = [*model.graph.input, *model.graph.value_info, *model.graph.output]
     return {
         info.name: [d.dim_value or 1 for d in info.type.tensor_type.shape.dim] for info in infos
     }

@@ -6,6 +6,7 @@ whole: nothing is cut there, so the answer stays what it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +105,7 @@ KEEPS_ZERO = frozenset(
 )
 LAYOUT = frozenset(name for name, handler in HANDLERS.items() if handler is layout)
 LAYERS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d linear".split())
+PRODUCTS = frozenset("matmul mm bmm".split())
 
 # Why some operations need all channels: with one off they change the others.
 MIXES = {
@@ -168,6 +170,8 @@ def _follow(flow: Flow, node: fx.Node, batch: str) -> Any:
     flow.untouched.update(str(x.target) for x in node.all_input_nodes if x.op == "get_attr")
     if name in LAYERS:  # it costs what it costs
         _count_layer(flow, node)
+    elif name in PRODUCTS:
+        _count_product(flow, node)
     return _whole_like(made)
 
 
@@ -230,6 +234,23 @@ def _count_layer(flow: Flow, node: fx.Node) -> None:
         positions = int(torch.Size([int(n) for n in sides]).numel())
         shape = tuple(int(n) for n in weight.meta["val"].shape)
         flow.layers.append((str(weight.target), shape, positions))
+
+
+def _count_product(flow: Flow, node: fx.Node) -> None:
+    """A product with a weight is a linear layer, whatever it is written as."""
+    for place in (0, 1):
+        weight, other = node.args[place], node.args[1 - place]
+        if not (isinstance(weight, fx.Node) and weight.op == "get_attr" and _is_activation(other)):
+            continue
+        shape = tuple(int(n) for n in weight.meta["val"].shape)
+        if len(shape) > 1:
+            made = math.prod(int(n) for n in node.meta["val"].shape[1:])
+            products = made * shape[-1 if place == 0 else -2]
+            flow.layers.append((str(weight.target), shape, products // math.prod(shape)))
+
+
+def _is_activation(value: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op != "get_attr"
 
 
 def _whole_like(made: Any) -> Any:

@@ -112,9 +112,10 @@ def _has(item: Any, label: Any, names: tuple[str, ...] | None) -> bool:
     own = label_of(item)
     if not isinstance(own, (int, str)) or own == label:
         return True
-    number, name = (own, label) if isinstance(own, int) else (label, own)
-    inside = isinstance(number, int) and 0 <= number < len(names or ())
-    return inside and (names or ())[number] == name
+    for number, name in ((own, label), (label, own)):
+        if isinstance(number, int) and names is not None and 0 <= number < len(names):
+            return names[number] == name
+    return False
 
 
 def _picture(image: Any, place: str) -> Image.Image:

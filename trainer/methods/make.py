@@ -35,7 +35,11 @@ def make_adapter(
     Raises ConfigError where nothing of this network is left to adapt.
     """
     method = train.method
-    shared = {layer.weight: trunk.get_parameter(layer.weight) for layer in layers}
+    learnt = dict(
+        trunk.named_parameters(remove_duplicate=False)
+    )  # a product may be with a constant
+    layers = [layer for layer in layers if layer.weight in learnt]
+    shared = {layer.weight: learnt[layer.weight] for layer in layers}
     if train.granularity == "slice":
         return SliceSwitches(train, shared, domains)
     if method == "piggyback":

@@ -120,7 +120,7 @@ def _is_own(log: Path) -> bool:
     try:
         value = json.loads(line)
     except ValueError:
-        return not line or not line.endswith(b"\n") and line.startswith(b'{"step": '[: len(line)])
+        return not line.endswith(b"\n") and line.startswith(b'{"step": '[: len(line)])
     return isinstance(value, dict) and "step" in value and bool(MARKS & value.keys())
 
 

@@ -1,4 +1,4 @@
-"""Data sets in hand: their labels are those of their images, their names stand for their numbers."""
+"""Data sets in hand: labels are those of the images, names stand for their numbers."""
 
 from __future__ import annotations
 

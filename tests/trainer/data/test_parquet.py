@@ -34,7 +34,7 @@ def test_names_by_their_numbers_may_stand_in_any_order(tmp_path: Path) -> None:
     assert domain.classes == tuple(f"class {number}" for number in range(12))
     assert domain.train.labels.tolist() == [2, 10, *range(12)]
     write_parquet(path, [1, 2], {"1": "ant", "2": "bee"})  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="names its classes .*write a list of names"):
+    with pytest.raises(DataError, match=r"names its classes .*write a list of names"):
         open_files(path, path)
 
 

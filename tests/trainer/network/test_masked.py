@@ -61,6 +61,18 @@ def test_evaluation_compiles_nothing(tmp_path: Path) -> None:
     assert len(compiled) == 1
 
 
+def test_an_answer_that_is_not_finite_is_a_wrong_one(tmp_path: Path) -> None:
+    """Whatever its class is: one of its classes is the first."""
+    write_domain(tmp_path, ["red", "green", "blue"], 4, 0)
+    train, test = ((str(tmp_path / part),) for part in ("train", "test"))
+    domain = open_domain(DomainConfig("a", train=train, test=test), 0)
+    for value in (float("nan"), float("inf")):
+        net = domain_net(Plain())
+        with torch.no_grad():
+            net.heads[0].bias.fill_(value)
+        assert evaluate(net, [domain], InputConfig((8, 8))) == {"a": 0.0}
+
+
 def test_an_off_channel_is_zero_behind_its_gate_whatever_the_shift() -> None:
     net = domain_net(Plain())
     unit = int(net.units.table.slots["conv2.weight", 0][2])

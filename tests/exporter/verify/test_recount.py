@@ -1,0 +1,102 @@
+"""A graph's own nodes are counted as the network's layers were, however these are written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
+from prunion.exporter.graph import onnx_graph
+from prunion.exporter.slim import slim_network
+from prunion.exporter.verify.recount import recount
+from tests.trainer.nets import domain_net
+
+SIDE = 8
+
+
+class Stem(nn.Module):
+    """Six channels that can go, eight, and a tensor without a module's name before its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.conv, self.norm = nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.table = nn.Parameter(torch.randn(1, 8, SIDE, SIDE))
+
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(self.first(x))).relu() + self.table
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stem(x).mean((2, 3))
+
+
+class Upwards(Stem):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.end = nn.ConvTranspose2d(8, 12, 2, 2, bias=False), nn.BatchNorm2d(12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.up(self.stem(x))).relu().mean((2, 3))
+
+
+class Product(Stem):
+    """A linear layer written as a product, on the right or the left."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, shape = form, {"left": (5, 64), "bmm": (1, 8, 6)}.get(form, (8, 6))
+        self.weight = nn.Parameter(torch.randn(shape))
+        if form == "constant":
+            del self.weight
+            self.register_buffer("weight", torch.randn(shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)  # [N, 64, 8]
+        made = self.weight @ tokens if self.form == "left" else tokens @ self.weight
+        return made.relu().mean(1)
+
+
+class Picked(Stem):
+    """Whole numbers among its tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.register_buffer("order", torch.randperm(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return (x + x[:, self.inner.order]).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "weights"),
+    [
+        (Stem(), 0),
+        (Upwards(), 8 * 12 * 4),
+        (Product("right"), 8 * 6),
+        (Product("left"), 5 * 64),
+        (Product("bmm"), 8 * 6),
+        (Product("constant"), 8 * 6),
+        (Picked(), 0),
+    ],
+    ids=lambda x: getattr(x, "form", type(x).__name__),
+)
+def test_counts_and_hash_are_those_of_the_network(model: nn.Module, weights: int) -> None:
+    net = domain_net(model.eval(), (2, 3), SIDE)
+    table = net.units.table
+    every = np.ones(table.count, bool)
+    assert table.params(every) == 3 * 6 + 6 * 8 * 9 + weights
+    dead = np.zeros(table.count, bool)
+    dead[0] = True
+    net.drop_units(dead)
+    slim = slim_network(net)
+    graph = onnx_graph(slim, SIDE, SIDE)
+    left, counted = np.ones(slim.table.count, bool), recount(graph)
+    assert counted.params == slim.table.params(left)
+    assert sum(counted.macs.values()) == slim.table.macs(left)
+    assert set(counted.shapes) == {layer.weight for layer in slim.table.layers}
+    order = [[e.layer, e.kind, e.offset, e.size] for e in slim.entries]
+    assert graph_trunk_hash(graph, order) == trunk_hash(slim)

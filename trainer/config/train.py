@@ -68,8 +68,8 @@ class TrainConfig:
         method: what a domain has of its own; it may decide about the trunk and sharing (`traits`).
         norms: whether BatchNorm is each domain's own, or the backbone's for all (`freezes_norms`).
         affine: form of the method "affine"; the keys below it are other methods' (`SETTINGS`).
-        own_epochs: epochs in which each domain learns which of the kept channels it can do without,
-            where the budget has an `own` limit.
+        own_epochs: epochs after settling in which each domain learns which of the kept channels it
+            can do without, where the budget has an `own` limit; 0: it is thinned at the cut.
         drops: epochs after which the paper's recipe divides every learning rate by ten.
         switch_lr: of the paper's recipe's switches, and of masks.
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
@@ -94,7 +94,7 @@ class TrainConfig:
     warmup: int = 2
     ramp: int = 4
     settle: int = 6
-    own_epochs: int = 3
+    own_epochs: int = 0
     batch_size: int = 32
     balance: float = 0.5
     lr: float | Auto = "auto"
@@ -156,7 +156,7 @@ class TrainConfig:
             check_int("train", key, getattr(self, key), 0, 100_000)
         if not self.epochs:
             raise ConfigError("[train] warmup, ramp and settle are all 0: give at least one epoch")
-        check_int("train", "own_epochs", self.own_epochs, 2, 100_000)
+        check_int("train", "own_epochs", self.own_epochs, 0, 100_000)
         # BatchNorm's statistics of fewer than four images are noise.
         check_int("train", "batch_size", self.batch_size, 4, 65_536)
         check_number("train", "balance", self.balance, 0, 1)

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from prunion.trainer.config import BudgetConfig, RunConfig
-from prunion.trainer.cost import PricedBudget, counted_pricer, make_budget, select_union
+from prunion.trainer.config import RunConfig
+from prunion.trainer.cost import counted_pricer, make_budget
+from prunion.trainer.learning.own_budget import own_budget, within
 from prunion.trainer.learning.training import Training
 from prunion.trainer.processes import switch_device
 from prunion.trainer.pruning import thin_recipe
 
-__all__ = ["own_shares", "thinned"]
+__all__ = ["thinned"]
 
 SETTLES = 3  # of so many of its epochs one settles; the others are the ramp
 
@@ -43,7 +44,7 @@ def thinned(training: Training) -> Training:
     def select(
         worth: np.ndarray, used: np.ndarray | None, share: float | None = None
     ) -> np.ndarray:
-        return _within(budget, worth, used, union)
+        return within(budget, worth, used, union)
 
     recipe = thin_recipe(
         config.train,
@@ -64,27 +65,6 @@ def thinned(training: Training) -> Training:
         recipe=recipe,
         origin=_digest(net.state_dict()),
     )
-
-
-def own_shares(second: Training, own: float) -> dict[str, float]:
-    """Each domain's MACs by its name, as a share of what the union had before it was thinned.
-
-    Args:
-        own: the share that a domain may have.
-    """
-    table, rows = second.net.units.table, (second.net.switches > 0).cpu().numpy()
-    whole = second.budget.allowed / own
-    names = [domain.name for domain in second.config.domains]
-    return {name: table.macs(row) / whole for name, row in zip(names, rows, strict=True)}
-
-
-def _within(
-    budget: PricedBudget, worth: np.ndarray, used: np.ndarray | None, union: np.ndarray
-) -> np.ndarray:
-    """A domain's channels: rounding may only bring back what the union has."""
-    lowest = np.where(union, worth, worth.min() - 1)
-    kept: np.ndarray = select_union(lowest, budget, used) & union
-    return kept
 
 
 def _config(config: RunConfig, allowed: float) -> RunConfig:
@@ -108,8 +88,7 @@ def _config(config: RunConfig, allowed: float) -> RunConfig:
         head_optimiser="adamw",
         head_lr="auto",
     )
-    budget = BudgetConfig(max(allowed, 1.5), "macs", config.budget.round_to)
-    return replace(config, train=train, budget=budget)
+    return replace(config, train=train, budget=own_budget(config, allowed))
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

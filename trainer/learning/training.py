@@ -22,6 +22,7 @@ from prunion.trainer.learning.optimiser import (
     make_optimiser,
     set_rates,
 )
+from prunion.trainer.learning.own_budget import keep_switches
 from prunion.trainer.learning.steps import (
     StepResult,
     add_penalty,
@@ -166,7 +167,7 @@ class Training:
             self._rank()
         if phase == "settle" and self.recipe.learns:
             self.uncut = self.budget.pricer.of(self.alive()) / self.budget.full
-            self.net.switches.copy_(self.recipe.cut())
+            keep_switches(self.net, self.recipe.cut(), self.config, self.learner.scores)
             self._estimate_norms()
         self.phase = phase
         self.cost_share = None

@@ -55,7 +55,8 @@ class RunResult:
         verdict: what pruning cost, how sure that is, and what to try next; None until the run is
             saved.
         own: with a budget for each domain within the union: `macs`, its share of the union's, and
-            `accuracy_with_union`, what it answered with all of them. None without.
+            `accuracy_with_union`, what it answered with all of them, where it was thinned after
+            settling. None without.
         branched_from: the run of a sweep that has its first steps too: `run`, `limit`, the `steps`
             in common, and how many steps were then `skipped`. None of a run of its own.
     """
@@ -249,11 +250,13 @@ def accuracy_lines(
 def _own_lines(result: RunResult) -> list[str]:
     if result.own is None:
         return []
-    whole = result.own["accuracy_with_union"]
-    each = ", ".join(
-        f"{name} {share:.0%} ({whole[name]:.1%} → {result.accuracy[name]:.1%})"
-        for name, share in result.own["macs"].items()
-    )
+    whole = result.own.get("accuracy_with_union", {})
+
+    def change(name: str) -> str:
+        return f" ({whole[name]:.1%} → {result.accuracy[name]:.1%})" if name in whole else ""
+
+    macs = result.own["macs"]
+    each = ", ".join(f"{name} {share:.0%}{change(name)}" for name, share in macs.items())
     return [f"of the union's MACs a domain alone uses: {each}"]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
-from prunion.trainer.learning import Training
+from prunion.trainer.learning import Training, check_own
 from prunion.trainer.network import (
     GRAPH,
     DomainNet,
@@ -84,6 +84,7 @@ def begin(
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)
+    check_own(config, training.recipe.learns)
     _rehearse_end(training, domains, folder)
     return training, domains
 

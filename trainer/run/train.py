@@ -17,7 +17,14 @@ from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.runtime.measure import Answers
 from prunion.trainer.config import RunConfig
 from prunion.trainer.data import Domain, HandedSets
-from prunion.trainer.learning import StopRequest, Training, own_shares, stop_signals, thinned
+from prunion.trainer.learning import (
+    StopRequest,
+    Training,
+    own_shares,
+    stop_signals,
+    thinned,
+    thins_at_the_cut,
+)
 from prunion.trainer.network import (
     GRAPH,
     accuracy_of,
@@ -138,7 +145,10 @@ def train_run(
 
             run_epochs(training, folder, log, stop, facts, measure, watch, forks=ways)
             own: dict[str, Any] | None = None
-            if config.budget.own < 1:
+            if thins_at_the_cut(config):
+                own = {"macs": own_shares(training.net, training.names)}
+                log(training.step, own=own)
+            elif config.budget.own < 1:
                 own = _thin(training, domains, folder, log, stop, resumes=resumes, watch=watch)
             answers = _answers(training, domains)
             accuracy = accuracy_of(answers, domains, processes)
@@ -272,10 +282,9 @@ def _thin(
 
     run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE)
     second.shared.release()
-    own = {
-        "macs": own_shares(second, training.config.budget.own),
-        "accuracy_with_union": facts["with_union"],
-    }
+    whole = second.budget.allowed / training.config.budget.own
+    macs = own_shares(second.net, second.names, whole)
+    own = {"macs": macs, "accuracy_with_union": facts["with_union"]}
     later(second.step, own=own)
     return own
 

@@ -25,7 +25,7 @@ OWN = 0.6
 
 
 def thin_run(folder: Path, **train: object) -> Path:
-    run_file = tiny_run(folder, switch_every=1, **train)
+    run_file = tiny_run(folder, switch_every=1, **{"own_epochs": 3, **train})
     text = run_file.read_text("utf-8").replace("round_to = 8", f"round_to = 1\nown = {OWN}")
     run_file.write_text(text, "utf-8")
     return run_file
@@ -66,6 +66,35 @@ def test_every_domain_keeps_its_own_budget_within_the_union(finished: Path) -> N
     assert lines[-2]["own/macs/warm"] <= OWN
     steps = [line["step"] for line in lines if "cost" in line]
     assert steps == list(range(len(steps)))
+
+
+def test_without_epochs_of_its_own_it_is_thinned_at_the_cut(tmp_path: Path) -> None:
+    """It settles with what it has, trunk and all; its share is of what the file then has."""
+    config = load_config(thin_run(tmp_path, own_epochs=0))
+    result = train_run(config, tmp_path / "out")
+    assert "of the union's MACs a domain alone uses: warm" in closing_table(result)
+    net = load_checkpoint(tmp_path / "out").net
+    table, rows = net.units.table, (net.switches > 0).numpy()
+    assert (rows[0] != rows[1]).any()
+    for row, share in zip(rows, result.own["macs"].values(), strict=True):  # type: ignore[index]
+        assert table.macs(row) <= OWN * table.macs(rows.any(0))
+        assert share == table.macs(row) / table.macs(rows.any(0))
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert len([x for x in map(json.loads, lines) if "cost" in x]) == 12, "no step more"
+    export_bundle(tmp_path / "out", tmp_path / "own.prunion")
+    assert not verify_bundle(tmp_path / "own.prunion", against=tmp_path / "out").problems
+
+
+@pytest.mark.parametrize(("epochs", "limit", "said"), [(1, 0.5, "2 or more"), (0, 1.0, "nothing")])
+def test_what_cannot_be_thinned_is_told_before_the_first_step(
+    epochs: int, limit: float, said: str, finished: Path, tmp_path: Path
+) -> None:
+    config = load_config(finished / "run.toml")
+    train = replace(config.train, own_epochs=epochs)
+    config = replace(config, train=train, budget=replace(config.budget, limit=limit))
+    with pytest.raises(ConfigError, match=said):
+        train_run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_is_exported_as_it_was_trained(finished: Path) -> None:

@@ -153,7 +153,9 @@ def _rows() -> dict[str, LearningRow]:
         )
     for point in POINTS:
         row = rows[f"tuned-{point}"]
-        rows[f"own-{point}"] = replace(row, what="union, then each domain thinned to 0.7", own=0.7)
+        rows[f"own-{point}"] = replace(
+            row, what="union, each domain thinned to 0.7 of it at the cut", own=0.7
+        )
     for name, how, what in SEPARATE:
         for point in POINTS:
             rows[f"{name}-{point}"] = replace(rows[f"tuned-{point}"], what=what, separate=how)

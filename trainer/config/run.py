@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,6 +70,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "domains", tuple(self.domains))
+        if self.budget.own == 1:  # then it says nothing, and older runs have another default
+            object.__setattr__(self, "train", replace(self.train, own_epochs=0))
         check_int("", "seed", self.seed, 0, 2**32 - 1)
         check_int("", "threads", self.threads, 0, 1024)
         check_choice("", "device", self.device, get_args(Device))
@@ -97,9 +99,8 @@ class RunConfig:
             )
         if self.budget.own < 1 and not _settles_whole(self.train):
             raise ConfigError(
-                f"[budget] own is {self.budget.own:g}, which thins domains that settled with the "
-                "whole union, and by recipe, cut, settle_with, settle or granularity they do not: "
-                'set [train] settle_with = "union", or remove own'
+                f"[budget] own is {self.budget.own:g}, and by recipe, cut, settle_with, settle or "
+                'granularity domains do not settle with the union: set settle_with = "union"'
             )
         for key in ("reference", "feature"):
             without = [d.name for d in self.domains if not getattr(d, key)]

@@ -119,6 +119,8 @@ def class_names(dataset: Any, where: str) -> tuple[str, ...] | None:
     if not classes:
         return _distinct(_by_number(numbers, where)) if isinstance(numbers, Mapping) else None
     names = list(map(_class_name, classes))
+    if any(isinstance(name, (tuple, list)) for name in classes):
+        numbers = None  # of synonyms, as ImageNet's: one of a class may be another class's name
     for name, number in numbers.items() if isinstance(numbers, Mapping) else ():
         if names.count(name) == 1 and names.index(name) != number:
             raise DataError(

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import PricedBudget, counted_pricer, make_budget, select_union
 from prunion.trainer.network import DomainNet
 
 __all__ = ["check_own", "keep_switches", "own_budget", "own_shares", "thins_at_the_cut", "within"]
+
+ROUNDS = 16  # each gives what is left to some domain, which may let go of something else
 
 
 def thins_at_the_cut(config: RunConfig) -> bool:
@@ -22,17 +24,29 @@ def thins_at_the_cut(config: RunConfig) -> bool:
 
 def own_budget(config: RunConfig, allowed: float) -> BudgetConfig:
     """The budget of a single domain, of `allowed` MACs."""
-    return BudgetConfig(max(allowed, 1.5), "macs", config.budget.round_to)
+    return BudgetConfig(
+        max(allowed, 1.5), "macs", config.budget.round_to, floor=config.budget.floor
+    )
 
 
 def check_own(config: RunConfig, learns: bool) -> None:
-    """Raise ConfigError if domains are thinned by what they learn, and they learn nothing."""
-    if config.budget.own < 1 and config.train.own_epochs == 1:
+    """Raise ConfigError if domains are to be thinned by what they learn, and they learn nothing."""
+    own, train = config.budget.own, config.train
+    if own < 1 and train.own_epochs == 1:
         raise ConfigError("[train] own_epochs is 1: give 0, or 2 or more, of which one settles")
-    if thins_at_the_cut(config) and not learns:
+    if not thins_at_the_cut(config):
+        return
+    why = ""
+    if len(config.domains) == 1:
+        why = "there is one domain, whose channels are the union: set a lower limit"
+    elif not learns:
+        why = "its limit cuts nothing: set a lower one"
+    elif train.recipe != "prunion":
+        why = f'[train] recipe is "{train.recipe}", which learns no switches: set "prunion"'
+    if why:
         raise ConfigError(
-            f"[budget] own is {config.budget.own:g}, and its limit cuts nothing, so that no domain "
-            "learns what it can do without: set [train] own_epochs = 3, or a lower limit"
+            f"[budget] own is {own:g}, of what each domain learns to want most, and {why}, or "
+            "[train] own_epochs = 3, which thins after settling"
         )
 
 
@@ -50,15 +64,37 @@ def keep_switches(
     net.switches.copy_(kept)
     if not thins_at_the_cut(config):
         return
-    table, worth = net.units.table, scores.cpu().numpy()
-    union, settled = (kept > 0).any(0).cpu().numpy(), False
-    while not settled:  # what no domain takes is not in the file: then the share is of less
-        allowed = own_budget(config, config.budget.own * table.macs(union))
+    table, union = net.units.table, (kept > 0).any(0).cpu().numpy()
+    allowed = own_budget(config, config.budget.own * table.macs(union))
+    try:
         budget = make_budget(allowed, counted_pricer("macs", table), config.backbone.keep)
-        rows = np.stack([within(budget, row, None, union) for row in worth])
-        settled = bool((rows.any(0) == union).all())
-        union = np.logical_or.reduce(rows)
+    except BudgetError:
+        raise BudgetError(
+            f"[budget] own is {config.budget.own:g}, and of the union that the cut left no domain "
+            "can do with so little: set a higher own, or a lower round_to or floor"
+        ) from None
+    rows = _shared_out(budget, scores.cpu().double().numpy(), union)
     net.switches.copy_(torch.from_numpy(rows))
+
+
+def _shared_out(budget: PricedBudget, worth: np.ndarray, union: np.ndarray) -> np.ndarray:
+    """What each domain keeps of the union, `[D, U]` bool, so that each unit is kept by one.
+
+    A unit that no domain would keep goes first with the one that ranks it highest: it is paid for.
+    """
+    ranks = worth[:, union].argsort(1).argsort(1)
+    keepers = np.full(len(union), -1)
+    keepers[union] = ranks.argmax(0)
+    first = np.zeros_like(worth, bool)
+    above = 1 + worth.max() - worth.min()
+    for _ in range(ROUNDS):
+        raised = worth + above * first
+        rows = np.stack([within(budget, row, None, union) for row in raised])
+        left = union & ~rows.any(0)
+        if not left.any():
+            break
+        first |= left & (keepers == np.arange(len(worth))[:, None])
+    return rows
 
 
 def within(

@@ -22,7 +22,7 @@ from prunion.trainer.learning.optimiser import (
     make_optimiser,
     set_rates,
 )
-from prunion.trainer.learning.own_budget import keep_switches
+from prunion.trainer.learning.own_budget import keep_switches, thins_at_the_cut
 from prunion.trainer.learning.steps import (
     StepResult,
     add_penalty,
@@ -81,8 +81,7 @@ class Training:
             net.adapter.share = budget.share
         self.teacher = load_teacher(config.train, config.input, classes, net.switches.device)
         self.average = WeightAverage(config.train.average * batches.steps_per_epoch)
-        self.epoch = 0
-        self.step = 0
+        self.epoch = self.step = 0
         self.phase: Phase = "warmup"
         self.saved = "no state was saved yet"  # for a message when the loss breaks
         self.cost_share: float | None = None  # that the switches leave; None: to be counted again
@@ -131,7 +130,8 @@ class Training:
 
     def choices(self) -> torch.Tensor:
         """What each domain chose for itself of the channels that are kept, 0/1 `[D, U]`."""
-        if self.phase != "settle" or not self.recipe.learns or self.config.train.cut == "domains":
+        own = self.config.train.cut == "domains" or thins_at_the_cut(self.config)
+        if self.phase != "settle" or not self.recipe.learns or own:
             return self.switches()
         return self.recipe.chosen().to(self.net.switches.device) * self.net.switches.amax(0)
 

@@ -246,7 +246,8 @@ def _tell(bar: Any, line: str) -> None:
 
 def _someone_looks() -> bool:
     """Whether a progress bar is seen: on a terminal, or under a notebook's cell."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 
 def _save(path: Path, training: Training, facts: dict[str, Any]) -> None:

@@ -44,6 +44,12 @@ class Claim:
         while self.handle is None and self.folder.is_dir():
             try:
                 self.handle = lock_folder(self.folder)
+            except FileNotFoundError:
+                continue  # it has just gone
+            except PermissionError as exc:
+                raise PrunionError(
+                    f"{self.folder} cannot be opened ({exc.strerror}): choose another place with -o"
+                ) from None
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise PrunionError(
@@ -153,6 +159,7 @@ def make_folder(folder: Path, *, force: bool, resume: bool, claim: Claim | None 
             (folder / leftover).unlink(missing_ok=True)
         for leftover in FOLDERS:
             shutil.rmtree(folder / leftover, ignore_errors=True)
+        (folder / "metrics.jsonl").touch()  # from now on it is known as a run's
 
 
 def drop_lines_after(metrics: Path, step: int) -> None:
@@ -165,7 +172,7 @@ def drop_lines_after(metrics: Path, step: int) -> None:
             value = json.loads(line)
         except ValueError:  # half a line of a run that was killed
             continue
-        if "budget/kind" in value:  # the closing line, which comes again
+        if any(key.startswith(("budget/kind", "own/")) for key in value):  # they come again
             continue
         # A line of a step has its cost; what is measured between steps carries the next number.
         if value.get("step", 0) < step + ("cost" not in value):

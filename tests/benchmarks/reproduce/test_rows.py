@@ -190,7 +190,7 @@ def test_the_rows_are_listed_without_any_data() -> None:
         ),
         (
             ["decathlon", "--data", "x", "-o", "y", "--method", "nosuch"],
-            1,
+            2,
             "--method nosuch: choose",
         ),
         (["decathlon", "--data", "x", "-o", "y", "--set", "train.speed=1"], 1, "speed"),

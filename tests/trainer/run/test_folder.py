@@ -41,7 +41,7 @@ def test_two_processes_cannot_train_in_one_folder(
     with Claim(tmp_path) as claim:
         claim.take()
         make_folder(tmp_path, force=True, resume=False, claim=claim)  # it has it already
-    assert not log.exists()
+    assert log.read_bytes() == b"", "by which it is known as a run's from the start"
     with Claim(tmp_path) as claim:
         claim.take()
 
@@ -80,4 +80,7 @@ def test_a_run_that_was_killed_early_is_one(tmp_path: Path, log: str) -> None:
     (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
     assert foreign_to_run(tmp_path) == ""
     make_folder(tmp_path, force=True, resume=False)
-    assert [x.name for x in tmp_path.iterdir()] == ["wandb"]  # it may hold other programs' runs
+    names = sorted(x.name for x in tmp_path.iterdir())
+    assert names == ["metrics.jsonl", "wandb"]  # which may hold other programs' runs
+    (tmp_path / "run.toml").touch()  # killed before its first line
+    make_folder(tmp_path, force=True, resume=False)

@@ -1,4 +1,4 @@
-"""Each domain thinned to a budget of its own within the union, which stays as it was."""
+"""Each domain thinned to a budget of its own within the union, of which no channel is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError, StoppedError
 from prunion.trainer.config import BudgetConfig, load_config
 from prunion.trainer.learning import Training
-from prunion.trainer.network import load_checkpoint
+from prunion.trainer.learning.own_budget import keep_switches
+from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.run import closing_table, train_run
 from tests.trainer.tiny_run import tiny_run
 
@@ -85,16 +86,54 @@ def test_without_epochs_of_its_own_it_is_thinned_at_the_cut(tmp_path: Path) -> N
     assert not verify_bundle(tmp_path / "own.prunion", against=tmp_path / "out").problems
 
 
-@pytest.mark.parametrize(("epochs", "limit", "said"), [(1, 0.5, "2 or more"), (0, 1.0, "nothing")])
+@pytest.mark.parametrize(
+    ("changes", "limit", "said"),
+    [
+        ({"own_epochs": 1}, 0.5, "2 or more"),
+        ({"own_epochs": 0}, 1.0, "its limit cuts nothing"),
+        ({"own_epochs": 0, "recipe": "greedy"}, 0.5, "greedy"),
+        ({"own_epochs": 0, "recipe": "once"}, 0.5, "once"),
+    ],
+)
 def test_what_cannot_be_thinned_is_told_before_the_first_step(
-    epochs: int, limit: float, said: str, finished: Path, tmp_path: Path
+    changes: dict[str, Any], limit: float, said: str, finished: Path, tmp_path: Path
 ) -> None:
     config = load_config(finished / "run.toml")
-    train = replace(config.train, own_epochs=epochs)
+    train = replace(config.train, **changes)
     config = replace(config, train=train, budget=replace(config.budget, limit=limit))
     with pytest.raises(ConfigError, match=said):
         train_run(config, tmp_path / "out")
+    alone = replace(config, train=replace(train, own_epochs=0), domains=config.domains[:1])
+    with pytest.raises(ConfigError, match=r"there is one domain|2 or more"):
+        train_run(alone, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.95, 1.0])
+def test_every_unit_of_the_union_stays_with_some_domain(finished: Path, alike: float) -> None:
+    """Domains that want the same would let go of the same: then the file would have less."""
+    config = load_config(finished / "run.toml")
+    config = replace(config, train=replace(config.train, own_epochs=0))
+    net = build_network(config.backbone, config.input.size, [2, 2, 2])
+    units, random = net.units.table.count, torch.Generator().manual_seed(0)
+    kept = (torch.rand(units, generator=random) < 0.8).float()
+    common = torch.rand(units, generator=random)
+    scores = alike * common + (1 - alike) * torch.rand(3, units, generator=random)
+    keep_switches(net, kept.expand(3, -1), config, scores)
+    rows, union = (net.switches > 0).numpy(), kept.numpy() > 0
+    table = net.units.table
+    assert (rows.any(0) == union).all()
+    for row in rows:
+        assert 0.9 * OWN * table.macs(union) < table.macs(row) <= OWN * table.macs(union)
+
+
+def test_runs_without_own_go_on_whatever_the_default_was(finished: Path) -> None:
+    config = load_config(finished / "run.toml")
+    plain = replace(config, budget=replace(config.budget, own=1.0))
+    stored = plain.to_json()
+    stored["train"]["own_epochs"] = 3  # as it was written when that was the default
+    again = replace(plain, train=replace(plain.train, own_epochs=0))
+    assert type(plain).from_json(stored) == again == plain
 
 
 def test_it_is_exported_as_it_was_trained(finished: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig, RunConfig, load_config
 from prunion.trainer.data import open_domain
-from prunion.trainer.run import closing_table, train_run
+from prunion.trainer.run import closing_table, epochs, train_run
 from tests.trainer.images import pixels, write_folders
 from tests.trainer.tiny_run import tiny_run
 
@@ -84,3 +86,14 @@ def test_the_test_images_are_read_once_at_the_end(
             "validation accuracy warm "
         )
     assert "validation" not in load_config(run_file).to_json()["domains"]["warm"]
+
+
+def test_a_bar_is_drawn_under_a_notebooks_cell_and_not_because_somebody_imported_its_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    assert not epochs._someone_looks()
+    shell = ModuleType("IPython")
+    shell.get_ipython = lambda: SimpleNamespace(kernel=object())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    assert epochs._someone_looks()

@@ -138,7 +138,9 @@ class Exchange:
 
     def _break_off(self) -> None:
         """Let go of a client that has part of an answer, and cannot take it for a whole one."""
-        if self._begun and self._owed is None and not self.answered:
+        if self.answered:
+            return  # the client has all of it, and the next answer may be on its way
+        if self._begun and self._owed is None:
             self.transport.abort()  # only the connection's end would have told the answer's
         elif self._begun:
             self.transport.close()

@@ -109,11 +109,15 @@ def test_what_cannot_be_thinned_is_told_before_the_first_step(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("round_to", [1, 8])
 @pytest.mark.parametrize("alike", [0.0, 0.5, 0.95, 1.0])
-def test_every_unit_of_the_union_stays_with_some_domain(finished: Path, alike: float) -> None:
+def test_every_unit_of_the_union_stays_with_some_domain(
+    finished: Path, alike: float, round_to: int
+) -> None:
     """Domains that want the same would let go of the same: then the file would have less."""
     config = load_config(finished / "run.toml")
-    config = replace(config, train=replace(config.train, own_epochs=0))
+    budget = replace(config.budget, round_to=round_to)
+    config = replace(config, train=replace(config.train, own_epochs=0), budget=budget)
     net = build_network(config.backbone, config.input.size, [2, 2, 2])
     units, random = net.units.table.count, torch.Generator().manual_seed(0)
     kept = (torch.rand(units, generator=random) < 0.8).float()
@@ -143,25 +147,37 @@ def test_it_is_exported_as_it_was_trained(finished: Path) -> None:
     assert manifest["budget"]["met"]
 
 
+@pytest.mark.parametrize(
+    ("own_epochs", "stops_at"),
+    [(3, (10, 15, 18)), (0, (8, 10, 11))],  # 12 steps of learning, then 9 of thinning or none
+)
 def test_stopped_while_thinning_it_goes_on_bit_for_bit(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_epochs: int,
+    stops_at: tuple[int, ...],
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    config = load_config(finished / "run.toml")
+    config = replace(config, train=replace(config.train, own_epochs=own_epochs))
+    whole = finished / "out"
+    if not own_epochs:
+        train_run(config, whole := tmp_path / "whole")
     step, taken = Training._step, 0
 
     def stops(self: Training, *args: object) -> object:
         nonlocal taken
         taken += 1
-        if taken in (10, 15, 18):  # 12 steps of learning, then 9 of thinning
+        if taken in stops_at:
             signal.raise_signal(signal.SIGTERM)
         return step(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Training, "_step", stops)
-    config = load_config(finished / "run.toml")
     for _ in range(3):
         with pytest.raises(StoppedError):
             train_run(config, tmp_path / "out", resume=(tmp_path / "out").exists())
     train_run(config, tmp_path / "out", resume=True)
-    one, other = (folder / "out" / "checkpoint" for folder in (finished, tmp_path))
+    one, other = (folder / "checkpoint" for folder in (whole, tmp_path / "out"))
     assert sha256_file(one / "model.safetensors") == sha256_file(other / "model.safetensors")
     lines = (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "cost" in line]

@@ -65,14 +65,19 @@ def post(connection: http.client.HTTPConnection, data: bytes) -> tuple[int, dict
     return answer.status, json.loads(answer.read())
 
 
+def empty(gate: Gate) -> None:
+    """Wait until nobody is inside: an answer is here before the server is done with it."""
+    while gate.inside:
+        time.sleep(0.001)
+
+
 def test_a_refusal_keeps_the_connection(bundle_path: Path) -> None:
     limits = Limits(requests=2, client_requests=1, body=8 << 20)
     with listening(bundle_path, limits) as (port, gate, service):
         kept = http.client.HTTPConnection(CLIENT, port, timeout=10)
         assert post(kept, body())[0] == 200
         own = kept.sock
-        while gate.inside:  # the answer is here before the server is done with it
-            time.sleep(0.001)
+        empty(gate)
         with gate.enter(CLIENT):
             status, value = post(kept, body())
             assert status == 429 and "wait for them" in str(value["error"])
@@ -83,6 +88,7 @@ def test_a_refusal_keeps_the_connection(bundle_path: Path) -> None:
         assert post(kept, body())[0] == 200
         assert kept.sock is own, "nobody had to connect anew"
         assert service.statistics.refused == {"client": 1, "requests": 2}
+        empty(gate)
         with gate.enter(CLIENT), gate.enter("another"):
             for path in ("/v2/health/ready", "/v2/health/live"):
                 kept.request("GET", path)

@@ -192,7 +192,8 @@ def contradiction(traits: MethodTraits, given: Mapping[str, Any]) -> str:
         given: the values of all keys, each checked for itself.
     """
     method, ranked = given["method"], bool(given["adapter_rank"])
-    if not traits.prunes and given["recipe"] != "prunion":
+    published = given["recipe"] == "paper" and given["granularity"] == "slice"
+    if not traits.prunes and given["recipe"] != "prunion" and not published:
         return f'recipe is "{given["recipe"]}", which says how channels are cut'
     if traits.prunes and given["norms"] != "auto":
         return f'norms is "{given["norms"]}", and switches act through each domain\'s own'

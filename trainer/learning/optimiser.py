@@ -90,14 +90,15 @@ def make_optimiser(
     for group in groups:
         group["lr"] = group["peak"]
         group.setdefault("sgd", False)
+        group.setdefault("switches", False)
     # On a GPU one kernel a group instead of a dozen.
     return MixedOptimiser(groups, fused=True if net.switches.is_cuda else None)
 
 
-def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Every group's learning rate as a share of its own peak."""
+def set_rates(optimiser: torch.optim.Optimizer, factor: float, of_switches: float) -> None:
+    """Every group's learning rate as a share of its own peak; switches have a factor of theirs."""
     for group in optimiser.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"] = group["peak"] * (of_switches if group["switches"] else factor)
 
 
 def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:

@@ -206,7 +206,8 @@ class Training:
     # --- steps ------------------------------------------------------------------------------
 
     def _step(self, batches: Sequence[Batch]) -> StepResult:
-        set_rates(self.optimiser, self.schedule.rate(self.step))
+        step, schedule = self.step, self.schedule
+        set_rates(self.optimiser, schedule.rate(step), schedule.switch_rate(step))
         hold_trunk(self.net, self.config.train, self.phase)
         self._advance()
         recipe = self.recipe

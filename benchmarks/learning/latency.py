@@ -92,7 +92,7 @@ def measure(
         named = {f"{case}|{name}": call for (name, case), call in flat.items()}
         blocks = time_blocks(named, seconds)
     facts = machine_facts(threads)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name, path in bundles.items():
         ms, ratio = {}, {}
         for case in calls[name]:
@@ -104,9 +104,17 @@ def measure(
                 found = compare_blocks(name, reference, len(own), own, theirs)
                 ratio[case] = [found.ratio, found.low, found.high]
         paper = open_bundle(path).manifest.paper
-        line = {"row": name, "method": paper.method if paper else None, "against": reference}
-        line |= {"ms": ms, "ratio": ratio, "bytes": bundle_bytes(path), "machine": facts}
-        lines.append(line)
+        lines.append(
+            {
+                "row": name,
+                "method": paper.method if paper else None,
+                "against": reference,
+                "ms": ms,
+                "ratio": ratio,
+                "bytes": bundle_bytes(path),
+                "machine": facts,
+            }
+        )
     return lines
 
 

@@ -77,7 +77,7 @@ def test_a_method_trains_exports_and_says_so(
             add_domain(load_checkpoint(tmp_path / "out"), new, TrainConfig())
 
 
-@pytest.mark.parametrize("method", ["affine", "series", "svd", "packnet"])
+@pytest.mark.parametrize("method", ["affine", "series", "svd", "packnet", "taps"])
 def test_own_weights_resume_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

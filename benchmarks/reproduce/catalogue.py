@@ -33,7 +33,7 @@ SHARES: Mapping[Phases, tuple[float, float]] = {
     "one": (0, 0),
     "prunion": (1 / 6, 1 / 2),
     "late": (0, 1 / 3),
-    "taps": (1 / 15, 0),
+    "taps": (1 / 15, 1 / 5),  # the paper settles nothing: its layers go on and off to the end
 }
 
 

@@ -162,7 +162,8 @@ def _plain(benchmark: str, network: str) -> Iterator[ReproducedRow]:
 def _adapters(benchmark: str, network: str) -> Iterator[ReproducedRow]:
     epochs = 120 if benchmark == "decathlon" else 30
     if network in SERIES:
-        yield ReproducedRow("series", network, "series", "series adapters", epochs, ADAPTERS)
+        train = {**ADAPTERS, "adapter_lr": 0.1}
+        yield ReproducedRow("series", network, "series", "series adapters", epochs, train)
     for place, keys in PLACES.items() if network == "resnet26" else [("", {})]:
         what = f"parallel adapters{place.replace('-', ', ')}"
         train = {**ADAPTERS, **keys}

@@ -93,7 +93,9 @@ METHODS: dict[Method, MethodTraits] = {
     "affine": MethodTraits(
         "an affine transform of the weights for each domain", own_weights=True, masks=True
     ),
-    "series": MethodTraits("an adapter behind each convolution", own_weights=True, adapter_lr=0.1),
+    # A tenth of its paper's, whose trunk was pretrained with adapters in it. Their BatchNorm makes
+    # about three times as much of what comes out of another trunk's convolutions.
+    "series": MethodTraits("an adapter behind each convolution", own_weights=True, adapter_lr=0.01),
     "parallel": MethodTraits(
         "an adapter beside each convolution", own_weights=True, adapter_lr=0.1
     ),

@@ -206,8 +206,7 @@ class Training:
     # --- steps ------------------------------------------------------------------------------
 
     def _step(self, batches: Sequence[Batch]) -> StepResult:
-        step, schedule = self.step, self.schedule
-        set_rates(self.optimiser, schedule.rate(step), schedule.switch_rate(step))
+        set_rates(self.optimiser, self.schedule, self.step)
         hold_trunk(self.net, self.config.train, self.phase)
         self._advance()
         recipe = self.recipe

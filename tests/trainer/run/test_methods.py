@@ -243,4 +243,5 @@ def test_what_a_method_decides() -> None:
     assert TrainConfig(method="packnet").order == "tasks"
     assert TrainConfig(method="packnet").freezes_norms
     assert TrainConfig(method="parallel").own_adapter_lr == 0.1
+    assert TrainConfig(method="series").own_adapter_lr == 0.01  # of trunks pretrained without
     assert TrainConfig(method="lora", adapter_lr=0.02).own_adapter_lr == 0.02

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare
@@ -96,7 +97,7 @@ def shared_table(lines: Sequence[Line], shorter: float, limits: Sequence[float])
         [sum(x[k] for x in kinds[branched]) / sum(x[k] for x in kinds["separate"]) for k in TIMES]
         for kinds in timed.values()
         if {branched, "separate"} <= kinds.keys()
-        and not any(x["resumed"] for x in (*kinds[branched], *kinds["separate"]))
+        and _timed_alike(kinds[branched] + kinds["separate"])
     ]
     if ratios:
         wall, cpu = (sum(column) / len(column) for column in zip(*ratios, strict=True))
@@ -105,6 +106,12 @@ def shared_table(lines: Sequence[Line], shorter: float, limits: Sequence[float])
 
 
 TIMES = ("seconds", "cpu_seconds")
+
+
+def _timed_alike(lines: Sequence[Line]) -> bool:
+    """Whether no run was interrupted, and all had the same processor."""
+    devices = {line.get("device", "cpu") for line in lines}
+    return len(devices) == 1 and not any(line["resumed"] for line in lines)
 
 
 def _separate(key: str, config: RunConfig, folder: Path) -> Line:
@@ -146,6 +153,7 @@ def _line(
         "branched_from": result["branched_from"],
         "torch": read_json(folder / "checkpoint" / "checkpoint.json")["versions"]["torch"],
         **dict(zip(TIMES, (round(value, 1) for value in seconds), strict=True)),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "resumed": resumed,
         **right_answers(config, folder),
     }

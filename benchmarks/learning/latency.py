@@ -1,6 +1,6 @@
 """What one image, eight of one domain and a mixed eight take, of many rows' bundles in turn.
 
-    python -m prunion.benchmarks.learning.latency runs/learning/* -o latency.jsonl
+    python -m prunion.benchmarks.learning.latency runs/learning -o latency.jsonl
 
 The milliseconds in a row's `account` are of a run of its own, so those of two rows are not to be
 compared. Here all bundles are loaded at once and answer in turn, in blocks (`time_blocks`), and a

@@ -49,6 +49,8 @@ def figures_of(loaded: Checkpoint) -> Figures:
     bits = one + domains * (int(alive.sum()) if train.traits.prunes else 0)
     if net.adapter is not None:
         bits += net.adapter.extra_bits() - net.adapter.unused_bits(table.params(alive))
+    if train.method == "finetune":  # its file has a domain's trunk in the place of the source's
+        bits += full - (two - one)
     norms = 0 if train.freezes_norms else domains * (two - one)
     whole, union = paper_macs(net, every), paper_macs(net, alive)
     own = (net.switches > 0).cpu().numpy()

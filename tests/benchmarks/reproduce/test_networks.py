@@ -15,6 +15,7 @@ from prunion.exporter.verify import verify_bundle
 from prunion.trainer.config import BudgetConfig, DomainConfig, InputConfig, RunConfig, TrainConfig
 from prunion.trainer.methods import Sizes
 from prunion.trainer.network import build_network, load_checkpoint
+from tests.exporter.drawn import drawn_checkpoint
 from tests.trainer.tiny_run import write_domain
 
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
@@ -75,6 +76,13 @@ def test_a_network_trains_is_cut_exported_and_verified(tmp_path: Path, name: str
     assert report.problems == () and report.compared
     figures = figures_of(load_checkpoint(tmp_path / "run"))
     assert figures.params_without_norms <= 0.51 and figures.flop <= figures.flop_union < 1
+
+
+def test_networks_of_their_own_are_counted_beside_the_sources(tmp_path: Path) -> None:
+    """Whose own the file lacks: its trunk is the first domain's."""
+    figures = figures_of(load_checkpoint(drawn_checkpoint(tmp_path, "finetune")))
+    assert figures.params == pytest.approx(3)
+    assert 2.9 < figures.params_without_norms < 3
 
 
 @pytest.mark.parametrize(

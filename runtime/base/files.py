@@ -165,9 +165,14 @@ def sha256_file(path: Path | str) -> str:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically; names of files that are no UTF-8 in ASCII."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        data = json.dumps(value, indent=1).encode()
     with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_bytes(data + b"\n")
 
 
 def read_json(path: Path | str, error: type[PrunionError] = PrunionError) -> Any:

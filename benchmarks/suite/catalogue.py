@@ -75,7 +75,7 @@ TABLES = (
     ),
     Table(
         "learning",
-        "docs/learning-table.md",
+        "docs/results.md",
         f"{LEARNING} {DATA} -o rows.jsonl tuned-050",
         60,
         "images",

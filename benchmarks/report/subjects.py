@@ -16,7 +16,7 @@ from prunion.benchmarks.report.channels import (
     layer_widths,
     read_choices,
 )
-from prunion.runtime.base import read_json, shown
+from prunion.runtime.base import json_of, read_json, shown
 from prunion.runtime.bundle import UnitTable, load_manifest
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.trainer.score import read_verdict
@@ -242,7 +242,7 @@ def _log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
-            value = json.loads(line)
+            value = json_of(line)
         except ValueError:  # half a line of a run that was killed
             continue
         if isinstance(value, dict) and isinstance(value.get("step"), int):

@@ -3,6 +3,7 @@ from .checks import Fields as Fields
 from .checks import check_text as check_text
 from .checks import is_number as is_number
 from .checks import is_whole as is_whole
+from .checks import json_of as json_of
 from .checks import safe_relative_path as safe_relative_path
 from .energy import INPUT_RAILS as INPUT_RAILS
 from .energy import EnergyUse as EnergyUse

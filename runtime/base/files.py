@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prunion.runtime.base.checks import json_of
 from prunion.runtime.base.exchange import clear_leftovers, folder_beside, put_in_place, restore
 from prunion.runtime.errors import OutputError, PrunionError
 
@@ -56,6 +57,7 @@ def replace_file(path: Path | str) -> Iterator[Path]:
     Raises OutputError, with `path` as it was, if it cannot be written.
     """
     path = Path(path)
+    _refuse_lost_link(path)
     with _told(path) as of_block:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
@@ -116,6 +118,8 @@ def check_output(
     path = Path(path)
     restore(path)
     if not path.exists():
+        for above in (path, *path.absolute().parents):
+            _refuse_lost_link(above)
         _check_writable(path)
         return
     for source in inputs:
@@ -188,7 +192,7 @@ def read_json(path: Path | str, error: type[PrunionError] = PrunionError) -> Any
 def parse_json(data: bytes, path: Path, error: type[PrunionError] = PrunionError) -> Any:
     """The value of a JSON file's bytes, raising `error` in one line if they are none."""
     try:
-        return json.loads(data.decode("utf-8"))
+        return json_of(data.decode("utf-8"))
     except (ValueError, RecursionError) as exc:
         raise error(f"{path} cannot be read as JSON ({exc}): copy or write it again") from None
 
@@ -280,6 +284,15 @@ def _check_writable(path: Path) -> None:
         raise OutputError(f"{path} cannot be made: {parent} is a file, choose another place")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be made: {parent} may not be written, choose another")
+
+
+def _refuse_lost_link(path: Path) -> None:
+    """What somebody has laid there is no room for a file, though nothing can be read at its end."""
+    if path.is_symlink() and not path.exists():
+        raise OutputError(
+            f"{path} is a link to {os.readlink(path)}, where nothing is: remove the link, or "
+            "choose another place"
+        )
 
 
 def _existing(path: Path) -> Path:

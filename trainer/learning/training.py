@@ -206,7 +206,7 @@ class Training:
     # --- steps ------------------------------------------------------------------------------
 
     def _step(self, batches: Sequence[Batch]) -> StepResult:
-        set_rates(self.optimiser, self.schedule.rate(self.step))
+        set_rates(self.optimiser, self.schedule, self.step)
         hold_trunk(self.net, self.config.train, self.phase)
         self._advance()
         recipe = self.recipe

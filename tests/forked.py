@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,27 @@ class Forked:
         return out.read_text("utf-8"), err.read_text("utf-8")
 
 
-def forked_prunion(*arguments: object, **place: Any) -> Forked:
-    """The command `prunion`."""
-    return Forked(_prunion, *map(str, arguments), **place)
+def forked_prunion(*arguments: object, step_s: float = 0.0, **place: Any) -> Forked:
+    """The command `prunion`; every step of its training takes `step_s` seconds longer.
+
+    Whoever is to stop it between two steps may be given no time for longer than a step takes.
+    """
+    return Forked(_prunion, step_s, *map(str, arguments), **place)
 
 
-def _prunion(*arguments: str) -> None:
+def _prunion(step_s: float, *arguments: str) -> None:
     from prunion.runtime.cli.main import main
 
+    if step_s:
+        from prunion.trainer.learning.training import Training
+
+        step = Training._step
+
+        def slow(self: Training, *args: Any, **more: Any) -> Any:
+            time.sleep(step_s)
+            return step(self, *args, **more)
+
+        Training._step = slow  # type: ignore[method-assign]
     sys.argv = ["prunion", *arguments]
     main()
 

@@ -11,6 +11,7 @@ the learning table's, and so is the comparison (`paired.py`): by images, within 
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ import click
 import torch
 
 from prunion.benchmarks.learning.catalogue import ROWS
-from prunion.benchmarks.learning.paired import compare
+from prunion.benchmarks.learning.paired import compare, seed_of
 from prunion.benchmarks.learning.rows import DOMAINS, make_config, right_answers
 from prunion.runtime.base import read_json
 from prunion.trainer.config import RunConfig
@@ -84,7 +85,11 @@ def shared_table(lines: Sequence[Line], shorter: float, limits: Sequence[float])
         found = compare(shared, alone)
         if found is None:
             continue
-        means = [sum(x["mean"] for x in group) / len(group) for group in (alone, shared)]
+        both = {seed_of(x) for x in alone} & {seed_of(x) for x in shared}
+        means = [
+            statistics.mean(x["mean"] for x in group if seed_of(x) in both)
+            for group in (alone, shared)
+        ]
         cells = [f"{limit:g}", str(found.seeds), *(f"{100 * mean:.2f}" for mean in means)]
         cells += [f"{100 * found.mean:+.2f}", found.interval, found.verdict]
         out.append(f"| {' | '.join(cells)} |")

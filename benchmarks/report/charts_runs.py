@@ -22,6 +22,7 @@ def accuracy_chart(subject: Subject) -> Chart | None:
         return None
     rival = subject.baseline
     after = {} if rival else subject.after_warmup
+    other_images = ", on validation images" if subject.validated else ""
 
     def draw(paint: Paint) -> Any:
         figure, axes = blank(paint, 0.9 + 0.34 * len(names))
@@ -37,7 +38,7 @@ def accuracy_chart(subject: Subject) -> Chart | None:
             axes.plot(values, rows, "s", color=paint.muted, label=label)
         if after:
             values = [100 * after.get(n, np.nan) for n in names]
-            label = f"every channel, {subject.epochs[0]} epochs only (after warm-up)"
+            label = f"every channel, {subject.epochs[0]} epochs only (after warm-up{other_images})"
             axes.plot(values, rows, "|", ms=12, color=paint.muted, label=label)
         values = [100 * subject.accuracy[n] for n in names]
         axes.plot(values, rows, "o", ms=7, color=paint.accent, label="pruned")
@@ -51,7 +52,7 @@ def accuracy_chart(subject: Subject) -> Chart | None:
 
     head = ["domain", "pruned"]
     head += ["every channel", "points"] if rival else []
-    head += [f"after warm-up ({subject.epochs[0]} epochs)"] if after else []
+    head += [f"after warm-up ({subject.epochs[0]} epochs{other_images})"] if after else []
     rows = [tuple(head)]
     for name in names:
         value = subject.accuracy[name]

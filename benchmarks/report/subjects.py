@@ -16,7 +16,7 @@ from prunion.benchmarks.report.channels import (
     layer_widths,
     read_choices,
 )
-from prunion.runtime.base import read_json, shown
+from prunion.runtime.base import json_of, read_json, shown
 from prunion.runtime.bundle import UnitTable, load_manifest
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.trainer.score import read_verdict
@@ -34,6 +34,7 @@ class Subject:
         name: of its folder.
         accuracy: by domain, on the test images; `after_warmup` with every channel on before
             pruning, `baseline` with every channel trained as long. Both may be empty.
+        validated: whether `after_warmup` is of validation images, where a domain has some.
         verdict: what pruning cost and what to try next, in words.
         budget: `kind`, `asked`, `value`, `met`.
         params, macs: of the backbone, and of what is kept.
@@ -59,6 +60,7 @@ class Subject:
     identity: str
     trunk_hash: str = ""
     after_warmup: Mapping[str, float] = field(default_factory=dict)
+    validated: bool = False
     baseline: Mapping[str, float] = field(default_factory=dict)
     verdict: tuple[str, ...] = ()
     epochs: tuple[int, int] = (0, 0)
@@ -149,6 +151,7 @@ def _of_run(path: Path) -> Subject:
         widths=layer_widths(table, alive),
         identity=_identity(meta["config"], accuracy),
         after_warmup={k: float(v) for k, v in befores.items() if v is not None},
+        validated=any("validation" in x.get("images", {}) for x in result.get("data", {}).values()),
         baseline=_baseline(path / "baseline"),
         verdict=_verdict(path) if record else (),
         epochs=(int(train.get("warmup", 0)), int(meta.get("epoch", 0))),
@@ -239,7 +242,7 @@ def _log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
-            value = json.loads(line)
+            value = json_of(line)
         except ValueError:  # half a line of a run that was killed
             continue
         if isinstance(value, dict) and isinstance(value.get("step"), int):

@@ -57,12 +57,23 @@ def write_report(
         temporary.write_text(page, "utf-8")
     if pictures is not None:
         all_charts = list(common)
-        for subject, groups in zip(subjects, own, strict=True):
-            prefix = f"{_plain(subject.name)}-" if len(subjects) > 1 else ""
+        for prefix, groups in zip(_prefixes([s.name for s in subjects]), own, strict=True):
             all_charts += [_renamed(c, prefix) for charts in groups.values() for c in charts]
         with new_folder(pictures, force=force, wrote=_foreign_to_pictures) as folder:
             for chart in all_charts:
                 save_pictures(chart, folder)
+
+
+def _prefixes(names: Sequence[str]) -> list[str]:
+    """What the files of each network's pictures begin with: names that no two have."""
+    if len(names) < 2:
+        return [""] * len(names)
+    plain = [_plain(name).casefold() for name in names]
+    alike = [plain.count(name) > 1 for name in plain]
+    return [
+        f"{_plain(n)}-{i + 1}-" if a else f"{_plain(n)}-"
+        for i, (n, a) in enumerate(zip(names, alike, strict=True))
+    ]
 
 
 def _renamed(chart: Chart, prefix: str) -> Chart:

@@ -17,7 +17,7 @@ from prunion.exporter.bundle.manifest import image_input
 from prunion.exporter.bundle.own_weights import own_pack, prepare_trunk, shared_parts
 from prunion.exporter.graph import TRUNK
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
-from prunion.runtime.base import check_output
+from prunion.runtime.base import check_output, json_of
 from prunion.runtime.bundle import Domain, ImageInput, Pack, adapter_parts, no_pack, write_pack
 from prunion.runtime.errors import DomainError
 from prunion.runtime.graph import TABLE_INPUTS
@@ -102,7 +102,7 @@ def graph_trunk_hash(
     the trunk's have no dot either, or hold whole numbers, the graph's metadata tell.
     """
     own = {x.key: x.value for x in model.metadata_props}.get(TRUNK, "[]")
-    named, float32 = set(json.loads(own)), onnx.TensorProto.FLOAT
+    named, float32 = set(json_of(own)), onnx.TensorProto.FLOAT
     held = {
         x.name: x
         for x in model.graph.initializer

@@ -60,6 +60,7 @@ def onnx_graph(
     }
     shapes = ({0: batch}, {0: batch}, *(open_sizes[name] for name in tables))
     model = _export(slim, example, ["image", "domain", *tables], shapes, opset)
+    _turn_back(model, slim.trunk)
     _count_images(model)
     for name, value in slim.tables.items():
         model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
@@ -86,6 +87,7 @@ def one_domain_graph(
     """Export one domain's own network: `image` `[N, 3, H, W]` in, `logits` `[N, C]` out."""
     example = (torch.zeros(2, 3, height, width),)
     model = _export(net, example, ["image"], ({0: torch.export.Dim("N")},), opset)
+    _turn_back(model, net.trunk)
     restate(model, opset, ir)
     _note_trunk(model, net.trunk)
     return model
@@ -135,6 +137,33 @@ def _note_trunk(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
     own = [n for n, x in trunk.named_parameters() if "." not in n or x.dtype != torch.float32]
     if own:
         onnx.helper.set_model_props(model, {TRUNK: json.dumps(own)})
+
+
+def _turn_back(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
+    """Give back weights that torch's exporter has stored transposed, under names of its own.
+
+    It does so with small ones of linear layers over tokens; a Transpose before the product is what
+    it writes for large ones, and backends fold it.
+    """
+    held = {x.name for x in model.graph.initializer}
+    lost: dict[bytes, list[str]] = {}
+    for name, value in trunk.named_parameters():
+        if value.dim() == 2 and name not in held:
+            lost.setdefault(_bytes(value.detach().t()), []).append(name)
+    for found in model.graph.initializer:
+        if not lost or len(found.dims) != 2 or found.data_type != onnx.TensorProto.FLOAT:
+            continue
+        array = numpy_helper.to_array(found)
+        names = lost.get(_bytes(torch.from_numpy(array.copy())), [])
+        if names:
+            name, turned = names.pop(), found.name
+            found.CopyFrom(numpy_helper.from_array(array.T.copy(), name))
+            node = onnx.helper.make_node("Transpose", [name], [turned], turned, perm=[1, 0])
+            model.graph.node.insert(0, node)
+
+
+def _bytes(value: torch.Tensor) -> bytes:
+    return repr(tuple(value.shape)).encode() + value.contiguous().numpy().tobytes()
 
 
 def _clean(model: onnx.ModelProto) -> None:

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from prunion.runtime.bundle import BudgetAccount, Bundle, read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.runtime.graph import TABLE_INPUTS
+from prunion.trainer.channels import einsum_products
 from prunion.trainer.config import BudgetConfig, BudgetKind
 
 __all__ = [
@@ -23,7 +24,8 @@ __all__ = [
     "recount",
 ]
 
-COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# The places among each node's inputs at which its weight may stand.
+COUNTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0)}
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,30 @@ def recount(model: onnx.ModelProto) -> Counted:
     shapes: dict[str, tuple[int, ...]] = {}
     macs: dict[str, int] = {}
     for node in model.graph.node:
-        for place in {"MatMul": (1, 0)}.get(node.op_type, (1,)) if node.op_type in COUNTED else ():
+        einsum = node.op_type == "Einsum"
+        for place in range(len(node.input)) if einsum else COUNTED.get(node.op_type, ()):
             stored = _stored(node.input[place], makers)
             name = stored.removesuffix("_quantized")
             if stored in values and name not in TABLE_INPUTS:
                 shapes[name] = values[stored]
                 products = _products(node, place, math.prod(values[stored]), sizes)
                 macs[name] = macs.get(name, 0) + products
-                break
+                if not einsum:
+                    break
     return Counted(shapes, macs)
 
 
 def _products(node: Any, place: int, weights: int, sizes: Mapping[str, list[int]]) -> int:
     """Multiply-accumulates of a node for one image; its weight is input number `place`."""
     out = sizes[node.output[0]]
+    if node.op_type == "Einsum":
+        equation = next(x.s.decode() for x in node.attribute if x.name == "equation")
+        every = einsum_products(equation, [sizes[name] for name in node.input])
+        return every // weights * weights
     if node.op_type == "MatMul":  # each of its numbers is a sum of so many products
-        return math.prod(out[1:]) * sizes[node.input[1 - place]][-1 if place == 1 else -2]
-    if node.op_type == "Gemm":
-        return weights * math.prod(out[1:-1])
+        return math.prod(out) * sizes[node.input[1 - place]][-1 if place == 1 else -2]
+    if node.op_type == "Gemm":  # one side of the answer is the weight's, the other one counts
+        return weights * out[1 - place]
     around = out if node.op_type == "Conv" else sizes[node.input[0]]
     return weights * math.prod(around[2:])
 
@@ -89,7 +97,8 @@ def _stored(name: str, makers: Mapping[str, Any]) -> str:
 def _sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
     """Known sizes of every value; a symbolic one counts as 1 (only N is)."""
     infos = [*model.graph.input, *model.graph.value_info, *model.graph.output]
-    return {
+    held = {i.name: list(i.dims) for i in model.graph.initializer}
+    return held | {
         info.name: [d.dim_value or 1 for d in info.type.tensor_type.shape.dim] for info in infos
     }
 

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prunion.runtime.base import check_text, reason_of, replace_file, shown
+from prunion.runtime.base import check_text, json_of, reason_of, replace_file, shown
 from prunion.runtime.bundle.adapters import AdapterEntry, adapter_row
 from prunion.runtime.bundle.manifest_parts import ImageInput
 from prunion.runtime.bundle.weight_parts import check_own
@@ -81,7 +81,7 @@ def write_pack(path: Path | str, pack: Pack) -> None:
 def _sorted_metadata(data: bytes) -> bytes:
     """A safetensors file with its metadata in order, which the library writes in any order."""
     start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
+    header = json_of(data[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
@@ -138,7 +138,7 @@ def no_pack(path: Path) -> str:
 
 def _metadata(data: bytes) -> dict[str, str]:
     """The metadata of a safetensors file, which the library gives for a path only."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = json_of(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     return metadata if isinstance(metadata, dict) else {}
 
@@ -202,9 +202,9 @@ def _identity(
             f"this prunion reads up to {WITH_OWN_WEIGHTS}: export the pack again"
         )
     try:
-        classes = json.loads(metadata["classes"])
+        classes = json_of(metadata["classes"])
         name, trunk_hash = metadata["name"], metadata["trunk_hash"]
-        images = json.loads(metadata.get("input", "{}"))
+        images = json_of(metadata.get("input", "{}"))
     except (KeyError, ValueError, RecursionError) as exc:
         raise BundleError(f"{path}: damaged metadata ({exc!r}): export the pack again") from None
     if not isinstance(classes, list) or not all(isinstance(x, str) for x in classes):

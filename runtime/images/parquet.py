@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import tempfile
 from bisect import bisect_right
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, install_hint, reason_of, shown
+from prunion.runtime.base import Orientation, install_hint, json_of, reason_of, shown
 from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
 from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
 from prunion.runtime.images.labels import Split
@@ -170,7 +169,7 @@ def _class_names(path: Path, file: Any, label: str) -> tuple[str, ...] | None:
     """The names in the schema's `huggingface` metadata, if there are any."""
     raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
-        names = json.loads(raw)["info"]["features"][label]["names"] if raw else None
+        names = json_of(raw)["info"]["features"][label]["names"] if raw else None
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     if isinstance(names, dict):  # an older spelling: {"0": "daisy", …}, sorted in any way

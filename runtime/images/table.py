@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, reason_of, shown
+from prunion.runtime.base import Orientation, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
 from prunion.runtime.images.labels import Split, written_labels
@@ -154,7 +153,7 @@ def _jsonl(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json_of(line)
         except (ValueError, RecursionError) as exc:
             raise DataError(
                 f"{table} line {number} is no JSON ({reason_of(exc)}): correct it"

@@ -8,7 +8,6 @@ mapped file, so a set of millions of images needs neither as many files nor thei
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import tarfile
@@ -23,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from prunion.runtime.base import BoundedTar, Orientation, reason_of, shown
+from prunion.runtime.base import BoundedTar, Orientation, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES
 from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
@@ -258,7 +257,7 @@ def _label(files: dict[str, _File], column: str, view: mmap.mmap, what: str) -> 
             "their ending with label_column"
         )
     try:
-        value = json.loads(_small(files["json"], view, MOST_JSON, what))
+        value = json_of(_small(files["json"], view, MOST_JSON, what))
     except (ValueError, RecursionError) as exc:
         raise DataError(f"{what}.json is no JSON ({reason_of(exc)}): correct it") from None
     if not isinstance(value, dict) or column not in value:

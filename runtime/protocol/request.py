@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import shown
+from prunion.runtime.base import json_of, shown
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import GraphForm
 from prunion.runtime.protocol.tensors import Tensor, json_tensor, raw_tensor, shape_of
@@ -144,7 +144,7 @@ def raw_request(body: bytes, form: GraphForm) -> InferRequest:
 def json_value(body: bytes) -> Any:
     """What a body says as JSON. Raises InputError."""
     try:
-        return json.loads(body)
+        return json_of(body)
     except UnicodeDecodeError:
         raise InputError("the body is no JSON (its bytes are no text)") from None
     except (ValueError, RecursionError) as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -211,7 +212,8 @@ def _read_cache(
     cache = taken or config.create_timing_cache(b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     accepted = target == "tensorrt" and taken is not None
-    own = not path.exists() or (path.is_file() and (not known or accepted or _noted(path, known)))
+    own = not os.path.lexists(path)  # a link that leads nowhere is somebody's
+    own = own or (path.is_file() and (not known or accepted or _noted(path, known)))
     own = own and (not _note_place(path).exists() or bool(_notes(path)))
     if not own:
         log.warning("%s is no timing cache that prunion wrote: it stays as it is", path)

@@ -6,7 +6,6 @@ at once.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from difflib import get_close_matches
@@ -18,7 +17,7 @@ from urllib.request import getproxies
 import torch
 from torch import nn
 
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import read_json, reason_of
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS
 from prunion.trainer.config import BackboneConfig
@@ -111,7 +110,7 @@ def _create_of_hub(repository: str, *, pretrained: bool) -> nn.Module:
     if not description or (pretrained and not weights):
         _check_reachable(_hub())
         return timm.create_model(HUB + repository, pretrained=pretrained, num_classes=0)
-    value = json.loads(Path(description).read_text("utf-8"))
+    value = read_json(description, ConfigError)
     published = {**value.get("pretrained_cfg", {}), "file": weights or None}
     if "num_classes" in value:  # of the weights in the file, which timm takes off
         published["num_classes"] = value["num_classes"]

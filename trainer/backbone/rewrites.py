@@ -49,7 +49,9 @@ def rewrite(module: fx.GraphModule) -> None:
 
     An expansion that its readers' broadcasting makes anyway goes; a maximum whose place nobody
     asks for, a part by `narrow` and a choice by constant indices become their plain forms; a mean
-    that may run over channels becomes a sum times a constant, which stays right when channels go.
+    that may run over channels becomes a sum times a constant, which stays right when channels go;
+    a bilinear layer becomes a product with its weight, and one with its second input; a tensordot
+    of the last axis and the first one becomes their product.
     """
     for node in list(module.graph.nodes):
         name = op_name(node)
@@ -64,6 +66,10 @@ def rewrite(module: fx.GraphModule) -> None:
             _constant_index(module, node)
         elif name == "mean":
             _mean_as_sum(node)
+        elif name == "bilinear":
+            _bilinear_as_product(node)
+        elif name == "tensordot":
+            _tensordot_as_product(node)
     module.graph.eliminate_dead_code()
     for node in module.graph.nodes:  # a gate is a module by its node's name
         if hasattr(nn.ModuleDict, node.name):
@@ -163,3 +169,31 @@ def _mean_as_sum(node: fx.Node) -> None:
     with node.graph.inserting_before(node):
         total = _made(node.graph, aten.sum.dim_IntList, (source, sorted(places), keep), node)
     _swap(node, aten.mul.Tensor, (total, 1.0 / count))
+
+
+def _bilinear_as_product(node: fx.Node) -> None:
+    """`[N, ..., O]` from `[N, ..., I]` and `[N, ..., J]`, by a weight `[O, I, J]`.
+
+    torch's exporter would keep the weight in another order, under another name.
+    """
+    first, second, weight, bias = (*node.args, None)[:4]
+    with node.graph.inserting_before(node):
+        rows = _made(node.graph, aten.unsqueeze.default, (first, -2), node)
+        rows = _made(node.graph, aten.unsqueeze.default, (rows, -2), node)
+        half = _made(node.graph, aten.matmul.default, (rows, weight), node)  # [N, ..., O, 1, J]
+        half = _made(node.graph, aten.squeeze.dim, (half, -2), node)
+        other = _made(node.graph, aten.unsqueeze.default, (second, -2), node)
+        whole = _made(node.graph, aten.mul.Tensor, (half, other), node)
+        total = _made(node.graph, aten.sum.dim_IntList, (whole, [-1]), node)
+        if bias is not None:
+            total = _made(node.graph, aten.add.Tensor, (total, bias), node)
+    node.replace_all_uses_with(total)
+    node.graph.erase_node(node)
+
+
+def _tensordot_as_product(node: fx.Node) -> None:
+    first, second, dims, others = node.args
+    assert isinstance(first, fx.Node) and isinstance(second, fx.Node)
+    last = first.meta["val"].dim() - 1
+    if dims in ([last], [-1]) and others == [0] and second.meta["val"].dim() == 2:
+        _swap(node, aten.matmul.default, (first, second))

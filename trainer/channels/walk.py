@@ -6,7 +6,6 @@ whole: nothing is cut there, so the answer stays what it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +41,7 @@ from prunion.trainer.channels.ops_mixing import (
     read_features,
     transposed_conv,
 )
+from prunion.trainer.channels.products import PRODUCTS, weights_of_product
 from prunion.trainer.channels.slots import ActivationSlots, Flow, SlotSets, fixed, shape_of
 
 __all__ = ["HANDLERS", "KEEPS_ZERO", "LAYOUT", "flow_slots"]
@@ -105,7 +105,6 @@ KEEPS_ZERO = frozenset(
 )
 LAYOUT = frozenset(name for name, handler in HANDLERS.items() if handler is layout)
 LAYERS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d linear".split())
-PRODUCTS = frozenset("matmul mm bmm".split())
 
 # Why some operations need all channels: with one off they change the others.
 MIXES = {
@@ -171,7 +170,7 @@ def _follow(flow: Flow, node: fx.Node, batch: str) -> Any:
     if name in LAYERS:  # it costs what it costs
         _count_layer(flow, node)
     elif name in PRODUCTS:
-        _count_product(flow, node)
+        flow.layers.extend(weights_of_product(node))
     return _whole_like(made)
 
 
@@ -234,23 +233,6 @@ def _count_layer(flow: Flow, node: fx.Node) -> None:
         positions = int(torch.Size([int(n) for n in sides]).numel())
         shape = tuple(int(n) for n in weight.meta["val"].shape)
         flow.layers.append((str(weight.target), shape, positions))
-
-
-def _count_product(flow: Flow, node: fx.Node) -> None:
-    """A product with a weight is a linear layer, whatever it is written as."""
-    for place in (0, 1):
-        weight, other = node.args[place], node.args[1 - place]
-        if not (isinstance(weight, fx.Node) and weight.op == "get_attr" and _is_activation(other)):
-            continue
-        shape = tuple(int(n) for n in weight.meta["val"].shape)
-        if len(shape) > 1:
-            made = math.prod(int(n) for n in node.meta["val"].shape[1:])
-            products = made * shape[-1 if place == 0 else -2]
-            flow.layers.append((str(weight.target), shape, products // math.prod(shape)))
-
-
-def _is_activation(value: Any) -> bool:
-    return isinstance(value, fx.Node) and value.op != "get_attr"
 
 
 def _whole_like(made: Any) -> Any:

@@ -88,6 +88,11 @@ def _torchvision_dataset(config: DomainConfig, part: Part) -> Any:
         options["download"] = config.download
     try:
         return cls(**options)
+    except TypeError as exc:  # what it cannot do without is no key of a run file
+        raise ConfigError(
+            f"{where} name {name!r} takes more than a run file can say ({reason_of(exc)}): hand it "
+            "over from Python, or write its images to class folders and give train and test"
+        ) from None
     except ValueError as exc:  # an unknown split
         raise ConfigError(f"{where} cannot open {name}: {exc}") from None
     except ImportError as exc:

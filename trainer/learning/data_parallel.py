@@ -23,12 +23,12 @@ from prunion.trainer.processes import Processes
 
 __all__ = ["SharedSteps"]
 
+TAKEN = inspect.signature(DistributedDataParallel.__init__).parameters
 # Whether buffers are copied from the first process at each step: newer torch has a new name for it.
-BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel.__init__).parameters
-)
+BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in TAKEN)
+# Whether the first process's parameters and buffers are copied when it is made, which older torch
+# always does.
+START = "init_sync"
 
 
 class SharedSteps:
@@ -91,14 +91,13 @@ class SharedSteps:
             return self.net
         learning = tuple(p.requires_grad for p in self.net.parameters())
         if self._wrapped is None or learning != self._learning:
-            alike: Any = {BUFFERS: False}
+            # Statistics are alike everywhere already, or meant to differ; parameters are alike.
+            apart: Any = {BUFFERS: False} | ({START: False} if START in TAKEN else {})
+            own = [buffer.clone() for buffer in self.net.buffers()]
             self._wrapped = None  # its hooks must be gone before another one's come
-            self._wrapped = DistributedDataParallel(
-                self.net,
-                gradient_as_bucket_view=True,
-                # Statistics are alike everywhere already, or meant to differ.
-                **alike,
-            )
+            self._wrapped = DistributedDataParallel(self.net, gradient_as_bucket_view=True, **apart)
+            for buffer, kept in zip(self.net.buffers(), own, strict=True):
+                buffer.copy_(kept)
             self._wrapped.register_comm_hook(None, lambda state, bucket: _added(bucket))
             self._learning = learning
         return self._wrapped

@@ -9,10 +9,24 @@ import torch
 
 from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import BudgetConfig, RunConfig
-from prunion.trainer.cost import PricedBudget, counted_pricer, make_budget, select_union
+from prunion.trainer.cost import (
+    PricedBudget,
+    counted_pricer,
+    least_cost,
+    make_budget,
+    select_union,
+)
 from prunion.trainer.network import DomainNet
 
-__all__ = ["check_own", "keep_switches", "own_budget", "own_shares", "thins_at_the_cut", "within"]
+__all__ = [
+    "check_own",
+    "check_reachable",
+    "keep_switches",
+    "own_budget",
+    "own_shares",
+    "thins_at_the_cut",
+    "within",
+]
 
 ROUNDS = 16  # each gives what is left to some domain, which may let go of something else
 
@@ -48,6 +62,28 @@ def check_own(config: RunConfig, learns: bool) -> None:
             f"[budget] own is {own:g}, of what each domain learns to want most, and {why}, or "
             "[train] own_epochs = 3, which thins after settling"
         )
+
+
+def check_reachable(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
+    """Raise BudgetError before a run if no domain could ever do with its own budget.
+
+    The union is not known yet, only the most MACs that it can have: the narrowest network must do
+    with their share. What the cut leaves may be less, and is asked again then.
+    """
+    own, table = config.budget.own, net.units.table
+    if own == 1:
+        return
+    pricer = counted_pricer("macs", table)
+    most = min(pricer.full, budget.allowed) if config.budget.kind == "macs" else pricer.full
+    least = least_cost(own_budget(config, own * most), pricer)
+    if least <= own * most:
+        return
+    where = f"set own = {min(1.0, np.ceil(least / most * 1e4) / 1e4):g} or more"
+    raise BudgetError(
+        f"[budget] own is {own:g}: of the {int(most):,} MACs that all domains can have together it "
+        f"allows {int(own * most):,}, but the narrowest network (round_to {config.budget.round_to})"
+        f" needs {int(least):,}: {where}, or a lower round_to"
+    )
 
 
 def keep_switches(

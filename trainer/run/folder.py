@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunion.runtime.base import check_output, lock_folder, replace_file, strangers
+from prunion.runtime.base import check_output, json_of, lock_folder, replace_file, strangers
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.network import foreign_to_checkpoint
 from prunion.trainer.run.metrics import RUNS
@@ -124,7 +123,7 @@ def _is_own(log: Path) -> bool:
     with log.open("rb") as file:
         line = file.readline(MOST_LINE)
     try:
-        value = json.loads(line)
+        value = json_of(line)
     except ValueError:
         return not line.endswith(b"\n") and line.startswith(b'{"step": '[: len(line)])
     return isinstance(value, dict) and "step" in value and bool(MARKS & value.keys())
@@ -169,7 +168,7 @@ def drop_lines_after(metrics: Path, step: int) -> None:
     kept = []
     for line in metrics.read_text("utf-8", errors="replace").splitlines():
         try:
-            value = json.loads(line)
+            value = json_of(line)
         except ValueError:  # half a line of a run that was killed
             continue
         if any(key.startswith(("budget/kind", "own/")) for key in value):  # they come again

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunion.runtime.base import reason_of, replace_file, shown
+from prunion.runtime.base import json_of, reason_of, replace_file, shown
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig, key_of
 from prunion.trainer.learning import Training
@@ -92,7 +92,7 @@ def snapshot_facts(path: Path) -> dict[str, Any]:
 
 def _meta(path: Path) -> Any:
     with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {})["prunion"])
+        return json_of((file.metadata() or {})["prunion"])
 
 
 def snapshot_bytes(training: Training) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) ->
     """
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["prunion"])
+            meta = json_of((file.metadata() or {})["prunion"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
         reason = reason_of(exc)

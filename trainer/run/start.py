@@ -14,7 +14,7 @@ from torch import nn
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
-from prunion.trainer.learning import Training, check_own
+from prunion.trainer.learning import Training, check_own, check_reachable
 from prunion.trainer.network import (
     GRAPH,
     DomainNet,
@@ -81,6 +81,7 @@ def begin(
     set_normalisation(net, config)
     if net.adapter is not None:  # it may cost, too
         budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
+    check_reachable(config, net, budget)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)

@@ -23,7 +23,9 @@ from tests.trainer.tiny_run import tiny_run
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
 
 from prunion.benchmarks.report import write_report
-from prunion.benchmarks.report.subjects import read_subjects
+from prunion.benchmarks.report.charts_runs import accuracy_chart
+from prunion.benchmarks.report.subjects import Subject, read_subjects
+from prunion.benchmarks.report.write import _prefixes
 
 HOSTILE = '<img src=x onerror=alert(1)></svg><script>alert(2)</script> $x$ & "q" \' --> 花'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -148,6 +150,28 @@ def rename_class(run: Path, name: str) -> None:
     ]
     warm["confusion"] = [[0, 1, 3], [1, 1, 8]]
     (run / "record.json").write_text(json.dumps(record), "utf-8")
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_accuracy_after_warm_up_says_on_which_images(validated: bool) -> None:
+    """Beside that of the test images, as if of the same ones."""
+    whole = (1.0, 1.0)
+    subject = Subject(
+        *("run", {"a": 0.5}, {}, whole, whole, {}, ""),
+        after_warmup={"a": 0.75},
+        validated=validated,
+        epochs=(2, 6),
+    )
+    chart = accuracy_chart(subject)
+    assert chart is not None
+    more = ", on validation images" if validated else ""
+    assert chart.rows[0] == ("domain", "pruned", f"after warm-up (2 epochs{more})")
+
+
+def test_pictures_of_two_networks_never_have_one_name() -> None:
+    """Of "run 1" and "run-1" the second took the place of the first."""
+    assert _prefixes(["run 1", "run-1", "other"]) == ["run-1-1-", "run-1-2-", "other-"]
+    assert _prefixes(["run 1"]) == [""]
 
 
 def test_names_are_escaped(own_run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from prunion.benchmarks.suite import (
 )
 from prunion.runtime.errors import InputError
 from prunion.runtime.measure import compare_blocks
+from tests.waiting import Clock
 
 ROOT = Path(__file__).parents[3]
 # Stands in for the worker: three cases of known times, and one that an old checkout lacks.
@@ -110,8 +110,10 @@ def test_noise_is_no_regression() -> None:
 def test_a_worker_answers_by_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    assert len(worker.block(lambda: None, 0.02)) > 2
-    assert len(worker.block(lambda: time.sleep(0.02), 0.0)) == 1
+    clock = Clock()
+    monkeypatch.setattr(worker, "time", clock)
+    assert len(worker.block(lambda: clock.sleep(0.001), 0.02)) > 2
+    assert len(worker.block(lambda: clock.sleep(0.02), 0.0)) == 1
     monkeypatch.setattr(worker, "train_step", lambda: lambda: None)
     monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path)])
     monkeypatch.setattr(sys, "stdin", iter(["training step 0\n", "no such case 0\n"]))

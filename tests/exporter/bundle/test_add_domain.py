@@ -140,7 +140,7 @@ def test_the_command_stops_by_a_signal_and_resumes(run: Path, tmp_path: Path) ->
     text = (run / "late.toml").read_text().replace("ramp = 2", "ramp = 60")
     (run / "long.toml").write_text(text)
     command = ["add-domain", run / "run", run / "long.toml", "-o", tmp_path / "p"]
-    process = forked_prunion(*command)
+    process = forked_prunion(*command, step_s=0.05)
     log, deadline = tmp_path / "p.run" / "metrics.jsonl", time.monotonic() + 120
     while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 5):
         time.sleep(0.01)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
@@ -58,6 +62,44 @@ class Product(Stem):
         return made.relu().mean(1)
 
 
+FORMS: dict[str, tuple[tuple[int, ...], Callable[..., torch.Tensor]]] = {
+    "addmm": ((8, 6), lambda x, w, b: torch.addmm(b, x, w)),
+    "addmm, scaled": ((8, 6), lambda x, w, b: torch.addmm(b, x, w, beta=2, alpha=3)),
+    "addmm, turned": ((6, 8), lambda x, w, b: torch.addmm(b, x, w.t())),
+    "mm": ((8, 6), lambda x, w, b: torch.mm(x, w) + b),
+    "mv": ((8,), lambda x, w, b: torch.mv(x, w)[:, None] + b),
+    "inner": ((6, 8), lambda x, w, b: torch.inner(x, w) + b),
+    "tensordot": ((8, 6), lambda x, w, b: torch.tensordot(x, w, dims=1) + b),
+    "bilinear": ((6, 8, 8), lambda x, w, b: F.bilinear(x, x, w, b)),
+    "linear": ((6, 8), lambda x, w, b: F.linear(x, w, b)),
+    "linear on tokens": ((6, 8), lambda x, w, b: F.linear(x[:, None], w, b).mean(1)),
+    "baddbmm": ((1, 8, 6), lambda x, w, b: x[:, :6] + torch.baddbmm(b, one(x), w).sum((0, 1))),
+    "bmm": ((1, 8, 6), lambda x, w, b: x[:, :6] + torch.bmm(one(x), w).sum((0, 1)) + b),
+    "vector": ((8,), lambda x, w, b: (x[:, None] @ w) + b),
+    "einsum": ((6, 8), lambda x, w, b: torch.einsum("nc,oc->no", x, w) + b),
+    "einsum, dots": ((6, 8), lambda x, w, b: torch.einsum("oc, ...c", w, x) + b),
+}
+
+
+def one(x: torch.Tensor) -> torch.Tensor:
+    return (x[:1] * 0 + 1)[None]
+
+
+class Written(Stem):
+    """A linear layer over eight features, as one may write it."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.inner = nn.Module()
+        self.inner.weight = nn.Parameter(torch.randn(FORMS[form][0]))
+        self.inner.bias = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = FORMS[self.form][1](self.stem(x).mean((2, 3)), self.inner.weight, self.inner.bias)
+        return made.relu()
+
+
 class Picked(Stem):
     """Whole numbers among its tensors."""
 
@@ -80,6 +122,7 @@ class Picked(Stem):
         (Product("left"), 5 * 64),
         (Product("bmm"), 8 * 6),
         (Product("constant"), 8 * 6),
+        *((Written(form), math.prod(FORMS[form][0])) for form in FORMS),
         (Picked(), 0),
     ],
     ids=lambda x: getattr(x, "form", type(x).__name__),

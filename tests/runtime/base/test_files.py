@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from prunion.runtime.base import new_folder, read_json, replace_file, write_json
+from prunion.runtime.base import json_of, new_folder, read_json, replace_file, write_json
 from prunion.runtime.errors import BundleError, PrunionError
 
 ROOT = Path(__file__).parents[3]
@@ -132,3 +133,44 @@ def test_what_is_no_json_is_one_line(tmp_path: Path, text: str | bytes) -> None:
     with pytest.raises(BundleError, match="cannot be read as JSON") as caught:
         read_json(path, BundleError)
     assert "\n" not in str(caught.value)
+
+
+TWICE = '{"a": {"b": 1, "c": 2, "b": 1}}'
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """Python takes the last one, another reader the first."""
+    (tmp_path / "x.json").write_text(TWICE)
+    with pytest.raises(BundleError, match=r"x\.json cannot be read .*the key 'b' is given twice"):
+        read_json(tmp_path / "x.json", BundleError)
+    assert json_of('{"a": [{"b": 1}, {"b": 2}]}') == {"a": [{"b": 1}, {"b": 2}]}
+    for text in ('\ufeff{"a": 1}'.encode(), '{"a": 1}'.encode("utf-16"), bytearray(b'{"a": 1}')):
+        assert json_of(text) == {"a": 1}
+    for text in ("", "{", '\ufeff{"a": 1}', TWICE, TWICE.encode("utf-32")):
+        with pytest.raises(ValueError):
+            json_of(text)
+
+
+def test_what_others_write_is_read_by_one_function() -> None:
+    """Elsewhere JSON is of prunion's own making: read back at once, or told by its own process."""
+    allowed = {
+        *("runtime/base/install.py", "runtime/measure/fresh.py", "runtime/tensorrt/files.py"),
+        *("runtime/tensorrt/layers.py", "trainer/data/domains.py", "trainer/processes/group.py"),
+        *("trainer/run/record.py", "trainer/run/snapshot.py", "trainer/run/sweep/runs.py"),
+    }
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for stage in ("runtime", "trainer", "exporter")
+        for path in (ROOT / stage).rglob("*.py")
+        if "json.load" in path.read_text("utf-8")
+    }
+    assert found == allowed, "use json_of, read_json or parse_json of runtime/base"
+
+
+def test_a_name_that_is_no_utf_8_is_written_all_the_same(tmp_path: Path) -> None:
+    """Of an image from an old archive; what had been measured of all of them was lost."""
+    value = {"image": "caf\udce9.png", "class": "花"}
+    write_json(tmp_path / "x.json", value)
+    assert json.loads((tmp_path / "x.json").read_text("utf-8")) == value
+    write_json(tmp_path / "x.json", {"class": "花"})
+    assert "花" in (tmp_path / "x.json").read_text("utf-8")

@@ -15,14 +15,28 @@ from prunion.runtime.base import (
     warm_up,
 )
 from prunion.runtime.errors import InputError
+from tests.waiting import Clock
 
 
-def test_cases_take_turns_and_times_are_right() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Measured times are those of what sleeps, whatever else the machine does."""
+    clock = Clock()
+    monkeypatch.setattr("prunion.runtime.base.timing.time", clock)
+    return clock
+
+
+def test_the_clock_is_the_machines() -> None:
+    timing = time_interleaved({"sleep": lambda: time.sleep(0.002)}, seconds=0.01)["sleep"]
+    assert timing.min_ms >= 2
+
+
+def test_cases_take_turns_and_times_are_right(clock: Clock) -> None:
     calls: list[str] = []
 
     def case(name: str, duration: float) -> object:
         calls.append(name)
-        time.sleep(duration)
+        clock.sleep(duration)
         return None
 
     cases = {"slow": lambda: case("slow", 0.006), "fast": lambda: case("fast", 0.002)}
@@ -31,8 +45,8 @@ def test_cases_take_turns_and_times_are_right() -> None:
     changes = sum(a != b for a, b in itertools.pairwise(calls))
     assert changes >= 5, "the cases did not alternate"
     slow, fast = timings["slow"], timings["fast"]
-    assert 6 <= slow.min_ms <= slow.p50_ms <= slow.p90_ms <= slow.p99_ms
-    assert 2 <= fast.min_ms < slow.min_ms
+    assert slow.min_ms == pytest.approx(6) == slow.p50_ms == slow.p90_ms == slow.p99_ms
+    assert fast.min_ms == pytest.approx(2)
     assert slow.runs >= 3
     assert fast.runs > slow.runs
 
@@ -52,20 +66,23 @@ def test_machine_facts() -> None:
     assert peak_rss_bytes() > 1 << 20
 
 
-def test_blocks_of_one_round_belong_together() -> None:
+def test_blocks_of_one_round_belong_together(clock: Clock) -> None:
     calls: list[str] = []
-    cases = {"slow": lambda: calls.append("slow") or time.sleep(0.004), "fast": lambda: None}
+    cases = {
+        "slow": lambda: calls.append("slow") or clock.sleep(0.004),
+        "fast": lambda: clock.sleep(1e-4),
+    }
     blocks = time_blocks(cases, seconds=0.3, block_ms=2)
     assert len(blocks["slow"]) == len(blocks["fast"]) >= 4
     assert len(calls) == len(blocks["slow"]) * 2, "one call of each block does not count"
-    assert all(block.min() >= 4 for block in blocks["slow"])
+    assert all(block.min() > 3.999 for block in blocks["slow"])
     assert max(map(len, blocks["fast"])) > 10
 
 
-def test_warming_up_ends_when_calls_get_no_faster() -> None:
+def test_warming_up_ends_when_calls_get_no_faster(clock: Clock) -> None:
     durations = itertools.chain((0.02, 0.012, 0.008, 0.008, 0.008, 0.004), itertools.repeat(0.002))
-    calls, steady = warm_up(lambda: time.sleep(next(durations)), most_s=5)
+    calls, steady = warm_up(lambda: clock.sleep(next(durations)), most_s=5)
     assert steady
     assert calls >= 9, "two windows of the fastest are needed"
     forever = itertools.count()
-    assert warm_up(lambda: time.sleep(0.1 * 0.8 ** next(forever)), most_s=0.2)[1] is False
+    assert warm_up(lambda: clock.sleep(0.1 * 0.8 ** next(forever)), most_s=0.2)[1] is False

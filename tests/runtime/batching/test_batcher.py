@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from prunion.runtime.batching import Batcher, BatchOptions, Job
 from prunion.runtime.batching.policy import delay_of
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.model import Model, Plan, load
+from tests.waiting import LONG, until_async
 
 pytest.importorskip("onnxruntime")
 
@@ -43,20 +44,12 @@ class Held:
         self.model, self.go, self.runs = model, threading.Event(), []  # type: ignore[var-annotated]
 
     def answer(self, array: np.ndarray, domains: Any) -> np.ndarray:
-        self.go.wait(30)
+        self.go.wait(LONG)
         self.runs.append(len(domains))
         return self.model.answer(array, domains)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not condition():
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(poll(), 10)
 
 
 def job(model: Model, images: np.ndarray, rows: list[int], **options: Any) -> Job:
@@ -119,15 +112,15 @@ def test_late_and_cancelled_requests_leave_the_queue(model: Model, batch: np.nda
 
     async def scene() -> None:
         first = asyncio.create_task(batcher.answer(job(model, batch[:1], [0])))
-        await until(lambda: batcher._running == 1)
+        await until_async(lambda: batcher._running == 1)
         late = job(model, batch[:1], [1], deadline=time.monotonic() + 0.05)
         with pytest.raises(OverloadError, match="deadline"):
             await batcher.answer(late)
-        assert batcher.rows == 1
+        await until_async(lambda: batcher.rows == 1)
         left = asyncio.create_task(batcher.answer(job(model, batch[:3], [1, 1, 1])))
-        await until(lambda: batcher.rows == 4)
+        await until_async(lambda: batcher.rows == 4)
         left.cancel()
-        await until(lambda: batcher.rows == 1)
+        await until_async(lambda: batcher.rows == 1)
         held.go.set()
         await first
 
@@ -140,7 +133,7 @@ def test_what_cannot_be_in_time_is_refused_at_once(model: Model, batch: np.ndarr
     held = Held(model)
     batcher = Batcher(held, BatchOptions(max_batch=1, delay=0.0))  # type: ignore[arg-type]
     batcher._spent, batcher._answered = 10.0, 1.0  # as if every image took ten seconds
-    soon = {"deadline": time.monotonic() + 1}
+    soon = {"deadline": time.monotonic() + 9}
     tried = job(model, batch[:1], [0], **soon)
     batcher.put(tried)  # the server is idle: it tries
     with pytest.raises(OverloadError, match=r"[23]0\.0 s") as caught:
@@ -184,19 +177,19 @@ def test_it_waits_no_longer_than_a_run_less_saves() -> None:
 def test_a_single_client_that_is_quick_is_not_waited_for(model: Model, batch: np.ndarray) -> None:
     """Its next request may be queued before the batcher has come back to look."""
     held = Held(model)
-    batcher = Batcher(held, BatchOptions(max_batch=4, delay=5.0))  # type: ignore[arg-type]
+    batcher = Batcher(held, BatchOptions(max_batch=4, delay=LONG))  # type: ignore[arg-type]
 
     async def ask() -> float:
         first = asyncio.create_task(batcher.answer(job(model, batch[:1], [0])))
-        await asyncio.sleep(0.05)
+        await until_async(lambda: batcher._running == 1)
         second = asyncio.create_task(batcher.answer(job(model, batch[1:2], [0])))
-        await asyncio.sleep(0.05)
+        await until_async(lambda: batcher.rows == 2)
         begun = time.monotonic()
         held.go.set()
         await asyncio.gather(first, second)
         return time.monotonic() - begun
 
-    assert asyncio.run(ask()) < 2
+    assert asyncio.run(ask()) < LONG / 2
     batcher.close()
 
 
@@ -204,7 +197,7 @@ class Meeting:
     """A model whose batches wait until two of them run beside each other."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.met = model, threading.Barrier(2, timeout=20)
+        self.model, self.met = model, threading.Barrier(2, timeout=LONG)
         self.domains: list[set[str]] = []
 
     def answer(self, array: np.ndarray, domains: Any) -> np.ndarray:
@@ -273,7 +266,7 @@ def test_where_batches_bring_little_each_domain_runs_alone(
 def test_who_waits_for_a_fuller_batch_keeps_nobody_from_closing(
     model: Model, batch: np.ndarray
 ) -> None:
-    batcher = Batcher(model, BatchOptions(max_batch=9, delay=30.0, at_once=3))
+    batcher = Batcher(model, BatchOptions(max_batch=9, delay=LONG, at_once=3))
     batcher._together = 2  # as if there were company
     jobs = [job(model, batch[:1], [0]) for _ in range(2)]
     for x in jobs:
@@ -281,7 +274,7 @@ def test_who_waits_for_a_fuller_batch_keeps_nobody_from_closing(
     time.sleep(0.1)
     begun = time.monotonic()
     batcher.close()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < LONG / 2
     assert all(x.logits is not None for x in jobs)
 
 

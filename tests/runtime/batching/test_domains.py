@@ -208,12 +208,12 @@ def test_what_is_loaded_while_the_model_itself_changes_is_kept(
             model.add_domain(pack(toy, "added"))
             asked.append(threading.Thread(target=lambda: catalogue.names))
             asked[0].start()
-            asked[0].join(0.3)
+            asked[0].join(0.3)  # short: it may wait for who waits for it
         return make(domains)
 
     monkeypatch.setattr(catalogue_file, "_Snapshot", slowly)
     catalogue.put(loaded)
-    asked[0].join(10)
+    asked[0].join(60)
     assert catalogue.names[-2:] == ("loaded", "added")
     with pytest.raises(DomainError, match="no domain 'none'"):
         model.remove_domain("added")

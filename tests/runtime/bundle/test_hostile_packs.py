@@ -42,6 +42,16 @@ def test_a_type_that_no_pack_has(own_bundle: Path, kind: str) -> None:
     assert str(file) in str(told.value)
 
 
+def test_a_key_twice_in_a_packs_header(own_bundle: Path) -> None:
+    file = own_bundle / "domains" / "flowers.safetensors"
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    text = data[8:start].replace(b'"name":', b'"name":"signs","name":', 1)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
+    with pytest.raises(BundleError, match=r"flowers\.safetensors is no readable pack"):
+        read_pack(file)
+
+
 UNITS = [0, 1]
 TABLE: dict[str, Any] = {
     "format_version": 1,

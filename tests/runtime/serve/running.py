@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import LONG
+
 STARTED = re.compile(r"http (\d+|/[^,]*)(?:, grpc (\d+))?")
 COMMAND = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()"]
 
@@ -28,6 +30,7 @@ class Running:
     grpc: int = 0
     lines: list[dict[str, Any]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -37,10 +40,14 @@ class Running:
         self.process.send_signal(number)
 
     def end(self) -> int:
-        """Its exit code."""
+        """Its exit code, once its log is read to the end."""
         if self.process.poll() is None:
             self.tell()
-        return self.process.wait(timeout=20)
+        code = self.process.wait(timeout=LONG)
+        if self.reader is not None:
+            self.reader.join(LONG)
+            assert not self.reader.is_alive(), "somebody still writes its log"
+        return code
 
 
 @contextmanager
@@ -76,21 +83,21 @@ def running(bundle: Path, *options: object, workers: int = 1) -> Iterator[Runnin
         for _ in range(workers):
             ready.release()
 
-    thread = threading.Thread(target=read, daemon=True)
+    thread = found.reader = threading.Thread(target=read, daemon=True)
     thread.start()
     try:
         for _ in range(workers):
-            assert ready.acquire(timeout=30), found.text
+            assert ready.acquire(timeout=LONG), found.text
         assert found.http, found.text
         yield found
     finally:
         if process.poll() is None:
             process.terminate()
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=LONG)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        thread.join(5)
+        thread.join(LONG)
         assert process.stderr is not None
         process.stderr.close()

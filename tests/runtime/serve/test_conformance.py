@@ -19,6 +19,7 @@ from PIL import Image
 
 from prunion.runtime.model import Model, load
 from tests.runtime.serve.running import Running, running
+from tests.waiting import LONG
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -182,7 +183,7 @@ def test_asynchronous_requests(client: Any, model: Model, batch: np.ndarray) -> 
             client.async_infer(
                 "toy", inputs(client, batch[:1], [1]), lambda result, error: found.put(result)
             )
-        answers = [found.get(timeout=10) for _ in range(count)]
+        answers = [found.get(timeout=LONG) for _ in range(count)]
     for answer in answers:
         np.testing.assert_allclose(answer.as_numpy("logits"), expected, rtol=1e-4, atol=1e-5)
 
@@ -284,7 +285,7 @@ def test_json_and_compression_over_http(server: Running, model: Model, batch: np
 
 
 def test_large_answers_are_packed_for_who_asks(server: Running) -> None:
-    client = HTTPConnection("127.0.0.1", server.http, timeout=10)
+    client = HTTPConnection("127.0.0.1", server.http, timeout=LONG)
     image = {"name": "image", "datatype": "FP32", "shape": [64, 3, 12, 10], "data": [0.0] * 23040}
     domain = {"name": "domain", "datatype": "INT64", "shape": [64], "data": [1] * 64}
     for binary in (False, True):
@@ -313,7 +314,7 @@ def test_streams_over_grpc(server: Running, model: Model, batch: np.ndarray) -> 
         client.async_stream_infer("toy", inputs(client, batch, [1] * 6))
         client.async_stream_infer("cars", inputs(client, batch, [1] * 6))
         client.async_stream_infer("toy", inputs(client, batch, [0] * 6))
-        answers = [found.get(timeout=10) for _ in range(3)]
+        answers = [found.get(timeout=LONG) for _ in range(3)]
         client.stop_stream()
     assert [error is None for _, error in answers] == [True, False, True]
     for (answer, _), row in zip((answers[0], answers[2]), (1, 0), strict=True):

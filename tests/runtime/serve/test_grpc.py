@@ -25,6 +25,7 @@ from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
 from prunion.runtime.serve.grpc.server import make_grpc_server  # noqa: E402
 from prunion.runtime.serve.guard import ApiKeys, Gate  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
+from tests.waiting import LONG, until_async  # noqa: E402
 
 SERVICE = schema().service
 MESSAGES = schema().messages
@@ -73,8 +74,9 @@ def session(
                     ),
                     response_deserializer=MESSAGES[method.response].FromString,
                 )
-                return await stub(message, timeout=more.pop("timeout", 10), **more)
+                return await stub(message, timeout=more.pop("timeout", LONG), **more)
 
+            call.gate = gate  # type: ignore[attr-defined]
             await scene(service, call)
         await server.stop(1)
 
@@ -82,12 +84,9 @@ def session(
     return service
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not condition():
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(poll(), 10)
+def held(go: threading.Event, answer: Callable[..., np.ndarray]) -> Any:
+    """A model that answers when it may."""
+    return type("Held", (), {"answer": lambda self, *a: go.wait(LONG) and answer(*a)})()
 
 
 async def code_of(awaited: Awaitable[Any]) -> Any:
@@ -137,15 +136,15 @@ def test_the_health_protocol_of_grpc(model: Model) -> None:
             watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
             named = b"\n" + bytes([len(SERVICE)]) + SERVICE.encode()
             for asked in (b"", named):
-                assert await check(asked, timeout=5) == b"\x08\x01", "SERVING"
-            assert await code_of(check(b"\n\1x", timeout=5)) == grpc.StatusCode.NOT_FOUND
-            assert await code_of(check(b"\n\xff", timeout=5)) == grpc.StatusCode.NOT_FOUND
-            states = watch(b"", timeout=5)
+                assert await check(asked, timeout=LONG) == b"\x08\x01", "SERVING"
+            assert await code_of(check(b"\n\1x", timeout=LONG)) == grpc.StatusCode.NOT_FOUND
+            assert await code_of(check(b"\n\xff", timeout=LONG)) == grpc.StatusCode.NOT_FOUND
+            states = watch(b"", timeout=LONG)
             assert await states.read() == b"\x08\x01"
             service.ready = False
             assert await states.read() == b"\x08\x02"
             assert await states.read() == grpc.aio.EOF, "and does not keep the server from ending"
-            assert await check(b"", timeout=5) == b"\x08\x02", "NOT_SERVING"
+            assert await check(b"", timeout=LONG) == b"\x08\x02", "NOT_SERVING"
         await server.stop(1)
 
     asyncio.run(run())
@@ -173,14 +172,14 @@ def test_requests_of_one_stream_share_batches(model: Model) -> None:
         await server.start()
         batcher, go = service.serving.batcher, threading.Event()
         answer = model.answer
-        batcher.model = type("Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)})()
+        batcher.model = held(go, answer)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(timeout=20)
+            call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(timeout=LONG)
             for number in range(9):
                 message = request()
                 message.id = str(number)
                 await call.write(message.SerializeToString())
-            await until(lambda: batcher.rows == 9)
+            await until_async(lambda: batcher.rows == 9)
             go.set()
             await call.done_writing()
             found = [MESSAGES["ModelStreamInferResponse"].FromString(x) async for x in call]
@@ -198,16 +197,16 @@ def test_a_stream_that_is_given_up_leaves_the_queue(model: Model) -> None:
         server, port = make_grpc_server(service, gate, None)
         await server.start()
         batcher, go, answer = service.serving.batcher, threading.Event(), model.answer
-        batcher.model = type("Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)})()
+        batcher.model = held(go, answer)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
             for _ in range(40):  # more than are worked on at a time
                 await call.write(request().SerializeToString())
-            await until(lambda: gate.inside == 32)
+            await until_async(lambda: gate.inside == 32)
             call.cancel()
-            await until(lambda: gate.inside == 0)
+            await until_async(lambda: gate.inside == 0)
             go.set()
-            await until(lambda: batcher.rows == 0)
+            await until_async(lambda: batcher.rows == 0)
         await server.stop(1)
 
     asyncio.run(run())
@@ -218,16 +217,19 @@ def test_overload_and_deadlines(model: Model) -> None:
     answer = model.answer
 
     async def scene(service: Service, call: Any) -> None:
-        held = type("Held", (), {"answer": lambda self, *a: go.wait(30) and answer(*a)})()
-        service.serving.batcher.model = held
         batcher = service.serving.batcher
+        batcher.model = held(go, answer)
         first = asyncio.ensure_future(call("ModelInfer", request()))
-        await until(lambda: batcher._running == 1)
-        late = await code_of(call("ModelInfer", request(), timeout=0.1))
-        assert late == grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: batcher.rows == 1)
+        await until_async(lambda: batcher._running == 1)
+        late = asyncio.ensure_future(
+            code_of(call("ModelInfer", request(), timeout=1))  # short: it is to be late
+        )
+        await until_async(lambda: batcher.rows == 2)
+        assert await late == grpc.StatusCode.DEADLINE_EXCEEDED
+        # The client knows that it is late before the server does.
+        await until_async(lambda: call.gate.inside == 1 and batcher.rows == 1)
         second = asyncio.ensure_future(call("ModelInfer", request()))
-        await until(lambda: batcher.rows == 2)
+        await until_async(lambda: batcher.rows == 2)
         try:
             await call("ModelInfer", request())
         except grpc.aio.AioRpcError as exc:
@@ -236,7 +238,8 @@ def test_overload_and_deadlines(model: Model) -> None:
         else:
             raise AssertionError
         second.cancel()
-        await until(lambda: batcher.rows == 1)  # who is late or gone has left the queue
+        # Who is late or gone has left the queue.
+        await until_async(lambda: call.gate.inside == 1 and batcher.rows == 1)
         go.set()
         assert (await first).model_name == "toy"
         assert await code_of(call("ModelInfer", request(9))) == grpc.StatusCode.INVALID_ARGUMENT
@@ -279,7 +282,7 @@ def test_tls_with_certificates_of_both_sides(model: Model, tmp_path: Path) -> No
         assert await code_of(call("ModelInfer", request())) == grpc.StatusCode.OK
 
     async def bad(service: Service, call: Any) -> None:
-        code = await code_of(call("ModelInfer", request(), timeout=2))
+        code = await code_of(call("ModelInfer", request(), timeout=2))  # short: it is to fail
         assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
     files = {"certificate": certificate, "private_key": key, "client_ca": certificate}

@@ -9,8 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 
 from prunion.runtime.bundle import write_pack
 from tests.runtime.serve.running import COMMAND, Running, running
+from tests.waiting import LONG, until
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -52,7 +52,7 @@ def ask(connection: http.client.HTTPConnection, domain: str = "signs") -> tuple[
 
 
 def connect(server: Running) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", server.http, timeout=10)
+    return http.client.HTTPConnection("127.0.0.1", server.http, timeout=LONG)
 
 
 @dataclass
@@ -92,7 +92,7 @@ def clients(server: Running, count: int, domain: str = "signs") -> Iterator[Load
     finally:
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(LONG)
 
 
 def right(found: list[float], toy: ModuleType) -> bool:
@@ -101,28 +101,24 @@ def right(found: list[float], toy: ModuleType) -> bool:
 
 
 def test_stopping_answers_all_that_was_accepted(bundle_path: Path, toy: ModuleType) -> None:
-    with running(bundle_path, "--ready-seconds", 0.5) as server:
+    def ready() -> int:
+        probe = connect(server)
+        probe.request("GET", "/v2/health/ready")
+        return probe.getresponse().status
+
+    with running(bundle_path, "--ready-seconds", 5) as server:
         with clients(server, 8) as load:
-            time.sleep(0.5)
-            server.tell(signal.SIGTERM)
-            time.sleep(0.1)
-            probe = connect(server)
-            probe.request("GET", "/v2/health/ready")
-            assert probe.getresponse().status == 503, "readiness drops first"
-            assert server.end() == 0
+            until(lambda: len(load.answers) > 20)
+            assert ready() == 200
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: ready() == 503)  # readiness drops first
+            assert server.process.wait(LONG) == 0
+        assert server.end() == 0
         assert not load.lost
         assert load.refused == 8
-        assert len(load.answers) > 20
         assert all(status == 200 and right(found, toy) for status, found in load.answers)
         events = [line["event"] for line in server.lines]
         assert events[-1] == "stopped"
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_bundle_is_replaced_under_load(tmp_path: Path, toy: ModuleType) -> None:
@@ -235,7 +231,7 @@ def test_systemd_is_told(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
     ):
         told.bind(f"{folder}/notify")
-        told.settimeout(20)
+        told.settimeout(LONG)
         monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
         with running(bundle_path) as server:
             assert told.recv(100) == b"READY=1"
@@ -247,12 +243,12 @@ class Local(http.client.HTTPConnection):
     """A connection to a Unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
+        super().__init__("localhost", timeout=LONG)
         self.path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(10)
+        self.sock.settimeout(LONG)
         self.sock.connect(str(self.path))
 
 
@@ -272,7 +268,7 @@ def test_a_unix_socket(bundle_path: Path, capfd: pytest.CaptureFixture[str]) -> 
                 connection.close()
                 with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
                     check = channel.unary_unary("/grpc.health.v1.Health/Check")
-                    assert check(b"", timeout=10) == b"\x08\x01"
+                    assert check(b"", timeout=LONG) == b"\x08\x01"
                 done = CliRunner().invoke(cli, ["serve", str(bundle_path), "--uds", str(path)])
                 assert (
                     done.exit_code == 1 and "listens there" in done.output + capfd.readouterr().err
@@ -296,13 +292,14 @@ def test_addresses_of_version_6(bundle_path: Path) -> None:
         pytest.skip("this system has no IPv6")
     with running(bundle_path, "--host", "::") as server:
         for host in ("::1", "127.0.0.1"):
-            connection = http.client.HTTPConnection(host, server.http, timeout=10)
+            connection = http.client.HTTPConnection(host, server.http, timeout=LONG)
             assert ask(connection)[0] == 200
             connection.close()
             address = f"[{host}]" if ":" in host else host
             with grpc.insecure_channel(f"{address}:{server.grpc}") as channel:
                 check = channel.unary_unary("/grpc.health.v1.Health/Check")
-                assert check(b"", timeout=10) == b"\x08\x01"
+                assert check(b"", timeout=LONG) == b"\x08\x01"
+        assert server.end() == 0
         clients = {x["client"] for x in server.lines if "client" in x}
         assert clients == {"::1", "::ffff:127.0.0.1"}
 

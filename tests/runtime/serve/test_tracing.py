@@ -19,6 +19,7 @@ import pytest
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.model import Model, load
 from tests.runtime.serve.running import running
+from tests.waiting import LONG
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -113,7 +114,7 @@ def test_a_request_over_grpc(service: Service, found: Any) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary(f"/{schema().service}/ModelInfer")
             sent = (("traceparent", TRACEPARENT),)
-            await call(message.SerializeToString(), metadata=sent, timeout=10)
+            await call(message.SerializeToString(), metadata=sent, timeout=LONG)
         await server.stop(1)
 
     asyncio.run(run())
@@ -163,7 +164,7 @@ def test_spans_reach_a_collector(bundle_path: Path) -> None:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     with collector() as (url, got), running(bundle_path, "--otlp", url) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=LONG)
         headers = {"traceparent": TRACEPARENT}
         connection.request("POST", INFER, json.dumps(body()), headers)
         assert connection.getresponse().status == 200

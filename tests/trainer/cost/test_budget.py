@@ -22,7 +22,7 @@ def pricer(which: int, kind: BudgetKind = "params") -> Pricer:
     return make_pricer(BudgetConfig(1.0, kind), NETS[which])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     which=st.integers(0, len(NETS) - 1),
     limit=st.floats(0.05, 1.0),

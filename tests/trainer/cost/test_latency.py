@@ -88,7 +88,7 @@ def test_a_full_network_still_has_a_price_for_every_channel() -> None:
     assert (price > 0).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(which=st.integers(0, len(UNITS) - 1), seed=st.integers(0, 1000), unit=st.integers(0, 1000))
 def test_one_more_channel_never_saves_time(which: int, seed: int, unit: int) -> None:
     pricer = priced(which, seed)
@@ -99,7 +99,7 @@ def test_one_more_channel_never_saves_time(which: int, seed: int, unit: int) -> 
     assert pricer.of(more) >= pricer.of(alive)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     which=st.integers(0, len(UNITS) - 1),
     limit=st.floats(0.05, 1.0),

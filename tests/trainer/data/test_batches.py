@@ -138,7 +138,7 @@ def test_workers_that_are_threads_decide_nothing_either(without_fork: None) -> N
 
 
 def test_two_threads_that_decode_the_same_image_keep_it_once() -> None:
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=60)
 
     def read(index: int) -> Image.Image:
         together.wait()

@@ -64,6 +64,9 @@ def test_torchvision_opens_by_name_with_a_split(tmp_path: Path) -> None:
 def test_torchvision_refusals_name_the_fix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'CIFAR11' is not in torchvision.*mean 'CIFAR10'"):
         open_domain(named("CIFAR11", tmp_path), 0)
+    told = r"'PhotoTour' takes more than a run file can say \(.*'name'\): hand it over from Python"
+    with pytest.raises(ConfigError, match=told):
+        open_domain(named("PhotoTour", tmp_path), 0)
     with pytest.raises(ConfigError, match="'FakeData' has no training and test split: write"):
         open_domain(named("FakeData", tmp_path), 0)
     with pytest.raises(DataError, match=r"CIFAR10 is not in .*\[domains.d\] root, or set download"):

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
-from prunion.trainer.config import load_config
+from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.learning import data_parallel
 from prunion.trainer.processes import joined_processes
 from prunion.trainer.run.start import begin
+from tests.trainer.nets import Plain, domain_net
 
 
 def learn(run_file: str, out: str, double: bool) -> None:
@@ -33,3 +35,23 @@ def learn_all(runs: list[list[Any]]) -> None:
     """One run after the other."""
     for run in runs:
         learn(*run)
+
+
+def wrap_again(out: str) -> None:
+    """A network whose parameters begin to learn one after the other, its statistics apart."""
+    train, statistics = TrainConfig(placement="images", sync_norms=False), []
+    with joined_processes(2, train, "cpu") as processes:
+        for start in (data_parallel.START, "no such argument"):
+            data_parallel.START = start  # as torch has it, and as an older one does without
+            net = domain_net(Plain())
+            shared = data_parallel.SharedSteps(net, processes, train)
+            for learns in (True, False):
+                next(net.parameters()).requires_grad_(learns)
+                for norm in net.norms.values():
+                    norm.running_mean.fill_(1 + processes.index)
+                with shared.exchange():
+                    pass
+                means = [norm.running_mean for norm in net.norms.values()]
+                statistics.append(sorted({float(x) for mean in means for x in mean.flatten()}))
+            shared.release()
+        torch.save(statistics, f"{out}.{processes.index}")

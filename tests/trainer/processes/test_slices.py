@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains
 from prunion.trainer.processes import ALONE, Processes
 from tests.forked import Forked
-from tests.trainer.processes.one_process import learn_all
+from tests.trainer.processes.one_process import learn_all, wrap_again
 from tests.trainer.tiny_run import tiny_run
 
 # Runs that two processes share, all of them in the same two: starting one takes seconds.
@@ -54,18 +55,23 @@ def learned(count: int, runs: list[list[Any]]) -> list[Any]:
     if count == 1:
         learn_all(runs)
         return [torch.load(f"{out}.0", weights_only=True) for _, out, _ in runs]
+    in_processes(count, learn_all, runs)
+    ranks = range(count)
+    return [[torch.load(f"{out}.{x}", weights_only=True) for x in ranks] for _, out, _ in runs]
+
+
+def in_processes(count: int, run: Callable[..., None], argument: Any) -> None:
+    """A function in several processes that `joined_processes` joins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        Forked(learn_all, runs, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        Forked(run, argument, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
     ended = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * count, ended
-    ranks = range(count)
-    return [[torch.load(f"{out}.{x}", weights_only=True) for x in ranks] for _, out, _ in runs]
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +178,13 @@ def test_statistics_of_its_own_slice_are_another_choice(
     assert len(lines) > 2
     assert all(torch.equal(other[name], value) for name, value in one.items())
     assert any(not torch.equal(one[name], value) for name, value in whole.items())
+
+
+def test_statistics_of_its_own_outlive_other_learners(tmp_path: Path) -> None:
+    """What wraps the network is made again, and would copy the first process's statistics."""
+    in_processes(2, wrap_again, str(tmp_path / "seen"))
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"seen.{rank}") == [[1.0 + rank]] * 4
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.base import sha256_file
-from prunion.runtime.errors import ConfigError, StoppedError
-from prunion.trainer.config import BudgetConfig, load_config
+from prunion.runtime.errors import BudgetError, ConfigError, StoppedError
+from prunion.trainer.config import BudgetConfig, BudgetKind, load_config
+from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.learning import Training
-from prunion.trainer.learning.own_budget import keep_switches
+from prunion.trainer.learning.own_budget import check_reachable, keep_switches
 from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.run import closing_table, train_run
 from tests.trainer.tiny_run import tiny_run
@@ -201,6 +203,27 @@ def test_domains_that_do_not_settle_with_the_union_are_refused(
     config = load_config(finished / "run.toml")
     with pytest.raises(ConfigError, match=r"\[budget\] own is 0\.6"):
         replace(config, train=replace(config.train, **train))
+
+
+@pytest.mark.parametrize("own_epochs", [0, 3])
+@pytest.mark.parametrize(("limit", "kind"), [(0.5, "params"), (0.5, "macs")])
+def test_what_no_domain_can_do_with_is_refused_before_the_first_step(
+    finished: Path, tmp_path: Path, own_epochs: int, limit: float, kind: BudgetKind
+) -> None:
+    config = load_config(finished / "run.toml")
+    budget = replace(config.budget, limit=limit, kind=kind, round_to=8, own=0.01)
+    config = replace(config, budget=budget, train=replace(config.train, own_epochs=own_epochs))
+    told = r"\[budget\] own is 0\.01: .* needs [\d,]+: set own = (0\.\d+) or more"
+    with pytest.raises(BudgetError, match=told) as refused:
+        train_run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    least = float(str(refused.value).split("set own = ")[1].split()[0])
+    net = build_network(config.backbone, config.input.size, [2, 3])
+    priced = make_budget(config.budget, make_pricer(config.budget, net))
+    for own, reachable in ((least, True), (least - 2e-4, False)):
+        asked = replace(config, budget=replace(budget, own=own))
+        with nullcontext() if reachable else pytest.raises(BudgetError):
+            check_reachable(asked, net, priced)
 
 
 @pytest.mark.parametrize("own", [0, 1.5, "half"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +18,13 @@ from prunion.runtime.model import load
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
-from prunion.runtime.serve import Gate, Limits, ServeOptions, Service, http_app, protocol_of  # noqa: E402
+from prunion.runtime.serve import Gate, Limits, ServeOptions, Service  # noqa: E402
 from prunion.runtime.serve.http.door import Door  # noqa: E402
 from prunion.runtime.serve.options import LoadOptions  # noqa: E402
 from prunion.runtime.serve.serving import GRAPHS, load_model  # noqa: E402
+from tests.runtime.serve.http.asking import Listening, drip  # noqa: E402
+from tests.runtime.serve.http.asking import listening as served  # noqa: E402
+from tests.waiting import LONG  # noqa: E402
 
 INFER = "/v2/models/toy/infer"
 CLIENT = "127.0.0.1"
@@ -34,28 +37,11 @@ def body() -> bytes:
 
 
 @contextlib.contextmanager
-def listening(bundle: Path, limits: Limits) -> Iterator[tuple[int, Gate, Service]]:
+def listening(bundle: Path, limits: Limits) -> Iterator[tuple[Listening, Service]]:
     with load(bundle, "cpu", threads=1) as model:
         service = Service(model, ServeOptions(limits=limits))
-        gate = Gate(limits.requests, limits.client_requests)
-        door = Door(gate, service)
-        config = uvicorn.Config(
-            http_app(service, gate),
-            port=0,
-            http=protocol_of(limits, door),
-            log_config=None,
-            lifespan="off",
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield server.servers[0].sockets[0].getsockname()[1], gate, service
-        finally:
-            server.should_exit = True
-            thread.join(5)
+        with served(service, limits, door=True) as server:
+            yield server, service
 
 
 def post(connection: http.client.HTTPConnection, data: bytes) -> tuple[int, dict[str, object]]:
@@ -65,19 +51,14 @@ def post(connection: http.client.HTTPConnection, data: bytes) -> tuple[int, dict
     return answer.status, json.loads(answer.read())
 
 
-def empty(gate: Gate) -> None:
-    """Wait until nobody is inside: an answer is here before the server is done with it."""
-    while gate.inside:
-        time.sleep(0.001)
-
-
 def test_a_refusal_keeps_the_connection(bundle_path: Path) -> None:
     limits = Limits(requests=2, client_requests=1, body=8 << 20)
-    with listening(bundle_path, limits) as (port, gate, service):
-        kept = http.client.HTTPConnection(CLIENT, port, timeout=10)
+    with listening(bundle_path, limits) as (server, service):
+        gate = server.gate
+        kept = http.client.HTTPConnection(CLIENT, server.port, timeout=LONG)
         assert post(kept, body())[0] == 200
         own = kept.sock
-        empty(gate)
+        server.rest()
         with gate.enter(CLIENT):
             status, value = post(kept, body())
             assert status == 429 and "wait for them" in str(value["error"])
@@ -88,7 +69,7 @@ def test_a_refusal_keeps_the_connection(bundle_path: Path) -> None:
         assert post(kept, body())[0] == 200
         assert kept.sock is own, "nobody had to connect anew"
         assert service.statistics.refused == {"client": 1, "requests": 2}
-        empty(gate)
+        server.rest()
         with gate.enter(CLIENT), gate.enter("another"):
             for path in ("/v2/health/ready", "/v2/health/live"):
                 kept.request("GET", path)
@@ -103,24 +84,22 @@ def test_the_head_after_a_refusal_has_no_more_time_than_the_first(
     bundle_path: Path, later: bytes
 ) -> None:
     """An idle connection may stay for long; one on which a head has begun may not."""
-    limits = Limits(requests=1, header_seconds=0.3, idle_seconds=30)
+    limits = Limits(requests=1, header_seconds=0.3, idle_seconds=10 * LONG)
     with (
-        listening(bundle_path, limits) as (port, gate, _),
-        socket.create_connection((CLIENT, port), timeout=10) as found,
+        listening(bundle_path, limits) as (server, _),
+        socket.create_connection((CLIENT, server.port), timeout=LONG) as found,
     ):
         text = body() + later
         head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n".encode()
-        with gate.enter("another"):
+        with server.gate.enter("another"):
             found.sendall(head + text[: len(body())])
             assert found.recv(1 << 16).startswith(b"HTTP/1.1 503")
             found.sendall(later)
             time.sleep(0.5)  # idle, as it may be
-            begun = time.monotonic()
-            with contextlib.suppress(ConnectionError):
-                for byte in range(100):  # a byte at a time does not stretch it
-                    found.sendall(head[byte : byte + 1])
-                    time.sleep(0.05)
-        assert 0.2 < time.monotonic() - begun < 3
+            begun, whole = time.monotonic(), [head[n : n + 1] for n in range(len(head) - 2)]
+            parts = itertools.chain(whole, [b"x: "], itertools.repeat(b"y", 9999))
+            drip(found, parts)
+        assert time.monotonic() - begun > 0.2
 
 
 def test_what_arrives_together_is_counted_together(bundle_path: Path) -> None:
@@ -182,7 +161,7 @@ def test_a_server_does_not_take_the_memory_for_its_sessions(bundle_path: Path) -
 def test_the_door_reads_no_head_that_others_would_read_otherwise(bundle_path: Path) -> None:
     """Bytes of a body that were taken for a request would be another client's behind a proxy."""
     start = b"POST /x HTTP/1.1\r\nHost: a\r\n"
-    with listening(bundle_path, Limits()) as (_, gate, service), gate.enter(CLIENT):
+    with listening(bundle_path, Limits()) as (server, service), server.gate.enter(CLIENT):
         gate = Gate(0, 0)
         door = Door(gate, service)
         assert door.refuse(CLIENT, start + b"Content-Length: 5\r\n\r\nabc") is not None

@@ -124,14 +124,14 @@ def test_unknown_encodings_are_refused(client: Any) -> None:
 
 
 def test_json_that_would_fill_the_memory_is_not_parsed(client: Any) -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # others may have the processors meanwhile
     many_lists = b'{"inputs": [' + b"[]," * 150_000 + b"[]]}"
     assert client.post(INFER, content=many_lists).status_code == 400
     numbers = b'{"inputs": [' + b"0," * 200_000 + b"0]}"
     assert client.post(INFER, content=numbers).status_code == 400
     long = b'{"id": "' + b"x" * (1 << 19) + b'"}'
     assert client.post(INFER, content=long).status_code == 413
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_pixels_and_rows_are_limited(client: Any) -> None:

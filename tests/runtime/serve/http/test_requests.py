@@ -55,6 +55,13 @@ def test_what_is_not_understood_is_refused(client: Any, change: dict[str, Any]) 
     assert answer.json()["error"]
 
 
+def test_a_key_that_is_given_twice_is_refused(client: Any) -> None:
+    text = json.dumps(body()).replace('"datatype"', '"name": "domain", "datatype"', 1)
+    answer = client.post(INFER, content=text.encode())
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "the body is no JSON (the key 'name' is given twice)"
+
+
 @pytest.mark.parametrize("coding", ["utf-8", "utf-16", "utf-32"])
 def test_what_is_no_text_is_told_without_the_codec(client: Any, coding: str) -> None:
     text = json.dumps(body()).encode(coding)

@@ -11,6 +11,7 @@ pytest.importorskip("starlette", reason="needs prunion[serve]")
 from prunion.runtime.serve.http import body
 from prunion.runtime.serve.http.body import ClientGone, unless_gone
 from prunion.runtime.serve.waiting import within
+from tests.waiting import LONG
 
 
 class Client:
@@ -75,8 +76,8 @@ def test_what_takes_too_long_is_ended() -> None:
             await within(0.01, work())
         assert ended
         # The task goes on as if nothing had been: neither limit reaches what comes after.
-        assert await within(0.05, asyncio.sleep(0.01, "after")) == "after"
-        await asyncio.sleep(0.1)
+        assert await within(0.5, asyncio.sleep(0, "after")) == "after"
+        await asyncio.sleep(0.6)
 
     asyncio.run(run())
 
@@ -87,9 +88,10 @@ def test_a_hang_up_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         gone: Any = Client(0.02)
         with pytest.raises(ClientGone):
-            await unless_gone(gone, asyncio.sleep(5))
-        assert await unless_gone(gone, asyncio.sleep(0.015, "answered")) == "answered"
-        await asyncio.sleep(0.1)
+            await unless_gone(gone, asyncio.sleep(LONG))
+        waits: Any = Client(LONG)
+        assert await unless_gone(waits, asyncio.sleep(0.05, "answered")) == "answered"
+        await asyncio.sleep(0)  # the look for a hang-up ends in its own turn
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli import as_json, bundle_argument, force, precisions
+from prunion.runtime.cli import as_json, bundle_argument, echo_json, force, precisions
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
@@ -107,7 +106,10 @@ def export(
         from prunion.exporter.options import ExportOptions
 
         manifest = export_bundle(source, output, ExportOptions(**options), force=force)
-        click.echo(_json(manifest) if as_json else "\n".join(_exported(output, manifest)))
+        if as_json:
+            echo_json(manifest)
+        else:
+            click.echo("\n".join(_exported(output, manifest)))
     if triton is not None and bundle is not None:
         from prunion.exporter.triton import export_triton
 
@@ -142,7 +144,7 @@ def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) ->
 
     manifest = export_untrained(load_config(run_file), Path(output), force=force)
     if as_json:
-        click.echo(_json(manifest.to_json()))
+        echo_json(manifest.to_json())
         return
     shape, params = manifest.input, manifest.params["backbone"]
     click.echo(
@@ -254,7 +256,7 @@ def verify(bundle: str, against: str | None, as_json: bool) -> None:
     report = verify_bundle(bundle, against=against)
     if as_json:
         worst = None if report.worst is None else asdict(report.worst)
-        click.echo(_json({**asdict(report), "passed": not report.problems, "worst": worst}))
+        echo_json({**asdict(report), "passed": not report.problems, "worst": worst})
     else:
         click.echo("\n".join(map(printable, _verified(report))))
     if report.problems:
@@ -279,7 +281,3 @@ def _verified(report: VerifyReport) -> list[str]:
     if not report.problems:
         lines.append(f"{report.bundle}: everything holds")
     return lines
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False)

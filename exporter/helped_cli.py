@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli import as_json, force
+from prunion.runtime.cli import as_json, echo_json, force
 from prunion.runtime.cli import bench as plain_bench
 from prunion.trainer.cli import check as unrehearsed
 from prunion.trainer.cli import train as unchecked
@@ -95,7 +94,7 @@ def profile(source: str, output: str, force: bool, as_json: bool, **options: Any
     else:
         made = measure_profile(source, output, force=force, **options)
     if as_json:
-        click.echo(json.dumps(made.to_json(), indent=1, ensure_ascii=False))
+        echo_json(made.to_json())
         return
     click.echo("\n".join(profile_lines(output, made)))
     if warning := profile_warning(made):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from prunion.exporter.graph import rehearse_export
+from prunion.exporter.tables import check_handed, plain, values_of
 from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig, load_config
@@ -71,6 +72,7 @@ def train(
             met, the network could not be exported, or the loss stops being finite.
     """
     config, run_file, folder = _asked(config, output)
+    check_handed(config, datasets or {})
     go = train_with_baseline if baseline else train_run
     return go(
         config,
@@ -82,7 +84,7 @@ def train(
         datasets={name: _sets(value) for name, value in (datasets or {}).items()},
         check=rehearse_export,
         watch=Watch(on_step, on_epoch),
-        track=_listed(track),
+        track=values_of(track),
     )
 
 
@@ -115,8 +117,8 @@ def sweep(
     config, run_file, folder = _asked(config, output)
     runs = [
         replace(config, seed=seed, budget=replace(config.budget, limit=limit))
-        for seed in seeds or [config.seed]
-        for limit in budgets or [config.budget.limit]
+        for seed in values_of(seeds) or [config.seed]
+        for limit in values_of(budgets) or [config.budget.limit]
     ]
     return train_sweep(
         runs,
@@ -125,7 +127,7 @@ def sweep(
         resume=resume,
         run_file=run_file,
         check=rehearse_export,
-        track=_listed(track),
+        track=values_of(track),
         shared=share,
     )
 
@@ -215,16 +217,14 @@ def _asked(
     """The run, the file that it was read from, and its folder."""
     run_file = None
     if isinstance(config, Mapping):
-        config = RunConfig.from_json(dict(config))
-    elif not isinstance(config, RunConfig):
+        config = RunConfig.from_json(plain(config))
+    elif isinstance(config, (str, Path)):
         run_file = Path(config)
         config = load_config(run_file)
+    elif not isinstance(config, RunConfig):
+        raise ConfigError(f"config is {shown(config)}: give a run file's path, or its tables")
     name = "run" if run_file is None else run_file.stem
     return config, run_file, Path("runs") / name if output is None else Path(output)
-
-
-def _listed(track: Sequence[str]) -> Sequence[str]:
-    return [track] if isinstance(track, str) else track
 
 
 def _keys(table: str, value: Any) -> dict[str, Any]:
@@ -249,7 +249,8 @@ def _sees(model: nn.Module) -> dict[str, Any]:
     value: dict[str, Any] = {key: known[key] for key in ("mean", "std") if key in known}
     size: Any = tuple(known.get("input_size") or ())[1:]
     if len(size) != 2:
-        size = getattr(model, "image_size", None) or getattr(model, "img_size", None)
+        size = plain(getattr(model, "image_size", None) or getattr(model, "img_size", None))
+        size = tuple(size) if isinstance(size, list) else size
     fits = is_number(size) or (isinstance(size, tuple) and len(size) == 2)
     return {**value, "size": size if fits else SIZE}
 
@@ -272,13 +273,10 @@ def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...] | No
         table = {part: images for part, images in given.items() if images is not None}
         if not all(map(_is_paths, table.values())):
             sets, table = _sets(value), {"source": "python"}
-    for part in PARTS:  # a path may be pathlib's
-        if isinstance(table.get(part), Path):
-            table[part] = str(table[part])
     tested = sets[1] is not None if sets else bool(table.get("test"))
     if table.get("source", "files") in ("files", "python") and not tested:
         table.setdefault("holdout", HOLDOUT)
-    return table, sets
+    return plain(table), sets
 
 
 def _is_paths(value: Any) -> bool:

@@ -28,7 +28,9 @@ ROOMS = {
         "config processes data backbone channels methods network cost pruning score learning "
         "run cli"
     ).split(),
-    "exporter": "options slim graph bundle verify triton training api helped_cli cli".split(),
+    "exporter": (
+        "options tables slim graph bundle verify triton training api helped_cli cli"
+    ).split(),
     "benchmarks": (
         "backbones random_bundle cost peers gpu learning serving report demo reproduce cli "
         "suite __main__"

@@ -5,17 +5,15 @@ A row that fails has a line that says so, `"failed"`, and is tried again next ti
 python -m prunion.benchmarks.gpu training -o gpu.jsonl
 python -m prunion.benchmarks.gpu inference -o gpu.jsonl
 python -m prunion.benchmarks.gpu runtime -o gpu.jsonl
-python -m prunion.benchmarks.gpu learning -o learning.jsonl --data DATA --weights WEIGHTS
+python -m prunion.benchmarks.gpu learning -o ROWS --data DATA --weights WEIGHTS
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import subprocess
-import sys
+import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from prunion.benchmarks.gpu.inference import (
     inference_row,
     make_networks,
 )
+from prunion.benchmarks.gpu.learning import run_tasks, tasks
 from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
@@ -41,14 +40,6 @@ __all__ = ["main"]
 
 Row = Callable[[], dict[str, Any]]
 Rows = Callable[[], Iterable[tuple[str, Row]]]
-# Most telling first, as `seeds: rows`: an interrupted table is still an answer.
-LEARNING = (
-    ("01234", "tuned-all tuned-025 one-shot-025 tuned-macs-050 one-shot-macs-050"),
-    ("012", "tuned-010 greedy-010 one-shot-floor-010 tuned-macs-025 greedy-macs-025"),
-    ("012", "one-shot-macs-025 greedy-025 greedy-macs-050 frozen-all frozen-025"),
-    ("0", "intersection-025 jaccard-025 ba2-tuned-025 tuned-random-025 separate-025"),
-    ("0", "slim-first-magnitude-global-025 slim-first-taylor-global-025"),
-)
 device_option = click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
 seconds_option = click.option("--seconds", default=10.0, show_default=True, help="A case and row.")
 output_option = click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
@@ -144,12 +135,19 @@ def runtime(device: str, output: Path, seconds: float) -> None:
 
 
 @main.command()
-@output_option
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the rows' files: eight.jsonl, methods.jsonl.",
+)
 @click.option("--data", required=True, type=click.Path(exists=True))
 @click.option("--weights", required=True, type=click.Path(exists=True))
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--folder", default="runs/gpu", show_default=True)
-@click.option("--lanes", default=8, show_default=True, help="Rows that are trained at a time.")
+@click.option("--lanes", default=os.cpu_count() or 8, show_default=True, help="Rows at a time.")
+@click.option("--minutes", default=600.0, show_default=True, help="Begin no row after this long.")
 @click.option("--workers", default=1, show_default=True, help="Processes that read a row's images.")
 @click.option("--set", "settings", multiple=True, default=("precision=bf16",), show_default=True)
 def learning(
@@ -159,25 +157,16 @@ def learning(
     epochs: str,
     folder: str,
     lanes: int,
+    minutes: float,
     workers: int,
     settings: tuple[str, ...],
 ) -> None:
-    """The learning table on eight domains, several rows at a time: one leaves a GPU idle."""
-    command = [sys.executable, "-m", "prunion.benchmarks.learning", "--domains", "all"]
-    command += ["--data", data, "--weights", weights, "--epochs", epochs, "--folder", folder]
-    command += ["-o", str(output), "--threads", "1", "--set", f"workers={workers}"]
-    command += [part for setting in settings for part in ("--set", setting)]
-    tasks = [
-        [row, "--seed", seed] for seeds, rows in LEARNING for seed in seeds for row in rows.split()
-    ]
-
-    def run(task: list[str]) -> bool:
-        return subprocess.run([*command, *task], check=False).returncode == 0
-
-    with ThreadPoolExecutor(lanes) as pool:
-        failed = [
-            " ".join(t) for t, done in zip(tasks, pool.map(run, tasks), strict=True) if not done
-        ]
+    """The learning table's rows, several at a time: one leaves a GPU idle."""
+    common = ["--data", data, "--weights", weights, "--epochs", epochs, "--folder", folder]
+    common += ["--threads", "1", "--set", f"workers={workers}"]
+    common += [part for setting in settings for part in ("--set", setting)]
+    output.mkdir(parents=True, exist_ok=True)
+    failed = run_tasks(tasks(), output, common, lanes, minutes)
     if failed:
         raise click.ClickException(f"failed, see above: {'; '.join(failed)}")
 

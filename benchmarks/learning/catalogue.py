@@ -3,6 +3,7 @@
 A name is the method's and the budget's: `one-shot-macs-025` is the method `one-shot` at a quarter
 of the MACs, `one-shot-025` at a quarter of the parameters. Those that keep every channel have no
 budget in their name; nor have `bap-slice` and `ba2-slice`, at half of the parameters.
+`paper-slice` is the paper's own switches under its own recipe; with `none` it is BA².
 
 Methods called `paper`, `intersection` and `jaccard` follow dos Santos et al., "Budget-Aware
 Pruning: Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464; `ba2` follows
@@ -104,6 +105,8 @@ UNCUT: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 SLICES = {**FROZEN, "granularity": "slice"}
 BA2_SLICES = {**SLICES, "method": "ba2"}
+PAPER_SLICES = {**SLICES, "recipe": "paper"}
+BETAS = ("100", "075", "050", "025")  # of its tables
 
 # Method: in words, its keys of `[train]`, the budgets it is run at.
 METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
@@ -129,6 +132,27 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "jaccard": ("jaccard", {**TUNED, "sharing": "jaccard"}, POINTS),
     "bap-slice": ("slice switches, union loss", SLICES, ("075", "025")),
     "ba2-slice": ("slice switches, BA²", BA2_SLICES, ("075", "025")),
+    "paper-slice": ("slice switches, paper recipe", PAPER_SLICES, BETAS),
+    "paper-slice-epoch": (
+        "the same, domains by epoch",
+        {**PAPER_SLICES, "order": "epoch"},
+        BETAS,
+    ),
+    "paper-slice-intersection": (
+        "slice switches, paper recipe, intersection",
+        {**PAPER_SLICES, "sharing": "intersection"},
+        ("050",),
+    ),
+    "paper-slice-jaccard": (
+        "slice switches, paper recipe, jaccard",
+        {**PAPER_SLICES, "sharing": "jaccard"},
+        ("050",),
+    ),
+    "paper-slice-none": (
+        "slice switches, paper recipe, BA²",
+        {**PAPER_SLICES, "method": "ba2"},
+        ("050",),
+    ),
 }
 
 

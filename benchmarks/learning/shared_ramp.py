@@ -11,6 +11,7 @@ the learning table's, and so is the comparison (`paired.py`): by images, within 
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from prunion.benchmarks.learning.catalogue import ROWS
-from prunion.benchmarks.learning.paired import compare
+from prunion.benchmarks.learning.paired import compare, seed_of
 from prunion.benchmarks.learning.rows import DOMAINS, make_config, right_answers
 from prunion.runtime.base import read_json
 from prunion.trainer.config import RunConfig
@@ -83,7 +85,11 @@ def shared_table(lines: Sequence[Line], shorter: float, limits: Sequence[float])
         found = compare(shared, alone)
         if found is None:
             continue
-        means = [sum(x["mean"] for x in group) / len(group) for group in (alone, shared)]
+        both = {seed_of(x) for x in alone} & {seed_of(x) for x in shared}
+        means = [
+            statistics.mean(x["mean"] for x in group if seed_of(x) in both)
+            for group in (alone, shared)
+        ]
         cells = [f"{limit:g}", str(found.seeds), *(f"{100 * mean:.2f}" for mean in means)]
         cells += [f"{100 * found.mean:+.2f}", found.interval, found.verdict]
         out.append(f"| {' | '.join(cells)} |")
@@ -96,7 +102,7 @@ def shared_table(lines: Sequence[Line], shorter: float, limits: Sequence[float])
         [sum(x[k] for x in kinds[branched]) / sum(x[k] for x in kinds["separate"]) for k in TIMES]
         for kinds in timed.values()
         if {branched, "separate"} <= kinds.keys()
-        and not any(x["resumed"] for x in (*kinds[branched], *kinds["separate"]))
+        and _timed_alike(kinds[branched] + kinds["separate"])
     ]
     if ratios:
         wall, cpu = (sum(column) / len(column) for column in zip(*ratios, strict=True))
@@ -105,6 +111,12 @@ def shared_table(lines: Sequence[Line], shorter: float, limits: Sequence[float])
 
 
 TIMES = ("seconds", "cpu_seconds")
+
+
+def _timed_alike(lines: Sequence[Line]) -> bool:
+    """Whether no run was interrupted, and all had the same processor."""
+    devices = {line.get("device", "cpu") for line in lines}
+    return len(devices) == 1 and not any(line["resumed"] for line in lines)
 
 
 def _separate(key: str, config: RunConfig, folder: Path) -> Line:
@@ -146,6 +158,7 @@ def _line(
         "branched_from": result["branched_from"],
         "torch": read_json(folder / "checkpoint" / "checkpoint.json")["versions"]["torch"],
         **dict(zip(TIMES, (round(value, 1) for value in seconds), strict=True)),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "resumed": resumed,
         **right_answers(config, folder),
     }

@@ -33,7 +33,7 @@ SHARES: Mapping[Phases, tuple[float, float]] = {
     "one": (0, 0),
     "prunion": (1 / 6, 1 / 2),
     "late": (0, 1 / 3),
-    "taps": (1 / 15, 0),
+    "taps": (1 / 15, 1 / 5),  # the paper settles nothing: its layers go on and off to the end
 }
 
 
@@ -162,7 +162,8 @@ def _plain(benchmark: str, network: str) -> Iterator[ReproducedRow]:
 def _adapters(benchmark: str, network: str) -> Iterator[ReproducedRow]:
     epochs = 120 if benchmark == "decathlon" else 30
     if network in SERIES:
-        yield ReproducedRow("series", network, "series", "series adapters", epochs, ADAPTERS)
+        train = {**ADAPTERS, "adapter_lr": 0.1}
+        yield ReproducedRow("series", network, "series", "series adapters", epochs, train)
     for place, keys in PLACES.items() if network == "resnet26" else [("", {})]:
         what = f"parallel adapters{place.replace('-', ', ')}"
         train = {**ADAPTERS, **keys}

@@ -35,7 +35,7 @@ class Table:
         return [word for word in self.command.split() if word.isupper()]
 
 
-RESULTS = "docs/results.md"
+TAKES = "docs/training-cost.md"
 COST = "prunion.benchmarks.cost"
 GPU = "prunion.benchmarks.gpu"
 LEARNING, DATA = "prunion.benchmarks.learning", "--data DATA --weights WEIGHTS"
@@ -66,24 +66,28 @@ TABLES = (
     Table("slim-latency", "docs/backbones.md", f"{COST}.slim_latency --seconds 2", 10),
     Table("export", "docs/backbones.md", f"{COST}.export_cost", 3),
     Table("latency-budget", "docs/latency.md", f"{COST}.latency_budget", 30),
-    Table("train-step", RESULTS, f"{COST}.train_step --threads 1", 2),
+    Table("train-step", TAKES, f"{COST}.train_step --threads 1", 2),
     Table(
         "train-step-lite0",
-        RESULTS,
+        TAKES,
         f"{COST}.train_step --threads 1 --backbone lite0 --size 96",
         2,
     ),
     Table(
-        "learning", "docs/results.md", f"{LEARNING} {DATA} -o rows.jsonl tuned-050", 60, "images"
+        "learning",
+        "docs/results.md",
+        f"{LEARNING} {DATA} -o rows.jsonl tuned-050",
+        60,
+        "images",
     ),
     Table(
         "shared-ramp",
-        RESULTS,
+        TAKES,
         f"{LEARNING}.shared_ramp {DATA} -o shared.jsonl",
         900,
         "images",
     ),
-    Table("loader", RESULTS, f"{COST}.loader --images 1024 --side 400", 5),
+    Table("loader", TAKES, f"{COST}.loader --images 1024 --side 400", 5),
     Table("params", "docs/methods.md", "prunion.benchmarks.reproduce.ratios", 3),
     Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
     Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "a GPU, TensorRT"),

@@ -10,6 +10,7 @@ from .build import one_domain_graph as one_domain_graph
 from .build import onnx_graph as onnx_graph
 from .int8 import graph_accuracy as graph_accuracy
 from .int8 import lost as lost
+from .int8 import open_trained as open_trained
 from .probe import Probe as Probe
 from .probe import make_probe as make_probe
 from .probe import open_graph as open_graph

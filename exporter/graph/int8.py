@@ -19,12 +19,13 @@ from prunion.exporter.graph.build import errors_only
 from prunion.exporter.graph.int8_ranges import equalise
 from prunion.exporter.graph.probe import open_graph
 from prunion.exporter.options import ExportOptions
+from prunion.runtime.base import shown
 from prunion.runtime.bundle import Int8Account
-from prunion.runtime.errors import VerificationError
+from prunion.runtime.errors import DataError, VerificationError
 from prunion.trainer.data import Domain, eval_batches, eval_transform, open_domain
 from prunion.trainer.network import Checkpoint
 
-__all__ = ["calibration_batches", "graph_accuracy", "int8_graph", "lost", "refuse"]
+__all__ = ["calibration_batches", "graph_accuracy", "int8_graph", "lost", "open_trained", "refuse"]
 
 BATCH = 32
 Batch = dict[str, np.ndarray]
@@ -37,12 +38,10 @@ def int8_graph(
     """Quantise an fp32 graph; returns the QDQ graph and what it cost each domain.
 
     Raises:
-        DataError: the run's images cannot be read.
+        DataError: the run's images cannot be read, or are of other classes by now.
         VerificationError: a domain loses more than `options.int8_max_drop` points.
     """
-    config = loaded.config
-    orientation = config.input.orientation
-    domains = [open_domain(domain, config.seed, orientation) for domain in config.domains]
+    domains = open_trained(loaded, [domain.name for domain in loaded.config.domains])
     batches = calibration_batches(domains, loaded, options.int8_images)
     before = graph_accuracy(graph, domains, loaded)
     with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +63,26 @@ def int8_graph(
         calibration_images=options.int8_images,
         outputs=outputs,
     )
+
+
+def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:
+    """Some of a run's domains, as it trained them.
+
+    Raises DataError if their images cannot be read, or are of other classes by now.
+    """
+    config = loaded.config
+    known = {domain.name: domain for domain in config.domains}
+    classes = {entry["name"]: list(entry["classes"]) for entry in loaded.meta["domains"]}
+    opened = [open_domain(known[n], config.seed, config.input.orientation) for n in names]
+    for domain in opened:
+        before, now = classes[domain.name], list(domain.classes)
+        if before != now:  # a label is a place among them: every accuracy would be chance
+            changed = sorted({*before} ^ {*now}) or now
+            raise DataError(
+                f"[domains.{domain.name}] has other classes than the network learned "
+                f"({shown(changed[0])} among what changed): put its images back as they were"
+            )
+    return opened
 
 
 def lost(before: Accuracy, after: Accuracy, limit: float) -> dict[str, float]:

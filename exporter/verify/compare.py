@@ -17,6 +17,7 @@ from prunion.exporter.graph import (
     make_probe,
     masked_logits,
     open_graph,
+    open_trained,
     relative_errors,
     run_graph,
     tolerance_of,
@@ -25,7 +26,6 @@ from prunion.runtime.base import PRECISIONS, Precision
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import DomainError, PrunionError, VerificationError
 from prunion.runtime.graph import form_of
-from prunion.trainer.data import open_domain
 from prunion.trainer.network import Checkpoint
 
 __all__ = [
@@ -180,11 +180,8 @@ def measure_int8_again(
         return [], ["int8: accuracy not measured again: its export noted none"]
     if loaded is None:
         return [], ["int8: accuracy not measured again: give --against CHECKPOINT"]
-    config = loaded.config
-    known = {domain.name: domain for domain in config.domains}
-    orientation = config.input.orientation
     try:
-        domains = [open_domain(known[name], config.seed, orientation) for name in bundle.domains]
+        domains = open_trained(loaded, bundle.domains)
         found = graph_accuracy(bundle.held_graph("int8").read(), domains, loaded)
     except (PrunionError, OSError, KeyError) as exc:
         reason = " ".join(str(exc).split())

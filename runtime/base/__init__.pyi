@@ -3,7 +3,6 @@ from .checks import Fields as Fields
 from .checks import check_text as check_text
 from .checks import is_number as is_number
 from .checks import is_whole as is_whole
-from .checks import json_of as json_of
 from .checks import safe_relative_path as safe_relative_path
 from .energy import INPUT_RAILS as INPUT_RAILS
 from .energy import EnergyUse as EnergyUse
@@ -17,13 +16,14 @@ from .files import cache_folder as cache_folder
 from .files import check_output as check_output
 from .files import check_space as check_space
 from .files import new_folder as new_folder
-from .files import parse_json as parse_json
-from .files import read_json as read_json
 from .files import replace_file as replace_file
 from .files import sha256_file as sha256_file
 from .files import strangers as strangers
-from .files import write_json as write_json
 from .install import install_hint as install_hint
+from .json_files import json_of as json_of
+from .json_files import parse_json as parse_json
+from .json_files import read_json as read_json
+from .json_files import write_json as write_json
 from .machine import available_bytes as available_bytes
 from .machine import default_round_to as default_round_to
 from .machine import default_threads as default_threads

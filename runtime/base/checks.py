@@ -5,7 +5,6 @@ Whatever the file holds, the reader gets one line that names the key and the fix
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -14,7 +13,7 @@ from typing import Any, TypeGuard
 from prunion.runtime.base.text import MOST_SHOWN, shown
 from prunion.runtime.errors import BundleError, PrunionError, printable
 
-__all__ = ["Fields", "check_text", "is_number", "is_whole", "json_of", "safe_relative_path"]
+__all__ = ["Fields", "check_text", "is_number", "is_whole", "safe_relative_path"]
 
 MISSING = object()
 FIX = "export the bundle again"
@@ -109,31 +108,6 @@ class Fields:
         # A key may come from the file, so it may hold anything.
         name = key if key.isprintable() and len(key) <= MOST_SHOWN else shown(key)
         return f"{self.where}.{name}" if self.where else name
-
-
-def json_of(text: str | bytes | bytearray) -> Any:
-    """The value of a JSON text. Raises ValueError if it is none, or gives a key twice.
-
-    Python takes the last of two values without a word, other readers the first. It costs no time
-    in which long lists of numbers could be seen: an object is looked at once, and a list never.
-    """
-    if isinstance(text, bytes | bytearray):
-        text = text.decode(json.detect_encoding(text), "surrogatepass")
-    if text.startswith("\ufeff"):
-        raise ValueError("it begins with a byte order mark: write it as plain UTF-8")
-    return DECODER.decode(text)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
-        raise ValueError(f"the key {shown(twice)} is given twice")
-    return found
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

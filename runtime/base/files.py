@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -19,9 +18,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from prunion.runtime.base.checks import json_of
 from prunion.runtime.base.exchange import clear_leftovers, folder_beside, put_in_place, restore
 from prunion.runtime.errors import OutputError, PrunionError
 
@@ -31,15 +28,11 @@ __all__ = [
     "check_output",
     "check_space",
     "new_folder",
-    "parse_json",
-    "read_json",
     "replace_file",
     "sha256_file",
     "strangers",
-    "write_json",
 ]
 
-MAX_JSON_BYTES = 256 * 1024 * 1024
 # Says in a few words what at a path a command did not write, such as "holds notes.txt"; "" if all
 # of it is its own.
 Wrote = Callable[[Path], str]
@@ -162,34 +155,6 @@ def sha256_file(path: Path | str) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def read_json(path: Path | str, error: type[PrunionError] = PrunionError) -> Any:
-    """Read a JSON file, raising `error` in one line if it is missing, too large or broken."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise error(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: not a prunion file")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise error(f"{path} does not exist") from None
-    except OSError as exc:
-        raise error(f"{path} cannot be read as JSON ({exc}): copy or write it again") from None
-    return parse_json(data, path, error)
-
-
-def parse_json(data: bytes, path: Path, error: type[PrunionError] = PrunionError) -> Any:
-    """The value of a JSON file's bytes, raising `error` in one line if they are none."""
-    try:
-        return json_of(data.decode("utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise error(f"{path} cannot be read as JSON ({exc}): copy or write it again") from None
 
 
 def cache_folder() -> Path:

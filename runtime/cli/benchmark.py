@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli.options import as_json, backends, bundle_argument, numbers, precision
+from prunion.runtime.cli.options import (
+    as_json,
+    backends,
+    bundle_argument,
+    echo_json,
+    numbers,
+    precision,
+)
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -91,7 +98,12 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
     metavar="http://HOST:PORT",
     help="Ask a running server that serves BUNDLE; grpc://HOST:PORT too.",
 )
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Also write a table.")
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(dir_okay=False),
+    help="Also write a table, in place of an earlier one.",
+)
 @as_json
 def bench(
     bundle: str,
@@ -133,14 +145,18 @@ def bench(
         text = json.dumps(found.to_json(), indent=1) if as_json else scenario_line(found)
         click.echo(text)
         return
+    from prunion.runtime.base import replace_file
     from prunion.runtime.measure import (
         NEED_UNPRUNED,
         TORCH_PRUNED,
         bench,
         bench_csv,
+        foreign_to_bench,
         format_report,
     )
 
+    if csv_file:
+        _check_table(Path(csv_file), foreign_to_bench)
     with TemporaryDirectory() as folder:
         graph = None
         if unpruned is not None and set(against) & set(NEED_UNPRUNED):
@@ -163,11 +179,26 @@ def bench(
             pruned=pruned,
         )
     if csv_file:
-        Path(csv_file).write_text(bench_csv(report), "utf-8")
+        if Path(csv_file).exists() and not Path(csv_file).is_file():  # a pipe
+            Path(csv_file).write_text(bench_csv(report), "utf-8")
+        else:
+            with replace_file(csv_file) as temporary:
+                temporary.write_text(bench_csv(report), "utf-8")
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
+        echo_json(report.to_json())
     else:
         click.echo(format_report(report))
+
+
+def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
+    """Before anything is measured: only an earlier table is replaced."""
+    from prunion.runtime.base import check_output
+    from prunion.runtime.errors import OutputError
+
+    if path.is_file() and (what := foreign(path)):
+        raise OutputError(f"{path} {what}: choose another place")
+    if not path.exists():
+        check_output(path, force=False)
 
 
 def _ask(

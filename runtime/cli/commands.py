@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli.options import as_json, backends, bundle_argument, packs, precision
+from prunion.runtime.cli.options import (
+    as_json,
+    backends,
+    bundle_argument,
+    echo_json,
+    packs,
+    precision,
+)
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -68,7 +74,7 @@ def predict(
             else {"image": image, **asdict(x), "top": [c._asdict() for c in x.top]}
             for image, x in answers
         ]
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        echo_json(rows)
     else:
         for image, x in answers:
             if not isinstance(x, PrunionError):
@@ -172,7 +178,7 @@ def inspect(bundle: str, as_json: bool) -> None:
 
     opened = open_bundle(bundle)
     if as_json:
-        click.echo((opened.path / "manifest.json").read_text("utf-8"), nl=False)
+        echo_json((opened.path / "manifest.json").read_text("utf-8"))
     else:
         click.echo("\n".join(map(printable, _summary(opened))))
 
@@ -229,7 +235,7 @@ def doctor(as_json: bool) -> None:
     findings, facts = examine(), machine_facts()
     if as_json:
         value = {"machine": facts, "findings": [asdict(x) for x in findings]}
-        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+        echo_json(value)
     else:
         click.echo(f"{facts['cpu']}, {facts['cores']} cores, {facts['architecture']}")
         click.echo(f"{available_bytes() / 2**30:.1f} GiB of memory free, {facts['system']}")

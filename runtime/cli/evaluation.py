@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from prunion.runtime.cli.options import (
     as_json,
     backends,
     bundle_argument,
+    echo_json,
     force,
     packs,
     precision,
@@ -88,7 +88,7 @@ def evaluate(
     if output is not None:
         write_json(output, result.record())
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        echo_json(result.to_json())
     else:
         click.echo("\n".join(evaluation_lines(result)))
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import Any
+
 import click
 
-from prunion.runtime.base import BACKENDS, PRECISIONS
+from prunion.runtime.base import BACKENDS, PRECISIONS, json_of
 
 __all__ = [
     "as_json",
     "backends",
     "bundle_argument",
+    "echo_json",
     "force",
     "numbers",
     "packs",
@@ -33,6 +38,18 @@ packs = click.option(
 precision = click.option(
     "--precision", default="fp32", show_default=True, type=precisions, help="Graph variant."
 )
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON, or JSON's own text as it is."""
+    text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # A code page without the letters of a class, a file name that is no UTF-8: a question mark
+        # in their place would be another name, and JSON can write them in ASCII.
+        text = json.dumps(json_of(text), indent=1)
+    click.echo(text.removesuffix("\n"))
 
 
 def numbers(_: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:

@@ -1,4 +1,5 @@
 from .bench_text import bench_csv as bench_csv
+from .bench_text import foreign_to_bench as foreign_to_bench
 from .bench_text import format_report as format_report
 from .benchmark import bench as bench
 from .comparison import Comparison as Comparison

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 from prunion.runtime.base import INPUT_RAILS, state_text
 from prunion.runtime.measure.benchmark import BenchReport, BenchRow, Energy
 from prunion.runtime.measure.comparison import Comparison
 from prunion.runtime.measure.fresh import Fresh
 
-__all__ = ["bench_csv", "format_report"]
+__all__ = ["bench_csv", "foreign_to_bench", "format_report"]
 
 COLUMNS = (
     "session,batch,runs,mean_ms,p50_ms,p90_ms,p99_ms,min_ms,images_per_second,warm_up_calls,"
@@ -95,6 +96,17 @@ def bench_csv(report: BenchReport) -> str:
     for row in report.rows:
         writer.writerows(_lines(report, row))
     return text.getvalue()
+
+
+def foreign_to_bench(path: Path) -> str:
+    """Why a file is no table of `prunion bench --csv`; "" if it is one."""
+    head = ",".join(COLUMNS[:4]).encode()
+    try:
+        with path.open("rb") as file:
+            own = file.read(len(head)) == head
+    except OSError:
+        own = False
+    return "" if own else "is no table of `prunion bench`"
 
 
 def _lines(report: BenchReport, row: BenchRow) -> Iterator[list[object]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 
 import torch
@@ -12,7 +11,7 @@ from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone.names import op_name
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
 from prunion.trainer.backbone.published import published_net
-from prunion.trainer.backbone.python_net import make_python_net
+from prunion.trainer.backbone.python_net import make_python_net, own_copy
 from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.backbone.weights import (
     load_weights,
@@ -52,7 +51,7 @@ def load_backbone(
         UnsupportedGraphError: the network cannot be traced, or does not end in features.
     """
     if model is not None:
-        model = copy.deepcopy(model).to("cpu", torch.float32)
+        model = own_copy(model)
     else:
         model = _create(config, pretrained=weights and config.weights == "default")
     state = read_weights(config.weights) if weights and config.weights_are_a_file else None
@@ -70,7 +69,20 @@ def load_backbone(
     module = fx.GraphModule(module, module.graph)  # takes along only the parameters still used
     if state is not None:
         load_weights(config, module, state, stored)
+    if weights:
+        _check_finite(config, module)
     return module
+
+
+def _check_finite(config: BackboneConfig, module: nn.Module) -> None:
+    """Or the first loss would be NaN, and its message about learning rates."""
+    statistics = [x for x in module.named_buffers() if ".running_" in f".{x[0]}"]
+    for name, value in (*module.named_parameters(), *statistics):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ConfigError(
+                f"[backbone] {config.name} has weights that are not finite, {name} among them: "
+                "give an earlier checkpoint of it"
+            )
 
 
 def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:

@@ -22,7 +22,7 @@ from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BackboneConfig
 
-__all__ = ["make_python_net"]
+__all__ = ["make_python_net", "own_copy"]
 
 
 def make_python_net(config: BackboneConfig) -> nn.Module:
@@ -57,7 +57,23 @@ def make_python_net(config: BackboneConfig) -> nn.Module:
             f"[backbone] name: {config.name} makes a {type(found).__name__}: return a "
             "torch.nn.Module"
         )
-    return copy.deepcopy(found).to("cpu", torch.float32)  # the module may keep it for others
+    return own_copy(found)  # the module may keep it for others
+
+
+def own_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32. Raises ConfigError if there can be none."""
+    # What a hook computes before each forward (torch.nn.utils.weight_norm) hangs on a gradient's
+    # graph, of which there is no copy; the copy's hook computes its own.
+    held = [x for part in model.modules() for x in vars(part).values()]
+    computed = [x for x in held if isinstance(x, torch.Tensor) and not x.is_leaf]
+    try:
+        own = copy.deepcopy(model, {id(x): x.detach().clone() for x in computed})
+        return own.to("cpu", torch.float32)
+    except Exception as exc:  # whatever hangs on the user's module
+        raise ConfigError(
+            f"the network, a {type(model).__name__}, cannot be copied to the CPU "
+            f"({reason_of(exc)}): give one that copy.deepcopy takes, with its weights in memory"
+        ) from exc
 
 
 def _called(config: BackboneConfig, function: Any) -> Any:

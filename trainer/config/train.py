@@ -279,7 +279,7 @@ class TrainConfig:
 
     @property
     def own_adapter_lr(self) -> float:
-        """Learning rate of what a method with own weights learns, by default its paper's."""
+        """Learning rate of what a method with own weights learns, by default `METHODS` has it."""
         return self.traits.adapter_lr if isinstance(self.adapter_lr, str) else self.adapter_lr
 
     @property

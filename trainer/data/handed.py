@@ -20,6 +20,7 @@ __all__ = ["Handed", "HandedSets", "open_dataset"]
 log = logging.getLogger(__name__)
 
 COMPARED = 16  # labels of a list that are compared with those of the items before training
+READ_TWICE = 8  # images that show whether the data set changes them by chance
 
 # Training and test images, the latter None for a holdout, and perhaps validation images.
 Handed: TypeAlias = tuple[Any, ...]
@@ -56,8 +57,16 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
             raise DataError(f"{place(index)} cannot be read ({reason_of(exc)}): mend it") from exc
         return found, decode_image(_picture(image, place(index)), place(index), orientation)
 
-    if len(dataset):
-        image_of(0)  # what kind of images these are shows now, not in the first step
+    # What kind of images these are shows now, not in the first step.
+    some = np.linspace(0, len(dataset) - 1, min(READ_TWICE, len(dataset))).astype(int).tolist()
+    changing = (i for i in some if _pixels(image_of(i)[1]) != _pixels(image_of(i)[1]))
+    if (index := next(changing, None)) is not None:
+        log.warning(
+            "%s is another one each time it is read: memory keeps the first, which every epoch "
+            "then sees, and such test images make accuracy a matter of chance; take what is random "
+            "out of the data set, and let [train] augment do it",
+            place(index),
+        )
     try:
         names = class_names(dataset, where)
         labels, own = _labels(dataset, item, where, names)
@@ -118,12 +127,17 @@ def _has(item: Any, label: Any, names: tuple[str, ...] | None) -> bool:
     return False
 
 
+def _pixels(image: Image.Image) -> tuple[tuple[int, int], bytes]:
+    return image.size, image.tobytes()
+
+
 def _picture(image: Any, place: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     value = image.detach().cpu() if isinstance(image, torch.Tensor) else image
     if isinstance(value, torch.Tensor) and value.dim() == 3 and len(value) in (1, 3):
-        if value.is_floating_point() and value.min() >= 0 and value.max() <= 1:
+        inside = value.is_floating_point() and value.numel() > 0
+        if inside and value.min() >= 0 and value.max() <= 1:
             value = (value * 255).round().to(torch.uint8)
         value = value.permute(1, 2, 0).expand(-1, -1, 3).numpy()
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.shape[2:] == (3,):

@@ -5,6 +5,7 @@ Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import InputConfig, TrainConfig
+from prunion.trainer.config import RunConfig
 from prunion.trainer.network import DomainNet, load_checkpoint
 
 __all__ = ["Teacher", "load_teacher"]
+
+log = logging.getLogger(__name__)
 
 TEMPERATURE = 2.0  # of the softmax, Hinton's T
 
@@ -56,21 +59,20 @@ class Teacher:
 
 
 def load_teacher(
-    train: TrainConfig,
-    shape: InputConfig,
-    classes: Mapping[str, Sequence[str]],
-    device: torch.device,
+    run: RunConfig, classes: Mapping[str, Sequence[str]], device: torch.device
 ) -> Teacher | None:
-    """The teacher that `train` names, or None.
+    """The teacher that `[train]` names, or None.
+
+    It must have seen images as the run does. One that may have learned from what the run holds
+    out is told of.
 
     Args:
-        shape: of the run's images; the teacher must have seen the same.
         classes: of every domain of the run by its name, in order.
 
     Raises CheckpointError for a damaged checkpoint, ConfigError for one of other domains, classes
     or images.
     """
-    path, weight = train.teacher, train.distillation
+    path, weight = run.train.teacher, run.train.distillation
     if not path or not weight:
         return None
     checkpoint = load_checkpoint(path)
@@ -86,12 +88,30 @@ def load_teacher(
                 f"[train] teacher {path} knows other classes of {name}, or in another order: "
                 "give a run of the same data sets"
             )
-    own, run = ((x.size, x.mean, x.std) for x in (checkpoint.config.input, shape))
-    if own != run:
+    seen, asked = ((x.size, x.mean, x.std) for x in (checkpoint.config.input, run.input))
+    if seen != asked:
         raise ConfigError(
-            f"[train] teacher {path} was trained with (size, mean, std) {own}, the run has {run}: "
-            "give a teacher that sees the same images"
+            f"[train] teacher {path} was trained with (size, mean, std) {seen}, the run has "
+            f"{asked}: give a teacher that sees the same images"
+        )
+    if tested := _seen(checkpoint.config, run):
+        log.warning(
+            "[train] teacher %s had another seed, or a smaller holdout: it has learned from images "
+            "that this run tests %s with, whose accuracy will be too high; give a teacher of the "
+            "same seed and holdout, or test images",
+            path,
+            ", ".join(tested),
         )
     teacher = checkpoint.net.to(device).to(memory_format=torch.channels_last)
     digest = str(checkpoint.meta["model_sha256"])
     return Teacher(teacher.eval().requires_grad_(False), weight, digest)
+
+
+def _seen(taught: RunConfig, run: RunConfig) -> list[str]:
+    """Domains of which a holdout, drawn by the seed, was among the teacher's training images."""
+    pairs = zip(run.domains, taught.domains, strict=True)
+    return [
+        own.name
+        for own, theirs in pairs
+        if own.holdout and (run.seed != taught.seed or theirs.holdout < own.holdout)
+    ]

@@ -11,6 +11,7 @@ from torch import nn
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet
+from prunion.trainer.pruning import Schedule
 
 __all__ = [
     "MixedOptimiser",
@@ -90,14 +91,16 @@ def make_optimiser(
     for group in groups:
         group["lr"] = group["peak"]
         group.setdefault("sgd", False)
+        group.setdefault("switches", False)
     # On a GPU one kernel a group instead of a dozen.
     return MixedOptimiser(groups, fused=True if net.switches.is_cuda else None)
 
 
-def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Every group's learning rate as a share of its own peak."""
+def set_rates(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Every group's learning rate as a share of its own peak; switches have a share of theirs."""
+    factor, of_switches = schedule.rate(step), schedule.switch_rate(step)
     for group in optimiser.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"] = group["peak"] * (of_switches if group["switches"] else factor)
 
 
 def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:

@@ -79,7 +79,7 @@ class Training:
         classes = dict(zip(self.names, batches.classes, strict=True))
         if net.adapter is not None:
             net.adapter.share = budget.share
-        self.teacher = load_teacher(config.train, config.input, classes, net.switches.device)
+        self.teacher = load_teacher(config, classes, net.switches.device)
         self.average = WeightAverage(config.train.average * batches.steps_per_epoch)
         self.epoch = self.step = 0
         self.phase: Phase = "warmup"
@@ -206,7 +206,7 @@ class Training:
     # --- steps ------------------------------------------------------------------------------
 
     def _step(self, batches: Sequence[Batch]) -> StepResult:
-        set_rates(self.optimiser, self.schedule.rate(self.step))
+        set_rates(self.optimiser, self.schedule, self.step)
         hold_trunk(self.net, self.config.train, self.phase)
         self._advance()
         recipe = self.recipe

@@ -219,7 +219,7 @@ class SliceSwitches(WeightAdapter):
     def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
         """Adam, as the papers have it."""
         own = list(self.scores.values())
-        return [{"params": own, "peak": train.switch_lr, "weight_decay": 0.0}]
+        return [{"params": own, "peak": train.switch_lr, "weight_decay": 0.0, "switches": True}]
 
     def _bits(self, name: str) -> torch.Tensor:
         """0 or 1 exactly, `[D, O·I]`, with the gradient of the score itself while it learns."""

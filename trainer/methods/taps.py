@@ -3,6 +3,11 @@
 Wallingford et al. 2022, "Task Adaptive Parameter Sharing for Multi-Task Learning",
 arXiv:2203.16708: `W_d = W + 1[s ≥ τ]·Δ` with one score s a layer, which gets the gate's gradient
 unchanged, and a charge of `λ/L · Σ|s|` on the L layers, from the end of warm-up on.
+
+The score of a layer worth having hovers at τ: on, it feels little but the charge; off, the gradient
+of all that Δ would add. So such layers switch every few steps for as long as scores learn, and
+BatchNorm's statistics are of no one network. Here scores learn until settling begins; each domain
+then keeps the layers that were on in most of the last steps.
 """
 
 from __future__ import annotations
@@ -19,10 +24,19 @@ from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter, key_of_w
 __all__ = ["PickedLayers"]
 
 START, THRESHOLD = 0.15, 0.1
+PACE = 0.02  # how far a step moves the share of steps in which a layer was on: it forgets in fifty
 
 
 class PickedLayers(WeightAdapter):
-    """Δ of every weight, 0 at the start, and a score of each for every domain."""
+    """Δ of every weight, 0 at the start, and a score of each for every domain.
+
+    Attributes:
+        often: in what share of the last steps each layer was on, `[D, L]`.
+        fixed: whether the layers are picked for good; their scores are then 0 or as at the start.
+    """
+
+    often: torch.Tensor
+    fixed: torch.Tensor
 
     def __init__(
         self, train: TrainConfig, shared: Mapping[str, torch.Tensor], domains: int
@@ -35,6 +49,8 @@ class PickedLayers(WeightAdapter):
             key = key_of_weight(name)
             self.delta[key] = nn.Parameter(weight.new_zeros(domains, weight.numel()))
             self.scores[key] = nn.Parameter(weight.new_full((domains,), START))
+        self.register_buffer("often", torch.ones(domains, len(self.names)))
+        self.register_buffer("fixed", torch.tensor(False))
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """W, and where a layer is picked Δ with it."""
@@ -67,11 +83,33 @@ class PickedLayers(WeightAdapter):
         picked = [name for domain in range(self.domains) for name in self.picked(domain)]
         return NUMBER_BITS * sum(self.shapes[name].numel() for name in picked)
 
+    @torch.no_grad()
+    def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
+        """Count who is on; pick for good once settling begins, True if it did."""
+        scores = torch.stack([self.scores[key_of_weight(name)] for name in self.names], 1)
+        if not self.fixed:
+            self.often.lerp_((scores >= THRESHOLD).to(self.often), PACE)
+        if phase != "settle":
+            return False
+        for score in self.scores.values():  # of a run that goes on, too
+            score.requires_grad_(False)
+        if self.fixed:
+            return False
+        self.fixed.fill_(True)
+        for name, often in zip(self.names, self.often.T, strict=True):
+            self.scores[key_of_weight(name)].copy_(START * (often >= 0.5))
+        return True
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Their shares of steps too."""
+        super().keep_rows(rows)
+        self.often = self.often[rows]
+
     def penalty(
         self, domains: Sequence[int], images: Sequence[int], phase: Phase
     ) -> torch.Tensor | None:
-        """λ times the mean score of each of the step's domains; nothing in warm-up."""
-        if phase == "warmup" or not self.charge:
+        """λ times the mean score of each of the step's domains, while they learn on the ramp."""
+        if phase != "ramp" or not self.charge:
             return None
         scores = torch.stack(list(self.scores.values()))
         return self.charge * scores[:, list(domains)].abs().mean(0).sum()

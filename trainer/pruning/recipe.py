@@ -174,6 +174,7 @@ def make_recipe(
             Schedule(0, warmup + ramp, settle, beta, steps_down=True, drops=drops),
             PaperLearner(domains, units, device, train.switch_lr),
             Pressure(train, cost, domains, plain=True, slices=per_unit),
+            learns=train.traits.prunes,  # slices learn beside the network's other parameters
             select=select,
             each=each,
             opens=opens,

@@ -73,8 +73,11 @@ class Schedule:
         return self.warmup + min(max(math.ceil(done - 1e-9), 1), self.ramp)
 
     def switch_rate(self, step: int) -> float:
-        """Factor of the paper's switches, which learn in the ramp: a tenth in its last quarter."""
-        if self.drops:
+        """Factor of the paper's switches, which learn in the ramp: a tenth in its last quarter.
+
+        Of slices in another recipe it is that of all rates.
+        """
+        if self.drops or not self.steps_down:
             return self.rate(step)
         return 1.0 if step < self.warmup + 0.75 * self.ramp else 0.1
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.base import read_json
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import ConfigError, InputError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.score.tables import Benchmark, BenchmarkDomain
 
@@ -109,9 +109,17 @@ def run_score(
         macs: operations of a domain's own channels as a share of the backbone's, the mean over
             domains.
         union_macs, params: the union's share of the backbone's.
+
+    Raises ConfigError where `reference` or `feature` is a share of 1 in every domain.
     """
     if not all(domain.reference for domain in domains):
         return None
+    for key in ("reference", "feature"):
+        if 0 < max(getattr(domain, key) for domain in domains) <= 1:
+            raise ConfigError(
+                f"[domains.{domains[0].name}] {key} is {getattr(domains[0], key):g}, and no "
+                "domain's is above 1: give percent, such as 76.2 rather than 0.762"
+            )
     columns = tuple(BenchmarkDomain(d.name, d.name, d.reference) for d in domains)
     right = [100 * accuracy[d.name] for d in domains]
 
@@ -146,19 +154,27 @@ def read_accuracies(path: Path | str, benchmark: Benchmark) -> list[float]:
         return parse_accuracies(text, str(path))
     value = read_json(path, InputError)
     if isinstance(value, list):
-        return [_number(item, str(path)) for item in value]
+        return _percents([_number(item, str(path)) for item in value])
     return _by_name(value, benchmark, path)
 
 
 def parse_accuracies(text: str, where: str) -> list[float]:
     """Numbers between commas, semicolons or white space."""
     parts = text.replace(",", " ").replace(";", " ").split()
-    return [_number(part, where) for part in parts]
+    return _percents([_number(part, where) for part in parts])
+
+
+def _percents(written: list[float]) -> list[float]:
+    """What somebody wrote, unless it looks like shares of 1; a run may answer 0.5 % right."""
+    if written and 0 < max(written) <= 1:
+        raise InputError("no accuracy is above 1: give percent, such as 76.2 rather than 0.762")
+    return written
 
 
 def _term(accuracy: float, reference: float) -> float:
-    largest = 2 * (1 - reference / 100)
-    return float(HIGHEST * (max(0.0, largest - (1 - accuracy / 100)) / largest) ** EXPONENT)
+    # Rounded, since 40 % against 70 % earns nothing, and nothing is what S_E is not divided by.
+    above = round(accuracy - (2 * reference - 100), 9)
+    return float(HIGHEST * (max(0.0, above) / (2 * (100 - reference))) ** EXPONENT)
 
 
 def _check(benchmark: Benchmark, accuracies: Sequence[float]) -> None:
@@ -173,8 +189,6 @@ def _check(benchmark: Benchmark, accuracies: Sequence[float]) -> None:
             raise InputError(
                 f"the accuracy of {domain.short} is {value:g}: give percent, from 0 to 100"
             )
-    if 0 < max(accuracies) <= 1:
-        raise InputError("no accuracy is above 1: give percent, such as 76.2 rather than 0.762")
 
 
 def _number(value: Any, where: str) -> float:
@@ -200,7 +214,7 @@ def _by_name(value: Mapping[str, Any], benchmark: Benchmark, path: Path) -> list
                 + ", ".join(d.name for d in benchmark.domains)
             )
         values.append(percent * _number(folded[keys[0]], str(path)))
-    return values
+    return values if percent > 1 else _percents(values)
 
 
 def _named(value: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from prunion.runtime.base import json_of, read_json
+from prunion.trainer.config import BudgetConfig
 
 __all__ = ["Learned", "Limit", "Loss", "Verdict", "judge", "read_verdict"]
 
@@ -167,8 +168,12 @@ def _learns_less(pruned: Learned, baseline: Learned) -> bool:
     return less > max(CLEAR, NORMAL * math.sqrt(sum(noise)) / len(names))
 
 
+def _tested(learned: Learned) -> float | None:  # of what is trained: one epoch may lack domains
+    return _average({n: x for n, x in learned.accuracy.items() if n in learned.trained})
+
+
 def _limit(pruned: Learned, baseline: Learned | None, loss: Loss | None) -> Limit:
-    trained, tested = _average(pruned.trained), _average(pruned.accuracy)
+    trained, tested = _average(pruned.trained), _tested(pruned)
     if trained is None or tested is None:
         return "unknown"
     lost = loss is not None and loss.low > 0
@@ -212,7 +217,7 @@ def _lost_line(loss: Loss | None, domains: Mapping[str, Loss], images: int) -> s
 
 
 def _limit_line(limit: Limit, pruned: Learned, baseline: Learned | None, loss: Loss | None) -> str:
-    trained, tested = _average(pruned.trained), _average(pruned.accuracy)
+    trained, tested = _average(pruned.trained), _tested(pruned)
     seen = "" if trained is None else f"{trained:.1%} of the training images"
     if limit == "budget":
         whole = None if baseline is None else _average(baseline.trained)
@@ -245,8 +250,7 @@ def _read(folder: Path) -> Learned | None:
     record = read_json(path)
     try:
         result, answers = record["result"], record["domains"]
-        budget, accuracy = result["budget"], {k: float(v) for k, v in result["accuracy"].items()}
-        asked = budget["asked"]
+        accuracy = {k: float(v) for k, v in result["accuracy"].items()}
         right = {
             name: np.unpackbits(
                 np.frombuffer(bytes.fromhex(found["right_bits"]), np.uint8),
@@ -260,20 +264,26 @@ def _read(folder: Path) -> Learned | None:
             accuracy=accuracy,
             trained=_trained(folder / "metrics.jsonl", list(accuracy), int(result["epochs"][1])),
             images={name: int(found["images"]["train"]) for name, found in result["data"].items()},
-            limit=float(asked) if isinstance(asked, float) and asked <= 1 else None,
+            limit=_share(result["budget"]),
             uncut=float(result["uncut"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None
 
 
+def _share(budget: Mapping[str, Any]) -> float:
+    """What was asked, however it was written, as a share of the backbone's cost; NaN: not told."""
+    profile = "any" if budget["kind"] == "latency" else ""
+    asked = BudgetConfig(budget["asked"], budget["kind"], profile=profile)
+    return asked.allowed(1.0) / (1.0 if asked.is_fraction else budget.get("backbone") or math.nan)
+
+
 def _trained(log: Path, names: list[str], epochs: int) -> dict[str, float]:
     """Mean training accuracy by domain over the last of `epochs`, empty without a log."""
     if not log.is_file() or epochs < 1:
         return {}
-    keys = {name: f"train_accuracy/{name}" for name in names}
+    last, keys = 0, {name: f"train_accuracy/{name}" for name in names}
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    last = 0
     with log.open(encoding="utf-8") as lines:
         for text in lines:
             try:

@@ -14,12 +14,11 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.cost import STEPS, random_batches, random_training
 from prunion.benchmarks.cost.train_step import STEP_NETWORKS
-from prunion.benchmarks.gpu.__main__ import LEARNING, _measure, main
+from prunion.benchmarks.gpu.__main__ import _measure, main
 from prunion.benchmarks.gpu.inference import inference_row, make_networks
 from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import TrainingCase, training_row
-from prunion.benchmarks.learning.catalogue import ROWS
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -143,22 +142,6 @@ def test_a_runtime_row_on_a_cpu() -> None:
         assert row["provider"] == "CPUExecutionProvider"
         assert len(row["ms"]) == 9 and min(row["ms"].values()) > 0
         assert "separate, batch 8" in row["ms"]
-
-
-def test_every_row_to_be_learned_is_in_the_catalogue() -> None:
-    tasks = [(row, seed) for seeds, rows in LEARNING for seed in seeds for row in rows.split()]
-    assert {row for row, _ in tasks} <= ROWS.keys()
-    assert len(set(tasks)) == len(tasks)
-
-
-def test_a_row_that_fails_is_named_and_the_others_are_run(tmp_path: Path) -> None:
-    arguments = ["learning", "-o", str(tmp_path / "x.jsonl"), "--data", str(tmp_path)]
-    arguments += ["--weights", str(tmp_path), "--lanes", "2", "--set", "nonsense=1"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prunion.benchmarks.gpu.__main__.LEARNING", (("0", "tuned-all tuned-025"),))
-        result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 1
-    assert "tuned-all --seed 0; tuned-025 --seed 0" in result.output
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

@@ -36,6 +36,21 @@ def test_every_method_has_a_row() -> None:
         )  # fmt: skip
 
 
+def test_the_papers_own_switches_have_rows_at_its_budgets_orders_and_losses() -> None:
+    found = {name: row for name, row in ROWS.items() if name.startswith("paper-slice")}
+    assert {row.limit for name, row in found.items() if "-epoch-" in name} == {1, 0.75, 0.5, 0.25}
+    runs = {name: make_config(row, OPTIONS).train for name, row in found.items()}
+    assert {(x.recipe, x.granularity, x.trunk) for x in runs.values()} == {
+        ("paper", "slice", "frozen")
+    }
+    halves = {name: x for name, x in runs.items() if found[name].limit == 0.5}
+    assert {(x.sharing, x.order) for x in halves.values()} == {
+        ("union", "joint"), ("union", "epoch"), ("intersection", "joint"), ("jaccard", "joint"),
+        ("none", "joint"),
+    }  # fmt: skip
+    assert {x.cut for x in halves.values() if x.sharing == "none"} == {"domains"}
+
+
 @pytest.mark.parametrize("method", ["norms", "piggyback"])
 def test_the_account_of_a_bundle(tmp_path: Path, method: str) -> None:
     checkpoint = drawn_checkpoint(tmp_path, method)

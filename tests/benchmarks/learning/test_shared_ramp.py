@@ -40,6 +40,11 @@ def test_the_table_pairs_seeds_and_adds_up_times() -> None:
     assert "| 0.75 | 2 | 80.50 | 79.50 | -1.00 |" in text
     assert "time 0.60 of the separate runs', CPU time 0.60 (goal 0.6)" in text
     assert "time" not in shared_table([{**x, "resumed": True} for x in lines], 0.5, [0.75])
+    alone = line("separate", "075", 2, 10, 10.0)  # a seed that the other way lacks
+    assert "| 0.75 | 2 | 80.50 | 79.50 |" in shared_table([*lines, alone], 0.5, [0.75])
+    lines[0]["device"] = "a GPU"  # of seed 0: the time that is left is seed 1's alone
+    lines[-1]["seconds"] = 12.0
+    assert "time 0.90 of" in shared_table(lines, 0.5, [0.75, 0.25])
     assert "0.75" not in shared_table(lines, 0.0, [0.75])  # another way of settling
 
 

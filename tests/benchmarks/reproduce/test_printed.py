@@ -56,3 +56,5 @@ def test_a_rows_settings_are_a_runs(row: ReproducedRow) -> None:
         assert sum(parts.values()) == epochs and min(parts.values()) >= 0 and parts["ramp"]
     config = TrainConfig(method=row.method, **{**row.train, **phases(row, row.epochs)})
     assert config.epochs == row.epochs
+    if row.method in ("series", "parallel", "svd"):
+        assert config.own_adapter_lr == 0.1  # the paper's

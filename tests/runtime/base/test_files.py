@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -164,3 +165,12 @@ def test_what_others_write_is_read_by_one_function() -> None:
         if "json.load" in path.read_text("utf-8")
     }
     assert found == allowed, "use json_of, read_json or parse_json of runtime/base"
+
+
+def test_a_name_that_is_no_utf_8_is_written_all_the_same(tmp_path: Path) -> None:
+    """Of an image from an old archive; what had been measured of all of them was lost."""
+    value = {"image": "caf\udce9.png", "class": "花"}
+    write_json(tmp_path / "x.json", value)
+    assert json.loads((tmp_path / "x.json").read_text("utf-8")) == value
+    write_json(tmp_path / "x.json", {"class": "花"})
+    assert "花" in (tmp_path / "x.json").read_text("utf-8")

@@ -392,6 +392,37 @@ def test_a_legacy_code_page_loses_a_sign_not_the_line(bundle_path: Path, encodin
     assert b"432 " in done.stdout and b" 216 (50.0%)" in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_json_keeps_names_that_a_code_page_lacks(
+    bundle_path: Path, tmp_path: Path, encoding: str
+) -> None:
+    """Each letter was a question mark: another file, or another class, without a word."""
+    names = ["花.png", os.fsdecode(b"caf\xe9.png")]  # the second is no UTF-8
+    for name in names:
+        Image.new("RGB", (30, 40)).save(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(tmp_path / name)
+    call = "from prunion.runtime.cli.main import main; main()"
+    words = ["predict", "--json", bundle_path, "-d", "signs", *(tmp_path / n for n in names)]
+    done = subprocess.run(
+        [sys.executable, "-c", call, *words],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.decode(encoding))
+    assert [Path(answer["image"]).name for answer in answers] == names
+
+
+def test_a_table_takes_the_place_of_a_table_alone(bundle_path: Path, tmp_path: Path) -> None:
+    """Before anything is measured."""
+    (tmp_path / "notes.txt").write_text("mine", "utf-8")
+    line = one_error_line(invoke("bench", bundle_path, "--csv", tmp_path / "notes.txt"))
+    assert line.endswith("notes.txt is no table of `prunion bench`: choose another place")
+    assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
+    one_error_line(invoke("bench", bundle_path, "--csv", tmp_path / "notes.txt" / "x.csv"))
+
+
 def test_version() -> None:
     assert invoke("--version").stdout.startswith("prunion, version ")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,3 +193,31 @@ def test_a_repository_in_the_hubs_cache_needs_no_network(
     own = {k: v for k, v in trunk.state_dict().items() if "num_batches" not in k}
     assert own
     assert all(torch.equal(value, theirs[name]) for name, value in own.items())
+
+
+HAND = BackboneConfig("tests:Plain", "python")
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_a_weight_that_a_hook_computes_can_be_copied(norm: Any) -> None:
+    """`copy.deepcopy` refuses them, in a traceback, though the network is one like any other."""
+    model = Plain()
+    norm(model.conv1)
+    model(torch.rand(2, 3, 8, 8))
+    model.eval()
+    own = load_backbone(HAND, 8, 8, model=model)
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(own(images), model(images), atol=1e-5)
+    assert not model.conv1.weight.is_leaf
+
+
+def test_what_cannot_be_copied_or_computed_is_told_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="the network, a Plain, cannot be copied to the CPU"):
+        load_backbone(HAND, 8, 8, model=Plain().to("meta"))
+    for name in ("conv1.weight", "bn2.running_var"):
+        model = Plain()
+        with torch.no_grad():
+            model.state_dict()[name].view(-1)[0] = torch.nan
+        with pytest.raises(ConfigError, match=f"weights that are not finite, {name} among them"):
+            load_backbone(HAND, 8, 8, model=model)

@@ -8,7 +8,7 @@ from torch import nn
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import op_name, trace
-from tests.trainer.nets import Residual
+from tests.trainer.nets import Plain, Residual
 
 
 def test_the_graph_is_flat_functional_and_keeps_names() -> None:
@@ -85,3 +85,24 @@ def test_data_dependent_control_flow_is_refused_in_one_line() -> None:
     with pytest.raises(UnsupportedGraphError) as caught:
         trace(Branch(), 8, 8)
     assert "\n" not in str(caught.value)
+
+
+class Halves(Plain):
+    """Answers in bfloat16, which its graph, without the region, does not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
+def test_a_forward_with_autocast_in_it_is_refused_in_one_line() -> None:
+    with pytest.raises(UnsupportedGraphError, match="without what is random or in autocast"):
+        trace(Halves(), 8, 8)
+
+
+def test_numbers_that_are_not_finite_end_no_comparison() -> None:
+    """Their weights may come later, from a file."""
+    model = Plain()
+    with torch.no_grad():
+        model.conv1.weight.fill_(torch.nan)
+    assert "conv1.weight" in dict(trace(model, 8, 8).named_parameters())

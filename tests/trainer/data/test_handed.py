@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from prunion.runtime.errors import DataError
 from prunion.trainer.config import DomainConfig
@@ -53,6 +55,31 @@ def test_a_label_that_is_another_one_later_is_told() -> None:
     given.transform = lambda label: 0
     with pytest.raises(DataError, match="train image 3 has label 0, and the data set told 1"):
         domain.train.image(3)
+
+
+def test_images_that_change_by_chance_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Kept in memory, the first crop of each was the only one that training ever saw."""
+    drawn = np.random.default_rng(0)
+
+    class Turned(Given):
+        def __getitem__(self, index: int) -> tuple[Any, Any]:
+            image, label = super().__getitem__(index)
+            return image.transpose(drawn.integers(2)), label
+
+    opened(Given())
+    assert not caplog.text
+    opened(Turned())
+    assert "[domains.d] train image" in caplog.text
+    assert "is another one each time it is read" in caplog.text
+
+
+def test_a_tensor_without_pixels_is_refused() -> None:
+    class Empty(Given):
+        def __getitem__(self, index: int) -> tuple[Any, Any]:
+            return torch.zeros(3, 0, 5), index % 2
+
+    with pytest.raises(DataError, match=r"image 0 is a float32 Tensor|image 0 is a torch.float32"):
+        opened(Empty())
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,37 @@ def test_layers_are_picked_by_their_scores() -> None:
     assert penalty.item() == pytest.approx(2 * (0.15 + (0.05 + 0.15) / 2))
 
 
+def test_layers_that_go_on_and_off_are_picked_for_good_when_settling_begins() -> None:
+    """By how often they were on, wherever their scores stand in the last step."""
+    weight, train = shared(), TrainConfig(method="taps")
+    adapter = PickedLayers(train, weight, 2)
+    shaken(adapter.delta)
+
+    def moved(often_on: float, rarely_on: float) -> None:
+        with torch.no_grad():
+            adapter.scores["a/weight"].copy_(torch.tensor([often_on, 0.15]))
+            adapter.scores["b/weight"].copy_(torch.tensor([rarely_on, -0.3]))
+
+    for step in range(300):
+        moved(0.0999 if step % 3 == 2 else 0.1001, 0.1001 if step % 3 == 2 else 0.0999)
+        assert not adapter.advance(weight, 0, "ramp")
+    assert adapter.penalty([0, 1], [1, 1], "ramp") is not None
+    assert adapter.picked(0) == ["b.weight"]  # as it happens
+    state = {name: value.clone() for name, value in adapter.state_dict().items()}
+    assert adapter.advance(weight, 0, "settle")
+    assert [adapter.picked(domain) for domain in (0, 1)] == [["a.weight"], ["a.weight"]]
+    assert adapter.penalty([0, 1], [1, 1], "settle") is None
+    assert not any(score.requires_grad for score in adapter.scores.values())
+    assert all(row.requires_grad for row in adapter.delta.values())
+    assert not adapter.advance(weight, 0, "settle")  # once
+    again = PickedLayers(train, weight, 2)  # a run that was interrupted in between
+    again.load_state_dict(state)
+    assert again.advance(weight, 0, "settle")
+    assert again.picked(0) == ["a.weight"]
+    adapter.keep_rows(torch.tensor([1]))
+    assert adapter.often.shape == (1, 2)
+
+
 @pytest.mark.parametrize("order", ["given", "reversed"])
 def test_weights_have_one_owner_and_keep_what_they_learned(order: Any) -> None:
     weight = shared()

@@ -77,7 +77,7 @@ def test_a_method_trains_exports_and_says_so(
             add_domain(load_checkpoint(tmp_path / "out"), new, TrainConfig())
 
 
-@pytest.mark.parametrize("method", ["affine", "series", "svd", "packnet"])
+@pytest.mark.parametrize("method", ["affine", "series", "svd", "packnet", "taps"])
 def test_own_weights_resume_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -141,6 +141,34 @@ def test_several_domains_with_weights_of_their_own_share_a_bundle(
     assert right / len(images) == trained.accuracy["cold"]
 
 
+@pytest.mark.parametrize("order", ["joint", "epoch"])
+def test_slices_under_the_papers_own_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """The rates fall at once, those of the switches in time for the cut; the budget is met."""
+    rates: list[tuple[str, float, float]] = []
+    step = Training._step
+
+    def seen(self: Training, batches: Any) -> Any:
+        result = step(self, batches)
+        groups = self.optimiser.param_groups
+        found = {g["switches"]: g["lr"] / g["peak"] for g in groups}
+        rates.append((self.phase, found[True], found[False]))
+        return result
+
+    monkeypatch.setattr(Training, "_step", seen)
+    keys = {"granularity": '"slice"', "switch_lr": 0.002, "recipe": '"paper"'}
+    short = {"warmup": 1, "ramp": 3, "settle": 4, "order": f'"{order}"', **keys}
+    result = train_run(load_config(tiny_run(tmp_path, **short)), tmp_path / "out")
+    quarter = len(rates) // 8
+    assert [phase for phase, _, _ in rates] == ["ramp"] * 4 * quarter + ["settle"] * 4 * quarter
+    assert [x for _, x, _ in rates] == [1.0] * 3 * quarter + [0.1] * 5 * quarter
+    assert [x for _, _, x in rates] == [1.0] * 6 * quarter + [0.1] * 2 * quarter
+    manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
+    assert manifest["paper"]["params"] < 0.6
+    assert set(result.accuracy) == {"warm", "cold"}
+
+
 @pytest.mark.parametrize(
     ("train", "said"),
     [
@@ -166,7 +194,8 @@ def test_several_domains_with_weights_of_their_own_share_a_bundle(
             {"method": "norms", "granularity": "slice"},
             "granularity is .slice., but method is .norms.",
         ),
-        ({"granularity": "slice", "recipe": "paper"}, "recipe is .paper., which says how channels"),
+        ({"granularity": "slice", "recipe": "once"}, "recipe is .once., which says how channels"),
+        ({"method": "piggyback", "recipe": "paper"}, "recipe is .paper., which says how channels"),
         ({"granularity": "slice", "compile": True}, "compile is true, which fixes the weights"),
         ({"method": "norms", "order": "tasks"}, "order is .tasks., but method is .norms."),
         ({"method": "lora", "packnet_order": "reversed"}, "packnet_order is .reversed."),
@@ -214,4 +243,5 @@ def test_what_a_method_decides() -> None:
     assert TrainConfig(method="packnet").order == "tasks"
     assert TrainConfig(method="packnet").freezes_norms
     assert TrainConfig(method="parallel").own_adapter_lr == 0.1
+    assert TrainConfig(method="series").own_adapter_lr == 0.01  # of trunks pretrained without
     assert TrainConfig(method="lora", adapter_lr=0.02).own_adapter_lr == 0.02

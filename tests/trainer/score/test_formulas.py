@@ -11,8 +11,18 @@ import pytest
 from click.testing import CliRunner
 
 from prunion.runtime.cli import cli
-from prunion.runtime.errors import InputError
-from prunion.trainer.score import DECATHLON, IMAGENET_TO_SKETCH, Benchmark, read_accuracies, score
+from prunion.runtime.errors import ConfigError, InputError
+from prunion.trainer.config import DomainConfig
+from prunion.trainer.score import (
+    DECATHLON,
+    IMAGENET_TO_SKETCH,
+    Benchmark,
+    parse_accuracies,
+    read_accuracies,
+    run_score,
+    score,
+)
+from prunion.trainer.score.tables import BenchmarkDomain
 
 # Budget-Aware Pruning, Table 2: FLOP, params, ten accuracies, S, S_O, S_P, S_E.
 TABLE_2 = """
@@ -199,3 +209,40 @@ def test_scoring_needs_no_torch() -> None:
     code = "import prunion.trainer.score.formulas, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def domain(name: str, reference: float, feature: float = 0.0) -> DomainConfig:
+    return DomainConfig(name, train=("x",), test=("y",), reference=reference, feature=feature)
+
+
+COSTS = {"macs": 0.5, "union_macs": 0.5, "params": 0.5}
+
+
+def test_a_run_may_answer_less_than_one_percent_right() -> None:
+    """It ended in an error after its last step, and `--resume` in the same one."""
+    found = run_score([domain("birds", 70.0, 60.0)], {"birds": 0.005}, **COSTS)
+    assert found is not None
+    assert (found.s, found.s_e) == (0, 0)
+    some = Benchmark("some", "some", (BenchmarkDomain("birds", "birds", 70.0),), 1.0)
+    assert score(some, [0.5]).s == 0  # as in the table of one domain alone
+    with pytest.raises(InputError, match="no accuracy is above 1: give percent"):
+        parse_accuracies("0.5", "--accuracy")
+
+
+@pytest.mark.parametrize(("key", "given"), [("reference", (0.7, 0)), ("feature", (70, 0.4))])
+def test_a_reference_as_a_share_of_one_is_refused(key: str, given: tuple[float, float]) -> None:
+    """With it every domain earned points by the hundred for whatever was answered."""
+    with pytest.raises(ConfigError, match=rf"\[domains.birds\] {key} is 0.\d, .*give percent"):
+        run_score([domain("birds", *given)], {"birds": 0.5}, **COSTS)
+
+
+@pytest.mark.parametrize(("reference", "feature"), [(70.0, 40.0), (50.1, 0.2), (99.3, 98.6)])
+def test_a_feature_extractor_that_earns_nothing_gives_no_s_e(
+    reference: float, feature: float
+) -> None:
+    """Of numbers that binary fractions are not: what was left over made an S_E of 10**60."""
+    found = run_score(
+        [domain("a", reference, feature), domain("b", 70.0, 30.0)], {"a": 1, "b": 1}, **COSTS
+    )
+    assert found is not None
+    assert (found.s, found.s_e, found.s_e_union) == (pytest.approx(2000), None, None)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from prunion.trainer.score.verdict import Learned, judge
+from prunion.trainer.score.verdict import Learned, judge, read_verdict
 
 RNG = np.random.default_rng(0)
 
@@ -86,3 +90,37 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
             assert loss is not None
             held += loss.low <= theirs - ours <= loss.high
         assert 0.93 < held / 2000 < 0.99
+
+
+def test_training_and_testing_are_compared_over_the_same_domains() -> None:
+    """One after the other, the last epoch is the last domain's: the others' tests are not its."""
+    right = {"first": bits(500, 0.50), "last": bits(500, 0.98)}
+    found = judge(replace(learned(right, 0.99), trained={"last": 0.99}))
+    assert found.limit == "unknown"
+    assert judge(replace(learned(right, 0.99), trained={"first": 0.99})).limit == "data"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "backbone"),
+    [
+        (0.25, "params", None),
+        ("25%", "macs", None),
+        ("1.5M", "params", 6_000_000),
+        (500, "params", 2000),
+        ("3ms", "latency", 12.0),
+        ("25%", "latency", 12.0),
+    ],
+)
+def test_a_budget_may_be_written_in_every_way(
+    asked: float | str, kind: str, backbone: float | None, tmp_path: Path
+) -> None:
+    """That the last cut took the rest was told of a number up to 1 alone."""
+    answers = {"images": 8, "right_bits": "ff"}
+    budget = {"kind": kind, "asked": asked, "backbone": backbone}
+    data = {"a": {"images": {"train": 8}}}
+    common = {"accuracy": {"a": 1.0}, "epochs": [1, 3], "uncut": 0.5, "data": data}
+    record = {"domains": {"a": answers}, "result": {"budget": budget, **common}}
+    (tmp_path / "record.json").write_text(json.dumps(record), "utf-8")
+    found = read_verdict(tmp_path)
+    assert found is not None
+    assert "learning left 50.0% where 25.0% was asked" in found.lines[-1]

@@ -1,0 +1,41 @@
+"""Rows side by side: what is begun, what is told of those that failed, what time ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunion.benchmarks.gpu.__main__ import main
+from prunion.benchmarks.gpu.learning import LearningTask, run_tasks, tasks
+from prunion.benchmarks.learning.catalogue import ROWS
+
+
+def test_the_plan_names_rows_that_there_are_and_none_twice() -> None:
+    plan = tasks()
+    assert len(set(plan)) == len(plan)
+    assert {task.arguments[-1] for task in plan} <= ROWS.keys()
+    assert {task.file for task in plan} == {"eight", "methods"}
+    assert plan[0].name == "eight: --domains all --seed 0 tuned-all"
+
+
+def test_failed_rows_are_named_and_late_ones_not_begun(tmp_path: Path) -> None:
+    common = ["--data", str(tmp_path), "--weights", str(tmp_path)]
+    (tmp_path / "a.jsonl").write_text('{"key": "resnet18.tuned-all.seed0"}\n', "utf-8")
+    done = LearningTask("a", ("--seed", "0", "tuned-all"))
+    fails = LearningTask("a", ("--seed", "1", "no-such-row"))
+    assert run_tasks([done, fails], tmp_path, common, 2, 1) == ["a: --seed 1 no-such-row"]
+    assert run_tasks([fails], tmp_path, common, 2, -1) == []
+
+
+def test_the_command_ends_with_the_names_of_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (("rows", (), "0", "tuned-all tuned-025"),)
+    monkeypatch.setattr("prunion.benchmarks.gpu.learning.PLAN", rows)
+    arguments = ["learning", "-o", str(tmp_path / "out"), "--data", str(tmp_path)]
+    arguments += ["--weights", str(tmp_path), "--lanes", "2", "--set", "nonsense=1"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "rows: --seed 0 tuned-all; rows: --seed 0 tuned-025" in result.output

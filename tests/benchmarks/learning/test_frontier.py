@@ -1,0 +1,54 @@
+"""The picture of the learning table: which rows are on it, and that it is the same each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from prunion.benchmarks.learning.frontier import main, spots
+
+
+def line(key: str, mean: float, params: float = 0.25, macs: float = 0.6) -> dict[str, Any]:
+    return {"key": key, "mean": mean, "params": params, "macs": macs}
+
+
+LINES = [
+    line("resnet18.tuned-025.seed0.all", 0.75, params=0.24),
+    line("resnet18.tuned-025.seed1.all", 0.77),
+    line("resnet18.tuned-macs-050.seed0.all", 0.78, macs=0.5),
+    line("resnet18.tuned-025.seed0", 0.9),
+    line("resnet18.tuned-025.seed0.all.average-1", 0.9),
+    line("resnet18.one-shot-floor-010.seed0.all", 0.6, params=0.1),
+    line("resnet18.one-shot-undivided-025.seed0.all", 0.6),
+    line("resnet18.tuned-all.seed0.all", 0.8, params=1.0, macs=1.0),
+]
+
+
+def test_seeds_of_a_row_are_one_spot_and_other_settings_are_none_of_it() -> None:
+    found = {(spot.method, spot.kind, spot.params): spot for spot in spots(LINES, "all")}
+    assert set(found) == {
+        ("tuned", "params", 0.25),
+        ("tuned", "macs", 0.25),
+        ("one-shot-floor", "params", 0.1),
+        ("tuned-all", "params", 1.0),
+    }
+    spot = found["tuned", "params", 0.25]
+    assert (spot.mean, spot.low, spot.high) == (pytest.approx(0.76), 0.75, 0.77)
+
+
+def test_a_picture_is_the_same_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "frontier.svg"
+    rows.write_text("".join(json.dumps(each) + "\n" for each in LINES), "utf-8")
+    drawn = []
+    for _ in range(2):
+        done = CliRunner().invoke(main, [str(rows), "--like", "all", "-o", str(out)])
+        assert done.exit_code == 0, done.output
+        drawn.append(out.read_bytes())
+    assert drawn[0] == drawn[1] and b"union, learned switches" in drawn[0]
+    none = CliRunner().invoke(main, [str(rows), "--like", "holdout", "-o", str(out)])
+    assert none.exit_code == 2 and "with these settings" in none.output

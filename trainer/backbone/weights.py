@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,18 @@ WRAPPERS = (
     *("state_dict", "model_state_dict", "model", "module", "network", "net", "weights"),
 )
 DEEPEST = 4
+# What tensors are called by PyTorch, Keras, MXNet and JAX; the longer endings come first.
+ROLES = {
+    **dict.fromkeys(("running_mean", "moving_mean", "mean"), "running mean"),
+    **dict.fromkeys(
+        ("running_var", "moving_variance", "moving_var", "variance", "var"), "running variance"
+    ),
+    **dict.fromkeys(("weight", "gamma", "kernel", "scale"), "weight or scale"),
+    **dict.fromkeys(("bias", "beta", "shift", "offset"), "bias or shift"),
+}
 log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
+Named = tuple[str, torch.Tensor]
 
 
 def read_weights(path: Path | str) -> State:
@@ -83,13 +95,19 @@ def _is_state(value: Mapping[Any, Any]) -> bool:
 def match_by_order(config: BackboneConfig, state: Mapping[str, torch.Tensor], own: State) -> State:
     """Give the file's tensors the network's names, pairing them in order and checking shapes.
 
-    Raises ConfigError at the first pair whose shapes differ, or if the file holds too few.
+    BatchNorm's four have one shape: where the names of a layer's tensors tell what each is, they
+    are paired by that. Raises ConfigError at the first pair whose shapes differ or whose names
+    contradict each other, or if the file holds too few.
     """
     wanted = _parameters(own)
     given = _parameters(state)
     matched = {}
-    pairs = zip(wanted.items(), given.items(), strict=False)
-    for (name, target), (theirs, value) in pairs:
+    for (name, target), (theirs, value) in _pairs(wanted, given):
+        if _role(name) and _role(theirs) and _role(name) != _role(theirs):
+            raise ConfigError(
+                f'[backbone] match = "order": {name} is a {_role(name)}, the file\'s {theirs} in '
+                f"its place a {_role(theirs)}; save the tensors in the network's order"
+            )
         if target.shape != value.shape:
             raise ConfigError(
                 f'[backbone] match = "order": {name} has shape {tuple(target.shape)}, the file\'s '
@@ -102,6 +120,35 @@ def match_by_order(config: BackboneConfig, state: Mapping[str, torch.Tensor], ow
             f"{config.name} needs {len(wanted)}"
         )
     return matched
+
+
+def _pairs(wanted: State, given: State) -> Iterator[tuple[Named, Named]]:
+    """Both in order; those of one layer by what they are, where both sides' names tell it."""
+    rest = list(given.items())
+    for _, group in groupby(wanted.items(), key=lambda item: _layer(item[0])):
+        ours = list(group)
+        theirs, rest = rest[: len(ours)], rest[len(ours) :]
+        roles = [_role(name) for name, _ in ours]
+        by_role = {_role(name): (name, value) for name, value in theirs}
+        alone = len({_layer(name) for name, _ in theirs}) == 1
+        if alone and None not in roles and by_role.keys() == set(roles):
+            theirs = [by_role[role] for role in roles]
+        yield from zip(ours, theirs, strict=False)
+
+
+def _role(name: str) -> str | None:
+    """What a tensor is by the last part of its name; None if that tells nothing."""
+    last = re.split(r"[./]", name)[-1].removesuffix(":0")
+    ends = (end for end in ROLES if last == end or last.endswith(f"_{end}"))
+    return ROLES.get(next(ends, ""))
+
+
+def _layer(name: str) -> str:
+    """A tensor's name without what the tensor is."""
+    for end in ROLES:
+        if name.removesuffix(":0").endswith(end):
+            return name.removesuffix(":0").removesuffix(end)
+    return name
 
 
 def load_weights(

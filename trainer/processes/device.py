@@ -20,7 +20,10 @@ __all__ = [
 
 
 def device_named(name: str, train: TrainConfig | None = None) -> str:
-    """`cpu`, `cuda` or `mps`; `auto` takes CUDA where torch sees it, else the CPU.
+    """`cpu`, `cuda` or `mps`.
+
+    `auto` takes CUDA where torch sees it, else an Apple GPU where it can do what is asked, else
+    the CPU.
 
     Raises:
         PrunionError: torch does not see the device.
@@ -28,29 +31,45 @@ def device_named(name: str, train: TrainConfig | None = None) -> str:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
-    if name == "mps" and not torch.backends.mps.is_available():
+    apple = torch.backends.mps.is_available()
+    if name == "mps" and not apple:
         raise PrunionError(
             'device = "mps", but torch sees no Apple GPU (it needs macOS 12.3 and a build of torch '
             'with MPS): use "auto" or "cpu"'
         )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "mps" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            'device = "mps", and torchrun started several processes, which cannot share an Apple '
-            'GPU: start one, or use device = "cpu"'
-        )
-    if name == "mps" and train is not None and train.granularity == "slice":
-        raise ConfigError(
-            '[train] granularity is "slice", which counts in float64, and an Apple GPU has none: '
-            'use "channel", or device = "cpu"'
-        )
+    if name == "auto" and torch.cuda.is_available():
+        name = "cuda"
+    elif name == "auto":
+        name = "mps" if apple and not _too_much_for_apple(train) else "cpu"
+    if name == "mps" and (refusal := _too_much_for_apple(train)):
+        raise ConfigError(refusal)
     if name == "cpu" and train is not None and train.precision == "fp16":
         raise ConfigError(
             '[train] precision is "fp16", and the run is on a CPU, which has no fast float16: use '
             '"fp32", or "bf16" where the CPU has it, or a GPU'
         )
     return name
+
+
+def _too_much_for_apple(train: TrainConfig | None) -> str:
+    """What of a run an Apple GPU cannot do, as a refusal; "" if it can do all of it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return (
+            'device = "mps", and torchrun started several processes, which cannot share an Apple '
+            'GPU: start one, or use device = "cpu"'
+        )
+    if train is not None and train.granularity == "slice":
+        return (
+            '[train] granularity is "slice", which counts in float64, and an Apple GPU has none: '
+            'use "channel", or device = "cpu"'
+        )
+    bf16 = train is not None and train.precision == "bf16"
+    if bf16 and not torch.backends.mps.is_macos_or_newer(14, 0):
+        return (
+            '[train] precision is "bf16", which an Apple GPU has from macOS 14 on: use "fp16" or '
+            '"fp32", or device = "cpu"'
+        )
+    return ""
 
 
 def switch_device(device: torch.device) -> torch.device:

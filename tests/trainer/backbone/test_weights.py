@@ -15,7 +15,7 @@ from torch import nn
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import load_backbone
-from prunion.trainer.backbone.weights import load_weights, read_weights
+from prunion.trainer.backbone.weights import load_weights, match_by_order, read_weights
 from prunion.trainer.config import BackboneConfig
 
 
@@ -128,3 +128,51 @@ def test_constants_of_the_network_are_in_nobodys_file(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match=r"holds no conv\.bias"):
         load_backbone(config, 8, 8, model=model)
+
+
+BY_ORDER = BackboneConfig(name="x", weights="w.pth", match="order")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "n.weight n.bias n.running_mean n.running_var",
+        "n.bias n.weight n.running_mean n.running_var",
+        "n.running_mean n.running_var n.weight n.bias",
+        "n/beta:0 n/gamma:0 n/moving_mean:0 n/moving_variance:0",
+        "n_gamma n_beta n_moving_mean n_moving_var",
+        "n.mean n.var n.scale n.offset",
+    ],
+)
+def test_a_norms_tensors_are_what_their_names_say(names: str) -> None:
+    """All four have one shape: in order alone, a shift would be taken for a scale."""
+    own = network().state_dict()
+    parts = {
+        "1.weight": ("weight", "gamma", "gamma:0", "scale"),
+        "1.bias": ("bias", "beta", "beta:0", "offset"),
+        "1.running_mean": ("mean", "mean:0"),
+        "1.running_var": ("var", "variance:0"),
+    }
+    state = {"c.weight": own["0.weight"] + 1, "c.bias": own["0.bias"] + 1}
+    right = {}
+    for number, name in enumerate(names.split()):
+        state[name] = torch.full((4,), float(number))
+        (place,) = (place for place, ends in parts.items() if name.endswith(ends))
+        right[place] = number
+    matched = match_by_order(BY_ORDER, state, own)
+    assert {name: float(matched[name][0]) for name in right} == right
+    assert torch.equal(matched["0.weight"], state["c.weight"])
+
+
+def test_names_that_contradict_the_order_are_refused() -> None:
+    own = network().state_dict()
+    first = {"c.weight": own["0.weight"], "c.bias": own["0.bias"]}
+    rest = {
+        f"{n}.{x}": own["1.weight"]
+        for n, x in zip("abcd", ("bias", "weight", "mean", "var"), strict=True)
+    }
+    with pytest.raises(ConfigError, match=r"1\.weight is a weight or scale, the file's a\.bias"):
+        match_by_order(BY_ORDER, first | rest, own)
+    unnamed = {f"{n}.{n}": own["1.weight"] + n for n in range(4)}  # these tell nothing
+    matched = match_by_order(BY_ORDER, first | unnamed, own)
+    assert torch.equal(matched["1.running_var"], unnamed["3.3"])

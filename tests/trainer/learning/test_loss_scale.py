@@ -66,9 +66,28 @@ def test_a_device_without_it_is_refused_in_plain_words(monkeypatch: pytest.Monke
     assert device_named("mps", TrainConfig(precision="fp16")) == "mps"
     with pytest.raises(ConfigError, match="counts in float64, and an Apple GPU has none"):
         device_named("mps", TrainConfig(granularity="slice", trunk="frozen"))
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: False)
+    with pytest.raises(ConfigError, match='"bf16", which an Apple GPU has from macOS 14 on'):
+        device_named("mps", TrainConfig(precision="bf16"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="cannot share an Apple GPU"):
         device_named("mps")
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("apple", [False, True])
+def test_auto_takes_the_gpu_that_can_do_what_is_asked(
+    cuda: bool, apple: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: False)
+    best, other = "cuda" if cuda else "mps" if apple else "cpu", "cuda" if cuda else "cpu"
+    assert device_named("auto") == device_named("auto", TrainConfig()) == best
+    assert device_named("auto", TrainConfig(granularity="slice", trunk="frozen")) == other
+    assert device_named("auto", TrainConfig(precision="bf16")) == other
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device_named("auto") == other
 
 
 def test_a_run_in_half_precision_learns_and_resumes(

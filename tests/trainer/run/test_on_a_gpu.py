@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prunion.benchmarks.cost.train_step import RandomBatches
 from prunion.exporter.slim import fold_domain, slim_network
@@ -142,6 +144,24 @@ def test_mixed_devices_are_noticed(config: RunConfig) -> None:
                 training.run_epoch(lambda figures: None)
 
 
+class NoFloat64(TorchDispatchMode):
+    """Fails where anything makes a tensor of a kind that an Apple GPU lacks, on the GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            on_gpu = isinstance(x, torch.Tensor) and x.device.type != "cpu"
+            assert not on_gpu or x.dtype not in (torch.float64, torch.complex128), func
+        return made
+
+
+def test_float64_on_the_gpu_is_seen() -> None:
+    with pretended_gpu() as (_, _), NoFloat64():
+        torch.ones(2, dtype=torch.float64) + torch.ones(2, device="cuda").cpu()
+        with pytest.raises(AssertionError, match="aten"):
+            torch.ones(2, device="cuda").double()
+
+
 @pytest.mark.parametrize("train", [{}, {"recipe": "greedy"}, {"sharing": "jaccard"}])
 def test_switches_may_learn_elsewhere(
     config: RunConfig, train: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -149,7 +169,7 @@ def test_switches_may_learn_elsewhere(
     """As beside an Apple GPU, which has no float64."""
     monkeypatch.setattr(training_module, "switch_device", lambda device: torch.device("cpu"))
     net = domain_net(Depthwise(), CLASSES)
-    with pretended_gpu() as (mode, _):
+    with pretended_gpu() as (mode, _), NoFloat64():
         training = training_of(config, moved(net, mode), {"switch_every": 1, **train})
         for _ in range(3):
             training.run_epoch(lambda figures: None)

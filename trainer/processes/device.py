@@ -22,8 +22,8 @@ __all__ = [
 def device_named(name: str, train: TrainConfig | None = None) -> str:
     """`cpu`, `cuda` or `mps`.
 
-    `auto` takes CUDA where torch sees it, else an Apple GPU where it can do what is asked, else
-    the CPU.
+    `auto` takes CUDA where torch sees it, else the CPU: on an Apple GPU no run has been tried yet,
+    so that is for those who ask for it.
 
     Raises:
         PrunionError: torch does not see the device.
@@ -31,16 +31,13 @@ def device_named(name: str, train: TrainConfig | None = None) -> str:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise PrunionError('device = "cuda", but torch sees no CUDA GPU: use "auto" or "cpu"')
-    apple = torch.backends.mps.is_available()
-    if name == "mps" and not apple:
+    if name == "mps" and not torch.backends.mps.is_available():
         raise PrunionError(
             'device = "mps", but torch sees no Apple GPU (it needs macOS 12.3 and a build of torch '
             'with MPS): use "auto" or "cpu"'
         )
-    if name == "auto" and torch.cuda.is_available():
-        name = "cuda"
-    elif name == "auto":
-        name = "mps" if apple and not _too_much_for_apple(train) else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "mps" and (refusal := _too_much_for_apple(train)):
         raise ConfigError(refusal)
     if name == "cpu" and train is not None and train.precision == "fp16":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -218,7 +219,7 @@ def _asked(
     run_file = None
     if isinstance(config, Mapping):
         config = RunConfig.from_json(plain(config))
-    elif isinstance(config, (str, Path)):
+    elif isinstance(config, (str, os.PathLike)):
         run_file = Path(config)
         config = load_config(run_file)
     elif not isinstance(config, RunConfig):

@@ -69,11 +69,9 @@ def _prefixes(names: Sequence[str]) -> list[str]:
     if len(names) < 2:
         return [""] * len(names)
     plain = [_plain(name).casefold() for name in names]
-    alike = [plain.count(name) > 1 for name in plain]
-    return [
-        f"{_plain(n)}-{i + 1}-" if a else f"{_plain(n)}-"
-        for i, (n, a) in enumerate(zip(names, alike, strict=True))
-    ]
+    if len(set(plain)) == len(plain):
+        return [f"{_plain(name)}-" for name in names]
+    return [f"{place}-{_plain(name)}-" for place, name in enumerate(names, 1)]
 
 
 def _renamed(chart: Chart, prefix: str) -> Chart:

@@ -146,12 +146,13 @@ def _turn_back(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
     it writes for large ones, and backends fold it.
     """
     held = {x.name for x in model.graph.initializer}
+    own = {name for name, _ in trunk.named_parameters()}
     lost: dict[bytes, list[str]] = {}
     for name, value in trunk.named_parameters():
         if value.dim() == 2 and name not in held:
             lost.setdefault(_bytes(value.detach().t()), []).append(name)
     for found in model.graph.initializer:
-        if not lost or len(found.dims) != 2 or found.data_type != onnx.TensorProto.FLOAT:
+        if found.name in own or len(found.dims) != 2 or found.data_type != onnx.TensorProto.FLOAT:
             continue
         array = numpy_helper.to_array(found)
         names = lost.get(_bytes(torch.from_numpy(array.copy())), [])

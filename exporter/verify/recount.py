@@ -95,12 +95,17 @@ def _stored(name: str, makers: Mapping[str, Any]) -> str:
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Known sizes of every value; a symbolic one counts as 1 (only N is)."""
+    """Known sizes of every value for one image: N counts as 1, `3*N` as 3."""
     infos = [*model.graph.input, *model.graph.value_info, *model.graph.output]
     held = {i.name: list(i.dims) for i in model.graph.initializer}
     return held | {
-        info.name: [d.dim_value or 1 for d in info.type.tensor_type.shape.dim] for info in infos
+        info.name: [d.dim_value or _multiple(d.dim_param) for d in info.type.tensor_type.shape.dim]
+        for info in infos
     }
+
+
+def _multiple(symbol: str) -> int:
+    return math.prod(int(factor) for factor in symbol.split("*") if factor.strip().isdigit())
 
 
 def check_budget(bundle: Bundle) -> Iterator[str]:

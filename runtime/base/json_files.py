@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,7 @@ def json_of(text: str | bytes | bytearray) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        (twice, _) = Counter(key for key, _ in pairs).most_common(1)[0]  # strangers send many keys
         raise ValueError(f"the key {shown(twice)} is given twice")
     return found
 

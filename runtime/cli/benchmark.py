@@ -182,8 +182,11 @@ def bench(
         if Path(csv_file).exists() and not Path(csv_file).is_file():  # a pipe
             Path(csv_file).write_text(bench_csv(report), "utf-8")
         else:
-            with replace_file(csv_file) as temporary:
-                temporary.write_text(bench_csv(report), "utf-8")
+            if _is_stream(Path(csv_file)):
+                Path(csv_file).write_text(bench_csv(report), "utf-8")
+            else:
+                with replace_file(csv_file) as temporary:
+                    temporary.write_text(bench_csv(report), "utf-8")
     if as_json:
         echo_json(report.to_json())
     else:
@@ -191,14 +194,21 @@ def bench(
 
 
 def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
-    """Before anything is measured: only an earlier table is replaced."""
+    """Before anything is measured: only an earlier table is replaced, or a file of no bytes."""
     from prunion.runtime.base import check_output
     from prunion.runtime.errors import OutputError
 
-    if path.is_file() and (what := foreign(path)):
+    if _is_stream(path):
+        return
+    if path.is_file() and path.stat().st_size and (what := foreign(path)):
         raise OutputError(f"{path} {what}: choose another place")
     if not path.exists():
         check_output(path, force=False)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is written on, as /dev/stdout is, wherever that leads, and never replaced."""
+    return path.is_absolute() and path.parts[1:2] == ("dev",)
 
 
 def _ask(

@@ -131,7 +131,8 @@ def _pairs(wanted: State, given: State) -> Iterator[tuple[Named, Named]]:
         roles = [_role(name) for name, _ in ours]
         by_role = {_role(name): (name, value) for name, value in theirs}
         alone = len({_layer(name) for name, _ in theirs}) == 1
-        if alone and None not in roles and by_role.keys() == set(roles):
+        told = len(by_role) == len(roles) == len(theirs)  # each role once
+        if alone and told and None not in roles and by_role.keys() == set(roles):
             theirs = [by_role[role] for role in roles]
         yield from zip(ours, theirs, strict=False)
 

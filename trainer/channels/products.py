@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -67,5 +68,12 @@ def einsum_products(equation: str, shapes: Sequence[Sequence[int]]) -> int:
 
 
 def _sizes(value: torch.Tensor) -> list[int]:
-    """A shape for one image: the batch alone has no fixed size."""
-    return [int(n) if str(n).isdigit() else 1 for n in value.shape]
+    """A shape for one image: what has no fixed size is the batch, or a multiple of it."""
+    return [_of_one_image(n) for n in value.shape]
+
+
+def _of_one_image(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    number = size.node.expr
+    return int(number.subs(dict.fromkeys(number.free_symbols, 1)))

@@ -13,6 +13,7 @@ then keeps the layers that were on in most of the last steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,12 @@ class PickedLayers(WeightAdapter):
             self.scores[key] = nn.Parameter(weight.new_full((domains,), START))
         self.register_buffer("often", torch.ones(domains, len(self.names)))
         self.register_buffer("fixed", torch.tensor(False))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Checkpoints of before layers were picked for good keep those that were on at the end."""
+        state.setdefault(f"{prefix}often", torch.ones_like(self.often))
+        state.setdefault(f"{prefix}fixed", torch.tensor(True))
+        super()._load_from_state_dict(state, prefix, *args)
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """W, and where a layer is picked Δ with it."""

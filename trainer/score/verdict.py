@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from prunion.runtime.base import json_of, read_json
+from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import BudgetConfig
 
 __all__ = ["Learned", "Limit", "Loss", "Verdict", "judge", "read_verdict"]
@@ -267,7 +268,7 @@ def _read(folder: Path) -> Learned | None:
             limit=_share(result["budget"]),
             uncut=float(result["uncut"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrunionError):
         return None
 
 

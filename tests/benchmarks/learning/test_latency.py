@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bundles_are_timed_in_turn_and_held_against_one(runs: Path, tmp_path: Path) -> None:
     path = tmp_path / "latency.jsonl"
-    options = ["--reference", "norms", "--seconds", "0.7", "-o", str(path)]
+    options = ["--reference", "norms", "--seconds", "2", "-o", str(path)]
     done = CliRunner().invoke(main, [str(runs), *options])
     assert done.exit_code == 0, done.output
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -41,7 +41,7 @@ def test_bundles_are_timed_in_turn_and_held_against_one(runs: Path, tmp_path: Pa
         assert line["bytes"]["graph"] > line["bytes"]["packs"] > 0
         assert line["against"] == "norms"
         for case, (ratio, low, high) in line["ratio"].items():
-            assert low <= ratio <= high or case != "one"
+            assert case != "one" or low is None or low <= ratio <= high  # few rounds: none
     own = next(line for line in lines if line["row"] == "norms")
     assert {ratio for ratio, _, _ in own["ratio"].values()} == {1.0}
     head, _, *rows = done.output.splitlines()

@@ -170,7 +170,8 @@ def test_accuracy_after_warm_up_says_on_which_images(validated: bool) -> None:
 
 def test_pictures_of_two_networks_never_have_one_name() -> None:
     """Of "run 1" and "run-1" the second took the place of the first."""
-    assert _prefixes(["run 1", "run-1", "other"]) == ["run-1-1-", "run-1-2-", "other-"]
+    assert _prefixes(["run 1", "run-1", "other"]) == ["1-run-1-", "2-run-1-", "3-other-"]
+    assert len(set(_prefixes(["run 1", "run-1", "run-1-1", "2-run 1"]))) == 4
     assert _prefixes(["run 1"]) == [""]
 
 

@@ -76,6 +76,12 @@ FORMS: dict[str, tuple[tuple[int, ...], Callable[..., torch.Tensor]]] = {
     "baddbmm": ((1, 8, 6), lambda x, w, b: x[:, :6] + torch.baddbmm(b, one(x), w).sum((0, 1))),
     "bmm": ((1, 8, 6), lambda x, w, b: x[:, :6] + torch.bmm(one(x), w).sum((0, 1)) + b),
     "vector": ((8,), lambda x, w, b: (x[:, None] @ w) + b),
+    "mm, tokens as rows": (
+        (8, 6),
+        lambda x, w, b: (
+            torch.mm(x[:, None].expand(-1, 3, -1).reshape(-1, 8), w).view(-1, 3, 6).mean(1) + b
+        ),
+    ),
     "einsum": ((6, 8), lambda x, w, b: torch.einsum("nc,oc->no", x, w) + b),
     "einsum, dots": ((6, 8), lambda x, w, b: torch.einsum("oc, ...c", w, x) + b),
 }

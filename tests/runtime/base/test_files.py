@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,15 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     for text in ("", "{", '\ufeff{"a": 1}', TWICE, TWICE.encode("utf-32")):
         with pytest.raises(ValueError):
             json_of(text)
+
+
+def test_many_keys_of_which_one_is_given_twice_take_no_time() -> None:
+    """A stranger's request of a megabyte: the key is found in one look, not in one for each."""
+    text = "{" + ",".join(f'"k{n}": 1' for n in (*range(100_000), 99_999)) + "}"
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="'k99999' is given twice"):
+        json_of(text)
+    assert time.process_time() - begun < 5
 
 
 def test_what_others_write_is_read_by_one_function() -> None:

@@ -268,6 +268,7 @@ def test_bench_json(bundle_path: Path) -> None:
 
 def test_bench_writes_tables(bundle_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "bench.csv"
+    path.touch()  # as mktemp makes one: nothing is lost
     arguments = ("--duration", "20ms", "--batch", 2, "--domains", "signs", "--csv", path)
     table = invoke("bench", bundle_path, *arguments)
     assert table.exit_code == 0, table.output
@@ -421,6 +422,16 @@ def test_a_table_takes_the_place_of_a_table_alone(bundle_path: Path, tmp_path: P
     assert line.endswith("notes.txt is no table of `prunion bench`: choose another place")
     assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
     one_error_line(invoke("bench", bundle_path, "--csv", tmp_path / "notes.txt" / "x.csv"))
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="the system has no /dev/stdout")
+def test_a_table_can_be_written_on_a_stream(bundle_path: Path) -> None:
+    call = "from prunion.runtime.cli.main import main; main()"
+    command = [sys.executable, "-c", call, "bench", str(bundle_path), "--csv", "/dev/stdout"]
+    command += ["--duration", "20ms", "--domains", "signs"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "session,batch" in done.stdout
 
 
 def test_version() -> None:

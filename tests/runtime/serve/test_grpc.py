@@ -222,7 +222,7 @@ def test_overload_and_deadlines(model: Model) -> None:
         first = asyncio.ensure_future(call("ModelInfer", request()))
         await until_async(lambda: batcher._running == 1)
         late = asyncio.ensure_future(
-            code_of(call("ModelInfer", request(), timeout=1))  # short: it is to be late
+            code_of(call("ModelInfer", request(), timeout=5))  # short: it is to be late
         )
         await until_async(lambda: batcher.rows == 2)
         assert await late == grpc.StatusCode.DEADLINE_EXCEEDED

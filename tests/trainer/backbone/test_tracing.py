@@ -106,3 +106,15 @@ def test_numbers_that_are_not_finite_end_no_comparison() -> None:
     with torch.no_grad():
         model.conv1.weight.fill_(torch.nan)
     assert "conv1.weight" in dict(trace(model, 8, 8).named_parameters())
+
+
+class Nowhere(Plain):
+    """No number of its features is one, whatever the weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * torch.sqrt(-1 - x.abs().mean())
+
+
+def test_features_that_are_no_numbers_prove_nothing() -> None:
+    with pytest.raises(UnsupportedGraphError, match="does not compute the model's function"):
+        trace(Nowhere(), 8, 8)

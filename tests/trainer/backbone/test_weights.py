@@ -176,3 +176,11 @@ def test_names_that_contradict_the_order_are_refused() -> None:
     unnamed = {f"{n}.{n}": own["1.weight"] + n for n in range(4)}  # these tell nothing
     matched = match_by_order(BY_ORDER, first | unnamed, own)
     assert torch.equal(matched["1.running_var"], unnamed["3.3"])
+
+
+def test_two_tensors_of_one_kind_in_a_layer_keep_their_order() -> None:
+    """As a scale beside a weight: neither is taken twice."""
+    own = {name: torch.zeros(4) for name in ("q.weight", "q.scale", "q.bias")}
+    state = {name: torch.full((4,), float(n)) for n, name in enumerate(own)}
+    matched = match_by_order(BY_ORDER, state, own)
+    assert [float(value[0]) for value in matched.values()] == [0.0, 1.0, 2.0]

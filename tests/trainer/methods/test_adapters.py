@@ -256,6 +256,18 @@ def test_layers_that_go_on_and_off_are_picked_for_good_when_settling_begins() ->
     assert adapter.often.shape == (1, 2)
 
 
+def test_layers_picked_before_there_was_a_count_stay_as_they_ended() -> None:
+    weight, train = shared(), TrainConfig(method="taps")
+    adapter = PickedLayers(train, weight, 2)
+    with torch.no_grad():
+        adapter.scores["a/weight"].copy_(torch.tensor([0.2, 0.0]))
+    state = {n: x for n, x in adapter.state_dict().items() if n not in ("often", "fixed")}
+    again = PickedLayers(train, weight, 2)
+    again.load_state_dict(state)
+    assert not again.advance(weight, 0, "settle")
+    assert [again.picked(domain) for domain in (0, 1)] == [["a.weight", "b.weight"], ["b.weight"]]
+
+
 @pytest.mark.parametrize("order", ["given", "reversed"])
 def test_weights_have_one_owner_and_keep_what_they_learned(order: Any) -> None:
     weight = shared()

@@ -166,7 +166,9 @@ def learning(
     common += ["--threads", "1", "--set", f"workers={workers}"]
     common += [part for setting in settings for part in ("--set", setting)]
     output.mkdir(parents=True, exist_ok=True)
-    failed = run_tasks(tasks(), output, common, lanes, minutes)
+    failed, left = run_tasks(tasks(), output, common, lanes, minutes)
+    if left:
+        click.echo(f"{left} rows were not looked at in {minutes:g} minutes: run it again", err=True)
     if failed:
         raise click.ClickException(f"failed, see above: {'; '.join(failed)}")
 

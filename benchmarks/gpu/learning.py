@@ -60,8 +60,10 @@ def tasks() -> list[LearningTask]:
 
 def run_tasks(
     given: Sequence[LearningTask], folder: Path, common: Sequence[str], lanes: int, minutes: float
-) -> list[str]:
-    """Run what the files in `folder` lack, `lanes` at a time; the names of those that failed.
+) -> tuple[list[str], int]:
+    """Run what the files in `folder` lack, `lanes` at a time.
+
+    Returns the names of those that failed, and how many were not begun.
 
     Args:
         common: arguments of every row, as data, weights and settings.
@@ -69,13 +71,14 @@ def run_tasks(
     """
     begun = time.monotonic()
 
-    def run(task: LearningTask) -> bool:
+    def run(task: LearningTask) -> bool | None:
         if time.monotonic() - begun > 60 * minutes:
-            return True
+            return None
         command = [sys.executable, "-m", "prunion.benchmarks.learning", *common, *task.arguments]
         command += ["-o", str(folder / f"{task.file}.jsonl")]
         return subprocess.run(command, check=False).returncode == 0
 
     with ThreadPoolExecutor(lanes) as pool:
         ended = list(pool.map(run, given))
-    return [task.name for task, well in zip(given, ended, strict=True) if not well]
+    failed = [task.name for task, well in zip(given, ended, strict=True) if well is False]
+    return failed, ended.count(None)

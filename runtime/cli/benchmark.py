@@ -32,6 +32,9 @@ SENDERS = 32  # queries on their way to a server at a time
 WARM_UP = 3
 UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0}
 
+# Opened by name, a file behind one of these would be written from its beginning by two.
+STREAMS = ("/dev/stdout", "/dev/stderr")
+
 
 def seconds_of(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
     """A click callback: a time such as 500ms, 10s or 2m, in seconds."""
@@ -179,14 +182,13 @@ def bench(
             pruned=pruned,
         )
     if csv_file:
-        if Path(csv_file).exists() and not Path(csv_file).is_file():  # a pipe
+        if csv_file in STREAMS:
+            click.echo(bench_csv(report), nl=False, err=csv_file == "/dev/stderr")
+        elif _is_pipe(Path(csv_file)):
             Path(csv_file).write_text(bench_csv(report), "utf-8")
         else:
-            if _is_stream(Path(csv_file)):
-                Path(csv_file).write_text(bench_csv(report), "utf-8")
-            else:
-                with replace_file(csv_file) as temporary:
-                    temporary.write_text(bench_csv(report), "utf-8")
+            with replace_file(csv_file) as temporary:
+                temporary.write_text(bench_csv(report), "utf-8")
     if as_json:
         echo_json(report.to_json())
     else:
@@ -198,7 +200,7 @@ def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
     from prunion.runtime.base import check_output
     from prunion.runtime.errors import OutputError
 
-    if _is_stream(path):
+    if str(path) in STREAMS or _is_pipe(path):
         return
     if path.is_file() and path.stat().st_size and (what := foreign(path)):
         raise OutputError(f"{path} {what}: choose another place")
@@ -206,9 +208,9 @@ def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
         check_output(path, force=False)
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether it is written on, as /dev/stdout is, wherever that leads, and never replaced."""
-    return path.is_absolute() and path.parts[1:2] == ("dev",)
+def _is_pipe(path: Path) -> bool:
+    """Whether it is there and no file, as >(less) and /dev/null are: written on, not replaced."""
+    return path.exists() and not path.is_file()
 
 
 def _ask(

@@ -25,8 +25,8 @@ def test_failed_rows_are_named_and_late_ones_not_begun(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"key": "resnet18.tuned-all.seed0"}\n', "utf-8")
     done = LearningTask("a", ("--seed", "0", "tuned-all"))
     fails = LearningTask("a", ("--seed", "1", "no-such-row"))
-    assert run_tasks([done, fails], tmp_path, common, 2, 1) == ["a: --seed 1 no-such-row"]
-    assert run_tasks([fails], tmp_path, common, 2, -1) == []
+    assert run_tasks([done, fails], tmp_path, common, 2, 1) == (["a: --seed 1 no-such-row"], 0)
+    assert run_tasks([fails], tmp_path, common, 2, -1) == ([], 1)
 
 
 def test_the_command_ends_with_the_names_of_what_failed(

@@ -31,6 +31,7 @@ from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import (
     BackboneConfig,
@@ -57,7 +58,7 @@ MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
 RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("rows", nargs=-1)
 @click.option("--data", required=True, type=click.Path(exists=True), help="Folder of domains.")
 @click.option("--weights", required=True, type=click.Path(exists=True), help="Folder of trunks.")

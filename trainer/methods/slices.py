@@ -44,6 +44,7 @@ class SliceSwitches(WeightAdapter):
         """Every switch on."""
         super().__init__()
         self.names, self.train_config = tuple(shared), train
+        self.by_rows = train.sharing == "none"  # else its loss moves the absent ones too (eq. 5)
         self.shapes = {name: weight.shape for name, weight in shared.items()}
         self.scores = nn.ParameterDict()
         for name, weight in shared.items():

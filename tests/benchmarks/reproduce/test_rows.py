@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.reproduce.rows import chosen_rows
+from prunion.benchmarks.reproduce.images import BenchmarkImages
+from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction
 from prunion.benchmarks.reproduce.table import score_of
 from prunion.runtime.bundle import open_bundle
@@ -219,6 +220,33 @@ def test_rows_are_chosen_by_name_method_network_and_budget() -> None:
     ]
     with pytest.raises(InputError, match="--method series: choose from"):
         names(methods=("series",), networks=("mobilenet_v2",))
+
+
+def test_settings_that_the_papers_print() -> None:
+    def train(benchmark: str, name: str, epochs: int = 0) -> Any:
+        asked = Reproduction(benchmark, Path(), Path(), methods=(name,), epochs=epochs)
+        (row,) = (x for x in chosen_rows(asked) if x.name == name)
+        images = [BenchmarkImages(x, ("a",), ("b",)) for x in (asked.source, "dtd")]
+        return row_config(asked, row, 0, images, "default").train
+
+    for name in ("ba2-slice-050", "bap-slice-100"):
+        own, sketch = train("decathlon", name), train("imagenet-to-sketch", name)
+        for found in (own, sketch):
+            assert (found.recipe, found.trunk, found.order) == ("paper", "frozen", "round-robin")
+            assert (found.head_optimiser, found.warmup, found.settle) == ("sgd", 0, 0)
+        assert (own.ramp, own.drops, own.batch_size) == (60, (45,), 32)
+        assert (own.own_head_lr, own.switch_lr, own.own_lr) == (1e-3, 1e-4, 1e-4)
+        assert (sketch.ramp, sketch.drops, sketch.batch_size) == (45, (15, 30), 12)
+        assert (sketch.own_head_lr, sketch.switch_lr) == (5e-4, 5e-5)
+    masks = {b: train(b, "affine-full") for b in ("decathlon", "imagenet-to-sketch")}
+    assert [(x.epochs, x.drops) for x in masks.values()] == [(60, (45,)), (30, (15,))]
+    adapted, packed = train("decathlon", "parallel"), train("imagenet-to-sketch", "packnet")
+    assert (adapted.epochs, adapted.drops, adapted.batch_size) == (120, (80, 100), 128)
+    assert (packed.ramp, packed.settle, packed.drops) == (20, 10, (10,))
+    # Fewer epochs are divided alike; one or two may be too few for a drop.
+    assert train("imagenet-to-sketch", "bap-slice-050", 9).drops == (3, 6)
+    assert train("imagenet-to-sketch", "bap-slice-050", 1).drops == "auto"
+    assert train("decathlon", "taps-025").drops == train("decathlon", "bap-050").drops == "auto"
 
 
 def test_scores_of_some_domains_are_relative_to_our_own_features() -> None:

@@ -165,7 +165,7 @@ def _exported(run: Path, bundle: Path) -> dict[str, Any]:
     if problems := verify_bundle(bundle).problems:
         raise VerificationError(f"{bundle}: {'; '.join(problems)}")
     return {
-        **vars(figures_of(load_checkpoint(run))),
+        **vars(figures_of(load_checkpoint(run, merge=False))),
         "budget_met": manifest["budget"]["met"],
         "bytes": sum(x.stat().st_size for x in bundle.rglob("*") if x.is_file()),
         "error": manifest["verified"]["max_relative_error"],

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.images import BenchmarkImages
 from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction
@@ -21,6 +22,7 @@ from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.trainer.backbone import PAPER_NETS
+from prunion.trainer.network import load_checkpoint
 from prunion.trainer.score import DECATHLON, score
 from tests.benchmarks.reproduce.archives import (
     coloured,
@@ -29,6 +31,7 @@ from tests.benchmarks.reproduce.archives import (
     write_sketch,
 )
 from tests.benchmarks.reproduce.little import Little
+from tests.exporter.drawn import drawn_checkpoint
 
 PARTS = ("train", "val", "test")
 DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
@@ -86,6 +89,17 @@ def test_from_archives_to_table_and_submission(data: Path) -> None:
     (data / "decathlon-1.0-devkit.tar.gz").unlink()
     again, text = run(data, *few, *(x for row in rows for x in ("--method", row)))
     assert (again, len(lines(data))) == (0, 3)
+
+
+def test_what_an_only_domain_stores_is_counted(tmp_path: Path) -> None:
+    """Beside the source's trunk, which no run's file holds."""
+    found = {}
+    for method, keys in (("piggyback", {}), ("bap", {"granularity": '"slice"'})):
+        checkpoint = drawn_checkpoint(tmp_path / method, method, domains=1, **keys)
+        assert load_checkpoint(checkpoint).net.adapter is None
+        found[method] = figures_of(load_checkpoint(checkpoint, merge=False))
+    assert found["piggyback"].params == pytest.approx(1 + 1 / 32, abs=1e-3)
+    assert found["bap"].flop < 1 == found["bap"].flop_union
 
 
 def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) -> None:

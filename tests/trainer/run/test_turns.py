@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunion.trainer.config import load_config
-from prunion.trainer.learning import Training
+from prunion.trainer.learning import Training, training
 from prunion.trainer.learning.optimiser import MixedOptimiser
 from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
@@ -94,3 +94,25 @@ def test_a_row_moves_as_if_its_domain_were_alone() -> None:
             mixed.step()
             others[turn].step()
         torch.testing.assert_close(rows.detach(), torch.stack([row.detach() for row in alone]))
+
+
+def test_a_turn_of_packnet_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the last one's momentum, and where that ended with the cut with new statistics."""
+    events: list[str] = []
+    step, move = training.estimate_norms, Training._move
+
+    def estimated(*args: Any) -> None:
+        events.append("statistics")
+        step(*args)
+
+    def moved(self: Training, domains: Any) -> None:
+        assert self.net.adapter is not None
+        if not any(p in self.optimiser.state for p in self.net.adapter.parameters()):
+            events.append(f"turn {self.schedule.task(self.step)}")
+        move(self, domains)
+
+    monkeypatch.setattr(training, "estimate_norms", estimated)
+    monkeypatch.setattr(Training, "_move", moved)
+    keys = {"warmup": 0, "ramp": 2, "settle": 0, "method": '"packnet"', "norms": '"own"'}
+    train_run(load_config(tiny_run(tmp_path, **keys)), tmp_path / "out")
+    assert events == ["turn 0", "statistics", "turn 1"]

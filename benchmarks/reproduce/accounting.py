@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunion.exporter.bundle import paper_bits, paper_macs
-from prunion.exporter.slim import kept_units
+from prunion.exporter.bundle import paper_account, paper_bits, paper_macs
+from prunion.exporter.slim import adapter_numbers, kept_units
 from prunion.trainer.network import Checkpoint
 
 __all__ = ["Figures", "figures_of"]
+
+NUMBER_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class Figures:
 
 
 def figures_of(loaded: Checkpoint) -> Figures:
-    """The columns of a run whose domains are all but the source."""
+    """The columns of a run whose domains are all but the source.
+
+    Args:
+        loaded: not merged, or an only domain's own weights are nobody's any more.
+    """
     net, train = loaded.net, loaded.config.train
     table, domains = net.units.table, len(net.classes)
     every = np.ones(table.count, dtype=bool)
@@ -47,28 +53,13 @@ def figures_of(loaded: Checkpoint) -> Figures:
         paper_bits(net, units, count, 0) for units, count in ((every, 1), (alive, 1), (alive, 2))
     )
     bits = one + domains * (int(alive.sum()) if train.traits.prunes else 0)
-    if net.adapter is not None:
-        bits += net.adapter.extra_bits() - net.adapter.unused_bits(table.params(alive))
+    if net.adapter is not None:  # small matrices beside convolutions shrink with these
+        mixed = NUMBER_BITS * domains * adapter_numbers(net, alive)
+        bits += (mixed or net.adapter.extra_bits()) - net.adapter.unused_bits(table.params(alive))
     if train.method == "finetune":  # its file has a domain's trunk in the place of the source's
         bits += full - (two - one)
     norms = 0 if train.freezes_norms else domains * (two - one)
     whole, union = paper_macs(net, every), paper_macs(net, alive)
-    own = (net.switches > 0).cpu().numpy()
-    shares = [paper_macs(net, row) / whole for row in own]
-    if train.granularity == "slice":
-        shares = [_slices(loaded, row) / whole for row in range(domains)]
-    return Figures(float(np.mean(shares)), union / whole, (bits + norms) / full, bits / full)
-
-
-def _slices(loaded: Checkpoint, domain: int) -> int:
-    """Operations of the slices of filters that one domain has left."""
-    net, table = loaded.net, loaded.net.units.table
-    every = np.ones(table.count, dtype=bool)
-    total = paper_macs(net, every) - table.macs(every)  # BatchNorm's
-    weights = net.own_weights(domain) if net.adapter is not None else {}
-    for layer in table.layers:
-        weight = weights.get(layer.weight, net.trunk.get_parameter(layer.weight)).detach()
-        slices = weight.flatten(0, 1).reshape(weight.shape[0] * weight.shape[1], -1)
-        on = int((slices != 0).any(1).sum())
-        total += on * slices.shape[1] * layer.positions
-    return int(total)
+    names = [str(domain) for domain in range(domains)]
+    flop = paper_account(net, alive, names, train).flop
+    return Figures(flop, union / whole, (bits + norms) / full, bits / full)

@@ -15,7 +15,16 @@ from typing import Any, Literal
 from prunion.trainer.backbone import PAPER_NETS
 from prunion.trainer.config import BackboneConfig, Method
 
-__all__ = ["BUDGETS", "NETWORKS", "ReproducedRow", "backbone_of", "phases", "rows_of", "usual_rows"]
+__all__ = [
+    "BUDGETS",
+    "NETWORKS",
+    "ReproducedRow",
+    "backbone_of",
+    "drops",
+    "phases",
+    "rows_of",
+    "usual_rows",
+]
 
 BUDGETS = (1.0, 0.75, 0.5, 0.25)
 # The networks of each benchmark, its papers' own first; VGG-16's of the tables ends in fc7.
@@ -46,6 +55,7 @@ class ReproducedRow:
         epochs: the paper's.
         train: keys of `[train]` but for epochs.
         limit: share of the parameters that the budget allows.
+        drops: of these epochs, those after which all rates fall to a tenth; without any a cosine.
     """
 
     name: str
@@ -56,6 +66,7 @@ class ReproducedRow:
     train: Mapping[str, Any] = field(default_factory=dict)
     limit: float = 1.0
     phases: Phases = "one"
+    drops: tuple[int, ...] = ()
 
 
 # As the papers' loops: each set is passed over in batches of its own, heads move by SGD.
@@ -132,27 +143,34 @@ def phases(row: ReproducedRow, epochs: int) -> dict[str, int]:
     return {"warmup": warmup, "ramp": epochs - warmup - settle, "settle": settle}
 
 
+def drops(row: ReproducedRow, epochs: int) -> dict[str, tuple[int, ...]]:
+    """`drops` of a row that trains so many epochs, as far along as the paper's; none at its end."""
+    scaled = dict.fromkeys(round(drop * epochs / row.epochs) for drop in row.drops)
+    found = tuple(drop for drop in scaled if 0 < drop < epochs)
+    return {"drops": found} if found else {}
+
+
 def _plain(benchmark: str, network: str) -> Iterator[ReproducedRow]:
     """What stores no adapter beside a convolution, and prunes nothing."""
-    epochs = 60 if benchmark == "decathlon" else 30
+    epochs, falls = (60, (45,)) if benchmark == "decathlon" else (30, (15,))
     tuned = {**COMMON, "trunk_lr": 1e-4}
     own = {**MASKS, "norms": "own"}
-    yield ReproducedRow("feature", network, "feature", "frozen backbone", epochs, COMMON)
-    yield ReproducedRow("norms", network, "norms", "own BatchNorm", epochs, COMMON)
-    yield ReproducedRow("finetune", network, "finetune", "a network each", epochs, tuned)
-    yield ReproducedRow("piggyback", network, "piggyback", "Piggyback", epochs, MASKS)
-    yield ReproducedRow(
-        "piggyback-bn", network, "piggyback", "Piggyback, own BatchNorm", epochs, own
-    )
-    for form in ("simple", "full"):
-        keys = {**MASKS, "affine": form}
-        yield ReproducedRow(
-            f"affine-{form}", network, "affine", f"affine masks, {form}", epochs, keys
-        )
+    both = [("simple", "affine masks, simple"), ("full", "affine masks, full")]
+    rows: list[tuple[str, Method, str, Mapping[str, Any]]] = [
+        ("feature", "feature", "frozen backbone", COMMON),
+        ("norms", "norms", "own BatchNorm", COMMON),
+        ("finetune", "finetune", "a network each", tuned),
+        ("piggyback", "piggyback", "Piggyback", MASKS),
+        ("piggyback-bn", "piggyback", "Piggyback, own BatchNorm", own),
+        *((f"affine-{form}", "affine", what, {**MASKS, "affine": form}) for form, what in both),
+    ]
+    for name, method, what, keys in rows:
+        yield ReproducedRow(name, network, method, what, epochs, keys, drops=falls)
     for name, order in (("packnet", "given"), ("packnet-reversed", "reversed")):
         keys = {**PACKED, "packnet_order": order}
         what = f"PackNet, order {order}"
-        yield ReproducedRow(name, network, "packnet", what, 30, keys, phases="late")
+        # 20 epochs, the last ten at a tenth of the rate, then ten at that once some are given back.
+        yield ReproducedRow(name, network, "packnet", what, 30, keys, phases="late", drops=(10,))
     for charge in (0.25, 0.5, 0.75, 1.0):
         keys, name = {**COMMON, "taps_lambda": charge}, f"taps-{_percent(charge)}"
         yield ReproducedRow(name, network, "taps", f"TAPS λ={charge:g}", 30, keys, phases="taps")
@@ -160,31 +178,35 @@ def _plain(benchmark: str, network: str) -> Iterator[ReproducedRow]:
 
 
 def _adapters(benchmark: str, network: str) -> Iterator[ReproducedRow]:
-    epochs = 120 if benchmark == "decathlon" else 30
+    epochs, falls = (120, (80, 100)) if benchmark == "decathlon" else (30, (20, 25))
     if network in SERIES:
         train = {**ADAPTERS, "adapter_lr": 0.1}
-        yield ReproducedRow("series", network, "series", "series adapters", epochs, train)
+        yield ReproducedRow(
+            "series", network, "series", "series adapters", epochs, train, drops=falls
+        )
     for place, keys in PLACES.items() if network == "resnet26" else [("", {})]:
         what = f"parallel adapters{place.replace('-', ', ')}"
         train = {**ADAPTERS, **keys}
-        yield ReproducedRow(f"parallel{place}", network, "parallel", what, epochs, train)
+        yield ReproducedRow(
+            f"parallel{place}", network, "parallel", what, epochs, train, drops=falls
+        )
     what = "parallel adapters, joint SVD"
     yield ReproducedRow("svd", network, "svd", what, epochs, ADAPTERS, phases="late")
 
 
 def _pruned(benchmark: str, network: str, budgets: Sequence[float]) -> Iterator[ReproducedRow]:
     """BA² and budget-aware pruning: slices as published, then channels, which are cut."""
-    keys = {**MASKS, "granularity": "slice"}
-    epochs, batch = 60, 32
-    if benchmark != "decathlon":
-        epochs, batch = 45, 12
+    keys = {**MASKS, "granularity": "slice", "recipe": "paper"}
+    decathlon = benchmark == "decathlon"
+    epochs, batch, falls = (60, 32, (45,)) if decathlon else (45, 12, (15, 30))
+    if not decathlon:
         keys |= {"switch_lr": 5e-5, "lr": 5e-5, "head_lr": 5e-4}
     keys["batch_size"] = batch
     methods: tuple[tuple[Method, str], ...] = (("ba2", "BA²"), ("bap", "budget-aware pruning"))
     for method, what in methods:
         for limit in budgets:
             name, told = f"{method}-slice-{_percent(limit)}", f"{what}, slices, β={limit:g}"
-            yield ReproducedRow(name, network, method, told, epochs, keys, limit)
+            yield ReproducedRow(name, network, method, told, epochs, keys, limit, drops=falls)
     for method, what in methods:
         for limit in (x for x in budgets if x < 1):
             name, told = f"{method}-{_percent(limit)}", f"{what}, channels, β={limit:g}"

@@ -16,6 +16,7 @@ from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.catalogue import (
     ReproducedRow,
     backbone_of,
+    drops,
     phases,
     rows_of,
     usual_rows,
@@ -102,7 +103,8 @@ def row_config(
 ) -> RunConfig:
     """The run of a row, over every domain but the source."""
     own = [x for x in domains if x.name != asked.source]
-    keys = {**row.train, **phases(row, asked.epochs or row.epochs), **asked.changes}
+    epochs = asked.epochs or row.epochs
+    keys = {**row.train, **phases(row, epochs), **drops(row, epochs), **asked.changes}
     return RunConfig(
         backbone=backbone_of(row.network, weights),
         input=input_of(asked),
@@ -163,7 +165,7 @@ def _exported(run: Path, bundle: Path) -> dict[str, Any]:
     if problems := verify_bundle(bundle).problems:
         raise VerificationError(f"{bundle}: {'; '.join(problems)}")
     return {
-        **vars(figures_of(load_checkpoint(run))),
+        **vars(figures_of(load_checkpoint(run, merge=False))),
         "budget_met": manifest["budget"]["met"],
         "bytes": sum(x.stat().st_size for x in bundle.rglob("*") if x.is_file()),
         "error": manifest["verified"]["max_relative_error"],

@@ -65,11 +65,11 @@ def budget_of(
         BudgetError: it costs more than the budget allows, in a run that promised it.
     """
     config = loaded.config.budget
-    budget = make_budget(config, make_pricer(config, loaded.net))
+    train = loaded.config.train
+    budget = make_budget(config, make_pricer(config, loaded.net), cuts=train.traits.prunes)
     value = budget.pricer.of(alive)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
-    train = loaded.config.train
     if not value <= budget.allowed and train.cut == "union" and train.traits.prunes:
         settled = loaded.meta.get("phase") == "settle"
         cause = "round_to, the budget or the form of the heads are not those of its training"

@@ -15,16 +15,24 @@ __all__ = ["NAMES", "drawn_checkpoint"]
 NAMES = {"warm": 2, "cold": 3}
 
 
-def drawn_checkpoint(folder: Path, method: str, **train: object) -> Path:
-    """A checkpoint of two domains, whose classes `NAMES` counts."""
-    config = load_config(tiny_run(folder, method=f'"{method}"', **train))
+def drawn_checkpoint(folder: Path, method: str, domains: int = 2, **train: object) -> Path:
+    """A checkpoint of two domains, or of the first, whose classes `NAMES` counts."""
+    path, names = tiny_run(folder, method=f'"{method}"', **train), list(NAMES)[:domains]
+    if domains == 1:
+        path.write_text(path.read_text("utf-8").partition("[domains.cold]")[0], "utf-8")
+    config = load_config(path)
     torch.manual_seed(0)
-    net = build_network(config.backbone, config.input.size, [2, 3], weights=False)
+    classes = [NAMES[name] for name in names]
+    net = build_network(config.backbone, config.input.size, classes, weights=False)
     adapt_network(net, config.train)
     with torch.no_grad():
         for value in net.parameters():
             if value.requires_grad:
                 value.add_(0.1 * torch.randn_like(value))
-    facts = {"domains": [{"name": n, "classes": list("abc"[:c])} for n, c in NAMES.items()]}
+    facts = {
+        "domains": [
+            {"name": n, "classes": list("abc"[:c])} for n, c in zip(names, classes, strict=True)
+        ]
+    }
     save_checkpoint(folder / "checkpoint", net.eval(), config, facts, force=False)
     return folder / "checkpoint"

@@ -55,6 +55,7 @@ class Units:
         axes: the axis along which they lie.
         feature_units: unit of each feature that the heads read, `[F]`.
         whole: why channels are kept whole, by the node that needs all of them.
+        kept: weights of the layers that were asked to stay whole.
     """
 
     table: UnitTable
@@ -63,6 +64,7 @@ class Units:
     axes: dict[str, int]
     feature_units: np.ndarray
     whole: dict[str, str]
+    kept: frozenset[str] = frozenset()
 
     def notes(self) -> list[str]:
         """What is kept whole, a line for each reason."""
@@ -94,6 +96,7 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
         for (tensor, axis), ids in flow.weights.items()
         if axis == 0 and tensor.endswith(".weight")
     }
+    kept = set[str]()
     for pattern in keep:
         found = [name for name in layers if fnmatch(name, pattern)]
         if not found:
@@ -101,6 +104,7 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
                 f"[backbone] keep: {pattern!r} is no layer: give names or patterns such as "
                 f"{', '.join(list(layers)[:3])}"
             )
+        kept |= {f"{name}.weight" for name in found}
         for name in found:
             flow.sets.tie(layers[name], torch.full_like(layers[name], FIXED))
     for (tensor, _), ids in flow.weights.items():
@@ -125,6 +129,7 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
         axes={node.name: axis for node, (_, axis) in units.items()},
         feature_units=slots["head_weight", 1],
         whole={node.name: reason for node, reason in flow.whole.items()},
+        kept=frozenset(kept),
     )
 
 

@@ -70,7 +70,7 @@ class TrainConfig:
         affine: form of the method "affine"; the keys below it are other methods' (`SETTINGS`).
         own_epochs: epochs after settling in which each domain learns which of the kept channels it
             can do without, where the budget has an `own` limit; 0: it is thinned at the cut.
-        drops: epochs after which the paper's recipe divides every learning rate by ten.
+        drops: epochs after which every learning rate is divided by ten, in place of a cosine.
         switch_lr: of the paper's recipe's switches, and of masks.
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
         order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
@@ -248,13 +248,12 @@ class TrainConfig:
         return self.norms == "frozen" or (self.norms == "auto" and not self.traits.own_norms)
 
     def _check_drops(self) -> None:
-        rates = self.recipe == "paper" or self.traits.masks
-        for key, default, used in (
-            ("drops", "auto", self.recipe == "paper"),
-            ("switch_lr", SWITCH_LR, rates),
+        paper = self.recipe == "paper"
+        for key, default, used, also in (
+            ("drops", "auto", paper or not self.traits.prunes, " and methods that cut no channels"),
+            ("switch_lr", SWITCH_LR, paper or self.traits.masks, " and masks"),
         ):
             if getattr(self, key) != default and not used:
-                also = " and masks" if key == "switch_lr" else ""
                 raise ConfigError(
                     f'[train] {key} is for recipe = "paper"{also}, this is "{self.recipe}": '
                     "remove it"

@@ -48,10 +48,14 @@ class PricedBudget:
         return min(1.0, self.allowed / self.full)
 
 
-def make_budget(config: BudgetConfig, pricer: Pricer, keep: Sequence[str] = ()) -> PricedBudget:
+def make_budget(
+    config: BudgetConfig, pricer: Pricer, keep: Sequence[str] = (), *, cuts: bool = True
+) -> PricedBudget:
     """Price a budget by its pricer (`make_pricer`), refusing one that cannot be met.
 
-    `keep` are the layers that stay whole, for the message.
+    Args:
+        keep: the layers that stay whole, for the message.
+        cuts: whether the method removes channels to meet it; to others no width is too wide.
 
     Raises:
         BudgetError: even the narrowest network costs more; the message has the smallest budget.
@@ -68,7 +72,7 @@ def make_budget(config: BudgetConfig, pricer: Pricer, keep: Sequence[str] = ()) 
     whole = config.is_fraction and config.amount == 1  # nothing is asked
     allowed = full if whole else config.allowed(backbone)
     least = least_cost(config, pricer)
-    if least > allowed:
+    if cuts and least > allowed:
         whole_layers = f"; keep = {', '.join(keep)}" if keep else ""
         finer = _finest(config, pricer, allowed)
         raise BudgetError(

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig
+from prunion.trainer.learning.steps import StepResult
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import Processes
 
@@ -84,6 +85,18 @@ class SharedSteps:
             self.processes.sum_gradients(self.net.parameters())
         elif not self.wraps:  # every process has images of the step's domains: the same ones learn
             self.processes.sum([p.grad for p in self.net.parameters() if p.grad is not None])
+
+    def joined(self, result: StepResult, switches: torch.Tensor | None) -> StepResult:
+        """The step of all processes together: summed gradients, every domain's figures."""
+        if self.processes.count == 1:
+            return result
+        self.finish()
+        if switches is not None and switches.grad is not None:
+            self.processes.sum([switches.grad])
+        count = len(self.net.classes)
+        return StepResult(
+            self.processes.merge(result.loss, count), self.processes.merge(result.accuracy, count)
+        )
 
     def _module(self) -> nn.Module:
         """The network itself, or what wraps it while the same parameters learn."""

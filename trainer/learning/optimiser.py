@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,32 +26,81 @@ MOMENTUM = 0.9  # of SGD
 
 
 class MixedOptimiser(torch.optim.AdamW):
-    """AdamW, but SGD with momentum for the groups that say `sgd`: one state, one list of groups."""
+    """AdamW, but SGD with momentum for the groups that say `sgd`: one state, one list of groups.
+
+    Attributes:
+        present: the domains whose images the step had, where not all have some in each. Parameters
+            of groups that say `rows` have a row for each domain, and only these rows then move:
+            an absent domain's has no gradient, and neither decay nor memory of earlier ones is to
+            move it.
+    """
+
+    present: Sequence[int] | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Move every parameter that has a gradient once."""
-        groups = self.param_groups
+        groups, apart = self.param_groups, self.present is not None
         for group in groups:
-            if group["sgd"]:
-                self._descend(group)
-        self.param_groups = [group for group in groups if not group["sgd"]]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                for domain in (self.present or ()) if group["rows"] else ():
+                    self._move_row(parameter, group, domain)
+                if group["sgd"] and not (apart and group["rows"]):
+                    self._descend(parameter, parameter.grad, self._speed(parameter), group)
+        self.param_groups = [x for x in groups if not (x["sgd"] or (apart and x["rows"]))]
         try:
             return super().step(closure)
         finally:
             self.param_groups = groups
 
-    def _descend(self, group: dict[str, Any]) -> None:
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
-            state = self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-                state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
-            speed = state["momentum_buffer"].mul_(MOMENTUM).add_(gradient)
-            parameter.sub_(speed, alpha=group["lr"])
+    def forget(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Begin anew with these, as if they had never moved."""
+        for parameter in parameters:
+            self.state.pop(parameter, None)
+
+    def _speed(self, parameter: torch.Tensor) -> torch.Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+            state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
+        speed: torch.Tensor = state["momentum_buffer"]
+        return speed
+
+    def _descend(
+        self,
+        parameter: torch.Tensor,
+        gradient: torch.Tensor,
+        speed: torch.Tensor,
+        group: dict[str, Any],
+    ) -> None:
+        speed.mul_(MOMENTUM).add_(gradient.add(parameter, alpha=group["weight_decay"]))
+        parameter.sub_(speed, alpha=group["lr"])
+
+    def _move_row(self, parameter: torch.Tensor, group: dict[str, Any], domain: int) -> None:
+        """One step of one domain's row, whose own steps alone count for AdamW's bias."""
+        assert parameter.grad is not None
+        row, gradient = parameter[domain], parameter.grad[domain]
+        if group["sgd"]:
+            self._descend(row, gradient, self._speed(parameter)[domain], group)
+            return
+        state = self.state[parameter]
+        if "exp_avg" not in state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        # States of before rows were counted apart have the steps of all.
+        counted = state.get("row_steps", state["step"].expand(len(parameter)).clone())
+        state["row_steps"] = counted = counted.cpu()
+        counted[domain] += 1
+        count, (fast, slow) = float(counted[domain]), group["betas"]
+        mean, square = state["exp_avg"][domain], state["exp_avg_sq"][domain]
+        row.mul_(1 - group["lr"] * group["weight_decay"])
+        mean.lerp_(gradient, 1 - fast)
+        square.mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
+        size = square.sqrt().div_((1 - slow**count) ** 0.5).add_(group["eps"])
+        row.addcdiv_(mean, size, value=-group["lr"] / (1 - fast**count))
 
 
 def make_optimiser(
@@ -71,7 +120,8 @@ def make_optimiser(
     for parameter in trunk:
         parameter.requires_grad_(tuned)
     norms = [p for m in net.norms.values() for p in m.parameters()]
-    groups: list[dict[str, Any]] = [{"params": norms, "peak": train.own_lr, "weight_decay": 0.0}]
+    own = {"params": norms, "peak": train.own_lr, "weight_decay": 0.0, "rows": True}
+    groups: list[dict[str, Any]] = [own]
     for domain, head in enumerate(net.heads):
         few = min(images) / images[domain] if images else 0.0
         decay = train.weight_decay + train.small_set_decay * few
@@ -84,14 +134,14 @@ def make_optimiser(
             }
         )
     if adapter is not None:
-        groups += adapter.groups(train)
+        groups += [{"rows": adapter.by_rows, **group} for group in adapter.groups(train)]
     if tuned:
         decay = train.weight_decay
         groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})
     for group in groups:
         group["lr"] = group["peak"]
-        group.setdefault("sgd", False)
-        group.setdefault("switches", False)
+        for key in ("sgd", "switches", "rows"):
+            group.setdefault(key, False)
     # On a GPU one kernel a group instead of a dozen.
     return MixedOptimiser(groups, fused=True if net.switches.is_cuda else None)
 

@@ -174,10 +174,11 @@ class Training:
 
     def _estimate_norms(self) -> None:
         """BatchNorm's statistics for the final switches, unless joint steps still bring them."""
-        if self.config.train.order == "joint" and self.step < self.schedule.total:
+        train = self.config.train
+        if train.freezes_norms or (train.order == "joint" and self.step < self.schedule.total):
             return
         steps = self.batches.epoch(self.epoch, joint=True)
-        estimate_norms(self.net, steps, self.config.train.precision)
+        estimate_norms(self.net, steps, train.precision)
         self._share_statistics()
 
     def _share_statistics(self) -> None:
@@ -222,7 +223,7 @@ class Training:
         finite = self.loss_scale.unscale([*own, None if switches is None else switches.grad])
         share, images = self.shared.penalty_share, self.batches.images
         add_penalty(self.net, batches, images, self.phase, self.optimiser, share)
-        result = self._joined(result, switches)
+        result = self.shared.joined(result, switches)
         check_losses(result.loss, self.names, self.where(), self.saved)
         taken = self.loss_scale.takes(self.processes, finite=finite, where=self.where())
         if taken and learning:
@@ -231,17 +232,26 @@ class Training:
             on, gradient = switches.detach().to(self.home), switches.grad.to(self.home)
             recipe.learn(self.step, on, gradient, sorted(result.loss))
         if taken:
-            self.optimiser.step()
+            self._move(sorted(result.loss))
         self.optimiser.zero_grad(set_to_none=True)
         if train.average and self.phase == "settle":
             self.average.update(self.net)
         return result
+
+    def _move(self, domains: Sequence[int]) -> None:
+        """Move what learns; what is an absent domain's own stands still."""
+        self.optimiser.present = None if self.config.train.order == "joint" else domains
+        self.optimiser.step()
+        if self.net.adapter is not None:
+            self.net.adapter.stepped(domains)
 
     def _advance(self) -> None:
         """Tell the method's adapter whose turn it is and in which phase."""
         adapter, task = self.net.adapter, self.schedule.task(self.step)
         if adapter is None:
             return
+        if self.schedule.tasks > 1 and self.step % self.schedule.turn == 0:
+            self.optimiser.forget(adapter.parameters())  # the last task's momentum
         if adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase):
             self.net.drop_units(adapter.dead_units())
             self.cost_share = None
@@ -271,18 +281,6 @@ class Training:
                     )
                 )
         return added(results)
-
-    def _joined(self, result: StepResult, switches: torch.Tensor | None) -> StepResult:
-        """The step of all processes together: summed gradients, every domain's figures."""
-        if self.processes.count == 1:
-            return result
-        self.shared.finish()
-        if switches is not None and switches.grad is not None:
-            self.processes.sum([switches.grad])
-        count = len(self.net.classes)
-        return StepResult(
-            self.processes.merge(result.loss, count), self.processes.merge(result.accuracy, count)
-        )
 
     def _figures(self, result: StepResult) -> dict[str, float]:
         names = self.names

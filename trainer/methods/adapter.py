@@ -53,12 +53,14 @@ class WeightAdapter(nn.Module):
         inside: whether the trunk's graph itself holds θ_d until it is finished.
         tunes: whether the shared trunk may learn along.
         share: β, the share of the cost that the run's budget allows.
+        by_rows: whether what learns has a row for each domain, moved by that domain's steps alone.
     """
 
     names: tuple[str, ...] = ()
     inside = False
     tunes = False
     share = 1.0
+    by_rows = True
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """W_d of each of `names`, differentiable by θ_d.
@@ -135,6 +137,10 @@ class WeightAdapter(nn.Module):
     ) -> torch.Tensor | None:
         """What a step of `domains` adds to the loss; `images` are those of every domain."""
         return None
+
+    @torch.no_grad()
+    def stepped(self, domains: Sequence[int]) -> None:
+        """Be told whose images a step had, once what learns has moved."""
 
     @torch.no_grad()
     def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:

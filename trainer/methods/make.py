@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import fx
 
@@ -24,13 +24,18 @@ __all__ = ["make_adapter"]
 
 
 def make_adapter(
-    train: TrainConfig, trunk: fx.GraphModule, layers: Sequence[Layer], domains: int
+    train: TrainConfig,
+    trunk: fx.GraphModule,
+    layers: Sequence[Layer],
+    domains: int,
+    kept: Collection[str] = (),
 ) -> WeightAdapter | None:
     """The adapter of `[train] method`, at its neutral value; None where W_d is W.
 
     Args:
         trunk: the masked network's, which "series" changes in place.
         layers: the trunk's, in its order.
+        kept: weights of those that stay whole, slices too.
 
     Raises ConfigError where nothing of this network is left to adapt.
     """
@@ -41,7 +46,7 @@ def make_adapter(
     layers = [layer for layer in layers if layer.weight in learnt]
     shared = {layer.weight: learnt[layer.weight] for layer in layers}
     if train.granularity == "slice":
-        return SliceSwitches(train, shared, domains)
+        return SliceSwitches(train, shared, domains, kept)
     if method == "piggyback":
         return MaskAdapter(shared, domains, PIGGYBACK)
     if method == "affine":

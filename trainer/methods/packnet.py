@@ -30,6 +30,7 @@ class OwnedWeights(WeightAdapter):
     would need its images.
     """
 
+    by_rows = False
     tasks: torch.Tensor
     begun: torch.Tensor
     pruned: torch.Tensor
@@ -75,9 +76,13 @@ class OwnedWeights(WeightAdapter):
 
     @torch.no_grad()
     def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
-        """Begin the next task's turn; give back its smallest weights when it settles."""
+        """Begin the next task's turn; give back its smallest weights when it settles.
+
+        True if a turn ended with that, and nothing was trained since.
+        """
+        stale = False
         while int(self.begun) <= task:
-            self._finish()
+            stale = self._finish() or stale
             self.begun += 1
             self.pruned.fill_(False)
             for name, free in zip(self.names, self.free, strict=True):
@@ -86,16 +91,17 @@ class OwnedWeights(WeightAdapter):
                 free.zero_()
         if phase == "settle" and not self.pruned:
             self._prune()
-        return False
+        return stale
 
-    def _finish(self) -> None:
-        """The end of a turn: what it owns stays as it is."""
+    def _finish(self) -> bool:
+        """The end of a turn: what it owns stays as it is. True if only now some is given back."""
         if not self.begun:
-            return
-        if not self.pruned:
+            return False
+        if late := not self.pruned:
             self._prune()
         for name, free in zip(self.names, self.free, strict=True):
             self._fixed(name).add_(torch.where(self._owner(name) == self._now(), free, 0.0))
+        return bool(late)
 
     def _prune(self) -> None:
         self.pruned.fill_(True)

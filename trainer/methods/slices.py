@@ -9,7 +9,7 @@ losses are eqs. 4 to 9 of the former; a slice costs its weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,17 +39,25 @@ class SliceSwitches(WeightAdapter):
     fixed: torch.Tensor
 
     def __init__(
-        self, train: TrainConfig, shared: Mapping[str, torch.Tensor], domains: int
+        self,
+        train: TrainConfig,
+        shared: Mapping[str, torch.Tensor],
+        domains: int,
+        kept: Collection[str] = (),
     ) -> None:
-        """Every switch on."""
+        """Every switch on; those of the weights `kept` stay so."""
         super().__init__()
         self.names, self.train_config = tuple(shared), train
+        self.by_rows = train.sharing == "none"  # else its loss moves the absent ones too (eq. 5)
         self.shapes = {name: weight.shape for name, weight in shared.items()}
         self.scores = nn.ParameterDict()
         for name, weight in shared.items():
             count = weight.shape[0] * weight.shape[1]
-            self.scores[key_of_weight(name)] = nn.Parameter(torch.full((domains, count), START))
+            self.scores[key_of_weight(name)] = nn.Parameter(
+                torch.full((domains, count), START), requires_grad=name not in kept
+            )
         self.prices = {name: weight[0, 0].numel() for name, weight in shared.items()}
+        self.held = frozenset(kept) & shared.keys()
         self.whole = sum(weight.numel() for weight in shared.values())
         # The sharing loss's first, then each domain's.
         self.register_buffer("lambdas", torch.full((domains + 1,), LAMBDA))
@@ -118,13 +126,20 @@ class SliceSwitches(WeightAdapter):
         self.fixed.fill_(True)
         self._stand_still()
         scores = torch.cat([self.scores[key_of_weight(n)] for n in self.names], 1)
+        held = torch.cat(
+            [
+                torch.full((self._count(n),), n in self.held, device=scores.device)
+                for n in self.names
+            ]
+        )
+        worth = scores.clamp(min=0).masked_fill(held, torch.inf)  # they are paid for first
         prices = torch.cat([scores.new_full((self._count(n),), self.prices[n]) for n in self.names])
         allowed = self.share * self.whole
         if self.train_config.cut == "domains":
-            kept = torch.stack([_best(row.clamp(min=0), prices, allowed) for row in scores])
+            kept = torch.stack([_best(row, prices, allowed) for row in worth])
         else:
-            kept = _best(scores.clamp(min=0).sum(0), prices, allowed).expand_as(scores)
-        scores = torch.where(kept, scores, -scores.abs().clamp(min=NOTHING))
+            kept = _best(worth.sum(0), prices, allowed).expand_as(scores)
+        scores = torch.where(kept | held, scores, -scores.abs().clamp(min=NOTHING))
         parts = scores.split([self._count(name) for name in self.names], 1)
         for name, part in zip(self.names, parts, strict=True):
             self.scores[key_of_weight(name)].copy_(part)
@@ -218,7 +233,7 @@ class SliceSwitches(WeightAdapter):
 
     def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
         """Adam, as the papers have it."""
-        own = list(self.scores.values())
+        own = [scores for scores in self.scores.values() if scores.requires_grad]
         return [{"params": own, "peak": train.switch_lr, "weight_decay": 0.0, "switches": True}]
 
     def _bits(self, name: str) -> torch.Tensor:

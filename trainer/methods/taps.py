@@ -32,7 +32,7 @@ class PickedLayers(WeightAdapter):
     """Δ of every weight, 0 at the start, and a score of each for every domain.
 
     Attributes:
-        often: in what share of the last steps each layer was on, `[D, L]`.
+        often: in what share of the domain's last steps each layer was on, `[D, L]`.
         fixed: whether the layers are picked for good; their scores are then 0 or as at the start.
     """
 
@@ -91,11 +91,17 @@ class PickedLayers(WeightAdapter):
         return NUMBER_BITS * sum(self.shapes[name].numel() for name in picked)
 
     @torch.no_grad()
+    def stepped(self, domains: Sequence[int]) -> None:
+        """Count which layers of these domains are on: where others had the turn nothing moved."""
+        if self.fixed:
+            return
+        for domain in domains:
+            scores = torch.stack([self.scores[key_of_weight(n)][domain] for n in self.names])
+            self.often[domain].lerp_((scores >= THRESHOLD).to(self.often), PACE)
+
+    @torch.no_grad()
     def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
-        """Count who is on; pick for good once settling begins, True if it did."""
-        scores = torch.stack([self.scores[key_of_weight(name)] for name in self.names], 1)
-        if not self.fixed:
-            self.often.lerp_((scores >= THRESHOLD).to(self.often), PACE)
+        """Pick for good once settling begins, True if it did."""
         if phase != "settle":
             return False
         for score in self.scores.values():  # of a run that goes on, too

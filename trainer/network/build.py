@@ -85,7 +85,8 @@ def adapt_network(net: DomainNet, train: TrainConfig) -> None:
 
     Raises ConfigError where nothing of it is left to adapt.
     """
-    net.adapter = make_adapter(train, net.trunk, net.units.table.layers, len(net.classes))
+    layers, count = net.units.table.layers, len(net.classes)
+    net.adapter = make_adapter(train, net.trunk, layers, count, net.units.kept)
     if net.adapter is not None and _reads_along_axis_1(net):
         net.adapter.place(net.units.table, net.units.feature_units)
     for norm in net.norms.values():

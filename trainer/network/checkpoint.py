@@ -20,7 +20,12 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.network.build import adapt_network, merge_weights, rebuild_network
+from prunion.trainer.network.build import (
+    adapt_network,
+    finish_weights,
+    merge_weights,
+    rebuild_network,
+)
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = [
@@ -88,11 +93,11 @@ def save_checkpoint(
         write_json(temporary / "checkpoint.json", meta)
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
+def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
     """Rebuild the masked network from a checkpoint folder, or from the run folder around it.
 
     Where the method gives its one domain weights of its own, they are the trunk's from here on; of
-    several domains an adapter makes them.
+    several domains, and without `merge`, an adapter makes them.
 
     Raises:
         CheckpointError: files missing, truncated, altered, of another version, or of a network
@@ -121,7 +126,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     _check_units(folder, net)
     adapt_network(net, config.train)
     _load_tensors(folder, net)
-    merge_weights(net)
+    (merge_weights if merge else finish_weights)(net)
     return Checkpoint(net.eval(), config, meta)
 
 

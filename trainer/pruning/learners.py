@@ -142,29 +142,34 @@ class PaperLearner:
         self.mean = torch.zeros_like(self.scores)
         self.square = torch.zeros_like(self.scores)
         self.rate = 1.0
-        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.steps = torch.zeros(domains, 1, dtype=torch.int64, device=device)
         self.returned = 0
 
     def on(self) -> torch.Tensor:
         """0/1 switches `[D, U]`, a leaf that collects the straight-through gradient."""
         return (self.scores > 0).float().requires_grad_()
 
-    def update(self, gradient: torch.Tensor, charge: torch.Tensor) -> None:
-        """One step of Adam, of every domain, whosever images the step had, as in the paper.
+    def update(
+        self, gradient: torch.Tensor, charge: torch.Tensor, domains: Sequence[int] | None = None
+    ) -> None:
+        """One step of Adam.
 
         Args:
             gradient: of the task loss with respect to the 0/1 switches, `[D, U]`.
             charge: of the budget and sharing losses, likewise.
+            domains: whose scores move. By default all, whosever images the step had, as in the
+                paper, whose sharing loss is everybody's.
         """
-        self.steps += 1
-        total = gradient + charge
-        self.mean.lerp_(total, 1 - FAST)
-        self.square.mul_(SLOW).addcmul_(total, total, value=1 - SLOW)
-        mean = self.mean / (1 - FAST ** int(self.steps))
-        size = (self.square / (1 - SLOW ** int(self.steps))).sqrt() + TINY
-        before = self.scores > 0
-        self.scores = self.scores - self.rate * self.lr * mean / size
-        self.returned += int(((self.scores > 0) & ~before).sum())
+        rows = list(range(len(self.scores)) if domains is None else domains)
+        total = (gradient + charge)[rows]
+        self.steps[rows] += 1
+        steps, before = self.steps[rows].double(), self.scores[rows]
+        mean = self.mean[rows].lerp_(total, 1 - FAST)
+        square = self.square[rows].mul_(SLOW).addcmul_(total, total, value=1 - SLOW)
+        size = (square / (1 - SLOW**steps).float()).sqrt() + TINY
+        after = before - self.rate * self.lr * (mean / (1 - FAST**steps).float()) / size
+        self.scores[rows], self.mean[rows], self.square[rows] = after, mean, square
+        self.returned += int(((after > 0) & (before <= 0)).sum())
 
 
 class Learner(Protocol):
@@ -189,5 +194,7 @@ def learner_state(learner: Learner) -> dict[str, torch.Tensor]:
 def restore_learner(learner: Learner, state: dict[str, torch.Tensor]) -> None:
     """Continue from `learner_state`, on the learner's device."""
     for name in TENSORS:
-        setattr(learner, name, state[name].to(learner.scores.device, copy=True))
+        value = state[name].to(learner.scores.device, copy=True)
+        # The paper's steps were once counted for all domains together.
+        setattr(learner, name, value.expand_as(getattr(learner, name)).clone())
     learner.returned = int(state["returned"])

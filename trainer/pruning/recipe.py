@@ -100,10 +100,14 @@ class PaperRecipe(Recipe):
     def learn(
         self, step: int, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]
     ) -> None:
-        """The sharing loss moves every domain's switches, whosever images the step had (eq. 5)."""
+        """The sharing loss moves every domain's switches, whosever images the step had (eq. 5).
+
+        Without one, as BA² has none, each domain is for itself.
+        """
+        moved = domains if self.pressure.config.sharing == "none" else None
         charge = self.pressure.charge(on, self.schedule.beta, self.schedule.beta, domains)
         self.learner.rate = self.schedule.switch_rate(step)
-        self.learner.update(gradient, charge)
+        self.learner.update(gradient, charge, moved)
 
     def cut(self) -> torch.Tensor:
         """To the budget, where the losses left more than that."""
@@ -167,8 +171,8 @@ def make_recipe(
     """
     warmup, ramp, settle = _phases(train, steps_per_epoch)
     each, opens = train.cut == "domains", train.settle_with == "union"
+    drops = () if train.drops == "auto" else tuple(n * steps_per_epoch for n in train.drops)
     if train.recipe == "paper":
-        drops = () if train.drops == "auto" else tuple(n * steps_per_epoch for n in train.drops)
         per_unit = 1.0 if slices is None else slices / units
         return PaperRecipe(
             Schedule(0, warmup + ramp, settle, beta, steps_down=True, drops=drops),
@@ -213,8 +217,10 @@ def make_recipe(
     travel = train.switch_travel * every * turns / max(1, ramp)
     if train.traits.by_turns:  # an epoch has as many steps of every domain: now each has its own
         warmup, ramp, settle = (steps // domains for steps in (warmup, ramp, settle))
+        drops = tuple(steps // domains for steps in drops)
+    tasks = domains if train.traits.by_turns else 1
     return OwnRecipe(
-        Schedule(warmup, ramp, settle, beta, tasks=domains if train.traits.by_turns else 1),
+        Schedule(warmup, ramp, settle, beta, drops=drops, tasks=tasks),
         SwitchLearner(domains, units, travel, device),
         Pressure(replace(train, switch_every=every), cost, domains, turns),
         learns=beta < 1 and train.traits.prunes,

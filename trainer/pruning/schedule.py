@@ -29,7 +29,9 @@ class Schedule:
     settle: int
     beta: float
     steps_down: bool = False  # the paper's: no ramp, the rates fall to a tenth at once
-    drops: tuple[int, ...] = ()  # the steps at which they do; without any after three quarters
+    # The steps of a task at which rates fall to a tenth, of another recipe too; without any the
+    # paper's do after three quarters.
+    drops: tuple[int, ...] = ()
     cuts_at_once: bool = False  # no ramp either, the rates as with one
     tasks: int = 1  # one after the other, each with all phases
 
@@ -82,11 +84,14 @@ class Schedule:
         return 1.0 if step < self.warmup + 0.75 * self.ramp else 0.1
 
     def rate(self, step: int) -> float:
-        """Learning-rate factor: a short rise, constant to the middle of the ramp, then a cosine."""
-        if self.steps_down:
-            drops = self.drops or (0.75 * self.total,)
-            return 0.1 ** sum(step >= drop for drop in drops)
+        """Learning-rate factor: a short rise, constant to the middle of the ramp, then a cosine.
+
+        Or what `drops` and `steps_down` say.
+        """
         step -= self.task(step) * self.turn
+        if self.steps_down or self.drops:
+            drops = self.drops or (0.75 * self.turn,)
+            return 0.1 ** sum(step >= drop for drop in drops)
         rise = max(1, min(20, self.turn // 20))
         if step < rise:
             return (step + 1) / rise

@@ -73,14 +73,15 @@ def begin(
         net = rebuild_network(backbone, size, classes, graph, GRAPH)
     for note in net.units.notes():
         log.info(note)
-    budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
+    cuts, keep = config.train.traits.prunes, config.backbone.keep
+    budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
     if check is not None:
         height, width = config.input.size
         processes.on_first(lambda: check(net, height, width, config.budget.round_to))
     adapt_network(net, config.train)
     set_normalisation(net, config)
     if net.adapter is not None:  # it may cost, too
-        budget = make_budget(config.budget, make_pricer(config.budget, net), config.backbone.keep)
+        budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
     check_reachable(config, net, budget)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.reproduce.rows import chosen_rows
+from prunion.benchmarks.reproduce.accounting import figures_of
+from prunion.benchmarks.reproduce.images import BenchmarkImages
+from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction
 from prunion.benchmarks.reproduce.table import score_of
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.trainer.backbone import PAPER_NETS
+from prunion.trainer.network import load_checkpoint
 from prunion.trainer.score import DECATHLON, score
 from tests.benchmarks.reproduce.archives import (
     coloured,
@@ -28,6 +31,7 @@ from tests.benchmarks.reproduce.archives import (
     write_sketch,
 )
 from tests.benchmarks.reproduce.little import Little
+from tests.exporter.drawn import drawn_checkpoint
 
 PARTS = ("train", "val", "test")
 DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
@@ -85,6 +89,17 @@ def test_from_archives_to_table_and_submission(data: Path) -> None:
     (data / "decathlon-1.0-devkit.tar.gz").unlink()
     again, text = run(data, *few, *(x for row in rows for x in ("--method", row)))
     assert (again, len(lines(data))) == (0, 3)
+
+
+def test_what_an_only_domain_stores_is_counted(tmp_path: Path) -> None:
+    """Beside the source's trunk, which no run's file holds."""
+    found = {}
+    for method, keys in (("piggyback", {}), ("bap", {"granularity": '"slice"'})):
+        checkpoint = drawn_checkpoint(tmp_path / method, method, domains=1, **keys)
+        assert load_checkpoint(checkpoint).net.adapter is None
+        found[method] = figures_of(load_checkpoint(checkpoint, merge=False))
+    assert found["piggyback"].params == pytest.approx(1 + 1 / 32, abs=1e-3)
+    assert found["bap"].flop < 1 == found["bap"].flop_union
 
 
 def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) -> None:
@@ -219,6 +234,33 @@ def test_rows_are_chosen_by_name_method_network_and_budget() -> None:
     ]
     with pytest.raises(InputError, match="--method series: choose from"):
         names(methods=("series",), networks=("mobilenet_v2",))
+
+
+def test_settings_that_the_papers_print() -> None:
+    def train(benchmark: str, name: str, epochs: int = 0) -> Any:
+        asked = Reproduction(benchmark, Path(), Path(), methods=(name,), epochs=epochs)
+        (row,) = (x for x in chosen_rows(asked) if x.name == name)
+        images = [BenchmarkImages(x, ("a",), ("b",)) for x in (asked.source, "dtd")]
+        return row_config(asked, row, 0, images, "default").train
+
+    for name in ("ba2-slice-050", "bap-slice-100"):
+        own, sketch = train("decathlon", name), train("imagenet-to-sketch", name)
+        for found in (own, sketch):
+            assert (found.recipe, found.trunk, found.order) == ("paper", "frozen", "round-robin")
+            assert (found.head_optimiser, found.warmup, found.settle) == ("sgd", 0, 0)
+        assert (own.ramp, own.drops, own.batch_size) == (60, (45,), 32)
+        assert (own.own_head_lr, own.switch_lr, own.own_lr) == (1e-3, 1e-4, 1e-4)
+        assert (sketch.ramp, sketch.drops, sketch.batch_size) == (45, (15, 30), 12)
+        assert (sketch.own_head_lr, sketch.switch_lr) == (5e-4, 5e-5)
+    masks = {b: train(b, "affine-full") for b in ("decathlon", "imagenet-to-sketch")}
+    assert [(x.epochs, x.drops) for x in masks.values()] == [(60, (45,)), (30, (15,))]
+    adapted, packed = train("decathlon", "parallel"), train("imagenet-to-sketch", "packnet")
+    assert (adapted.epochs, adapted.drops, adapted.batch_size) == (120, (80, 100), 128)
+    assert (packed.ramp, packed.settle, packed.drops) == (20, 10, (10,))
+    # Fewer epochs are divided alike; one or two may be too few for a drop.
+    assert train("imagenet-to-sketch", "bap-slice-050", 9).drops == (3, 6)
+    assert train("imagenet-to-sketch", "bap-slice-050", 1).drops == "auto"
+    assert train("decathlon", "taps-025").drops == train("decathlon", "bap-050").drops == "auto"
 
 
 def test_scores_of_some_domains_are_relative_to_our_own_features() -> None:

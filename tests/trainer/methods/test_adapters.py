@@ -238,7 +238,10 @@ def test_layers_that_go_on_and_off_are_picked_for_good_when_settling_begins() ->
 
     for step in range(300):
         moved(0.0999 if step % 3 == 2 else 0.1001, 0.1001 if step % 3 == 2 else 0.0999)
+        adapter.stepped([0, 1])
         assert not adapter.advance(weight, 0, "ramp")
+    for _ in range(100):  # steps of the other domain: nothing of this one moves meanwhile
+        adapter.stepped([1])
     assert adapter.penalty([0, 1], [1, 1], "ramp") is not None
     assert adapter.picked(0) == ["b.weight"]  # as it happens
     state = {name: value.clone() for name, value in adapter.state_dict().items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prunion.runtime.bundle import own_weights
+from prunion.trainer.backbone import trace
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.network import DomainNet, adapt_network
@@ -152,3 +153,28 @@ def test_ba2_of_one_domain_is_the_union_of_one() -> None:
     for one, other in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(one, other)
     assert all((found[0][2][key] == found[1][2][key]).all() for key in found[0][2])
+
+
+@pytest.mark.parametrize("method", ["bap", "ba2"])
+def test_layers_that_are_kept_have_all_their_slices(method: Any) -> None:
+    net = DomainNet(trace(Residual(), 8, 8), (3, 4), ["conv2"])
+    adapt_network(net, TrainConfig(granularity="slice", method=method))
+    adapter = net.adapter
+    assert isinstance(adapter, SliceSwitches)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, scores in adapter.scores.items():
+            assert scores.requires_grad == (name != "conv2/weight")
+            if scores.requires_grad:
+                scores.copy_(torch.randn_like(scores))
+    (group,) = adapter.groups(TrainConfig())
+    assert len(group["params"]) == len(adapter.scores) - 1
+    adapter.share, adapter._table = 0.6, None
+    assert adapter.advance({}, 0, "settle")
+    assert adapter.slices()["conv2.weight"].all()
+    union, own = adapter.used()
+    assert 0.5 < (union if method == "bap" else min(own)) <= 0.6
+    again = SliceSwitches(TrainConfig(granularity="slice"), shared(), 2, ["a.weight"])
+    again.share = 0.1  # less than what stays: the rest goes
+    assert again.advance({}, 0, "settle")
+    assert again.slices()["a.weight"].all() and not again.slices()["b.weight"].any()

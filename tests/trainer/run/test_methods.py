@@ -245,3 +245,19 @@ def test_what_a_method_decides() -> None:
     assert TrainConfig(method="parallel").own_adapter_lr == 0.1
     assert TrainConfig(method="series").own_adapter_lr == 0.01  # of trunks pretrained without
     assert TrainConfig(method="lora", adapter_lr=0.02).own_adapter_lr == 0.02
+
+
+@pytest.mark.parametrize("method", ["norms", "bap"])
+def test_a_budget_that_no_width_could_meet_is_reported(tmp_path: Path, method: str) -> None:
+    """Where no channel is removed; slices are cut to it one by one."""
+    keys = {"warmup": 0, "ramp": 1, "settle": 1, "method": f'"{method}"'}
+    if method == "bap":
+        keys["granularity"] = '"slice"'
+    path = tiny_run(tmp_path, **keys)
+    text = path.read_text("utf-8").replace("limit = 0.5", "limit = 0.1")
+    path.write_text(text.replace("round_to = 8", "round_to = 64"), "utf-8")
+    result = train_run(load_config(path), tmp_path / "out")
+    assert not result.budget["met"]
+    manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
+    assert not manifest["budget"]["met"]
+    assert manifest["paper"]["params"] < 0.2 or method == "norms"

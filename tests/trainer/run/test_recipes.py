@@ -210,6 +210,11 @@ def test_the_papers_rates_fall_where_the_run_says() -> None:
     for wrong in ([], [0], [45], 15, [True]):
         with pytest.raises(ConfigError, match=r"\[train\] drops"):
             TrainConfig(**paper, drops=wrong)
+    masks = {**paper, "recipe": "prunion", "method": "piggyback", "drops": [15]}
+    schedule = recipe(**masks).schedule
+    assert [schedule.rate(x) for x in (0, 14, 15, 44)] == [1.0, 1.0, 0.1, 0.1]
+    turns = recipe(**{**paper, "recipe": "prunion"}, method="packnet", drops=[30]).schedule
+    assert [turns.rate(x) for x in (0, 14, 15, 21, 22, 37)] == [1.0, 1.0, 0.1, 0.1, 1.0, 0.1]
     for key, value in (("drops", [1]), ("switch_lr", 1e-3)):
         with pytest.raises(ConfigError, match=rf'\[train\] {key} is for recipe = "paper"'):
             TrainConfig(**{key: value})

@@ -65,7 +65,8 @@ def fork_of(
     """
     schedule, each = training.schedule, training.batches.steps_per_epoch
     train, budget = training.config.train, training.config.budget
-    share = make_budget(other.budget, training.budget.pricer, other.backbone.keep).share
+    pricer, keep = training.budget.pricer, other.backbone.keep
+    share = make_budget(other.budget, pricer, keep, cuts=train.traits.prunes).share
     descends = _descends(other) and training.recipe.learns and schedule.tasks == 1
     if train.recipe == "paper":
         return None

@@ -211,7 +211,10 @@ def _priced(first: Run, runs: Sequence[Run], check: ExportCheck | None) -> list[
     with joined_processes(len(config.domains), config.train, device) as processes:
         training, _ = begin(config, folder, device, processes, check=check)
         pricer = training.budget.pricer
-        return [make_budget(c.budget, pricer, c.backbone.keep).share for c, _ in runs]
+        return [
+            make_budget(c.budget, pricer, c.backbone.keep, cuts=c.train.traits.prunes).share
+            for c, _ in runs
+        ]
 
 
 def _check_sharing(folder: Path, runs: Sequence[Run], now: Mapping[str, str | float]) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "Device",
     "DomainSource",
     "HeadOptimiser",
+    "HeadStart",
     "Learned",
     "Phase",
     "Precision",
@@ -31,6 +32,7 @@ __all__ = [
     "WeightMatch",
     "check_bool",
     "check_choice",
+    "check_epochs",
     "check_int",
     "check_keys",
     "check_number",
@@ -96,6 +98,16 @@ def check_int(table: str, key: str, value: object, low: int, high: int) -> int:
     )
 
 
+def check_epochs(table: str, key: str, value: object, last: int) -> tuple[int, ...]:
+    """`value` as epochs after which the rates fall to a tenth, each from 1 to `last`."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ConfigError(
+            f"{key_of(table, key)} is {shown(value)}: give the epochs after which the rates "
+            'fall to a tenth, such as [15, 30], or "auto"'
+        )
+    return tuple(check_int(table, key, epoch, 1, last) for epoch in value)
+
+
 def check_number(
     table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
 ) -> float:
@@ -157,6 +169,7 @@ Phase = Literal["warmup", "ramp", "settle"]
 StepOrder = Literal["joint", "batch", "epoch", "round-robin", "tasks"]
 Placement = Literal["images", "domains"]  # what each of several processes has
 Trunk = Literal["frozen", "tuned"]
+HeadStart = Literal["auto", "probe", "random"]
 HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]
 Ranking = Literal["importance", "importance-per-cost", "fisher-per-cost", "random"]

@@ -16,6 +16,7 @@ from prunion.trainer.config.checks import (
     Auto,
     CutFor,
     HeadOptimiser,
+    HeadStart,
     Learned,
     Placement,
     Precision,
@@ -28,6 +29,7 @@ from prunion.trainer.config.checks import (
     TrunkFrom,
     check_bool,
     check_choice,
+    check_epochs,
     check_int,
     check_number,
     check_text,
@@ -54,8 +56,7 @@ __all__ = ["TrainConfig"]
 
 FROZEN_LR, TUNED_LR = 1e-2, 1e-3
 NO_AUGMENT = AugmentConfig()
-SWITCH_LR = 1e-4  # the paper's
-SGD_LR = 1e-3  # likewise, of its classifiers
+SWITCH_LR, SGD_LR = 1e-4, 1e-3  # the paper's, of switches and of classifiers
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class TrainConfig:
             can do without, where the budget has an `own` limit; 0: it is thinned at the cut.
         drops: epochs after which every learning rate is divided by ten, in place of a cosine.
         switch_lr: of the paper's recipe's switches, and of masks.
+        head_start: heads start as linear probes of the backbone, or at random (`probes_heads`).
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
         order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
             over its images.
@@ -119,6 +121,7 @@ class TrainConfig:
     workers: int = 0
     drops: tuple[int, ...] | Auto = "auto"
     switch_lr: float = SWITCH_LR
+    head_start: HeadStart = "auto"
     head_optimiser: HeadOptimiser = "adamw"
     head_lr: float | Auto = "auto"
     method: Method = "bap"
@@ -169,6 +172,7 @@ class TrainConfig:
                     f'[train] {key} is {shown(value)}: give a number such as 1e-3, or "auto"'
                 )
             check_number("train", key, value, 0, 10, open_low=True)
+        check_choice("train", "head_start", self.head_start, get_args(HeadStart))
         check_choice("train", "head_optimiser", self.head_optimiser, get_args(HeadOptimiser))
         self._check_drops()
         for key in ("trunk_lr", "switch_travel", "switch_lr"):
@@ -260,14 +264,13 @@ class TrainConfig:
                 )
         if self.drops == "auto":
             return
-        if not isinstance(self.drops, (list, tuple)) or not self.drops:
-            raise ConfigError(
-                f"[train] drops is {shown(self.drops)}: give the epochs after which the rates "
-                'fall to a tenth, such as [15, 30], or "auto"'
-            )
-        for epoch in self.drops:
-            check_int("train", "drops", epoch, 1, max(1, self.epochs - 1))
-        object.__setattr__(self, "drops", tuple(self.drops))
+        last = max(1, self.epochs - 1)
+        object.__setattr__(self, "drops", check_epochs("train", "drops", self.drops, last))
+
+    @property
+    def probes_heads(self) -> bool:
+        """Whether heads start as linear probes: by default all but those of the paper's recipe."""
+        return self.head_start == "probe" or (self.head_start == "auto" and self.recipe != "paper")
 
     @property
     def own_head_lr(self) -> float:

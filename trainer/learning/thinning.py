@@ -85,6 +85,7 @@ def _config(config: RunConfig, allowed: float) -> RunConfig:
         cut="domains",
         settle_with="own",
         drops="auto",
+        head_start="random",  # they are learned
         head_optimiser="adamw",
         head_lr="auto",
     )

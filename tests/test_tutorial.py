@@ -6,14 +6,14 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from prunion.runtime.cli import cli
 from tests.trainer.tiny_run import write_domain
 
 nbclient = pytest.importorskip("nbclient")
@@ -47,6 +47,9 @@ del make_tables_once, remember_exports
 
 def run(notebook: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run every cell in a kernel of its own that stands in `folder`."""
+    begins = folder / ".ipython" / "profile_default" / "startup" / "remembered.py"
+    begins.parent.mkdir(parents=True)
+    begins.write_text(REMEMBERED)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setenv("IPYTHONDIR", str(folder / ".ipython"))
@@ -63,13 +66,11 @@ def printed(notebook: Any) -> str:
     return "".join(x.text for x in streams if x.name == "stdout")
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("sklearn", "skimage", "matplotlib"):
         pytest.importorskip(package)
     notebook = nbformat.read(TUTORIAL, as_version=4)
-    begins = tmp_path / ".ipython" / "profile_default" / "startup" / "remembered.py"
-    begins.parent.mkdir(parents=True)
-    begins.write_text(REMEMBERED)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells), "clear its outputs"
     text = printed(run(notebook, tmp_path, monkeypatch))
@@ -96,30 +97,31 @@ def readme(tmp_path: Path) -> tuple[str, str]:
     return text, program
 
 
+@pytest.mark.parametrize("place", ["python", "notebook"])
 def test_the_readmes_example_gives_the_same_bytes_everywhere(
-    tmp_path: Path, readme: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    place: str,
+    tmp_path: Path,
+    readme: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """From the command line, from Python, and in a notebook."""
+    """From the command line, and from Python or in a notebook, whose kernel is a new process."""
     text, program = readme
     (command,) = re.findall(r"^    prunion (train run.toml -o runs/first)$", text, re.M)
     assert '"runs/first"' in program
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    start = "from prunion.runtime.cli.main import main; main()"
-    for name, arguments in (("command", [start, *command.split()]), ("python", [program])):
-        done = subprocess.run(
-            [sys.executable, "-c", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        (tmp_path / "runs" / "first").rename(tmp_path / "runs" / name)
-    assert done.stdout.split()[0] == "flowers"
-    (tmp_path / "first.prunion").rename(tmp_path / "python.prunion")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(program)])
-    assert printed(run(notebook, tmp_path, monkeypatch)) == done.stdout
-    folders = [tmp_path / "runs" / name / "checkpoint" for name in ("command", "python", "first")]
-    expected, *others = ({x.name: x.read_bytes() for x in f.iterdir()} for f in folders)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, command.split())
+    assert done.exit_code == 0, done.output
+    (tmp_path / "runs" / "first").rename(tmp_path / "runs" / "command")
+    if place == "python":
+        capsys.readouterr()
+        exec(program, {})
+        told = capsys.readouterr().out
+    else:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(program)])
+        told = printed(run(notebook, tmp_path, monkeypatch))
+    assert told.split()[0] == "flowers"
+    folders = [tmp_path / "runs" / name / "checkpoint" for name in ("command", "first")]
+    expected, other = ({x.name: x.read_bytes() for x in f.iterdir()} for f in folders)
     assert json.loads(expected["checkpoint.json"])["domains"][0]["name"] == "flowers"
-    assert others == [expected, expected]
+    assert other == expected

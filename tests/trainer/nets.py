@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import torch
-from torch import nn
+from torch import fx, nn
 
 from prunion.trainer.backbone import trace
 from prunion.trainer.network import DomainNet
@@ -76,9 +79,32 @@ class SqueezeExcite(nn.Module):
 def domain_net(model: nn.Module, classes: tuple[int, ...] = (3, 5), size: int = 8) -> DomainNet:
     """A masked network over `model`, every domain with statistics of its own."""
     torch.manual_seed(0)
-    net = DomainNet(trace(model, size, size), classes)
+    net = DomainNet(_traced(model, size), classes)
     shuffle_norms(net)
     return net.eval()
+
+
+def _traced(model: nn.Module, size: int) -> fx.GraphModule:
+    """`trace` after a seed of 0; each kind of the networks above is traced once."""
+    kind, state = type(model), model.eval().state_dict()
+    if kind.__module__ != __name__:
+        return trace(model, size, size)
+    first, shapes = _first(kind, size)
+    if {name: value.shape for name, value in state.items()} != shapes:  # it was given a bias
+        torch.manual_seed(0)
+        return trace(model, size, size)
+    module = copy.deepcopy(first)
+    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    torch.manual_seed(0)
+    torch.randn(2, 3, size, size)  # as `trace` does
+    return module
+
+
+@functools.cache
+def _first(kind: type[nn.Module], size: int) -> tuple[fx.GraphModule, dict[str, torch.Size]]:
+    model = kind()
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    return trace(model, size, size), shapes
 
 
 def shuffle_norms(net: DomainNet) -> None:

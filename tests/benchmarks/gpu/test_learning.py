@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def test_failed_rows_are_named_and_late_ones_not_begun(tmp_path: Path) -> None:
 def test_the_command_ends_with_the_names_of_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Which rows it begins, and with what; that a failure is noticed, the test above shows."""
+    begun: list[list[str]] = []
+
+    def fails(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        begun.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr("prunion.benchmarks.gpu.learning.subprocess.run", fails)
     rows = (("rows", (), "0", "tuned-all tuned-025"),)
     monkeypatch.setattr("prunion.benchmarks.gpu.learning.PLAN", rows)
     arguments = ["learning", "-o", str(tmp_path / "out"), "--data", str(tmp_path)]
@@ -39,3 +48,4 @@ def test_the_command_ends_with_the_names_of_what_failed(
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "rows: --seed 0 tuned-all; rows: --seed 0 tuned-025" in result.output
+    assert len(begun) == 2 and all("nonsense=1" in command for command in begun)

@@ -43,7 +43,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_bundle(folder / "run", bundle)
     found = evaluate(bundle, folder / "data" / "warm" / "test", "warm")
     write_json(folder / "eval.json", found.record())
-    write_json(folder / "bench.json", bench(bundle, batches=(1,), seconds=0.02).to_json())
+    write_json(
+        folder / "bench.json", bench(bundle, batches=(1,), seconds=0.02, fresh=False).to_json()
+    )
     return folder
 
 
@@ -272,8 +274,15 @@ LOOK = """() => {
 }"""
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        (1280, "light"),
+        pytest.param(360, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_a_browser_draws_every_chart(
     made: Path, page: str, browse: Callable[..., dict], width: int, scheme: str
 ) -> None:

@@ -111,6 +111,7 @@ def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) 
     assert "| – | – |" in (data.parent / "out" / "table.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"the real images in {DATA} are not here")
 def test_real_images_and_labels_that_were_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,11 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists(), reason="memory is read as Linux tells it"
 )
 from prunion.benchmarks.serving.__main__ import main, row_calls  # noqa: E402
-from prunion.benchmarks.serving.compare import Settings, compare  # noqa: E402
+from prunion.benchmarks.serving.compare import (  # noqa: E402
+    Settings,
+    _only_answers_or_refusals,
+    compare,
+)
 from prunion.benchmarks.serving.memory import memory, packs  # noqa: E402
 from prunion.benchmarks.serving.networks import (  # noqa: E402
     Network,
@@ -87,11 +91,13 @@ def test_traffic_is_what_it_was_after_it_was_written(settings: Settings, tmp_pat
 
 def test_rows(settings: Settings, tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
-    row = write_row(output, "load", 1, lambda: compare(SMALL, 3, settings))
+    every = dataclasses.replace(settings, unpruned=True)
+    row = write_row(output, "load", 1, lambda: compare(SMALL, 2, every))
     assert row is not None
-    ours, theirs = row["systems"]["prunion"], row["systems"]["a session per domain"]
-    assert ours.keys() == theirs.keys() and len(ours) == 4
-    for modes in (ours, theirs):
+    systems = ("prunion", "a session per domain", "unpruned, a session per domain")
+    ours, *others = (row["systems"][name] for name in systems)
+    assert all(ours.keys() == theirs.keys() for theirs in others) and len(ours) == 4
+    for modes in (ours, *others):
         for found in modes.values():
             assert not found["wrong"] and not found["lost"] and not found["refused"]
             assert found["per_s"] > 1 and found["client_cpu_us"] > 0
@@ -114,13 +120,21 @@ def test_rows(settings: Settings, tmp_path: Path) -> None:
     assert done.exit_code == 0 and "### overhead" in done.output
 
 
-def test_unpruned_networks_are_asked_by_their_own_name(settings: Settings) -> None:
+@pytest.mark.slow
+def test_packs_are_asked_for_too_but_not_of_who_has_none(settings: Settings) -> None:
     """What a server has not got it refuses fast: that is an error of the benchmark, not a load."""
-    whole = dataclasses.replace(settings, unpruned=True, clients=(1,))
-    for found in compare(SMALL, 2, whole)["systems"]["unpruned, a session per domain"].values():
-        assert found["per_s"] > 1 and not found["refused"]
+    one = dataclasses.replace(settings, clients=(1,))
+    for modes in compare(SMALL, 3, one)["systems"].values():
+        for found in () if "skipped" in modes else modes.values():
+            assert found["per_s"] > 1 and not found.get("refused")
     with pytest.raises(RuntimeError, match=r"404.*asks it wrongly"):
-        compare(SMALL, 3, whole)
+        compare(SMALL, 3, dataclasses.replace(one, unpruned=True))
+
+
+def test_answers_that_no_load_explains_are_the_benchmarks_error() -> None:
+    _only_answers_or_refusals("prunion", {"200": 9, "429": 2, "503": 1})
+    with pytest.raises(RuntimeError, match=r"prunion.*404.*asks it wrongly"):
+        _only_answers_or_refusals("prunion", {"200": 9, "404": 1})
 
 
 def test_every_row_has_a_name(tmp_path: Path) -> None:

@@ -44,7 +44,16 @@ def checkpoint_of(folder: Path, kind: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=KINDS)
+def quick(*names: str) -> list[Any]:
+    """All kinds; those not named are slow."""
+    return [k if k in names else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
+
+
+# `pruned` is as narrow as `narrow`, and more; some tests leave `whole` to it, too.
+few = pytest.mark.parametrize("made", quick("behind", "pruned"), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=quick("whole", "behind", "pruned"))
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The kind, its checkpoint and its bundle."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -138,6 +147,7 @@ def test_a_pack_of_another_method_is_refused(made: Any, tmp_path: Path) -> None:
             model.add_domain(tmp_path / "other")
 
 
+@few
 def test_float16_too(made: Any, tmp_path: Path) -> None:
     _, checkpoint, _ = made
     export_bundle(checkpoint, tmp_path / "half", ExportOptions(fp16=True))
@@ -153,6 +163,7 @@ def test_float16_too(made: Any, tmp_path: Path) -> None:
             export_bundle(checkpoint, tmp_path / "out", ExportOptions(**{option: True}))
 
 
+@few
 def test_one_of_the_domains_alone(made: Any, tmp_path: Path) -> None:
     _, checkpoint, bundle = made
     expected = logits(bundle, ["cold"] * len(ROWS))
@@ -175,6 +186,7 @@ def test_an_engine_takes_the_table_but_not_on_turing(made: Any, tmp_path: Path) 
         assert (tmp_path / "x.engine").stat().st_size
 
 
+@few
 def test_a_rival_is_the_trunk_alone(made: Any, tmp_path: Path) -> None:
     _, checkpoint, _ = made
     graph = onnx.load(write_unpruned(checkpoint, tmp_path / "whole.onnx")).graph

@@ -136,6 +136,7 @@ def test_stopped_in_every_phase_it_goes_on_to_the_same_bytes(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow  # what it adds to the test above is the process
 def test_the_command_stops_by_a_signal_and_resumes(run: Path, tmp_path: Path) -> None:
     text = (run / "late.toml").read_text().replace("ramp = 2", "ramp = 60")
     (run / "long.toml").write_text(text)

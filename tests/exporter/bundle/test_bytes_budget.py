@@ -30,7 +30,15 @@ def random_union(net: DomainNet, share: float, seed: int) -> np.ndarray:
     return alive
 
 
-@pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
+MODELS = [
+    Residual,
+    SqueezeExcite,
+    pytest.param(Plain, marks=pytest.mark.slow),
+    pytest.param(Depthwise, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_the_bound_holds_and_is_close(model: type[torch.nn.Module]) -> None:
     net = domain_net(model(), (3, 40, 7))
     pricer = bytes_pricer(net)
@@ -40,7 +48,7 @@ def test_the_bound_holds_and_is_close(model: type[torch.nn.Module]) -> None:
         assert size <= pricer.of(alive) <= size + 6000
 
 
-@pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
+@pytest.mark.parametrize("model", MODELS)
 def test_a_share_is_of_no_more_than_the_whole_file(model: type[torch.nn.Module]) -> None:
     net = domain_net(model(), (3, 40, 7))
     budget = make_budget(BudgetConfig(1.0, "bytes"), bytes_pricer(net))

@@ -74,7 +74,7 @@ def test_another_multiple_that_breaks_the_budget_is_refused(tiny: Path, tmp_path
     assert not (tmp_path / "m.prunion").exists()
 
 
-@settings(QUICK, max_examples=6)
+@settings(QUICK, max_examples=2)
 @given(
     model=networks(),
     kind=st.sampled_from(KINDS),

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
-from tests.forked import forked_prunion
 from tests.trainer.tiny_run import tiny_run, write_domain
 
 NET = """
@@ -71,11 +72,12 @@ def python_run(folder: Path, **train: object) -> Path:
 
 
 def prunion(*arguments: object, cwd: Path) -> str:
-    """The command in a process of its own, from a folder that has no such module."""
-    done = forked_prunion(*arguments, cwd=cwd)
-    printed, errors = done.communicate(timeout=120)
-    assert done.returncode == 0, printed + errors
-    return printed
+    """The command, from a folder that has no such module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        done = CliRunner().invoke(cli, [str(x) for x in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def test_later_commands_need_no_code(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ DENSITIES = (0.85, 0.5, 0.2)
 ROUND_OFF = 2e-5
 REDRAWN = 20  # further switches for every exported network
 QUICK = settings(
-    max_examples=50,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     database=None,
@@ -88,7 +88,7 @@ def check_slices(model: RandomNet, seed: int) -> None:
 @QUICK
 @given(networks(), st.integers(0, 2**31))
 def test_random_networks_are_sliced_exactly(model: RandomNet, seed: int) -> None:
-    """150 cases: 50 networks at three densities."""
+    """45 cases: 15 networks at three densities."""
     check_slices(model, seed)
 
 
@@ -130,7 +130,7 @@ def check_tables(net: DomainNet, path: Path) -> None:
         assert difference(expected, torch.from_numpy(logits)) < 1e-4
 
 
-@settings(QUICK, max_examples=3)
+@settings(QUICK, max_examples=2)
 @given(model=networks(), seed=st.integers(0, 2**31))
 def test_random_networks_are_exported_exactly(
     tmp_path_factory: pytest.TempPathFactory, model: RandomNet, seed: int

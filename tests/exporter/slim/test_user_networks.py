@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +38,13 @@ from tests.exporter.slim.user_networks import EXACT, WHOLE
 
 REFUSED = [name for name, (_, outcome) in NETWORKS.items() if outcome not in (EXACT, WHOLE)]
 ACCEPTED = [name for name in NETWORKS if name not in REFUSED]
-QUICK = [*ACCEPTED[::16], "tokens"]  # of the exported ones
+QUICK = [*ACCEPTED[::32], "tokens"]  # of the exported ones
+REBUILT = ACCEPTED[::3]
+
+
+def quick(names: list[str]) -> list[Any]:
+    """All accepted ones; those not named are slow."""
+    return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in ACCEPTED]
 
 
 @functools.cache
@@ -74,7 +81,7 @@ def test_sliced_is_masked(name: str) -> None:
     assert (~(net.switches > 0).any(0)).any()  # something was cut
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
+@pytest.mark.parametrize("name", quick(REBUILT))
 def test_rebuilt_from_its_graph_it_is_the_same(name: str) -> None:
     net = network(name)
     config = BackboneConfig("written:net", "python")
@@ -99,9 +106,7 @@ def test_refused_before_training(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ACCEPTED]
-)
+@pytest.mark.parametrize("name", quick(QUICK))
 def test_exported_is_masked(name: str, tmp_path: Path) -> None:
     net = network(name)
     switch(net, 0.5)

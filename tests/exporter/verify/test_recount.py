@@ -92,18 +92,21 @@ def one(x: torch.Tensor) -> torch.Tensor:
 
 
 class Written(Stem):
-    """A linear layer over eight features, as one may write it."""
+    """Linear layers over eight features, as one may write them."""
 
-    def __init__(self, form: str) -> None:
+    def __init__(self, *forms: str) -> None:
         super().__init__()
-        self.form = form
-        self.inner = nn.Module()
-        self.inner.weight = nn.Parameter(torch.randn(FORMS[form][0]))
-        self.inner.bias = nn.Parameter(torch.randn(6))
+        self.form, self.forms = forms[0] if len(forms) == 1 else "every form", forms
+        self.inner = nn.ModuleList(nn.Module() for _ in forms)
+        for inner, form in zip(self.inner, forms, strict=True):
+            inner.weight = nn.Parameter(torch.randn(FORMS[form][0]))
+            inner.bias = nn.Parameter(torch.randn(6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = FORMS[self.form][1](self.stem(x).mean((2, 3)), self.inner.weight, self.inner.bias)
-        return made.relu()
+        x, made = self.stem(x).mean((2, 3)), []
+        for inner, form in zip(self.inner, self.forms, strict=True):
+            made.append(FORMS[form][1](x, inner.weight, inner.bias).relu())
+        return torch.cat(made, 1)
 
 
 class Picked(Stem):
@@ -128,7 +131,11 @@ class Picked(Stem):
         (Product("left"), 5 * 64),
         (Product("bmm"), 8 * 6),
         (Product("constant"), 8 * 6),
-        *((Written(form), math.prod(FORMS[form][0])) for form in FORMS),
+        (Written(*FORMS), sum(math.prod(shape) for shape, _ in FORMS.values())),
+        *(  # which one it is, where they are wrong together
+            pytest.param(Written(form), math.prod(FORMS[form][0]), marks=pytest.mark.slow)
+            for form in FORMS
+        ),
         (Picked(), 0),
     ],
     ids=lambda x: getattr(x, "form", type(x).__name__),

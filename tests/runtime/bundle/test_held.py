@@ -89,7 +89,7 @@ def test_opening_a_bundle_while_it_is_replaced_never_fails(
     shutil.copytree(own_bundle, copy)
     code = (
         "import sys; from pathlib import Path; from prunion.runtime.bundle import open_bundle\n"
-        "count = 0; go = Path(sys.argv[2])\n"
+        "count = 0; go = Path(sys.argv[2]); print(flush=True)\n"
         "while not go.exists():\n"
         "    bundle = open_bundle(sys.argv[1]); bundle.pack('signs'); bundle.unit_table()\n"
         "    bundle.held_graph().read(); bundle.close(); count += 1\n"
@@ -98,7 +98,9 @@ def test_opening_a_bundle_while_it_is_replaced_never_fails(
     stop = tmp_path / "stop"
     command = [sys.executable, "-c", code, str(own_bundle), str(stop)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reader:
-        for _ in range(100):
+        assert reader.stdout is not None
+        reader.stdout.readline()  # it begins
+        for _ in range(40):
             put(other, own_bundle)
             put(copy, own_bundle)
         stop.touch()

@@ -222,7 +222,7 @@ def test_overload_and_deadlines(model: Model) -> None:
         first = asyncio.ensure_future(call("ModelInfer", request()))
         await until_async(lambda: batcher._running == 1)
         late = asyncio.ensure_future(
-            code_of(call("ModelInfer", request(), timeout=5))  # short: it is to be late
+            code_of(call("ModelInfer", request(), timeout=2))  # short: it is to be late
         )
         await until_async(lambda: batcher.rows == 2)
         assert await late == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -282,7 +282,7 @@ def test_tls_with_certificates_of_both_sides(model: Model, tmp_path: Path) -> No
         assert await code_of(call("ModelInfer", request())) == grpc.StatusCode.OK
 
     async def bad(service: Service, call: Any) -> None:
-        code = await code_of(call("ModelInfer", request(), timeout=2))  # short: it is to fail
+        code = await code_of(call("ModelInfer", request(), timeout=1))  # short: it is to fail
         assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
     files = {"certificate": certificate, "private_key": key, "client_ca": certificate}

@@ -30,8 +30,8 @@ def test_sizes_are_those_of_the_public_codes(name: str) -> None:
     ("name", "size", "millions"),
     [
         ("resnet26", 64, 853.1),
-        ("resnet26", 72, 1079.7),
-        ("wrn28_4", 64, 847.2),
+        pytest.param("resnet26", 72, 1079.7, marks=pytest.mark.slow),
+        pytest.param("wrn28_4", 64, 847.2, marks=pytest.mark.slow),
         ("wrn28_4", 72, 1072.1),
     ],
 )

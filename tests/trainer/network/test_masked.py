@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from prunion.trainer.backbone import trace
 from prunion.trainer.config import DomainConfig, InputConfig
 from prunion.trainer.data import open_domain
 from prunion.trainer.network import evaluate
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net, shuffle_norms
 from tests.trainer.tiny_run import write_domain
 
 
@@ -27,6 +28,23 @@ def test_with_every_switch_on_it_is_the_backbone(model: type[nn.Module]) -> None
         net = DomainNet(trace(backbone, 8, 8), (3, 5)).eval()
         features, _ = net.features(image, [(1, 4)])
     torch.testing.assert_close(features, expected)
+
+
+@pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])
+def test_networks_of_the_tests_are_as_if_each_were_traced(model: type[nn.Module]) -> None:
+    """`domain_net` traces each kind once: graph, weights and random numbers are the same."""
+    from prunion.trainer.network import DomainNet
+
+    domain_net(model())
+    own = model()
+    torch.manual_seed(0)
+    expected = DomainNet(trace(copy.deepcopy(own), 8, 8), (3, 5))
+    shuffle_norms(expected)
+    net, state = domain_net(own), expected.state_dict()
+    assert list(net.state_dict()) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert (net.trunk.code, net.graph) == (expected.trunk.code, expected.graph)
+    assert net.units.table.to_json() == expected.units.table.to_json()
 
 
 def test_a_mixed_batch_answers_like_single_images() -> None:

@@ -99,26 +99,24 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(tmp_path:
 
 
 def test_the_order_of_sets_does_not_matter(tmp_path: Path) -> None:
-    """Forked processes have one hash seed; interpreters of their own have each another."""
+    """Forked processes have one hash seed; an interpreter of its own beside one has another."""
     run_file = tiny_run(tmp_path, warmup=1, ramp=1, settle=1, switch_every=1)
     train_in_processes(2, run_file, tmp_path / "forked")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    seeds = [{"RANK": str(n), "LOCAL_RANK": str(n), "PYTHONHASHSEED": str(n + 1)} for n in (0, 1)]
-    processes = [
-        subprocess.Popen(
-            [*TRAIN, str(run_file), "-o", str(tmp_path / "own")],
-            env={**os.environ, **common, **own},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for own in seeds
-    ]
-    told = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    arguments = ["train", str(run_file), "-o", str(tmp_path / "own")]
+    first = forked_prunion(*arguments, env={**common, "RANK": "0", "LOCAL_RANK": "0"})
+    second = subprocess.Popen(
+        [*TRAIN, *arguments[1:]],
+        env={**os.environ, **common, "RANK": "1", "LOCAL_RANK": "1", "PYTHONHASHSEED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told = [second.communicate(timeout=300)[0], *first.communicate(timeout=300)]
+    assert [first.returncode, second.returncode] == [0, 0], told
     for name in ("model.safetensors", "checkpoint.json", "units.json"):
         one, other = (tmp_path / place / "checkpoint" / name for place in ("forked", "own"))
         assert one.read_bytes() == other.read_bytes(), name

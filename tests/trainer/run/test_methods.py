@@ -103,9 +103,14 @@ def test_own_weights_resume_bit_for_bit(
 @pytest.mark.parametrize(
     ("method", "granularity"),
     [
-        *((m, "channel") for m, traits in METHODS.items() if traits.own_weights),
+        # Of these `test_a_method_trains_exports_and_says_so` has one domain's.
+        *(
+            pytest.param(m, "channel", marks=[pytest.mark.slow] if m in SINGLE else [])
+            for m, traits in METHODS.items()
+            if traits.own_weights
+        ),
         ("bap", "slice"),
-        ("ba2", "slice"),
+        pytest.param("ba2", "slice", marks=pytest.mark.slow),
     ],
 )
 def test_several_domains_with_weights_of_their_own_share_a_bundle(

@@ -28,13 +28,21 @@ from tests.trainer.pretended_gpu import moved, pretended_gpu
 from tests.trainer.tiny_run import tiny_run
 
 STEPS, CLASSES = 2, (3, 5)
-RECIPES: list[dict[str, Any]] = [
-    {"trunk": "frozen"},
+QUICK: list[dict[str, Any]] = [
     {"average": 1.0, "switch_every": 1},
     {"trunk": "frozen", "recipe": "paper"},
-    {"sharing": "jaccard", "ranking": "random"},
-    {"sharing": "none", "cut": "domains"},
     {"order": "batch", "domain_budget": True},
+]
+RECIPES = [
+    *QUICK,
+    *(
+        pytest.param(train, marks=pytest.mark.slow)
+        for train in (
+            {"trunk": "frozen"},
+            {"sharing": "jaccard", "ranking": "random"},
+            {"sharing": "none", "cut": "domains"},
+        )
+    ),
 ]
 
 
@@ -162,7 +170,14 @@ def test_float64_on_the_gpu_is_seen() -> None:
             torch.ones(2, device="cuda").double()
 
 
-@pytest.mark.parametrize("train", [{}, {"recipe": "greedy"}, {"sharing": "jaccard"}])
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"recipe": "greedy"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"sharing": "jaccard"}, marks=pytest.mark.slow),
+    ],
+)
 def test_switches_may_learn_elsewhere(
     config: RunConfig, train: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

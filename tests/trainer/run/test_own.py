@@ -111,8 +111,18 @@ def test_what_cannot_be_thinned_is_told_before_the_first_step(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("round_to", [1, 8])
-@pytest.mark.parametrize("alike", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize(
+    ("alike", "round_to"),
+    [
+        (0.0, 8),
+        (0.95, 8),
+        (1.0, 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((0.0, 1), (0.5, 1), (0.5, 8), (0.95, 1), (1.0, 8))
+        ),
+    ],
+)
 def test_every_unit_of_the_union_stays_with_some_domain(
     finished: Path, alike: float, round_to: int
 ) -> None:

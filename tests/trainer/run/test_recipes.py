@@ -44,7 +44,21 @@ def trained(folder: Path, **train: object) -> RunResult:
     return train_run(load_config(run_file), folder / "out")
 
 
-@pytest.mark.parametrize("name", CHOICES)
+# Of those that differ in one thing from another.
+SLOW = (
+    "jaccard fixed",
+    "once",
+    "once without warm-up",
+    "greedy",
+    "greedy without a ramp",
+    "paper BA2",
+    "one domain a step",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CHOICES]
+)
 def test_the_budget_is_met_after_rounding(name: str, tmp_path: Path) -> None:
     result = trained(tmp_path, **{"ramp": 1, **CHOICES[name]})
     assert result.budget["met"]

@@ -203,7 +203,14 @@ def test_a_budget_that_comes_later_is_trained_from_its_first_step(tmp_path: Path
     assert checkpoint(out / "seed-3-budget-0.7") == checkpoint(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("phases", [{"ramp": 0}, {"settle": 0}, {"recipe": '"once"'}])
+@pytest.mark.parametrize(
+    "phases",
+    [
+        {"ramp": 0},
+        pytest.param({"settle": 0}, marks=pytest.mark.slow),
+        pytest.param({"recipe": '"once"'}, marks=pytest.mark.slow),
+    ],
+)
 def test_where_there_is_no_ramp_to_leave_runs_are_those_alone(
     tmp_path: Path, phases: dict[str, object]
 ) -> None:

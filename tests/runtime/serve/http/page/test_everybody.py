@@ -25,8 +25,15 @@ from tests.runtime.serve.http.page.tab import KEY, LOOK, Tab  # noqa: E402
 MANY = 1000
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        (1280, "light"),
+        pytest.param(360, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_readable_by_everybody(
     server: Running, open_tab: Callable[..., Tab], photo: Path, width: int, scheme: str
 ) -> None:

@@ -73,6 +73,7 @@ class ReproducedRow:
 COMMON: Mapping[str, Any] = {
     "order": "round-robin",
     "weight_decay": 0.0,
+    "head_start": "random",
     "head_optimiser": "sgd",
     "head_lr": 1e-3,
     "lr": 1e-3,

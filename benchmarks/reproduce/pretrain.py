@@ -87,7 +87,9 @@ def pretraining(
         train: keys of `[train]`, and `seed`, `threads` and `device`.
     """
     top = {key: train.pop(key) for key in ("seed", "threads", "device") if key in train}
-    learning = TrainConfig(**{"method": "finetune", "warmup": 0, "settle": 0, **train})
+    phases = {"warmup": 0, "settle": 0}
+    # What random weights make of an image is nothing to fit a head to.
+    learning = TrainConfig(**{"method": "finetune", "head_start": "random", **phases, **train})
     return RunConfig(backbone, BudgetConfig(1.0), (domain,), shape, learning, **top)
 
 

@@ -138,6 +138,8 @@ def _features(
     """Domains, features `[n, F]` float64 and labels `[n]`: this process's part, no image twice."""
     device, kind, sizes = net.switches.device, net.switches.dtype, batches.sizes
     most = max(math.ceil(n / size) for n, size in zip(enough, sizes, strict=True))
+    whole, training = bool(net.switches.all()), net.training
+    net.train()
     frozen = {name: buffer.clone() for name, buffer in net.trunk.named_buffers()}
     # As in evaluation: without gradients a compiled trunk would be compiled once more.
     with torch.compiler.set_stance("force_eager"):
@@ -146,7 +148,7 @@ def _features(
             images = images.contiguous(memory_format=torch.channels_last)
             segments = [(part.domain, len(part.labels)) for part in parts]
             with mixed(device, precision):
-                features, _ = net.features(images, segments, gated=False)
+                features, _ = net.features(images, segments, gated=not whole)
             pieces = features.float().cpu().double().split([count for _, count in segments])
             for part, piece in zip(parts, pieces, strict=True):
                 domain, size = part.domain, sizes[part.domain]
@@ -158,3 +160,4 @@ def _features(
                 yield domain, piece[new], labels[new]
     for name, buffer in net.trunk.named_buffers():
         buffer.copy_(frozen[name])
+    net.train(training)

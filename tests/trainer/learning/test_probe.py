@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
+import pytest
 import torch
 from torch.nn import functional as F
 
-from prunion.trainer.learning.probe import RIDGES, ridge
+from prunion.trainer.config import RunConfig, TrainConfig, load_config
+from prunion.trainer.data import JointBatches, open_domains
+from prunion.trainer.learning import probe
+from prunion.trainer.learning.probe import RIDGES, probe_heads, ridge
+from prunion.trainer.network import DomainNet, build_network
+from prunion.trainer.run import train_run
+from tests.trainer.tiny_run import tiny_run
 
 
 def drawn(count: int, width: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,3 +73,75 @@ def test_constant_features_answer_what_is_frequent() -> None:
     y = torch.tensor([0, 0, 0, 1, 2])
     weight, bias, share = ridge(torch.ones(5, 3, dtype=torch.float64), y, 3)
     assert bool(torch.isfinite(weight).all()) and int(bias.argmax()) == 0 and share == 0.6
+
+
+def opened(folder: Path, **train: object) -> tuple[RunConfig, DomainNet, JointBatches]:
+    config = load_config(tiny_run(folder, **train))
+    domains = open_domains(config.domains, config.seed)
+    torch.manual_seed(0)
+    net = build_network(
+        config.backbone, config.input.size, [len(d.classes) for d in domains], weights=False
+    )
+    return config, net, JointBatches(domains, config)
+
+
+def test_heads_alone_change(tmp_path: Path) -> None:
+    """Statistics, mode and random numbers are as before: what follows is what it would be."""
+    _, net, batches = opened(tmp_path)
+    net.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    right = probe_heads(net, batches)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not net.training
+    changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {f"heads.{d}.{part}" for d in (0, 1) for part in ("weight", "bias")}
+    assert all(share is not None and share > 0.5 for share in right)  # of plain colours
+
+
+def test_no_image_is_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out, an image must not be among the others: its own answer would be known."""
+    seen: list[int] = []
+
+    def count(features: torch.Tensor, labels: torch.Tensor, *more: object) -> object:
+        seen.append(len(labels))
+        return ridge(features, labels, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(probe, "ridge", count)
+    _, net, batches = opened(tmp_path, balance=0)  # so that an epoch repeats the smaller set
+    probe_heads(net, batches)
+    assert seen == batches.images == [16, 24]
+    assert batches.steps_per_epoch * batches.sizes[0] > batches.images[0]
+
+
+def test_many_features_leave_heads_at_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(probe, "WIDEST", 63)
+    _, net, batches = opened(tmp_path)
+    before = net.heads[0].weight.clone()
+    with caplog.at_level(logging.INFO):
+        assert probe_heads(net, batches) == [None, None]
+    assert torch.equal(net.heads[0].weight, before)
+    assert "heads of 64 features start at random" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "probes"),
+    [
+        ({}, True),
+        ({"recipe": "paper", "trunk": "frozen"}, False),
+        ({"recipe": "paper", "trunk": "frozen", "head_start": "probe"}, True),
+        ({"head_start": "random"}, False),
+    ],
+)
+def test_which_runs_start_with_probes(keys: dict[str, str], probes: bool) -> None:
+    assert TrainConfig(**keys).probes_heads is probes  # type: ignore[arg-type]
+
+
+def test_a_run_tells_what_its_probes_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        train_run(load_config(tiny_run(tmp_path, ramp=0)), tmp_path / "out")
+    assert (
+        caplog.text.count("linear probes of the backbone, where heads start: accuracy warm ") == 1
+    )

@@ -49,7 +49,14 @@ def test_the_loss_is_the_labels_and_the_teachers() -> None:
 
 def test_a_teacher_alone_teaches_its_answers(finished: Path, tmp_path: Path) -> None:
     """With the whole loss the teacher's, a network of its shape comes close to it."""
-    run_file = tiny_run(tmp_path, teacher=f'"{finished}"', distillation=1.0, ramp=1, settle=12)
+    run_file = tiny_run(
+        tmp_path,
+        teacher=f'"{finished}"',
+        distillation=1.0,
+        ramp=1,
+        settle=12,
+        head_start='"random"',
+    )
     train_run(load_config(run_file), tmp_path / "out")
     losses = [row["loss/warm"] + row["loss/cold"] for row in steps(tmp_path / "out")]
     assert min(losses[-4:]) < 0.1 * max(losses[:4])

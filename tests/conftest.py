@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +45,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _remembered() -> Iterator[None]:
+def _no_disk() -> Iterator[None]:
+    """Nobody waits for the disk: of the files of tests nothing need outlive the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tables, traces and exports that many tests need.
 
     What is tested of torch's exporter itself, that it is quiet, asks for `exporting_anew`.
@@ -54,10 +63,31 @@ def _remembered() -> Iterator[None]:
         if "torch" in sys.modules:  # else no test of this process trains
             make_tables_once(replace)
             if importlib.util.find_spec("onnx") is not None:
-                remember_exports(replace)
+                remember_exports(replace, _shared(tmp_path_factory))
         if "torchvision" in sys.modules:
             remember_traces(replace)
         yield
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path | None:
+    """A folder of all of xdist's workers, and of this run of the tests alone."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return None
+    folder = factory.getbasetemp().parent / "exports"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def nothing_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench` starts no process for each contender: where that is tested, this is not asked for."""
+    measured = importlib.import_module("prunion.runtime.measure.fresh").Fresh
+    module = importlib.import_module("prunion.runtime.measure.benchmark")
+    monkeypatch.setattr(
+        module,
+        "measure_fresh",
+        lambda _, name, batch: measured(name, batch, 1.0, 1.0, 2**28, 2**27),
+    )
 
 
 @pytest.fixture

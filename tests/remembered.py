@@ -10,7 +10,10 @@ import copy
 import functools
 import hashlib
 import importlib
+import json
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 __all__ = ["make_tables_once", "remember_exports", "remember_traces"]
@@ -110,24 +113,28 @@ def remember_traces(replace: Replace) -> None:
     replace(load, "trace", once)
 
 
-def remember_exports(replace: Replace) -> None:
+def remember_exports(replace: Replace, shared: Path | None = None) -> None:
     """torch's exporter is asked once for each graph; weights are put into the one that is there.
 
-    Dozens of tests begin with the bundle of `tiny_run`'s network.
+    Dozens of tests begin with the bundle of `tiny_run`'s network. Of sizes that stay open in a
+    graph, how many domains and classes, it knows nothing, nor of an opset that is restated later.
+    `shared` is a folder where processes of one run of the tests find each other's.
     """
     import onnx
     from onnx import numpy_helper
 
     build = importlib.import_module("prunion.exporter.graph.build")
-    export = build._export
+    export, lowest = build._export, build.EXPORTED_FROM
     made: dict[str, tuple[bytes, frozenset[str]]] = {}
 
     def once(net: Any, example: Any, names: Any, shapes: Any, opset: int) -> onnx.ModelProto:
-        given = [(x.shape, x.dtype) for x in example]
+        given: list[object] = [max(opset, lowest)]
+        for x, open_sizes in zip(example, shapes, strict=True):
+            given += [[-1 if i in open_sizes else n for i, n in enumerate(x.shape)], x.dtype]
         values = {n.removeprefix("trunk."): x.detach().numpy() for n, x in net.state_dict().items()}
-        whole, shape = (_digest(net, w, given, names, opset) for w in (True, False))
-        if whole in made or shape in made:
-            graph, weights = made.get(whole) or made[shape]
+        whole, shape = (_digest(net, w, names, given) for w in (True, False))
+        if found := known(whole) or known(shape):
+            graph, weights = found
             model = onnx.load_from_string(graph)
             for x in model.graph.initializer:
                 if x.name in weights:
@@ -135,10 +142,25 @@ def remember_exports(replace: Replace) -> None:
             return model
         model = export(net, example, names, shapes, opset)
         if _holds_as_they_are(model, values, {name for name, _ in net.trunk.named_parameters()}):
-            made[shape] = model.SerializeToString(), frozenset(values)
+            keep(shape, model, frozenset(values))
         else:
-            made[whole] = model.SerializeToString(), frozenset()
+            keep(whole, model, frozenset())
         return model
+
+    def known(key: str) -> tuple[bytes, frozenset[str]] | None:
+        if key not in made and shared is not None and (shared / f"{key}.json").is_file():
+            weights = json.loads((shared / f"{key}.json").read_text("utf-8"))
+            made[key] = (shared / f"{key}.onnx").read_bytes(), frozenset(weights)
+        return made.get(key)
+
+    def keep(key: str, model: onnx.ModelProto, weights: frozenset[str]) -> None:
+        made[key] = model.SerializeToString(), weights
+        if shared is not None:
+            told = json.dumps(sorted(weights)).encode()
+            for kind, data in (("onnx", made[key][0]), ("json", told)):  # in this order
+                own = shared / f"{key}.{os.getpid()}"
+                own.write_bytes(data)
+                own.replace(shared / f"{key}.{kind}")
 
     replace(build, "_export", once)
     replace(build, "_export_anew", export)
@@ -160,17 +182,20 @@ def _holds_as_they_are(model: Any, values: dict[str, Any], weights: set[str]) ->
     )
 
 
-def _digest(net: Any, weights: bool, *more: object) -> str:
-    """Of everything that makes a sliced network's graph; with `weights`, of what it computes."""
+def _digest(net: Any, weights: bool, names: Any, given: object) -> str:
+    """Of everything that makes a sliced network's graph; with `weights`, of what it computes.
+
+    Tensors in `names` are inputs, whose sizes `given` has.
+    """
     sizes = [[x.size for x in getattr(net, n, ())] for n in ("entries", "adapter_entries")]
-    parts: list[object] = [net.trunk.code, sizes, *more]
+    parts: list[object] = [net.trunk.code, sizes, names, given]
     for name, module in net.named_modules():
         plain = {k: v for k, v in vars(module).items() if isinstance(v, (int, float, str, tuple))}
         plain.pop("entries", None), plain.pop("adapter_entries", None)
         parts += [name, type(module), plain]
     digest = hashlib.sha256()
     for name, value in [*net.named_parameters(), *net.named_buffers()]:
-        parts += [name, value.shape, value.dtype, value.requires_grad]
+        parts += [name, name in names or value.shape, value.dtype, value.requires_grad]
         if weights:
             digest.update(value.detach().contiguous().numpy().tobytes())
     digest.update(repr(parts).encode())

@@ -14,7 +14,8 @@ from prunion.benchmarks.demo import run
 from tests.trainer.tiny_run import tiny_run
 
 
-@pytest.mark.parametrize("baseline", [False, True])
+@pytest.mark.usefixtures("nothing_fresh")
+@pytest.mark.parametrize("baseline", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_demo_ends_with_a_fair_table_and_a_report(
     baseline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -96,7 +96,12 @@ def test_torch_pruning_cuts_networks_of_their_own(tiny: Path, bundle: Path, tmp_
             assert session.run(None, {"image": image})[0].shape == (3, count)
 
 
-def test_the_command_times_networks_pruned_alone(tiny: Path, bundle: Path) -> None:
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_command_times_networks_pruned_alone(
+    tiny: Path, bundle: Path, fresh: bool, request: pytest.FixtureRequest
+) -> None:
+    if not fresh:
+        request.getfixturevalue("nothing_fresh")
     pytest.importorskip("torch_pruning", reason="needs prunion[bench]")
     arguments = ("--batch", "2", "--duration", "20ms", "--threads", 1, "--json")
     names = ("separate-pruned", "separate-pruned-total", "torch-pruning")

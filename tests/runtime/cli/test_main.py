@@ -266,6 +266,7 @@ def test_bench_json(bundle_path: Path) -> None:
         assert fresh["load_ms"] > 0 < fresh["first_call_ms"]
 
 
+@pytest.mark.usefixtures("nothing_fresh")
 def test_bench_writes_tables(bundle_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "bench.csv"
     path.touch()  # as mktemp makes one: nothing is lost

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -133,20 +132,27 @@ def bench(
     ratio with its 95 % interval, and a verdict where the interval allows one. With --scenario, the
     whole model or a server is asked as MLPerf does, by its LoadGen where that is installed.
     """
-    if scenario is None and url is not None:
-        raise click.UsageError("--url goes with --scenario single, multi, offline or server")
+    _check_options(scenario, url, against)
     if scenario is not None:
-        if against or csv_file:
-            raise click.UsageError("--scenario goes with neither --against nor --csv")
+        from prunion.runtime.base import machine_facts, read_state, slowed_down
         from prunion.runtime.measure import scenario_line
         from prunion.runtime.model import load
 
         model = load(bundle, backend, precision=precision, threads=threads)
         count = SAMPLES.get(scenario) or max(batch)
         spent = duration if seconds is None else seconds
+        machine, before = machine_facts(threads), read_state()
         found = _ask(model, scenario, count, spent, p99 * 1e3, domains, url)
-        text = json.dumps(found.to_json(), indent=1) if as_json else scenario_line(found)
-        click.echo(text)
+        slow = slowed_down(before, read_state())
+        if as_json:
+            asked = url or f"this process, {backend}, {precision}"
+            of = {"bundle": str(model.bundle.path), "asked": asked, "domains": domains}
+            echo_json({**of, **found.to_json(), "machine": machine, "slowed_down": slow})
+        else:
+            click.echo(scenario_line(found))
+            click.echo("machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+            if slow:
+                click.echo(f"note: may be slowed down: {slow}")
         return
     from prunion.runtime.base import replace_file
     from prunion.runtime.measure import (
@@ -154,12 +160,14 @@ def bench(
         TORCH_PRUNED,
         bench,
         bench_csv,
+        check_files,
         foreign_to_bench,
         format_report,
     )
 
     if csv_file:
         _check_table(Path(csv_file), foreign_to_bench)
+    check_files(against)
     with TemporaryDirectory() as folder:
         graph = None
         if unpruned is not None and set(against) & set(NEED_UNPRUNED):
@@ -193,6 +201,38 @@ def bench(
         echo_json(report.to_json())
     else:
         click.echo(format_report(report))
+
+
+def _check_options(scenario: Scenario | None, url: str | None, against: tuple[str, ...]) -> None:
+    """No option is taken and does nothing; one that a server alone decides is told."""
+    from prunion.runtime.measure import NEED_UNPRUNED, TORCH_PRUNED
+
+    context = click.get_current_context()
+    by_user = click.core.ParameterSource.COMMANDLINE
+    given = {x for x in context.params if context.get_parameter_source(x) == by_user}
+    rules = {
+        "url": (
+            scenario is not None,
+            "--url goes with --scenario single, multi, offline or server",
+        ),
+        "against": (scenario is None, "--scenario goes with neither --against nor --csv"),
+        "csv_file": (scenario is None, "--scenario goes with neither --against nor --csv"),
+        "p99": (scenario == "server", "--p99 goes with --scenario server"),
+        "batch": (
+            scenario in (None, "offline"),
+            f"--scenario {scenario} asks for {SAMPLES.get(scenario or '')} images at a time: leave "
+            "--batch out",
+        ),
+        "checkpoint": (
+            bool({*NEED_UNPRUNED, *TORCH_PRUNED} & {*against}),
+            f"--checkpoint goes with --against {', '.join((*NEED_UNPRUNED, *TORCH_PRUNED))}",
+        ),
+    }
+    for name, (fits, told) in rules.items():
+        if name in given and not fits:
+            raise click.UsageError(told)
+    for name in {"backend", "threads"} & given if url else ():
+        click.echo(f"note: --{name} is the server's own, and does nothing with --url", err=True)
 
 
 def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:

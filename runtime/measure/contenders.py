@@ -74,11 +74,15 @@ class Opened:
         call: of a batch size; one batch of random images ready to be answered.
         provider: what answers, as a session says of itself.
         file_bytes: of what a rival is loaded from; 0 for the bundle's own sessions.
+        engine_bytes: of the compiled engine, where there is one, and scratch_bytes what one context
+            of it takes on the GPU beside its weights, as it says itself.
     """
 
     call: Callable[[int], Callable[[], object]]
     provider: str
     file_bytes: int = 0
+    engine_bytes: int | None = None
+    scratch_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,10 @@ def session_calls(
         feeds = {"image": image} if single else form.feeds(image, domain, tables)
         return partial(run, session, feeds)
 
-    return Opened(call, str(session.get_providers()[0]))
+    # Of those that TensorRT runs; ONNX Runtime and OpenVINO do not tell.
+    engine, scratch = (getattr(session, x, None) for x in ("engine_bytes", "memory_bytes"))
+    provider = str(session.get_providers()[0])
+    return Opened(call, provider, engine_bytes=engine, scratch_bytes=scratch)
 
 
 def domain_rows(bundle: Bundle, domains: str) -> list[int]:

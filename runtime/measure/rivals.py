@@ -14,7 +14,7 @@ from prunion.runtime.base import shown
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import TABLE_INPUTS, GraphForm, load_graph, pin_domain
-from prunion.runtime.measure.any_graph import open_any_graph
+from prunion.runtime.measure.any_graph import check_graph, open_any_graph
 from prunion.runtime.measure.contenders import (
     Contender,
     Opened,
@@ -25,7 +25,7 @@ from prunion.runtime.measure.contenders import (
 )
 from prunion.runtime.model import open_pool
 
-__all__ = ["NEED_UNPRUNED", "TORCH_PRUNED", "all_contenders", "check_against"]
+__all__ = ["NEED_UNPRUNED", "TORCH_PRUNED", "all_contenders", "check_against", "check_files"]
 
 NEED_UNPRUNED = ("backbone", "separate")
 TORCH_PRUNED = ("separate-pruned", "separate-pruned-total", "torch-pruning")
@@ -41,6 +41,13 @@ def check_against(against: Sequence[str]) -> tuple[str, ...]:
                 "path of an .onnx file"
             )
     return tuple(dict.fromkeys(against))
+
+
+def check_files(against: Sequence[str]) -> None:
+    """Before other rivals are built, which may take minutes: InputError for a file not there."""
+    for name in against:
+        if name not in NAMES:
+            check_graph(Path(name))
 
 
 def all_contenders(

@@ -13,7 +13,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -34,6 +34,7 @@ PERCENTILE = {"single": 90, "multi": 99, "offline": 99, "server": 99}
 FINER_THAN = 0.05  # the search for a rate ends when it is known within this share
 SHORTEST_NS = 20_000
 LEAST_QUERIES = 100  # a p99 of fewer is one query
+BEYOND = 1.25  # the search for a rate starts at what can be answered at all, times this
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,15 @@ def run_scenario(
     """
     if not (seconds > 0 and bound_ms > 0):
         raise InputError("the duration and the bound of p99 must be above 0")
-    loadgen = _loadgen()
+    loadgen, rate = _loadgen(), None
+    by_loadgen = loadgen is not None and scenario in LOADGEN_NAMES
     if scenario == "server":
         found, rate = _highest_rate(loadgen, call, seconds, bound_ms, workers)
-        speed = rate * samples
-    elif loadgen is not None and scenario in LOADGEN_NAMES:
+    elif by_loadgen:
         found = _by_loadgen(loadgen, scenario, call, seconds, workers)
-        speed = found.queries * samples / found.seconds
     else:  # LoadGen's offline query of thousands of samples, by turns of as many as fit a batch
         found = _one_after_the_other(call, seconds, PERCENTILE[scenario])
-        speed = found.queries * samples / found.seconds
-    by_loadgen = loadgen is not None and scenario in LOADGEN_NAMES
+    rate = found.queries / found.seconds if rate is None else rate
     return ScenarioReport(
         scenario,
         "LoadGen" if by_loadgen else "own",
@@ -114,7 +113,7 @@ def run_scenario(
         found.queries,
         found.latency_ms,
         PERCENTILE[scenario],
-        speed,
+        rate * samples,
         bound_ms if scenario == "server" else None,
         found.valid,
     )
@@ -124,12 +123,8 @@ def scenario_line(report: ScenarioReport) -> str:
     """The outcome in one line for people."""
     held = ""
     if report.bound_ms is not None:
-        held = f", the most with p99 under {report.bound_ms:g} ms"
-        held = (
-            held
-            if report.samples_per_second
-            else f", and no rate keeps p99 under {report.bound_ms:g} ms"
-        )
+        told = "the most with" if report.samples_per_second else "and no rate keeps"
+        held = f", {told} p99 under {report.bound_ms:g} ms"
     few = "" if report.valid else " (too few queries to be sure: give a longer --duration)"
     return (
         f"{report.scenario}: p{report.percentile} {report.latency_ms:.3f} ms, "
@@ -144,16 +139,28 @@ def _one_after_the_other(call: Callable[[], object], seconds: float, percentile:
         call()
         latencies.append((time.perf_counter() - begin) * 1e3)
     spent = time.perf_counter() - start
-    value = float(np.percentile(latencies, percentile))
+    value = _percentile(latencies, percentile)
     return _Stretch(len(latencies), value, spent, len(latencies) >= LEAST_QUERIES)
+
+
+def _percentile(latencies: Sequence[float] | np.ndarray, percentile: int) -> float:
+    """As LoadGen has it: a latency that was measured, the first above the share of the others."""
+    return float(np.sort(latencies)[len(latencies) * percentile // 100])
+
+
+def _most_a_second(call: Callable[[], object], seconds: float, workers: int) -> float:
+    """Queries a second where each worker asks again as soon as it is answered."""
+    with ThreadPoolExecutor(workers) as pool:
+        asked = [pool.submit(_one_after_the_other, call, seconds, 50) for _ in range(workers)]
+    return sum(done.result().queries / done.result().seconds for done in asked)
 
 
 def _highest_rate(
     loadgen: Any, call: Callable[[], object], seconds: float, bound_ms: float, workers: int
 ) -> tuple[_Stretch, float]:
     """The stretch at the highest rate in queries a second that held, and that rate, by halving."""
-    alone = _one_after_the_other(call, min(seconds, 1.0), 50)
-    low, high = 0.0, 2.0 * workers * 1e3 / alone.latency_ms
+    # Of a rate far above that, the queries that wait take many times `seconds` to be answered.
+    low, high = 0.0, BEYOND * _most_a_second(call, min(seconds, 1.0), workers)
     best: _Stretch | None = None
     while high - low > FINER_THAN * high:
         rate = (low + high) / 2
@@ -204,7 +211,7 @@ def poisson_stretch(
         for done in [pool.submit(work) for _ in range(workers)]:
             done.result()
     spent = time.perf_counter() - start
-    return _Stretch(number, float(np.percentile(latencies, 99)), spent, number >= LEAST_QUERIES)
+    return _Stretch(number, _percentile(latencies, 99), spent, number >= LEAST_QUERIES)
 
 
 def _loadgen() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.report.paint import Chart, Paint, blank, short
+from prunion.benchmarks.report.paint import Chart, Paint, blank, legend_room, short
 from prunion.benchmarks.report.subjects import Subject
 
 __all__ = ["accuracy_chart", "budget_chart", "curve_charts", "frontier_charts"]
@@ -58,8 +58,12 @@ def accuracy_chart(subject: Subject) -> Chart | None:
         value = subject.accuracy[name]
         row = [name, f"{value:.2%}"]
         if rival:
-            other = rival.get(name, float("nan"))
-            row += [f"{other:.2%}", f"{100 * (value - other):+.2f}"]
+            other = rival.get(name)
+            none = other is None
+            row += [
+                "-" if none else f"{other:.2%}",
+                "-" if none else f"{100 * (value - other):+.2f}",
+            ]
         if after:
             row.append(f"{after[name]:.2%}" if name in after else "-")
         rows.append(tuple(row))
@@ -69,13 +73,14 @@ def accuracy_chart(subject: Subject) -> Chart | None:
 
 def budget_chart(subjects: Sequence[Subject]) -> Chart | None:
     """Accuracy of each domain over the share of the parameters that is left."""
+    subjects = [s for s in subjects if s.accuracy]
     domains = list(dict.fromkeys(name for s in subjects for name in s.accuracy))
     shares = [s.params[1] / s.params[0] if s.params[0] else 1.0 for s in subjects]
     if len(subjects) < 2 or len({round(x, 3) for x in shares}) < 2:
         return None
 
     def draw(paint: Paint) -> Any:
-        figure, axes = blank(paint, 3.4)
+        figure, axes = blank(paint, 3.4 + legend_room(len(domains), 3))
         for index, name in enumerate(domains):
             points = sorted(
                 (100 * x, 100 * s.accuracy[name])
@@ -137,7 +142,7 @@ def _frontier(
             front.append((x, 100 * best))
 
     def draw(paint: Paint) -> Any:
-        figure, axes = blank(paint, 3.4)
+        figure, axes = blank(paint, 3.4 + legend_room(len(known), 2))
         axes.step(*zip(*front, strict=True), where="post", color=paint.grid, lw=2)
         for index, (s, x) in enumerate(known):
             y = 100 * s.mean_accuracy
@@ -159,7 +164,7 @@ def curve_charts(subject: Subject) -> list[Chart]:
     steps = [line for line in subject.log if "cost" in line]
     if not steps:
         return []
-    names = list(subject.accuracy)
+    names = list(subject.accuracy) or subject.unfinished
     marks = _phase_marks(subject.log)
     total = max(line["step"] for line in steps) + 1
     per_epoch = total / subject.epochs[1] if subject.epochs[1] else 1.0
@@ -182,7 +187,7 @@ def curve_charts(subject: Subject) -> list[Chart]:
             return None
 
         def draw(paint: Paint) -> Any:
-            figure, axes = blank(paint, 3.0)
+            figure, axes = blank(paint, 3.0 + legend_room(len(curves), 3))
             for index, (told, (x, y)) in enumerate(curves.items()):
                 point = "o" if len(x) == 1 else None
                 style = _style(index, paint)

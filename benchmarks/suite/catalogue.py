@@ -34,6 +34,12 @@ class Table:
         """The command's words in capitals."""
         return [word for word in self.command.split() if word.isupper()]
 
+    @property
+    def rows_file(self) -> str:
+        """The file of rows that the command adds to, leaving out those it has; empty if none."""
+        words = self.command.split()
+        return words[words.index("-o") + 1] if "-o" in words else ""
+
 
 TAKES = "docs/training-cost.md"
 COST = "prunion.benchmarks.cost"

@@ -147,6 +147,7 @@ def bench(
         if as_json:
             asked = url or f"this process, {backend}, {precision}"
             of = {"bundle": str(model.bundle.path), "asked": asked, "domains": domains}
+            of["trunk_hash"] = model.bundle.manifest.trunk_hash
             echo_json({**of, **found.to_json(), "machine": machine, "slowed_down": slow})
         else:
             click.echo(scenario_line(found))

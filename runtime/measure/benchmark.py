@@ -83,8 +83,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class Engine:
-    """A session's compiled engine: its size, and the GPU memory beside its weights that one
-    context takes, as it says itself."""
+    """A compiled engine; `scratch_bytes` of the GPU beside its weights, as it says itself."""
 
     session: str
     bytes: int
@@ -109,6 +108,7 @@ class BenchReport:
     """
 
     bundle: str
+    trunk_hash: str
     rows: tuple[BenchRow, ...]
     comparisons: tuple[Comparison, ...]
     load_ms: dict[str, float]
@@ -239,6 +239,7 @@ def bench(
     started = [measure_fresh(setup, name, max(batches)) for name in asked]
     return BenchReport(
         bundle=str(bundle.path),
+        trunk_hash=bundle.manifest.trunk_hash,
         rows=tuple(rows),
         comparisons=tuple(comparisons),
         load_ms=load_ms,

@@ -24,7 +24,7 @@ from prunion.benchmarks.suite import (
     run_table,
     worker,
 )
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.measure import compare_blocks
 from tests.waiting import Clock
 
@@ -71,6 +71,34 @@ def test_a_run_leaves_a_row(tmp_path: Path) -> None:
     assert rows[0]["exit_code"] == 0
     assert rows[0]["machine"]["cores"] >= 1
     assert {"version", "commit", "time", "seconds", "command"} < rows[0].keys()
+
+
+def test_everything_is_checked_before_hours_are_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second table's missing word was told after the first one's hours, a history that cannot
+    be written after all of them; a table whose rows are all there was kept as a new measurement."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "run_table", lambda *_: pytest.fail("it ran"))
+
+    def told(*arguments: str) -> str:
+        done = CliRunner().invoke(command.main, ["run", *arguments])
+        assert isinstance(done.exception, PrunionError), done.output
+        return str(done.exception)
+
+    assert "give --set DATA=VALUE" in told("memory", "learning", "-o", "h.jsonl")
+    assert "no command here has the word 'DATE'" in told(
+        "memory", "-o", "h.jsonl", "--set", "DATE=x"
+    )
+    assert "cannot be written" in told("memory", "-o", "nowhere/h.jsonl")
+    Path("against.jsonl").write_text("{}")
+    assert "move it away, or go on with it by --resume" in told("against", "-o", "h.jsonl")
+    monkeypatch.setattr(command, "run_table", lambda *_: {"seconds": 1, "exit_code": 0})
+    done = CliRunner().invoke(command.main, ["run", "against", "-o", "h.jsonl", "--resume"])
+    assert done.exit_code == 0, done.output
+    assert (
+        CliRunner().invoke(command.main, ["check", "--before", ".", "--most", "nan"]).exit_code == 2
+    )
 
 
 def test_a_slower_checkout_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

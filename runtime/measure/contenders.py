@@ -19,7 +19,7 @@ from prunion.runtime.backends import (
     settled,
 )
 from prunion.runtime.base import HEADS, Backend, Precision, arithmetic_of
-from prunion.runtime.bundle import Bundle, Pack, open_bundle
+from prunion.runtime.bundle import Bundle, Pack, multiples_below, open_bundle
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph import GraphForm, pin_form
 from prunion.runtime.measure.comparison import Comparison
@@ -166,10 +166,7 @@ def cut_to_blocks(setup: Setup, bundle: Bundle, block: int) -> tuple[Contender, 
     rows, table = domain_rows(bundle, setup.domains), pool.table
     if table is None or not pool.pins:
         return None
-    pack, alive = bundle.pack(bundle.domains[rows[0]]), np.ones(table.count, bool)
-    for members in table.widths:
-        kept = len(members) // block * block
-        alive[members[kept or len(members) :]] = False
+    pack, (alive, share) = bundle.pack(bundle.domains[rows[0]]), multiples_below(table, block)
     if alive.all():  # what is narrower than a block stays
         return None
 
@@ -178,7 +175,6 @@ def cut_to_blocks(setup: Setup, bundle: Bundle, block: int) -> tuple[Contender, 
         session = make_session(graph, pool.chosen(), {"image"})
         return session_calls(session, pool.form, rows, single=True)
 
-    share = table.macs(alive) / max(table.macs(np.ones_like(alive)), 1)
     name = f"pinned:{pack.name} cut to multiples of {block}"
     return Contender(name, opened, one_domain=True, spare=True, aside=True), share
 

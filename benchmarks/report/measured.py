@@ -35,7 +35,7 @@ def measured_notes(report: Mapping[str, Any]) -> list[str]:
 def _scenario(report: Mapping[str, Any]) -> Rows:
     latency = f"p{report['percentile']} ms"
     bound = "-" if report["bound_ms"] is None else f"p99 under {float(report['bound_ms']):g} ms"
-    sure = "yes" if report["valid"] else "no: too few queries, or no rate held"
+    sure = "yes" if report["valid"] else "no: too short, or no rate held"
     return [
         (
             "asked",

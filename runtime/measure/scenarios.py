@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -35,6 +35,7 @@ FINER_THAN = 0.05  # the search for a rate ends when it is known within this sha
 SHORTEST_NS = 20_000
 LEAST_QUERIES = 100  # a p99 of fewer is one query
 BEYOND = 1.25  # the search for a rate starts at what can be answered at all, times this
+BOUNDS = 20  # in a stretch: a queue that grows by 5 % of the time is over the bound by then
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ScenarioReport:
         latency_ms: the percentile that counts in this scenario: p90 of `single`, else p99.
         samples_per_second: images answered; of `server`, at the highest rate that held.
         bound_ms: of `server`, what p99 had to stay under.
-        valid: whether 100 queries were answered at least, and in `server` any rate held.
+        valid: whether 100 queries were answered, and in `server` a rate held for 20 bounds.
     """
 
     scenario: Scenario
@@ -125,7 +126,7 @@ def scenario_line(report: ScenarioReport) -> str:
     if report.bound_ms is not None:
         told = "the most with" if report.samples_per_second else "and no rate keeps"
         held = f", {told} p99 under {report.bound_ms:g} ms"
-    few = "" if report.valid else " (too few queries to be sure: give a longer --duration)"
+    few = "" if report.valid else " (too short to be sure: give a longer --duration)"
     return (
         f"{report.scenario}: p{report.percentile} {report.latency_ms:.3f} ms, "
         f"{report.samples_per_second:.1f} images/s{held}{few}; {report.queries} queries of "
@@ -176,7 +177,7 @@ def _highest_rate(
             high = rate
     if best is None:
         return _Stretch(found.queries, found.latency_ms, seconds, valid=False), 0.0
-    return best, low
+    return replace(best, valid=best.valid and seconds * 1e3 >= BOUNDS * bound_ms), low
 
 
 def poisson_stretch(

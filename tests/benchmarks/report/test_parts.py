@@ -13,7 +13,12 @@ import pytest
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
 
 from prunion.benchmarks.report.charts_channels import channel_charts
-from prunion.benchmarks.report.charts_runs import accuracy_chart, budget_chart, curve_charts
+from prunion.benchmarks.report.charts_runs import (
+    accuracy_chart,
+    budget_chart,
+    curve_charts,
+    frontier_charts,
+)
 from prunion.benchmarks.report.measured import measured_notes, measured_tables
 from prunion.benchmarks.report.page import html_page
 from prunion.benchmarks.report.paint import LIGHT, Chart, painted
@@ -73,6 +78,17 @@ def test_a_run_that_was_stopped_shows_how_it_learned(tmp_path: Path) -> None:
     assert "NOT met" not in page
     done = replace(subject(["a"]), params=(100.0, 50.0))
     assert budget_chart([done, found]) is None, "one point"
+
+
+def test_networks_are_compared_on_the_domains_that_all_have() -> None:
+    """The mean over easy domains stood above that over others, as if it were the better network."""
+    one = replace(subject(["a", "b"]), accuracy={"a": 0.8, "b": 0.2})
+    two = replace(subject(["a"]), accuracy={"a": 0.7}, macs=(1.0, 0.5))
+    (chart,) = frontier_charts([one, two])
+    assert [row[2] for row in chart.rows] == ["mean accuracy of a", "80.00%", "70.00%"]
+    assert frontier_charts([one, subject(["c"])]) == []
+    same = [one, replace(one, macs=(1.0, 0.5))]
+    assert frontier_charts(same)[0].rows[0][2] == "mean accuracy"
 
 
 def test_names_of_any_length_are_broken_into_lines() -> None:

@@ -21,14 +21,10 @@ from prunion.runtime.cli.options import (
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
-    from prunion.runtime.measure import Scenario, ScenarioReport
-    from prunion.runtime.model import Model
+    from prunion.runtime.measure import Scenario
 
 __all__ = ["bench"]
 
-SAMPLES = {"single": 1, "multi": 8, "server": 1}  # images in one query; offline: a batch
-SENDERS = 32  # queries on their way to a server at a time
-WARM_UP = 3
 UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0}
 
 # Opened by name, a file behind one of these would be written from its beginning by two.
@@ -61,6 +57,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 
 @click.command()
 @bundle_argument
+@click.argument("others", metavar="[OTHER...]", nargs=-1, type=click.Path())
 @click.option("--batch", default="1,8", show_default=True, callback=numbers, help="Batch sizes.")
 @click.option(
     "--duration",
@@ -80,7 +77,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
     callback=rivals_of,
     metavar="RIVAL",
     help="Compare with openvino, specialised, backbone, separate, separate-pruned, "
-    "separate-pruned-total, torch-pruning or an .onnx; can be repeated.",
+    "separate-pruned-total, torch-pruning, an .onnx or a bundle; can be repeated.",
 )
 @click.option(
     "--checkpoint",
@@ -109,6 +106,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 @as_json
 def bench(
     bundle: str,
+    others: tuple[str, ...],
     batch: list[int],
     duration: float,
     seconds: float | None,
@@ -128,32 +126,20 @@ def bench(
 ) -> None:
     """Measure latency, throughput and memory on this machine.
 
-    With --against, beside what else one would run, both in turn: batches of random images, a
-    ratio with its 95 % interval, and a verdict where the interval allows one. With --scenario, the
-    whole model or a server is asked as MLPerf does, by its LoadGen where that is installed.
+    With OTHER bundles or --against, beside what else one would run, both in turn: batches of random
+    images, a ratio with its 95 % interval, and a verdict where the interval allows one. With
+    --scenario, the whole model or a server is asked as MLPerf does, by its LoadGen where that is
+    installed.
     """
     _check_options(scenario, url, against)
+    if others and scenario is not None:
+        raise click.UsageError(f"--scenario asks one bundle: leave {others[0]} out")
     if scenario is not None:
-        from prunion.runtime.base import machine_facts, read_state, slowed_down
-        from prunion.runtime.measure import scenario_line
-        from prunion.runtime.model import load
+        from prunion.runtime.cli.asking import ask_scenario
 
-        model = load(bundle, backend, precision=precision, threads=threads)
-        count = SAMPLES.get(scenario) or max(batch)
         spent = duration if seconds is None else seconds
-        machine, before = machine_facts(threads), read_state()
-        found = _ask(model, scenario, count, spent, p99 * 1e3, domains, url)
-        slow = slowed_down(before, read_state())
-        if as_json:
-            asked = url or f"this process, {backend}, {precision}"
-            of = {"bundle": str(model.bundle.path), "asked": asked, "domains": domains}
-            of["trunk_hash"] = model.bundle.manifest.trunk_hash
-            echo_json({**of, **found.to_json(), "machine": machine, "slowed_down": slow})
-        else:
-            click.echo(scenario_line(found))
-            click.echo("machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
-            if slow:
-                click.echo(f"note: may be slowed down: {slow}")
+        load = {"backend": backend, "precision": precision, "threads": threads}
+        ask_scenario(scenario, bundle, load, max(batch), spent, p99 * 1e3, domains, url, as_json)
         return
     from prunion.runtime.base import replace_file
     from prunion.runtime.measure import (
@@ -168,6 +154,7 @@ def bench(
 
     if csv_file:
         _check_table(Path(csv_file), foreign_to_bench)
+    against = tuple(dict.fromkeys((*others, *against)))
     check_files(against)
     with TemporaryDirectory() as folder:
         graph = None
@@ -206,6 +193,7 @@ def bench(
 
 def _check_options(scenario: Scenario | None, url: str | None, against: tuple[str, ...]) -> None:
     """No option is taken and does nothing; one that a server alone decides is told."""
+    from prunion.runtime.cli.asking import SAMPLES
     from prunion.runtime.measure import NEED_UNPRUNED, TORCH_PRUNED
 
     context = click.get_current_context()
@@ -252,46 +240,3 @@ def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
 def _is_pipe(path: Path) -> bool:
     """Whether it is there and no file, as >(less) and /dev/null are: written on, not replaced."""
     return path.exists() and not path.is_file()
-
-
-def _ask(
-    model: Model,
-    scenario: Scenario,
-    samples: int,
-    seconds: float,
-    bound_ms: float,
-    domains: str,
-    url: str | None,
-) -> ScenarioReport:
-    """Queries of `samples` random images; each goes on round the domains where the last ended."""
-    from itertools import cycle
-
-    from prunion.runtime.errors import InputError
-    from prunion.runtime.measure import run_scenario
-    from prunion.runtime.protocol import grpc_caller, http_caller
-
-    names = list(model.domains)
-    if domains != "mixed" or "mixed" in names:
-        model.bundle.domain(domains)
-    rows = [names.index(domains)] if domains in names else list(range(len(names)))
-    if model.sessions.form.single and url:
-        raise InputError("a specialised bundle is asked in this process: leave --url out")
-    image = model.sessions.form.noise(samples)
-    turns = [
-        [rows[(start + place) % len(rows)] for place in range(samples)]
-        for start in range(0, len(rows) * samples, samples)
-    ]
-    call: Callable[[], object]
-    if url:
-        caller = grpc_caller if url.startswith("grpc:") else http_caller
-        call = caller(url, model.bundle.manifest.name, image, turns)
-    else:
-        asked = cycle([[names[row] for row in turn] for turn in turns])
-
-        def call() -> object:
-            return model.logits(image, next(asked))
-
-    for _ in range(WARM_UP * len(turns)):
-        call()
-    workers = SENDERS if url else 1
-    return run_scenario(scenario, call, samples, seconds, bound_ms=bound_ms, workers=workers)

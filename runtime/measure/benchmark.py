@@ -231,7 +231,7 @@ def bench(
         energy += _energy(meters, kept, batch, seconds) if meters else []
     after = read_state(gpu=gpu)
     left = None if all(on_cpu(x.provider) for x in opened.values()) else _free_gpu_bytes(backend)
-    peak, sizes = peak_rss_bytes(), {x.name: opened[x.name].file_bytes for x in rivals}
+    peak, sizes = peak_rss_bytes(), {k: x.file_bytes for k, x in opened.items()}
     told = ((name, x.engine_bytes, x.scratch_bytes) for name, x in opened.items())
     engines = tuple(Engine(name, a, b) for name, a, b in told if a is not None and b is not None)
     del opened  # the fresh processes need the memory

@@ -151,16 +151,16 @@ def _percentile(latencies: Sequence[float] | np.ndarray, percentile: int) -> flo
 
 def _most_a_second(call: Callable[[], object], seconds: float, workers: int) -> float:
     """Queries a second where each worker asks again as soon as it is answered."""
+    start = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
         asked = [pool.submit(_one_after_the_other, call, seconds, 50) for _ in range(workers)]
-    return sum(done.result().queries / done.result().seconds for done in asked)
+    return sum(done.result().queries for done in asked) / (time.perf_counter() - start)
 
 
 def _highest_rate(
     loadgen: Any, call: Callable[[], object], seconds: float, bound_ms: float, workers: int
 ) -> tuple[_Stretch, float]:
     """The stretch at the highest rate in queries a second that held, and that rate, by halving."""
-    # Of a rate far above that, the queries that wait take many times `seconds` to be answered.
     low, high = 0.0, BEYOND * _most_a_second(call, min(seconds, 1.0), workers)
     best: _Stretch | None = None
     while high - low > FINER_THAN * high:

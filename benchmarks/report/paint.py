@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 
@@ -137,11 +139,21 @@ def cells(axes: Any, values: np.ndarray, paint: Paint, texts: np.ndarray | None 
 
 
 def short(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name that fits into a picture: its beginning and its end."""
-    if len(name) <= longest:
+    """A name that fits into a picture: its beginning and its end. Wide letters count for two."""
+    if sum(map(_width, name)) <= longest:
         return name
     head = (longest - 1) // 2
-    return f"{name[:head]}…{name[head + 1 - longest :]}"
+    return f"{_within(name, head)}…{_within(name[::-1], longest - 1 - head)[::-1]}"
+
+
+def _within(name: str, most: int) -> str:
+    """As much of its beginning as `most` letters are wide."""
+    widths = accumulate(map(_width, name))
+    return name[: sum(width <= most for width in widths)]
+
+
+def _width(letter: str) -> int:
+    return 2 if east_asian_width(letter) in "WF" else 1
 
 
 def painted(chart: Chart, paint: Paint) -> Any:

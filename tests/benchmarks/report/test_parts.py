@@ -21,7 +21,7 @@ from prunion.benchmarks.report.charts_runs import (
 )
 from prunion.benchmarks.report.measured import measured_notes, measured_tables
 from prunion.benchmarks.report.page import html_page
-from prunion.benchmarks.report.paint import LIGHT, Chart, painted
+from prunion.benchmarks.report.paint import LIGHT, Chart, painted, short
 from prunion.benchmarks.report.subjects import Subject, _with_file, read_subjects
 
 MANY = [f"domain {index:02} of many" for index in range(40)]
@@ -89,6 +89,14 @@ def test_networks_are_compared_on_the_domains_that_all_have() -> None:
     assert frontier_charts([one, subject(["c"])]) == []
     same = [one, replace(one, macs=(1.0, 0.5))]
     assert frontier_charts(same)[0].rows[0][2] == "mean accuracy"
+
+
+def test_a_name_is_cut_by_the_width_of_its_letters() -> None:
+    """Of Chinese names the letters left the picture a tenth of its width."""
+    assert short("layer1.0.conv1") == "layer1.0.conv1"
+    assert short("a" * 30 + "b" * 30, 10) == "aaaa…bbbbb"
+    assert short("花" * 40, 10) == "花花…花花"
+    assert short("花" * 5, 10) == "花" * 5
 
 
 def test_names_of_any_length_are_broken_into_lines() -> None:

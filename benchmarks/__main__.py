@@ -14,6 +14,7 @@ from prunion.benchmarks.suite import (
     MOST,
     TABLES,
     check_against_checkout,
+    check_run,
     find_tables,
     regressed,
     run_table,
@@ -40,7 +41,10 @@ def list_command() -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="WORD=VALUE", help="As in DATA=folder.")
-def run_command(names: tuple[str, ...], output: Path, settings: tuple[str, ...]) -> None:
+@click.option("--resume", is_flag=True, help="Go on with tables' own files of rows.")
+def run_command(
+    names: tuple[str, ...], output: Path, settings: tuple[str, ...], resume: bool
+) -> None:
     """Run tables' commands; append a row for each to a history of JSON lines."""
     given = dict(_pair(x) for x in settings)
     failed = []
@@ -48,6 +52,7 @@ def run_command(names: tuple[str, ...], output: Path, settings: tuple[str, ...])
         tables = find_tables(names)
     except InputError as exc:
         raise click.UsageError(str(exc)) from None
+    check_run(tables, given, output, resume=resume)
     for table in tables:
         click.echo(f"{table.name}: about {table.minutes:g} min", err=True)
         row = run_table(table, given, output)
@@ -61,10 +66,18 @@ def run_command(names: tuple[str, ...], output: Path, settings: tuple[str, ...])
 @main.command("check")
 @click.option("--before", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--only", multiple=True, type=click.Choice(CASES), help="Only these cases.")
-@click.option("--most", default=MOST, show_default=True, help="Share that may be lost.")
+@click.option(
+    "--most",
+    default=MOST,
+    show_default=True,
+    type=click.FloatRange(0, 1000),
+    help="Share that may be lost.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check_command(before: Path, only: tuple[str, ...], most: float, as_json: bool) -> None:
     """Is this checkout slower than the one in BEFORE? Exit code 1 where that is certain."""
+    if not most >= 0:  # no number is within click's range too
+        raise click.UsageError(f"--most {most}: give a share of 0 or more")
     found = check_against_checkout(
         before, only or CASES, tell=lambda text: click.echo(text, err=True)
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.report.paint import Chart, Paint, blank, cells, short
+from prunion.benchmarks.report.paint import Chart, Paint, blank, cells, column_names, short
 from prunion.benchmarks.report.subjects import Subject
 
 __all__ = ["channel_charts"]
@@ -33,7 +33,7 @@ def _sharing(subject: Subject) -> Chart | None:
         few = len(names) <= MOST_NUMBERED
         texts = np.array([[f"{100 * x:.0f}" for x in row] for row in values]) if few else None
         cells(axes, values, paint, texts)
-        axes.set_xticks(range(len(names)), [short(n, 16) for n in names], rotation=40, ha="right")
+        column_names(axes, names, 16, "right")
         axes.set_yticks(range(len(names)), [short(n, 16) for n in names])
         axes.set_title("% of the row's channels that the column chose too")
         return figure
@@ -126,7 +126,7 @@ def _chosen(subject: Subject) -> Chart | None:
         texts = np.array([[f"{100 * x:.0f}" for x in row] for row in values]) if numbered else None
         cells(axes, values, paint, texts)
         axes.xaxis.tick_top()
-        axes.set_xticks(range(len(names)), [short(n, 14) for n in names], rotation=40, ha="left")
+        column_names(axes, names, 14, "left")
         return figure
 
     rows = [("layer", *names)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.report.paint import Chart, Paint, blank, short
+from prunion.benchmarks.report.paint import Chart, Paint, blank, legend_room, short
 from prunion.benchmarks.report.subjects import Subject
 
 __all__ = ["accuracy_chart", "budget_chart", "curve_charts", "frontier_charts"]
@@ -58,8 +58,9 @@ def accuracy_chart(subject: Subject) -> Chart | None:
         value = subject.accuracy[name]
         row = [name, f"{value:.2%}"]
         if rival:
-            other = rival.get(name, float("nan"))
-            row += [f"{other:.2%}", f"{100 * (value - other):+.2f}"]
+            other = rival.get(name)
+            found = None if other is None else (f"{other:.2%}", f"{100 * (value - other):+.2f}")
+            row += found or ("-", "-")
         if after:
             row.append(f"{after[name]:.2%}" if name in after else "-")
         rows.append(tuple(row))
@@ -69,13 +70,14 @@ def accuracy_chart(subject: Subject) -> Chart | None:
 
 def budget_chart(subjects: Sequence[Subject]) -> Chart | None:
     """Accuracy of each domain over the share of the parameters that is left."""
+    subjects = [s for s in subjects if s.accuracy]
     domains = list(dict.fromkeys(name for s in subjects for name in s.accuracy))
     shares = [s.params[1] / s.params[0] if s.params[0] else 1.0 for s in subjects]
     if len(subjects) < 2 or len({round(x, 3) for x in shares}) < 2:
         return None
 
     def draw(paint: Paint) -> Any:
-        figure, axes = blank(paint, 3.4)
+        figure, axes = blank(paint, 3.4 + legend_room(len(domains), 3))
         for index, name in enumerate(domains):
             points = sorted(
                 (100 * x, 100 * s.accuracy[name])
@@ -127,30 +129,36 @@ def _frontier(
     label: str,
 ) -> Chart | None:
     known = [(s, x) for s in subjects if (x := cost(s)) is not None and s.accuracy]
-    if len(known) < 2:
+    # Means over other domains are no better and no worse.
+    shared = (
+        [n for n in known[0][0].accuracy if all(n in s.accuracy for s, _ in known)] if known else []
+    )
+    if len(known) < 2 or not shared:
         return None
+    every = all(len(s.accuracy) == len(shared) for s, _ in known)
+    mean = "mean accuracy" if every else f"mean accuracy of {', '.join(shared)}"
+    points = [(s, x, float(np.mean([s.accuracy[n] for n in shared]))) for s, x in known]
     # Better than every cheaper one: those are joined by the line.
     best, front = -1.0, []
-    for s, x in sorted(known, key=lambda pair: (pair[1], -pair[0].mean_accuracy)):
-        if s.mean_accuracy > best:
-            best = s.mean_accuracy
+    for _, x, y in sorted(points, key=lambda point: (point[1], -point[2])):
+        if y > best:
+            best = y
             front.append((x, 100 * best))
 
     def draw(paint: Paint) -> Any:
-        figure, axes = blank(paint, 3.4)
+        figure, axes = blank(paint, 3.4 + legend_room(len(known), 2))
         axes.step(*zip(*front, strict=True), where="post", color=paint.grid, lw=2)
-        for index, (s, x) in enumerate(known):
-            y = 100 * s.mean_accuracy
-            axes.plot(x, y, "o", ms=8, color=paint.of(index), label=short(s.name))
+        for index, (s, x, y) in enumerate(points):
+            axes.plot(x, 100 * y, "o", ms=8, color=paint.of(index), label=short(s.name))
         axes.set_xlim(0, 1.1 * max(x for _, x in known))
         axes.set_xlabel(label)
-        axes.set_ylabel("mean accuracy, %")
+        axes.set_ylabel(f"{short(mean, 40)}, %")
         figure.legend(loc="outside lower center", ncols=2)
         return figure
 
-    rows = [("run", label, "mean accuracy")]
-    rows += [(s.name, f"{x:,.2f}", f"{s.mean_accuracy:.2%}") for s, x in known]
-    alt = "; ".join(f"{s.name}: {x:,.2f} {label}, {s.mean_accuracy:.1%}" for s, x in known)
+    rows = [("run", label, mean)]
+    rows += [(s.name, f"{x:,.2f}", f"{y:.2%}") for s, x, y in points]
+    alt = f"{mean}: " + "; ".join(f"{s.name}: {x:,.2f} {label}, {y:.1%}" for s, x, y in points)
     return Chart(f"frontier-{name}", title, alt, draw, tuple(rows))
 
 
@@ -159,7 +167,7 @@ def curve_charts(subject: Subject) -> list[Chart]:
     steps = [line for line in subject.log if "cost" in line]
     if not steps:
         return []
-    names = list(subject.accuracy)
+    names = list(subject.accuracy) or subject.unfinished
     marks = _phase_marks(subject.log)
     total = max(line["step"] for line in steps) + 1
     per_epoch = total / subject.epochs[1] if subject.epochs[1] else 1.0
@@ -182,7 +190,7 @@ def curve_charts(subject: Subject) -> list[Chart]:
             return None
 
         def draw(paint: Paint) -> Any:
-            figure, axes = blank(paint, 3.0)
+            figure, axes = blank(paint, 3.0 + legend_room(len(curves), 3))
             for index, (told, (x, y)) in enumerate(curves.items()):
                 point = "o" if len(x) == 1 else None
                 style = _style(index, paint)

@@ -15,6 +15,7 @@ from prunion.benchmarks.report.charts_runs import (
     accuracy_chart,
     curve_charts,
 )
+from prunion.benchmarks.report.measured import measured_notes, measured_tables
 from prunion.benchmarks.report.paint import CSS, Chart, inline_svg
 from prunion.benchmarks.report.subjects import Subject
 
@@ -24,10 +25,11 @@ PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;
+overflow-wrap:anywhere}
 main,header{max-width:1240px;margin:0 auto;padding:0 16px}
 h1{font-size:1.6rem;margin:1.2em 0 .2em}
-h2{font-size:1.3rem;margin:2em 0 .4em;overflow-wrap:anywhere}
+h2{font-size:1.3rem;margin:2em 0 .4em}
 h3{font-size:1.05rem;margin:1.6em 0 .4em}h4{font-size:.95rem;margin:0 0 .3em}
 p{margin:.3em 0}a{color:var(--accent)}.muted{color:var(--muted);font-size:.9rem}
 nav ul{display:flex;flex-wrap:wrap;gap:.2em 1.2em;list-style:none;padding:0;margin:.4em 0}
@@ -116,7 +118,11 @@ def _overview(subjects: Sequence[Subject]) -> list[tuple[str, ...]]:
     head += ["S", "S_O", "S_P", "S_E"] * scored
     rows = [tuple(head)]
     for s in subjects:
-        row = [s.name, str(len(s.accuracy)), f"{s.mean_accuracy:.2%}" if s.accuracy else "-"]
+        row = [
+            s.name,
+            str(len(s.accuracy or s.unfinished)),
+            f"{s.mean_accuracy:.2%}" if s.accuracy else "-",
+        ]
         if rivals:
             known = list(s.baseline.values())
             row.append(f"{np.mean(known):.2%}" if known else "-")
@@ -125,7 +131,8 @@ def _overview(subjects: Sequence[Subject]) -> list[tuple[str, ...]]:
         ms = s.milliseconds()
         row.append("-" if ms is None else f"{ms:.2f}")
         met = "met" if s.budget.get("met") else "NOT met"
-        row.append(f"{s.budget.get('kind')} {s.budget.get('asked')}, {met}")
+        told = f"{s.budget.get('kind')} {s.budget.get('asked')}, {met}"
+        row.append("not done" if s.unfinished else told if s.budget else "-")
         if scored:
             row += [_score(s.scores.get(key)) for key in ("S", "S_O", "S_P", "S_E")]
         rows.append(tuple(row))
@@ -139,7 +146,12 @@ def _summary(subject: Subject) -> str:
             f"“After warm-up” is every channel after {subject.epochs[0]} of {subject.epochs[1]} "
             "epochs. It has learned for less long, so it is no rival; train one with --baseline."
         )
-    if not subject.log and subject.bundle:
+    if subject.unfinished:
+        notes.append(
+            "This run is not done: accuracy and channels are shown once it is. `prunion train "
+            "--resume` goes on with one that was stopped."
+        )
+    elif not subject.log and subject.bundle:
         notes.append(
             "Only the bundle is here: what each domain chose and how it learned is in its run's "
             "folder. Name that too."
@@ -177,13 +189,10 @@ def _answers(figures: Mapping[str, Any]) -> str:
 
 
 def _measured(report: Mapping[str, Any]) -> str:
-    rows: list[tuple[str, ...]] = [("session", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s")]
-    for row in report["rows"]:
-        times = (f"{float(row['timing'][key]):.3f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
-        speed = f"{float(row['images_per_second']):,.1f}"
-        rows.append((str(row["session"]), str(row["batch"]), *times, speed))
-    machine = ", ".join(f"{key} {value}" for key, value in dict(report["machine"]).items())
-    return f'<h3>Measured</h3>{_table(rows)}<p class="muted">{escape(machine)}</p>'
+    tables = measured_tables(report).items()
+    shown = [f"<h3>{escape(heading)}</h3>{_table(rows)}" for heading, rows in tables]
+    notes = (f'<p class="muted">{escape(note)}</p>' for note in measured_notes(report))
+    return "".join([*shown, *notes])
 
 
 def _cards(charts: Iterable[Chart], prefix: str, extra: str = "") -> str:
@@ -208,7 +217,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _share(pair: tuple[float, float]) -> str:
     before, after = pair
-    return f"{after:,.0f} ({after / before:.1%})" if before else f"{after:,.0f}"
+    return f"{after:,.0f} ({after / before:.1%})" if before else "-"
 
 
 def _score(value: float | None) -> str:

@@ -5,18 +5,32 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 
-__all__ = ["CSS", "Chart", "Paint", "blank", "cells", "inline_svg", "save_pictures", "short"]
+__all__ = [
+    "CSS",
+    "Chart",
+    "Paint",
+    "blank",
+    "cells",
+    "column_names",
+    "inline_svg",
+    "legend_room",
+    "save_pictures",
+    "short",
+]
 
 WIDTH = 5.0  # inches: 360 units of a page, the width of a phone, so that text keeps its size
 LONGEST_NAME = 26  # characters, in a picture
+MOST_SLANTED = 12  # columns of a matrix whose names do not run into each other
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,20 @@ def blank(paint: Paint, height: float) -> tuple[Any, Any]:
     return pyplot.subplots(figsize=(WIDTH, height), layout="constrained")
 
 
+def legend_room(names: int, columns: int) -> float:
+    """Inches that a legend below a picture takes beyond its first three lines."""
+    return 0.19 * max(0, -(-names // columns) - 3)
+
+
+def column_names(axes: Any, names: Sequence[str], longest: int, side: str) -> None:
+    """Names under the columns of a matrix: slanted, or upright and small where there are many."""
+    few = len(names) <= MOST_SLANTED
+    angle, place = (40, side) if few else (90, "center")
+    labels = [short(name, longest) for name in names]
+    size = None if few else max(4.0, min(9.0, 200 / len(names)))
+    axes.set_xticks(range(len(names)), labels, rotation=angle, ha=place, fontsize=size)
+
+
 def cells(axes: Any, values: np.ndarray, paint: Paint, texts: np.ndarray | None = None) -> None:
     """A matrix of shares 0 … 1 as squares of more or less colour, on light and dark alike."""
     from matplotlib.patches import Rectangle
@@ -111,11 +139,21 @@ def cells(axes: Any, values: np.ndarray, paint: Paint, texts: np.ndarray | None 
 
 
 def short(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name that fits into a picture: its beginning and its end."""
-    if len(name) <= longest:
+    """A name that fits into a picture: its beginning and its end. Wide letters count for two."""
+    if sum(map(_width, name)) <= longest:
         return name
     head = (longest - 1) // 2
-    return f"{name[:head]}…{name[head + 1 - longest :]}"
+    return f"{_within(name, head)}…{_within(name[::-1], longest - 1 - head)[::-1]}"
+
+
+def _within(name: str, most: int) -> str:
+    """As much of its beginning as `most` letters are wide."""
+    widths = accumulate(map(_width, name))
+    return name[: sum(width <= most for width in widths)]
+
+
+def _width(letter: str) -> int:
+    return 2 if east_asian_width(letter) in "WF" else 1
 
 
 def painted(chart: Chart, paint: Paint) -> Any:

@@ -16,14 +16,20 @@ from prunion.benchmarks.report.channels import (
     layer_widths,
     read_choices,
 )
-from prunion.runtime.base import json_of, read_json, shown
+from prunion.benchmarks.report.logs import (
+    domains_of_log,
+    last_scores,
+    last_sharing,
+    read_log,
+)
+from prunion.runtime.base import read_json, shown
 from prunion.runtime.bundle import UnitTable, load_manifest
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.trainer.score import read_verdict
 
 __all__ = ["Subject", "read_subjects"]
 
-MAX_LOG_BYTES = 1 << 30
+OF_ANY_DOMAIN = ("mixed", "split", "single")  # sessions; a bundle has one of these
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Subject:
         figures: of each domain, what `prunion eval` counts, with the surest mistakes.
         scores: S, S_O, S_P, S_E.
         measured: what `prunion bench --json` printed.
+        unfinished: the domains of a run that was stopped, of which there is a log only.
         identity: its run's configuration and accuracies, which its bundle repeats.
     """
 
@@ -72,6 +79,7 @@ class Subject:
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     measured: Sequence[Mapping[str, Any]] = ()
+    unfinished: tuple[str, ...] = ()
     bundle: str = ""
 
     @property
@@ -79,11 +87,11 @@ class Subject:
         """Over the domains."""
         return float(np.mean(list(self.accuracy.values())))
 
-    def milliseconds(self, session: str = "mixed") -> float | None:
-        """Median of one image, as measured; None where nobody measured."""
+    def milliseconds(self) -> float | None:
+        """Median of one image of any domain, as measured; None where nobody measured."""
         for report in self.measured:
-            for row in report["rows"]:
-                if row["session"] in (session, "single") and row["batch"] == 1:
+            for row in report.get("rows", ()):
+                if row["session"] in OF_ANY_DOMAIN and row["batch"] == 1:
                     return float(row["timing"]["p50_ms"])
         return None
 
@@ -106,6 +114,8 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
                 subjects.append(_of_bundle(path))
             elif any((path / name / "checkpoint.json").is_file() for name in (".", "checkpoint")):
                 subjects.append(_of_run(path))
+            elif (log := read_log(path / "metrics.jsonl")) and (domains := domains_of_log(log)):
+                subjects.append(_of_log(path, log, domains))
             else:
                 raise InputError(
                     f"{path} is no run folder with a checkpoint, no bundle and no file of `prunion "
@@ -135,7 +145,7 @@ def _of_run(path: Path) -> Subject:
         record = {}  # of an older training in the same folder
     names = [str(d["name"]) for d in meta["domains"]]
     alive: np.ndarray = np.any(switches, axis=0)
-    log = _log(path / "metrics.jsonl")
+    log = read_log(path / "metrics.jsonl")
     chosen = read_choices(record, names)
     usage = {} if chosen is None else channel_users(table, alive, chosen)
     accuracy = {str(d["name"]): float(d["accuracy"]) for d in meta["domains"]}
@@ -157,10 +167,28 @@ def _of_run(path: Path) -> Subject:
         epochs=(int(train.get("warmup", 0)), int(meta.get("epoch", 0))),
         chosen={} if chosen is None else chosen_shares(table, alive, names, chosen),
         users=usage,
-        sharing=_floats(result.get("sharing_matrix") or _last_sharing(log, names)),
+        sharing=_floats(result.get("sharing_matrix") or last_sharing(log, names)),
         log=log,
         figures=record.get("domains", {}),
-        scores=_scores(result, log),
+        scores=last_scores(result, log),
+    )
+
+
+def _of_log(path: Path, log: list[dict[str, Any]], domains: tuple[str, ...]) -> Subject:
+    """A run that was stopped, or trains still: how it learned so far."""
+    nothing = (0.0, 0.0)
+    sharing = last_sharing(log, domains)
+    return Subject(
+        path.resolve().name,
+        {},
+        {},
+        nothing,
+        nothing,
+        {},
+        str(path.resolve()),
+        sharing=sharing,
+        log=log,
+        unfinished=domains,
     )
 
 
@@ -211,7 +239,7 @@ def _with_file(subjects: list[Subject], path: Path, value: Mapping[str, Any]) ->
             f"{path} is of {shown(value['bundle'])}, which is not among what is reported: give "
             "that bundle too"
         )
-    if "rows" in value:
+    if "confusion" not in value:
         new = replace(own[0], measured=[*own[0].measured, value])
     else:
         domain, figures = str(value["domain"]), dict(own[0].figures)
@@ -224,7 +252,8 @@ def _with_file(subjects: list[Subject], path: Path, value: Mapping[str, Any]) ->
 
 def _file(path: Path) -> dict[str, Any]:
     value = read_json(path, InputError)
-    if isinstance(value, dict) and ("rows" in value or "confusion" in value) and "bundle" in value:
+    kinds = {"rows", "scenario", "confusion"}
+    if isinstance(value, dict) and kinds & value.keys() and "bundle" in value:
         return value
     raise InputError(
         f"{path} is no file of `prunion eval -o` or `prunion bench --json`: give one of these"
@@ -234,20 +263,6 @@ def _file(path: Path) -> dict[str, Any]:
 def _optional(path: Path) -> dict[str, Any]:
     value = read_json(path, InputError) if path.is_file() else {}
     return value if isinstance(value, dict) else {}
-
-
-def _log(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file() or path.stat().st_size > MAX_LOG_BYTES:
-        return []
-    lines = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            value = json_of(line)
-        except ValueError:  # half a line of a run that was killed
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            lines.append(value)
-    return lines
 
 
 def _identity(config: Mapping[str, Any], accuracy: Mapping[str, float]) -> str:
@@ -268,25 +283,6 @@ def _verdict(path: Path) -> tuple[str, ...]:
     whole = path / "baseline"
     found = read_verdict(path, whole if whole.is_dir() else None)
     return found.lines if found else ()
-
-
-def _last_sharing(
-    log: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """The matrix that the log of an epoch has; runs of before there was a record have it too."""
-    for line in reversed(log):
-        if f"sharing/{names[0]}/{names[0]}" in line:
-            return {a: {b: float(line[f"sharing/{a}/{b}"]) for b in names} for a in names}
-    return {}
-
-
-def _scores(result: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    given = result.get("score") or {}
-    if not given and log:
-        given = {key.removeprefix("score/"): v for key, v in log[-1].items() if "score/" in key}
-    return {
-        key: float(given[key]) for key in ("S", "S_O", "S_P", "S_E") if given.get(key) is not None
-    }
 
 
 def _floats(matrix: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -1,6 +1,7 @@
 from .catalogue import TABLES as TABLES
 from .catalogue import Table as Table
 from .catalogue import find_tables as find_tables
+from .history import check_run as check_run
 from .history import run_table as run_table
 from .regression import CASES as CASES
 from .regression import MOST as MOST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import InputError
@@ -34,11 +35,19 @@ class Table:
         """The command's words in capitals."""
         return [word for word in self.command.split() if word.isupper()]
 
+    @property
+    def rows_file(self) -> str:
+        """The file of rows that the command adds to, leaving out those it has; empty if none."""
+        words = self.command.split()
+        files = [word for before, word in pairwise(words) if before == "-o"]
+        return next((file for file in files if file.endswith(".jsonl")), "")
+
 
 TAKES = "docs/training-cost.md"
 COST = "prunion.benchmarks.cost"
 GPU = "prunion.benchmarks.gpu"
 LEARNING, DATA = "prunion.benchmarks.learning", "--data DATA --weights WEIGHTS"
+LEARNT = "benchmarks/learning/results"
 TABLES = (
     Table("latency", "docs/benchmarks.md", f"{COST}.runtime_latency --seconds 0.6", 2),
     Table("against", "docs/benchmarks.md", f"{COST}.against -o against.jsonl", 20),
@@ -78,6 +87,53 @@ TABLES = (
         "docs/results.md",
         f"{LEARNING} {DATA} -o rows.jsonl tuned-050",
         60,
+        "images",
+    ),
+    Table(
+        "learning-table",
+        "docs/learning-table.md",
+        f"{LEARNING}.table {LEARNT}/learning.jsonl",
+        0.1,
+        "a checkout",
+    ),
+    Table(
+        "paired",
+        "docs/learning-table.md",
+        f"{LEARNING}.paired {LEARNT}/learning.jsonl tuned-025 one-shot-025",
+        0.1,
+        "a checkout",
+    ),
+    Table(
+        "frontier",
+        "docs/results.md",
+        f"{LEARNING}.frontier {LEARNT}/eight.jsonl --like all.precision-bf16 "
+        "-o docs/img/frontier.svg",
+        0.1,
+        "a checkout",
+    ),
+    Table(
+        "methods", "docs/results.md", f"{LEARNING}.table {LEARNT}/methods.jsonl", 0.1, "a checkout"
+    ),
+    Table(
+        "methods-latency",
+        "docs/results.md",
+        f"{LEARNING}.latency runs/learning -o latency.jsonl",
+        10,
+        "the runs of methods",
+    ),
+    Table(
+        "eight-domains",
+        "docs/results.md",
+        f"{GPU} learning {DATA} -o {LEARNT}",
+        60,
+        "a GPU, images",
+    ),
+    Table(
+        "widths-accuracy",
+        "docs/settings.md",
+        f"{LEARNING} {DATA} --holdout --share 0.25 --set precision=bf16 "
+        f"-o {LEARNT}/holdout25.jsonl --round-to 8 tuned-macs-050 tuned-025",
+        240,
         "images",
     ),
     Table(

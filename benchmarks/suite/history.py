@@ -7,19 +7,60 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from prunion.benchmarks.suite.catalogue import Table
-from prunion.runtime.base import machine_facts, read_state, slowed_down
-from prunion.runtime.errors import InputError
+from prunion.runtime.base import machine_facts, read_state, shown, slowed_down
+from prunion.runtime.errors import InputError, OutputError
 
-__all__ = ["run_table"]
+__all__ = ["check_run", "run_table"]
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def check_run(
+    tables: Sequence[Table], given: Mapping[str, str], output: Path, *, resume: bool = False
+) -> None:
+    """Check all of it before the first of them is run, which may take hours.
+
+    Args:
+        resume: a table's own file of rows may be there, which it then adds to.
+
+    Raises:
+        InputError: a word in capitals is not given, one is given that no command has, or a table
+            would leave out what its own file has, so that nothing would be measured anew.
+        OutputError: there can be no file at `output`.
+    """
+    for table in tables:
+        _words(table, given)
+        rows = table.rows_file
+        if rows and Path(rows).exists() and not resume:
+            raise InputError(
+                f"{rows} is here, and {table.name} measures only the rows that it lacks: move it "
+                "away, or go on with it by --resume"
+            )
+    known = {word for table in tables for word in table.placeholders}
+    if strange := sorted(set(given) - known):
+        told = f"they have {', '.join(sorted(known))}" if known else "they have none"
+        raise InputError(f"no command here has the word {shown(strange[0])}: {told}")
+    try:
+        output.open("a", encoding="utf-8").close()
+    except OSError as exc:
+        raise OutputError(
+            f"{output} cannot be written ({exc.strerror}): choose another place with -o"
+        ) from None
+
+
+def _words(table: Table, given: Mapping[str, str]) -> list[str]:
+    """The command with what is given in the place of words in capitals. Raises InputError."""
+    missing = [x for x in table.placeholders if x not in given]
+    if missing:
+        raise InputError(f"{table.name} needs {missing[0]}: give --set {missing[0]}=VALUE")
+    return [given.get(word, word) for word in table.command.split()]
 
 
 def run_table(table: Table, given: Mapping[str, str], output: Path) -> dict[str, Any]:
@@ -34,10 +75,7 @@ def run_table(table: Table, given: Mapping[str, str], output: Path) -> dict[str,
     Raises:
         InputError: one of these is not given.
     """
-    missing = [x for x in table.placeholders if x not in given]
-    if missing:
-        raise InputError(f"{table.name} needs {missing[0]}: give --set {missing[0]}=VALUE")
-    words = [given.get(word, word) for word in table.command.split()]
+    words = _words(table, given)
     before, started = read_state(), time.time()
     done = subprocess.run(
         [sys.executable, "-m", *words], stdout=subprocess.PIPE, text=True, check=False

@@ -1,8 +1,8 @@
 """Whether this checkout is slower than another one: both timed in turn, on the same machine.
 
 Two processes, one for each checkout, take turns block by block, so that other load falls on both
-alike. Where memory lies is drawn once for each process: several pairs, one after the other, let
-that into the interval.
+alike. Where memory lies is drawn once for each process: there are several pairs, one after the
+other, and the interval is of other pairs too.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def check_against_checkout(
                         tell(f"{name} is not compared: {refused}")
                         del blocks[name]
     return [
-        compare_blocks(name, "before", 1, both["after"], both["before"])
+        compare_blocks(name, "before", 1, both["after"], both["before"], groups=pairs)
         for name, both in blocks.items()
     ]
 

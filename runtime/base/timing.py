@@ -14,6 +14,8 @@ __all__ = ["Timing", "summary", "time_blocks", "time_interleaved", "warm_up"]
 
 SETTLE_S = 0.005
 WINDOW_MS, WINDOW_CALLS = 10.0, 3
+LONG_MS = 100.0  # a window of fewer calls, each of which is long enough to tell
+LEAST_WINDOWS = 4  # the first call, what it is held to, and two that are no faster
 FASTER = 0.95  # a window below this share of the best before is one of a call still warming up
 
 
@@ -82,15 +84,18 @@ def time_blocks(
 def warm_up(call: Callable[[], object], most_s: float) -> tuple[int, bool]:
     """Call until it gets no faster; how often that was, and whether it came to rest in `most_s`.
 
-    It rests when two windows in a row, of 10 ms and 3 calls at least, are not faster than the
-    best before them. One would not do: other load makes a window slow as well.
+    It rests when two windows in a row, of 10 ms and 3 calls (or 100 ms) at least, are not faster
+    than the best before them. One would not do: other load makes a window slow as well. Calls that
+    take so long that `most_s` holds no four windows have four all the same.
     """
-    calls, rested, best = 0, 0, float("inf")
+    calls, windows, rested, best = 0, 0, 0, float("inf")
     end = time.perf_counter() + most_s
     while rested < 2:
         samples: list[float] = []
-        while len(samples) < WINDOW_CALLS or sum(samples) < WINDOW_MS:
-            if calls and time.perf_counter() > end:
+        while (spent := sum(samples)) < WINDOW_MS or len(samples) < WINDOW_CALLS:
+            if spent >= LONG_MS:
+                break
+            if windows >= LEAST_WINDOWS and time.perf_counter() > end:
                 return calls, False
             start = time.perf_counter()
             call()
@@ -98,7 +103,7 @@ def warm_up(call: Callable[[], object], most_s: float) -> tuple[int, bool]:
             calls += 1
         median = float(np.median(samples))
         rested = rested + 1 if median >= FASTER * best else 0
-        best = min(best, median)
+        best, windows = min(best, median), windows + 1
     return calls, True
 
 

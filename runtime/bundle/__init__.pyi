@@ -3,6 +3,7 @@ from .adapters import AdapterKind as AdapterKind
 from .adapters import adapter_parts as adapter_parts
 from .adapters import adapter_row as adapter_row
 from .fast_widths import block_of as block_of
+from .fast_widths import multiples_below as multiples_below
 from .fast_widths import widths_warning as widths_warning
 from .folder import Bundle as Bundle
 from .folder import check_one_trunk as check_one_trunk

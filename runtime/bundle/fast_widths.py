@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prunion.runtime.base import Backend, Precision, arithmetic_of, default_round_to
+import numpy as np
 
-__all__ = ["block_of", "widths_warning"]
+from prunion.runtime.base import Backend, Precision, arithmetic_of, default_round_to
+from prunion.runtime.bundle.unit_table import UnitTable
+
+__all__ = ["block_of", "multiples_below", "widths_warning"]
 
 # Tensor cores take 8 channels of float16 at a time, and TensorRT packs 32 of int8.
 GPU_BLOCKS = {"fp16": 8, "int8": 32}
@@ -26,6 +29,16 @@ def block_of(backend: Backend, precision: Precision = "fp32") -> int | None:
     if backend in ("cpu", "openvino"):
         return default_round_to()
     return GPU_BLOCKS.get(arithmetic_of(precision))
+
+
+def multiples_below(table: UnitTable, block: int) -> tuple[np.ndarray, float]:
+    """What is left with widths cut down to multiples of `block`, bool `[U]`, and its share of the
+    multiplications; what is narrower than a block stays."""
+    alive = np.ones(table.count, bool)
+    for members in table.widths:
+        kept = len(members) // block * block
+        alive[members[kept or len(members) :]] = False
+    return alive, table.macs(alive) / max(table.macs(np.ones_like(alive)), 1)
 
 
 def widths_warning(widths: Mapping[str, tuple[int, int]], block: int | None, where: str) -> str:

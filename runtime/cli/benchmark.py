@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,14 +21,10 @@ from prunion.runtime.cli.options import (
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
-    from prunion.runtime.measure import Scenario, ScenarioReport
-    from prunion.runtime.model import Model
+    from prunion.runtime.measure import Scenario
 
 __all__ = ["bench"]
 
-SAMPLES = {"single": 1, "multi": 8, "server": 1}  # images in one query; offline: a batch
-SENDERS = 32  # queries on their way to a server at a time
-WARM_UP = 3
 UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0}
 
 # Opened by name, a file behind one of these would be written from its beginning by two.
@@ -62,6 +57,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 
 @click.command()
 @bundle_argument
+@click.argument("others", metavar="[OTHER...]", nargs=-1, type=click.Path())
 @click.option("--batch", default="1,8", show_default=True, callback=numbers, help="Batch sizes.")
 @click.option(
     "--duration",
@@ -81,7 +77,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
     callback=rivals_of,
     metavar="RIVAL",
     help="Compare with openvino, specialised, backbone, separate, separate-pruned, "
-    "separate-pruned-total, torch-pruning or an .onnx; can be repeated.",
+    "separate-pruned-total, torch-pruning, an .onnx or a bundle; can be repeated.",
 )
 @click.option(
     "--checkpoint",
@@ -110,6 +106,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 @as_json
 def bench(
     bundle: str,
+    others: tuple[str, ...],
     batch: list[int],
     duration: float,
     seconds: float | None,
@@ -129,24 +126,20 @@ def bench(
 ) -> None:
     """Measure latency, throughput and memory on this machine.
 
-    With --against, beside what else one would run, both in turn: batches of random images, a
-    ratio with its 95 % interval, and a verdict where the interval allows one. With --scenario, the
-    whole model or a server is asked as MLPerf does, by its LoadGen where that is installed.
+    With OTHER bundles or --against, beside what else one would run, both in turn: batches of random
+    images, a ratio with its 95 % interval, and a verdict where the interval allows one. With
+    --scenario, the whole model or a server is asked as MLPerf does, by its LoadGen where that is
+    installed.
     """
-    if scenario is None and url is not None:
-        raise click.UsageError("--url goes with --scenario single, multi, offline or server")
+    _check_options(scenario, url, against)
+    if others and scenario is not None:
+        raise click.UsageError(f"--scenario asks one bundle: leave {others[0]} out")
     if scenario is not None:
-        if against or csv_file:
-            raise click.UsageError("--scenario goes with neither --against nor --csv")
-        from prunion.runtime.measure import scenario_line
-        from prunion.runtime.model import load
+        from prunion.runtime.cli.asking import ask_scenario
 
-        model = load(bundle, backend, precision=precision, threads=threads)
-        count = SAMPLES.get(scenario) or max(batch)
         spent = duration if seconds is None else seconds
-        found = _ask(model, scenario, count, spent, p99 * 1e3, domains, url)
-        text = json.dumps(found.to_json(), indent=1) if as_json else scenario_line(found)
-        click.echo(text)
+        load = {"backend": backend, "precision": precision, "threads": threads}
+        ask_scenario(scenario, bundle, load, max(batch), spent, p99 * 1e3, domains, url, as_json)
         return
     from prunion.runtime.base import replace_file
     from prunion.runtime.measure import (
@@ -154,12 +147,15 @@ def bench(
         TORCH_PRUNED,
         bench,
         bench_csv,
+        check_files,
         foreign_to_bench,
         format_report,
     )
 
     if csv_file:
         _check_table(Path(csv_file), foreign_to_bench)
+    against = tuple(dict.fromkeys((*others, *against)))
+    check_files(against)
     with TemporaryDirectory() as folder:
         graph = None
         if unpruned is not None and set(against) & set(NEED_UNPRUNED):
@@ -195,6 +191,39 @@ def bench(
         click.echo(format_report(report))
 
 
+def _check_options(scenario: Scenario | None, url: str | None, against: tuple[str, ...]) -> None:
+    """No option is taken and does nothing; one that a server alone decides is told."""
+    from prunion.runtime.cli.asking import SAMPLES
+    from prunion.runtime.measure import NEED_UNPRUNED, TORCH_PRUNED
+
+    context = click.get_current_context()
+    by_user = click.core.ParameterSource.COMMANDLINE
+    given = {x for x in context.params if context.get_parameter_source(x) == by_user}
+    rules = {
+        "url": (
+            scenario is not None,
+            "--url goes with --scenario single, multi, offline or server",
+        ),
+        "against": (scenario is None, "--scenario goes with neither --against nor --csv"),
+        "csv_file": (scenario is None, "--scenario goes with neither --against nor --csv"),
+        "p99": (scenario == "server", "--p99 goes with --scenario server"),
+        "batch": (
+            scenario in (None, "offline"),
+            f"--scenario {scenario} asks for {SAMPLES.get(scenario or '')} images at a time: leave "
+            "--batch out",
+        ),
+        "checkpoint": (
+            bool({*NEED_UNPRUNED, *TORCH_PRUNED} & {*against}),
+            f"--checkpoint goes with --against {', '.join((*NEED_UNPRUNED, *TORCH_PRUNED))}",
+        ),
+    }
+    for name, (fits, told) in rules.items():
+        if name in given and not fits:
+            raise click.UsageError(told)
+    for name in {"backend", "threads"} & given if url else ():
+        click.echo(f"note: --{name} is the server's own, and does nothing with --url", err=True)
+
+
 def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
     """Before anything is measured: only an earlier table is replaced, or a file of no bytes."""
     from prunion.runtime.base import check_output
@@ -211,46 +240,3 @@ def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
 def _is_pipe(path: Path) -> bool:
     """Whether it is there and no file, as >(less) and /dev/null are: written on, not replaced."""
     return path.exists() and not path.is_file()
-
-
-def _ask(
-    model: Model,
-    scenario: Scenario,
-    samples: int,
-    seconds: float,
-    bound_ms: float,
-    domains: str,
-    url: str | None,
-) -> ScenarioReport:
-    """Queries of `samples` random images; each goes on round the domains where the last ended."""
-    from itertools import cycle
-
-    from prunion.runtime.errors import InputError
-    from prunion.runtime.measure import run_scenario
-    from prunion.runtime.protocol import grpc_caller, http_caller
-
-    names = list(model.domains)
-    if domains != "mixed" or "mixed" in names:
-        model.bundle.domain(domains)
-    rows = [names.index(domains)] if domains in names else list(range(len(names)))
-    if model.sessions.form.single and url:
-        raise InputError("a specialised bundle is asked in this process: leave --url out")
-    image = model.sessions.form.noise(samples)
-    turns = [
-        [rows[(start + place) % len(rows)] for place in range(samples)]
-        for start in range(0, len(rows) * samples, samples)
-    ]
-    call: Callable[[], object]
-    if url:
-        caller = grpc_caller if url.startswith("grpc:") else http_caller
-        call = caller(url, model.bundle.manifest.name, image, turns)
-    else:
-        asked = cycle([[names[row] for row in turn] for turn in turns])
-
-        def call() -> object:
-            return model.logits(image, next(asked))
-
-    for _ in range(WARM_UP * len(turns)):
-        call()
-    workers = SENDERS if url else 1
-    return run_scenario(scenario, call, samples, seconds, bound_ms=bound_ms, workers=workers)

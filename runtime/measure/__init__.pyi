@@ -20,6 +20,7 @@ from .profile import profile_warning as profile_warning
 from .rivals import NEED_UNPRUNED as NEED_UNPRUNED
 from .rivals import TORCH_PRUNED as TORCH_PRUNED
 from .rivals import check_against as check_against
+from .rivals import check_files as check_files
 from .scenarios import SCENARIOS as SCENARIOS
 from .scenarios import Scenario as Scenario
 from .scenarios import ScenarioReport as ScenarioReport

@@ -14,7 +14,7 @@ from prunion.runtime.base import default_threads, install_hint, reason_of
 from prunion.runtime.errors import InputError, MissingDependencyError, PrunionError
 from prunion.runtime.measure.contenders import Opened
 
-__all__ = ["open_any_graph"]
+__all__ = ["check_graph", "open_any_graph"]
 
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 QUIET = 4  # what fails is raised
@@ -57,6 +57,12 @@ def open_any_graph(
     return Opened(call, provider, path.stat().st_size)
 
 
+def check_graph(path: Path) -> None:
+    """Raises InputError if there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give an ONNX file to compare with")
+
+
 def _session(path: Path, provider: str, threads: int | None) -> Any:
     try:
         import onnxruntime
@@ -64,8 +70,7 @@ def _session(path: Path, provider: str, threads: int | None) -> Any:
         raise MissingDependencyError(
             f"this needs the package onnxruntime: {install_hint('ort')}"
         ) from None
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give an ONNX file to compare with")
+    check_graph(path)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = QUIET
     threads = default_threads() if threads is None else threads

@@ -30,7 +30,7 @@ def format_report(report: BenchReport) -> str:
         t = row.timing
         figures = f"{t.p50_ms:>10.3f}{t.p90_ms:>10.3f}{t.p99_ms:>10.3f}{t.mean_ms:>10.3f}"
         text = f"{row.session:<28}{row.batch:>6}{figures}"
-        unsteady = "" if row.steady else "  still getting faster"
+        unsteady = "" if row.steady else "  not at rest before it was timed"
         lines.append(f"{text}{row.images_per_second:>11.1f}{t.runs:>7}{unsteady}")
     lines += map(_compared, report.comparisons)
     if report.fresh:
@@ -44,6 +44,11 @@ def format_report(report: BenchReport) -> str:
     lines += [f"load: {loads}", f"peak memory: {mib} ({before} before loading)"]
     if report.gpu_bytes is not None:
         lines.append(f"GPU memory: {report.gpu_bytes / MIB:.0f} MiB taken")
+    lines += [
+        f"engine of {x.session}: {x.bytes:,} bytes; {x.scratch_bytes / MIB:.1f} MiB of GPU memory "
+        "beside its weights, by its own account"
+        for x in report.engines
+    ]
     lines += [_energy(x) for x in report.energy]
     if report.idle_watts:
         idle = ", ".join(f"{name} {watts:.1f} W" for name, watts in report.idle_watts.items())

@@ -46,7 +46,7 @@ from prunion.runtime.measure.fresh import Fresh, measure_fresh
 from prunion.runtime.measure.rivals import all_contenders
 from prunion.runtime.tensorrt import free_gpu_bytes
 
-__all__ = ["BenchReport", "BenchRow", "Energy", "Timing", "bench", "time_interleaved"]
+__all__ = ["BenchReport", "BenchRow", "Energy", "Engine", "Timing", "bench", "time_interleaved"]
 
 BLOCK_MS, BLOCKS = 60.0, 24
 WARM_UP_S = 2.0
@@ -82,6 +82,15 @@ class Energy:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """A compiled engine; `scratch_bytes` of the GPU beside its weights, as it says itself."""
+
+    session: str
+    bytes: int
+    scratch_bytes: int
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """Everything `prunion bench` prints; milliseconds and bytes.
 
@@ -89,8 +98,9 @@ class BenchReport:
     it had loaded before. `fresh` has the same for each contender in a process of its own.
     `gpu_bytes` is what is less free on the GPU after the run than before it, None on a CPU and
     where cuda-python is not installed; what CUDA itself takes is not in it. `rival_bytes` is of
-    the files that rivals are loaded from. `overhead_ms` is what timing adds to one call,
-    `load_after` the machine's load average when all was done; that of before is in `machine`.
+    the files that rivals are loaded from, `engines` of what TensorRT runs as its engines tell.
+    `overhead_ms` is what timing adds to one call, `load_after` the machine's load average when all
+    was done; that of before is in `machine`.
     `energy` and `idle_watts` (before loading) are empty where the machine does not tell. `before`
     and `after` are the machine's clocks and temperatures, `slowed_down` what may be wrong there;
     `widths_warning` is about widths that the backend's fast kernels do not take, `widths_cost`
@@ -98,6 +108,7 @@ class BenchReport:
     """
 
     bundle: str
+    trunk_hash: str
     rows: tuple[BenchRow, ...]
     comparisons: tuple[Comparison, ...]
     load_ms: dict[str, float]
@@ -107,6 +118,7 @@ class BenchReport:
     gpu_bytes: int | None
     file_bytes: dict[str, int]
     rival_bytes: dict[str, int]
+    engines: tuple[Engine, ...]
     overhead_ms: float
     energy: tuple[Energy, ...]
     idle_watts: dict[str, float]
@@ -219,12 +231,15 @@ def bench(
         energy += _energy(meters, kept, batch, seconds) if meters else []
     after = read_state(gpu=gpu)
     left = None if all(on_cpu(x.provider) for x in opened.values()) else _free_gpu_bytes(backend)
-    peak, sizes = peak_rss_bytes(), {x.name: opened[x.name].file_bytes for x in rivals}
+    peak, sizes = peak_rss_bytes(), {k: x.file_bytes for k, x in opened.items()}
+    told = ((name, x.engine_bytes, x.scratch_bytes) for name, x in opened.items())
+    engines = tuple(Engine(name, a, b) for name, a, b in told if a is not None and b is not None)
     del opened  # the fresh processes need the memory
     asked = [x.name for x in entered if fresh and not x.aside]
     started = [measure_fresh(setup, name, max(batches)) for name in asked]
     return BenchReport(
         bundle=str(bundle.path),
+        trunk_hash=bundle.manifest.trunk_hash,
         rows=tuple(rows),
         comparisons=tuple(comparisons),
         load_ms=load_ms,
@@ -234,6 +249,7 @@ def bench(
         gpu_bytes=None if free is None or left is None else free - left,
         file_bytes={name: bundle.file(name).stat().st_size for name in bundle.manifest.files},
         rival_bytes={name: size for name, size in sizes.items() if size},
+        engines=engines,
         overhead_ms=_overhead_ms(),
         energy=tuple(energy),
         idle_watts={k: x / idle.seconds for k, x in idle.joules.items()} if idle else {},

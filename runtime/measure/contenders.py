@@ -19,7 +19,7 @@ from prunion.runtime.backends import (
     settled,
 )
 from prunion.runtime.base import HEADS, Backend, Precision, arithmetic_of
-from prunion.runtime.bundle import Bundle, Pack, open_bundle
+from prunion.runtime.bundle import Bundle, Pack, multiples_below, open_bundle
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph import GraphForm, pin_form
 from prunion.runtime.measure.comparison import Comparison
@@ -74,11 +74,15 @@ class Opened:
         call: of a batch size; one batch of random images ready to be answered.
         provider: what answers, as a session says of itself.
         file_bytes: of what a rival is loaded from; 0 for the bundle's own sessions.
+        engine_bytes: of the compiled engine, where there is one, and scratch_bytes what one context
+            of it takes on the GPU beside its weights, as it says itself.
     """
 
     call: Callable[[int], Callable[[], object]]
     provider: str
     file_bytes: int = 0
+    engine_bytes: int | None = None
+    scratch_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,7 @@ def cut_to_blocks(setup: Setup, bundle: Bundle, block: int) -> tuple[Contender, 
     rows, table = domain_rows(bundle, setup.domains), pool.table
     if table is None or not pool.pins:
         return None
-    pack, alive = bundle.pack(bundle.domains[rows[0]]), np.ones(table.count, bool)
-    for members in table.widths:
-        kept = len(members) // block * block
-        alive[members[kept or len(members) :]] = False
+    pack, (alive, share) = bundle.pack(bundle.domains[rows[0]]), multiples_below(table, block)
     if alive.all():  # what is narrower than a block stays
         return None
 
@@ -174,7 +175,6 @@ def cut_to_blocks(setup: Setup, bundle: Bundle, block: int) -> tuple[Contender, 
         session = make_session(graph, pool.chosen(), {"image"})
         return session_calls(session, pool.form, rows, single=True)
 
-    share = table.macs(alive) / max(table.macs(np.ones_like(alive)), 1)
     name = f"pinned:{pack.name} cut to multiples of {block}"
     return Contender(name, opened, one_domain=True, spare=True, aside=True), share
 
@@ -207,7 +207,10 @@ def session_calls(
         feeds = {"image": image} if single else form.feeds(image, domain, tables)
         return partial(run, session, feeds)
 
-    return Opened(call, str(session.get_providers()[0]))
+    # Of those that TensorRT runs; ONNX Runtime and OpenVINO do not tell.
+    engine, scratch = (getattr(session, x, None) for x in ("engine_bytes", "memory_bytes"))
+    provider = str(session.get_providers()[0])
+    return Opened(call, provider, engine_bytes=engine, scratch_bytes=scratch)
 
 
 def domain_rows(bundle: Bundle, domains: str) -> list[int]:

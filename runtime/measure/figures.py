@@ -29,7 +29,8 @@ class Answers:
     Attributes:
         labels, answers: places among the domain's classes, int64 `[N]`.
         confidences: the probability that each answer was given, float64 `[N]`.
-        ranks: how many classes were held more probable than the right one, int64 `[N]`.
+        ranks: how many classes come before the right one, int64 `[N]`: the more probable, and of
+            equals those before it, as the first of equals is the answer.
     """
 
     labels: np.ndarray
@@ -46,13 +47,12 @@ class Answers:
         values = values.astype(np.float64)
         if not np.isfinite(values).all():
             raise InputError("the network's answer is not finite: check the image and the weights")
-        answers = values.argmax(1)
+        answers, rows = values.argmax(1), np.arange(len(values))
+        own, places = values[rows, labels][:, None], np.arange(values.shape[1])
+        ranks = ((values > own) | ((values == own) & (places < labels[:, None]))).sum(1)
         if logits:
             weights = np.exp(values - values.max(1, keepdims=True))
             values = weights / weights.sum(1, keepdims=True)
-        rows = np.arange(len(values))
-        ranks = (values > values[rows, labels][:, None]).sum(1)
-        ranks = np.where(answers == labels, 0, np.maximum(ranks, 1))  # of equals the first counts
         return cls(labels.astype(np.int64), answers, values[rows, answers], ranks)
 
     @classmethod

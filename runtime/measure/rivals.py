@@ -14,7 +14,7 @@ from prunion.runtime.base import shown
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import TABLE_INPUTS, GraphForm, load_graph, pin_domain
-from prunion.runtime.measure.any_graph import open_any_graph
+from prunion.runtime.measure.any_graph import check_graph, open_any_graph
 from prunion.runtime.measure.contenders import (
     Contender,
     Opened,
@@ -25,7 +25,7 @@ from prunion.runtime.measure.contenders import (
 )
 from prunion.runtime.model import open_pool
 
-__all__ = ["NEED_UNPRUNED", "TORCH_PRUNED", "all_contenders", "check_against"]
+__all__ = ["NEED_UNPRUNED", "TORCH_PRUNED", "all_contenders", "check_against", "check_files"]
 
 NEED_UNPRUNED = ("backbone", "separate")
 TORCH_PRUNED = ("separate-pruned", "separate-pruned-total", "torch-pruning")
@@ -35,12 +35,31 @@ NAMES = ("openvino", "specialised", *NEED_UNPRUNED, *TORCH_PRUNED)
 def check_against(against: Sequence[str]) -> tuple[str, ...]:
     """The rivals' names, each once. Raises InputError for one that is none."""
     for name in against:
-        if name not in NAMES and not name.lower().endswith(".onnx"):
+        if name not in NAMES and not name.lower().endswith(".onnx") and not _is_bundle(name):
             raise InputError(
                 f"nothing called {shown(name)} to compare with: give {', '.join(NAMES)} or the "
-                "path of an .onnx file"
+                "path of an .onnx file or of another bundle"
             )
     return tuple(dict.fromkeys(against))
+
+
+def check_files(against: Sequence[str]) -> None:
+    """Before other rivals are built, which may take minutes.
+
+    Raises InputError or BundleError for what is not there.
+    """
+    for name in against:
+        if name in NAMES:
+            continue
+        if name.lower().endswith(".onnx"):
+            check_graph(Path(name))
+        else:
+            open_bundle(Path(name)).close()
+
+
+def _is_bundle(name: str) -> bool:
+    path = Path(name)
+    return path.suffix == ".prunion" or (path / "manifest.json").is_file()
 
 
 def all_contenders(
@@ -66,7 +85,12 @@ def all_contenders(
     for name in check_against(setup.against):
         if name in (*NEED_UNPRUNED, *TORCH_PRUNED):
             _check_made(setup, name)
-        rivals += makers[name](setup, bundle) if name in makers else [_file(setup, bundle, name)]
+        if name in makers:
+            rivals += makers[name](setup, bundle)
+        elif _is_bundle(name):
+            rivals += _other_bundle(setup, bundle, name)
+        else:
+            rivals.append(_file(setup, bundle, name))
     return contenders(setup, bundle), rivals
 
 
@@ -75,6 +99,20 @@ def _openvino(setup: Setup, bundle: Bundle) -> list[Contender]:
         raise InputError("the bundle itself runs on openvino: choose another --backend")
     found = contenders(replace(setup, backend="openvino"), bundle)
     return [replace(x, name=f"openvino {x.name}") for x in found]
+
+
+def _other_bundle(setup: Setup, bundle: Bundle, name: str) -> list[Contender]:
+    """Another bundle's sessions, of its own domains and image size."""
+    other = open_bundle(Path(name))
+    if other.path.resolve() == bundle.path.resolve():
+        raise InputError(f"{name} is the bundle itself: give another one to compare with")
+    size = sum(other.file(x).stat().st_size for x in other.manifest.files)
+
+    def sized(x: Contender) -> Opened:
+        return replace(x.open(), file_bytes=size)
+
+    found = contenders(replace(setup, bundle=name), other)
+    return [replace(x, name=f"{name} {x.name}", open=partial(sized, x)) for x in found]
 
 
 def _specialised(setup: Setup, bundle: Bundle) -> list[Contender]:

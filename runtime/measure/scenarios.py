@@ -13,9 +13,9 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -34,6 +34,8 @@ PERCENTILE = {"single": 90, "multi": 99, "offline": 99, "server": 99}
 FINER_THAN = 0.05  # the search for a rate ends when it is known within this share
 SHORTEST_NS = 20_000
 LEAST_QUERIES = 100  # a p99 of fewer is one query
+BEYOND = 1.25  # the search for a rate starts at what can be answered at all, times this
+BOUNDS = 20  # in a stretch: a queue that grows by 5 % of the time is over the bound by then
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ScenarioReport:
         latency_ms: the percentile that counts in this scenario: p90 of `single`, else p99.
         samples_per_second: images answered; of `server`, at the highest rate that held.
         bound_ms: of `server`, what p99 had to stay under.
-        valid: whether 100 queries were answered at least, and in `server` any rate held.
+        valid: whether 100 queries were answered, and in `server` a rate held for 20 bounds.
     """
 
     scenario: Scenario
@@ -96,17 +98,15 @@ def run_scenario(
     """
     if not (seconds > 0 and bound_ms > 0):
         raise InputError("the duration and the bound of p99 must be above 0")
-    loadgen = _loadgen()
+    loadgen, rate = _loadgen(), None
+    by_loadgen = loadgen is not None and scenario in LOADGEN_NAMES
     if scenario == "server":
         found, rate = _highest_rate(loadgen, call, seconds, bound_ms, workers)
-        speed = rate * samples
-    elif loadgen is not None and scenario in LOADGEN_NAMES:
+    elif by_loadgen:
         found = _by_loadgen(loadgen, scenario, call, seconds, workers)
-        speed = found.queries * samples / found.seconds
     else:  # LoadGen's offline query of thousands of samples, by turns of as many as fit a batch
         found = _one_after_the_other(call, seconds, PERCENTILE[scenario])
-        speed = found.queries * samples / found.seconds
-    by_loadgen = loadgen is not None and scenario in LOADGEN_NAMES
+    rate = found.queries / found.seconds if rate is None else rate
     return ScenarioReport(
         scenario,
         "LoadGen" if by_loadgen else "own",
@@ -114,7 +114,7 @@ def run_scenario(
         found.queries,
         found.latency_ms,
         PERCENTILE[scenario],
-        speed,
+        rate * samples,
         bound_ms if scenario == "server" else None,
         found.valid,
     )
@@ -124,13 +124,9 @@ def scenario_line(report: ScenarioReport) -> str:
     """The outcome in one line for people."""
     held = ""
     if report.bound_ms is not None:
-        held = f", the most with p99 under {report.bound_ms:g} ms"
-        held = (
-            held
-            if report.samples_per_second
-            else f", and no rate keeps p99 under {report.bound_ms:g} ms"
-        )
-    few = "" if report.valid else " (too few queries to be sure: give a longer --duration)"
+        told = "the most with" if report.samples_per_second else "and no rate keeps"
+        held = f", {told} p99 under {report.bound_ms:g} ms"
+    few = "" if report.valid else " (too short to be sure: give a longer --duration)"
     return (
         f"{report.scenario}: p{report.percentile} {report.latency_ms:.3f} ms, "
         f"{report.samples_per_second:.1f} images/s{held}{few}; {report.queries} queries of "
@@ -144,16 +140,28 @@ def _one_after_the_other(call: Callable[[], object], seconds: float, percentile:
         call()
         latencies.append((time.perf_counter() - begin) * 1e3)
     spent = time.perf_counter() - start
-    value = float(np.percentile(latencies, percentile))
+    value = _percentile(latencies, percentile)
     return _Stretch(len(latencies), value, spent, len(latencies) >= LEAST_QUERIES)
+
+
+def _percentile(latencies: Sequence[float] | np.ndarray, percentile: int) -> float:
+    """As LoadGen has it: a latency that was measured, the first above the share of the others."""
+    return float(np.sort(latencies)[len(latencies) * percentile // 100])
+
+
+def _most_a_second(call: Callable[[], object], seconds: float, workers: int) -> float:
+    """Queries a second where each worker asks again as soon as it is answered."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        asked = [pool.submit(_one_after_the_other, call, seconds, 50) for _ in range(workers)]
+    return sum(done.result().queries for done in asked) / (time.perf_counter() - start)
 
 
 def _highest_rate(
     loadgen: Any, call: Callable[[], object], seconds: float, bound_ms: float, workers: int
 ) -> tuple[_Stretch, float]:
     """The stretch at the highest rate in queries a second that held, and that rate, by halving."""
-    alone = _one_after_the_other(call, min(seconds, 1.0), 50)
-    low, high = 0.0, 2.0 * workers * 1e3 / alone.latency_ms
+    low, high = 0.0, BEYOND * _most_a_second(call, min(seconds, 1.0), workers)
     best: _Stretch | None = None
     while high - low > FINER_THAN * high:
         rate = (low + high) / 2
@@ -169,7 +177,7 @@ def _highest_rate(
             high = rate
     if best is None:
         return _Stretch(found.queries, found.latency_ms, seconds, valid=False), 0.0
-    return best, low
+    return replace(best, valid=best.valid and seconds * 1e3 >= BOUNDS * bound_ms), low
 
 
 def poisson_stretch(
@@ -204,7 +212,7 @@ def poisson_stretch(
         for done in [pool.submit(work) for _ in range(workers)]:
             done.result()
     spent = time.perf_counter() - start
-    return _Stretch(number, float(np.percentile(latencies, 99)), spent, number >= LEAST_QUERIES)
+    return _Stretch(number, _percentile(latencies, 99), spent, number >= LEAST_QUERIES)
 
 
 def _loadgen() -> Any:

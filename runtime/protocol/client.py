@@ -13,7 +13,7 @@ import numpy as np
 
 from prunion.runtime.errors import InputError, PrunionError
 
-__all__ = ["http_caller"]
+__all__ = ["address_of", "http_caller"]
 
 DATATYPES = {"float16": "FP16", "float32": "FP32", "uint8": "UINT8"}
 TIMEOUT_S = 60.0
@@ -34,20 +34,21 @@ def http_caller(
         InputError: `url` is none of HTTP.
         PrunionError: from the call, the server does not answer or refuses.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
+    scheme, host, port, prefix = address_of(url)
+    if scheme != "http" or not host:
         raise InputError(
             f"{url} is no address of a server: give http://HOST:PORT or grpc://HOST:PORT"
         )
-    host, port = parts.hostname, parts.port or 80
-    path = f"{parts.path.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
+    path = f"{prefix.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
     requests = cycle([_request(image, np.array(rows, "<i8")) for rows in turns])
     own = threading.local()
 
     def call() -> bytes:
         connection = getattr(own, "connection", None)
         if connection is None:
-            connection = own.connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+            connection = own.connection = http.client.HTTPConnection(
+                host, port or 80, timeout=TIMEOUT_S
+            )
         body, headers = next(requests)
         try:
             connection.request("POST", path, body, headers)
@@ -62,6 +63,15 @@ def http_caller(
         return content
 
     return call
+
+
+def address_of(url: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port and path of a URL; empty and 0 where there are none, or no real ones."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or 0, parts.path
+    except ValueError:  # a port beyond 65535, a bracket that nothing closes
+        return "", "", 0, ""
 
 
 def _request(image: np.ndarray, rows: np.ndarray) -> tuple[bytes, dict[str, str]]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from prunion.runtime.base import install_hint
 from prunion.runtime.errors import InputError, MissingDependencyError, PrunionError
-from prunion.runtime.protocol.client import DATATYPES, TIMEOUT_S
+from prunion.runtime.protocol.client import DATATYPES, TIMEOUT_S, address_of
 
 __all__ = ["grpc_caller"]
 
@@ -35,8 +34,8 @@ def grpc_caller(
         MissingDependencyError: grpcio or protobuf is not installed.
         PrunionError: from the call, the server does not answer or refuses.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "grpc" or not parts.hostname or not parts.port:
+    scheme, host, port, _ = address_of(url)
+    if scheme != "grpc" or not host or not port:
         raise InputError(f"{url} is no address of a gRPC server: give grpc://HOST:PORT")
     try:
         import grpc
@@ -47,8 +46,8 @@ def grpc_caller(
             f"{url} needs the packages grpcio and protobuf: {install_hint('serve')}"
         ) from None
     known = schema()
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    channel = grpc.insecure_channel(f"{host}:{parts.port}", options=ANY_SIZE)
+    host = f"[{host}]" if ":" in host else host
+    channel = grpc.insecure_channel(f"{host}:{port}", options=ANY_SIZE)
     # Requests are written once, and answers are not unpacked: what is timed is the server.
     infer = channel.unary_unary(f"/{known.service}/ModelInfer")
     message = known.messages["ModelInferRequest"]

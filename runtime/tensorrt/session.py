@@ -44,7 +44,7 @@ class TensorRtSession:
         self.sm = running_sm(target)
         self.target, self.precision = target, precision
         self.engine, self._keep = deserialise(self.trt, engine)
-        self.digest = hashlib.sha256(engine).hexdigest()
+        self.digest, self.engine_bytes = hashlib.sha256(engine).hexdigest(), len(engine)
         self._records = not hasattr(self.trt, "CudaGraphStrategy")
         self.context, self._settings = make_context(self.trt, self.engine)
         self.stream = Stream()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,23 @@ for line in sys.stdin:
 """
 
 
+def joined(page: Path) -> str:
+    """Its text, commands of several lines as one."""
+    return page.read_text("utf-8").replace("\\\n", " ")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda x: x.stem)
+def test_every_command_of_a_page_is_in_the_suite(page: Path) -> None:
+    """Tables of learning were measured by commands that nobody was told of."""
+    run = set(
+        re.findall(r"^    (?:\S+=\S+ )*python -m (prunion\.benchmarks\.\S+)", joined(page), re.M)
+    )
+    assert run <= {table.command.split()[0] for table in TABLES}
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda x: x.name)
 def test_a_command_is_the_one_on_its_page(table: Table) -> None:
-    page = (ROOT / table.page).read_text("utf-8")
+    page = joined(ROOT / table.page)
     module, *words = table.command.split()
     lines = [x.split() for x in page.splitlines() if f"python -m {module} " in f"{x} "]
     assert any(set(words) <= set(line) for line in lines), f"not on {table.page}"
@@ -71,6 +86,34 @@ def test_a_run_leaves_a_row(tmp_path: Path) -> None:
     assert rows[0]["exit_code"] == 0
     assert rows[0]["machine"]["cores"] >= 1
     assert {"version", "commit", "time", "seconds", "command"} < rows[0].keys()
+
+
+def test_everything_is_checked_before_hours_are_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second table's missing word was told after the first one's hours, a history that cannot
+    be written after all of them; a table whose rows are all there was kept as a new measurement."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "run_table", lambda *_: pytest.fail("it ran"))
+
+    def told(*arguments: str) -> str:
+        done = CliRunner().invoke(command.main, ["run", *arguments])
+        assert done.exit_code == 1, done.output
+        return done.output
+
+    assert "give --set DATA=VALUE" in told("memory", "learning", "-o", "h.jsonl")
+    assert "no command here has the word 'DATE'" in told(
+        "memory", "-o", "h.jsonl", "--set", "DATE=x"
+    )
+    assert "cannot be written" in told("memory", "-o", "nowhere/h.jsonl")
+    Path("against.jsonl").write_text("{}")
+    assert "move it away, or go on with it by --resume" in told("against", "-o", "h.jsonl")
+    monkeypatch.setattr(command, "run_table", lambda *_: {"seconds": 1, "exit_code": 0})
+    done = CliRunner().invoke(command.main, ["run", "against", "-o", "h.jsonl", "--resume"])
+    assert done.exit_code == 0, done.output
+    assert (
+        CliRunner().invoke(command.main, ["check", "--before", ".", "--most", "nan"]).exit_code == 2
+    )
 
 
 def test_a_slower_checkout_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

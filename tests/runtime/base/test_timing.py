@@ -86,3 +86,12 @@ def test_warming_up_ends_when_calls_get_no_faster(clock: Clock) -> None:
     assert calls >= 9, "two windows of the fastest are needed"
     forever = itertools.count()
     assert warm_up(lambda: clock.sleep(0.1 * 0.8 ** next(forever)), most_s=0.2)[1] is False
+
+
+@pytest.mark.parametrize("seconds", [0.05, 1.5, 30.0])
+def test_warming_up_ends_for_slow_calls_too(clock: Clock, seconds: float) -> None:
+    """A network of 1.5 s a call was always said to be getting faster still."""
+    durations = itertools.chain([1.2 * seconds], itertools.repeat(seconds))
+    calls, steady = warm_up(lambda: clock.sleep(next(durations)), most_s=2)
+    assert steady
+    assert calls <= 12

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prunion.runtime.backends import OrtSession
 from prunion.runtime.base import MachineState, Meter
 from prunion.runtime.measure import bench, benchmark, format_report
 
@@ -50,3 +51,21 @@ def test_a_machine_that_does_not_tell_leaves_them_out(
     text = format_report(report)
     assert "energy" not in text
     assert "when done:" not in text
+
+
+def test_engines_tell_their_size_and_memory(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT's session has both, and no other."""
+    report = bench(bundle_path, batches=(1,), seconds=0.01, threads=1, fresh=False)
+    assert report.engines == ()
+    monkeypatch.setattr(OrtSession, "engine_bytes", 5000, raising=False)
+    monkeypatch.setattr(OrtSession, "memory_bytes", 3 << 20, raising=False)
+    report = bench(bundle_path, batches=(1,), seconds=0.01, threads=1, fresh=False)
+    assert report.to_json()["engines"][0] == {
+        "session": "mixed",
+        "bytes": 5000,
+        "scratch_bytes": 3 << 20,
+    }
+    told = "engine of mixed: 5,000 bytes; 3.0 MiB of GPU memory beside its weights"
+    assert told in format_report(report)

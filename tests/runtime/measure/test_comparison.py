@@ -54,3 +54,31 @@ def test_few_blocks_give_no_interval_and_one_wild_round_no_verdict() -> None:
     assert (few.low, few.high, few.verdict) == (None, None, "too noisy to say")
     ours, theirs = ([np.full(3, x) for x in row] for row in ([1.0] * 20, [1.0] * 19 + [50.0]))
     assert compare_blocks("a", "b", 1, ours, theirs).verdict == "no difference that matters"
+
+
+@pytest.mark.parametrize("rounds", [8, 12, 24])
+def test_the_interval_of_few_rounds_is_no_narrower_than_it_says(rounds: int) -> None:
+    """Of eight rounds, some of them disturbed, it held the truth 91 times of 100."""
+    held, random = [], np.random.default_rng(rounds)
+    for _ in range(400):
+        wild = np.where(random.random(rounds) < 0.15, 1.0, 0.05)
+        logs = wild * random.standard_normal(rounds)
+        x = compare_blocks("a", "b", 1, [np.exp([v]) for v in logs], [np.ones(1)] * rounds)
+        assert x.low is not None
+        assert x.high is not None
+        held.append(x.low <= 1 <= x.high)
+    assert np.mean(held) >= 0.94
+
+
+def test_what_falls_on_a_whole_group_of_rounds_is_in_the_interval() -> None:
+    """Where memory lies is drawn once for a process: its rounds are no eighteen witnesses."""
+    random, alarms = np.random.default_rng(0), {1: 0, 3: 0}
+    for _ in range(200):
+        processes = np.repeat(0.1 * random.standard_normal(3), 6)
+        logs = processes + 0.02 * random.standard_normal(18)
+        blocks = [np.exp([v]) for v in logs]
+        for groups in alarms:
+            x = compare_blocks("a", "b", 1, blocks, [np.ones(1)] * 18, groups=groups)
+            alarms[groups] += x.verdict in ("faster", "slower")
+    assert alarms[1] > 40, "of 200 that are no different, where each round is a witness"
+    assert alarms[3] <= 20, "three processes that happen to be alike cannot be told"

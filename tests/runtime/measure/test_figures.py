@@ -56,7 +56,17 @@ def test_top_5_counts_what_is_more_probable() -> None:
 def test_equal_logits_are_answered_with_the_first() -> None:
     answers = Answers.of(np.zeros((2, 3), np.float32), np.array([0, 2]))
     assert answers.answers.tolist() == [0, 0]
-    assert answers.ranks.tolist() == [0, 1]
+    assert answers.ranks.tolist() == [0, 2]
+
+
+def test_a_network_that_holds_all_classes_equal_knows_none() -> None:
+    """Its top-5 was 100 %. INT8 gives many classes one logit."""
+    labels = np.arange(10)
+    same = Answers.of(np.zeros((10, 10), np.float32), labels)
+    assert same.ranks.tolist() == labels.tolist()
+    assert Figures("d", tuple("abcdefghij"), same).top5 == 0.5
+    far = Answers.of(np.array([[900.0, -2.0, 0.0, -1.0]]), np.array([1]))
+    assert far.ranks.tolist() == [3], "by the logits: as probabilities all but one are zero"
 
 
 def test_probabilities_are_taken_as_they_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from prunion.runtime.bundle import open_bundle
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import pin_domain
 from prunion.runtime.measure import bench, benchmark, contenders, format_report
@@ -66,6 +69,31 @@ def test_a_rival_is_timed_beside_the_bundle(bundle_path: Path, tmp_path: Path) -
     assert ("mixed", "specialised:flowers") not in compared
     assert ("pinned:flowers", "specialised:flowers") in compared
     assert report.rival_bytes[str(alone)] == alone.stat().st_size
+
+
+def test_another_bundle_is_timed_beside_it(
+    bundle_path: Path, toy: ModuleType, tmp_path: Path
+) -> None:
+    other = str(toy.make_bundle(tmp_path))
+    arguments = ["bench", str(bundle_path), other, "--batch", "2", "--duration", "10ms", "--json"]
+    done = CliRunner().invoke(cli, [*arguments, "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    sessions = {row["session"] for row in report["rows"]}
+    assert {"mixed", f"{other} mixed", f"{other} pinned:flowers"} < sessions
+    compared = {(x["session"], x["against"]) for x in report["comparisons"]}
+    assert ("mixed", f"{other} mixed") in compared
+    assert ("mixed", f"{other} pinned:flowers") not in compared
+    assert report["rival_bytes"][f"{other} mixed"] == sum(report["file_bytes"].values())
+    assert {x["session"] for x in report["fresh"]} == sessions
+    for wrong, told in (
+        ([str(bundle_path)], "is the bundle itself"),
+        (["nowhere.prunion"], "nowhere.prunion does not exist"),
+        ([other, "--scenario", "single"], "--scenario asks one bundle"),
+    ):
+        done = CliRunner().invoke(cli, ["bench", str(bundle_path), *wrong, "--duration", "10ms"])
+        assert done.exit_code != 0
+        assert told in done.output
 
 
 def test_a_layout_that_is_not_there_is_a_note(

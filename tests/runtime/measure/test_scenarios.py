@@ -195,3 +195,60 @@ def test_a_server_is_asked_over_grpc_too(bundle_path: Path) -> None:
         done = CliRunner().invoke(cli, [*arguments, "--scenario", "single", "--url", url])
     assert done.exit_code == 0, done.output
     assert len({tuple(domains_of(r, 1)) for r in seen}) > 1, "goes round the domains"
+
+
+def test_the_search_for_a_rate_starts_at_what_can_be_answered(without_loadgen: None) -> None:
+    """32 senders to one that answers them in turn: it once began at 64 times what that can do,
+    and waited for all of it to be answered."""
+    asked, turn = [0], threading.Lock()
+
+    def call() -> None:
+        with turn:
+            asked[0] += 1
+            time.sleep(0.004)
+
+    found = run_scenario("server", call, 1, 0.25, bound_ms=2000, workers=32)
+    assert 0 < found.samples_per_second <= 1.5 / 0.004
+    assert asked[0] < 1000, "a search of ten stretches"
+    assert not found.valid, "a queue may grow for all of a stretch that is shorter than the bound"
+
+
+def test_percentiles_are_loadgens() -> None:
+    """One of the latencies there were: `latencies[count * share]` of them in order."""
+    assert scenarios._percentile([3.0, 1.0, 2.0, 4.0], 50) == 3.0
+    assert scenarios._percentile(list(range(100)), 99) == 99
+    assert scenarios._percentile([7.0], 99) == 7.0
+
+
+def test_no_option_is_taken_and_does_nothing(bundle_path: Path) -> None:
+    wrong = {
+        "--p99 goes with": ["--p99", "3ms"],
+        "p99 goes with": ["--scenario", "single", "--p99", "3ms"],
+        "asks for 8 images at a time": ["--scenario", "multi", "--batch", "4"],
+        "--checkpoint goes with": ["--checkpoint", "x"],
+        "checkpoint goes with": ["--checkpoint", "x", "--against", "specialised"],
+        "goes with neither": ["--scenario", "single", "--csv", "x.csv"],
+    }
+    for told, options in wrong.items():
+        done = CliRunner().invoke(cli, ["bench", str(bundle_path), *options])
+        assert (done.exit_code, told in done.output) == (2, True), (options, done.output)
+    for url in ("http://x:99999", "http://[::1", "grpc://x:99999"):
+        done = CliRunner().invoke(
+            cli, ["bench", str(bundle_path), "--scenario", "single", "--url", url]
+        )
+        assert done.exit_code == 1
+        assert "give http://HOST:PORT" in done.output or "give grpc://HOST:PORT" in done.output
+    # Told before a minute is spent on making other rivals.
+    files = ["--against", "backbone", "--against", str(bundle_path / "missing.onnx")]
+    done = CliRunner().invoke(cli, ["bench", str(bundle_path), *files])
+    assert "missing.onnx does not exist" in done.output
+
+
+def test_a_scenario_tells_what_was_asked_on_which_machine(bundle_path: Path) -> None:
+    arguments = ["bench", str(bundle_path), "--scenario", "single", "--duration", "20ms", "--json"]
+    done = CliRunner().invoke(cli, [*arguments, "--domains", "signs"])
+    assert done.exit_code == 0, done.output
+    value = json.loads(done.stdout)
+    assert value["machine"]["cores"] >= 1
+    assert value["bundle"] == str(bundle_path)
+    assert (value["domains"], value["asked"]) == ("signs", "this process, cpu, fp32")

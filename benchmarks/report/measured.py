@@ -1,0 +1,100 @@
+"""What `prunion bench --json` printed, as tables: sessions, rivals, fresh processes, scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["measured_notes", "measured_tables"]
+
+MIB = 2**20
+Rows = list[tuple[str, ...]]
+
+
+def measured_tables(report: Mapping[str, Any]) -> dict[str, Rows]:
+    """Tables by their headings, each with its head; those without rows are left out."""
+    if "scenario" in report:
+        return {f"Asked as MLPerf does: {report['scenario']}": _scenario(report)}
+    tables = {
+        "Measured": _sessions(report),
+        "Against what else one would run": _compared(report),
+        "In a process of its own": _fresh(report),
+        "Energy": _energy(report),
+    }
+    return {heading: rows for heading, rows in tables.items() if len(rows) > 1}
+
+
+def measured_notes(report: Mapping[str, Any]) -> list[str]:
+    """The machine, and what may be wrong with the figures; one line each."""
+    machine = ", ".join(f"{key} {value}" for key, value in dict(report["machine"]).items())
+    told = [report.get(key) for key in ("slowed_down", "widths_warning", "widths_cost")]
+    slow = [f"may be slowed down: {told[0]}"] if told[0] else []
+    return [machine, *slow, *(str(x) for x in told[1:] if x), *map(str, report.get("notes", ()))]
+
+
+def _scenario(report: Mapping[str, Any]) -> Rows:
+    latency = f"p{report['percentile']} ms"
+    bound = "-" if report["bound_ms"] is None else f"p99 under {float(report['bound_ms']):g} ms"
+    sure = "yes" if report["valid"] else "no: too short, or no rate held"
+    return [
+        (
+            "asked",
+            "images in a query",
+            "queries",
+            latency,
+            "images/s",
+            "bound",
+            "sure",
+            "driven by",
+        ),
+        (
+            str(report.get("asked", "-")),
+            str(report["samples"]),
+            f"{int(report['queries']):,}",
+            f"{float(report['latency_ms']):.3f}",
+            f"{float(report['samples_per_second']):,.1f}",
+            bound,
+            sure,
+            str(report["driver"]),
+        ),
+    ]
+
+
+def _sessions(report: Mapping[str, Any]) -> Rows:
+    rows: Rows = [("session", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s")]
+    for row in report["rows"]:
+        times = (f"{float(row['timing'][key]):.3f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
+        speed = f"{float(row['images_per_second']):,.1f}"
+        rows.append((str(row["session"]), str(row["batch"]), *times, speed))
+    return rows
+
+
+def _compared(report: Mapping[str, Any]) -> Rows:
+    rows: Rows = [("session", "against", "batch", "of its time", "95 % within", "verdict")]
+    for x in report.get("comparisons", ()):
+        few = x["low"] is None
+        within = "too few blocks" if few else f"{float(x['low']):.3f} … {float(x['high']):.3f}"
+        names = (str(x["session"]), str(x["against"]), str(x["batch"]))
+        rows.append((*names, f"{float(x['ratio']):.3f}", within, str(x["verdict"])))
+    return rows
+
+
+def _fresh(report: Mapping[str, Any]) -> Rows:
+    rows: Rows = [("session", "batch", "load ms", "first call ms", "peak memory, MiB", "files, MB")]
+    own = sum(report.get("file_bytes", {}).values())
+    for x in report.get("fresh", ()):
+        size = report.get("rival_bytes", {}).get(x["session"], own)
+        times = (f"{float(x[key]):.1f}" for key in ("load_ms", "first_call_ms"))
+        memory = f"{float(x['peak_rss_bytes']) / MIB:.0f}"
+        rows.append((str(x["session"]), str(x["batch"]), *times, memory, f"{size / 1e6:.1f}"))
+    return rows
+
+
+def _energy(report: Mapping[str, Any]) -> Rows:
+    rows: Rows = [("session", "batch", "meter", "mJ an image")]
+    for x in report.get("energy", ()):
+        rows += [
+            (str(x["session"]), str(x["batch"]), str(meter), f"{float(joules) * 1e3:.3g}")
+            for meter, joules in x["joules_per_image"].items()
+        ]
+    return rows

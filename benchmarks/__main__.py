@@ -18,10 +18,11 @@ from prunion.benchmarks.suite import (
     regressed,
     run_table,
 )
-from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.cli import OneLineGroup
+from prunion.runtime.errors import InputError
 
 
-@click.group()
+@click.group(cls=OneLineGroup)
 def main() -> None:
     """Measure again what the pages claim."""
 
@@ -88,7 +89,4 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except PrunionError as exc:
-        sys.exit(f"Error: {exc}")
+    main()

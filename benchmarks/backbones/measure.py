@@ -27,6 +27,7 @@ from prunion.exporter.graph import masked_logits, onnx_graph, relative_errors, v
 from prunion.exporter.slim import SlimNet, slim_network
 from prunion.runtime.backends import SessionOptions, make_mixed, make_session, run
 from prunion.runtime.base import reason_of, write_json
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError
 from prunion.runtime.graph import TABLES, pin_pack
 from prunion.trainer.backbone import load_backbone
@@ -70,7 +71,7 @@ NAMES = [f"domain{number}" for number in range(len(CLASSES))]
 PINNED = 1  # the domain whose own graph is compared, too
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--only", default="", help="Names from the list, or SOURCE:NAME, by commas.")
 @click.option("--json", "path", type=click.Path(dir_okay=False), help="Keep the rows; go on there.")
 @click.option("--markdown", is_flag=True, help="Print the rows of --json as a table and stop.")

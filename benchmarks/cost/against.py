@@ -18,6 +18,7 @@ import click
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.exporter.bundle import write_torch_pruned, write_unpruned_of
 from prunion.runtime.bundle import open_bundle
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.measure import bench
 
 __all__ = ["CASES", "Case", "claim_lines", "measure", "table_lines"]
@@ -150,7 +151,7 @@ def _interval(x: dict[str, Any], *, inverse: bool) -> str:
     return told[0] + (f" ({told[1]} … {told[2]})" if len(told) == 3 else "")
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--only", default="", help="Rows whose name holds this.")
 @click.option("--seconds", default=1.0, show_default=True, help="For each session and batch size.")

@@ -23,6 +23,7 @@ import onnxruntime
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.runtime.backends import OrtSession, run
 from prunion.runtime.base import machine_facts, summary, time_blocks, warm_up
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.measure import run_scenario
 from prunion.runtime.model import load
@@ -121,7 +122,7 @@ def _loadgen(
     return own, asked.latency_ms, idle.latency_ms
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--only", default="resnet18,mobilenet_v2", show_default=True, help="torchvision's.")
 @click.option("--side", default=96, show_default=True, help="Pixels.")
 @click.option("--batches", default="1,8", show_default=True)

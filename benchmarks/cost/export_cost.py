@@ -21,6 +21,7 @@ from prunion.benchmarks.backbones import random_switches
 from prunion.exporter.graph import onnx_graph, save_graph, verify_export
 from prunion.exporter.slim import slim_network
 from prunion.runtime.base import free_memory, write_json
+from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, BackboneSource
 from prunion.trainer.network import DomainNet
@@ -46,7 +47,7 @@ class Step:
     peak_mib: float
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--backbone", default="resnet50", show_default=True, help="NAME or SOURCE:NAME.")
 @click.option("--side", default=224, show_default=True, help="Pixels.")
 @click.option("--domains", default=5, show_default=True)

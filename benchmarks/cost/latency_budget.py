@@ -16,6 +16,7 @@ from prunion.exporter.bundle import export_untrained
 from prunion.runtime.backends import SessionOptions, check_backend, make_session
 from prunion.runtime.base import time_interleaved, write_json
 from prunion.runtime.bundle import UnitTable, open_bundle, write_profile
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.measure import profile_bundle
 from prunion.trainer.backbone import load_backbone
@@ -63,7 +64,7 @@ class BudgetRow:
         return self.measured_ms / self.predicted_ms - 1
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--only", default=",".join(NETWORKS), show_default=True, help="NAME or NAME:CUT, …")
 @click.option("--shares", default="0.75,0.5,0.25", show_default=True)
 @click.option("--backend", default="cpu", show_default=True)

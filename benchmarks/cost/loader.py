@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from prunion.runtime.base import usable_cores, write_json
+from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
@@ -51,7 +52,7 @@ class Rate:
     images_per_second: float
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--images", default=1024, show_default=True)
 @click.option("--side", default=400, show_default=True, help="Of the stored images, in pixels.")
 @click.option("--size", default=224, show_default=True, help="Of what the network sees.")

@@ -19,6 +19,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, check_backend, make_session, run
 from prunion.runtime.base import machine_facts, time_blocks, warm_up, write_json
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.graph import pin_domain
 from prunion.runtime.measure import compare_blocks
@@ -56,7 +57,7 @@ class Row:
     high: float | None
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--only", default="resnet18,mobilenet_v2", show_default=True, help="torchvision's.")
 @click.option("--backends", default="cpu,openvino", show_default=True)
 @click.option("--multiples", default="1,8,16,32", show_default=True)

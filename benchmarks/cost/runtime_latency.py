@@ -21,6 +21,7 @@ from prunion.benchmarks.random_bundle import random_bundle
 from prunion.runtime.backends import SessionOptions, make_ort_session, run
 from prunion.runtime.base import Timing, default_round_to, machine_facts, time_interleaved
 from prunion.runtime.bundle import Pack
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import Model, Plan, load, open_blocked
 
@@ -152,7 +153,7 @@ def _pack_bytes(model: Model) -> dict[str, int]:
     return {"pack file": place.stat().st_size, "bank row + head": row}
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--backbone", default="resnet18,mobilenet_v2", show_default=True)
 @click.option("--size", default="96,224", show_default=True, help="Image sides in pixels.")
 @click.option("--batch", default="1,8", show_default=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from prunion.benchmarks.random_bundle import random_bundle
+from prunion.runtime.cli import OneLineCommand
 
 __all__ = ["WAYS", "main", "peak_bytes"]
 
@@ -116,7 +117,7 @@ def peak_bytes(way: str, bundle: Path, full: Path, batch: int, domains: int) -> 
     return int(done.stdout.split()[-1])
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--backbone", default="resnet18,mobilenet_v2", show_default=True)
 @click.option("--size", default=224, show_default=True)
 @click.option("--batch", default="1,8", show_default=True)

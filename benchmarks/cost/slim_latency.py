@@ -18,6 +18,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, mixed_session, pinned_session
 from prunion.runtime.base import time_interleaved, write_json
+from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.config import BackboneConfig, BackboneSource, BudgetConfig, BudgetKind
 from prunion.trainer.cost import make_budget, make_pricer, select_union
 from prunion.trainer.network import DomainNet
@@ -56,7 +57,7 @@ class SlimRow:
         return self.latency / self.macs
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--only", default=",".join(NETWORKS), show_default=True)
 @click.option("--kinds", default="params,macs", show_default=True)
 @click.option("--shares", default="0.5,0.25", show_default=True)

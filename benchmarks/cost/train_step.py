@@ -18,6 +18,7 @@ import click
 import torch
 
 from prunion.runtime.base import Timing, time_interleaved
+from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import (
     BackboneConfig,
@@ -160,7 +161,7 @@ def random_batches(size: int, domains: int, batch: int, device: str) -> RandomBa
     return RandomBatches(steps, (tuple(map(str, range(CLASSES))),) * domains)
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--backbone", type=click.Choice(list(STEP_NETWORKS)), default="resnet18")
 @click.option("--size", default=64, show_default=True)
 @click.option("--domains", default=5, show_default=True)

@@ -34,6 +34,7 @@ from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
 from prunion.runtime.base import reason_of, replace_file
+from prunion.runtime.cli import OneLineGroup
 from prunion.trainer.processes import prepare_device
 
 __all__ = ["main"]
@@ -45,7 +46,7 @@ seconds_option = click.option("--seconds", default=10.0, show_default=True, help
 output_option = click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
 
 
-@click.group()
+@click.group(cls=OneLineGroup)
 def main() -> None:
     """Measure training, inference and learning on a GPU."""
 

@@ -18,6 +18,7 @@ from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.base import Precision, machine_facts
 from prunion.runtime.bundle import open_bundle
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.tensorrt import BuildOptions, build_engine
 
@@ -121,7 +122,7 @@ def _text(row: EngineRow) -> str:
     return f"| {row.backbone} | {row.variant} | {sms} | {row.seconds:.1f} | {sizes} | {counts} |"
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--backbone", default=",".join(BACKBONES), show_default=True)
 @click.option("--size", default=224, show_default=True, help="Image side in pixels.")
 @click.option("-o", "--output", type=click.Path(), help="Rows as JSON lines.")

@@ -17,6 +17,14 @@ from pathlib import Path
 __all__ = ["PLAN", "LearningTask", "run_tasks", "tasks"]
 
 EIGHT = ("--domains", "all")
+# Alike: objects, photographs, drawn lines; not alike: photographs, textures; objects, characters.
+PAIRS = (
+    "caltech101,cifar100",
+    "flowers5,vehicles",
+    "omniglot,sketch",
+    "flowers5,dtd10",
+    "cifar100,omniglot",
+)
 # What decides comes first: an interrupted table is still an answer. File, arguments, seeds, rows.
 PLAN: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("eight", EIGHT, "01234", "tuned-all tuned-025 one-shot-025 tuned-macs-050 one-shot-macs-050"),
@@ -26,12 +34,20 @@ PLAN: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("methods", (), "0", "frozen-lora-025 frozen-lora-macs-025 own-050 tuned-050"),
     ("methods", (), "0", "norms feature finetune piggyback piggyback-norms affine lora parallel"),
     ("methods", (), "0", "series taps svd packnet bap-slice ba2-slice"),
+    ("eight", (*EIGHT, "--epochs", "2,4,30"), "0", "tuned-all tuned-025 tuned-macs-050"),
+    *(("pairs", ("--domains", pair), "012", "tuned-025 separate-025") for pair in PAIRS),
+    ("pairs", (), "012", "tuned-025 separate-025"),
+    ("methods", (), "0", " ".join(f"paper-slice-{beta}" for beta in ("100", "075", "050", "025"))),
+    ("methods", (), "0", "paper-slice-epoch-050 paper-slice-epoch-025 paper-slice-none-050"),
+    ("methods", (), "0", "paper-slice-intersection-050 paper-slice-jaccard-050"),
     ("eight", EIGHT, "0", "slim-first-magnitude-global-025 slim-first-taylor-global-025"),
     ("eight", EIGHT, "0", "intersection-025 jaccard-025 ba2-tuned-025 tuned-random-025"),
     ("eight", EIGHT, "012", "frozen-all frozen-025 greedy-macs-050"),
     ("methods", (), "12", "frozen-all tuned-all tuned-025 frozen-025 frozen-macs-025"),
     ("methods", (), "12", "frozen-lora-025 frozen-lora-macs-025 own-050 tuned-050"),
-    ("methods", (), "12", "norms piggyback-norms affine lora parallel finetune"),
+    ("methods", (), "12", "norms piggyback piggyback-norms affine lora parallel finetune"),
+    ("lite0", ("--backbone", "lite0"), "012", "tuned-all tuned-025 one-shot-025"),
+    ("lite0", ("--backbone", "lite0"), "012", "tuned-macs-050 one-shot-macs-050"),
 )
 
 

@@ -21,6 +21,7 @@ import click
 from prunion.benchmarks.learning.catalogue import POINTS, ROWS
 from prunion.benchmarks.learning.paired import label_of
 from prunion.runtime.base import install_hint, replace_file
+from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.config import BudgetKind
 
 __all__ = ["Spot", "main", "spots"]
@@ -75,7 +76,7 @@ def spots(lines: Sequence[dict[str, Any]], like: str) -> list[Spot]:
     return found
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("rows", type=click.Path(exists=True, path_type=Path))
 @click.option("--like", default="", help="Only rows with these settings, as their keys end.")
 @click.option("--backbone", default="resnet18", show_default=True)

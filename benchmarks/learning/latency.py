@@ -22,6 +22,7 @@ import numpy as np
 from prunion.benchmarks.learning.account import bundle_bytes, cases_of
 from prunion.runtime.base import machine_facts, time_blocks, warm_up
 from prunion.runtime.bundle import open_bundle
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.measure import compare_blocks
 from prunion.runtime.model import load
 
@@ -31,7 +32,7 @@ BUNDLE = "model.prunion"  # in the folder of a row
 WARM_UP_S = 1.0  # at most, of each case
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--reference", default="frozen-all", show_default=True, help="A name of a bundle.")
 @click.option("--seconds", default=3.0, show_default=True, help="Of each case.")

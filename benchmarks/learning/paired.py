@@ -27,6 +27,8 @@ from typing import Any
 import click
 import numpy as np
 
+from prunion.runtime.cli import OneLineCommand
+
 __all__ = ["Difference", "compare", "label_of", "main", "packed", "seed_of", "unpacked"]
 
 DRAWS = 20_000
@@ -163,7 +165,7 @@ def _seeds_resampled(seed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return np.asarray(reflate * (resampled - seed.mean()))
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.argument("rows", nargs=-1, required=True)
 def main(path: Path, rows: tuple[str, ...]) -> None:

@@ -26,10 +26,12 @@ import torch
 
 from prunion.benchmarks.learning.account import bundle_account, together
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
+from prunion.benchmarks.learning.likeness import chosen_by
 from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import (
     BackboneConfig,
@@ -56,7 +58,7 @@ MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
 RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("rows", nargs=-1)
 @click.option("--data", required=True, type=click.Path(exists=True), help="Folder of domains.")
 @click.option("--weights", required=True, type=click.Path(exists=True), help="Folder of trunks.")
@@ -125,7 +127,7 @@ def _run(row: LearningRow, config: RunConfig, folder: Path) -> dict[str, Any]:
     own_norms = not config.train.freezes_norms
     account = bundle_account(bundle, report, config.threads, own_norms=own_norms)
     figures = {**_figures(row, result, manifest), "account": account}
-    return {**figures, **right_answers(config, folder)}
+    return {**figures, "chosen_by": chosen_by(folder), **right_answers(config, folder)}
 
 
 def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -145,6 +147,7 @@ def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, An
         "macs": sum(line["macs"] for line in lines) / len(lines),
         "uncut": sum(line["uncut"] for line in lines) / len(lines),
         "sharing": 0.0,
+        "chosen_by": [],
         "returned": sum(line["returned"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 1),
         "account": together([line["account"] for line in lines]),

@@ -25,6 +25,7 @@ from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare, seed_of
 from prunion.benchmarks.learning.rows import DOMAINS, make_config, right_answers
 from prunion.runtime.base import read_json
+from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.config import RunConfig
 from prunion.trainer.run import train_run, train_sweep
 
@@ -35,7 +36,7 @@ GOAL = 0.6  # of the time of separate runs
 Line = dict[str, Any]
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--data", required=True, type=click.Path(exists=True), help="Folder of domains.")
 @click.option("--weights", required=True, type=click.Path(exists=True), help="Folder of trunks.")
 @click.option("--domains", default=DOMAINS, show_default=True, help="Folders, or all: eight.")

@@ -29,6 +29,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, make_ort_session, pinned_session
 from prunion.runtime.base import time_interleaved, write_json
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.backbone import drop_classifier, trace
 from prunion.trainer.config import BudgetConfig
@@ -64,7 +65,7 @@ class Comparison:
     theirs_nodes: dict[str, int]
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--only", default=",".join(NETWORKS), show_default=True, help="torchvision names.")
 @click.option("--share", default=0.5, show_default=True, help="Of the parameters, kept at random.")
 @click.option("--round-to", "multiples", default="1,16", show_default=True)

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from prunion.benchmarks.reproduce.catalogue import backbone_of
+from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods import Sizes, adapter_ratio, make_adapter, params_ratio
 from prunion.trainer.network import DomainNet, build_network
@@ -139,7 +140,7 @@ def _network(name: str) -> DomainNet:
     return build_network(backbone_of(name, "none"), SIZE, [2])
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.option("--network", "networks", multiple=True, help="Of these alone; can be repeated.")
 def main(networks: tuple[str, ...]) -> None:
     """Print Params of every method on its papers' networks, computed and printed."""

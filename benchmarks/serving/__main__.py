@@ -32,6 +32,7 @@ from prunion.benchmarks.serving.rows import Row, markdown, read_rows, write_row
 from prunion.benchmarks.serving.servers import free_port, prunion_command, started
 from prunion.benchmarks.serving.traffic import make_traffic
 from prunion.runtime.bundle import open_bundle
+from prunion.runtime.cli import OneLineCommand
 
 __all__ = ["main", "row_calls"]
 
@@ -40,7 +41,7 @@ PATH = click.Path(path_type=Path)
 Rows = dict[str, Callable[[], Row]]
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("rows", nargs=-1)
 @click.option("-o", "--output", type=PATH, required=True, help="JSONL, one row a line.")
 @click.option("--folder", type=PATH, default=Path("runs/serving"), help="Where networks are kept.")

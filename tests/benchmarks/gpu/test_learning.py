@@ -16,7 +16,7 @@ def test_the_plan_names_rows_that_there_are_and_none_twice() -> None:
     plan = tasks()
     assert len(set(plan)) == len(plan)
     assert {task.arguments[-1] for task in plan} <= ROWS.keys()
-    assert {task.file for task in plan} == {"eight", "methods"}
+    assert {task.file for task in plan} == {"eight", "methods", "pairs", "lite0"}
     assert plan[0].name == "eight: --domains all --seed 0 tuned-all"
 
 

@@ -1,0 +1,32 @@
+"""What a user can fix ends any benchmark in one line, as it does `prunion`'s commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+import prunion.benchmarks
+from prunion.benchmarks.learning.rows import main as learning
+
+FOLDER = Path(prunion.benchmarks.__path__[0])
+
+
+def test_a_wrong_option_is_told_in_one_line(tmp_path: Path) -> None:
+    where = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(tmp_path / "rows")]
+    result = CliRunner().invoke(learning, [*where, "--backbone", "resnet81", "tuned-all"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: --backbone resnet81: choose resnet18 or lite0\n"
+
+
+def test_every_command_is_of_that_kind() -> None:
+    """All but those that the `prunion` group itself runs."""
+    files = [p for p in FOLDER.rglob("*.py") if p != FOLDER / "cli.py"]
+    made = [
+        (path.name, text)
+        for path in files
+        for text in re.findall(r"@click\.(?:command|group)\(.*", path.read_text("utf-8"))
+    ]
+    assert len(made) > 20
+    assert [x for x in made if "cls=OneLine" not in x[1]] == []

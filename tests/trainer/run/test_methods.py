@@ -77,11 +77,23 @@ def test_a_method_trains_exports_and_says_so(
             add_domain(load_checkpoint(tmp_path / "out"), new, TrainConfig())
 
 
-@pytest.mark.parametrize("method", ["affine", "series", "svd", "packnet", "taps"])
+TURNS = {"order": '"round-robin"'}
+SLICES = {"granularity": '"slice"', "recipe": '"paper"', **TURNS}
+
+
+@pytest.mark.parametrize(
+    ("method", "keys"),
+    [
+        *((method, {}) for method in ("affine", "series", "svd", "packnet", "taps")),
+        *((method, TURNS) for method in ("lora", "parallel", "taps")),
+        ("bap", SLICES),
+        ("ba2", SLICES),
+    ],
+)
 def test_own_weights_resume_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, keys: dict[str, Any]
 ) -> None:
-    config = load_config(run_file(tmp_path, method, head_optimiser='"sgd"'))
+    config = load_config(run_file(tmp_path, method, head_optimiser='"sgd"', **keys))
     whole = train_run(config, tmp_path / "whole")
     step = Training._step
 

@@ -73,7 +73,7 @@ class TrainConfig:
             can do without, where the budget has an `own` limit; 0: it is thinned at the cut.
         drops: epochs after which every learning rate is divided by ten, in place of a cosine.
         switch_lr: of the paper's recipe's switches, and of masks.
-        head_start: heads start as linear probes of the backbone, or at random (`probes_heads`).
+        head_start: heads start fitted to the backbone, or at random (`fits_heads`).
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
         order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
             over its images.
@@ -268,9 +268,9 @@ class TrainConfig:
         object.__setattr__(self, "drops", check_epochs("train", "drops", self.drops, last))
 
     @property
-    def probes_heads(self) -> bool:
-        """Whether heads start as linear probes: by default all but those of the paper's recipe."""
-        return self.head_start == "probe" or (self.head_start == "auto" and self.recipe != "paper")
+    def fits_heads(self) -> bool:
+        """Whether heads start fitted to the backbone: by default all but those of the paper's recipe."""
+        return self.head_start == "fitted" or (self.head_start == "auto" and self.recipe != "paper")
 
     @property
     def own_head_lr(self) -> float:

@@ -5,6 +5,6 @@ from .own_budget import check_own as check_own
 from .own_budget import check_reachable as check_reachable
 from .own_budget import own_shares as own_shares
 from .own_budget import thins_at_the_cut as thins_at_the_cut
-from .probe import probe_heads as probe_heads
+from .fitted_heads import fit_heads as fit_heads
 from .thinning import thinned as thinned
 from .training import Training as Training

@@ -17,7 +17,7 @@ from typing import Any
 from prunion.runtime.base import replace_file
 from prunion.runtime.errors import OutputError
 from prunion.trainer.config import Phase
-from prunion.trainer.learning import StopRequest, Training, probe_heads
+from prunion.trainer.learning import StopRequest, Training, fit_heads
 from prunion.trainer.run.folder import drop_lines_after
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.snapshot import load_snapshot, save_snapshot, snapshot_step
@@ -176,8 +176,8 @@ def run_epochs(
         StoppedError: a signal came, and the state is saved.
     """
     total, processes = training.schedule.total, training.processes
-    if training.step == 0 and training.config.train.probes_heads:
-        _probe(training)
+    if training.step == 0 and training.config.train.fits_heads:
+        _fit_heads(training)
     losses: dict[str, list[float]] = defaultdict(list)
     named = {f"loss/{name}": name for name in training.names}
     bar = tqdm(
@@ -226,12 +226,12 @@ def run_epochs(
     stop.now = "after the last step; the state is saved: finish with --resume"
 
 
-def _probe(training: Training) -> None:
-    right = probe_heads(training.net, training.batches, training.config.train.precision)
+def _fit_heads(training: Training) -> None:
+    right = fit_heads(training.net, training.batches, training.config.train.precision)
     each = zip(training.names, right, strict=True)
     told = ", ".join(f"{name} {share:.1%}" for name, share in each if share is not None)
     if told and training.processes.first:
-        log.info(f"linear probes of the backbone, where heads start: accuracy {told}")
+        log.info(f"heads start fitted to the backbone: accuracy {told}")
 
 
 def _epoch_line(

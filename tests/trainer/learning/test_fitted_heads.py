@@ -1,4 +1,4 @@
-"""Heads that start as linear probes: the closed form, and what a run makes of it."""
+"""Heads that start fitted to the backbone: the closed form, and what a run makes of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from prunion.trainer.config import RunConfig, TrainConfig, load_config
 from prunion.trainer.data import JointBatches, open_domains
-from prunion.trainer.learning import probe
-from prunion.trainer.learning.probe import RIDGES, probe_heads, ridge
+from prunion.trainer.learning import fitted_heads
+from prunion.trainer.learning.fitted_heads import RIDGES, fit_heads, ridge
 from prunion.trainer.network import DomainNet, build_network
 from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
@@ -91,7 +91,7 @@ def test_heads_alone_change(tmp_path: Path) -> None:
     net.eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.get_rng_state()
-    right = probe_heads(net, batches)
+    right = fit_heads(net, batches)
     assert torch.equal(torch.get_rng_state(), state)
     assert not net.training
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
@@ -107,9 +107,9 @@ def test_no_image_is_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(len(labels))
         return ridge(features, labels, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(probe, "ridge", count)
+    monkeypatch.setattr(fitted_heads, "ridge", count)
     _, net, batches = opened(tmp_path, balance=0)  # so that an epoch repeats the smaller set
-    probe_heads(net, batches)
+    fit_heads(net, batches)
     assert seen == batches.images == [16, 24]
     assert batches.steps_per_epoch * batches.sizes[0] > batches.images[0]
 
@@ -117,31 +117,29 @@ def test_no_image_is_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_many_features_leave_heads_at_random(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(probe, "WIDEST", 63)
+    monkeypatch.setattr(fitted_heads, "WIDEST", 63)
     _, net, batches = opened(tmp_path)
     before = net.heads[0].weight.clone()
     with caplog.at_level(logging.INFO):
-        assert probe_heads(net, batches) == [None, None]
+        assert fit_heads(net, batches) == [None, None]
     assert torch.equal(net.heads[0].weight, before)
     assert "heads of 64 features start at random" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("keys", "probes"),
+    ("keys", "fits"),
     [
         ({}, True),
         ({"recipe": "paper", "trunk": "frozen"}, False),
-        ({"recipe": "paper", "trunk": "frozen", "head_start": "probe"}, True),
+        ({"recipe": "paper", "trunk": "frozen", "head_start": "fitted"}, True),
         ({"head_start": "random"}, False),
     ],
 )
-def test_which_runs_start_with_probes(keys: dict[str, str], probes: bool) -> None:
-    assert TrainConfig(**keys).probes_heads is probes  # type: ignore[arg-type]
+def test_which_runs_fit_their_heads(keys: dict[str, str], fits: bool) -> None:
+    assert TrainConfig(**keys).fits_heads is fits  # type: ignore[arg-type]
 
 
-def test_a_run_tells_what_its_probes_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_tells_what_its_heads_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         train_run(load_config(tiny_run(tmp_path, ramp=0)), tmp_path / "out")
-    assert (
-        caplog.text.count("linear probes of the backbone, where heads start: accuracy warm ") == 1
-    )
+    assert caplog.text.count("heads start fitted to the backbone: accuracy warm ") == 1

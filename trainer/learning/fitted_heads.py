@@ -1,4 +1,4 @@
-"""Heads that start as linear probes: the best linear classifiers of the backbone's own features.
+"""Heads that start as the best linear classifiers of the backbone's own features.
 
 Kumar, Raghunathan, Jones, Ma and Liang 2022, "Fine-Tuning can Distort Pretrained Features and
 Underperform Out-of-Distribution", arXiv:2202.10054: under a random head the first steps of
@@ -24,7 +24,7 @@ from prunion.trainer.learning.loss_scale import mixed
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["probe_heads", "ridge"]
+__all__ = ["fit_heads", "ridge"]
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,15 @@ WIDEST = 4096  # features; the time grows with their cube
 PER_CLASS, PER_FEATURE = 64, 4  # images that are enough, whichever is more
 RIDGES = tuple(10.0 ** (n / 2) for n in range(-8, 5))  # of the features' mean variance
 SCALES = tuple(10.0 ** (n / 10) for n in range(26))  # of logits: up to 316
-AS_GOOD = 0.01  # of cross-entropy: a probe that is never wrong would be as sure as it may
+AS_GOOD = 0.01  # of cross-entropy: a head that is never wrong would be as sure as it may
 ROWS = 4096  # at once
 
 
 @torch.no_grad()
-def probe_heads(
+def fit_heads(
     net: DomainNet, batches: JointBatches, precision: Precision = "fp32"
 ) -> list[float | None]:
-    """Set every head to the linear probe of its domain's training images, as the network is now.
+    """Fit every head to its domain's training images and to the network as it is now.
 
     Features are those of training, normalised by the batch; statistics stay as they are. A head of
     more than 4,096 features stays random, and so does one whose features are not finite.
@@ -55,7 +55,7 @@ def probe_heads(
     heads = [head for head in net.heads if isinstance(head, nn.Linear)]
     width = heads[0].in_features
     if width > WIDEST:
-        log.info("heads of %s features start at random: a linear probe would take long", width)
+        log.info("heads of %s features start at random: fitting them would take long", width)
         return [None] * len(net.heads)
     enough = [
         min(count, max(PER_CLASS * classes, PER_FEATURE * width))

@@ -269,7 +269,7 @@ class TrainConfig:
 
     @property
     def fits_heads(self) -> bool:
-        """Whether heads start fitted to the backbone: by default all but those of the paper's recipe."""
+        """Whether heads start fitted to the backbone: by default all but the paper's recipe's."""
         return self.head_start == "fitted" or (self.head_start == "auto" and self.recipe != "paper")
 
     @property

@@ -1,6 +1,6 @@
 """The learning table as Markdown, from the rows that were run.
 
-python -m prunion.benchmarks.learning.table benchmarks/learning/results/learning.jsonl
+python -m prunion.benchmarks.learning.table benchmarks/learning/results/random-heads/learning.jsonl
 """
 
 from __future__ import annotations

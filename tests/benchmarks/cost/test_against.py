@@ -58,7 +58,7 @@ def test_rows_that_are_there_are_not_measured_again(
 
     monkeypatch.setattr(against, "measure", fake)
     place = tmp_path / "rows.jsonl"
-    assert CliRunner().invoke(main, ["-o", str(place)]).exit_code == 1, "stopped"
+    assert CliRunner().invoke(main, ["-o", str(place)]).exit_code == 130, "interrupted"
     done = CliRunner().invoke(main, ["-o", str(place)])
     assert done.exit_code == 0, done.output
     assert sorted(asked) == sorted([x.name for x in against.CASES] + [asked[1]])

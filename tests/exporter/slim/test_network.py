@@ -143,8 +143,8 @@ def test_three_forms_agree(model: type[nn.Module], tmp_path: Path) -> None:
 
 def test_dead_channels_are_gone_and_live_ones_are_needed() -> None:
     """Removing any one more unit would change what some domain answers."""
-    torch.manual_seed(6)  # of other weights a ReLU may let nothing through
-    net = switch_off(domain_net(Residual(), (3, 4)))
+    torch.manual_seed(0)  # drawn otherwise, a domain may not need a unit that is its alone
+    net = switch_off(domain_net(Residual(), (3, 4)), seed=4)
     slim, images = slim_network(net), torch.randn(64, 3, 8, 8)
     domains = torch.arange(64) % 2
     assert slim.table.count == int((net.switches > 0).any(0).sum())

@@ -55,6 +55,7 @@ def fit_heads(
         Each domain's share of right answers, of images left out one by one; None where its head
         stays random.
     """
+    processes = batches.processes
     heads = [head for head in net.heads if isinstance(head, nn.Linear)]
     width = heads[0].in_features
     if width > WIDEST:
@@ -64,19 +65,22 @@ def fit_heads(
         min(count, max(PER_CLASS * classes, PER_FEATURE * width))
         for count, classes in zip(batches.images, net.classes, strict=True)
     ]
+    log.info("fitting heads to the backbone's features of %s images", f"{sum(enough):,}")
     parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in enough]
     for domain, features, labels in _features(net, batches, enough, precision):
         parts[domain].append((features, labels))
-    none = torch.zeros(0, width, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+    none = torch.zeros(0, width), torch.zeros(0, dtype=torch.int64)
     right: list[float | None] = []
     for head, part in zip(heads, parts, strict=True):
         features, labels = (torch.cat(each) for each in zip(none, *part, strict=True))
-        weight, bias, share = ridge(features, labels, head.out_features, batches.processes)
+        weight, bias, share = ridge(features.double(), labels, head.out_features, processes)
         finite = bool(torch.isfinite(weight).all())
         right.append(share if finite else None)
         if finite:
             head.weight.copy_(weight)
             head.bias.copy_(bias)
+            # The same sums, but on another kind of machine not to the last bit.
+            processes.copy_from_first([head.weight, head.bias])
     return right
 
 
@@ -138,7 +142,7 @@ def ridge(
 def _features(
     net: DomainNet, batches: JointBatches, enough: Sequence[int], precision: Precision
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Domains, features `[n, F]` float64 and labels `[n]`: this process's part, no image twice."""
+    """Domains, features `[n, F]` float32 and labels `[n]`: this process's part, no image twice."""
     device, kind, sizes = net.switches.device, net.switches.dtype, batches.sizes
     most = max(math.ceil(n / size) for n, size in zip(enough, sizes, strict=True))
     whole, training = bool(net.switches.all()), net.training
@@ -152,7 +156,7 @@ def _features(
             segments = [(part.domain, len(part.labels)) for part in parts]
             with mixed(device, precision):
                 features, _ = net.features(images, segments, gated=not whole)
-            pieces = features.float().cpu().double().split([count for _, count in segments])
+            pieces = features.float().cpu().split([count for _, count in segments])
             for part, piece in zip(parts, pieces, strict=True):
                 domain, size = part.domain, sizes[part.domain]
                 mine = batches.processes.slice_of(sum(sizes[:domain]), size)

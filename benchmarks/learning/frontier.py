@@ -9,7 +9,6 @@ of one kind. Every channel is the dashed line.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import click
 
 from prunion.benchmarks.learning.catalogue import POINTS, ROWS
-from prunion.benchmarks.learning.paired import label_of
+from prunion.benchmarks.learning.paired import label_of, read_rows
 from prunion.runtime.base import install_hint, replace_file
 from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.config import BudgetKind
@@ -83,7 +82,7 @@ def spots(lines: Sequence[dict[str, Any]], like: str) -> list[Spot]:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=".svg or .png")
 def main(rows: Path, like: str, backbone: str, output: Path) -> None:
     """Draw the frontier of accuracy against parameters and MACs."""
-    lines = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
+    lines = read_rows(rows)
     found = spots([x for x in lines if x["key"].split(".")[0] == backbone], like)
     if not any(spot.method != EVERYTHING for spot in found):
         keys = ", ".join(dict.fromkeys(label_of(x).partition(".")[2] or "''" for x in lines))

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.benchmarks.learning.paired import compare, label_of
+from prunion.benchmarks.learning.paired import compare, label_of, read_rows
 from prunion.runtime.cli import OneLineCommand
 from prunion.trainer.network import load_checkpoint
 
@@ -44,7 +44,7 @@ def chosen_by(folder: Path) -> list[int]:
 @click.option("--apart", default="separate-025", show_default=True, help="A network for each.")
 def main(rows: Path, like: str, shared: str, apart: str) -> None:
     """Print a table of the groups of domains in ROWS."""
-    lines = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
+    lines = read_rows(rows)
     found = table([x for x in lines if _settings(x) == like], shared, apart)
     if not found:
         raise click.UsageError(

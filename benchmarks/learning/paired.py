@@ -28,8 +28,18 @@ import click
 import numpy as np
 
 from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.errors import InputError
 
-__all__ = ["Difference", "compare", "label_of", "main", "packed", "seed_of", "unpacked"]
+__all__ = [
+    "Difference",
+    "compare",
+    "label_of",
+    "main",
+    "packed",
+    "read_rows",
+    "seed_of",
+    "unpacked",
+]
 
 DRAWS = 20_000
 LEVEL = 0.95
@@ -103,6 +113,23 @@ def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
     return Difference(mean, mean + low, mean + high, len(common), sum(images.values()))
 
 
+def read_rows(path: Path) -> list[Line]:
+    """The lines of a file of rows. Raises InputError, with its number, for what is none."""
+    found = []
+    for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not {"key", "mean"} <= line.keys():
+            raise InputError(
+                f"{path}, line {number}, is no row of the learning table: give a file that "
+                "`python -m prunion.benchmarks.learning` wrote"
+            )
+        found.append(line)
+    return found
+
+
 def packed(right: np.ndarray) -> str:
     """Booleans `[N]` as base64 of their bits, the first one highest."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
@@ -170,7 +197,7 @@ def _seeds_resampled(seed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 @click.argument("rows", nargs=-1, required=True)
 def main(path: Path, rows: tuple[str, ...]) -> None:
     """Print what tells the first row from the others, for each backbone."""
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines = read_rows(path)
     labels = list(dict.fromkeys(label_of(line) for line in lines))
     for name in rows:
         if name not in labels:

@@ -5,7 +5,6 @@ python -m prunion.benchmarks.learning.table benchmarks/learning/results/random-h
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from typing import Any
 import click
 
 from prunion.benchmarks.learning.catalogue import ROWS
-from prunion.benchmarks.learning.paired import compare
+from prunion.benchmarks.learning.paired import compare, read_rows
 from prunion.benchmarks.learning.paired import seed_of as _seed
 from prunion.runtime.cli import OneLineCommand
 
@@ -34,7 +33,7 @@ GOALS = (
 @click.argument("rows", type=click.Path(exists=True, path_type=Path))
 def main(rows: Path) -> None:
     """Print one table for each backbone and number of epochs."""
-    lines = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
+    lines = read_rows(rows)
     for (backbone, extra), group in _groups(lines).items():
         click.echo(f"\n{' '.join(filter(None, (backbone, *extra)))}:\n")
         click.echo(table(group) + "\n\n" + goals(group))

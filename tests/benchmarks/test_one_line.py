@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
+import pytest
 from click.testing import CliRunner
 
 import prunion.benchmarks
+from prunion.benchmarks.learning.frontier import main as frontier
+from prunion.benchmarks.learning.likeness import main as likeness
+from prunion.benchmarks.learning.paired import main as paired
 from prunion.benchmarks.learning.rows import main as learning
+from prunion.benchmarks.learning.table import main as table
 
 FOLDER = Path(prunion.benchmarks.__path__[0])
 
@@ -18,6 +24,19 @@ def test_a_wrong_option_is_told_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(learning, [*where, "--backbone", "resnet81", "tuned-all"])
     assert result.exit_code == 1
     assert result.stderr == "error: --backbone resnet81: choose resnet18 or lite0\n"
+
+
+@pytest.mark.parametrize("command", [frontier, likeness, paired, table])
+def test_a_file_of_something_else_is_told_in_one_line(
+    tmp_path: Path, command: click.Command
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("# no rows\n", "utf-8")
+    more = {frontier: ["-o", str(tmp_path / "x.svg")], paired: ["a", "b"]}
+    result = CliRunner().invoke(command, [str(path), *more.get(command, [])])
+    assert result.exit_code == 1
+    assert "rows.jsonl, line 1, is no row of the learning table" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_every_command_is_of_that_kind() -> None:

@@ -19,7 +19,7 @@ from prunion.benchmarks.suite import (
     regressed,
     run_table,
 )
-from prunion.runtime.cli import OneLineGroup
+from prunion.runtime.cli import FiniteRange, OneLineGroup
 from prunion.runtime.errors import InputError
 
 
@@ -70,7 +70,7 @@ def run_command(
     "--most",
     default=MOST,
     show_default=True,
-    type=click.FloatRange(0, 1000),
+    type=FiniteRange(0, 1000),
     help="Share that may be lost.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from prunion.runtime.cli import as_json, force
+from prunion.runtime.cli import FiniteRange, as_json, force
 
 __all__ = ["demo", "pretrain", "report", "reproduce"]
 
@@ -79,7 +79,7 @@ def report(sources: tuple[str, ...], output: str, pictures: str | None, force: b
     "trunk_lr",
     default=1e-3,
     show_default=True,
-    type=click.FloatRange(0, 10, min_open=True),
+    type=FiniteRange(0, 10, min_open=True),
     help="Of the trunk.",
 )
 @click.option("--seed", default=0, show_default=True, type=SEED)
@@ -169,7 +169,7 @@ def pretrain(
     "--budget",
     "budgets",
     multiple=True,
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     help="β of the rows that prune; can be repeated  [default: 1, 0.75, 0.5, 0.25].",
 )
 @click.option("--limit-images", default=0, type=click.IntRange(0), help="Of each part of a domain.")
@@ -189,7 +189,7 @@ def pretrain(
 @click.option(
     "--source-accuracy",
     default=0.0,
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     metavar="PERCENT",
     help="Of ImageNet, where the weights do not tell.",
 )

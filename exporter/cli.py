@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli import as_json, bundle_argument, echo_json, force, precisions
+from prunion.runtime.cli import FiniteRange, as_json, bundle_argument, echo_json, force, precisions
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
@@ -59,7 +59,7 @@ __all__ = ["add_domain", "export", "pack", "verify"]
     "--int8-max-drop",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     help="Accuracy points a domain may lose by it.",
 )
 @click.option(

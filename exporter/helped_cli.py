@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli import as_json, echo_json, force
+from prunion.runtime.cli import FiniteRange, as_json, echo_json, force
 from prunion.runtime.cli import bench as plain_bench
 from prunion.trainer.cli import check as unrehearsed
 from prunion.trainer.cli import train as unchecked
@@ -74,7 +74,7 @@ bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help,
     "--seconds",
     default=0.024,
     show_default=True,
-    type=click.FloatRange(0.001, 60),
+    type=FiniteRange(0.001, 60),
     help="For each graph of each layer's width.",
 )
 @force

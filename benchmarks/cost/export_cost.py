@@ -21,7 +21,7 @@ from prunion.benchmarks.backbones import random_switches
 from prunion.exporter.graph import onnx_graph, save_graph, verify_export
 from prunion.exporter.slim import slim_network
 from prunion.runtime.base import free_memory, write_json
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, BackboneSource
 from prunion.trainer.network import DomainNet
@@ -51,7 +51,13 @@ class Step:
 @click.option("--backbone", default="resnet50", show_default=True, help="NAME or SOURCE:NAME.")
 @click.option("--side", default=224, show_default=True, help="Pixels.")
 @click.option("--domains", default=5, show_default=True)
-@click.option("--density", default=0.6, show_default=True, help="Share of the units in use.")
+@click.option(
+    "--density",
+    type=FiniteRange(0, 1, min_open=True),
+    default=0.6,
+    show_default=True,
+    help="Share of the units in use.",
+)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--json", "path", type=click.Path(dir_okay=False))
 def export_cost_command(

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from prunion.benchmarks.random_bundle import random_bundle
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand
 
 __all__ = ["WAYS", "main", "peak_bytes"]
 
@@ -122,7 +122,7 @@ def peak_bytes(way: str, bundle: Path, full: Path, batch: int, domains: int) -> 
 @click.option("--size", default=224, show_default=True)
 @click.option("--batch", default="1,8", show_default=True)
 @click.option("--domains", default=10, show_default=True)
-@click.option("--density", default=0.5, show_default=True)
+@click.option("--density", type=FiniteRange(0, 1, min_open=True), default=0.5, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(backbone: str, size: int, batch: str, domains: int, density: float, as_json: bool) -> None:
     """Print MiB above the bare process for every way, backbone and batch size."""

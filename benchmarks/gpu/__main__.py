@@ -34,7 +34,7 @@ from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
 from prunion.runtime.base import reason_of, replace_file
-from prunion.runtime.cli import OneLineGroup
+from prunion.runtime.cli import FiniteRange, OneLineGroup
 from prunion.trainer.processes import prepare_device
 
 __all__ = ["main"]
@@ -42,7 +42,13 @@ __all__ = ["main"]
 Row = Callable[[], dict[str, Any]]
 Rows = Callable[[], Iterable[tuple[str, Row]]]
 device_option = click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
-seconds_option = click.option("--seconds", default=10.0, show_default=True, help="A case and row.")
+seconds_option = click.option(
+    "--seconds",
+    type=FiniteRange(0, 86400, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="A case and row.",
+)
 output_option = click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
 
 
@@ -148,7 +154,13 @@ def runtime(device: str, output: Path, seconds: float) -> None:
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--folder", default="runs/gpu", show_default=True)
 @click.option("--lanes", default=os.cpu_count() or 8, show_default=True, help="Rows at a time.")
-@click.option("--minutes", default=600.0, show_default=True, help="Begin no row after this long.")
+@click.option(
+    "--minutes",
+    type=FiniteRange(0, 100_000, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Begin no row after this long.",
+)
 @click.option("--workers", default=1, show_default=True, help="Processes that read a row's images.")
 @click.option("--set", "settings", multiple=True, default=("precision=bf16",), show_default=True)
 def learning(

@@ -31,7 +31,7 @@ from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import (
     BackboneConfig,
@@ -72,7 +72,13 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
 @click.option("--round-to", default=1, show_default=True, help="Of [budget].")
 @click.option("--holdout", is_flag=True, help="Measure on held-out training images instead.")
-@click.option("--share", default=0.1, show_default=True, help="What --holdout holds out.")
+@click.option(
+    "--share",
+    type=FiniteRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="What --holdout holds out.",
+)
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="JSONL, one row a line.")
 def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: Any) -> None:

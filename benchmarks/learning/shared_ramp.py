@@ -25,7 +25,7 @@ from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare, seed_of
 from prunion.benchmarks.learning.rows import DOMAINS, make_config, right_answers
 from prunion.runtime.base import read_json
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand
 from prunion.trainer.config import RunConfig
 from prunion.trainer.run import train_run, train_sweep
 
@@ -44,7 +44,9 @@ Line = dict[str, Any]
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--budgets", default="0.75,0.5,0.25", show_default=True, help="Of the parameters.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=[0, 1, 2], show_default=True)
-@click.option("--shorter", default=0.0, show_default=True, help="As of `train_sweep`.")
+@click.option(
+    "--shorter", type=FiniteRange(0, 1), default=0.0, show_default=True, help="As of `train_sweep`."
+)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--folder", default="runs/shared", show_default=True, help="Where runs are kept.")

@@ -29,7 +29,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, make_ort_session, pinned_session
 from prunion.runtime.base import time_interleaved, write_json
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.backbone import drop_classifier, trace
 from prunion.trainer.config import BudgetConfig
@@ -67,10 +67,22 @@ class Comparison:
 
 @click.command(cls=OneLineCommand)
 @click.option("--only", default=",".join(NETWORKS), show_default=True, help="torchvision names.")
-@click.option("--share", default=0.5, show_default=True, help="Of the parameters, kept at random.")
+@click.option(
+    "--share",
+    type=FiniteRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Of the parameters, kept at random.",
+)
 @click.option("--round-to", "multiples", default="1,16", show_default=True)
 @click.option("--batches", default="1,8", show_default=True)
-@click.option("--seconds", default=4.0, show_default=True, help="Per case.")
+@click.option(
+    "--seconds",
+    type=FiniteRange(0, 86400, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="Per case.",
+)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--json", "path", type=click.Path(dir_okay=False))
 def torch_pruning_command(

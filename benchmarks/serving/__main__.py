@@ -32,7 +32,7 @@ from prunion.benchmarks.serving.rows import Row, markdown, read_rows, write_row
 from prunion.benchmarks.serving.servers import free_port, prunion_command, started
 from prunion.benchmarks.serving.traffic import make_traffic
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand
 
 __all__ = ["main", "row_calls"]
 
@@ -47,9 +47,21 @@ Rows = dict[str, Callable[[], Row]]
 @click.option("--folder", type=PATH, default=Path("runs/serving"), help="Where networks are kept.")
 @click.option("--litserve-python", type=PATH, help="A Python that has litserve and onnxruntime.")
 @click.option("--threads", default=1, show_default=True, help="Threads of an operator, everywhere.")
-@click.option("--seconds", default=5.0, show_default=True, help="A measurement.")
+@click.option(
+    "--seconds",
+    type=FiniteRange(0, 86400, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="A measurement.",
+)
 @click.option("--rounds", default=3, show_default=True, help="Measurements of each case.")
-@click.option("--minutes", default=10.0, show_default=True, help="Of `soak`; `exchange` has half.")
+@click.option(
+    "--minutes",
+    type=FiniteRange(0, 100_000, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Of `soak`; `exchange` has half.",
+)
 @click.option("--option", "options", multiple=True, help="More for prunion serve.")
 @click.option("--quick", is_flag=True, help="Small networks and short rounds: under two minutes.")
 @click.option("--markdown", "as_table", is_flag=True, help="Print what the output holds.")

@@ -30,7 +30,7 @@ from prunion.runtime.batching import (
     runs_at_once,
 )
 from prunion.runtime.bundle import Pack
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import LiveDomain, Model, load
 from prunion.runtime.serve import (
@@ -158,7 +158,12 @@ async def _serve(service: Service, port: int) -> None:
 @click.option("--packs", type=click.Path(path_type=Path), help="A folder of more domains.")
 @click.option("--port", default=8000)
 @click.option("--threads", default=1)
-@click.option("--delay", default=0.0, help="Seconds that a row waits for others of its domain.")
+@click.option(
+    "--delay",
+    type=FiniteRange(0, 60),
+    default=0.0,
+    help="Seconds that a row waits for others of its domain.",
+)
 @click.option("--sliced/--whole", default=True, help="A domain's own channels, or the union's.")
 def main(
     bundle: Path, packs: Path | None, port: int, threads: int, delay: float, sliced: bool

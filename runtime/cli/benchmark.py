@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunion.runtime.cli.options import (
+    FiniteRange,
     as_json,
     backends,
     bundle_argument,
@@ -66,7 +67,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
     callback=seconds_of,
     help="Time for each session and batch size.",
 )
-@click.option("--seconds", hidden=True, type=click.FloatRange(0.01, 3600))
+@click.option("--seconds", hidden=True, type=FiniteRange(0.01, 3600))
 @click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
 @click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
 @precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from prunion.runtime.base import BACKENDS, PRECISIONS, json_of
 
 __all__ = [
+    "FiniteRange",
     "as_json",
     "backends",
     "bundle_argument",
@@ -21,6 +23,18 @@ __all__ = [
     "precision",
     "precisions",
 ]
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; "nan", which is neither below nor above any bound, and "inf" are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Raises: BadParameter where it is none of the range, NaN or infinite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
 
 backends, precisions = click.Choice(list(BACKENDS)), click.Choice(list(PRECISIONS))
 

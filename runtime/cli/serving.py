@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from prunion.runtime.cli.options import backends, bundle_argument, packs, precision
+from prunion.runtime.cli.options import FiniteRange, backends, bundle_argument, packs, precision
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -17,7 +17,7 @@ __all__ = ["serve"]
 MIB = 1 << 20
 PORT = click.IntRange(0, 65535)
 FOLDER = click.Path(path_type=Path)
-SECONDS = click.FloatRange(0.05, 3600)
+SECONDS = FiniteRange(0.05, 3600)
 
 
 def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
@@ -67,7 +67,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
 )
 @click.option(
     "--max-delay",
-    type=click.FloatRange(0, 1000),
+    type=FiniteRange(0, 1000),
     metavar="MS",
     help="Wait for a fuller batch [default: only where batches are faster here].",
 )
@@ -86,7 +86,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     "--deadline",
     default=30.0,
     show_default=True,
-    type=click.FloatRange(0.001, 3600),
+    type=FiniteRange(0.001, 3600),
     metavar="SECONDS",
     help="Refuse what waited longer.",
 )
@@ -105,7 +105,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     "--max-pixels",
     default=25.0,
     show_default=True,
-    type=click.FloatRange(0.001, 64),
+    type=FiniteRange(0.001, 64),
     metavar="MILLIONS",
     help="Of one image file.",
 )
@@ -140,7 +140,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     "--ready-seconds",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 3600),
+    type=FiniteRange(0, 3600),
     metavar="S",
     help="Go on, not ready, when told to stop.",
 )
@@ -148,7 +148,7 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     "--drain-seconds",
     default=30.0,
     show_default=True,
-    type=click.FloatRange(0, 3600),
+    type=FiniteRange(0, 3600),
     metavar="S",
     help="Then finish what runs.",
 )

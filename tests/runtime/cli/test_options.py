@@ -1,0 +1,56 @@
+"""Numbers that commands take."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+import prunion.benchmarks
+import prunion.exporter
+import prunion.runtime
+import prunion.trainer
+from prunion.runtime.cli import FiniteRange
+
+STAGES = (prunion.trainer, prunion.exporter, prunion.runtime, prunion.benchmarks)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "many"])
+def test_a_number_that_is_none_of_its_range_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        FiniteRange(0).convert(text, None, None)
+
+
+def test_a_number_of_the_range_is_itself() -> None:
+    assert FiniteRange(0, 2).convert("1.5", None, None) == 1.5
+
+
+def test_every_command_takes_finite_numbers_alone() -> None:
+    """NaN is neither below nor above a bound, so click's own range lets it in.
+
+    `score` takes any number, and refuses those itself by their name.
+    """
+    commands = [command for stage in STAGES for command in _commands(stage)]
+    loose = {
+        (command.name, option.name)
+        for command in commands
+        for option in command.params
+        if isinstance(option.type, click.types.FloatParamType)
+        and not isinstance(option.type, FiniteRange)
+    }
+    assert len(commands) > 50
+    assert loose == {("score", "flop"), ("score", "params")}
+
+
+def _commands(stage: ModuleType) -> Iterator[click.Command]:
+    """Every command that a file of the stage makes."""
+    folder = Path(stage.__path__[0])
+    for path in sorted(folder.rglob("*.py")):
+        if "@click." in path.read_text("utf-8"):
+            inner = path.relative_to(folder).with_suffix("").parts
+            module = importlib.import_module(".".join([stage.__name__, *inner]))
+            yield from (x for x in vars(module).values() if isinstance(x, click.Command))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
@@ -21,12 +21,19 @@ from prunion.trainer.config.checks import (
     key_of,
 )
 
-__all__ = ["DomainConfig", "check_used"]
+__all__ = ["DomainConfig", "check_used", "drop_unused"]
 
-# Keys that a source has no use for. Checkpoints hold every key, so only run files are asked.
+# Keys that a source has no use for.
+SPLITS = ("train_split", "test_split", "validation_split")
 UNUSED = {
-    "files": ("root", "download", "train_split", "test_split", "validation_split"),
+    "files": ("root", "download", *SPLITS),
     "huggingface": ("root", "download"),
+    "python": ("root", "download", *SPLITS, "image_column", "label_column"),
+}
+SOURCES = {
+    "files": "files",
+    "huggingface": "a data set of the Hugging Face hub",
+    "python": "images that a program hands over",
 }
 LISTED = (".parquet", ".tar", ".csv", ".tsv", ".jsonl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -125,6 +132,10 @@ class DomainConfig:
                 object.__setattr__(self, key, check_triple(where, key, value, 0, 1, open_low=low))
 
     def _check_source(self, where: str) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        for key in UNUSED.get(self.source, ()):
+            if getattr(self, key) != defaults[key]:
+                raise _unused(where, key, self.source)
         column = "image_column" if self.image_column else "label_column"
         if getattr(self, column) and self.source == "torchvision":
             raise ConfigError(
@@ -169,17 +180,35 @@ class DomainConfig:
             )
 
 
-def check_used(name: str, table: Mapping[str, object]) -> None:
-    """Refuse a run file's key that the domain's source would ignore."""
-    source = table.get("source", "files")
-    for key in UNUSED.get(source, ()) if isinstance(source, str) else ():
-        if key in table:
-            what = "a data set of the Hugging Face hub" if source == "huggingface" else "files"
-            others = [x for x in get_args(DomainSource) if key not in UNUSED.get(x, ())]
-            raise ConfigError(
-                f"{key_of(f'domains.{name}', key)} means nothing for {what}, only for source = "
-                f'"{others[0]}": remove it'
-            )
+def check_used(domains: object) -> None:
+    """Refuse a run file's keys that a domain's source would ignore, even with their default."""
+    for name, table in domains.items() if isinstance(domains, dict) else ():
+        for key in _unused_keys(table):
+            if key in table:
+                raise _unused(f"domains.{name}", key, table.get("source", "files"))
+
+
+def drop_unused(domains: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's domains without what their sources ignore: it holds every key."""
+    return {
+        name: {key: value for key, value in table.items() if key not in _unused_keys(table)}
+        if isinstance(table, dict)
+        else table
+        for name, table in domains.items()
+    }
+
+
+def _unused_keys(table: object) -> tuple[str, ...]:
+    source = table.get("source", "files") if isinstance(table, dict) else None
+    return UNUSED.get(source, ()) if isinstance(source, str) else ()
+
+
+def _unused(where: str, key: str, source: str) -> ConfigError:
+    others = [x for x in get_args(DomainSource) if key not in UNUSED.get(x, ())]
+    return ConfigError(
+        f"{key_of(where, key)} means nothing for {SOURCES[source]}, only for source = "
+        f'"{others[0]}": remove it'
+    )
 
 
 def _paths(where: str, key: str, value: object) -> tuple[str, ...]:

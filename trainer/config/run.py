@@ -19,7 +19,7 @@ from prunion.trainer.config.checks import (
     check_table,
     key_of,
 )
-from prunion.trainer.config.domains import DomainConfig, check_used
+from prunion.trainer.config.domains import DomainConfig, check_used, drop_unused
 from prunion.trainer.config.file import absolute_paths, merge, read_change, read_toml
 from prunion.trainer.config.method import SETTINGS
 from prunion.trainer.config.train import TrainConfig
@@ -167,9 +167,14 @@ class RunConfig:
 
     @classmethod
     def from_checkpoint(cls, value: Any) -> RunConfig:
-        """The same for what an earlier prunion wrote: it turned no image, and did not say so."""
+        """The same for what an earlier prunion wrote: it turned no image, and did not say so.
+
+        It also took keys of a domain that its source ignores; they go.
+        """
         if isinstance(value, dict) and isinstance(value.get("input", {}), dict):
             value = {**value, "input": {"orientation": "ignore", **value.get("input", {})}}
+        if isinstance(value, dict) and isinstance(value.get("domains"), dict):
+            value = {**value, "domains": drop_unused(value["domains"])}
         return cls.from_json(value)
 
 
@@ -195,7 +200,7 @@ def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:
         merge(value, read_change(change))
     folder = path.absolute().parent
     try:
-        _check_used(value)
+        check_used(value.get("domains"))
         absolute_paths(value, folder)
         config = RunConfig.from_json(value)
     except ConfigError as exc:
@@ -226,7 +231,7 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
     path = Path(path)
     value = read_toml(path)
     try:
-        _check_used(value)
+        check_used(value.get("domains"))
         absolute_paths(value, path.absolute().parent)
         check_keys("", value, ["seed", "train", "domains"], ("domains",))
         domains = check_table("domains", value["domains"])
@@ -245,13 +250,6 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
         return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
-
-
-def _check_used(value: dict[str, Any]) -> None:
-    domains = value.get("domains")
-    for name, table in domains.items() if isinstance(domains, dict) else ():
-        if isinstance(table, dict):
-            check_used(name, table)
 
 
 def _is_file(path: str) -> bool:

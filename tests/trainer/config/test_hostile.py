@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import load_added_domain, load_config
+from prunion.trainer.config import RunConfig, load_added_domain, load_config
 
 RUN = '[backbone]\nname = "resnet18"\n[budget]\nlimit = 0.5\n[domains.a]\n'
 FILES = 'train = "a"\ntest = "b"\n'
@@ -51,6 +51,27 @@ def test_a_key_that_the_source_would_ignore(tmp_path: Path, lines: str, key: str
     (tmp_path / "late.toml").write_text(f"[domains.a]\n{lines}", "utf-8")
     with pytest.raises(ConfigError, match=f"{key} means nothing"):
         load_added_domain(tmp_path / "late.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ({"source": "python", "image_column": "picture"}, "image_column"),
+        ({"source": "python", "test_split": "dev"}, "test_split"),
+        ({"source": "huggingface", "name": "x", "root": "d"}, "root"),
+        ({"train": "a", "test": "b", "download": True}, "download"),
+    ],
+)
+def test_a_program_hears_of_a_key_that_the_source_would_ignore(
+    table: dict[str, object], key: str
+) -> None:
+    """What a checkpoint of an earlier prunion holds of it goes: it changed nothing there."""
+    run = {"backbone": {"name": "resnet18"}, "budget": {"limit": 0.5}, "domains": {"a": table}}
+    with pytest.raises(ConfigError, match=rf"\[domains\.a\] {key} means nothing"):
+        RunConfig.from_json(run)
+    config = RunConfig.from_checkpoint(run)
+    assert RunConfig.from_checkpoint(config.to_json()) == config
+    assert RunConfig.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize(

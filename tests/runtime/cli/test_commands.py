@@ -1,0 +1,173 @@
+"""`prunion predict` and `prunion inspect`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prunion.runtime.bundle import open_bundle, write_pack
+from tests.runtime.cli.command_line import invoke, one_error_line
+
+
+def test_predict_prints_a_line_for_each_image(bundle_path: Path, picture: Path) -> None:
+    result = invoke("predict", bundle_path, "--domain", "signs", picture, picture, "--top", 2)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{picture}: ")
+    assert lines[0].count("%") == 2
+
+
+def test_predict_json(bundle_path: Path, picture: Path) -> None:
+    result = invoke("predict", bundle_path, "-d", "digits", picture, "--json")
+    (row,) = json.loads(result.stdout)
+    assert row["image"] == str(picture)
+    assert row["domain"] == "digits"
+    assert row["class_name"] in {"zero", "one"}
+    assert {c["name"] for c in row["top"]} == {"zero", "one"}
+
+
+def test_an_image_that_cannot_be_read_costs_the_others_nothing(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    arguments = ("predict", bundle_path, "-d", "signs", picture, broken, picture)
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [str(picture)] * 2
+    assert str(broken) in result.stderr and len(result.stderr.splitlines()) == 1
+    rows = json.loads(invoke(*arguments, "--json").stdout)
+    assert [sorted(row)[:2] for row in rows][1] == ["error", "image"]
+    assert rows[0] == rows[2] != rows[1]
+
+
+def test_predict_takes_folders_and_quoted_patterns(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    for name in ("b.png", "sub/a.png", "a.PNG", ".hidden.png", "notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture.read_bytes())
+    (folder / "notes.txt").write_text("no image")
+
+    def answered(*images: object) -> list[str]:
+        result = invoke("predict", bundle_path, "-d", "signs", *images)
+        assert result.exit_code == 0, result.stderr
+        return [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
+
+    below = [str(folder / name) for name in ("a.PNG", "b.png", "sub/a.png")]
+    assert answered(folder) == below
+    assert answered(picture, f"{folder}/*.png", folder) == [str(picture), below[1], *below]
+    assert answered(f"{folder}/**/*.png") == below[1:]
+    for nothing in (f"{folder}/*.gif", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        message = one_error_line(invoke("predict", bundle_path, "-d", "signs", nothing))
+        assert "matches no file" in message or "holds no image" in message
+
+
+def test_predict_answers_for_images_behind_links(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder, disk = tmp_path / "photos", tmp_path / "disk"
+    for name in (folder / "a.png", disk / "b.png", disk / "sub" / "c.png"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(picture.read_bytes())
+    os.symlink(disk, folder / "more")
+    os.symlink(folder, disk / "sub" / "back")  # would never end
+    os.symlink(tmp_path, folder / "above")
+    result = invoke("predict", bundle_path, "-d", "signs", folder)
+    named = [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
+    assert named == [str(folder / x) for x in ("a.png", "more/b.png", "more/sub/c.png")]
+    os.symlink(tmp_path / "nowhere.png", folder / "lost.png")
+    result = invoke("predict", bundle_path, "-d", "signs", folder)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 3
+    assert "lost.png does not exist" in result.stderr
+
+
+def test_predict_names_a_folder_that_is_closed(
+    bundle_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = picture.parent / "closed"
+    closed.mkdir()
+    scan = os.scandir
+
+    def scandir(place: str) -> object:
+        if os.fspath(place) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(closed))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    message = one_error_line(invoke("predict", bundle_path, "-d", "signs", picture.parent))
+    assert f"{closed} cannot be opened (Permission denied)" in message
+
+
+def test_several_unreadable_images_are_counted(bundle_path: Path, picture: Path) -> None:
+    picture.with_name("z1.png").write_bytes(b"no image")
+    picture.with_name("z2.png").write_bytes(b"no image")
+    result = invoke("predict", bundle_path, "-d", "signs", picture.parent)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1
+    *errors, last = result.stderr.splitlines()
+    assert [x.startswith("error: ") for x in errors] == [True, True]
+    assert last == "2 of 3 images could not be read"
+
+
+def test_no_escape_sequence_reaches_the_terminal(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "a\x1b]0;owned\x07\u202eb.png"
+    odd.write_bytes(picture.read_bytes())
+    broken = tmp_path / "c\x1b[2Jd.png"
+    broken.write_bytes(b"no image")
+    result = invoke("predict", bundle_path, "-d", "signs", odd, broken)
+    for text in (result.stdout, result.stderr):
+        assert text.count("\n") == 1
+        assert text.strip().isprintable(), ascii(text)
+    assert "not exist" in one_error_line(invoke("inspect", tmp_path / "\x1b[31mred"))
+
+
+def test_predict_asks_for_the_domain_only_where_there_are_several(
+    bundle_path: Path, picture: Path
+) -> None:
+    message = one_error_line(invoke("predict", bundle_path, picture))
+    assert "with -d: " in message and "signs" in message
+
+
+def test_predict_with_a_pack_answers_for_its_domain(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    pack = replace(open_bundle(bundle_path).pack("digits"), name="late", classes=("a", "b"))
+    write_pack(tmp_path / "late.safetensors", pack)
+    more = ("--pack", tmp_path / "late.safetensors", "--json")
+    (own,) = json.loads(invoke("predict", bundle_path, "-d", "digits", picture, "--json").stdout)
+    (late,) = json.loads(invoke("predict", bundle_path, "-d", "late", picture, *more).stdout)
+    assert (late["domain"], late["class_name"]) == ("late", "ab"[own["index"]])
+    assert late["probability"] == pytest.approx(own["probability"])
+
+
+def test_a_pack_of_another_trunk_is_refused_by_predict_and_serve(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    pack = replace(open_bundle(bundle_path).pack("digits"), name="late", trunk_hash="0" * 64)
+    write_pack(tmp_path / "late.safetensors", pack)
+    for start in (["predict", bundle_path, "-d", "late", picture], ["serve", bundle_path]):
+        result = invoke(*start, "--pack", tmp_path / "late.safetensors")
+        assert "trunk" in one_error_line(result)
+
+
+def test_inspect_json_is_the_manifest(bundle_path: Path) -> None:
+    result = invoke("inspect", bundle_path, "--json")
+    assert result.stdout == (bundle_path / "manifest.json").read_text("utf-8")
+
+
+def test_inspect_shows_the_facts(bundle_path: Path) -> None:
+    result = invoke("inspect", bundle_path)
+    for fact in ("signs", "50.0%", "432 → 216", "16 → 8", "model.onnx"):
+        assert fact in result.stdout

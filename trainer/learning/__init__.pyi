@@ -1,4 +1,5 @@
 from .fitted_heads import fit_heads as fit_heads
+from .fitted_heads import images_to_fit as images_to_fit
 from .interrupt import StopRequest as StopRequest
 from .interrupt import exit_when_stopped as exit_when_stopped
 from .interrupt import stop_signals as stop_signals

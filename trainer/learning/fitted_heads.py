@@ -24,7 +24,7 @@ from prunion.trainer.learning.loss_scale import mixed
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["fit_heads", "ridge"]
+__all__ = ["fit_heads", "images_to_fit", "ridge"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,15 @@ AS_GOOD = 0.01  # of cross-entropy: a head that is never wrong would be as sure 
 # leaves a tuned trunk little to learn: on images held out it ends worse than from random heads.
 SOFTENED = 0.3
 ROWS = 4096  # at once
+
+
+def images_to_fit(net: DomainNet, batches: JointBatches) -> list[int]:
+    """Training images of each domain that its head is fitted to; 0 where heads are too wide."""
+    width = next(head.in_features for head in net.heads if isinstance(head, nn.Linear))
+    return [
+        min(count, max(PER_CLASS * classes, PER_FEATURE * width)) if width <= WIDEST else 0
+        for count, classes in zip(batches.images, net.classes, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -61,10 +70,7 @@ def fit_heads(
     if width > WIDEST:
         log.info("heads of %s features start at random: fitting them would take long", width)
         return [None] * len(net.heads)
-    enough = [
-        min(count, max(PER_CLASS * classes, PER_FEATURE * width))
-        for count, classes in zip(batches.images, net.classes, strict=True)
-    ]
+    enough = images_to_fit(net, batches)
     log.info("fitting heads to the backbone's features of %s images", f"{sum(enough):,}")
     parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in enough]
     for domain, features, labels in _features(net, batches, enough, precision):

@@ -19,7 +19,7 @@ from prunion.runtime.base import asked_text, peak_rss_bytes
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import least_cost, least_limit, shown_cost
 from prunion.trainer.data import Domain, HandedSets
-from prunion.trainer.learning import StopRequest, Training
+from prunion.trainer.learning import StopRequest, Training, images_to_fit
 from prunion.trainer.processes import device_named, joined_processes
 from prunion.trainer.run.record import watched_images
 from prunion.trainer.run.snapshot import snapshot_bytes
@@ -90,7 +90,9 @@ def check_run(
     for index, domain in enumerate(domains):
         found[domain.name] |= {"sizes": _sizes(domain), "batch": training.batches.sizes[index]}
     units, steps = training.net.units.table, training.schedule.total
-    answered = _answered(training, domains) * ANSWER * step / _images_a_step(training)
+    fitted = sum(images_to_fit(training.net, training.batches)) if config.train.fits_heads else 0
+    unlearned = _answered(training, domains) + fitted  # images that no gradient passes
+    passes = unlearned * ANSWER * step / _images_a_step(training)
     state, net = snapshot_bytes(training)
     return RunCheck(
         domains=found,
@@ -108,7 +110,7 @@ def check_run(
         device=device,
         epochs=config.train.epochs,
         steps=steps,
-        seconds={"step": step, "run": steps * step + answered},
+        seconds={"step": step, "run": steps * step + passes},
         memory={
             "process": peak_rss_bytes(),
             "gpu": torch.cuda.max_memory_allocated() if device == "cuda" else 0,

@@ -49,6 +49,22 @@ def test_a_run_is_opened_and_nothing_written(
     assert f"give at least {least:g}" in run("check", run_file, "--set", less, code=1)[1]
 
 
+def test_the_time_holds_what_heads_are_fitted_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.trainer.run.check._seconds_a_step", lambda _: 16.0)
+    run_file = tiny_run(tmp_path)
+    seconds = []
+    for start in ("fitted", "random"):
+        found = json.loads(
+            run("check", run_file, "--json", "--set", f"train.head_start={start}")[0]
+        )
+        seconds.append(found["seconds"]["run"])
+    a_step = sum(domain["batch"] for domain in found["domains"].values())
+    images = sum(domain["images"]["train"] for domain in found["domains"].values())
+    assert seconds[0] - seconds[1] == pytest.approx(images / 3 * 16 / a_step)
+
+
 @pytest.mark.parametrize(
     "change",
     [

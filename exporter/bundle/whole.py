@@ -68,6 +68,12 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
     backbone = replace(config.backbone, weights=weights, match="name")
     shape, own = config.input.size, config.own_normalisation
     net = build_network(backbone, shape, [CLASSES], weights=False, own_normalisation=own)
+    with torch.no_grad():
+        # As trained ones do, equal vectors differ: torch's exporter stores equal ones once, under
+        # one layer's name, and that one may lose other channels.
+        for value in net.trunk.parameters():
+            if value.dim() == 1:
+                value.add_(0.01 * torch.randn_like(value))
     everything = replace(
         config,
         backbone=backbone,

@@ -89,11 +89,25 @@ def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
             _fix_norm_groups(node, old, kept)
         elif op_name(old) == "pad":
             _slice_pad(node, old, kept)
+        elif op_name(old) == "adaptive_avg_pool2d":
+            _average(node)
         elif op_name(old) == "mul":
             replaced[node] = _slice_zeros(graph, node, old, kept)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     graph.lint()
     return graph, holder
+
+
+def _average(node: fx.Node) -> None:
+    """Pool to one pixel by a mean, which is what it is.
+
+    Behind channels that lie last torch's exporter would write the pooled image as a gather from one
+    long row, which nobody can slice.
+    """
+    source, size = node.args
+    if size in (1, [1], [1, 1], (1, 1)):
+        node.target = torch.ops.aten.mean.dim
+        node.args = source, [-2, -1], True
 
 
 def _swap_module(

@@ -14,6 +14,7 @@ from .inputs import attribute as attribute
 from .inputs import input_shapes as input_shapes
 from .inputs import input_types as input_types
 from .inputs import inputs_without_defaults as inputs_without_defaults
+from .inputs import list_attribute as list_attribute
 from .inputs import load_graph as load_graph
 from .inputs import no_graph as no_graph
 from .inputs import stored_tables as stored_tables

@@ -21,6 +21,7 @@ PASS = frozenset(
     "Relu Clip Sigmoid HardSigmoid HardSwish Tanh LeakyRelu Elu Softplus Erf Sqrt Abs Neg Identity "
     "Cast MaxPool AveragePool GlobalAveragePool GlobalMaxPool Dropout Mish Gelu".split()
 )
+POINTWISE = PASS - {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
 MERGE = frozenset("Add Mul Sub Div Max Min Where Sum".split())
 # Of a Gather; the exporter counts from the end in [N, C, H, W].
 CHANNEL_AXES = (1, -3)
@@ -31,18 +32,26 @@ Units = np.ndarray | None  # None: the tensor has no channels that could be cut
 class ChannelFlow:
     """Units `[C]` of each tensor by name; None where nothing can be cut.
 
+    `units` is of axis 1, `last` of the last one, between linear layers over tokens: what is cut.
+
     Raises UnsupportedGraphError, naming the node, at the first one it cannot follow.
     """
 
     def __init__(
         self, graph: onnx.GraphProto, table: UnitTable, constants: Mapping[str, np.ndarray]
     ) -> None:
-        self.table = table
-        self.constants = constants
+        self.table, self.constants = table, constants
         self.units: dict[str, Units] = {}
+        self.last: dict[str, np.ndarray] = {}
+        self.turned: dict[str, str] = {}  # a weight's name by its transposed's
         self.inputs = {value.name: _never_cut(value) for value in graph.input}
         for node in graph.node:
-            outputs = self._outputs(node)
+            try:
+                outputs = self._outputs(node)
+            except UnsupportedGraphError:
+                if self._reads_units(node):
+                    raise
+                outputs = [None] * len(node.output)
             self.units.update(zip(node.output, outputs, strict=False))
 
     def of(self, name: str) -> Units:
@@ -56,6 +65,11 @@ class ChannelFlow:
         axis = 0 if array.ndim == 1 else 1 if array.ndim > 2 else array.ndim - 1
         return self.table.slots.get((name, max(axis, 0)))
 
+    def _reads_units(self, node: onnx.NodeProto) -> bool:
+        """Whether any channel that comes in can be cut; else a node may be whatever it is."""
+        given = [x for x in map(self.of, node.input) if x is not None]
+        return any(x in self.last for x in node.input) or any((x >= 0).any() for x in given)
+
     def constant(self, node: onnx.NodeProto, place: int) -> np.ndarray:
         """Input `place` of `node` as a constant; refuses one that is computed."""
         name = node.input[place] if place < len(node.input) else ""
@@ -65,29 +79,36 @@ class ChannelFlow:
 
     def _outputs(self, node: onnx.NodeProto) -> list[Units]:
         kind = node.op_type
-        if kind == "Gather":
-            return [self._gather(node)]
-        if kind == "Conv":
-            return [self._conv(node)]
+        if kind == "Transpose" and self._is_weight(node):
+            self.turned[node.output[0]] = node.input[0]
+            return [None]
+        if kind == "MatMul" and node.input[1] in self.turned:
+            self._over_tokens(node)
+            return [None]
+        if any(name in self.last for name in node.input):
+            self._along_tokens(node)
+            return [None]
         if kind in PASS:
             return [self.of(node.input[0])]
         if kind in MERGE:
             return [self._merged(node)]
         if kind == "Split":
             return self._split(node)
-        if kind == "Slice":
-            return [self._slice(node)]
-        if kind == "Concat":
-            return [self._concat(node)]
-        if kind == "Reshape":
-            return [self._reshaped(node)]
-        if kind in REDUCE or kind in ("Squeeze", "Unsqueeze"):
+        if kind in REDUCE:
             return [self._axes(node)]
-        if kind == "Gemm":
-            return [self._gemm(node)]
-        if kind == "Pad":
-            return [self._pad(node)]
-        return [self._opaque(node)] * len(node.output)
+        one = {
+            "Gather": self._gather,
+            "Conv": self._conv,
+            "ConvTranspose": self._conv_transposed,
+            "Slice": self._slice,
+            "Concat": self._concat,
+            "Reshape": self._reshaped,
+            "Squeeze": self._axes,
+            "Unsqueeze": self._axes,
+            "Gemm": self._gemm,
+            "Pad": self._pad,
+        }
+        return [one[kind](node)] if kind in one else [self._opaque(node)] * len(node.output)
 
     def _gather(self, node: onnx.NodeProto) -> Units:
         source, axis = node.input[0], attribute(node, "axis", 0)
@@ -113,6 +134,47 @@ class ChannelFlow:
             raise refusal(node, "its weight's channels are not those it is given")
         return self._of_weight(weight, 0)
 
+    def _conv_transposed(self, node: onnx.NodeProto) -> Units:
+        weight, given = node.input[1], self.of(node.input[0])
+        if weight not in self.constants:
+            raise refusal(node, "its weight is not a constant")
+        grouped = attribute(node, "group", 1) != 1
+        if grouped and self.constants[weight].shape[1] > 1:  # never cut
+            return self._opaque(node)
+        if given is not None and not np.array_equal(given, self._of_weight(weight, 0)):
+            raise refusal(node, "its weight's channels are not those it is given")
+        return self._of_weight(weight, 0 if grouped else 1)
+
+    def _is_weight(self, node: onnx.NodeProto) -> bool:
+        array, order = self.constants.get(node.input[0]), list_attribute(node, "perm")
+        return array is not None and array.ndim == 2 and order in (None, [1, 0])
+
+    def _over_tokens(self, node: onnx.NodeProto) -> None:
+        """A linear layer over the last axis."""
+        weight = self.turned[node.input[1]]
+        inside, out = (self._of_weight(weight, axis) for axis in (1, 0))
+        given = self.last.get(node.input[0], np.full(len(inside), -1))
+        if not np.array_equal(given, inside):
+            raise refusal(node, "its weight's channels are not those it is given")
+        if (out >= 0).any():
+            self.last[node.output[0]] = out
+
+    def _along_tokens(self, node: onnx.NodeProto) -> None:
+        """Token by token and channel by channel: what comes in along the last axis goes out."""
+        if node.op_type not in POINTWISE | MERGE:
+            raise refusal(node, f"{node.op_type} of tokens is not in the table of operations")
+        given = []
+        for name in node.input:
+            array = self.constants.get(name)
+            if array is None:  # without units: a domain's own scale, cut as what it scales
+                given += [self.last[name]] if name in self.last else []
+            elif array.size > 1:
+                axis = (name, array.ndim - 1)
+                given.append(self.table.slots.get(axis, np.full(array.shape[-1], -1)))
+        if any(not np.array_equal(units, given[0]) for units in given):
+            raise refusal(node, "its inputs have different channels")
+        self.last[node.output[0]] = given[0]
+
     def _gemm(self, node: onnx.NodeProto) -> Units:
         weight = node.input[1]
         out = 0 if attribute(node, "transB", 0) else 1
@@ -125,7 +187,7 @@ class ChannelFlow:
         return self.table.slots.get((name, axis), never_cut)
 
     def _merged(self, node: onnx.NodeProto) -> Units:
-        # One channel broadcasts over all of the others', so it says nothing about them.
+        # One channel broadcasts over all of the others'.
         wide = [u for u in map(self.of, node.input) if u is not None and len(u) > 1]
         for name in node.input:
             array = self.constants.get(name)
@@ -203,10 +265,8 @@ class ChannelFlow:
         return units
 
     def _opaque(self, node: onnx.NodeProto) -> Units:
-        for name in node.input:
-            units = self.of(name)
-            if units is not None and (units >= 0).any():
-                raise refusal(node, f"{node.op_type} is not in the table of operations")
+        if self._reads_units(node):
+            raise refusal(node, f"{node.op_type} is not in the table of operations")
         return None
 
 

@@ -48,7 +48,10 @@ def slice_channels(model: Any, table: UnitTable, alive: np.ndarray) -> None:
 def _edits(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any, int, Any]]:
     """(node, input to replace, its new value); input -1 stands for the attribute `group`."""
     units = flow.of(node.input[0]) if node.input else None
-    if units is None:
+    if node.op_type in ("Conv", "ConvTranspose"):
+        yield from _conv_groups(flow, node, stay)
+        return
+    if units is None or not (units >= 0).any():
         return
     left = stay[units]
     before = np.concatenate([[0], np.cumsum(left)])  # how many are left before each place
@@ -67,8 +70,6 @@ def _edits(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any
         shape = flow.constant(node, 1).copy()
         shape[1] = int(left.sum()) * (shape[1] // len(units))
         yield node, 1, shape
-    elif node.op_type == "Conv":
-        yield from _conv_groups(flow, node, stay)
 
 
 def _conv_groups(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any, int, Any]]:

@@ -36,6 +36,43 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("latency"), warmup=1, ramp=1, settle=0)
 
 
+MIXER = """
+from torch import nn
+from torch.nn import functional as F
+
+class Mixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.up = nn.Conv2d(3, 16, 4, 4), nn.ConvTranspose2d(24, 16, 2, 2)
+        self.wide = nn.Conv2d(16, 24, 3, 1, 1)
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 16)
+        for layer in (self.stem, self.up, self.wide, self.fc1, self.fc2):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x):
+        x = self.up(self.wide(self.stem(x)).relu())
+        y = self.fc2(F.gelu(self.fc1(self.norm(x.permute(0, 2, 3, 1)))))
+        return x + y.permute(0, 3, 1, 2)
+"""
+
+
+def test_linear_layers_over_tokens_and_transposed_convolutions_are_timed(run_file: Path) -> None:
+    """Random biases that are all zero would be stored once, and be cut with another layer."""
+    folder = run_file.parent
+    (folder / "mixer.py").write_text(MIXER, "utf-8")
+    text = run_file.read_text("utf-8")
+    text = text.replace('"torchvision"', '"python"').replace('"resnet18"', '"mixer.py:Mixer"')
+    text = text.replace('cut = "layer1"\n', "").replace('weights = "none"\n', "")
+    (folder / "mixer.toml").write_text(text, "utf-8")
+    command("profile", folder / "mixer.toml", "-o", folder / "mixer.json", "--seconds", 0.001)
+    profile = read_profile(folder / "mixer.json")
+    grids = {x: profile.grids[number] for x, (_, number) in profile.layers.items()}
+    assert list(grids) == ["stem.weight", "wide.weight", "up.weight", "fc1.weight", "fc2.weight"]
+    assert (grids["wide.weight"].out[-1], grids["wide.weight"].inside[-1]) == (24, 16)
+    assert (grids["up.weight"].out, grids["up.weight"].inside) == ((8, 16, 24), (16,))
+    assert (grids["fc1.weight"].out, grids["fc1.weight"].inside) == ((8, 16), (16,))
+
+
 @pytest.fixture(scope="module")
 def trained(run_file: Path) -> Path:
     """A run whose budget is 80 % of the measured time of its network; its profile is gone.

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch.nn import functional as F
 
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
 from prunion.exporter.graph import onnx_graph, verify_export
@@ -34,7 +35,7 @@ from tests.exporter.slim.test_random_networks import (
     switch,
 )
 from tests.exporter.slim.user_layers import NETWORKS
-from tests.exporter.slim.user_networks import EXACT, WHOLE
+from tests.exporter.slim.user_networks import EXACT, WHOLE, net
 
 REFUSED = [name for name, (_, outcome) in NETWORKS.items() if outcome not in (EXACT, WHOLE)]
 ACCEPTED = [name for name in NETWORKS if name not in REFUSED]
@@ -137,3 +138,20 @@ def check_pinned(net: DomainNet, path: Path, images: torch.Tensor) -> None:
                 open_graph(graph), Probe(images.numpy(), images.numpy(), images.numpy())
             )
             assert difference(expected, torch.from_numpy(got)) < ROUND_OFF
+
+
+def test_channels_that_lie_last_are_pooled_by_a_mean() -> None:
+    """Not gathered from one long row, which nobody can slice."""
+    make = net(
+        lambda m, x: F.adaptive_avg_pool2d(
+            m.norm(m.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1
+        ).flatten(1),
+        end=False,
+        a=lambda: torch.nn.Conv2d(8, 8, 1),
+        norm=lambda: torch.nn.LayerNorm(8),
+    )
+    model = onnx_graph(slim_network(masked(make(), 0)), SIDE, SIDE).graph
+    made = {output: node for node in model.node for output in node.output}
+    pooled = [made[node.input[0]] for node in model.node if node.op_type == "ReduceMean"]
+    assert [node.op_type for node in pooled] == ["Transpose"]
+    assert not [n for n in model.node if n.op_type == "Gather" and n.input[0] in made]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,113 @@ def test_a_convolution_that_is_given_other_channels_is_refused() -> None:
     slots = {("w", 0): np.arange(4), ("v", 1): np.arange(4)[::-1].copy()}
     with pytest.raises(UnsupportedGraphError, match=r"'next' \(Conv\).*not those it is given"):
         slice_channels(model, UnitTable(4, slots), np.ones(4, bool))
+
+
+def drawn(model: Any) -> None:
+    """Other numbers in place of ones."""
+    generator = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        array = generator.standard_normal(tuple(tensor.dims)).astype(np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+
+def answer(model: Any, image: np.ndarray) -> np.ndarray:
+    from onnx.reference import ReferenceEvaluator
+
+    answers: np.ndarray = ReferenceEvaluator(model).run(None, {"image": image})[0]
+    return answers
+
+
+def zeroed(model: Any, table: UnitTable, off: int) -> None:
+    """A channel of a layer that is off: what comes out of it is 0."""
+    for tensor in model.graph.initializer:
+        units = table.slots.get((tensor.name, 0))
+        if units is not None:
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[units == off] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+
+def test_linear_layers_over_tokens_follow() -> None:
+    """As torch writes a Transformer's hidden layer; what lies around it is left alone."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Transpose", ["up"], ["up_t"], perm=[1, 0]),
+        node("Transpose", ["down"], ["down_t"], perm=[1, 0]),
+        node("Softmax", ["image"], ["tokens"], axis=-1),
+        node("MatMul", ["tokens", "up_t"], ["a"]),
+        node("Add", ["a", "bias"], ["b"]),
+        node("Erf", ["b"], ["c"]),
+        node("Mul", ["b", "c"], ["d"]),
+        node("MatMul", ["d", "down_t"], ["out"]),
+    ]
+    model = graph_of(nodes, {"up": [6, 3], "bias": [6], "down": [4, 6]})
+    drawn(model)
+    table = UnitTable(
+        6, {("up", 0): np.arange(6), ("bias", 0): np.arange(6), ("down", 1): np.arange(6)}
+    )
+    zeroed(model, table, 2)
+    image = np.random.default_rng(1).standard_normal((2, 5, 3)).astype(np.float32)
+    before = answer(model, image)
+    slice_channels(model, table, np.arange(6) != 2)
+    assert weights(model.SerializeToString())["up"].shape == (5, 3)
+    assert weights(model.SerializeToString())["down"].shape == (4, 5)
+    np.testing.assert_allclose(answer(model, image), before, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("Softmax", "Softmax of tokens"), ("Add", "different channels")]
+)
+def test_what_mixes_channels_of_tokens_is_refused(kind: str, reason: str) -> None:
+    node = onnx.helper.make_node
+    inputs = ["a"] if kind == "Softmax" else ["a", "other"]
+    nodes = [
+        node("Transpose", ["up"], ["up_t"], perm=[1, 0]),
+        node("MatMul", ["image", "up_t"], ["a"]),
+        node(kind, inputs, ["out"], name="odd"),
+    ]
+    model = graph_of(nodes, {"up": [6, 3], "other": [6]})
+    slots = {("up", 0): np.arange(6), ("other", 0): np.arange(6)[::-1].copy()}
+    with pytest.raises(UnsupportedGraphError, match=rf"'odd' \({kind}\).*{reason}"):
+        slice_channels(model, UnitTable(6, slots), np.ones(6, bool))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_transposed_convolutions_follow(groups: int) -> None:
+    node = onnx.helper.make_node
+    kernel = [4, 5 if groups == 1 else 1, 2, 2]
+    out = 5 if groups == 1 else 4
+    nodes = [
+        node("Conv", ["image", "w"], ["a"]),
+        node("ConvTranspose", ["a", "up"], ["b"], strides=[2, 2], group=groups),
+        node("Conv", ["b", "v"], ["out"]),
+    ]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1], "up": kernel, "v": [2, out, 1, 1]})
+    drawn(model)
+    slots = {("w", 0): np.arange(4), ("up", 0): np.arange(4)}
+    slots |= {("v", 1): np.arange(4)} if groups > 1 else {}
+    table = UnitTable(4, slots)
+    zeroed(model, table, 1)
+    image = np.random.default_rng(1).standard_normal((1, 3, 4, 4)).astype(np.float32)
+    before = answer(model, image)
+    slice_channels(model, table, np.arange(4) != 1)
+    assert weights(model.SerializeToString())["up"].shape[0] == 3
+    np.testing.assert_allclose(answer(model, image), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_node_that_reads_no_cut_channel_may_be_whatever_it_is() -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["image", "w"], ["a"]),
+        node("Reshape", ["a", "flat"], ["b"]),
+        node("Softmax", ["b"], ["out"]),
+    ]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1]})
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, -1]), "flat"))
+    image = np.ones((1, 3, 2, 2), np.float32)
+    before = answer(model, image)
+    slice_channels(model, UnitTable(4, {}), np.ones(4, bool))
+    np.testing.assert_array_equal(answer(model, image), before)
 
 
 def test_depthwise_groups_and_constants_follow() -> None:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+from prunion.runtime.backends import make_ort_session, run
 from prunion.runtime.bundle import (
     Profile,
     fit_total,
@@ -108,6 +109,15 @@ def test_measured_widths(size: int, cut: bool, round_to: int, widths: tuple[int,
         ),
         (GraphLayer("grouped", (8, 2, 1, 1), (True, True), 2, (6, 6), ()), 4, 1, 2, [4, 1, 1, 1]),
         (GraphLayer("linear", (8, 4), (True, True), 1, (), ()), 5, 3, 3, [5, 3]),
+        (GraphLayer("tokens", (8, 4), (True, True), 1, (49,), ()), 5, 3, 3, [3, 5]),
+        (GraphLayer("transposed", (8, 4, 2, 2), (True,) * 2, 1, (6, 6), ()), 5, 3, 5, [5, 3, 2, 2]),
+        (
+            GraphLayer("transposed", (8, 1, 2, 2), (True, False), 8, (6, 6), ()),
+            5,
+            1,
+            5,
+            [5, 1, 2, 2],
+        ),
     ],
 )
 def test_one_layer_graphs_are_valid_and_of_the_asked_widths(
@@ -116,9 +126,12 @@ def test_one_layer_graphs_are_valid_and_of_the_asked_widths(
     model = onnx.load_from_string(layer_graph(layer, out, inside, batch=2, copies=3))
     onnx.checker.check_model(model, full_check=True)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    assert shape == [2, image, *layer.image]
+    assert shape == [2, *layer.image_at(out, inside)]
+    assert image in shape[1:]
     weights = [list(x.dims) for x in model.graph.initializer if x.name.startswith("weight")]
     assert weights == [weight] * 3
+    session = make_ort_session(model.SerializeToString(), needs={"image"})
+    run(session, {"image": np.ones(shape, np.float32)})
 
 
 def test_samples_start_with_everything_and_differ(bundle_path: Path) -> None:

@@ -107,7 +107,7 @@ def _average(node: fx.Node) -> None:
     source, size = node.args
     if size in (1, [1], [1, 1], (1, 1)):
         node.target = torch.ops.aten.mean.dim
-        node.args = source, [-2, -1], True
+        node.args = source, [-1, -2], True
 
 
 def _swap_module(

@@ -19,12 +19,13 @@ __all__ = ["CHANNEL_AXES", "ChannelFlow", "channel_slice", "refusal"]
 # Operations that give channel c of their first input back as channel c.
 PASS = frozenset(
     "Relu Clip Sigmoid HardSigmoid HardSwish Tanh LeakyRelu Elu Softplus Erf Sqrt Abs Neg Identity "
-    "Cast MaxPool AveragePool GlobalAveragePool GlobalMaxPool Dropout Mish Gelu".split()
+    "Cast Not MaxPool AveragePool GlobalAveragePool GlobalMaxPool Dropout Mish Gelu".split()
 )
 POINTWISE = PASS - {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
-MERGE = frozenset("Add Mul Sub Div Max Min Where Sum".split())
-# Of a Gather; the exporter counts from the end in [N, C, H, W].
-CHANNEL_AXES = (1, -3)
+MERGE = frozenset(
+    "Add Mul Sub Div Max Min Where Sum Pow PRelu Greater GreaterOrEqual Less LessOrEqual".split()
+)
+CHANNEL_AXES = (1, -3)  # of a Gather; the exporter counts from the end in [N, C, H, W]
 REDUCE = frozenset("ReduceMean ReduceSum ReduceMax ReduceL2".split())
 Units = np.ndarray | None  # None: the tensor has no channels that could be cut
 
@@ -150,7 +151,6 @@ class ChannelFlow:
         return array is not None and array.ndim == 2 and order in (None, [1, 0])
 
     def _over_tokens(self, node: onnx.NodeProto) -> None:
-        """A linear layer over the last axis."""
         weight = self.turned[node.input[1]]
         inside, out = (self._of_weight(weight, axis) for axis in (1, 0))
         given = self.last.get(node.input[0], np.full(len(inside), -1))

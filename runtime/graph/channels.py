@@ -26,7 +26,7 @@ MERGE = frozenset(
     "Add Mul Sub Div Max Min Where Sum Pow PRelu Greater GreaterOrEqual Less LessOrEqual".split()
 )
 CHANNEL_AXES = (1, -3)  # of a Gather; the exporter counts from the end in [N, C, H, W]
-REDUCE = frozenset("ReduceMean ReduceSum ReduceMax ReduceL2".split())
+ALONG_AXES = frozenset("ReduceMean ReduceSum ReduceMax ReduceL2 Squeeze Unsqueeze".split())
 Units = np.ndarray | None  # None: the tensor has no channels that could be cut
 
 
@@ -68,8 +68,11 @@ class ChannelFlow:
 
     def _reads_units(self, node: onnx.NodeProto) -> bool:
         """Whether any channel that comes in can be cut; else a node may be whatever it is."""
-        given = [x for x in map(self.of, node.input) if x is not None]
-        return any(x in self.last for x in node.input) or any((x >= 0).any() for x in given)
+        return any(name in self.last or self._is_cut(name) for name in node.input)
+
+    def _is_cut(self, name: str) -> bool:
+        units = self.of(name)
+        return units is not None and bool((units >= 0).any())
 
     def constant(self, node: onnx.NodeProto, place: int) -> np.ndarray:
         """Input `place` of `node` as a constant; refuses one that is computed."""
@@ -80,12 +83,14 @@ class ChannelFlow:
 
     def _outputs(self, node: onnx.NodeProto) -> list[Units]:
         kind = node.op_type
-        if kind == "Transpose" and self._is_weight(node):
-            self.turned[node.output[0]] = node.input[0]
-            return [None]
+        if list_attribute(node, "perm") == [1, 0] and node.input[0] in self.constants:
+            name = self.turned[node.output[0]] = node.input[0]
+            return [np.concatenate([self._of_weight(name, axis) for axis in (0, 1)])]
         if kind == "MatMul" and node.input[1] in self.turned:
             self._over_tokens(node)
             return [None]
+        if any(name in self.turned for name in node.input):
+            raise refusal(node, "it reads a transposed weight")
         if any(name in self.last for name in node.input):
             self._along_tokens(node)
             return [None]
@@ -95,7 +100,7 @@ class ChannelFlow:
             return [self._merged(node)]
         if kind == "Split":
             return self._split(node)
-        if kind in REDUCE:
+        if kind in ALONG_AXES:
             return [self._axes(node)]
         one = {
             "Gather": self._gather,
@@ -104,8 +109,6 @@ class ChannelFlow:
             "Slice": self._slice,
             "Concat": self._concat,
             "Reshape": self._reshaped,
-            "Squeeze": self._axes,
-            "Unsqueeze": self._axes,
             "Gemm": self._gemm,
             "Pad": self._pad,
         }
@@ -146,15 +149,11 @@ class ChannelFlow:
             raise refusal(node, "its weight's channels are not those it is given")
         return self._of_weight(weight, 0 if grouped else 1)
 
-    def _is_weight(self, node: onnx.NodeProto) -> bool:
-        array, order = self.constants.get(node.input[0]), list_attribute(node, "perm")
-        return array is not None and array.ndim == 2 and order in (None, [1, 0])
-
     def _over_tokens(self, node: onnx.NodeProto) -> None:
         weight = self.turned[node.input[1]]
         inside, out = (self._of_weight(weight, axis) for axis in (1, 0))
         given = self.last.get(node.input[0], np.full(len(inside), -1))
-        if not np.array_equal(given, inside):
+        if self._is_cut(node.input[0]) or not np.array_equal(given, inside):
             raise refusal(node, "its weight's channels are not those it is given")
         if (out >= 0).any():
             self.last[node.output[0]] = out
@@ -166,11 +165,12 @@ class ChannelFlow:
         given = []
         for name in node.input:
             array = self.constants.get(name)
-            if array is None:  # without units: a domain's own scale, cut as what it scales
-                given += [self.last[name]] if name in self.last else []
-            elif array.size > 1:
-                axis = (name, array.ndim - 1)
-                given.append(self.table.slots.get(axis, np.full(array.shape[-1], -1)))
+            if name in self.last:
+                given.append(self.last[name])
+            elif array is None and self._is_cut(name):
+                raise refusal(node, "its inputs have channels along different axes")
+            elif array is not None and array.size > 1:  # else a domain's own scale, cut alike
+                given.append(self._of_weight(name, array.ndim - 1))
         if any(not np.array_equal(units, given[0]) for units in given):
             raise refusal(node, "its inputs have different channels")
         self.last[node.output[0]] = given[0]

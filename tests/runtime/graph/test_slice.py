@@ -111,8 +111,7 @@ def drawn(model: Any) -> None:
 def answer(model: Any, image: np.ndarray) -> np.ndarray:
     from onnx.reference import ReferenceEvaluator
 
-    answers: np.ndarray = ReferenceEvaluator(model).run(None, {"image": image})[0]
-    return answers
+    return np.asarray(ReferenceEvaluator(model).run(None, {"image": image})[0])
 
 
 def zeroed(model: Any, table: UnitTable, off: int) -> None:
@@ -169,17 +168,46 @@ def test_what_mixes_channels_of_tokens_is_refused(kind: str, reason: str) -> Non
         slice_channels(model, UnitTable(6, slots), np.ones(6, bool))
 
 
+@pytest.mark.parametrize("kind", ["MatMul", "Add"])
+def test_channels_along_another_axis_are_refused(kind: str) -> None:
+    """A linear layer over an image's width would leave the channels behind it uncounted."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["image", "w"], ["a"]),
+        node("Transpose", ["m"], ["mt"], perm=[1, 0]),
+        node(kind, ["a", "mt"], ["b"], name="odd"),
+        node("Reshape", ["b", "four"], ["out"]),
+    ]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1], "m": [8, 8]})
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 4]), "four"))
+    with pytest.raises(UnsupportedGraphError, match=rf"'odd' \({kind}\)"):
+        slice_channels(model, UnitTable(4, {("w", 0): np.arange(4)}), np.ones(4, bool))
+
+
+def test_tokens_beside_channels_of_another_axis_are_refused() -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("Transpose", ["up"], ["up_t"], perm=[1, 0]),
+        node("MatMul", ["image", "up_t"], ["a"]),
+        node("Conv", ["image", "w"], ["b"]),
+        node("Mul", ["a", "b"], ["out"], name="odd"),
+    ]
+    model = graph_of(nodes, {"up": [6, 3], "w": [6, 3, 1, 1]})
+    table = UnitTable(6, {("up", 0): np.arange(6), ("w", 0): np.arange(6)})
+    with pytest.raises(UnsupportedGraphError, match=r"'odd' \(Mul\).*different axes"):
+        slice_channels(model, table, np.ones(6, bool))
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_transposed_convolutions_follow(groups: int) -> None:
     node = onnx.helper.make_node
-    kernel = [4, 5 if groups == 1 else 1, 2, 2]
-    out = 5 if groups == 1 else 4
+    each, out = (5, 5) if groups == 1 else (1, 4)
     nodes = [
         node("Conv", ["image", "w"], ["a"]),
         node("ConvTranspose", ["a", "up"], ["b"], strides=[2, 2], group=groups),
         node("Conv", ["b", "v"], ["out"]),
     ]
-    model = graph_of(nodes, {"w": [4, 3, 1, 1], "up": kernel, "v": [2, out, 1, 1]})
+    model = graph_of(nodes, {"w": [4, 3, 1, 1], "up": [4, each, 2, 2], "v": [2, out, 1, 1]})
     drawn(model)
     slots = {("w", 0): np.arange(4), ("up", 0): np.arange(4)}
     slots |= {("v", 1): np.arange(4)} if groups > 1 else {}

@@ -19,7 +19,7 @@ from prunion.benchmarks.suite import (
     regressed,
     run_table,
 )
-from prunion.runtime.cli import FiniteRange, OneLineGroup
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineGroup
 from prunion.runtime.errors import InputError
 
 
@@ -39,7 +39,7 @@ def list_command() -> None:
 
 @main.command("run")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=FilePath(dir_okay=False, path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="WORD=VALUE", help="As in DATA=folder.")
 @click.option("--resume", is_flag=True, help="Go on with tables' own files of rows.")
 def run_command(
@@ -64,7 +64,7 @@ def run_command(
 
 
 @main.command("check")
-@click.option("--before", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--before", required=True, type=FilePath(file_okay=False, path_type=Path))
 @click.option("--only", multiple=True, type=click.Choice(CASES), help="Only these cases.")
 @click.option(
     "--most",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from prunion.runtime.cli import FiniteRange, as_json, force
+from prunion.runtime.cli import FilePath, FiniteRange, as_json, force
 
 __all__ = ["demo", "pretrain", "report", "reproduce"]
 
@@ -30,7 +30,7 @@ changed = click.option(
 
 @click.command()
 @click.option(
-    "-o", "--output", default="./prunion-demo", show_default=True, type=click.Path(), help="Folder."
+    "-o", "--output", default="./prunion-demo", show_default=True, type=FilePath(), help="Folder."
 )
 @click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
 @force
@@ -42,12 +42,12 @@ def demo(output: str, baseline: bool, force: bool) -> None:
 
 
 @click.command()
-@click.argument("sources", metavar="RUN_OR_BUNDLE...", nargs=-1, required=True, type=click.Path())
+@click.argument("sources", metavar="RUN_OR_BUNDLE...", nargs=-1, required=True, type=FilePath())
 @click.option(
-    "-o", "--output", default="report.html", show_default=True, type=click.Path(), help="The page."
+    "-o", "--output", default="report.html", show_default=True, type=FilePath(), help="The page."
 )
 @click.option(
-    "--pictures", type=click.Path(), metavar="DIR", help="The same pictures as SVG and PNG files."
+    "--pictures", type=FilePath(), metavar="DIR", help="The same pictures as SVG and PNG files."
 )
 @force
 def report(sources: tuple[str, ...], output: str, pictures: str | None, force: bool) -> None:
@@ -62,12 +62,12 @@ def report(sources: tuple[str, ...], output: str, pictures: str | None, force: b
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=FilePath(path_type=Path))
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="Weights to write, NAME.safetensors; the run lies beside them.",
 )
 @click.option("--backbone", default="resnet26", show_default=True, help="NAME, or SOURCE:NAME.")
@@ -142,8 +142,8 @@ def pretrain(
 
 @click.command()
 @click.argument("benchmark", type=click.Choice(["decathlon", "imagenet-to-sketch"]))
-@click.option("--data", type=click.Path(path_type=Path), help="The benchmark's archives.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of all results.")
+@click.option("--data", type=FilePath(path_type=Path), help="The benchmark's archives.")
+@click.option("-o", "--output", type=FilePath(path_type=Path), help="Folder of all results.")
 @click.option("--list", "listed", is_flag=True, help="Show the rows, run nothing.")
 @click.option("--method", "methods", multiple=True, help="A row or a method; can be repeated.")
 @click.option("--network", "networks", multiple=True, help="All rows of it; can be repeated.")

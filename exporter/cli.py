@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli import FiniteRange, as_json, bundle_argument, echo_json, force, precisions
+from prunion.runtime.cli import (
+    FilePath,
+    FiniteRange,
+    as_json,
+    bundle_argument,
+    echo_json,
+    force,
+    precisions,
+)
 
 if TYPE_CHECKING:
     from prunion.exporter.verify import VerifyReport
@@ -19,10 +27,10 @@ __all__ = ["add_domain", "export", "pack", "verify"]
 
 
 @click.command()
-@click.argument("source", metavar="CHECKPOINT|BUNDLE", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Bundle to write.")
+@click.argument("source", metavar="CHECKPOINT|BUNDLE", type=FilePath())
+@click.option("-o", "--output", type=FilePath(), help="Bundle to write.")
 @click.option(
-    "--triton", metavar="REPO", type=click.Path(), help="Triton model repository to write into."
+    "--triton", metavar="REPO", type=FilePath(), help="Triton model repository to write into."
 )
 @click.option(
     "--triton-precision",
@@ -212,9 +220,9 @@ def _cost(budget: Mapping[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path())
+@click.argument("checkpoint", type=FilePath())
 @click.argument("domain")
-@click.option("-o", "--output", required=True, type=click.Path(), help="NAME.safetensors to write.")
+@click.option("-o", "--output", required=True, type=FilePath(), help="NAME.safetensors to write.")
 @force
 def pack(checkpoint: str, domain: str, output: str, force: bool) -> None:
     """Write one DOMAIN of a CHECKPOINT as a pack for the bundles made from it."""
@@ -226,11 +234,9 @@ def pack(checkpoint: str, domain: str, output: str, force: bool) -> None:
 
 
 @click.command("add-domain")
-@click.argument("checkpoint", type=click.Path())
-@click.argument("domain", metavar="DOMAIN.toml", type=click.Path())
-@click.option(
-    "-o", "--output", type=click.Path(), help="Pack to write  [default: NAME.safetensors]."
-)
+@click.argument("checkpoint", type=FilePath())
+@click.argument("domain", metavar="DOMAIN.toml", type=FilePath())
+@click.option("-o", "--output", type=FilePath(), help="Pack to write  [default: NAME.safetensors].")
 @force
 @click.option("--resume", is_flag=True, help="Go on from the state beside the pack, in PACK.run.")
 def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, resume: bool) -> None:
@@ -252,7 +258,7 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
 @click.command()
 @bundle_argument
 @click.option(
-    "--against", metavar="CHECKPOINT", type=click.Path(), help="Compare with its masked network."
+    "--against", metavar="CHECKPOINT", type=FilePath(), help="Compare with its masked network."
 )
 @as_json
 def verify(bundle: str, against: str | None, as_json: bool) -> None:

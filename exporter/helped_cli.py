@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.runtime.cli import FiniteRange, as_json, echo_json, force
+from prunion.runtime.cli import FilePath, FiniteRange, as_json, echo_json, force
 from prunion.runtime.cli import bench as plain_bench
 from prunion.trainer.cli import check as unrehearsed
 from prunion.trainer.cli import train as unchecked
@@ -59,8 +59,8 @@ bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help,
 
 
 @click.command()
-@click.argument("source", metavar="BUNDLE|RUN.toml", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="Profile to write (JSON).")
+@click.argument("source", metavar="BUNDLE|RUN.toml", type=FilePath())
+@click.option("-o", "--output", required=True, type=FilePath(), help="Profile to write (JSON).")
 @click.option(
     "--backend",
     default="cpu",

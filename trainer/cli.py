@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli import as_json, force
+from prunion.runtime.cli import FilePath, as_json, force
 
 if TYPE_CHECKING:
     from prunion.trainer.run import ExportCheck, Shared
 
 __all__ = ["check", "init", "list_names", "score", "train"]
 
-run_argument = click.argument("config", metavar="RUN.toml", type=click.Path())
+run_argument = click.argument("config", metavar="RUN.toml", type=FilePath())
 changed = click.option(
     "--set",
     "changes",
@@ -45,7 +45,7 @@ def check(
 
 @click.command()
 @run_argument
-@click.option("-o", "--output", type=click.Path(), help="Run folder  [default: runs/RUN].")
+@click.option("-o", "--output", type=FilePath(), help="Run folder  [default: runs/RUN].")
 @force
 @click.option("--resume", is_flag=True, help="Go on from the state that the run folder holds.")
 @click.option("--baseline", is_flag=True, help="Also train it with every channel, to compare.")
@@ -141,8 +141,8 @@ def _each(option: str, listed: str | None) -> list[list[str]]:
 
 
 @click.command()
-@click.argument("data", type=click.Path())
-@click.option("-o", "--output", default="run.toml", show_default=True, type=click.Path())
+@click.argument("data", type=FilePath())
+@click.option("-o", "--output", default="run.toml", show_default=True, type=FilePath())
 @force
 def init(data: str, output: str, force: bool) -> None:
     """Write a commented run file for DATA: a folder for each domain, in it one for each class."""
@@ -180,7 +180,7 @@ def list_names(what: str, pattern: str) -> None:
 @click.command()
 @click.argument("benchmark", type=click.Choice(["decathlon", "imagenet-to-sketch"]))
 @click.option("--accuracy", metavar="A,B,…", help="Percent for each domain, in the papers' order.")
-@click.option("--from", "source", metavar="FILE", type=click.Path(), help="Read them from a file.")
+@click.option("--from", "source", metavar="FILE", type=FilePath(), help="Read them from a file.")
 @click.option("--flop", type=float, help="Operations, as a multiple of the backbone's.")
 @click.option("--params", type=float, help="Parameters, as a multiple of the backbone's.")
 @as_json

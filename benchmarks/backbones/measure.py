@@ -27,7 +27,7 @@ from prunion.exporter.graph import masked_logits, onnx_graph, relative_errors, v
 from prunion.exporter.slim import SlimNet, slim_network
 from prunion.runtime.backends import SessionOptions, make_mixed, make_session, run
 from prunion.runtime.base import reason_of, write_json
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError
 from prunion.runtime.graph import TABLES, pin_pack
 from prunion.trainer.backbone import load_backbone
@@ -73,7 +73,7 @@ PINNED = 1  # the domain whose own graph is compared, too
 
 @click.command(cls=OneLineCommand)
 @click.option("--only", default="", help="Names from the list, or SOURCE:NAME, by commas.")
-@click.option("--json", "path", type=click.Path(dir_okay=False), help="Keep the rows; go on there.")
+@click.option("--json", "path", type=FilePath(dir_okay=False), help="Keep the rows; go on there.")
 @click.option("--markdown", is_flag=True, help="Print the rows of --json as a table and stop.")
 @click.option("--exported", default="", help="Densities to export, too, by commas; all if empty.")
 @click.option("--threads", default=1, show_default=True)

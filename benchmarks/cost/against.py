@@ -18,7 +18,7 @@ import click
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.exporter.bundle import write_torch_pruned, write_unpruned_of
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.measure import bench
 
 __all__ = ["CASES", "Case", "claim_lines", "measure", "table_lines"]
@@ -152,7 +152,7 @@ def _interval(x: dict[str, Any], *, inverse: bool) -> str:
 
 
 @click.command(cls=OneLineCommand)
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=FilePath(dir_okay=False, path_type=Path))
 @click.option("--only", default="", help="Rows whose name holds this.")
 @click.option(
     "--seconds",

@@ -21,7 +21,7 @@ from prunion.benchmarks.backbones import random_switches
 from prunion.exporter.graph import onnx_graph, save_graph, verify_export
 from prunion.exporter.slim import slim_network
 from prunion.runtime.base import free_memory, write_json
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, BackboneSource
 from prunion.trainer.network import DomainNet
@@ -59,7 +59,7 @@ class Step:
     help="Share of the units in use.",
 )
 @click.option("--threads", default=2, show_default=True)
-@click.option("--json", "path", type=click.Path(dir_okay=False))
+@click.option("--json", "path", type=FilePath(dir_okay=False))
 def export_cost_command(
     backbone: str, side: int, domains: int, density: float, threads: int, path: str | None
 ) -> None:

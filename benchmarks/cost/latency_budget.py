@@ -16,7 +16,7 @@ from prunion.exporter.bundle import export_untrained
 from prunion.runtime.backends import SessionOptions, check_backend, make_session
 from prunion.runtime.base import time_interleaved, write_json
 from prunion.runtime.bundle import UnitTable, open_bundle, write_profile
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.measure import profile_bundle
 from prunion.trainer.backbone import load_backbone
@@ -78,7 +78,7 @@ class BudgetRow:
     show_default=True,
     help="Per measured network.",
 )
-@click.option("--json", "path", type=click.Path(dir_okay=False))
+@click.option("--json", "path", type=FilePath(dir_okay=False))
 def latency_budget_command(
     only: str,
     shares: str,

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from prunion.runtime.base import usable_cores, write_json
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
@@ -59,7 +59,7 @@ class Rate:
 @click.option("--batch", default=64, show_default=True)
 @click.option("--workers", default=f"0,{usable_cores()}", show_default=True, help="A list.")
 @click.option("--repeats", default=3, show_default=True)
-@click.option("--json", "path", type=click.Path(dir_okay=False))
+@click.option("--json", "path", type=FilePath(dir_okay=False))
 def loader_command(
     images: int, side: int, size: int, batch: int, workers: str, repeats: int, path: str | None
 ) -> None:

@@ -19,7 +19,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, check_backend, make_session, run
 from prunion.runtime.base import machine_facts, time_blocks, warm_up, write_json
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.graph import pin_domain
 from prunion.runtime.measure import compare_blocks
@@ -72,7 +72,7 @@ class Row:
     show_default=True,
     help="Per case.",
 )
-@click.option("--json", "path", type=click.Path(dir_okay=False))
+@click.option("--json", "path", type=FilePath(dir_okay=False))
 def main(
     only: str,
     backends: str,

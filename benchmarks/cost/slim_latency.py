@@ -18,7 +18,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, mixed_session, pinned_session
 from prunion.runtime.base import time_interleaved, write_json
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.trainer.config import BackboneConfig, BackboneSource, BudgetConfig, BudgetKind
 from prunion.trainer.cost import make_budget, make_pricer, select_union
 from prunion.trainer.network import DomainNet
@@ -72,7 +72,7 @@ class SlimRow:
     show_default=True,
     help="Per case.",
 )
-@click.option("--json", "path", type=click.Path(dir_okay=False))
+@click.option("--json", "path", type=FilePath(dir_okay=False))
 def slim_latency_command(
     only: str,
     kinds: str,

@@ -34,7 +34,7 @@ from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
 from prunion.runtime.base import reason_of, replace_file
-from prunion.runtime.cli import FiniteRange, OneLineGroup
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineGroup
 from prunion.trainer.processes import prepare_device
 
 __all__ = ["main"]
@@ -49,7 +49,7 @@ seconds_option = click.option(
     show_default=True,
     help="A case and row.",
 )
-output_option = click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+output_option = click.option("-o", "--output", required=True, type=FilePath(path_type=Path))
 
 
 @click.group(cls=OneLineGroup)
@@ -146,11 +146,11 @@ def runtime(device: str, output: Path, seconds: float) -> None:
     "-o",
     "--output",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(file_okay=False, path_type=Path),
     help="Folder of the rows' files: eight.jsonl, methods.jsonl.",
 )
-@click.option("--data", required=True, type=click.Path(exists=True))
-@click.option("--weights", required=True, type=click.Path(exists=True))
+@click.option("--data", required=True, type=FilePath(exists=True))
+@click.option("--weights", required=True, type=FilePath(exists=True))
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
 @click.option("--folder", default="runs/gpu", show_default=True)
 @click.option("--lanes", default=os.cpu_count() or 8, show_default=True, help="Rows at a time.")

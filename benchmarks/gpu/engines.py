@@ -18,7 +18,7 @@ from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.base import Precision, machine_facts
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.tensorrt import BuildOptions, build_engine
 
@@ -125,7 +125,7 @@ def _text(row: EngineRow) -> str:
 @click.command(cls=OneLineCommand)
 @click.option("--backbone", default=",".join(BACKBONES), show_default=True)
 @click.option("--size", default=224, show_default=True, help="Image side in pixels.")
-@click.option("-o", "--output", type=click.Path(), help="Rows as JSON lines.")
+@click.option("-o", "--output", type=FilePath(), help="Rows as JSON lines.")
 def main(backbone: str, size: int, output: str | None) -> None:
     """Export, build and print one row for each engine."""
     click.echo("| network | variant | SM | build s | graph → engine MB | convolutions |")

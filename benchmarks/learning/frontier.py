@@ -20,7 +20,7 @@ import click
 from prunion.benchmarks.learning.catalogue import POINTS, ROWS
 from prunion.benchmarks.learning.paired import label_of, read_rows
 from prunion.runtime.base import install_hint, replace_file
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.trainer.config import BudgetKind
 
 __all__ = ["Spot", "main", "spots"]
@@ -76,10 +76,10 @@ def spots(lines: Sequence[dict[str, Any]], like: str) -> list[Spot]:
 
 
 @click.command(cls=OneLineCommand)
-@click.argument("rows", type=click.Path(exists=True, path_type=Path))
+@click.argument("rows", type=FilePath(exists=True, path_type=Path))
 @click.option("--like", default="", help="Only rows with these settings, as their keys end.")
 @click.option("--backbone", default="resnet18", show_default=True)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=".svg or .png")
+@click.option("-o", "--output", required=True, type=FilePath(path_type=Path), help=".svg or .png")
 def main(rows: Path, like: str, backbone: str, output: Path) -> None:
     """Draw the frontier of accuracy against parameters and MACs."""
     lines = read_rows(rows)

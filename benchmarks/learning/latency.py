@@ -22,7 +22,7 @@ import numpy as np
 from prunion.benchmarks.learning.account import bundle_bytes, cases_of
 from prunion.runtime.base import machine_facts, time_blocks, warm_up
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.measure import compare_blocks
 from prunion.runtime.model import load
 
@@ -33,7 +33,7 @@ WARM_UP_S = 1.0  # at most, of each case
 
 
 @click.command(cls=OneLineCommand)
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=FilePath(exists=True, path_type=Path))
 @click.option("--reference", default="frozen-all", show_default=True, help="A name of a bundle.")
 @click.option(
     "--seconds",
@@ -43,7 +43,7 @@ WARM_UP_S = 1.0  # at most, of each case
     help="Of each case.",
 )
 @click.option("--threads", default=1, show_default=True)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="JSONL.")
+@click.option("-o", "--output", required=True, type=FilePath(path_type=Path), help="JSONL.")
 def main(
     paths: tuple[Path, ...], reference: str, seconds: float, threads: int, output: Path
 ) -> None:

@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 from prunion.benchmarks.learning.paired import compare, label_of, read_rows
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.trainer.network import load_checkpoint
 
 __all__ = ["chosen_by", "main", "table"]
@@ -38,7 +38,7 @@ def chosen_by(folder: Path) -> list[int]:
 
 
 @click.command(cls=OneLineCommand)
-@click.argument("rows", type=click.Path(exists=True, path_type=Path))
+@click.argument("rows", type=FilePath(exists=True, path_type=Path))
 @click.option("--like", default="", help="Only rows set exactly so, as their keys end.")
 @click.option("--shared", default="tuned-025", show_default=True, help="The row of one network.")
 @click.option("--apart", default="separate-025", show_default=True, help="A network for each.")

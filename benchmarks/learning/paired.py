@@ -27,7 +27,7 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
 
 __all__ = [
@@ -193,7 +193,7 @@ def _seeds_resampled(seed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 @click.command(cls=OneLineCommand)
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", type=FilePath(exists=True, path_type=Path))
 @click.argument("rows", nargs=-1, required=True)
 def main(path: Path, rows: tuple[str, ...]) -> None:
     """Print what tells the first row from the others, for each backbone."""

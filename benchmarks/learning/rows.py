@@ -31,7 +31,7 @@ from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import (
     BackboneConfig,
@@ -60,8 +60,8 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 
 @click.command(cls=OneLineCommand)
 @click.argument("rows", nargs=-1)
-@click.option("--data", required=True, type=click.Path(exists=True), help="Folder of domains.")
-@click.option("--weights", required=True, type=click.Path(exists=True), help="Folder of trunks.")
+@click.option("--data", required=True, type=FilePath(exists=True), help="Folder of domains.")
+@click.option("--weights", required=True, type=FilePath(exists=True), help="Folder of trunks.")
 @click.option("--domains", default=DOMAINS, show_default=True, help="Folders, or all: eight.")
 @click.option("--backbone", default="resnet18", show_default=True, help="resnet18 | lite0")
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
@@ -80,7 +80,7 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
     help="What --holdout holds out.",
 )
 @click.option("--folder", default="runs/learning", show_default=True, help="Where runs are kept.")
-@click.option("-o", "--output", required=True, type=click.Path(), help="JSONL, one row a line.")
+@click.option("-o", "--output", required=True, type=FilePath(), help="JSONL, one row a line.")
 def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: Any) -> None:
     """Run the named rows one after the other, every seed of them.
 

@@ -25,7 +25,7 @@ from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare, seed_of
 from prunion.benchmarks.learning.rows import DOMAINS, make_config, right_answers
 from prunion.runtime.base import read_json
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.trainer.config import RunConfig
 from prunion.trainer.run import train_run, train_sweep
 
@@ -37,8 +37,8 @@ Line = dict[str, Any]
 
 
 @click.command(cls=OneLineCommand)
-@click.option("--data", required=True, type=click.Path(exists=True), help="Folder of domains.")
-@click.option("--weights", required=True, type=click.Path(exists=True), help="Folder of trunks.")
+@click.option("--data", required=True, type=FilePath(exists=True), help="Folder of domains.")
+@click.option("--weights", required=True, type=FilePath(exists=True), help="Folder of trunks.")
 @click.option("--domains", default=DOMAINS, show_default=True, help="Folders, or all: eight.")
 @click.option("--backbone", default="resnet18", show_default=True, help="resnet18 | lite0")
 @click.option("--epochs", default="2,4,6", show_default=True, help="Warm-up, ramp, settle.")
@@ -50,7 +50,7 @@ Line = dict[str, Any]
 @click.option("--threads", default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, help="A [train] key: --set switch_travel=1.5")
 @click.option("--folder", default="runs/shared", show_default=True, help="Where runs are kept.")
-@click.option("-o", "--output", required=True, type=click.Path(), help="JSONL, one run a line.")
+@click.option("-o", "--output", required=True, type=FilePath(), help="JSONL, one run a line.")
 def main(
     output: str, seeds: tuple[int, ...], budgets: str, shorter: float, folder: str, **options: Any
 ) -> None:

@@ -16,7 +16,7 @@ import click
 from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare, read_rows
 from prunion.benchmarks.learning.paired import seed_of as _seed
-from prunion.runtime.cli import OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand
 
 __all__ = ["accounts", "goals", "main", "table"]
 
@@ -30,7 +30,7 @@ GOALS = (
 
 
 @click.command(cls=OneLineCommand)
-@click.argument("rows", type=click.Path(exists=True, path_type=Path))
+@click.argument("rows", type=FilePath(exists=True, path_type=Path))
 def main(rows: Path) -> None:
     """Print one table for each backbone and number of epochs."""
     lines = read_rows(rows)

@@ -29,7 +29,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, make_ort_session, pinned_session
 from prunion.runtime.base import time_interleaved, write_json
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.backbone import drop_classifier, trace
 from prunion.trainer.config import BudgetConfig
@@ -84,7 +84,7 @@ class Comparison:
     help="Per case.",
 )
 @click.option("--threads", default=1, show_default=True)
-@click.option("--json", "path", type=click.Path(dir_okay=False))
+@click.option("--json", "path", type=FilePath(dir_okay=False))
 def torch_pruning_command(
     only: str,
     share: float,

@@ -32,12 +32,12 @@ from prunion.benchmarks.serving.rows import Row, markdown, read_rows, write_row
 from prunion.benchmarks.serving.servers import free_port, prunion_command, started
 from prunion.benchmarks.serving.traffic import make_traffic
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 
 __all__ = ["main", "row_calls"]
 
 DEADLINE = 1  # seconds: of the server that gets twice what it can do
-PATH = click.Path(path_type=Path)
+PATH = FilePath(path_type=Path)
 Rows = dict[str, Callable[[], Row]]
 
 

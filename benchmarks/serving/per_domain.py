@@ -30,7 +30,7 @@ from prunion.runtime.batching import (
     runs_at_once,
 )
 from prunion.runtime.bundle import Pack
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import LiveDomain, Model, load
 from prunion.runtime.serve import (
@@ -154,8 +154,8 @@ async def _serve(service: Service, port: int) -> None:
 
 
 @click.command(cls=OneLineCommand)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--packs", type=click.Path(path_type=Path), help="A folder of more domains.")
+@click.argument("bundle", type=FilePath(path_type=Path))
+@click.option("--packs", type=FilePath(path_type=Path), help="A folder of more domains.")
 @click.option("--port", default=8000)
 @click.option("--threads", default=1)
 @click.option(

@@ -2,6 +2,7 @@ from .benchmark import bench as bench
 from .main import cli as cli
 from .one_line import OneLineCommand as OneLineCommand
 from .one_line import OneLineGroup as OneLineGroup
+from .options import FilePath as FilePath
 from .options import FiniteRange as FiniteRange
 from .options import as_json as as_json
 from .options import bundle_argument as bundle_argument

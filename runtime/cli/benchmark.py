@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunion.runtime.cli.options import (
+    FilePath,
     FiniteRange,
     as_json,
     backends,
@@ -58,7 +59,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 
 @click.command()
 @bundle_argument
-@click.argument("others", metavar="[OTHER...]", nargs=-1, type=click.Path())
+@click.argument("others", metavar="[OTHER...]", nargs=-1, type=FilePath())
 @click.option("--batch", default="1,8", show_default=True, callback=numbers, help="Batch sizes.")
 @click.option(
     "--duration",
@@ -82,7 +83,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 )
 @click.option(
     "--checkpoint",
-    type=click.Path(),
+    type=FilePath(),
     help="Checkpoint or run that the bundle is of, for rivals made from it.",
 )
 @click.option(
@@ -101,7 +102,7 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 @click.option(
     "--csv",
     "csv_file",
-    type=click.Path(dir_okay=False),
+    type=FilePath(dir_okay=False),
     help="Also write a table, in place of an earlier one.",
 )
 @as_json

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunion.runtime.cli.options import (
+    FilePath,
     as_json,
     backends,
     bundle_argument,
@@ -32,7 +33,7 @@ __all__ = [
 
 @click.command()
 @bundle_argument
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FilePath())
 @click.option("-d", "--domain", help="Whose images they are; of one domain, that one.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
 @packs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunion.runtime.cli.options import bundle_argument, force, numbers, precision
+from prunion.runtime.cli.options import FilePath, bundle_argument, force, numbers, precision
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Precision, Target
@@ -37,13 +37,13 @@ __all__ = ["build"]
     metavar="MIN,OPT,MAX",
     help="Batch sizes to build for.",
 )
-@click.option("-o", "--output", type=click.Path(), help="Engine file  [default: named by its key].")
+@click.option("-o", "--output", type=FilePath(), help="Engine file  [default: named by its key].")
 @force
 @click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory.")
 @click.option("--dla", type=click.IntRange(0), metavar="CORE", help="A Jetson's DLA core to use.")
 @click.option(
     "--timing-cache",
-    type=click.Path(dir_okay=False),
+    type=FilePath(dir_okay=False),
     help="Measured kernels, read and written: later builds are faster.",
 )
 @click.option(

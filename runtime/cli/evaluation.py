@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunion.runtime.cli.options import (
+    FilePath,
     as_json,
     backends,
     bundle_argument,
@@ -30,7 +31,7 @@ BETWEEN_LINES = 10.0  # seconds, in a log
 
 @click.command()
 @bundle_argument
-@click.argument("data", metavar="DATA...", nargs=-1, required=True, type=click.Path())
+@click.argument("data", metavar="DATA...", nargs=-1, required=True, type=FilePath())
 @click.option("-d", "--domain", help="Whose images they are; of one domain, that one.")
 @packs
 @precision
@@ -45,7 +46,7 @@ BETWEEN_LINES = 10.0  # seconds, in a log
 )
 @click.option("--skip-unknown", is_flag=True, help="Leave out classes the bundle does not know.")
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="FILE", help="Every image's answer, as JSON."
+    "-o", "--output", type=FilePath(), metavar="FILE", help="Every image's answer, as JSON."
 )
 @force
 @as_json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from prunion.runtime.base import BACKENDS, PRECISIONS, json_of
 
 __all__ = [
+    "FilePath",
     "FiniteRange",
     "as_json",
     "backends",
@@ -23,6 +25,16 @@ __all__ = [
     "precision",
     "precisions",
 ]
+
+
+class FilePath(click.Path):
+    """A file or folder by its name; the empty name, an unset variable's, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. Raises: BadParameter where it is empty, or not of the kind asked for."""
+        if not os.fspath(value):
+            self.fail("the name is empty: give a file or folder.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class FiniteRange(click.FloatRange):
@@ -40,12 +52,12 @@ backends, precisions = click.Choice(list(BACKENDS)), click.Choice(list(PRECISION
 
 force = click.option("--force", is_flag=True, help="Replace what is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-bundle_argument = click.argument("bundle", type=click.Path())
+bundle_argument = click.argument("bundle", type=FilePath())
 packs = click.option(
     "--pack",
     "packs",
     multiple=True,
-    type=click.Path(),
+    type=FilePath(),
     metavar="FILE",
     help="A domain that `add-domain` or `pack` wrote, beside the bundle's; can be repeated.",
 )

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from prunion.runtime.cli.options import FiniteRange, backends, bundle_argument, packs, precision
+from prunion.runtime.cli.options import (
+    FilePath,
+    FiniteRange,
+    backends,
+    bundle_argument,
+    packs,
+    precision,
+)
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
@@ -16,7 +23,7 @@ __all__ = ["serve"]
 
 MIB = 1 << 20
 PORT = click.IntRange(0, 65535)
-FOLDER = click.Path(path_type=Path)
+FOLDER = FilePath(path_type=Path)
 SECONDS = FiniteRange(0.05, 3600)
 
 

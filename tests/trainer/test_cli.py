@@ -57,6 +57,25 @@ def test_init_takes_a_folder_that_is_one_domain(tmp_path: Path) -> None:
         found_domains(tmp_path / "nothing")
 
 
+def test_init_asks_where_a_folder_may_be_one_domain_or_several(tmp_path: Path) -> None:
+    """Else the domains would be classes of one, and test images among its training images."""
+    write_folders(tmp_path / "birds" / "train", {"a": 1, "b": 1})
+    write_folders(tmp_path, {"notes": 1})
+    with pytest.raises(DataError, match=r"notes holds images, as a class does, and .*birds holds"):
+        found_domains(tmp_path)
+
+
+def test_init_leaves_out_no_folder_without_a_word(tmp_path: Path) -> None:
+    for name in ("my signs", "my_signs", "my+signs"):
+        write_folders(tmp_path / name, {"a": 1, "b": 1})
+    write_folders(tmp_path / "deep" / "a" / "b", {"c": 1})
+    output = tmp_path / "run.toml"
+    said = run("init", tmp_path, "-o", output)
+    assert "3 domains, my_signs, my_signs_2, my_signs_3" in said
+    assert "deep is left out: it holds no images in class folders" in said
+    assert len({domain.train for domain in load_config(output).domains}) == 3
+
+
 def test_init_replaces_only_its_own(tmp_path: Path) -> None:
     write_folders(tmp_path / "birds", {"a": 1, "b": 1})
     output = tmp_path / "run.toml"

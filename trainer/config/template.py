@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from prunion.runtime.errors import DataError
 
 __all__ = ["HEAD", "found_domains", "run_file_text"]
 
+log = logging.getLogger(__name__)
 HEAD = "# Written by `prunion init`"
 HOLDOUT = 0.2
 TESTS = ("test", "val", "valid", "validation")
@@ -50,22 +52,35 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
     A domain is a folder of class folders, or one that holds such folders (or Parquet files) called
     `train` and `test` (or `val`). `data` may hold several, or be one itself.
 
-    Raises DataError if it holds none.
+    Folders beside them that are no domains are named in a note.
+
+    Raises DataError if it holds none, or if it may be read either way.
     """
     if not data.is_dir():
         raise DataError(f"{data} is no folder: give one that holds a folder for each domain")
-    if own := _domain(data):
-        return {_name(data.resolve().name): own}
-    found: dict[str, dict[str, Path]] = {}
-    for folder in _folders(data):
-        if parts := _domain(folder):
-            found[_name(folder.name)] = parts
+    if _part(data, "train") is not None:
+        return {_name(data.resolve().name): _domain(data) or {}}
+    found = {folder: parts for folder in _folders(data) if (parts := _domain(folder))}
+    classes = [folder for folder in _folders(data) if _holds_images(folder)]
+    if classes and found:
+        raise DataError(
+            f"{classes[0]} holds images, as a class does, and {next(iter(found))} holds folders of "
+            "them, as a domain does: move away the one that does not belong there"
+        )
+    if classes:
+        return {_name(data.resolve().name): {"train": data}}
     if not found:
         raise DataError(
             f"{data} holds no images in class folders: give DATA/DOMAIN/CLASS/*.jpg, or "
             "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside"
         )
-    return found
+    for folder in _folders(data):
+        if folder not in found:
+            log.info("%s is left out: it holds no images in class folders", folder)
+    names: dict[str, dict[str, Path]] = {}
+    for folder, parts in found.items():
+        names[_free(_name(folder.name), names)] = parts
+    return names
 
 
 def run_file_text(data: Path, file: Path, domains: Mapping[str, Mapping[str, Path]]) -> str:
@@ -118,6 +133,12 @@ def _name(folder: str) -> str:
     """A domain's name for a folder's: what it may not hold becomes `_`."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", folder)[:64]
     return name if name[:1].isalnum() else f"d{name}"[:64]
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    """The name, or with a number behind where two folders come to the same one."""
+    tries = (f"{name[:60]}_{number}" for number in range(2, len(taken) + 3))
+    return next(x for x in (name, *tries) if x not in taken)
 
 
 def _beside(path: Path, file: Path) -> str:

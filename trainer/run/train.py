@@ -47,7 +47,7 @@ from prunion.trainer.run.epochs import (
     restore,
     run_epochs,
 )
-from prunion.trainer.run.folder import Claim, check_folder, make_folder
+from prunion.trainer.run.folder import RUN_FILE, Claim, check_folder, make_folder
 from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
     RECORD,
@@ -57,6 +57,7 @@ from prunion.trainer.run.record import (
     watched_part,
 )
 from prunion.trainer.run.result import RunResult, run_result
+from prunion.trainer.run.run_file import keep_run_file
 from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes, snapshot_step
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 from prunion.trainer.score import read_verdict
@@ -127,7 +128,7 @@ def train_run(
         if resumes:
             facts = restore(training, folder)
         else:
-            processes.on_first(lambda: _keep_run_file(run_file, folder / "run.toml"))
+            processes.on_first(lambda: keep_run_file(run_file, config, folder / RUN_FILE))
             processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
             if start is not None:
                 facts = load_snapshot(start, training, any_limit=True)
@@ -215,11 +216,6 @@ def _check_space(folder: Path, training: Training, forks: int) -> None:
     state, net = snapshot_bytes(training)
     there = (folder / STATE).stat().st_size if (folder / STATE).is_file() else 0
     check_space(folder, (2 + forks) * state + net - there, "choose another place with -o")
-
-
-def _keep_run_file(run_file: Path | None, copy: Path) -> None:
-    if run_file is not None and not (copy.exists() and copy.samefile(run_file)):
-        shutil.copyfile(run_file, copy)
 
 
 def _keep_log(earlier: Path, log: Path) -> None:

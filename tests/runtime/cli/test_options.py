@@ -1,4 +1,4 @@
-"""Numbers that commands take."""
+"""Numbers and paths that commands take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import prunion.benchmarks
 import prunion.exporter
 import prunion.runtime
 import prunion.trainer
-from prunion.runtime.cli import FiniteRange
+from prunion.runtime.cli import FilePath, FiniteRange
 
 STAGES = (prunion.trainer, prunion.exporter, prunion.runtime, prunion.benchmarks)
 
@@ -44,6 +44,21 @@ def test_every_command_takes_finite_numbers_alone() -> None:
     }
     assert len(commands) > 50
     assert loose == {("score", "flop"), ("score", "params")}
+
+
+def test_no_command_takes_an_empty_path() -> None:
+    """It is what an unset variable of the shell gives, and would mean the working folder."""
+    with pytest.raises(click.BadParameter, match="empty"):
+        FilePath().convert("", None, None)
+    assert FilePath(path_type=Path).convert("a b", None, None) == Path("a b")
+    loose = {
+        (command.name, option.name)
+        for stage in STAGES
+        for command in _commands(stage)
+        for option in command.params
+        if isinstance(option.type, click.Path) and not isinstance(option.type, FilePath)
+    }
+    assert not loose
 
 
 def _commands(stage: ModuleType) -> Iterator[click.Command]:

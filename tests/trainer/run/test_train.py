@@ -92,6 +92,7 @@ def test_the_run_file_in_the_folder_is_the_one_it_was_started_with(tmp_path: Pat
     train_run(load_config(run_file), folder, run_file=run_file)
     copy = folder / "run.toml"
     text = copy.read_text("utf-8")
+    assert text.endswith(run_file.read_text("utf-8"))
     other = tmp_path / "other.toml"
     other.write_text(text.replace("seed = 3", "seed = 4"), "utf-8")
     with pytest.raises(CheckpointError, match="another configuration"):

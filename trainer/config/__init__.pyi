@@ -19,6 +19,7 @@ from .method import Method as Method
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain
 from .run import load_config as load_config
+from .run_copy import keep_run_file as keep_run_file
 from .template import HEAD as HEAD
 from .template import found_domains as found_domains
 from .template import run_file_text as run_file_text

@@ -15,7 +15,7 @@ from torch import nn
 from prunion.runtime.base import check_space, read_json, write_json
 from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.runtime.measure import Answers
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import RunConfig, keep_run_file
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import (
     StopRequest,
@@ -57,7 +57,6 @@ from prunion.trainer.run.record import (
     watched_part,
 )
 from prunion.trainer.run.result import RunResult, run_result
-from prunion.trainer.run.run_file import keep_run_file
 from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes, snapshot_step
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 from prunion.trainer.score import read_verdict

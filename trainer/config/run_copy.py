@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import RunConfig
 from prunion.trainer.config.file import absolute_paths, merge, read_toml
+from prunion.trainer.config.run import RunConfig
 
 __all__ = ["keep_run_file"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from prunion.trainer.config import load_config
-from prunion.trainer.run.run_file import keep_run_file
+from prunion.trainer.config import keep_run_file, load_config
 from tests.trainer.tiny_run import tiny_run
 
 CHANGES = ["seed=7", "train.lr=0.25", 'train.sharing="jaccard"', "train.augment.mixup=0.5"]

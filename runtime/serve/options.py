@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from prunion.runtime.base import Backend, Precision
+from prunion.runtime.errors import ConfigError
 
 __all__ = ["Limits", "LoadOptions", "ServeOptions"]
 
@@ -114,3 +115,11 @@ class ServeOptions:
     otlp: str | None = None
     log: Literal["json", "text", "off"] = "json"
     page: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an empty host, which a socket takes for every address."""
+        if not self.host:
+            raise ConfigError(
+                "the host is empty: give an address to listen on, such as 127.0.0.1, or 0.0.0.0 for "
+                "all of the machine's"
+            )

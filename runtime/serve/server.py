@@ -230,10 +230,6 @@ def _text(path: Path | None) -> str | None:
 
 def _bound(options: ServeOptions, port: int) -> socket.socket:
     """A socket that has its address and does not listen yet. Raises ConfigError."""
-    if not options.host:  # which a socket takes for every address
-        raise ConfigError(
-            "the host is empty: give an address to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
-        )
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     # asyncio sends at once (TCP_NODELAY) only where a socket says that it is of TCP; without, every
     # answer of two writes waits 40 ms for the client's delayed acknowledgement.

@@ -120,6 +120,6 @@ class ServeOptions:
         """Raises ConfigError for an empty host, which a socket takes for every address."""
         if not self.host:
             raise ConfigError(
-                "the host is empty: give an address to listen on, such as 127.0.0.1, or 0.0.0.0 for "
-                "all of the machine's"
+                "the host is empty: give an address to listen on, such as 127.0.0.1, or 0.0.0.0 "
+                "for all of the machine's"
             )

@@ -4,6 +4,7 @@ from .formulas import read_accuracies as read_accuracies
 from .formulas import run_score as run_score
 from .formulas import score as score
 from .formulas import score_table as score_table
+from .pruning import check_baseline as check_baseline
 from .tables import BENCHMARKS as BENCHMARKS
 from .tables import DECATHLON as DECATHLON
 from .tables import IMAGENET_TO_SKETCH as IMAGENET_TO_SKETCH

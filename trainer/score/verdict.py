@@ -1,53 +1,27 @@
-"""What pruning cost a run, how sure that is, and what to try next: a plain verdict.
-
-The two networks answer the same test images, so that only images on which they differ tell
-anything. The interval is Wald's for paired shares with half an image added to each cell: Agresti
-and Min 2005, "Simple improved confidence intervals for comparing matched proportions", Statistics
-in Medicine 24.
-"""
+"""What pruning cost a run, how sure that is, and what to try next: a plain verdict."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from prunion.runtime.base import json_of, read_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import BudgetConfig
+from prunion.trainer.score.advice import UNLEARNED, Fit, Limit, limit_line
+from prunion.trainer.score.losses import Loss, domain_losses, lost_line, mean_loss, normal_of
+from prunion.trainer.score.pruning import Pruning, read_pruning
 
 __all__ = ["Learned", "Limit", "Loss", "Verdict", "judge", "read_verdict"]
 
-# What stands in the way of more: the budget, the images, too few epochs, or nothing that shows.
-Limit = Literal["budget", "data", "epochs", "none", "unknown"]
-
-NORMAL = 1.96  # two-sided 95 %
 CLEAR = 0.01  # a point: less than that between shares of training images is not spoken of
 GAP = 0.05  # between training and test images, from which on more images are what is lacking
-UNLEARNED = 0.9  # of the training images: a network below it has not learned what it could see
-OVERSHOOT = 1.1  # what learning may leave of the budget before the last cut, times the budget
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What pruning cost, as shares of 1, and the 95 % interval over other images.
-
-    Attributes:
-        lost: the baseline's accuracy less the pruned network's; negative where pruning helped.
-    """
-
-    lost: float
-    low: float
-    high: float
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval excludes that nothing was lost or gained."""
-        return self.low > 0 or self.high < 0
+LITTLE = 0.05  # that a smaller budget is not advised where more than this may have been lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +35,7 @@ class Learned:
         images: training images per domain.
         limit, uncut: the budget as a share of the whole, where it is one, and the share that
             learning left before the last cut.
+        pruning: how the run was pruned; None where its files do not tell.
     """
 
     right: Mapping[str, np.ndarray]
@@ -69,6 +44,7 @@ class Learned:
     images: Mapping[str, int]
     limit: float | None = None
     uncut: float = 1.0
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +53,7 @@ class Verdict:
 
     Attributes:
         loss: of the mean over domains; None without a baseline on the same images.
-        domains: the same for each domain.
+        domains: the same for each domain, with intervals that hold for all of them together.
         images: test images of all domains.
         limit: what stands in the way of more accuracy.
         lines: all of it in words.
@@ -95,22 +71,31 @@ class Verdict:
 
 
 def judge(pruned: Learned, baseline: Learned | None = None) -> Verdict:
-    """Judge a pruned run, against the same run with every channel where there is one."""
+    """Judge a pruned run, against the same run with every channel where there is one.
+
+    Of a run that leaves nothing out (`Pruning.prunes`) it says what it learned alone.
+    """
     names = list(pruned.accuracy)
-    domains = {
-        name: _loss(baseline.right[name], pruned.right[name])
+    prunes = pruned.pruning is None or pruned.pruning.prunes
+    answers = {
+        name: (baseline.right[name], pruned.right[name])
         for name in names
-        if baseline is not None and _comparable(baseline, pruned, name)
+        if baseline is not None and prunes and _comparable(baseline, pruned, name)
     }
-    loss = _mean(list(domains.values())) if len(domains) == len(names) else None
+    domains = domain_losses(answers)
+    loss = mean_loss(answers) if len(answers) == len(names) else None
     images = sum(len(pruned.right[name]) for name in names if name in pruned.right)
-    limit = _limit(pruned, baseline, loss)
-    lines = [_lost_line(loss, domains, images), _limit_line(limit, pruned, baseline, loss)]
-    if pruned.limit is not None and pruned.uncut > OVERSHOOT * pruned.limit:
-        lines.append(
-            f"learning left {pruned.uncut:.1%} where {pruned.limit:.1%} was asked, and the last "
-            "cut took the rest: try a longer [train] ramp"
-        )
+    lost = [name for name, x in domains.items() if x.low > 0]
+    fit = _fit(pruned, baseline, prunes)
+    limit: Limit = "unknown" if fit is None else _limit(fit, pruned, baseline, loss, lost)
+    lines = []
+    if prunes:
+        unknown = [name for name in names if name not in domains and baseline is not None]
+        lines.append(lost_line(loss, domains, images, unknown))
+    free = prunes and loss is not None and not _is_lost(loss, lost) and loss.high <= LITTLE
+    lines.append(limit_line(limit, fit, pruned.pruning, pruned.limit, free))
+    if pruned.pruning is not None:
+        lines.append(pruned.pruning.cut_line(pruned.limit, pruned.uncut))
     return Verdict(loss, domains, images, limit, tuple(line for line in lines if line))
 
 
@@ -123,6 +108,7 @@ def read_verdict(folder: Path, baseline: Path | None = None) -> Verdict | None:
     pruned = _read(folder)
     if pruned is None:
         return None
+    pruned = replace(pruned, pruning=read_pruning(folder))
     return judge(pruned, None if baseline is None else _read(baseline))
 
 
@@ -134,111 +120,80 @@ def _comparable(baseline: Learned, pruned: Learned, name: str) -> bool:
     return one is not None and other is not None and len(one) == len(other) > 0
 
 
-def _loss(whole: np.ndarray, pruned: np.ndarray) -> Loss:
-    count = len(whole)
-    lost = float(whole.mean() - pruned.mean())
-    only_whole, only_pruned = int((whole & ~pruned).sum()), int((pruned & ~whole).sum())
-    centre = (only_whole - only_pruned) / (count + 2)
-    spread = only_whole + only_pruned + 1 - (only_whole - only_pruned) ** 2 / (count + 2)
-    half = NORMAL * math.sqrt(spread) / (count + 2)
-    return Loss(lost, max(-1.0, centre - half), min(1.0, centre + half))
-
-
-def _mean(losses: list[Loss]) -> Loss | None:
-    if not losses:
-        return None
-    centres = [(loss.low + loss.high) / 2 for loss in losses]
-    half = math.sqrt(sum(((loss.high - loss.low) / 2) ** 2 for loss in losses)) / len(losses)
-    centre = float(np.mean(centres))
-    return Loss(float(np.mean([loss.lost for loss in losses])), centre - half, centre + half)
+def _is_lost(loss: Loss | None, lost: Sequence[str]) -> bool:
+    """Whether the mean surely lost, or any domain: few images of one hide the others' in a mean."""
+    return bool(lost) or (loss is not None and loss.low > 0)
 
 
 def _average(values: Mapping[str, float]) -> float | None:
     return float(np.mean(list(values.values()))) if values else None
 
 
-def _learns_less(pruned: Learned, baseline: Learned) -> bool:
-    """Whether the pruned network fits the training images less well, beyond chance."""
+def _fit(learned: Learned, baseline: Learned | None, prunes: bool) -> Fit | None:
+    trained = _average(learned.trained)
+    # Of what is trained: one epoch may lack domains.
+    tested = _average({n: x for n, x in learned.accuracy.items() if n in learned.trained})
+    if trained is None or tested is None:
+        return None
+    whole = None if baseline is None or not prunes else _average(baseline.trained)
+    return Fit(trained, tested, whole, _lacks_images(learned), not prunes or whole is not None)
+
+
+def _variance(share: float, images: int) -> float:
+    """Of a share of so many images; two of each kind added, or all of three would be certain."""
+    share = (share * images + 2) / (images + 4)
+    return share * (1 - share) / images
+
+
+def _learns_less(pruned: Learned, baseline: Learned, lost: Sequence[str]) -> bool:
+    """Whether the pruned network fits the training images less well, beyond chance.
+
+    Those of the domains that surely lost, or of all where the mean alone did.
+    """
     names = [n for n in pruned.trained if n in baseline.trained and pruned.images.get(n)]
+    names = [n for n in names if n in lost] or names
     if not names:
         return False
     less = float(np.mean([baseline.trained[n] - pruned.trained[n] for n in names]))
+    noise = [_variance(p.trained[n], p.images[n]) for n in names for p in (pruned, baseline)]
+    return less > max(CLEAR, normal_of() * math.sqrt(sum(noise)) / len(names))
+
+
+def _lacks_images(learned: Learned) -> bool:
+    """Whether training images are answered better than test images, by more than chance."""
+    names = [n for n in learned.trained if n in learned.accuracy]
+    shares = [(learned.trained[n], learned.accuracy[n]) for n in names]
+    counts = [(learned.images.get(n, 0), len(learned.right.get(n, ()))) for n in names]
+    if not names or not all(map(all, counts)):  # of how many images is not known
+        return False
     noise = [
-        (p.trained[n] * (1 - p.trained[n])) / p.images[n] for n in names for p in (pruned, baseline)
+        _variance(share, count)
+        for pair, images in zip(shares, counts, strict=True)
+        for share, count in zip(pair, images, strict=True)
     ]
-    return less > max(CLEAR, NORMAL * math.sqrt(sum(noise)) / len(names))
+    gap = float(np.mean([trained - tested for trained, tested in shares]))
+    return gap > GAP + normal_of() * math.sqrt(sum(noise)) / len(names)
 
 
-def _tested(learned: Learned) -> float | None:  # of what is trained: one epoch may lack domains
-    return _average({n: x for n, x in learned.accuracy.items() if n in learned.trained})
-
-
-def _limit(pruned: Learned, baseline: Learned | None, loss: Loss | None) -> Limit:
-    trained, tested = _average(pruned.trained), _tested(pruned)
-    if trained is None or tested is None:
-        return "unknown"
-    lost = loss is not None and loss.low > 0
-    if lost and baseline is not None and _learns_less(pruned, baseline):
+def _limit(
+    fit: Fit,
+    pruned: Learned,
+    baseline: Learned | None,
+    loss: Loss | None,
+    lost: Sequence[str],
+) -> Limit:
+    is_lost, prunes = _is_lost(loss, lost), pruned.pruning is None or pruned.pruning.prunes
+    if is_lost and baseline is not None and _learns_less(pruned, baseline, lost):
         return "budget"
-    if trained - tested > GAP:
+    best = max(fit.trained, fit.whole or 0.0)
+    unlearned = best < UNLEARNED and 1 - best > fit.trained - fit.tested  # more is lost there
+    if fit.overfits and not unlearned:
         return "data"
-    if baseline is None or loss is None:
+    if is_lost:
+        return "budget"
+    if prunes and loss is None:
         return "unknown"
-    whole = _average(baseline.trained)
-    if not lost and whole is not None and max(whole, trained) < UNLEARNED:
-        return "epochs"
-    return "budget" if lost else "none"
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _lost_line(loss: Loss | None, domains: Mapping[str, Loss], images: int) -> str:
-    if loss is None:
-        return "what pruning cost is not known: --baseline trains every channel for as long"
-    interval = f"95 % interval {_points(loss.low)} … {_points(loss.high)}"
-    of = f"{interval}, {images:,} test images, one seed"
-    if not loss.sure:
-        word = "lost" if loss.lost >= 0 else "gained"
-        told = f"pruning {word} {_points(abs(loss.lost))} points, which may be chance ({of})"
-    elif loss.low > 0:
-        told = f"pruning lost {_points(loss.lost)} points ({of})"
-    else:
-        told = f"pruning gained {_points(-loss.lost)} points ({interval} lost, {images:,} images)"
-    name, most = max(domains.items(), key=lambda item: item[1].lost)
-    if len(domains) > 1 and most.low > 0:
-        told += (
-            f"; most in {name}: {_points(most.lost)} [{_points(most.low)} … {_points(most.high)}]"
-        )
-    return told
-
-
-def _limit_line(limit: Limit, pruned: Learned, baseline: Learned | None, loss: Loss | None) -> str:
-    trained, tested = _average(pruned.trained), _tested(pruned)
-    seen = "" if trained is None else f"{trained:.1%} of the training images"
-    if limit == "budget":
-        whole = None if baseline is None else _average(baseline.trained)
-        against = "" if whole is None else f", {whole:.1%} with every channel"
-        return (
-            f"the budget is the limit: the network learns {seen}{against}. Try a larger [budget] "
-            "limit, or a longer [train] settle"
-        )
-    if limit == "data":
-        free = "" if loss is None or loss.low > 0 else ", and channels are not"
-        return (
-            f"the images are the limit{free}: the network learns {seen} and answers {tested:.1%} "
-            "of the others. Try more training images"
-            + ("" if free == "" else ", or a smaller [budget] limit, which may cost little")
-        )
-    if limit == "epochs":
-        return f"learning is the limit: only {seen} are learned. Try more epochs, or another rate"
-    if limit == "none":
-        return "nothing shows that more channels would help: a smaller [budget] limit may do"
-    return ""
+    return "epochs" if fit.is_low else "none"
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from prunion.trainer.score.pruning import Pruning
 from prunion.trainer.score.verdict import Learned, judge, read_verdict
+from tests.trainer.score.written_run import written_run
 
 RNG = np.random.default_rng(0)
 
 
+CUT = Pruning(prunes=True, lead="learning", kept=0.25)
+NOTHING = Pruning(prunes=False, kept=1.0)
+SMALLER = "smaller [budget]"
+
+
 def learned(
-    right: dict[str, np.ndarray], trained: float, limit: float | None = 0.25, uncut: float = 0.25
+    right: dict[str, np.ndarray],
+    trained: float,
+    limit: float | None = 0.25,
+    uncut: float = 0.25,
+    pruning: Pruning | None = CUT,
 ) -> Learned:
     return Learned(
         right=right,
@@ -24,6 +34,7 @@ def learned(
         images=dict.fromkeys(right, 2000),
         limit=limit,
         uncut=uncut,
+        pruning=pruning,
     )
 
 
@@ -115,12 +126,168 @@ def test_a_budget_may_be_written_in_every_way(
     asked: float | str, kind: str, backbone: float | None, tmp_path: Path
 ) -> None:
     """That the last cut took the rest was told of a number up to 1 alone."""
-    answers = {"images": 8, "right_bits": "ff"}
-    budget = {"kind": kind, "asked": asked, "backbone": backbone}
-    data = {"a": {"images": {"train": 8}}}
-    common = {"accuracy": {"a": 1.0}, "epochs": [1, 3], "uncut": 0.5, "data": data}
-    record = {"domains": {"a": answers}, "result": {"budget": budget, **common}}
-    (tmp_path / "record.json").write_text(json.dumps(record), "utf-8")
-    found = read_verdict(tmp_path)
+    found = read_verdict(written_run(tmp_path, {"limit": asked, "kind": kind}, backbone))
     assert found is not None
     assert "learning left 50.0% where 25.0% was asked" in found.lines[-1]
+
+
+def chance(count: int, share: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(count) < share
+
+
+def test_a_domain_that_surely_lost_is_told_whatever_the_mean_may_be() -> None:
+    """A few test images of one domain decide how wide the mean's interval is."""
+    whole = {"signs": bits(1674, 0.20), "few": bits(30, 0.4)}
+    pruned = {"signs": bits(1674, 0.11), "few": bits(30, 0.4)[::-1]}
+    found = judge(learned(pruned, 0.3), learned(whole, 0.3))
+    assert found.loss is not None and not found.loss.sure and found.domains["signs"].low > 0
+    assert "4.51 points in the mean, which may be chance (" in found.lines[0]
+    assert "; what signs lost is not: 9.02 [" in found.lines[0]
+    assert found.limit == "budget" and SMALLER not in "".join(found.lines)
+    assert judge(learned(pruned, 0.99), learned(whole, 0.99)).limit == "data"
+    both = {"signs": ~pruned["signs"], "cars": bits(1000, 0.8)}
+    gained = {"signs": ~whole["signs"], "cars": bits(1000, 0.9)}  # as many points as signs lost
+    found = judge(learned(gained, 0.9), learned(both, 0.9))
+    assert found.loss is not None and not found.loss.sure
+    assert found.limit == "budget" and SMALLER not in "".join(found.lines)
+    both = {**whole, "cars": bits(800, 0.9)}
+    lost = {**pruned, "cars": bits(800, 0.8)}
+    found = judge(learned(lost, 0.6), learned(both, 0.6))
+    assert "; what 2 domains lost is not, most in cars: 10.00 [" in found.lines[0]
+
+
+def test_a_domain_that_lost_is_asked_how_well_it_learns() -> None:
+    """The others' training images say nothing of it."""
+    whole = {"signs": bits(1674, 0.90), **{f"few{i}": bits(30, 0.9) for i in range(4)}}
+    pruned = {**whole, "signs": bits(1674, 0.80)}
+    good, less = learned(whole, 0.97), learned(pruned, 0.97)
+    less = replace(less, trained={**less.trained, "signs": 0.90, "few0": 1.0, "few1": 1.0})
+    less = replace(less, images={**less.images, "few0": 60, "few1": 60})
+    assert judge(less, good).limit == "budget"
+
+
+@pytest.mark.parametrize("few", [3, 5])
+def test_a_handful_of_images_is_sure_of_nothing(few: int) -> None:
+    """The exact test has p = 0.25 of three images that are all lost, 0.06 of five."""
+    found = judge(learned({"a": bits(few, 0)}, 0.95), learned({"a": bits(few, 1)}, 0.95))
+    assert found.loss is not None and found.loss.low == 0
+    assert not found.loss.sure and not found.domains["a"].sure
+    assert "100.00 points, which may be chance (95 % interval 0.00 … 100.00" in found.lines[0]
+    beside = {"b": bits(1000, 0.9)}  # three images weigh as much as these thousand
+    found = judge(
+        learned({"a": bits(few, 0), **beside}, 0.95), learned({"a": bits(few, 1), **beside}, 0.95)
+    )
+    assert found.loss is not None and not found.loss.sure
+    six = judge(learned({"a": bits(6, 0)}, 0.95), learned({"a": bits(6, 1)}, 0.95))
+    assert six.loss is not None and six.loss.sure
+
+
+def test_what_may_have_cost_much_is_not_said_to_cost_little() -> None:
+    run, whole = learned({"a": bits(30, 0.8)}, 0.95), learned({"a": bits(30, 0.95)}, 0.95)
+    found = judge(run, whole)
+    assert found.loss is not None and not found.loss.sure and found.loss.high > 0.1
+    assert "or that fewer would do: more test images would tell" in found.lines[1]
+
+
+def test_a_gain_has_the_interval_of_a_gain() -> None:
+    whole, pruned = {"a": chance(60, 0.6, 0)}, {"a": chance(60, 0.75, 1)}
+    found = judge(learned(pruned, 0.9), learned(whole, 0.9)).lines[0]
+    back = judge(learned(whole, 0.9), learned(pruned, 0.9)).lines[0]
+    assert found.startswith("pruning gained ") and "which may be chance" in found
+    assert found == back.replace("lost", "gained")
+    sure = judge(learned({"a": bits(500, 0.9)}, 0.9), learned({"a": bits(500, 0.8)}, 0.9))
+    assert sure.lines[0].startswith("pruning gained 10.00 points (95 % interval 7.")
+    assert "-" not in sure.lines[0]
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0, 3.4, None])
+@pytest.mark.parametrize("count", [3, 60, 500])
+def test_a_run_that_prunes_nothing_is_told_nothing_of_pruning(
+    limit: float | None, count: int
+) -> None:
+    for trained, tested in ((0.99, 0.99), (0.99, 0.6), (0.5, 0.5), (0.7, 0.3)):
+        run = learned({"a": bits(count, tested)}, trained, limit, 1.0, NOTHING)
+        other = learned({"a": bits(count, 1.0)}, 1.0, limit, 1.0, NOTHING)
+        for found in (judge(run), judge(run, run), judge(run, other)):
+            text = " ".join(found.lines)
+            assert found.loss is None and not found.domains
+            assert not any(word in text for word in ("prun", "budget", "channel", "cut", "ramp"))
+
+
+@pytest.mark.parametrize(
+    ("pruning", "told"),
+    [
+        (CUT, True),
+        (replace(CUT, lead="the ramp"), True),
+        (replace(CUT, lead=""), False),
+        (replace(CUT, union=False), False),
+        (replace(CUT, kept=0.7), False),
+        (replace(CUT, kept=None), False),
+        (NOTHING, False),
+        (None, False),
+    ],
+)
+def test_the_last_cut_is_told_of_where_there_was_one(pruning: Pruning | None, told: bool) -> None:
+    run = learned({"a": bits(500, 0.9)}, 0.99, uncut=0.7, pruning=pruning)
+    assert ("the last cut took the rest" in "".join(judge(run).lines)) == told
+
+
+@pytest.mark.parametrize(
+    ("pruning", "limit", "keys"),
+    [
+        (CUT, 0.25, "limit"),
+        (None, 0.25, "limit"),
+        (None, None, "limit"),
+        (Pruning(True, kept=0.2, own=0.12, used=0.11), 1.0, "own"),
+        (Pruning(True, kept=0.28, own=0.15, used=0.15), 0.95, "own"),
+        (Pruning(True, kept=0.25, own=0.6, used=0.58), 0.25, "limit or own"),
+        (Pruning(True, kept=0.25, own=0.6, used=0.3), 0.25, "limit"),
+        (Pruning(True, kept=0.047), 0.5, ""),
+    ],
+)
+def test_advice_names_the_limit_that_binds(
+    pruning: Pruning | None, limit: float | None, keys: str
+) -> None:
+    whole, same, less = ({"a": bits(1000, share)} for share in (0.95, 0.945, 0.8))
+    for right, trained, word in ((less, 0.80, "larger"), (same, 0.99, SMALLER.split()[0])):
+        run = learned(right, trained, limit, pruning=pruning)
+        found = judge(run, learned(whole, 0.99)).lines[1]
+        assert (f"{word} [budget] {keys}" in found) == bool(keys)
+        assert f"{word} [budget]" in found or not keys
+        slack = pruning is not None and limit is not None and pruning.is_slack(limit)
+        assert ("far below the [budget] limit of" in found) == slack
+
+
+def test_few_images_and_networks_that_learned_nothing_do_not_lack_images() -> None:
+    def limit_of(trained: float, tested: float, count: int) -> str:
+        run = learned({"a": bits(count, tested)}, trained)
+        return judge(run, run).limit
+
+    assert limit_of(0.445, 0.377, 62) == "epochs"
+    assert limit_of(0.99, 0.92, 62) == "none"  # seven points, of so few images
+    assert limit_of(0.99, 0.92, 2000) == "data"
+    assert limit_of(0.61, 0.0, 1) == "epochs"
+    assert limit_of(0.5, 0.4, 5000) == "epochs"
+    assert limit_of(0.85, 0.6, 2000) == "data"
+    run = learned({"a": bits(5000, 0.4)}, 0.5)
+    assert "more epochs, or another rate, and more images" in judge(run, run).lines[1]
+    assert judge(run).limit == "unknown"  # the budget may be why
+    run = learned({"a": bits(2000, 0.6)}, 0.85)
+    assert "more training images, and more epochs" in judge(run, run).lines[1]
+
+
+def test_a_baseline_of_other_images_is_told_of() -> None:
+    whole = {"a": bits(1000, 0.9), "b": bits(90, 0.9)}
+    pruned = {"a": bits(1000, 0.7), "b": bits(91, 0.9)}
+    found = judge(learned(pruned, 0.8), learned(whole, 0.8))
+    assert "beside this run in b (other test images" in found.lines[0]
+    assert "; a surely lost 20.00 [" in found.lines[0] and found.limit == "budget"
+
+
+def test_seldom_is_chance_taken_for_a_loss() -> None:
+    """Of runs that lost nothing, of domains of any size, few are told that something was lost."""
+    sizes, wrong = (8, 30, 62, 300, 1000), 0
+    for _ in range(150):
+        whole, pruned = ({str(n): RNG.random(n) < 0.7 for n in sizes} for _ in range(2))
+        wrong += judge(learned(pruned, 0.9), learned(whole, 0.9)).limit == "budget"
+    assert wrong / 150 < 0.07

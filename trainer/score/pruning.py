@@ -1,0 +1,123 @@
+"""How a finished run was pruned: by what, down to how much, and which of its limits held it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prunion.runtime.base import read_json
+from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.trainer.config import RunConfig
+
+__all__ = ["Pruning", "check_baseline", "keeps_all", "read_pruning"]
+
+OVERSHOOT = 1.1  # what learning may leave of the budget before the last cut, times the budget
+FILLED = 0.75  # of a limit: what stays below it was held by something else
+
+Lead = Literal["learning", "the ramp", ""]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a run was pruned.
+
+    Attributes:
+        prunes: whether its budget could leave anything out.
+        lead: what brought the channels down before the last cut; "" where nothing did.
+        union: whether the last cut was the union's, and not each domain's.
+        kept: what the union costs in the end, as a share of the backbone; None where the budget is
+            not the union's or nothing tells it.
+        own: the most that a domain may use of the union, as a share.
+        used: the most that one does use; None where nothing tells it.
+    """
+
+    prunes: bool
+    lead: Lead = ""
+    union: bool = True
+    kept: float | None = None
+    own: float = 1.0
+    used: float | None = None
+
+    def is_slack(self, limit: float | None) -> bool:
+        """Whether far less is kept than `limit`, a share, allows."""
+        if limit is None or self.kept is None or limit >= 1:
+            return False
+        return self.kept < FILLED * limit
+
+    def binding(self, limit: float | None) -> tuple[str, ...]:
+        """Which keys of `[budget]` held the run: `limit`, `own`, both or none."""
+        capped = (limit is None or limit < 1) and not self.is_slack(limit)
+        thinned = self.own < 1 and (self.used is None or self.used >= FILLED * self.own)
+        return tuple(
+            key for key, binds in (("limit", capped), ("own", thinned)) if self.prunes and binds
+        )
+
+    def cut_line(self, limit: float | None, uncut: float) -> str:
+        """That the last cut had to take much, in words; "" where it had not.
+
+        Args:
+            limit, uncut: the budget and what was left before the last cut, as shares.
+        """
+        if limit is None or self.kept is None or not (self.prunes and self.lead and self.union):
+            return ""
+        if not (self.kept <= limit * (1 + 1e-9) and uncut > OVERSHOOT * limit):
+            return ""
+        return (
+            f"{self.lead} left {uncut:.1%} where {limit:.1%} was asked, and the last cut took the "
+            "rest: try a longer [train] ramp"
+        )
+
+
+def keeps_all(config: RunConfig) -> str:
+    """Why a run leaves nothing out for its budget's sake, in words; "" where it does."""
+    train, budget = config.train, config.budget
+    if not train.traits.prunes and train.granularity == "channel":
+        return f'[train] method is "{train.method}" ({train.traits.what})'
+    if budget.is_fraction and budget.amount == 1 and budget.own == 1:
+        return "[budget] limit is the whole network"
+    return ""
+
+
+def check_baseline(config: RunConfig) -> None:
+    """Raise ConfigError if a run's baseline would be the same run once more."""
+    if why := keeps_all(config):
+        raise ConfigError(
+            f"--baseline trains the same run without pruning, and this one prunes nothing: {why}; "
+            "leave it out (baseline = False)"
+        )
+
+
+def read_pruning(folder: Path) -> Pruning | None:
+    """How the run of a folder was pruned; None where its files do not tell."""
+    try:
+        config = RunConfig.from_checkpoint(
+            read_json(folder / "checkpoint" / "checkpoint.json")["config"]
+        )
+        result = read_json(folder / "record.json")["result"]
+        return _pruning(config, result["budget"], (result.get("own") or {}).get("macs", {}))
+    except (KeyError, TypeError, ValueError, AttributeError, PrunionError):
+        return None
+
+
+def _pruning(config: RunConfig, found: dict[str, float], own: dict[str, float]) -> Pruning:
+    budget, train = config.budget, config.train
+    backbone = 1.0 if budget.is_fraction else found.get("backbone")
+    kept = float(found["value"]) / backbone if backbone else None
+    # An amount may be more than all, which only the network's cost tells.
+    whole = not budget.is_fraction and backbone is not None and budget.amount >= backbone
+    learns = {
+        "prunion": train.ramp > 0,
+        "paper": train.warmup + train.ramp > 0,
+        "greedy": train.ramp > 0,
+        "once": False,
+    }
+    lead: Lead = "the ramp" if train.recipe == "greedy" else "learning"
+    return Pruning(
+        prunes=not keeps_all(config) and not (whole and budget.own == 1),
+        lead=lead if train.traits.prunes and learns[train.recipe] else "",
+        union=train.cut == "union",
+        kept=kept if train.traits.prunes else None,  # of slices no channel's cost tells
+        own=budget.own,
+        used=max((float(share) for share in own.values()), default=None),
+    )

@@ -25,6 +25,7 @@ from prunion.trainer.run import (
     train_sweep,
     train_with_baseline,
 )
+from prunion.trainer.score import check_baseline
 
 __all__ = ["prune", "sweep", "train"]
 
@@ -74,6 +75,8 @@ def train(
     """
     config, run_file, folder = _asked(config, output)
     check_handed(config, datasets or {})
+    if baseline:
+        check_baseline(config)
     go = train_with_baseline if baseline else train_run
     return go(
         config,

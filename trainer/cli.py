@@ -93,12 +93,15 @@ def train(
         train_sweep,
         train_with_baseline,
     )
+    from prunion.trainer.score import check_baseline
 
     folder, path = Path(output) if output else Path("runs") / Path(config).stem, Path(config)
     pairs = [[*seed, *limit] for seed in _each("seed", seeds) for limit in _each("budget", limits)]
     runs = [load_config(config, [*changes, *pair]) for pair in pairs]
     if baseline and len(runs) > 1:
         raise click.UsageError("--baseline goes with one run: give --budget 1 as well instead")
+    if baseline:
+        check_baseline(runs[0])
     with exit_when_stopped():
         if len(runs) > 1:
             swept = train_sweep(

@@ -142,6 +142,9 @@ def test_a_baseline_is_trained_from_the_network_and_the_data_sets_in_hand(tmp_pa
     record = json.loads((tmp_path / "r" / "baseline" / "record.json").read_text("utf-8"))
     assert record["result"]["accuracy"] == result.baseline
     assert record["result"]["budget"]["value"] == 1.0
+    with pytest.raises(ConfigError, match=r"prunes nothing: .*leave it out \(baseline = False\)"):
+        prunion.prune(Residual(), {"a": Noise()}, 1.0, tmp_path / "s", size=16, baseline=True)
+    assert not (tmp_path / "s").exists()
 
 
 def test_results_plot(pruned: Any) -> None:

@@ -41,7 +41,7 @@ class OwnedWeights(WeightAdapter):
     ) -> None:
         """Before the first domain's turn."""
         super().__init__()
-        self.names, self.share = tuple(shared), train.packnet_prune
+        self.names, self.given_back = tuple(shared), train.packnet_prune
         order = torch.arange(domains)
         # By domain: its turn, from 0.
         tasks = order.flip(0) if train.packnet_order == "reversed" else order
@@ -109,7 +109,7 @@ class OwnedWeights(WeightAdapter):
             return
         for name, free in zip(self.names, self.free, strict=True):
             owner = self._owner(name)
-            owner[_smallest(free, owner == self._now(), self.share)] = FREE
+            owner[_smallest(free, owner == self._now(), self.given_back)] = FREE
 
     def stored(self, domain: int) -> dict[str, np.ndarray]:
         """The domain's number."""

@@ -11,6 +11,7 @@ import torch
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training, training
 from prunion.trainer.learning.optimiser import MixedOptimiser
+from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
 
@@ -116,3 +117,13 @@ def test_a_turn_of_packnet_begins_anew(tmp_path: Path, monkeypatch: pytest.Monke
     keys = {"warmup": 0, "ramp": 2, "settle": 0, "method": '"packnet"', "norms": '"own"'}
     train_run(load_config(tiny_run(tmp_path, **keys)), tmp_path / "out")
     assert events == ["turn 0", "statistics", "turn 1"]
+
+
+def test_packnet_gives_back_what_it_is_told_whatever_the_budget(tmp_path: Path) -> None:
+    """Of half of the weights, which the backbone gave up, the first domain keeps a quarter."""
+    keys = {"warmup": 0, "ramp": 1, "settle": 1, "method": '"packnet"', "packnet_prune": 0.75}
+    train_run(load_config(tiny_run(tmp_path, **keys)), tmp_path / "out")
+    parts = load_checkpoint(tmp_path / "out").net.state_dict()
+    owners = torch.cat([v.flatten() for k, v in parts.items() if k.startswith("adapter.owner_")])
+    first = (owners == 2).float().mean().item()
+    assert first == pytest.approx(0.125, abs=0.005)

@@ -22,6 +22,7 @@ from .image_set import ImageCheck as ImageCheck
 from .image_set import ImageSet as ImageSet
 from .image_set import decode_image as decode_image
 from .image_set import digest_of as digest_of
+from .image_set import same_images as same_images
 from .labelled import open_labelled as open_labelled
 from .labels import Split as Split
 from .labels import check_label as check_label

@@ -12,7 +12,7 @@ import numpy as np
 from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
-from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
+from prunion.runtime.images.image_set import ImageCheck, decode_image, file_mark
 from prunion.runtime.images.labels import Split
 
 __all__ = ["open_folder"]
@@ -47,14 +47,11 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
     check = ImageCheck(orientation)
     check.check(paths, list(map(str, paths)))
     stats = [path.stat() for path in paths]
-    names_in = (path.relative_to(folder).as_posix() for path in paths)
-    digest = digest_of(zip(names_in, (x.st_size for x in stats), strict=True))
     return Split(
         labels=labels,
         names=tuple(names),
         read=lambda index: decode_image(paths[index], str(paths[index]), orientation),
         place=lambda index: str(paths[index]),
-        digest=lambda numbers: digest,
         skipped=skipped,
         met=check.met,
         empty=lambda name: (
@@ -62,6 +59,7 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
             "remove the folder",
         ),
         marks=np.array([file_mark(x) for x in stats], np.int64),
+        prints=np.array(check.prints, np.int64),
     )
 
 

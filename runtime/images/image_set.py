@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,18 @@ from prunion.runtime.base import Orientation, reason_of, usable_cores
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import ImageFault, bits_of, read_image, to_rgb, turn_of
 
-__all__ = ["ImageCheck", "ImageSet", "decode_image", "digest_of", "file_mark"]
+__all__ = [
+    "ImageCheck",
+    "ImageSet",
+    "decode_image",
+    "digest_of",
+    "file_mark",
+    "same_images",
+    "set_digest",
+]
 
 AT_ONCE = 1024
+BLOCK = 1 << 20  # bytes of a file that are read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +37,16 @@ class ImageSet:
     """Labelled images: `labels` is int64 `[N]`, `image(i)` decodes the i-th to RGB.
 
     Attributes:
-        digest: tells the set from others of as many images, as far as opening it has seen them.
+        digest: tells the set from others, as far as opening it has seen them: `set_digest`.
         marks: int64 `[N]`, equal where two are the same file or bytes; None where nobody knows.
+        prints: int64 `[N]`, of each image's bytes; None where nobody has read them.
     """
 
     labels: np.ndarray
     read: Callable[[int], Image.Image]
     digest: str = ""
     marks: np.ndarray | None = None
+    prints: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,11 +57,22 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices`, in that order."""
-        digest = digest_of([self.digest, indices.tobytes().hex()])
-        marks = None if self.marks is None else self.marks[indices]
+        marks, prints = (None if x is None else x[indices] for x in (self.marks, self.prints))
+        labels, kind = self.labels[indices], self.digest.partition(":")[0]
         return ImageSet(
-            self.labels[indices], lambda index: self.read(int(indices[index])), digest, marks
+            labels,
+            lambda index: self.read(int(indices[index])),
+            f"{kind}:{digest_of([self.digest, indices.tobytes().hex()])}"
+            if prints is None
+            else set_digest(labels, prints),
+            marks,
+            prints,
         )
+
+    def relabelled(self, labels: np.ndarray) -> ImageSet:
+        """The same images with other labels, int64 `[N]`; they count the same classes."""
+        digest = self.digest if self.prints is None else set_digest(labels, self.prints)
+        return replace(self, labels=labels, digest=digest)
 
     def again(self) -> tuple[int, int]:
         """How many images are in it once more, and how many of those with another label."""
@@ -71,6 +93,33 @@ class ImageSet:
 def file_mark(stat: os.stat_result, *more: int) -> int:
     """What tells a file, or a part of one, from all others: links to it are the same one."""
     return hash((stat.st_dev, stat.st_ino, *more))
+
+
+def set_digest(labels: np.ndarray, prints: np.ndarray | None, sample: str = "") -> str:
+    """What tells a set of images from others: what was seen of them, a colon, hex SHA-256.
+
+    Args:
+        labels: int64 `[N]`.
+        prints: int64 `[N]`, of every image's bytes (`images`); None where they were not read.
+        sample: of the bytes of some images then (`sample`); without it labels tell all (`labels`).
+
+    A digest without a colon is an earlier prunion's, of names and sizes.
+    """
+    kind = "images" if prints is not None else "sample" if sample else "labels"
+    sha = hashlib.sha256(sample.encode())
+    for values in (labels, prints):
+        if values is not None:
+            sha.update(np.asarray(values, "<i8").tobytes())
+    return f"{kind}:{sha.hexdigest()}"
+
+
+def same_images(one: str, other: str) -> bool | None:
+    """Whether two digests are of the same images; None where they do not tell.
+
+    They do not where one is missing, of another kind, or an earlier prunion's.
+    """
+    kind, other_kind = (digest.rpartition(":")[0] for digest in (one, other))
+    return one == other if kind and kind == other_kind else None
 
 
 def digest_of(parts: Iterable[object]) -> str:
@@ -102,11 +151,13 @@ class ImageCheck:
 
     Attributes:
         met: how many images there are of each kind that is not taken just as it is stored.
+        prints: of the bytes of each image, in order: 64 bits as a signed number.
     """
 
     orientation: Orientation
     deep_bytes: int = 64 << 20
     met: Counter[str] = field(default_factory=Counter)
+    prints: list[int] = field(default_factory=list)
 
     def check(self, images: Sequence[Path | bytes], names: Sequence[str]) -> None:
         """Raise one DataError that names the first image of `images` that cannot be read."""
@@ -115,11 +166,12 @@ class ImageCheck:
                 some = images[start : start + AT_ONCE]
                 deep = [self._is_deep(image) for image in some]
                 bad = []
-                for traits in pool.map(self._traits, some, names[start : start + AT_ONCE], deep):
-                    if isinstance(traits, DataError):
-                        bad.append(traits)
+                for found in pool.map(self._seen, some, names[start : start + AT_ONCE], deep):
+                    if isinstance(found, DataError):
+                        bad.append(found)
                     else:
-                        self.met.update(traits)
+                        self.prints.append(found[0])
+                        self.met.update(found[1])
                 if bad:
                     raise DataError(f"{bad[0]}{_and_others(bad[1:])}")
 
@@ -128,15 +180,29 @@ class ImageCheck:
             self.deep_bytes -= len(image) if isinstance(image, bytes) else image.stat().st_size
         return self.deep_bytes > 0
 
-    def _traits(self, image: Path | bytes, name: str, deep: bool) -> list[str] | DataError:
+    def _seen(
+        self, image: Path | bytes, name: str, deep: bool
+    ) -> tuple[int, list[str]] | DataError:
         def use(opened: Image.Image) -> list[str]:
             _load_small(opened) if deep else opened.verify()
             return _traits(opened, self.orientation)
 
         try:
-            return read_image(image, use)
+            return _print_of(image), read_image(image, use)
         except (ImageFault, OSError) as exc:
             return _unreadable(name, exc)
+
+
+def _print_of(image: Path | bytes) -> int:
+    """64 bits of an image's bytes, as a signed number."""
+    sha = hashlib.sha256()
+    if isinstance(image, bytes):
+        sha.update(image)
+    else:
+        with image.open("rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                sha.update(block)
+    return int.from_bytes(sha.digest()[:8], "big", signed=True)
 
 
 def _and_others(bad: list[DataError]) -> str:

@@ -60,7 +60,7 @@ def open_labelled(
     if not len(chosen):
         raise DataError(f"the data have no image of a class that {domain} knows: give some")
     places = tuple(split.place(int(index)) for index in chosen)
-    return ImageSet(labels, split.read).subset(chosen), places, unknown
+    return split.numbered(labels).subset(chosen), places, unknown
 
 
 def _open(

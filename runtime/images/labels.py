@@ -12,6 +12,7 @@ from PIL import Image
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import DataError
+from prunion.runtime.images.image_set import ImageSet, set_digest
 
 __all__ = [
     "Split",
@@ -32,22 +33,28 @@ class Split:
         names: the class names that whole numbers count through; None where nothing names classes.
         read: decodes the i-th image.
         place: how messages name the i-th image.
-        digest: of the images, given their class numbers `[N]`.
         skipped: what was passed over and why, with how many.
         met: images that the network gets otherwise than they are stored, and how, with how many.
         empty: what is wrong with a class of `names` that has no image, and what to do but add some.
-        marks: as of an `ImageSet`.
+        marks, prints: as of an `ImageSet`.
+        sample: of the bytes of some images, hex, where there are no `prints`.
     """
 
     labels: Sequence[Any]
     names: tuple[str, ...] | None
     read: Callable[[int], Image.Image]
     place: Callable[[int], str]
-    digest: Callable[[np.ndarray], str]
     skipped: Mapping[str, int] = field(default_factory=dict)
     met: Mapping[str, int] = field(default_factory=dict)
     empty: Callable[[str], tuple[str, str]] | None = None
     marks: np.ndarray | None = None
+    prints: np.ndarray | None = None
+    sample: str = ""
+
+    def numbered(self, numbers: np.ndarray) -> ImageSet:
+        """The images with the places of their labels among the classes, int64 `[N]`."""
+        digest = set_digest(numbers, self.prints, self.sample)
+        return ImageSet(numbers, self.read, digest, self.marks, self.prints)
 
 
 def number_labels(

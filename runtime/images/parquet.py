@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import tempfile
 from bisect import bisect_right
@@ -16,7 +15,7 @@ import numpy as np
 
 from prunion.runtime.base import Orientation, install_hint, json_of, reason_of, shown
 from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
-from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of
+from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
 
 __all__ = ["EncodedStore", "are_parquet", "open_parquet"]
@@ -44,8 +43,6 @@ def open_parquet(
     """
     store, check = EncodedStore(), ImageCheck(orientation)
     labels: list[Any] = []
-    digests: list[str] = []
-    marks: list[int] = []
     rows = _Rows(paths, [])
     named: tuple[str, ...] | None = None
     for number, path in enumerate(paths):
@@ -65,20 +62,18 @@ def open_parquet(
                     "without end, write each one once"
                 )
             labels += values
-            own = [hashlib.sha256(image) for image in images]
-            digests.append(digest_of(x.hexdigest() for x in own))
-            marks += [int.from_bytes(x.digest()[:8], "big", signed=True) for x in own]
     if not labels:
         raise DataError(f"{paths[0]} holds no images: give a file with rows")
     store.seal()
+    prints = np.array(check.prints, np.int64)
     return Split(
         labels=labels,
         names=named,
         read=lambda index: decode_image(store[index], rows.name(index), orientation),
         place=rows.name,
-        digest=lambda numbers: digest_of([*digests, *numbers]),
         met=check.met,
-        marks=np.array(marks, np.int64),
+        marks=prints,
+        prints=prints,
     )
 
 

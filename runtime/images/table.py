@@ -14,7 +14,7 @@ import numpy as np
 
 from prunion.runtime.base import Orientation, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
+from prunion.runtime.images.image_set import ImageCheck, decode_image, file_mark
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["TABLE_SUFFIXES", "are_tables", "open_tables"]
@@ -48,7 +48,6 @@ def open_tables(
     if not rows:
         raise DataError(f"{paths[0]} names no images: give a table with rows")
     stats, labels = [_stat(row) for row in rows], [row.label for row in rows]
-    sizes = [x.st_size for x in stats]
     check = ImageCheck(orientation)
     check.check([row.image for row in rows], [row.place for row in rows])
     return Split(
@@ -56,11 +55,9 @@ def open_tables(
         names=None,
         read=lambda index: decode_image(rows[index].image, rows[index].place, orientation),
         place=lambda index: rows[index].place,
-        digest=lambda numbers: digest_of(
-            [*zip((row.name for row in rows), sizes, strict=True), *numbers]
-        ),
         met=check.met,
         marks=np.array([file_mark(x) for x in stats], np.int64),
+        prints=np.array(check.prints, np.int64),
     )
 
 

@@ -7,7 +7,6 @@ mapped file, so a set of millions of images needs neither as many files nor thei
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import tarfile
@@ -25,7 +24,7 @@ import numpy as np
 from prunion.runtime.base import BoundedTar, Orientation, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES
-from prunion.runtime.images.image_set import ImageCheck, decode_image, digest_of, file_mark
+from prunion.runtime.images.image_set import ImageCheck, decode_image, file_mark
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["are_tars", "open_tars"]
@@ -76,10 +75,10 @@ def open_tars(
         names=None,
         read=lambda index: decode_image(held.image(index), held.place(index), orientation),
         place=held.place,
-        digest=lambda numbers: digest_of([held.sha.hexdigest(), *numbers]),
         skipped=skipped,
         met=check.met,
         marks=np.array(held.marks, np.int64),
+        prints=np.array(check.prints, np.int64),
     )
 
 
@@ -110,7 +109,6 @@ class _Held:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     names: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))  # of names
-    sha: Any = field(default_factory=hashlib.sha256)
     marks: array[int] = field(default_factory=lambda: array("q"))
     stat: Any = None  # of the shard that was begun last
 
@@ -135,7 +133,6 @@ class _Held:
         self.names += file.name.encode()
         self.ends.append(len(self.names))
         self.marks.append(file_mark(self.stat, file.start))
-        self.sha.update(f"{file.name}\n{file.size}\n".encode())
 
     def check(self, check: ImageCheck, begin: int) -> None:
         """Check the images from number `begin` on."""

@@ -2,6 +2,8 @@ from .augment import AugmentConfig as AugmentConfig
 from .backbone import BackboneConfig as BackboneConfig
 from .backbone import InputConfig as InputConfig
 from .budget import BudgetConfig as BudgetConfig
+from .changes import changed_keys as changed_keys
+from .changes import todays_config as todays_config
 from .checks import BackboneSource as BackboneSource
 from .checks import BudgetKind as BudgetKind
 from .checks import Device as Device

@@ -52,12 +52,12 @@ def number_classes(
     classes = _named(where, train, "train")
     drop, remarks = config.drop_untrained, list(_look_alikes(classes))
     numbers = number_labels(train, classes, otherwise=OTHERWISE)
-    train_set = ImageSet(numbers, train.read, train.digest(numbers), train.marks)
+    train_set = train.numbered(numbers)
     others: dict[str, ImageSet] = {}
     for part, split in (("test", test), ("validation", validation)):
         if split is not None:
             own = _other_numbers(where, part, split, classes, drop)
-            others[part] = ImageSet(own, split.read, split.digest(own), split.marks)
+            others[part] = split.numbered(own)
     kept = np.unique(numbers)
     dropped = [name for index, name in enumerate(classes) if index not in kept]
     if dropped and not drop:
@@ -149,7 +149,7 @@ def _only(images: ImageSet, kept: np.ndarray) -> tuple[ImageSet, int]:
     own = np.isin(images.labels, kept)
     chosen = images.subset(np.flatnonzero(own))
     numbers = np.searchsorted(kept, chosen.labels)
-    return ImageSet(numbers, chosen.read, chosen.digest, chosen.marks), int((~own).sum())
+    return chosen.relabelled(numbers), int((~own).sum())
 
 
 def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 
 from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images import Split, decode_image, digest_of
+from prunion.runtime.images import Split, decode_image
 from prunion.trainer.data.named import class_names, kept_labels, label_of, labels_of
 
 __all__ = ["Handed", "HandedSets", "open_dataset"]
@@ -88,7 +88,7 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
         return image
 
     marks = np.array([_mark(dataset, index) for index in range(len(labels))], np.int64)
-    return Split(labels, names if own else None, read, place, digest_of, marks=marks)
+    return Split(labels, names if own else None, read, place, marks=marks)
 
 
 def _mark(dataset: Any, index: int) -> int:

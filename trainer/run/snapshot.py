@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prunion.runtime.base import json_of, reason_of, replace_file, shown
-from prunion.runtime.errors import CheckpointError, PrunionError
-from prunion.trainer.config import RunConfig, key_of
+from prunion.runtime.errors import CheckpointError
+from prunion.runtime.images import same_images
+from prunion.trainer.config import changed_keys, todays_config
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 
-__all__ = ["load_snapshot", "save_snapshot", "snapshot_bytes", "snapshot_facts", "snapshot_step"]
+__all__ = [
+    "load_snapshot",
+    "run_facts",
+    "save_snapshot",
+    "snapshot_bytes",
+    "snapshot_facts",
+    "snapshot_step",
+]
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 4
-# Where and by how many a run is computed is free: the bits may differ by it, the run does not.
-FREE = (("train", "workers"), ("train", "placement"), ("threads",), ("device",))
 WORDS = {
     "images": "other images",
     "classes": "other classes",
@@ -58,8 +65,7 @@ def save_snapshot(
                 plain.setdefault(str(index), {})[key] = value
     meta = {
         "format_version": FORMAT_VERSION,
-        "run": _fingerprint(facts_of := _facts(training)),
-        "made_by": facts_of,
+        "made_by": run_facts(training),
         "epoch": training.epoch if goes_on is None else goes_on // training.batches.steps_per_epoch,
         "step": training.step if goes_on is None else goes_on,
         "phase": training.phase,
@@ -125,6 +131,14 @@ def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) ->
             f"{path} belongs to a run with {other}: resume with what it was started with, or start "
             "again with --force"
         )
+    if training.processes.first and (names := _untold(meta, training)):
+        # Refused, a run that nobody touched would be lost.
+        log.warning(
+            "%s is of an earlier prunion, which noted too little of the training images of %s to "
+            "tell them from others of as many: it goes on with those that are there",
+            path,
+            ", ".join(names),
+        )
     training.net.load_state_dict(_strip(tensors, "net."))
     restore_learner(training.learner, _strip(tensors, "switches."))
     average = _strip(tensors, "average.")
@@ -165,10 +179,9 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
     """In what the stored run is another one than this, with both values; "" if it may go on."""
     if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
         return "another prunion"
-    facts, stored = _facts(training), meta.get("made_by")
-    if not isinstance(stored, dict):  # of an earlier prunion, which kept the fingerprint alone
-        same = meta.get("run") == _fingerprint(facts)
-        return "" if same else "another configuration, other images or another teacher"
+    facts, stored = run_facts(training), meta.get("made_by")
+    if not isinstance(stored, dict):
+        return "settings that its prunion, an earlier one, did not write down"
     now = json.loads(json.dumps(facts))
     if any_limit:  # what is allowed follows from it
         limit = {"limit": now["config"]["budget"]["limit"]}
@@ -176,34 +189,30 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         config = {**config, "budget": {**config.get("budget", {}), **limit}}
         cost = [*stored.get("cost", [])[:1], *now["cost"][1:]]
         stored = {**stored, "config": config, "cost": cost}
-    for key, before, after in _differences(_today(stored.get("config")), now["config"], ()):
+    for key, before, after in changed_keys(todays_config(stored.get("config")), now["config"]):
         return f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
-        if before != after:
+        if _other_images(before, after) if key == "images" else before != after:
             return f"{what} (was {shown(before)}, is {shown(after)})"
     return ""
 
 
-def _today(config: Any) -> Any:
-    """A stored configuration as this prunion writes it: keys that it is older than, by default."""
-    try:
-        return json.loads(json.dumps(RunConfig.from_json(config).to_json()))
-    except PrunionError:
-        return config
+def _other_images(before: Any, after: Any) -> bool:
+    """Whether training images, counts and digests by domain, certainly are others."""
+    if not isinstance(before, list) or before[:1] != after[:1]:
+        return True
+    return any(same_images(*pair) is False for pair in zip(before[1], after[1], strict=True))
 
 
-def _differences(before: Any, after: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Any, Any]]:
-    """Each key of the run file in which two runs differ, but for those that change no result."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in dict.fromkeys((*before, *after)):
-            if (*place, key) not in FREE:
-                yield from _differences(before.get(key), after.get(key), (*place, key))
-    elif before != after:
-        yield key_of(".".join(place[:-1]), place[-1] if place else "config"), before, after
+def _untold(meta: Any, training: Training) -> list[str]:
+    """The domains whose training images a state does not tell from others of as many."""
+    stored = meta["made_by"]["images"][1]
+    pairs = zip(training.names, stored, training.batches.digests, strict=True)
+    return [name for name, before, now in pairs if same_images(before, now) is None]
 
 
-def _facts(training: Training) -> dict[str, Any]:
+def run_facts(training: Training) -> dict[str, Any]:
     """What a run cannot go on without: its configuration, what it counts, its prices."""
     facts: dict[str, Any] = {
         "config": training.config.to_json(),
@@ -212,12 +221,8 @@ def _facts(training: Training) -> dict[str, Any]:
         "teacher": training.teacher and training.teacher.digest,
         "cost": [training.budget.full, training.budget.allowed],
     }
-    if training.origin:  # a plain run has none, and its fingerprint stays what it was
+    if training.origin:  # a plain run has none
         facts["origin"] = training.origin
     if training.importance is not None:
         facts["importance"] = training.importance.tolist()
     return facts
-
-
-def _fingerprint(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -43,10 +43,10 @@ def test_a_csv_gives_images_and_names(root: Path) -> None:
     assert [split.read(i).getpixel((0, 0))[0] for i in range(3)] == [1, 0, 9]
     assert split.place(1) == f"{table} line 4 (images/./0.png)"
     numbers = np.zeros(3, np.int64)
-    before = split.digest(numbers)
-    assert before != split.digest(numbers + 1)
+    before = split.numbered(numbers).digest
+    assert before != split.numbered(numbers + 1).digest
     Image.new("RGB", (60, 50)).save(root / "images" / "1.png")
-    assert open_tables([table]).digest(numbers) != before
+    assert open_tables([table]).numbered(numbers).digest != before
 
 
 def test_jsonl_and_tsv_are_read_with_named_columns(root: Path) -> None:

@@ -22,7 +22,7 @@ ABC = ("ant", "bee", "cat")
 
 
 def split(labels: Sequence[Any], names: tuple[str, ...] | None = None) -> Split:
-    return Split(labels, names, picture, "image {}".format, lambda numbers: str(numbers))
+    return Split(labels, names, picture, "image {}".format)
 
 
 def numbered(train: Split, test: Split | None = None, **options: Any) -> Numbered:

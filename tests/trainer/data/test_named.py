@@ -103,6 +103,24 @@ def test_huggingface_opens_what_was_saved_to_disk(tmp_path: Path, splits: bool) 
         open_domain(wrong, 0)
 
 
+def test_other_images_saved_under_the_same_labels_are_told_apart(tmp_path: Path) -> None:
+    """Labels were all that was looked at."""
+    datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    digests = []
+    for number, first in enumerate((0, 0, 8)):
+        images = [picture(first + i) for i in range(8)]
+        rows = {"image": images, "label": [1, 0] * 4}
+        saved = datasets.Dataset.from_dict(rows, datasets.Features(kinds), split="train")
+        saved.save_to_disk(tmp_path / str(number))
+        place = str(tmp_path / str(number))
+        config = DomainConfig("d", source="huggingface", dataset=place, holdout=0.5)
+        domain = open_domain(config, 0)
+        digests.append((domain.train.digest, domain.test.digest))
+    assert digests[0] == digests[1]
+    assert digests[0][0] != digests[2][0] and digests[0][1] != digests[2][1]
+
+
 def test_huggingface_opens_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -5,29 +5,40 @@ Also the accuracy after each epoch, on a few fixed images: of validation, or els
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prunion.runtime.images import same_images
 from prunion.runtime.measure import Answers, Figures, mistakes
-from prunion.trainer.data import Domain, eval_transform, resized_in_memory
+from prunion.trainer.data import Domain, ImageSet, eval_transform, resized_in_memory
 from prunion.trainer.learning import Training
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.result import RunResult
+from prunion.trainer.run.snapshot import run_facts
+from prunion.trainer.score import MadeBy, other_images, read_made_by
 
 __all__ = [
     "RECORD",
     "answer_records",
+    "made_by",
     "run_record",
+    "tell_other_images",
     "watch_accuracy",
     "watched_images",
     "watched_part",
 ]
 
+log = logging.getLogger(__name__)
+
 RECORD = "record.json"
+WATCHED = "watched"  # the fact, of a state: the digests of the images that accuracy was measured on
 FORMAT_VERSION = 1
 MOST_WATCHED = 256  # images of a domain after each epoch
 SHARE_WATCHED = 8  # of as many as it trains on: an answer costs a third of a training step
@@ -90,8 +101,73 @@ def answer_records(
     return {domain.name: known[domain.name] for domain in domains}
 
 
+def made_by(training: Training, domains: Sequence[Domain]) -> dict[str, Any]:
+    """What a run is made by and of, for `prunion.trainer.score` to hold against another's.
+
+    Args:
+        domains: also those of another seed than the run's.
+    """
+    facts = run_facts(training)
+    sets = {
+        d.name: {
+            "classes": list(d.classes),
+            "images": {part: len(images) for part, images in _parts(d).items()},
+            "digests": {part: images.digest for part, images in _parts(d).items()},
+        }
+        for d in domains
+    }
+    more: dict[str, Any] = {
+        key: facts[key] for key in ("config", "teacher", "origin") if key in facts
+    }
+    more["cost"] = facts["cost"][0]  # of the whole network: what is allowed follows from it
+    if "importance" in facts:
+        text = json.dumps(facts["importance"])
+        more["importance"] = hashlib.sha256(text.encode()).hexdigest()
+    return {**more, "domains": sets}
+
+
+def tell_other_images(
+    training: Training, domains: Sequence[Domain], folder: Path, facts: dict[str, Any]
+) -> None:
+    """Say that a run which goes on is measured on other images than before, and note these.
+
+    A finished run is tested again. An accuracy after warm-up on other images stands beside nothing.
+    """
+    before = facts.get(WATCHED, {})
+    facts[WATCHED] = now = {d.name: d.watched.digest for d in domains}
+    other = [n for n in now if same_images(before.get(n, ""), now[n]) is False]
+    if other and facts.get("before"):
+        facts["before"] = {}  # it cannot be measured again
+    finished: MadeBy = read_made_by(folder)
+    today = made_by(training, domains)
+    told = [x for d in domains for x in other_images(finished, today, d.name, ("test",))]
+    if told and training.processes.first:
+        rival = (folder / "baseline").is_dir()
+        log.warning(
+            "%s was tested on %s: it is tested again on those that are there now%s",
+            folder,
+            " and ".join(told),
+            "; its baseline is compared once --baseline --resume has tested that too" * rival,
+        )
+    elif other and training.processes.first:
+        log.warning(
+            "accuracy of %s before step %d was measured on other images than from here on",
+            ", ".join(other),
+            training.step,
+        )
+
+
+def _parts(domain: Domain) -> dict[str, ImageSet]:
+    parts = {"train": domain.train, "test": domain.test, "validation": domain.validation}
+    return {part: images for part, images in parts.items() if images is not None}
+
+
 def run_record(
-    training: Training, result: RunResult, records: Mapping[str, Mapping[str, Any]], model: str
+    training: Training,
+    domains: Sequence[Domain],
+    result: RunResult,
+    records: Mapping[str, Mapping[str, Any]],
+    model: str,
 ) -> dict[str, Any]:
     """The value of `record.json`; `model` is the SHA-256 of the network's file.
 
@@ -107,6 +183,7 @@ def run_record(
         "format_version": FORMAT_VERSION,
         "kind": "prunion run",
         "model_sha256": model,
+        "made_by": made_by(training, domains),
         "result": value,
         "choices": {"units": rows.shape[1], "domains": chosen},
         "domains": dict(records),

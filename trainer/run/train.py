@@ -53,6 +53,7 @@ from prunion.trainer.run.record import (
     RECORD,
     answer_records,
     run_record,
+    tell_other_images,
     watch_accuracy,
     watched_part,
 )
@@ -133,6 +134,7 @@ def train_run(
                 facts = load_snapshot(start, training, any_limit=True)
                 earlier = start.with_suffix(".jsonl")
                 processes.on_first(lambda: _keep_log(earlier, folder / METRICS))
+        tell_other_images(training, domains, folder, facts)
         few = watched_part(training, domains)
         thinned_steps = own_steps(folder) if resumes and config.budget.own < 1 else 0
         with stop_signals() as stop, open_log(folder, training, thinned_steps, track) as log:
@@ -153,10 +155,8 @@ def train_run(
             answers = _answers(training, domains)
             accuracy = accuracy_of(answers, domains, processes)
             records = answer_records(training, domains, answers)
-            seconds = time.perf_counter() - started
-            before = facts.get("before", {})
-            found = found_in(domains)
-            result = run_result(training, accuracy, before, folder, seconds, found)
+            before, seconds = facts.get("before", {}), time.perf_counter() - started
+            result = run_result(training, accuracy, before, folder, seconds, found_in(domains))
             result = replace(result, own=own, branched_from=facts.get(BRANCHED))
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
@@ -192,7 +192,7 @@ def _save(
     try:
         save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
         model = read_json(folder / "checkpoint.json")["model_sha256"]
-        write_json(result.folder / RECORD, run_record(training, result, records, model))
+        write_json(result.folder / RECORD, run_record(training, domains, result, records, model))
     except OutputError as exc:
         raise OutputError(f"{exc}: training is done, finish it with --resume") from None
 

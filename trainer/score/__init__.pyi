@@ -4,6 +4,12 @@ from .formulas import read_accuracies as read_accuracies
 from .formulas import run_score as run_score
 from .formulas import score as score
 from .formulas import score_table as score_table
+from .made_by import MadeBy as MadeBy
+from .made_by import not_paired as not_paired
+from .made_by import other_images as other_images
+from .made_by import other_run as other_run
+from .made_by import read_made_by as read_made_by
+from .made_by import untold as untold
 from .pruning import check_baseline as check_baseline
 from .tables import BENCHMARKS as BENCHMARKS
 from .tables import DECATHLON as DECATHLON

@@ -15,6 +15,7 @@ from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import BudgetConfig
 from prunion.trainer.score.advice import UNLEARNED, Fit, Limit, limit_line
 from prunion.trainer.score.losses import Loss, domain_losses, lost_line, mean_loss, normal_of
+from prunion.trainer.score.made_by import MadeBy, comparable, read_made_by
 from prunion.trainer.score.pruning import Pruning, read_pruning
 
 __all__ = ["Learned", "Limit", "Loss", "Verdict", "judge", "read_verdict"]
@@ -36,6 +37,7 @@ class Learned:
         limit, uncut: the budget as a share of the whole, where it is one, and the share that
             learning left before the last cut.
         pruning: how the run was pruned; None where its files do not tell.
+        made_by: the run's settings, classes and images; None where nobody knows.
     """
 
     right: Mapping[str, np.ndarray]
@@ -45,6 +47,7 @@ class Learned:
     limit: float | None = None
     uncut: float = 1.0
     pruning: Pruning | None = None
+    made_by: MadeBy | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def judge(pruned: Learned, baseline: Learned | None = None) -> Verdict:
     answers = {
         name: (baseline.right[name], pruned.right[name])
         for name in names
-        if baseline is not None and prunes and _comparable(baseline, pruned, name)
+        if baseline is not None and prunes and comparable(baseline, pruned, name)
     }
     domains = domain_losses(answers)
     loss = mean_loss(answers) if len(answers) == len(names) else None
@@ -113,11 +116,6 @@ def read_verdict(folder: Path, baseline: Path | None = None) -> Verdict | None:
 
 
 # --- figures --------------------------------------------------------------------------------------
-
-
-def _comparable(baseline: Learned, pruned: Learned, name: str) -> bool:
-    one, other = baseline.right.get(name), pruned.right.get(name)
-    return one is not None and other is not None and len(one) == len(other) > 0
 
 
 def _is_lost(loss: Loss | None, lost: Sequence[str]) -> bool:
@@ -222,6 +220,7 @@ def _read(folder: Path) -> Learned | None:
             images={name: int(found["images"]["train"]) for name, found in result["data"].items()},
             limit=_share(result["budget"]),
             uncut=float(result["uncut"]),
+            made_by=read_made_by(folder),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrunionError):
         return None

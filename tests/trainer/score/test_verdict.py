@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from prunion.trainer.score.verdict import Learned, judge, read_verdict
 from tests.trainer.score.written_run import written_run
 
 RNG = np.random.default_rng(0)
+SETS = {"classes": ["x", "y"], "digests": {"train": "images:1", "test": "images:2"}}
+MADE_BY = {
+    "config": {"seed": 0, "budget": {"limit": 0.5}, "train": {"settle": 4}},
+    "domains": dict.fromkeys(("a", "b", "signs", "cars", "first", "last"), SETS),
+}
 
 
 CUT = Pruning(prunes=True, lead="learning", kept=0.25)
@@ -35,6 +41,7 @@ def learned(
         limit=limit,
         uncut=uncut,
         pruning=pruning,
+        made_by={**MADE_BY, "domains": dict.fromkeys(right, SETS)},
     )
 
 
@@ -87,6 +94,33 @@ def test_too_few_epochs_and_too_short_a_ramp_are_told() -> None:
 def test_images_of_another_number_are_not_compared() -> None:
     found = judge(learned({"a": bits(100, 0.5)}, 0.5), learned({"a": bits(90, 0.5)}, 0.5))
     assert found.loss is None
+
+
+def changed(**sets: object) -> dict[str, object]:
+    return {**MADE_BY, "domains": {"a": {**SETS, **sets}}}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,  # of an earlier prunion: unknown is not the same
+        {"domains": {"a": {"classes": ["x", "y"]}}},
+        changed(digests={"train": "images:1", "test": "images:3"}),
+        changed(digests={"train": "images:3", "test": "images:2"}),
+        changed(digests={"train": "1", "test": "2"}),
+        changed(classes=["x", "z"]),
+        {**MADE_BY, "config": {**MADE_BY["config"], "seed": 1}},  # type: ignore[dict-item]
+    ],
+)
+def test_a_baseline_of_other_images_or_another_seed_is_not_compared(other: object) -> None:
+    """Only how many answers there were was looked at."""
+    whole, pruned = learned({"a": bits(100, 0.5)}, 0.5), learned({"a": bits(100, 0.5)}, 0.5)
+    assert judge(pruned, whole).loss is not None
+    assert judge(pruned, replace(whole, made_by=other)).loss is None  # type: ignore[arg-type]
+    assert judge(replace(pruned, made_by=other), whole).loss is None  # type: ignore[arg-type]
+    config = {**MADE_BY["config"], "budget": {"limit": 1.0}}  # type: ignore[dict-item]
+    larger = replace(whole, made_by={**MADE_BY, "config": config})
+    assert judge(pruned, larger).loss is not None
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -291,3 +325,15 @@ def test_seldom_is_chance_taken_for_a_loss() -> None:
         whole, pruned = ({str(n): RNG.random(n) < 0.7 for n in sizes} for _ in range(2))
         wrong += judge(learned(pruned, 0.9), learned(whole, 0.9)).limit == "budget"
     assert wrong / 150 < 0.07
+
+
+@pytest.mark.parametrize("made_by", [3, [], {}, {"domains": {"a": 3}}, {"domains": {"a": {}}}])
+def test_a_damaged_note_of_images_is_unknown(made_by: object, tmp_path: Path) -> None:
+    data = {"a": {"images": {"train": 8, "test": 8}}}
+    budget = {"kind": "params", "asked": 0.5, "backbone": None}
+    common = {"accuracy": {"a": 1.0}, "epochs": [1, 3], "uncut": 0.5, "data": data}
+    answers = {"images": 8, "right_bits": "ff", "classes": [{"name": "x"}, {"name": "y"}]}
+    record = {"domains": {"a": answers}, "result": {"budget": budget, **common}}
+    (tmp_path / "record.json").write_text(json.dumps({**record, "made_by": made_by}), "utf-8")
+    found = read_verdict(tmp_path, tmp_path)
+    assert found is not None and found.loss is None

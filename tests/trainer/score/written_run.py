@@ -37,14 +37,18 @@ def written_run(
         "budget": account,
         **(result or {}),
     }
-    record = {"domains": {"a": {"images": 8, "right_bits": "ff"}}, "result": found}
-    (folder / "record.json").write_text(json.dumps(record), "utf-8")
     config = {
         "backbone": {"name": "resnet18"},
         "budget": {**budget, **({"profile": "device.json"} if kind == "latency" else {})},
         "train": dict(train or {}),
         "domains": {name: {"train": f"{name}/train", "test": f"{name}/test"} for name in "ab"},
     }
+    digests = {"train": "images:1", "test": "images:2"}
+    sets = {"classes": ["x"], "images": {"train": 8, "test": 8}, "digests": digests}
+    made_by = {"config": config, "domains": {"a": sets}}
+    answers = {"a": {"images": 8, "right_bits": "ff"}}
+    record = {"domains": answers, "result": found, "made_by": made_by}
+    (folder / "record.json").write_text(json.dumps(record), "utf-8")
     (folder / "checkpoint").mkdir()
     text = json.dumps({"config": config})
     (folder / "checkpoint" / "checkpoint.json").write_text(text, "utf-8")

@@ -1,0 +1,137 @@
+"""What a finished run was made by and of: its settings, images and classes, held against others'.
+
+`record.json` has it as `made_by`. What an earlier prunion did not write down is unknown, which is
+never taken for equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunion.runtime.base import read_json, shown
+from prunion.runtime.errors import PrunionError
+from prunion.runtime.images import same_images
+from prunion.trainer.config import changed_keys, todays_config
+
+if TYPE_CHECKING:
+    from prunion.trainer.score.verdict import Learned
+
+__all__ = [
+    "MadeBy",
+    "comparable",
+    "not_paired",
+    "other_images",
+    "other_run",
+    "read_made_by",
+    "untold",
+]
+
+MadeBy = Mapping[str, Any]  # `config`, `domains`, `teacher`, `cost`: as `record.json` has it
+# Of a baseline's configuration: it has every channel, and settles for as long as the other run
+# settles and is thinned together.
+APART = (("budget",), ("train", "settle"), ("train", "own_epochs"))
+PAIRED = ("train", "test")  # images that two runs must have in common to be compared
+PARTS = {"train": "training", "test": "test", "validation": "validation"}
+BESIDE = {
+    "teacher": "another teacher",
+    "cost": "another network or other prices of its layers",
+    "origin": "another checkpoint to build on",
+    "importance": "another importance of the units",
+}
+
+
+def read_made_by(folder: Path) -> MadeBy:
+    """What a finished run's folder tells; of an earlier prunion's the classes and counts alone."""
+    path = folder / "record.json"
+    try:
+        record = read_json(path) if path.is_file() else {}
+        if "made_by" in record:
+            made_by = dict(record["made_by"])
+            for found in made_by["domains"].values():
+                dict(found["images"]), dict(found["digests"])  # or the file is damaged
+            return made_by
+        found = {
+            name: {
+                "classes": [row["name"] for row in record["domains"][name]["classes"]],
+                "images": dict(data["images"]),
+            }
+            for name, data in record["result"]["data"].items()
+        }
+    except (PrunionError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return {"domains": found}
+
+
+def not_paired(baseline: MadeBy | None, pruned: MadeBy | None, names: Iterable[str]) -> str:
+    """Why a run may not be compared with a baseline in the domains `names`; "" if it may."""
+    names = list(names)
+    baseline, pruned = baseline or {}, pruned or {}
+    found = [
+        *_other_settings(baseline, pruned, APART),
+        *(told for name in names for told in other_images(baseline, pruned, name, PAIRED)),
+    ]
+    if found:
+        return found[0]
+    if "config" not in baseline or "config" not in pruned or untold(baseline, pruned, names):
+        return "of one of the two it is not known which images it was tested on"
+    return ""
+
+
+def comparable(baseline: Learned, pruned: Learned, name: str) -> bool:
+    """Whether two runs' answers for a domain are to the same test images, but for the budget."""
+    one, other = baseline.right.get(name), pruned.right.get(name)
+    if one is None or other is None or not len(one) == len(other) > 0:
+        return False
+    return not not_paired(baseline.made_by, pruned.made_by, [name])
+
+
+def other_run(before: MadeBy, now: MadeBy, without: Iterable[Any] = ()) -> str:
+    """In what a run was another one than `now`, with both values; "" if nothing tells so.
+
+    Args:
+        without: keys of the configuration that may differ.
+    """
+    found = [*_other_settings(before, now, without)]
+    for key, what in BESIDE.items():
+        if "config" in before and "config" in now and before.get(key) != now.get(key):
+            found.append(f"{what} (was {shown(before.get(key))}, is {shown(now.get(key))})")
+    for name in now.get("domains", {}):
+        found += other_images(before, now, name)
+    return found[0] if found else ""
+
+
+def untold(one: MadeBy, other: MadeBy, names: Iterable[str]) -> list[str]:
+    """The domains of which it is not known whether two runs have the same images."""
+
+    def known(name: str, part: str) -> bool:
+        return same_images(_digest(one, name, part), _digest(other, name, part)) is not None
+
+    return [name for name in names if not all(known(name, part) for part in PAIRED)]
+
+
+def _other_settings(before: MadeBy, now: MadeBy, without: Iterable[Any]) -> Iterator[str]:
+    if "config" in before and "config" in now:
+        one, other = todays_config(before["config"]), todays_config(now["config"])
+        for key, was, is_now in changed_keys(one, other, tuple(without)):
+            yield f"another configuration ({key} was {shown(was)} and is {shown(is_now)})"
+
+
+def other_images(
+    before: MadeBy, now: MadeBy, name: str, parts: Iterable[str] = tuple(PARTS)
+) -> Iterator[str]:
+    """In what two runs' classes and images of a domain differ, as far as both tell."""
+    one, other = (x.get("domains", {}).get(name, {}) for x in (before, now))
+    if one.get("classes") and other.get("classes") and one["classes"] != other["classes"]:
+        yield f"other classes of {name}"
+    for part in parts:
+        was, is_now = (x.get("images", {}).get(part) for x in (one, other))
+        if one.get("images") and other.get("images") and was != is_now:
+            yield f"other {PARTS[part]} images of {name} (was {was or 0:,}, is {is_now or 0:,})"
+        elif same_images(_digest(before, name, part), _digest(now, name, part)) is False:
+            yield f"other {PARTS[part]} images of {name}, as many as before"
+
+
+def _digest(made_by: MadeBy, name: str, part: str) -> str:
+    return str(made_by.get("domains", {}).get(name, {}).get("digests", {}).get(part, ""))

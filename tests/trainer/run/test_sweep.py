@@ -66,7 +66,9 @@ def test_runs_that_share_a_warm_up_are_those_alone(
     assert result.budgets[1]["accuracy"]["warm"]["mean"] == alone.accuracy["warm"]
     assert sweep_table(result).splitlines()[2].startswith("0.4              1")
     again = [load_config(run_file, ["budget.limit=0.4", "train.settle=2"]), configs[0]]
-    with pytest.raises(PrunionError, match="belongs to a run with another configuration"):
+    with pytest.raises(
+        PrunionError, match=r"a run with another configuration \(\[train\] settle was 1 and is 2"
+    ):
         train_sweep(again, out, resume=True, shared="warm-up")
 
 

@@ -19,13 +19,13 @@ from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import make_budget
-from prunion.trainer.data import HandedSets
+from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
 from prunion.trainer.network import GRAPH, DomainNet
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
 from prunion.trainer.run.folder import check_folder
-from prunion.trainer.run.record import RECORD
+from prunion.trainer.run.record import RECORD, made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.snapshot import snapshot_facts
 from prunion.trainer.run.start import ExportCheck, begin
@@ -37,9 +37,10 @@ from prunion.trainer.run.sweep.branches import (
     sharing_facts,
     trunk_of,
 )
+from prunion.trainer.run.sweep.finished import check_alike, draw_of, is_finished
 from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
 from prunion.trainer.run.train import train_run
-from prunion.trainer.score import read_verdict
+from prunion.trainer.score import MadeBy, read_made_by, read_verdict
 
 __all__ = ["train_sweep", "train_with_baseline"]
 
@@ -72,7 +73,8 @@ def train_sweep(
         configs: of the same network and data; in them only `seed` and the budget's limit differ.
         resume: leave runs that are finished as they are, and go on with the others. A budget that
             is new, whose state nobody kept, is trained from its first step. What the runs share is
-            decided when they are begun: PrunionError if `shared` or `shorter` was another.
+            decided when they are begun: PrunionError if `shared` or `shorter` was another, and if a
+            finished one is of other images, classes or another teacher than the others.
         shared: `ramp`, or `warm-up` alone.
         shorter: share of settling that a run skips which leaves the ramp at its beginning, 0 … 1.
 
@@ -87,14 +89,18 @@ def train_sweep(
         raise PrunionError("two of the runs have the same seed and budget: leave one out")
     for _, place in runs:
         check_folder(place, force=force, resume=resume)
-    waiting = [run for run in runs if not (resume and _is_finished(*run))]
+    finished = [run for run in runs if resume and is_finished(*run)]
+    waiting = [run for run in runs if run not in finished]
     if resume:
         _check_sharing(folder, runs, sharing_facts(shared, shorter))
         check = check and _of_new_networks(check, runs)
     else:
         for leftover in folder.glob(f"{FORK}seed-*"):
             leftover.unlink(missing_ok=True)
-    shares = _priced(waiting[0], runs, check) if waiting else []
+    if not waiting:
+        places = {draw_of(config): place for config, place in reversed(finished)}
+        check_alike(finished, lambda config: read_made_by(places[draw_of(config)]))
+    shares = _priced(waiting[0], runs, check, finished) if waiting else []
     go = partial(train_run, force=force, resume=resume, run_file=run_file, track=track)
     for seed in dict.fromkeys(config.seed for config, _ in waiting):
         own = [i for i, (config, _) in enumerate(runs) if config.seed == seed]
@@ -200,16 +206,27 @@ def _name(config: RunConfig) -> str:
     return f"seed-{config.seed}-budget-{budget}"
 
 
-def _priced(first: Run, runs: Sequence[Run], check: ExportCheck | None) -> list[float]:
+def _priced(
+    first: Run, runs: Sequence[Run], check: ExportCheck | None, finished: Sequence[Run]
+) -> list[float]:
     """Everything that the runs need, before the first one: a budget that cannot be met shows now.
 
-    They share network and data, so all budgets are priced for the first one's network. Returns what
-    share of its cost each run allows.
+    They share network and data, so all budgets are priced for the first one's network, and those
+    that are `finished` are held against its images. Returns what share of its cost each run allows.
     """
     config, folder = first
     device = device_named(config.device, config.train)
     with joined_processes(len(config.domains), config.train, device) as processes:
-        training, _ = begin(config, folder, device, processes, check=check)
+        training, domains = begin(config, folder, device, processes, check=check)
+        opened = {draw_of(config): domains}
+
+        def today(run: RunConfig) -> MadeBy:
+            if draw_of(run) not in opened:
+                shape = run.input.orientation
+                opened[draw_of(run)] = open_domains(run.domains, run.seed, processes, shape)
+            return made_by(training, opened[draw_of(run)])
+
+        check_alike(finished, today)
         pricer = training.budget.pricer
         return [
             make_budget(c.budget, pricer, c.backbone.keep, cuts=c.train.traits.prunes).share
@@ -241,14 +258,3 @@ def _of_new_networks(check: ExportCheck, runs: Sequence[Run]) -> ExportCheck:
             check(net, height, width, round_to)
 
     return unless_begun
-
-
-def _is_finished(config: RunConfig, folder: Path) -> bool:
-    """Whether a folder holds the end of this very run; of another one `train_run` tells."""
-    checkpoint = folder / "checkpoint" / "checkpoint.json"
-    if not (folder / RECORD).is_file() or not checkpoint.is_file():
-        return False
-    stored = RunConfig.from_checkpoint(read_json(checkpoint).get("config"))
-    same = replace(stored, device=config.device, threads=config.threads)
-    workers = replace(config.train, workers=stored.train.workers)
-    return same == replace(config, train=workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -21,6 +22,7 @@ from prunion.benchmarks.report.subjects import Subject
 
 __all__ = ["charts_of", "html_page"]
 
+ANSWERS = "Answers: "  # how the headings of answers begin
 PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
@@ -63,8 +65,11 @@ def charts_of(subject: Subject) -> dict[str, list[Chart]]:
         ],
         "How it learned": curve_charts(subject),
     }
-    for domain, figures in subject.figures.items():
-        groups[f"Answers: {domain}"] = answer_charts(domain, figures)
+    for place, (told, figures) in enumerate(subject.answers().items()):
+        charts = answer_charts(str(figures["domain"]), figures)
+        if place >= len(subject.figures):  # of the run's own pictures, too, files have the names
+            charts = [replace(chart, name=f"{chart.name}-{place + 1}") for chart in charts]
+        groups[f"{ANSWERS}{told}"] = charts
     return groups
 
 
@@ -98,12 +103,13 @@ def html_page(
 
 
 def _section(index: int, subject: Subject, groups: Mapping[str, list[Chart]]) -> str:
+    answers = subject.answers()
     parts = [f'<h2 id="n{index}">{escape(subject.name)}</h2>{_summary(subject)}']
     for number, (heading, charts) in enumerate(groups.items()):
         if not charts:
             continue
-        domain = heading.removeprefix("Answers: ")
-        extra = _answers(subject.figures[domain]) if domain in subject.figures else ""
+        figures = answers.get(heading.removeprefix(ANSWERS))
+        extra = "" if figures is None else _answers(figures)
         cards = _cards(charts, f"n{index}g{number}", extra)
         parts.append(f"<h3>{escape(heading)}</h3>{cards}")
     parts += [_measured(report) for report in subject.measured]
@@ -158,6 +164,7 @@ def _summary(subject: Subject) -> str:
         )
     elif not subject.users:
         notes.append("This run kept no record of what each domain chose: it is from before then.")
+    notes += subject.notes
     told = "".join(f"<li>{escape(line)}</li>" for line in subject.verdict)
     verdict = f"<h3>Verdict</h3><ul>{told}</ul>" if told else ""
     return verdict + "".join(f'<p class="muted">{escape(note)}</p>' for note in notes)

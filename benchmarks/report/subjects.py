@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,13 @@ from prunion.benchmarks.report.channels import (
     layer_widths,
     read_choices,
 )
+from prunion.benchmarks.report.join import (
+    Identity,
+    answers_of,
+    read_baseline,
+    read_file,
+    same_network,
+)
 from prunion.benchmarks.report.logs import (
     domains_of_log,
     last_scores,
@@ -24,7 +30,7 @@ from prunion.benchmarks.report.logs import (
 )
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.bundle import UnitTable, load_manifest
-from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.errors import InputError
 from prunion.trainer.score import read_verdict
 
 __all__ = ["Subject", "read_subjects"]
@@ -51,11 +57,14 @@ class Subject:
             one, by none.
         sharing: of the channels that one domain chose, the share that another chose.
         log: the lines of its log.
-        figures: of each domain, what `prunion eval` counts, with the surest mistakes.
+        figures: of each domain's test images what `prunion eval` counts, with the surest mistakes.
+        evaluations: the files of `prunion eval` that are of this network.
+        made_by: the run's settings, classes and images.
+        notes: what a reader of the page is to know.
         scores: S, S_O, S_P, S_E.
         measured: what `prunion bench --json` printed.
         unfinished: the domains of a run that was stopped, of which there is a log only.
-        identity: its run's configuration and accuracies, which its bundle repeats.
+        identity: by which a run and its bundle are one; None of a run that is not done.
     """
 
     name: str
@@ -64,7 +73,7 @@ class Subject:
     params: tuple[float, float]
     macs: tuple[float, float]
     widths: Mapping[str, tuple[int, int]]
-    identity: str
+    identity: Identity | None
     trunk_hash: str = ""
     after_warmup: Mapping[str, float] = field(default_factory=dict)
     validated: bool = False
@@ -77,6 +86,9 @@ class Subject:
     sharing: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     measured: Sequence[Mapping[str, Any]] = ()
     unfinished: tuple[str, ...] = ()
@@ -86,6 +98,10 @@ class Subject:
     def mean_accuracy(self) -> float:
         """Over the domains."""
         return float(np.mean(list(self.accuracy.values())))
+
+    def answers(self) -> dict[str, Mapping[str, Any]]:
+        """What is counted of answers, by what answered which images: the run's own come first."""
+        return answers_of(self.figures, self.evaluations, self.made_by)
 
     def milliseconds(self) -> float | None:
         """Median of one image of any domain, as measured; None where nobody measured."""
@@ -109,7 +125,7 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
     for path in map(Path, paths):
         try:
             if path.is_file():
-                files.append((path, _file(path)))
+                files.append((path, read_file(path)))
             elif (path / "manifest.json").is_file():
                 subjects.append(_of_bundle(path))
             elif any((path / name / "checkpoint.json").is_file() for name in (".", "checkpoint")):
@@ -151,7 +167,9 @@ def _of_run(path: Path) -> Subject:
     accuracy = {str(d["name"]): float(d["accuracy"]) for d in meta["domains"]}
     befores = {str(d["name"]): d.get("accuracy_before") for d in meta["domains"]}
     train = meta["config"].get("train", {})
-    result = record.get("result", {})
+    result, made_by = record.get("result", {}), record.get("made_by", {})
+    rounded = table.round_up(alive, int(meta["config"].get("budget", {}).get("round_to", 1)))
+    baseline, note = read_baseline(path, made_by)
     return Subject(
         name=path.resolve().name,
         accuracy=accuracy,
@@ -159,10 +177,14 @@ def _of_run(path: Path) -> Subject:
         params=_pair(table.params(np.ones_like(alive)), table.params(alive)),
         macs=_pair(table.macs(np.ones_like(alive)), table.macs(alive)),
         widths=layer_widths(table, alive),
-        identity=_identity(meta["config"], accuracy),
+        identity=Identity(
+            str(meta["model_sha256"]), meta["config"], accuracy, layer_widths(table, rounded)
+        ),
         after_warmup={k: float(v) for k, v in befores.items() if v is not None},
         validated=any("validation" in x.get("images", {}) for x in result.get("data", {}).values()),
-        baseline=_baseline(path / "baseline"),
+        baseline=baseline,
+        notes=(note,) if note else (),
+        made_by=made_by,
         verdict=_verdict(path) if record else (),
         epochs=(int(train.get("warmup", 0)), int(meta.get("epoch", 0))),
         chosen={} if chosen is None else chosen_shares(table, alive, names, chosen),
@@ -185,7 +207,7 @@ def _of_log(path: Path, log: list[dict[str, Any]], domains: tuple[str, ...]) -> 
         nothing,
         nothing,
         {},
-        str(path.resolve()),
+        None,
         sharing=sharing,
         log=log,
         unfinished=domains,
@@ -195,7 +217,9 @@ def _of_log(path: Path, log: list[dict[str, Any]], domains: tuple[str, ...]) -> 
 def _of_bundle(path: Path) -> Subject:
     manifest = load_manifest(path / "manifest.json")
     accuracy = {d.name: d.accuracy for d in manifest.domains if d.accuracy is not None}
-    config = manifest.provenance.config if manifest.provenance else {}
+    model, config = "", dict[str, Any]()
+    if manifest.provenance:
+        model, config = manifest.provenance.model_sha256, dict(manifest.provenance.config)
     return Subject(
         name=path.resolve().name.removesuffix(".prunion"),
         accuracy=accuracy,
@@ -203,7 +227,7 @@ def _of_bundle(path: Path) -> Subject:
         params=_pair(manifest.params["backbone"], manifest.params["exported"]),
         macs=_pair(manifest.macs["backbone"], manifest.macs["exported"]),
         widths=manifest.widths,
-        identity=_identity(config, accuracy),
+        identity=Identity(model, config, accuracy, manifest.widths),
         trunk_hash=manifest.trunk_hash,
         file_bytes=(path / next(iter(manifest.graphs.values()))).stat().st_size,
         bundle=str(path.resolve()),
@@ -211,72 +235,55 @@ def _of_bundle(path: Path) -> Subject:
 
 
 def _joined(subjects: Sequence[Subject]) -> list[Subject]:
-    """Each bundle with its run, in the order of the runs."""
-    found: dict[str, Subject] = {}
+    """Each bundle with its run, in the order in which the two were first met."""
+    found: list[Subject] = []
     for subject in subjects:
-        other = found.get(subject.identity)
-        if other is None or bool(other.bundle) == bool(subject.bundle):
-            key = subject.identity if other is None else f"{subject.identity} {len(found)}"
-            found[key] = subject
+        place = next((i for i, other in enumerate(found) if _are_one(other, subject)), None)
+        if place is None:
+            found.append(subject)
             continue
-        run, bundle = (other, subject) if subject.bundle else (subject, other)
-        found[subject.identity] = replace(
+        run, bundle = (found[place], subject) if subject.bundle else (subject, found[place])
+        found[place] = replace(
             run,
             # What the file holds, rounding included.
             **{key: getattr(bundle, key) for key in ("budget", "params", "macs", "widths")},
             **{key: getattr(bundle, key) for key in ("trunk_hash", "file_bytes", "bundle")},
         )
-    return list(found.values())
+    return found
+
+
+def _are_one(one: Subject, other: Subject) -> bool:
+    """Whether one is a run and the other its bundle."""
+    run, bundle = (one, other) if other.bundle else (other, one)
+    if run.bundle or not bundle.bundle or run.identity is None or bundle.identity is None:
+        return False
+    return same_network(run.identity, bundle.identity)
 
 
 def _with_file(subjects: list[Subject], path: Path, value: Mapping[str, Any]) -> list[Subject]:
     """The subjects with an evaluation or a measurement added to the one it is of."""
-    place = str(Path(str(value["bundle"])).resolve())
-    own = [s for s in subjects if s.bundle and s.bundle == place]
-    own = own or [s for s in subjects if s.trunk_hash and s.trunk_hash == value.get("trunk_hash")]
+    place, trunk = str(Path(str(value["bundle"])).resolve()), value.get("trunk_hash")
+    there = [s for s in subjects if s.bundle and s.bundle == place]
+    own = [s for s in there if trunk in (None, s.trunk_hash)]
+    own = own or [s for s in subjects if s.trunk_hash and s.trunk_hash == trunk]
+    if there and not own:
+        raise InputError(
+            f"{path} is of what {shown(value['bundle'])} was before, another network than now: "
+            "write it again"
+        )
     if not own:
         raise InputError(
             f"{path} is of {shown(value['bundle'])}, which is not among what is reported: give "
             "that bundle too"
         )
-    if "confusion" not in value:
-        new = replace(own[0], measured=[*own[0].measured, value])
-    else:
-        domain, figures = str(value["domain"]), dict(own[0].figures)
-        figures[domain] = value
-        accuracy = {**own[0].accuracy}
-        accuracy.setdefault(domain, float(value["accuracy"]))
-        new = replace(own[0], figures=figures, accuracy=accuracy)
-    return [new if s is own[0] else s for s in subjects]
-
-
-def _file(path: Path) -> dict[str, Any]:
-    value = read_json(path, InputError)
-    kinds = {"rows", "scenario", "confusion"}
-    if isinstance(value, dict) and kinds & value.keys() and "bundle" in value:
-        return value
-    raise InputError(
-        f"{path} is no file of `prunion eval -o` or `prunion bench --json`: give one of these"
-    )
+    key = "evaluations" if "confusion" in value else "measured"
+    more: dict[str, Any] = {key: [*getattr(own[0], key), value]}
+    return [replace(s, **more) if s is own[0] else s for s in subjects]
 
 
 def _optional(path: Path) -> dict[str, Any]:
     value = read_json(path, InputError) if path.is_file() else {}
     return value if isinstance(value, dict) else {}
-
-
-def _identity(config: Mapping[str, Any], accuracy: Mapping[str, float]) -> str:
-    plain = {key: config.get(key) for key in ("backbone", "train", "seed")}
-    plain["limit"] = dict(config.get("budget") or {}).get("limit")
-    return json.dumps([plain, sorted(accuracy.items())], sort_keys=True, default=str)
-
-
-def _baseline(path: Path) -> dict[str, float]:
-    try:
-        meta = _optional(path / "checkpoint" / "checkpoint.json")
-        return {str(d["name"]): float(d["accuracy"]) for d in meta.get("domains", [])}
-    except PrunionError:
-        return {}
 
 
 def _verdict(path: Path) -> tuple[str, ...]:

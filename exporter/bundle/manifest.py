@@ -148,6 +148,7 @@ def provenance(loaded: Checkpoint) -> Provenance:
         seed=loaded.config.seed,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         config=loaded.config.to_json(),
+        model_sha256=str(loaded.meta["model_sha256"]),
     )
 
 

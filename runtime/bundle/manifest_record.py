@@ -213,7 +213,8 @@ class Verified:
 class Provenance:
     """Who made the bundle, with what, from which run; `config` is the resolved run file.
 
-    `trained_with` is None where the bundle does not say.
+    `trained_with` is None, and `model_sha256` (of the checkpoint's tensors) "", where the bundle
+    does not say.
     """
 
     prunion: str
@@ -222,6 +223,7 @@ class Provenance:
     seed: int
     created: str
     config: Mapping[str, Any]
+    model_sha256: str = ""
 
     @classmethod
     def from_json(cls, fields: Fields) -> Provenance:
@@ -234,6 +236,7 @@ class Provenance:
             seed=fields.get("seed"),
             created=str(fields.get("created")),
             config=fields.fields("config").value,
+            model_sha256=str(fields.value.get("model_sha256", "")),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -243,6 +246,7 @@ class Provenance:
             "prunion": self.prunion,
             "versions": dict(self.versions),
             **trained,
+            **({"model_sha256": self.model_sha256} if self.model_sha256 else {}),
             "seed": self.seed,
             "created": self.created,
             "config": dict(self.config),

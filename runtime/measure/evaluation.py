@@ -32,8 +32,11 @@ class Evaluation:
         unknown: images that were left out, by their class, which the bundle does not know.
         skipped: what was passed over in folders and tars and why, with how many.
         mistakes: the wrong answers that were given most surely, with small pictures.
-        bundle, trunk_hash, precision: what answered, and `providers` on what.
+        bundle, trunk_hash, precision: what answered.
         seconds: spent reading, decoding and answering.
+        data: the paths of the images, as they were given.
+        digest: tells the images from others, as the record of a run does those that it was tested
+            on.
     """
 
     figures: Figures
@@ -45,6 +48,8 @@ class Evaluation:
     precision: str
     seconds: float
     skipped: Mapping[str, int] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without the single images."""
@@ -55,6 +60,8 @@ class Evaluation:
             "bundle": self.bundle,
             "trunk_hash": self.trunk_hash,
             "precision": self.precision,
+            "data": list(self.data),
+            "images_digest": self.digest,
             "seconds": self.seconds,
         }
 
@@ -161,6 +168,8 @@ def evaluate(
             precision=_precision(model),
             seconds=time.perf_counter() - started,
             skipped=skipped,
+            data=tuple(map(str, [data] if isinstance(data, (str, Path)) else data)),
+            digest=images.digest,
         )
     finally:
         if not given:

@@ -159,7 +159,7 @@ def test_accuracy_after_warm_up_says_on_which_images(validated: bool) -> None:
     """Beside that of the test images, as if of the same ones."""
     whole = (1.0, 1.0)
     subject = Subject(
-        *("run", {"a": 0.5}, {}, whole, whole, {}, ""),
+        *("run", {"a": 0.5}, {}, whole, whole, {}, None),
         after_warmup={"a": 0.75},
         validated=validated,
         epochs=(2, 6),

@@ -1,0 +1,107 @@
+"""What belongs together: a bundle and its run, a baseline and its run, answers and their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunion.runtime.base import read_json
+from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.images import same_images
+from prunion.trainer.config import changed_keys, todays_config
+from prunion.trainer.score import MadeBy, not_paired, read_made_by
+
+__all__ = ["Identity", "answers_of", "read_baseline", "read_file", "same_network"]
+
+MOVED = (("budget", "profile"),)  # a checkpoint has its own copy, wherever its folder is
+WORDS = {"train": "training", "test": "test", "validation": "validation"}
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """By which a run and its bundle are known to be one network.
+
+    Attributes:
+        model: SHA-256 of the checkpoint's tensors; "" in bundles of before it was written down.
+        config: of the run, as `RunConfig.to_json` gave it.
+        accuracy: by domain.
+        widths: each layer's output channels, before and after, rounding included.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    accuracy: Mapping[str, float]
+    widths: Mapping[str, tuple[int, int]]
+
+
+def same_network(run: Identity, bundle: Identity) -> bool:
+    """Whether a bundle is the whole of a run's network; not where that cannot be told."""
+    if set(run.accuracy) != set(bundle.accuracy):
+        return False  # of some of its domains alone
+    if bundle.model:
+        return run.model == bundle.model
+    if not bundle.config or run.accuracy != bundle.accuracy or run.widths != bundle.widths:
+        return False
+    one, other = (todays_config(dict(x.config)) for x in (run, bundle))
+    return not any(changed_keys(one, other, MOVED))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What `prunion eval -o` or `prunion bench --json` wrote; InputError for another file."""
+    value = read_json(path, InputError)
+    kinds = {"rows", "scenario", "confusion"}
+    if isinstance(value, dict) and kinds & value.keys() and "bundle" in value:
+        return value
+    raise InputError(
+        f"{path} is no file of `prunion eval -o` or `prunion bench --json`: give one of these"
+    )
+
+
+def read_baseline(run: Path, made_by: MadeBy) -> tuple[dict[str, float], str]:
+    """Accuracy by domain of a run's baseline, and why it may not stand beside it, if so."""
+    path = run / "baseline"
+    checkpoint = path / "checkpoint" / "checkpoint.json"
+    try:
+        meta = read_json(checkpoint, InputError) if checkpoint.is_file() else {}
+        accuracy = {str(d["name"]): float(d["accuracy"]) for d in meta.get("domains", [])}
+    except PrunionError:
+        return {}, ""
+    why = not_paired(read_made_by(path), made_by, accuracy)
+    if not accuracy or not why:
+        return accuracy, ""
+    return {}, (
+        f"The baseline in its folder does not stand beside it: {why}. `prunion train --baseline` "
+        "tests both on the same images with --resume, or trains both anew with --force."
+    )
+
+
+def answers_of(
+    figures: Mapping[str, Mapping[str, Any]],
+    evaluations: Iterable[Mapping[str, Any]],
+    made_by: MadeBy,
+) -> dict[str, Mapping[str, Any]]:
+    """Figures by whose answers they are to which images: domain, variant and images, in words.
+
+    Args:
+        figures: by domain, the run's own.
+        evaluations: files of `prunion eval`, which stand beside these and never in their place.
+    """
+    found = {f"{name}, the run's test images": own for name, own in figures.items()}
+    for own in evaluations:
+        told = f"{own['domain']}, {own['precision']}, {_images_of(own, made_by)}"
+        again = sum(key.startswith(told) for key in found)
+        found[f"{told} ({again + 1})" if again else told] = own
+    return found
+
+
+def _images_of(evaluation: Mapping[str, Any], made_by: MadeBy) -> str:
+    """Which images an evaluation's file is of: a part of its run's, or the paths that it names."""
+    digest = str(evaluation.get("images_digest", ""))
+    known = made_by.get("domains", {}).get(str(evaluation["domain"]), {}).get("digests", {})
+    for part in ("test", "validation", "train"):
+        if same_images(digest, str(known.get(part, ""))):
+            return f"the run's {WORDS[part]} images"
+    paths = ", ".join(map(str, evaluation.get("data", ())))
+    return f"images of {paths}" if paths else "images that its file does not name"

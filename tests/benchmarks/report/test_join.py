@@ -1,0 +1,137 @@
+"""What `prunion report` sets together is of one network and of the images that it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunion.exporter.bundle import export_bundle
+from prunion.runtime import evaluate
+from prunion.runtime.base import write_json
+from prunion.runtime.errors import InputError
+from prunion.trainer.config import load_config
+from prunion.trainer.run import train_with_baseline
+from tests.trainer.tiny_run import tiny_run
+
+pytest.importorskip("matplotlib", reason="needs prunion[report]")
+
+from prunion.benchmarks.report import write_report
+from prunion.benchmarks.report.join import Identity, same_network
+from prunion.benchmarks.report.subjects import read_subjects
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, its baseline, its bundle, and evaluations of two sets of images."""
+    folder = tmp_path_factory.mktemp("join")
+    config = load_config(tiny_run(folder, warmup=1, ramp=1, settle=0))
+    train_with_baseline(config, folder / "run")
+    export_bundle(folder / "run", folder / "tiny.prunion")
+    for part in ("train", "test"):
+        found = evaluate(folder / "tiny.prunion", folder / "data" / "warm" / part, "warm")
+        write_json(folder / f"{part}.json", found.record())
+    return folder
+
+
+@pytest.fixture
+def own(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "own"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text("utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), "utf-8")
+
+
+def both(folder: Path) -> int:
+    return len(read_subjects([folder / "run", folder / "tiny.prunion"]))
+
+
+def test_a_bundle_is_known_by_its_checkpoint(own: Path) -> None:
+    manifest = own / "tiny.prunion" / "manifest.json"
+    checkpoint = json.loads((own / "run" / "checkpoint" / "checkpoint.json").read_text("utf-8"))
+    provenance = json.loads(manifest.read_text("utf-8"))["provenance"]
+    assert provenance["model_sha256"] == checkpoint["model_sha256"]
+    assert both(own) == 1
+    edit(manifest, lambda value: value["provenance"].update(model_sha256="0" * 64))
+    assert both(own) == 2
+
+
+def test_an_older_bundle_is_known_by_all_that_it_tells(own: Path) -> None:
+    """Where only the budget's kind, the rounding or the images' size were others, all was one."""
+    manifest = own / "tiny.prunion" / "manifest.json"
+    edit(manifest, lambda value: value["provenance"].pop("model_sha256"))
+    assert both(own) == 1
+    before = manifest.read_text("utf-8")
+    for table, key, value in (
+        ("budget", "kind", "macs"),
+        ("budget", "round_to", 4),
+        ("input", "size", [24, 24]),
+    ):
+        edit(manifest, lambda x: x["provenance"]["config"][table].update({key: value}))  # noqa: B023
+        assert both(own) == 2
+        manifest.write_text(before, "utf-8")
+    edit(manifest, lambda value: value["widths"].update({"layer1.0.conv1": [64, 8]}))
+    assert both(own) == 2
+
+
+def test_a_bundle_of_some_domains_is_no_whole_run() -> None:
+    run = Identity("a" * 64, {}, {"warm": 1.0, "cold": 1.0}, {})
+    assert same_network(run, replace(run, config={"seed": 1}))
+    assert not same_network(run, replace(run, accuracy={"warm": 1.0}))
+    assert not same_network(run, replace(run, model=""))  # and without a configuration
+
+
+def test_answers_say_of_which_images_they_are(made: Path, tmp_path: Path) -> None:
+    """Those of the training images stood on the page as if of the run's test images."""
+    int8 = tmp_path / "int8.json"
+    shutil.copy(made / "test.json", int8)
+    edit(int8, lambda value: value.update(precision="int8", images_digest="images:0"))
+    older = tmp_path / "older.json"
+    shutil.copy(made / "test.json", older)
+    edit(older, lambda value: [value.pop(key) for key in ("data", "images_digest")])
+    names = [made / x for x in ("run", "tiny.prunion", "train.json", "test.json")]
+    write_report([*names, int8, older], tmp_path / "x.html", pictures=tmp_path / "pictures")
+    page = (tmp_path / "x.html").read_text("utf-8")
+    assert re.findall(r"<h3>Answers: ([^<]*)</h3>", page) == [
+        "warm, the run&#x27;s test images",
+        "cold, the run&#x27;s test images",
+        "warm, fp32, the run&#x27;s training images",
+        "warm, fp32, the run&#x27;s test images",
+        f"warm, int8, images of {made / 'data' / 'warm' / 'test'}",
+        "warm, fp32, images that its file does not name",
+    ]
+    (subject,) = read_subjects(names)
+    record = json.loads((made / "run" / "record.json").read_text("utf-8"))
+    assert subject.figures == record["domains"]
+    assert len(list((tmp_path / "pictures").iterdir())) == 2 * page.count("<svg")
+
+
+def test_a_file_of_the_network_that_a_bundle_was_is_refused(own: Path) -> None:
+    path = own / "test.json"
+    edit(path, lambda value: value.update(trunk_hash="0" * 64, bundle=str(own / "tiny.prunion")))
+    with pytest.raises(InputError, match="another network than now: write it again"):
+        read_subjects([own / "tiny.prunion", path])
+
+
+def test_a_baseline_of_other_images_does_not_stand_beside(own: Path, tmp_path: Path) -> None:
+    (subject,) = read_subjects([own / "run"])
+    assert subject.baseline and not subject.notes
+    record = own / "run" / "baseline" / "record.json"
+    edit(record, lambda x: x["made_by"]["domains"]["warm"]["digests"].update(test="images:0"))
+    (subject,) = read_subjects([own / "run"])
+    assert subject.baseline == {}
+    write_report([own / "run"], tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text("utf-8")
+    assert "not stand beside it: other test images of warm, as many as before." in page
+    edit(record, lambda value: value.pop("made_by"))
+    (subject,) = read_subjects([own / "run"])
+    assert subject.baseline == {} and "it is not known which images" in subject.notes[0]

@@ -11,10 +11,9 @@ from prunion.runtime.bundle import own_weights
 from prunion.trainer.config import METHODS, Method, TrainConfig
 from prunion.trainer.methods import without_norm
 from prunion.trainer.methods.masks import PIGGYBACK, MaskAdapter, MaskForm, affine_form
-from prunion.trainer.network import DomainNet, adapt_network, merge_weights
+from prunion.trainer.network import adapt_network, merge_weights
+from tests.trainer.methods.answering import answers, images
 from tests.trainer.nets import Residual, SqueezeExcite, domain_net
-
-ROWS = torch.tensor([0, 1, 1, 0])
 
 
 def form(**train: Any) -> MaskForm:
@@ -24,15 +23,6 @@ def form(**train: Any) -> MaskForm:
 def shared() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     return {"a.weight": torch.randn(4, 3, 3, 3), "b.weight": torch.randn(5, 4)}
-
-
-def images() -> torch.Tensor:
-    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def answers(net: DomainNet) -> torch.Tensor:
-    with torch.no_grad():
-        return net.eval().logits(images(), ROWS)
 
 
 def randomised(adapter: MaskAdapter) -> MaskAdapter:

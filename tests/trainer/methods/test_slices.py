@@ -12,9 +12,8 @@ from prunion.trainer.backbone import trace
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.network import DomainNet, adapt_network
+from tests.trainer.methods.answering import answers
 from tests.trainer.nets import Residual, domain_net
-
-ROWS = torch.tensor([0, 1, 1, 0])
 
 
 def shared() -> dict[str, torch.Tensor]:
@@ -35,12 +34,6 @@ def drawn(adapter: SliceSwitches) -> SliceSwitches:
         for scores in adapter.scores.values():
             scores.copy_(torch.randn_like(scores))
     return adapter
-
-
-def answers(net: DomainNet) -> torch.Tensor:
-    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return net.eval().logits(images, ROWS)
 
 
 def test_a_slice_is_an_input_channel_of_a_filter() -> None:

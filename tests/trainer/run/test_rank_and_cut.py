@@ -18,13 +18,10 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.pruning import Schedule, make_recipe
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe
-from prunion.trainer.run import RunResult, train_run
+from prunion.trainer.run import train_run
 from prunion.trainer.run.snapshot import save_snapshot
+from tests.trainer.run.recipes import trained
 from tests.trainer.tiny_run import tiny_run
-
-
-def trained(folder: Path, **train: object) -> RunResult:
-    return train_run(load_config(tiny_run(folder, **train)), folder / "out")
 
 
 def test_cut_once_right_after_warm_up(tmp_path: Path) -> None:

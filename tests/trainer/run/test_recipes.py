@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,8 +14,9 @@ from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.steps import estimate_norms
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.pruning import Pressure, Schedule, SwitchLearner, make_recipe
-from prunion.trainer.run import RunResult, train_run
+from prunion.trainer.pruning import SwitchLearner
+from prunion.trainer.run import train_run
+from tests.trainer.run.recipes import recipe, trained
 from tests.trainer.tiny_run import tiny_run
 
 CHOICES: dict[str, dict[str, object]] = {
@@ -37,12 +36,6 @@ CHOICES: dict[str, dict[str, object]] = {
     "one domain a step": {"order": '"epoch"'},
     "round-robin": {"order": '"round-robin"', "recipe": '"paper"', "settle": 0},
 }
-
-
-def trained(folder: Path, **train: object) -> RunResult:
-    run_file = tiny_run(folder, **train)
-    return train_run(load_config(run_file), folder / "out")
-
 
 # Of those that differ in one thing from another.
 SLOW = (
@@ -172,19 +165,6 @@ def test_a_trunk_that_never_learns_cannot_start_late() -> None:
         TrainConfig(trunk="frozen", trunk_from="settle")
 
 
-def recipe(**train: Any) -> Any:
-    """The recipe of a run with these keys of `[train]`, for two domains of four units."""
-    return make_recipe(
-        TrainConfig(**train),
-        lambda kept: kept.mean(),
-        lambda worth, used: np.ones(4, bool),
-        beta=0.5,
-        domains=2,
-        units=4,
-        steps_per_epoch=1,
-    )
-
-
 def test_who_settles_with_the_union_by_default() -> None:
     assert recipe().opens
     assert not recipe(settle=0).opens
@@ -193,63 +173,6 @@ def test_who_settles_with_the_union_by_default() -> None:
     assert recipe(recipe="paper", settle_with="union").opens
     with pytest.raises(ConfigError, match=r"settle_with is .union. and cut is .domains."):
         TrainConfig(cut="domains", settle_with="union")
-
-
-def test_the_papers_recipe_has_no_warm_up_and_no_ramp(tmp_path: Path) -> None:
-    trained(tmp_path, recipe='"paper"')
-    lines = [json.loads(x) for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
-    steps = [x for x in lines if "cost" in x]
-    assert {x["target"] for x in steps} == {0.5}
-    assert steps[0]["lambda/warm"] > 0  # every domain is over its budget from the first step
-
-
-def test_the_papers_rate_falls_once() -> None:
-    schedule = Schedule(0, 8, 0, 0.25, steps_down=True)
-    assert [schedule.rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
-    settling = Schedule(0, 8, 8, 0.25, steps_down=True)
-    assert [settling.switch_rate(s) for s in range(8)] == [1.0] * 6 + [0.1] * 2
-    assert {schedule.target(s) for s in range(8)} == {0.25}
-    assert schedule.phase(0) == "ramp"
-
-
-def test_the_papers_rates_fall_where_the_run_says() -> None:
-    paper = {"recipe": "paper", "warmup": 0, "ramp": 45, "settle": 0}
-    schedule = recipe(**paper, drops=[15, 30]).schedule
-    for epoch, factor in ((14, 1.0), (15, 0.1), (29, 0.1), (30, 0.01), (44, 0.01)):
-        assert schedule.rate(epoch) == schedule.switch_rate(epoch) == pytest.approx(factor)
-    learner = recipe(**paper, switch_lr=5e-5).learner
-    before = learner.scores.clone()
-    learner.update(torch.ones(2, 4), torch.zeros(2, 4))
-    torch.testing.assert_close(before - learner.scores, torch.full((2, 4), 5e-5))
-    for wrong in ([], [0], [45], 15, [True]):
-        with pytest.raises(ConfigError, match=r"\[train\] drops"):
-            TrainConfig(**paper, drops=wrong)
-    masks = {**paper, "recipe": "prunion", "method": "piggyback", "drops": [15]}
-    schedule = recipe(**masks).schedule
-    assert [schedule.rate(x) for x in (0, 14, 15, 44)] == [1.0, 1.0, 0.1, 0.1]
-    turns = recipe(**{**paper, "recipe": "prunion"}, method="packnet", drops=[30]).schedule
-    assert [turns.rate(x) for x in (0, 14, 15, 21, 22, 37)] == [1.0, 1.0, 0.1, 0.1, 1.0, 0.1]
-    for key, value in (("drops", [1]), ("switch_lr", 1e-3)):
-        with pytest.raises(ConfigError, match=rf'\[train\] {key} is for recipe = "paper"'):
-            TrainConfig(**{key: value})
-
-
-def test_a_run_charges_units_by_the_slices_they_stand_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """resnet18 up to layer1: 3·64 pairs in the stem, 64·64 in each of four convolutions."""
-    scales = []
-    charge = Pressure.charge
-
-    def seen(self: Pressure, *args: object) -> torch.Tensor:
-        scales.append(self.scale)
-        return charge(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Pressure, "charge", seen)
-    trained(tmp_path, recipe='"paper"', warmup=0, ramp=1, settle=0)
-    units = load_checkpoint(tmp_path / "out").net.units.table.count
-    assert scales
-    assert scales == pytest.approx([(units / (3 * 64 + 4 * 64 * 64)) ** 0.5] * len(scales))
 
 
 def test_a_budget_of_switches_is_met(tmp_path: Path) -> None:

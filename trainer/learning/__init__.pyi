@@ -5,7 +5,8 @@ from .interrupt import exit_when_stopped as exit_when_stopped
 from .interrupt import stop_signals as stop_signals
 from .own_budget import check_own as check_own
 from .own_budget import check_reachable as check_reachable
-from .own_budget import own_shares as own_shares
+from .own_budget import own_account as own_account
+from .own_budget import own_doubt as own_doubt
 from .own_budget import thins_at_the_cut as thins_at_the_cut
 from .thinning import thinned as thinned
 from .training import Training as Training

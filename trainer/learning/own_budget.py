@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +14,20 @@ from prunion.trainer.cost import (
     counted_pricer,
     least_cost,
     make_budget,
-    select_union,
 )
+from prunion.trainer.learning.own_cover import even_costs, shared_out
 from prunion.trainer.network import DomainNet
 
 __all__ = [
     "check_own",
     "check_reachable",
     "keep_switches",
+    "own_account",
     "own_budget",
-    "own_shares",
+    "own_doubt",
+    "own_shortfall",
     "thins_at_the_cut",
-    "within",
 ]
-
-ROUNDS = 16  # each gives what is left to some domain, which may let go of something else
 
 
 def thins_at_the_cut(config: RunConfig) -> bool:
@@ -109,44 +108,66 @@ def keep_switches(
             f"[budget] own is {config.budget.own:g}, and of the union that the cut left no domain "
             "can do with so little: set a higher own, or a lower round_to or floor"
         ) from None
-    rows = _shared_out(budget, scores.cpu().double().numpy(), union)
+    rows = shared_out(budget, scores.cpu().double().numpy(), union)
     net.switches.copy_(torch.from_numpy(rows))
 
 
-def _shared_out(budget: PricedBudget, worth: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """What each domain keeps of the union, `[D, U]` bool, so that each unit is kept by one.
+def own_doubt(config: RunConfig, net: DomainNet) -> str:
+    """What to say before a run whose domains may not cover the union with so little; else empty.
 
-    A unit that no domain would keep goes first with the one that ranks it highest: it is paid for.
+    A doubt and no refusal: domains that divide the layers unevenly may do with less, and which
+    union the cut leaves is not known yet.
     """
-    ranks = worth[:, union].argsort(1).argsort(1)
-    keepers = np.full(len(union), -1)
-    keepers[union] = ranks.argmax(0)
-    first = np.zeros_like(worth, bool)
-    above = 1 + worth.max() - worth.min()
-    for _ in range(ROUNDS):
-        raised = worth + above * first
-        rows = np.stack([within(budget, row, None, union) for row in raised])
-        left = union & ~rows.any(0)
-        if not left.any():
-            break
-        first |= left & (keepers == np.arange(len(worth))[:, None])
-    return rows
+    if not thins_at_the_cut(config):
+        return ""
+    own, table, domains = config.budget.own, net.units.table, len(net.classes)
+    pricer = counted_pricer("macs", table)
+    even = max(even_costs(make_budget(own_budget(config, pricer.full), pricer), domains))
+    if even <= own * pricer.full:
+        return ""
+    return (
+        f"[budget] own is {own:g}, and {domains} domains that share every layer of the whole "
+        f"network out evenly need {even / pricer.full:.2f} of its MACs each: own may not be met, "
+        "for every channel of the union stays with a domain; set a higher own"
+    )
 
 
-def within(
-    budget: PricedBudget, worth: np.ndarray, used: np.ndarray | None, union: np.ndarray
-) -> np.ndarray:
-    """A domain's channels: rounding may only bring back what the union has."""
-    lowest = np.where(union, worth, worth.min() - 1)
-    kept: np.ndarray = select_union(lowest, budget, used) & union
-    return kept
+def own_shortfall(config: RunConfig, net: DomainNet) -> str:
+    """What to say of a cut that gave a domain more than its own budget, to cover the union."""
+    if not thins_at_the_cut(config):
+        return ""
+    account = own_account(config, net)
+    if account["met"]:
+        return ""
+    most = max(account["macs"].values())
+    return (
+        f"[budget] own is {config.budget.own:g}, with which the {len(net.classes)} domains were "
+        f"not found to cover the union that the cut left: a domain has up to {most:.3f} of its "
+        "MACs; set a higher own"
+    )
 
 
-def own_shares(
-    net: DomainNet, names: Sequence[str], whole: float | None = None
-) -> dict[str, float]:
-    """Each domain's MACs by its name, as a share of `whole`, by default the union's."""
-    table, rows = net.units.table, (net.switches > 0).cpu().numpy()
-    if whole is None:
-        whole = table.macs((net.switches > 0).any(0).cpu().numpy())
-    return {name: table.macs(row) / whole for name, row in zip(names, rows, strict=True)}
+def own_account(config: RunConfig, net: DomainNet, settled: int | None = None) -> dict[str, Any]:
+    """What each domain alone uses of the union that is exported, and whether `own` is met.
+
+    Args:
+        settled: MACs of the union that the domains settled with, where they were thinned
+            afterwards: `own` is then of that one, and the exported one may be smaller.
+
+    Returns:
+        `macs`, by domain a share of the exported union's, `asked`, `met`, and with `settled` also
+        `macs_of_settled`.
+    """
+    table, rows, own = net.units.table, (net.switches > 0).cpu().numpy(), config.budget.own
+    names = [domain.name for domain in config.domains]
+    each = {name: table.macs(row) for name, row in zip(names, rows, strict=True)}
+    exported = table.macs(table.round_up(rows.any(0), config.budget.round_to))
+    whole = exported if settled is None else settled
+    account: dict[str, Any] = {
+        "asked": own,
+        "met": max(each.values()) <= own * whole,
+        "macs": {name: macs / exported for name, macs in each.items()},
+    }
+    if settled is not None:
+        account["macs_of_settled"] = {name: macs / settled for name, macs in each.items()}
+    return account

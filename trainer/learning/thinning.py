@@ -10,7 +10,8 @@ import torch
 
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import counted_pricer, make_budget
-from prunion.trainer.learning.own_budget import own_budget, within
+from prunion.trainer.learning.own_budget import own_budget
+from prunion.trainer.learning.own_cover import within
 from prunion.trainer.learning.training import Training
 from prunion.trainer.processes import switch_device
 from prunion.trainer.pruning import thin_recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,7 +23,7 @@ from prunion.trainer.learning.optimiser import (
     make_optimiser,
     set_rates,
 )
-from prunion.trainer.learning.own_budget import keep_switches, thins_at_the_cut
+from prunion.trainer.learning.own_budget import keep_switches, own_shortfall, thins_at_the_cut
 from prunion.trainer.learning.steps import (
     StepResult,
     add_penalty,
@@ -39,6 +40,7 @@ from prunion.trainer.pruning import Recipe, make_recipe
 
 __all__ = ["Training"]
 
+log = logging.getLogger(__name__)
 Report = Callable[[dict[str, float]], None]
 
 
@@ -168,6 +170,9 @@ class Training:
         if phase == "settle" and self.recipe.learns:
             self.uncut = self.budget.pricer.of(self.alive()) / self.budget.full
             keep_switches(self.net, self.recipe.cut(), self.config, self.learner.scores)
+            short = own_shortfall(self.config, self.net)
+            if short and self.processes.first:
+                log.warning(short)
             self._estimate_norms()
         self.phase = phase
         self.cost_share = None

@@ -54,9 +54,10 @@ class RunResult:
             nobody trained it.
         verdict: what pruning cost, how sure that is, and what to try next; None until the run is
             saved.
-        own: with a budget for each domain within the union: `macs`, its share of the union's, and
-            `accuracy_with_union`, what it answered with all of them, where it was thinned after
-            settling. None without.
+        own: with a budget for each domain within the union: the share that was `asked`, whether it
+            is `met`, and by domain `macs`, as a share of the union's that is exported. Where they
+            were thinned after settling also `macs_of_settled`, of the union that they settled with,
+            and `accuracy_with_union`, what each answered with all of it. None without.
         branched_from: the run of a sweep that has its first steps too: `run`, `limit`, the `steps`
             in common, and how many steps were then `skipped`. None of a run of its own.
     """
@@ -78,7 +79,7 @@ class RunResult:
     epochs: tuple[int, int] = (0, 0)
     baseline: dict[str, float] | None = None
     verdict: Verdict | None = None
-    own: dict[str, dict[str, float]] | None = None
+    own: dict[str, Any] | None = None
     branched_from: dict[str, Any] | None = None
 
     @property
@@ -250,14 +251,19 @@ def accuracy_lines(
 def _own_lines(result: RunResult) -> list[str]:
     if result.own is None:
         return []
-    whole = result.own.get("accuracy_with_union", {})
+    own, whole = result.own, result.own.get("accuracy_with_union", {})
 
     def change(name: str) -> str:
         return f" ({whole[name]:.1%} → {result.accuracy[name]:.1%})" if name in whole else ""
 
-    macs = result.own["macs"]
-    each = ", ".join(f"{name} {share:.0%}{change(name)}" for name, share in macs.items())
-    return [f"of the union's MACs a domain alone uses: {each}"]
+    each = ", ".join(f"{name} {share:.1%}{change(name)}" for name, share in own["macs"].items())
+    met = "met" if own["met"] else "NOT met, so that every channel of it stays with a domain"
+    settled = own.get("macs_of_settled", {})
+    asked = f"own {own['asked']:.1%}: {met}"
+    if settled:
+        most = max(settled.values())
+        asked = f"of the union's that they settled with up to {most:.1%}; {asked}"
+    return [f"of the union's MACs a domain alone uses: {each} ({asked})"]
 
 
 def _branch_lines(result: RunResult) -> list[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
-from prunion.trainer.learning import Training, check_own, check_reachable
+from prunion.trainer.learning import Training, check_own, check_reachable, own_doubt
 from prunion.trainer.network import (
     GRAPH,
     DomainNet,
@@ -83,6 +83,8 @@ def begin(
     if net.adapter is not None:  # it may cost, too
         budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
     check_reachable(config, net, budget)
+    if doubt := own_doubt(config, net):
+        log.warning(doubt)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)

@@ -20,7 +20,7 @@ from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import (
     StopRequest,
     Training,
-    own_shares,
+    own_account,
     stop_signals,
     thinned,
     thins_at_the_cut,
@@ -148,7 +148,7 @@ def train_run(
             run_epochs(training, folder, log, stop, facts, measure, watch, forks=ways)
             own: dict[str, Any] | None = None
             if thins_at_the_cut(config):
-                own = {"macs": own_shares(training.net, training.names)}
+                own = own_account(config, training.net)
                 log(training.step, own=own)
             elif config.budget.own < 1:
                 own = _thin(training, domains, folder, log, stop, resumes=resumes, watch=watch)
@@ -262,6 +262,7 @@ def _thin(
     watch: Watch,
 ) -> dict[str, Any]:
     """Thin each domain to its own budget: what it then uses, and what it answered before."""
+    settled = training.net.units.table.macs(training.alive())
     second = thinned(training)
     facts: dict[str, Any] = {}
     if resumes and (folder / OWN_STATE).is_file():
@@ -277,9 +278,8 @@ def _thin(
 
     run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE)
     second.shared.release()
-    whole = second.budget.allowed / training.config.budget.own
-    macs = own_shares(second.net, second.names, whole)
-    own = {"macs": macs, "accuracy_with_union": facts["with_union"]}
+    account = own_account(training.config, second.net, settled)
+    own = {**account, "accuracy_with_union": facts["with_union"]}
     later(second.step, own=own)
     return own
 

@@ -9,17 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.base import sha256_file
+from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import BudgetError, ConfigError, StoppedError
 from prunion.trainer.config import BudgetConfig, BudgetKind, load_config
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.learning import Training
-from prunion.trainer.learning.own_budget import check_reachable, keep_switches
+from prunion.trainer.learning.own_budget import (
+    check_reachable,
+    keep_switches,
+    own_account,
+    own_doubt,
+    own_shortfall,
+)
 from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.run import closing_table, train_run
 from tests.trainer.tiny_run import tiny_run
@@ -66,7 +74,10 @@ def test_every_domain_keeps_its_own_budget_within_the_union(finished: Path) -> N
         if "norms" in name
     )
     lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
-    assert lines[-2]["own/macs/warm"] <= OWN
+    assert lines[-2]["own/macs_of_settled/warm"] == table.macs(rows[0]) / table.macs(union) <= OWN
+    exported = table.macs(rows.any(0))
+    assert lines[-2]["own/macs/warm"] == table.macs(rows[0]) / exported
+    assert lines[-2]["own/met"] is True
     steps = [line["step"] for line in lines if "cost" in line]
     assert steps == list(range(len(steps)))
 
@@ -76,6 +87,7 @@ def test_without_epochs_of_its_own_it_is_thinned_at_the_cut(tmp_path: Path) -> N
     config = load_config(thin_run(tmp_path, own_epochs=0))
     result = train_run(config, tmp_path / "out")
     assert "of the union's MACs a domain alone uses: warm" in closing_table(result)
+    assert "(own 60.0%: met)" in closing_table(result)
     net = load_checkpoint(tmp_path / "out").net
     table, rows = net.units.table, (net.switches > 0).numpy()
     assert (rows[0] != rows[1]).any()
@@ -141,6 +153,60 @@ def test_every_unit_of_the_union_stays_with_some_domain(
     assert (rows.any(0) == union).all()
     for row in rows:
         assert 0.9 * OWN * table.macs(union) < table.macs(row) <= OWN * table.macs(union)
+
+
+def shared_among(
+    finished: Path, domains: int, own: float, round_to: int = 1
+) -> tuple[UnitTable, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Rows of domains that share out a union, the union, and the account."""
+    config = load_config(finished / "run.toml")
+    budget = replace(config.budget, round_to=round_to, own=own)
+    each = tuple(replace(config.domains[0], name=f"d{n}") for n in range(domains))
+    train = replace(config.train, own_epochs=0)
+    config = replace(config, train=train, budget=budget, domains=each)
+    net = build_network(config.backbone, config.input.size, [2] * domains)
+    units, random = net.units.table.count, torch.Generator().manual_seed(0)
+    kept = torch.from_numpy(
+        net.units.table.round_up((torch.rand(units, generator=random) < 0.8).numpy(), round_to)
+    ).float()
+    keep_switches(net, kept.expand(domains, -1), config, torch.rand(domains, units))
+    told = own_shortfall(config, net)
+    account = own_account(config, net)
+    assert bool(told) is not account["met"]
+    return net.units.table, (net.switches > 0).numpy(), kept.numpy() > 0, account
+
+
+@pytest.mark.parametrize("round_to", [1, 8])
+def test_a_share_that_cannot_cover_the_union_is_told_and_costs_it_no_channel(
+    finished: Path, round_to: int
+) -> None:
+    """The union went from 94 to 28 %, and the run said that its budget was met."""
+    own = 0.2 if round_to == 1 else 0.3
+    table, rows, union, account = shared_among(finished, 2, own, round_to)
+    assert (rows.any(0) == union).all()
+    assert account["met"] is False
+    for row, share in zip(rows, account["macs"].values(), strict=True):
+        assert share == table.macs(row) / table.macs(union)
+    assert own < max(account["macs"].values()) < 0.45, "an even share, and no more"
+
+
+def test_many_domains_cover_the_union_with_less_than_its_part_each(finished: Path) -> None:
+    """MACs are products of widths: eight domains of a tenth each are enough."""
+    _, rows, union, account = shared_among(finished, 8, 0.1)
+    assert (rows.any(0) == union).all()
+    assert account["met"] is True
+    assert max(account["macs"].values()) <= 0.1
+
+
+def test_a_share_that_may_not_do_is_doubted_before_the_first_step(finished: Path) -> None:
+    config = load_config(finished / "run.toml")
+    config = replace(config, train=replace(config.train, own_epochs=0))
+    net = build_network(config.backbone, config.input.size, [2, 3])
+    assert not own_doubt(config, net)
+    low = replace(config, budget=replace(config.budget, own=0.2))
+    assert "own is 0.2, and 2 domains that share every layer" in own_doubt(low, net)
+    later = replace(low, train=replace(low.train, own_epochs=3))
+    assert not own_doubt(later, net), "what no domain keeps goes"
 
 
 def test_runs_without_own_go_on_whatever_the_default_was(finished: Path) -> None:

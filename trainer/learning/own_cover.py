@@ -68,8 +68,8 @@ def within(
 
 def _raised(worth: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Worths with `first` `[D, U]` above all others, in their own order."""
-    above = 1 + worth.max() - worth.min()
-    return worth + above * first
+    raised: np.ndarray = worth + (1 + worth.max() - worth.min()) * first
+    return raised
 
 
 def _costs(budget: PricedBudget, raised: np.ndarray, shares: np.ndarray) -> list[float]:

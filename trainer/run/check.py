@@ -89,8 +89,9 @@ def check_run(
     found = found_in(domains)
     for index, domain in enumerate(domains):
         found[domain.name] |= {"sizes": _sizes(domain), "batch": training.batches.sizes[index]}
-    units, steps = training.net.units.table, training.schedule.total
-    fitted = sum(images_to_fit(training.net, training.batches)) if config.train.fits_heads else 0
+    units, train = training.net.units.table, config.train
+    steps = training.schedule.total + train.own_epochs * training.batches.steps_per_epoch
+    fitted = sum(images_to_fit(training.net, training.batches)) if train.fits_heads else 0
     unlearned = _answered(training, domains) + fitted  # images that no gradient passes
     passes = unlearned * ANSWER * step / _images_a_step(training)
     state, net = snapshot_bytes(training)
@@ -108,7 +109,7 @@ def check_run(
             for layer in units.layers
         ],
         device=device,
-        epochs=config.train.epochs,
+        epochs=train.epochs + train.own_epochs,
         steps=steps,
         seconds={"step": step, "run": steps * step + passes},
         memory={
@@ -205,8 +206,12 @@ def _seconds_a_step(training: Training) -> float:
 
 def _answered(training: Training, domains: Sequence[Domain]) -> int:
     """Images that the run answers: some after each epoch, more after warm-up and in the end."""
-    epochs, warm = training.config.train.epochs, bool(training.schedule.warmup)
-    return sum(epochs * watched_images(d) + warm * len(d.watched) + len(d.test) for d in domains)
+    train, warm = training.config.train, bool(training.schedule.warmup)
+    tests = 2 if train.own_epochs else 1  # before thinning and after it
+    return sum(
+        train.epochs * watched_images(d) + warm * len(d.watched) + tests * len(d.test)
+        for d in domains
+    )
 
 
 def _images_a_step(training: Training) -> float:

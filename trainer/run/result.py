@@ -49,7 +49,8 @@ class RunResult:
         score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`; operations
             are those of each domain's own channels, averaged, and the union's beside.
         data: per domain what its images are: how many, of how many classes, and what was skipped.
-        epochs: of warm-up, and of the whole run.
+        epochs: of warm-up, and of the whole run, thinning after settling included.
+        steps: of an epoch, and of the whole run.
         baseline: accuracy of the same network with every channel, trained as long; None where
             nobody trained it.
         verdict: what pruning cost, how sure that is, and what to try next; None until the run is
@@ -77,6 +78,7 @@ class RunResult:
     score: Score | None
     data: dict[str, dict[str, Any]]
     epochs: tuple[int, int] = (0, 0)
+    steps: tuple[int, int] = (0, 0)
     baseline: dict[str, float] | None = None
     verdict: Verdict | None = None
     own: dict[str, Any] | None = None
@@ -143,6 +145,7 @@ def run_result(
         accuracy: share of right answers by domain, at the end and `before` the ramp.
     """
     table, budget = training.net.units.table, training.budget
+    train, each = training.config.train, training.batches.steps_per_epoch
     # What export keeps; the cut has rounded already unless each domain was cut alone.
     alive = table.round_up(training.alive(), budget.round_to)
     everything = np.ones_like(alive)
@@ -171,7 +174,8 @@ def run_result(
             params=params[1] / params[0],
         ),
         data=data,
-        epochs=(training.config.train.warmup, training.config.train.epochs),
+        epochs=(train.warmup, train.epochs + train.own_epochs),
+        steps=(each, training.schedule.total + train.own_epochs * each),
     )
 
 

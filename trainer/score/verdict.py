@@ -216,7 +216,7 @@ def _read(folder: Path) -> Learned | None:
         return Learned(
             right=right,
             accuracy=accuracy,
-            trained=_trained(folder / "metrics.jsonl", list(accuracy), int(result["epochs"][1])),
+            trained=_trained(folder / "metrics.jsonl", list(accuracy), result),
             images={name: int(found["images"]["train"]) for name, found in result["data"].items()},
             limit=_share(result["budget"]),
             uncut=float(result["uncut"]),
@@ -233,9 +233,12 @@ def _share(budget: Mapping[str, Any]) -> float:
     return asked.allowed(1.0) / (1.0 if asked.is_fraction else budget.get("backbone") or math.nan)
 
 
-def _trained(log: Path, names: list[str], epochs: int) -> dict[str, float]:
-    """Mean training accuracy by domain over the last of `epochs`, empty without a log."""
-    if not log.is_file() or epochs < 1:
+def _trained(log: Path, names: list[str], result: Mapping[str, Any]) -> dict[str, float]:
+    """Mean training accuracy by domain over the last epoch, empty where that is not known."""
+    epochs, counted = int(result["epochs"][1]), result.get("steps")
+    # An earlier prunion's epochs left out those of thinning after settling.
+    fewer = counted is None and "accuracy_with_union" in (result.get("own") or {})
+    if not log.is_file() or epochs < 1 or fewer:
         return {}
     last, keys = 0, {name: f"train_accuracy/{name}" for name in names}
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
@@ -249,6 +252,6 @@ def _trained(log: Path, names: list[str], epochs: int) -> dict[str, float]:
             for name, key in keys.items():
                 if isinstance(line.get(key), (int, float)):
                     found[name].append((int(line["step"]), float(line[key])))
-    begin = last * (epochs - 1) / epochs
+    begin = last * (epochs - 1) / epochs if counted is None else counted[1] - counted[0]
     means = {name: [v for step, v in steps if step >= begin] for name, steps in found.items()}
     return {name: float(np.mean(values)) for name, values in means.items() if values}

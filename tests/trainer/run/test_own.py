@@ -29,7 +29,8 @@ from prunion.trainer.learning.own_budget import (
     own_shortfall,
 )
 from prunion.trainer.network import build_network, load_checkpoint
-from prunion.trainer.run import closing_table, train_run
+from prunion.trainer.run import check_run, closing_table, train_run, train_with_baseline
+from prunion.trainer.score import read_verdict
 from tests.trainer.tiny_run import tiny_run
 
 OWN = 0.6
@@ -207,6 +208,36 @@ def test_a_share_that_may_not_do_is_doubted_before_the_first_step(finished: Path
     assert "own is 0.2, and 2 domains that share every layer" in own_doubt(low, net)
     later = replace(low, train=replace(low.train, own_epochs=3))
     assert not own_doubt(later, net), "what no domain keeps goes"
+
+
+def test_a_baseline_trains_for_the_epochs_of_thinning_too(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had 24 steps beside 40, and the table said that both had as many epochs."""
+    out = tmp_path / "out"
+    result = train_with_baseline(load_config(finished / "run.toml"), out)
+    logs = [
+        [json.loads(x) for x in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for folder in (out, out / "baseline")
+    ]
+    taken = [[line for line in log if "cost" in line] for log in logs]
+    assert len(taken[0]) == len(taken[1]) == 21 == result.steps[1]
+    assert result.epochs == (1, 7)
+    assert "the same run without pruning, 7 epochs too" in closing_table(result)
+    # What a verdict takes for learned is of the last epoch, one of thinning.
+    monkeypatch.setattr("prunion.trainer.score.verdict.judge", lambda pruned, baseline: pruned)
+    for name in ("warm", "cold"):
+        last = np.mean([line[f"train_accuracy/{name}"] for line in taken[0][-3:]])
+        assert read_verdict(out).trained[name] == pytest.approx(last)  # type: ignore[union-attr]
+    record = json.loads((out / "record.json").read_text("utf-8"))
+    del record["result"]["steps"]  # as it was written when these epochs were not counted
+    (out / "record.json").write_text(json.dumps(record), "utf-8")
+    assert read_verdict(out).trained == {}  # type: ignore[union-attr]
+
+
+def test_a_check_counts_the_epochs_of_thinning(finished: Path) -> None:
+    found = check_run(load_config(finished / "run.toml"))
+    assert (found.epochs, found.steps) == (7, 21)
 
 
 def test_runs_without_own_go_on_whatever_the_default_was(finished: Path) -> None:

@@ -136,7 +136,8 @@ def train_with_baseline(
 ) -> RunResult:
     """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
 
-    Both see the same batches for as many epochs; `watch` is told of the first. `resume` goes on
+    Both train for as many epochs, and see the same batches until domains are thinned after
+    settling; `watch` is told of the first. `resume` goes on
     with whichever was stopped, and adds a baseline to a run that has none. Raises what `train_run`
     raises.
     """
@@ -152,7 +153,9 @@ def train_with_baseline(
         watch=watch,
         track=track,
     )
-    whole = replace(config, budget=BudgetConfig(1.0))
+    # It has no budgets of single domains to thin for, so it settles for these epochs too.
+    train = replace(config.train, settle=config.train.settle + config.train.own_epochs)
+    whole = replace(config, budget=BudgetConfig(1.0), train=train)
     baseline = train_run(
         whole,
         folder / BASELINE,

@@ -32,7 +32,7 @@ class BudgetConfig:
     `round_to` is a multiple that blocked kernels take without a remainder: a network cut to widths
     such as 50 is hardly faster than the whole one. A run file that names a profile and no
     `round_to` has the profile's.
-    `floor` is the share of every width that stays, as far as the limit allows it. `own` is the most
+    `floor` is the share of every width that the union keeps before anything else. `own` is the most
     that a single domain may use of the union's MACs.
     """
 

@@ -1,5 +1,6 @@
 from .budget import PricedBudget as PricedBudget
 from .budget import budget_account as budget_account
+from .budget import check_floor as check_floor
 from .budget import least_cost as least_cost
 from .budget import least_limit as least_limit
 from .budget import make_budget as make_budget
@@ -7,6 +8,8 @@ from .budget import select_union as select_union
 from .budget import shown_cost as shown_cost
 from .cost_model import Cost as Cost
 from .counted import counted_pricer as counted_pricer
+from .floor import floor_account as floor_account
+from .floor import floor_units as floor_units
 from .latency import latency_pricer as latency_pricer
 from .prices import Pricer as Pricer
 from .prices import make_pricer as make_pricer

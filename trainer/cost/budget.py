@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prunion.runtime.bundle import BudgetAccount, UnitTable
+from prunion.runtime.bundle import BudgetAccount
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config import BudgetConfig, BudgetKind
+from prunion.trainer.cost.floor import floor_units
 from prunion.trainer.cost.prices import Pricer
 
 __all__ = [
     "PricedBudget",
     "budget_account",
+    "check_floor",
     "least_cost",
     "least_limit",
     "make_budget",
     "select_union",
     "shown_cost",
 ]
+
+FINE = 0.001  # steps of the floor that a refusal names
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,32 @@ def _finest(config: BudgetConfig, pricer: Pricer, allowed: float) -> str:
     return f"set round_to = {smallest}, or " if fits else ""
 
 
-def least_cost(config: BudgetConfig, pricer: Pricer) -> float:
-    """What the narrowest network costs, its widths rounded up as `config` says."""
-    nothing = np.zeros(pricer.units.count, dtype=bool)
-    return pricer.of(pricer.units.round_up(nothing, config.round_to))
+def check_floor(config: BudgetConfig, budget: PricedBudget) -> None:
+    """Raise BudgetError if what `floor` keeps of every width costs more than the limit allows."""
+    pricer, least = budget.pricer, least_cost(config, budget.pricer, config.floor)
+    if not config.floor or least <= budget.allowed:
+        return
+    fits, over = 0.0, config.floor
+    while over - fits > FINE:
+        middle = (fits + over) / 2
+        within = least_cost(config, pricer, middle) <= budget.allowed
+        fits, over = (middle, over) if within else (fits, middle)
+    raise BudgetError(
+        f"[budget] floor is {config.floor:g}: so much of every width (round_to {config.round_to}) "
+        f"costs {shown_cost(config.kind, least)}, and limit {config.limit} allows "
+        f"{shown_cost(config.kind, budget.allowed)}: set floor = {int(fits / FINE) * FINE:.3g} or "
+        f"less, or a limit of at least {least_limit(config, least, pricer.backbone)}"
+    )
+
+
+def least_cost(config: BudgetConfig, pricer: Pricer, floor: float = 0.0) -> float:
+    """What the narrowest network costs, its widths rounded up as `config` says.
+
+    `floor` is the share of every width that it keeps at least.
+    """
+    units = pricer.units
+    fewest = floor_units(units, floor, np.zeros(units.count))
+    return pricer.of(units.round_up(fewest, config.round_to))
 
 
 def least_limit(config: BudgetConfig, least: float, backbone: float) -> str:
@@ -115,21 +140,21 @@ def select_union(
     still fits get theirs, the highest score first.
 
     Every width keeps at least one unit (`round_to` of them where it has so many). The best of
-    every width, `floor` of it, are kept before any others.
+    every width, `floor` of it, are kept before any others, used or not.
 
     Args:
         score: worth of each unit `[U]`; higher is kept first.
-        used: units to choose from `[U]` bool; without it also unused ones fill the budget.
+        used: units to choose from `[U]` bool; without it also unused ones fill the budget. Beyond
+            them only `floor` and rounding keep any, and these last of their width.
 
     Returns:
         `[U]` bool, of cost at most `budget.allowed`.
     """
     pricer = budget.pricer
     order = np.argsort(-score, kind="stable")
-    if budget.floor:
-        first = _best_of_each_width(pricer.units, score, budget.floor)
-        order = np.concatenate([order[first[order]], order[~first[order]]])
-    order = order if used is None else order[used[order]]
+    first = floor_units(pricer.units, budget.floor, score, used)
+    others = ~first if used is None else used & ~first
+    order = np.concatenate([order[first[order]], order[others[order]]])
 
     def best(count: int) -> np.ndarray:
         alive = np.zeros(len(score), dtype=bool)
@@ -164,15 +189,6 @@ def _filled(
         else:
             full.add(width[unit])
     return alive
-
-
-def _best_of_each_width(table: UnitTable, score: np.ndarray, share: float) -> np.ndarray:
-    """The highest-scored `share` of the units of every width, `[U]` bool."""
-    best = np.zeros(table.count, dtype=bool)
-    for members in table.widths:
-        ranked = members[np.argsort(-score[members], kind="stable")]
-        best[ranked[: math.ceil(share * len(members))]] = True
-    return best
 
 
 def budget_account(config: BudgetConfig, budget: PricedBudget, cost: float) -> BudgetAccount:

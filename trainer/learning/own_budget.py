@@ -106,7 +106,7 @@ def keep_switches(
     except BudgetError:
         raise BudgetError(
             f"[budget] own is {config.budget.own:g}, and of the union that the cut left no domain "
-            "can do with so little: set a higher own, or a lower round_to or floor"
+            "can do with so little: set a higher own, or a lower round_to"
         ) from None
     rows = shared_out(budget, scores.cpu().double().numpy(), union)
     net.switches.copy_(torch.from_numpy(rows))

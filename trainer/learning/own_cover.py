@@ -22,10 +22,11 @@ ROUNDS = 16  # each gives what is left to some domain, which may let go of somet
 def shared_out(budget: PricedBudget, worth: np.ndarray, union: np.ndarray) -> np.ndarray:
     """What each domain keeps of the union, `[D, U]` bool, so that each unit is kept by one.
 
-    Every domain keeps what it wants most, as far as its budget goes; a unit that no domain would
-    keep goes first with the one that ranks it highest: it is paid for. Where the domains cannot
-    cover the union so, every width is shared out evenly first. A domain whose even share alone
-    costs more than the budget keeps it all the same: the budget is then not met.
+    Every domain keeps the budget's floor of each width and then what it wants most, as far as its
+    budget goes; a unit that no domain would keep goes first with the one that ranks it highest: it
+    is paid for. Where the domains cannot cover the union so, every width is shared out evenly
+    first, before the floor. A domain whose even share alone costs more than the budget keeps it all
+    the same: the budget is then not met.
 
     Args:
         budget: of a single domain.
@@ -45,7 +46,7 @@ def shared_out(budget: PricedBudget, worth: np.ndarray, union: np.ndarray) -> np
     shares = _even(budget.pricer.units, worth, union, budget.round_to)
     raised = _raised(worth, shares)
     costs = _costs(budget, raised, shares)
-    budgets = [replace(budget, allowed=max(budget.allowed, cost)) for cost in costs]
+    budgets = [replace(budget, allowed=max(budget.allowed, cost), floor=0.0) for cost in costs]
     return np.stack([within(b, row, None, union) for b, row in zip(budgets, raised, strict=True)])
 
 

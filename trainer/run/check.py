@@ -227,7 +227,9 @@ def _budget(training: Training) -> dict[str, Any]:
         "round_to": config.round_to,
         "allowed": budget.allowed,
         "full": budget.full,
-        "least": least_limit(config, least_cost(config, budget.pricer), budget.pricer.backbone),
+        "least": least_limit(
+            config, least_cost(config, budget.pricer, config.floor), budget.pricer.backbone
+        ),
     }
 
 

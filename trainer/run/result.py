@@ -11,7 +11,7 @@ import numpy as np
 
 from prunion.runtime.base import amount_text, asked_text
 from prunion.runtime.bundle import mean_share
-from prunion.trainer.cost import budget_account
+from prunion.trainer.cost import budget_account, floor_account
 from prunion.trainer.learning import Training
 from prunion.trainer.run.pictures import Frontier, Point, Sharing
 from prunion.trainer.run.usage import (
@@ -59,6 +59,8 @@ class RunResult:
             is `met`, and by domain `macs`, as a share of the union's that is exported. Where they
             were thinned after settling also `macs_of_settled`, of the union that they settled with,
             and `accuracy_with_union`, what each answered with all of it. None without.
+        floor: with a share of every width that stays: what was `asked`, whether it is `met`, and
+            the `least` share of a width that the file keeps, that of `layer`. None without.
         branched_from: the run of a sweep that has its first steps too: `run`, `limit`, the `steps`
             in common, and how many steps were then `skipped`. None of a run of its own.
     """
@@ -82,6 +84,7 @@ class RunResult:
     baseline: dict[str, float] | None = None
     verdict: Verdict | None = None
     own: dict[str, Any] | None = None
+    floor: dict[str, Any] | None = None
     branched_from: dict[str, Any] | None = None
 
     @property
@@ -146,6 +149,7 @@ def run_result(
     """
     table, budget = training.net.units.table, training.budget
     train, each = training.config.train, training.batches.steps_per_epoch
+    floor = training.config.budget.floor
     # What export keeps; the cut has rounded already unless each domain was cut alone.
     alive = table.round_up(training.alive(), budget.round_to)
     everything = np.ones_like(alive)
@@ -174,6 +178,7 @@ def run_result(
             params=params[1] / params[0],
         ),
         data=data,
+        floor=floor_account(table, floor, alive) if floor and train.traits.prunes else None,
         epochs=(train.warmup, train.epochs + train.own_epochs),
         steps=(each, training.schedule.total + train.own_epochs * each),
     )
@@ -198,6 +203,7 @@ def closing_table(result: RunResult) -> str:
         f"({result.uncut:.1%} before the last cut); "
         f"{result.shared:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
+        *_floor_lines(result),
         *_own_lines(result),
         *_branch_lines(result),
         *sparsity_lines(result.sparsity),
@@ -250,6 +256,15 @@ def accuracy_lines(
             "no rival; --baseline trains one for as long"
         )
     return lines
+
+
+def _floor_lines(result: RunResult) -> list[str]:
+    floor = result.floor
+    if floor is None:
+        return []
+    told = f"{floor['layer']} keeps {floor['least']:.1%}"
+    met = "met" if floor["met"] else f"NOT met, {told}"
+    return [f"floor {floor['asked']:.1%} of every layer's width: {met}"]
 
 
 def _own_lines(result: RunResult) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.cost import make_budget, make_pricer
+from prunion.trainer.cost import PricedBudget, check_floor, make_budget, make_pricer
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.learning import Training, check_own, check_reachable, own_doubt
 from prunion.trainer.network import (
@@ -82,6 +83,8 @@ def begin(
     set_normalisation(net, config)
     if net.adapter is not None:  # it may cost, too
         budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
+    if graph is None:  # a run of an earlier prunion goes on, and tells at its end
+        _check_floor(config, budget)
     check_reachable(config, net, budget)
     if doubt := own_doubt(config, net):
         log.warning(doubt)
@@ -96,6 +99,16 @@ def begin(
 def found_in(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
     """What opening each domain met, by its name."""
     return {domain.name: dict(domain.found) for domain in domains}
+
+
+def _check_floor(config: RunConfig, budget: PricedBudget) -> None:
+    traits, floor = config.train.traits, config.budget.floor
+    if floor and not traits.prunes:
+        raise ConfigError(
+            f"[budget] floor is {floor:g}, a share of channels, and [train] method is "
+            f'"{config.train.method}" ({traits.what}), which removes none: remove it'
+        )
+    check_floor(config.budget, budget)
 
 
 def _rehearse_end(training: Training, domains: Sequence[Domain], folder: Path) -> None:

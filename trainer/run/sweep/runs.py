@@ -18,7 +18,7 @@ from torch import nn
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.config import BudgetConfig, RunConfig
-from prunion.trainer.cost import make_budget
+from prunion.trainer.cost import check_floor, make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
 from prunion.trainer.network import GRAPH, DomainNet
@@ -231,10 +231,13 @@ def _priced(
 
         check_alike(finished, today)
         pricer = training.budget.pricer
-        return [
-            make_budget(c.budget, pricer, c.backbone.keep, cuts=c.train.traits.prunes).share
+        budgets = [
+            make_budget(c.budget, pricer, c.backbone.keep, cuts=c.train.traits.prunes)
             for c, _ in runs
         ]
+    for (c, _), budget in zip(runs, budgets, strict=True):
+        check_floor(c.budget, budget)
+    return [budget.share for budget in budgets]
 
 
 def _check_sharing(folder: Path, runs: Sequence[Run], now: Mapping[str, str | float]) -> None:

@@ -161,7 +161,7 @@ def own_account(config: RunConfig, net: DomainNet, settled: int | None = None) -
     table, rows, own = net.units.table, (net.switches > 0).cpu().numpy(), config.budget.own
     names = [domain.name for domain in config.domains]
     each = {name: table.macs(row) for name, row in zip(names, rows, strict=True)}
-    union: np.ndarray = rows.any(0)
+    union = (net.switches > 0).any(0).cpu().numpy()
     exported = table.macs(table.round_up(union, config.budget.round_to))
     whole = exported if settled is None else settled
     account: dict[str, Any] = {

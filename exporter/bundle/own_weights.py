@@ -28,7 +28,7 @@ from prunion.runtime.bundle import Pack, empty_weights, pack_bits, packed_parts
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.graph import GraphForm, pin_form
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.network import DomainNet, merge_weights
+from prunion.trainer.network import DomainNet, fill_trunk, merge_weights
 
 __all__ = [
     "SHARED",
@@ -48,12 +48,7 @@ SHARED = "shared.safetensors"
 def prepare_trunk(net: DomainNet) -> None:
     """Make the trunk what the bundle's graph is to hold; an only domain's weights go into it."""
     merge_weights(net)
-    if net.adapter is None:
-        return
-    with torch.no_grad():
-        shared = {name: net.trunk.get_parameter(name) for name in net.adapter.names}
-        for name, value in net.adapter.base(shared).items():
-            net.trunk.get_parameter(name).copy_(value)
+    fill_trunk(net)
 
 
 def apart(net: DomainNet) -> bool:

@@ -9,7 +9,9 @@ BatchNorm behind takes up: exact, and free at run time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,7 +99,7 @@ class SeriesAdapters(WeightAdapter):
     def __init__(
         self, train: TrainConfig, trunk: fx.GraphModule, names: Sequence[str], domains: int
     ) -> None:
-        """Put a site behind each of the convolutions that one BatchNorm alone reads.
+        """Put a site behind each of the convolutions that a BatchNorm of its own alone reads.
 
         Raises ConfigError if there is none: there a BatchNorm could not take up the shift.
         """
@@ -106,7 +108,7 @@ class SeriesAdapters(WeightAdapter):
         if not placed:
             raise ConfigError(
                 '[train] method is "series", and no convolution of this network that it would '
-                'adapt has a BatchNorm right behind it: set method = "parallel"'
+                'adapt has a BatchNorm of its own right behind it: set method = "parallel"'
             )
         self.names, self.train_config = tuple(placed), train
         routing = [n for n in trunk.graph.nodes if n.op == "placeholder"][1]
@@ -207,14 +209,25 @@ def fold_series(trunk: fx.GraphModule) -> MixedOutputs:
 
 
 def _followed(trunk: fx.GraphModule) -> dict[str, fx.Node]:
-    """Convolutions with one BatchNorm behind them and nothing else, by their weights' names."""
-    found = {}
-    for node in trunk.graph.nodes:
+    """Convolutions with a BatchNorm behind them and nothing else, by their weights' names.
+
+    One that stands at several places has a single mean, and could not take up several shifts.
+    """
+    found, nodes = {}, list(trunk.graph.nodes)
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    # The same weight, or mean, may have several names.
+    readers: Counter[int] = Counter()
+    for node in nodes:
+        if node.op == "get_attr":
+            readers[id(attrgetter(str(node.target))(trunk))] += len(node.users)
+    for node in nodes:
         if op_name(node) != "conv2d":
             continue
-        users = list(node.users)
-        weight = node.args[1]
-        alone = len(users) == 1 and str(users[0].target).startswith("norms.")
-        if alone and isinstance(weight, fx.Node) and len(weight.users) == 1:
+        users, weight = list(node.users), node.args[1]
+        if len(users) != 1 or not isinstance(weight, fx.Node):
+            continue
+        norm = str(users[0].target)
+        alone = norm.startswith("norms.") and calls[norm] == 1
+        if alone and readers[id(attrgetter(str(weight.target))(trunk))] == 1:
             found[str(weight.target)] = node
     return found

@@ -14,10 +14,12 @@ from prunion.trainer.config import BackboneConfig, RunConfig, TrainConfig
 from prunion.trainer.methods import fold_series, make_adapter
 from prunion.trainer.network.masked import DomainNet
 from prunion.trainer.network.stored_graph import graph_from_json
+from prunion.trainer.network.unchanged import unchanged
 
 __all__ = [
     "adapt_network",
     "build_network",
+    "fill_trunk",
     "finish_weights",
     "merge_weights",
     "rebuild_network",
@@ -133,9 +135,13 @@ def _reads_along_axis_1(net: DomainNet) -> bool:
 
 
 def finish_weights(net: DomainNet) -> None:
-    """Of a method whose parts stand in the trunk's graph: weights take their place, exactly."""
+    """Of a method whose parts stand in the trunk's graph: weights take their place, exactly.
+
+    Raises VerificationError if a domain answers otherwise then, as `merge_weights` does.
+    """
     if net.adapter is not None and net.adapter.inside:
-        net.adapter = fold_series(net.trunk)
+        with unchanged(net, "putting weights in the place of adapters"):
+            net.adapter = fold_series(net.trunk)
 
 
 def merge_weights(net: DomainNet) -> None:
@@ -143,7 +149,24 @@ def merge_weights(net: DomainNet) -> None:
     finish_weights(net)
     if net.adapter is None or len(net.classes) > 1:
         return
-    with torch.no_grad():
-        for name, weight in net.own_weights(0).items():
-            net.trunk.get_parameter(name).copy_(weight)
-    net.adapter = None
+    with unchanged(net, "putting the domain's own weights in the place of the trunk's"):
+        with torch.no_grad():
+            for name, weight in net.own_weights(0).items():
+                net.trunk.get_parameter(name).copy_(weight)
+        net.adapter = None
+
+
+def fill_trunk(net: DomainNet) -> None:
+    """Have the trunk hold what a bundle's does, where a method stores W as something else.
+
+    Raises VerificationError if a domain answers otherwise then.
+    """
+    if net.adapter is None:
+        return
+    shared = {name: net.trunk.get_parameter(name) for name in net.adapter.names}
+    if not (base := net.adapter.base(shared)):
+        return
+    what = "putting what all domains store in the place of the trunk's weights"
+    with unchanged(net, what), torch.no_grad():
+        for name, value in base.items():
+            net.trunk.get_parameter(name).copy_(value)

@@ -24,7 +24,7 @@ from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
 from prunion.trainer.network.stored_graph import graph_to_json
 
-__all__ = ["DomainNet", "Gate", "norm_key"]
+__all__ = ["SAME", "DomainNet", "Gate", "example_images", "norm_key"]
 
 SAME = 1e-3  # of the largest feature; two orders of float32 sums differ by less
 
@@ -50,7 +50,7 @@ class DomainNet(nn.Module):
         the others in its batch, or if it does not compute that after all.
         """
         super().__init__()
-        example = _example(backbone)
+        example = example_images(backbone)
         expected = _output(backbone, example)  # before anything is changed
         fold_constants(backbone)
         name_norms(backbone)
@@ -170,7 +170,7 @@ class Gate(nn.Module):
         return x * gate.view(len(gate), *before, gate.shape[1], *behind)
 
 
-def _example(backbone: fx.GraphModule) -> torch.Tensor:
+def example_images(backbone: fx.GraphModule) -> torch.Tensor:
     """Two images of noise, `[2, 3, H, W]`, that leave torch's own random numbers alone."""
     image = next(n for n in backbone.graph.nodes if n.op == "placeholder")
     size = tuple(int(n) for n in image.meta["val"].shape[1:])

@@ -46,8 +46,9 @@ PARTS = {
     "down": "float32",  # … [r, n / O]: their product is added to the whole filters
     "behind": "float32",  # [O, O]: its product with the filters is added to them
     "outputs": "float32",  # [O, O], which mixes the filters, of an earlier prunion
-    "owners": "uint8",  # a row of n bits for every binary digit of a weight's owner, 0 … 255
-    "task": "uint8",  # [1]: the domain uses what the owners 1 … task have
+    "turns": "uint8",  # a row of n bits for every binary digit of a weight's turn, 0 … 255
+    "task": "uint8",  # [1]: the domain uses what was taken in the turns 0 … task
+    "owners": "uint8",  # turns from 1, 0 where nobody took it, of an earlier prunion
 }
 FIX = "export it again"
 MOST_NUMBERS = 1 << 28  # in one weight: 1 GiB
@@ -232,9 +233,10 @@ def _mixed(weight: np.ndarray, parts: Parts) -> np.ndarray:
 
 def _owned(weight: np.ndarray, parts: Parts) -> np.ndarray:
     """Mallya and Lazebnik 2018: what a task and those before it own."""
-    digits = _bits(np.atleast_2d(parts["owners"]), weight)
-    owners = sum((row.astype(np.uint16) << place for place, row in enumerate(digits)))
-    used = (owners >= 1) & (owners <= parts["task"][0])
+    part = "turns" if "turns" in parts else "owners"
+    digits = _bits(np.atleast_2d(parts[part]), weight)
+    turns = sum((row.astype(np.uint16) << place for place, row in enumerate(digits)))
+    used = (turns >= (part == "owners")) & (turns <= parts["task"][0])
     made: np.ndarray = weight * np.asarray(used).reshape(weight.shape)
     return made
 
@@ -255,5 +257,6 @@ FORMS: Mapping[frozenset[str], Callable[[np.ndarray, Parts], np.ndarray]] = {
     frozenset({"up", "down"}): _added,
     frozenset({"behind"}): _mixed,
     frozenset({"outputs"}): _mixed,
+    frozenset({"turns", "task"}): _owned,
     frozenset({"owners", "task"}): _owned,
 }

@@ -13,6 +13,7 @@ from prunion.trainer.config.checks import check_choice, check_int, check_number
 __all__ = [
     "LOW_RANK_LR",
     "METHODS",
+    "MOST_TURNS",
     "AffineForm",
     "AffineNumbers",
     "Granularity",
@@ -116,6 +117,9 @@ METHODS: dict[Method, MethodTraits] = {
 PLACED = ("series", "parallel", "svd")
 LOW_RANK = ("bap", "ba2", "parallel")  # methods that may have adapters of low rank beside the rest
 LOW_RANK_LR = 1e-3
+MOST_TURNS = (
+    254  # domains whose numbers a weight's owner can be, a byte beside none and the backbone
+)
 # What `adapter_rank` brings with it, for the first two of them.
 WITH_RANK = ("adapters", "sites", "adapter_lr")
 # Keys of `[train]` that only some methods know, and what they are where nothing is said.

@@ -21,7 +21,7 @@ from prunion.trainer.config.checks import (
 )
 from prunion.trainer.config.domains import DomainConfig, check_used, drop_unused
 from prunion.trainer.config.file import absolute_paths, merge, read_change, read_toml
-from prunion.trainer.config.method import SETTINGS
+from prunion.trainer.config.method import MOST_TURNS, SETTINGS
 from prunion.trainer.config.train import TrainConfig
 
 __all__ = [
@@ -81,6 +81,11 @@ class RunConfig:
             raise ConfigError(
                 '[train] compile is true, which fixes the weights, and method is "finetune" with '
                 f"{len(self.domains)} domains, which have their own: set compile = false"
+            )
+        if self.train.traits.by_turns and len(self.domains) > MOST_TURNS:
+            raise ConfigError(
+                f'[train] method is "{self.train.method}" and there are {len(self.domains)} '
+                f"domains: it divides a network among {MOST_TURNS} at most; train fewer together"
             )
         if self.train.granularity == "slice" and self.budget.kind != "params":
             raise ConfigError(

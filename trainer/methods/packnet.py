@@ -39,7 +39,7 @@ class OwnedWeights(WeightAdapter):
     def __init__(
         self, train: TrainConfig, shared: Mapping[str, torch.Tensor], domains: int
     ) -> None:
-        """Before the first domain's turn."""
+        """Before the first domain's turn; there are at most `MOST_TURNS`."""
         super().__init__()
         self.names, self.given_back = tuple(shared), train.packnet_prune
         order = torch.arange(domains)
@@ -112,18 +112,20 @@ class OwnedWeights(WeightAdapter):
             owner[_smallest(free, owner == self._now(), self.given_back)] = FREE
 
     def stored(self, domain: int) -> dict[str, np.ndarray]:
-        """The domain's number."""
-        number = np.array([self._number(domain)], np.uint8)
-        return {f"task:{name}": number for name in self.names}
+        """The domain's turn, from 1."""
+        turn = np.array([self._number(domain) - SOURCE], np.uint8)
+        return {f"task:{name}": turn for name in self.names}
 
     def shared_parts(self) -> dict[str, np.ndarray]:
-        """The owners, a row of bits for each binary digit."""
+        """The turns in which weights were taken, a row of bits for each binary digit.
+
+        What nobody owns is 0, whosever it is called: the backbone's, whose turn is the 0th.
+        """
         found = {}
         for name in self.names:
-            owner = self._owner(name).cpu().numpy().reshape(-1)
-            digits = range(max(1, int(self._highest()).bit_length()))
-            rows = [pack_bits(owner >> place & 1) for place in digits]
-            found[f"owners:{name}"] = np.stack(rows)
+            turn = self._owner(name).clamp(min=SOURCE).sub(SOURCE).cpu().numpy().reshape(-1)
+            rows = [pack_bits(turn >> place & 1) for place in range(self._digits())]
+            found[f"turns:{name}"] = np.stack(rows)
         return found
 
     def base(self, shared: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -139,9 +141,8 @@ class OwnedWeights(WeightAdapter):
         return 0
 
     def shared_bits(self) -> int:
-        """The owners."""
-        digits = max(1, int(self._highest()).bit_length())
-        return digits * sum(free.numel() for free in self.free)
+        """The turns: ⌈log₂ T⌉ of each weight, where T counts the backbone too."""
+        return self._digits() * sum(free.numel() for free in self.free)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Forget the turns of the other domains; what they own stays, later ones may use it."""
@@ -158,8 +159,9 @@ class OwnedWeights(WeightAdapter):
     def _now(self) -> int:
         return SOURCE + int(self.begun)
 
-    def _highest(self) -> int:
-        return SOURCE + int(self.last)
+    def _digits(self) -> int:
+        """Of the last turn in binary; the last domain takes all that is free."""
+        return int(self.last).bit_length()
 
     def _owner(self, name: str) -> torch.Tensor:
         return self.get_buffer(f"owner_{key_of_weight(name)}")

@@ -88,7 +88,7 @@ def test_what_domains_share_is_part_of_the_trunk(tmp_path: Path) -> None:
     checkpoint = drawn_checkpoint(tmp_path, "packnet")
     export_bundle(checkpoint, tmp_path / "out")
     shared = open_bundle(tmp_path / "out").shared_parts()
-    assert {key.partition(":")[0] for key in shared} == {"owners"}
+    assert {key.partition(":")[0] for key in shared} == {"turns"}
     assert verify_bundle(tmp_path / "out", against=checkpoint).problems == ()
     assert load_checkpoint(checkpoint).net.adapter is not None
 

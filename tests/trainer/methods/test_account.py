@@ -91,11 +91,12 @@ def test_adapters_by_where_they_are_put(
     assert ratio == pytest.approx(computed, abs=0.001)
 
 
-@pytest.mark.parametrize(("domains", "formula"), [(6, 1 + 3 / 32), (10, 1 + 4 / 32)])
-def test_packnets_owners(resnet26: DomainNet, domains: int, formula: float) -> None:
+@pytest.mark.parametrize(("domains", "bits"), [(2, 1), (4, 2), (6, 3), (8, 3), (10, 4)])
+def test_packnets_owners(resnet26: DomainNet, domains: int, bits: int) -> None:
     """Printed for six: 1.10, 1.11 and 1.09. The backbone is the first of the tasks."""
+    assert bits == math.ceil(math.log2(domains))
     layers = resnet26.units.table.layers
     adapter = make_adapter(TrainConfig(method="packnet"), resnet26.trunk, layers, domains - 1)
     assert adapter is not None
     weights = sum(math.prod(layer.shape) for layer in layers)
-    assert adapter_ratio(adapter, Sizes(weights, 0, 0), 10, own_norms=False) == formula
+    assert adapter_ratio(adapter, Sizes(weights, 0, 0), 10, own_norms=False) == 1 + bits / 32

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from prunion.runtime.bundle import completed, own_weights
+from prunion.runtime.bundle import completed, own_weights, pack_bits
 from prunion.trainer.config import METHODS, TrainConfig
 from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.methods.packnet import OwnedWeights
@@ -118,7 +120,32 @@ def test_weights_have_one_owner_and_keep_what_they_learned(order: Any) -> None:
             gradient = torch.autograd.grad(now["a.weight"].sum(), adapter.free[0])[0]
             assert torch.equal(gradient != 0, first["a.weight"] == 0)
     assert adapter.bits() == 0
-    assert adapter.shared_bits() == 2 * (108 + 600)  # owners 1 to 3
+    assert adapter.shared_bits() == 2 * (108 + 600)  # turns 0 to 2
+
+
+@pytest.mark.parametrize("domains", [1, 3, 4])  # with the backbone two and four, powers of two
+def test_turns_are_stored_in_as_few_bits_as_they_are_counted_with(domains: int) -> None:
+    """Those of an earlier prunion, counted from 1, are the same weights."""
+    weight = shared()
+    adapter = OwnedWeights(TrainConfig(method="packnet"), weight, domains)
+    for task in range(domains):
+        adapter.advance(weight, task, "ramp")
+        shaken(adapter)
+        adapter.advance(weight, task, "settle")
+    base, common = adapter.base(weight), adapter.shared_parts()
+    for name in weight:
+        assert len(common[f"turns:{name}"]) == math.ceil(math.log2(1 + domains))
+    for domain in range(domains):
+        earlier = {}
+        for name in weight:
+            owner = adapter.get_buffer(f"owner_{name.replace('.', '/')}").numpy().reshape(-1)
+            digits = [pack_bits(owner >> place & 1) for place in range(3)]
+            earlier[f"owners:{name}"] = np.stack(digits)
+            earlier[f"task:{name}"] = np.array([2 + domain], np.uint8)
+        for parts in (completed(adapter.stored(domain), common), earlier):
+            made = own_weights(parts, lambda name: base[name].detach().numpy())
+            for name, expected in adapter.weights(weight, domain).items():
+                np.testing.assert_array_equal(made[name], expected.detach().numpy())
 
 
 @pytest.mark.parametrize("method", OWN)

@@ -22,6 +22,7 @@ from prunion.trainer.config import (
     load_config,
 )
 from prunion.trainer.learning import Training
+from prunion.trainer.methods.packnet import OwnedWeights
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import add_domain, train_run
 from tests.trainer.tiny_run import tiny_run
@@ -247,6 +248,19 @@ def test_runs_that_contradict_the_method(
             domains,
             train=TrainConfig(**train),
         )
+
+
+def test_packnet_says_at_the_start_how_many_domains_it_divides_among() -> None:
+    """A byte holds a weight's owner: the run would have ended when the 255th turn began."""
+    domains = tuple(DomainConfig(f"d{n}", train=("a",), test=("b",)) for n in range(255))
+    backbone, train = BackboneConfig("resnet18"), TrainConfig(method="packnet")
+    RunConfig(backbone, BudgetConfig(1.0), domains[:254], train=train)
+    with pytest.raises(ConfigError, match=r"there are 255 domains: .* among 254 at most"):
+        RunConfig(backbone, BudgetConfig(1.0), domains, train=train)
+    weight = {"a.weight": torch.randn(2, 3, 3, 3)}
+    adapter = OwnedWeights(train, weight, 254)
+    adapter.advance(weight, 253, "ramp")
+    assert adapter.weights(weight, 253)["a.weight"].isfinite().all()
 
 
 def test_what_a_method_decides() -> None:

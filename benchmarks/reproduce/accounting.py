@@ -29,12 +29,14 @@ class Figures:
 
     Attributes:
         flop: of a domain's own channels or slices, the mean over domains.
-        flop_union: of the union that the file holds, which a dense runtime computes at most.
+        flop_union: of what all domains together use, slices too: a manifest's `paper.flop_union`.
+        flop_graph: of the graph that the file holds, as a dense runtime computes it.
         params: of all domains, their BatchNorms too; `params_without_norms` apart from these.
     """
 
     flop: float
     flop_union: float
+    flop_graph: float
     params: float
     params_without_norms: float
 
@@ -59,7 +61,6 @@ def figures_of(loaded: Checkpoint) -> Figures:
     if train.method == "finetune":  # its file has a domain's trunk in the place of the source's
         bits += full - (two - one)
     norms = 0 if train.freezes_norms else domains * (two - one)
-    whole, union = paper_macs(net, every), paper_macs(net, alive)
-    names = [str(domain) for domain in range(domains)]
-    flop = paper_account(net, alive, names, train).flop
-    return Figures(flop, union / whole, (bits + norms) / full, bits / full)
+    graph = paper_macs(net, alive) / paper_macs(net, every)
+    paper = paper_account(net, alive, [str(domain) for domain in range(domains)], train)
+    return Figures(paper.flop, paper.flop_union, graph, (bits + norms) / full, bits / full)

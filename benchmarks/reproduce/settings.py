@@ -102,7 +102,10 @@ def key_of_row(asked: Reproduction, row: ReproducedRow, seed: int) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows that were run. Raises InputError, with the line, for what is none."""
+    """The rows that were run. Raises InputError, with the line, for what is none.
+
+    Those of an earlier prunion call `flop_union` what is `flop_graph` now, and have no other.
+    """
     if not path.is_file():
         return []
     found = []
@@ -114,6 +117,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             raise InputError(
                 f"{path} line {number} is no row of `prunion reproduce`: remove that line"
             ) from None
+        if "flop_graph" not in line and "flop_union" in line:
+            line["flop_graph"] = line.pop("flop_union")
         found.append(line)
     return found
 

@@ -51,8 +51,8 @@ class PaperAccount:
     """Bits and operations by the papers' rules; `params` and `flop` are shares of the backbone's.
 
     `macs_domains` has the operations of each domain's own channels. `flop` is their mean, which the
-    papers print; `flop_union` is what all domains together keep. `method` is the run's, "" where
-    the bundle does not say.
+    papers print; `flop_union` is what all domains together use, slices too. `method` is the run's,
+    "" where the bundle does not say.
     """
 
     bits_backbone: int

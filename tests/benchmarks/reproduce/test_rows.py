@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.images import BenchmarkImages
 from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
-from prunion.benchmarks.reproduce.settings import Reproduction
+from prunion.benchmarks.reproduce.settings import Reproduction, add_line, read_lines
 from prunion.benchmarks.reproduce.table import score_of
+from prunion.exporter.bundle import export_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
@@ -78,8 +79,9 @@ def test_from_archives_to_table_and_submission(data: Path) -> None:
         assert [d.name for d in bundle.manifest.domains] == ["gtsrb", "vgg-flowers"]
     feature, slices, channels = done
     assert (feature["flop"], feature["params"], feature["params_without_norms"]) == (1, 1, 1)
-    assert slices["flop"] < 1 and slices["flop_union"] == 1
-    assert channels["flop_union"] < 1 and channels["params_without_norms"] < 0.6
+    assert slices["flop"] <= slices["flop_union"] < 1 == slices["flop_graph"]
+    assert channels["flop_union"] == channels["flop_graph"] < 1
+    assert channels["params_without_norms"] < 0.6
     assert channels["params"] > channels["params_without_norms"]
     table = (out / "table.md").read_text("utf-8")
     assert table.strip() in text
@@ -99,7 +101,25 @@ def test_what_an_only_domain_stores_is_counted(tmp_path: Path) -> None:
         assert load_checkpoint(checkpoint).net.adapter is None
         found[method] = figures_of(load_checkpoint(checkpoint, merge=False))
     assert found["piggyback"].params == pytest.approx(1 + 1 / 32, abs=1e-3)
-    assert found["bap"].flop < 1 == found["bap"].flop_union
+    assert found["bap"].flop == found["bap"].flop_union < 1 == found["bap"].flop_graph
+
+
+@pytest.mark.parametrize("domains", [1, 2])
+def test_a_row_and_its_manifest_have_one_figure_of_one_name(tmp_path: Path, domains: int) -> None:
+    checkpoint = drawn_checkpoint(tmp_path, "bap", domains=domains, granularity='"slice"')
+    paper = export_bundle(checkpoint, tmp_path / "bundle")["paper"]
+    figures = figures_of(load_checkpoint(checkpoint, merge=False))
+    assert (figures.flop, figures.flop_union) == (paper["flop"], paper["flop_union"])
+
+
+def test_rows_of_before_say_nothing_of_slices_together(tmp_path: Path) -> None:
+    """Their `flop_union` was the graph's."""
+    line = {"key": "a", "accuracy": {}, "flop": 0.4, "flop_union": 0.99}
+    add_line(tmp_path / "rows.jsonl", line)
+    add_line(tmp_path / "rows.jsonl", {**line, "flop_union": 0.6, "flop_graph": 0.99})
+    older, newer = read_lines(tmp_path / "rows.jsonl")
+    assert (older.get("flop_union"), older["flop_graph"]) == (None, 0.99)
+    assert (newer["flop_union"], newer["flop_graph"]) == (0.6, 0.99)
 
 
 def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from prunion.exporter.bundle.own_weights import (
     apart,
     check_options,
     empty_graphs,
+    holds_slices,
     own_pack,
     prepare_trunk,
     shared_parts,
@@ -79,6 +81,8 @@ from prunion.trainer.processes import keep_to_quota
 
 __all__ = ["bundle_name", "export_bundle", "trunk_hash"]
 
+log = logging.getLogger(__name__)
+
 
 def export_bundle(
     checkpoint: Path | str,
@@ -112,12 +116,15 @@ def export_bundle(
 def _make_bundle(
     checkpoint: Path | str, output: Path, name: str, options: ExportOptions, *, force: bool
 ) -> dict[str, Any]:
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, merge=False)
     everyone = loaded.net.switches
     chosen = (options.specialise,) if options.specialise is not None else options.domains
     if chosen is not None:
         loaded = keep_domains(loaded, chosen)
-    prepare_trunk(loaded.net)
+    slices = loaded.net.adapter if holds_slices(loaded.net) else None
+    prepare_trunk(loaded.net, dense=options.specialise is not None)
+    if slices is not None and loaded.net.adapter is None:
+        log.info("a graph of one domain alone is not packed: it has zeros where no slice is used")
     own = loaded.net.adapter if apart(loaded.net) else None
     check_options(options, loaded.net, loaded.config.train)
     alive = kept_units(loaded, everyone)
@@ -157,7 +164,7 @@ def _make_bundle(
             macs=macs,
             widths=widths(loaded, table),
             rounding=rounding(loaded, slim),
-            paper=paper_account(loaded.net, alive, names, loaded.config.train),
+            paper=paper_account(loaded.net, alive, names, loaded.config.train, slices),
             heads="single" if options.specialise is not None else options.heads,
             units="units.json",
             bank=parts.bank,

@@ -33,6 +33,7 @@ from prunion.runtime.errors import BudgetError
 from prunion.trainer.backbone import PIXEL_NORM
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost
+from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network import Checkpoint, DomainNet, versions
 
 __all__ = [
@@ -153,7 +154,11 @@ def provenance(loaded: Checkpoint) -> Provenance:
 
 
 def paper_account(
-    net: DomainNet, alive: np.ndarray, names: Sequence[str], train: TrainConfig
+    net: DomainNet,
+    alive: np.ndarray,
+    names: Sequence[str],
+    train: TrainConfig,
+    slices: WeightAdapter | None = None,
 ) -> PaperAccount:
     """The manifest's `paper`.
 
@@ -161,19 +166,22 @@ def paper_account(
         alive: units that the exported network keeps, `[U]` bool.
         names: the domains' names, in the order of the network's.
         train: whose method says what the domains store: switches, and a BatchNorm each or none.
+        slices: the network's adapter as it was before an only domain's weights took the trunk's
+            place: what it uses of them is counted, whatever holds the zeros.
     """
+    adapter = net.adapter if slices is None else slices
     every = np.ones(net.units.table.count, dtype=bool)
     # The papers' backbone is one domain's network: its own BatchNorm and no switches.
     full_bits = paper_bits(net, every, 1, 0)
     switches = int(alive.sum()) if train.traits.prunes else 0
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
-    if net.adapter is not None:
+    if adapter is not None:
         mixed = NUMBER_BITS * len(names) * adapter_numbers(net, alive)
-        unused = net.adapter.unused_bits(net.units.table.params(alive))
-        bits += (mixed or net.adapter.extra_bits()) - unused
-    full, union = paper_macs(net, every), _used_macs(net, alive, None)
+        unused = adapter.unused_bits(net.units.table.params(alive))
+        bits += (mixed or adapter.extra_bits()) - unused
+    full, union = paper_macs(net, every), _used_macs(net, adapter, alive, None)
     own = (net.switches > 0).cpu().numpy()
-    domains = {name: _used_macs(net, own[row], row) for row, name in enumerate(names)}
+    domains = {name: _used_macs(net, adapter, own[row], row) for row, name in enumerate(names)}
     return PaperAccount(
         bits_backbone=full_bits,
         bits_exported=bits,
@@ -202,13 +210,15 @@ def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -
     return NUMBER_BITS * (shared + domains * norms) + domains * int(switches)
 
 
-def _used_macs(net: DomainNet, alive: np.ndarray, row: int | None) -> int:
+def _used_macs(
+    net: DomainNet, adapter: WeightAdapter | None, alive: np.ndarray, row: int | None
+) -> int:
     """`paper_macs` of what a domain uses, or all together: of its slices, where these are learned.
 
     Fewer slices are fewer operations in theory alone, as in the papers.
     """
     positions = {layer.weight: layer.positions for layer in net.units.table.layers}
-    used = None if net.adapter is None else net.adapter.used_macs(positions, row)
+    used = None if adapter is None else adapter.used_macs(positions, row)
     return paper_macs(net, alive) if used is None else used + norm_operations(net, alive)
 
 

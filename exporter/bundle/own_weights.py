@@ -36,6 +36,7 @@ __all__ = [
     "apart",
     "check_options",
     "empty_graphs",
+    "holds_slices",
     "own_pack",
     "prepare_trunk",
     "shared_parts",
@@ -45,10 +46,19 @@ __all__ = [
 SHARED = "shared.safetensors"
 
 
-def prepare_trunk(net: DomainNet) -> None:
-    """Make the trunk what the bundle's graph is to hold; an only domain's weights go into it."""
-    merge_weights(net)
+def prepare_trunk(net: DomainNet, *, dense: bool = False) -> None:
+    """Make the trunk what the bundle's graph is to hold; an only domain's weights go into it.
+
+    Slices stay apart from it, which a bundle packs; with `dense` an only domain's go into it too.
+    """
+    if dense or not holds_slices(net):
+        merge_weights(net)
     fill_trunk(net)
+
+
+def holds_slices(net: DomainNet) -> bool:
+    """Whether its domains choose single slices of the trunk's weights."""
+    return net.adapter is not None and bool(net.adapter.slices())
 
 
 def apart(net: DomainNet) -> bool:

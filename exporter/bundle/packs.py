@@ -44,7 +44,7 @@ def export_pack(
     """
     path = Path(output)
     check_output(path, force=force, wrote=no_pack, inputs=[checkpoint])
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, merge=False)
     domains = loaded.meta["domains"]
     names = [entry["name"] for entry in domains]
     if domain not in names:

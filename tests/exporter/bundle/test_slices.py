@@ -18,8 +18,8 @@ from prunion.exporter.bundle import export_bundle, export_pack
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.base import sha256_file
-from prunion.runtime.bundle import open_bundle
-from prunion.runtime.errors import BundleError
+from prunion.runtime.bundle import open_bundle, read_pack
+from prunion.runtime.errors import BundleError, ConfigError
 from prunion.runtime.model import load
 from prunion.trainer.config import BudgetConfig, TrainConfig, load_config
 from prunion.trainer.methods.slices import SliceSwitches
@@ -128,6 +128,65 @@ def test_a_pack_of_its_own(checkpoint: Path, bundle: Path, tmp_path: Path) -> No
         model.remove_domain("cold")
         model.add_domain(tmp_path / "cold.safetensors")
         np.testing.assert_allclose(model.logits(images, ROWS), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["a run of one", "--domains"])
+def test_slices_of_an_only_domain_are_packed_too(
+    checkpoint: Path, tmp_path: Path, how: str
+) -> None:
+    """Counted, packed, answered and exchanged as those of several."""
+    source, options = checkpoint, ExportOptions(domains=("warm",), uint8=True)
+    if how == "a run of one":
+        source = drawn_checkpoint(tmp_path / "run", "ba2", domains=1, granularity='"slice"')
+        options = ExportOptions(uint8=True)
+    before = load_checkpoint(source, merge=False).net
+    assert isinstance(before.adapter, SliceSwitches)
+    used = before.adapter.used()[1][0]
+    manifest = export_bundle(source, tmp_path / "x.prunion", options)
+    assert verify_bundle(tmp_path / "x.prunion", against=source).problems == ()
+    opened = open_bundle(tmp_path / "x.prunion").manifest
+    assert opened.packed and manifest["paper"]["flop"] == manifest["paper"]["flop_union"] < 0.9
+    bits = before.adapter.bits() / 32 / before.adapter.whole
+    assert manifest["paper"]["params"] == pytest.approx(used + bits, abs=0.02)
+    shared = load_file(tmp_path / "x.prunion" / "shared.safetensors")
+    stored = sum(v.size for k, v in shared.items() if k.startswith("packed:"))
+    assert stored == pytest.approx(used * before.adapter.whole, rel=0.01)
+    images = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    net = load_checkpoint(source).net  # of one domain, its weights in the trunk's place
+    with torch.no_grad():
+        expected = net.logits(torch.from_numpy(images), torch.zeros(4, dtype=torch.int64)).numpy()
+    expected = expected[:, : NAMES["warm"]]
+    export_pack(source, "warm", tmp_path / "warm.safetensors")
+    with load(tmp_path / "x.prunion", "cpu", threads=1) as model:
+        got = model.logits(images, ["warm"] * 4)[:, : NAMES["warm"]]
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    if how == "a run of one":  # and its pack is the bundle's
+        packs = [tmp_path / "warm.safetensors", tmp_path / "x.prunion/domains/warm.safetensors"]
+        one, other = (load_file(path) for path in packs)
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+        trunks = {read_pack(path).trunk_hash for path in packs}
+        assert len(trunks) == 1
+
+
+def test_a_specialised_graph_holds_zeros_and_its_manifest_what_is_used(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Others run it: it is an ordinary graph. What the domain uses is counted all the same."""
+    alone = export_bundle(checkpoint, tmp_path / "a.prunion", ExportOptions(domains=("warm",)))
+    options = ExportOptions(specialise="warm", fp16=True)
+    manifest = export_bundle(checkpoint, tmp_path / "b.prunion", options)
+    assert manifest["paper"] == alone["paper"]
+    assert not open_bundle(tmp_path / "b.prunion").manifest.packed
+    assert verify_bundle(tmp_path / "b.prunion", against=checkpoint).problems == ()
+    held = onnx.load(tmp_path / "b.prunion" / "model.onnx").graph.initializer
+    weights = [onnx.numpy_helper.to_array(x) for x in held if len(x.dims) == 4]
+    shares = [np.abs(w).sum((2, 3)).astype(bool).mean() for w in weights]
+    assert max(shares) < 0.6
+    with pytest.raises(ConfigError, match=r"--fp16 writes one trunk .* or give --specialise"):
+        export_bundle(
+            checkpoint, tmp_path / "c.prunion", ExportOptions(domains=("warm",), fp16=True)
+        )
 
 
 def test_values_that_do_not_fit_are_refused(bundle: Path, tmp_path: Path) -> None:

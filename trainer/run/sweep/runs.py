@@ -40,7 +40,7 @@ from prunion.trainer.run.sweep.branches import (
 from prunion.trainer.run.sweep.finished import check_alike, draw_of, is_finished
 from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
 from prunion.trainer.run.train import train_run
-from prunion.trainer.score import MadeBy, read_made_by, read_verdict
+from prunion.trainer.score import MadeBy, check_baseline, read_made_by, read_verdict
 
 __all__ = ["train_sweep", "train_with_baseline"]
 
@@ -137,10 +137,12 @@ def train_with_baseline(
     """Train a run, then the same without pruning in `folder/baseline`: a run's folder like any.
 
     Both train for as many epochs, and see the same batches until domains are thinned after
-    settling; `watch` is told of the first. `resume` goes on
-    with whichever was stopped, and adds a baseline to a run that has none. Raises what `train_run`
-    raises.
+    settling; `watch` is told of the first. `resume` goes on with whichever was stopped, and adds a
+    baseline to a run that has none.
+
+    Raises what `train_run` raises, and ConfigError for a run that prunes nothing.
     """
+    check_baseline(config)
     result = train_run(
         config,
         folder,

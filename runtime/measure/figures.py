@@ -57,7 +57,9 @@ class Answers:
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
-        """Several batches as one; `parts` must not be empty."""
+        """Several batches as one; of no batch the answers for no image."""
+        whole = np.zeros(0, np.int64)
+        parts = parts or [cls(whole, whole, np.zeros(0), whole)]
         columns = zip(*((p.labels, p.answers, p.confidences, p.ranks) for p in parts), strict=True)
         return cls(*map(np.concatenate, columns))
 

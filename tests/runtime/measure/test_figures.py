@@ -53,6 +53,11 @@ def test_top_5_counts_what_is_more_probable() -> None:
         assert figures(row, [label]).top5 == float(label < 5)
 
 
+def test_no_batches_are_answers_for_no_image() -> None:
+    nothing = Answers.joined([])
+    assert len(nothing) == 0 and nothing.answers.dtype == nothing.labels.dtype == np.int64
+
+
 def test_equal_logits_are_answered_with_the_first() -> None:
     answers = Answers.of(np.zeros((2, 3), np.float32), np.array([0, 2]))
     assert answers.answers.tolist() == [0, 0]

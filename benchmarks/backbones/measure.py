@@ -91,6 +91,7 @@ def backbones_command(
     for name in only.split(",") if only else NETWORKS:
         if name in done:
             continue
+        done.add(name)
         row = measure(name, exported=some)
         print(row_line(row), flush=True)
         rows.append(row)

@@ -57,7 +57,7 @@ def main(
     """Train what is missing, then print the table."""
     path = Path(output)
     lines = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
-    limits = [float(limit) for limit in budgets.split(",")]
+    limits = list(dict.fromkeys(float(limit) for limit in budgets.split(",")))
     options |= {"keep": (), "teacher": "", "round_to": 1, "holdout": False, "share": 0.1}
     for seed in seeds:
         row = make_config(ROWS[ROW], {**options, "seed": seed})

@@ -115,11 +115,12 @@ def pretrain(
     from prunion.benchmarks.reproduce import (
         backbone_named,
         changes_of,
+        check_changes,
         domain_at,
         pretrain_trunk,
         pretraining,
     )
-    from prunion.runtime.errors import ConfigError
+    from prunion.runtime.errors import ConfigError, InputError
     from prunion.trainer.config import InputConfig
     from prunion.trainer.learning import exit_when_stopped
 
@@ -127,9 +128,16 @@ def pretrain(
         network = backbone_named(backbone)
     except ConfigError as exc:
         raise click.UsageError(f"--backbone {backbone}: {exc}") from None
+    changed = changes_of(changes)
+    try:
+        check_changes(
+            changed, "what pretraining decides, which tunes the whole trunk: leave it out"
+        )
+    except InputError as exc:
+        raise click.UsageError(str(exc)) from None
     domain = replace(domain_at(data), mirror=not no_mirror)
     shape = InputConfig((size, size), round(1.125 * size))
-    keys = {"ramp": epochs, **learning, **changes_of(changes)}
+    keys = {"ramp": epochs, **learning, **changed}
     config = pretraining(network, domain, shape, **keys)
     with exit_when_stopped():
         made = pretrain_trunk(config, output, force=force, resume=resume)
@@ -242,7 +250,7 @@ def reproduce(
     except InputError as exc:
         raise click.UsageError(str(exc)) from None
     if listed:
-        click.echo(listed_rows(benchmark, networks))
+        click.echo(listed_rows(benchmark, tuple(dict.fromkeys(networks))))
         return
     if data is None or output is None:
         raise click.UsageError("give --data and -o, or --list")
@@ -258,10 +266,12 @@ def _reports() -> bool:
 
 
 def _files(given: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for text in given:
         network, equals, file = text.partition("=")
         if not equals or not Path(file).is_file():
             raise click.UsageError(f"--weights {text}: give NETWORK=FILE with a file that is there")
-        found[network] = str(Path(file).absolute())
+        path = str(Path(file).absolute())
+        if found.setdefault(network, path) != path:
+            raise click.UsageError(f"--weights {text}: {network} has another file already")
     return found

@@ -8,4 +8,5 @@ from .rows import chosen_rows as chosen_rows
 from .rows import reproduce as reproduce
 from .settings import Reproduction as Reproduction
 from .settings import changes_of as changes_of
+from .settings import check_changes as check_changes
 from .table import listed_rows as listed_rows

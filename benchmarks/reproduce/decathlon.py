@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.benchmarks.reproduce.images import BenchmarkImages, Picture, by_turns, write_table
+from prunion.benchmarks.reproduce.images import (
+    BenchmarkImages,
+    Picture,
+    by_turns,
+    listing_digest,
+    write_table,
+)
 from prunion.benchmarks.reproduce.unpack import unpack
 from prunion.runtime.base import parse_json, safe_relative_path, shown, write_json
 from prunion.runtime.errors import DataError
@@ -62,7 +68,8 @@ def open_decathlon(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImag
         work: where images are unpacked to, and tables written.
         limit: at most so many images of each part, and the classes that these show.
 
-    Raises DataError, naming the file, for what is missing or damaged.
+    Raises DataError, naming the file, for what is missing or damaged; InputError where `work` was
+    unpacked from other archives.
     """
     listings = _annotations(data, work)
     chosen = {name: _chosen(own, limit) for name, own in listings.items()}
@@ -115,7 +122,8 @@ def _annotations(data: Path, work: Path) -> dict[str, dict[str, _Listing]]:
         names = [
             f"annotations/{d.name}_{split}.json" for d in DECATHLON.domains for split in SPLITS
         ]
-        unpack(kits, {name: work / name for name in names}, MOST_JSON, suffix=True)
+        wanted = {name: work / name for name in names}
+        unpack(kits, wanted, MOST_JSON, suffix=True, record=work / "kit.json")
     found: dict[str, dict[str, _Listing]] = {}
     for domain in DECATHLON.domains:
         files = {x: folder / "annotations" / f"{domain.name}_{x}.json" for x in SPLITS}
@@ -129,6 +137,9 @@ def _annotations(data: Path, work: Path) -> dict[str, dict[str, _Listing]]:
             for x, file in files.items()
             if file.is_file()
         }
+        for split in ("train", "val"):
+            if not found[domain.name][split].images:
+                raise DataError(f"{files[split]} has no images: copy the development kit again")
     if not found:
         raise DataError(f"{folder}/annotations holds no DOMAIN_train.json of the Decathlon's")
     return found
@@ -222,7 +233,7 @@ def _place_images(
     # The small ones first: a domain's own tar is read before the one of all.
     tars = sorted((x for x in tars if "devkit" not in x.name), key=lambda x: x.suffix != ".tar")
     if wanted:
-        unpack(tars, wanted, MOST_IMAGE)
+        unpack(tars, wanted, MOST_IMAGE, record=work / "archives.json")
     return {name: places.get(name, work) for name in chosen}
 
 
@@ -256,8 +267,10 @@ def _domain(
     tables = {
         part: (write_table(work / "tables" / f"{name}.{part}.jsonl", own),)
         for part, own in placed.items()
-        if part != "test_stripped"
+        if part != "test_stripped" and (own or part != "test")
     }
+    if not placed["test_stripped"]:
+        log.warning("%s: no unlabelled test images, so no submission has it", name)
     return BenchmarkImages(
         name,
         train=tables["train"],
@@ -270,4 +283,5 @@ def _domain(
         crop=name not in PLAIN,
         mean=MEAN_STD[name][0],
         std=MEAN_STD[name][1],
+        listing={part: listing_digest(own, places[name]) for part, own in placed.items()},
     )

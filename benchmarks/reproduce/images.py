@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from prunion.runtime.base import replace_file
+from prunion.runtime.images import digest_of
 from prunion.trainer.config import DomainConfig
 
-__all__ = ["BenchmarkImages", "Picture", "by_turns", "domain_config", "write_table"]
+__all__ = [
+    "BenchmarkImages",
+    "Picture",
+    "by_turns",
+    "domain_config",
+    "listing_digest",
+    "listing_of",
+    "write_table",
+]
 
 
 class Picture(NamedTuple):
@@ -29,18 +38,19 @@ class BenchmarkImages:
 
     Attributes:
         train, val, test: labelled images as `[domains.NAME]` takes them; `test` is empty where the
-            benchmark keeps those labels for itself.
+            benchmark keeps those labels for itself, `val` where it has no such images.
         unlabelled: the images that a submission answers for.
         truth: the class of each of these by its number, where `test` has it too.
         categories: the benchmark's number of each class, by its name.
         mean, std: of the domain's RGB in 0 … 1; None where it is [input]'s.
         mirror, crop: how training may change them, by the papers.
         rescale: as `augment` takes it.
+        listing: what tells the images of each part from others, by the part's name.
     """
 
     name: str
     train: tuple[str, ...]
-    val: tuple[str, ...]
+    val: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     unlabelled: tuple[Picture, ...] = ()
     truth: Mapping[int, str] = field(default_factory=dict)
@@ -50,6 +60,7 @@ class BenchmarkImages:
     rescale: float = 0.0
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    listing: Mapping[str, str] = field(default_factory=dict)
 
 
 def domain_config(images: BenchmarkImages, *, final: bool) -> DomainConfig:
@@ -57,10 +68,11 @@ def domain_config(images: BenchmarkImages, *, final: bool) -> DomainConfig:
 
     Args:
         final: train on training and validation images, and measure on test images, where there are
-            labels; else on validation images, which then say nothing.
+            labels; else on validation images, which then say nothing. Without it test images are
+            for benchmarks that have no others to measure on.
     """
     train = (*images.train, *images.val) if final else images.train
-    measured = (images.test or images.val) if final else images.val
+    measured = (images.test or images.val) if final else (images.val or images.test)
     return DomainConfig(
         images.name,
         train=train,
@@ -87,6 +99,20 @@ def by_turns(pictures: Sequence[Picture], most: int) -> list[Picture]:
             if len(chosen) == most:
                 return chosen
     return chosen
+
+
+def listing_digest(pictures: Sequence[Picture], root: Path) -> str:
+    """What tells images from others: each one's number, place below `root`, class and bytes."""
+    return digest_of(
+        (x.number, x.path.relative_to(root).as_posix(), x.label, x.path.stat().st_size)
+        for x in pictures
+    )
+
+
+def listing_of(images: BenchmarkImages, without: Collection[str] = ()) -> str:
+    """What tells a domain's images from others, some parts left out; "" where nobody knows."""
+    used = sorted(x for x in images.listing.items() if x[0] not in without)
+    return digest_of(used) if used else ""
 
 
 def write_table(path: Path, pictures: Sequence[Picture]) -> str:

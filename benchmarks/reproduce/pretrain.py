@@ -28,6 +28,7 @@ from prunion.trainer.config import (
 )
 from prunion.trainer.network import DomainNet, build_network, load_checkpoint
 from prunion.trainer.processes import joined_processes
+from prunion.trainer.run import STATE
 
 __all__ = [
     "Source",
@@ -53,28 +54,42 @@ class Source:
     Attributes:
         accuracy: share of right answers on the domain's test images.
         head: weight `[classes, F]` and bias `[classes]`.
+        images: digest of the images' listing; "" where nobody told it.
+        views: of each test image, that `accuracy` is of; 0 where an earlier version did not say.
     """
 
     domain: str
     classes: tuple[str, ...]
     accuracy: float
     head: tuple[torch.Tensor, torch.Tensor]
+    images: str = ""
+    views: int = 0
 
 
 def pretrain_trunk(
-    config: RunConfig, output: Path, *, force: bool = False, resume: bool = False
+    config: RunConfig,
+    output: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    images: str = "",
 ) -> Source:
     """Train the backbone of a run on its one domain, and write its weights to `output`.
 
     The run lies beside them, in `OUTPUT.run`: `resume` goes on with it.
 
-    Raises what `prunion.train` raises; PrunionError where `output` exists and `force` is not given.
+    Args:
+        images: digest of the images' listing, to be told in the file.
+
+    Raises what `prunion.train` raises; PrunionError where `output` exists and neither `force` is
+    given nor `resume` has a run to go on with, or where another program wrote it.
     """
-    if not resume:
-        check_output(output, force=force, wrote=_foreign)
     folder = output.with_name(output.name + ".run")
+    # What is there beside a state is that run's own, of before it was stopped.
+    may = force or (resume and (folder / STATE).is_file())
+    check_output(output, force=may, wrote=_foreign)
     train(config, folder, force=force, resume=resume)
-    on_first(lambda: _write(folder, output))
+    on_first(lambda: _write(folder, output, images))
     return read_source(output)
 
 
@@ -135,7 +150,8 @@ def read_source(path: Path) -> Source:
                 )
             head = file.get_tensor(HEAD[0]), file.get_tensor(HEAD[1])
         classes = tuple(str(x) for x in json.loads(facts["classes"]))
-        source = Source(facts["domain"], classes, float(facts["accuracy"]), head)
+        told = facts.get("images", ""), int(facts.get("views", 0))
+        source = Source(facts["domain"], classes, float(facts["accuracy"]), head, *told)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as exc:
         raise ConfigError(f"{path} cannot be read ({reason_of(exc)}): pretrain again") from None
     if head[0].dim() != 2 or not len(classes) == len(head[0]) == len(head[1]):
@@ -165,7 +181,7 @@ def on_first(action: Any) -> None:
         processes.on_first(action)
 
 
-def _write(run: Path, output: Path) -> None:
+def _write(run: Path, output: Path, images: str) -> None:
     from safetensors.torch import save_file
 
     loaded = load_checkpoint(run)
@@ -176,6 +192,8 @@ def _write(run: Path, output: Path) -> None:
         "domain": domain["name"],
         "accuracy": repr(float(domain["accuracy"])),
         "classes": json.dumps(domain["classes"]),
+        "images": images,
+        "views": str(loaded.config.input.test_crops),
     }
     with replace_file(output) as temporary:
         save_file(_tensors(loaded.net), temporary, facts)

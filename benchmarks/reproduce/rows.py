@@ -23,10 +23,13 @@ from prunion.benchmarks.reproduce.catalogue import (
 )
 from prunion.benchmarks.reproduce.decathlon import write_submission
 from prunion.benchmarks.reproduce.images import BenchmarkImages, domain_config
+from prunion.benchmarks.reproduce.origin import begin_row, check_line, noted_origin, origin_of
 from prunion.benchmarks.reproduce.pretrain import on_first
 from prunion.benchmarks.reproduce.settings import (
+    DATA,
     Reproduction,
     add_line,
+    check_changes,
     input_of,
     key_of_row,
     read_lines,
@@ -58,33 +61,46 @@ def reproduce(asked: Reproduction) -> str:
 
     Raises:
         DataError: the archives are damaged or hold nothing of the benchmark.
+        InputError: a row that has a line was made of something else than what is asked for.
         VerificationError: a bundle does not hold what it says.
         PrunionError: as `prunion.train`.
     """
     rows, lines = chosen_rows(asked), asked.output / LINES
-    done = {line["key"] for line in read_lines(lines)}
-    pairs = [(row, seed) for seed in asked.seeds for row in rows]
-    left = [(row, seed) for row, seed in pairs if key_of_row(asked, row, seed) not in done]
+    wanted = {key_of_row(asked, row, seed): (row, seed) for seed in asked.seeds for row in rows}
+    done = {line["key"]: line for line in _lines_of(asked)}
+    left = [pair for key, pair in wanted.items() if key not in done]
+    domains: list[BenchmarkImages] = []
+    on_first(lambda: domains.extend(_opened(asked, needed=bool(left))))  # one process unpacks
     if left:
-        domains: list[BenchmarkImages] = []
-        on_first(lambda: domains.extend(asked.open()))  # one process unpacks
         domains = domains or asked.open()
         if not [x for x in domains if x.name != asked.source]:
             raise DataError(f"{asked.data} holds {asked.source} alone: put other domains there")
-        for number, (row, seed) in enumerate(left):
-            # Whether a network can be exported is tried once.
-            new = row.network not in {earlier.network for earlier, _ in left[:number]}
-            _run_row(asked, row, seed, domains, rehearse_export if new else None)
+    on_first(lambda: _check_done(asked, [x for x in wanted.items() if x[0] in done], done, domains))
+    for number, (row, seed) in enumerate(left):
+        # Whether a network can be exported is tried once.
+        new = row.network not in {earlier.network for earlier, _ in left[:number]}
+        _run_row(asked, row, seed, domains, rehearse_export if new else None)
     text = reproduced_table(asked.benchmark, read_lines(lines))
     on_first(lambda: write_text(asked.output / "table.md", text + "\n"))
     return text
 
 
 def chosen_rows(asked: Reproduction) -> list[ReproducedRow]:
-    """The rows that are asked for. Raises InputError for a name that none has."""
+    """The rows that are asked for.
+
+    Raises InputError for a name that none has, and for what would make others of them.
+    """
+    check_changes(
+        asked.changes, "what makes a row what it is: choose a row that has it by --method"
+    )
+    if asked.final and asked.benchmark != "decathlon":
+        raise InputError(
+            f"--final: {asked.benchmark} has no validation images and takes no submission: leave "
+            "it out, its rows are measured on test images"
+        )
     every = usual_rows(asked.benchmark, asked.budgets)
     if asked.networks:
-        tables = [rows_of(asked.benchmark, name, asked.budgets) for name in asked.networks]
+        tables = [rows_of(asked.benchmark, x, asked.budgets) for x in dict.fromkeys(asked.networks)]
         every = [row for table in tables for row in table.values()]
     known = {name for row in every for name in (row.name, row.method)}
     for name in asked.methods:
@@ -117,6 +133,46 @@ def row_config(
     )
 
 
+def _lines_of(asked: Reproduction) -> list[dict[str, Any]]:
+    """The rows that were run. Raises InputError where they are another benchmark's."""
+    found = read_lines(asked.output / LINES)
+    for line in found:
+        # An earlier version did not say it; the Decathlon alone takes submissions.
+        usual = "decathlon" if "submission" in line else "imagenet-to-sketch"
+        if (own := line.get("benchmark", usual)) != asked.benchmark:
+            raise InputError(
+                f"{asked.output / LINES} has the row {line['key']} of {own}, and {asked.benchmark} "
+                "is asked for: choose another place with -o"
+            )
+    return found
+
+
+def _opened(asked: Reproduction, *, needed: bool) -> list[BenchmarkImages]:
+    """The domains; where they only are to be compared, none that would have to be unpacked."""
+    if needed:
+        return asked.open()
+    if not (asked.output / DATA).is_dir():
+        return []
+    try:
+        return asked.open()
+    except DataError as exc:
+        log.warning("%s", exc)
+        return []
+
+
+def _check_done(
+    asked: Reproduction,
+    wanted: Sequence[tuple[str, tuple[ReproducedRow, int]]],
+    lines: Mapping[str, Mapping[str, Any]],
+    domains: Sequence[BenchmarkImages],
+) -> None:
+    """Refuse lines that are known to be of something else. Raises InputError."""
+    networks = dict.fromkeys(row.network for _, (row, _) in wanted)
+    now = {network: origin_of(asked, network, domains) for network in networks}
+    for key, (row, _) in wanted:
+        check_line(lines[key], now[row.network], asked.output / LINES)
+
+
 def _run_row(
     asked: Reproduction,
     row: ReproducedRow,
@@ -125,9 +181,11 @@ def _run_row(
     check: ExportCheck | None,
 ) -> None:
     trunk, key = trunk_source(asked, row.network, domains), key_of_row(asked, row, seed)
+    origin = origin_of(asked, row.network, domains)
     config = row_config(asked, row, seed, domains, trunk.weights)
     folder = asked.output / "runs" / key
     log.info("row %s: %s", key, row.what)
+    on_first(lambda: begin_row(folder, origin))
     result = train_run(config, folder, resume=True, check=check)
 
     def finish() -> None:
@@ -135,6 +193,8 @@ def _run_row(
         source = answers_of_source(asked, row.network, trunk.weights, domains)
         line: dict[str, Any] = {
             "key": key,
+            "benchmark": asked.benchmark,
+            "made_of": noted_origin(folder),
             "row": row.name,
             "network": row.network,
             "method": row.method,

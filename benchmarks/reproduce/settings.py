@@ -14,18 +14,35 @@ from prunion.benchmarks.reproduce.catalogue import BUDGETS, ReproducedRow
 from prunion.benchmarks.reproduce.images import BenchmarkImages
 from prunion.runtime.base import replace_file
 from prunion.runtime.errors import ConfigError, InputError
-from prunion.trainer.config import Device, InputConfig, TrainConfig, check_keys, read_change
+from prunion.trainer.config import (
+    SETTINGS,
+    Device,
+    InputConfig,
+    TrainConfig,
+    check_keys,
+    read_change,
+)
 
 __all__ = [
+    "DATA",
     "Reproduction",
     "add_line",
     "changes_of",
+    "check_changes",
     "input_of",
     "key_of_row",
     "read_lines",
     "write_text",
 ]
 
+DATA = "data"  # below the output: what was unpacked, and tables
+# Of the methods' own keys those that say how fast and how their numbers learn.
+RATES = ("adapter_dropout", "adapter_decay", "adapter_lr", "affine_gradient")
+# Keys of `[train]` that say what a domain has of its own, and who decides about channels.
+DECIDING = (
+    *("method", "recipe", "trunk", "norms", "ranking", "sharing", "domain_budget", "cut"),
+    *(key for key in SETTINGS if key not in RATES),
+)
 OUTSIDE = re.compile(r"[^A-Za-z0-9_.=+-]+")  # of names of files
 
 
@@ -81,7 +98,7 @@ class Reproduction:
     def open(self) -> list[BenchmarkImages]:
         """The benchmark's domains. Raises DataError for what is missing or damaged."""
         opened = decathlon.open_decathlon if self.benchmark == "decathlon" else sketch.open_sketch
-        return opened(self.data, self.output / "data", self.limit_images)
+        return opened(self.data, self.output / DATA, self.limit_images)
 
 
 def input_of(asked: Reproduction) -> InputConfig:
@@ -89,6 +106,16 @@ def input_of(asked: Reproduction) -> InputConfig:
     side, share = (64, 72 / 64) if asked.benchmark == "decathlon" else (224, 256 / 224)
     side = asked.size or side
     return InputConfig((side, side), round(share * side), test_crops=asked.crops)
+
+
+def check_changes(changes: Mapping[str, Any], what: str) -> None:
+    """Refuse keys of `[train]` that make another method of one, with an InputError.
+
+    Args:
+        what: what they decide, and what to do in place of it.
+    """
+    if wrong := [key for key in changes if key in DECIDING]:
+        raise InputError(f"--set train.{wrong[0]} is {what}")
 
 
 def key_of_row(asked: Reproduction, row: ReproducedRow, seed: int) -> str:

@@ -10,7 +10,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from prunion.benchmarks.reproduce.images import BenchmarkImages, Picture, by_turns, write_table
+from prunion.benchmarks.reproduce.images import (
+    BenchmarkImages,
+    Picture,
+    by_turns,
+    listing_digest,
+    write_table,
+)
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import IMAGE_SUFFIXES
 from prunion.trainer.score import IMAGENET_TO_SKETCH
@@ -52,12 +58,22 @@ def open_sketch(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImages]
         train, test = parts
         if train is None or test is None:
             raise DataError(f"{folder} holds no train/ and test/ of class folders: put both there")
+        plain, both = domain.name in CROPPED, {"train": train, "test": test}
+        if domain.name == SOURCE:  # no row is made of its million images
+            both = {}
         paths: tuple[tuple[str, ...], tuple[str, ...]] = (str(train),), (str(test),)
         if limit:
             paths = _limited(domain.name, train, test, work, limit)
-        plain = domain.name in CROPPED
-        rescale = 0.0 if plain else SMALLEST
-        found.append(BenchmarkImages(domain.name, *paths, crop=not plain, rescale=rescale))
+        found.append(
+            BenchmarkImages(
+                domain.name,
+                train=paths[0],
+                test=paths[1],  # nothing else is measured on, so nothing here may train
+                crop=not plain,
+                rescale=0.0 if plain else SMALLEST,
+                listing={x: listing_digest(_pictures(place), place) for x, place in both.items()},
+            )
+        )
     if not found:
         told = ", ".join(names[0] for names in FOLDERS.values())
         raise DataError(f"{data} holds none of the folders {told}: put the benchmark's there")

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from prunion.benchmarks.reproduce.catalogue import backbone_of
-from prunion.benchmarks.reproduce.images import BenchmarkImages, Picture, domain_config
+from prunion.benchmarks.reproduce.images import (
+    BenchmarkImages,
+    Picture,
+    domain_config,
+    listing_of,
+)
 from prunion.benchmarks.reproduce.pretrain import (
     pretrain_trunk,
     pretraining,
     read_source,
     source_network,
 )
-from prunion.benchmarks.reproduce.settings import Reproduction, input_of, write_text
-from prunion.runtime.errors import ConfigError, DataError
-from prunion.runtime.images import ImageSet, decode_image
+from prunion.benchmarks.reproduce.settings import Reproduction, input_of
+from prunion.runtime.base import parse_json, sha256_file, write_json
+from prunion.runtime.errors import ConfigError, DataError, InputError
+from prunion.runtime.images import ImageSet, decode_image, digest_of
 from prunion.trainer.backbone import PAPER_NETS
 from prunion.trainer.config import InputConfig
 from prunion.trainer.data import Domain
 from prunion.trainer.network import Checkpoint, DomainNet, answer_domains
 from prunion.trainer.processes import device_named
 
-__all__ = ["TrunkSource", "answers_of_run", "answers_of_source", "trunk_source"]
+__all__ = [
+    "NamedTrunk",
+    "TrunkSource",
+    "answers_of_run",
+    "answers_of_source",
+    "named_trunk",
+    "trunk_source",
+]
 
 log = logging.getLogger(__name__)
 PRETRAINING = 90  # epochs
+UNLEARNED = ("test", "test_stripped")  # parts of which pretraining sees nothing
+
+
+@dataclass(frozen=True)
+class NamedTrunk:
+    """Which weights a network is to have.
+
+    Attributes:
+        weights: a file, or "default" for the library's.
+        epochs: of pretraining, which makes the file where it is not there; 0 if it was given.
+    """
+
+    weights: str
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,19 +74,30 @@ class TrunkSource:
     accuracy: float | None = None
 
 
+def named_trunk(asked: Reproduction, network: str) -> NamedTrunk:
+    """Which weights a network is to have, whether or not they are there yet."""
+    if network in asked.weights:
+        return NamedTrunk(asked.weights[network])
+    if network not in PAPER_NETS and asked.benchmark != "decathlon":
+        return NamedTrunk("default")
+    epochs = asked.source_epochs or asked.epochs or PRETRAINING
+    name = "-".join([network, f"e{epochs}", *asked.trial])
+    path = (asked.output / "sources" / f"{name}.safetensors").absolute()
+    return NamedTrunk(str(path), epochs)
+
+
 def trunk_source(
     asked: Reproduction, network: str, domains: Sequence[BenchmarkImages]
 ) -> TrunkSource:
     """A network's weights, pretrained on the source domain where nobody has any.
 
-    Raises DataError where that domain's images are missing; what `pretrain_trunk` raises.
+    Raises DataError where that domain's images are missing; InputError where the trunk that is
+    there was pretrained on others; what `pretrain_trunk` raises.
     """
-    if network in asked.weights:
-        weights = asked.weights[network]
-    elif network not in PAPER_NETS and asked.benchmark != "decathlon":
-        weights = "default"
-    else:
-        weights = _pretrained(asked, network, domains)
+    named = named_trunk(asked, network)
+    weights = named.weights
+    if named.epochs:
+        _pretrain(asked, network, named, domains)
     known: float | None = asked.source_accuracy / 100 if asked.source_accuracy else None
     if known is None and weights != "default":
         try:
@@ -75,15 +113,21 @@ def answers_of_source(
 ) -> dict[str, list[str]]:
     """The pretrained network's answers for the source's unlabelled images, by the domain's name.
 
-    They are kept beside its weights. Nothing of weights without a head, or without images.
+    They are kept in `sources`, with what they are answers of: of others they are asked again.
+    Nothing of weights without a head, or without images.
     """
     images = next((x for x in domains if x.name == asked.source and x.unlabelled), None)
     if images is None or weights == "default":
         return {}
     parts = [Path(weights).stem, *asked.trial, f"x{asked.crops}"]
     kept = asked.output / "sources" / f"{'-'.join(parts)}.answers.json"
-    if kept.is_file():
-        return {images.name: json.loads(kept.read_text("utf-8"))}
+    numbers = (picture.number for picture in images.unlabelled)
+    of = {
+        "weights": sha256_file(weights),
+        "images": digest_of((images.listing.get("test_stripped", ""), *numbers)),
+    }
+    if (found := _kept(kept, of)) is not None:
+        return {images.name: found}
     try:
         source = read_source(Path(weights))
     except ConfigError:
@@ -92,7 +136,19 @@ def answers_of_source(
     shape = input_of(asked)
     net = source_network(backbone_of(network, weights), shape.size, source)
     answers = _answers(net, [source.classes], [images], shape, asked.device)
-    write_text(kept, json.dumps(answers[images.name], ensure_ascii=False))
+    write_json(kept, {**of, "answers": answers[images.name]})
+    return answers
+
+
+def _kept(path: Path, of: Mapping[str, Any]) -> list[str] | None:
+    """Answers that are kept, if they are of this; an earlier version did not say of what."""
+    try:
+        value = parse_json(path.read_bytes(), path, DataError)
+    except (OSError, DataError):
+        return None
+    if not isinstance(value, dict) or {key: value.get(key) for key in of} != of:
+        return None
+    answers: list[str] = value["answers"]
     return answers
 
 
@@ -139,13 +195,16 @@ def _no_image(index: int) -> Image.Image:
     raise ValueError("nothing is trained here")
 
 
-def _pretrained(asked: Reproduction, network: str, domains: Sequence[BenchmarkImages]) -> str:
-    epochs = asked.source_epochs or asked.epochs or PRETRAINING
-    name = "-".join([network, f"e{epochs}", *asked.trial])
-    path = (asked.output / "sources" / f"{name}.safetensors").absolute()
-    if path.is_file():
-        return str(path)
+def _pretrain(
+    asked: Reproduction, network: str, named: NamedTrunk, domains: Sequence[BenchmarkImages]
+) -> None:
+    """Pretrain a trunk unless it is there, of the same images."""
+    path, epochs = Path(named.weights), named.epochs
     images = next((x for x in domains if x.name == asked.source), None)
+    learned = "" if images is None else listing_of(images, UNLEARNED)
+    if path.is_file():
+        _check_pretrained(path, learned, asked)
+        return
     if images is None:
         raise DataError(
             f"{asked.data} has no {asked.source} to pretrain {network} on: put it there, or give "
@@ -160,5 +219,20 @@ def _pretrained(asked: Reproduction, network: str, domains: Sequence[BenchmarkIm
         threads=asked.threads,
         device=asked.device,
     )
-    pretrain_trunk(config, path, resume=True)
-    return str(path)
+    pretrain_trunk(config, path, resume=True, images=learned)
+
+
+def _check_pretrained(path: Path, images: str, asked: Reproduction) -> None:
+    """Refuse a trunk that learned from other images; say where its accuracy is of other views."""
+    source = read_source(path)
+    if source.images and images and source.images != images:
+        raise InputError(
+            f"{path} was pretrained on other images of {asked.source} (their listing's SHA-256 was "
+            f"{source.images[:12]}…, is {images[:12]}…): choose another place with -o, or remove "
+            f"it and {path.name}.run"
+        )
+    if images and not source.images:
+        log.warning("%s is of an earlier version, which did not say of which images", path)
+    if source.views != asked.crops and not asked.source_accuracy:
+        views = source.views or "an unknown number of"
+        log.warning("%s: its accuracy is of %s views of an image, not %d", path, views, asked.crops)

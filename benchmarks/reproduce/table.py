@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -109,6 +110,8 @@ def _table(benchmark: str, lines: Sequence[Line]) -> str:
         for names, keys in missing.items()
         if names
     ]
+    trunks = {(line.get("made_of") or {}).get("trunk", "") for line in lines}
+    notes += [f"The rows start from {len(trunks)} trunks."] if len(trunks) > 1 else []
     notes += [
         f"{x.source}, {x.title}: {x.misprint}." for x in PRINTED if x.misprint and x in beside
     ]
@@ -125,8 +128,10 @@ def _others(benchmark: str, network: str) -> list[PrintedRow]:
 
 
 def _trial(line: Line) -> str:
-    """What a line's figures may be held against: the same network, seed and settings."""
-    return str(line["key"].replace(f"-{line['row']}-", "-", 1))
+    """What a line's figures may be held against: of the same settings, and made of the same."""
+    made_of = json.dumps(line.get("made_of"), sort_keys=True)
+    key: str = line["key"]
+    return key.replace(f"-{line['row']}-", "-", 1) + made_of
 
 
 def _row(name: str, line: Line, values: Sequence[str], found: Score | None) -> str:

@@ -6,23 +6,40 @@ holds besides is passed over unread. Streams are read from front to back, tars w
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-from prunion.runtime.base import BoundedTar, reason_of, safe_relative_path, shown
-from prunion.runtime.errors import DataError
+from prunion.runtime.base import (
+    BoundedTar,
+    read_json,
+    reason_of,
+    safe_relative_path,
+    shown,
+    write_json,
+)
+from prunion.runtime.errors import DataError, InputError
 
 __all__ = ["unpack"]
 
 MOST_MEMBERS = 8_000_000  # the Decathlon has 1.7 million images
 DEEPEST = 2  # tars within tars
+END = 1 << 20  # bytes at either end of an archive; the last of a gzip have its checksum
+
+log = logging.getLogger(__name__)
 
 
 def unpack(
-    archives: Iterable[Path], wanted: Mapping[str, Path], most_bytes: int, *, suffix: bool = False
+    archives: Iterable[Path],
+    wanted: Mapping[str, Path],
+    most_bytes: int,
+    *,
+    suffix: bool = False,
+    record: Path | None = None,
 ) -> set[str]:
     """Write the members called `wanted` to the paths it gives; a file that is there is left.
 
@@ -31,22 +48,32 @@ def unpack(
         wanted: member's name, a plain relative path, to the file that it becomes.
         most_bytes: of one member.
         suffix: members may lie in a folder: the end of their path is what is looked for.
+        record: file of what tells the archives that were read from others of their names, so that
+            nothing that is there is taken for another archive's.
 
     Returns:
         The wanted names that were found or were there already.
 
     Raises:
         DataError: an archive is damaged, or a wanted member is a link, or larger than `most_bytes`.
+        InputError: what is there was unpacked from another archive, by the record.
     """
+    archives = list(archives)
     for name in wanted:
         if not safe_relative_path(name):
             raise DataError(f"the path {shown(name)} leads out of its folder: correct the file")
     found = {name for name, path in wanted.items() if path.is_file()}
     left = {name: path for name, path in wanted.items() if name not in found}
+    known = _known(record, archives, unpacked=bool(found))
+    # Of what an earlier version unpacked nobody knows where it is from.
+    new = record is not None and (record.is_file() or not found)
     for archive in archives:
         if not left:
             break
         try:
+            if record is not None and new and archive.name not in known:
+                known[archive.name] = _mark(archive)
+                write_json(record, known)
             with archive.open("rb") as stream:
                 _read(stream, str(archive), left, most_bytes, 1, by_end=suffix)
         except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as exc:
@@ -54,6 +81,36 @@ def unpack(
                 f"{archive} cannot be read ({reason_of(exc)}): download it again"
             ) from exc
     return found | {name for name in wanted if name not in left}
+
+
+def _known(record: Path | None, archives: list[Path], *, unpacked: bool) -> dict[str, str]:
+    """What the record holds. Raises InputError where an archive of a name in it is another one."""
+    if record is None:
+        return {}
+    known: dict[str, str] = read_json(record, InputError) if record.is_file() else {}
+    place, here = record.parent, {x.name: x for x in archives}
+    for name, archive in here.items():
+        if name in known and _mark(archive) != known[name]:
+            raise InputError(
+                f"{place} was unpacked from another {name} than {archive} (by size and SHA-256 was "
+                f"{known[name]}, is {_mark(archive)}): choose another place with -o, or remove "
+                f"{place}"
+            )
+    gone = [name for name in known if name not in here]
+    if unpacked and (gone or not known):
+        of = f"from {', '.join(gone)}, which is not here" if gone else "by an earlier version"
+        log.warning("%s was unpacked %s: taken as these archives'", place, of)
+    return known
+
+
+def _mark(archive: Path) -> str:
+    """Size and digest of both ends: an archive of ImageNet is too long to be read for this."""
+    digest, size = hashlib.sha256(), archive.stat().st_size
+    with archive.open("rb") as stream:
+        digest.update(stream.read(END))
+        stream.seek(max(0, size - END))
+        digest.update(stream.read(END))
+    return f"{size:,} bytes, {digest.hexdigest()[:12]}"
 
 
 def _read(

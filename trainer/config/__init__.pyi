@@ -17,6 +17,7 @@ from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
 from .file import read_change as read_change
 from .method import METHODS as METHODS
+from .method import SETTINGS as SETTINGS
 from .method import Method as Method
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain

@@ -14,6 +14,7 @@ __all__ = [
     "LOW_RANK_LR",
     "METHODS",
     "MOST_TURNS",
+    "SETTINGS",
     "AffineForm",
     "AffineNumbers",
     "Granularity",

@@ -125,6 +125,7 @@ def annotations(folder: Path) -> Path:
         (lambda v: v["annotations"].pop(), "do not pair"),
         (lambda v: v["annotations"][0].update(category_id=7), "a category that is not in its list"),
         (lambda v: v["images"][0].update(id="one"), "no annotation file of the Decathlon"),
+        (lambda v: v.update(images=[], annotations=[]), "gtsrb_train.json has no images"),
         (lambda v: v.pop("images"), "no annotation file of the Decathlon"),
         (lambda v: v["images"][0].update(file_name="data/gtsrb/train/none.jpg"), "are missing in"),
     ],
@@ -245,6 +246,9 @@ def test_folders_of_imagenet_to_sketch(tmp_path: Path) -> None:
     assert names(opened) == ["cubs", "flowers"]
     assert [(x.crop, x.rescale) for x in opened] == [(False, 0.0), (True, 0.08)]
     config = domain_config(opened[1], final=False)
+    assert config.test == (str(tmp_path / "flowers" / "test"),)
+    # Nothing else is measured on, so it never trains.
+    assert domain_config(opened[1], final=True).train == config.train
     assert config.augment is not None and config.augment.rescale == 0.08
     assert len(open_domain(config, 0).train) == 8
     few = open_sketch(tmp_path, tmp_path / "work", limit=4)[1]

@@ -47,6 +47,15 @@ def test_weights_start_a_run_as_the_network_that_was_trained(tmp_path: Path) -> 
         pretrain_trunk(config, file)
     again = pretrain_trunk(config, file, resume=True)
     assert again.accuracy == made.accuracy
+    # Going on with a run replaces what that wrote, and nothing else.
+    file.write_bytes(b"somebody's")
+    with pytest.raises(PrunionError, match="was not written by `prunion pretrain`"):
+        pretrain_trunk(config, file, resume=True)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"somebody's")
+    with pytest.raises(PrunionError, match="already exists"):
+        pretrain_trunk(config, other, resume=True)
+    assert file.read_bytes() == other.read_bytes() == b"somebody's"
 
 
 def test_a_file_of_other_making_says_nothing_of_a_source(tmp_path: Path) -> None:
@@ -91,6 +100,7 @@ def test_the_command(tmp_path: Path) -> None:
     for wrong, said in (
         (["--force", "--resume"], "give one of them"),
         (["--set", "x=1"], "train."),
+        (["--set", 'train.method="lora"'], "is what pretraining decides"),
     ):
         refused = command.invoke(cli, ["pretrain", str(tmp_path / "colours"), "-o", file, *wrong])
         assert refused.exit_code and said in refused.output

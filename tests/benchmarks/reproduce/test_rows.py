@@ -31,34 +31,11 @@ from tests.benchmarks.reproduce.archives import (
     write_decathlon,
     write_sketch,
 )
+from tests.benchmarks.reproduce.command import lines, run
 from tests.benchmarks.reproduce.little import Little
 from tests.exporter.drawn import drawn_checkpoint
 
-PARTS = ("train", "val", "test")
 DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Decathlon of three domains, and a network that learns it in seconds."""
-    monkeypatch.setitem(PAPER_NETS, "wrn28_4", Little)
-    named = {"imagenet12": ["b", "a"], "gtsrb": ["2", "10"], "vgg-flowers": ["x", "y", "z"]}
-    domains = {
-        name: {part: coloured(classes, 6, seed) for seed, part in enumerate(PARTS)}
-        for name, classes in named.items()
-    }
-    write_decathlon(tmp_path / "data", domains)
-    return tmp_path / "data"
-
-
-def run(data: Path, *options: str) -> tuple[int, str]:
-    where = ["--data", str(data), "-o", str(data.parent / "out"), "--size", "16", "--threads", "1"]
-    done = CliRunner().invoke(cli, ["reproduce", "decathlon", *where, *options])
-    return done.exit_code, done.output
-
-
-def lines(data: Path) -> list[dict[str, Any]]:
-    return [json.loads(x) for x in (data.parent / "out" / "rows.jsonl").read_text().splitlines()]
 
 
 def test_from_archives_to_table_and_submission(data: Path) -> None:
@@ -230,6 +207,11 @@ def test_the_rows_are_listed_without_any_data() -> None:
             "--method nosuch: choose",
         ),
         (["decathlon", "--data", "x", "-o", "y", "--set", "train.speed=1"], 1, "speed"),
+        *(
+            (["decathlon", "--list", "--set", f"train.{key}"], 2, "is what makes a row what it is")
+            for key in ('method="lora"', 'granularity="slice"', 'norms="own"', "adapter_rank=2")
+        ),
+        (["imagenet-to-sketch", "--list", "--final"], 2, "has no validation images"),
         (["decathlon", "--data", "x", "-o", "y", "--set", "seed=1"], 1, "give train.KEY=VALUE"),
         (["decathlon", "--data", "x", "-o", "y"], 1, "x holds neither annotations/"),
         (["imagenet-to-sketch", "--data", "x", "-o", "y"], 1, "x holds none of the folders"),

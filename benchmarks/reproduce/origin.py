@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.benchmarks.reproduce.images import BenchmarkImages, listing_of
+from prunion.benchmarks.reproduce.archives import BenchmarkImages, listing_of
 from prunion.benchmarks.reproduce.settings import Reproduction
 from prunion.benchmarks.reproduce.sources import named_trunk
 from prunion.runtime.base import read_json, sha256_file, shown, write_json

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prunion.benchmarks.reproduce.accounting import figures_of
+from prunion.benchmarks.reproduce.archives import BenchmarkImages, domain_config, write_submission
 from prunion.benchmarks.reproduce.catalogue import (
     ReproducedRow,
     backbone_of,
@@ -21,8 +22,6 @@ from prunion.benchmarks.reproduce.catalogue import (
     rows_of,
     usual_rows,
 )
-from prunion.benchmarks.reproduce.decathlon import write_submission
-from prunion.benchmarks.reproduce.images import BenchmarkImages, domain_config
 from prunion.benchmarks.reproduce.origin import begin_row, check_line, noted_origin, origin_of
 from prunion.benchmarks.reproduce.pretrain import on_first
 from prunion.benchmarks.reproduce.settings import (

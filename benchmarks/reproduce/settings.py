@@ -9,9 +9,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from prunion.benchmarks.reproduce import decathlon, sketch
+from prunion.benchmarks.reproduce.archives import (
+    DECATHLON_SOURCE,
+    SKETCH_SOURCE,
+    BenchmarkImages,
+    open_decathlon,
+    open_sketch,
+)
 from prunion.benchmarks.reproduce.catalogue import BUDGETS, ReproducedRow
-from prunion.benchmarks.reproduce.images import BenchmarkImages
 from prunion.runtime.base import replace_file
 from prunion.runtime.errors import ConfigError, InputError
 from prunion.trainer.config import (
@@ -35,6 +40,8 @@ __all__ = [
     "write_text",
 ]
 
+# The domain of each benchmark that trunks are pretrained on.
+SOURCES = {"decathlon": DECATHLON_SOURCE, "imagenet-to-sketch": SKETCH_SOURCE}
 DATA = "data"  # below the output: what was unpacked, and tables
 # Of the methods' own keys those that say how fast and how their numbers learn.
 RATES = ("adapter_dropout", "adapter_decay", "adapter_lr", "affine_gradient")
@@ -87,7 +94,7 @@ class Reproduction:
     @property
     def source(self) -> str:
         """The domain that trunks are pretrained on; its images train no row."""
-        return decathlon.SOURCE if self.benchmark == "decathlon" else sketch.SOURCE
+        return SOURCES[self.benchmark]
 
     @property
     def trial(self) -> list[str]:
@@ -97,7 +104,7 @@ class Reproduction:
 
     def open(self) -> list[BenchmarkImages]:
         """The benchmark's domains. Raises DataError for what is missing or damaged."""
-        opened = decathlon.open_decathlon if self.benchmark == "decathlon" else sketch.open_sketch
+        opened = open_decathlon if self.benchmark == "decathlon" else open_sketch
         return opened(self.data, self.output / DATA, self.limit_images)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prunion.benchmarks.reproduce.catalogue import backbone_of
-from prunion.benchmarks.reproduce.images import (
+from prunion.benchmarks.reproduce.archives import (
     BenchmarkImages,
     Picture,
     domain_config,
     listing_of,
 )
+from prunion.benchmarks.reproduce.catalogue import backbone_of
 from prunion.benchmarks.reproduce.pretrain import (
     pretrain_trunk,
     pretraining,

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from prunion.benchmarks.reproduce.decathlon import MEAN_STD, open_decathlon, write_submission
-from prunion.benchmarks.reproduce.images import BenchmarkImages, domain_config
-from prunion.benchmarks.reproduce.sketch import open_sketch
-from prunion.benchmarks.reproduce.unpack import unpack
+from prunion.benchmarks.reproduce.archives.decathlon import (
+    MEAN_STD,
+    open_decathlon,
+    write_submission,
+)
+from prunion.benchmarks.reproduce.archives.images import BenchmarkImages, domain_config
+from prunion.benchmarks.reproduce.archives.sketch import open_sketch
+from prunion.benchmarks.reproduce.archives.unpack import unpack
 from prunion.runtime.errors import DataError
 from prunion.trainer.data import open_domain
 from prunion.trainer.score import DECATHLON

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from prunion.benchmarks.reproduce.accounting import figures_of
-from prunion.benchmarks.reproduce.images import BenchmarkImages
+from prunion.benchmarks.reproduce.archives.images import BenchmarkImages
 from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction, add_line, read_lines
 from prunion.benchmarks.reproduce.table import score_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from prunion.benchmarks.reproduce.images import (
+from prunion.benchmarks.reproduce.archives.images import (
     BenchmarkImages,
     Picture,
     by_turns,
@@ -21,9 +21,9 @@ from prunion.runtime.errors import DataError
 from prunion.runtime.images import IMAGE_SUFFIXES
 from prunion.trainer.score import IMAGENET_TO_SKETCH
 
-__all__ = ["SOURCE", "open_sketch"]
+__all__ = ["SKETCH_SOURCE", "open_sketch"]
 
-SOURCE = "imagenet"
+SKETCH_SOURCE = "imagenet"
 FOLDERS = {
     "imagenet": ("imagenet",),
     "cubs": ("cubs", "cubs_cropped"),
@@ -59,7 +59,7 @@ def open_sketch(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImages]
         if train is None or test is None:
             raise DataError(f"{folder} holds no train/ and test/ of class folders: put both there")
         plain, both = domain.name in CROPPED, {"train": train, "test": test}
-        if domain.name == SOURCE:  # no row is made of its million images
+        if domain.name == SKETCH_SOURCE:  # no row is made of its million images
             both = {}
         paths: tuple[tuple[str, ...], tuple[str, ...]] = (str(train),), (str(test),)
         if limit:

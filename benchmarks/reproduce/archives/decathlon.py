@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.benchmarks.reproduce.images import (
+from prunion.benchmarks.reproduce.archives.images import (
     BenchmarkImages,
     Picture,
     by_turns,
     listing_digest,
     write_table,
 )
-from prunion.benchmarks.reproduce.unpack import unpack
+from prunion.benchmarks.reproduce.archives.unpack import unpack
 from prunion.runtime.base import parse_json, safe_relative_path, shown, write_json
 from prunion.runtime.errors import DataError
 from prunion.trainer.score import DECATHLON
 
-__all__ = ["MEAN_STD", "SOURCE", "open_decathlon", "write_submission"]
+__all__ = ["DECATHLON_SOURCE", "MEAN_STD", "open_decathlon", "write_submission"]
 
-SOURCE = "imagenet12"  # the domain that trunks are pretrained on
+DECATHLON_SOURCE = "imagenet12"  # the domain that trunks are pretrained on
 PLAIN = ("dtd", "gtsrb", "omniglot", "svhn")  # neither mirrored nor cropped
 MOST_JSON, MOST_IMAGE = 1 << 30, 64 << 20  # bytes; ImageNet's annotations have 0.3 GB
 SPLITS = ("train", "val", "test_stripped", "test")  # the last is none of the kit's: labels_test.zip

@@ -1,0 +1,9 @@
+from .decathlon import DECATHLON_SOURCE as DECATHLON_SOURCE
+from .decathlon import open_decathlon as open_decathlon
+from .decathlon import write_submission as write_submission
+from .images import BenchmarkImages as BenchmarkImages
+from .images import Picture as Picture
+from .images import domain_config as domain_config
+from .images import listing_of as listing_of
+from .sketch import SKETCH_SOURCE as SKETCH_SOURCE
+from .sketch import open_sketch as open_sketch

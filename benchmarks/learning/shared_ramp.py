@@ -4,13 +4,15 @@
 
 For every seed each budget is trained alone, then all as `prunion train --budget A,B,…` does. A line
 of the output is one run; what is there already is skipped, and what was interrupted goes on from
-its last epoch, but then its time says nothing and the table leaves it out. Images and epochs are
+its last epoch, but then its time says nothing and the table leaves it out. Lines that were made
+with other options are refused: begin a new file for these. Images and epochs are
 the learning table's, and so is the comparison (`paired.py`): by images, within seeds.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from prunion.benchmarks.learning.paired import compare, seed_of
 from prunion.benchmarks.learning.rows import DOMAINS, make_config, right_answers
 from prunion.runtime.base import read_json
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.errors import InputError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.run import train_run, train_sweep
 
@@ -33,7 +36,10 @@ __all__ = ["main", "shared_table"]
 
 ROW = "tuned-050"  # whose keys of [train] these runs have
 GOAL = 0.6  # of the time of separate runs
+ASKED = ("backbone", "domains", "epochs", "settings")  # of which a line's key says nothing
 Line = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 @click.command(cls=OneLineCommand)
@@ -57,6 +63,8 @@ def main(
     """Train what is missing, then print the table."""
     path = Path(output)
     lines = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+    asked = json.loads(json.dumps({name: options[name] for name in ASKED}))
+    _check_asked(lines, asked, path)
     limits = list(dict.fromkeys(float(limit) for limit in budgets.split(",")))
     options |= {"keep": (), "teacher": "", "round_to": 1, "holdout": False, "share": 0.1}
     for seed in seeds:
@@ -67,11 +75,12 @@ def main(
         for config in configs:
             key = _key("separate", config)
             if key not in done:
-                lines.append(_separate(key, config, Path(folder) / key))
+                lines.append({**_separate(key, config, Path(folder) / key), "asked": asked})
                 _append(path, lines[-1:])
         keys = [_key(_kind(shorter), config) for config in configs]
         if not done.issuperset(keys):
             new = _shared(keys, configs, made / f"seed-{seed}", shorter)
+            new = [{**line, "asked": asked} for line in new]
             lines += new
             _append(path, new)
     click.echo(shared_table(lines, shorter, limits))
@@ -165,6 +174,19 @@ def _line(
         "resumed": resumed,
         **right_answers(config, folder),
     }
+
+
+def _check_asked(lines: Sequence[Line], asked: Line, path: Path) -> None:
+    """Refuse lines of other options; an earlier version did not note them."""
+    for line in lines:
+        for name, was in line.get("asked", {}).items():
+            if was != asked.get(name):
+                raise InputError(
+                    f"{path}: {line['key']} was made with {name} {was}, and {asked.get(name)} is "
+                    "asked for: give what it was made with, or another file and --folder"
+                )
+    if any("asked" not in line for line in lines):
+        log.warning("%s has lines of an earlier version, taken as they are", path)
 
 
 def _kind(shorter: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from prunion.benchmarks.backbones import measure as measure_module
 from prunion.benchmarks.backbones.measure import NETWORKS, backbones_command, measure
 from prunion.benchmarks.backbones.rows import (
     BackboneRow,
@@ -62,6 +63,12 @@ def test_rows_already_there_are_not_measured_again(tmp_path: Path) -> None:
     assert done.output == ""
     shown = CliRunner().invoke(backbones_command, ["--json", str(path), "--markdown"])
     assert shown.output.strip() == table([ROW, REFUSED])
+
+
+def test_a_network_that_is_named_twice_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_module, "measure", lambda name, exported: replace(ROW, name=name))
+    done = CliRunner().invoke(backbones_command, ["--only", "net,odd,net"])
+    assert [x.split()[0] for x in done.output.splitlines()] == ["net", "odd"]
 
 
 def test_every_network_of_the_list_has_a_name_that_its_library_knows() -> None:

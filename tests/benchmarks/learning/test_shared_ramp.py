@@ -57,7 +57,7 @@ def test_what_is_there_is_not_trained_again(
     monkeypatch.setattr(shared_ramp, "make_config", lambda row, options: config)
     out, folder = tmp_path / "out.jsonl", tmp_path / "runs"
     given = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(out)]
-    command = [*given, "--budgets", "0.7,0.5", "--seed", "3", "--folder", str(folder)]
+    command = [*given, "--budgets", "0.7,0.5,0.7", "--seed", "3", "--folder", str(folder)]
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert "| 0.7 | 1 |" in done.output and "goal 0.6" in done.output
     lines = [json.loads(x) for x in out.read_text().splitlines()]
@@ -68,3 +68,5 @@ def test_what_is_there_is_not_trained_again(
     monkeypatch.setattr(shared_ramp, "train_run", None)
     again = CliRunner().invoke(main, command, catch_exceptions=False)
     assert again.stdout.strip() in done.stdout
+    other = CliRunner().invoke(main, [*command, "--epochs", "1,1,1"])
+    assert other.exit_code == 1 and "was made with epochs 2,4,6, and 1,1,1 is asked" in other.output

@@ -44,7 +44,7 @@ from prunion.benchmarks.reproduce.table import reproduced_table
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.graph import rehearse_export
 from prunion.exporter.verify import verify_bundle
-from prunion.runtime.errors import DataError, InputError, VerificationError
+from prunion.runtime.errors import ConfigError, DataError, InputError, VerificationError
 from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import ExportCheck, train_run
@@ -59,6 +59,7 @@ def reproduce(asked: Reproduction) -> str:
     """Run every row that has no line yet; the table of all that have one, as Markdown.
 
     Raises:
+        ConfigError: a change that a row does not know, or a wrong one.
         DataError: the archives are damaged or hold nothing of the benchmark.
         InputError: a row that has a line was made of something else than what is asked for.
         VerificationError: a bundle does not hold what it says.
@@ -68,6 +69,11 @@ def reproduce(asked: Reproduction) -> str:
     wanted = {key_of_row(asked, row, seed): (row, seed) for seed in asked.seeds for row in rows}
     done = {line["key"]: line for line in _lines_of(asked)}
     left = [pair for key, pair in wanted.items() if key not in done]
+    for row, _ in left:  # before the first is trained
+        try:
+            _train_of(asked, row)
+        except ConfigError as exc:
+            raise ConfigError(f"row {row.name}: {exc}") from None
     domains: list[BenchmarkImages] = []
     on_first(lambda: domains.extend(_opened(asked, needed=bool(left))))  # one process unpacks
     if left:
@@ -118,14 +124,12 @@ def row_config(
 ) -> RunConfig:
     """The run of a row, over every domain but the source."""
     own = [x for x in domains if x.name != asked.source]
-    epochs = asked.epochs or row.epochs
-    keys = {**row.train, **phases(row, epochs), **drops(row, epochs), **asked.changes}
     return RunConfig(
         backbone=backbone_of(row.network, weights),
         input=input_of(asked),
         budget=BudgetConfig(row.limit, round_to=1),  # as the papers count
         domains=tuple(domain_config(x, final=asked.final) for x in own),
-        train=TrainConfig(**{"method": row.method, **keys}),
+        train=_train_of(asked, row),
         seed=seed,
         threads=asked.threads,
         device=asked.device,
@@ -170,6 +174,12 @@ def _check_done(
     now = {network: origin_of(asked, network, domains) for network in networks}
     for key, (row, _) in wanted:
         check_line(lines[key], now[row.network], asked.output / LINES)
+
+
+def _train_of(asked: Reproduction, row: ReproducedRow) -> TrainConfig:
+    epochs = asked.epochs or row.epochs
+    keys = {**row.train, **phases(row, epochs), **drops(row, epochs), **asked.changes}
+    return TrainConfig(**{"method": row.method, **keys})
 
 
 def _run_row(

@@ -20,7 +20,7 @@ from prunion.benchmarks.reproduce.catalogue import BUDGETS, ReproducedRow
 from prunion.runtime.base import replace_file
 from prunion.runtime.errors import ConfigError, InputError
 from prunion.trainer.config import (
-    SETTINGS,
+    METHOD_KEYS,
     Device,
     InputConfig,
     TrainConfig,
@@ -48,7 +48,7 @@ RATES = ("adapter_dropout", "adapter_decay", "adapter_lr", "affine_gradient")
 # Keys of `[train]` that say what a domain has of its own, and who decides about channels.
 DECIDING = (
     *("method", "recipe", "trunk", "norms", "ranking", "sharing", "domain_budget", "cut"),
-    *(key for key in SETTINGS if key not in RATES),
+    *(key for key in METHOD_KEYS if key not in RATES),
 )
 OUTSIDE = re.compile(r"[^A-Za-z0-9_.=+-]+")  # of names of files
 

@@ -132,7 +132,7 @@ def unpruned_network(
             f"{bundle} does not say which library's backbone it was made from: give its run or "
             "checkpoint with --checkpoint"
         )
-    config = RunConfig.from_json(recorded)
+    config = RunConfig.from_checkpoint(recorded)
     backbone = replace(config.backbone, weights="none", match="name")
     classes = [len(x.classes) for x in manifest.domains]
     torch.manual_seed(config.seed)

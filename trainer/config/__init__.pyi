@@ -16,8 +16,9 @@ from .checks import check_keys as check_keys
 from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
 from .file import read_change as read_change
+from .known_keys import METHOD_KEYS as METHOD_KEYS
+from .known_keys import drop_ignored as drop_ignored
 from .method import METHODS as METHODS
-from .method import SETTINGS as SETTINGS
 from .method import Method as Method
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain

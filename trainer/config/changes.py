@@ -8,6 +8,7 @@ from typing import Any
 
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config.checks import key_of
+from prunion.trainer.config.known_keys import drop_ignored
 from prunion.trainer.config.run import RunConfig
 
 __all__ = ["changed_keys", "todays_config"]
@@ -20,7 +21,7 @@ FREE = (("train", "workers"), ("train", "placement"), ("threads",), ("device",))
 def todays_config(config: Any) -> Any:
     """A stored configuration as this prunion writes it: keys that it is older than, by default."""
     try:
-        return json.loads(json.dumps(RunConfig.from_json(config).to_json()))
+        return json.loads(json.dumps(RunConfig.from_json(drop_ignored(config)).to_json()))
     except PrunionError:
         return config
 

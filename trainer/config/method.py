@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from prunion.runtime.base import shown
@@ -14,7 +14,6 @@ __all__ = [
     "LOW_RANK_LR",
     "METHODS",
     "MOST_TURNS",
-    "SETTINGS",
     "AffineForm",
     "AffineNumbers",
     "Granularity",
@@ -28,6 +27,7 @@ __all__ = [
     "TaskOrder",
     "check_settings",
     "contradiction",
+    "method_traits",
 ]
 
 Method = Literal[
@@ -115,41 +115,23 @@ METHODS: dict[Method, MethodTraits] = {
     "lora": MethodTraits("a low-rank sum to each weight", own_weights=True, adapter_lr=1e-3),
 }
 
-PLACED = ("series", "parallel", "svd")
-LOW_RANK = ("bap", "ba2", "parallel")  # methods that may have adapters of low rank beside the rest
 LOW_RANK_LR = 1e-3
-MOST_TURNS = (
-    254  # domains whose numbers a weight's owner can be, a byte beside none and the backbone
-)
-# What `adapter_rank` brings with it, for the first two of them.
-WITH_RANK = ("adapters", "sites", "adapter_lr")
-# Keys of `[train]` that only some methods know, and what they are where nothing is said.
-SETTINGS: Mapping[str, tuple[tuple[str, ...], Any]] = {
-    "affine": (("affine",), "full"),
-    "affine_numbers": (("affine",), "layer"),
-    "affine_gradient": (("affine",), "identity"),
-    **{f"affine_k{place}": (("affine",), "auto") for place in range(4)},
-    "granularity": (tuple(k for k, x in METHODS.items() if x.slices), "channel"),
-    "adapters": (PLACED, "all"),
-    "sites": (PLACED, "both"),
-    "adapter_dropout": (PLACED, 0.0),
-    "adapter_decay": (PLACED, "auto"),
-    "adapter_lr": (tuple(k for k, x in METHODS.items() if x.adapter_lr), "auto"),
-    "svd_share": (("svd",), 0.5),
-    "rank": (("lora",), 4),
-    "adapter_rank": (LOW_RANK, 0),
-    "taps_lambda": (("taps",), 0.25),
-    "packnet_prune": (("packnet",), 0.75),
-    "packnet_source": (("packnet",), 0.5),
-    "packnet_order": (("packnet",), "given"),
-}
+MOST_TURNS = 254  # domains that a byte tells apart, and the backbone and nobody beside
 
 
-def check_settings(method: Method, given: Mapping[str, Any]) -> str:
-    """What of `given`, the values of all keys, is for another method; "" if nothing is.
+def method_traits(given: Mapping[str, Any]) -> MethodTraits:
+    """What the method of a run means, whose keys of `[train]` these are: of slices other things."""
+    found = METHODS[given["method"]]
+    if given["granularity"] == "slice":
+        # Nothing can be cut physically, and every domain has a mask over the frozen trunk.
+        what = f"{found.what}, slice by slice"
+        frozen = replace(found, what=what, prunes=False, trunk="frozen")
+        return replace(frozen, own_weights=True, masks=True)
+    return replace(found, adapter_lr=LOW_RANK_LR) if given["adapter_rank"] else found
 
-    Raises ConfigError for a value that is none.
-    """
+
+def check_settings(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a key of single methods, among the values of all keys, has none."""
     for key, kinds in (
         ("affine", AffineForm),
         ("affine_numbers", AffineNumbers),
@@ -184,12 +166,6 @@ def check_settings(method: Method, given: Mapping[str, Any]) -> str:
     check_number("train", "taps_lambda", given["taps_lambda"], 0, 100)
     check_number("train", "packnet_prune", given["packnet_prune"], 0, 0.99)
     check_number("train", "packnet_source", given["packnet_source"], 0, 1)
-    for key, (methods, default) in SETTINGS.items():
-        knows = method in methods or (given["adapter_rank"] and key in WITH_RANK)
-        if given[key] != default and not knows:
-            value = given[key]
-            return f'{key} is "{value}"' if isinstance(value, str) else f"{key} is {value:g}"
-    return ""
 
 
 def contradiction(traits: MethodTraits, given: Mapping[str, Any]) -> str:

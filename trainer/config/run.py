@@ -19,9 +19,10 @@ from prunion.trainer.config.checks import (
     check_table,
     key_of,
 )
-from prunion.trainer.config.domains import DomainConfig, check_used, drop_unused
+from prunion.trainer.config.domains import DomainConfig, check_used
 from prunion.trainer.config.file import absolute_paths, merge, read_change, read_toml
-from prunion.trainer.config.method import MOST_TURNS, SETTINGS
+from prunion.trainer.config.known_keys import METHOD_KEYS, drop_ignored, ignored, settles_apart
+from prunion.trainer.config.method import MOST_TURNS
 from prunion.trainer.config.train import TrainConfig
 
 __all__ = [
@@ -44,7 +45,7 @@ ADDED_TRAIN = (
 # Keys of `[train]` that runs of an earlier prunion do not have: left out where they say nothing.
 LATER_TRAIN = (
     *("drops", "switch_lr", "head_optimiser", "head_lr"),
-    *("method", "norms", *SETTINGS, "augment"),
+    *("method", "norms", *METHOD_KEYS, "augment"),
 )
 
 
@@ -71,7 +72,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "domains", tuple(self.domains))
         if self.budget.own == 1:  # then it says nothing, and older runs have another default
-            object.__setattr__(self, "train", replace(self.train, own_epochs=0))
+            train = {**vars(self.train), "own_epochs": 0}
+            object.__setattr__(self, "train", replace(self.train, **{**train, **ignored(train)}))
         check_int("", "seed", self.seed, 0, 2**32 - 1)
         check_int("", "threads", self.threads, 0, 1024)
         check_choice("", "device", self.device, get_args(Device))
@@ -102,10 +104,10 @@ class RunConfig:
                 f"[budget] own is {self.budget.own:g}, a share of channels, and [train] method is "
                 f'"{self.train.method}" ({self.train.traits.what}), which removes none: remove it'
             )
-        if self.budget.own < 1 and not _settles_whole(self.train):
+        if self.budget.own < 1 and (advice := settles_apart(vars(self.train))):
             raise ConfigError(
-                f"[budget] own is {self.budget.own:g}, and by recipe, cut, settle_with, settle or "
-                'granularity domains do not settle with the union: set settle_with = "union"'
+                f"[budget] own is {self.budget.own:g}, and domains do not settle with the union: "
+                f"{advice}"
             )
         for key in ("reference", "feature"):
             without = [d.name for d in self.domains if not getattr(d, key)]
@@ -174,20 +176,11 @@ class RunConfig:
     def from_checkpoint(cls, value: Any) -> RunConfig:
         """The same for what an earlier prunion wrote: it turned no image, and did not say so.
 
-        It also took keys of a domain that its source ignores; they go.
+        It also took keys that say nothing beside others; they go.
         """
         if isinstance(value, dict) and isinstance(value.get("input", {}), dict):
             value = {**value, "input": {"orientation": "ignore", **value.get("input", {})}}
-        if isinstance(value, dict) and isinstance(value.get("domains"), dict):
-            value = {**value, "domains": drop_unused(value["domains"])}
-        return cls.from_json(value)
-
-
-def _settles_whole(train: TrainConfig) -> bool:
-    """Whether every domain settles with all channels that the union keeps."""
-    auto = train.settle_with == "auto" and train.recipe != "paper" and train.cut == "union"
-    whole = auto or train.settle_with == "union"
-    return whole and train.settle > 0 and train.granularity == "channel"
+        return cls.from_json(drop_ignored(value))
 
 
 def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:

@@ -6,7 +6,7 @@ Its recipe "paper" and eq. 4 are those of dos Santos, Berriel, Oliveira-Santos, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_args
 
 from prunion.runtime.base import shown
@@ -34,9 +34,8 @@ from prunion.trainer.config.checks import (
     check_number,
     check_text,
 )
+from prunion.trainer.config.known_keys import misplaced
 from prunion.trainer.config.method import (
-    LOW_RANK_LR,
-    METHODS,
     AffineForm,
     AffineNumbers,
     Granularity,
@@ -50,6 +49,7 @@ from prunion.trainer.config.method import (
     TaskOrder,
     check_settings,
     contradiction,
+    method_traits,
 )
 
 __all__ = ["TrainConfig"]
@@ -68,7 +68,7 @@ class TrainConfig:
     Attributes:
         method: what a domain has of its own; it may decide about the trunk and sharing (`traits`).
         norms: whether BatchNorm is each domain's own, or the backbone's for all (`freezes_norms`).
-        affine: form of the method "affine"; the keys below it are other methods' (`SETTINGS`).
+        affine: form of the method "affine"; the keys below it are other methods' (`METHOD_KEYS`).
         own_epochs: epochs after settling in which each domain learns which of the kept channels it
             can do without, where the budget has an `own` limit; 0: it is thinned at the cut.
         drops: epochs after which every learning rate is divided by ten, in place of a cosine.
@@ -149,9 +149,9 @@ class TrainConfig:
     augment: AugmentConfig = NO_AUGMENT
 
     def __post_init__(self) -> None:
-        self._apply_method()
         check_choice("train", "recipe", self.recipe, get_args(RecipeName))
         check_choice("train", "trunk", self.trunk, get_args(Trunk))
+        self._apply_method()
         check_choice("train", "order", self.order, get_args(StepOrder))
         check_int("train", "accumulate", self.accumulate, 1, 1024)
         check_choice("train", "placement", self.placement, get_args(Placement))
@@ -221,9 +221,11 @@ class TrainConfig:
         """Set what the method decides; what contradicts it is refused."""
         check_choice("train", "method", self.method, get_args(Method))
         check_choice("train", "norms", self.norms, get_args(Norms))
+        check_settings(vars(self))
         method, traits = self.method, self.traits
-        wrong = check_settings(method, vars(self)) or contradiction(traits, vars(self))
-        if wrong:
+        if wrong := misplaced(vars(self)):
+            raise ConfigError(f"[train] {wrong}; remove one of the two")
+        if wrong := contradiction(traits, vars(self)):
             raise ConfigError(
                 f'[train] {wrong}, but method is "{method}" ({traits.what}): remove one of the two'
             )
@@ -238,13 +240,7 @@ class TrainConfig:
     @property
     def traits(self) -> MethodTraits:
         """What the method means for a run."""
-        found = METHODS[self.method]
-        if self.granularity == "slice":
-            # Nothing can be cut physically, and every domain has a mask over the frozen trunk.
-            what = f"{found.what}, slice by slice"
-            frozen = replace(found, what=what, prunes=False, trunk="frozen")
-            return replace(frozen, own_weights=True, masks=True)
-        return replace(found, adapter_lr=LOW_RANK_LR) if self.adapter_rank else found
+        return method_traits(vars(self))
 
     @property
     def freezes_norms(self) -> bool:

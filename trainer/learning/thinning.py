@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import RunConfig, TrainConfig
 from prunion.trainer.cost import counted_pricer, make_budget
 from prunion.trainer.learning.own_budget import own_budget
 from prunion.trainer.learning.own_cover import within
@@ -75,6 +75,7 @@ def _config(config: RunConfig, allowed: float) -> RunConfig:
         config.train,
         recipe="prunion",
         trunk="frozen",
+        trunk_lr=TrainConfig.trunk_lr,  # and all else that says nothing here
         trunk_from="start",
         lr=config.train.own_lr,
         warmup=0,
@@ -82,6 +83,7 @@ def _config(config: RunConfig, allowed: float) -> RunConfig:
         settle=settle,
         average=0.0,
         sharing="none",
+        sharing_weight="learned",
         domain_budget=True,
         cut="domains",
         settle_with="own",

@@ -56,6 +56,8 @@ class Pressure:
         *,
         plain: bool = False,
         slices: float = 1.0,
+        every: int | None = None,
+        free: bool = False,
     ) -> None:
         """Every λ at its start.
 
@@ -67,11 +69,13 @@ class Pressure:
                 unit stands for on average. Their charges add up, the task's gradients, of any
                 sign, add up to the square root only: so every charge is divided by that root, and
                 λ pushes a unit as hard as it pushed its slices.
+            every: the switches learn at one of so many steps, instead of the run's `switch_every`.
+            free: nothing is charged, whatever the run says.
         """
-        self.config, self.cost, self.plain = config, cost, plain
+        self.config, self.cost, self.plain, self.free = config, cost, plain, free
         self.scale = 1 / math.sqrt(slices)
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
-        rate = PAPER_RATE if self.plain else RATE * config.switch_every
+        rate = PAPER_RATE if self.plain else RATE * (every or config.switch_every)
         start = PAPER_START if self.plain else 0.0
         self.sharing = Multiplier(rate / turns, largest, start)
         self.domains = [Multiplier(rate, LARGEST, start) for _ in range(domains)]
@@ -95,7 +99,7 @@ class Pressure:
             domains: whose images the step had; all of them by default.
         """
         total = torch.zeros_like(switches)
-        if self.config.sharing != "none":
+        if self.config.sharing != "none" and not self.free:
             kind = self.config.sharing
             value, gradient = sharing_gradient(kind, switches, self.cost, beta, plain=self.plain)
             violation = value / scale if kind == "union" else value
@@ -112,6 +116,8 @@ class Pressure:
         By default wherever the union's loss does not already hold every domain to the budget, and
         in the paper's equations.
         """
+        if self.free:
+            return False
         if isinstance(self.config.domain_budget, bool):
             return self.config.domain_budget
         return self.plain or self.config.sharing != "union"

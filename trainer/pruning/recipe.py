@@ -9,7 +9,7 @@ that learn no switches. Whoever holds a recipe need not ask which it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -187,7 +187,7 @@ def make_recipe(
         return OnceRecipe(
             Schedule(warmup, ramp, settle, beta, cuts_at_once=True),
             SwitchLearner(domains, units, 0.0, device),
-            Pressure(replace(train, sharing="none", domain_budget=False), cost, domains),
+            Pressure(train, cost, domains, free=True),
             learns=beta < 1,
             ranked=True,
             ranking_steps=LONG_RANKING,
@@ -200,7 +200,7 @@ def make_recipe(
         return GreedyRecipe(
             Schedule(warmup, ramp, settle, beta),
             SwitchLearner(domains, units, 0.0, device),
-            Pressure(replace(train, sharing="none", domain_budget=False), cost, domains),
+            Pressure(train, cost, domains, free=True),
             learns=beta < 1,
             ranked=True,
             ranking=train.ranking,
@@ -222,7 +222,7 @@ def make_recipe(
     return OwnRecipe(
         Schedule(warmup, ramp, settle, beta, drops=drops, tasks=tasks),
         SwitchLearner(domains, units, travel, device),
-        Pressure(replace(train, switch_every=every), cost, domains, turns),
+        Pressure(train, cost, domains, turns, every=every),
         learns=beta < 1 and train.traits.prunes,
         ranked=True,
         ranking=train.ranking,
@@ -242,11 +242,10 @@ def later_recipe(
     """The recipe of one domain that joins a network which keeps the units `kept`, `[U]` bool."""
     schedule = Schedule(*_phases(train, steps_per_epoch), beta=1.0)
     numbers = kept.nonzero().flatten()
-    nothing = replace(train, sharing="none", domain_budget=False)
     return LaterRecipe(
         schedule,
         SwitchLearner(1, len(numbers), 1.0 / max(1, schedule.ramp), kept.device),
-        Pressure(nothing, cost, 1),
+        Pressure(train, cost, 1, free=True),
         starts_whole=False,
         kept=numbers,
         units=len(kept),
@@ -277,7 +276,7 @@ def thin_recipe(
     return ThinRecipe(
         schedule,
         SwitchLearner(domains, len(numbers), travel, kept.device),
-        Pressure(replace(train, switch_every=every), cost, domains),
+        Pressure(train, cost, domains, every=every),
         starts_whole=False,
         ranked=True,
         kept=numbers,

@@ -99,6 +99,13 @@ def test_rows_of_before_say_nothing_of_slices_together(tmp_path: Path) -> None:
     assert (newer["flop_union"], newer["flop_graph"]) == (0.6, 0.99)
 
 
+def test_a_change_that_one_row_does_not_know_is_told_before_any_is_trained(data: Path) -> None:
+    rows = ("--method", "finetune", "--method", "norms")
+    code, text = run(data, *rows, "--set", "train.trunk_lr=1e-3")
+    assert code == 1 and "row norms: [train] trunk_lr is 0.001, but method is" in text
+    assert not (data.parent / "out" / "runs").exists()
+
+
 def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) -> None:
     code, text = run(data, "--epochs", "1", "--method", "norms", "--final")
     assert code == 0, text

@@ -106,8 +106,8 @@ def test_without_epochs_of_its_own_it_is_thinned_at_the_cut(tmp_path: Path) -> N
     [
         ({"own_epochs": 1}, 0.5, "2 or more"),
         ({"own_epochs": 0}, 1.0, "its limit cuts nothing"),
-        ({"own_epochs": 0, "recipe": "greedy"}, 0.5, "greedy"),
-        ({"own_epochs": 0, "recipe": "once"}, 0.5, "once"),
+        ({"own_epochs": 0, "recipe": "greedy", "switch_every": 8}, 0.5, "greedy"),
+        ({"own_epochs": 0, "recipe": "once", "switch_every": 8}, 0.5, "once"),
     ],
 )
 def test_what_cannot_be_thinned_is_told_before_the_first_step(
@@ -294,21 +294,22 @@ def test_stopped_while_thinning_it_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    "train",
+    ("train", "advice"),
     [
-        {"settle_with": "own"},
-        {"cut": "domains"},
-        {"settle": 0},
-        {"recipe": "paper"},
-        {"granularity": "slice"},
+        ({"settle_with": "own"}, 'set settle_with = "union"'),
+        ({"cut": "domains"}, 'set cut = "union"'),
+        ({"settle": 0}, "give settle epochs"),
+        ({"recipe": "paper"}, 'set settle_with = "union"'),
+        ({"method": "ba2"}, 'method is "ba2", which cuts each alone: remove it'),
+        ({"granularity": "slice", "own_epochs": 0, "switch_every": 8}, "removes none: remove it"),
     ],
 )
 def test_domains_that_do_not_settle_with_the_union_are_refused(
-    finished: Path, train: dict[str, Any]
+    finished: Path, train: dict[str, Any], advice: str
 ) -> None:
-    """What a domain had done without would have come back, untrained."""
+    """What a domain had done without would have come back, untrained. The advice helps."""
     config = load_config(finished / "run.toml")
-    with pytest.raises(ConfigError, match=r"\[budget\] own is 0\.6"):
+    with pytest.raises(ConfigError, match=rf"\[budget\] own is 0\.6, .*{advice}"):
         replace(config, train=replace(config.train, **train))
 
 

@@ -1,0 +1,104 @@
+"""Keys of `[train]` that would say nothing are refused; checkpoints that hold some still load."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config import METHODS, RunConfig, TrainConfig, drop_ignored
+from prunion.trainer.config.known_keys import KNOWN, ignored
+
+SLICES = {"granularity": "slice"}
+# What says nothing beside the rest, why, and whom it is for.
+NOTHING: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
+    ({"method": "piggyback"}, "method is .piggyback.", {"sharing": "jaccard"}, ".bap. or .ba2."),
+    ({"method": "norms"}, "method is .norms.", {"sharing_weight": 0.25}, "it is for .bap.;"),
+    ({"method": "ba2"}, "method is .ba2.", {"sharing_weight": 0.25}, "it is for .bap.;"),
+    ({"method": "lora"}, "method is .lora.", {"cut": "domains"}, ".bap. or .ba2."),
+    ({"method": "taps"}, "method is .taps.", {"settle_with": "union"}, "granularity = .channel."),
+    ({"method": "packnet"}, "method is .packnet.", {"ranking": "random"}, "granularity = .channel"),
+    ({"method": "affine"}, "method is .affine.", {"switch_every": 2}, "granularity = .channel."),
+    ({"method": "series"}, "method is .series.", {"domain_budget": False}, ".bap. or .ba2."),
+    ({"method": "finetune"}, "method is .finetune.", {"own_epochs": 3}, ".bap. or .ba2."),
+    (SLICES, "granularity is .slice.", {"settle_with": "union"}, "granularity = .channel."),
+    (SLICES, "granularity is .slice.", {"ranking": "random"}, "granularity = .channel."),
+    (SLICES, "granularity is .slice.", {"switch_travel": 5.0}, "granularity = .channel."),
+    ({"recipe": "paper"}, "recipe is .paper.", {"ranking": "random"}, ".once. or .greedy."),
+    ({"recipe": "paper"}, "recipe is .paper.", {"switch_every": 2}, "recipe .prunion."),
+    ({"recipe": "once"}, "recipe is .once.", {"sharing": "jaccard"}, ".prunion. or .paper."),
+    ({"recipe": "greedy"}, "recipe is .greedy.", {"settle_with": "own"}, ".prunion. or .paper."),
+    ({"sharing": "none"}, "sharing is .none.", {"sharing_weight": 2}, "a sharing loss"),
+    ({"trunk": "frozen"}, "trunk is .frozen.", {"trunk_lr": 1.0}, "a trunk that is tuned"),
+    ({"method": "norms"}, "method is .norms.", {"trunk_lr": 1.0}, "a trunk that is tuned"),
+]
+
+
+def run_of(train: dict[str, Any]) -> dict[str, Any]:
+    domain = {"train": ["a"], "test": ["b"]}
+    own = {"backbone": {"name": "resnet18"}, "budget": {"limit": 0.5}, "domains": {"a": domain}}
+    return {**own, "train": train}
+
+
+@pytest.mark.parametrize(("beside", "why", "nothing", "whom"), NOTHING)
+def test_what_says_nothing_is_refused_and_says_whom_it_is_for(
+    beside: dict[str, Any], why: str, nothing: dict[str, Any], whom: str
+) -> None:
+    (key,) = nothing
+    TrainConfig(**beside)
+    with pytest.raises(ConfigError, match=rf"^\[train\] {key} is .*, but {why}.*{whom}") as told:
+        TrainConfig(**beside, **nothing)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("beside", "why", "nothing", "whom"), NOTHING)
+def test_a_checkpoint_of_before_still_loads_without_it(
+    beside: dict[str, Any], why: str, nothing: dict[str, Any], whom: str
+) -> None:
+    run = run_of({**beside, **nothing})
+    with pytest.raises(ConfigError):
+        RunConfig.from_json(run)
+    config = RunConfig.from_checkpoint(run)
+    assert config.train == TrainConfig(**beside)
+    assert RunConfig.from_json(drop_ignored(run)).train == config.train
+    assert RunConfig.from_json(config.to_json()).train == config.train
+    assert run["train"] == {**beside, **nothing}
+
+
+@pytest.mark.parametrize("recipe", ["prunion", "once", "greedy", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("granularity", ["channel", "slice"])
+def test_what_a_method_sets_itself_is_read_back(method: str, recipe: str, granularity: str) -> None:
+    try:
+        train = TrainConfig(method=method, recipe=recipe, granularity=granularity)  # type: ignore[arg-type]
+    except ConfigError:
+        return
+    assert not ignored(vars(train))
+    run = RunConfig.from_json(run_of({}))
+    value = {**run.to_json(), "train": RunConfig.from_json(run_of(vars(train))).to_json()["train"]}
+    assert RunConfig.from_json(value).train == train == RunConfig.from_checkpoint(value).train
+
+
+def test_the_table_has_every_default() -> None:
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    assert {key: known.default for key, known in KNOWN.items()} == {k: defaults[k] for k in KNOWN}
+
+
+def test_domains_that_are_thinned_learn_switches_in_any_recipe() -> None:
+    train = {"recipe": "once", "own_epochs": 3, "switch_every": 2, "switch_travel": 1.0}
+    run = {**run_of(train), "budget": {"limit": 0.5, "own": 0.7}}
+    config = RunConfig.from_json(run)
+    assert (config.train.switch_every, config.train.own_epochs) == (2, 3)
+    whole = RunConfig.from_json({**run, "budget": {"limit": 1.0}})  # as `--baseline` has it
+    assert (whole.train.switch_every, whole.train.own_epochs) == (8, 0)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [{"method": 3}, {"method": ["bap"]}, {"recipe": []}, {"sharing": {}}, {"trunk_lr": "fast"}, []],
+)
+def test_a_damaged_file_is_told_as_ever(train: Any) -> None:
+    with pytest.raises(ConfigError):
+        RunConfig.from_checkpoint(run_of(train))

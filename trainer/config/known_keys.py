@@ -1,0 +1,178 @@
+"""Whom a key of `[train]` is for: what would say nothing is refused, not taken without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prunion.runtime.base import shown
+from prunion.trainer.config.checks import RecipeName
+from prunion.trainer.config.domains import drop_unused
+from prunion.trainer.config.method import METHODS, Method, method_traits
+
+__all__ = ["KNOWN", "METHOD_KEYS", "drop_ignored", "ignored", "misplaced", "settles_apart"]
+
+PLACED: tuple[Method, ...] = ("series", "parallel", "svd")
+# Methods that may have adapters of low rank beside the rest, and what `adapter_rank` brings along.
+LOW_RANK: tuple[Method, ...] = ("bap", "ba2", "parallel")
+WITH_RANK = ("adapters", "sites", "adapter_lr")
+CUTTING: tuple[Method, ...] = tuple(name for name, traits in METHODS.items() if traits.prunes)
+LEARNED: tuple[RecipeName, ...] = ("prunion", "paper")  # by which switches learn
+RANKED: tuple[RecipeName, ...] = ("prunion", "once", "greedy")
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where a key means something.
+
+    Attributes:
+        default: what it is where nothing is said.
+        methods: that know it; without any all do.
+        channels: whether only switches of whole channels know it, and no slices.
+        recipes: that know it; without any all do.
+    """
+
+    default: Any
+    methods: tuple[Method, ...] = ()
+    channels: bool = False
+    recipes: tuple[RecipeName, ...] = ()
+
+
+# Of single methods. Runs of before there was such a key lack it where it has its default.
+METHOD_KEYS: Mapping[str, Known] = {
+    "affine": Known("full", ("affine",)),
+    "affine_numbers": Known("layer", ("affine",)),
+    "affine_gradient": Known("identity", ("affine",)),
+    **{f"affine_k{place}": Known("auto", ("affine",)) for place in range(4)},
+    "granularity": Known("channel", tuple(name for name, x in METHODS.items() if x.slices)),
+    "adapters": Known("all", PLACED),
+    "sites": Known("both", PLACED),
+    "adapter_dropout": Known(0.0, PLACED),
+    "adapter_decay": Known("auto", PLACED),
+    "adapter_lr": Known("auto", tuple(name for name, x in METHODS.items() if x.adapter_lr)),
+    "svd_share": Known(0.5, ("svd",)),
+    "rank": Known(4, ("lora",)),
+    "adapter_rank": Known(0, LOW_RANK),
+    "taps_lambda": Known(0.25, ("taps",)),
+    "packnet_prune": Known(0.75, ("packnet",)),
+    "packnet_source": Known(0.5, ("packnet",)),
+    "packnet_order": Known("given", ("packnet",)),
+}
+# Those, and what says how channels or slices are chosen and how a trunk is tuned.
+KNOWN: Mapping[str, Known] = {
+    **METHOD_KEYS,
+    "ranking": Known("importance", CUTTING, channels=True, recipes=RANKED),
+    "switch_every": Known(8, CUTTING, channels=True, recipes=("prunion",)),
+    "switch_travel": Known(2.0, CUTTING, channels=True, recipes=("prunion",)),
+    "own_epochs": Known(0, CUTTING, channels=True),
+    "sharing": Known("union", CUTTING, recipes=LEARNED),
+    "sharing_weight": Known("learned", ("bap",), recipes=LEARNED),
+    "domain_budget": Known("auto", CUTTING, recipes=LEARNED),
+    "cut": Known("union", CUTTING),
+    "settle_with": Known("auto", CUTTING, channels=True, recipes=LEARNED),
+    "trunk_lr": Known(6e-4),
+}
+THINNING = ("switch_every", "switch_travel")  # which learns switches whatever the recipe
+
+
+def misplaced(given: Mapping[str, Any]) -> str:
+    """The first key that says nothing beside the others, with why, in words; "" if there is none.
+
+    Args:
+        given: the values of all keys of `[train]`.
+    """
+    for key, known in KNOWN.items():
+        if given[key] == known.default or _decided(key, given):
+            continue
+        if reason := _reason(key, known, given):
+            value = given[key]
+            told = f'"{value}"' if isinstance(value, str) else _number(value)
+            return f"{key} is {told}, but {reason}"
+    return ""
+
+
+def ignored(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every such key with its default.
+
+    Args:
+        given: some of the keys, of an earlier prunion's file: what is none is told elsewhere.
+    """
+    values = {**{key: known.default for key, known in KNOWN.items()}, **given}
+    values = {"method": "bap", "recipe": "prunion", "trunk": "tuned", **values}
+    if not isinstance(values["method"], str) or values["method"] not in METHODS:
+        return {}
+    return {
+        key: known.default
+        for key, known in KNOWN.items()
+        if values[key] != known.default
+        and not _decided(key, values)
+        and _reason(key, known, values)
+    }
+
+
+def drop_ignored(run: Any) -> Any:
+    """A run as an earlier prunion wrote it, without the keys that said nothing in it."""
+    if not isinstance(run, dict):
+        return run
+    domains, train = run.get("domains"), run.get("train")
+    if isinstance(domains, dict):
+        run = {**run, "domains": drop_unused(domains)}
+    if isinstance(train, dict):
+        gone = ignored(train)
+        run = {**run, "train": {key: x for key, x in train.items() if key not in gone}}
+    return run
+
+
+def settles_apart(given: Mapping[str, Any]) -> str:
+    """What to set so that every domain settles with all channels of the union; "" if it does.
+
+    Args:
+        given: the values of all keys of `[train]`.
+    """
+    if not given["settle"]:
+        return "settle is 0: give settle epochs"
+    if given["method"] == "ba2":
+        return 'method is "ba2", which cuts each alone: remove it'
+    if given["cut"] == "domains":
+        return 'cut is "domains": set cut = "union"'
+    with_own = given["settle_with"] == "auto" and given["recipe"] == "paper"
+    return 'set settle_with = "union"' if with_own or given["settle_with"] == "own" else ""
+
+
+def _decided(key: str, given: Mapping[str, Any]) -> bool:
+    """Whether the value is what the method sets it to."""
+    return (given["method"], key, given[key]) == ("ba2", "sharing", "none")
+
+
+def _reason(key: str, known: Known, given: Mapping[str, Any]) -> str:
+    method, recipe = given["method"], given["recipe"]
+    traits = method_traits(given)
+    named = f'method is "{method}" ({traits.what})'
+    methods = _either(known.methods)
+    if known.methods and method not in known.methods:
+        ranked = bool(given["adapter_rank"]) and method in LOW_RANK
+        if not (ranked and key in WITH_RANK):
+            channels = ' with granularity = "channel"' if known.channels else ""
+            return f"{named}: it is for {methods}{channels}"
+    if known.channels and given["granularity"] == "slice":
+        return f'granularity is "slice": it is for {methods} with granularity = "channel"'
+    thins = key in THINNING and bool(given["own_epochs"])
+    if known.recipes and recipe not in known.recipes and not thins:
+        return f'recipe is "{recipe}": it is for recipe {_either(known.recipes)}'
+    if key == "sharing_weight" and given["sharing"] == "none":
+        return 'sharing is "none": it is for a sharing loss'
+    if key == "trunk_lr" and (traits.trunk or given["trunk"]) == "frozen":
+        frozen = named if traits.trunk else 'trunk is "frozen"'
+        return f"{frozen}: it is for a trunk that is tuned"
+    return ""
+
+
+def _either(names: tuple[str, ...]) -> str:
+    quoted = [f'"{name}"' for name in names]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def _number(value: Any) -> str:
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{value:g}" if plain else shown(value).lower()

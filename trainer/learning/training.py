@@ -222,7 +222,6 @@ class Training:
         learning = recipe.learns and self.phase == "ramp" and recipe.learns_at(self.step)
         if learning and switches is not None:  # else gates fold into BatchNorm and cost nothing
             switches.requires_grad_()
-        train = self.config.train
         result = self._forward_backward(batches, switches)
         own = [p.grad for p in self.net.parameters()]
         finite = self.loss_scale.unscale([*own, None if switches is None else switches.grad])
@@ -239,7 +238,7 @@ class Training:
         if taken:
             self._move(sorted(result.loss))
         self.optimiser.zero_grad(set_to_none=True)
-        if train.average and self.phase == "settle":
+        if self.config.train.average and self.phase == "settle":
             self.average.update(self.net)
         return result
 
@@ -267,24 +266,22 @@ class Training:
     ) -> StepResult:
         """In as many parts as the run says; gradients add up."""
         train, count = self.config.train, self.config.train.accumulate
-        parts = (
-            list(zip(*(b.split(count) for b in batches), strict=True)) if count > 1 else [batches]
-        )
+        split = (b.split(count) for b in batches)
+        parts = list(zip(*split, strict=True)) if count > 1 else [batches]
         results = []
         for number, part in enumerate(parts, 1):
             with self.shared.exchange(last=number == len(parts)) as through:
-                results.append(
-                    forward_backward(
-                        self.net,
-                        part,
-                        switches,
-                        train.label_smoothing,
-                        train.precision,
-                        self.teacher,
-                        through,
-                        self.loss_scale.value,
-                    )
+                result = forward_backward(
+                    self.net,
+                    part,
+                    switches,
+                    train.label_smoothing,
+                    train.precision,
+                    self.teacher,
+                    through,
+                    self.loss_scale.value,
                 )
+                results.append(result)
         return added(results)
 
     def _figures(self, result: StepResult) -> dict[str, float]:

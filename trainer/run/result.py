@@ -96,7 +96,7 @@ class RunResult:
     @property
     def validated(self) -> bool:
         """Whether any domain has validation images, on which the run was watched."""
-        return _validated(self.data)
+        return any("validation" in found.get("images", {}) for found in self.data.values())
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -298,7 +298,3 @@ def _cost(budget: dict[str, Any]) -> str:
     if budget["kind"] != "latency":
         return amount_text(budget["value"])
     return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"
-
-
-def _validated(data: Mapping[str, Mapping[str, Any]]) -> bool:
-    return any("validation" in found.get("images", {}) for found in data.values())

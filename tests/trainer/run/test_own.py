@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,18 @@ from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.base import sha256_file
 from prunion.runtime.bundle import UnitTable
-from prunion.runtime.errors import BudgetError, ConfigError, StoppedError
-from prunion.trainer.config import BudgetConfig, BudgetKind, load_config
-from prunion.trainer.cost import make_budget, make_pricer
+from prunion.runtime.errors import StoppedError
+from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.own_budget import (
-    check_reachable,
     keep_switches,
     own_account,
-    own_doubt,
     own_shortfall,
 )
 from prunion.trainer.network import build_network, load_checkpoint
-from prunion.trainer.run import check_run, closing_table, train_run, train_with_baseline
+from prunion.trainer.run import closing_table, train_run, train_with_baseline
 from prunion.trainer.score import read_verdict
-from tests.trainer.tiny_run import tiny_run
-
-OWN = 0.6
-
-
-def thin_run(folder: Path, **train: object) -> Path:
-    run_file = tiny_run(folder, switch_every=1, **{"own_epochs": 3, **train})
-    text = run_file.read_text("utf-8").replace("round_to = 8", f"round_to = 1\nown = {OWN}")
-    run_file.write_text(text, "utf-8")
-    return run_file
+from tests.trainer.run.thinned import OWN, thin_run
 
 
 @pytest.fixture(scope="module")
@@ -99,29 +86,6 @@ def test_without_epochs_of_its_own_it_is_thinned_at_the_cut(tmp_path: Path) -> N
     assert len([x for x in map(json.loads, lines) if "cost" in x]) == 12, "no step more"
     export_bundle(tmp_path / "out", tmp_path / "own.prunion")
     assert not verify_bundle(tmp_path / "own.prunion", against=tmp_path / "out").problems
-
-
-@pytest.mark.parametrize(
-    ("changes", "limit", "said"),
-    [
-        ({"own_epochs": 1}, 0.5, "2 or more"),
-        ({"own_epochs": 0}, 1.0, "its limit cuts nothing"),
-        ({"own_epochs": 0, "recipe": "greedy", "switch_every": 8}, 0.5, "greedy"),
-        ({"own_epochs": 0, "recipe": "once", "switch_every": 8}, 0.5, "once"),
-    ],
-)
-def test_what_cannot_be_thinned_is_told_before_the_first_step(
-    changes: dict[str, Any], limit: float, said: str, finished: Path, tmp_path: Path
-) -> None:
-    config = load_config(finished / "run.toml")
-    train = replace(config.train, **changes)
-    config = replace(config, train=train, budget=replace(config.budget, limit=limit))
-    with pytest.raises(ConfigError, match=said):
-        train_run(config, tmp_path / "out")
-    alone = replace(config, train=replace(train, own_epochs=0), domains=config.domains[:1])
-    with pytest.raises(ConfigError, match=r"there is one domain|2 or more"):
-        train_run(alone, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -199,17 +163,6 @@ def test_many_domains_cover_the_union_with_less_than_its_part_each(finished: Pat
     assert max(account["macs"].values()) <= 0.1
 
 
-def test_a_share_that_may_not_do_is_doubted_before_the_first_step(finished: Path) -> None:
-    config = load_config(finished / "run.toml")
-    config = replace(config, train=replace(config.train, own_epochs=0))
-    net = build_network(config.backbone, config.input.size, [2, 3])
-    assert not own_doubt(config, net)
-    low = replace(config, budget=replace(config.budget, own=0.2))
-    assert "own is 0.2, and 2 domains that share every layer" in own_doubt(low, net)
-    later = replace(low, train=replace(low.train, own_epochs=3))
-    assert not own_doubt(later, net), "what no domain keeps goes"
-
-
 def test_a_baseline_trains_for_the_epochs_of_thinning_too(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,11 +186,6 @@ def test_a_baseline_trains_for_the_epochs_of_thinning_too(
     del record["result"]["steps"]  # as it was written when these epochs were not counted
     (out / "record.json").write_text(json.dumps(record), "utf-8")
     assert read_verdict(out).trained == {}  # type: ignore[union-attr]
-
-
-def test_a_check_counts_the_epochs_of_thinning(finished: Path) -> None:
-    found = check_run(load_config(finished / "run.toml"))
-    assert (found.epochs, found.steps) == (7, 21)
 
 
 def test_runs_without_own_go_on_whatever_the_default_was(finished: Path) -> None:
@@ -291,50 +239,3 @@ def test_stopped_while_thinning_it_goes_on_bit_for_bit(
     lines = (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "cost" in line]
     assert steps == list(range(len(steps)))
-
-
-@pytest.mark.parametrize(
-    ("train", "advice"),
-    [
-        ({"settle_with": "own"}, 'set settle_with = "union"'),
-        ({"cut": "domains"}, 'set cut = "union"'),
-        ({"settle": 0}, "give settle epochs"),
-        ({"recipe": "paper"}, 'set settle_with = "union"'),
-        ({"method": "ba2"}, 'method is "ba2", which cuts each alone: remove it'),
-        ({"granularity": "slice", "own_epochs": 0, "switch_every": 8}, "removes none: remove it"),
-    ],
-)
-def test_domains_that_do_not_settle_with_the_union_are_refused(
-    finished: Path, train: dict[str, Any], advice: str
-) -> None:
-    """What a domain had done without would have come back, untrained. The advice helps."""
-    config = load_config(finished / "run.toml")
-    with pytest.raises(ConfigError, match=rf"\[budget\] own is 0\.6, .*{advice}"):
-        replace(config, train=replace(config.train, **train))
-
-
-@pytest.mark.parametrize("own_epochs", [0, 3])
-@pytest.mark.parametrize(("limit", "kind"), [(0.5, "params"), (0.5, "macs")])
-def test_what_no_domain_can_do_with_is_refused_before_the_first_step(
-    finished: Path, tmp_path: Path, own_epochs: int, limit: float, kind: BudgetKind
-) -> None:
-    config = load_config(finished / "run.toml")
-    budget = replace(config.budget, limit=limit, kind=kind, round_to=8, own=0.01)
-    config = replace(config, budget=budget, train=replace(config.train, own_epochs=own_epochs))
-    told = r"\[budget\] own is 0\.01: .* needs [\d,]+: set own = (0\.\d+) or more"
-    with pytest.raises(BudgetError, match=told) as refused:
-        train_run(config, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    least = float(str(refused.value).split("set own = ")[1].split()[0])
-    net = build_network(config.backbone, config.input.size, [2, 3])
-    priced = make_budget(config.budget, make_pricer(config.budget, net))
-    for own, reachable in ((least, True), (least - 2e-4, False)):
-        asked = replace(config, budget=replace(budget, own=own))
-        with nullcontext() if reachable else pytest.raises(BudgetError):
-            check_reachable(asked, net, priced)
-
-
-@pytest.mark.parametrize("own", [0, 1.5, "half"])
-def test_a_share_is_asked_for(own: object) -> None:
-    with pytest.raises(ConfigError, match="own"):
-        BudgetConfig(0.5, own=own)  # type: ignore[arg-type]

@@ -181,7 +181,7 @@ def test_switches_over_the_budget_are_refused(
 
     loaded = load_checkpoint(made[0])
     loaded.net.switches.fill_(1)
-    monkeypatch.setattr(module, "load_checkpoint", lambda _: loaded)
+    monkeypatch.setattr(module, "load_checkpoint", lambda _, **options: loaded)
     with pytest.raises(BudgetError, match="its budget allows"):
         export_bundle(made[0], tmp_path / "out.prunion")
     assert list(tmp_path.iterdir()) == []

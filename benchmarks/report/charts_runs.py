@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,9 +71,10 @@ def accuracy_chart(subject: Subject) -> Chart | None:
 
 def budget_chart(subjects: Sequence[Subject]) -> Chart | None:
     """Accuracy of each domain over the share of the parameters that is left."""
-    subjects = [s for s in subjects if s.accuracy]
+    subjects = [s for s in subjects if s.accuracy and not math.isnan(s.params_left)]
     domains = list(dict.fromkeys(name for s in subjects for name in s.accuracy))
-    shares = [s.params[1] / s.params[0] if s.params[0] else 1.0 for s in subjects]
+    shares = [s.params_left for s in subjects]
+    own = ", own weights too" if any(s.stored is not None for s in subjects) else ""
     if len(subjects) < 2 or len({round(x, 3) for x in shares}) < 2:
         return None
 
@@ -88,12 +90,12 @@ def budget_chart(subjects: Sequence[Subject]) -> Chart | None:
             axes.plot(
                 *zip(*points, strict=True), style, color=colour, marker="o", label=short(name)
             )
-        axes.set_xlabel("parameters left, % of the backbone's")
+        axes.set_xlabel(f"parameters left{own}, % of the backbone's")
         axes.set_ylabel("accuracy, %")
         figure.legend(loc="outside lower center", ncols=3)
         return figure
 
-    rows = [("run", "parameters left", *domains)]
+    rows = [("run", f"parameters left{own}", *domains)]
     for share, s in zip(shares, subjects, strict=True):
         found = (f"{s.accuracy[n]:.2%}" if n in s.accuracy else "-" for n in domains)
         rows.append((s.name, f"{share:.1%}", *found))

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunion.runtime.base import read_json
+from prunion.runtime.bundle import Manifest
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.images import same_images
-from prunion.trainer.config import changed_keys, todays_config
+from prunion.trainer.config import changed_keys, has_own_weights, todays_config
 from prunion.trainer.score import MadeBy, not_paired, read_made_by
 
-__all__ = ["Identity", "answers_of", "read_baseline", "read_file", "same_network"]
+if TYPE_CHECKING:
+    from prunion.benchmarks.report.subjects import Subject
+
+__all__ = [
+    "Identity",
+    "answers_of",
+    "joined",
+    "read_baseline",
+    "read_file",
+    "same_network",
+    "stored_by_run",
+    "stored_in",
+]
 
 MOVED = (("budget", "profile"),)  # a checkpoint has its own copy, wherever its folder is
 WORDS = {"train": "training", "test": "test", "validation": "validation"}
@@ -46,6 +60,49 @@ def same_network(run: Identity, bundle: Identity) -> bool:
         return False
     one, other = (todays_config(dict(x.config)) for x in (run, bundle))
     return not any(changed_keys(one, other, MOVED))
+
+
+def joined(subjects: Sequence[Subject]) -> list[Subject]:
+    """Each bundle with its run, in the order in which the two were first met."""
+    found: list[Subject] = []
+    for subject in subjects:
+        place = next((i for i, other in enumerate(found) if _are_one(other, subject)), None)
+        if place is None:
+            found.append(subject)
+            continue
+        run, bundle = (found[place], subject) if subject.bundle else (subject, found[place])
+        found[place] = replace(
+            run,
+            # What the file holds, rounding included.
+            **{
+                key: getattr(bundle, key)
+                for key in ("budget", "params", "macs", "widths", "stored")
+            },
+            **{key: getattr(bundle, key) for key in ("trunk_hash", "file_bytes", "bundle")},
+        )
+    return found
+
+
+def _are_one(one: Subject, other: Subject) -> bool:
+    """Whether one is a run and the other its bundle."""
+    run, bundle = (one, other) if other.bundle else (other, one)
+    if run.bundle or not bundle.bundle or run.identity is None or bundle.identity is None:
+        return False
+    return same_network(run.identity, bundle.identity)
+
+
+def stored_by_run(train: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
+    """`Subject.stored` of a run, by its `[train]` and the result in its record."""
+    if not has_own_weights(train):
+        return None
+    return float((result.get("stored") or {}).get("params", math.nan))
+
+
+def stored_in(manifest: Manifest) -> float | None:
+    """`Subject.stored` of a bundle."""
+    if not manifest.own_weights and not manifest.adapters:
+        return None
+    return math.nan if manifest.paper is None else manifest.paper.params
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -132,7 +133,7 @@ def _overview(subjects: Sequence[Subject]) -> list[tuple[str, ...]]:
         if rivals:
             known = list(s.baseline.values())
             row.append(f"{np.mean(known):.2%}" if known else "-")
-        row += [_share(s.params), _share(s.macs)]
+        row += [_parameters(s), _share(s.macs)]
         row.append("-" if s.file_bytes is None else f"{s.file_bytes / 2**20:.2f}")
         ms = s.milliseconds()
         row.append("-" if ms is None else f"{ms:.2f}")
@@ -220,6 +221,14 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
+
+
+def _parameters(subject: Subject) -> str:
+    if subject.stored is None:
+        return _share(subject.params)
+    if math.isnan(subject.stored):
+        return f"{_share(subject.params)} without the domains' own weights"
+    return f"{subject.stored:.1%}, own weights too, as the papers count"
 
 
 def _share(pair: tuple[float, float]) -> str:

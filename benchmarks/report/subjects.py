@@ -18,9 +18,11 @@ from prunion.benchmarks.report.channels import (
 from prunion.benchmarks.report.join import (
     Identity,
     answers_of,
+    joined,
     read_baseline,
     read_file,
-    same_network,
+    stored_by_run,
+    stored_in,
 )
 from prunion.benchmarks.report.logs import (
     domains_of_log,
@@ -49,7 +51,9 @@ class Subject:
         validated: whether `after_warmup` is of validation images, where a domain has some.
         verdict: what pruning cost and what to try next, in words.
         budget: `kind`, `asked`, `value`, `met`.
-        params, macs: of the backbone, and of what is kept.
+        params, macs: of the backbone's trunk, and of what is kept.
+        stored: of domains with weights of their own, parameters as a multiple of the backbone's as
+            the papers count; NaN where a file from before then does not tell, None without.
         file_bytes: of the exported fp32 graph.
         widths: each layer's output channels, before and after.
         chosen: what each domain chose of the kept channels of each layer: names → layer → share.
@@ -75,6 +79,7 @@ class Subject:
     widths: Mapping[str, tuple[int, int]]
     identity: Identity | None
     trunk_hash: str = ""
+    stored: float | None = None
     after_warmup: Mapping[str, float] = field(default_factory=dict)
     validated: bool = False
     baseline: Mapping[str, float] = field(default_factory=dict)
@@ -98,6 +103,13 @@ class Subject:
     def mean_accuracy(self) -> float:
         """Over the domains."""
         return float(np.mean(list(self.accuracy.values())))
+
+    @property
+    def params_left(self) -> float:
+        """Parameters as a share of the backbone's, own weights too; NaN where that is unknown."""
+        if self.stored is not None:
+            return self.stored
+        return self.params[1] / self.params[0] if self.params[0] else 1.0
 
     def answers(self) -> dict[str, Mapping[str, Any]]:
         """What is counted of answers, by what answered which images: the run's own come first."""
@@ -139,7 +151,7 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
                 )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
             raise InputError(f"{path} is damaged ({exc!r:.80}): write it again") from None
-    subjects = _joined(subjects)
+    subjects = joined(subjects)
     for path, value in files:
         subjects = _with_file(subjects, path, value)
     names = [subject.name for subject in subjects]
@@ -180,6 +192,7 @@ def _of_run(path: Path) -> Subject:
         identity=Identity(
             str(meta["model_sha256"]), meta["config"], accuracy, layer_widths(table, rounded)
         ),
+        stored=stored_by_run(train, result),
         after_warmup={k: float(v) for k, v in befores.items() if v is not None},
         validated=any("validation" in x.get("images", {}) for x in result.get("data", {}).values()),
         baseline=baseline,
@@ -229,35 +242,10 @@ def _of_bundle(path: Path) -> Subject:
         widths=manifest.widths,
         identity=Identity(model, config, accuracy, manifest.widths),
         trunk_hash=manifest.trunk_hash,
+        stored=stored_in(manifest),
         file_bytes=(path / next(iter(manifest.graphs.values()))).stat().st_size,
         bundle=str(path.resolve()),
     )
-
-
-def _joined(subjects: Sequence[Subject]) -> list[Subject]:
-    """Each bundle with its run, in the order in which the two were first met."""
-    found: list[Subject] = []
-    for subject in subjects:
-        place = next((i for i, other in enumerate(found) if _are_one(other, subject)), None)
-        if place is None:
-            found.append(subject)
-            continue
-        run, bundle = (found[place], subject) if subject.bundle else (subject, found[place])
-        found[place] = replace(
-            run,
-            # What the file holds, rounding included.
-            **{key: getattr(bundle, key) for key in ("budget", "params", "macs", "widths")},
-            **{key: getattr(bundle, key) for key in ("trunk_hash", "file_bytes", "bundle")},
-        )
-    return found
-
-
-def _are_one(one: Subject, other: Subject) -> bool:
-    """Whether one is a run and the other its bundle."""
-    run, bundle = (one, other) if other.bundle else (other, one)
-    if run.bundle or not bundle.bundle or run.identity is None or bundle.identity is None:
-        return False
-    return same_network(run.identity, bundle.identity)
 
 
 def _with_file(subjects: list[Subject], path: Path, value: Mapping[str, Any]) -> list[Subject]:

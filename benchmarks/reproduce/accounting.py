@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunion.exporter.bundle import paper_account, paper_bits, paper_macs
-from prunion.exporter.slim import adapter_numbers, kept_units
+from prunion.exporter.slim import kept_units
+from prunion.trainer.cost import adapter_numbers, paper_account, paper_bits, paper_macs
 from prunion.trainer.network import Checkpoint
 
 __all__ = ["Figures", "figures_of"]

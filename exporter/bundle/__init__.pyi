@@ -1,8 +1,5 @@
 from .add_domain import add_domain_pack as add_domain_pack
 from .export import export_bundle as export_bundle
-from .manifest import paper_account as paper_account
-from .manifest import paper_bits as paper_bits
-from .manifest import paper_macs as paper_macs
 from .own_weights import answer_alone as answer_alone
 from .packs import domain_pack as domain_pack
 from .packs import export_pack as export_pack

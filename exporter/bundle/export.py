@@ -16,7 +16,6 @@ from prunion.exporter.bundle.manifest import (
     budget_of,
     counts,
     image_input,
-    paper_account,
     provenance,
     rounding,
     widths,
@@ -76,6 +75,7 @@ from prunion.runtime.bundle import (
 )
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import GraphForm
+from prunion.trainer.cost import paper_account
 from prunion.trainer.network import Checkpoint, load_checkpoint
 from prunion.trainer.processes import keep_to_quota
 

@@ -22,12 +22,13 @@ from prunion.exporter.graph import (
     save_graph,
 )
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.slim import SlimNet, mixed_adapters
+from prunion.exporter.slim import SlimNet
 from prunion.runtime.base import free_memory
 from prunion.runtime.bundle import Pack, empty_weights, pack_bits, packed_parts
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.graph import GraphForm, pin_form
 from prunion.trainer.config import TrainConfig
+from prunion.trainer.cost import mixed_adapters
 from prunion.trainer.network import DomainNet, fill_trunk, merge_weights
 
 __all__ = [

@@ -1,5 +1,3 @@
-from .beside import adapter_numbers as adapter_numbers
-from .beside import mixed_adapters as mixed_adapters
 from .files import load_slim as load_slim
 from .files import save_slim as save_slim
 from .files import write_slim as write_slim

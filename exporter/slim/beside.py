@@ -16,11 +16,10 @@ from torch import fx, nn
 
 from prunion.exporter.slim.kept import Kept
 from prunion.runtime.bundle import AdapterEntry
-from prunion.trainer.backbone import op_name
-from prunion.trainer.methods import SmallMatrices, pair, sees_every_position
-from prunion.trainer.network import DomainNet
+from prunion.trainer.cost import convolutions, mixed_adapters
+from prunion.trainer.methods import pair
 
-__all__ = ["Beside", "adapter_numbers", "insert_adapters", "mixed_adapters"]
+__all__ = ["Beside", "insert_adapters"]
 
 
 class Beside(nn.Module):
@@ -49,20 +48,6 @@ class Beside(nn.Module):
         return y + x.reshape(-1, *y.shape[1:])
 
 
-def mixed_adapters(net: DomainNet) -> Mapping[str, SmallMatrices]:
-    """What all of a method's own weights amount to, by the weight of each convolution.
-
-    Nothing where a domain needs a graph of its own.
-    """
-    found = {} if net.adapter is None else net.adapter.matrices()
-    layers = _convolutions(net.trunk)
-    fit = (
-        _fits(layers.get(name, ()), small, net.trunk.get_parameter(name).shape[2:])
-        for name, small in found.items()
-    )
-    return found if all(fit) else {}
-
-
 def insert_adapters(
     graph: fx.Graph, copies: Mapping[fx.Node, fx.Node], kept: Kept
 ) -> tuple[nn.ModuleDict, dict[fx.Node, fx.Node]]:
@@ -78,7 +63,7 @@ def insert_adapters(
     modules, replaced = nn.ModuleDict(), dict[fx.Node, fx.Node]()
     found = mixed_adapters(kept.net)
     parts = [n for n in graph.nodes if n.op == "placeholder"][1]
-    layers = _convolutions(kept.net.trunk)
+    layers = convolutions(kept.net.trunk)
     for name, small in found.items():
         (old,) = layers[name]
         node, key = copies[old], name.replace(".", "/")
@@ -95,28 +80,3 @@ def insert_adapters(
         new.meta = dict(node.meta)
         replaced[node] = new
     return modules, replaced
-
-
-def adapter_numbers(net: DomainNet, alive: np.ndarray) -> int:
-    """Numbers of one domain in the table of a network that keeps `alive` `[U]`."""
-    kept = Kept(net, alive)
-    for name, small in mixed_adapters(net).items():
-        kept.add_adapter(name, small)
-    return sum(entry.size for entry in kept.adapters)
-
-
-def _convolutions(trunk: fx.GraphModule) -> dict[str, list[fx.Node]]:
-    found: dict[str, list[fx.Node]] = {}
-    for node in trunk.graph.nodes:
-        if op_name(node) == "conv2d" and isinstance(node.args[1], fx.Node):
-            found.setdefault(str(node.args[1].target), []).append(node)
-    return found
-
-
-def _fits(nodes: Sequence[fx.Node], small: SmallMatrices, kernel: Sequence[int]) -> bool:
-    """One convolution reads the weight; α sees what the kernel's centre does, P has no bias."""
-    if len(nodes) != 1:
-        return False
-    if small.kind == "beside":
-        return sees_every_position(nodes[0], kernel)
-    return len(nodes[0].args) < 3 or nodes[0].args[2] is None

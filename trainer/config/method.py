@@ -27,6 +27,7 @@ __all__ = [
     "TaskOrder",
     "check_settings",
     "contradiction",
+    "has_own_weights",
     "method_traits",
 ]
 
@@ -128,6 +129,16 @@ def method_traits(given: Mapping[str, Any]) -> MethodTraits:
         frozen = replace(found, what=what, prunes=False, trunk="frozen")
         return replace(frozen, own_weights=True, masks=True)
     return replace(found, adapter_lr=LOW_RANK_LR) if given["adapter_rank"] else found
+
+
+def has_own_weights(given: Mapping[str, Any]) -> bool:
+    """Whether domains store weights beside the trunk's, which a count of the trunk leaves out.
+
+    Args:
+        given: keys of `[train]`, of a file too: those that say nothing may be missing.
+    """
+    keys = {"method": "bap", "granularity": "channel", "adapter_rank": 0} | dict(given)
+    return method_traits(keys).own_weights or bool(keys["adapter_rank"])
 
 
 def check_settings(given: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig
+from prunion.trainer.methods import fold_series
 from prunion.trainer.network.build import (
     adapt_network,
     finish_weights,
@@ -32,6 +34,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GRAPH",
     "Checkpoint",
+    "counted_copy",
     "foreign_to_checkpoint",
     "load_checkpoint",
     "save_checkpoint",
@@ -128,6 +131,22 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
     _load_tensors(folder, net)
     (merge_weights if merge else finish_weights)(net)
     return Checkpoint(net.eval(), config, meta)
+
+
+def counted_copy(net: DomainNet, config: RunConfig) -> DomainNet:
+    """A network as a bundle holds it, to count what that stores; `net` stays as it is.
+
+    Its answers are nobody's: weights do not take the trunk's place, and nothing is compared.
+    """
+    graph = json.loads(json.dumps(net.graph))
+    copy = rebuild_network(config.backbone, config.input.size, net.classes, graph, GRAPH)
+    adapt_network(copy, config.train)
+    copy.load_state_dict(net.state_dict())
+    if copy.adapter is not None and copy.adapter.inside:
+        copy.adapter = fold_series(copy.trunk)
+    if copy.adapter is not None and len(net.classes) == 1 and not copy.adapter.slices():
+        copy.adapter = None
+    return copy.eval()
 
 
 def foreign_to_checkpoint(path: Path) -> str:

@@ -57,7 +57,7 @@ from prunion.trainer.run.record import (
     watch_accuracy,
     watched_part,
 )
-from prunion.trainer.run.result import RunResult, run_result
+from prunion.trainer.run.result import RunResult, run_result, stored_account
 from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes, snapshot_step
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 from prunion.trainer.score import read_verdict
@@ -156,7 +156,8 @@ def train_run(
             accuracy = accuracy_of(answers, domains, processes)
             records = answer_records(training, domains, answers)
             before, seconds = facts.get("before", {}), time.perf_counter() - started
-            result = run_result(training, accuracy, before, folder, seconds, found_in(domains))
+            found, stored = found_in(domains), stored_account(training)
+            result = run_result(training, accuracy, before, folder, seconds, found, stored)
             result = replace(result, own=own, branched_from=facts.get(BRANCHED))
             log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))

@@ -13,14 +13,9 @@ from torch import nn
 from torchvision.models import get_model
 
 from prunion.exporter.bundle import export_bundle
-from prunion.exporter.bundle.manifest import (
-    norm_operations,
-    paper_account,
-    paper_bits,
-    paper_macs,
-)
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, TrainConfig
+from prunion.trainer.cost import norm_operations, paper_account, paper_bits, paper_macs
 from prunion.trainer.methods import Sizes, params_ratio
 from prunion.trainer.network import DomainNet, load_checkpoint
 from tests.trainer.nets import Residual, SqueezeExcite, domain_net

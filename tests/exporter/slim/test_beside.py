@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from prunion.exporter.bundle.own_weights import apart
-from prunion.exporter.slim import mixed_adapters, slim_network
+from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.config import TrainConfig
+from prunion.trainer.cost import mixed_adapters
 from prunion.trainer.network import DomainNet, adapt_network, finish_weights
 from tests.trainer.nets import Residual, domain_net
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from prunion.exporter.bundle import export_bundle, paper_bits
+from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.model import load
 from prunion.trainer.backbone import PIXEL_NORM, load_backbone
 from prunion.trainer.config import BackboneConfig, DomainConfig, RunConfig, TrainConfig, load_config
+from prunion.trainer.cost import paper_bits
 from prunion.trainer.network import (
     DomainNet,
     build_network,

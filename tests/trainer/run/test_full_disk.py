@@ -60,7 +60,7 @@ def test_what_only_the_end_computes_is_tried_first(
     def broken(*_: object, **__: object) -> None:
         raise PrunionError("the end cannot be computed")
 
-    monkeypatch.setattr("prunion.trainer.run.result.run_score", broken)
+    monkeypatch.setattr("prunion.trainer.run.result.result.run_score", broken)
     with pytest.raises(PrunionError, match="the end cannot be computed"):
         train_run(load_config(tiny_run(tmp_path)), tmp_path / "out")
 

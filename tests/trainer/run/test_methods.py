@@ -24,7 +24,7 @@ from prunion.trainer.config import (
 from prunion.trainer.learning import Training
 from prunion.trainer.methods.packnet import OwnedWeights
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.run import add_domain, train_run
+from prunion.trainer.run import add_domain, closing_table, train_run
 from tests.trainer.tiny_run import tiny_run
 
 SINGLE = ("finetune", "piggyback", "affine")
@@ -71,6 +71,8 @@ def test_a_method_trains_exports_and_says_so(
     assert result.budget["met"] == (method == "ba2" and result.budget["value"] <= 0.5)
     manifest = export_bundle(tmp_path / "out", tmp_path / "bundle")
     assert manifest["paper"]["method"] == method
+    paper = manifest["paper"] if method in SINGLE else {"params": None}
+    assert (result.stored or {}).get("params") == paper["params"]
     assert manifest["verified"]["max_relative_error"] <= 1e-4
     if method in ("piggyback", "affine"):
         with pytest.raises(ConfigError, match="one domain's own, so none can join it"):
@@ -149,6 +151,10 @@ def test_several_domains_with_weights_of_their_own_share_a_bundle(
         assert manifest["paper"]["params"] < (0.6 if method == "bap" else 1.1)
     else:
         assert manifest["paper"]["params"] > 1
+    paper, stored = manifest["paper"], trained.stored or {}
+    assert [paper[k] == stored[k] for k in ("params", "flop", "flop_union")] == [True] * 3
+    told = f"parameters {paper['params']:.3f} × the backbone's, as the papers count"
+    assert told in closing_table(trained)
     report = verify_bundle(tmp_path / "bundle", against=tmp_path / "out")
     assert report.problems == ()
     assert report.compared

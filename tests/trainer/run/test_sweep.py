@@ -14,6 +14,7 @@ from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import Schedule
 from prunion.trainer.run import sweep_table, train, train_run, train_sweep
+from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from tests.trainer.tiny_run import tiny_run
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
@@ -221,6 +222,21 @@ def test_where_there_is_no_ramp_to_leave_runs_are_those_alone(
     train_sweep(configs, out)
     train_run(configs[1], tmp_path / "alone")
     assert checkpoint(out / "seed-3-budget-0.4") == checkpoint(tmp_path / "alone")
+
+
+def test_own_weights_are_counted_or_not_known(tmp_path: Path) -> None:
+    config = load_config(tiny_run(tmp_path, adapter_rank=2), ["budget.limit=0.5"])
+    plain = {"params": [100, 40], "macs": [10, 5], "accuracy": {"warm": 0.5}, "seconds": 1.0}
+    run = {**plain, "seed": 0, "folder": "x", "budget": {"kind": "params", "met": True}}
+    counted = sweep_result(tmp_path, [config], [{**run, "stored": {"params": 0.6}}])
+    assert counted.frontier().points[0].params == 0.6
+    assert "60.0%" in str(counted)
+    assert "params: as the papers count, every domain's own weights" in str(counted)
+    old = sweep_result(tmp_path, [config], [run])  # as an earlier prunion wrote it
+    assert old.budgets[0]["params"] is None
+    assert "40.0%" not in str(old)
+    assert not old.frontier().points
+    assert draw_frontier(old) == ()
 
 
 def test_the_ramp_passes_a_limit_at_a_known_step() -> None:

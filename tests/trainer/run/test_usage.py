@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunion.trainer.run.usage import layer_sparsity, sharing_lines, sharing_matrix, sparsity_lines
+from prunion.trainer.run.result.usage import (
+    layer_sparsity,
+    sharing_lines,
+    sharing_matrix,
+    sparsity_lines,
+)
 from tests.trainer.nets import Residual, domain_net
 
 

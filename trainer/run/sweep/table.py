@@ -13,7 +13,7 @@ import numpy as np
 from prunion.runtime.base import asked_text
 from prunion.runtime.errors import MissingDependencyError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.run.pictures import Frontier, Point, save_picture
+from prunion.trainer.run.result import COUNTED, Frontier, Point, params_share, save_picture
 
 __all__ = ["SweepResult", "draw_frontier", "sweep_result", "sweep_table"]
 
@@ -29,9 +29,10 @@ class SweepResult:
 
     Attributes:
         runs: each run's result as plain JSON values, with its `seed` and `folder`.
-        budgets: for each budget `asked`, its `seeds`, the union's mean shares of `params` and
-            `macs`, and mean and spread (the sample standard deviation, None of one seed) of each
-            domain's `accuracy`, and of the domains' `mean`.
+        budgets: for each budget `asked`, its `seeds`, mean shares of `params` (`params_share`: None
+            where one is not known) and of the union's `macs`, and mean and spread (the sample
+            standard deviation, None of one seed) of each domain's `accuracy`, and of the domains'
+            `mean`.
         pictures: files of the frontier; none without matplotlib.
     """
 
@@ -64,7 +65,9 @@ class SweepResult:
                     row["mean"]["spread"],
                 )
                 for row in self.budgets
-            )
+                if row["params"] is not None
+            ),
+            own_weights=any(run.get("stored") for run in self.runs),
         )
 
 
@@ -77,6 +80,9 @@ def sweep_result(
 
 def draw_frontier(result: SweepResult) -> tuple[Path, ...]:
     """Draw the frontier into the sweep's folder, PNG and SVG; without matplotlib say so."""
+    if not result.frontier().points:
+        log.warning("no picture: runs of an earlier prunion did not count domains' own weights")
+        return ()
     kind = str(result.runs[0]["budget"]["kind"])
     cost = kind if kind in KINDS else KINDS[0]
     try:
@@ -96,12 +102,15 @@ def sweep_table(result: SweepResult) -> str:
     for row in result.budgets:
         figures = [*(row["accuracy"][name] for name in names), row["mean"]][: len(columns)]
         asked = asked_text(row["asked"])
+        params = "-" if row["params"] is None else f"{row['params']:.1%}"
         lines.append(
-            f"{asked:<12} {len(row['seeds']):>5} {row['params']:>7.1%}"
+            f"{asked:<12} {len(row['seeds']):>5} {params:>7}"
             + "".join(f"{_figure(x):>{width}}" for x in figures)
         )
     if any(len(row["seeds"]) > 1 for row in result.budgets):
         lines.append("mean ± sample standard deviation over the seeds, in percent")
+    if any(run.get("stored") for run in result.runs):
+        lines.append(f"params: {COUNTED}")
     missed = [run["folder"] for run in result.runs if not run["budget"]["met"]]
     lines += [f"budget NOT met: {', '.join(missed)}"] if missed else []
     branched = [run["branched_from"] for run in result.runs if run.get("branched_from")]
@@ -129,12 +138,16 @@ def _by_budget(
         names = list(own[0]["accuracy"])
         table = np.array([[run["accuracy"][name] for name in names] for run in own])
         each = {name: _spread(table[:, index]) for index, name in enumerate(names)}
-        shares = {key: float(np.mean([run[key][1] / run[key][0] for run in own])) for key in KINDS}
+        macs = float(np.mean([run["macs"][1] / run["macs"][0] for run in own]))
+        each_share = [params_share(configs[0].train, run) for run in own]
+        known = [share for share in each_share if share is not None]
+        params = float(np.mean(known)) if len(known) == len(own) else None
         budgets.append(
             {
                 "asked": asked,
                 "seeds": [run["seed"] for run in own],
-                **shares,
+                "params": params,
+                "macs": macs,
                 "accuracy": each,
                 "mean": _spread(table.mean(1)),
             }

@@ -1,33 +1,23 @@
-"""What a run ends with: as an object, as JSON and as text."""
+"""What a run ends with, as an object and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import amount_text, asked_text
+from prunion.runtime.base import amount_text
 from prunion.runtime.bundle import mean_share
 from prunion.trainer.cost import budget_account, floor_account
 from prunion.trainer.learning import Training
-from prunion.trainer.run.pictures import Frontier, Point, Sharing
-from prunion.trainer.run.usage import (
-    layer_sparsity,
-    named_matrix,
-    sharing_lines,
-    sparsity_lines,
-)
+from prunion.trainer.run.result.closing import closing_table
+from prunion.trainer.run.result.pictures import Frontier, Point, Sharing
+from prunion.trainer.run.result.usage import layer_sparsity, named_matrix
 from prunion.trainer.score import Score, Verdict, run_score
 
-__all__ = [
-    "RunResult",
-    "accuracy_lines",
-    "closing_table",
-    "run_result",
-]
+__all__ = ["RunResult", "run_result"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +30,10 @@ class RunResult:
             domain with validation images on those.
         budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
         uncut: share of the backbone's cost that learning left, before the last cut.
-        params: parameters of the backbone and of the union.
+        params: parameters of the backbone's trunk and of the union's.
+        stored: of domains with weights of their own, as multiples of the backbone's and as the
+            papers count: `params`, `params_whole` with every channel, `flop` of a domain and
+            `flop_union` (`stored_account`). None without, and of an earlier prunion's run.
         macs: multiply-accumulates of the backbone and of the union.
         sparsity: share of unused filters by layer.
         shared: share of the kept channels that every domain chose for itself.
@@ -85,6 +78,7 @@ class RunResult:
     verdict: Verdict | None = None
     own: dict[str, Any] | None = None
     floor: dict[str, Any] | None = None
+    stored: dict[str, float] | None = None
     branched_from: dict[str, Any] | None = None
 
     @property
@@ -129,9 +123,12 @@ class RunResult:
         if whole is None:
             whole = self.accuracy_before
             label = "every channel, validation" if self.validated else "every channel"
-        costs = (self.params[1] / self.params[0], self.macs[1] / self.macs[0])
-        pruned = Point(str(self.budget["asked"]), *costs, dict(self.accuracy))
-        return Frontier((*([Point(label, 1.0, 1.0, dict(whole))] if whole else []), pruned))
+        params, every, macs = self.params[1] / self.params[0], 1.0, self.macs[1] / self.macs[0]
+        if self.stored:
+            params, every = self.stored["params"], self.stored["params_whole"]
+        pruned = Point(str(self.budget["asked"]), params, macs, dict(self.accuracy))
+        points = [Point(label, every, 1.0, dict(whole))] if whole else []
+        return Frontier((*points, pruned), own_weights=self.stored is not None)
 
 
 def run_result(
@@ -141,10 +138,12 @@ def run_result(
     folder: Path,
     seconds: float,
     data: dict[str, dict[str, Any]],
+    stored: dict[str, float] | None = None,
 ) -> RunResult:
     """Account for a finished run.
 
     Args:
+        stored: what domains with weights of their own cost (`stored_account`).
         accuracy: share of right answers by domain, at the end and `before` the ramp.
     """
     table, budget = training.net.units.table, training.budget
@@ -173,128 +172,13 @@ def run_result(
         score=run_score(
             training.config.domains,
             accuracy,
-            macs=mean_share(own, macs[0]),
-            union_macs=macs[1] / macs[0],
-            params=params[1] / params[0],
+            macs=stored["flop"] if stored else mean_share(own, macs[0]),
+            union_macs=stored["flop_union"] if stored else macs[1] / macs[0],
+            params=stored["params"] if stored else params[1] / params[0],
         ),
+        stored=stored,
         data=data,
         floor=floor_account(table, floor, alive) if floor and train.traits.prunes else None,
         epochs=(train.warmup, train.epochs + train.own_epochs),
         steps=(each, training.schedule.total + train.own_epochs * each),
     )
-
-
-def closing_table(result: RunResult) -> str:
-    """What a run prints at its end, lines of text."""
-    lines = accuracy_lines(
-        result.accuracy,
-        result.accuracy_before,
-        result.baseline,
-        result.epochs,
-        validated=result.validated,
-    )
-    budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
-    met = "met" if budget["met"] else "NOT met"
-    names = list(result.accuracy)
-    matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
-    lines += [
-        f"parameters {p0:,} → {p1:,} ({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
-        f"budget {budget['kind']} {asked_text(budget['asked'])}: {_cost(budget)} {met} "
-        f"({result.uncut:.1%} before the last cut); "
-        f"{result.shared:.0%} of the kept channels were chosen by every domain; "
-        f"{result.returned} switches came back on while learning",
-        *_floor_lines(result),
-        *_own_lines(result),
-        *_branch_lines(result),
-        *sparsity_lines(result.sparsity),
-        *sharing_lines(names, matrix),
-        *([", ".join(_scores(result))] if result.score else []),
-        *(f"verdict: {line}" for line in (result.verdict.lines if result.verdict else ())),
-        f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
-    ]
-    return "\n".join(lines)
-
-
-def accuracy_lines(
-    accuracy: Mapping[str, float],
-    before: Mapping[str, float],
-    baseline: Mapping[str, float] | None,
-    epochs: tuple[int, int],
-    *,
-    validated: bool = False,
-) -> list[str]:
-    """Accuracy by domain as lines of text, beside the same network with every channel.
-
-    Args:
-        before: every channel, after warm-up. It has learned for less long, so that it is no rival:
-            it stands aside, and is left out where there is a `baseline`.
-        baseline: every channel, trained as long.
-        epochs: of warm-up, and of the whole run.
-        validated: whether `before` is of validation images, where a domain has some.
-    """
-    width = max(20, *(len(name) for name in accuracy))
-    if baseline is not None:
-        lines = [f"{'domain':<{width}} {'every channel':>14} {'pruned':>8} {'points':>8}"]
-        rows = {name: (baseline[name], value) for name, value in accuracy.items()}
-        if len(rows) > 1:
-            pairs = np.array(list(rows.values())).mean(0)
-            rows["mean"] = (float(pairs[0]), float(pairs[1]))
-        lines += [
-            f"{name:<{width}} {whole:>14.1%} {value:>8.1%} {100 * (value - whole):>+8.2f}"
-            for name, (whole, value) in rows.items()
-        ]
-        return [*lines, f"every channel: the same run without pruning, {epochs[1]} epochs too"]
-    told = f"{'(after warm-up)':>17}" if before else ""
-    lines = [f"{'domain':<{width}} {'pruned':>8}{told}"]
-    for name, value in accuracy.items():
-        beside = f"({before[name]:.1%})" if before else ""
-        lines.append(f"{name:<{width}} {value:>8.1%}{beside:>17}".rstrip())
-    if before:
-        images = ", on validation images where there are some" if validated else ""
-        lines.append(
-            f"after warm-up{images}: every channel, {epochs[0]} of {epochs[1]} epochs trained: "
-            "no rival; --baseline trains one for as long"
-        )
-    return lines
-
-
-def _floor_lines(result: RunResult) -> list[str]:
-    floor = result.floor
-    if floor is None:
-        return []
-    told = f"{floor['layer']} keeps {floor['least']:.1%}"
-    met = "met" if floor["met"] else f"NOT met, {told}"
-    return [f"floor {floor['asked']:.1%} of every layer's width: {met}"]
-
-
-def _own_lines(result: RunResult) -> list[str]:
-    if result.own is None:
-        return []
-    own, whole = result.own, result.own.get("accuracy_with_union", {})
-
-    def change(name: str) -> str:
-        return f" ({whole[name]:.1%} → {result.accuracy[name]:.1%})" if name in whole else ""
-
-    each = ", ".join(f"{name} {share:.1%}{change(name)}" for name, share in own["macs"].items())
-    met = "met" if own["met"] else "NOT met, so that every channel of it stays with a domain"
-    settled = own.get("macs_of_settled", {})
-    asked = f"own {own['asked']:.1%}: {met}"
-    if settled:
-        most = max(settled.values())
-        asked = f"of the union's that they settled with up to {most:.1%}; {asked}"
-    return [f"of the union's MACs a domain alone uses: {each} ({asked})"]
-
-
-def _branch_lines(result: RunResult) -> list[str]:
-    found = result.branched_from
-    return [f"its first {found['steps']:,} steps are those of {found['run']}"] if found else []
-
-
-def _scores(result: RunResult) -> list[str]:
-    return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
-
-
-def _cost(budget: dict[str, Any]) -> str:
-    if budget["kind"] != "latency":
-        return amount_text(budget["value"])
-    return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"

@@ -37,9 +37,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Frontier:
-    """Accuracy against cost, one point for each network."""
+    """Accuracy against cost, one point for each network.
+
+    Attributes:
+        own_weights: whether `params` are as the papers count, with every domain's own weights.
+    """
 
     points: tuple[Point, ...]
+    own_weights: bool = False
 
     def plot(self, axes: Any = None, *, cost: str = "params") -> Any:
         """Draw a line for each domain and their mean into matplotlib's `axes`, and return them.
@@ -59,7 +64,8 @@ class Frontier:
         bars = [100 * (point.spread or 0.0) for point in points]
         spread = bars if any(bars) else None
         axes.errorbar(shares, mean, yerr=spread, fmt="k--", marker="o", capsize=3, label="mean")
-        axes.set(xlabel=f"{cost}, % of the backbone's", ylabel="accuracy, %")
+        own = ", own weights too" if self.own_weights and cost == "params" else ""
+        axes.set(xlabel=f"{cost}{own}, % of the backbone's", ylabel="accuracy, %")
         axes.legend()
         return axes
 

@@ -249,8 +249,9 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
     with exit_when_stopped():
         made = add_domain_pack(checkpoint, domain, output, force=force, resume=resume)
     pack, size = made.pack, made.path.stat().st_size
+    of = f" of {made.views} views" if made.views > 1 else ""
     click.echo(
-        f"{made.path}: {pack.name}, {len(pack.classes)} classes, accuracy {made.accuracy:.1%}, "
+        f"{made.path}: {pack.name}, {len(pack.classes)} classes, accuracy {made.accuracy:.1%}{of}, "
         f"{size:,} bytes, trunk {pack.trunk_hash[:12]}"
     )
 

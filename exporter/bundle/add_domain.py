@@ -24,11 +24,15 @@ __all__ = ["AddedPack", "add_domain_pack"]
 
 @dataclass(frozen=True)
 class AddedPack:
-    """A pack that was written, where, and the domain's share of right test images."""
+    """A pack that was written, where, and the domain's share of right test images.
+
+    `views` says of how many views of an image that is; a bundle answers one.
+    """
 
     path: Path
     pack: Pack
     accuracy: float
+    views: int = 1
 
 
 def add_domain_pack(
@@ -71,7 +75,8 @@ def add_domain_pack(
     pack = domain_pack(slim, 0, facts, digest, image_input(loaded))
     write_pack(path, pack)
     (folder / STATE).unlink(missing_ok=True)  # the result is safe
-    return AddedPack(path, pack, added.accuracy)
+    views = loaded.config.input.crops(new.domain.mirror)
+    return AddedPack(path, pack, added.accuracy, views)
 
 
 def _check(added: AddedDomain, slim: SlimNet, height: int, width: int) -> None:

@@ -149,7 +149,8 @@ def _make_bundle(
         write_json(folder / "units.json", table.to_json())
         if budget.kind == "latency":
             shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
-        packs = write_packs(folder, parts.packs, domains)
+        views = [loaded.config.input.crops(d.mirror) for d in loaded.config.domains]
+        packs = write_packs(folder, parts.packs, domains, views)
         if own is not None:
             shared = shared_parts(loaded.net, slim)
             write_shared(folder / SHARED, shared)

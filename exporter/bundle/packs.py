@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +139,18 @@ def domain_pack(
 
 
 def write_packs(
-    folder: Path, packs: list[Pack], domains: list[Mapping[str, Any]]
+    folder: Path, packs: list[Pack], domains: list[Mapping[str, Any]], views: Sequence[int]
 ) -> tuple[Domain, ...]:
     """Write `domains/NAME.safetensors` and give the manifest's `domains`.
 
-    `domains` are the checkpoint's, in the order of `packs`.
+    `domains` are the checkpoint's, in the order of `packs`, and `views` of how many views of an
+    image the accuracy of each is.
     """
     entries = []
-    for pack, domain in zip(packs, domains, strict=True):
+    for pack, domain, count in zip(packs, domains, views, strict=True):
         relative = f"domains/{pack.name}.safetensors"
         write_pack(folder / relative, pack)
-        entries.append(Domain(pack.name, pack.classes, relative, domain.get("accuracy")))
+        accuracy = domain.get("accuracy")
+        of = None if accuracy is None else count
+        entries.append(Domain(pack.name, pack.classes, relative, accuracy, of))
     return tuple(entries)

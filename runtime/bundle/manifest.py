@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prunion.runtime.base import Fields, read_json, safe_relative_path
+from prunion.runtime.base import Fields, is_whole, read_json, safe_relative_path
 from prunion.runtime.bundle.adapters import AdapterEntry, read_adapters
 from prunion.runtime.bundle.manifest_parts import (
     BankEntry,
@@ -88,6 +88,21 @@ class Manifest:
     def round_to(self) -> int:
         """Kept widths are multiples of this; 1 where the bundle does not say."""
         return 1 if self.rounding is None else self.rounding.multiple
+
+    def views(self, domain: Domain) -> int | None:
+        """Of how many views of a test image a domain's accuracy is; None where nothing tells.
+
+        An earlier prunion's bundle has it in its run's configuration alone.
+        """
+        if domain.views is not None or self.provenance is None:
+            return domain.views
+        shape, domains = (self.provenance.config.get(key) for key in ("input", "domains"))
+        if not isinstance(shape, Mapping) or not isinstance(domains, Mapping):
+            return None
+        own, crops = domains.get(domain.name), shape.get("test_crops", 0)
+        if not isinstance(own, Mapping) or not is_whole(crops, 1, 10):
+            return None
+        return 5 if crops == 10 and not own.get("mirror") else int(crops)
 
     @classmethod
     def from_json(cls, value: Any, source: str) -> Manifest:

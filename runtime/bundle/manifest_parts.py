@@ -30,13 +30,15 @@ MAX_COUNT = 2**53
 class Domain:
     """One domain: its row of the bank is its place in `Manifest.domains`.
 
-    `pack` is its file in the bundle, `accuracy` a share of 1 or None where it was not measured.
+    `pack` is its file in the bundle, `accuracy` a share of 1 or None where it was not measured, and
+    `views` of how many views of a test image it is the mean answer's; None where that is not told.
     """
 
     name: str
     classes: tuple[str, ...]
     pack: str
     accuracy: float | None = None
+    views: int | None = None
 
     @classmethod
     def from_json(cls, fields: Fields, files: Mapping[str, str]) -> Domain:
@@ -49,13 +51,16 @@ class Domain:
         accuracy = fields.get("accuracy", None)
         if accuracy is not None and not (is_number(accuracy) and 0 <= accuracy <= 1):
             raise fields.fail("accuracy", "must be a number in 0..1")
+        told = "accuracy_views" in fields.value
+        views = fields.integer("accuracy_views", 1, MAX_COUNT) if told else None
         pack = listed(fields, "pack", fields.get("pack"), files)
-        return cls(fields.text("name", 200), tuple(classes), pack, accuracy)
+        return cls(fields.text("name", 200), tuple(classes), pack, accuracy, views)
 
     def to_json(self) -> dict[str, Any]:
-        """The entry; `accuracy` only where it is known."""
+        """The entry; `accuracy` and `accuracy_views` only where they are known."""
+        known = {"accuracy": self.accuracy, "accuracy_views": self.views}
         value = {"name": self.name, "classes": list(self.classes), "pack": self.pack}
-        return value if self.accuracy is None else {**value, "accuracy": self.accuracy}
+        return value | {key: number for key, number in known.items() if number is not None}
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,11 @@ def _summary(bundle: Bundle) -> list[str]:
     lines.append(f"{'domain':<{width}}{'classes':>9}{'accuracy':>10}")
     for domain in m.domains:
         accuracy = "-" if domain.accuracy is None else f"{domain.accuracy:.1%}"
-        lines.append(f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}")
+        views = 1 if domain.accuracy is None else m.views(domain)
+        of = {1: "", None: "  of an unknown number of views"}.get(views, f"  of {views} views")
+        lines.append(f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}{of}")
+    if any(d.accuracy is not None and m.views(d) not in (1, None) for d in m.domains):
+        lines.append("accuracy is the run's, of several views of an image: a bundle answers one")
     met = "met" if m.budget.met else "NOT met"
     asked = asked_text(m.budget.asked)
     lines += ["", f"budget  {m.budget.kind}: asked {asked}, is {_cost(m.budget)} ({met})"]

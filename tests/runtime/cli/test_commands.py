@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,6 +167,36 @@ def test_a_pack_of_another_trunk_is_refused_by_predict_and_serve(
 def test_inspect_json_is_the_manifest(bundle_path: Path) -> None:
     result = invoke("inspect", bundle_path, "--json")
     assert result.stdout == (bundle_path / "manifest.json").read_text("utf-8")
+
+
+def test_inspect_says_of_how_many_views_an_accuracy_is(bundle_path: Path, tmp_path: Path) -> None:
+    """That of ten views stood there as if the bundle answered so."""
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "x.prunion"))
+    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+
+    def shown(views: int | None, config: dict[str, Any] | None) -> str:
+        manifest["domains"][0].pop("accuracy_views", None)
+        if views is not None:
+            manifest["domains"][0]["accuracy_views"] = views
+        manifest["domains"][0]["accuracy"] = 0.5
+        if config is not None:
+            manifest["provenance"] = {**manifest.get("provenance", {}), "config": config}
+        (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+        result = invoke("inspect", copy)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    name = manifest["domains"][0]["name"]
+    assert "50.0%  of 10 views\n" in shown(10, None)
+    assert "a bundle answers one" in shown(10, None)
+    assert "50.0%\n" in shown(1, None)
+    assert "answers one" not in shown(1, None)
+    # An earlier prunion's bundle says it in its run's configuration, or nowhere.
+    five = {"input": {"test_crops": 10}, "domains": {name: {"mirror": False}}}
+    assert "50.0%  of 5 views\n" in shown(None, five)
+    ten = {"input": {"test_crops": 10}, "domains": {name: {"mirror": True}}}
+    assert "50.0%  of 10 views\n" in shown(None, ten)
+    assert "50.0%  of an unknown number of views\n" in shown(None, {})
 
 
 def test_inspect_shows_the_facts(bundle_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -138,8 +137,7 @@ def counted_copy(net: DomainNet, config: RunConfig) -> DomainNet:
 
     Its answers are nobody's: weights do not take the trunk's place, and nothing is compared.
     """
-    graph = json.loads(json.dumps(net.graph))
-    copy = rebuild_network(config.backbone, config.input.size, net.classes, graph, GRAPH)
+    copy = rebuild_network(config.backbone, config.input.size, net.classes, net.graph, GRAPH)
     adapt_network(copy, config.train)
     copy.load_state_dict(net.state_dict())
     if copy.adapter is not None and copy.adapter.inside:

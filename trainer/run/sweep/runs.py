@@ -5,7 +5,6 @@ The runs of one seed share what they can: warm-up, and the ramp down to the lowe
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -261,8 +260,7 @@ def _of_new_networks(check: ExportCheck, runs: Sequence[Run]) -> ExportCheck:
     begun = [place / GRAPH for _, place in runs if (place / STATE).is_file()]
 
     def unless_begun(net: DomainNet, height: int, width: int, round_to: int) -> None:
-        graph = json.loads(json.dumps(net.graph))
-        if not any(path.is_file() and read_json(path) == graph for path in begun):
+        if not any(path.is_file() and read_json(path) == net.graph for path in begun):
             check(net, height, width, round_to)
 
     return unless_begun

@@ -21,6 +21,7 @@ from .known_keys import drop_ignored as drop_ignored
 from .method import METHODS as METHODS
 from .method import Method as Method
 from .method import has_own_weights as has_own_weights
+from .run import ADDED_TRAIN as ADDED_TRAIN
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain
 from .run import load_config as load_config

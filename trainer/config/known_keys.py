@@ -72,6 +72,7 @@ KNOWN: Mapping[str, Known] = {
     "cut": Known("union", CUTTING),
     "settle_with": Known("auto", CUTTING, channels=True, recipes=LEARNED),
     "trunk_lr": Known(6e-4),
+    "distillation": Known(0.5),
 }
 THINNING = ("switch_every", "switch_travel")  # which learns switches whatever the recipe
 
@@ -99,7 +100,7 @@ def ignored(given: Mapping[str, Any]) -> dict[str, Any]:
         given: some of the keys, of an earlier prunion's file: what is none is told elsewhere.
     """
     values = {**{key: known.default for key, known in KNOWN.items()}, **given}
-    values = {"method": "bap", "recipe": "prunion", "trunk": "tuned", **values}
+    values = {"method": "bap", "recipe": "prunion", "trunk": "tuned", "teacher": "", **values}
     if not isinstance(values["method"], str) or values["method"] not in METHODS:
         return {}
     return {
@@ -162,6 +163,8 @@ def _reason(key: str, known: Known, given: Mapping[str, Any]) -> str:
         return f'recipe is "{recipe}": it is for recipe {_either(known.recipes)}'
     if key == "sharing_weight" and given["sharing"] == "none":
         return 'sharing is "none": it is for a sharing loss'
+    if key == "distillation" and not given["teacher"]:
+        return "teacher is not given: it is for a run that is taught by another's network"
     if key == "trunk_lr" and (traits.trunk or given["trunk"]) == "frozen":
         frozen = named if traits.trunk else 'trunk is "frozen"'
         return f"{frozen}: it is for a trunk that is tuned"

@@ -26,6 +26,7 @@ from prunion.trainer.config.method import MOST_TURNS
 from prunion.trainer.config.train import TrainConfig
 
 __all__ = [
+    "ADDED_TRAIN",
     "AddedDomainConfig",
     "BackboneConfig",
     "BudgetConfig",

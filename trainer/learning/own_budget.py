@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.cost import (
     PricedBudget,
+    Pricer,
     counted_pricer,
     least_cost,
     make_budget,
@@ -35,11 +37,17 @@ def thins_at_the_cut(config: RunConfig) -> bool:
     return config.budget.own < 1 and not config.train.own_epochs
 
 
-def own_budget(config: RunConfig, allowed: float) -> BudgetConfig:
-    """The budget of a single domain, of `allowed` MACs."""
-    return BudgetConfig(
+def own_budget(config: RunConfig, pricer: Pricer, whole: float) -> BudgetConfig:
+    """A single domain's budget in MACs: its share of `whole`, or the narrowest network's need.
+
+    Which union the cut leaves is not known before. Where no domain can do with so little of it, the
+    run goes on with as little as can be had, and says in the end that the budget is not met.
+    """
+    allowed = config.budget.own * whole
+    budget = BudgetConfig(
         max(allowed, 1.5), "macs", config.budget.round_to, floor=config.budget.floor
     )
+    return replace(budget, limit=max(budget.limit, least_cost(budget, pricer)))
 
 
 def check_own(config: RunConfig, learns: bool) -> None:
@@ -74,7 +82,7 @@ def check_reachable(config: RunConfig, net: DomainNet, budget: PricedBudget) -> 
         return
     pricer = counted_pricer("macs", table)
     most = min(pricer.full, budget.allowed) if config.budget.kind == "macs" else pricer.full
-    least = least_cost(own_budget(config, own * most), pricer)
+    least = least_cost(config.budget, pricer)
     if least <= own * most:
         return
     where = f"set own = {min(1.0, np.ceil(least / most * 1e4) / 1e4):g} or more"
@@ -93,21 +101,13 @@ def keep_switches(
     Args:
         kept: 0/1 of every domain and unit, `[D, U]`.
         scores: what each domain learned of each unit, `[D, U]`; of the union the highest are its.
-
-    Raises BudgetError if a domain cannot do with so little of the union.
     """
     net.switches.copy_(kept)
     if not thins_at_the_cut(config):
         return
     table, union = net.units.table, (kept > 0).any(0).cpu().numpy()
-    allowed = own_budget(config, config.budget.own * table.macs(union))
-    try:
-        budget = make_budget(allowed, counted_pricer("macs", table), config.backbone.keep)
-    except BudgetError:
-        raise BudgetError(
-            f"[budget] own is {config.budget.own:g}, and of the union that the cut left no domain "
-            "can do with so little: set a higher own, or a lower round_to"
-        ) from None
+    pricer = counted_pricer("macs", table)
+    budget = make_budget(own_budget(config, pricer, table.macs(union)), pricer)
     rows = shared_out(budget, scores.cpu().double().numpy(), union)
     net.switches.copy_(torch.from_numpy(rows))
 
@@ -122,7 +122,7 @@ def own_doubt(config: RunConfig, net: DomainNet) -> str:
         return ""
     own, table, domains = config.budget.own, net.units.table, len(net.classes)
     pricer = counted_pricer("macs", table)
-    even = max(even_costs(make_budget(own_budget(config, pricer.full), pricer), domains))
+    even = max(even_costs(make_budget(own_budget(config, pricer, pricer.full), pricer), domains))
     if even <= own * pricer.full:
         return ""
     return (

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from prunion.trainer.config import RunConfig, TrainConfig
+from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig
 from prunion.trainer.cost import counted_pricer, make_budget
 from prunion.trainer.learning.own_budget import own_budget
 from prunion.trainer.learning.own_cover import within
@@ -25,15 +25,13 @@ def thinned(training: Training) -> Training:
     """The run that thins every domain of a settled one, on the same network.
 
     The trunk and the union stay as they are; BatchNorm, heads and switches learn.
-
-    Raises BudgetError if a domain cannot do with so little of the union.
     """
     net, table = training.net, training.net.units.table
     union = training.alive()
     whole = float(table.macs(union))
-    config = _config(training.config, training.config.budget.own * whole)
     pricer = counted_pricer("macs", table)
-    budget = make_budget(config.budget, pricer, training.config.backbone.keep)
+    config = _config(training.config, own_budget(training.config, pricer, whole))
+    budget = make_budget(config.budget, pricer)
     home = switch_device(net.switches.device)
     model = pricer.cost_model().to(home)
     part = whole / pricer.full
@@ -68,7 +66,7 @@ def thinned(training: Training) -> Training:
     )
 
 
-def _config(config: RunConfig, allowed: float) -> RunConfig:
+def _config(config: RunConfig, budget: BudgetConfig) -> RunConfig:
     epochs = config.train.own_epochs
     settle = max(1, epochs // SETTLES)
     train = replace(
@@ -92,7 +90,7 @@ def _config(config: RunConfig, allowed: float) -> RunConfig:
         head_optimiser="adamw",
         head_lr="auto",
     )
-    return replace(config, train=train, budget=own_budget(config, allowed))
+    return replace(config, train=train, budget=budget)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

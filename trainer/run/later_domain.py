@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import BudgetConfig, DomainConfig, RunConfig, TrainConfig
+from prunion.trainer.config import ADDED_TRAIN, BudgetConfig, DomainConfig, RunConfig, TrainConfig
 from prunion.trainer.cost import budget_account, make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
 from prunion.trainer.learning import StopRequest, Training, stop_signals
@@ -30,6 +30,8 @@ from prunion.trainer.run.folder import Claim, check_folder, make_folder
 __all__ = ["AddedDomain", "add_domain"]
 
 FINISHED = {"metrics.jsonl", "tensorboard"}  # what a run leaves in its folder when it is done
+# Of a train config, what says something about a domain that comes later.
+SAID = (*ADDED_TRAIN, "accumulate", "small_set_decay")
 # What a domain that joins adapters has of the run's `[train]`.
 ADAPTER_KEYS = (
     "adapters",
@@ -135,16 +137,7 @@ def _config(checkpoint: Checkpoint, new: DomainConfig, train: TrainConfig, seed:
         own = {key: getattr(before, key) for key in ADAPTER_KEYS}
         if before.method == "parallel":  # of the others it takes the adapters alone
             own |= {"method": before.method, "norms": before.norms}
-    train = replace(
-        train,
-        trunk="frozen",
-        trunk_from="start",
-        order="joint",
-        cut="union",
-        teacher="",
-        compile=False,
-        **own,
-    )
+    train = TrainConfig(trunk="frozen", **{key: getattr(train, key) for key in SAID}, **own)
     return RunConfig(
         backbone=old.backbone,
         budget=BudgetConfig(1.0),

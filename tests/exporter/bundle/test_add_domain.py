@@ -90,6 +90,16 @@ def test_the_average_of_the_settled_weights_takes_their_place(run: Path) -> None
     assert (averaged - start).norm() < (plain - start).norm()
 
 
+def test_what_a_run_of_several_domains_says_of_its_trunk_is_without_meaning(run: Path) -> None:
+    """A caller in Python may hand on the run's own `[train]`, whatever it says of the others."""
+    loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
+    taught = {"trunk_lr": 1e-3, "teacher": "elsewhere", "distillation": 0.9}
+    others = replace(new.train, trunk="tuned", sharing="jaccard", switch_every=2, **taught)
+    plain = add_domain(loaded, new.domain, new.train).net.state_dict()
+    for name, value in add_domain(loaded, new.domain, others).net.state_dict().items():
+        assert torch.equal(value, plain[name]), name
+
+
 def test_a_name_that_is_taken_and_a_file_of_two_domains_are_refused(run: Path) -> None:
     text = (run / "late.toml").read_text()
     (run / "taken.toml").write_text(text.replace("[domains.late]", "[domains.warm]"))

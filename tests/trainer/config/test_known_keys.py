@@ -33,6 +33,7 @@ NOTHING: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
     ({"sharing": "none"}, "sharing is .none.", {"sharing_weight": 2}, "a sharing loss"),
     ({"trunk": "frozen"}, "trunk is .frozen.", {"trunk_lr": 1.0}, "a trunk that is tuned"),
     ({"method": "norms"}, "method is .norms.", {"trunk_lr": 1.0}, "a trunk that is tuned"),
+    ({"trunk": "tuned"}, "teacher is not given", {"distillation": 0.9}, "taught by another"),
 ]
 
 

@@ -183,17 +183,24 @@ def test_an_averaged_run_resumes_bit_for_bit(
     assert sha256_file(a) == sha256_file(b)
 
 
-def test_a_late_trunk_keeps_its_weights_until_the_switches_are_fixed(tmp_path: Path) -> None:
-    def weight(name: str, settle: int, ramp: int) -> torch.Tensor:
-        (tmp_path / name).mkdir()
-        run_file = tiny_run(tmp_path / name, trunk_from='"settle"', settle=settle, ramp=ramp)
-        train_run(load_config(run_file), tmp_path / name / "out")
-        state = load_checkpoint(tmp_path / name / "out").net.state_dict()
-        return state["trunk.conv1.weight"]
+def test_a_late_trunk_keeps_its_weights_until_the_switches_are_fixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, torch.Tensor]] = []
+    step = Training._step
 
-    untouched = weight("short", settle=0, ramp=0)
-    assert torch.equal(untouched, weight("long", settle=0, ramp=2))
-    assert not torch.equal(untouched, weight("settled", settle=1, ramp=0))
+    def watched(self: Training, *args: object) -> object:
+        seen.append((self.phase, self.net.state_dict()["trunk.conv1.weight"].clone()))
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", watched)
+    run_file = tiny_run(tmp_path, trunk_from='"settle"', ramp=2, settle=1)
+    train_run(load_config(run_file), tmp_path / "out")
+    begun = [phase for phase, _ in seen].index("settle")
+    first = seen[0][1]
+    assert 0 < begun < len(seen) and all(torch.equal(first, x) for _, x in seen[: begun + 1])
+    learned = load_checkpoint(tmp_path / "out").net.state_dict()["trunk.conv1.weight"]
+    assert not torch.equal(first, learned)
 
 
 def test_small_sets_are_pulled_harder(finished: Path) -> None:

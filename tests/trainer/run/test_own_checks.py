@@ -11,12 +11,12 @@ import pytest
 
 from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import BudgetConfig, BudgetKind, load_config
-from prunion.trainer.cost import make_budget, make_pricer
+from prunion.trainer.cost import least_cost, make_budget, make_pricer
 from prunion.trainer.learning.own_budget import (
     check_reachable,
     own_doubt,
 )
-from prunion.trainer.network import build_network
+from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.run import check_run, train_run
 from tests.trainer.run.thinned import thin_run
 
@@ -105,6 +105,24 @@ def test_what_no_domain_can_do_with_is_refused_before_the_first_step(
         asked = replace(config, budget=replace(budget, own=own))
         with nullcontext() if reachable else pytest.raises(BudgetError):
             check_reachable(asked, net, priced)
+
+
+@pytest.mark.parametrize("own_epochs", [0, 3])
+def test_a_union_too_narrow_to_be_thinned_is_told_and_kept(
+    planned: Path, tmp_path: Path, own_epochs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is known only after the ramp: a run of hours is finished, and says what it has not met."""
+    config = load_config(planned / "run.toml")
+    net = build_network(config.backbone, config.input.size, [2, 3])
+    narrow = least_cost(BudgetConfig(0.5), make_pricer(BudgetConfig(0.5), net))
+    train = replace(config.train, own_epochs=own_epochs)
+    config = replace(config, budget=BudgetConfig(narrow + 1, own=0.3), train=train)
+    result = train_run(config, tmp_path / "out")
+    assert result.own is not None and not result.own["met"]
+    assert result.own["asked"] == 0.3 and max(result.own["macs"].values()) > 0.3
+    assert load_checkpoint(tmp_path / "out").net.switches.any(1).all()
+    if not own_epochs:
+        assert "[budget] own is 0.3, with which the 2 domains were not found" in caplog.text
 
 
 @pytest.mark.parametrize("own", [0, 1.5, "half"])

@@ -258,7 +258,6 @@ source = "huggingface"
 name = "a/b"
 image_column = "image"
 """
-GROUPS = (bundle_target, small_targets, trainer_targets)
 KINDS = {
     **dict.fromkeys(("manifest", "units", "graph", "bundle-pack", "pack"), bundle_target),
     **dict.fromkeys(("profile", "plan", "image"), small_targets),

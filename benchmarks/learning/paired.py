@@ -91,11 +91,11 @@ def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
     common = sorted(mine.keys() & other.keys())
     if not common:
         return None
-    images = mine[common[0]]["images"]
-    for line in (rows[seed] for rows in (mine, other) for seed in common):
-        if line["images"] != images:
+    first, *others = [rows[seed] for rows in (mine, other) for seed in common]
+    for line in others:
+        if not _same_images(line, first):
             raise click.ClickException(
-                f"{line['key']} was tested on other images than {mine[common[0]]['key']}: "
+                f"{line['key']} was tested on other images than {first['key']}: "
                 "compare rows of the same domains"
             )
     differences = [
@@ -106,11 +106,17 @@ def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
                 for seed in common
             ]
         )
-        for name, count in images.items()
+        for name, count in first["images"].items()
     ]
     low, high = _interval(differences)
     mean = float(np.mean([d.mean() for d in differences]))
-    return Difference(mean, mean + low, mean + high, len(common), sum(images.values()))
+    return Difference(mean, mean + low, mean + high, len(common), sum(first["images"].values()))
+
+
+def _same_images(one: Line, other: Line) -> bool:
+    """By what the images hold where both rows have it, as older ones do not; by their number."""
+    digests = [x["digests"] for x in (one, other) if "digests" in x]
+    return bool(one["images"] == other["images"]) and digests[1:] in ([], digests[:1])
 
 
 def read_rows(path: Path) -> list[Line]:

@@ -140,7 +140,7 @@ def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, An
     """One line of several domains' own networks: their files add up, an image runs through one."""
     merged = {
         key: {name: value for line in lines for name, value in line[key].items()}
-        for key in ("accuracy", "before", "images", "right")
+        for key in ("accuracy", "before", "images", "digests", "right")
     }
     accuracy = merged["accuracy"]
     return {
@@ -239,7 +239,7 @@ def _key(name: str, options: dict[str, Any]) -> str:
 
 
 def right_answers(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Per domain how many test images there are, and which the network answers right."""
+    """Per domain how many test images there are, a digest of them, and which are right."""
     net = load_checkpoint(folder).net
     domains = open_domains(config.domains, config.seed, orientation=config.input.orientation)
     answers = answer_domains(net, domains, config.input)
@@ -249,6 +249,7 @@ def right_answers(config: RunConfig, folder: Path) -> dict[str, Any]:
     }
     return {
         "images": {name: len(bits) for name, bits in right.items()},
+        "digests": {domain.name: domain.test.digest for domain in domains},
         "right": {name: packed(bits) for name, bits in right.items()},
     }
 

@@ -81,6 +81,16 @@ def test_seeds_are_paired_and_one_cannot_tell() -> None:
         compare(ours, lines("b", {"x": np.zeros((3, 51), bool)}))
 
 
+def test_as_many_other_images_are_not_the_same() -> None:
+    """Rows of before do not tell what their images hold, and are compared by how many there are."""
+    older, theirs = (lines(name, {"x": np.ones((2, 50), bool)}) for name in "ab")
+    ours = [{**line, "digests": {"x": "11"}} for line in older]
+    assert compare(ours, theirs) is not None and compare(older, theirs) is not None
+    assert compare(ours, [{**line, "digests": {"x": "11"}} for line in theirs]) is not None
+    with pytest.raises(click.ClickException, match="other images"):
+        compare(ours, [theirs[0], {**theirs[1], "digests": {"x": "22"}}])
+
+
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (5, 0.01)])
 def test_the_interval_holds_the_truth(
     seeds: int, spread: float, monkeypatch: pytest.MonkeyPatch

@@ -56,15 +56,16 @@ def test_networks_of_their_own_make_one_line() -> None:
         "bytes": {"graph": 100, "packs": 10, "shared": 0}, "ms": ms,
     }  # fmt: skip
     lines = [
-        {**part, **row("", {"a": 0.5}, 0.1), "before": {"a": 0.4}, "images": {"a": 8},
+        {**part, **row("", {"a": 0.5}, 0.1), "before": {"a": 0.4}, "images": {"a": 8}, "digests": {"a": "1"},
          "right": {"a": "x"}},
-        {**part, **row("", {"b": 0.7}, 0.15), "before": {}, "images": {"b": 9},
+        {**part, **row("", {"b": 0.7}, 0.15), "before": {}, "images": {"b": 9}, "digests": {"b": "2"},
          "right": {"b": "y"}},
     ]  # fmt: skip
     line = _together(ROWS["separate-025"], lines)
     assert line["params"] == 0.25 and line["macs"] == 0.8
     assert line["accuracy"] == {"a": 0.5, "b": 0.7} and line["mean"] == pytest.approx(0.6)
     assert line["right"] == {"a": "x", "b": "y"} and line["images"] == {"a": 8, "b": 9}
+    assert line["digests"] == {"a": "1", "b": "2"}
     assert line["what"] == ROWS["separate-025"].what
     account = line["account"]
     assert (account["params"], account["flop"], account["bytes"]["graph"]) == (0.4, 0.5, 200)

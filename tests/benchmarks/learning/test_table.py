@@ -56,10 +56,10 @@ def test_networks_of_their_own_make_one_line() -> None:
         "bytes": {"graph": 100, "packs": 10, "shared": 0}, "ms": ms,
     }  # fmt: skip
     lines = [
-        {**part, **row("", {"a": 0.5}, 0.1), "before": {"a": 0.4}, "images": {"a": 8}, "digests": {"a": "1"},
-         "right": {"a": "x"}},
-        {**part, **row("", {"b": 0.7}, 0.15), "before": {}, "images": {"b": 9}, "digests": {"b": "2"},
-         "right": {"b": "y"}},
+        {**part, **row("", {"a": 0.5}, 0.1), "before": {"a": 0.4}, "images": {"a": 8},
+         "digests": {"a": "1"}, "right": {"a": "x"}},
+        {**part, **row("", {"b": 0.7}, 0.15), "before": {}, "images": {"b": 9},
+         "digests": {"b": "2"}, "right": {"b": "y"}},
     ]  # fmt: skip
     line = _together(ROWS["separate-025"], lines)
     assert line["params"] == 0.25 and line["macs"] == 0.8

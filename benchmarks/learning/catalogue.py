@@ -1,9 +1,10 @@
 """The rows of the learning table: what is trained, and to which budget.
 
 A name is the method's and the budget's: `one-shot-macs-025` is the method `one-shot` at a quarter
-of the MACs, `one-shot-025` at a quarter of the parameters. Those that keep every channel have no
-budget in their name; nor have `bap-slice` and `ba2-slice`, at half of the parameters.
-`paper-slice` is the paper's own switches under its own recipe; with `none` it is BA².
+of the MACs, `one-shot-025` at a quarter of the parameters, `one-shot-latency-025` at a quarter of
+the time that a profile foretells. Those that keep every channel have no budget in their name; nor
+have `bap-slice` and `ba2-slice`, at half of the parameters. `paper-slice` is the paper's own
+switches under its own recipe; with `none` it is BA².
 
 Methods called `paper`, `intersection` and `jaccard` follow dos Santos et al., "Budget-Aware
 Pruning: Handling Multiple Domains with Less Parameters", 2023, arXiv 2309.11464; `ba2` follows
@@ -24,6 +25,8 @@ __all__ = ["DECIDING", "ROWS", "LearningRow"]
 PARAMS = ("075", "050", "025", "010", "005")
 MACS = ("macs-050", "macs-025", "macs-010")
 POINTS = (*PARAMS, *MACS)
+LATENCY = ("latency-050", "latency-025")  # of the device whose profile is given
+KINDS: Mapping[str, BudgetKind] = {"macs": "macs", "latency": "latency"}
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,10 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "ba2-tuned": ("BA², tuned", {**BA2, **TUNED}, POINTS),
     "paper": ("union, paper recipe", PAPER, ("050",)),
     "paper-epoch": ("the same, domains by epoch", {**PAPER, "order": "epoch"}, ("050",)),
-    "frozen": ("union, frozen", FROZEN, POINTS),
-    "tuned": ("union, tuned", TUNED, POINTS),
+    "frozen": ("union, frozen", FROZEN, (*POINTS, *LATENCY)),
+    "tuned": ("union, tuned", TUNED, (*POINTS, *LATENCY)),
     "frozen-lora": ("union, frozen, adapters of rank 4", {**FROZEN, "adapter_rank": 4}, POINTS),
-    "one-shot": ("cut once by importance per cost", ONCE, POINTS),
+    "one-shot": ("cut once by importance per cost", ONCE, (*POINTS, *LATENCY)),
     "one-shot-undivided": ("cut once by importance", {**ONCE, "ranking": "importance"}, POINTS),
     "one-shot-fisher": (
         "cut once by expected loss per cost",
@@ -168,7 +171,7 @@ def _rows() -> dict[str, LearningRow]:
     for method, (what, train, points) in METHODS.items():
         for point in points:
             *kind, share = point.split("-")
-            budget: BudgetKind = "macs" if kind else "params"
+            budget = KINDS[kind[0]] if kind else "params"
             rows[f"{method}-{point}"] = LearningRow(what, int(share) / 100, budget, train)
     for point in POINTS:  # at a tenth one cut leaves a layer a single channel; with this it cannot
         row = rows[f"one-shot-{point}"]

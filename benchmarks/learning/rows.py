@@ -31,6 +31,7 @@ from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
+from prunion.runtime.base import sha256_file
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import (
@@ -71,6 +72,7 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
 @click.option("--round-to", default=1, show_default=True, help="Of [budget].")
+@click.option("--profile", default="", help="Of [budget], for rows of latency: `prunion profile`.")
 @click.option("--holdout", is_flag=True, help="Measure on held-out training images instead.")
 @click.option(
     "--share",
@@ -84,14 +86,21 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: Any) -> None:
     """Run the named rows one after the other, every seed of them.
 
-    Without a name all rows are run, those that decide first.
+    Without a name all rows are run, those that decide first; those of latency with a profile.
     """
     path = Path(output)
     done = {json.loads(x)["key"] for x in path.read_text().splitlines()} if path.exists() else set()
     for name in rows:
         if name not in ROWS:
             raise click.UsageError(f"no row {name}: choose from {', '.join(ROWS)}")
-    groups = [rows] if rows else [DECIDING, [name for name in ROWS if name not in DECIDING]]
+    timed = [name for name, row in ROWS.items() if row.kind == "latency"]
+    if set(rows) & set(timed) and not options["profile"]:
+        raise click.UsageError(
+            f"{', '.join(name for name in rows if name in timed)}: give --profile, the file that "
+            "`prunion profile` wrote on the device, of the network of these rows"
+        )
+    without = {*DECIDING, *(() if options["profile"] else timed)}
+    groups = [rows] if rows else [DECIDING, [name for name in ROWS if name not in without]]
     for name, seed in ((name, seed) for group in groups for seed in seeds for name in group):
         options["seed"] = seed
         key = _key(name, options)
@@ -173,7 +182,10 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
     backbone = replace(backbone, keep=options["keep"])
-    budget = BudgetConfig(row.limit, row.kind, options["round_to"], floor=row.floor, own=row.own)
+    profile = str(Path(options["profile"]).resolve()) if row.kind == "latency" else ""
+    budget = BudgetConfig(
+        row.limit, row.kind, options["round_to"], profile, floor=row.floor, own=row.own
+    )
     return RunConfig(
         backbone=backbone,
         input=shape,
@@ -231,6 +243,8 @@ def _key(name: str, options: dict[str, Any]) -> str:
         parts.append("e" + options["epochs"].replace(",", "-"))
     changed = [s for s in sorted(options["settings"]) if not s.startswith("workers=")]
     parts += [s.replace("=", "-").replace("/", "_") for s in changed]  # who reads changes nothing
+    if ROWS[name].kind == "latency":
+        parts.append(f"profile-{sha256_file(options['profile'])[:8]}")
     parts += [f"round-{options['round_to']}"] if options["round_to"] != 1 else []
     parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
     parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []

@@ -66,7 +66,14 @@ def main(
     asked = json.loads(json.dumps({name: options[name] for name in ASKED}))
     _check_asked(lines, asked, path)
     limits = list(dict.fromkeys(float(limit) for limit in budgets.split(",")))
-    options |= {"keep": (), "teacher": "", "round_to": 1, "holdout": False, "share": 0.1}
+    options |= {
+        "keep": (),
+        "teacher": "",
+        "round_to": 1,
+        "profile": "",
+        "holdout": False,
+        "share": 0.1,
+    }
     for seed in seeds:
         row = make_config(ROWS[ROW], {**options, "seed": seed})
         configs = [replace(row, budget=replace(row.budget, limit=limit)) for limit in limits]

@@ -19,7 +19,7 @@ from tests.exporter.drawn import drawn_checkpoint
 OPTIONS: dict[str, Any] = {
     "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),
     "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0,
-    "threads": 1, "round_to": 1,
+    "threads": 1, "round_to": 1, "profile": "device.json",
 }  # fmt: skip
 
 

@@ -86,7 +86,8 @@ def test_networks_of_their_own_share_the_budget(
     monkeypatch.setattr(rows_module, "_together", lambda which, lines: {})
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": [],
-        "teacher": "", "round_to": 1, "keep": (), "backbone": "resnet18", "domains": "gtsrb,dtd10",
+        "teacher": "", "round_to": 1, "profile": "", "keep": (), "backbone": "resnet18",
+        "domains": "gtsrb,dtd10",
         "holdout": False, "share": 0.1, "seed": 0, "threads": 1, "folder": str(tmp_path),
     }  # fmt: skip
     rows_module.run_row(name, options)
@@ -110,14 +111,33 @@ def test_rows_that_decide_come_first_every_seed_of_them(
     ran.clear()
     CliRunner().invoke(learning, [*where, *seeds, "-o", str(tmp_path / "all.jsonl")])
     assert [name for name, _ in ran[:10]] == 2 * list(DECIDING)
-    assert len(ran) == len(set(ran)) == 2 * len(ROWS)
+    untimed = [name for name, row in ROWS.items() if row.kind != "latency"]
+    assert {name for name, _ in ran} == set(untimed)
+    assert len(ran) == len(set(ran)) == 2 * len(untimed)
+
+
+def test_a_row_of_latency_is_of_one_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "run_row", lambda name, options: {})
+    where = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(tmp_path / "o.jsonl")]
+    told = CliRunner().invoke(learning, ["tuned-025", "tuned-latency-025", *where])
+    assert told.exit_code == 2 and "tuned-latency-025: give --profile" in told.output
+    for text in ("one", "one", "another"):
+        (tmp_path / "device.json").write_text(text)
+        profile = ["--profile", str(tmp_path / "device.json")]
+        assert not CliRunner().invoke(learning, ["tuned-latency-025", *where, *profile]).exit_code
+    keys = [json.loads(x)["key"] for x in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [key.rpartition("-")[0] for key in keys] == 2 * [
+        "resnet18.tuned-latency-025.seed0.profile"
+    ]
 
 
 def test_the_run_of_a_row(tmp_path: Path) -> None:
     options = {
         "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
-        "teacher": "", "round_to": 1, "keep": ("conv1",), "backbone": "resnet18",
-        "domains": "gtsrb,flowers5",
+        "teacher": "", "round_to": 1, "profile": "", "keep": ("conv1",),
+        "backbone": "resnet18", "domains": "gtsrb,flowers5",
         "holdout": True, "share": 0.1, "seed": 4, "threads": 1,
     }  # fmt: skip
     config = make_config(ROWS["frozen-macs-050"], options)
@@ -133,7 +153,7 @@ def test_every_row_is_a_run() -> None:
     """A method's name, the budget's kind unless it is parameters, and its share."""
     options = {
         "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "",
-        "round_to": 1, "keep": (),
+        "round_to": 1, "profile": "device.json", "keep": (),
         "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0,
         "threads": 1,
     }  # fmt: skip

@@ -20,6 +20,7 @@ from prunion.runtime.bundle import (
     Grid,
     Profile,
     UnitTable,
+    block_of,
     fit_total,
     monotone,
     no_profile,
@@ -84,9 +85,16 @@ def profile_warning(profile: Profile) -> str:
     """A warning where the profile predicts worse than a latency budget promises; else empty."""
     if profile.fit.worst_error <= TRUSTED:
         return ""
-    return (
-        f"warning: off by more than {TRUSTED:.0%}; most often other load on the machine did "
-        "it: measure again while it is quiet, or longer with --seconds 0.1"
+    told = f"warning: off by more than {TRUSTED:.0%}; "
+    block = block_of(profile.backend)  # type: ignore[arg-type]
+    if block and profile.round_to % block:
+        return told + (
+            f"{profile.backend} takes {block} channels at a time here, and time rises in steps of "
+            f"them: set [budget] round_to = {block}, or another multiple, and measure again"
+        )
+    return told + (
+        "most often other load on the machine did it: measure again while it is quiet, or longer "
+        "with --seconds 0.1"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ from prunion.runtime.bundle import (
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import BackendError, BudgetError
 from prunion.runtime.measure import profile_bundle
-from prunion.runtime.measure.profile import sample_unions, widths_to_measure
+from prunion.runtime.measure.profile import (
+    profile_warning,
+    sample_unions,
+    widths_to_measure,
+)
 from prunion.runtime.measure.profile_layers import GraphLayer, layer_graph
 
 pytest.importorskip("onnxruntime")
@@ -67,6 +72,17 @@ def test_the_command_writes_a_file_once(bundle_path: Path, tmp_path: Path) -> No
     assert forced.exit_code == 0
     text = forced.stdout[forced.stdout.index("{") :]
     assert json.loads(text) == json.loads(output.read_text("utf-8"))
+
+
+def test_widths_between_the_kernels_steps_are_named_and_else_the_load(
+    measured: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not profile_warning(replace(measured, fit=replace(measured.fit, worst_error=0.05)))
+    far = replace(measured, fit=replace(measured.fit, worst_error=0.2), round_to=8)
+    monkeypatch.setattr("prunion.runtime.measure.profile.block_of", lambda backend: 16)
+    assert "cpu takes 16 channels at a time here" in profile_warning(far)
+    assert "set [budget] round_to = 16" in profile_warning(far)
+    assert "other load" in profile_warning(replace(far, round_to=32))
 
 
 def test_an_engine_backend_is_refused(bundle_path: Path) -> None:

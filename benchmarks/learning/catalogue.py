@@ -20,7 +20,7 @@ from typing import Any, Literal
 from prunion.benchmarks.learning.slim_first import SlimFirst
 from prunion.trainer.config import BudgetKind
 
-__all__ = ["DECIDING", "ROWS", "LearningRow"]
+__all__ = ["DECIDING", "LATENCY", "POINTS", "ROWS", "LearningRow"]
 
 PARAMS = ("075", "050", "025", "010", "005")
 MACS = ("macs-050", "macs-025", "macs-010")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.learning.frontier import main, spots
+from prunion.benchmarks.learning.frontier import main, shares_of_time, spots
+from prunion.runtime.errors import InputError
 
 
 def line(key: str, mean: float, params: float = 0.25, macs: float = 0.6) -> dict[str, Any]:
@@ -52,3 +53,42 @@ def test_a_picture_is_the_same_each_time(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1] and b"union, learned switches" in drawn[0]
     none = CliRunner().invoke(main, [str(rows), "--like", "holdout", "-o", str(out)])
     assert none.exit_code == 2 and "with these settings" in none.output
+
+
+def timed(row: str, ratio: float, against: str = "tuned-all") -> str:
+    return json.dumps({"row": row, "against": against, "ratio": {"one": [ratio, None, None]}})
+
+
+def test_measured_time_is_a_third_panel(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows, times, out = (tmp_path / name for name in ("rows.jsonl", "times.jsonl", "frontier.svg"))
+    rows.write_text("".join(json.dumps(each) + "\n" for each in LINES), "utf-8")
+    keys = [f"resnet18.tuned-025.seed{seed}.all" for seed in (0, 1)]  # named whole where two are
+    lines = [timed("tuned-all", 1.02), *map(timed, keys, (0.5, 0.7)), timed("finetune", 1.0)]
+    times.write_text("\n".join(lines) + "\n", "utf-8")
+    assert shares_of_time(times) == {
+        "tuned-all": 1.0, "tuned-025": pytest.approx(0.6), "finetune": 1.0
+    }  # fmt: skip
+    found = {spot.method: spot.time for spot in spots(LINES[:2], "all", shares_of_time(times))}
+    assert found == {"tuned": pytest.approx(0.6)}
+    asked = [str(rows), "--like", "all", "-o", str(out)]
+    assert not CliRunner().invoke(main, asked).exit_code
+    assert b"time of one image" not in out.read_bytes()
+    done = CliRunner().invoke(main, [*asked, "--latency", str(times)])
+    assert not done.exit_code, done.output
+    assert b"time of one image" in out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"key": "a", "mean": 0.5}', "line 1, is no line of .*latency"),
+        (timed("tuned-025", 0.5, "frozen-all"), "is against frozen-all: measure with --reference"),
+        ('{"row": "a", "against": "tuned-all", "ratio": {}}', "line 1, is no line"),
+        ("[]", "line 1, is no line"),
+    ],
+)
+def test_what_is_no_file_of_times_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "times.jsonl").write_text(text, "utf-8")
+    with pytest.raises(InputError, match=told):
+        shares_of_time(tmp_path / "times.jsonl")

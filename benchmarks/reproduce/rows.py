@@ -265,9 +265,12 @@ def _measured(
 
 
 def _right(domain: BenchmarkImages, answers: Mapping[str, Sequence[str]]) -> float | None:
-    """Share of right answers to the benchmark's test images; None where nobody knows."""
-    given = answers.get(domain.name, ())
-    if not domain.truth or not given:
+    """Share of right answers to the benchmark's test images; None where nobody knows.
+
+    A trial answers a few images, and may know the labels of others.
+    """
+    if domain.name not in answers:
         return None
-    pairs = zip(domain.unlabelled, given, strict=True)
-    return sum(domain.truth.get(x.number) == answer for x, answer in pairs) / len(given)
+    pairs = zip(domain.unlabelled, answers[domain.name], strict=True)
+    right = [domain.truth[x.number] == answer for x, answer in pairs if x.number in domain.truth]
+    return sum(right) / len(right) if right else None

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from prunion.benchmarks.reproduce.archives.annotations import Listing, read_annotations
 from prunion.benchmarks.reproduce.archives.images import (
     BenchmarkImages,
     Picture,
@@ -22,16 +21,14 @@ from prunion.benchmarks.reproduce.archives.images import (
     write_table,
 )
 from prunion.benchmarks.reproduce.archives.unpack import unpack
-from prunion.runtime.base import parse_json, safe_relative_path, shown, write_json
+from prunion.runtime.base import write_json
 from prunion.runtime.errors import DataError
-from prunion.trainer.score import DECATHLON
 
 __all__ = ["DECATHLON_SOURCE", "MEAN_STD", "open_decathlon", "write_submission"]
 
 DECATHLON_SOURCE = "imagenet12"  # the domain that trunks are pretrained on
 PLAIN = ("dtd", "gtsrb", "omniglot", "svhn")  # neither mirrored nor cropped
-MOST_JSON, MOST_IMAGE = 1 << 30, 64 << 20  # bytes; ImageNet's annotations have 0.3 GB
-SPLITS = ("train", "val", "test_stripped", "test")  # the last is none of the kit's: labels_test.zip
+MOST_IMAGE = 64 << 20  # bytes
 
 # Mean and standard deviation of each domain's RGB, as in the benchmark's decathlon_mean_std.pickle
 # (which is not read: a pickle runs code).
@@ -51,15 +48,6 @@ MEAN_STD: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """One annotation file: image's number and path, class by image's number, class by number."""
-
-    images: list[tuple[int, str]]
-    labels: dict[int, int]
-    classes: dict[int, str]
-
-
 def open_decathlon(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImages]:
     """The domains that the archives or folders in `data` hold, in the benchmark's order.
 
@@ -71,7 +59,7 @@ def open_decathlon(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImag
     Raises DataError, naming the file, for what is missing or damaged; InputError where `work` was
     unpacked from other archives.
     """
-    listings = _annotations(data, work)
+    listings = read_annotations(data, work)
     chosen = {name: _chosen(own, limit) for name, own in listings.items()}
     places = _place_images(data, work, chosen)
     domains = [
@@ -109,79 +97,6 @@ def write_submission(
     return len(rows)
 
 
-def _annotations(data: Path, work: Path) -> dict[str, dict[str, _Listing]]:
-    """Every domain's annotation files by split, of the domains that have any."""
-    folder = next((x for x in (data, data / "decathlon-1.0") if (x / "annotations").is_dir()), work)
-    if folder == work:
-        kits = sorted(data.glob("*devkit*.tar*")) if data.is_dir() else []
-        if not kits:
-            raise DataError(
-                f"{data} holds neither annotations/ nor decathlon-1.0-devkit.tar.gz: put the "
-                "benchmark's development kit there"
-            )
-        names = [
-            f"annotations/{d.name}_{split}.json" for d in DECATHLON.domains for split in SPLITS
-        ]
-        wanted = {name: work / name for name in names}
-        unpack(kits, wanted, MOST_JSON, suffix=True, record=work / "kit.json")
-    found: dict[str, dict[str, _Listing]] = {}
-    for domain in DECATHLON.domains:
-        files = {x: folder / "annotations" / f"{domain.name}_{x}.json" for x in SPLITS}
-        if not files["train"].is_file():
-            continue
-        for split in ("val", "test_stripped"):
-            if not files[split].is_file():
-                raise DataError(f"{files[split]} is missing: copy the whole development kit")
-        found[domain.name] = {
-            x: _listing(file, domain.name, labelled=x != "test_stripped")
-            for x, file in files.items()
-            if file.is_file()
-        }
-        for split in ("train", "val"):
-            if not found[domain.name][split].images:
-                raise DataError(f"{files[split]} has no images: copy the development kit again")
-    if not found:
-        raise DataError(f"{folder}/annotations holds no DOMAIN_train.json of the Decathlon's")
-    return found
-
-
-def _listing(file: Path, domain: str, *, labelled: bool) -> _Listing:
-    if file.stat().st_size > MOST_JSON:
-        raise DataError(f"{file} is larger than {MOST_JSON >> 30} GiB: no annotations")
-    value = parse_json(file.read_bytes(), file, DataError)
-    try:
-        images = [(_number(x["id"]), x["file_name"]) for x in value["images"]]
-        classes = {_number(x["id"]): str(x["name"]) for x in value.get("categories", [])}
-        given = value["annotations"] if labelled else []
-        labels = {_number(x["image_id"]): _number(x["category_id"]) for x in given}
-    except (KeyError, TypeError, AttributeError, ValueError) as exc:
-        raise DataError(
-            f"{file} is no annotation file of the Decathlon ({type(exc).__name__}: {exc}): copy "
-            "the development kit again"
-        ) from None
-    for _, name in images:
-        if not safe_relative_path(name) or not name.startswith(f"data/{domain}/"):
-            raise DataError(
-                f"{file} names the image {shown(name)}, which is not in data/{domain}/: copy the "
-                "development kit again"
-            )
-    numbers = {number for number, _ in images}
-    wrong = "two images have one id" if len(numbers) < len(images) else ""
-    if labelled and (numbers != labels.keys() or len(given) > len(labels)):
-        wrong = "its images and annotations do not pair"
-    if labelled and not classes.keys() >= set(labels.values()):
-        wrong = "an annotation has a category that is not in its list"
-    if wrong:
-        raise DataError(f"{file}: {wrong}: copy the development kit again")
-    return _Listing(images, labels, _told_apart(classes))
-
-
-def _number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{shown(value)} is no whole number")
-    return value
-
-
 def _told_apart(classes: Mapping[int, str]) -> dict[int, str]:
     """Names by number; classes of one name get their number with it."""
     names = list(classes.values())
@@ -191,12 +106,11 @@ def _told_apart(classes: Mapping[int, str]) -> dict[int, str]:
     return {key: f"{name} ({key})" if name in twice else name for key, name in classes.items()}
 
 
-def _chosen(listings: Mapping[str, _Listing], limit: int) -> dict[str, list[Picture]]:
+def _chosen(listings: Mapping[str, Listing], limit: int) -> dict[str, list[Picture]]:
     """The images of each part that are used, their paths as the annotations have them."""
     parts: dict[str, list[Picture]] = {}
-    classes = listings["train"].classes
+    names = _told_apart(listings["train"].classes)
     for part, listing in listings.items():
-        names = listing.classes or classes
         parts[part] = [
             Picture(number, Path(path), names[listing.labels[number]] if listing.labels else "")
             for number, path in listing.images
@@ -257,7 +171,7 @@ def _is_there(
 def _domain(
     name: str,
     parts: Mapping[str, list[Picture]],
-    listings: Mapping[str, _Listing],
+    listings: Mapping[str, Listing],
     places: Mapping[str, Path],
     work: Path,
 ) -> BenchmarkImages:
@@ -278,7 +192,7 @@ def _domain(
         test=tables.get("test", ()),
         unlabelled=tuple(placed["test_stripped"]),
         truth={x.number: x.label for x in placed.get("test", ())},
-        categories={label: key for key, label in listings["train"].classes.items()},
+        categories={x: key for key, x in _told_apart(listings["train"].classes).items()},
         mirror=name not in PLAIN,
         crop=name not in PLAIN,
         mean=MEAN_STD[name][0],

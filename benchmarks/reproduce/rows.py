@@ -14,6 +14,7 @@ from typing import Any
 
 from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.archives import BenchmarkImages, domain_config, write_submission
+from prunion.benchmarks.reproduce.before import check_images
 from prunion.benchmarks.reproduce.catalogue import (
     ReproducedRow,
     backbone_of,
@@ -38,6 +39,7 @@ from prunion.benchmarks.reproduce.sources import (
     TrunkSource,
     answers_of_run,
     answers_of_source,
+    named_trunk,
     trunk_source,
 )
 from prunion.benchmarks.reproduce.table import reproduced_table
@@ -80,6 +82,9 @@ def reproduce(asked: Reproduction) -> str:
         domains = domains or asked.open()
         if not [x for x in domains if x.name != asked.source]:
             raise DataError(f"{asked.data} holds {asked.source} alone: put other domains there")
+        _check_runs(asked, left, domains)
+        networks = dict.fromkeys(row.network for row, _ in left)
+        on_first(lambda: check_images(asked, networks, domains))
     on_first(lambda: _check_done(asked, [x for x in wanted.items() if x[0] in done], done, domains))
     for number, (row, seed) in enumerate(left):
         # Whether a network can be exported is tried once.
@@ -174,6 +179,19 @@ def _check_done(
     now = {network: origin_of(asked, network, domains) for network in networks}
     for key, (row, _) in wanted:
         check_line(lines[key], now[row.network], asked.output / LINES)
+
+
+def _check_runs(
+    asked: Reproduction,
+    left: Sequence[tuple[ReproducedRow, int]],
+    domains: Sequence[BenchmarkImages],
+) -> None:
+    """Try every row's whole configuration. Raises ConfigError, naming the row."""
+    for row, seed in left:
+        try:
+            row_config(asked, row, seed, domains, named_trunk(asked, row.network).weights)
+        except ConfigError as exc:
+            raise ConfigError(f"row {row.name}: {exc}") from None
 
 
 def _train_of(asked: Reproduction, row: ReproducedRow) -> TrainConfig:

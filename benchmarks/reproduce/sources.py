@@ -39,6 +39,7 @@ __all__ = [
     "TrunkSource",
     "answers_of_run",
     "answers_of_source",
+    "images_to_pretrain",
     "named_trunk",
     "trunk_source",
 ]
@@ -102,10 +103,27 @@ def trunk_source(
     if known is None and weights != "default":
         try:
             source = read_source(Path(weights))
-            known = source.accuracy if source.domain == asked.source else None
         except ConfigError:  # weights from elsewhere say nothing of the source domain
-            known = None
+            return TrunkSource(weights)
+        known = source.accuracy if source.domain == asked.source else None
+        if known is not None and source.views != asked.crops:
+            views = source.views or "an unknown number of"
+            told = "%s: its accuracy is of %s views of an image, not %d"
+            log.warning(told, weights, views, asked.crops)
     return TrunkSource(weights, known)
+
+
+def images_to_pretrain(
+    asked: Reproduction, network: str, domains: Sequence[BenchmarkImages]
+) -> BenchmarkImages:
+    """The source domain. Raises DataError where its images are missing."""
+    for domain in domains:
+        if domain.name == asked.source:
+            return domain
+    raise DataError(
+        f"{asked.data} has no {asked.source} to pretrain {network} on: put it there, or give "
+        f"--weights {network}=FILE"
+    )
 
 
 def answers_of_source(
@@ -200,16 +218,11 @@ def _pretrain(
 ) -> None:
     """Pretrain a trunk unless it is there, of the same images."""
     path, epochs = Path(named.weights), named.epochs
-    images = next((x for x in domains if x.name == asked.source), None)
-    learned = "" if images is None else listing_of(images, UNLEARNED)
     if path.is_file():
-        _check_pretrained(path, learned, asked)
+        known = next((x for x in domains if x.name == asked.source), None)
+        _check_pretrained(path, "" if known is None else listing_of(known, UNLEARNED), asked)
         return
-    if images is None:
-        raise DataError(
-            f"{asked.data} has no {asked.source} to pretrain {network} on: put it there, or give "
-            f"--weights {network}=FILE"
-        )
+    images = images_to_pretrain(asked, network, domains)
     log.info("pretraining %s on %s, %d epochs", network, images.name, epochs)
     config = pretraining(
         backbone_of(network, "none"),
@@ -219,11 +232,11 @@ def _pretrain(
         threads=asked.threads,
         device=asked.device,
     )
-    pretrain_trunk(config, path, resume=True, images=learned)
+    pretrain_trunk(config, path, resume=True, images=listing_of(images, UNLEARNED))
 
 
 def _check_pretrained(path: Path, images: str, asked: Reproduction) -> None:
-    """Refuse a trunk that learned from other images; say where its accuracy is of other views."""
+    """Refuse a trunk that learned from other images."""
     source = read_source(path)
     if source.images and images and source.images != images:
         raise InputError(
@@ -233,6 +246,3 @@ def _check_pretrained(path: Path, images: str, asked: Reproduction) -> None:
         )
     if images and not source.images:
         log.warning("%s is of an earlier version, which did not say of which images", path)
-    if source.views != asked.crops and not asked.source_accuracy:
-        views = source.views or "an unknown number of"
-        log.warning("%s: its accuracy is of %s views of an image, not %d", path, views, asked.crops)

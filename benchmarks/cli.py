@@ -28,6 +28,13 @@ changed = click.option(
 )
 
 
+def _percent(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """An accuracy, unless it looks like a share of 1."""
+    if 0 < value <= 1:
+        raise click.BadParameter(f"{value:g} looks like a share: give percent, such as 76.2")
+    return value
+
+
 @click.command()
 @click.option(
     "-o", "--output", default="./prunion-demo", show_default=True, type=FilePath(), help="Folder."
@@ -198,6 +205,7 @@ def pretrain(
     "--source-accuracy",
     default=0.0,
     type=FiniteRange(0, 100),
+    callback=_percent,
     metavar="PERCENT",
     help="Of ImageNet, where the weights do not tell.",
 )

@@ -64,6 +64,7 @@ def test_from_archives_to_table_and_submission(data: Path) -> None:
     assert table.strip() in text
     assert "| *BAP, Table 2: BAP β=0.50* | 0.403 | 0.73 |" in table
     assert "CovNorm" in table and "Without Airc, C100" in table
+    assert "Measured on validation images, the printed rows on test images: 3 of 3 rows." in table
     # A row that has a line is not run again, nor are the archives needed for it.
     (data / "decathlon-1.0-devkit.tar.gz").unlink()
     again, text = run(data, *few, *(x for row in rows for x in ("--method", row)))
@@ -112,7 +113,8 @@ def test_training_on_all_labels_leaves_no_accuracy_but_a_submission(data: Path) 
     (line,) = lines(data)
     assert line["accuracy"] == {} and line["images"]["gtsrb"]["train"] == 24
     assert line["submitted"] == 42 and "-final" in line["key"]
-    assert "| – | – |" in (data.parent / "out" / "table.md").read_text("utf-8")
+    table = (data.parent / "out" / "table.md").read_text("utf-8")
+    assert "| – | – |" in table and "validation" not in table
 
 
 @pytest.mark.slow
@@ -220,6 +222,7 @@ def test_the_rows_are_listed_without_any_data() -> None:
         ),
         (["imagenet-to-sketch", "--list", "--final"], 2, "has no validation images"),
         (["decathlon", "--data", "x", "-o", "y", "--set", "seed=1"], 1, "give train.KEY=VALUE"),
+        (["decathlon", "--list", "--source-accuracy", "0.762"], 2, "0.762 looks like a share"),
         (["decathlon", "--data", "x", "-o", "y"], 1, "x holds neither annotations/"),
         (["imagenet-to-sketch", "--data", "x", "-o", "y"], 1, "x holds none of the folders"),
     ],

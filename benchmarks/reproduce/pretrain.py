@@ -7,6 +7,7 @@ tensors under the backbone's names, so that `[backbone] weights` takes them, and
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from prunion.trainer.config import (
     RunConfig,
     TrainConfig,
 )
+from prunion.trainer.data import parts_among
 from prunion.trainer.network import DomainNet, build_network, load_checkpoint
 from prunion.trainer.processes import joined_processes
 from prunion.trainer.run import STATE
@@ -41,6 +43,7 @@ __all__ = [
     "source_network",
 ]
 
+log = logging.getLogger(__name__)
 KIND = "prunion pretrain"
 HEAD = ("domain_head.weight", "domain_head.bias")
 HOLDOUT = 0.1  # of the images, where there are none to test on
@@ -119,7 +122,7 @@ def backbone_named(name: str, weights: str = "none") -> BackboneConfig:
 def domain_at(data: Path, name: str = "") -> DomainConfig:
     """One domain's images: a folder of class folders, maybe below `train` and `test`, or a file.
 
-    Raises DataError if there is nothing.
+    Raises DataError if there is nothing, or parts under other names, which would be classes.
     """
     if not data.exists():
         raise DataError(f"{data} does not exist: give a folder of class folders, or a Parquet file")
@@ -129,11 +132,32 @@ def domain_at(data: Path, name: str = "") -> DomainConfig:
     )
     train = next((x for x in (data / "train", data / "train.parquet") if x.exists()), None)
     if train is None:
+        _check_parts(data)
         return DomainConfig(name, train=(str(data),), holdout=HOLDOUT)
+    _tell_passed_over(data, train)
     test = next((x for t in TESTS for x in (data / t, data / f"{t}.parquet") if x.exists()), None)
     if test is None:
         return DomainConfig(name, train=(str(train),), holdout=HOLDOUT)
     return DomainConfig(name, train=(str(train),), test=(str(test),))
+
+
+def _check_parts(data: Path) -> None:
+    """Refuse a folder whose class folders look like parts of a data set."""
+    folders = sorted(x.name for x in data.iterdir() if x.is_dir()) if data.is_dir() else []
+    if found := parts_among(folders):
+        raise DataError(
+            f"{data} holds the folders {' and '.join(found)}, which look like parts of a data set "
+            f"and would be classes: name them train and {TESTS[0]}, or give one of them"
+        )
+
+
+def _tell_passed_over(data: Path, train: Path) -> None:
+    """Say which folders beside `train` are not read, as it might be a class itself."""
+    known = ("train", *TESTS)
+    other = [x.name for x in data.iterdir() if x.is_dir() and x.name not in known]
+    if other := sorted(name for name in other if not name.startswith(".")):
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        log.warning("%s is trained on, not %s%s beside it", train, ", ".join(other[:3]), more)
 
 
 def read_source(path: Path) -> Source:

@@ -15,7 +15,7 @@ from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
 from prunion.runtime.images.image_set import ImageCheck, decode_image, file_mark
 from prunion.runtime.images.labels import Split
 
-__all__ = ["open_folder"]
+__all__ = ["folder_images", "open_folder"]
 
 BOXED_SUFFIXES = {
     **dict.fromkeys((".avif", ".avifs"), "AVIF"),
@@ -31,19 +31,16 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
     class folder, a folder cannot be opened or an image cannot be read.
     """
     skipped: Counter[str] = Counter()
-    names = _class_folders(folder, skipped)
+    found = folder_images(folder, skipped)
+    names = list(found)
     if not names:
         hidden = [kind for kind in skipped if kind.startswith("class folder")]
         raise DataError(
             f"{folder} has no class folders: put its images in one folder per class"
             + (f", whose name begins with no dot ({hidden[0]} does)" if hidden else "")
         )
-    paths: list[Path] = []
-    labels: list[str] = []
-    for name in names:
-        found = _images_below(folder / name, skipped)
-        paths += found
-        labels += [name] * len(found)
+    paths = [path for own in found.values() for path in own]
+    labels = [name for name, own in found.items() for _ in own]
     check = ImageCheck(orientation)
     check.check(paths, list(map(str, paths)))
     stats = [path.stat() for path in paths]
@@ -61,6 +58,17 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
         marks=np.array([file_mark(x) for x in stats], np.int64),
         prints=np.array(check.prints, np.int64),
     )
+
+
+def folder_images(folder: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
+    """The files that `open_folder` takes for images, unread, by class in its order.
+
+    Args:
+        skipped: is told what was passed over.
+
+    Raises DataError if a folder cannot be opened.
+    """
+    return {x: _images_below(folder / x, skipped) for x in _class_folders(folder, skipped)}
 
 
 def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:

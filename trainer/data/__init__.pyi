@@ -1,6 +1,7 @@
 from .batch import Batch as Batch
 from .batches import JointBatches as JointBatches
 from .batches import eval_batches as eval_batches
+from .classes import parts_among as parts_among
 from .domains import Domain as Domain
 from .domains import ImageSet as ImageSet
 from .domains import open_domain as open_domain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,11 @@ from prunion.runtime.images import (
 )
 from prunion.trainer.config import DomainConfig
 
-__all__ = ["Numbered", "number_classes"]
+__all__ = ["Numbered", "number_classes", "parts_among"]
 
 MOST_NAMED = 4  # classes in a message
 OTHERWISE = ", or holdout = 0.2 in place of a test set"
+PART_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def number_classes(
     """
     where = f"[domains.{config.name}]"
     classes = _named(where, train, "train")
-    drop, remarks = config.drop_untrained, list(_look_alikes(classes))
+    drop, remarks = config.drop_untrained, [*_look_alikes(classes), *_like_parts(classes)]
     numbers = number_labels(train, classes, otherwise=OTHERWISE)
     train_set = train.numbered(numbers)
     others: dict[str, ImageSet] = {}
@@ -162,6 +163,21 @@ def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:
                 f"classes {shown(other)} and {shown(name)} differ only in case, spaces or code "
                 "points: are they one?"
             )
+
+
+def parts_among(names: Iterable[str]) -> list[str]:
+    """The names that a data set's parts usually have, whatever their case; none if only one has."""
+    found = [name for name in names if plain_name(name) in PART_NAMES]
+    return found if len(found) > 1 else []
+
+
+def _like_parts(classes: tuple[str, ...]) -> Iterator[str]:
+    """Classes that are folders of training and of test images, it seems."""
+    if found := parts_among(classes):
+        yield (
+            f"classes {_listed(found)} are named like parts of a data set: if they are, give these "
+            "apart as train and test"
+        )
 
 
 def _spelled(name: str, lacking: list[str], part: str) -> str:

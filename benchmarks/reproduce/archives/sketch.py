@@ -8,6 +8,7 @@ mirrored; of the others training sees any part of an image, resized.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 from prunion.benchmarks.reproduce.archives.images import (
@@ -18,7 +19,7 @@ from prunion.benchmarks.reproduce.archives.images import (
     write_table,
 )
 from prunion.runtime.errors import DataError
-from prunion.runtime.images import IMAGE_SUFFIXES
+from prunion.runtime.images import folder_images
 from prunion.trainer.score import IMAGENET_TO_SKETCH
 
 __all__ = ["SKETCH_SOURCE", "open_sketch"]
@@ -49,10 +50,14 @@ def open_sketch(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImages]
     """
     found = []
     for domain in IMAGENET_TO_SKETCH.domains:
-        folder = next((data / x for x in FOLDERS[domain.name] if (data / x).is_dir()), None)
-        if folder is None:
+        there = [data / x for x in FOLDERS[domain.name] if (data / x).is_dir()]
+        if not there:
             log.warning("%s: no folder in %s, left out", domain.name, data)
             continue
+        if len({x.resolve() for x in there}) > 1:
+            both = " and ".join(x.name for x in there)
+            raise DataError(f"{data} holds {both}, which are one domain: leave one of them there")
+        folder = there[0]
         parts = [next((folder / x for x in names if (folder / x).is_dir()), None)
                  for names in (("train",), ("test", "val"))]  # fmt: skip
         train, test = parts
@@ -94,10 +99,6 @@ def _limited(
 
 
 def _pictures(folder: Path) -> list[Picture]:
-    return [
-        Picture(0, file, label.name)
-        for label in sorted(folder.iterdir())
-        if label.is_dir() and not label.name.startswith(".")
-        for file in sorted(label.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    ]
+    """What a run finds in the folder; a link to nowhere is its error, and not this one's."""
+    found = folder_images(folder, Counter())
+    return [Picture(0, x, name) for name, own in found.items() for x in own if x.is_file()]

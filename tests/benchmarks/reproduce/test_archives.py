@@ -257,6 +257,22 @@ def test_folders_of_imagenet_to_sketch(tmp_path: Path) -> None:
     assert len(open_domain(config, 0).train) == 8
     few = open_sketch(tmp_path, tmp_path / "work", limit=4)[1]
     assert len(open_domain(domain_config(few, final=False), 0).train) == 4
+    # What a run passes over is in no table, nor does it make other images of them.
+    listing = opened[1].listing
+    for name in ("._0000.jpg", "0000.jpg.part", "notes.txt"):
+        (tmp_path / "flowers" / "train" / "a" / name).write_bytes(b"no image")
+    (tmp_path / "flowers" / "train" / ".hidden").mkdir()
+    (tmp_path / "flowers" / "train" / "a" / "PHOTO").write_bytes(parts["train"]["a"][0])
+    few = open_sketch(tmp_path, tmp_path / "work", limit=9)[1]
+    assert len(open_domain(domain_config(few, final=False), 0).train) == 9
+    (tmp_path / "flowers" / "train" / "a" / "PHOTO").unlink()
+    assert open_sketch(tmp_path, tmp_path / "work")[1].listing == listing
+    (tmp_path / "cubs").mkdir()
+    with pytest.raises(DataError, match="holds cubs and cubs_cropped, which are one domain"):
+        open_sketch(tmp_path, tmp_path / "work")
+    (tmp_path / "cubs").rmdir()
+    (tmp_path / "cubs").symlink_to(tmp_path / "cubs_cropped")
+    assert names(open_sketch(tmp_path, tmp_path / "work")) == ["cubs", "flowers"]
     shutil.rmtree(tmp_path / "flowers" / "test")
     with pytest.raises(DataError, match="holds no train/ and test/"):
         open_sketch(tmp_path, tmp_path / "work")

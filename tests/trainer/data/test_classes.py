@@ -115,6 +115,13 @@ def test_a_spelling_that_differs_is_pointed_at(name: str, other: str) -> None:
     assert "differ only in case, spaces or code points" in found.remarks[0]
 
 
+def test_classes_that_look_like_parts_are_remarked_on() -> None:
+    """A folder above training and test images teaches to tell the one from the other."""
+    (remark,) = numbered(split([0, 1], ("Test", "Train"))).remarks
+    assert remark.startswith("classes 'Test', 'Train' are named like parts of a data set")
+    assert numbered(split([0, 1], ("plane", "train"))).remarks == ()
+
+
 @pytest.mark.parametrize("name", ["", "a\nb", "a\x00", "\udce9"])
 def test_a_name_that_cannot_be_written_is_refused_before_training(name: str) -> None:
     refused(r"train has a class .*: rename it", split([0, 1], ("ant", name)))

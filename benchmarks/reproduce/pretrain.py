@@ -17,6 +17,7 @@ import torch
 
 from prunion.exporter.training import train
 from prunion.runtime.base import check_output, reason_of, replace_file
+from prunion.runtime.bundle import sorted_metadata
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.backbone import PAPER_NETS, PIXEL_NORM
 from prunion.trainer.config import (
@@ -206,7 +207,7 @@ def on_first(action: Any) -> None:
 
 
 def _write(run: Path, output: Path, images: str) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     loaded = load_checkpoint(run)
     domain = loaded.meta["domains"][0]
@@ -220,7 +221,8 @@ def _write(run: Path, output: Path, images: str) -> None:
         "views": str(loaded.config.input.test_crops),
     }
     with replace_file(output) as temporary:
-        save_file(_tensors(loaded.net), temporary, facts)
+        # The same run writes the same bytes, as rows are told from others by the file's digest.
+        temporary.write_bytes(sorted_metadata(save(_tensors(loaded.net), facts)))
 
 
 def _tensors(net: DomainNet) -> dict[str, torch.Tensor]:

@@ -28,6 +28,7 @@ from .pack import Pack as Pack
 from .pack import check_pack as check_pack
 from .pack import no_pack as no_pack
 from .pack import read_pack as read_pack
+from .pack import sorted_metadata as sorted_metadata
 from .pack import write_pack as write_pack
 from .packed import empty_weights as empty_weights
 from .packed import packed_parts as packed_parts

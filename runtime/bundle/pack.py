@@ -18,7 +18,7 @@ from prunion.runtime.bundle.manifest_parts import ImageInput
 from prunion.runtime.bundle.weight_parts import check_own
 from prunion.runtime.errors import BundleError
 
-__all__ = ["Pack", "check_pack", "no_pack", "read_pack", "write_pack"]
+__all__ = ["Pack", "check_pack", "no_pack", "read_pack", "sorted_metadata", "write_pack"]
 
 FORMAT = "prunion-pack"
 FORMAT_VERSION = 1
@@ -75,10 +75,10 @@ def write_pack(path: Path | str, pack: Pack) -> None:
     tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
     tensors |= {name: np.ascontiguousarray(pack.own[name]) for name in sorted(pack.own)}
     with replace_file(path) as temporary:
-        temporary.write_bytes(_sorted_metadata(save(tensors, metadata)))
+        temporary.write_bytes(sorted_metadata(save(tensors, metadata)))
 
 
-def _sorted_metadata(data: bytes) -> bytes:
+def sorted_metadata(data: bytes) -> bytes:
     """A safetensors file with its metadata in order, which the library writes in any order."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json_of(data[8:start])

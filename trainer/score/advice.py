@@ -26,6 +26,7 @@ class Fit:
         overfits: whether test images are answered worse by more than chance.
         told: whether it is known that the budget is not why no more is learned: there is a
             baseline, or nothing is pruned.
+        of: whose training images `trained` and `whole` are of, in words; "" for all domains'.
     """
 
     trained: float
@@ -33,6 +34,7 @@ class Fit:
     whole: float | None = None
     overfits: bool = False
     told: bool = False
+    of: str = ""
 
     @property
     def is_low(self) -> bool:
@@ -57,7 +59,7 @@ def limit_line(
     slack = ""
     if pruning.prunes and pruning.is_slack(share):
         slack = f"{pruning.kept:.1%} is kept, far below the [budget] limit of {share:.1%}"
-    seen = f"{fit.trained:.1%} of the training images"
+    seen = f"{fit.trained:.1%} of the training images" + (f" of {fit.of}" if fit.of else "")
     smaller = f"a smaller [budget] {keys}" if free and keys else ""
     if limit == "budget":
         what = "the budget is" if "limit" in keys else "[budget] own is" if keys else "channels are"

@@ -89,8 +89,15 @@ def judge(pruned: Learned, baseline: Learned | None = None) -> Verdict:
     loss = mean_loss(answers) if len(answers) == len(names) else None
     images = sum(len(pruned.right[name]) for name in names if name in pruned.right)
     lost = [name for name, x in domains.items() if x.low > 0]
-    fit = _fit(pruned, baseline, prunes)
-    limit: Limit = "unknown" if fit is None else _limit(fit, pruned, baseline, loss, lost)
+    # Of a baseline that may not be compared, what it learned says as little as what it answers.
+    rival = None
+    if baseline is not None and answers:
+        trained = {name: x for name, x in baseline.trained.items() if name in answers}
+        rival = replace(baseline, trained=trained)
+    fit = _fit(pruned, rival, prunes)
+    limit: Limit = "unknown" if fit is None else _limit(fit, pruned, rival, loss, lost)
+    if limit == "budget" and fit is not None and rival is not None:
+        fit = _fit_of(fit, pruned, rival, lost)
     lines = []
     if prunes:
         unknown = [name for name in names if name not in domains and baseline is not None]
@@ -133,7 +140,9 @@ def _fit(learned: Learned, baseline: Learned | None, prunes: bool) -> Fit | None
     tested = _average({n: x for n, x in learned.accuracy.items() if n in learned.trained})
     if trained is None or tested is None:
         return None
-    whole = None if baseline is None or not prunes else _average(baseline.trained)
+    whole = None
+    if baseline is not None and prunes and learned.trained.keys() <= baseline.trained.keys():
+        whole = _average({name: baseline.trained[name] for name in learned.trained})
     return Fit(trained, tested, whole, _lacks_images(learned), not prunes or whole is not None)
 
 
@@ -148,13 +157,28 @@ def _learns_less(pruned: Learned, baseline: Learned, lost: Sequence[str]) -> boo
 
     Those of the domains that surely lost, or of all where the mean alone did.
     """
-    names = [n for n in pruned.trained if n in baseline.trained and pruned.images.get(n)]
-    names = [n for n in names if n in lost] or names
+    names = [n for n in _trained_by_both(pruned, baseline, lost) if pruned.images.get(n)]
     if not names:
         return False
     less = float(np.mean([baseline.trained[n] - pruned.trained[n] for n in names]))
     noise = [_variance(p.trained[n], p.images[n]) for n in names for p in (pruned, baseline)]
     return less > max(CLEAR, normal_of() * math.sqrt(sum(noise)) / len(names))
+
+
+def _trained_by_both(pruned: Learned, baseline: Learned, lost: Sequence[str]) -> list[str]:
+    """The domains that lost, or all where none did, that both runs tell how well they learned."""
+    names = [n for n in pruned.trained if n in baseline.trained]
+    return [n for n in names if n in lost] or names
+
+
+def _fit_of(fit: Fit, pruned: Learned, baseline: Learned, lost: Sequence[str]) -> Fit:
+    """The same of the domains that lost: in a mean, others that gained would hide it."""
+    names = _trained_by_both(pruned, baseline, lost)
+    if not names or names == list(pruned.trained):
+        return fit
+    trained, whole = ([x.trained[n] for n in names] for x in (pruned, baseline))
+    of = names[0] if len(names) == 1 else f"the {len(names)} domains that lost"
+    return replace(fit, trained=float(np.mean(trained)), whole=float(np.mean(whole)), of=of)
 
 
 def _lacks_images(learned: Learned) -> bool:

@@ -166,6 +166,26 @@ def test_a_domain_that_lost_is_asked_how_well_it_learns() -> None:
     assert judge(less, good).limit == "budget"
 
 
+def test_what_is_learned_less_is_told_of_the_domains_that_lost() -> None:
+    """In the mean more may be learned: "90.0% of the training images, 83.5% with every channel"."""
+    whole = {"signs": bits(1000, 0.95), "cars": bits(1000, 0.60)}
+    pruned = {"signs": bits(1000, 0.85), "cars": bits(1000, 0.62)}
+    run = replace(learned(pruned, 0.9), trained={"signs": 0.85, "cars": 0.95})
+    rival = replace(learned(whole, 0.9), trained={"signs": 0.97, "cars": 0.70})
+    found = judge(run, rival)
+    assert found.limit == "budget"
+    assert "85.0% of the training images of signs, 97.0% with every channel" in found.lines[1]
+
+
+def test_what_another_baseline_learned_says_nothing() -> None:
+    """It made images the limit of a run whose own figures do not tell."""
+    alone, rival = learned({"a": bits(500, 0.5)}, 0.7), learned({"a": bits(500, 0.52)}, 0.99)
+    config = {**MADE_BY["config"], "seed": 1}  # type: ignore[dict-item]
+    other = replace(rival, made_by={**(rival.made_by or {}), "config": config})
+    assert judge(alone, rival).loss is not None
+    assert judge(alone, other).limit == judge(alone).limit == "unknown"
+
+
 @pytest.mark.parametrize("few", [3, 5])
 def test_a_handful_of_images_is_sure_of_nothing(few: int) -> None:
     """The exact test has p = 0.25 of three images that are all lost, 0.06 of five."""

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.benchmarks.reproduce.archives.unpack import unpack
+from prunion.benchmarks.reproduce.archives.unpack import tars_in, unpack
 from prunion.runtime.base import parse_json, safe_relative_path, shown
 from prunion.runtime.errors import DataError
 from prunion.trainer.score import DECATHLON
 
-__all__ = ["Listing", "read_annotations"]
+__all__ = ["KIT", "Listing", "read_annotations"]
 
+KIT = "devkit"  # in the name of the kit's archive
 MOST_JSON = 1 << 30  # bytes; ImageNet's annotations have 0.3 GB
 SPLITS = ("train", "val", "test_stripped", "test")  # the last is none of the kit's: labels_test.zip
 
@@ -47,7 +48,7 @@ def read_annotations(data: Path, work: Path) -> dict[str, dict[str, Listing]]:
     """
     folder = next((x for x in (data, data / "decathlon-1.0") if (x / "annotations").is_dir()), work)
     if folder == work:
-        kits = sorted(data.glob("*devkit*.tar*")) if data.is_dir() else []
+        kits = [x for x in tars_in(data) if KIT in x.name] if data.is_dir() else []
         if not kits:
             raise DataError(
                 f"{data} holds neither annotations/ nor decathlon-1.0-devkit.tar.gz: put the "

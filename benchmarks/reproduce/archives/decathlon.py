@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from prunion.benchmarks.reproduce.archives.annotations import Listing, read_annotations
+from prunion.benchmarks.reproduce.archives.annotations import KIT, Listing, read_annotations
 from prunion.benchmarks.reproduce.archives.images import (
     BenchmarkImages,
     Picture,
@@ -20,7 +20,7 @@ from prunion.benchmarks.reproduce.archives.images import (
     listing_digest,
     write_table,
 )
-from prunion.benchmarks.reproduce.archives.unpack import unpack
+from prunion.benchmarks.reproduce.archives.unpack import tars_in, unpack
 from prunion.runtime.base import write_json
 from prunion.runtime.errors import DataError
 
@@ -128,26 +128,26 @@ def _place_images(
 ) -> dict[str, Path]:
     """Where each domain's `data/DOMAIN/` lies once its tars are unpacked: the folder above it."""
     roots = [x for x in (data, data / "decathlon-1.0") if x.is_dir()]
+    pictures = {name: [x for own in parts.values() for x in own] for name, parts in chosen.items()}
+    # A folder that holds none of them is what an archive was to be unpacked to.
     places = {
-        name: root for name in chosen for root in roots[::-1] if (root / "data" / name).is_dir()
+        name: root
+        for name, own in pictures.items()
+        for root in roots[::-1]
+        if (root / "data" / name).is_dir() and any((root / x.path).is_file() for x in own)
     }
     wanted = {
         str(picture.path).removeprefix("data/"): work / picture.path
-        for name, parts in chosen.items()
+        for name, own in pictures.items()
         if name not in places
-        for pictures in parts.values()
-        for picture in pictures
+        for picture in own
     }
     folders = [x for root in roots for x in (root, root / "data") if x.is_dir()]
-    tars = [
-        x
-        for folder in folders
-        for x in sorted(folder.glob("*.tar*")) + sorted(folder.glob("*.tgz"))
-    ]
+    tars = [x for folder in folders for x in tars_in(folder) if KIT not in x.name]
     # The small ones first: a domain's own tar is read before the one of all.
-    tars = sorted((x for x in tars if "devkit" not in x.name), key=lambda x: x.suffix != ".tar")
+    tars.sort(key=lambda x: x.suffix.lower() != ".tar")
     if wanted:
-        unpack(tars, wanted, MOST_IMAGE, record=work / "archives.json")
+        unpack(tars, wanted, MOST_IMAGE, suffix=True, record=work / "archives.json")
     return {name: places.get(name, work) for name in chosen}
 
 

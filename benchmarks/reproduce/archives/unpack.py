@@ -24,13 +24,20 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.errors import DataError, InputError
 
-__all__ = ["unpack"]
+__all__ = ["tars_in", "unpack"]
 
 MOST_MEMBERS = 8_000_000  # the Decathlon has 1.7 million images
 DEEPEST = 2  # tars within tars
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 END = 1 << 20  # bytes at either end of an archive; the last of a gzip have its checksum
 
 log = logging.getLogger(__name__)
+
+
+def tars_in(folder: Path) -> list[Path]:
+    """The archives in a folder by their names, sorted; none that macOS puts beside them."""
+    named = (x for x in folder.iterdir() if x.name.lower().endswith(TARS) and _is_shown(x.name))
+    return sorted(x for x in named if x.is_file())
 
 
 def unpack(
@@ -44,7 +51,7 @@ def unpack(
     """Write the members called `wanted` to the paths it gives; a file that is there is left.
 
     Args:
-        archives: .tar, .tar.gz or .tgz; their own members that end in .tar are looked into.
+        archives: tars, compressed or not; their own members that end in .tar are looked into.
         wanted: member's name, a plain relative path, to the file that it becomes.
         most_bytes: of one member.
         suffix: members may lie in a folder: the end of their path is what is looked for.
@@ -131,7 +138,8 @@ def _read(
             if count == MOST_MEMBERS:
                 raise DataError(f"{place} has over {MOST_MEMBERS:,} members: no archive of images")
             name = member.name.removeprefix("./")
-            if name.endswith(".tar") and member.isreg() and depth < DEEPEST:
+            inside = name.endswith(".tar") and _is_shown(name)
+            if inside and member.isreg() and depth < DEEPEST:
                 inner = tar.extractfile(member)
                 assert inner is not None
                 _read(inner, f"{place}: {name}", left, most_bytes, depth + 1, by_end=by_end)
@@ -150,6 +158,11 @@ def _read(
             assert source is not None
             target = left.pop(key)
             _write(source, target)
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a file is not hidden: macOS writes `._NAME` beside NAME, of another kind."""
+    return not name.rpartition("/")[2].startswith(".")
 
 
 def _wanted(name: str, left: Mapping[str, Path], *, by_end: bool) -> str | None:

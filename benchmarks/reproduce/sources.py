@@ -19,13 +19,14 @@ from prunion.benchmarks.reproduce.archives import (
 )
 from prunion.benchmarks.reproduce.catalogue import backbone_of
 from prunion.benchmarks.reproduce.pretrain import (
+    Source,
     pretrain_trunk,
     pretraining,
     read_source,
     source_network,
 )
 from prunion.benchmarks.reproduce.settings import Reproduction, input_of
-from prunion.runtime.base import parse_json, sha256_file, write_json
+from prunion.runtime.base import parse_json, sha256_file, shown, write_json
 from prunion.runtime.errors import ConfigError, DataError, InputError
 from prunion.runtime.images import ImageSet, decode_image, digest_of
 from prunion.trainer.backbone import PAPER_NETS
@@ -37,6 +38,7 @@ from prunion.trainer.processes import device_named
 __all__ = [
     "NamedTrunk",
     "TrunkSource",
+    "answering_source",
     "answers_of_run",
     "answers_of_source",
     "images_to_pretrain",
@@ -105,12 +107,26 @@ def trunk_source(
             source = read_source(Path(weights))
         except ConfigError:  # weights from elsewhere say nothing of the source domain
             return TrunkSource(weights)
-        known = source.accuracy if source.domain == asked.source else None
-        if known is not None and source.views != asked.crops:
-            views = source.views or "an unknown number of"
-            told = "%s: its accuracy is of %s views of an image, not %d"
-            log.warning(told, weights, views, asked.crops)
+        known = _accuracy(source, weights, asked, domains)
     return TrunkSource(weights, known)
+
+
+def _accuracy(
+    source: Source, weights: str, asked: Reproduction, domains: Sequence[BenchmarkImages]
+) -> float | None:
+    """A trunk's on the source domain; None where it is another domain's, or of other classes."""
+    if source.domain != asked.source:
+        return None
+    categories = next((x.categories for x in domains if x.name == asked.source), {})
+    known, there = len(source.classes), len(categories)
+    if there and known != there and not asked.limit_images:
+        log.warning("%s: its accuracy is of %d classes, not %d: left out", weights, known, there)
+        return None
+    if source.views != asked.crops:
+        views = source.views or "an unknown number of"
+        told = "%s: its accuracy is of %s views of an image, not %d"
+        log.warning(told, weights, views, asked.crops)
+    return source.accuracy
 
 
 def images_to_pretrain(
@@ -146,16 +162,29 @@ def answers_of_source(
     }
     if (found := _kept(kept, of)) is not None:
         return {images.name: found}
-    try:
-        source = read_source(Path(weights))
-    except ConfigError:
-        log.warning("%s: no head in %s, so the submission lacks it", images.name, weights)
+    source = answering_source(weights, images)
+    if source is None:
         return {}
     shape = input_of(asked)
     net = source_network(backbone_of(network, weights), shape.size, source)
     answers = _answers(net, [source.classes], [images], shape, asked.device)
     write_json(kept, {**of, "answers": answers[images.name]})
     return answers
+
+
+def answering_source(weights: str, images: BenchmarkImages) -> Source | None:
+    """The head that answers for the source's images; None, and a line why, where there is none."""
+    why = "no head"
+    try:
+        source = read_source(Path(weights))
+        if set(source.classes) <= images.categories.keys():
+            return source
+        foreign = next(x for x in source.classes if x not in images.categories)
+        why = f"a head of other classes, such as {shown(foreign)},"
+    except ConfigError:
+        pass
+    log.warning("%s: %s in %s, so the submission lacks it", images.name, why, weights)
+    return None
 
 
 def _kept(path: Path, of: Mapping[str, Any]) -> list[str] | None:

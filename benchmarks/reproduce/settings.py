@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from prunion.benchmarks.reproduce.archives import (
     open_sketch,
 )
 from prunion.benchmarks.reproduce.catalogue import BUDGETS, ReproducedRow
-from prunion.runtime.base import replace_file
+from prunion.runtime.base import lock_folder, replace_file
 from prunion.runtime.errors import ConfigError, InputError
 from prunion.trainer.config import (
     METHOD_KEYS,
@@ -40,6 +44,8 @@ __all__ = [
     "write_text",
 ]
 
+log = logging.getLogger(__name__)
+PATIENCE = 60.0  # seconds, with another process that writes a line
 # The domain of each benchmark that trunks are pretrained on.
 SOURCES = {"decathlon": DECATHLON_SOURCE, "imagenet-to-sketch": SKETCH_SOURCE}
 DATA = "data"  # below the output: what was unpacked, and tables
@@ -158,9 +164,35 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def add_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Write one more line, whole or not at all."""
-    before = path.read_text("utf-8") if path.is_file() else ""
-    write_text(path, before + json.dumps(line, ensure_ascii=False) + "\n")
+    """Write one more line, whole or not at all; none for a row that has got one meanwhile.
+
+    Several processes may run rows of one folder: none loses another's line.
+    """
+    with _alone(path.parent):
+        if any(other["key"] == line["key"] for other in read_lines(path)):
+            log.warning(
+                "row %s: another process wrote its line meanwhile, which stays", line["key"]
+            )
+            return
+        before = path.read_text("utf-8") if path.is_file() else ""
+        write_text(path, before + json.dumps(line, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process that asks for it is in here, unless one hangs: a line must not be lost."""
+    handle, end = -1, time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            handle = lock_folder(folder)
+            break
+        except BlockingIOError:
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        if handle >= 0:
+            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

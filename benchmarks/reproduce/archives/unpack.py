@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -178,7 +179,7 @@ def _wanted(name: str, left: Mapping[str, Path], *, by_end: bool) -> str | None:
 def _write(source: IO[bytes], path: Path) -> None:
     """Whole or not at all, but not safe from a power cut: a million images must not wait for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.part")
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process may unpack too
     with half.open("wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
     half.replace(path)

@@ -94,10 +94,11 @@ def test_rows_of_before_say_nothing_of_slices_together(tmp_path: Path) -> None:
     """Their `flop_union` was the graph's."""
     line = {"key": "a", "accuracy": {}, "flop": 0.4, "flop_union": 0.99}
     add_line(tmp_path / "rows.jsonl", line)
-    add_line(tmp_path / "rows.jsonl", {**line, "flop_union": 0.6, "flop_graph": 0.99})
-    older, newer = read_lines(tmp_path / "rows.jsonl")
+    newer = {**line, "key": "b", "flop_union": 0.6, "flop_graph": 0.99}
+    add_line(tmp_path / "rows.jsonl", newer)
+    older, after = read_lines(tmp_path / "rows.jsonl")
     assert (older.get("flop_union"), older["flop_graph"]) == (None, 0.99)
-    assert (newer["flop_union"], newer["flop_graph"]) == (0.6, 0.99)
+    assert (after["flop_union"], after["flop_graph"]) == (0.6, 0.99)
 
 
 def test_a_change_that_one_row_does_not_know_is_told_before_any_is_trained(data: Path) -> None:

@@ -55,8 +55,8 @@ def open_sketch(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImages]
             log.warning("%s: no folder in %s, left out", domain.name, data)
             continue
         if len({x.resolve() for x in there}) > 1:
-            both = " and ".join(x.name for x in there)
-            raise DataError(f"{data} holds {both}, which are one domain: leave one of them there")
+            named = " and ".join(x.name for x in there)
+            raise DataError(f"{data} holds {named}, which are one domain: leave one of them there")
         folder = there[0]
         parts = [next((folder / x for x in names if (folder / x).is_dir()), None)
                  for names in (("train",), ("test", "val"))]  # fmt: skip

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +23,7 @@ from prunion.runtime.base import (
     shown,
     write_json,
 )
-from prunion.runtime.errors import DataError, InputError
+from prunion.runtime.errors import DataError, InputError, OutputError
 
 __all__ = ["tars_in", "unpack"]
 
@@ -65,6 +65,7 @@ def unpack(
     Raises:
         DataError: an archive is damaged, or a wanted member is a link, or larger than `most_bytes`.
         InputError: what is there was unpacked from another archive, by the record.
+        OutputError: a file cannot be written, as on a full disk.
     """
     archives = list(archives)
     for name in wanted:
@@ -84,6 +85,8 @@ def unpack(
                 write_json(record, known)
             with archive.open("rb") as stream:
                 _read(stream, str(archive), left, most_bytes, 1, by_end=suffix)
+        except OutputError:
+            raise
         except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as exc:
             raise DataError(
                 f"{archive} cannot be read ({reason_of(exc)}): download it again"
@@ -178,8 +181,28 @@ def _wanted(name: str, left: Mapping[str, Path], *, by_end: bool) -> str | None:
 
 def _write(source: IO[bytes], path: Path) -> None:
     """Whole or not at all, but not safe from a power cut: a million images must not wait for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process may unpack too
-    with half.open("wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-    half.replace(path)
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            target = half.open("wb")
+        with target:
+            while block := source.read(1 << 20):
+                with _writing(path):
+                    target.write(block)
+            with _writing(path):
+                target.flush()
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What goes wrong here is no archive's fault. Raises OutputError for it."""
+    try:
+        yield
+    except OSError as exc:
+        raise OutputError(
+            f"{path} cannot be written ({reason_of(exc)}): choose another place with -o"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
 from collections.abc import Callable, Iterable
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from prunion.benchmarks.reproduce.archives.decathlon import open_decathlon
+from prunion.benchmarks.reproduce.archives.unpack import unpack
+from prunion.runtime.errors import OutputError
 from tests.benchmarks.reproduce.archives import coloured, write_decathlon
 
 DATA = "decathlon-1.0-data.tar.gz"
@@ -73,3 +76,28 @@ def test_no_domain_is_lost(tmp_path: Path, change: Callable[[Path], None]) -> No
     opened = open_decathlon(tmp_path / "data", tmp_path / "work")
     assert [x.name for x in opened] == ["imagenet12", "dtd", "gtsrb"]
     assert not list((tmp_path / "work").rglob("._*"))
+
+
+def test_a_full_disk_is_no_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.tar").write_bytes(pack([("a/b.jpg", b"image")], "w"))
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    place = tmp_path / "out" / "b.jpg"
+    with pytest.raises(OutputError, match=r"b\.jpg cannot be written .*No space.* with -o$"):
+        unpack([tmp_path / "x.tar"], {"a/b.jpg": place}, 100)
+    monkeypatch.undo()
+    place.parent.mkdir()
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(path, mode))
+    with pytest.raises(OutputError, match=r"b\.jpg cannot be written .*No space.* with -o$"):
+        unpack([tmp_path / "x.tar"], {"a/b.jpg": place}, 100)
+    assert list(place.parent.iterdir()) == []
+
+
+class Full(io.FileIO):
+    """A file on a full disk."""
+
+    def write(self, data: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -7,9 +7,11 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -35,6 +37,7 @@ def onnx_graph(
     opset: int = OPSET,
     ir: int | None = None,
     heads: str = "gathered",
+    own: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Export `slim`: inputs `image`, `domain` and the optional tables, output `logits`.
 
@@ -44,6 +47,8 @@ def onnx_graph(
     Args:
         opset: 13 … 21; ir: the IR version, by default the oldest that knows the opset.
         heads: `gathered` or `concatenated`.
+        own: the trunk's parameters of which domains have their own, so that a runtime looks for
+            them by name.
     """
     # Sizes of 2 and more: torch.export would take a 0 or 1 for a constant.
     tables = {n: torch.cat([t, t]) if len(t) < 2 else t for n, t in slim.tables.items()}
@@ -59,8 +64,10 @@ def onnx_graph(
         ADAPTERS: {0: count},
     }
     shapes = ({0: batch}, {0: batch}, *(open_sizes[name] for name in tables))
-    model = _export(slim, example, ["image", "domain", *tables], shapes, opset)
-    _turn_back(model, slim.trunk)
+    with _told_apart(slim.trunk, own) as values:
+        model = _export(slim, example, ["image", "domain", *tables], shapes, opset)
+        _turn_back(model, slim.trunk, own)
+    _put_values(model, values)
     _count_images(model)
     for name, value in slim.tables.items():
         model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
@@ -139,28 +146,77 @@ def _note_trunk(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
         onnx.helper.set_model_props(model, {TRUNK: json.dumps(own)})
 
 
-def _turn_back(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
-    """Give back weights that torch's exporter has stored transposed, under names of its own.
+@contextlib.contextmanager
+def _told_apart(
+    trunk: torch.nn.Module, own: Collection[str]
+) -> Iterator[Mapping[str, torch.Tensor]]:
+    """Inside, parameters of `own` hold noise where they equal another: gives their values by name.
 
-    It does so with small ones of linear layers over tokens; a Transpose before the product is what
-    it writes for large ones, and backends fold it.
+    torch's exporter makes one tensor of small ones that are equal, such as those of copied blocks
+    before training, and leaves out a bias of zeros: only one of the names would be left, or none.
+    """
+    params = {n: x for n, x in trunk.named_parameters() if x.is_floating_point() and x.numel()}
+    seen = Counter(_bytes(value.detach()) for value in params.values())
+    values = {
+        name: params[name].detach().clone()
+        for name in own
+        if name in params
+        and (seen[_bytes(params[name].detach())] > 1 or not params[name].detach().any())
+    }
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        try:
+            for name, kept in values.items():
+                params[name].copy_(torch.randn(kept.shape, generator=random))
+            yield values
+        finally:
+            for name, kept in values.items():
+                params[name].copy_(kept)
+
+
+def _put_values(model: onnx.ModelProto, values: Mapping[str, torch.Tensor]) -> None:
+    for found in model.graph.initializer:
+        if found.name in values:
+            found.CopyFrom(numpy_helper.from_array(values[found.name].numpy(), found.name))
+
+
+def _turn_back(model: onnx.ModelProto, trunk: torch.nn.Module, own: Collection[str] = ()) -> None:
+    """Give back parameters that torch's exporter has stored under names of its own.
+
+    It stores small weights of linear layers over tokens transposed: a Transpose before the product
+    is what it writes for large ones, and backends fold it. Vectors, a PReLU's slopes or a
+    GroupNorm's scales, it stores as maps: those of `own` come back, with a Reshape behind.
     """
     held = {x.name for x in model.graph.initializer}
-    own = {name for name, _ in trunk.named_parameters()}
+    params = dict(trunk.named_parameters())
     lost: dict[bytes, list[str]] = {}
-    for name, value in trunk.named_parameters():
-        if value.dim() == 2 and name not in held:
+    for name, value in params.items():
+        if name not in held and value.dim() == 2:
             lost.setdefault(_bytes(value.detach().t()), []).append(name)
-    for found in model.graph.initializer:
-        if found.name in own or len(found.dims) != 2 or found.data_type != onnx.TensorProto.FLOAT:
+        elif name not in held and value.dim() == 1 and name in own:
+            lost.setdefault(_bytes(value.detach()), []).append(name)
+    shapes = []
+    for found in list(model.graph.initializer):
+        if found.name in params or found.data_type != onnx.TensorProto.FLOAT:
             continue
-        array = numpy_helper.to_array(found)
-        names = lost.get(_bytes(torch.from_numpy(array.copy())), [])
-        if names:
-            name, turned = names.pop(), found.name
+        array, turned = numpy_helper.to_array(found), found.name
+        flat = array if array.ndim == 2 else array.reshape(-1)
+        if array.ndim != 2 and array.shape.count(1) < array.ndim - 1:
+            continue
+        names = lost.get(_bytes(torch.from_numpy(flat.copy())), [])
+        if not names:
+            continue
+        name = names.pop()
+        if array.ndim == 2:
             found.CopyFrom(numpy_helper.from_array(array.T.copy(), name))
             node = onnx.helper.make_node("Transpose", [name], [turned], turned, perm=[1, 0])
-            model.graph.node.insert(0, node)
+        else:
+            found.CopyFrom(numpy_helper.from_array(flat.copy(), name))
+            shape = f"{turned}_shape"
+            shapes.append(numpy_helper.from_array(np.array(array.shape, np.int64), shape))
+            node = onnx.helper.make_node("Reshape", [name, shape], [turned], turned)
+        model.graph.node.insert(0, node)
+    model.graph.initializer.extend(shapes)
 
 
 def _bytes(value: torch.Tensor) -> bytes:

@@ -109,6 +109,10 @@ class WeightAdapter(nn.Module):
         """What of the trunk no domain uses, of `kept` weights, and no file has to hold."""
         return 0
 
+    def least_weights(self) -> int:
+        """How many of the trunk's weights stay whatever the limit, where it chooses among them."""
+        return 0
+
     def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int | None:
         """Multiply-accumulates of the weights that a domain uses; None: of all there are.
 

@@ -199,6 +199,11 @@ class SliceSwitches(WeightAdapter):
         ]
         return union / self.whole, [cost / self.whole for cost in own]
 
+    def least_weights(self) -> int:
+        """Those of the layers that are kept, and a slice of every other."""
+        kept = sum(self.prices[name] * self._count(name) for name in self.held)
+        return kept + sum(self.prices[name] for name in self.names if name not in self.held)
+
     def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int:
         """Theoretical: no runtime of ours skips a slice."""
         total = 0

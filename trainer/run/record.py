@@ -29,6 +29,7 @@ __all__ = [
     "answer_records",
     "made_by",
     "run_record",
+    "tell_alike",
     "tell_other_images",
     "watch_accuracy",
     "watched_images",
@@ -43,6 +44,18 @@ FORMAT_VERSION = 1
 MOST_WATCHED = 256  # images of a domain after each epoch
 SHARE_WATCHED = 8  # of as many as it trains on: an answer costs a third of a training step
 CACHE_BYTES = 32 << 20
+
+
+def tell_alike(answers: Mapping[int, Answers], domains: Sequence[Domain]) -> None:
+    """Warn of a domain whose test images all got one answer, with one and the same confidence."""
+    for index, own in answers.items():
+        given = set(zip(own.answers.tolist(), own.confidences.tolist(), strict=True))
+        # A confidence of 1 is where many logits end up alike.
+        if len(own) > 1 and len(given) == 1 and own.confidences[0] < 1:
+            log.warning(
+                f"domain {domains[index].name}: every test image got the very same answer, so "
+                "nothing of an image reaches the head: raise [budget] limit, or learn for longer"
+            )
 
 
 def watched_part(training: Training, domains: Sequence[Domain]) -> list[Domain]:

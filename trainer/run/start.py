@@ -11,9 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.cost import PricedBudget, check_floor, make_budget, make_pricer
+from prunion.trainer.cost import (
+    PricedBudget,
+    check_floor,
+    least_limit,
+    make_budget,
+    make_pricer,
+    shown_cost,
+)
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.learning import Training, check_own, check_reachable, own_doubt
 from prunion.trainer.network import (
@@ -85,6 +92,7 @@ def begin(
         budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
     if graph is None:  # a run of an earlier prunion goes on, and tells at its end
         _check_floor(config, budget)
+        _check_slices(config, net, budget)
     check_reachable(config, net, budget)
     if doubt := own_doubt(config, net):
         log.warning(doubt)
@@ -109,6 +117,20 @@ def _check_floor(config: RunConfig, budget: PricedBudget) -> None:
             f'"{config.train.method}" ({traits.what}), which removes none: remove it'
         )
     check_floor(config.budget, budget)
+
+
+def _check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
+    """Raise BudgetError if the limit does not hold the narrowest network of slices."""
+    least = 0 if net.adapter is None else net.adapter.least_weights()
+    if least <= budget.allowed:
+        return
+    keep, limit = config.backbone.keep, config.budget.limit
+    whole = f"all of keep = {', '.join(keep)}, of every other layer" if keep else "of every layer"
+    raise BudgetError(
+        f"[budget] limit {limit} allows {shown_cost('params', budget.allowed)}, but the narrowest "
+        f"network ({whole} a slice) needs {shown_cost('params', least)}: give at least "
+        f"{least_limit(config.budget, least, budget.pricer.backbone)}"
+    )
 
 
 def _rehearse_end(training: Training, domains: Sequence[Domain], folder: Path) -> None:

@@ -53,6 +53,7 @@ from prunion.trainer.run.record import (
     RECORD,
     answer_records,
     run_record,
+    tell_alike,
     tell_other_images,
     watch_accuracy,
     watched_part,
@@ -153,6 +154,7 @@ def train_run(
             elif config.budget.own < 1:
                 own = _thin(training, domains, folder, log, stop, resumes=resumes, watch=watch)
             answers = _answers(training, domains)
+            tell_alike(answers, domains)
             accuracy = accuracy_of(answers, domains, processes)
             records = answer_records(training, domains, answers)
             before, seconds = facts.get("before", {}), time.perf_counter() - started

@@ -40,13 +40,15 @@ def read_annotations(data: Path, work: Path) -> dict[str, dict[str, Listing]]:
     """Every domain's annotation files by split, of the domains that have any.
 
     Args:
-        data: has the kit, as an archive or unpacked, in `decathlon-1.0/` or not.
+        data: has the kit, as an archive or unpacked, in `decathlon-1.0/` or not; labels of test
+            images, which are none of the kit's, are found in `annotations/` beside either.
         work: where it is unpacked to.
 
     Raises DataError, naming the file, for what is missing, damaged or contradicts another file;
     InputError where `work` was unpacked from another kit.
     """
-    folder = next((x for x in (data, data / "decathlon-1.0") if (x / "annotations").is_dir()), work)
+    unpacked = (data, data / "decathlon-1.0")
+    folder = next((x for x in unpacked if any((x / "annotations").glob("*_train.json"))), work)
     if folder == work:
         kits = [x for x in tars_in(data) if KIT in x.name] if data.is_dir() else []
         if not kits:
@@ -66,6 +68,9 @@ def read_annotations(data: Path, work: Path) -> dict[str, dict[str, Listing]]:
         if not files["train"].is_file():
             lacking.append(domain.name)
             continue
+        if not files["test"].is_file():  # they come apart from the kit, which may not be unpacked
+            places = [x / "annotations" / files["test"].name for x in unpacked]
+            files["test"] = next((x for x in places if x.is_file()), files["test"])
         for split in ("val", "test_stripped"):
             if not files[split].is_file():
                 raise DataError(f"{files[split]} is missing: copy the whole development kit")

@@ -66,6 +66,18 @@ def test_files_that_contradict_each_other_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_labels_of_test_images_may_lie_beside_a_kit_that_is_not_unpacked(tmp_path: Path) -> None:
+    """They are given out apart from it."""
+    parts = {x: coloured(["2", "10"], 3, seed) for seed, x in enumerate(("train", "val", "test"))}
+    write_decathlon(tmp_path, {"gtsrb": parts})
+    (without,) = open_decathlon(tmp_path, tmp_path / "without")
+    labels = written(tmp_path / "elsewhere", labels=True) / "gtsrb_test.json"
+    (tmp_path / "annotations").mkdir()
+    labels.rename(tmp_path / "annotations" / labels.name)
+    (found,) = open_decathlon(tmp_path, tmp_path / "work")
+    assert not without.truth and len(found.truth) == len(found.unlabelled) > 0
+
+
 def test_order_and_what_else_a_file_holds_say_nothing(tmp_path: Path) -> None:
     places = written(tmp_path, labels=True)
     (before,) = open_decathlon(tmp_path, tmp_path / "work")

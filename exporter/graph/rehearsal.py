@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import fx
 
@@ -15,7 +17,7 @@ from prunion.exporter.graph.agreement import TOLERANCE, masked_logits, verify_ex
 from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.slim import SlimNet, keep_rows, slim_network, standing_for
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError, VerificationError
 from prunion.trainer.network import DomainNet, route
 
@@ -26,11 +28,14 @@ LOOSE = 10 * TOLERANCE
 WAY_OUT = "end the backbone before it ([backbone] cut)"
 
 
-def rehearse_export(net: DomainNet, height: int, width: int, round_to: int = 1) -> None:
+def rehearse_export(
+    net: DomainNet, height: int, width: int, round_to: int = 1, own: Sequence[str] = ()
+) -> None:
     """Cut half of the channels of `net` at random, export that, and compare all three forms.
 
     Two of its domains do, on noise; `net` is left as it is. Widths are rounded up to multiples of
-    `round_to` as the export would, so that no layer loses every channel.
+    `round_to` as the export would, so that no layer loses every channel. The graph must hold
+    weights of `own`, which domains will have for themselves, by their names.
 
     Raises UnsupportedGraphError in one line with the node, the reason and a way out.
     """
@@ -47,7 +52,9 @@ def rehearse_export(net: DomainNet, height: int, width: int, round_to: int = 1) 
             _find_difference(small, slim, images, domains)
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
-            save_graph(onnx_graph(slim, height, width), graph)
+            model = onnx_graph(slim, height, width, own=own)
+            _check_own(model, own)
+            save_graph(model, graph)
             names = [f"{row + 1}" for row in range(len(small.classes))]
             if finite.all():
                 verify_export(small, slim, graph, images, names, LOOSE)
@@ -59,6 +66,19 @@ def rehearse_export(net: DomainNet, height: int, width: int, round_to: int = 1) 
         while exc.__cause__ is not None:  # the outermost says how many steps there are
             exc = exc.__cause__  # type: ignore[assignment]
         raise _refusal(reason_of(exc)) from exc
+
+
+def _check_own(model: onnx.ModelProto, own: Sequence[str]) -> None:
+    """Raise UnsupportedGraphError for a weight that no domain could put its own in place of."""
+    held = {x.name for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT}
+    lost = [name for name in own if name not in held]
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise _refusal(
+            f"its graph does not hold the weight {shown(lost[0])}{more}, of which every domain is "
+            "to have its own",
+            "; or choose a [train] method without own weights",
+        )
 
 
 def _refusal(reason: str, more: str = "") -> UnsupportedGraphError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -9,16 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import nn
 
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import RunConfig, has_own_weights
 from prunion.trainer.cost import (
     PricedBudget,
     check_floor,
     least_limit,
     make_budget,
     make_pricer,
+    mixed_adapters,
     shown_cost,
 )
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
@@ -45,8 +48,16 @@ class ExportCheck(Protocol):
     The exporter stands above training, so whoever starts a run hands its check in.
     """
 
-    def __call__(self, net: DomainNet, height: int, width: int, round_to: int) -> None:
-        """Leaves `net` as it is. Raises UnsupportedGraphError if it could not."""
+    def __call__(
+        self, net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]
+    ) -> None:
+        """Leaves `net` as it is. Raises UnsupportedGraphError if it could not.
+
+        Args:
+            net: without what the run's method adds to it.
+            own: weights of the trunk that every domain is to have for itself, in a graph of its
+                own, so that the graph must hold each by its name.
+        """
 
 
 def begin(
@@ -85,7 +96,8 @@ def begin(
     budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
     if check is not None:
         height, width = config.input.size
-        processes.on_first(lambda: check(net, height, width, config.budget.round_to))
+        own, round_to = _own_weights(net, config), config.budget.round_to
+        processes.on_first(lambda: check(net, height, width, round_to, own))
     adapt_network(net, config.train)
     set_normalisation(net, config)
     if net.adapter is not None:  # it may cost, too
@@ -107,6 +119,20 @@ def begin(
 def found_in(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
     """What opening each domain met, by its name."""
     return {domain.name: dict(domain.found) for domain in domains}
+
+
+def _own_weights(net: DomainNet, config: RunConfig) -> list[str]:
+    """Of the trunk, those that domains will have apart; none where all share one graph.
+
+    Raises ConfigError where nothing is left to adapt.
+    """
+    if not has_own_weights(vars(config.train)):
+        return []
+    trial = copy.deepcopy(net)
+    with torch.random.fork_rng(devices=[]):  # whoever asks draws the same afterwards
+        adapt_network(trial, config.train)
+    apart = trial.adapter is not None and not mixed_adapters(trial)
+    return list(trial.adapter.names) if apart and trial.adapter is not None else []
 
 
 def _check_floor(config: RunConfig, budget: PricedBudget) -> None:

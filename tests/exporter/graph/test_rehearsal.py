@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,9 @@ from prunion.trainer.backbone import paper_resnets
 from prunion.trainer.channels import walk
 from prunion.trainer.config import BackboneConfig, load_config
 from prunion.trainer.network import DomainNet, build_network
+from prunion.trainer.processes import ALONE
 from prunion.trainer.run import train_run
+from prunion.trainer.run.start import begin
 from tests.trainer.nets import Plain, SqueezeExcite, domain_net
 from tests.trainer.tiny_run import tiny_run
 
@@ -70,15 +75,47 @@ def test_what_onnx_cannot_say_is_refused() -> None:
 
 def test_training_asks_before_its_first_step_and_not_again(tmp_path: Path) -> None:
     config = load_config(tiny_run(tmp_path, warmup=0, ramp=1, settle=0))
-    asked: list[tuple[int, int, int]] = []
+    asked: list[tuple[int, int, int, Sequence[str]]] = []
 
-    def check(net: DomainNet, height: int, width: int, round_to: int) -> None:
-        asked.append((height, width, round_to))
+    def check(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> None:
+        asked.append((height, width, round_to, own))
         raise UnsupportedGraphError("node x: no")
 
     with pytest.raises(UnsupportedGraphError, match="node x"):
         train_run(config, tmp_path / "out", check=check)
-    assert not (tmp_path / "out").exists() and asked == [(16, 16, 8)]
+    assert not (tmp_path / "out").exists() and asked == [(16, 16, 8, [])]
     train_run(config, tmp_path / "out")
     train_run(config, tmp_path / "out", resume=True, check=check)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "train",
+    [{"method": "finetune"}, {"method": "series"}, {"granularity": "slice"}, {"adapter_rank": 2}],
+)
+def test_weights_that_domains_will_have_apart_are_looked_for_in_the_graph(
+    tmp_path: Path, train: dict[str, Any]
+) -> None:
+    """It was found only when a trained run was exported; adapters that all share are in tables."""
+    config = load_config(tiny_run(tmp_path))
+    config = replace(config, train=replace(config.train, **train))
+    seen: list[tuple[DomainNet, Sequence[str]]] = []
+
+    def check(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> None:
+        seen.append((net, own))
+        rehearse_export(net, height, width, round_to, own)
+        assert net.adapter is None
+
+    asked, _ = begin(config, tmp_path / "out", "cpu", ALONE, check=check)
+    unasked, _ = begin(config, tmp_path / "out", "cpu", ALONE)
+    for name, value in unasked.net.state_dict().items():
+        assert torch.equal(value, asked.net.state_dict()[name]), name
+    ((_, own),) = seen
+    assert ("conv1.weight" in own) == ("adapter_rank" not in train)
+    assert bool(own) == ("adapter_rank" not in train)
+
+
+def test_a_weight_that_the_graph_does_not_hold_is_named() -> None:
+    told = r"does not hold the weight 'left.weight' and 1 more, .* method without own weights"
+    with pytest.raises(UnsupportedGraphError, match=told):
+        rehearse_export(domain_net(Plain()), 8, 8, 1, ["conv1.weight", "left.weight", "x.bias"])

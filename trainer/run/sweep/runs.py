@@ -259,8 +259,10 @@ def _of_new_networks(check: ExportCheck, runs: Sequence[Run]) -> ExportCheck:
     """The check, but for a network that one of the runs was begun with: then it passed."""
     begun = [place / GRAPH for _, place in runs if (place / STATE).is_file()]
 
-    def unless_begun(net: DomainNet, height: int, width: int, round_to: int) -> None:
+    def unless_begun(
+        net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]
+    ) -> None:
         if not any(path.is_file() and read_json(path) == net.graph for path in begun):
-            check(net, height, width, round_to)
+            check(net, height, width, round_to, own)
 
     return unless_begun

@@ -14,15 +14,21 @@ from prunion.trainer.cli import check as unrehearsed
 from prunion.trainer.cli import train as unchecked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prunion.trainer.network import DomainNet
+    from prunion.trainer.run import ExportCheck
 
 __all__ = ["bench", "check", "profile", "train"]
 
 
-def _check(net: DomainNet, height: int, width: int, round_to: int) -> None:
+def _check(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> None:
     from prunion.exporter.graph import rehearse_export
 
-    rehearse_export(net, height, width, round_to)
+    rehearse_export(net, height, width, round_to, own)
+
+
+CHECK: ExportCheck = _check  # click's callbacks take anything: the type is held here
 
 
 def _checked(command: click.Command) -> click.Command:
@@ -30,7 +36,7 @@ def _checked(command: click.Command) -> click.Command:
 
     def run(**options: Any) -> None:
         assert command.callback is not None
-        command.callback(**options, check=_check)
+        command.callback(**options, check=CHECK)
 
     return click.Command(command.name, params=command.params, help=command.help, callback=run)
 

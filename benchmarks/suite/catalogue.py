@@ -107,7 +107,7 @@ TABLES = (
     Table(
         "frontier",
         "docs/results.md",
-        f"{LEARNING}.frontier {RANDOM}/eight.jsonl --like all.precision-bf16 "
+        f"{LEARNING}.frontier {LEARNT}/eight.jsonl --like all.precision-bf16 "
         "-o docs/img/frontier.svg",
         0.1,
         "a checkout",

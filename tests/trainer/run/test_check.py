@@ -88,7 +88,7 @@ def test_it_ends_with_the_error_of_train(tmp_path: Path, change: str) -> None:
 def test_what_cannot_be_exported_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_more: object) -> None:
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr("prunion.exporter.graph.rehearsal.onnx_graph", refuse)

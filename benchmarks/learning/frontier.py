@@ -123,7 +123,7 @@ def shares_of_time(path: Path) -> dict[str, float]:
 
 
 def _row(name: str) -> str:
-    """Of a bundle's name there: the row's own, or its whole key where several seeds were timed."""
+    """The row's name, by which `latency.py` calls a bundle, or the one in its whole key."""
     return name.split(".")[1] if "." in name else name
 
 
@@ -145,6 +145,8 @@ def main(rows: Path, like: str, backbone: str, latency: Path | None, output: Pat
     if not any(spot.method != EVERYTHING for spot in found):
         keys = ", ".join(dict.fromkeys(label_of(x).partition(".")[2] or "''" for x in lines))
         raise click.UsageError(f"no row of {backbone} with these settings in {rows}: --like {keys}")
+    if latency is not None and all(spot.time is None for spot in found):
+        raise click.UsageError(f"{latency} has no time of any of these rows: --latency")
     try:
         import matplotlib
         from matplotlib.figure import Figure

@@ -72,7 +72,11 @@ RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
 @click.option("--keep", multiple=True, help="A layer that stays whole, as [backbone] keep.")
 @click.option("--teacher", default="", help="Folder of a finished run whose network teaches.")
 @click.option("--round-to", default=1, show_default=True, help="Of [budget].")
-@click.option("--profile", default="", help="Of [budget], for rows of latency: `prunion profile`.")
+@click.option(
+    "--profile",
+    type=FilePath(exists=True, dir_okay=False),
+    help="Of [budget], for rows of latency: `prunion profile`.",
+)
 @click.option("--holdout", is_flag=True, help="Measure on held-out training images instead.")
 @click.option(
     "--share",

@@ -192,14 +192,10 @@ class TrainConfig:
         check_number("train", "distillation", self.distillation, 0, 1)
         check_number("train", "average", self.average, 0, 1000)
         check_choice("train", "trunk_from", self.trunk_from, get_args(TrunkFrom))
-        frozen = self.trunk == "frozen"
-        settles = self.settle or (self.ramp and self.recipe == "once")  # once cut, it settles
-        if self.trunk_from == "settle" and (frozen or not settles):
-            why = 'trunk is "frozen"' if frozen else "settle is 0"
-            fix = 'set trunk = "tuned"' if frozen else "give settle epochs"
+        if self.trunk_from == "settle" and self.trunk == "frozen":
             raise ConfigError(
-                f'[train] trunk_from is "settle" and {why}, so the trunk would never learn: {fix}, '
-                "or leave trunk_from out"
+                '[train] trunk_from is "settle" and trunk is "frozen", which never learns: set '
+                'trunk = "tuned", or leave trunk_from out'
             )
         check_choice("train", "sharing", self.sharing, get_args(Sharing))
         if self.domain_budget != "auto":

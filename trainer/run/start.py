@@ -80,6 +80,8 @@ def begin(
 
     Raises what `train_run` raises before it makes its folder.
     """
+    if graph is None:  # a run of an earlier prunion goes on
+        _check_trunk(config)
     orientation = config.input.orientation
     domains = open_domains(config.domains, config.seed, processes, orientation, datasets)
     prepare_torch(config, device)
@@ -119,6 +121,17 @@ def begin(
 def found_in(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
     """What opening each domain met, by its name."""
     return {domain.name: dict(domain.found) for domain in domains}
+
+
+def _check_trunk(config: RunConfig) -> None:
+    """Raise ConfigError if a tuned trunk would never learn, as no step of the run settles."""
+    train = config.train
+    settles = train.settle or (train.ramp and train.recipe == "once")  # once cut, it settles
+    if train.trunk_from == "settle" and not settles:
+        raise ConfigError(
+            '[train] trunk_from is "settle" and settle is 0, so the trunk would never learn: give '
+            "settle epochs, or leave trunk_from out"
+        )
 
 
 def _own_weights(net: DomainNet, config: RunConfig) -> list[str]:

@@ -77,6 +77,9 @@ def test_measured_time_is_a_third_panel(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*asked, "--latency", str(times)])
     assert not done.exit_code, done.output
     assert b"time of one image" in out.read_bytes()
+    times.write_text(timed("finetune", 1.0), "utf-8")
+    other = CliRunner().invoke(main, [*asked, "--latency", str(times)])
+    assert other.exit_code == 2 and "has no time of any of these rows" in other.output
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,9 @@ def test_a_row_of_latency_is_of_one_profile(
     where = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(tmp_path / "o.jsonl")]
     told = CliRunner().invoke(learning, ["tuned-025", "tuned-latency-025", *where])
     assert told.exit_code == 2 and "tuned-latency-025: give --profile" in told.output
+    nowhere = ["tuned-latency-025", *where, "--profile", str(tmp_path / "nowhere.json")]
+    told = CliRunner().invoke(learning, nowhere)
+    assert told.exit_code == 2 and "does not exist" in told.output
     for text in ("one", "one", "another"):
         (tmp_path / "device.json").write_text(text)
         profile = ["--profile", str(tmp_path / "device.json")]

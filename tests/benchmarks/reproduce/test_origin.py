@@ -86,16 +86,19 @@ def test_a_line_is_of_what_is_asked_for(data: Path, options: tuple[str, str], sa
     assert "remove its line from" in error
 
 
+def without_last_image(file: Path) -> dict[str, Any]:
+    """Leave the last image out of an annotation file; what it held before."""
+    value: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    gone = value["images"][-1]["id"]
+    kept = [x for x in value["annotations"] if x["image_id"] != gone]
+    change(file, images=value["images"][:-1], annotations=kept)
+    return value
+
+
 def test_a_line_of_other_images_is_refused(data: Path) -> None:
     file = unpacked(data) / "gtsrb_val.json"
     assert run(data, *FEW)[0] == 0
-    value = json.loads(file.read_text("utf-8"))
-    gone = value["images"][-1]["id"]
-    change(
-        file,
-        images=value["images"][:-1],
-        annotations=[x for x in value["annotations"] if x["image_id"] != gone],
-    )
+    value = without_last_image(file)
     code, text = run(data, *FEW)
     assert code == 1 and "was made with images of gtsrb: SHA-256" in text
     # Labels of test images that are published later are of no row that did without them.
@@ -111,13 +114,7 @@ def test_a_line_of_other_images_is_refused(data: Path) -> None:
 def test_a_trunk_of_other_images_is_refused(data: Path) -> None:
     file = unpacked(data) / "imagenet12_val.json"
     assert run(data, *FEW)[0] == 0
-    value = json.loads(file.read_text("utf-8"))
-    gone = value["images"][-1]["id"]
-    change(
-        file,
-        images=value["images"][:-1],
-        annotations=[x for x in value["annotations"] if x["image_id"] != gone],
-    )
+    without_last_image(file)
     code, text = run(data, "--epochs", "1", "--method", "norms")
     assert code == 1 and "was pretrained on other images of imagenet12" in text
 

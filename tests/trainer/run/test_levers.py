@@ -14,12 +14,12 @@ from torch import nn
 
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config import TrainConfig, load_config
+from prunion.trainer.config import RunConfig, TrainConfig, load_config
 from prunion.trainer.learning import Training, distillation
 from prunion.trainer.learning.distillation import Teacher, load_teacher
 from prunion.trainer.learning.optimiser import WeightAverage, make_optimiser
 from prunion.trainer.network import DomainNet, load_checkpoint
-from prunion.trainer.run import train_run
+from prunion.trainer.run import check_run, train_run
 from tests.trainer.tiny_run import tiny_run
 
 
@@ -201,6 +201,17 @@ def test_a_late_trunk_keeps_its_weights_until_the_switches_are_fixed(
     assert 0 < begun < len(seen) and all(torch.equal(first, x) for _, x in seen[: begun + 1])
     learned = load_checkpoint(tmp_path / "out").net.state_dict()["trunk.conv1.weight"]
     assert not torch.equal(first, learned)
+
+
+def test_a_trunk_that_waits_for_settling_that_never_comes_is_refused(tmp_path: Path) -> None:
+    """Before the first step, and not where such a run of before is read."""
+    run_file = tiny_run(tmp_path, trunk_from='"settle"', settle=0)
+    config = load_config(run_file)
+    assert RunConfig.from_checkpoint(config.to_json()) == config
+    with pytest.raises(ConfigError, match="settle is 0, so the trunk would never learn: give"):
+        train_run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    check_run(load_config(run_file, ["train.recipe=once"]))  # it settles as soon as it is cut
 
 
 def test_small_sets_are_pulled_harder(finished: Path) -> None:

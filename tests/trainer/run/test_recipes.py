@@ -161,11 +161,8 @@ def test_batchnorm_is_estimated_again_for_the_final_switches(
 
 
 def test_a_trunk_that_never_learns_cannot_start_late() -> None:
-    with pytest.raises(ConfigError, match=r"trunk is .frozen., so the trunk would never learn"):
+    with pytest.raises(ConfigError, match=r"trunk is .frozen., which never learns"):
         TrainConfig(trunk="frozen", trunk_from="settle")
-    with pytest.raises(ConfigError, match="settle is 0, so the trunk would never learn: give"):
-        TrainConfig(trunk_from="settle", settle=0)
-    TrainConfig(trunk_from="settle", settle=0, recipe="once")  # settles as soon as it is cut
 
 
 def test_who_settles_with_the_union_by_default() -> None:

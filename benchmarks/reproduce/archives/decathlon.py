@@ -126,15 +126,16 @@ def _chosen(listings: Mapping[str, Listing], limit: int) -> dict[str, list[Pictu
 def _place_images(
     data: Path, work: Path, chosen: Mapping[str, Mapping[str, list[Picture]]]
 ) -> dict[str, Path]:
-    """Where each domain's `data/DOMAIN/` lies once its tars are unpacked: the folder above it."""
+    """The folder that has each domain's `DOMAIN/` once its tars are unpacked."""
     roots = [x for x in (data, data / "decathlon-1.0") if x.is_dir()]
+    folders = [x for root in roots for x in (root, root / "data") if x.is_dir()]
     pictures = {name: [x for own in parts.values() for x in own] for name, parts in chosen.items()}
     # A folder that holds none of them is what an archive was to be unpacked to.
     places = {
-        name: root
+        name: folder
         for name, own in pictures.items()
-        for root in roots[::-1]
-        if (root / "data" / name).is_dir() and any((root / x.path).is_file() for x in own)
+        for folder in folders[::-1]
+        if (folder / name).is_dir() and any(_file(folder, x).is_file() for x in own)
     }
     wanted = {
         str(picture.path).removeprefix("data/"): work / picture.path
@@ -142,13 +143,17 @@ def _place_images(
         if name not in places
         for picture in own
     }
-    folders = [x for root in roots for x in (root, root / "data") if x.is_dir()]
     tars = [x for folder in folders for x in tars_in(folder) if KIT not in x.name]
     # The small ones first: a domain's own tar is read before the one of all.
     tars.sort(key=lambda x: x.suffix.lower() != ".tar")
     if wanted:
         unpack(tars, wanted, MOST_IMAGE, suffix=True, record=work / "archives.json")
-    return {name: places.get(name, work) for name in chosen}
+    return {name: places.get(name, work / "data") for name in chosen}
+
+
+def _file(folder: Path, picture: Picture) -> Path:
+    """Where a picture lies, that the annotations have below `data/`: so its domain's tar has it."""
+    return folder / picture.path.relative_to("data")
 
 
 def _is_there(
@@ -156,7 +161,7 @@ def _is_there(
 ) -> bool:
     """Whether a domain's images were found. Raises DataError where only some were."""
     pictures = [picture for own in parts.values() for picture in own]
-    missing = [x.path for x in pictures if not (places[name] / x.path).is_file()]
+    missing = [x.path for x in pictures if not _file(places[name], x).is_file()]
     if len(missing) == len(pictures):
         log.warning("%s: no images in %s, left out", name, data)
         return False
@@ -176,7 +181,7 @@ def _domain(
     work: Path,
 ) -> BenchmarkImages:
     placed = {
-        part: [x._replace(path=places[name] / x.path) for x in own] for part, own in parts.items()
+        part: [x._replace(path=_file(places[name], x)) for x in own] for part, own in parts.items()
     }
     tables = {
         part: (write_table(work / "tables" / f"{name}.{part}.jsonl", own),)
@@ -197,5 +202,5 @@ def _domain(
         crop=name not in PLAIN,
         mean=MEAN_STD[name][0],
         std=MEAN_STD[name][1],
-        listing={part: listing_digest(own, places[name]) for part, own in placed.items()},
+        listing={part: listing_digest(own, places[name], "data") for part, own in placed.items()},
     )

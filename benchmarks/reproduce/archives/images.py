@@ -101,10 +101,14 @@ def by_turns(pictures: Sequence[Picture], most: int) -> list[Picture]:
     return chosen
 
 
-def listing_digest(pictures: Sequence[Picture], root: Path) -> str:
-    """What tells images from others: each one's number, place below `root`, class and bytes."""
+def listing_digest(pictures: Sequence[Picture], root: Path, called: str = "") -> str:
+    """What tells images from others: each one's number, place below `root`, class and bytes.
+
+    Args:
+        called: the name of `root` in places, whatever folder it is here.
+    """
     return digest_of(
-        (x.number, x.path.relative_to(root).as_posix(), x.label, x.path.stat().st_size)
+        (x.number, (called / x.path.relative_to(root)).as_posix(), x.label, x.path.stat().st_size)
         for x in pictures
     )
 

@@ -64,19 +64,24 @@ def test_archives_become_domains_with_the_annotations_labels(tmp_path: Path) -> 
     assert {d.name for d in DECATHLON.domains} == MEAN_STD.keys()
 
 
-def test_what_is_unpacked_is_used_where_it_lies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["decathlon-1.0/data", "decathlon-1.0", "data", ""])
+def test_what_is_unpacked_is_used_where_it_lies(tmp_path: Path, place: str) -> None:
     write_decathlon(tmp_path / "data", domains())
+    packed = open_decathlon(tmp_path / "data", tmp_path / "packed")
     root = tmp_path / "there"
-    for archive, place in (("devkit", root), ("data", root / "decathlon-1.0" / "data")):
+    for archive, folder in (("devkit", root), ("data", root / place)):
         with tarfile.open(tmp_path / "data" / f"decathlon-1.0-{archive}.tar.gz") as tar:
-            tar.extractall(place, filter="data")
-    for archive in (root / "decathlon-1.0" / "data").glob("*.tar"):
+            tar.extractall(folder, filter="data")
+    for archive in (root / place).glob("*.tar"):
         with tarfile.open(archive) as tar:
             tar.extractall(archive.parent, filter="data")
         archive.unlink()
     opened = open_decathlon(root, tmp_path / "work")
     assert names(opened) == ["gtsrb", "vgg-flowers"]  # ImageNet's tar is not there
     assert opened[0].unlabelled[0].path.is_relative_to(root)
+    # However they lie, they are the same images.
+    signs = next(x for x in packed if x.name == "gtsrb")
+    assert opened[0].listing == signs.listing
     assert not (tmp_path / "work" / "data").exists()
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.images import same_images
-from prunion.trainer.config import changed_keys, todays_config
+from prunion.trainer.config import RunConfig, changed_keys, drop_ignored, todays_config
+from prunion.trainer.score.pruning import baseline_of
 
 if TYPE_CHECKING:
     from prunion.trainer.score.verdict import Learned
@@ -29,9 +30,7 @@ __all__ = [
 ]
 
 MadeBy = Mapping[str, Any]  # `config`, `domains`, `teacher`, `cost`: as `record.json` has it
-# Of a baseline's configuration: it has every channel, and settles for as long as the other run
-# settles and is thinned together.
-APART = (("budget",), ("train", "settle"), ("train", "own_epochs"))
+APART = (("budget",), ("train", "own_epochs"))  # of a baseline's configuration
 PAIRED = ("train", "test")  # images that two runs must have in common to be compared
 PARTS = {"train": "training", "test": "test", "validation": "validation"}
 BESIDE = {
@@ -69,7 +68,7 @@ def not_paired(baseline: MadeBy | None, pruned: MadeBy | None, names: Iterable[s
     names = list(names)
     baseline, pruned = baseline or {}, pruned or {}
     found = [
-        *_other_settings(baseline, pruned, APART),
+        *_other_settings(baseline, _unpruned(pruned), APART),
         *(told for name in names for told in other_images(baseline, pruned, name, PAIRED)),
     ]
     if found:
@@ -109,6 +108,15 @@ def untold(one: MadeBy, other: MadeBy, names: Iterable[str]) -> list[str]:
         return same_images(_digest(one, name, part), _digest(other, name, part)) is not None
 
     return [name for name in names if not all(known(name, part) for part in PAIRED)]
+
+
+def _unpruned(made_by: MadeBy) -> MadeBy:
+    """What the baseline of a run would be made by."""
+    try:
+        config = RunConfig.from_json(drop_ignored(made_by.get("config")))
+    except PrunionError:
+        return made_by
+    return {**made_by, "config": baseline_of(config).to_json()}
 
 
 def _other_settings(before: MadeBy, now: MadeBy, without: Iterable[Any]) -> Iterator[str]:

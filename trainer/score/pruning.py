@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from prunion.runtime.base import read_json
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import BudgetConfig, RunConfig
 
-__all__ = ["Pruning", "check_baseline", "keeps_all", "read_pruning"]
+__all__ = ["Pruning", "baseline_of", "check_baseline", "keeps_all", "read_pruning"]
 
 OVERSHOOT = 1.1  # what learning may leave of the budget before the last cut, times the budget
 FILLED = 0.75  # of a limit: what stays below it was held by something else
@@ -86,6 +86,20 @@ def check_baseline(config: RunConfig) -> None:
             f"--baseline trains the same run without pruning, and this one prunes nothing: {why}; "
             "leave it out (baseline = False)"
         )
+
+
+def baseline_of(config: RunConfig) -> RunConfig:
+    """The same run without pruning: for as many epochs, every switch on from first to last.
+
+    It has no budgets of single domains to thin for, so it settles for these epochs too. In the
+    paper's recipe, and where slices are switched, switches learn whatever the budget allows until a
+    run settles: there it does nothing else.
+    """
+    train = config.train
+    whole = replace(train, settle=train.settle + train.own_epochs)
+    if train.recipe == "paper" or train.granularity == "slice":
+        whole = replace(whole, warmup=0, ramp=0, settle=train.warmup + train.ramp + whole.settle)
+    return replace(config, budget=BudgetConfig(1.0), train=whole)
 
 
 def read_pruning(folder: Path) -> Pruning | None:

@@ -240,6 +240,32 @@ def test_the_record_says_what_a_report_shows(finished: tuple[Path, Path]) -> Non
     assert curve[-1]["test_part_accuracy/warm"] == record["domains"]["warm"]["accuracy"]
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"recipe": '"paper"', "switch_lr": 0.01, "warmup": 1, "ramp": 1, "settle": 0},
+        {"recipe": '"paper"', "granularity": '"slice"', "switch_lr": 0.01, "order": '"epoch"'},
+        {"granularity": '"slice"', "trunk": '"frozen"', "switch_lr": 0.01},
+    ],
+    ids=["paper", "paper-slices", "slices"],
+)
+def test_no_switch_of_a_baseline_is_ever_off(tmp_path: Path, keys: dict[str, object]) -> None:
+    keys = {"warmup": 0, "ramp": 1, "settle": 1, **keys}
+    run, out = load_config(tiny_run(tmp_path, **keys)), tmp_path / "out"
+    result = train_with_baseline(run, out)
+    pruned, whole = (
+        load_checkpoint(out, merge=False),
+        load_checkpoint(out / "baseline", merge=False),
+    )
+    assert bool((whole.net.switches > 0).all())
+    assert whole.meta["epoch"] == pruned.meta["epoch"] == 2
+    if run.train.granularity == "slice":
+        trunk = dict(whole.net.trunk.named_parameters())
+        for name, weight in whole.net.own_weights(1).items():
+            assert torch.equal(weight, trunk[name])
+    assert result.verdict is not None and result.verdict.loss is not None
+
+
 def test_a_baseline_is_trained_as_long_and_set_beside_the_result(tmp_path: Path) -> None:
     run, out = load_config(tiny_run(tmp_path)), tmp_path / "out"
     alone = train_run(run, out)

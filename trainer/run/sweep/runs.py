@@ -16,7 +16,7 @@ from torch import nn
 
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import OutputError, PrunionError
-from prunion.trainer.config import BudgetConfig, RunConfig
+from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import check_floor, make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
@@ -39,7 +39,13 @@ from prunion.trainer.run.sweep.branches import (
 from prunion.trainer.run.sweep.finished import check_alike, draw_of, is_finished
 from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
 from prunion.trainer.run.train import train_run
-from prunion.trainer.score import MadeBy, check_baseline, read_made_by, read_verdict
+from prunion.trainer.score import (
+    MadeBy,
+    baseline_of,
+    check_baseline,
+    read_made_by,
+    read_verdict,
+)
 
 __all__ = ["train_sweep", "train_with_baseline"]
 
@@ -154,11 +160,8 @@ def train_with_baseline(
         watch=watch,
         track=track,
     )
-    # It has no budgets of single domains to thin for, so it settles for these epochs too.
-    train = replace(config.train, settle=config.train.settle + config.train.own_epochs)
-    whole = replace(config, budget=BudgetConfig(1.0), train=train)
     baseline = train_run(
-        whole,
+        baseline_of(config),
         folder / BASELINE,
         force=force,
         resume=resume,

@@ -108,7 +108,7 @@ TABLES = (
         "frontier",
         "docs/results.md",
         f"{LEARNING}.frontier {LEARNT}/eight.jsonl --like all.precision-bf16 "
-        "-o docs/img/frontier.svg",
+        f"--latency {LEARNT}/eight-latency.jsonl -o docs/img/frontier.svg",
         0.1,
         "a checkout",
     ),

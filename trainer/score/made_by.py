@@ -113,10 +113,10 @@ def untold(one: MadeBy, other: MadeBy, names: Iterable[str]) -> list[str]:
 def _unpruned(made_by: MadeBy) -> MadeBy:
     """What the baseline of a run would be made by."""
     try:
-        config = RunConfig.from_json(drop_ignored(made_by.get("config")))
-    except PrunionError:
+        config = baseline_of(RunConfig.from_json(drop_ignored(made_by.get("config"))))
+    except PrunionError:  # an earlier prunion's, or none
         return made_by
-    return {**made_by, "config": baseline_of(config).to_json()}
+    return {**made_by, "config": config.to_json()}
 
 
 def _other_settings(before: MadeBy, now: MadeBy, without: Iterable[Any]) -> Iterator[str]:

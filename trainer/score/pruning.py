@@ -80,12 +80,22 @@ def keeps_all(config: RunConfig) -> str:
 
 
 def check_baseline(config: RunConfig) -> None:
-    """Raise ConfigError if a run's baseline would be the same run once more."""
+    """Raise ConfigError if a run's baseline would be the same run once more, or another one."""
     if why := keeps_all(config):
         raise ConfigError(
             f"--baseline trains the same run without pruning, and this one prunes nothing: {why}; "
             "leave it out (baseline = False)"
         )
+    if _only_settles(config) and config.train.trunk_from == "settle":
+        raise ConfigError(
+            "--baseline only settles where this run's switches learn, and [train] trunk_from is "
+            '"settle": its trunk would learn for longer; leave one of them out'
+        )
+
+
+def _only_settles(config: RunConfig) -> bool:
+    """Whether switches learn whatever the budget allows, until a run settles."""
+    return config.train.recipe == "paper" or config.train.granularity == "slice"
 
 
 def baseline_of(config: RunConfig) -> RunConfig:
@@ -97,7 +107,7 @@ def baseline_of(config: RunConfig) -> RunConfig:
     """
     train = config.train
     whole = replace(train, settle=train.settle + train.own_epochs)
-    if train.recipe == "paper" or train.granularity == "slice":
+    if _only_settles(config):
         whole = replace(whole, warmup=0, ramp=0, settle=train.warmup + train.ramp + whole.settle)
     return replace(config, budget=BudgetConfig(1.0), train=whole)
 

@@ -266,6 +266,14 @@ def test_no_switch_of_a_baseline_is_ever_off(tmp_path: Path, keys: dict[str, obj
     assert result.verdict is not None and result.verdict.loss is not None
 
 
+def test_a_baseline_whose_trunk_would_learn_for_longer_is_refused(tmp_path: Path) -> None:
+    keys = {"recipe": '"paper"', "trunk": '"tuned"', "trunk_from": '"settle"', "settle": 1}
+    run = load_config(tiny_run(tmp_path, **keys))
+    with pytest.raises(ConfigError, match="its trunk would learn for longer"):
+        train_with_baseline(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_baseline_is_trained_as_long_and_set_beside_the_result(tmp_path: Path) -> None:
     run, out = load_config(tiny_run(tmp_path)), tmp_path / "out"
     alone = train_run(run, out)

@@ -7,11 +7,12 @@ with settings are named with them, as in their key: `tuned-025.all`, `tuned-025.
 
 The difference is of the mean over domains of the accuracy, and its 95 % interval is for other seeds
 *and* other images of the same domains. Seeds and images are crossed: every seed answers the same
-images. So each level is resampled on its own, images within their domain, its deviations reflated
+images. So each level is resampled on its own, images within their domain, their deviations reflated
 to the level's own variance (Carpenter, Goldstein and Rasbash 2003, "A novel bootstrap procedure for
 assessing the relationship between class size and achievement", JRSS C 52): plain resampling of both
-levels would count the noise of a single answer twice. A handful of seeds says little of how
-seeds differ, and Student's t says how little.
+levels would count the noise of a single answer twice. A handful of seeds is too few to resample:
+how far their mean may be off is Student's t. Where each seed held out images of its own, how seeds
+differ tells of both, and images are not resampled on top.
 """
 
 from __future__ import annotations
@@ -43,9 +44,6 @@ __all__ = [
 
 DRAWS = 20_000
 LEVEL = 0.95
-# Student's t at that level for 2, 3, … 11 seeds, and the normal's.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-NORMAL = 1.960
 Line = dict[str, Any]
 
 
@@ -91,26 +89,44 @@ def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
     common = sorted(mine.keys() & other.keys())
     if not common:
         return None
-    first, *others = [rows[seed] for rows in (mine, other) for seed in common]
-    for line in others:
-        if not _same_images(line, first):
-            raise click.ClickException(
-                f"{line['key']} was tested on other images than {first['key']}: "
-                "compare rows of the same domains"
-            )
+    first = mine[common[0]]
+    apart = _held_out(first) and not all(
+        _same_images(mine[seed], first) and "digests" in first for seed in common
+    )
+    for seed in common:
+        like = mine[seed] if apart else first
+        for line in (mine[seed], other[seed]):
+            if not _same_images(line, like):
+                raise click.ClickException(
+                    f"{line['key']} was tested on other images than {like['key']}: "
+                    "compare rows of the same domains"
+                )
     differences = [
-        np.stack(
-            [
-                unpacked(mine[seed]["right"][name], count).astype(np.float64)
-                - unpacked(other[seed]["right"][name], count)
-                for seed in common
-            ]
-        )
-        for name, count in first["images"].items()
+        [_gains(mine[seed], other[seed], name) for seed in common] for name in first["images"]
     ]
-    low, high = _interval(differences)
-    mean = float(np.mean([d.mean() for d in differences]))
+    if apart and len(common) > 1:
+        low, high = _ends(_seeds_redrawn(_by_seed(differences), np.random.default_rng(0)))
+    else:
+        low, high = _interval([np.stack(each) for each in differences])
+    mean = float(_by_seed(differences).mean())
     return Difference(mean, mean + low, mean + high, len(common), sum(first["images"].values()))
+
+
+def _gains(ours: Line, theirs: Line, domain: str) -> np.ndarray:
+    """Of each of a domain's images what our answer is better by, -1, 0 or 1: `[N]`."""
+    count = ours["images"][domain]
+    mine, other = (unpacked(line["right"][domain], count) for line in (ours, theirs))
+    return mine.astype(np.float64) - other
+
+
+def _by_seed(differences: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """The mean over domains for each seed, `[S]`, from `[N]` of each domain and seed."""
+    return np.mean([[each.mean() for each in seeds] for seeds in differences], axis=0)
+
+
+def _held_out(line: Line) -> bool:
+    """Whether a row was measured on held-out training images, which its seed draws."""
+    return any(part.startswith("holdout") for part in label_of(line).split("."))
 
 
 def _same_images(one: Line, other: Line) -> bool:
@@ -164,7 +180,10 @@ def _interval(differences: Sequence[np.ndarray]) -> tuple[float, float]:
     total = np.zeros(DRAWS)
     for each in differences:
         total += _images_resampled(each, draw) / len(differences)
-    total += _seeds_resampled(np.mean([each.mean(1) for each in differences], axis=0), draw)
+    return _ends(total + _seeds_redrawn(_by_seed(differences), draw))
+
+
+def _ends(total: np.ndarray) -> tuple[float, float]:
     # Basic bootstrap: how far a resample lies above the mean, the mean may lie above the truth.
     low, high = np.quantile(-total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
@@ -187,15 +206,13 @@ def _images_resampled(each: np.ndarray, draw: np.random.Generator) -> np.ndarray
     return np.asarray(agreed * (resampled - image.mean()))
 
 
-def _seeds_resampled(seed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _seeds_redrawn(seed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Deviations of the mean of `[S]` under other seeds, `[DRAWS]`; none where there is one."""
     count = len(seed)
     if count < 2:
         return np.zeros(DRAWS)
-    student = STUDENT[min(count - 1, len(STUDENT)) - 1]
-    reflate = math.sqrt(count / (count - 1)) * student / NORMAL
-    resampled = draw.choice(seed, (DRAWS, count)).mean(1)
-    return np.asarray(reflate * (resampled - seed.mean()))
+    error = seed.std(ddof=1) / math.sqrt(count)
+    return np.asarray(error * draw.standard_t(count - 1, DRAWS))
 
 
 @click.command(cls=OneLineCommand)

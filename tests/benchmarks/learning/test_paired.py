@@ -91,7 +91,45 @@ def test_as_many_other_images_are_not_the_same() -> None:
         compare(ours, [theirs[0], {**theirs[1], "digests": {"x": "22"}}])
 
 
-@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (5, 0.01)])
+def held_out(rows: list[dict[str, Any]], digests: bool) -> list[dict[str, Any]]:
+    """The same rows as of `--holdout`, each seed with images of its own."""
+    own = [{**row, "key": f"{row['key']}.holdout25"} for row in rows]
+    if not digests:
+        return own
+    return [{**row, "digests": {"x": str(seed)}} for seed, row in enumerate(own)]
+
+
+@pytest.mark.parametrize("digests", [False, True])
+def test_seeds_that_hold_out_other_images_are_compared_each_with_itself(digests: bool) -> None:
+    """Then image 7 of one seed is not image 7 of the next, and the seeds' spread has both."""
+    draw = np.random.default_rng(0)
+    good, plain = answers(draw, 3, 200, 0.1, 0.05)
+    ours, theirs = (held_out(lines(n, {"x": x}), digests) for n, x in (("a", good), ("b", plain)))
+    found = compare(ours, theirs)
+    assert found is not None and found.seeds == 3
+    gains = good.mean(1) - plain.mean(1)
+    half = 4.303 * gains.std(ddof=1) / 3**0.5  # Student's t for three
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.05)
+    assert found.mean == pytest.approx(gains.mean())
+    one = compare(ours[:1], theirs[:1])
+    assert one is not None and one.seeds == 1 and one.low < one.mean < one.high
+    if digests:
+        with pytest.raises(click.ClickException, match=r"other images than resnet18\.a\.seed0"):
+            compare(ours, [{**row, "digests": {"x": "other"}} for row in theirs])
+
+
+def test_two_seeds_tell_what_students_t_says_of_two() -> None:
+    """0.96 and 0.80 points: 12.7 standard errors to each side, which is more than their mean."""
+    better, worse = np.zeros((2, 10_000), bool), np.zeros((2, 10_000), bool)
+    better[0, :96] = better[1, :80] = True
+    found = compare(lines("a", {"x": better}), lines("b", {"x": worse}))
+    assert found is not None and found.low < 0 < found.mean and found.verdict == "cannot tell"
+    assert found.high - found.mean >= 0.98 * 12.706 * 0.0008
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread"), [(1, 0.0), (2, 0.02), (3, 0.0), (3, 0.02), (5, 0.01)]
+)
 def test_the_interval_holds_the_truth(
     seeds: int, spread: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

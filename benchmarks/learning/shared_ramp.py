@@ -24,8 +24,9 @@ import click
 import torch
 
 from prunion.benchmarks.learning.catalogue import ROWS
-from prunion.benchmarks.learning.paired import compare, seed_of
-from prunion.benchmarks.learning.rows import DOMAINS, make_config, right_answers
+from prunion.benchmarks.learning.paired import compare, read_rows, seed_of
+from prunion.benchmarks.learning.row_config import DOMAINS, make_config
+from prunion.benchmarks.learning.rows import right_answers
 from prunion.runtime.base import read_json
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.errors import InputError
@@ -62,7 +63,7 @@ def main(
 ) -> None:
     """Train what is missing, then print the table."""
     path = Path(output)
-    lines = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+    lines = read_rows(path) if path.exists() else []
     asked = json.loads(json.dumps({name: options[name] for name in ASKED}))
     _check_asked(lines, asked, path)
     limits = list(dict.fromkeys(float(limit) for limit in budgets.split(",")))

@@ -1,5 +1,6 @@
 from .batch import Batch as Batch
 from .batches import JointBatches as JointBatches
+from .batches import batch_sizes as batch_sizes
 from .batches import eval_batches as eval_batches
 from .classes import parts_among as parts_among
 from .domains import Domain as Domain

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
 
 from prunion.benchmarks.learning import rows as rows_module
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS
-from prunion.benchmarks.learning.rows import _changes, _together, make_config
+from prunion.benchmarks.learning.rows import _together
 from prunion.benchmarks.learning.rows import main as learning
 from prunion.benchmarks.learning.table import goals, main, table
 
@@ -29,14 +28,6 @@ def row(key: str, accuracy: dict[str, float], params: float = 0.5) -> dict[str, 
     }
 
 
-def test_settings_of_a_row_are_read_as_toml() -> None:
-    changes = _changes(["lr=auto", "trunk_lr=3e-4", "domain_budget=true", "sharing_weight=0.5"])
-    assert changes == {"lr": "auto", "trunk_lr": 3e-4, "domain_budget": True, "sharing_weight": 0.5}
-    for wrong in ("trunk_lr", "opens=true", "=1"):
-        with pytest.raises(click.UsageError, match=f"--set {wrong}: give KEY=VALUE"):
-            _changes([wrong])
-
-
 def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row("resnet18.tuned-all.seed0", {"a": 0.5})) + "\n", "utf-8")
@@ -45,6 +36,9 @@ def test_a_row_that_is_there_is_not_run_again(tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (0, "")
     unknown = CliRunner().invoke(learning, ["tuned", *options])
     assert unknown.exit_code == 2 and "no row tuned: choose from" in unknown.output
+    path.write_text(path.read_text("utf-8") + '{"key": "resnet18.tuned-0', "utf-8")  # killed
+    half = CliRunner().invoke(learning, ["tuned-all", *options])
+    assert half.exit_code == 1 and "rows.jsonl, line 2, is no row" in half.stderr
 
 
 def test_networks_of_their_own_make_one_line() -> None:
@@ -72,28 +66,6 @@ def test_networks_of_their_own_make_one_line() -> None:
     assert account["ms"] == ms
 
 
-@pytest.mark.parametrize(("name", "limit"), [("separate-050", 0.25), ("separate-each-050", 0.5)])
-def test_networks_of_their_own_share_the_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: float
-) -> None:
-    seen: list[tuple[str, float, str]] = []
-
-    def run(which: object, config: Any, folder: Path) -> None:
-        (domain,) = config.domains
-        seen.append((domain.name, config.budget.limit, folder.name))
-
-    monkeypatch.setattr(rows_module, "_run", run)
-    monkeypatch.setattr(rows_module, "_together", lambda which, lines: {})
-    options = {
-        "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": [],
-        "teacher": "", "round_to": 1, "profile": "", "keep": (), "backbone": "resnet18",
-        "domains": "gtsrb,dtd10",
-        "holdout": False, "share": 0.1, "seed": 0, "threads": 1, "folder": str(tmp_path),
-    }  # fmt: skip
-    rows_module.run_row(name, options)
-    assert seen == [("gtsrb", limit, "gtsrb"), ("dtd10", limit, "dtd10")]
-
-
 def test_rows_that_decide_come_first_every_seed_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +91,7 @@ def test_rows_that_decide_come_first_every_seed_of_them(
 def test_a_row_of_latency_is_of_one_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "run_row", lambda name, options: {})
+    monkeypatch.setattr(rows_module, "run_row", lambda name, options: {"mean": 0.5})
     where = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(tmp_path / "o.jsonl")]
     told = CliRunner().invoke(learning, ["tuned-025", "tuned-latency-025", *where])
     assert told.exit_code == 2 and "tuned-latency-025: give --profile" in told.output
@@ -134,41 +106,6 @@ def test_a_row_of_latency_is_of_one_profile(
     assert [key.rpartition("-")[0] for key in keys] == 2 * [
         "resnet18.tuned-latency-025.seed0.profile"
     ]
-
-
-def test_the_run_of_a_row(tmp_path: Path) -> None:
-    options = {
-        "data": str(tmp_path), "weights": str(tmp_path), "epochs": "1,2,3", "settings": ["lr=0.5"],
-        "teacher": "", "round_to": 1, "profile": "", "keep": ("conv1",),
-        "backbone": "resnet18", "domains": "gtsrb,flowers5",
-        "holdout": True, "share": 0.1, "seed": 4, "threads": 1,
-    }  # fmt: skip
-    config = make_config(ROWS["frozen-macs-050"], options)
-    assert (config.budget.kind, config.budget.limit, config.seed) == ("macs", 0.5, 4)
-    assert config.backbone.keep == ("conv1",)
-    assert (config.train.trunk, config.train.lr, config.train.epochs) == ("frozen", 0.5, 6)
-    assert [(d.name, d.mirror, d.holdout, d.test) for d in config.domains] == [
-        ("gtsrb", False, 0.1, ()), ("flowers5", True, 0.1, ())
-    ]  # fmt: skip
-
-
-def test_every_row_is_a_run() -> None:
-    """A method's name, the budget's kind unless it is parameters, and its share."""
-    options = {
-        "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "",
-        "round_to": 1, "profile": "device.json", "keep": (),
-        "backbone": "resnet18", "domains": "gtsrb", "holdout": False, "share": 0.1, "seed": 0,
-        "threads": 1,
-    }  # fmt: skip
-    assert len(make_config(ROWS["tuned-025"], {**options, "domains": "all"}).domains) == 8
-    for row in ROWS.values():
-        make_config(row, options)
-    once = make_config(ROWS["one-shot-macs-025"], options)
-    assert (once.budget.kind, once.budget.limit) == ("macs", 0.25)
-    assert (once.train.recipe, once.train.ranking) == ("once", "importance-per-cost")
-    assert make_config(ROWS["one-shot-undivided-010"], options).train.ranking == "importance"
-    first = make_config(ROWS["slim-first-taylor-global-025"], options).train
-    assert (first.warmup, first.ramp, first.settle) == (0, 8, 4)  # the rates of 2, 4, 6
 
 
 def test_a_row_is_held_against_its_own_reference() -> None:

@@ -120,6 +120,9 @@ def drop_ignored(run: Any) -> Any:
     if isinstance(domains, dict):
         run = {**run, "domains": drop_unused(domains)}
     if isinstance(train, dict):
+        budget = run.get("budget")
+        if isinstance(budget, dict) and budget.get("own", 1) == 1:  # had another default once
+            train = {**train, "own_epochs": 0}
         gone = ignored(train)
         run = {**run, "train": {key: x for key, x in train.items() if key not in gone}}
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from prunion.trainer.config.checks import (
 )
 from prunion.trainer.config.domains import DomainConfig, check_used
 from prunion.trainer.config.file import absolute_paths, merge, read_change, read_toml
-from prunion.trainer.config.known_keys import METHOD_KEYS, drop_ignored, ignored, settles_apart
+from prunion.trainer.config.known_keys import METHOD_KEYS, drop_ignored, settles_apart
 from prunion.trainer.config.method import MOST_TURNS
 from prunion.trainer.config.train import TrainConfig
 
@@ -72,9 +72,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "domains", tuple(self.domains))
-        if self.budget.own == 1:  # then it says nothing, and older runs have another default
-            train = {**vars(self.train), "own_epochs": 0}
-            object.__setattr__(self, "train", replace(self.train, **{**train, **ignored(train)}))
+        if self.budget.own == 1 and self.train.own_epochs:
+            raise ConfigError(
+                f"[train] own_epochs is {self.train.own_epochs}, but [budget] own, to which each "
+                "domain is thinned, is not given: give it, or remove own_epochs"
+            )
         check_int("", "seed", self.seed, 0, 2**32 - 1)
         check_int("", "threads", self.threads, 0, 1024)
         check_choice("", "device", self.device, get_args(Device))

@@ -6,7 +6,7 @@ Its recipe "paper" and eq. 4 are those of dos Santos, Berriel, Oliveira-Santos, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from prunion.runtime.base import shown
@@ -34,7 +34,7 @@ from prunion.trainer.config.checks import (
     check_number,
     check_text,
 )
-from prunion.trainer.config.known_keys import misplaced
+from prunion.trainer.config.known_keys import ignored, misplaced
 from prunion.trainer.config.method import (
     AffineForm,
     AffineNumbers,
@@ -241,6 +241,11 @@ class TrainConfig:
     def traits(self) -> MethodTraits:
         """What the method means for a run."""
         return method_traits(vars(self))
+
+    def without_thinning(self) -> TrainConfig:
+        """The same for a run whose domains are not thinned after settling."""
+        train = {**vars(self), "own_epochs": 0}
+        return replace(self, **{**train, **ignored(train)})
 
     @property
     def freezes_norms(self) -> bool:

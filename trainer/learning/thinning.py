@@ -71,6 +71,7 @@ def _config(config: RunConfig, budget: BudgetConfig) -> RunConfig:
     settle = max(1, epochs // SETTLES)
     train = replace(
         config.train,
+        own_epochs=0,
         recipe="prunion",
         trunk="frozen",
         trunk_lr=TrainConfig.trunk_lr,  # and all else that says nothing here

@@ -91,6 +91,12 @@ def check_baseline(config: RunConfig) -> None:
             "--baseline only settles where this run's switches learn, and [train] trunk_from is "
             '"settle": its trunk would learn for longer; leave one of them out'
         )
+    if config.train.own_epochs and config.train.trunk == "tuned":
+        raise ConfigError(
+            "--baseline has nothing to thin, and this run's trunk stands still for the "
+            f"{config.train.own_epochs} [train] own_epochs: the baseline's would learn for longer; "
+            "leave one of them out"
+        )
 
 
 def _only_settles(config: RunConfig) -> bool:
@@ -101,12 +107,14 @@ def _only_settles(config: RunConfig) -> bool:
 def baseline_of(config: RunConfig) -> RunConfig:
     """The same run without pruning: for as many epochs, every switch on from first to last.
 
-    It has no budgets of single domains to thin for, so it settles for these epochs too. In the
-    paper's recipe, and where slices are switched, switches learn whatever the budget allows until a
-    run settles: there it does nothing else.
+    It has no budgets of single domains to thin for, so where the trunk is frozen anyway it settles
+    for these epochs too; a tuned one stands still in them. In the paper's recipe, and where slices
+    are switched, switches learn whatever the budget allows until a run settles: there it does
+    nothing else.
     """
     train = config.train
-    whole = replace(train, settle=train.settle + train.own_epochs)
+    longer = 0 if train.trunk == "tuned" else train.own_epochs
+    whole = replace(train.without_thinning(), settle=train.settle + longer)
     if _only_settles(config):
         whole = replace(whole, warmup=0, ramp=0, settle=train.warmup + train.ramp + whole.settle)
     return replace(config, budget=BudgetConfig(1.0), train=whole)

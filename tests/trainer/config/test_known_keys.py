@@ -92,8 +92,10 @@ def test_domains_that_are_thinned_learn_switches_in_any_recipe() -> None:
     run = {**run_of(train), "budget": {"limit": 0.5, "own": 0.7}}
     config = RunConfig.from_json(run)
     assert (config.train.switch_every, config.train.own_epochs) == (2, 3)
-    whole = RunConfig.from_json({**run, "budget": {"limit": 1.0}})  # as `--baseline` has it
-    assert (whole.train.switch_every, whole.train.own_epochs) == (8, 0)
+    whole = config.train.without_thinning()  # as `--baseline` has it
+    assert (whole.switch_every, whole.own_epochs) == (8, 0)
+    with pytest.raises(ConfigError, match=r"own_epochs is 3.*give it, or remove own_epochs"):
+        RunConfig.from_json({**run, "budget": {"limit": 0.5}})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.base import sha256_file
 from prunion.runtime.bundle import UnitTable
-from prunion.runtime.errors import StoppedError
+from prunion.runtime.errors import ConfigError, StoppedError
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.own_budget import (
@@ -41,7 +41,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_domain_keeps_its_own_budget_within_the_union(finished: Path) -> None:
     run, out = load_config(finished / "run.toml"), finished / "out"
-    plain = replace(run, budget=replace(run.budget, own=1.0))
+    whole = replace(run.budget, own=1.0)
+    plain = replace(run, budget=whole, train=run.train.without_thinning())
     train_run(plain, finished / "plain")
     before, after = (load_checkpoint(finished / name).net for name in ("plain", "out"))
     table = after.units.table
@@ -164,11 +165,12 @@ def test_many_domains_cover_the_union_with_less_than_its_part_each(finished: Pat
 
 
 def test_a_baseline_trains_for_the_epochs_of_thinning_too(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had 24 steps beside 40, and the table said that both had as many epochs."""
     out = tmp_path / "out"
-    result = train_with_baseline(load_config(finished / "run.toml"), out)
+    config = load_config(thin_run(tmp_path, trunk='"frozen"'))
+    result = train_with_baseline(config, out)
     logs = [
         [json.loads(x) for x in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         for folder in (out, out / "baseline")
@@ -190,11 +192,13 @@ def test_a_baseline_trains_for_the_epochs_of_thinning_too(
 
 def test_runs_without_own_go_on_whatever_the_default_was(finished: Path) -> None:
     config = load_config(finished / "run.toml")
-    plain = replace(config, budget=replace(config.budget, own=1.0))
+    whole = replace(config.budget, own=1.0)
+    plain = replace(config, budget=whole, train=config.train.without_thinning())
     stored = plain.to_json()
     stored["train"]["own_epochs"] = 3  # as it was written when that was the default
-    again = replace(plain, train=replace(plain.train, own_epochs=0))
-    assert type(plain).from_json(stored) == again == plain
+    assert type(plain).from_checkpoint(stored).train == plain.train
+    with pytest.raises(ConfigError, match=r"own_epochs is 3, but .budget. own.*is not given"):
+        type(plain).from_json(stored)  # by hand it is a mistake
 
 
 def test_it_is_exported_as_it_was_trained(finished: Path) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
-from prunion.trainer.score import check_baseline
+from prunion.trainer.score import baseline_of, check_baseline
 from tests.trainer.tiny_run import tiny_run
 
 
@@ -36,12 +36,23 @@ def test_of_what_prunes_nothing(changes: list[str], why: str, tmp_path: Path) ->
         [],
         ["train.method=ba2"],
         ["budget.limit=1800"],
-        ["budget.limit=1.0", "budget.own=0.5", "train.own_epochs=3"],
+        ["budget.limit=1.0", "budget.own=0.5", "train.own_epochs=3", "train.trunk=frozen"],
         ["train.recipe=paper", "train.granularity=slice"],
     ],
 )
 def test_and_of_nothing_else(changes: list[str], tmp_path: Path) -> None:
     check_baseline(load_config(tiny_run(tmp_path), changes))
+
+
+@pytest.mark.parametrize(("trunk", "longer"), [("tuned", 0), ("frozen", 3)])
+def test_its_trunk_learns_as_long_as_the_run_s(trunk: str, longer: int, tmp_path: Path) -> None:
+    """Thinning trains no trunk, so a baseline that settled instead would have learned more."""
+    changes = ["budget.own=0.5", "train.own_epochs=3", f"train.trunk={trunk}"]
+    run = load_config(tiny_run(tmp_path), changes)
+    assert baseline_of(run).train.settle == run.train.settle + longer
+    if trunk == "tuned":
+        with pytest.raises(ConfigError, match=r"stands still for the 3 .train. own_epochs"):
+            check_baseline(run)
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from prunion.runtime.base import json_of, read_json
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import BudgetConfig
+from prunion.trainer.config import BudgetConfig, RunConfig
 from prunion.trainer.score.advice import UNLEARNED, Fit, Limit, limit_line
 from prunion.trainer.score.losses import Loss, domain_losses, lost_line, mean_loss, normal_of
 from prunion.trainer.score.made_by import MadeBy, comparable, read_made_by
@@ -32,7 +32,8 @@ class Learned:
     Attributes:
         right: per domain which test images were answered right, bool `[N]`; may be empty.
         accuracy: per domain on the test images.
-        trained: per domain the share of right answers in the last epoch's training steps.
+        trained: per domain the share of right answers in the last epoch's training steps; without
+            the domains of which that epoch has none, or whose images were mixed in it.
         images: training images per domain.
         limit, uncut: the budget as a share of the whole, where it is one, and the share that
             learning left before the last cut.
@@ -143,7 +144,14 @@ def _fit(learned: Learned, baseline: Learned | None, prunes: bool) -> Fit | None
     whole = None
     if baseline is not None and prunes and learned.trained.keys() <= baseline.trained.keys():
         whole = _average({name: baseline.trained[name] for name in learned.trained})
-    return Fit(trained, tested, whole, _lacks_images(learned), not prunes or whole is not None)
+    told, of = not prunes or whole is not None, ""
+    if len(learned.trained) < len(learned.accuracy):
+        of = _called(list(learned.trained), f"{len(learned.trained)} domains")
+    return Fit(trained, tested, whole, _lacks_images(learned), told, of)
+
+
+def _called(names: Sequence[str], several: str) -> str:
+    return names[0] if len(names) == 1 else several
 
 
 def _variance(share: float, images: int) -> float:
@@ -177,7 +185,7 @@ def _fit_of(fit: Fit, pruned: Learned, baseline: Learned, lost: Sequence[str]) -
     if not names or names == list(pruned.trained):
         return fit
     trained, whole = ([x.trained[n] for n in names] for x in (pruned, baseline))
-    of = names[0] if len(names) == 1 else f"the {len(names)} domains that lost"
+    of = _called(names, f"the {len(names)} domains that lost")
     return replace(fit, trained=float(np.mean(trained)), whole=float(np.mean(whole)), of=of)
 
 
@@ -225,7 +233,7 @@ def _read(folder: Path) -> Learned | None:
     path = folder / "record.json"
     if not path.is_file():
         return None
-    record = read_json(path)
+    record, made_by = read_json(path), read_made_by(folder)
     try:
         result, answers = record["result"], record["domains"]
         accuracy = {k: float(v) for k, v in result["accuracy"].items()}
@@ -240,11 +248,11 @@ def _read(folder: Path) -> Learned | None:
         return Learned(
             right=right,
             accuracy=accuracy,
-            trained=_trained(folder / "metrics.jsonl", list(accuracy), result),
+            trained=_trained(folder / "metrics.jsonl", _unmixed(accuracy, made_by), result),
             images={name: int(found["images"]["train"]) for name, found in result["data"].items()},
             limit=_share(result["budget"]),
             uncut=float(result["uncut"]),
-            made_by=read_made_by(folder),
+            made_by=made_by,
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrunionError):
         return None
@@ -255,6 +263,16 @@ def _share(budget: Mapping[str, Any]) -> float:
     profile = "any" if budget["kind"] == "latency" else ""
     asked = BudgetConfig(budget["asked"], budget["kind"], profile=profile)
     return asked.allowed(1.0) / (1.0 if asked.is_fraction else budget.get("backbone") or math.nan)
+
+
+def _unmixed(names: Iterable[str], made_by: MadeBy) -> list[str]:
+    """Those whose training images are not mixed with others': a mixed one has no right answer."""
+    try:
+        config = RunConfig.from_checkpoint(made_by.get("config"))
+    except PrunionError:  # an earlier prunion's, which mixed none, or another's
+        return list(names)
+    augment = {domain.name: domain.augment or config.train.augment for domain in config.domains}
+    return [name for name in names if name not in augment or not augment[name].mixes]
 
 
 def _trained(log: Path, names: list[str], result: Mapping[str, Any]) -> dict[str, float]:

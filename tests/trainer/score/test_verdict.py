@@ -247,3 +247,37 @@ def test_a_damaged_note_of_images_is_unknown(made_by: object, tmp_path: Path) ->
     (tmp_path / "record.json").write_text(json.dumps({**record, "made_by": made_by}), "utf-8")
     found = read_verdict(tmp_path, tmp_path)
     assert found is not None and found.loss is None
+
+
+@pytest.mark.parametrize(
+    ("train", "own", "known"),
+    [
+        ({}, {}, True),
+        ({"augment": {"randaugment": 9}}, {}, True),
+        ({"augment": {"mixup": 1.0}}, {}, False),
+        ({"augment": {"mixup": 1.0}}, {"augment": {"erasing": 0.25}}, True),
+        ({}, {"augment": {"cutmix": 1.0}}, False),
+    ],
+)
+def test_of_mixed_images_nobody_knows_what_was_learned(
+    train: dict[str, object],
+    own: dict[str, object],
+    known: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network that knows them all would answer few of them as the larger part's label says."""
+    folder = written_run(tmp_path, {"limit": 0.25}, train=train, result={"steps": [1, 3]})
+    record = json.loads((folder / "record.json").read_text("utf-8"))
+    record["made_by"]["config"]["domains"]["a"] |= own
+    (folder / "record.json").write_text(json.dumps(record), "utf-8")
+    line = json.dumps({"step": 3, "train_accuracy/a": 0.7})
+    (folder / "metrics.jsonl").write_text(line + "\n", "utf-8")
+    monkeypatch.setattr("prunion.trainer.score.verdict.judge", lambda pruned, baseline: pruned)
+    assert read_verdict(folder).trained == ({"a": 0.7} if known else {})  # type: ignore[union-attr]
+
+
+def test_of_domains_in_turns_it_says_whose_images_were_learned() -> None:
+    pruned = learned({"first": bits(500, 0.7), "last": bits(500, 0.7)}, 0.99)
+    found = judge(replace(pruned, trained={"last": 0.99}))
+    assert "99.0% of the training images of last" in " ".join(found.lines)

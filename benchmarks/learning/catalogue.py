@@ -20,7 +20,7 @@ from typing import Any, Literal
 from prunion.benchmarks.learning.slim_first import SlimFirst
 from prunion.trainer.config import BudgetKind
 
-__all__ = ["DECIDING", "LATENCY", "POINTS", "ROWS", "LearningRow"]
+__all__ = ["DECIDING", "LATENCY", "POINTS", "ROWS", "LearningRow", "settings_of"]
 
 PARAMS = ("075", "050", "025", "010", "005")
 MACS = ("macs-050", "macs-025", "macs-010")
@@ -203,3 +203,15 @@ def _rows() -> dict[str, LearningRow]:
 ROWS = _rows()
 # What is to be known first: whether learning the switches beats one cut, and what either loses.
 DECIDING = ("tuned-all", "tuned-025", "one-shot-025", "tuned-macs-050", "one-shot-macs-050")
+
+
+def settings_of(key: str) -> str:
+    """What was set for a row, as its key ends: `all.precision-bf16`.
+
+    Without the profile and the multiple of a row of latency: no other row has one, and it is to
+    stand beside those.
+    """
+    _, name, _, *extra = key.split(".")
+    if name in ROWS and ROWS[name].kind == "latency":
+        extra = [part for part in extra if not part.startswith(("profile-", "round-"))]
+    return ".".join(extra)

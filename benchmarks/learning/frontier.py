@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import LATENCY, POINTS, ROWS
-from prunion.benchmarks.learning.paired import label_of, read_rows
+from prunion.benchmarks.learning.catalogue import LATENCY, POINTS, ROWS, settings_of
+from prunion.benchmarks.learning.paired import read_rows
 from prunion.runtime.base import install_hint, replace_file
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
@@ -77,12 +77,19 @@ def spots(
 
     Args:
         times: of each row, as `shares_of_time` reads them.
+
+    Raises InputError where a row of latency is there by several profiles.
     """
     seeds: dict[str, list[dict[str, Any]]] = {}
+    keys: dict[tuple[str, ...], str] = {}
     for line in lines:
-        row, _, extra = label_of(line).partition(".")
-        if extra == like:
-            seeds.setdefault(row, []).append(line)
+        if settings_of(line["key"]) != like:
+            continue
+        _, row, seed, *_ = line["key"].split(".")
+        other = keys.setdefault((row, seed), line["key"])
+        if other != line["key"]:
+            raise InputError(f"{other} and {line['key']} are one spot: leave one of them out")
+        seeds.setdefault(row, []).append(line)
     named = {f"{method}-{point}": method for method in SHOWN for point in SHARES}
     named[EVERYTHING] = EVERYTHING
     found = []
@@ -98,8 +105,11 @@ def spots(
     return found
 
 
-def shares_of_time(path: Path) -> dict[str, float]:
+def shares_of_time(path: Path, backbone: str = "resnet18", like: str = "") -> dict[str, float]:
     """What one image takes in each row of a file of `latency.py`, over every channel's.
+
+    Of bundles that are called by their whole key those alone that are of the backbone and the
+    settings; the others have the row's name alone, because the file holds them once.
 
     Raises InputError for another file, or one that measured against another row.
     """
@@ -107,24 +117,32 @@ def shares_of_time(path: Path) -> dict[str, float]:
     for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
             line = json.loads(text)
-            row, against = (_row(str(line[key])) for key in ("row", "against"))
+            row, against = (str(line[key]) for key in ("row", "against"))
             share = 1.0 if row == against else float(line["ratio"][CASE][0])
         except (ValueError, LookupError, TypeError):
             raise InputError(
                 f"{path}, line {number}, is no line of `benchmarks.learning.latency`: give its file"
             ) from None
-        if against != EVERYTHING:
+        if not _is_of(row, backbone, like):
+            continue
+        if _row(against) != EVERYTHING or not _is_of(against, backbone, like):
             raise InputError(
                 f"{path}, line {number}, is against {against}: measure with "
-                f"--reference {EVERYTHING}"
+                f"--reference {EVERYTHING}, of the same backbone and settings"
             )
-        found.setdefault(row, []).append(share)
+        found.setdefault(_row(row), []).append(share)
     return {row: statistics.mean(shares) for row, shares in found.items()}
 
 
 def _row(name: str) -> str:
     """The row's name, by which `latency.py` calls a bundle, or the one in its whole key."""
     return name.split(".")[1] if "." in name else name
+
+
+def _is_of(name: str, backbone: str, like: str) -> bool:
+    if "." not in name:
+        return True
+    return name.split(".")[0] == backbone and settings_of(name) == like
 
 
 @click.command(cls=OneLineCommand)
@@ -140,10 +158,10 @@ def _row(name: str) -> str:
 def main(rows: Path, like: str, backbone: str, latency: Path | None, output: Path) -> None:
     """Draw the frontier of accuracy against parameters, MACs and measured time."""
     lines = read_rows(rows)
-    times = {} if latency is None else shares_of_time(latency)
+    times = {} if latency is None else shares_of_time(latency, backbone, like)
     found = spots([x for x in lines if x["key"].split(".")[0] == backbone], like, times)
     if not any(spot.method != EVERYTHING for spot in found):
-        keys = ", ".join(dict.fromkeys(label_of(x).partition(".")[2] or "''" for x in lines))
+        keys = ", ".join(dict.fromkeys(settings_of(x["key"]) or "''" for x in lines))
         raise click.UsageError(f"no row of {backbone} with these settings in {rows}: --like {keys}")
     if latency is not None and all(spot.time is None for spot in found):
         raise click.UsageError(f"{latency} has no time of any of these rows: --latency")

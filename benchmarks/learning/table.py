@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import ROWS
+from prunion.benchmarks.learning.catalogue import ROWS, settings_of
 from prunion.benchmarks.learning.paired import compare, read_rows
 from prunion.benchmarks.learning.paired import seed_of as _seed
 from prunion.runtime.cli import FilePath, OneLineCommand
@@ -35,7 +35,7 @@ def main(rows: Path) -> None:
     """Print one table for each backbone and number of epochs."""
     lines = read_rows(rows)
     for (backbone, extra), group in _groups(lines).items():
-        click.echo(f"\n{' '.join(filter(None, (backbone, *extra)))}:\n")
+        click.echo(f"\n{' '.join([backbone, *extra.split('.')]).strip()}:\n")
         click.echo(table(group) + "\n\n" + goals(group))
         if any("account" in line for line in group):
             click.echo("\n" + accounts(group))
@@ -101,13 +101,15 @@ def _kilobytes(values: Iterable[float]) -> str:
     return f"{statistics.mean(values) / 1000:,.0f}"
 
 
-def _groups(
-    lines: list[dict[str, Any]],
-) -> dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]]:
-    groups: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+def _groups(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Lines by backbone and settings; one of another profile than one before it stands alone."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        backbone, _, _, *extra = line["key"].split(".")
-        groups[backbone, tuple(extra)].append(line)
+        backbone, name, seed, *extra = line["key"].split(".")
+        group = groups[backbone, settings_of(line["key"])]
+        if any((_name(x), _seed(x)) == (name, seed) for x in group):
+            group = groups[backbone, ".".join(extra)]
+        group.append(line)
     return groups
 
 

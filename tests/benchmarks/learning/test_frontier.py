@@ -66,10 +66,9 @@ def test_measured_time_is_a_third_panel(tmp_path: Path) -> None:
     keys = [f"resnet18.tuned-025.seed{seed}.all" for seed in (0, 1)]  # named whole where two are
     lines = [timed("tuned-all", 1.02), *map(timed, keys, (0.5, 0.7)), timed("finetune", 1.0)]
     times.write_text("\n".join(lines) + "\n", "utf-8")
-    assert shares_of_time(times) == {
-        "tuned-all": 1.0, "tuned-025": pytest.approx(0.6), "finetune": 1.0
-    }  # fmt: skip
-    found = {spot.method: spot.time for spot in spots(LINES[:2], "all", shares_of_time(times))}
+    read = shares_of_time(times, like="all")
+    assert read == {"tuned-all": 1.0, "tuned-025": pytest.approx(0.6), "finetune": 1.0}
+    found = {spot.method: spot.time for spot in spots(LINES[:2], "all", read)}
     assert found == {"tuned": pytest.approx(0.6)}
     asked = [str(rows), "--like", "all", "-o", str(out)]
     assert not CliRunner().invoke(main, asked).exit_code
@@ -80,6 +79,31 @@ def test_measured_time_is_a_third_panel(tmp_path: Path) -> None:
     times.write_text(timed("finetune", 1.0), "utf-8")
     other = CliRunner().invoke(main, [*asked, "--latency", str(times)])
     assert other.exit_code == 2 and "has no time of any of these rows" in other.output
+
+
+def test_times_of_another_backbone_or_other_settings_are_not_averaged_in(tmp_path: Path) -> None:
+    times = tmp_path / "times.jsonl"
+    whole = {name: f"{name}.tuned-all.seed0.all" for name in ("resnet18", "lite0")}
+    lines = [
+        *(timed(key, 1.0, key) for key in whole.values()),
+        timed("resnet18.tuned-025.seed0.all", 0.6, whole["resnet18"]),
+        timed("lite0.tuned-025.seed0.all", 1.1, whole["lite0"]),
+        timed("resnet18.tuned-025.seed0", 0.9, whole["resnet18"]),
+    ]
+    times.write_text("\n".join(lines), "utf-8")
+    assert shares_of_time(times, "resnet18", "all") == {"tuned-all": 1.0, "tuned-025": 0.6}
+    assert shares_of_time(times, "lite0", "all") == {"tuned-all": 1.0, "tuned-025": 1.1}
+    with pytest.raises(InputError, match=r"line 5, is against resnet18\.tuned-all\.seed0\.all"):
+        shares_of_time(times, "resnet18", "")
+
+
+def test_rows_of_latency_stand_beside_the_others() -> None:
+    timed_row = line("resnet18.tuned-latency-025.seed0.all.profile-0a1b2c3d.round-16", 0.7)
+    found = {(spot.method, spot.kind): spot.mean for spot in spots([*LINES, timed_row], "all")}
+    assert found["tuned", "latency"] == 0.7
+    other = line("resnet18.tuned-latency-025.seed0.all.profile-ffffffff.round-16", 0.7)
+    with pytest.raises(InputError, match=r"profile-ffffffff.round-16 are one spot"):
+        spots([timed_row, other], "all")
 
 
 @pytest.mark.parametrize(

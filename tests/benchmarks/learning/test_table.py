@@ -135,3 +135,14 @@ def test_backbones_and_epochs_do_not_mix(tmp_path: Path) -> None:
     output = CliRunner().invoke(main, [str(path)], catch_exceptions=False).output
     assert output.count("| row |") == 3
     assert "resnet18 e1-1-1:" in output
+
+
+def test_a_row_of_latency_is_in_the_table_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    timed = "resnet18.tuned-latency-025.seed0.all.profile-{}.round-16"
+    keys = ["resnet18.tuned-all.seed0.all", timed.format("0a"), timed.format("ff")]
+    path.write_text("\n".join(json.dumps(row(key, {"a": 0.5})) for key in keys), "utf-8")
+    output = CliRunner().invoke(main, [str(path)], catch_exceptions=False).output
+    first, second = output.split("resnet18 all profile-ff round-16:")
+    assert first.count("`tuned-latency-025`") == second.count("`tuned-latency-025`") == 1
+    assert "| 0.00 | 1,234 |" in first  # it is held against every channel

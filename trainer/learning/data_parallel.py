@@ -19,7 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.learning.steps import StepResult
-from prunion.trainer.network import DomainNet
+from prunion.trainer.methods import SeriesSite
+from prunion.trainer.network import DomainNet, DomainNorm
 from prunion.trainer.processes import Processes
 
 __all__ = ["SharedSteps"]
@@ -38,18 +39,13 @@ class SharedSteps:
     def __init__(self, net: DomainNet, processes: Processes, train: TrainConfig) -> None:
         """Every process begins with the first one's parameters.
 
-        Raises ConfigError for "series", whose own BatchNorms each process would have for itself,
-        and for slices, whose charges are of all domains at once.
+        Raises ConfigError for slices where processes have whole domains: their charges are of all
+        domains at once.
         """
         if processes.count > 1 and not processes.slices and train.granularity == "slice":
             raise ConfigError(
                 '[train] granularity is "slice" and placement is "domains", where no process sees '
                 'all domains\' switches: set placement = "images", or start one process'
-            )
-        if processes.slices and train.method == "series":
-            raise ConfigError(
-                '[train] method is "series" and placement is "images": its adapters\' BatchNorm '
-                'needs whole batches: set placement = "domains", or start one process'
             )
         self.net, self.processes, self.slices = net, processes, processes.slices
         # One domain a step leaves the others' parameters unused, and of "svd" one of two sets is:
@@ -62,8 +58,9 @@ class SharedSteps:
         self._wrapped: DistributedDataParallel | None = None
         self._learning: tuple[bool, ...] = ()
         if self.slices and train.sync_norms:
-            for norm in net.norms.values():
-                norm.processes = processes
+            for module in net.modules():
+                if isinstance(module, (DomainNorm, SeriesSite)):
+                    module.processes = processes
 
     def release(self) -> None:
         """Leave the network to another run."""

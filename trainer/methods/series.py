@@ -31,6 +31,7 @@ from prunion.trainer.methods.adapter import (
     plain,
 )
 from prunion.trainer.methods.parallel import squares
+from prunion.trainer.processes import ALONE, Processes, synced_norm
 
 __all__ = ["MixedOutputs", "SeriesAdapters", "SeriesSite", "fold_series"]
 
@@ -53,6 +54,7 @@ class SeriesSite(nn.Module):
     def __init__(self, domains: int, channels: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
+        self.processes: Processes = ALONE  # whose slices make a batch's statistics
         self.alpha = nn.Parameter(torch.zeros(domains, channels, channels))
         self.weight = nn.Parameter(torch.ones(domains, channels))
         self.bias = nn.Parameter(torch.zeros(domains, channels))
@@ -61,23 +63,29 @@ class SeriesSite(nn.Module):
 
     def forward(self, z: torch.Tensor, routing: _Routing) -> torch.Tensor:
         """`[N, C, H, W]` of any domains → the same."""
-        parts = z.split([count for _, count in routing.segments])
-        pairs = zip(parts, routing.segments, strict=True)
-        return torch.cat([part + self._own(part, domain) for part, (domain, _) in pairs])
-
-    def _own(self, z: torch.Tensor, domain: int) -> torch.Tensor:
-        z = F.batch_norm(
-            z,
-            self.running_mean[domain],
-            self.running_var[domain],
-            self.weight[domain],
-            self.bias[domain],
-            self.training,
-            MOMENTUM,
-            EPS,
+        sizes, own = [count for _, count in routing.segments], self._normal(z, routing)
+        pairs = zip(own.split(sizes), routing.segments, strict=True)
+        return z + torch.cat(
+            [F.conv2d(part, self.alpha[domain][..., None, None]) for part, (domain, _) in pairs]
         )
-        z = F.dropout2d(z, self.dropout, self.training)
-        return F.conv2d(z, self.alpha[domain][..., None, None])
+
+    def _normal(self, z: torch.Tensor, routing: _Routing) -> torch.Tensor:
+        running = (self.running_mean, self.running_var)
+        if self.training and self.processes.slices:
+            more = (MOMENTUM, EPS, self.processes)
+            z = synced_norm(z, routing.segments, self.weight, self.bias, running, *more)
+        else:
+            parts = z.split([count for _, count in routing.segments])
+            pairs = zip(parts, routing.segments, strict=True)
+            z = torch.cat([self._one(part, domain) for part, (domain, _) in pairs])
+        return F.dropout2d(z, self.dropout, self.training)
+
+    def _one(self, z: torch.Tensor, domain: int) -> torch.Tensor:
+        if not len(z):  # another process has this domain's images
+            return z
+        mean, variance = self.running_mean[domain], self.running_var[domain]
+        affine = (self.weight[domain], self.bias[domain])
+        return F.batch_norm(z, mean, variance, *affine, self.training, MOMENTUM, EPS)
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`α·diag(s)` `[D, C, C]`, and the shift `α·t` `[D, C]`, of evaluation."""

@@ -36,7 +36,8 @@ OWN: dict[str, dict[str, object]] = {
         method: {"method": f'"{method}"'}
         for method in ("finetune", "piggyback", "affine", "parallel", "taps", "lora")
     },
-    "series": {"method": '"series"', "placement": '"domains"'},
+    "series": {"method": '"series"'},
+    "series by domains": {"method": '"series"', "placement": '"domains"'},
     "by turns": {"method": '"packnet"'},
     # Nothing wraps these: what a method charges must not be added up with the gradients.
     "in turn": {"method": '"parallel"', "order": '"batch"', "adapter_decay": 0.5},

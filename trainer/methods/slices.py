@@ -80,7 +80,9 @@ class SliceSwitches(WeightAdapter):
 
         Each λ takes one step of dual ascent.
         """
-        if self.fixed or self.share >= 1:
+        kind = self.train_config.sharing
+        # The whole network is any budget's; but to differ costs something in it, too (eqs. 6, 9).
+        if self.fixed or (self.share >= 1 and kind not in ("intersection", "jaccard")):
             return None
         bits = {name: self._bits(name) for name in self.names}
         costs = sum(bits[name].sum(1) * self.prices[name] for name in self.names) / self.whole
@@ -90,7 +92,6 @@ class SliceSwitches(WeightAdapter):
             for domain in domains:
                 loss = costs[domain] - self.share
                 total = total + self._ascended(1 + domain, float(loss.detach()) / self.share) * loss
-        kind = self.train_config.sharing
         if kind != "none":
             loss = self._sharing(bits)
             violation = float(loss.detach()) / (self.share if kind == "union" else 1.0)

@@ -99,6 +99,15 @@ def test_an_absent_domain_has_no_budget_loss() -> None:
     assert not grad[[0, 2]].any()
 
 
+@pytest.mark.parametrize(("kind", "charges"), [("union", 0), ("intersection", 1), ("jaccard", 1)])
+def test_domains_that_differ_are_charged_at_the_whole_budget_too(kind: Any, charges: int) -> None:
+    """Eqs. 6 and 9 know no budget that allows it: the printed β = 1.00 rows have their loss."""
+    adapter = drawn(switches(3, sharing=kind))
+    adapter.share = 1.0
+    penalty = adapter.penalty([0], [1] * 3, "ramp")
+    assert (penalty is not None and float(penalty.detach()) > 0) is bool(charges)
+
+
 @pytest.mark.parametrize("method", ["bap", "ba2"])
 def test_the_cut_is_exact_to_a_slice(method: Any) -> None:
     adapter = drawn(switches(3, method=method))

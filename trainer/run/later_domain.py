@@ -132,8 +132,9 @@ def _is_finished(folder: Path) -> bool:
 def _config(checkpoint: Checkpoint, new: DomainConfig, train: TrainConfig, seed: int) -> RunConfig:
     """The run of the new domain alone; its budget is the whole network."""
     old, own = checkpoint.config, dict[str, Any]()
-    if _has_adapters(checkpoint.net):  # it gets the same, of its own
-        before = old.train
+    before = old.train
+    # It gets the same, of its own; of other methods' adapters there are no later ones.
+    if _has_adapters(checkpoint.net) and (before.method == "parallel" or before.adapter_rank):
         own = {key: getattr(before, key) for key in ADAPTER_KEYS}
         if before.method == "parallel":  # of the others it takes the adapters alone
             own |= {"method": before.method, "norms": before.norms}

@@ -15,6 +15,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import METHODS, DomainConfig, TrainConfig
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import add_domain
+from prunion.trainer.run.later_domain import _config
 from tests.exporter.drawn import drawn_checkpoint
 
 SLICES = {"granularity": '"slice"'}
@@ -22,6 +23,7 @@ RUNS: list[tuple[str, dict[str, object]]] = [
     *((method, {}) for method in METHODS),
     *((method, SLICES) for method in ("bap", "ba2")),
     *((method, {"adapter_rank": 2}) for method in ("bap", "parallel")),
+    ("series", {"adapter_lr": 0.1, "sites": '"second"'}),
 ]
 NEW = """
 [train]
@@ -85,3 +87,24 @@ def test_a_refusal_tells_slices_from_channels(tmp_path: Path) -> None:
     new = DomainConfig("new", train=("a",), test=("b",))
     with pytest.raises(ConfigError, match="budget-aware pruning, slice by slice: its weights are"):
         add_domain(load_checkpoint(checkpoint), new, TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "kept"),
+    [
+        ("series", {"adapter_lr": 0.1, "sites": '"second"'}, {}),
+        ("parallel", {"adapter_lr": 0.1}, {"method": "parallel", "adapter_lr": 0.1}),
+        ("bap", {"adapter_rank": 2, "adapter_lr": 0.1}, {"adapter_rank": 2, "adapter_lr": 0.1}),
+    ],
+)
+def test_a_later_domain_has_the_adapters_that_it_can_have(
+    tmp_path: Path, method: str, keys: dict[str, object], kept: dict[str, object]
+) -> None:
+    """Keys of adapters that it gets none of would be refused, and nobody has written them."""
+    loaded = load_checkpoint(drawn_checkpoint(tmp_path, method, **keys))
+    folder = tmp_path / "data" / "warm"
+    new = DomainConfig("new", train=(str(folder / "train"),), test=(str(folder / "test"),))
+    found = vars(_config(loaded, new, TrainConfig(), 0).train)
+    assert {key: found[key] for key in kept} == kept
+    if not kept:
+        assert (found["method"], found["adapter_lr"]) == ("bap", "auto")

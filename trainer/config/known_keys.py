@@ -71,6 +71,7 @@ KNOWN: Mapping[str, Known] = {
     "domain_budget": Known("auto", CUTTING, recipes=LEARNED),
     "cut": Known("union", CUTTING),
     "settle_with": Known("auto", CUTTING, channels=True, recipes=LEARNED),
+    "average": Known(0.0),
     "trunk_lr": Known(6e-4),
     "distillation": Known(0.5),
 }
@@ -101,6 +102,7 @@ def ignored(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {**{key: known.default for key, known in KNOWN.items()}, **given}
     values = {"method": "bap", "recipe": "prunion", "trunk": "tuned", "teacher": "", **values}
+    values = {"ramp": 1, "settle": 1, **values}  # an earlier one's that does not say had both
     if not isinstance(values["method"], str) or values["method"] not in METHODS:
         return {}
     return {
@@ -164,6 +166,9 @@ def _reason(key: str, known: Known, given: Mapping[str, Any]) -> str:
     thins = key in THINNING and bool(given["own_epochs"])
     if known.recipes and recipe not in known.recipes and not thins:
         return f'recipe is "{recipe}": it is for recipe {_either(known.recipes)}'
+    # Cut at once, a run settles from its warm-up on.
+    if key == "average" and not (given["settle"] or (recipe == "once" and given["ramp"])):
+        return "settle is 0: it is for the epochs of settling"
     if key == "sharing_weight" and given["sharing"] == "none":
         return 'sharing is "none": it is for a sharing loss'
     if key == "distillation" and not given["teacher"]:

@@ -33,6 +33,8 @@ NOTHING: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
     ({"sharing": "none"}, "sharing is .none.", {"sharing_weight": 2}, "a sharing loss"),
     ({"trunk": "frozen"}, "trunk is .frozen.", {"trunk_lr": 1.0}, "a trunk that is tuned"),
     ({"method": "norms"}, "method is .norms.", {"trunk_lr": 1.0}, "a trunk that is tuned"),
+    ({"settle": 0}, "settle is 0", {"average": 1.0}, "the epochs of settling"),
+    ({"recipe": "once", "ramp": 0, "settle": 0}, "settle is 0", {"average": 2.0}, "settling"),
     ({"trunk": "tuned"}, "teacher is not given", {"distillation": 0.9}, "taught by another"),
 ]
 

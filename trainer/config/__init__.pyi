@@ -4,6 +4,8 @@ from .backbone import InputConfig as InputConfig
 from .budget import BudgetConfig as BudgetConfig
 from .changes import changed_keys as changed_keys
 from .changes import todays_config as todays_config
+from .checks import BY_PASSES as BY_PASSES
+from .checks import IN_TURNS as IN_TURNS
 from .checks import BackboneSource as BackboneSource
 from .checks import BudgetKind as BudgetKind
 from .checks import Device as Device

@@ -10,6 +10,8 @@ from prunion.runtime.base import is_number, is_whole, shown
 from prunion.runtime.errors import ConfigError, printable
 
 __all__ = [
+    "BY_PASSES",
+    "IN_TURNS",
     "Auto",
     "BackboneSource",
     "BudgetKind",
@@ -165,8 +167,11 @@ BudgetKind = Literal["params", "macs", "bytes", "switches", "latency"]
 
 RecipeName = Literal["prunion", "once", "greedy", "paper"]
 Phase = Literal["warmup", "ramp", "settle"]
-# Which domains share a step; "tasks": one from its first step to its last, PackNet's alone.
-StepOrder = Literal["joint", "batch", "epoch", "round-robin", "tasks"]
+# Which domains share a step; the last two: one from its first step to its last, PackNet's alone.
+StepOrder = Literal["joint", "batch", "epoch", "round-robin", "tasks", "task-passes"]
+IN_TURNS: tuple[StepOrder, ...] = ("tasks", "task-passes")
+# An epoch is one pass over each domain's images, in batches of its own.
+BY_PASSES: tuple[StepOrder, ...] = ("round-robin", "task-passes")
 Placement = Literal["images", "domains"]  # what each of several processes has
 Trunk = Literal["frozen", "tuned"]
 HeadStart = Literal["auto", "fitted", "random"]

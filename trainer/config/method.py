@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.checks import check_choice, check_int, check_number
+from prunion.trainer.config.checks import IN_TURNS, check_choice, check_int, check_number
 
 __all__ = [
     "LOW_RANK_LR",
@@ -197,7 +197,7 @@ def contradiction(traits: MethodTraits, given: Mapping[str, Any]) -> str:
         return 'trunk is "frozen"'
     if traits.by_turns and given["average"]:
         return f"average is {given['average']:g}"
-    if traits.by_turns != (given["order"] == "tasks") and given["order"] != "joint":
+    if traits.by_turns != (given["order"] in IN_TURNS) and given["order"] != "joint":
         return f'order is "{given["order"]}"'
     if method == "ba2" and given["sharing"] not in ("union", "none"):
         return f'sharing is "{given["sharing"]}"'

@@ -229,7 +229,7 @@ class TrainConfig:
             raise ConfigError(
                 f'[train] {wrong}, but method is "{method}" ({traits.what}): remove one of the two'
             )
-        if traits.by_turns:
+        if traits.by_turns and self.order == "joint":
             object.__setattr__(self, "order", "tasks")
         if traits.trunk:
             object.__setattr__(self, "trunk", traits.trunk)

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.images import ImageSet
-from prunion.trainer.config import RunConfig
-from prunion.trainer.data.augment import Mix, draw_mix
+from prunion.trainer.config import BY_PASSES, IN_TURNS, RunConfig
 from prunion.trainer.data.batch import Batch
-from prunion.trainer.data.domains import Domain, domain_key
+from prunion.trainer.data.domains import Domain
 from prunion.trainer.data.image_cache import ImageCache
 from prunion.trainer.data.prefetch import prefetched
-from prunion.trainer.data.transforms import (
-    EvalTransform,
-    TrainTransform,
-    normalised,
-    train_transform,
-)
+from prunion.trainer.data.stream import MIN_IMAGES, ROBIN, Draw, Stream, pass_starts
+from prunion.trainer.data.transforms import EvalTransform, normalised, train_transform
 from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["JointBatches", "batch_sizes", "eval_batches"]
 
-MIN_IMAGES = 4  # of one domain in a batch: BatchNorm needs several
 CACHE_BYTES = 1 << 30
-ORDER, AUGMENT, ROBIN, MIX = 3, 4, 5, 6  # keep the kinds of random numbers apart
 
 
 class JointBatches:
@@ -38,8 +30,8 @@ class JointBatches:
     What a step holds is `order`'s: all domains ("joint"), one in turn ("batch"), or one until the
     next takes over ("epoch"). In these three an epoch shows a domain the same images. In
     "round-robin" an epoch is one pass over each set, the sets in an order of its own; in "tasks" a
-    domain has all its steps before the next has one. Batches depend on the seed, the epoch and the
-    step alone, so a run resumes from two integers.
+    domain has all its steps before the next has one, in "task-passes" all its passes. Batches
+    depend on the seed, the epoch and the step alone, so a run resumes from two integers.
     """
 
     def __init__(
@@ -77,16 +69,37 @@ class JointBatches:
             for domain, transform in zip(domains, transforms, strict=True)
         ]
         self._streams = [
-            _Stream(domain.name, cache.as_set(), transform, config.seed)
+            Stream(domain.name, cache.as_set(), transform, config.seed)
             for domain, cache, transform in zip(domains, self._caches, transforms, strict=True)
         ]
 
     @property
     def steps_per_epoch(self) -> int:
         """How many lists of batches `epoch` yields."""
-        if self.config.order == "round-robin":
-            return sum(len(_starts(n, self.config.batch_size)) for n in self.images)
+        if self.config.order in BY_PASSES:
+            return sum(len(pass_starts(n, self.config.batch_size)) for n in self.images)
         return self._rounds * (1 if self.config.order == "joint" else len(self.sizes))
+
+    @property
+    def own_sizes(self) -> list[int]:
+        """Images of each domain in a step that has some of it, as the order has it."""
+        if self.config.order in BY_PASSES:
+            return [min(n, self.config.batch_size) for n in self.images]
+        return self.sizes
+
+    @property
+    def turns_per_epoch(self) -> list[int]:
+        """Steps of an epoch of each domain's own, turn by turn; empty where there are no turns."""
+        if self.config.order not in IN_TURNS:
+            return []
+        if self.config.order == "tasks":
+            return [self._rounds] * len(self.images)
+        return [len(pass_starts(self.images[i], self.config.batch_size)) for i in self._turns()]
+
+    def _turns(self) -> list[int]:
+        """The domains in the order of their turns."""
+        turns = list(range(len(self.images)))
+        return turns[::-1] if self.config.packnet_order == "reversed" else turns
 
     def epoch(self, epoch: int, start: int = 0, *, joint: bool = False) -> Iterator[list[Batch]]:
         """The batches of each step from step `start` on; one batch a step unless joint.
@@ -102,7 +115,7 @@ class JointBatches:
         draws = self._draws(epoch, joint)[start:]
         return prefetched(self._read, draws, self.config.workers, pin=self.pin)
 
-    def _draws(self, epoch: int, joint: bool) -> list[list[_Draw]]:
+    def _draws(self, epoch: int, joint: bool) -> list[list[Draw]]:
         """What each step of an epoch reads, decided before anybody reads."""
         if not joint and self.config.order == "round-robin":
             sets = np.random.default_rng([self.seed, ROBIN, epoch]).permutation(len(self.images))
@@ -110,6 +123,8 @@ class JointBatches:
             return [[d] for i in sets.tolist() for d in self._streams[i].whole(i, epoch, size)]
         if not joint and self.config.order == "tasks":
             return self._in_turn(epoch)
+        if not joint and self.config.order == "task-passes":
+            return self._passes_in_turn(epoch)
         first = epoch * self._rounds
         own = [
             stream.draws(domain, first * size, size, self._rounds)
@@ -122,19 +137,30 @@ class JointBatches:
             return rounds
         return [[draw] for draws in rounds for draw in draws]
 
-    def _in_turn(self, epoch: int) -> list[list[_Draw]]:
+    def _in_turn(self, epoch: int) -> list[list[Draw]]:
         """Steps of the run's present domain, or of two where its turn ends within the epoch."""
         count, turn = len(self.sizes), self.config.epochs * self._rounds
-        turns = list(range(count))
-        if self.config.packnet_order == "reversed":
-            turns.reverse()
-        found: list[list[_Draw]] = []
+        turns = self._turns()
+        found: list[list[Draw]] = []
         while len(found) < count * self._rounds:
             place, done = divmod(epoch * count * self._rounds + len(found), turn)
             steps = min(turn - done, count * self._rounds - len(found))
             domain, size = turns[place], self.sizes[turns[place]]
             draws = self._streams[domain].draws(domain, done * size, size, steps)
             found += [[draw] for draw in draws]
+        return found
+
+    def _passes_in_turn(self, epoch: int) -> list[list[Draw]]:
+        """The same where a turn is so many passes over the domain's own images."""
+        first, size, begin = epoch * self.steps_per_epoch, self.config.batch_size, 0
+        found: list[list[Draw]] = []
+        for domain, steps in zip(self._turns(), self.turns_per_epoch, strict=True):
+            for number in range(self.config.epochs):
+                start, stop = (x - begin for x in (first, first + self.steps_per_epoch))
+                if start < steps and stop > 0:
+                    draws = self._streams[domain].whole(domain, number, size)
+                    found += [[draw] for draw in draws[max(0, start) : stop]]
+                begin += steps
         return found
 
     def _check_slices(self) -> None:
@@ -162,7 +188,7 @@ class JointBatches:
                 "batch_size, start fewer processes, or set sync_norms = true"
             )
 
-    def _read(self, draws: list[_Draw]) -> list[Batch]:
+    def _read(self, draws: list[Draw]) -> list[Batch]:
         batches, before = [], 0
         for draw in draws:
             if self.processes.reads(draw.domain):
@@ -180,12 +206,6 @@ def batch_sizes(images: Sequence[int], batch_size: int, balance: float) -> list[
     weights = [count**balance for count in images]
     unit = batch_size * len(images) / sum(weights)
     return [max(MIN_IMAGES, round(unit * weight)) for weight in weights]
-
-
-def _starts(images: int, size: int) -> list[int]:
-    """Where the batches of one pass begin; too few images at its end join the batch before."""
-    starts = list(range(0, images, size))
-    return starts[:-1] if len(starts) > 1 and images - starts[-1] < MIN_IMAGES else starts
 
 
 def eval_batches(
@@ -209,84 +229,3 @@ def eval_batches(
         return normalised(pixels, transform.input), torch.from_numpy(images.labels[start:stop])
 
     return prefetched(read, list(range(0, len(images), batch_size)), workers, pin=pin)
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """A batch before it is read: images `[n]` of a domain, and in which pass each is met `[n]`."""
-
-    domain: int
-    passes: np.ndarray
-    images: np.ndarray
-
-    def part(self, which: slice | np.ndarray) -> _Draw:
-        """Some of its images."""
-        return _Draw(self.domain, self.passes[which], self.images[which])
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """Pass after pass over a domain's images, each in its own order.
-
-    The image at a position, and its crop and mirroring, depend on nothing but the seed, the
-    domain's name and the position: not on what was read before, nor on who reads it. So a
-    position is all there is to save, and any number of threads or processes may read.
-    """
-
-    name: str
-    images: ImageSet
-    transform: TrainTransform
-    seed: int
-
-    def draws(self, domain: int, position: int, size: int, count: int) -> list[_Draw]:
-        """`count` batches of `size` images each, from `position` of the stream on."""
-        places = np.arange(position, position + size * count)
-        passes, places = np.divmod(places, len(self.images))
-        chosen = np.empty_like(places)
-        for number in np.unique(passes):
-            own = passes == number
-            chosen[own] = self._order(int(number))[places[own]]
-        batches = zip(passes.reshape(count, size), chosen.reshape(count, size), strict=True)
-        return [_Draw(domain, *batch) for batch in batches]
-
-    def whole(self, domain: int, number: int, size: int) -> list[_Draw]:
-        """All batches of pass `number`: every image once."""
-        parts = np.split(self._order(number), _starts(len(self.images), size)[1:])
-        return [_Draw(domain, np.full(len(part), number), part) for part in parts]
-
-    def read(self, draw: _Draw, part: slice) -> Batch:
-        """The images of one batch that are in `part` of it."""
-        own = draw.part(part)
-        share, mix = len(own.images) / len(draw.images), self._mix(draw)
-        if mix is None or not len(own.images):
-            return Batch(draw.domain, *self._read(own), share)
-        # How a batch is mixed depends on the whole of it, so partners may lie outside the part.
-        places = np.arange(len(draw.images))[part]
-        needed, found = np.unique([places, mix.partners[part]], return_inverse=True)
-        images, labels = self._read(draw.part(needed))
-        mine, theirs = found.reshape(2, -1)
-        mixed = mix(images[mine], images[theirs])
-        return Batch(draw.domain, mixed, labels[mine], share, labels[theirs], mix.kept)
-
-    def _read(self, draw: _Draw) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images `[n, 3, H, W]` and labels `[n]`."""
-        drawn = zip(draw.passes.tolist(), draw.images.tolist(), strict=True)
-        pixels = [self._pixels(number, index) for number, index in drawn]
-        labels = torch.from_numpy(self.images.labels[draw.images])
-        return normalised(pixels, self.transform.input), labels
-
-    def _mix(self, draw: _Draw) -> Mix | None:
-        # The first image and its pass tell a batch from all others of the run.
-        rng = self._random(MIX, int(draw.passes[0]), int(draw.images[0]))
-        size = self.transform.input.size
-        return draw_mix(self.transform.augment, len(draw.images), size, rng)
-
-    def _order(self, number: int) -> np.ndarray:
-        return self._random(ORDER, number).permutation(len(self.images))
-
-    def _pixels(self, number: int, index: int) -> np.ndarray:
-        # The pass is part of the seed: each time an image is met it is cropped anew.
-        return self.transform.pixels(self.images.image(index), self._random(AUGMENT, number, index))
-
-    def _random(self, *what: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, domain_key(self.name), *what])

@@ -158,6 +158,7 @@ class Training:
             domains=domains,
             units=units,
             steps_per_epoch=self.batches.steps_per_epoch,
+            turns_per_epoch=self.batches.turns_per_epoch,
             slices=sum(layer.shape[0] * layer.shape[1] for layer in net.units.table.layers),
             device=self.home,
         )
@@ -254,7 +255,7 @@ class Training:
         adapter, task = self.net.adapter, self.schedule.task(self.step)
         if adapter is None:
             return
-        if self.schedule.tasks > 1 and self.step % self.schedule.turn == 0:
+        if self.schedule.turns and self.step in self.schedule.starts:
             self.optimiser.forget(adapter.parameters())  # the last task's momentum
         if adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase):
             self.net.drop_units(adapter.dead_units())

@@ -157,6 +157,7 @@ def make_recipe(
     domains: int,
     units: int,
     steps_per_epoch: int,
+    turns_per_epoch: Sequence[int] = (),
     slices: int | None = None,
     device: torch.device | None = None,
 ) -> Recipe:
@@ -166,12 +167,13 @@ def make_recipe(
         cost: of how much of each unit is kept, as a share of the backbone's.
         select: what the budget keeps of the units.
         beta: the allowed share of the cost, 0 … 1.
+        turns_per_epoch: steps of one epoch of each domain's own, where they learn in turns.
         slices: pairs of a filter and an input channel in all layers, which the paper has a switch
             for each; as many as `units` by default.
     """
     warmup, ramp, settle = _phases(train, steps_per_epoch)
     each, opens = train.cut == "domains", train.settle_with == "union"
-    drops = () if train.drops == "auto" else tuple(n * steps_per_epoch for n in train.drops)
+    drops = _drops(train, steps_per_epoch)
     if train.recipe == "paper":
         per_unit = 1.0 if slices is None else slices / units
         return PaperRecipe(
@@ -215,12 +217,11 @@ def make_recipe(
     # A short ramp needs every step: too few updates overshoot and cut what matters.
     every = max(1, min(train.switch_every, ramp // (LEAST_UPDATES * turns)))
     travel = train.switch_travel * every * turns / max(1, ramp)
-    if train.traits.by_turns:  # an epoch has as many steps of every domain: now each has its own
-        warmup, ramp, settle = (steps // domains for steps in (warmup, ramp, settle))
-        drops = tuple(steps // domains for steps in drops)
-    tasks = domains if train.traits.by_turns else 1
+    schedule = Schedule(warmup, ramp, settle, beta, drops=drops)
+    if turns_per_epoch:
+        schedule = Schedule.of_turns([_turn(train, steps, beta) for steps in turns_per_epoch])
     return OwnRecipe(
-        Schedule(warmup, ramp, settle, beta, drops=drops, tasks=tasks),
+        schedule,
         SwitchLearner(domains, units, travel, device),
         Pressure(train, cost, domains, turns, every=every),
         learns=beta < 1 and train.traits.prunes,
@@ -285,6 +286,15 @@ def thin_recipe(
         select=select,
         every=every,
     )
+
+
+def _turn(train: TrainConfig, steps_per_epoch: int, beta: float) -> Schedule:
+    drops = _drops(train, steps_per_epoch)
+    return Schedule(*_phases(train, steps_per_epoch), beta, drops=drops)
+
+
+def _drops(train: TrainConfig, steps_per_epoch: int) -> tuple[int, ...]:
+    return () if train.drops == "auto" else tuple(n * steps_per_epoch for n in train.drops)
 
 
 def _phases(train: TrainConfig, steps_per_epoch: int) -> tuple[int, int, int]:

@@ -9,7 +9,10 @@ after 15 and 30 of 45.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from prunion.trainer.config import Phase
 
@@ -33,25 +36,41 @@ class Schedule:
     # paper's do after three quarters.
     drops: tuple[int, ...] = ()
     cuts_at_once: bool = False  # no ramp either, the rates as with one
-    tasks: int = 1  # one after the other, each with all phases
+    turns: tuple[Schedule, ...] = ()  # in place of all this: one after the other, each with its own
+
+    @classmethod
+    def of_turns(cls, turns: Sequence[Schedule]) -> Schedule:
+        """Tasks one after the other, each with all its phases."""
+        warmup, ramp, settle = (
+            sum(getattr(turn, key) for turn in turns) for key in ("warmup", "ramp", "settle")
+        )
+        return cls(warmup, ramp, settle, turns[0].beta, turns=tuple(turns))
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return self.tasks * self.turn
+        return self.warmup + self.ramp + self.settle
 
     @property
-    def turn(self) -> int:
-        """Steps of one task."""
-        return self.warmup + self.ramp + self.settle
+    def starts(self) -> tuple[int, ...]:
+        """The first step of each task."""
+        ends = accumulate(turn.total for turn in self.turns)
+        return (0, *ends)[: max(1, len(self.turns))]
 
     def task(self, step: int) -> int:
         """Whose turn it is, from 0."""
-        return min(step // self.turn, self.tasks - 1)
+        return bisect_right(self.starts, step) - 1
+
+    def _own(self, step: int) -> tuple[Schedule, int]:
+        """The schedule of the present task, and its own step."""
+        task = self.task(step)
+        return self.turns[task], step - self.starts[task]
 
     def phase(self, step: int) -> Phase:
         """`warmup`, `ramp` or `settle`."""
-        step -= self.task(step) * self.turn
+        if self.turns:
+            turn, step = self._own(step)
+            return turn.phase(step)
         if step < self.warmup:
             return "warmup"
         if self.cuts_at_once:
@@ -79,7 +98,7 @@ class Schedule:
 
         Of slices in another recipe it is that of all rates.
         """
-        if self.drops or not self.steps_down:
+        if self.turns or self.drops or not self.steps_down:
             return self.rate(step)
         return 1.0 if step < self.warmup + 0.75 * self.ramp else 0.1
 
@@ -88,15 +107,17 @@ class Schedule:
 
         Or what `drops` and `steps_down` say.
         """
-        step -= self.task(step) * self.turn
+        if self.turns:
+            turn, step = self._own(step)
+            return turn.rate(step)
         if self.steps_down or self.drops:
-            drops = self.drops or (0.75 * self.turn,)
+            drops = self.drops or (0.75 * self.total,)
             return 0.1 ** sum(step >= drop for drop in drops)
-        rise = max(1, min(20, self.turn // 20))
+        rise = max(1, min(20, self.total // 20))
         if step < rise:
             return (step + 1) / rise
         flat = self.warmup + self.ramp // 2
         if step < flat:
             return 1.0
-        done = (step - flat) / max(1, self.turn - flat)
+        done = (step - flat) / max(1, self.total - flat)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))

@@ -88,7 +88,7 @@ def check_run(
         step = _seconds_a_step(training)
     found = found_in(domains)
     for index, domain in enumerate(domains):
-        found[domain.name] |= {"sizes": _sizes(domain), "batch": training.batches.sizes[index]}
+        found[domain.name] |= {"sizes": _sizes(domain), "batch": training.batches.own_sizes[index]}
     units, train = training.net.units.table, config.train
     steps = training.schedule.total + train.own_epochs * training.batches.steps_per_epoch
     fitted = sum(images_to_fit(training.net, training.batches)) if train.fits_heads else 0
@@ -215,7 +215,7 @@ def _answered(training: Training, domains: Sequence[Domain]) -> int:
 
 
 def _images_a_step(training: Training) -> float:
-    sizes = training.batches.sizes
+    sizes = training.batches.own_sizes
     return sum(sizes) if training.config.train.order == "joint" else sum(sizes) / len(sizes)
 
 

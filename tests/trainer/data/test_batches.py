@@ -274,3 +274,30 @@ def test_a_round_robin_passes_over_each_set_once_and_draws_the_order_of_sets(
     assert [len(s[0].labels) for s in seven.epoch(0) if s[0].domain == 1] == [5, 5, 5, 8]
     drawn = [draw for step in batches._draws(2, False) for draw in step if draw.domain == 0]
     assert sorted(np.concatenate([draw.images for draw in drawn])) == list(range(40))
+
+
+@pytest.mark.parametrize("order", ["given", "reversed"])
+def test_turns_by_passes_show_every_domain_all_its_images_so_many_times(
+    domains: list[Domain], order: str
+) -> None:
+    """40, 23 and 7 images in eights, and a resumed run goes on where the turns were."""
+    config = run("joint")
+    packed = TrainConfig(
+        method="packnet", order="task-passes", packnet_order=order, batch_size=8,
+        warmup=0, ramp=2, settle=1,
+    )  # fmt: skip
+    batches = JointBatches(domains, replace(config, train=packed))
+    turns = [(0, 5), (1, 3), (2, 1)]
+    if order == "reversed":
+        turns.reverse()
+    assert batches.turns_per_epoch == [steps for _, steps in turns]
+    assert batches.own_sizes == [8, 8, 7]
+    epochs = [list(batches.epoch(epoch)) for epoch in range(3)]
+    assert [len(steps) for steps in epochs] == [batches.steps_per_epoch] * 3 == [9] * 3
+    seen = [step[0].domain for steps in epochs for step in steps]
+    assert seen == [domain for domain, steps in turns for _ in range(3 * steps)]
+    drawn = [draw for epoch in range(3) for (draw,) in batches._draws(epoch, False)]
+    for domain in range(3):
+        images = np.concatenate([draw.images for draw in drawn if draw.domain == domain])
+        assert (np.bincount(images) == 3).all()
+    assert flat(epochs[1])[4:] == flat(batches.epoch(1, 4))

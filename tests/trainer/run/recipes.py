@@ -20,8 +20,12 @@ def trained(folder: Path, **train: object) -> RunResult:
     return train_run(load_config(run_file), folder / "out")
 
 
-def recipe(**train: Any) -> Any:
-    """The recipe of a run with these keys of `[train]`, for two domains of four units."""
+def recipe(turns: tuple[int, ...] = (), **train: Any) -> Any:
+    """The recipe of a run with these keys of `[train]`, for two domains of four units.
+
+    Args:
+        turns: steps of an epoch of each domain's own.
+    """
     return make_recipe(
         TrainConfig(**train),
         lambda kept: kept.mean(),
@@ -30,4 +34,5 @@ def recipe(**train: Any) -> Any:
         domains=2,
         units=4,
         steps_per_epoch=1,
+        turns_per_epoch=turns,
     )

@@ -47,8 +47,12 @@ def test_the_papers_rates_fall_where_the_run_says() -> None:
     masks = {**paper, "recipe": "prunion", "method": "piggyback", "drops": [15]}
     schedule = recipe(**masks).schedule
     assert [schedule.rate(x) for x in (0, 14, 15, 44)] == [1.0, 1.0, 0.1, 0.1]
-    turns = recipe(**{**paper, "recipe": "prunion"}, method="packnet", drops=[30]).schedule
-    assert [turns.rate(x) for x in (0, 14, 15, 21, 22, 37)] == [1.0, 1.0, 0.1, 0.1, 1.0, 0.1]
+    own = {**paper, "recipe": "prunion", "method": "packnet", "drops": [30]}
+    turns = recipe((1, 2), **own).schedule  # 45 steps, then 90
+    assert (turns.starts, turns.total) == ((0, 45), 135)
+    steps = (0, 29, 30, 44, 45, 104, 105, 134)
+    assert [turns.rate(x) for x in steps] == [1.0, 1.0, 0.1, 0.1, 1.0, 1.0, 0.1, 0.1]
+    assert [turns.task(x) for x in (0, 44, 45, 134)] == [0, 0, 1, 1]
     for key, value in (("drops", [1]), ("switch_lr", 1e-3)):
         with pytest.raises(ConfigError, match=rf'\[train\] {key} is for recipe = "paper"'):
             TrainConfig(**{key: value})

@@ -97,7 +97,10 @@ def test_a_row_moves_as_if_its_domain_were_alone() -> None:
         torch.testing.assert_close(rows.detach(), torch.stack([row.detach() for row in alone]))
 
 
-def test_a_turn_of_packnet_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("order", ["tasks", "task-passes"])
+def test_a_turn_of_packnet_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
     """Without the last one's momentum, and where that ended with the cut with new statistics."""
     events: list[str] = []
     step, move = training.estimate_norms, Training._move
@@ -115,6 +118,7 @@ def test_a_turn_of_packnet_begins_anew(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(training, "estimate_norms", estimated)
     monkeypatch.setattr(Training, "_move", moved)
     keys = {"warmup": 0, "ramp": 2, "settle": 0, "method": '"packnet"', "norms": '"own"'}
+    keys["order"] = f'"{order}"'
     train_run(load_config(tiny_run(tmp_path, **keys)), tmp_path / "out")
     assert events == ["turn 0", "statistics", "turn 1"]
 

@@ -67,7 +67,7 @@ def fork_of(
     train, budget = training.config.train, training.config.budget
     pricer, keep = training.budget.pricer, other.backbone.keep
     share = make_budget(other.budget, pricer, keep, cuts=train.traits.prunes).share
-    descends = _descends(other) and training.recipe.learns and schedule.tasks == 1
+    descends = _descends(other) and training.recipe.learns and not schedule.turns
     if train.recipe == "paper":
         return None
     sharing = {SHARING: sharing_facts(shared, shorter)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,6 @@ changed = click.option(
     metavar="train.KEY=VALUE",
     help="In place of its own, such as train.trunk_lr=1e-3; can be repeated.",
 )
-
-
-def _percent(_context: click.Context, _option: click.Parameter, value: float) -> float:
-    """An accuracy, unless it looks like a share of 1."""
-    if 0 < value <= 1:
-        raise click.BadParameter(f"{value:g} looks like a share: give percent, such as 76.2")
-    return value
 
 
 @click.command()
@@ -203,11 +198,9 @@ def pretrain(
 @click.option("--weights", multiple=True, metavar="NETWORK=FILE", help="Of a pretrained trunk.")
 @click.option(
     "--source-accuracy",
-    default=0.0,
-    type=FiniteRange(0, 100),
-    callback=_percent,
-    metavar="PERCENT",
-    help="Of ImageNet, where the weights do not tell.",
+    multiple=True,
+    metavar="NETWORK=PERCENT",
+    help="On ImageNet, of weights that do not tell.",
 )
 @changed
 @threads
@@ -220,6 +213,7 @@ def reproduce(
     networks: tuple[str, ...],
     budgets: tuple[float, ...],
     weights: tuple[str, ...],
+    source_accuracy: tuple[str, ...],
     changes: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -240,7 +234,8 @@ def reproduce(
     from prunion.trainer.learning import exit_when_stopped
 
     known = NETWORKS[benchmark]
-    for network in (*networks, *(text.partition("=")[0] for text in weights)):
+    named = (text.partition("=")[0] for text in weights)
+    for network in (*networks, *named):
         if network not in known:
             raise click.UsageError(f"no network {network}: choose from {', '.join(known)}")
     asked = Reproduction(
@@ -250,6 +245,7 @@ def reproduce(
         networks=networks,
         budgets=budgets or BUDGETS,
         weights=_files(weights),
+        source_accuracy=_percents(source_accuracy, known),
         changes=changes_of(changes),
         **options,
     )
@@ -282,4 +278,27 @@ def _files(given: tuple[str, ...]) -> dict[str, str]:
         path = str(Path(file).absolute())
         if found.setdefault(network, path) != path:
             raise click.UsageError(f"--weights {text}: {network} has another file already")
+    return found
+
+
+def _percents(given: tuple[str, ...], known: Sequence[str]) -> dict[str, float]:
+    """Of each network, from NETWORK=PERCENT: what one of them knows says nothing of another."""
+    found: dict[str, float] = {}
+    for text in given:
+        network, equals, percent = text.partition("=")
+        told = f"--source-accuracy {text}"
+        if not equals or network not in known:
+            raise click.UsageError(
+                f"{told}: give NETWORK=PERCENT, such as {known[0]}=76.2, of {', '.join(known)}"
+            )
+        try:
+            value = float(percent)
+        except ValueError:
+            value = math.nan
+        if not 0 < value <= 100:
+            raise click.UsageError(f"{told}: give a percentage above 0, and 100 at most")
+        if value < 1:
+            raise click.UsageError(f"{told}: {value:g} looks like a share, give {100 * value:g}")
+        if found.setdefault(network, value) != value:
+            raise click.UsageError(f"{told}: {network} has another already")
     return found

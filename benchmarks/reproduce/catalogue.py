@@ -87,7 +87,7 @@ ADAPTERS: Mapping[str, Any] = {
     "lr": 1e-2,
     "batch_size": 128,
 }
-PACKED: Mapping[str, Any] = {key: value for key, value in COMMON.items() if key != "order"}
+PACKED: Mapping[str, Any] = {**COMMON, "order": "task-passes"}
 PLACES: Mapping[str, Mapping[str, Any]] = {
     "": {},
     "-early": {"adapters": "early"},

@@ -59,7 +59,7 @@ def origin_of(asked: Reproduction, network: str, domains: Sequence[BenchmarkImag
     return Origin(
         trunk,
         named.epochs,
-        asked.source_accuracy,
+        asked.source_accuracy.get(network, 0.0),
         {name: digest for name, digest in listed.items() if digest},
         {key: repr(value) for key, value in sorted(asked.changes.items())},
     )

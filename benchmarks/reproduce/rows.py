@@ -228,7 +228,7 @@ def _run_row(
             "what": row.what,
             "seed": seed,
             "limit": row.limit,
-            "accuracy": _measured(asked, domains, result.accuracy, trunk, source),
+            "accuracy": _measured(asked, row, domains, result.accuracy, trunk, source),
             **_exported(folder, bundle),
             "seconds": round(result.seconds, 1),
             "images": {name: found["images"] for name, found in result.data.items()},
@@ -262,6 +262,7 @@ def _exported(run: Path, bundle: Path) -> dict[str, Any]:
 
 def _measured(
     asked: Reproduction,
+    row: ReproducedRow,
     domains: Sequence[BenchmarkImages],
     own: Mapping[str, float],
     trunk: TrunkSource,
@@ -269,17 +270,24 @@ def _measured(
 ) -> dict[str, float]:
     """Share of right answers by domain; the source's is the unpruned trunk's, as in the papers.
 
-    Where training took the validation images too, a domain without labels of test images has none.
+    PackNet has none: it gives up a part of the trunk, which the paper then trains again on its
+    source. Where training took the validation images too, a domain without labels of test images
+    has none.
 
     Args:
         answers: the trunk's for the source's unlabelled images.
     """
     known = trunk.accuracy
-    if asked.final and not asked.source_accuracy:
+    if asked.final:
         known = next((_right(x, answers) for x in domains if x.name == asked.source), None)
+    given = asked.source_accuracy.get(row.network)
+    if given is not None and known is not None:
+        told = "row %s: its trunk tells its accuracy on %s, which is taken in place of %g %%"
+        log.warning(told, row.name, asked.source, given)
+    known = given / 100 if known is None and given is not None else known
     tested = {x.name for x in domains if x.test or not asked.final}
     found = {x.name: own[x.name] for x in domains if x.name in own and x.name in tested}
-    return found if known is None else {asked.source: known, **found}
+    return found if known is None or row.method == "packnet" else {asked.source: known, **found}
 
 
 def _right(domain: BenchmarkImages, answers: Mapping[str, Sequence[str]]) -> float | None:

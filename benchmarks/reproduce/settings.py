@@ -74,7 +74,7 @@ class Reproduction:
         final: train on training and validation images, as for a submission.
         crops: views of each test image.
         weights: a file for a network, by its name; else it is pretrained, or the library's.
-        source_accuracy: percent of the source domain, of weights that do not tell; 0 if unknown.
+        source_accuracy: percent of the source domain by network, of weights that do not tell.
         changes: keys of `[train]` in place of the rows'.
     """
 
@@ -92,7 +92,7 @@ class Reproduction:
     final: bool = False
     crops: int = 1
     weights: Mapping[str, str] = field(default_factory=dict)
-    source_accuracy: float = 0.0
+    source_accuracy: Mapping[str, float] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 0
     device: Device = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class TrunkSource:
 
     Attributes:
         weights: a file, or "default" for the library's.
-        accuracy: share of right answers on the source domain; None where nobody knows.
+        accuracy: share of right answers on the source domain; None where they do not tell.
     """
 
     weights: str
@@ -101,13 +102,10 @@ def trunk_source(
     weights = named.weights
     if named.epochs:
         _pretrain(asked, network, named, domains)
-    known: float | None = asked.source_accuracy / 100 if asked.source_accuracy else None
-    if known is None and weights != "default":
-        try:
-            source = read_source(Path(weights))
-        except ConfigError:  # weights from elsewhere say nothing of the source domain
-            return TrunkSource(weights)
-        known = _accuracy(source, weights, asked, domains)
+    known = None
+    if weights != "default":
+        with suppress(ConfigError):  # weights from elsewhere say nothing of the source domain
+            known = _accuracy(read_source(Path(weights)), weights, asked, domains)
     return TrunkSource(weights, known)
 
 

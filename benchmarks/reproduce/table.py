@@ -118,6 +118,16 @@ def _table(benchmark: str, lines: Sequence[Line]) -> str:
         )
     trunks = {(line.get("made_of") or {}).get("trunk", "") for line in lines}
     notes += [f"The rows start from {len(trunks)} trunks."] if len(trunks) > 1 else []
+    sets: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        if images := (line.get("made_of") or {}).get("images"):
+            sets[json.dumps(images, sort_keys=True)].append(f"`{line['key']}`")
+    if len(sets) > 1:
+        notes.append(
+            "The rows are of different images, and compare only with those of the same: "
+            + "; ".join(", ".join(keys) for keys in sets.values())
+            + "."
+        )
     notes += [
         f"{x.source}, {x.title}: {x.misprint}." for x in PRINTED if x.misprint and x in beside
     ]

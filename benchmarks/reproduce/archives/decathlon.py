@@ -63,7 +63,7 @@ def open_decathlon(data: Path, work: Path, limit: int = 0) -> list[BenchmarkImag
     chosen = {name: _chosen(own, limit) for name, own in listings.items()}
     places = _place_images(data, work, chosen)
     domains = [
-        _domain(name, {part: parts[part] for part in parts}, listings[name], places, work)
+        _domain(name, {part: parts[part] for part in parts}, listings[name], places, work, limit)
         for name, parts in chosen.items()
         if _is_there(name, parts, places, data)
     ]
@@ -179,12 +179,14 @@ def _domain(
     listings: Mapping[str, Listing],
     places: Mapping[str, Path],
     work: Path,
+    limit: int,
 ) -> BenchmarkImages:
+    trial = f".n{limit}" if limit else ""  # a run of all images may read its tables meanwhile
     placed = {
         part: [x._replace(path=_file(places[name], x)) for x in own] for part, own in parts.items()
     }
     tables = {
-        part: (write_table(work / "tables" / f"{name}.{part}.jsonl", own),)
+        part: (write_table(work / "tables" / f"{name}.{part}{trial}.jsonl", own),)
         for part, own in placed.items()
         if part != "test_stripped" and (own or part != "test")
     }

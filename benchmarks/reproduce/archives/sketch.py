@@ -93,7 +93,7 @@ def _limited(
     known = {picture.label for picture in learned}
     asked = by_turns([x for x in _pictures(test) if x.label in known], limit)
     return tuple(
-        (write_table(work / "tables" / f"{name}.{part}.jsonl", own),)
+        (write_table(work / "tables" / f"{name}.{part}.n{limit}.jsonl", own),)
         for part, own in (("train", learned), ("test", asked))
     )  # type: ignore[return-value]
 

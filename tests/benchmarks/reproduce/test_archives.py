@@ -104,6 +104,19 @@ def test_a_few_images_are_of_the_same_classes(tmp_path: Path) -> None:
     assert '"1"' not in tested
 
 
+def test_a_trial_leaves_the_tables_of_a_run_of_all_images_alone(tmp_path: Path) -> None:
+    """It may read them meanwhile: it opens them when each of its rows begins."""
+    write_decathlon(tmp_path / "data", domains())
+    parts = {part: coloured(["b", "a"], 4, seed) for seed, part in enumerate(("train", "test"))}
+    write_sketch(tmp_path / "sketch", {"flowers": parts})
+    for opened in (open_decathlon, open_sketch):
+        data = tmp_path / ("sketch" if opened is open_sketch else "data")
+        limits = (3, 2) if opened is open_sketch else (0, 2)
+        whole, few = (opened(data, tmp_path / data.name / "work", limit=x)[-1] for x in limits)
+        tables = [Path(x.train[0]).read_text("utf-8").splitlines() for x in (whole, few)]
+        assert len(tables[0]) > len(tables[1]) == 2
+
+
 def test_a_submission_has_the_benchmarks_numbers(tmp_path: Path) -> None:
     truth = write_decathlon(tmp_path / "data", domains())
     opened = open_decathlon(tmp_path / "data", tmp_path / "work")

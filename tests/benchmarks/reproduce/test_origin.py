@@ -66,7 +66,7 @@ def test_another_trunk_of_the_same_name_gives_its_own_answers(data: Path) -> Non
     ("options", "said"),
     [
         (("--source-epochs", "6"), "a trunk of 6 epochs of pretraining, which is not there"),
-        (("--source-accuracy", "76"), "--source-accuracy 0 and is asked for with 76"),
+        (("--source-accuracy", "wrn28_4=76"), "--source-accuracy 0 and is asked for with 76"),
         (("--weights", "wrn28_4={other}"), "is asked for with a trunk that was given, SHA-256"),
         (("--weights", "wrn28_4={same}"), ""),
     ],

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.archives.images import BenchmarkImages
-from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
+from prunion.benchmarks.reproduce.rows import _measured, chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction, add_line, read_lines
-from prunion.benchmarks.reproduce.table import score_of
+from prunion.benchmarks.reproduce.sources import TrunkSource
+from prunion.benchmarks.reproduce.table import reproduced_table, score_of
 from prunion.exporter.bundle import export_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
@@ -223,7 +224,16 @@ def test_the_rows_are_listed_without_any_data() -> None:
         ),
         (["imagenet-to-sketch", "--list", "--final"], 2, "has no validation images"),
         (["decathlon", "--data", "x", "-o", "y", "--set", "seed=1"], 1, "give train.KEY=VALUE"),
-        (["decathlon", "--list", "--source-accuracy", "0.762"], 2, "0.762 looks like a share"),
+        *(
+            (["decathlon", "--list", "--source-accuracy", given], 2, said)
+            for given, said in (
+                ("wrn28_4=0.762", "0.762 looks like a share, give 76.2"),
+                ("76.2", "give NETWORK=PERCENT, such as wrn28_4=76.2"),
+                ("vgg16=70", "give NETWORK=PERCENT"),
+                ("resnet26=nan", "give a percentage above 0, and 100 at most"),
+                ("resnet26=high", "give a percentage above 0, and 100 at most"),
+            )
+        ),
         (["decathlon", "--data", "x", "-o", "y"], 1, "x holds neither annotations/"),
         (["imagenet-to-sketch", "--data", "x", "-o", "y"], 1, "x holds none of the folders"),
     ],
@@ -250,6 +260,23 @@ def test_rows_are_chosen_by_name_method_network_and_budget() -> None:
         names(methods=("series",), networks=("mobilenet_v2",))
 
 
+def test_the_source_is_what_a_trunk_tells_and_packnet_has_none() -> None:
+    """What was given is of weights that do not tell, each network's its own."""
+    images = [BenchmarkImages(x, ("a",), ("b",)) for x in ("imagenet12", "dtd")]
+
+    def known(name: str, told: float | None, **given: float) -> float | None:
+        asked = Reproduction("decathlon", Path(), Path(), methods=(name,), source_accuracy=given)
+        row = next(x for x in chosen_rows(asked) if x.name == name)
+        found = _measured(asked, row, images, {"dtd": 0.5}, TrunkSource("x", told), {})
+        assert found["dtd"] == 0.5
+        return found.get("imagenet12")
+
+    assert known("norms", 0.4) == known("norms", 0.4, wrn28_4=60.0) == 0.4
+    assert known("norms", None, wrn28_4=60.0) == 0.6
+    assert known("norms", None, resnet26=60.0) is known("norms", None) is None
+    assert known("packnet", 0.4) is None
+
+
 def test_settings_that_the_papers_print() -> None:
     def train(benchmark: str, name: str, epochs: int = 0) -> Any:
         asked = Reproduction(benchmark, Path(), Path(), methods=(name,), epochs=epochs)
@@ -271,6 +298,7 @@ def test_settings_that_the_papers_print() -> None:
     adapted, packed = train("decathlon", "parallel"), train("imagenet-to-sketch", "packnet")
     assert (adapted.epochs, adapted.drops, adapted.batch_size) == (120, (80, 100), 128)
     assert (packed.ramp, packed.settle, packed.drops) == (20, 10, (10,))
+    assert (packed.order, packed.batch_size) == ("task-passes", 32)  # its own 30 passes
     # Fewer epochs are divided alike; one or two may be too few for a drop.
     assert train("imagenet-to-sketch", "bap-slice-050", 9).drops == (3, 6)
     assert train("imagenet-to-sketch", "bap-slice-050", 1).drops == "auto"
@@ -296,3 +324,21 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     where = ["--data", str(tmp_path), "-o", str(tmp_path / "y")]
     done = CliRunner().invoke(cli, ["reproduce", "decathlon", *where])
     assert done.exit_code == 1 and "rows.jsonl line 1 is no row" in done.output
+
+
+def test_rows_of_other_images_are_told() -> None:
+    def line(row: str, **images: str) -> dict[str, Any]:
+        return {
+            "key": f"resnet50-{row}-seed0", "row": row, "network": "resnet50", "flop": 1.0,
+            "params": 1.0, "params_without_norms": 1.0, "accuracy": {"flowers": 0.5},
+            "method": row, "seed": 0, "made_of": {"trunk": "default", "images": images},
+        }  # fmt: skip
+
+    def table(*rows: dict[str, Any]) -> str:
+        return reproduced_table("imagenet-to-sketch", rows)
+
+    told = "of different images, and compare only with those of the same: "
+    one, other = line("feature", flowers="1"), line("norms", flowers="2")
+    assert f"{told}`resnet50-feature-seed0`; `resnet50-norms-seed0`." in table(one, other)
+    assert told not in table(one, line("norms", flowers="1"))
+    assert told not in table(one, {**other, "made_of": None})  # of before: nobody knows

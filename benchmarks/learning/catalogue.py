@@ -20,7 +20,7 @@ from typing import Any, Literal
 from prunion.benchmarks.learning.slim_first import SlimFirst
 from prunion.trainer.config import BudgetKind
 
-__all__ = ["DECIDING", "LATENCY", "POINTS", "ROWS", "LearningRow", "settings_of"]
+__all__ = ["DECIDING", "LATENCY", "POINTS", "ROWS", "LearningRow", "profile_of", "settings_of"]
 
 PARAMS = ("075", "050", "025", "010", "005")
 MACS = ("macs-050", "macs-025", "macs-010")
@@ -205,13 +205,22 @@ ROWS = _rows()
 DECIDING = ("tuned-all", "tuned-025", "one-shot-025", "tuned-macs-050", "one-shot-macs-050")
 
 
+PROFILED = ("profile-", "round-")  # parts of a key that rows of latency have, and no others need
+
+
 def settings_of(key: str) -> str:
     """What was set for a row, as its key ends: `all.precision-bf16`.
 
-    Without the profile and the multiple of a row of latency: no other row has one, and it is to
-    stand beside those.
+    Without the profile and the multiple of a row of latency (`profile_of`): it is to stand beside
+    rows that have none.
     """
     _, name, _, *extra = key.split(".")
     if name in ROWS and ROWS[name].kind == "latency":
-        extra = [part for part in extra if not part.startswith(("profile-", "round-"))]
+        extra = [part for part in extra if not part.startswith(PROFILED)]
     return ".".join(extra)
+
+
+def profile_of(key: str) -> str:
+    """What `settings_of` leaves out."""
+    whole = ".".join(key.split(".")[3:])
+    return "" if whole == settings_of(key) else whole

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import LATENCY, POINTS, ROWS, settings_of
+from prunion.benchmarks.learning.catalogue import LATENCY, POINTS, ROWS, profile_of, settings_of
 from prunion.benchmarks.learning.paired import read_rows
 from prunion.runtime.base import install_hint, replace_file
 from prunion.runtime.cli import FilePath, OneLineCommand
@@ -81,13 +81,13 @@ def spots(
     Raises InputError where a row of latency is there by several profiles.
     """
     seeds: dict[str, list[dict[str, Any]]] = {}
-    keys: dict[tuple[str, ...], str] = {}
+    keys: dict[str, str] = {}
     for line in lines:
         if settings_of(line["key"]) != like:
             continue
-        _, row, seed, *_ = line["key"].split(".")
-        other = keys.setdefault((row, seed), line["key"])
-        if other != line["key"]:
+        row = line["key"].split(".")[1]
+        other = keys.setdefault(row, line["key"])
+        if profile_of(other) != profile_of(line["key"]):
             raise InputError(f"{other} and {line['key']} are one spot: leave one of them out")
         seeds.setdefault(row, []).append(line)
     named = {f"{method}-{point}": method for method in SHOWN for point in SHARES}

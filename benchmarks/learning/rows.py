@@ -90,6 +90,8 @@ def main(rows: tuple[str, ...], output: str, seeds: tuple[int, ...], **options: 
         )
     without = {*DECIDING, *(() if options["profile"] else timed)}
     groups = [rows] if rows else [DECIDING, [name for name in ROWS if name not in without]]
+    for name in dict.fromkeys(name for group in groups for name in group):  # before any is trained
+        make_config(ROWS[name], {**options, "seed": seeds[0]})
     for name, seed in ((name, seed) for group in groups for seed in seeds for name in group):
         options["seed"] = seed
         key = key_of(name, options)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import ROWS, settings_of
+from prunion.benchmarks.learning.catalogue import ROWS, profile_of, settings_of
 from prunion.benchmarks.learning.paired import compare, read_rows
 from prunion.benchmarks.learning.paired import seed_of as _seed
 from prunion.runtime.cli import FilePath, OneLineCommand
@@ -105,9 +105,10 @@ def _groups(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
     """Lines by backbone and settings; one of another profile than one before it stands alone."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        backbone, name, seed, *extra = line["key"].split(".")
+        backbone, _, _, *extra = line["key"].split(".")
         group = groups[backbone, settings_of(line["key"])]
-        if any((_name(x), _seed(x)) == (name, seed) for x in group):
+        own = profile_of(line["key"])
+        if any(_name(x) == _name(line) and profile_of(x["key"]) != own for x in group):
             group = groups[backbone, ".".join(extra)]
         group.append(line)
     return groups

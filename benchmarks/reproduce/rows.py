@@ -179,6 +179,12 @@ def _check_done(
     now = {network: origin_of(asked, network, domains) for network in networks}
     for key, (row, _) in wanted:
         check_line(lines[key], now[row.network], asked.output / LINES)
+        if row.method == "packnet" and "order" not in lines[key]:
+            raise InputError(
+                f"row {key} is of an earlier version, which gave every domain as many steps and "
+                f"counted {asked.source}: remove its line from {asked.output / LINES} and "
+                f"{asked.output / 'runs' / key}, or leave it out with --method"
+            )
 
 
 def _check_runs(
@@ -225,6 +231,7 @@ def _run_row(
             "row": row.name,
             "network": row.network,
             "method": row.method,
+            "order": config.train.order,
             "what": row.what,
             "seed": seed,
             "limit": row.limit,

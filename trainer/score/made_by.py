@@ -67,6 +67,8 @@ def not_paired(baseline: MadeBy | None, pruned: MadeBy | None, names: Iterable[s
     """Why a run may not be compared with a baseline in the domains `names`; "" if it may."""
     names = list(names)
     baseline, pruned = baseline or {}, pruned or {}
+    if longer := _longer(baseline, pruned):
+        return longer
     found = [
         *_other_settings(baseline, _unpruned(pruned), APART),
         *(told for name in names for told in other_images(baseline, pruned, name, PAIRED)),
@@ -76,6 +78,19 @@ def not_paired(baseline: MadeBy | None, pruned: MadeBy | None, names: Iterable[s
     if "config" not in baseline or "config" not in pruned or untold(baseline, pruned, names):
         return "of one of the two it is not known which images it was tested on"
     return ""
+
+
+def _longer(baseline: MadeBy, pruned: MadeBy) -> str:
+    """Whether an earlier prunion's baseline trained its trunk while the run thins its domains."""
+    one, other = (x.get("config", {}).get("train", {}) for x in (baseline, pruned))
+    epochs = other.get("own_epochs", 0)
+    if not epochs or other.get("trunk", "tuned") != "tuned" or "settle" not in one:
+        return ""
+    if one["settle"] != other.get("settle", 0) + epochs:
+        return ""
+    return (
+        f"its trunk learned for the {epochs} epochs longer in which the run's domains were thinned"
+    )
 
 
 def comparable(baseline: Learned, pruned: Learned, name: str) -> bool:

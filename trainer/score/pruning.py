@@ -94,8 +94,8 @@ def check_baseline(config: RunConfig) -> None:
     if config.train.own_epochs and config.train.trunk == "tuned":
         raise ConfigError(
             "--baseline has nothing to thin, and this run's trunk stands still for the "
-            f"{config.train.own_epochs} [train] own_epochs: the baseline's would learn for longer; "
-            "leave one of them out"
+            f"{config.train.own_epochs} [train] own_epochs: the baseline's would learn for longer, "
+            "or the rest of it for less; leave one of them out"
         )
 
 

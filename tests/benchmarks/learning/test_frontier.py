@@ -101,7 +101,7 @@ def test_rows_of_latency_stand_beside_the_others() -> None:
     timed_row = line("resnet18.tuned-latency-025.seed0.all.profile-0a1b2c3d.round-16", 0.7)
     found = {(spot.method, spot.kind): spot.mean for spot in spots([*LINES, timed_row], "all")}
     assert found["tuned", "latency"] == 0.7
-    other = line("resnet18.tuned-latency-025.seed0.all.profile-ffffffff.round-16", 0.7)
+    other = line("resnet18.tuned-latency-025.seed1.all.profile-ffffffff.round-16", 0.7)
     with pytest.raises(InputError, match=r"profile-ffffffff.round-16 are one spot"):
         spots([timed_row, other], "all")
 

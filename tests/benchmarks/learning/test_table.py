@@ -88,6 +88,16 @@ def test_rows_that_decide_come_first_every_seed_of_them(
     assert len(ran) == len(set(ran)) == 2 * len(untimed)
 
 
+def test_every_row_is_a_run_before_the_first_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "run_row", lambda name, options: pytest.fail("was trained"))
+    where = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(tmp_path / "o.jsonl")]
+    rows = ["own-macs-050", "tuned-macs-050", "--set", "own_epochs=3"]
+    told = CliRunner().invoke(learning, [*rows, *where])
+    assert told.exit_code == 1 and "own_epochs is 3, but [budget] own" in told.stderr
+
+
 def test_a_row_of_latency_is_of_one_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +150,8 @@ def test_backbones_and_epochs_do_not_mix(tmp_path: Path) -> None:
 def test_a_row_of_latency_is_in_the_table_of_the_others(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     timed = "resnet18.tuned-latency-025.seed0.all.profile-{}.round-16"
-    keys = ["resnet18.tuned-all.seed0.all", timed.format("0a"), timed.format("ff")]
+    other = timed.format("ff").replace("seed0", "seed1")  # another device is no other seed
+    keys = ["resnet18.tuned-all.seed0.all", timed.format("0a"), other]
     path.write_text("\n".join(json.dumps(row(key, {"a": 0.5})) for key in keys), "utf-8")
     output = CliRunner().invoke(main, [str(path)], catch_exceptions=False).output
     first, second = output.split("resnet18 all profile-ff round-16:")

@@ -119,6 +119,17 @@ def test_a_trunk_of_other_images_is_refused(data: Path) -> None:
     assert code == 1 and "was pretrained on other images of imagenet12" in text
 
 
+def test_a_line_of_packnet_from_before_its_own_passes_is_refused(data: Path) -> None:
+    asked = ("--epochs", "1", "--method", "packnet-reversed")
+    assert run(data, *asked)[0] == 0
+    (line,) = lines(data)
+    assert line.pop("order") == "task-passes" and "imagenet12" not in line["accuracy"]
+    path = data.parent / "out" / "rows.jsonl"
+    path.write_text(json.dumps(line) + "\n", "utf-8")
+    code, text = run(data, *asked)
+    assert code == 1 and "gave every domain as many steps and counted imagenet12" in text
+
+
 def test_lines_of_earlier_versions_are_taken_with_a_note(data: Path) -> None:
     assert run(data, *FEW)[0] == 0
     (line,) = lines(data)

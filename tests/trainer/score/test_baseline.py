@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.score import baseline_of, check_baseline
+from prunion.trainer.score.made_by import not_paired
 from tests.trainer.tiny_run import tiny_run
 
 
@@ -53,6 +55,16 @@ def test_its_trunk_learns_as_long_as_the_run_s(trunk: str, longer: int, tmp_path
     if trunk == "tuned":
         with pytest.raises(ConfigError, match=r"stands still for the 3 .train. own_epochs"):
             check_baseline(run)
+
+
+def test_an_earlier_ones_trunk_is_told_to_have_learned_for_longer(tmp_path: Path) -> None:
+    run = load_config(tiny_run(tmp_path), ["budget.own=0.5", "train.own_epochs=3"])
+    before = {
+        "config": replace(run, train=replace(run.train, settle=run.train.settle + 3)).to_json()
+    }
+    assert "for the 3 epochs longer" in not_paired(before, {"config": run.to_json()}, [])
+    now = {"config": baseline_of(run).to_json()}
+    assert not not_paired(now, {"config": run.to_json()}, [])
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

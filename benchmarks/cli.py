@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ device = click.option(
 threads = click.option(
     "--threads", default=0, type=click.IntRange(0, 1024), help="CPU threads  [default: all cores]."
 )
+NUMBER = re.compile(r"\d+(\.\d+)?")
 SEED = click.IntRange(0, 2**32 - 1)
 changed = click.option(
     "--set",
@@ -234,8 +236,7 @@ def reproduce(
     from prunion.trainer.learning import exit_when_stopped
 
     known = NETWORKS[benchmark]
-    named = (text.partition("=")[0] for text in weights)
-    for network in (*networks, *named):
+    for network in (*networks, *(text.partition("=")[0] for text in weights)):
         if network not in known:
             raise click.UsageError(f"no network {network}: choose from {', '.join(known)}")
     asked = Reproduction(
@@ -291,14 +292,9 @@ def _percents(given: tuple[str, ...], known: Sequence[str]) -> dict[str, float]:
             raise click.UsageError(
                 f"{told}: give NETWORK=PERCENT, such as {known[0]}=76.2, of {', '.join(known)}"
             )
-        try:
-            value = float(percent)
-        except ValueError:
-            value = math.nan
-        if not 0 < value <= 100:
-            raise click.UsageError(f"{told}: give a percentage above 0, and 100 at most")
-        if value < 1:
-            raise click.UsageError(f"{told}: {value:g} looks like a share, give {100 * value:g}")
+        value = float(percent) if NUMBER.fullmatch(percent) else math.nan
+        if not 1 <= value <= 100:
+            raise click.UsageError(f"{told}: give a percentage, 76.2 for a share of 0.762")
         if found.setdefault(network, value) != value:
             raise click.UsageError(f"{told}: {network} has another already")
     return found

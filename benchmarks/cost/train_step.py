@@ -54,6 +54,7 @@ class RandomBatches:
     steps: tuple[tuple[Batch, ...], ...]
     classes: tuple[tuple[str, ...], ...]
     images: tuple[int, ...] = ()  # how many each domain has: nobody knows
+    turns_per_epoch: tuple[int, ...] = ()  # they hold every domain
 
     @property
     def steps_per_epoch(self) -> int:

@@ -26,8 +26,8 @@ from typing import Any
 import click
 import torch
 
-from prunion.benchmarks.learning.account import bundle_account, together
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
+from prunion.benchmarks.learning.latency import bundle_account, together
 from prunion.benchmarks.learning.likeness import chosen_by
 from prunion.benchmarks.learning.paired import packed, read_rows
 from prunion.benchmarks.learning.row_config import DOMAINS, key_of, make_config, trained_alone

@@ -244,8 +244,7 @@ class TrainConfig:
 
     def without_thinning(self) -> TrainConfig:
         """The same for a run whose domains are not thinned after settling."""
-        train = {**vars(self), "own_epochs": 0}
-        return replace(self, **{**train, **ignored(train)})
+        return replace(self, own_epochs=0, **ignored({**vars(self), "own_epochs": 0}))
 
     @property
     def freezes_norms(self) -> bool:

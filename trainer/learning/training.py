@@ -252,12 +252,12 @@ class Training:
 
     def _advance(self) -> None:
         """Tell the method's adapter whose turn it is and in which phase."""
-        adapter, task = self.net.adapter, self.schedule.task(self.step)
-        if adapter is None:
+        if (adapter := self.net.adapter) is None:
             return
         if self.schedule.turns and self.step in self.schedule.starts:
             self.optimiser.forget(adapter.parameters())  # the last task's momentum
-        if adapter.advance(dict(self.net.trunk.named_parameters()), task, self.phase):
+        weights = dict(self.net.trunk.named_parameters())
+        if adapter.advance(weights, self.schedule.task(self.step), self.phase):
             self.net.drop_units(adapter.dead_units())
             self.cost_share = None
             self._estimate_norms()
@@ -286,16 +286,15 @@ class Training:
         return added(results)
 
     def _figures(self, result: StepResult) -> dict[str, float]:
-        names = self.names
-        figures = {f"loss/{names[d]}": v for d, v in result.loss.items()}
-        figures |= {f"train_accuracy/{names[d]}": v for d, v in result.accuracy.items()}
+        figures = {f"loss/{self.names[d]}": v for d, v in result.loss.items()}
+        figures |= {f"train_accuracy/{self.names[d]}": v for d, v in result.accuracy.items()}
         if self.cost_share is None:  # a GPU would wait for it at every step
             self.cost_share = self.budget.pricer.of(self.alive()) / self.budget.full
         figures["cost"] = self.cost_share
         figures["target"] = self.schedule.target(self.step)
         figures["lambda"] = self.pressure.sharing.value
         if self.pressure.holds_domains:
-            each = zip(names, self.pressure.domains, strict=True)
+            each = zip(self.names, self.pressure.domains, strict=True)
             figures |= {f"lambda/{name}": m.value for name, m in each}
         figures["returned"] = float(self.learner.returned)
         return figures

@@ -219,7 +219,8 @@ def make_recipe(
     travel = train.switch_travel * every * turns / max(1, ramp)
     schedule = Schedule(warmup, ramp, settle, beta, drops=drops)
     if turns_per_epoch:
-        schedule = Schedule.of_turns([_turn(train, steps, beta) for steps in turns_per_epoch])
+        own = ((_phases(train, n), _drops(train, n)) for n in turns_per_epoch)
+        schedule = Schedule.of_turns([Schedule(*x, beta, drops=drops) for x, drops in own])
     return OwnRecipe(
         schedule,
         SwitchLearner(domains, units, travel, device),
@@ -286,11 +287,6 @@ def thin_recipe(
         select=select,
         every=every,
     )
-
-
-def _turn(train: TrainConfig, steps_per_epoch: int, beta: float) -> Schedule:
-    drops = _drops(train, steps_per_epoch)
-    return Schedule(*_phases(train, steps_per_epoch), beta, drops=drops)
 
 
 def _drops(train: TrainConfig, steps_per_epoch: int) -> tuple[int, ...]:

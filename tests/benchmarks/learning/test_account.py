@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from prunion.benchmarks.learning.account import bundle_account
 from prunion.benchmarks.learning.catalogue import ROWS
+from prunion.benchmarks.learning.latency import bundle_account
 from prunion.benchmarks.learning.row_config import make_config
 from prunion.benchmarks.learning.table import accounts
 from prunion.exporter.bundle import export_bundle

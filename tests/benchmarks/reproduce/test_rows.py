@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.archives.images import BenchmarkImages
-from prunion.benchmarks.reproduce.rows import _measured, chosen_rows, row_config
+from prunion.benchmarks.reproduce.measured import measured_accuracy
+from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction, add_line, read_lines
 from prunion.benchmarks.reproduce.sources import TrunkSource
 from prunion.benchmarks.reproduce.table import reproduced_table, score_of
@@ -227,11 +228,11 @@ def test_the_rows_are_listed_without_any_data() -> None:
         *(
             (["decathlon", "--list", "--source-accuracy", given], 2, said)
             for given, said in (
-                ("wrn28_4=0.762", "0.762 looks like a share, give 76.2"),
+                ("wrn28_4=0.762", "give a percentage, 76.2 for a share"),
                 ("76.2", "give NETWORK=PERCENT, such as wrn28_4=76.2"),
                 ("vgg16=70", "give NETWORK=PERCENT"),
-                ("resnet26=nan", "give a percentage above 0, and 100 at most"),
-                ("resnet26=high", "give a percentage above 0, and 100 at most"),
+                ("resnet26=nan", "give a percentage, 76.2 for"),
+                ("resnet26=high", "give a percentage, 76.2 for"),
             )
         ),
         (["decathlon", "--data", "x", "-o", "y"], 1, "x holds neither annotations/"),
@@ -267,7 +268,7 @@ def test_the_source_is_what_a_trunk_tells_and_packnet_has_none() -> None:
     def known(name: str, told: float | None, **given: float) -> float | None:
         asked = Reproduction("decathlon", Path(), Path(), methods=(name,), source_accuracy=given)
         row = next(x for x in chosen_rows(asked) if x.name == name)
-        found = _measured(asked, row, images, {"dtd": 0.5}, TrunkSource("x", told), {})
+        found = measured_accuracy(asked, row, images, {"dtd": 0.5}, TrunkSource("x", told), {})
         assert found["dtd"] == 0.5
         return found.get("imagenet12")
 

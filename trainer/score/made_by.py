@@ -82,15 +82,16 @@ def not_paired(baseline: MadeBy | None, pruned: MadeBy | None, names: Iterable[s
 
 def _longer(baseline: MadeBy, pruned: MadeBy) -> str:
     """Whether an earlier prunion's baseline trained its trunk while the run thins its domains."""
-    one, other = (x.get("config", {}).get("train", {}) for x in (baseline, pruned))
-    epochs = other.get("own_epochs", 0)
-    if not epochs or other.get("trunk", "tuned") != "tuned" or "settle" not in one:
+    try:
+        one, other = (
+            RunConfig.from_json(drop_ignored(x.get("config"))).train for x in (baseline, pruned)
+        )
+    except PrunionError:  # not known, which is told elsewhere
         return ""
-    if one["settle"] != other.get("settle", 0) + epochs:
+    epochs = other.own_epochs
+    if not epochs or other.trunk != "tuned" or one.settle != other.settle + epochs:
         return ""
-    return (
-        f"its trunk learned for the {epochs} epochs longer in which the run's domains were thinned"
-    )
+    return f"its trunk learned for {epochs} epochs more, in which the run's domains were thinned"
 
 
 def comparable(baseline: Learned, pruned: Learned, name: str) -> bool:

@@ -15,11 +15,9 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.archives.images import BenchmarkImages
-from prunion.benchmarks.reproduce.measured import measured_accuracy
 from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction, add_line, read_lines
-from prunion.benchmarks.reproduce.sources import TrunkSource
-from prunion.benchmarks.reproduce.table import reproduced_table, score_of
+from prunion.benchmarks.reproduce.table import score_of
 from prunion.exporter.bundle import export_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
@@ -261,23 +259,6 @@ def test_rows_are_chosen_by_name_method_network_and_budget() -> None:
         names(methods=("series",), networks=("mobilenet_v2",))
 
 
-def test_the_source_is_what_a_trunk_tells_and_packnet_has_none() -> None:
-    """What was given is of weights that do not tell, each network's its own."""
-    images = [BenchmarkImages(x, ("a",), ("b",)) for x in ("imagenet12", "dtd")]
-
-    def known(name: str, told: float | None, **given: float) -> float | None:
-        asked = Reproduction("decathlon", Path(), Path(), methods=(name,), source_accuracy=given)
-        row = next(x for x in chosen_rows(asked) if x.name == name)
-        found = measured_accuracy(asked, row, images, {"dtd": 0.5}, TrunkSource("x", told), {})
-        assert found["dtd"] == 0.5
-        return found.get("imagenet12")
-
-    assert known("norms", 0.4) == known("norms", 0.4, wrn28_4=60.0) == 0.4
-    assert known("norms", None, wrn28_4=60.0) == 0.6
-    assert known("norms", None, resnet26=60.0) is known("norms", None) is None
-    assert known("packnet", 0.4) is None
-
-
 def test_settings_that_the_papers_print() -> None:
     def train(benchmark: str, name: str, epochs: int = 0) -> Any:
         asked = Reproduction(benchmark, Path(), Path(), methods=(name,), epochs=epochs)
@@ -325,21 +306,3 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     where = ["--data", str(tmp_path), "-o", str(tmp_path / "y")]
     done = CliRunner().invoke(cli, ["reproduce", "decathlon", *where])
     assert done.exit_code == 1 and "rows.jsonl line 1 is no row" in done.output
-
-
-def test_rows_of_other_images_are_told() -> None:
-    def line(row: str, **images: str) -> dict[str, Any]:
-        return {
-            "key": f"resnet50-{row}-seed0", "row": row, "network": "resnet50", "flop": 1.0,
-            "params": 1.0, "params_without_norms": 1.0, "accuracy": {"flowers": 0.5},
-            "method": row, "seed": 0, "made_of": {"trunk": "default", "images": images},
-        }  # fmt: skip
-
-    def table(*rows: dict[str, Any]) -> str:
-        return reproduced_table("imagenet-to-sketch", rows)
-
-    told = "of different images, and compare only with those of the same: "
-    one, other = line("feature", flowers="1"), line("norms", flowers="2")
-    assert f"{told}`resnet50-feature-seed0`; `resnet50-norms-seed0`." in table(one, other)
-    assert told not in table(one, line("norms", flowers="1"))
-    assert told not in table(one, {**other, "made_of": None})  # of before: nobody knows

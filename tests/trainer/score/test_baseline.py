@@ -62,7 +62,8 @@ def test_an_earlier_ones_trunk_is_told_to_have_learned_for_longer(tmp_path: Path
     before = {
         "config": replace(run, train=replace(run.train, settle=run.train.settle + 3)).to_json()
     }
-    assert "for the 3 epochs longer" in not_paired(before, {"config": run.to_json()}, [])
+    assert "for 3 epochs more" in not_paired(before, {"config": run.to_json()}, [])
+    assert not_paired({"config": None}, {"config": [1]}, [])  # damaged files are no traceback
     now = {"config": baseline_of(run).to_json()}
     assert not not_paired(now, {"config": run.to_json()}, [])
 

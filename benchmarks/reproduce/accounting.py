@@ -57,7 +57,8 @@ def figures_of(loaded: Checkpoint) -> Figures:
     bits = one + domains * (int(alive.sum()) if train.traits.prunes else 0)
     if net.adapter is not None:  # small matrices beside convolutions shrink with these
         mixed = NUMBER_BITS * domains * adapter_numbers(net, alive)
-        bits += (mixed or net.adapter.extra_bits()) - net.adapter.unused_bits(table.params(alive))
+        unused = NUMBER_BITS * net.adapter.unused_weights(table, alive)
+        bits += (mixed or net.adapter.extra_bits()) - unused
     if train.method == "finetune":  # its file has a domain's trunk in the place of the source's
         bits += full - (two - one)
     norms = 0 if train.freezes_norms else domains * (two - one)

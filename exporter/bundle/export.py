@@ -128,7 +128,7 @@ def _make_bundle(
     own = loaded.net.adapter if apart(loaded.net) else None
     check_options(options, loaded.net, loaded.config.train)
     alive = kept_units(loaded, everyone)
-    budget_of(loaded, alive)  # refuse before the work of exporting
+    budget_of(loaded, alive, slices=slices)  # refuse before the work of exporting
     slim = slim_network(loaded.net, alive)
     free_memory()
     parts = _parts(slim, loaded, options)
@@ -138,7 +138,7 @@ def _make_bundle(
     check_space(output, options.size(parts.model.ByteSize()), "choose another place")
     with new_folder(output, force=force, wrote=foreign_to_bundle) as folder:
         save_graph(parts.model, folder / "model.onnx")
-        budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size)
+        budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size, slices)
         images = _probe(2 * len(names), *loaded.config.input.size)
         agreement = _verified(loaded, slim, parts, folder / "model.onnx", images, options)
         variants = write_variants(folder, parts.model, loaded, options)

@@ -20,7 +20,8 @@ from prunion.runtime.bundle import (
     counts_to_json,
 )
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost
+from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost, used_cost
+from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network import Checkpoint, versions
 
 __all__ = [
@@ -36,11 +37,16 @@ NUMBER_BITS = 32
 
 
 def budget_of(
-    loaded: Checkpoint, alive: np.ndarray, file_bytes: int | None = None
+    loaded: Checkpoint,
+    alive: np.ndarray,
+    file_bytes: int | None = None,
+    slices: WeightAdapter | None = None,
 ) -> BudgetAccount:
     """The budget asked for and what keeping `alive` `[U]` costs.
 
     Args:
+        slices: the adapter whose domains choose slices, as it was before an only domain's weights
+            took the trunk's place.
         file_bytes: size of the fp32 graph once it is written, for a budget in bytes; without it
             the upper bound that training kept to.
 
@@ -50,7 +56,7 @@ def budget_of(
     config = loaded.config.budget
     train = loaded.config.train
     budget = make_budget(config, make_pricer(config, loaded.net), cuts=train.traits.prunes)
-    value = budget.pricer.of(alive)
+    value = used_cost(budget.pricer, alive, slices)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
     if not value <= budget.allowed and train.cut == "union" and train.traits.prunes:
@@ -62,7 +68,7 @@ def budget_of(
             f"{shown_cost(config.kind, budget.allowed)}: "
             + (cause if settled else "the run stopped before it settled; resume it to its end")
         )
-    return budget_account(config, budget, value)
+    return budget_account(config, budget, value, slices=slices is not None)
 
 
 def counts(

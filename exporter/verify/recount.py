@@ -111,8 +111,9 @@ def _multiple(symbol: str) -> int:
 def check_budget(bundle: Bundle) -> Iterator[str]:
     """What the file costs in the budget's unit, whether that is what was asked, and is met.
 
-    Parameters and MACs are the manifest's own, which `check_graph` counts again; bytes are
-    the fp32 graph's, switches the unit table's, milliseconds what its `profile.json` predicts.
+    Parameters and MACs are the manifest's own, which `check_graph` counts again, or the slices that
+    are stored; bytes are the fp32 graph's, switches the unit table's, milliseconds what its
+    `profile.json` predicts.
     """
     claimed = bundle.manifest.budget
     try:
@@ -124,6 +125,8 @@ def check_budget(bundle: Bundle) -> Iterator[str]:
         return
     if claimed.kind == "latency":
         yield from _check_latency(bundle, config)
+    elif claimed.slices:
+        yield from _check_slices(bundle, config)
     else:
         yield from _check(claimed, config, _counted(bundle))
 
@@ -136,6 +139,42 @@ def _counted(bundle: Bundle) -> float:
         return bundle.unit_table().count
     counts: Mapping[str, float] = getattr(manifest, kind)
     return counts["exported"] + counts.get("adapters", 0)
+
+
+def _check_slices(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
+    claimed = bundle.manifest.budget
+    try:
+        found = _slices_in_use(bundle)
+    except Exception as exc:  # a damaged file makes onnx and numpy raise anything
+        yield f"its slices cannot be counted ({' '.join(str(exc).split()) or type(exc).__name__})"
+        return
+    if not bundle.manifest.packed:  # a slice in use may be all zero there, so more may be claimed
+        stated = claimed.value * (claimed.backbone if config.is_fraction else 1)
+        found = max(found, round(stated))
+    yield from _check(claimed, config, found)
+
+
+def _slices_in_use(bundle: Bundle) -> int:
+    """Weights of the k×k slices that are stored, or of an ordinary graph those not all zero.
+
+    A layer whose weights are a constant of the network has no slices, and counts whole.
+    """
+    packed = {
+        key.removeprefix("packed:"): values
+        for key, values in bundle.shared_parts().items()
+        if key.startswith("packed:")
+    }
+    model = onnx.load_from_string(bundle.held_graph("fp32").read())
+    values, total = initializers(model), 0
+    for name, shape in recount(model).shapes.items():
+        if name in packed:
+            total += packed[name].size
+        elif bundle.manifest.packed:
+            total += math.prod(shape)
+        else:
+            slices = values[name].reshape(*shape[:2], -1)
+            total += int(slices.any(-1).sum()) * slices.shape[-1]
+    return total
 
 
 def _check_latency(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:

@@ -76,9 +76,9 @@ class Fields:
             raise self.fail(key, "must be a finite number")
         return value
 
-    def flag(self, key: str) -> bool:
+    def flag(self, key: str, default: Any = MISSING) -> bool:
         """True or false."""
-        value = self.get(key)
+        value = self.get(key, default)
         if not isinstance(value, bool):
             raise self.fail(key, "must be true or false")
         return value

@@ -129,7 +129,8 @@ class BudgetAccount:
     """What was asked (`asked`, as written) and what the file costs (`value`, same unit).
 
     `backbone` is the whole network's cost, of which `value` may be a share (0: not told). Of kind
-    `latency`, `milliseconds` and `share` are what the profile of `device` predicts.
+    `latency`, `milliseconds` and `share` are what the profile of `device` predicts. With `slices`
+    the cost is of the k×k slices that any domain uses; else of all that the graph holds.
     """
 
     kind: str
@@ -140,6 +141,7 @@ class BudgetAccount:
     milliseconds: float = 0.0
     share: float = 0.0
     device: str = ""
+    slices: bool = False
 
     @classmethod
     def from_json(cls, fields: Fields) -> BudgetAccount:
@@ -150,7 +152,7 @@ class BudgetAccount:
         kind, value, met = fields.text("kind", 50), fields.number("value"), fields.flag("met")
         backbone = fields.number("backbone", 0.0)
         if kind != "latency":
-            return cls(kind, asked, value, met, backbone)
+            return cls(kind, asked, value, met, backbone, slices=fields.flag("slices", False))
         predicted = (fields.number("milliseconds"), fields.number("share"))
         return cls(kind, asked, value, met, backbone, *predicted, fields.text("device"))
 
@@ -160,6 +162,8 @@ class BudgetAccount:
         if self.backbone:
             value["backbone"] = self.backbone
         value["met"] = self.met
+        if self.slices:
+            value["slices"] = True
         if self.kind == "latency":
             value |= {"milliseconds": self.milliseconds, "share": self.share, "device": self.device}
         return value

@@ -6,6 +6,7 @@ from .budget import least_limit as least_limit
 from .budget import make_budget as make_budget
 from .budget import select_union as select_union
 from .budget import shown_cost as shown_cost
+from .budget import used_cost as used_cost
 from .cost_model import Cost as Cost
 from .counted import counted_pricer as counted_pricer
 from .floor import floor_account as floor_account

@@ -12,6 +12,7 @@ from prunion.runtime.errors import BudgetError
 from prunion.trainer.config import BudgetConfig, BudgetKind
 from prunion.trainer.cost.floor import floor_units
 from prunion.trainer.cost.prices import Pricer
+from prunion.trainer.methods import WeightAdapter
 
 __all__ = [
     "PricedBudget",
@@ -22,6 +23,7 @@ __all__ = [
     "make_budget",
     "select_union",
     "shown_cost",
+    "used_cost",
 ]
 
 FINE = 0.001  # steps of the floor that a refusal names
@@ -191,8 +193,19 @@ def _filled(
     return alive
 
 
-def budget_account(config: BudgetConfig, budget: PricedBudget, cost: float) -> BudgetAccount:
-    """What was asked and what it costs, for a result and for a manifest (docs/formats.md)."""
+def used_cost(pricer: Pricer, alive: np.ndarray, adapter: WeightAdapter | None) -> float:
+    """What a budget counts of a network that keeps `alive` `[U]` bool: of slices those in use."""
+    unused = 0 if adapter is None else adapter.unused_weights(pricer.units, alive)
+    return pricer.of(alive) - unused
+
+
+def budget_account(
+    config: BudgetConfig, budget: PricedBudget, cost: float, *, slices: bool = False
+) -> BudgetAccount:
+    """What was asked and what it costs, for a result and for a manifest (docs/formats.md).
+
+    `slices` tells that the cost is of single slices in use, and not of all that the graph holds.
+    """
     backbone, profile = budget.pricer.backbone, budget.pricer.profile
     account = BudgetAccount(
         kind=budget.pricer.kind,
@@ -200,6 +213,7 @@ def budget_account(config: BudgetConfig, budget: PricedBudget, cost: float) -> B
         value=min(1.0, cost / backbone) if config.is_fraction else cost,
         met=bool(cost <= budget.allowed),
         backbone=backbone,
+        slices=slices,
     )
     if profile is not None:
         device = profile.describe()

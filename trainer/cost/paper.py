@@ -51,7 +51,7 @@ def paper_account(
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
     if adapter is not None:
         mixed = NUMBER_BITS * len(names) * adapter_numbers(net, alive)
-        unused = adapter.unused_bits(net.units.table.params(alive))
+        unused = NUMBER_BITS * adapter.unused_weights(net.units.table, alive)
         bits += (mixed or adapter.extra_bits()) - unused
     full, union = paper_macs(net, every), _used_macs(net, adapter, alive, None)
     own = (net.switches > 0).cpu().numpy()

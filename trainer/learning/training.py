@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prunion.trainer.config import Phase, RunConfig
-from prunion.trainer.cost import PricedBudget, select_union
+from prunion.trainer.cost import PricedBudget, select_union, used_cost
 from prunion.trainer.data import Batch, JointBatches
 from prunion.trainer.learning.data_parallel import SharedSteps
 from prunion.trainer.learning.distillation import load_teacher
@@ -80,7 +80,7 @@ class Training:
         self.names = [d.name for d in config.domains]
         classes = dict(zip(self.names, batches.classes, strict=True))
         if net.adapter is not None:
-            net.adapter.share = budget.share
+            net.adapter.keep_to(budget.allowed, budget.full)
         self.teacher = load_teacher(config, classes, net.switches.device)
         self.average = WeightAverage(config.train.average * batches.steps_per_epoch)
         self.epoch = self.step = 0
@@ -137,6 +137,9 @@ class Training:
             return self.switches()
         return self.recipe.chosen().to(self.net.switches.device) * self.net.switches.amax(0)
 
+    def _cost_share(self) -> float:
+        return used_cost(self.budget.pricer, self.alive(), self.net.adapter) / self.budget.full
+
     # --- phases -----------------------------------------------------------------------------
 
     def _named_recipe(self) -> Recipe:
@@ -168,8 +171,8 @@ class Training:
             return
         if self.phase == "warmup" and self.recipe.learns and self.recipe.ranked:
             self._rank()
+        self.uncut = self._cost_share() if phase == "settle" else self.uncut
         if phase == "settle" and self.recipe.learns:
-            self.uncut = self.budget.pricer.of(self.alive()) / self.budget.full
             keep_switches(self.net, self.recipe.cut(), self.config, self.learner.scores)
             short = own_shortfall(self.config, self.net)
             if short and self.processes.first:
@@ -249,6 +252,8 @@ class Training:
         self.optimiser.step()
         if self.net.adapter is not None:
             self.net.adapter.stepped(domains)
+            if self.net.adapter.choosing:
+                self.cost_share = None
 
     def _advance(self) -> None:
         """Tell the method's adapter whose turn it is and in which phase."""
@@ -289,12 +294,7 @@ class Training:
         figures = {f"loss/{self.names[d]}": v for d, v in result.loss.items()}
         figures |= {f"train_accuracy/{self.names[d]}": v for d, v in result.accuracy.items()}
         if self.cost_share is None:  # a GPU would wait for it at every step
-            self.cost_share = self.budget.pricer.of(self.alive()) / self.budget.full
-        figures["cost"] = self.cost_share
-        figures["target"] = self.schedule.target(self.step)
-        figures["lambda"] = self.pressure.sharing.value
-        if self.pressure.holds_domains:
-            each = zip(self.names, self.pressure.domains, strict=True)
-            figures |= {f"lambda/{name}": m.value for name, m in each}
+            self.cost_share = self._cost_share()
+        figures |= {"cost": self.cost_share, "target": self.schedule.target(self.step)}
         figures["returned"] = float(self.learner.returned)
-        return figures
+        return figures | self.pressure.figures(self.names)

@@ -52,7 +52,7 @@ class WeightAdapter(nn.Module):
         names: the trunk's weights that it makes anew.
         inside: whether the trunk's graph itself holds θ_d until it is finished.
         tunes: whether the shared trunk may learn along.
-        share: β, the share of the cost that the run's budget allows.
+        share: β, the share of the cost that the run's budget allows (`keep_to`).
         by_rows: whether what learns has a row for each domain, moved by that domain's steps alone.
     """
 
@@ -61,6 +61,11 @@ class WeightAdapter(nn.Module):
     tunes = False
     share = 1.0
     by_rows = True
+
+    @property
+    def choosing(self) -> bool:
+        """Whether how many weights no domain uses may change with every step."""
+        return False
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """W_d of each of `names`, differentiable by θ_d.
@@ -85,6 +90,10 @@ class WeightAdapter(nn.Module):
     def place(self, table: UnitTable, read_by_heads: np.ndarray) -> None:
         """Be told of the trunk's channel units, and the numbers of those that heads read."""
 
+    def keep_to(self, allowed: float, full: float) -> None:
+        """Be told of a run's budget: what it allows, and what the whole network costs."""
+        self.share = min(1.0, allowed / full)
+
     def dead_units(self) -> np.ndarray | None:
         """Units that no domain needs any more, `[U]` bool; None where it cannot know."""
         return None
@@ -105,12 +114,15 @@ class WeightAdapter(nn.Module):
         """What has to be stored once for all domains, beside the trunk."""
         return 0
 
-    def unused_bits(self, kept: int) -> int:
-        """What of the trunk no domain uses, of `kept` weights, and no file has to hold."""
+    def unused_weights(self, table: UnitTable, alive: np.ndarray) -> int:
+        """How many weights no domain uses, of those that `alive` units `[U]` bool leave.
+
+        No budget counts them, and no file has to hold them.
+        """
         return 0
 
-    def least_weights(self) -> int:
-        """How many of the trunk's weights stay whatever the limit, where it chooses among them."""
+    def least_weights(self, full: int) -> int:
+        """How many of the trunk's `full` weights stay whatever the limit, where it chooses."""
         return 0
 
     def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int | None:

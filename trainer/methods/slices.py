@@ -10,6 +10,7 @@ losses are eqs. 4 to 9 of the former; a slice costs its weights.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 
 from prunion.runtime.bundle import UnitTable, pack_bits
 from prunion.trainer.config import Phase, TrainConfig
-from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter, key_of_weight
+from prunion.trainer.methods.adapter import WeightAdapter, key_of_weight
 
 __all__ = ["SliceSwitches"]
 
@@ -32,7 +33,7 @@ class SliceSwitches(WeightAdapter):
     """Scores `[D, O·I]` of every weight; they learn until settling, and are then cut to the budget.
 
     Attributes:
-        share: β, the allowed share of the weights; a run sets it.
+        allowed: the most weights that may be in use; β of them all, where no run says.
     """
 
     lambdas: torch.Tensor
@@ -62,8 +63,14 @@ class SliceSwitches(WeightAdapter):
         # The sharing loss's first, then each domain's.
         self.register_buffer("lambdas", torch.full((domains + 1,), LAMBDA))
         self.register_buffer("fixed", torch.tensor(False))
+        self.allowed: float | None = None
         self._table: UnitTable | None = None
         self._read_by_heads = np.zeros(0, np.int64)
+
+    @property
+    def choosing(self) -> bool:
+        """Until the cut."""
+        return not bool(self.fixed)
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:
         """`W ∘ m_d`."""
@@ -135,7 +142,7 @@ class SliceSwitches(WeightAdapter):
         )
         worth = scores.clamp(min=0).masked_fill(held, torch.inf)  # they are paid for first
         prices = torch.cat([scores.new_full((self._count(n),), self.prices[n]) for n in self.names])
-        allowed = self.share * self.whole
+        allowed = self.share * self.whole if self.allowed is None else self.allowed
         if self.train_config.cut == "domains":
             kept = torch.stack([_best(row, prices, allowed) for row in worth])
         else:
@@ -193,17 +200,22 @@ class SliceSwitches(WeightAdapter):
     def used(self) -> tuple[float, list[float]]:
         """The union's share of the weights, and each domain's."""
         on = {name: self.scores[key_of_weight(name)].detach() > 0 for name in self.names}
-        union = sum(int(b.any(0).sum()) * self.prices[name] for name, b in on.items())
         own = [
             sum(int(b[row].sum()) * self.prices[name] for name, b in on.items())
             for row in range(self.domains)
         ]
-        return union / self.whole, [cost / self.whole for cost in own]
+        return self._in_use() / self.whole, [cost / self.whole for cost in own]
 
-    def least_weights(self) -> int:
-        """Those of the layers that are kept, and a slice of every other."""
+    def keep_to(self, allowed: float, full: float) -> None:
+        """Constants among the `full` weights have no switches, and are paid for first."""
+        super().keep_to(allowed, full)
+        self.allowed = allowed - (full - self.whole)
+
+    def least_weights(self, full: int) -> int:
+        """Those of layers that are kept, a slice of every other, and what has no switches."""
+        constants, others = full - self.whole, set(self.names) - self.held
         kept = sum(self.prices[name] * self._count(name) for name in self.held)
-        return kept + sum(self.prices[name] for name in self.names if name not in self.held)
+        return constants + kept + sum(self.prices[name] for name in others)
 
     def used_macs(self, positions: Mapping[str, int], domain: int | None) -> int:
         """Theoretical: no runtime of ours skips a slice."""
@@ -233,14 +245,20 @@ class SliceSwitches(WeightAdapter):
         """One for each slice."""
         return sum(map(self._count, self.names))
 
-    def unused_bits(self, kept: int) -> int:
-        """32 for each weight of the slices that no domain uses."""
-        return (kept - round(self.used()[0] * self.whole)) * NUMBER_BITS
+    def unused_weights(self, table: UnitTable, alive: np.ndarray) -> int:
+        """Those of the slices that no domain uses."""
+        layers = tuple(layer for layer in table.layers if layer.weight in self.shapes)
+        return replace(table, layers=layers).params(alive) - self._in_use()
 
     def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
         """Adam, as the papers have it."""
         own = [scores for scores in self.scores.values() if scores.requires_grad]
         return [{"params": own, "peak": train.switch_lr, "weight_decay": 0.0, "switches": True}]
+
+    def _in_use(self) -> int:
+        """Weights that any domain uses."""
+        on = {name: self.scores[key_of_weight(name)].detach() > 0 for name in self.names}
+        return sum(int(bits.any(0).sum()) * self.prices[name] for name, bits in on.items())
 
     def _bits(self, name: str) -> torch.Tensor:
         """0 or 1 exactly, `[D, O·I]`, with the gradient of the score itself while it learns."""

@@ -126,6 +126,11 @@ class Pressure:
         """Every λ: the sharing loss's, then each domain's."""
         return [m.value for m in (self.sharing, *self.domains)]
 
+    def figures(self, names: Sequence[str]) -> dict[str, float]:
+        """The same for a run's log, by the domains' names where they have one each."""
+        each = zip(names, self.domains, strict=True) if self.holds_domains else ()
+        return {"lambda": self.sharing.value} | {f"lambda/{name}": m.value for name, m in each}
+
     def restore(self, values: Sequence[float]) -> None:
         """Put back what `values` gave."""
         for multiplier, value in zip((self.sharing, *self.domains), values, strict=True):

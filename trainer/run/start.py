@@ -160,7 +160,7 @@ def _check_floor(config: RunConfig, budget: PricedBudget) -> None:
 
 def _check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
     """Raise BudgetError if the limit does not hold the narrowest network of slices."""
-    least = 0 if net.adapter is None else net.adapter.least_weights()
+    least = 0 if net.adapter is None else net.adapter.least_weights(int(budget.full))
     if least <= budget.allowed:
         return
     keep, limit = config.backbone.keep, config.budget.limit

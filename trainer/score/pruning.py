@@ -144,12 +144,15 @@ def _pruning(config: RunConfig, found: dict[str, float], own: dict[str, float]) 
         "greedy": train.ramp > 0,
         "once": False,
     }
+    slices = train.granularity == "slice"  # which learn until a run settles
+    learning = train.warmup + train.ramp > 0 if slices else learns[train.recipe]
     lead: Lead = "the ramp" if train.recipe == "greedy" else "learning"
     return Pruning(
         prunes=not keeps_all(config) and not (whole and budget.own == 1),
-        lead=lead if train.traits.prunes and learns[train.recipe] else "",
+        lead=lead if (train.traits.prunes or slices) and learning else "",
         union=train.cut == "union",
-        kept=kept if train.traits.prunes else None,  # of slices no channel's cost tells
+        # An earlier prunion told of slices what the graph costs.
+        kept=kept if train.traits.prunes or found.get("slices") else None,
         own=budget.own,
         used=max((float(share) for share in own.values()), default=None),
     )

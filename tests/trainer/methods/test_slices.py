@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from prunion.runtime.bundle import own_weights
+from prunion.runtime.bundle import Layer, UnitTable, own_weights
 from prunion.trainer.backbone import trace
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.slices import SliceSwitches
@@ -48,7 +50,11 @@ def test_a_slice_is_an_input_channel_of_a_filter() -> None:
     union = adapter.base(weight)["a.weight"]
     used = (adapter.scores["a/weight"] > 0).any(0).view(4, 3)
     assert torch.equal(union[:, :, 0, 0] != 0, used)
-    assert adapter.unused_bits(138) == round((1 - adapter.used()[0]) * 138) * 32
+    table = UnitTable(0, {}, (Layer("a.weight", (4, 3, 3, 3), 10), Layer("b.weight", (6, 5), 1)))
+    every = np.ones(0, dtype=bool)
+    assert adapter.unused_weights(table, every) == round((1 - adapter.used()[0]) * 138)
+    constant = replace(table, layers=(*table.layers, Layer("c", (7, 7), 1)))  # of no switches
+    assert adapter.unused_weights(constant, every) == adapter.unused_weights(table, every)
     first = int((made[:, :, 0, 0] != 0).sum())
     linear = int((adapter.scores["b/weight"][1] > 0).sum())
     positions = {"a.weight": 10, "b.weight": 1}
@@ -122,6 +128,19 @@ def test_the_cut_is_exact_to_a_slice(method: Any) -> None:
     assert adapter.penalty([0], [1] * 3, "settle") is None
     assert not adapter.weights(shared(), 0)["a.weight"].requires_grad
     assert not adapter.advance({}, 0, "settle")
+
+
+@pytest.mark.parametrize("allowed", [29.5, 57, 69, 138, 500])
+def test_constants_beside_the_slices_are_paid_for(allowed: float) -> None:
+    """138 weights have switches, 12 are a constant of the network, which any budget counts."""
+    adapter = drawn(switches(1))
+    on = adapter.used()[0] * 138
+    adapter.keep_to(allowed, 150)
+    assert adapter.share == min(1, allowed / 150)
+    assert adapter.least_weights(150) == 12 + 9 + 1
+    adapter.advance({}, 0, "settle")
+    used = adapter.used()[0] * 138
+    assert min(on, allowed - 12 - 9) < used + 1e-6 and used + 12 <= allowed + 1e-6
 
 
 def test_slices_of_whole_channels_are_channel_switches() -> None:

@@ -61,12 +61,19 @@ def test_each_domains_own_budget_is_read(tmp_path: Path) -> None:
     assert read_pruning(folder) == Pruning(True, "learning", True, 0.25, 0.6, 0.55)
 
 
-def test_slices_are_held_by_the_budget_and_no_channel_tells_how_much_is_kept(
-    tmp_path: Path,
-) -> None:
-    train = {"granularity": "slice"}
-    folder = written_run(tmp_path, {"limit": 0.25}, train=train)
-    assert read_pruning(folder) == Pruning(True, "", True, None)
+@pytest.mark.parametrize("earlier", [True, False])
+@pytest.mark.parametrize("ramp", [0, 2])
+def test_slices_are_held_by_the_budget(ramp: int, earlier: bool, tmp_path: Path) -> None:
+    """An earlier prunion told what the graph costs, which is not how much of the slices is kept."""
+    train = {"granularity": "slice", "warmup": 0, "ramp": ramp}
+    kept = {"value": 0.25, "asked": 0.25, "kind": "params", "backbone": 2000}
+    result = {"budget": kept if earlier else {**kept, "slices": True}, "uncut": 0.5}
+    folder = written_run(tmp_path, {"limit": 0.25}, train=train, result=result)
+    pruning = read_pruning(folder)
+    lead = "learning" if ramp else ""
+    assert pruning == Pruning(True, lead, True, None if earlier else 0.25)
+    told = "the last cut took the rest" in pruning.cut_line(0.25, 0.5)
+    assert told is (ramp > 0 and not earlier)
 
 
 @pytest.mark.parametrize("lacks", ["config", "checkpoint", "key", "value"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from prunion.runtime.base import amount_text
 from prunion.runtime.bundle import mean_share
-from prunion.trainer.cost import budget_account, floor_account
+from prunion.trainer.cost import budget_account, floor_account, used_cost
 from prunion.trainer.learning import Training
 from prunion.trainer.run.result.closing import closing_table
 from prunion.trainer.run.result.pictures import Frontier, Point, Sharing
@@ -29,7 +29,8 @@ class RunResult:
         accuracy_before: the same after warm-up, with every channel on; empty without warm-up. Of a
             domain with validation images on those.
         budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
-        uncut: share of the backbone's cost that learning left, before the last cut.
+        uncut: share of the backbone's cost that learning left, before the last cut; as in `budget`,
+            of slices those in use.
         params: parameters of the backbone's trunk and of the union's.
         stored: of domains with weights of their own, as multiples of the backbone's and as the
             papers count: `params`, `params_whole` with every channel, `flop` of a domain and
@@ -152,7 +153,8 @@ def run_result(
     # What export keeps; the cut has rounded already unless each domain was cut alone.
     alive = table.round_up(training.alive(), budget.round_to)
     everything = np.ones_like(alive)
-    value = budget.pricer.of(alive)
+    adapter, slices = training.net.adapter, train.granularity == "slice"
+    value = used_cost(budget.pricer, alive, adapter)
     choices = training.choices().cpu().numpy()
     params, macs = ((f(everything), f(alive)) for f in (table.params, table.macs))
     own = [table.macs(row) for row in (training.net.switches > 0).cpu().numpy()]
@@ -160,7 +162,7 @@ def run_result(
         folder=folder,
         accuracy=accuracy,
         accuracy_before=before,
-        budget=budget_account(training.config.budget, budget, value).to_json(),
+        budget=budget_account(training.config.budget, budget, value, slices=slices).to_json(),
         uncut=training.uncut,
         params=params,
         macs=macs,

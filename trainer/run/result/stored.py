@@ -14,6 +14,7 @@ from prunion.trainer.network import counted_copy
 
 __all__ = ["COUNTED", "params_share", "stored_account"]
 
+NUMBER_BITS = 32
 COUNTED = "as the papers count, every domain's own weights and BatchNorm with them"
 
 
@@ -32,10 +33,10 @@ def stored_account(training: Training) -> dict[str, float] | None:
     alive = table.round_up(training.alive(), config.budget.round_to)
     every = np.ones(table.count, dtype=bool)
     found, whole = (paper_account(net, x, training.names, config.train) for x in (alive, every))
-    unused = 0 if net.adapter is None else net.adapter.unused_bits(table.params(every))
+    unused = 0 if net.adapter is None else net.adapter.unused_weights(table, every)
     return {
         "params": found.params,
-        "params_whole": whole.params + unused / whole.bits_backbone,
+        "params_whole": whole.params + NUMBER_BITS * unused / whole.bits_backbone,
         "flop": found.flop,
         "flop_union": found.flop_union,
     }

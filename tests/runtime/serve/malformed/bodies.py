@@ -8,7 +8,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -60,30 +60,31 @@ def changed(random: Random, value: Any) -> Any:
 
 def _change(random: Random, value: Any) -> Any:
     if not isinstance(value, (dict, list)) or not value or random.random() < 0.12:
-        return _strange(random)
+        return _one_of(random, STRANGE)
     if isinstance(value, list) and len(value) > 20:
-        return [*value[: random.randint(0, 20)], _strange(random)]
+        return [*value[: random.randint(0, 20)], _one_of(random, STRANGE)]
     places: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
     place, kind = random.choice(places), random.random()
     if kind < 0.15:
         del value[place]
     elif kind < 0.25 and isinstance(value, list):
-        value.append(value[place])
+        value.append(copy.deepcopy(value[place]))
     elif kind < 0.25 and isinstance(value, dict):
         value[str(random.choice(STRANGE[:30]))[:50]] = value.pop(place)
     elif place == "shape":
-        value[place] = random.choice(SHAPES)
+        value[place] = _one_of(random, SHAPES)
     elif place == "datatype":
         value[place] = random.choice(TYPES)
     elif kind < 0.35 and isinstance(value, dict):
-        value["parameters"] = random.choice(PARAMETERS)
+        value["parameters"] = _one_of(random, PARAMETERS)
     else:
         value[place] = _change(random, value[place])
     return value
 
 
-def _strange(random: Random) -> Any:
-    return copy.deepcopy(random.choice(STRANGE))  # later changes must not reach the list
+def _one_of(random: Random, values: Sequence[Any]) -> Any:
+    """One of `values`, of its own: a later change must reach neither the list nor itself again."""
+    return copy.deepcopy(random.choice(values))
 
 
 def json_body(random: Random) -> Body:
@@ -130,7 +131,7 @@ def binary_body(random: Random) -> Body:
     elif kind == 1:
         raw[1] = random.choice((b"\xff\xff\xff\xff", b"\5\0\0\0", b"\5\0\0\0sig", b"\0", b"", b"\2\0\0\0\xff\xfe", raw[1] * 3))  # fmt: skip # noqa: E501
     elif kind == 2:
-        image["shape"] = random.choice(SHAPES)
+        image["shape"] = _one_of(random, SHAPES)
     elif kind == 3:
         random.choice((image, domain))["datatype"] = random.choice(TYPES)
     elif kind == 4:
@@ -147,7 +148,7 @@ def binary_body(random: Random) -> Body:
     for entry, data in zip((image, domain), raw, strict=True):
         del entry["data"]
         size = len(data) + random.choice((0, 0, 0, 0, 1, -1, 4, 1 << 40))
-        entry["parameters"] = {"binary_data_size": random.choice((size, size, size, *STRANGE))}
+        entry["parameters"] = {"binary_data_size": _one_of(random, (size, size, size, *STRANGE))}
     if random.random() < 0.2:
         value["parameters"] = {"binary_data_output": True}
     if random.random() < 0.3:

@@ -21,11 +21,15 @@ from prunion.runtime.cli import FilePath, OneLineCommand
 __all__ = ["accounts", "goals", "main", "table"]
 
 # Kind of trunk, budget, rows, and the most points of the mean we wanted to lose.
-PARAMS = "params 0.75 / 0.50 / 0.25"
 GOALS = (
-    ("frozen", PARAMS, ("frozen-075", "frozen-050", "frozen-025"), "1 / 2 / 4"),
-    ("tuned", PARAMS, ("tuned-075", "tuned-050", "tuned-025"), "0.3 / 0.8 / 2"),
-    ("tuned", "MACs 0.50", ("tuned-macs-050",), "1"),
+    ("frozen", "params 0.25", ("frozen-025",), "2"),
+    (
+        "tuned",
+        "params 0.50 / 0.25 / 0.10",
+        ("tuned-050", "tuned-025", "tuned-010"),
+        "0.2 / 0.7 / 2",
+    ),
+    ("tuned", "MACs 0.50 / 0.25", ("tuned-macs-050", "tuned-macs-025"), "0.5 / 1.5"),
 )
 
 

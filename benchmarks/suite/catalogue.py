@@ -100,7 +100,8 @@ TABLES = (
     Table(
         "paired",
         "docs/learning-table.md",
-        f"{LEARNING}.paired {RANDOM}/learning.jsonl tuned-025 one-shot-025",
+        f"{LEARNING}.paired {LEARNT}/eight.jsonl tuned-025.all.precision-bf16 "
+        "one-shot-025.all.precision-bf16",
         0.1,
         "a checkout",
     ),
@@ -124,7 +125,7 @@ TABLES = (
     ),
     Table(
         "eight-domains",
-        "docs/results.md",
+        "docs/gpu.md",
         f"{GPU} learning {DATA} -o {LEARNT}",
         60,
         "a GPU, images",
@@ -148,7 +149,7 @@ TABLES = (
     Table("loader", TAKES, f"{COST}.loader --images 1024 --side 400", 5),
     Table("params", "docs/methods.md", "prunion.benchmarks.reproduce.ratios", 3),
     Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
-    Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "a GPU, TensorRT"),
+    Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "TensorRT"),
     Table("gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU"),
     Table("gpu-inference", "docs/gpu.md", f"{GPU} inference -o gpu.jsonl", 15, "a GPU"),
     Table("gpu-runtime", "docs/gpu.md", f"{GPU} runtime -o gpu.jsonl", 5, "a GPU"),

@@ -135,7 +135,7 @@ def test_a_row_is_held_against_its_own_reference() -> None:
         in cells["`tuned-050`"]
     )
     assert "| 60.00 |  | 1,234 |" in cells["`frozen-050`"]  # no reference of its kind was run
-    assert "| not run / 5.50 / not run | 0.3 / 0.8 / 2 |" in goals(lines)
+    assert "| 5.50 / not run / not run | 0.2 / 0.7 / 2 |" in goals(lines)
 
 
 def test_backbones_and_epochs_do_not_mix(tmp_path: Path) -> None:

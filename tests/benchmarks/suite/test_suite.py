@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -64,6 +65,23 @@ def test_a_command_is_the_one_on_its_page(table: Table) -> None:
     module, *words = table.command.split()
     lines = [x.split() for x in page.splitlines() if f"python -m {module} " in f"{x} "]
     assert any(set(words) <= set(line) for line in lines), f"not on {table.page}"
+
+
+@pytest.mark.parametrize(
+    "table", [table for table in TABLES if table.needs == "a checkout"], ids=lambda x: x.name
+)
+def test_what_a_checkout_holds_is_shown(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page named rows that its file had not; no other test runs what a page says."""
+    monkeypatch.chdir(ROOT)
+    module, *words = table.command.split()
+    if "-o" in words:
+        pytest.importorskip("matplotlib")
+        place = words.index("-o") + 1
+        words[place] = str(tmp_path / Path(words[place]).name)
+    done = CliRunner().invoke(importlib.import_module(module).main, words)
+    assert done.exit_code == 0, done.output
 
 
 def test_names_are_found_once_and_others_refused() -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,41 +18,19 @@ from PIL import Image
 
 from prunion.runtime.errors import DataError
 from prunion.trainer.config import (
-    BackboneConfig,
-    BudgetConfig,
     DomainConfig,
     InputConfig,
-    RunConfig,
-    TrainConfig,
 )
-from prunion.trainer.data import Batch, Domain, ImageSet, JointBatches, eval_batches, eval_transform
+from prunion.trainer.data import Domain, ImageSet, JointBatches, eval_batches, eval_transform
 from prunion.trainer.data.batches import batch_sizes
 from prunion.trainer.data.image_cache import ImageCache
+from tests.trainer.data.three import flat, image_set, run, three_domains
 from tests.trainer.images import picture
-
-
-def image_set(count: int, first: int) -> ImageSet:
-    return ImageSet(np.arange(count) % 3, lambda index: picture(first + index))
 
 
 @pytest.fixture
 def domains() -> list[Domain]:
-    """Three domains of 40, 23 and 7 images, whose labels tell images apart modulo three."""
-    return [
-        Domain(name, ("a", "b", "c"), image_set(count, 100 * i), image_set(9, 0), True, True)
-        for i, (name, count) in enumerate([("one", 40), ("two", 23), ("three", 7)])
-    ]
-
-
-def run(order: str = "joint", seed: int = 0, workers: int = 0, size: int = 8) -> RunConfig:
-    return RunConfig(
-        BackboneConfig("resnet18"),
-        BudgetConfig(0.5),
-        tuple(DomainConfig(name, train=("a",), test=("b",)) for name in ("one", "two", "three")),
-        InputConfig(size=(16, 16)),
-        TrainConfig(order=order, batch_size=size, workers=workers),
-        seed=seed,
-    )
+    return three_domains()
 
 
 @pytest.fixture
@@ -71,14 +49,6 @@ def without_fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threading.settrace(turn)
     yield
     threading.settrace(None)  # type: ignore[arg-type]
-
-
-def flat(steps: Iterable[list[Batch]]) -> list[tuple[int, bytes, bytes]]:
-    return [
-        (batch.domain, batch.images.numpy().tobytes(), batch.labels.numpy().tobytes())
-        for step in steps
-        for batch in step
-    ]
 
 
 def test_a_joint_step_holds_every_domain(domains: list[Domain]) -> None:
@@ -250,54 +220,3 @@ def test_real_images_load_alike_in_processes_and_threads(tmp_path: Path) -> None
     domain = open_domain(DomainConfig("d", train=(path,), test=(path,)), 0)
     alone, shared = (JointBatches([domain], run(workers=workers)) for workers in (0, 2))
     assert flat(alone.epoch(0)) == flat(shared.epoch(0))
-
-
-def test_a_round_robin_passes_over_each_set_once_and_draws_the_order_of_sets(
-    domains: list[Domain],
-) -> None:
-    """40, 23 and 7 images in eights; a last batch of three joins the one before."""
-    batches = JointBatches(domains, run("round-robin"))
-    orders, sizes = set(), {}
-    for epoch in range(8):
-        steps = list(batches.epoch(epoch))
-        assert len(steps) == batches.steps_per_epoch == 5 + 3 + 1
-        turns = [step[0].domain for step in steps]
-        orders.add(tuple(dict.fromkeys(turns)))
-        for domain in range(3):
-            sizes[domain] = [len(s[0].labels) for s in steps if s[0].domain == domain]
-            assert turns.count(domain) == len(sizes[domain])
-    assert sizes == {0: [8] * 5, 1: [8, 8, 7], 2: [7]}
-    assert len(orders) > 2
-    assert flat(batches.epoch(3)) == flat(JointBatches(domains, run("round-robin")).epoch(3))
-    assert flat(batches.epoch(3))[4:] == flat(batches.epoch(3, 4))
-    seven = JointBatches(domains, run("round-robin", size=5))
-    assert [len(s[0].labels) for s in seven.epoch(0) if s[0].domain == 1] == [5, 5, 5, 8]
-    drawn = [draw for step in batches._draws(2, False) for draw in step if draw.domain == 0]
-    assert sorted(np.concatenate([draw.images for draw in drawn])) == list(range(40))
-
-
-@pytest.mark.parametrize("order", ["given", "reversed"])
-def test_turns_by_passes_show_every_domain_all_its_images_so_many_times(
-    domains: list[Domain], order: str
-) -> None:
-    """40, 23 and 7 images in eights, and a resumed run goes on where the turns were."""
-    config = run("joint")
-    packed = TrainConfig(
-        method="packnet", order="task-passes", packnet_order=order, batch_size=8,
-        warmup=0, ramp=2, settle=1,
-    )  # fmt: skip
-    batches = JointBatches(domains, replace(config, train=packed))
-    turns = [(0, 5), (1, 3), (2, 1)]
-    if order == "reversed":
-        turns.reverse()
-    assert batches.turns_per_epoch == [steps for _, steps in turns]
-    assert batches.own_sizes == [8, 8, 7]
-    epochs = [list(batches.epoch(epoch)) for epoch in range(3)]
-    assert [len(steps) for steps in epochs] == [batches.steps_per_epoch] * 3 == [9] * 3
-    seen = [step[0].domain for steps in epochs for step in steps]
-    assert seen == [domain for domain, steps in turns for _ in range(3 * steps)]
-    drawn = [draw for epoch in range(3) for (draw,) in batches._draws(epoch, False)]
-    for domain in range(3):
-        images = np.concatenate([draw.images for draw in drawn if draw.domain == domain])
-        assert (np.bincount(images) == 3).all()
-    assert flat(epochs[1])[4:] == flat(batches.epoch(1, 4))

@@ -286,8 +286,7 @@ def test_a_baseline_is_trained_as_long_and_set_beside_the_result(tmp_path: Path)
     assert whole.meta["epoch"] == load_checkpoint(out).meta["epoch"] == 4
     assert bool((whole.net.switches > 0).all())
     table = closing_table(result)
-    assert "every channel" in table.splitlines()[0]
-    assert "warm-up" not in table
+    assert "every channel" in table.splitlines()[0] and "warm-up" not in table
     assert result.to_json()["baseline"] == result.baseline
     assert alone.verdict is not None and result.verdict is not None
     assert "verdict: what pruning cost is not known: --baseline" in closing_table(alone)

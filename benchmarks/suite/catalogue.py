@@ -114,7 +114,7 @@ TABLES = (
         "a checkout",
     ),
     Table(
-        "methods", "docs/results.md", f"{LEARNING}.table {RANDOM}/methods.jsonl", 0.1, "a checkout"
+        "methods", "docs/results.md", f"{LEARNING}.table {LEARNT}/methods.jsonl", 0.1, "a checkout"
     ),
     Table(
         "methods-latency",

@@ -11,7 +11,7 @@ from torch import fx
 
 from prunion.trainer.backbone import op_name
 
-__all__ = ["PRODUCTS", "einsum_products", "weights_of_product"]
+__all__ = ["ONE_IMAGE", "PRODUCTS", "einsum_products", "weights_of_product"]
 
 # The places of the factors among the arguments of each; what is added to a product is none.
 FACTORS: dict[str, tuple[int, int]] = {
@@ -19,6 +19,8 @@ FACTORS: dict[str, tuple[int, int]] = {
     **dict.fromkeys("addmm addmv addbmm baddbmm".split(), (1, 2)),
 }
 PRODUCTS = frozenset({*FACTORS, "einsum"})
+# Where a graph whose batch has a fixed size keeps what its nodes are for a batch of one.
+ONE_IMAGE = "one image"
 
 
 def weights_of_product(node: fx.Node) -> Iterable[tuple[str, tuple[int, ...], int]]:
@@ -40,8 +42,8 @@ def weights_of_product(node: fx.Node) -> Iterable[tuple[str, tuple[int, ...], in
 
 def _products(node: fx.Node, place: int, factors: list[fx.Node]) -> int:
     """Multiply-accumulates of a product for one image; factor number `place` is the weight."""
-    name, shapes = op_name(node), [_sizes(x.meta["val"]) for x in factors]
-    made = math.prod(_sizes(node.meta["val"]))
+    name, shapes = op_name(node), [_sizes(x) for x in factors]
+    made = math.prod(_sizes(node))
     if name == "einsum":
         return einsum_products(str(node.args[0]), shapes)
     if name == "tensordot":
@@ -67,8 +69,9 @@ def einsum_products(equation: str, shapes: Sequence[Sequence[int]]) -> int:
     return math.prod(sizes.values())
 
 
-def _sizes(value: torch.Tensor) -> list[int]:
+def _sizes(node: fx.Node) -> list[int]:
     """A shape for one image: what has no fixed size is the batch, or a multiple of it."""
+    value: torch.Tensor = node.meta.get(ONE_IMAGE, node.meta["val"])
     return [_of_one_image(n) for n in value.shape]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.runtime.errors import CheckpointError, ConfigError
+from prunion.runtime.errors import CheckpointError, ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone import PIXEL_NORM, add_pixel_norm, load_backbone, op_name
 from prunion.trainer.config import BackboneConfig, RunConfig, TrainConfig
 from prunion.trainer.methods import fold_series, make_adapter
@@ -19,6 +19,7 @@ from prunion.trainer.network.unchanged import unchanged
 __all__ = [
     "adapt_network",
     "build_network",
+    "check_rebuilt",
     "fill_trunk",
     "finish_weights",
     "merge_weights",
@@ -80,6 +81,17 @@ def rebuild_network(
             "whole folder again"
         )
     return build_network(config, size, classes, weights=False)
+
+
+def check_rebuilt(net: DomainNet, config: BackboneConfig, size: tuple[int, int]) -> None:
+    """Raise UnsupportedGraphError if no checkpoint of the network could be loaded."""
+    again = rebuild_network(config, size, net.classes, net.graph, "the network's graph")
+    if again.units.table.to_json() != net.units.table.to_json():
+        raise UnsupportedGraphError(
+            "the network's channels are laid out differently once its graph is read back from a "
+            "checkpoint, which could then not be loaded: this is a fault of prunion's, please "
+            "report it; another backbone works meanwhile"
+        )
 
 
 def adapt_network(net: DomainNet, train: TrainConfig) -> None:

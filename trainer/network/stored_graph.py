@@ -19,14 +19,13 @@ from torch import fx, nn
 from prunion.runtime.base import Fields, is_whole, reason_of, shown
 from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
 from prunion.trainer.backbone import op_name
-from prunion.trainer.channels import HANDLERS
+from prunion.trainer.channels import HANDLERS, ONE_IMAGE, PRODUCTS
+from prunion.trainer.network.shapes import MAKERS, without_memory
 
 __all__ = ["graph_from_json", "graph_to_json"]
 
 FORMAT_VERSION = 1
 OPERATIONS = frozenset(HANDLERS) | {"sym_size", "einsum"}
-# They make a tensor of sizes alone, here without memory until the size is checked.
-MAKERS = frozenset(["zeros", "ones", "full", "arange", "linspace"])
 # Of the sizes of a batch, which are whole numbers.
 ON_SIZES = {f.__name__: f for f in (operator.mul, operator.add, operator.sub, operator.floordiv)}
 # Torch's own constants among the arguments, as `{"dtype": "float32"}`.
@@ -39,7 +38,7 @@ CONSTANTS: dict[str, type] = {
 NAME = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
 TENSOR = re.compile(r"[\w/@:+ -]{1,200}(\.[\w/@:+ -]{1,200}){0,30}", re.ASCII)
 TYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
-MOST_NODES, MOST_ELEMENTS, DEEPEST = 100_000, 2**30, 8
+MOST_NODES, MOST_ELEMENTS, DEEPEST, MOST_CHOSEN = 100_000, 2**30, 8, 2**16
 
 
 def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
@@ -61,6 +60,8 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
                 )
             value |= {"tensor": node.target, "shape": list(tensor.shape)}
             value |= {"dtype": _leaf(tensor.dtype), "learns": isinstance(tensor, nn.Parameter)}
+            if not tensor.is_floating_point() and tensor.numel() <= MOST_CHOSEN:
+                value["values"] = [int(n) for n in tensor.flatten().tolist()]
         else:
             if node.op == "call_function":
                 value["target"] = _target_name(node)
@@ -72,9 +73,11 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
 
 
 def graph_from_json(value: Any, source: str) -> fx.GraphModule:
-    """The traced backbone that `graph_to_json` wrote, its tensors all zero.
+    """The traced backbone that `graph_to_json` wrote, its tensors zero but for whole numbers.
 
-    Every node's `meta["val"]` is a tensor without memory, of a batch of two.
+    Every node's `meta["val"]` is a tensor without memory, of a batch of two. Where there are
+    products with weights, which may lay images and tokens out along one axis, `meta[ONE_IMAGE]` is
+    the same of a batch of one.
 
     Raises CheckpointError, naming `source`, if it is damaged, of another version, or asks for an
     operation or a size that no backbone has.
@@ -91,7 +94,7 @@ def graph_from_json(value: Any, source: str) -> fx.GraphModule:
         try:
             node = _node(entry, name, root, graph, known)
             with torch.no_grad():
-                node.meta["val"] = _without_memory(node, root)
+                node.meta["val"] = without_memory(node, root)
         except CheckpointError:
             raise
         except Exception as exc:  # torch has many errors for arguments that do not fit
@@ -103,6 +106,14 @@ def graph_from_json(value: Any, source: str) -> fx.GraphModule:
     ops = [node.op for node in graph.nodes]
     if ops.count("placeholder") != 1 or ops[-1:] != ["output"] or ops.count("output") != 1:
         raise fields.fail("nodes", "have not one input and, at the end, one output")
+    if any(op_name(node) in PRODUCTS for node in graph.nodes if node.op == "call_function"):
+        with torch.no_grad():
+            for node in graph.nodes:
+                try:
+                    node.meta[ONE_IMAGE] = without_memory(node, root, ONE_IMAGE)
+                except Exception as exc:  # as above
+                    problem = f"cannot be computed for one image ({reason_of(exc)})"
+                    raise fields.fail("nodes", problem) from None
     return fx.GraphModule(root, graph)
 
 
@@ -176,7 +187,7 @@ def _node(
         dtype = entry.text("dtype", 20)
         if dtype not in TYPES:
             raise entry.fail("dtype", f"is {shown(dtype)}, none of {', '.join(TYPES)}")
-        empty = torch.zeros(_shape(entry), dtype=getattr(torch, dtype))
+        empty = _values(entry, torch.zeros(_shape(entry), dtype=getattr(torch, dtype)))
         _add_tensor(entry, root, tensor, empty, entry.flag("learns"))
         return graph.create_node(op, tensor, (), {}, name)
     if op not in ("call_function", "output"):
@@ -236,6 +247,16 @@ def _shape(entry: Fields) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def _values(entry: Fields, zeros: torch.Tensor) -> torch.Tensor:
+    """Whole numbers may choose channels, whose units then depend on them; an earlier file's not."""
+    if "values" not in entry.value or zeros.is_floating_point():
+        return zeros
+    values = entry.items("values", MOST_CHOSEN)
+    if len(values) != zeros.numel() or not all(is_whole(n, -(2**63), 2**63 - 1) for n in values):
+        raise entry.fail("values", f"are not {zeros.numel()} whole numbers")
+    return torch.tensor(values, dtype=torch.int64).to(zeros.dtype).reshape(zeros.shape)
+
+
 def _add_tensor(
     entry: Fields, root: nn.Module, name: str, value: torch.Tensor, learns: bool
 ) -> None:
@@ -253,26 +274,6 @@ def _add_tensor(
         module.register_parameter(leaf, nn.Parameter(value))
     else:
         module.register_buffer(leaf, value)
-
-
-def _without_memory(node: fx.Node, root: nn.Module) -> Any:
-    """What the node computes, on tensors that have a shape and no memory."""
-    if node.op == "placeholder":
-        return torch.empty(node.meta.pop("shape"), device="meta")
-    if node.op == "get_attr":
-        return operator.attrgetter(str(node.target))(root).to("meta")
-    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-    if node.op == "output":
-        return args[0]
-    args, kwargs = fx.node.map_aggregate((args, kwargs), _nowhere)
-    if op_name(node) in MAKERS:
-        kwargs = {**kwargs, "device": "meta"}
-    target: Any = node.target
-    return target(*args, **kwargs)
-
-
-def _nowhere(value: Any) -> Any:
-    return torch.device("meta") if isinstance(value, torch.device) else value
 
 
 def _check_size(entry: Fields, value: Any) -> None:

@@ -31,6 +31,7 @@ from prunion.trainer.network import (
     DomainNet,
     adapt_network,
     build_network,
+    check_rebuilt,
     rebuild_network,
     set_normalisation,
 )
@@ -90,6 +91,7 @@ def begin(
         net = build_network(
             backbone, size, classes, model=model, own_normalisation=config.own_normalisation
         )
+        check_rebuilt(net, backbone, size)
     else:
         net = rebuild_network(backbone, size, classes, graph, GRAPH)
     for note in net.units.notes():

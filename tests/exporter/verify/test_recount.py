@@ -15,6 +15,8 @@ from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.exporter.verify.recount import recount
+from prunion.trainer.config import BackboneConfig
+from prunion.trainer.network import rebuild_network
 from tests.trainer.nets import domain_net
 
 SIDE = 8
@@ -145,6 +147,9 @@ def test_counts_and_hash_are_those_of_the_network(model: nn.Module, weights: int
     table = net.units.table
     every = np.ones(table.count, bool)
     assert table.params(every) == 3 * 6 + 6 * 8 * 9 + weights
+    backbone = BackboneConfig("lost:forever", "python")  # a checkpoint's graph counts alike
+    again = rebuild_network(backbone, (SIDE, SIDE), [2, 3], net.graph, "the checkpoint's graph")
+    assert again.units.table.to_json() == table.to_json()
     dead = np.zeros(table.count, bool)
     dead[0] = True
     net.drop_units(dead)

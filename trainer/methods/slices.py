@@ -208,8 +208,8 @@ class SliceSwitches(WeightAdapter):
 
     def keep_to(self, allowed: float, full: float) -> None:
         """Constants among the `full` weights have no switches, and are paid for first."""
-        super().keep_to(allowed, full)
         self.allowed = allowed - (full - self.whole)
+        self.share = min(1.0, max(self.allowed, 1.0) / self.whole)  # eq. 6 divides by it
 
     def least_weights(self, full: int) -> int:
         """Those of layers that are kept, a slice of every other, and what has no switches."""

@@ -38,7 +38,7 @@ from prunion.trainer.network import (
 from prunion.trainer.processes import Processes, prepare_torch
 from prunion.trainer.run.result import run_result
 
-__all__ = ["ExportCheck", "begin", "found_in"]
+__all__ = ["ExportCheck", "begin", "check_slices", "found_in"]
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def begin(
         budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
     if graph is None:  # a run of an earlier prunion goes on, and tells at its end
         _check_floor(config, budget)
-        _check_slices(config, net, budget)
+        check_slices(config, net, budget)
     check_reachable(config, net, budget)
     if doubt := own_doubt(config, net):
         log.warning(doubt)
@@ -160,7 +160,7 @@ def _check_floor(config: RunConfig, budget: PricedBudget) -> None:
     check_floor(config.budget, budget)
 
 
-def _check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
+def check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
     """Raise BudgetError if the limit does not hold the narrowest network of slices."""
     least = 0 if net.adapter is None else net.adapter.least_weights(int(budget.full))
     if least <= budget.allowed:

@@ -57,7 +57,8 @@ def fork_of(
     On the ramp: once that allows no more than the other's limit. The other goes on with settling,
     of which it skips the more the earlier it left: `shorter` of it if it left at once, nothing from
     the ramp's end. At the end of warm-up, and with its very next step, where there is no ramp to
-    share; nowhere in the paper's recipe, where the budget acts from the first step.
+    share; nowhere in the paper's recipe and where slices are switched, whose budget acts from the
+    first step.
 
     Args:
         path: where the state is to be kept.
@@ -68,7 +69,7 @@ def fork_of(
     pricer, keep = training.budget.pricer, other.backbone.keep
     share = make_budget(other.budget, pricer, keep, cuts=train.traits.prunes).share
     descends = _descends(other) and training.recipe.learns and not schedule.turns
-    if train.recipe == "paper":
+    if train.recipe == "paper" or train.granularity == "slice":
         return None
     sharing = {SHARING: sharing_facts(shared, shorter)}
     if shared != "ramp" or not descends or share >= 1:

@@ -27,7 +27,7 @@ from prunion.trainer.run.folder import check_folder
 from prunion.trainer.run.record import RECORD, made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.snapshot import snapshot_facts
-from prunion.trainer.run.start import ExportCheck, begin
+from prunion.trainer.run.start import ExportCheck, begin, check_slices
 from prunion.trainer.run.sweep.branches import (
     SHARING,
     SHORTER,
@@ -241,6 +241,7 @@ def _priced(
         ]
     for (c, _), budget in zip(runs, budgets, strict=True):
         check_floor(c.budget, budget)
+        check_slices(c, training.net, budget)
     return [budget.share for budget in budgets]
 
 

@@ -142,7 +142,15 @@ def _counted(bundle: Bundle) -> float:
 
 
 def _check_slices(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
-    claimed = bundle.manifest.budget
+    claimed, manifest = bundle.manifest.budget, bundle.manifest
+    train = manifest.provenance.config.get("train") if manifest.provenance else None
+    if (
+        claimed.kind != "params"
+        or not isinstance(train, dict)
+        or train.get("granularity") != "slice"
+    ):
+        yield "its budget is said to be of slices, which no domain of it chose"
+        return
     try:
         found = _slices_in_use(bundle)
     except Exception as exc:  # a damaged file makes onnx and numpy raise anything
@@ -150,7 +158,7 @@ def _check_slices(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
         return
     if not bundle.manifest.packed:  # a slice in use may be all zero there, so more may be claimed
         stated = claimed.value * (claimed.backbone if config.is_fraction else 1)
-        found = max(found, round(stated))
+        found = min(max(found, round(stated)), round(manifest.params["exported"]))
     yield from _check(claimed, config, found)
 
 

@@ -221,15 +221,19 @@ def _images_a_step(training: Training) -> float:
 
 def _budget(training: Training) -> dict[str, Any]:
     config, budget = training.config.budget, training.budget
+    slices = training.config.train.granularity == "slice" and training.net.adapter
+    least = (
+        slices.least_weights(int(budget.full))
+        if slices
+        else least_cost(config, budget.pricer, config.floor)
+    )
     return {
         "kind": config.kind,
         "asked": config.limit,
         "round_to": config.round_to,
         "allowed": budget.allowed,
         "full": budget.full,
-        "least": least_limit(
-            config, least_cost(config, budget.pricer, config.floor), budget.pricer.backbone
-        ),
+        "least": least_limit(config, least, budget.pricer.backbone),
     }
 
 

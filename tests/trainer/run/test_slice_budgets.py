@@ -19,7 +19,7 @@ from prunion.runtime.errors import BudgetError
 from prunion.runtime.measure import Answers
 from prunion.trainer.config import load_config
 from prunion.trainer.data import Domain, open_domains
-from prunion.trainer.run import train_run
+from prunion.trainer.run import check_run, train_run
 from prunion.trainer.run.record import tell_alike
 from prunion.trainer.score.pruning import read_pruning
 from tests.trainer.tiny_run import tiny_run
@@ -46,6 +46,9 @@ def test_what_no_network_fits_is_refused_at_the_start(
     config = load_config(tiny_run(tmp_path), [*SLICES, *changes])
     with pytest.raises(BudgetError, match=said):
         train_run(config, tmp_path / "out")
+    fits = "budget.limit=90" if changes == ["budget.limit=84"] else "budget.limit=0.9"
+    found = check_run(load_config(tiny_run(tmp_path), [*SLICES, *changes, fits]))
+    assert said.endswith(f"at least {found.budget['least']}")
     assert not (tmp_path / "out").exists()
 
 
@@ -81,6 +84,10 @@ def test_the_budget_is_of_the_slices_in_use(tmp_path: Path, method: str, limit: 
             assert budget == result.budget
         wrong = {**budget, "value": budget["value"] * 0.9}
         assert told(path, wrong, "params are .* the manifest's budget says")
+        kind = {**budget, "kind": "macs", "value": 0.1, "met": True}
+        assert told(path, kind, "said to be of slices, which no domain of it chose")
+        too_much = {**budget, "value": 2 * result.params[0] / whole, "met": False}
+        assert told(path, too_much, "the manifest's budget says")
         if name == "all":
             lied = {**budget, "met": not budget["met"]}
             assert told(path, lied, "the manifest says the budget is")

@@ -215,7 +215,8 @@ def _cost(budget: Mapping[str, Any]) -> str:
     from prunion.runtime.base import amount_text
 
     if budget["kind"] != "latency":
-        return amount_text(budget["value"])
+        of = " of the slices in use" if budget.get("slices") else ""
+        return amount_text(budget["value"]) + of
     return f"{budget['milliseconds']:.3f} ms predicted, {budget['share']:.1%} of the backbone's,"
 
 

@@ -107,7 +107,7 @@ def frontier_charts(subjects: Sequence[Subject]) -> list[Chart]:
     """Mean accuracy against what each network costs, for whatever is known of two or more."""
     costs: list[tuple[str, str, Callable[[Subject], float | None], str]] = [
         ("latency", "Accuracy and latency", lambda s: s.milliseconds(), "median, 1 image, ms"),
-        ("size", "Accuracy and size", _mebibytes, "fp32 graph, MiB"),
+        ("size", "Accuracy and size", _mebibytes, "fp32 graph and domains' own weights, MiB"),
         (
             "macs",
             "Accuracy and operations",

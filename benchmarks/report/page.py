@@ -121,7 +121,7 @@ def _overview(subjects: Sequence[Subject]) -> list[tuple[str, ...]]:
     rivals = any(s.baseline for s in subjects)
     scored = any(s.scores for s in subjects)
     head = ["network", "domains", "mean accuracy", *(["every channel, as long"] * rivals)]
-    head += ["parameters", "MACs", "graph, MiB", "ms, 1 image", "budget"]
+    head += ["parameters", "MACs", "size, MiB", "ms, 1 image", "budget"]
     head += ["S", "S_O", "S_P", "S_E"] * scored
     rows = [tuple(head)]
     for s in subjects:

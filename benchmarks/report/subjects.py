@@ -31,7 +31,7 @@ from prunion.benchmarks.report.logs import (
     read_log,
 )
 from prunion.runtime.base import read_json, shown
-from prunion.runtime.bundle import UnitTable, load_manifest
+from prunion.runtime.bundle import Manifest, UnitTable, load_manifest
 from prunion.runtime.errors import InputError
 from prunion.trainer.score import read_verdict
 
@@ -54,7 +54,7 @@ class Subject:
         params, macs: of the backbone's trunk, and of what is kept.
         stored: of domains with weights of their own, parameters as a multiple of the backbone's as
             the papers count; NaN where a file from before then does not tell, None without.
-        file_bytes: of the exported fp32 graph.
+        file_bytes: of the exported fp32 graph, and of domains' own weights beside it.
         widths: each layer's output channels, before and after.
         chosen: what each domain chose of the kept channels of each layer: names → layer → share.
         users: of each layer the kept channels that were chosen by all domains, by several, by
@@ -243,9 +243,17 @@ def _of_bundle(path: Path) -> Subject:
         identity=Identity(model, config, accuracy, manifest.widths),
         trunk_hash=manifest.trunk_hash,
         stored=stored_in(manifest),
-        file_bytes=(path / next(iter(manifest.graphs.values()))).stat().st_size,
+        file_bytes=_answering_bytes(path, manifest),
         bundle=str(path.resolve()),
     )
+
+
+def _answering_bytes(path: Path, manifest: Manifest) -> int:
+    """Of what answers for all domains: where they have weights of their own, their packs too."""
+    files = [next(iter(manifest.graphs.values()))]
+    if manifest.own_weights:
+        files += [manifest.own_weights, *(x for x in manifest.files if x.startswith("domains/"))]
+    return sum((path / file).stat().st_size for file in files)
 
 
 def _with_file(subjects: list[Subject], path: Path, value: Mapping[str, Any]) -> list[Subject]:

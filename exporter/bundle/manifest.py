@@ -45,10 +45,10 @@ def budget_of(
     """The budget asked for and what keeping `alive` `[U]` costs.
 
     Args:
-        slices: the adapter whose domains choose slices, as it was before an only domain's weights
-            took the trunk's place.
         file_bytes: size of the fp32 graph once it is written, for a budget in bytes; without it
             the upper bound that training kept to.
+        slices: the adapter whose domains choose slices, as it was before an only domain's weights
+            took the trunk's place.
 
     Raises:
         BudgetError: it costs more than the budget allows, in a run that promised it.

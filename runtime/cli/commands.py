@@ -225,7 +225,7 @@ def _cost(budget: BudgetAccount) -> str:
     from prunion.runtime.base import amount_text
 
     if budget.kind != "latency":
-        return amount_text(budget.value)
+        return amount_text(budget.value) + (" of the slices in use" if budget.slices else "")
     share = amount_text(budget.share)
     return f"{budget.milliseconds:.3f} ms, share {share}, as predicted for {budget.device}"
 

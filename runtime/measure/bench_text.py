@@ -39,6 +39,8 @@ def format_report(report: BenchReport) -> str:
     loads = ", ".join(f"{name} {ms:.1f} ms" for name, ms in report.load_ms.items())
     graphs = {k: v for k, v in report.file_bytes.items() if k.endswith(".onnx")}
     sizes = ", ".join(f"{name} {size:,} bytes" for name, size in graphs.items())
+    if rest := sum(report.file_bytes.values()) - sum(graphs.values()):
+        sizes += f", packs and the rest {rest:,} bytes"
     mib = f"{report.peak_rss_bytes / MIB:.0f} MiB"
     before = f"{report.rss_before_bytes / MIB:.0f} MiB"
     lines += [f"load: {loads}", f"peak memory: {mib} ({before} before loading)"]

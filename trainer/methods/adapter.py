@@ -64,7 +64,7 @@ class WeightAdapter(nn.Module):
 
     @property
     def choosing(self) -> bool:
-        """Whether how many weights no domain uses may change with every step."""
+        """Whether the next step may change which weights the domains use."""
         return False
 
     def weights(self, shared: Mapping[str, torch.Tensor], domain: int) -> dict[str, torch.Tensor]:

@@ -38,7 +38,8 @@ CONSTANTS: dict[str, type] = {
 NAME = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
 TENSOR = re.compile(r"[\w/@:+ -]{1,200}(\.[\w/@:+ -]{1,200}){0,30}", re.ASCII)
 TYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
-MOST_NODES, MOST_ELEMENTS, DEEPEST, MOST_CHOSEN = 100_000, 2**30, 8, 2**16
+MOST_NODES, MOST_ELEMENTS, DEEPEST = 100_000, 2**30, 8
+MOST_CHOSEN = 2**16  # whole numbers of a tensor that are kept with the graph
 
 
 def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from torch import nn
 
 from prunion.runtime.base import asked_text, peak_rss_bytes
 from prunion.trainer.config import RunConfig
-from prunion.trainer.cost import least_cost, least_limit, shown_cost
+from prunion.trainer.cost import least_limit, shown_cost
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import StopRequest, Training, images_to_fit
 from prunion.trainer.processes import device_named, joined_processes
 from prunion.trainer.run.record import watched_images
 from prunion.trainer.run.snapshot import snapshot_bytes
-from prunion.trainer.run.start import ExportCheck, begin, found_in
+from prunion.trainer.run.start import ExportCheck, begin, found_in, least_of_run
 
 __all__ = ["RunCheck", "check_run", "check_table"]
 
@@ -221,12 +221,7 @@ def _images_a_step(training: Training) -> float:
 
 def _budget(training: Training) -> dict[str, Any]:
     config, budget = training.config.budget, training.budget
-    slices = training.config.train.granularity == "slice" and training.net.adapter
-    least = (
-        slices.least_weights(int(budget.full))
-        if slices
-        else least_cost(config, budget.pricer, config.floor)
-    )
+    least = least_of_run(training.config, training.net, budget)
     return {
         "kind": config.kind,
         "asked": config.limit,

@@ -18,6 +18,7 @@ from prunion.trainer.config import RunConfig, has_own_weights
 from prunion.trainer.cost import (
     PricedBudget,
     check_floor,
+    least_cost,
     least_limit,
     make_budget,
     make_pricer,
@@ -38,7 +39,7 @@ from prunion.trainer.network import (
 from prunion.trainer.processes import Processes, prepare_torch
 from prunion.trainer.run.result import run_result
 
-__all__ = ["ExportCheck", "begin", "check_slices", "found_in"]
+__all__ = ["ExportCheck", "begin", "check_slices", "found_in", "least_of_run"]
 
 log = logging.getLogger(__name__)
 
@@ -160,10 +161,17 @@ def _check_floor(config: RunConfig, budget: PricedBudget) -> None:
     check_floor(config.budget, budget)
 
 
+def least_of_run(config: RunConfig, net: DomainNet, budget: PricedBudget) -> float:
+    """What the narrowest network costs that the run can end with, in the budget's unit."""
+    if config.train.granularity == "slice" and net.adapter is not None:
+        return net.adapter.least_weights(int(budget.full))
+    return least_cost(config.budget, budget.pricer, config.budget.floor)
+
+
 def check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
     """Raise BudgetError if the limit does not hold the narrowest network of slices."""
-    least = 0 if net.adapter is None else net.adapter.least_weights(int(budget.full))
-    if least <= budget.allowed:
+    least = least_of_run(config, net, budget)
+    if config.train.granularity != "slice" or least <= budget.allowed:
         return
     keep, limit = config.backbone.keep, config.budget.limit
     whole = f"all of keep = {', '.join(keep)}, of every other layer" if keep else "of every layer"

@@ -29,6 +29,8 @@ def test_domains_own_weights_are_counted(tmp_path: Path) -> None:
     assert [read_subjects([place])[0].params_left for place in places] == [2.0, 2.0]
     (both,) = read_subjects(places)
     assert both.params_left == 2.0
+    trunk = (tmp_path / "x.prunion" / "model.onnx").stat().st_size
+    assert both.file_bytes is not None and both.file_bytes > 1.8 * trunk
     write_report(places, tmp_path / "report.html")
     told = "200.0%, own weights too, as the papers count"
     assert told in (tmp_path / "report.html").read_text("utf-8")

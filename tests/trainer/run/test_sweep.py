@@ -73,24 +73,6 @@ def test_runs_that_share_a_warm_up_are_those_alone(
         train_sweep(again, out, resume=True, shared="warm-up")
 
 
-def test_slices_pay_from_their_first_step_and_share_none(tmp_path: Path) -> None:
-    """The higher budget's warm-up was charged with the lower one's limit."""
-    keys = {"warmup": 2, "ramp": 1, "settle": 1, "switch_lr": 1e-3}
-    run_file = tiny_run(tmp_path, **keys, granularity='"slice"', trunk='"frozen"')
-    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.3, 0.6)]
-    for shared in ("ramp", "warm-up"):
-        train_sweep(configs, tmp_path / shared, shared=shared)
-    alone = [train_run(config, tmp_path / f"alone{i}") for i, config in enumerate(configs)]
-    for shared in ("ramp", "warm-up"):
-        for run, limit in zip(alone, (0.3, 0.6), strict=True):
-            place = tmp_path / shared / f"seed-3-budget-{limit}"
-            assert checkpoint(place) == checkpoint(run.folder)
-    low = load_config(run_file, ["budget.limit=84"])
-    with pytest.raises(BudgetError, match="give at least 85"):
-        train_sweep([configs[0], low], tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
 LONG = {"warmup": 1, "ramp": 2, "settle": 2}
 
 

@@ -137,5 +137,6 @@ def _scores(result: RunResult) -> list[str]:
 
 def _cost(budget: dict[str, Any]) -> str:
     if budget["kind"] != "latency":
-        return amount_text(budget["value"])
+        of = " of the slices in use" if budget.get("slices") else ""
+        return amount_text(budget["value"]) + of
     return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"

@@ -11,6 +11,7 @@ from prunion.runtime.base import read_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.run.record import RECORD
+from prunion.trainer.run.sweep.table import sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
 
 __all__ = ["check_alike", "draw_of", "is_finished"]
@@ -25,7 +26,17 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
     checkpoint = folder / "checkpoint" / "checkpoint.json"
     if not (folder / RECORD).is_file() or not checkpoint.is_file():
         return False
-    stored = RunConfig.from_checkpoint(read_json(checkpoint).get("config"))
+    record = folder / RECORD
+    for path, key in ((checkpoint, "config"), (record, "result")):
+        value = read_json(path)
+        if not isinstance(value, dict) or not isinstance(value.get(key), dict):
+            raise PrunionError(f"{path} holds no {key}: remove {folder}, and it is trained anew")
+    try:  # the table is made when all are trained, which may take days
+        sweep_result(folder, [config], [read_json(record)["result"] | {"seed": 0, "folder": ""}])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        problem = "holds a result without what a sweep's table tells"
+        raise PrunionError(f"{record} {problem}: remove {folder}, and it is trained anew") from None
+    stored = RunConfig.from_checkpoint(read_json(checkpoint)["config"])
     same = replace(stored, device=config.device, threads=config.threads)
     workers = replace(config.train, workers=stored.train.workers)
     return same == replace(config, train=workers)

@@ -154,7 +154,7 @@ def drops(row: ReproducedRow, epochs: int) -> dict[str, tuple[int, ...]]:
 def _plain(benchmark: str, network: str) -> Iterator[ReproducedRow]:
     """What stores no adapter beside a convolution, and prunes nothing."""
     epochs, falls = (60, (45,)) if benchmark == "decathlon" else (30, (15,))
-    tuned = {**COMMON, "trunk_lr": 1e-4}
+    tuned = {**COMMON, "trunk_lr": 1e-4, "trunk_optimiser": "adamw"}
     own = {**MASKS, "norms": "own"}
     both = [("simple", "affine masks, simple"), ("full", "affine masks, full")]
     rows: list[tuple[str, Method, str, Mapping[str, Any]]] = [

@@ -108,7 +108,8 @@ def pretraining(
     top = {key: train.pop(key) for key in ("seed", "threads", "device") if key in train}
     phases = {"warmup": 0, "settle": 0}
     # What random weights make of an image is nothing to fit a head to.
-    learning = TrainConfig(**{"method": "finetune", "head_start": "random", **phases, **train})
+    start = {"method": "finetune", "head_start": "random", "trunk_optimiser": "adamw"}
+    learning = TrainConfig(**{**start, **phases, **train})
     return RunConfig(backbone, BudgetConfig(1.0), (domain,), shape, learning, **top)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from prunion.runtime.base import is_number, is_whole, shown
 from prunion.runtime.errors import ConfigError, printable
@@ -31,9 +31,11 @@ __all__ = [
     "StepOrder",
     "Trunk",
     "TrunkFrom",
+    "TrunkOptimiser",
     "WeightMatch",
     "check_bool",
     "check_choice",
+    "check_choices",
     "check_epochs",
     "check_int",
     "check_keys",
@@ -177,6 +179,7 @@ Trunk = Literal["frozen", "tuned"]
 HeadStart = Literal["auto", "fitted", "random"]
 HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]
+TrunkOptimiser = Literal["muon", "adamw"]
 Ranking = Literal["importance", "importance-per-cost", "fisher-per-cost", "random"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -185,3 +188,19 @@ Sharing = Literal[SharingLoss, "none"]
 Learned = Literal["learned"]  # a weight λ that dual ascent finds
 CutFor = Literal["union", "domains"]  # what is brought within the budget in the end
 SettleWith = Literal["auto", "union", "own"]
+CHOICES = {  # keys of `[train]`
+    "head_start": HeadStart,
+    "head_optimiser": HeadOptimiser,
+    "trunk_optimiser": TrunkOptimiser,
+    "ranking": Ranking,
+    "sharing": Sharing,
+    "cut": CutFor,
+    "settle_with": SettleWith,
+    "precision": Precision,
+}
+
+
+def check_choices(train: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a key of `[train]` that takes one of a few words has another value."""
+    for key, kinds in CHOICES.items():
+        check_choice("train", key, train[key], get_args(kinds))

@@ -73,8 +73,10 @@ KNOWN: Mapping[str, Known] = {
     "settle_with": Known("auto", CUTTING, channels=True, recipes=LEARNED),
     "average": Known(0.0),
     "trunk_lr": Known(6e-4),
+    "trunk_optimiser": Known("muon"),
     "distillation": Known(0.5),
 }
+OF_TUNED_TRUNKS = ("trunk_lr", "trunk_optimiser")
 THINNING = ("switch_every", "switch_travel")  # which learns switches whatever the recipe
 
 
@@ -115,7 +117,10 @@ def ignored(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drop_ignored(run: Any) -> Any:
-    """A run as an earlier prunion wrote it, without the keys that said nothing in it."""
+    """A run as an earlier prunion wrote it, without the keys that said nothing in it.
+
+    One that does not say what moved its trunk had AdamW.
+    """
     if not isinstance(run, dict):
         return run
     domains, train = run.get("domains"), run.get("train")
@@ -125,6 +130,7 @@ def drop_ignored(run: Any) -> Any:
         budget = run.get("budget")
         if isinstance(budget, dict) and budget.get("own", 1) == 1:  # had another default once
             train = {**train, "own_epochs": 0}
+        train = {"trunk_optimiser": "adamw", **train}
         gone = ignored(train)
         run = {**run, "train": {key: x for key, x in train.items() if key not in gone}}
     return run
@@ -173,7 +179,7 @@ def _reason(key: str, known: Known, given: Mapping[str, Any]) -> str:
         return 'sharing is "none": it is for a sharing loss'
     if key == "distillation" and not given["teacher"]:
         return "teacher is not given: it is for a run that is taught by another's network"
-    if key == "trunk_lr" and (traits.trunk or given["trunk"]) == "frozen":
+    if key in OF_TUNED_TRUNKS and (traits.trunk or given["trunk"]) == "frozen":
         frozen = named if traits.trunk else 'trunk is "frozen"'
         return f"{frozen}: it is for a trunk that is tuned"
     return ""

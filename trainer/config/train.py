@@ -27,8 +27,10 @@ from prunion.trainer.config.checks import (
     StepOrder,
     Trunk,
     TrunkFrom,
+    TrunkOptimiser,
     check_bool,
     check_choice,
+    check_choices,
     check_epochs,
     check_int,
     check_number,
@@ -74,6 +76,7 @@ class TrainConfig:
         drops: epochs after which every learning rate is divided by ten, in place of a cosine.
         switch_lr: of the paper's recipe's switches, and of masks.
         head_start: heads start fitted to the backbone, or at random (`fits_heads`).
+        trunk_optimiser: of a tuned trunk's weights; biases and depthwise layers have AdamW.
         head_optimiser, head_lr: of the heads; `lr` is then BatchNorm's alone.
         order: which domains share a step: all, or one at a time by batch, by epoch, or by a pass
             over its images.
@@ -101,6 +104,7 @@ class TrainConfig:
     balance: float = 0.5
     lr: float | Auto = "auto"
     trunk_lr: float = 6e-4
+    trunk_optimiser: TrunkOptimiser = "muon"
     ranking: Ranking = "importance"
     switch_travel: float = 2.0
     switch_every: int = 8
@@ -172,13 +176,11 @@ class TrainConfig:
                     f'[train] {key} is {shown(value)}: give a number such as 1e-3, or "auto"'
                 )
             check_number("train", key, value, 0, 10, open_low=True)
-        check_choice("train", "head_start", self.head_start, get_args(HeadStart))
-        check_choice("train", "head_optimiser", self.head_optimiser, get_args(HeadOptimiser))
+        check_choices(vars(self))
         self._check_drops()
         for key in ("trunk_lr", "switch_travel", "switch_lr"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_int("train", "switch_every", self.switch_every, 1, 1000)
-        check_choice("train", "ranking", self.ranking, get_args(Ranking))
         if self.recipe == "greedy" and self.ranking == "random":
             raise ConfigError(
                 '[train] ranking is "random" and recipe is "greedy", which ranks by what it '
@@ -197,11 +199,8 @@ class TrainConfig:
                 '[train] trunk_from is "settle" and trunk is "frozen", which never learns: set '
                 'trunk = "tuned", or leave trunk_from out'
             )
-        check_choice("train", "sharing", self.sharing, get_args(Sharing))
         if self.domain_budget != "auto":
             check_bool("train", "domain_budget", self.domain_budget)
-        check_choice("train", "cut", self.cut, get_args(CutFor))
-        check_choice("train", "settle_with", self.settle_with, get_args(SettleWith))
         if self.settle_with == "union" and self.cut == "domains":
             raise ConfigError(
                 '[train] settle_with is "union" and cut is "domains": what a domain was cut from '
@@ -211,7 +210,6 @@ class TrainConfig:
             check_choice("train", "sharing_weight", self.sharing_weight, get_args(Learned))
         else:
             check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
-        check_choice("train", "precision", self.precision, get_args(Precision))
         object.__setattr__(self, "augment", as_augment("train", self.augment))
         check_bool("train", "compile", self.compile)
         check_bool("train", "sync_norms", self.sync_norms)

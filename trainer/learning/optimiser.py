@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prunion.trainer.config import Phase, TrainConfig
+from prunion.trainer.learning.orthogonal import matrices_of, orthogonal_step
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet
 from prunion.trainer.pruning import Schedule
@@ -26,7 +27,9 @@ MOMENTUM = 0.9  # of SGD
 
 
 class MixedOptimiser(torch.optim.AdamW):
-    """AdamW, but SGD with momentum for the groups that say `sgd`: one state, one list of groups.
+    """AdamW, SGD with momentum for groups that say `sgd`, Muon for those that have `matrices`.
+
+    One state, one list of groups. `matrices` says of each parameter which ones it holds.
 
     Attributes:
         present: the domains whose images the step had, where not all have some in each. Parameters
@@ -42,6 +45,9 @@ class MixedOptimiser(torch.optim.AdamW):
         """Move every parameter that has a gradient once."""
         groups, apart = self.param_groups, self.present is not None
         for group in groups:
+            if group.get("matrices"):
+                self._make_orthogonal(group)
+                continue
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -49,7 +55,9 @@ class MixedOptimiser(torch.optim.AdamW):
                     self._move_row(parameter, group, domain)
                 if group["sgd"] and not (apart and group["rows"]):
                     self._descend(parameter, parameter.grad, self._speed(parameter), group)
-        self.param_groups = [x for x in groups if not (x["sgd"] or (apart and x["rows"]))]
+        self.param_groups = [
+            x for x in groups if not (x["sgd"] or x.get("matrices") or (apart and x["rows"]))
+        ]
         try:
             return super().step(closure)
         finally:
@@ -59,6 +67,19 @@ class MixedOptimiser(torch.optim.AdamW):
         """Begin anew with these, as if they had never moved."""
         for parameter in parameters:
             self.state.pop(parameter, None)
+
+    def _make_orthogonal(self, group: dict[str, Any]) -> None:
+        """Muon's step, of a group that has matrices."""
+        for parameter, matrices in zip(group["params"], group["matrices"], strict=True):
+            if parameter.grad is None:
+                continue
+            speed = self._speed(parameter)
+            if self.present is None or not group["rows"]:
+                orthogonal_step(parameter, parameter.grad, speed, matrices, group)
+                continue
+            one = (1, *matrices[1:])
+            for row in self.present:
+                orthogonal_step(parameter[row], parameter.grad[row], speed[row], one, group)
 
     def _speed(self, parameter: torch.Tensor) -> torch.Tensor:
         state = self.state[parameter]
@@ -106,9 +127,9 @@ class MixedOptimiser(torch.optim.AdamW):
 def make_optimiser(
     train: TrainConfig, net: DomainNet, images: Sequence[int] = ()
 ) -> MixedOptimiser:
-    """AdamW over BatchNorm, heads and (where the run tunes it) the trunk; switches apart.
+    """AdamW over BatchNorms and heads, Muon over the trunk where the run tunes it; switches apart.
 
-    Heads move by SGD instead where the run says so.
+    Heads move by SGD, and the trunk by AdamW, where the run says so.
 
     Args:
         images: training images of each domain. `small_set_decay` pulls a domain's head to zero in
@@ -134,16 +155,30 @@ def make_optimiser(
             }
         )
     if adapter is not None:
-        groups += [{"rows": adapter.by_rows, **group} for group in adapter.groups(train)]
+        own_trunks = [{"rows": adapter.by_rows, **group} for group in adapter.groups(train)]
+        groups += [part for group in own_trunks for part in _divided(group, train, len(net.heads))]
     if tuned:
-        decay = train.weight_decay
-        groups.append({"params": trunk, "peak": train.trunk_lr, "weight_decay": decay})
+        decay, shapes = train.weight_decay, [p.shape for p in trunk]
+        group = {"params": trunk, "peak": train.trunk_lr, "weight_decay": decay, "shapes": shapes}
+        groups += _divided(group, train)
     for group in groups:
         group["lr"] = group["peak"]
         for key in ("sgd", "switches", "rows"):
             group.setdefault(key, False)
     # On a GPU one kernel a group instead of a dozen.
     return MixedOptimiser(groups, fused=True if net.switches.is_cuda else None)
+
+
+def _divided(group: dict[str, Any], train: TrainConfig, rows: int = 1) -> list[dict[str, Any]]:
+    """A group of a trunk's weights, which has their `shapes`: those that Muon moves apart."""
+    shapes = group.pop("shapes", None)
+    if shapes is None or train.trunk_optimiser != "muon":
+        return [group]
+    weights = [(p, matrices_of(x, rows)) for p, x in zip(group["params"], shapes, strict=True)]
+    moved, others = ([x for x in weights if bool(x[1]) is whether] for whether in (True, False))
+    parts = [{**group, "params": [p for p, _ in part]} for part in (moved, others)]
+    parts[0]["matrices"] = [matrices for _, matrices in moved]
+    return [part for part in parts if part["params"]]
 
 
 def set_rates(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:

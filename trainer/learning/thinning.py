@@ -75,6 +75,7 @@ def _config(config: RunConfig, budget: BudgetConfig) -> RunConfig:
         recipe="prunion",
         trunk="frozen",
         trunk_lr=TrainConfig.trunk_lr,  # and all else that says nothing here
+        trunk_optimiser=TrainConfig.trunk_optimiser,
         trunk_from="start",
         lr=config.train.own_lr,
         warmup=0,

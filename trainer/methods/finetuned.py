@@ -57,8 +57,9 @@ class TunedWeights(WeightAdapter):
 
     def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
         """As the trunk of any other run."""
-        own = list(self.parameters())
-        return [{"params": own, "peak": train.trunk_lr, "weight_decay": train.weight_decay}]
+        own = [self.values[key_of_weight(name)] for name in self.names]
+        rates = {"peak": train.trunk_lr, "weight_decay": train.weight_decay}
+        return [{"params": own, **rates, "shapes": [self.shapes[name] for name in self.names]}]
 
     def _value(self, name: str, domain: int) -> torch.Tensor:
         value: torch.Tensor = self.values[key_of_weight(name)][domain]

@@ -106,7 +106,10 @@ def snapshot_bytes(training: Training) -> tuple[int, int]:
     net = sum(t.numel() * t.element_size() for t in training.net.state_dict().values())
     learnt = sum(p.numel() * p.element_size() for p in training.net.parameters())
     average = net if training.config.train.average else 0
-    return net + 2 * learnt + average, net  # AdamW keeps two moments of each parameter
+    groups = training.optimiser.param_groups
+    speeds = [p for g in groups if g["sgd"] or g.get("matrices") for p in g["params"]]
+    once = sum(p.numel() * p.element_size() for p in speeds)  # AdamW keeps two of each
+    return net + 2 * learnt - once + average, net
 
 
 def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
         total, ramp = warmup + ramp + settle, min(2 * warmup + ramp, warmup + ramp + settle)
         warmup, settle = 0, total - ramp
     train = TrainConfig(**{"warmup": warmup, "ramp": ramp, "settle": settle, **row.train})
-    train = replace(train, **_changes(options["settings"]))
+    _changes(options["settings"])  # also those that are not meant for this row are to be right
+    train = replace(train, **_changes(_meant_for(row, options["settings"])))
     if options["teacher"]:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)
@@ -101,7 +102,8 @@ def key_of(name: str, options: dict[str, Any]) -> str:
         parts.append(options["domains"].replace(",", "-"))
     if options["epochs"] != "2,4,6":
         parts.append("e" + options["epochs"].replace(",", "-"))
-    changed = [s for s in sorted(options["settings"]) if not s.startswith("workers=")]
+    meant = _meant_for(ROWS[name], options["settings"])
+    changed = [s for s in sorted(meant) if not s.startswith("workers=")]
     parts += [s.replace("=", "-").replace("/", "_") for s in changed]  # who reads changes nothing
     if ROWS[name].kind == "latency":
         parts.append(f"profile-{sha256_file(options['profile'])[:8]}")
@@ -113,6 +115,12 @@ def key_of(name: str, options: dict[str, Any]) -> str:
         parts.append(f"taught-by-{teacher.name}-{told}")
     share = "" if options["share"] == 0.1 else f"{100 * options['share']:02.6g}".replace(".", "_")
     return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
+
+
+def _meant_for(row: LearningRow, settings: Sequence[str]) -> list[str]:
+    """Those without what tunes a trunk, of a row that freezes it: one command may run both."""
+    frozen = row.train.get("trunk") == "frozen"
+    return [s for s in settings if not (frozen and s.startswith("trunk_"))]
 
 
 def _epochs(text: str) -> tuple[int, int, int]:

@@ -134,7 +134,7 @@ TABLES = (
         "widths-accuracy",
         "docs/settings.md",
         f"{LEARNING} {DATA} --holdout --share 0.25 --set precision=bf16 "
-        "--set head_start=random "
+        "--set head_start=random --set trunk_optimiser=adamw "
         f"-o {RANDOM}/holdout25.jsonl --round-to 8 tuned-macs-050 tuned-025",
         240,
         "images",

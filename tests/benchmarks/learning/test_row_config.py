@@ -32,6 +32,18 @@ def test_settings_of_a_row_are_read_as_toml() -> None:
             _changes([wrong])
 
 
+def test_what_tunes_a_trunk_is_not_meant_for_rows_that_freeze_it() -> None:
+    """So one command runs rows of both kinds; their keys say what each was told."""
+    options = {**OPTIONS, "settings": ["trunk_optimiser=adamw", "precision=bf16"]}
+    assert key_of("frozen-all", options) == "resnet18.frozen-all.seed0.precision-bf16"
+    assert key_of("tuned-all", options).endswith(".precision-bf16.trunk_optimiser-adamw")
+    assert make_config(ROWS["tuned-all"], options).train.trunk_optimiser == "adamw"
+    train = make_config(ROWS["frozen-all"], options).train
+    assert (train.trunk_optimiser, train.precision) == ("muon", "bf16")
+    with pytest.raises(click.UsageError, match="trunk_speed=1"):
+        make_config(ROWS["frozen-all"], {**OPTIONS, "settings": ["trunk_speed=1"]})
+
+
 @pytest.mark.parametrize(("name", "limit"), [("separate-050", 0.25), ("separate-each-050", 0.5)])
 def test_networks_of_their_own_share_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: float

@@ -45,8 +45,9 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
         total, ramp = warmup + ramp + settle, min(2 * warmup + ramp, warmup + ramp + settle)
         warmup, settle = 0, total - ramp
     train = TrainConfig(**{"warmup": warmup, "ramp": ramp, "settle": settle, **row.train})
-    _changes(options["settings"])  # also those that are not meant for this row are to be right
-    train = replace(train, **_changes(_meant_for(row, options["settings"])))
+    told, meant = options["settings"], _meant_for(row, options["settings"])
+    replace(TrainConfig(), **_changes([x for x in told if x not in meant]))  # are to be right, too
+    train = replace(train, **_changes(meant))
     if options["teacher"]:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))
     backbone, shape = _backbone(options)

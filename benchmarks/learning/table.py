@@ -5,6 +5,7 @@ python -m prunion.benchmarks.learning.table benchmarks/learning/results/random-h
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -115,7 +116,16 @@ def _groups(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
         if any(_name(x) == _name(line) and profile_of(x["key"]) != own for x in group):
             group = groups[backbone, ".".join(extra)]
         group.append(line)
+    for (backbone, extra), group in list(groups.items()):
+        alike = groups.get((backbone, _without_tuning(extra)), group)
+        if alike is not group:  # one command runs both kinds, and frozen trunks know no such key
+            group[:0] = [x for x in alike if ROWS[_name(x)].train.get("trunk") == "frozen"]
     return groups
+
+
+def _without_tuning(settings: str) -> str:
+    """What a row whose trunk is frozen would say of the same settings."""
+    return re.sub(r"(^|\.)trunk_\w+-([\d.e+-]+|\w+)(?=\.|$)", "", settings).strip(".")
 
 
 def _name(line: dict[str, Any]) -> str:

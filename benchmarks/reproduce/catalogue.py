@@ -211,7 +211,7 @@ def _pruned(benchmark: str, network: str, budgets: Sequence[float]) -> Iterator[
     for method, what in methods:
         for limit in (x for x in budgets if x < 1):
             name, told = f"{method}-{_percent(limit)}", f"{what}, channels, β={limit:g}"
-            train = {"batch_size": batch}
+            train = {"batch_size": batch, "trunk_optimiser": "adamw"}
             yield ReproducedRow(name, network, method, told, epochs, train, limit, phases="prunion")
 
 

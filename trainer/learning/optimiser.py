@@ -68,6 +68,11 @@ class MixedOptimiser(torch.optim.AdamW):
         for parameter in parameters:
             self.state.pop(parameter, None)
 
+    def moved_as_matrices(self) -> list[torch.Tensor]:
+        """What Muon moves: unlike processors round its products of matrices unlike."""
+        groups = [group["params"] for group in self.param_groups if group.get("matrices")]
+        return [parameter.detach() for params in groups for parameter in params]
+
     def _make_orthogonal(self, group: dict[str, Any]) -> None:
         """Muon's step, of a group that has matrices."""
         for parameter, matrices in zip(group["params"], group["matrices"], strict=True):

@@ -22,6 +22,7 @@ MOMENTUM = 0.95
 ROUNDS = 5
 ONCE, THRICE, FIVEFOLD = 3.4445, -4.7750, 2.0315  # of each singular value
 SMALLEST = 1e-7  # of a gradient that still has a direction
+WIDEST = 2048
 SIZE = 0.2  # the root mean square of AdamW's steps
 
 
@@ -29,10 +30,13 @@ def matrices_of(shape: Sequence[int], rows: int = 1) -> Matrices | None:
     """`rows` weights of `shape` `[O, I, …]`, a matrix each; None where it is none.
 
     A bias is a vector, and so is each filter of a depthwise convolution, which reads one channel.
+    One of more than `WIDEST` rows and columns, as VGG's first linear layer, would take longer to be
+    made orthogonal than its gradient takes.
     """
     if len(shape) < 2 or shape[1] == 1:
         return None
-    return rows, shape[0], torch.Size(shape[1:]).numel()
+    columns = torch.Size(shape[1:]).numel()
+    return None if min(shape[0], columns) > WIDEST else (rows, shape[0], columns)
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:

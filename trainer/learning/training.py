@@ -191,7 +191,8 @@ class Training:
         self._share_statistics()
 
     def _share_statistics(self) -> None:
-        """Each process has moved statistics that the state needs: of its domains, or its slices."""
+        """What the processes have apart: statistics of their domains or slices, and rounding."""
+        self.processes.copy_from_first(self.optimiser.moved_as_matrices())
         buffers = dict(self.net.trunk.named_buffers())
         statistics = [v for k, v in buffers.items() if k.endswith(("running_mean", "running_var"))]
         statistics += self.average.statistics()
@@ -295,6 +296,5 @@ class Training:
         figures |= {f"train_accuracy/{self.names[d]}": v for d, v in result.accuracy.items()}
         if self.cost_share is None:  # a GPU would wait for it at every step
             self.cost_share = self._cost_share()
-        figures |= {"cost": self.cost_share, "target": self.schedule.target(self.step)}
-        figures["returned"] = float(self.learner.returned)
-        return figures | self.pressure.figures(self.names)
+        told = {"target": self.schedule.target(self.step), "returned": float(self.learner.returned)}
+        return figures | {"cost": self.cost_share} | told | self.pressure.figures(self.names)

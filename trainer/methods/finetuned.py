@@ -57,9 +57,11 @@ class TunedWeights(WeightAdapter):
 
     def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
         """As the trunk of any other run."""
-        own = [self.values[key_of_weight(name)] for name in self.names]
+        shapes = {key_of_weight(name): shape for name, shape in self.shapes.items()}
         rates = {"peak": train.trunk_lr, "weight_decay": train.weight_decay}
-        return [{"params": own, **rates, "shapes": [self.shapes[name] for name in self.names]}]
+        # In the order in which the values are kept, by which a snapshot knows them.
+        own = {"params": list(self.values.values()), "shapes": [shapes[x] for x in self.values]}
+        return [{**own, **rates}]
 
     def _value(self, name: str, domain: int) -> torch.Tensor:
         value: torch.Tensor = self.values[key_of_weight(name)][domain]

@@ -193,7 +193,9 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         cost = [*stored.get("cost", [])[:1], *now["cost"][1:]]
         stored = {**stored, "config": config, "cost": cost}
     for key, before, after in changed_keys(todays_config(stored.get("config")), now["config"]):
-        return f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
+        back = f" (--set {key.replace('[', '').replace('] ', '.')}={before})"
+        told = back if isinstance(before, (str, int, float)) and before != "" else ""
+        return f"another configuration, for {key} was {shown(before)} and is {shown(after)}{told}"
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
         if _other_images(before, after) if key == "images" else before != after:

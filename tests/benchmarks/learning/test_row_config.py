@@ -12,6 +12,7 @@ import pytest
 from prunion.benchmarks.learning import rows as rows_module
 from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.row_config import _changes, key_of, make_config, trained_alone
+from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains
 from tests.trainer.tiny_run import tiny_run
@@ -42,6 +43,8 @@ def test_what_tunes_a_trunk_is_not_meant_for_rows_that_freeze_it() -> None:
     assert (train.trunk_optimiser, train.precision) == ("muon", "bf16")
     with pytest.raises(click.UsageError, match="trunk_speed=1"):
         make_config(ROWS["frozen-all"], {**OPTIONS, "settings": ["trunk_speed=1"]})
+    with pytest.raises(ConfigError, match="trunk_optimiser is 'fast'"):
+        make_config(ROWS["frozen-all"], {**OPTIONS, "settings": ["trunk_optimiser=fast"]})
 
 
 @pytest.mark.parametrize(("name", "limit"), [("separate-050", 0.25), ("separate-each-050", 0.5)])

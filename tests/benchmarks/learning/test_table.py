@@ -157,3 +157,18 @@ def test_a_row_of_latency_is_in_the_table_of_the_others(tmp_path: Path) -> None:
     first, second = output.split("resnet18 all profile-ff round-16:")
     assert first.count("`tuned-latency-025`") == second.count("`tuned-latency-025`") == 1
     assert "| 0.00 | 1,234 |" in first  # it is held against every channel
+
+
+def test_a_frozen_trunks_rows_stand_beside_tuned_ones_however_these_were_tuned(
+    tmp_path: Path,
+) -> None:
+    """What tunes a trunk is in the keys of tuned rows alone; one command runs both kinds."""
+    path = tmp_path / "rows.jsonl"
+    tuned = "resnet18.tuned-025.seed0.all.precision-bf16.trunk_lr-1.2e-3.trunk_optimiser-adamw"
+    keys = [tuned, "resnet18.frozen-all.seed0.all.precision-bf16", "resnet18.frozen-all.seed0.all"]
+    path.write_text("\n".join(json.dumps(row(key, {"a": 0.5})) for key in keys), "utf-8")
+    output = CliRunner().invoke(main, [str(path)], catch_exceptions=False).output
+    found = output.split("resnet18 ")
+    (group,) = (text for text in found if "trunk_optimiser-adamw:" in text)
+    assert group.count("`frozen-all`") == group.count("`tuned-025`") == 1
+    assert len(found) == 4 and output.count("`frozen-all`") == 3

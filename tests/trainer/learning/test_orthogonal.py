@@ -12,6 +12,7 @@ from prunion.runtime.errors import CheckpointError
 from prunion.trainer.config import RunConfig, TrainConfig, load_config, todays_config
 from prunion.trainer.learning.optimiser import MixedOptimiser, make_optimiser
 from prunion.trainer.learning.orthogonal import matrices_of, orthogonal, orthogonal_step
+from prunion.trainer.methods.finetuned import TunedWeights
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
 from tests.trainer.tiny_run import tiny_run
@@ -48,11 +49,13 @@ def test_what_is_zero_stays_zero() -> None:
         ((8, 4), (1, 8, 4)),
         ((8, 1, 3, 3), None),
         ((8,), None),
+        ((4096, 512, 7, 7), None),
+        ((4096, 2048), (1, 4096, 2048)),
         ((), None),
     ],
 )
 def test_what_is_a_matrix(shape: tuple[int, ...], found: tuple[int, ...] | None) -> None:
-    """A depthwise layer's filters and a bias are none."""
+    """A depthwise layer and a bias are none; what would take too long is not taken."""
     assert matrices_of(shape) == found
 
 
@@ -110,6 +113,17 @@ def test_a_network_moves_by_it_unless_it_is_told_otherwise(stopped: Path) -> Non
     assert count[0] == count[1]
 
 
+def test_a_domains_own_trunk_keeps_the_order_of_before() -> None:
+    """A snapshot knows a parameter by its place alone; those of AdamW had the names' order."""
+    shared = {f"f.{k}.weight": torch.randn(k, 3, 1, 1) for k in (10, 2, 1)}
+    shared["a.bias"] = torch.randn(4)
+    adapter = TunedWeights(shared, 2)
+    (group,) = adapter.groups(TrainConfig(method="finetune"))
+    assert [id(p) for p in group["params"]] == [id(p) for p in adapter.parameters()]
+    for parameter, shape in zip(group["params"], group["shapes"], strict=True):
+        assert parameter.shape == (2, shape.numel())
+
+
 def test_a_run_of_before_goes_on_only_as_it_was(tmp_path: Path) -> None:
     """It does not say what moved its trunk: AdamW did, whose moments are no momentum of Muon's."""
     run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=1, trunk_optimiser='"adamw"')
@@ -125,5 +139,5 @@ def test_a_run_of_before_goes_on_only_as_it_was(tmp_path: Path) -> None:
     del before["train"]["trunk_optimiser"]
     assert RunConfig.from_checkpoint(before) == frozen  # nothing moves there
     train_run(adamw, tmp_path / "out")
-    with pytest.raises(CheckpointError, match=r"trunk_optimiser was .adamw. and is"):
+    with pytest.raises(CheckpointError, match=r"is 'muon' \(--set train.trunk_optimiser=adamw\):"):
         train_run(muon, tmp_path / "out", resume=True)

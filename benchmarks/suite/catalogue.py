@@ -114,6 +114,13 @@ TABLES = (
         "a checkout",
     ),
     Table(
+        "likeness",
+        "docs/results.md",
+        f"{LEARNING}.likeness {LEARNT}/pairs.jsonl --like precision-bf16",
+        0.1,
+        "a checkout",
+    ),
+    Table(
         "methods", "docs/results.md", f"{LEARNING}.table {LEARNT}/methods.jsonl", 0.1, "a checkout"
     ),
     Table(

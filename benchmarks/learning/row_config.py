@@ -46,7 +46,8 @@ def make_config(row: LearningRow, options: dict[str, Any]) -> RunConfig:
         warmup, settle = 0, total - ramp
     train = TrainConfig(**{"warmup": warmup, "ramp": ramp, "settle": settle, **row.train})
     told, meant = options["settings"], _meant_for(row, options["settings"])
-    replace(TrainConfig(), **_changes([x for x in told if x not in meant]))  # are to be right, too
+    # What is left out is checked all the same: a mistyped one would go unseen.
+    replace(TrainConfig(), **_changes([x for x in told if x not in meant]))
     train = replace(train, **_changes(meant))
     if options["teacher"]:
         train = replace(train, teacher=str(Path(options["teacher"]).resolve()))

@@ -124,7 +124,7 @@ def _groups(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
 
 
 def _without_tuning(settings: str) -> str:
-    """What a row whose trunk is frozen would say of the same settings."""
+    """What a row whose trunk is frozen would say of the same settings; numbers may have a point."""
     return re.sub(r"(^|\.)trunk_\w+-([\d.e+-]+|\w+)(?=\.|$)", "", settings).strip(".")
 
 

@@ -121,6 +121,13 @@ TABLES = (
         "a checkout",
     ),
     Table(
+        "likeness-eight",
+        "docs/results.md",
+        f"{LEARNING}.likeness {LEARNT}/eight.jsonl --like {ADAMW}",
+        0.1,
+        "a checkout",
+    ),
+    Table(
         "methods", "docs/results.md", f"{LEARNING}.table {LEARNT}/methods.jsonl", 0.1, "a checkout"
     ),
     Table(

@@ -160,8 +160,8 @@ def make_optimiser(
             }
         )
     if adapter is not None:
-        own_trunks = [{"rows": adapter.by_rows, **group} for group in adapter.groups(train)]
-        groups += [part for group in own_trunks for part in _divided(group, train, len(net.heads))]
+        apart = [{"rows": adapter.by_rows, **group} for group in adapter.groups(train)]
+        groups += [part for group in apart for part in _divided(group, train, len(net.heads))]
     if tuned:
         decay, shapes = train.weight_decay, [p.shape for p in trunk]
         group = {"params": trunk, "peak": train.trunk_lr, "weight_decay": decay, "shapes": shapes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +194,22 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         cost = [*stored.get("cost", [])[:1], *now["cost"][1:]]
         stored = {**stored, "config": config, "cost": cost}
     for key, before, after in changed_keys(todays_config(stored.get("config")), now["config"]):
-        back = f" (--set {key.replace('[', '').replace('] ', '.')}={before})"
-        told = back if isinstance(before, (str, int, float)) and before != "" else ""
-        return f"another configuration, for {key} was {shown(before)} and is {shown(after)}{told}"
+        told = f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
+        return told + _back(key, before)
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
         if _other_images(before, after) if key == "images" else before != after:
             return f"{what} (was {shown(before)}, is {shown(after)})"
     return ""
+
+
+def _back(key: str, before: Any) -> str:
+    """The option that gives a key of the run its value of before, where one can."""
+    if not isinstance(before, (str, int, float)) or before == "":
+        return ""
+    value = str(before).lower() if isinstance(before, bool) else before
+    path = key.replace("[", "").replace("] ", ".")
+    return f" (--set {shlex.quote(f'{path}={value}')})"
 
 
 def _other_images(before: Any, after: Any) -> bool:

@@ -17,7 +17,7 @@ from prunion.runtime.bundle import Pack, read_pack
 from prunion.runtime.errors import BundleError, PrunionError
 from prunion.runtime.model import LiveDomain, Model
 
-__all__ = ["PackCache", "PackFolder", "pack_bytes"]
+__all__ = ["PackCache", "PackFolder", "Stamp", "UnreadError", "pack_bytes"]
 
 SUFFIX = ".safetensors"
 SUMS = "SHA256SUMS"
@@ -26,6 +26,10 @@ LOOK_AGAIN = 1.0  # seconds for which a file is taken to be what it was
 SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 Stamp = tuple[int, int, int]
 logger = logging.getLogger("prunion.serve")
+
+
+class UnreadError(BundleError):
+    """The system did not give a pack's bytes; it may the next time."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +43,27 @@ class PackFolder:
     path: Path
 
     def names(self) -> list[str]:
-        """The domains there are files for."""
-        try:
-            files = [p.name for p in self.path.iterdir() if p.suffix == SUFFIX]
-        except OSError:
-            return []
+        """The domains there are files for.
+
+        Raises OSError where the folder cannot be listed now, which is not to be taken for empty.
+        """
+        files = [p.name for p in self.path.iterdir() if p.suffix == SUFFIX]
         return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
 
     def stamp(self, name: str) -> Stamp | None:
         """What changes when the file is replaced or written over; None if there is none."""
-        if not self.plain(name):
-            return None
-        try:
-            found = (self.path / f"{name}{SUFFIX}").stat()
-        except (OSError, ValueError):
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return _stamp(self.path / f"{name}{SUFFIX}") if self.plain(name) else None
+
+    def sums_stamp(self) -> Stamp | None:
+        """The same of the folder's `SHA256SUMS`."""
+        return _stamp(self.path / SUMS)
 
     def read(self, name: str) -> Pack:
-        """The pack of a domain. Raises BundleError, which names the file but not its folder."""
+        """The pack of a domain.
+
+        Raises BundleError, which names the file but not its folder; UnreadError where the bytes
+        could not be had, which says nothing of them.
+        """
         file = self.path / f"{name}{SUFFIX}"
         if not self.plain(name):
             raise BundleError(f"{name!r} is no file's name: a folder of packs cannot hold it")
@@ -69,7 +75,7 @@ class PackFolder:
                 raise BundleError(f"{file.name} is larger than {MAX_BYTES >> 20} MiB: no pack")
             data = file.read_bytes()
         except OSError as exc:
-            raise BundleError(f"{file.name} cannot be read ({exc.strerror})") from None
+            raise UnreadError(f"{file.name} cannot be read ({exc.strerror})") from None
         self._check_hash(file.name, data)
         pack = read_pack(Path(file.name), data)
         if pack.name != name:
@@ -88,12 +94,22 @@ class PackFolder:
             text = (self.path / SUMS).read_text("utf-8")
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
+            raise UnreadError(f"{SUMS} cannot be read ({exc.strerror})") from None
+        except ValueError as exc:
             raise BundleError(f"{SUMS} cannot be read ({exc}): write it again") from None
         sums = {m[2]: m[1] for line in text.splitlines() if (m := SUM_LINE.fullmatch(line))}
         if sums.get(file) != hashlib.sha256(data).hexdigest():
             what = "differs from" if file in sums else "is not in"
             raise BundleError(f"{file} {what} {SUMS}: copy the pack again, or write the sums again")
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def pack_bytes(pack: Pack) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from prunion.runtime.batching.catalogue import Catalogue
-from prunion.runtime.batching.packs import PackFolder, Stamp
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.batching.packs import PackFolder, Stamp, UnreadError
+from prunion.runtime.errors import BundleError, PrunionError
 
 __all__ = ["Watcher"]
 
@@ -18,14 +19,18 @@ logger = logging.getLogger("prunion.serve")
 class Watcher:
     """Follows one folder for a catalogue, which may be exchanged meanwhile.
 
-    A pack that cannot be taken is logged, left alone, and tried again when its file changes.
+    A pack that cannot be taken is logged, left alone, and tried again when its file or the sums
+    change, or at the next look where it could not be read. Only a folder that was listed can lack
+    a pack: as long as it cannot be, all of them stay.
     """
 
     def __init__(self, folder: PackFolder, catalogue: Catalogue) -> None:
         self.folder = folder
         self.catalogue = catalogue
-        self._seen: dict[str, Stamp] = {}
-        self._served: set[str] = set()
+        self._taken: dict[str, Stamp] = {}
+        self._refused: dict[str, tuple[Stamp, Stamp | None]] = {}
+        self._said: dict[str, str] = {}
+        self._looking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
 
@@ -39,37 +44,70 @@ class Watcher:
         self._stop.set()
 
     def take(self, catalogue: Catalogue) -> None:
-        """Follow for another catalogue, which gets all packs there are."""
-        self.catalogue = catalogue
-        self._seen.clear()
-        self._served.clear()
-        self.look()
+        """Follow for another catalogue, which gets all packs but those that a client unloaded.
+
+        Raises BundleError where the folder cannot be listed, and then follows as before: the other
+        catalogue would lack what is served now.
+        """
+        with self._looking:
+            served = set(self.catalogue.watched)
+            try:
+                names = self.folder.names()
+            except OSError as exc:
+                if served:
+                    raise BundleError(f"{self._unlisted(exc)}: try again") from None
+                names = []
+            self.catalogue = catalogue
+            self._taken = {x: stamp for x, stamp in self._taken.items() if x not in served}
+            self._refused.clear()
+            self._said.clear()
+            self._look(names)
 
     def look(self) -> None:
         """Bring the catalogue up to what the folder holds."""
-        catalogue, now = self.catalogue, {}
-        for name in self.folder.names():
+        with self._looking:
+            try:
+                names = self.folder.names()
+            except OSError as exc:
+                self._say("", f"{self._unlisted(exc)}: what is served of it stays")
+                return
+            self._said.pop("", None)
+            self._look(names)
+
+    def _look(self, names: Sequence[str]) -> None:
+        # Taken before the bytes: if a file changes in between, the next look sees it.
+        catalogue, sums = self.catalogue, self.folder.sums_stamp()
+        for name in names:
             stamp = self.folder.stamp(name)
-            if stamp is not None:
-                now[name] = stamp
-        for name, stamp in now.items():
-            if self._seen.get(name) == stamp:
+            if stamp is None or self._taken.get(name) == stamp:
+                continue
+            if self._refused.get(name) == (stamp, sums):
                 continue
             try:
-                catalogue.put(catalogue.model.admit(self.folder.read(name)))
-                self._served.add(name)
-                logger.info("serving %r", name)
+                catalogue.watch(self.folder.read(name))
             except PrunionError as exc:
-                logger.warning("%s", exc)
-        for name in self._seen.keys() - now.keys():
-            if name in self._served:
-                self._served.discard(name)
-                try:
-                    catalogue.unload(name)
-                    logger.info("serving %r no more", name)
-                except PrunionError as exc:
-                    logger.warning("%s", exc)
-        self._seen = now
+                if not isinstance(exc, UnreadError):
+                    self._refused[name] = stamp, sums
+                self._say(name, str(exc))
+            else:
+                self._taken[name] = stamp
+                self._said.pop(name, None)
+                logger.info("serving %r", name)
+        for name in set(catalogue.watched) - set(names):
+            stays = catalogue.unwatch(name)
+            logger.info("serving %r %s", name, "as before its pack came" if stays else "no more")
+        for known in (self._taken, self._refused, self._said):
+            for name in known.keys() - set(names):
+                del known[name]
+
+    def _say(self, name: str, reason: str) -> None:
+        """Log why a pack, or the folder, is not served; once as long as it is the same."""
+        if self._said.get(name) != reason:
+            self._said[name] = reason
+            logger.warning("%s", reason)
+
+    def _unlisted(self, exc: OSError) -> str:
+        return f"{self.folder.path.name} cannot be listed ({exc.strerror})"
 
     def _follow(self) -> None:
         while not self._stop.wait(EVERY):

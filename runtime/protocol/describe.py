@@ -35,7 +35,7 @@ class Described:
 
     Attributes:
         classes: columns of its logits; -1 where that depends on the domain.
-        domains: names, in the order of their indices; of a domain's model its own.
+        domains: names by index, "" where nothing answers; of a domain's model its own.
     """
 
     name: str

@@ -73,7 +73,8 @@ def metrics_text(service: Service) -> str:
         counter("prunion_splits", text, rows, "gauge")
     counter("prunion_ready", "Whether requests are wanted", [({}, float(service.ready))], "gauge")
     domains = len(serving.catalogue.domains)
-    counter("prunion_domains", "Domains with an index", [({}, float(domains))], "gauge")
+    text = "Domains that answer, but for those read on demand"
+    counter("prunion_domains", text, [({}, float(domains))], "gauge")
     cache = serving.catalogue.cache
     if cache is not None:
         counter("prunion_packs", "Packs in memory", [({}, float(len(cache)))], "gauge")

@@ -88,16 +88,17 @@ class Repository:
         serving = self.service.serving
         if name == serving.name:
             await self.service.replace(serving.model.bundle.path)
-        else:
-            await self.service.decoder.run(serving.catalogue.load, name)
+            return
+        async with self.service.changing:
+            await self.service.decoder.run(self.service.serving.catalogue.load, name)
 
     async def unload(self, name: str) -> None:
         """Answer for a domain no more. Raises PrunionError."""
         self._check_control()
-        serving = self.service.serving
-        if name == serving.name:
+        if name == self.service.serving.name:
             raise InputError(f"{name!r} is what this server serves: stop the server instead")
-        await self.service.decoder.run(serving.catalogue.unload, name)
+        async with self.service.changing:
+            await self.service.decoder.run(self.service.serving.catalogue.unload, name)
 
     def _check_control(self) -> None:
         if not self.service.options.control:

@@ -43,7 +43,13 @@ logger = logging.getLogger("prunion.serve")
 
 
 class Service:
-    """What HTTP and gRPC both ask. `ready` is false from the moment the server is to stop."""
+    """What HTTP and gRPC both ask.
+
+    Attributes:
+        ready: false from the moment the server is to stop.
+        changing: held by who loads or unloads, so that nothing of it is lost to a bundle that is
+            replaced meanwhile.
+    """
 
     def __init__(
         self, model: Model, options: ServeOptions | None = None, tracing: Tracing | None = None
@@ -55,7 +61,7 @@ class Service:
         self.decoder = Decoder(self.options.decode_threads, limits.max_pixels, limits.pixels)
         self.ready = True
         self._serving = make_serving(model, self.options, self.statistics)
-        self._replacing = asyncio.Lock()
+        self.changing = asyncio.Lock()
         self._watcher: Watcher | None = None
 
     @property
@@ -99,15 +105,17 @@ class Service:
         check_version(version)
         serving = self._serving
         form = serving.model.sessions.form
-        own = None if model == serving.name else await self._domain(serving, model)
-        inputs = {"image"} if own else {"image", "domain"}
+        mixed = serving.takes_domain(model, request.tensors)
+        if not mixed:
+            await self._domain(serving, model)
+        inputs = {"image", "domain"} if mixed else {"image"}
         source = images_of(request, form, inputs, self.options.limits.rows)
-        named: list[int] | list[str] = [] if own else domains_of(request, len(source))
+        named: list[int] | list[str] = domains_of(request, len(source)) if mixed else []
         left = min(left, request.timeout or 1e9)
         images = await self._timed(arrived, self._images(serving, source))
         decoded = time.perf_counter_ns()
         domains, logits, job = await self._answer(
-            serving, images, model if own else "", named, arrived, left, request.priority, decoded
+            serving, images, "" if mixed else model, named, arrived, left, request.priority, decoded
         )
         classes = [domain.pack.classes for domain in domains]
         answer = infer_response(model, request, logits, classes, {})
@@ -144,14 +152,22 @@ class Service:
 
         Raises PrunionError, and then the former one goes on.
         """
-        async with self._replacing:
+        # To its end, though who asked for it may have gone: half of it must not be served.
+        await asyncio.shield(self._replace(bundle))
+
+    async def _replace(self, bundle: Path) -> None:
+        async with self.changing:
             old = self._serving
             new = await asyncio.to_thread(open_anew, bundle, old, self.options, self.statistics)
-            self._serving = new
-            if self._watcher is not None:
-                await asyncio.to_thread(self._watcher.take, new.catalogue)
-            await asyncio.to_thread(old.batcher.close)
-            await asyncio.to_thread(old.model.close)
+            gone = new
+            try:
+                # Before it answers, or the watched domains would be missing for a moment.
+                if self._watcher is not None:
+                    await asyncio.to_thread(self._watcher.take, new.catalogue)
+                self._serving, gone = new, old
+            finally:
+                await asyncio.to_thread(gone.batcher.close)
+                await asyncio.to_thread(gone.model.close)
             logger.info("serving %s anew", new.name)
 
     async def _images(self, serving: Serving, source: np.ndarray | list[bytes]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from prunion.runtime.batching import (
     PackFolder,
     Statistics,
 )
-from prunion.runtime.errors import PrunionError
 from prunion.runtime.model import Model, load
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 
@@ -37,7 +37,16 @@ class Serving:
     @property
     def name(self) -> str:
         """The bundle's, which is the model's that takes `domain`."""
-        return self.model.bundle.manifest.name
+        return self.catalogue.bundle_name
+
+    def takes_domain(self, model: str, inputs: Container[str]) -> bool:
+        """Whether a request with these inputs is one to the bundle, not to a domain.
+
+        Where a domain has the bundle's name, one that says `domain` can only mean the bundle.
+        """
+        return model == self.name or (
+            model == self.model.bundle.manifest.name and "domain" in inputs
+        )
 
 
 def load_model(bundle: Path | str, how: LoadOptions) -> Model:
@@ -69,13 +78,21 @@ def make_serving(model: Model, options: ServeOptions, statistics: Statistics) ->
     if options.pack_folder is not None:
         folder, limit = PackFolder(options.pack_folder), options.pack_memory
         cache = PackCache(folder, model, limit, options.keep, statistics)
-    if options.watch is not None:
-        folders.append(PackFolder(options.watch))
+    watched = None if options.watch is None else PackFolder(options.watch)
     batches = BatchOptions(
         options.max_batch, options.delay, options.limits.queue_rows, options.weights
     )
     batcher = Batcher(model, batches, statistics)
-    return Serving(model, batcher, Catalogue(model, folders, cache))
+    serving = Serving(model, batcher, Catalogue(model, folders, cache, watched))
+    own = model.bundle.manifest.name
+    if serving.name != own:
+        logger.warning(
+            "the bundle and one of its domains are both named %r: the model of that name is the "
+            "domain's, which takes `image` alone, and the bundle's is %r",
+            own,
+            serving.name,
+        )
+    return serving
 
 
 def warm(serving: Serving, options: ServeOptions) -> None:
@@ -95,16 +112,10 @@ def warm(serving: Serving, options: ServeOptions) -> None:
 def open_anew(bundle: Path, old: Serving, options: ServeOptions, statistics: Statistics) -> Serving:
     """The bundle that lies at a path now, ready to answer in the place of `old`.
 
-    What was loaded over the control API stays loaded, if it fits the new trunk. Raises
-    PrunionError.
+    What was loaded over the control API stays loaded, if it fits the new trunk, and what was
+    unloaded stays so. Raises PrunionError.
     """
     new = make_serving(load_model(bundle, options.load), options, statistics)
     warm(new, options)
-    own = {domain.name for domain in new.catalogue.domains}
-    for domain in old.catalogue.domains:
-        if domain.name not in own:
-            try:
-                new.catalogue.load(domain.name)
-            except PrunionError as exc:
-                logger.warning("%r is not served any more: %s", domain.name, exc)
+    new.catalogue.carry_over(old.catalogue)
     return new

@@ -46,9 +46,9 @@ class _Handlers:
         self.repository = repository
 
     async def domains(self, request: Request) -> Response:
-        bundle = self.service.serving.name
-        names = [x["name"] for x in self.repository.index(ready_only=True) if x["name"] != bundle]
-        return JSONResponse({"bundle": bundle, "domains": names})
+        serving = self.service.serving
+        names = [x.name for x in serving.catalogue.index() if x.ready]
+        return JSONResponse({"bundle": serving.name, "domains": names})
 
     async def domain(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -95,8 +95,9 @@ class _Handlers:
         return HTMLResponse(openapi_page(self._document()))
 
     def _document(self) -> dict[str, Any]:
-        domains = self.service.serving.catalogue.domains
-        return openapi_document(self.service.options.limits.rows, domains[0].name)
+        serving = self.service.serving
+        names = [x.name for x in serving.catalogue.domains] or serving.model.domains
+        return openapi_document(self.service.options.limits.rows, names[0])
 
     async def _classified(self, request: Request, domain: str) -> Response:
         arrived, top = time.perf_counter_ns(), _top(request)

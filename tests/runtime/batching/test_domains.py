@@ -4,52 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
-from prunion.runtime.batching import Catalogue, PackCache, PackFolder, Watcher
-from prunion.runtime.batching import catalogue as catalogue_file
+from prunion.runtime.batching import Catalogue, PackCache, PackFolder
+from prunion.runtime.batching.layers import Layers
 from prunion.runtime.batching.packs import LOOK_AGAIN, pack_bytes
-from prunion.runtime.bundle import Pack, write_pack
+from prunion.runtime.bundle import write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
-from prunion.runtime.model import LiveDomain, Model, load
+from prunion.runtime.model import LiveDomain, Model
+from tests.runtime.batching.marked import pack, put
 
 pytest.importorskip("onnxruntime")
-
-
-@pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> PackFolder:
-    (tmp_path / "packs").mkdir()
-    return PackFolder(tmp_path / "packs")
 
 
 @pytest.fixture(autouse=True)
 def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunion.runtime.batching.packs.LOOK_AGAIN", -1.0)
-
-
-def pack(toy: ModuleType, name: str, mark: float = 0.0) -> Pack:
-    """A pack whose first logit tells which it is."""
-    own: Pack = toy._pack(toy.make_tables(), 2, name, ("zero", "one"))
-    return replace(own, head_bias=np.array([mark, 0], np.float32))
-
-
-def put(folder: PackFolder, pack: Pack, file: str = "") -> Path:
-    path = folder.path / f"{file or pack.name}.safetensors"
-    write_pack(path, pack)
-    return path
 
 
 def test_packs_are_read_when_they_are_asked_for_and_the_oldest_leave(
@@ -146,7 +121,7 @@ def test_load_and_unload(model: Model, folder: PackFolder, toy: ModuleType) -> N
         catalogue.unload(name)
     with pytest.raises(InputError, match="last domain"):
         catalogue.unload("late")
-    for index in (-1, 1, 10**30):
+    for index in (-1, 4, 10**30):
         with pytest.raises(DomainError, match="outside"):
             catalogue.at([index])
 
@@ -169,53 +144,28 @@ def test_packs_of_another_trunk_are_refused(
         PackCache(folder, model, 1 << 20).read("alien")
 
 
-def test_a_watched_folder(
-    model: Model, folder: PackFolder, toy: ModuleType, caplog: pytest.LogCaptureFixture
-) -> None:
-    catalogue = Catalogue(model, [folder])
-    watcher = Watcher(folder, catalogue)
-    watcher.look()
-    file = put(folder, pack(toy, "late", 1))
-    (folder.path / "bad.safetensors").write_bytes(b"half a pack")
-    watcher.look()
-    first = catalogue.find("late")
-    assert first is not None and "bad.safetensors" in caplog.text
-    caplog.clear()
-    watcher.look()
-    assert catalogue.find("late") is first and not caplog.text, "nothing changed"
-    put(folder, pack(toy, "late", 2))
-    put(folder, pack(toy, "bad"))
-    watcher.look()
-    second = catalogue.find("late")
-    assert second is not None and second.pack.head_bias[0] == 2
-    assert catalogue.find("bad") is not None, "it was finished since"
-    file.unlink()
-    watcher.look()
-    assert catalogue.find("late") is None
-    assert catalogue.find("signs") is not None
-
-
 def test_what_is_loaded_while_the_model_itself_changes_is_kept(
     model: Model, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One thread loads, another adds a domain to the model, a third asks what there is."""
     catalogue, loaded = Catalogue(model), model.admit(pack(toy, "loaded"))
     asked: list[threading.Thread] = []
-    make = catalogue_file._Snapshot
+    make = Layers.with_loaded
 
-    def slowly(domains: tuple[LiveDomain, ...]) -> Any:
-        if not asked and loaded in domains:
+    def slowly(now: Layers, domain: LiveDomain) -> Layers:
+        if not asked:
             model.add_domain(pack(toy, "added"))
             asked.append(threading.Thread(target=lambda: catalogue.names))
             asked[0].start()
             asked[0].join(0.3)  # short: it may wait for who waits for it
-        return make(domains)
+        return make(now, domain)
 
-    monkeypatch.setattr(catalogue_file, "_Snapshot", slowly)
+    monkeypatch.setattr(Layers, "with_loaded", slowly)
     catalogue.put(loaded)
     asked[0].join(60)
     assert catalogue.names[-2:] == ("loaded", "added")
     with pytest.raises(DomainError, match="no domain 'none'"):
         model.remove_domain("added")
         catalogue.unload("none")
-    assert catalogue.names[-1] == "loaded"
+    assert catalogue.domains[-1] is loaded
+    assert catalogue.names[-2:] == ("loaded", ""), "what follows it does not move up"

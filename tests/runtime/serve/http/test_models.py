@@ -1,0 +1,159 @@
+"""The models of a server over HTTP: what indices and names mean when they come, go, or clash."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prunion.runtime.base import read_json, write_json
+from prunion.runtime.bundle import write_pack
+from prunion.runtime.errors import BundleError
+from prunion.runtime.model import Model, load
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("uvicorn", reason="needs prunion[serve]")
+from prunion.runtime.serve import ServeOptions
+from prunion.runtime.serve.service import Service
+from tests.runtime.serve.http.asking import INFER, body, client_of
+
+
+@pytest.fixture
+def model(bundle_path: Path) -> Iterator[Model]:
+    with load(bundle_path, backend="cpu", threads=1) as model:
+        yield model
+
+
+@pytest.fixture
+def namesake(own_bundle: Path) -> Iterator[Model]:
+    """A bundle that is named like one of its domains."""
+    file = own_bundle / "manifest.json"
+    write_json(file, read_json(file) | {"name": "flowers"})
+    with load(own_bundle, backend="cpu", threads=1) as model:
+        yield model
+
+
+def control(client: Any, name: str, what: str) -> None:
+    answer = client.post(f"/v2/repository/models/{name}/{what}")
+    assert answer.status_code == 200, answer.text
+
+
+def marked(folder: Path, toy: ModuleType, name: str, mark: float) -> Path:
+    """A pack of signs whose logits are all of `mark`, about."""
+    folder.mkdir(exist_ok=True)
+    own = toy._pack(toy.make_tables(), 1, name, toy.CLASSES["signs"])
+    write_pack(folder / f"{name}.safetensors", replace(own, head_bias=np.full(5, mark, np.float32)))
+    return folder / f"{name}.safetensors"
+
+
+def first(client: Any, domain: int | str) -> float | None:
+    """The first logit of a domain; None where there is none."""
+    request = body()
+    kind = "INT64" if isinstance(domain, int) else "BYTES"
+    request["inputs"][1] |= {"data": [domain], "datatype": kind}
+    answer = client.post(INFER, json=request)
+    assert answer.status_code in (200, 404), answer.text
+    return answer.json()["outputs"][0]["data"][0] if answer.status_code == 200 else None
+
+
+def test_an_index_answers_for_one_domain_or_for_none(model: Model) -> None:
+    client = client_of(model, control=True)
+    before = first(client, 1)
+    assert before is not None
+    control(client, "signs", "unload")
+    assert first(client, 1) is None
+    meta = client.get("/v2/models/toy").json()
+    assert meta["parameters"]["domains"] == ["flowers", "", "digits"]
+    control(client, "signs", "load")
+    assert first(client, 1) == before
+    assert client.get("/v2/models/toy").json()["parameters"]["domains"][1] == "signs"
+
+
+def test_a_bundle_that_is_replaced_keeps_what_clients_did(
+    model: Model, toy: ModuleType, tmp_path: Path
+) -> None:
+    marked(tmp_path / "allowed", toy, "signs", 1000)
+    marked(tmp_path / "demand", toy, "late", 2000)
+    folders = {"folders": (tmp_path / "allowed",), "pack_folder": tmp_path / "demand"}
+    client = client_of(model, control=True, **folders)
+    control(client, "signs", "load")
+    control(client, "digits", "unload")
+    control(client, "late", "unload")
+    for turn in range(2):
+        if turn:
+            control(client, "toy", "load")
+        for domain in (1, "signs"):
+            assert first(client, domain) == pytest.approx(1000, abs=100)
+        for gone in (2, "digits", "late"):
+            assert first(client, gone) is None
+        states = {x["name"]: x["state"] for x in client.post("/v2/repository/index").json()}
+        assert states["late"] == states["digits"] == "UNAVAILABLE"
+    control(client, "late", "load")
+    assert first(client, "late") == pytest.approx(2000, abs=100)
+    client.service.close()
+
+
+def test_a_replaced_bundle_has_the_watched_packs_from_the_start(
+    model: Model, toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.runtime.batching.watch.EVERY", 1e6)
+    marked(tmp_path / "watched", toy, "late", 1000)
+    service = Service(model, ServeOptions(watch=tmp_path / "watched"))
+    service.start()
+    before, path = service.serving, model.bundle.path
+    asyncio.run(service.replace(path))
+    after = service.serving
+    assert after is not before and after.catalogue.find("late") is not None
+
+    def failing(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prunion.runtime.batching.packs.PackFolder.names", failing)
+        with pytest.raises(BundleError, match="cannot be listed"):
+            asyncio.run(service.replace(path))
+    assert service.serving is after
+    assert after.model.logits(np.zeros((1, 3, 12, 10), np.float32), "signs").shape == (1, 5)
+    service.close()
+
+
+def test_a_domain_that_has_the_bundles_name_can_be_asked(
+    namesake: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = client_of(namesake, control=True)
+    assert "'flowers.bundle'" in caplog.text, "what changes is said"
+    image = body()["inputs"][:1]
+    answer = client.post("/v2/models/flowers/infer", json={"inputs": image})
+    assert answer.status_code == 200 and answer.json()["outputs"][0]["shape"] == [1, 3]
+    raw = {"content-type": "application/octet-stream"}
+    answer = client.post("/v2/models/flowers/infer", content=b"\0" * 1440, headers=raw)
+    assert answer.status_code == 200
+    for name in ("flowers.bundle", "flowers"):  # as it had to be asked before
+        answer = client.post(f"/v2/models/{name}/infer", json=body())
+        assert answer.status_code == 200 and answer.json()["outputs"][0]["shape"] == [1, 5]
+    assert len(client.get("/v2/models/flowers").json()["inputs"]) == 1
+    names = [x["name"] for x in client.post("/v2/repository/index").json()]
+    assert names == ["flowers.bundle", "flowers", "signs", "digits"]
+    assert client.get("/v1/domains").json()["domains"] == ["flowers", "signs", "digits"]
+    rows = [x for x in client.get("/metrics").text.splitlines() if "request_success{" in x]
+    assert len(rows) == len({x.split(" ")[0] for x in rows}), "each series once"
+    control(client, "flowers", "unload")
+    assert client.get("/v1/domains").json()["domains"] == ["signs", "digits"]
+    control(client, "flowers.bundle", "load")
+    control(client, "flowers", "load")
+    picture = io.BytesIO()
+    Image.new("RGB", (10, 12)).save(picture, "PNG")
+    headers = {"content-type": "image/png"}
+    answer = client.post(
+        "/v1/domains/flowers:classify", content=picture.getvalue(), headers=headers
+    )
+    assert answer.status_code == 200
+    client.service.close()

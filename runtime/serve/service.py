@@ -32,7 +32,7 @@ from prunion.runtime.protocol import (
     infer_response,
 )
 from prunion.runtime.serve.options import ServeOptions
-from prunion.runtime.serve.serving import Serving, make_serving, open_anew, warm
+from prunion.runtime.serve.serving import Serving, check_weights, make_serving, open_anew, warm
 from prunion.runtime.serve.waiting import within
 
 __all__ = ["Service", "check_version"]
@@ -74,6 +74,7 @@ class Service:
 
         Raises PrunionError.
         """
+        check_weights(self._serving, self.options)
         warm(self._serving, self.options)
         if self.options.watch is not None:
             self._watcher = Watcher(PackFolder(self.options.watch), self._serving.catalogue)

@@ -15,14 +15,16 @@ from prunion.runtime.batching import (
     PackFolder,
     Statistics,
 )
+from prunion.runtime.errors import InputError
 from prunion.runtime.model import Model, load
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 
-__all__ = ["Serving", "load_model", "make_serving", "open_anew", "warm"]
+__all__ = ["Serving", "check_weights", "load_model", "make_serving", "open_anew", "warm"]
 
 # Unless a limit is said: times the bundle's graph that pinned sessions take together; and the share
 # of all batches that a domain's must be, or a session for it only takes memory from the others.
 GRAPHS, SHARE = 6, 1 / 32
+SHOWN = 10  # names in a line of the log
 logger = logging.getLogger("prunion.serve")
 
 
@@ -92,7 +94,28 @@ def make_serving(model: Model, options: ServeOptions, statistics: Statistics) ->
             own,
             serving.name,
         )
+    if shadowed := serving.catalogue.shadowed():
+        logger.warning(
+            "packs of %s lie in the folder of packs and are not served, for the bundle has models "
+            "of their names: name that folder with --watch, or with --allow and load them",
+            ", ".join(shadowed[:SHOWN]) + (", …" if len(shadowed) > SHOWN else ""),
+        )
     return serving
+
+
+def check_weights(serving: Serving, options: ServeOptions) -> None:
+    """Raise InputError for a weight of a domain that cannot be; tell of one that is not there yet.
+
+    Where packs may come, so may the domain.
+    """
+    catalogue = serving.catalogue
+    known = {listed.name for listed in catalogue.index()} if options.weights else set()
+    more = catalogue.folders or catalogue.cache is not None or catalogue.watched_folder is not None
+    for name in options.weights.keys() - known:
+        reason = f"--weight: {catalogue.unknown(name)}"
+        if not more:
+            raise InputError(reason)
+        logger.warning("%s", reason)
 
 
 def warm(serving: Serving, options: ServeOptions) -> None:

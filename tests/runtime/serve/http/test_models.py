@@ -16,7 +16,7 @@ from PIL import Image
 
 from prunion.runtime.base import read_json, write_json
 from prunion.runtime.bundle import write_pack
-from prunion.runtime.errors import BundleError
+from prunion.runtime.errors import BundleError, InputError
 from prunion.runtime.model import Model, load
 
 pytest.importorskip("onnxruntime")
@@ -157,3 +157,29 @@ def test_a_domain_that_has_the_bundles_name_can_be_asked(
     )
     assert answer.status_code == 200
     client.service.close()
+
+
+def test_packs_that_the_bundle_hides_are_told(
+    model: Model, toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    marked(tmp_path / "demand", toy, "signs", 1000)
+    marked(tmp_path / "demand", toy, "late", 1000)
+    client_of(model, pack_folder=tmp_path / "demand")
+    assert "packs of signs lie in the folder of packs and are not served" in caplog.text
+
+
+def test_weights_of_domains_that_are_not_there(
+    model: Model, toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {"signs": 2.0, "flowres": 5.0}
+    service = Service(model, ServeOptions(weights=weights))
+    with pytest.raises(InputError, match=r"'flowres'.*did you mean flowers\?"):
+        service.start()
+    marked(tmp_path / "demand", toy, "flowres", 1)
+    service = Service(model, ServeOptions(weights=weights, pack_folder=tmp_path / "demand"))
+    service.start()
+    assert "did you mean" not in caplog.text
+    (tmp_path / "demand" / "flowres.safetensors").unlink()
+    service.start()
+    assert "did you mean flowers?" in caplog.text, "it may come, and be a slip all the same"
+    service.close()

@@ -32,6 +32,7 @@ from prunion.exporter.bundle.own_weights import (
     verify_alone,
 )
 from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
+from prunion.exporter.counts import check_counts
 from prunion.exporter.graph import (
     TOLERANCE,
     Agreement,
@@ -99,7 +100,8 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be read.
         DomainError: `options` names a domain that it has not.
-        VerificationError: the forms disagree, or INT8 costs a domain too much; nothing is written.
+        VerificationError: the forms disagree, or the graph costs other than was counted, or INT8
+            costs a domain too much; nothing is written.
         BudgetError: the switches cost more than the checkpoint's budget; nothing is written.
         PrunionError: `output` exists and `force` is not given, or it holds what no export wrote.
         OutputError: it cannot be written.
@@ -132,6 +134,7 @@ def _make_bundle(
     slim = slim_network(loaded.net, alive)
     free_memory()
     parts = _parts(slim, loaded, options)
+    check_counts(parts.model, parts.table)
     free_memory()
     domains = loaded.meta["domains"]
     names = [d["name"] for d in domains]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -20,6 +21,7 @@ from prunion.exporter.graph.heads import concatenate_heads
 from prunion.exporter.graph.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim import OneDomainNet, SlimNet
 from prunion.runtime.base import only_new_garbage
+from prunion.runtime.bundle import UnitTable
 from prunion.runtime.graph import ADAPTERS
 
 __all__ = ["OPSET", "TRUNK", "errors_only", "one_domain_graph", "onnx_graph"]
@@ -64,7 +66,7 @@ def onnx_graph(
         ADAPTERS: {0: count},
     }
     shapes = ({0: batch}, {0: batch}, *(open_sizes[name] for name in tables))
-    with _told_apart(slim.trunk, own) as values:
+    with _told_apart(slim.trunk, {*own, *_weights(slim.table)}) as values:
         model = _export(slim, example, ["image", "domain", *tables], shapes, opset)
         _turn_back(model, slim.trunk, own)
     _put_values(model, values)
@@ -93,8 +95,10 @@ def one_domain_graph(
 ) -> onnx.ModelProto:
     """Export one domain's own network: `image` `[N, 3, H, W]` in, `logits` `[N, C]` out."""
     example = (torch.zeros(2, 3, height, width),)
-    model = _export(net, example, ["image"], ({0: torch.export.Dim("N")},), opset)
-    _turn_back(model, net.trunk)
+    with _told_apart(net.trunk, _weights(net.table)) as values:
+        model = _export(net, example, ["image"], ({0: torch.export.Dim("N")},), opset)
+        _turn_back(model, net.trunk)
+    _put_values(model, values)
     restate(model, opset, ir)
     _note_trunk(model, net.trunk)
     return model
@@ -146,6 +150,11 @@ def _note_trunk(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
         onnx.helper.set_model_props(model, {TRUNK: json.dumps(own)})
 
 
+def _weights(table: UnitTable) -> set[str]:
+    """Every layer's is counted by its own name."""
+    return {layer.weight for layer in table.layers}
+
+
 @contextlib.contextmanager
 def _told_apart(
     trunk: torch.nn.Module, own: Collection[str]
@@ -156,12 +165,12 @@ def _told_apart(
     before training, and leaves out a bias of zeros: only one of the names would be left, or none.
     """
     params = {n: x for n, x in trunk.named_parameters() if x.is_floating_point() and x.numel()}
-    seen = Counter(_bytes(value.detach()) for value in params.values())
+    digests = {n: hashlib.sha256(_bytes(x.detach())).digest() for n, x in params.items()}
+    seen = Counter(digests.values())
     values = {
         name: params[name].detach().clone()
-        for name in own
-        if name in params
-        and (seen[_bytes(params[name].detach())] > 1 or not params[name].detach().any())
+        for name in sorted(own)
+        if name in params and (seen[digests[name]] > 1 or not params[name].detach().any())
     }
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import fx
 
+from prunion.exporter.counts import check_counts
 from prunion.exporter.graph.agreement import TOLERANCE, masked_logits, verify_export
 from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.writer import save_graph
@@ -35,7 +36,8 @@ def rehearse_export(
 
     Two of its domains do, on noise; `net` is left as it is. Widths are rounded up to multiples of
     `round_to` as the export would, so that no layer loses every channel. The graph must hold
-    weights of `own`, which domains will have for themselves, by their names.
+    weights of `own`, which domains will have for themselves, by their names, and cost what the
+    channels' units say.
 
     Raises UnsupportedGraphError in one line with the node, the reason and a way out.
     """
@@ -54,6 +56,7 @@ def rehearse_export(
             graph = Path(folder) / "model.onnx"
             model = onnx_graph(slim, height, width, own=own)
             _check_own(model, own)
+            check_counts(model, slim.table)
             save_graph(model, graph)
             names = [f"{row + 1}" for row in range(len(small.classes))]
             if finite.all():

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from prunion.exporter.bundle import graph_trunk_hash
-from prunion.exporter.verify.recount import initializers, recount
+from prunion.exporter.counts import initializers, recount
 from prunion.runtime.bundle import Bundle, adapter_row
 
 __all__ = ["check_graph", "check_packs", "check_tables", "check_trunk", "check_unlisted"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from prunion.exporter.verify.budget import check_budget
 from prunion.exporter.verify.compare import (
     Disagreement,
     check_noted,
@@ -22,7 +23,6 @@ from prunion.exporter.verify.files import (
     check_trunk,
     check_unlisted,
 )
-from prunion.exporter.verify.recount import check_budget
 from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError

@@ -4,9 +4,8 @@ from .chains import Located as Located
 from .chains import Resized as Resized
 from .chains import Selection as Selection
 from .chains import find_chains as find_chains
-from .products import ONE_IMAGE as ONE_IMAGE
-from .products import PRODUCTS as PRODUCTS
 from .products import einsum_products as einsum_products
+from .slots import ONE_IMAGE as ONE_IMAGE
 from .units import GateSite as GateSite
 from .units import Units as Units
 from .units import find_units as find_units

@@ -1,7 +1,7 @@
 """How channel slots pass through operations that mix or tie channels.
 
-Each handler returns the slots of its node's output, and notes in the flow what it reads, which
-axes of its parameters its channels lie along, and what it costs.
+Each handler returns the slots of its node's output, and notes in the flow what it reads and which
+axes of its parameters its channels lie along.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
     if bias is not None:
         flow.lay(bias, 0, out)
     shape = shape_of(node)
-    flow.layers.append((weight, weight_shape(node, 1), _positions(shape[2:])))
     return _of_layer(flow, source, out, groups > 1 and per_group == 1 and bias is None, shape)
 
 
@@ -89,8 +88,6 @@ def transposed_conv(flow: Flow, node: fx.Node) -> ActivationSlots:
     flow.lay(weight, 0, given)
     if bias is not None:
         flow.lay(bias, 0, out)
-    positions = _positions(tuple(int(n) for n in source.meta["val"].shape[2:]))
-    flow.layers.append((weight, weight_shape(node, 1), positions))
     return _of_layer(flow, source, out, depthwise and bias is None, shape_of(node))
 
 
@@ -103,10 +100,6 @@ def _of_layer(
         given = per_channel(flow.values[source].zero)
         zero = given.repeat_interleave(len(out) // len(given))
     return spread(out, zero, shape)
-
-
-def _positions(sides: tuple[int, ...]) -> int:
-    return int(torch.Size(sides).numel())
 
 
 def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
@@ -125,7 +118,6 @@ def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
     if bias is not None:
         flow.lay(bias, 0, out)
     shape = shape_of(node)
-    flow.layers.append((weight, weight_shape(node, 1), _positions(shape[1:-1])))
     return ActivationSlots(out.expand(shape), torch.zeros(1, dtype=torch.bool).expand(shape))
 
 

@@ -20,6 +20,7 @@ from prunion.runtime.errors import UnsupportedGraphError
 
 __all__ = [
     "FIXED",
+    "ONE_IMAGE",
     "ActivationSlots",
     "Flow",
     "Read",
@@ -31,6 +32,8 @@ __all__ = [
     "per_channel",
     "read",
     "shape_of",
+    "size_of_one",
+    "sizes_of",
     "spread",
     "tensor_of",
     "value_of",
@@ -39,6 +42,8 @@ __all__ = [
 ]
 
 FIXED = 0  # the set of slots that are never removed: the image's channels, protected layers
+# Where a graph whose batch has a fixed size keeps what its nodes are for a batch of one.
+ONE_IMAGE = "one image"
 
 
 @dataclass(frozen=True)
@@ -215,8 +220,25 @@ def fixed(shape: tuple[int, ...]) -> ActivationSlots:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Shape of a node's output for one image."""
-    return (1, *(int(n) for n in node.meta["val"].shape[1:]))
+    """Shape of a node's output for one image, which its first axis is taken to be of."""
+    return (1, *sizes_of(node)[1:])
+
+
+def sizes_of(node: fx.Node) -> list[int]:
+    """Shape of a node's output for one image, whichever axes the batch lies along."""
+    value: torch.Tensor = node.meta.get(ONE_IMAGE, node.meta["val"])
+    return [size_of_one(n) for n in value.shape]
+
+
+def size_of_one(size: int | torch.SymInt) -> int:
+    """A size for one image: what is not fixed is the batch, or computed of it.
+
+    `int` of such a size would give the batch of the trace, and fix it in all others.
+    """
+    if isinstance(size, int):
+        return size
+    number = size.node.expr
+    return int(number.subs(dict.fromkeys(number.free_symbols, 1)))
 
 
 def tensor_of(flow: Flow, node: fx.Node) -> torch.Tensor:

@@ -41,8 +41,16 @@ from prunion.trainer.channels.ops_mixing import (
     read_features,
     transposed_conv,
 )
-from prunion.trainer.channels.products import PRODUCTS, weights_of_product
-from prunion.trainer.channels.slots import ActivationSlots, Flow, SlotSets, fixed, shape_of
+from prunion.trainer.channels.products import COUNTED, weights_of_layer
+from prunion.trainer.channels.slots import (
+    ONE_IMAGE,
+    ActivationSlots,
+    Flow,
+    SlotSets,
+    fixed,
+    shape_of,
+    size_of_one,
+)
 
 __all__ = ["HANDLERS", "KEEPS_ZERO", "LAYOUT", "flow_slots"]
 
@@ -104,7 +112,6 @@ KEEPS_ZERO = frozenset(
     | {"hardtanh", "clamp_min", "prelu"}
 )
 LAYOUT = frozenset(name for name, handler in HANDLERS.items() if handler is layout)
-LAYERS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d linear".split())
 
 # Why some operations need all channels: with one off they change the others.
 MIXES = {
@@ -133,9 +140,11 @@ def flow_slots(module: fx.GraphModule) -> Flow:
         elif node.op == "output":
             read_features(flow, node)
         elif op_name(node) == "sym_size":
-            flow.values[node] = 1 if node.args[1] == 0 else int(node.meta["val"])
+            flow.values[node] = size_of_one(node.meta.get(ONE_IMAGE, node.meta["val"]))
         else:
             flow.values[node] = _follow(flow, node, str(batch))
+            if op_name(node) in COUNTED:  # cut or kept whole, it costs what it costs
+                flow.layers.extend(weights_of_layer(node))
     return flow
 
 
@@ -150,7 +159,7 @@ def _follow(flow: Flow, node: fx.Node, batch: str) -> Any:
             _keep_whole(flow, node, reason)
             if name not in HANDLERS or _off_batch(node, batch) is not None:
                 break
-        noted: tuple[list[Any], ...] = (flow.reads, flow.layers, flow.norms)
+        noted: tuple[list[Any], ...] = (flow.reads, flow.norms)
         before = [len(part) for part in noted]
         laid = set(flow.weights)
         try:
@@ -167,10 +176,6 @@ def _follow(flow: Flow, node: fx.Node, batch: str) -> Any:
             del flow.weights[key]
     _keep_whole(flow, node, reason or "")
     flow.untouched.update(str(x.target) for x in node.all_input_nodes if x.op == "get_attr")
-    if name in LAYERS:  # it costs what it costs
-        _count_layer(flow, node)
-    elif name in PRODUCTS:
-        flow.layers.extend(weights_of_product(node))
     return _whole_like(made)
 
 
@@ -225,19 +230,9 @@ def _fitting(value: Any, node: fx.Node) -> Any:
     return value
 
 
-def _count_layer(flow: Flow, node: fx.Node) -> None:
-    weight = node.args[1]
-    if isinstance(weight, fx.Node) and weight.op == "get_attr":
-        sides = node.meta["val"].shape[1:-1] if op_name(node) == "linear" else ()
-        sides = sides or node.meta["val"].shape[2:]
-        positions = int(torch.Size([int(n) for n in sides]).numel())
-        shape = tuple(int(n) for n in weight.meta["val"].shape)
-        flow.layers.append((str(weight.target), shape, positions))
-
-
 def _whole_like(made: Any) -> Any:
     if isinstance(made, list | tuple):
         return tuple(_whole_like(x) for x in made)
     if not isinstance(made, torch.Tensor):
         return made
-    return fixed((1, *(int(n) for n in made.shape[1:])) if made.dim() else (1,))
+    return fixed((1, *map(size_of_one, made.shape[1:])))

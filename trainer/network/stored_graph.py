@@ -19,7 +19,7 @@ from torch import fx, nn
 from prunion.runtime.base import Fields, is_whole, reason_of, shown
 from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
 from prunion.trainer.backbone import op_name
-from prunion.trainer.channels import HANDLERS, ONE_IMAGE, PRODUCTS
+from prunion.trainer.channels import HANDLERS, ONE_IMAGE
 from prunion.trainer.network.shapes import MAKERS, without_memory
 
 __all__ = ["graph_from_json", "graph_to_json"]
@@ -76,9 +76,8 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
 def graph_from_json(value: Any, source: str) -> fx.GraphModule:
     """The traced backbone that `graph_to_json` wrote, its tensors zero but for whole numbers.
 
-    Every node's `meta["val"]` is a tensor without memory, of a batch of two. Where there are
-    products with weights, which may lay images and tokens out along one axis, `meta[ONE_IMAGE]` is
-    the same of a batch of one.
+    Every node's `meta["val"]` is a tensor without memory, of a batch of two, and `meta[ONE_IMAGE]`
+    the same of a batch of one: images may lie along one axis with their tokens or parts.
 
     Raises CheckpointError, naming `source`, if it is damaged, of another version, or asks for an
     operation or a size that no backbone has.
@@ -107,14 +106,13 @@ def graph_from_json(value: Any, source: str) -> fx.GraphModule:
     ops = [node.op for node in graph.nodes]
     if ops.count("placeholder") != 1 or ops[-1:] != ["output"] or ops.count("output") != 1:
         raise fields.fail("nodes", "have not one input and, at the end, one output")
-    if any(op_name(node) in PRODUCTS for node in graph.nodes if node.op == "call_function"):
-        with torch.no_grad():
-            for node in graph.nodes:
-                try:
-                    node.meta[ONE_IMAGE] = without_memory(node, root, ONE_IMAGE)
-                except Exception as exc:  # as above
-                    problem = f"cannot be computed for one image ({reason_of(exc)})"
-                    raise fields.fail("nodes", problem) from None
+    with torch.no_grad():
+        for node in graph.nodes:
+            try:
+                node.meta[ONE_IMAGE] = without_memory(node, root, ONE_IMAGE)
+            except Exception as exc:  # as above
+                problem = f"cannot be computed for one image ({reason_of(exc)})"
+                raise fields.fail("nodes", problem) from None
     return fx.GraphModule(root, graph)
 
 

@@ -14,9 +14,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prunion.exporter.bundle import export_bundle
+from prunion.exporter.counts import recount
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
-from prunion.exporter.verify.recount import recount
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config import BudgetConfig
 from prunion.trainer.cost import PricedBudget, make_budget, make_pricer, select_union

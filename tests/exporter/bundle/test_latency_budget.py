@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
-from prunion.exporter.verify.recount import check_budget
+from prunion.exporter.verify.budget import check_budget
 from prunion.runtime.base import sha256_file
 from prunion.runtime.bundle import open_bundle, read_profile
 from prunion.runtime.cli import cli

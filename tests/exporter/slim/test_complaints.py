@@ -15,9 +15,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from prunion.exporter.counts import recount
 from prunion.exporter.graph import onnx_graph, verify_export
 from prunion.exporter.slim import SlimNet, load_slim, save_slim, slim_network
-from prunion.exporter.verify.recount import recount
 from prunion.trainer.backbone import trace
 from prunion.trainer.network import Checkpoint, DomainNet, load_checkpoint
 from tests.exporter.slim.test_network import (

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
+from prunion.exporter.counts import check_counts
 from prunion.exporter.graph import onnx_graph, verify_export
 from prunion.exporter.graph.probe import Probe, open_graph, run_graph
 from prunion.exporter.slim import slim_network
@@ -36,6 +37,7 @@ from tests.exporter.slim.test_random_networks import (
 )
 from tests.exporter.slim.user_layers import NETWORKS
 from tests.exporter.slim.user_networks import EXACT, WHOLE, net
+from tests.trainer.counting import macs_by_running
 
 REFUSED = [name for name, (_, outcome) in NETWORKS.items() if outcome not in (EXACT, WHOLE)]
 ACCEPTED = [name for name in NETWORKS if name not in REFUSED]
@@ -82,6 +84,13 @@ def test_sliced_is_masked(name: str) -> None:
     assert (~(net.switches > 0).any(0)).any()  # something was cut
 
 
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_macs_are_those_of_one_image(name: str) -> None:
+    net = network(name)
+    every = np.ones(net.units.table.count, dtype=bool)
+    assert net.units.table.macs(every) == macs_by_running(net, SIDE)
+
+
 @pytest.mark.parametrize("name", quick(REBUILT))
 def test_rebuilt_from_its_graph_it_is_the_same(name: str) -> None:
     net = network(name)
@@ -90,7 +99,7 @@ def test_rebuilt_from_its_graph_it_is_the_same(name: str) -> None:
     again = rebuild_network(config, (SIDE, SIDE), net.classes, graph, "graph.json")
     again.load_state_dict(net.state_dict())
     again.eval()
-    np.testing.assert_array_equal(again.units.table.count, net.units.table.count)
+    assert again.units.table.to_json() == net.units.table.to_json()
     images = torch.randn(len(DOMAINS), 3, SIDE, SIDE)
     for each in (net, again):
         torch.manual_seed(0)
@@ -116,6 +125,7 @@ def test_exported_is_masked(name: str, tmp_path: Path) -> None:
     onnx.save(onnx_graph(slim, SIDE, SIDE), path)
     images = torch.randn(6, 3, SIDE, SIDE)
     assert verify_export(net, slim, path, images, ["a", "b", "c"]).worst < ROUND_OFF
+    check_counts(onnx.load(path), slim.table)
     check_pinned(net, path, images)
 
 

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
+from prunion.exporter.counts import recount
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
-from prunion.exporter.verify.recount import recount
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import rebuild_network
+from tests.trainer.counting import macs_by_running
 from tests.trainer.nets import domain_net
 
 SIDE = 8
@@ -45,6 +46,60 @@ class Upwards(Stem):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.end(self.up(self.stem(x))).relu().mean((2, 3))
+
+
+class UpInGroups(Stem):
+    """Its channels are kept whole, and cost as others do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(8, 12, 4, 2, 1, groups=4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(self.stem(x)).mean((2, 3))
+
+
+class Flat(Stem):
+    """A layer over all places of all images at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16, bias=False), nn.Linear(16, 8, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        n, c, h, w = x.shape
+        y = self.down(self.up(x.permute(0, 2, 3, 1).reshape(-1, c)).relu())
+        return (x + y.reshape(n, h, w, c).permute(0, 3, 1, 2)).mean((2, 3))
+
+
+class Quarters(Stem):
+    """Each quarter of a map goes through a convolution as an image of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        n, half = x.shape[0], SIDE // 2
+        y = x.reshape(n, 8, 2, half, 2, half).permute(0, 2, 4, 1, 3, 5)
+        y = self.local(y.reshape(n * 4, 8, half, half)).relu().reshape(n, 4, 8, half, half)
+        return x.mean((2, 3)) + y.mean((1, 3, 4))
+
+
+class TokensFirst(Stem):
+    """The batch lies along the second axis, as many write attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, bias=False)
+        self.last = nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).permute(2, 0, 1)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.last(x).relu().mean(0)
 
 
 class Product(Stem):
@@ -129,6 +184,10 @@ class Picked(Stem):
     [
         (Stem(), 0),
         (Upwards(), 8 * 12 * 4),
+        (UpInGroups(), 8 * 3 * 16),
+        (Flat(), 2 * 8 * 16),
+        (Quarters(), 8 * 8 * 9),
+        (TokensFirst(), 5 * 8 * 8),
         (Product("right"), 8 * 6),
         (Product("left"), 5 * 64),
         (Product("bmm"), 8 * 6),
@@ -147,6 +206,7 @@ def test_counts_and_hash_are_those_of_the_network(model: nn.Module, weights: int
     table = net.units.table
     every = np.ones(table.count, bool)
     assert table.params(every) == 3 * 6 + 6 * 8 * 9 + weights
+    assert table.macs(every) == macs_by_running(net, SIDE)
     backbone = BackboneConfig("lost:forever", "python")  # a checkpoint's graph counts alike
     again = rebuild_network(backbone, (SIDE, SIDE), [2, 3], net.graph, "the checkpoint's graph")
     assert again.units.table.to_json() == table.to_json()

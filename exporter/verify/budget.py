@@ -1,111 +1,20 @@
-"""What a graph really holds, counted from its nodes, and whether that keeps the budget."""
+"""Whether what a bundle's file costs keeps the budget as its manifest says."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
+from prunion.exporter.counts import initializers, recount
 from prunion.runtime.bundle import BudgetAccount, Bundle, read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.runtime.graph import TABLE_INPUTS
-from prunion.trainer.channels import einsum_products
 from prunion.trainer.config import BudgetConfig, BudgetKind
 
-__all__ = [
-    "Counted",
-    "check_budget",
-    "initializers",
-    "recount",
-]
-
-# The places among each node's inputs at which its weight may stand.
-COUNTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0)}
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Weights and multiply-accumulates of every convolution and linear layer, heads apart.
-
-    Attributes:
-        shapes: shape of each trunk weight by the trunk's own name, as stored in the graph.
-        macs: multiply-accumulates of each for one image.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    macs: Mapping[str, int]
-
-    @property
-    def params(self) -> int:
-        """Weights in all."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-
-def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Every initializer by name."""
-    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-
-
-def recount(model: onnx.ModelProto) -> Counted:
-    """Count a graph again; knows float graphs and quantised (QDQ) ones."""
-    values = {i.name: tuple(i.dims) for i in model.graph.initializer}
-    makers = {out: node for node in model.graph.node for out in node.output}
-    sizes = _sizes(onnx.shape_inference.infer_shapes(model))
-    shapes: dict[str, tuple[int, ...]] = {}
-    macs: dict[str, int] = {}
-    for node in model.graph.node:
-        einsum = node.op_type == "Einsum"
-        for place in range(len(node.input)) if einsum else COUNTED.get(node.op_type, ()):
-            stored = _stored(node.input[place], makers)
-            name = stored.removesuffix("_quantized")
-            if stored in values and name not in TABLE_INPUTS:
-                shapes[name] = values[stored]
-                products = _products(node, place, math.prod(values[stored]), sizes)
-                macs[name] = macs.get(name, 0) + products
-                if not einsum:
-                    break
-    return Counted(shapes, macs)
-
-
-def _products(node: Any, place: int, weights: int, sizes: Mapping[str, list[int]]) -> int:
-    """Multiply-accumulates of a node for one image; its weight is input number `place`."""
-    out = sizes[node.output[0]]
-    if node.op_type == "Einsum":
-        equation = next(x.s.decode() for x in node.attribute if x.name == "equation")
-        every = einsum_products(equation, [sizes[name] for name in node.input])
-        return every // weights * weights
-    if node.op_type == "MatMul":  # each of its numbers is a sum of so many products
-        return math.prod(out) * sizes[node.input[1 - place]][-1 if place == 1 else -2]
-    if node.op_type == "Gemm":  # one side of the answer is the weight's, the other one counts
-        return weights * out[1 - place]
-    around = out if node.op_type == "Conv" else sizes[node.input[0]]
-    return weights * math.prod(around[2:])
-
-
-def _stored(name: str, makers: Mapping[str, Any]) -> str:
-    """The initializer behind DequantizeLinear, Cast or Transpose nodes."""
-    while name in makers and makers[name].op_type in ("DequantizeLinear", "Cast", "Transpose"):
-        name = makers[name].input[0]
-    return name
-
-
-def _sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Known sizes of every value for one image: N counts as 1, `3*N` as 3."""
-    infos = [*model.graph.input, *model.graph.value_info, *model.graph.output]
-    held = {i.name: list(i.dims) for i in model.graph.initializer}
-    return held | {
-        info.name: [d.dim_value or _multiple(d.dim_param) for d in info.type.tensor_type.shape.dim]
-        for info in infos
-    }
-
-
-def _multiple(symbol: str) -> int:
-    return math.prod(int(factor) for factor in symbol.split("*") if factor.strip().isdigit())
+__all__ = ["check_budget"]
 
 
 def check_budget(bundle: Bundle) -> Iterator[str]:

@@ -162,7 +162,7 @@ class Training:
             units=units,
             steps_per_epoch=self.batches.steps_per_epoch,
             turns_per_epoch=self.batches.turns_per_epoch,
-            slices=sum(layer.shape[0] * layer.shape[1] for layer in net.units.table.layers),
+            slices=sum(x.shape[0] * x.shape[1] for x in net.units.table.layers if x.shape[1:]),
             device=self.home,
         )
 

@@ -46,7 +46,8 @@ def make_adapter(
     layers = [layer for layer in layers if layer.weight in learnt]
     shared = {layer.weight: learnt[layer.weight] for layer in layers}
     if train.granularity == "slice":
-        return SliceSwitches(train, shared, domains, kept)
+        sliced = {name: weight for name, weight in shared.items() if weight.dim() > 1}
+        return SliceSwitches(train, sliced, domains, kept)  # a vector has no slices
     if method == "piggyback":
         return MaskAdapter(shared, domains, PIGGYBACK)
     if method == "affine":

@@ -15,7 +15,20 @@ from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.network import DomainNet, adapt_network
 from tests.trainer.methods.answering import answers
-from tests.trainer.nets import Residual, domain_net
+from tests.trainer.nets import Plain, Residual, domain_net
+
+
+class Weighed(Plain):
+    """Places weighed by a vector, which has no slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector = torch.nn.Parameter(torch.randn(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        weights = torch.matmul(x.permute(0, 2, 3, 1), self.vector).sigmoid()
+        return self.bn2(self.conv2(x * weights.unsqueeze(1))).relu().mean((2, 3))
 
 
 def shared() -> dict[str, torch.Tensor]:
@@ -141,6 +154,18 @@ def test_constants_beside_the_slices_are_paid_for(allowed: float) -> None:
     adapter.advance({}, 0, "settle")
     used = adapter.used()[0] * 138
     assert min(on, allowed - 12 - 9) < used + 1e-6 and used + 12 <= allowed + 1e-6
+
+
+def test_a_vector_is_a_constant_of_the_budget() -> None:
+    net = domain_net(Weighed())
+    adapt_network(net, TrainConfig(granularity="slice"))
+    adapter, full = net.adapter, net.units.table.params(np.ones(net.units.table.count, bool))
+    assert isinstance(adapter, SliceSwitches) and adapter.names == ("conv1.weight", "conv2.weight")
+    assert adapter.whole == full - 6
+    adapter.keep_to(0.5 * full, full)
+    adapter.advance({}, 0, "settle")
+    assert 0.5 * full - 9 < adapter.used()[0] * adapter.whole + 6 <= 0.5 * full
+    assert not answers(net).isnan().any()
 
 
 def test_slices_of_whole_channels_are_channel_switches() -> None:

@@ -14,6 +14,8 @@ __all__ = ["inline_regions", "rewrite"]
 
 ELEMENTWISE = frozenset("add sub mul div maximum minimum where".split())
 BROADCASTS = frozenset("expand expand_as broadcast_to".split())
+# What takes its sizes from another tensor, as what has them written out.
+OF_ANOTHER = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
 aten = torch.ops.aten
 
 
@@ -51,7 +53,9 @@ def rewrite(module: fx.GraphModule) -> None:
     asks for, a part by `narrow` and a choice by constant indices become their plain forms; a mean
     that may run over channels becomes a sum times a constant, which stays right when channels go;
     a bilinear layer becomes a product with its weight, and one with its second input; a tensordot
-    of the last axis and the first one becomes their product.
+    of the last axis and the first one becomes their product. A shape that is taken from another
+    tensor is written out, so that either can lose channels of its own. Axes are counted from the
+    front.
     """
     for node in list(module.graph.nodes):
         name = op_name(node)
@@ -60,8 +64,7 @@ def rewrite(module: fx.GraphModule) -> None:
         elif name in ("max", "min", "adaptive_max_pool2d"):
             _first_of_pair(node, name)
         elif name == "narrow" and isinstance(node.args[2], int):
-            source, dim, start, length = node.args
-            _swap(node, aten.slice.Tensor, (source, dim, start, start + length))
+            _narrow_as_slice(node)
         elif name == "index":
             _constant_index(module, node)
         elif name == "mean":
@@ -70,7 +73,12 @@ def rewrite(module: fx.GraphModule) -> None:
             _bilinear_as_product(node)
         elif name == "tensordot":
             _tensordot_as_product(node)
+    for node in list(module.graph.nodes):
+        if op_name(node) in OF_ANOTHER:
+            _write_sizes(node)
     module.graph.eliminate_dead_code()
+    for node in module.graph.nodes:
+        _count_from_front(node)
     for node in module.graph.nodes:  # a gate is a module by its node's name
         if hasattr(nn.ModuleDict, node.name):
             node._rename(f"{node.name}_0")
@@ -106,6 +114,22 @@ def _drop_broadcast(node: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
+def _write_sizes(node: fx.Node) -> None:
+    """Sizes of the images' own batch; those of another shape are left to be kept whole."""
+    other = node.args[1]
+    assert isinstance(other, fx.Node)
+    image = next(n for n in node.graph.nodes if n.op == "placeholder")
+    sizes: list[Any] = list(other.meta["val"].shape)
+    if any(not isinstance(n, int) for n in sizes[1:]):
+        return
+    if sizes and not isinstance(sizes[0], int):
+        if sizes[0] != image.meta["val"].shape[0]:
+            return
+        with node.graph.inserting_before(node):
+            sizes[0] = _made(node.graph, aten.sym_size.int, (image, 0), node)
+    _swap(node, getattr(aten, OF_ANOTHER[op_name(node)]).default, (node.args[0], sizes))
+
+
 def _first_of_pair(node: fx.Node, name: str) -> None:
     """The values alone, where nobody asks for their places."""
     if not isinstance(node.meta["val"], tuple | list):
@@ -138,6 +162,37 @@ def _first_of_pair(node: fx.Node, name: str) -> None:
         pick.replace_all_uses_with(new)
         node.graph.erase_node(pick)
     node.graph.erase_node(node)
+
+
+def _narrow_as_slice(node: fx.Node) -> None:
+    source, dim, start, length = node.args
+    assert isinstance(source, fx.Node) and isinstance(dim, int) and isinstance(start, int)
+    assert isinstance(length, int)
+    if start < 0:
+        start += int(source.meta["val"].shape[dim])
+    _swap(node, aten.slice.Tensor, (source, dim, start, start + length))
+
+
+def _count_from_front(node: fx.Node) -> None:
+    """Axis -3 of a map is its axis 1: who asks whether an axis is the channels' need not know both.
+
+    What has several tensors may count the axes of another one than its first.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or [str(x.type) for x in schema.arguments].count("Tensor") != 1:
+        return
+    place = next((i for i, x in enumerate(schema.arguments) if x.name == "dim"), None)
+    source = node.args[0] if node.args else None
+    if place is None or not isinstance(source, fx.Node):
+        return
+    rank = source.meta["val"].dim() + (op_name(node) == "unsqueeze")
+    given = node.args[place] if place < len(node.args) else node.kwargs.get("dim")
+    if not isinstance(given, int) or given >= 0 or not rank:
+        return
+    if place < len(node.args):
+        node.update_arg(place, given + rank)
+    else:
+        node.update_kwarg("dim", given + rank)
 
 
 def _constant_index(module: fx.GraphModule, node: fx.Node) -> None:

@@ -84,6 +84,17 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         part(lambda: nn.BatchNorm2d(8, track_running_stats=False)),
         "normalises by the batch",
     ),
+    "BatchNorm on quarters of the map": (
+        net(lambda m, x: m.a(x.reshape(-1, 8, 4, 4)).reshape(x.shape), a=lambda: conv_bn(8, 8)),
+        "no domain can have a BatchNorm of its own",
+    ),
+    "BatchNorm whose scale is computed": (
+        net(
+            lambda m, x: F.batch_norm(x, m.n.running_mean, m.n.running_var, x.mean((0, 2, 3))),
+            n=lambda: nn.BatchNorm2d(8),
+        ),
+        "no domain can have a BatchNorm of its own",
+    ),
     "a mean over the batch": (net(lambda m, x: x - x.mean(0)), "on the others in its batch"),
     # --- weights ---
     "weight standardisation": (part(lambda: StandardisedConv(8, 8, 3)), EXACT),
@@ -164,6 +175,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         EXACT,
     ),
     "narrow": (net(lambda m, x: x.narrow(1, 2, 4), 4), EXACT),
+    "narrow from behind": (net(lambda m, x: x.narrow(-3, -6, 4), 4), EXACT),
+    "split from behind": (net(lambda m, x: torch.cat(x.split([3, 5], -3)[::-1], -3)), EXACT),
     "index": (net(lambda m, x: x[:, [3, 1, 0, 6]], 4), EXACT),
     "index_select": (net(lambda m, x: x.index_select(1, torch.tensor([5, 2])), 2), EXACT),
     "flip over channels": (net(lambda m, x: x.flip(1)), EXACT),
@@ -179,6 +192,23 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         EXACT,
     ),
     # --- several tensors ---
+    "a context beside the map": (
+        net(
+            lambda m, x: torch.cat([x, m.a(F.adaptive_avg_pool2d(x, 1)).expand_as(x)], 1),
+            16,
+            a=bare,
+        ),
+        EXACT,
+    ),
+    "view_as": (
+        net(lambda m, x: m.a(x.flatten(2)).view_as(x), a=lambda: nn.Conv1d(8, 8, 1)),
+        EXACT,
+    ),
+    "reshape_as": (
+        net(lambda m, x: m.f(x.flatten(2).mT).mT.reshape_as(x), f=linear()),
+        EXACT,
+    ),
+    "a mask of two bounds": (net(lambda m, x: x * ((x > 0.1) & ~(x > 1)).float()), EXACT),
     "stack and sum": (net(lambda m, x: torch.stack([x, m.a(x)], 0).sum(0), a=bare), WHOLE),
     "stack and mean": (net(lambda m, x: torch.stack([x, m.a(x)], 1).mean(1), a=bare), EXACT),
     "stack and maximum": (
@@ -198,6 +228,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "dynamic sizes in interpolate": (
         net(lambda m, x: x + F.interpolate(m.a(F.max_pool2d(x, 2)), size=x.shape[2:]), a=bare),
+        EXACT,
+    ),
+    "nearest-exact": (
+        net(lambda m, x: F.interpolate(x, scale_factor=2, mode="nearest-exact")),
+        EXACT,
+    ),
+    "anti-aliased": (
+        net(lambda m, x: F.interpolate(x, size=4, mode="bilinear", antialias=True)),
         EXACT,
     ),
     "bicubic": (net(lambda m, x: F.interpolate(x, scale_factor=2, mode="bicubic")), EXACT),

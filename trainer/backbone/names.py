@@ -31,6 +31,8 @@ def name_norms(module: fx.GraphModule) -> None:
     owners: dict[tuple[str, ...], str] = {}
     for node in [n for n in module.graph.nodes if op_name(n) == "batch_norm"]:
         reads = [x if isinstance(x, fx.Node) else None for x in node.args[1:5]]
+        if any(x is not None and x.op != "get_attr" for x in reads):
+            continue  # one of them is computed from the images, which the walk refuses
         key = tuple("" if x is None else str(x.target) for x in reads)
         if key not in owners:
             owner = key[2].rpartition(".")[0]

@@ -71,7 +71,7 @@ HANDLERS: dict[str, Handler] = {
     "pow": power,
     # Each channel for itself, but f(0) is not 0.
     **dict.fromkeys(
-        "sigmoid hardsigmoid softplus exp log_sigmoid cos cosh logical_not".split(),
+        "sigmoid hardsigmoid softplus exp log_sigmoid cos cosh logical_not bitwise_not".split(),
         activation_off_zero,
     ),
     **dict.fromkeys("softmax log_softmax".split(), softmax),
@@ -86,7 +86,8 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(
         "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d "
         "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest2d "
-        "upsample_bilinear2d upsample_bicubic2d".split(),
+        "upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
+        "_upsample_bicubic2d_aa".split(),
         pool,
     ),
     **dict.fromkeys("mean sum amax amin".split(), reduce),
@@ -97,7 +98,11 @@ HANDLERS: dict[str, Handler] = {
     # Channels are mixed, or tied to each other.
     **dict.fromkeys("add sub rsub".split(), add),
     **dict.fromkeys("where masked_fill maximum minimum".split(), choose),
-    **dict.fromkeys("gt ge lt le eq ne".split(), compare),
+    **dict.fromkeys(
+        "gt ge lt le eq ne logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor "
+        "__and__ __or__ __xor__".split(),
+        compare,
+    ),
     **dict.fromkeys("conv1d conv2d conv3d".split(), conv),
     **dict.fromkeys("conv_transpose1d conv_transpose2d".split(), transposed_conv),
     "batch_norm": batch_norm,
@@ -174,9 +179,18 @@ def _follow(flow: Flow, node: fx.Node, batch: str) -> Any:
             del part[length:]
         for key in set(flow.weights) - laid:
             del flow.weights[key]
+    if name == "batch_norm":  # every domain's own is in its place: it cannot stay as it is
+        raise UnsupportedBatch(_no_norm(node, reason or ""))
     _keep_whole(flow, node, reason or "")
     flow.untouched.update(str(x.target) for x in node.all_input_nodes if x.op == "get_attr")
     return _whole_like(made)
+
+
+def _no_norm(node: fx.Node, reason: str) -> str:
+    return (
+        f"node {node.name}: no domain can have a BatchNorm of its own there, because {reason}: "
+        "put it behind maps of whole images, [N, C, ...], or use another norm there"
+    )
 
 
 def _number(flow: Flow, node: fx.Node) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -27,6 +29,7 @@ PIXEL_NORM = "pixel_norm"  # what normalises each domain by its own mean and dev
 PASSES_THROUGH = frozenset(
     ["flatten", "view", "reshape", "squeeze", "relu", "mean", "adaptive_avg_pool2d"]
 )
+PROBABILITIES = frozenset(["softmax", "log_softmax"])
 
 log = logging.getLogger(__name__)
 
@@ -135,12 +138,7 @@ def add_pixel_norm(module: fx.GraphModule) -> None:
 def drop_classifier(graph: fx.Graph) -> None:
     """Make the input of the last linear layer (or 1x1 convolution) the output."""
     output = next(n for n in graph.nodes if n.op == "output")
-    node = output.args[0]
-    assert isinstance(node, fx.Node)
-    while op_name(node) in PASSES_THROUGH:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        node = source
+    node = _before(output.args[0])[-1]
     name = op_name(node)
     if name not in ("linear", "conv2d"):
         raise UnsupportedGraphError(
@@ -167,20 +165,58 @@ def _end_behind(graph: fx.Graph, module: str) -> None:
     output.args = (_pooled(graph, last, output),)
 
 
+def _before(end: Any) -> list[fx.Node]:
+    """From the end of a network back to what might be its classifier, which comes last."""
+    assert isinstance(end, fx.Node)
+    nodes = [end]
+    while op_name(nodes[-1]) in PASSES_THROUGH | PROBABILITIES:
+        source = nodes[-1].args[0]
+        assert isinstance(source, fx.Node)
+        nodes.append(source)
+    return nodes
+
+
 def _end_in_features(graph: fx.Graph) -> None:
-    """Take off a linear layer at the very end; what a user's own network gives else is features."""
+    """Take a user's own network's classifier off; what it gives else is features, as it says."""
     output = next(n for n in graph.nodes if n.op == "output")
-    node = output.args[0]
-    assert isinstance(node, fx.Node)
-    if op_name(node) == "linear":
-        weight = node.args[1]
-        taken = weight.target if isinstance(weight, fx.Node) else node.name
-        log.info("the network ends in a linear layer, %s: it is taken off as the classifier", taken)
-        features = node.args[0]
+    end = output.args[0]
+    assert isinstance(end, fx.Node)
+    *behind, layer = _before(end)
+    if _is_classifier(layer, behind):
+        weight, features = layer.args[1], layer.args[0]
+        kind = "linear layer" if op_name(layer) == "linear" else "1x1 convolution"
+        taken = weight.target if isinstance(weight, fx.Node) else layer.name
+        log.info("the network ends in a %s, %s: it is taken off as the classifier", kind, taken)
         assert isinstance(features, fx.Node)
-        node = features
-    output.args = (_pooled(graph, node, output),)
+        output.args = (_pooled(graph, features, output),)
+    else:
+        output.args = (_pooled(graph, end, output),)
+        log.info(
+            "%d features are taken from %s, the end of the network; if they are a classifier's "
+            "answers, end it before that ([backbone] cut)",
+            int(end.meta["val"].shape[1]),
+            end.name,
+        )
     graph.eliminate_dead_code()
+
+
+def _is_classifier(layer: fx.Node, behind: Sequence[fx.Node]) -> bool:
+    """Whether a layer's outputs are classes; `behind` are the nodes from the end to before it.
+
+    A linear layer in front of a ReLU makes features, and so does a 1x1 convolution of places that
+    are not averaged.
+    """
+    names = {op_name(node) for node in behind}
+    if op_name(layer) not in ("linear", "conv2d"):
+        return False
+    source, weight = layer.args[:2]
+    assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
+    shape = source.meta["val"].shape
+    if op_name(layer) == "linear":
+        return not behind or ("relu" not in names and len(shape) == 2)
+    averaged = names & {"mean", "adaptive_avg_pool2d"} or tuple(shape[2:]) == (1, 1)
+    flat = bool(behind) and behind[0].meta["val"].dim() == 2
+    return flat and bool(averaged) and tuple(weight.meta["val"].shape[1:]) == (shape[1], 1, 1)
 
 
 def _pooled(graph: fx.Graph, node: fx.Node, output: fx.Node) -> fx.Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,42 @@ def test_what_cannot_be_copied_or_computed_is_told_in_one_line() -> None:
             model.state_dict()[name].view(-1)[0] = torch.nan
         with pytest.raises(ConfigError, match=f"weights that are not finite, {name} among them"):
             load_backbone(HAND, 8, 8, model=model)
+
+
+class Ending(Plain):
+    """A network of the user's with a classifier, or none, at its end."""
+
+    def __init__(self, end: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.end, self.fc, self.point = end, nn.Linear(8, 5), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self, self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu())
+
+
+LINEAR, POINT = "linear layer, fc.weight", "1x1 convolution, point.weight"
+
+
+@pytest.mark.parametrize(
+    ("end", "features", "said"),
+    [
+        (lambda m, x: m.fc(x.mean((2, 3))), 8, LINEAR),
+        (lambda m, x: m.fc(x.mean((2, 3))).log_softmax(1), 8, LINEAR),
+        (lambda m, x: m.fc(x.mean((2, 3))).softmax(-1), 8, LINEAR),
+        (lambda m, x: m.point(x).relu().mean((2, 3), keepdim=True).flatten(1), 8, POINT),
+        (lambda m, x: m.point(x.mean((2, 3), keepdim=True)).flatten(1), 8, POINT),
+        (lambda m, x: m.fc(x.mean((2, 3))) * 2.0, 5, "5 features are taken from mul"),
+        (lambda m, x: m.fc(x.mean((2, 3))).relu(), 5, "5 features are taken from relu"),
+        (lambda m, x: m.point(x), 5, "5 features are taken from conv2d"),
+        (lambda m, x: x.mean((2, 3)), 8, "8 features are taken from mean"),
+    ],
+)
+def test_a_classifier_is_taken_off_and_anything_else_is_told(
+    end: Any, features: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "prunion"):
+        trunk = load_backbone(HAND, 8, 8, model=Ending(end))
+    assert trunk(torch.rand(2, 3, 8, 8)).shape == (2, features)
+    (told,) = [x.getMessage() for x in caplog.records if x.name.startswith("prunion")]
+    assert said in told
+    assert ("taken off as the classifier" in told) != ("[backbone] cut" in told)

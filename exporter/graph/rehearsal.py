@@ -19,6 +19,7 @@ from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.slim import SlimNet, keep_rows, slim_network, standing_for
 from prunion.runtime.base import reason_of, shown
+from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError, VerificationError
 from prunion.trainer.network import DomainNet, route
 
@@ -35,7 +36,8 @@ def rehearse_export(
     """Cut half of the channels of `net` at random, export that, and compare all three forms.
 
     Two of its domains do, on noise; `net` is left as it is. Widths are rounded up to multiples of
-    `round_to` as the export would, so that no layer loses every channel. The graph must hold
+    `round_to` as the export would, so that no layer loses every channel. That leaves many widths
+    equal by luck, so another cut, compared in torch alone, leaves them apart. The graph must hold
     weights of `own`, which domains will have for themselves, by their names, and cost what the
     channels' units say.
 
@@ -46,12 +48,14 @@ def rehearse_export(
         small = _two_domains(net)
         _randomise(small, height, width, round_to)
         images = torch.randn(4, 3, height, width)
+        rounded = small.switches.clone()
+        apart = _widths_apart(small.units.table)
     domains = torch.arange(4) % len(small.classes)
-    finite = np.isfinite(masked_logits(small, images, domains)).any(1)
     try:
-        slim = slim_network(small)
-        if finite.all() and not _agree(small, slim, images, domains):
-            _find_difference(small, slim, images, domains)
+        small.switches.copy_(apart.expand_as(rounded))
+        _compare(small, images, domains)
+        small.switches.copy_(rounded)
+        slim, finite = _compare(small, images, domains)
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
             model = onnx_graph(slim, height, width, own=own)
@@ -59,7 +63,7 @@ def rehearse_export(
             check_counts(model, slim.table)
             save_graph(model, graph)
             names = [f"{row + 1}" for row in range(len(small.classes))]
-            if finite.all():
+            if finite:
                 verify_export(small, slim, graph, images, names, LOOSE)
     except VerificationError as exc:
         raise _refusal(f"{exc}".removesuffix("; nothing was written")) from None
@@ -121,6 +125,21 @@ def _randomise(net: DomainNet, height: int, width: int, round_to: int) -> None:
     net.switches.copy_(used & torch.from_numpy(alive))
 
 
+def _widths_apart(table: UnitTable) -> torch.Tensor:
+    """Which units stay, `[U]` bool: about half of each width, of no two widths the same number.
+
+    Where there are more widths than numbers, some are the same.
+    """
+    stay, taken = torch.zeros(table.count, dtype=torch.bool), set[int]()
+    for members in table.widths:
+        half = max(1, len(members) // 2)
+        free = [n for n in range(1, len(members)) if n not in taken]
+        count = min(free or [half], key=lambda n: abs(n - half))
+        taken.add(count)
+        stay[torch.from_numpy(members)[torch.randperm(len(members))[:count]]] = True
+    return stay
+
+
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps what every node gives."""
 
@@ -134,6 +153,18 @@ class _Recorder(fx.Interpreter):
         self.node = n
         self.values[n.name] = super().run_node(n)
         return self.values[n.name]
+
+
+def _compare(net: DomainNet, images: torch.Tensor, domains: torch.Tensor) -> tuple[SlimNet, bool]:
+    """`net` cut as its switches are, and whether its answers are numbers that can be compared.
+
+    Raises UnsupportedGraphError where the cut network answers otherwise.
+    """
+    slim = slim_network(net)
+    finite = bool(np.isfinite(masked_logits(net, images, domains)).any(1).all())
+    if finite and not _agree(net, slim, images, domains):
+        _find_difference(net, slim, images, domains)
+    return slim, finite
 
 
 def _agree(net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from prunion.exporter.graph import rehearse_export
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone import paper_resnets
+from prunion.trainer.backbone import paper_resnets, rewrites
 from prunion.trainer.channels import walk
 from prunion.trainer.config import BackboneConfig, load_config
 from prunion.trainer.network import DomainNet, build_network
@@ -65,6 +65,28 @@ def test_a_wrong_cut_is_refused_by_its_node(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UnsupportedGraphError, match="node conv2d_1: it differs") as caught:
         rehearse_export(net, 8, 8)
     assert '[backbone] keep = ["conv2"]' in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Context(Plain):
+    """A context beside the map: two convolutions of one width, which the other's channels meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.context, self.conv2 = nn.Conv2d(16, 16, 1), nn.Conv2d(32, 8, 3, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        y = self.context(x.mean((2, 3), keepdim=True)).expand_as(x)
+        return self.bn2(self.conv2(torch.cat([x, y], 1))).relu().mean((2, 3))
+
+
+def test_widths_that_are_equal_by_luck_hide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded to 16 both stay whole; without the rewriting one's size is the other's."""
+    rehearse_export(domain_net(Context(), (3, 4)), 8, 8, 16)
+    monkeypatch.setattr(rewrites, "OF_ANOTHER", {})
+    with pytest.raises(UnsupportedGraphError, match="node expand_as: "):
+        rehearse_export(domain_net(Context(), (3, 4)), 8, 8, 16)
 
 
 def test_what_onnx_cannot_say_is_refused() -> None:

@@ -29,6 +29,7 @@ from prunion.trainer.config import (
     InputConfig,
     TrainConfig,
     check_keys,
+    put_value,
     read_change,
 )
 
@@ -208,9 +209,9 @@ def changes_of(settings: Sequence[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for text in settings:
-        change = read_change(text)
-        if list(change) != ["train"] or not isinstance(change["train"], dict):
+        (table, *path), value = read_change(text)
+        if table != "train" or not path:
             raise ConfigError(f"--set {text}: give train.KEY=VALUE, a key of [train]")
-        check_keys("train", change["train"], [x.name for x in fields(TrainConfig)])
-        found |= change["train"]
+        check_keys("train", path[:1], [x.name for x in fields(TrainConfig)])
+        put_value(found, path, value)
     return found

@@ -17,6 +17,7 @@ from .checks import SharingLoss as SharingLoss
 from .checks import check_keys as check_keys
 from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
+from .file import put_value as put_value
 from .file import read_change as read_change
 from .known_keys import METHOD_KEYS as METHOD_KEYS
 from .known_keys import drop_ignored as drop_ignored

@@ -1,9 +1,13 @@
-"""A run file as plain tables: TOML read, values put in place of others, paths made absolute."""
+"""A run file as plain tables: TOML read and written, values replaced, paths made absolute."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["absolute_paths", "merge", "read_change", "read_toml"]
+__all__ = [
+    "absolute_paths",
+    "put_value",
+    "read_change",
+    "read_toml",
+    "set_option",
+    "toml_key",
+    "toml_text",
+]
 
 MAX_CONFIG_BYTES = 1 << 20
+BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -39,26 +52,73 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML ({reason_of(exc)}): {fix}") from None
 
 
-def read_change(text: str) -> dict[str, Any]:
-    """`train.lr=3e-4` as tables; a value that is no TOML is a string, so that quotes may go."""
+def toml_text(value: Any) -> str:
+    """A value as TOML on one line; keys that are None are left out of a table.
+
+    What does not print is escaped. Half a surrogate pair, of a path that is no UTF-8, is in no TOML
+    text: reading it back fails.
+    """
+    if isinstance(value, dict):
+        inside = (f"{toml_key(k)} = {toml_text(v)}" for k, v in value.items() if v is not None)
+        return "{" + ", ".join(inside) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml_text, value)) + "]"
+    if isinstance(value, float):
+        return repr(float(value))
+    # Not JSON's own escapes: it writes a character beyond U+FFFF as two, which TOML forbids.
+    text = json.dumps(value, ensure_ascii=False, default=str)  # a date, which no key takes
+    return "".join(x if x.isprintable() else f"\\U{ord(x):08x}" for x in text)
+
+
+def toml_key(*path: str) -> str:
+    """A key, behind the tables that it lies in."""
+    return ".".join(name if BARE.fullmatch(name) else toml_text(name) for name in path)
+
+
+def set_option(path: Sequence[str], value: Any) -> str:
+    """`KEY=VALUE` as a shell takes it behind `--set`: `read_change` reads it as the two again."""
+    key = toml_key(*path)
+    if isinstance(value, str) and BARE.fullmatch(value) and _value(value) == value:
+        return shlex.quote(f"{key}={value}")
+    return shlex.quote(f"{key}={toml_text(value)}")
+
+
+def read_change(text: str) -> tuple[list[str], Any]:
+    """The path of keys and the value that `train.lr=3e-4` says.
+
+    A value that is no TOML is a string, so that quotes may go.
+    """
     key, sign, value = (part.strip() for part in text.partition("="))
-    for written in (value, json.dumps(value)):
-        try:
-            if sign and "\n" not in text:
-                return tomllib.loads(f"{key} = {written}")
-        except ValueError:
-            continue
+    with suppress(ValueError, RecursionError):
+        if sign and "\n" not in text:
+            return _path(key), _value(value)
     raise ConfigError(f"--set {shown(text)}: give TABLE.KEY=VALUE, such as train.lr=3e-4")
 
 
-def merge(value: dict[str, Any], change: dict[str, Any]) -> None:
-    """Put the values of `change` into `value`, in place, table by table."""
-    for key, item in change.items():
-        old = value.get(key)
-        if isinstance(old, dict) and isinstance(item, dict):
-            merge(old, item)
-        else:
-            value[key] = item
+def _path(key: str) -> list[str]:
+    tables: Any = tomllib.loads(f"{key} = 0")
+    path = []
+    while isinstance(tables, dict):
+        ((name, tables),) = tables.items()
+        path.append(name)
+    return path
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        return tomllib.loads(f"value = {toml_text(text)}")["value"]
+
+
+def put_value(tables: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Put a value at a path of keys, in place of what is there: a table goes as a whole."""
+    *outer, last = path
+    for name in outer:
+        if not isinstance(tables.get(name), dict):
+            tables[name] = {}
+        tables = tables[name]
+    tables[last] = value
 
 
 def absolute_paths(value: dict[str, Any], folder: Path) -> None:

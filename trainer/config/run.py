@@ -20,7 +20,7 @@ from prunion.trainer.config.checks import (
     key_of,
 )
 from prunion.trainer.config.domains import DomainConfig, check_used
-from prunion.trainer.config.file import absolute_paths, merge, read_change, read_toml
+from prunion.trainer.config.file import absolute_paths, put_value, read_change, read_toml
 from prunion.trainer.config.known_keys import METHOD_KEYS, drop_ignored, settles_apart
 from prunion.trainer.config.method import MOST_TURNS
 from prunion.trainer.config.train import TrainConfig
@@ -198,7 +198,7 @@ def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:
     path = Path(path)
     value = read_toml(path)
     for change in changes:
-        merge(value, read_change(change))
+        put_value(value, *read_change(change))
     folder = path.absolute().parent
     try:
         check_used(value.get("domains"))

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config.file import absolute_paths, merge, read_toml
-from prunion.trainer.config.run import RunConfig
+from prunion.trainer.config.domains import drop_unused
+from prunion.trainer.config.file import (
+    absolute_paths,
+    put_value,
+    read_toml,
+    set_option,
+    toml_key,
+    toml_text,
+)
+from prunion.trainer.config.run import RunConfig, load_config
 
 __all__ = ["keep_run_file"]
 
 STARTED = "# This run is of this file, where it lies here, with:"
 OPTION = "#   --set "
-BARE = re.compile(r"[A-Za-z0-9_-]+")
+WHOLE = "# The whole run: options beside the file that it was started with do not say all of it."
 
 
 def keep_run_file(run_file: Path | None, config: RunConfig, copy: Path) -> None:
@@ -26,16 +33,23 @@ def keep_run_file(run_file: Path | None, config: RunConfig, copy: Path) -> None:
 
     So `prunion train COPY` with these options is the same run again, whatever made it another:
     `--set`, `--seed`, `--budget`, a program, or relative paths, which count from the file's folder.
+    Where options cannot say it, such as a domain fewer, the copy is a file of the whole run.
     """
     if run_file is None:
         return
     if not (copy.exists() and copy.samefile(run_file)):
         shutil.copyfile(run_file, copy)
-    text = copy.read_bytes().decode("utf-8")  # not as text, so that line ends stay as they are
-    bare = _without_options(text)
-    changes = "".join(f"{OPTION}{option}\n" for option in _changes(copy, config))
-    now = (f"{STARTED}\n{changes}" if changes else "") + bare
+    # Not as text, so that line ends stay as they are. A byte-order mark is of the first line only.
+    text = copy.read_bytes().decode("utf-8-sig")
+    options = _options(copy, config)
+    told = "".join(f"{OPTION}{option}\n" for option in options)
+    now = (f"{STARTED}\n{told}" if told else "") + _without_options(text)
     if now != text:
+        copy.write_bytes(now.encode("utf-8"))
+    if _is_run(copy, options, config):
+        return
+    copy.write_text(_run_file(config), "utf-8")
+    if not _is_run(copy, [], config):  # a program's, such as one whose paths are relative
         copy.write_bytes(now.encode("utf-8"))
 
 
@@ -47,34 +61,83 @@ def _without_options(text: str) -> str:
     return "".join(lines[first:])
 
 
-def _changes(copy: Path, config: RunConfig) -> list[str]:
-    """The values `KEY=VALUE`, as a shell takes them, that make the copy's run this one."""
-    value = read_toml(copy)
+def _options(copy: Path, config: RunConfig) -> list[str]:
+    """What stands behind `--set`, as a shell takes it, to make the copy's run this one."""
+    value, after = read_toml(copy), _tables(config)
     try:
         absolute_paths(value, copy.absolute().parent)
-        before = RunConfig.from_json(value).to_json()
+        before = _tables(RunConfig.from_json(value))
     except PrunionError:  # a change has put right what is wrong in it: what it says is compared
-        before = config.to_json()
-        merge(before, value)
-    return [shlex.quote(f"{k}={v}") for k, v in _differences(before, config.to_json(), ())]
+        before = _tables(config)
+        for path, item in _leaves(value):
+            put_value(before, path, item)
+    return [set_option(path, item) for path, item in _differences(before, after)]
 
 
-def _differences(before: Any, after: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in dict.fromkeys((*before, *after)):
-            yield from _differences(before.get(key), after.get(key), (*place, key))
-    elif before != after and after is not None:
-        yield ".".join(map(_key, place)), _toml(after)
+def _tables(config: RunConfig) -> dict[str, Any]:
+    """A run laid out like its file, with every key that it may have, also those at their default.
+
+    `to_json` leaves some of these out, and what is left out cannot be seen to go back to it.
+    """
+    value = asdict(config)
+    domains = {}
+    for table in value["domains"]:
+        name, table["name"] = table["name"], table.pop("dataset")
+        domains[name] = table
+    value["domains"] = drop_unused(domains)
+    if config.backbone.source != "python":
+        del value["backbone"]["arguments"], value["backbone"]["folder"]
+    return value
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        inside = (f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None)
-        return "{" + ", ".join(inside) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)  # TOML writes texts, numbers and truth as JSON does
+def _leaves(value: Mapping[str, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            yield from _leaves(item, (*place, key))
+        else:
+            yield (*place, key), item
 
 
-def _key(name: str) -> str:
-    return name if BARE.fullmatch(name) else json.dumps(name)
+def _differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The keys to set, with their values; a whole table where one of its keys must go."""
+    for key, item in after.items():
+        was, path = before.get(key), (*place, key)
+        if _same(was, item) or item is None:
+            continue
+        if isinstance(was, dict) and isinstance(item, dict) and _kept(was) <= _kept(item):
+            yield from _differences(was, item, path)
+        else:
+            yield path, item
+
+
+def _kept(table: Mapping[str, Any]) -> set[str]:
+    return {key for key, item in table.items() if item is not None}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return toml_text(one) == toml_text(other)
+
+
+def _is_run(copy: Path, options: Sequence[str], config: RunConfig) -> bool:
+    try:
+        read = load_config(copy, [shlex.split(option)[0] for option in options])
+    except PrunionError:
+        return False
+    return _same(_tables(read), _tables(config))
+
+
+def _run_file(config: RunConfig) -> str:
+    """A run file that says every key."""
+    value = _tables(config)
+    tables = {key: value.pop(key) for key in ("backbone", "input", "budget", "train")}
+    tables |= {toml_key("domains", name): table for name, table in value.pop("domains").items()}
+    lines = [WHOLE, *_lines(value)]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *_lines(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(table: Mapping[str, Any]) -> list[str]:
+    return [f"{toml_key(key)} = {toml_text(x)}" for key, x in table.items() if x is not None]

@@ -3,6 +3,7 @@ from .backbone import BackboneConfig as BackboneConfig
 from .backbone import InputConfig as InputConfig
 from .budget import BudgetConfig as BudgetConfig
 from .changes import changed_keys as changed_keys
+from .changes import changed_paths as changed_paths
 from .changes import todays_config as todays_config
 from .checks import BY_PASSES as BY_PASSES
 from .checks import IN_TURNS as IN_TURNS
@@ -19,6 +20,7 @@ from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
 from .file import put_value as put_value
 from .file import read_change as read_change
+from .file import set_option as set_option
 from .known_keys import METHOD_KEYS as METHOD_KEYS
 from .known_keys import drop_ignored as drop_ignored
 from .method import METHODS as METHODS

@@ -11,7 +11,7 @@ from prunion.trainer.config.checks import key_of
 from prunion.trainer.config.known_keys import drop_ignored
 from prunion.trainer.config.run import RunConfig
 
-__all__ = ["changed_keys", "todays_config"]
+__all__ = ["changed_keys", "changed_paths", "todays_config"]
 
 Key = tuple[str, ...]
 # Where and by how many a run is computed is free: the bits may differ by it, the run does not.
@@ -27,9 +27,19 @@ def todays_config(config: Any) -> Any:
 
 
 def changed_keys(
-    before: Any, after: Any, without: Collection[Key] = (), place: Key = ()
+    before: Any, after: Any, without: Collection[Key] = ()
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Each key in which two runs differ, with both values, but for those that change no result.
+    """The same as `changed_paths`, each key as messages name it."""
+    for path, was, now in changed_paths(before, after, without):
+        yield key_of(".".join(path[:-1]), path[-1] if path else "config"), was, now
+
+
+def changed_paths(
+    before: Any, after: Any, without: Collection[Key] = (), place: Key = ()
+) -> Iterator[tuple[Key, Any, Any]]:
+    """Each key in which two runs differ, behind the tables around it, with both values.
+
+    Those that change no result are left out.
 
     Args:
         before, after: as `RunConfig.to_json` gives them, or a part of it.
@@ -39,6 +49,6 @@ def changed_keys(
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys((*before, *after)):
             if (*place, key) not in FREE and (*place, key) not in without:
-                yield from changed_keys(before.get(key), after.get(key), without, (*place, key))
+                yield from changed_paths(before.get(key), after.get(key), without, (*place, key))
     elif before != after:
-        yield key_of(".".join(place[:-1]), place[-1] if place else "config"), before, after
+        yield place, before, after

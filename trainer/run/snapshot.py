@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from prunion.runtime.base import json_of, reason_of, replace_file, shown
 from prunion.runtime.errors import CheckpointError
 from prunion.runtime.images import same_images
-from prunion.trainer.config import changed_keys, todays_config
+from prunion.trainer.config import changed_paths, key_of, set_option, todays_config
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 
@@ -193,9 +192,10 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         config = {**config, "budget": {**config.get("budget", {}), **limit}}
         cost = [*stored.get("cost", [])[:1], *now["cost"][1:]]
         stored = {**stored, "config": config, "cost": cost}
-    for key, before, after in changed_keys(todays_config(stored.get("config")), now["config"]):
+    for path, before, after in changed_paths(todays_config(stored.get("config")), now["config"]):
+        key = key_of(".".join(path[:-1]), path[-1] if path else "config")
         told = f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
-        return told + _back(key, before)
+        return told + _back(path, before)
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
         if _other_images(before, after) if key == "images" else before != after:
@@ -203,13 +203,11 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
     return ""
 
 
-def _back(key: str, before: Any) -> str:
+def _back(path: tuple[str, ...], before: Any) -> str:
     """The option that gives a key of the run its value of before, where one can."""
-    if not isinstance(before, (str, int, float)) or before == "":
+    if not path or not isinstance(before, (str, int, float, list)):
         return ""
-    value = str(before).lower() if isinstance(before, bool) else before
-    path = key.replace("[", "").replace("] ", ".")
-    return f" (--set {shlex.quote(f'{path}={value}')})"
+    return f" (--set {set_option(path, before)})"
 
 
 def _other_images(before: Any, after: Any) -> bool:

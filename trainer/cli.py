@@ -161,7 +161,7 @@ def init(data: str, output: str, force: bool) -> None:
     domains = found_domains(Path(data))
     with replace_file(path) as temporary:
         temporary.write_text(run_file_text(Path(data), path, domains), "utf-8")
-    load_config(path)
+        load_config(temporary)  # what no command could read takes no other file's place
     click.echo(f"{path}: {len(domains)} domains, {', '.join(domains)}")
 
 

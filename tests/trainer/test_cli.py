@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,52 @@ def test_init_finds_shards(tmp_path: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
     assert found_domains(tmp_path) == {"fish": {"train": fish / "train", "test": fish / "test.tar"}}
+
+
+def test_init_takes_validation_images_beside_test_images(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        write_folders(tmp_path / "birds" / part, {"a": 1, "b": 1})
+    run("init", tmp_path, "-o", tmp_path / "run.toml")
+    (birds,) = load_config(tmp_path / "run.toml").domains
+    assert birds.test == (str(tmp_path / "birds" / "test"),)
+    assert birds.validation == (str(tmp_path / "birds" / "val"),)
+
+
+def test_init_writes_names_of_any_characters(tmp_path: Path) -> None:
+    data = tmp_path / '\U00020bb7 "a" \u00a0\\'
+    write_folders(data / "b\U0001f41d", {"a": 1, "b": 1})
+    run("init", data, "-o", tmp_path / "run.toml")
+    (domain,) = load_config(tmp_path / "run.toml").domains
+    assert domain.train == (str(data / "b\U0001f41d"),)
+
+
+@pytest.mark.parametrize("name", ["a\nb", os.fsdecode(b"\xff")])
+def test_init_refuses_names_that_no_run_file_can_hold(tmp_path: Path, name: str) -> None:
+    """The file was there all the same, and no command could read it."""
+    write_folders(tmp_path / name, {"a": 1, "b": 1})
+    assert "rename it" in run("init", tmp_path, "-o", tmp_path / "run.toml", code=1)
+    assert not (tmp_path / "run.toml").exists()
+
+
+def test_init_leaves_out_what_it_may_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk's root holds such a folder, `lost+found`."""
+    write_folders(tmp_path / "birds", {"a": 1, "b": 1})
+    lost = write_folders(tmp_path / "lost+found", {"a": 1})
+    plain = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:  # a mode would not stop root
+        if path.is_relative_to(lost):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    said = run("init", tmp_path, "-o", tmp_path / "run.toml")
+    assert f"{lost} is left out: {lost} cannot be read (Permission denied)" in said
+    assert "1 domains, birds" in said
+    refused = run("init", lost, "-o", tmp_path / "other.toml", code=1)
+    assert "lost+found/train" not in refused and "cannot be read (Permission denied)" in refused
 
 
 def test_init_takes_a_folder_that_is_one_domain(tmp_path: Path) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from prunion.runtime.base import shown
-from prunion.runtime.errors import DataError
+from prunion.runtime.base import reason_of, shown
+from prunion.runtime.errors import DataError, printable
+from prunion.trainer.config.file import toml_key, toml_text
 
 __all__ = ["HEAD", "found_domains", "run_file_text"]
 
@@ -20,7 +20,6 @@ HOLDOUT = 0.2
 TESTS = ("test", "val", "valid", "validation")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SHARDS = (".parquet", ".tar")
-BARE = re.compile(r"[A-Za-z0-9_-]+")
 TEXT = """\
 {head} for {data}: `prunion train {file}` trains it. docs/run-file.md has every key.
 seed = 0
@@ -47,21 +46,37 @@ batch_size = 32                  # images per domain and step
 
 
 def found_domains(data: Path) -> dict[str, dict[str, Path]]:
-    """The domains in a folder: each one's `train` and, where there is one, `test`, by its name.
+    """The domains in a folder: each one's `train`, and `test` and `validation` where there are.
 
     A domain is a folder of class folders, or one that holds such folders (or Parquet files) called
-    `train` and `test` (or `val`). `data` may hold several, or be one itself.
+    `train` and `test` (or `val`; beside `test`, that is `validation`). `data` may hold several, or
+    be one itself.
 
-    Folders beside them that are no domains are named in a note.
+    Folders beside them that are no domains, or cannot be read, are named in a note.
 
-    Raises DataError if it holds none, or if it may be read either way.
+    Raises DataError if it holds none, if it may be read either way, or cannot be read.
     """
     if not data.is_dir():
         raise DataError(f"{data} is no folder: give one that holds a folder for each domain")
-    if _part(data, "train") is not None:
-        return {_name(data.resolve().name): _domain(data) or {}}
-    found = {folder: parts for folder in _folders(data) if (parts := _domain(folder))}
-    classes = [folder for folder in _folders(data) if _holds_images(folder)]
+    try:
+        if _part(data, "train") is not None:
+            return {_name(data.resolve().name): _domain(data) or {}}
+        folders = _folders(data)
+    except OSError as exc:
+        raise DataError(f"{_unread(exc, data)}: give one that can be") from None
+    found, classes, others = {}, [], []
+    for folder in folders:
+        try:
+            is_class, parts = _holds_images(folder), _domain(folder)
+        except OSError as exc:  # such as a disk's `lost+found`
+            log.info("%s is left out: %s", folder, _unread(exc, folder))
+            continue
+        if parts:
+            found[folder] = parts
+        else:
+            others.append(folder)
+        if is_class:
+            classes.append(folder)
     if classes and found:
         raise DataError(
             f"{classes[0]} holds images, as a class does, and {next(iter(found))} holds folders of "
@@ -74,9 +89,8 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
             f"{data} holds no images in class folders: give DATA/DOMAIN/CLASS/*.jpg, or "
             "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside"
         )
-    for folder in _folders(data):
-        if folder not in found:
-            log.info("%s is left out: it holds no images in class folders", folder)
+    for folder in others:
+        log.info("%s is left out: it holds no images in class folders", folder)
     names: dict[str, dict[str, Path]] = {}
     for folder, parts in found.items():
         names[_free(_name(folder.name), names)] = parts
@@ -84,24 +98,36 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
 
 
 def run_file_text(data: Path, file: Path, domains: Mapping[str, Mapping[str, Path]]) -> str:
-    """The run file's TOML, its paths relative to where it will lie."""
-    text = TEXT.format(head=HEAD, data=shown(str(data)), file=file.name)
+    """The run file's TOML, its paths relative to where it will lie.
+
+    Raises DataError for a path that a run file cannot hold.
+    """
+    text = TEXT.format(head=HEAD, data=shown(str(data)), file=printable(file.name))
     for name, parts in domains.items():
-        text += f"\n[domains.{name if BARE.fullmatch(name) else json.dumps(name)}]\n"
+        text += f"\n[{toml_key('domains', name)}]\n"
         for part, path in parts.items():
-            text += f"{part} = {json.dumps(_beside(path, file))}\n"
+            beside = _beside(path, file)
+            if printable(beside) != beside:
+                raise DataError(
+                    f"{shown(beside)} has control characters in its name, or is no UTF-8: rename it"
+                )
+            text += f"{part} = {toml_text(beside)}\n"
         if "test" not in parts:
             text += f"holdout = {HOLDOUT}                    # of the training images, to test on\n"
         text += "mirror = false                   # true where left and right mean the same\n"
     return text
 
 
+def _unread(exc: OSError, folder: Path) -> str:
+    return f"{exc.filename or folder} cannot be read ({exc.strerror or reason_of(exc)})"
+
+
 def _domain(folder: Path) -> dict[str, Path] | None:
     train = _part(folder, "train")
     if train is not None:
-        tests = (_part(folder, name) for name in TESTS)
-        test = next((x for x in tests if x is not None), None)
-        return {"train": train} | ({"test": test} if test is not None else {})
+        tests = [x for name in TESTS if (x := _part(folder, name)) is not None]
+        # The first is to test on; what lies beside it is to watch the run on, not to be left out.
+        return {"train": train, **dict(zip(("test", "validation"), tests, strict=False))}
     return {"train": folder} if _holds_classes(folder) else None
 
 

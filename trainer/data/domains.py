@@ -86,10 +86,11 @@ def open_domain(
         train, validation = _held_out(train, config.validation_holdout, random)
     _check_counts(config, train, test, validation)
     if config.limit and config.limit < len(train):
-        if config.limit < len(classes):
+        if config.limit < max(MIN_TRAIN_IMAGES, len(classes)):
+            few = config.limit < len(classes)
+            than = f"its {len(classes)} classes" if few else f"{MIN_TRAIN_IMAGES} images"
             raise ConfigError(
-                f"[domains.{config.name}] limit is {config.limit}, fewer than its {len(classes)} "
-                "classes: raise it, or remove it"
+                f"[domains.{config.name}] limit is {config.limit}, fewer than {than}: raise it"
             )
         train = _limited(train, config, seed)
     sets = {"train": train, "validation": validation, "test": test}
@@ -214,8 +215,8 @@ def _untested(classes: tuple[str, ...], test: ImageSet) -> list[str]:
     if not lacking:
         return []
     more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
-    named = ", ".join(map(repr, lacking[:4])) + more
-    return [f"no test images of {named}: the accuracy says nothing of such classes"]
+    named = ", ".join(map(repr, lacking[:4]))
+    return [f"no test images of {named}{more}: the accuracy says nothing of such classes"]
 
 
 def _repeated(sets: Mapping[str, ImageSet | None]) -> Iterator[str]:

@@ -212,3 +212,7 @@ def test_a_limit_keeps_the_classes_balanced_by_seed(tmp_path: Path) -> None:
     assert pixels(open_files(root, root, 1, limit=15).train) != pixels(domain.train)
     with pytest.raises(ConfigError, match=r"\[domains.d\] limit is 2, fewer than its 3 classes"):
         open_files(root, root, limit=2)
+    two = write_folders(tmp_path / "two", {"ant": 4, "bee": 4})
+    with pytest.raises(ConfigError, match=r"\[domains.d\] limit is 3, fewer than 4 images"):
+        open_files(two, two, limit=3)
+    assert len(open_files(two, two, limit=4).train) == 4

@@ -95,18 +95,19 @@ def file_mark(stat: os.stat_result, *more: int) -> int:
     return hash((stat.st_dev, stat.st_ino, *more))
 
 
-def set_digest(labels: np.ndarray, prints: np.ndarray | None, sample: str = "") -> str:
+def set_digest(labels: np.ndarray, prints: np.ndarray | None) -> str:
     """What tells a set of images from others: what was seen of them, a colon, hex SHA-256.
 
     Args:
         labels: int64 `[N]`.
-        prints: int64 `[N]`, of every image's bytes (`images`); None where they were not read.
-        sample: of the bytes of some images then (`sample`); without it labels tell all (`labels`).
+        prints: int64 `[N]`, of every image's bytes (`images`); None where they were not read:
+            labels tell all then (`labels`).
 
-    A digest without a colon is an earlier prunion's, of names and sizes.
+    Of an earlier prunion is `sample`, of the bytes of some images, and a digest without a colon, of
+    names and sizes.
     """
-    kind = "images" if prints is not None else "sample" if sample else "labels"
-    sha = hashlib.sha256(sample.encode())
+    kind = "labels" if prints is None else "images"
+    sha = hashlib.sha256()
     for values in (labels, prints):
         if values is not None:
             sha.update(np.asarray(values, "<i8").tobytes())

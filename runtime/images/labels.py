@@ -37,7 +37,6 @@ class Split:
         met: images that the network gets otherwise than they are stored, and how, with how many.
         empty: what is wrong with a class of `names` that has no image, and what to do but add some.
         marks, prints: as of an `ImageSet`.
-        sample: of the bytes of some images, hex, where there are no `prints`.
     """
 
     labels: Sequence[Any]
@@ -49,11 +48,10 @@ class Split:
     empty: Callable[[str], tuple[str, str]] | None = None
     marks: np.ndarray | None = None
     prints: np.ndarray | None = None
-    sample: str = ""
 
     def numbered(self, numbers: np.ndarray) -> ImageSet:
         """The images with the places of their labels among the classes, int64 `[N]`."""
-        digest = set_digest(numbers, self.prints, self.sample)
+        digest = set_digest(numbers, self.prints)
         return ImageSet(numbers, self.read, digest, self.marks, self.prints)
 
 

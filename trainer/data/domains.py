@@ -19,7 +19,8 @@ from prunion.runtime.images import ImageSet, Split, has_columns, image_files, op
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
 from prunion.trainer.data.handed import Handed, HandedSets, open_dataset
-from prunion.trainer.data.named import Part, open_huggingface, open_torchvision
+from prunion.trainer.data.huggingface import open_huggingface
+from prunion.trainer.data.named import PARTS, Part, open_torchvision
 from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["Domain", "ImageSet", "domain_key", "open_domain", "open_domains"]
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 # A batch holds at least four images of a domain, so that BatchNorm has something to average.
 MIN_TRAIN_IMAGES = 4
-PARTS: tuple[Part, ...] = ("train", "test", "validation")
 MOST_KINDS = 8  # of files that are passed over, in the line of a domain
 
 

@@ -1,60 +1,74 @@
-"""Data sets by name, from torchvision.datasets or the Hugging Face hub."""
+"""Data sets by name from torchvision.datasets, and what their classes and labels are."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import inspect
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, install_hint, reason_of, shown
+from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import ConfigError, DataError, MissingDependencyError
-from prunion.runtime.images import Split, decode_image, digest_of
+from prunion.runtime.images import Split, decode_image
 from prunion.trainer.config import DomainConfig
 
 __all__ = [
+    "PARTS",
     "Part",
+    "check_splits",
     "class_names",
     "kept_labels",
     "label_of",
     "labels_of",
-    "open_huggingface",
     "open_torchvision",
 ]
 
 Part = Literal["train", "test", "validation"]
+PARTS: tuple[Part, ...] = ("train", "test", "validation")
 
-SAMPLED = 64  # rows of a set whose bytes are looked at: reading all of them would take minutes
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` of datasets leaves in a folder
+
+def check_splits(config: DomainConfig) -> None:
+    """Raise ConfigError if one split of a named set is to train and to test or watch the run on."""
+    parts: tuple[Part, ...] = ("train", "validation") if config.holdout else PARTS
+    splits = [(f"{part}_split", getattr(config, f"{part}_split")) for part in parts]
+    for place, (key, split) in enumerate(splits):
+        other = next((x for x, earlier in splits[:place] if split and split == earlier), None)
+        if other is not None:
+            held = "validation_holdout = 0.1" if key == "validation_split" else "holdout = 0.2"
+            raise ConfigError(
+                f"[domains.{config.name}] {key} is {split!r}, and so is {other}: name another "
+                f"split, or set {held} in its place"
+            )
 
 
 def open_torchvision(config: DomainConfig, part: Part, orientation: Orientation = "exif") -> Split:
     """The labels and images of one part of a torchvision data set.
 
-    Raises ConfigError if torchvision has no such classification set, DataError if its files are
-    not there.
+    Raises ConfigError if torchvision has no such classification set, or one split is to be two
+    parts, DataError if its files are not there.
     """
+    check_splits(config)
     dataset = _torchvision_dataset(config, part)
 
     def place(index: int) -> str:
         return f"image {index} of {config.dataset} in {config.root}"
 
     def read(index: int) -> Any:
+        return decode_image(item(index)[0], place(index), orientation)
+
+    def item(index: int) -> Any:
         try:
-            image = dataset[index][0]
-        except (OSError, ValueError, SyntaxError) as exc:
+            return dataset[index]
+        except Exception as exc:  # each set has a reader of its own, scipy's, h5py's and others
             raise DataError(
                 f"{place(index)} cannot be read ({reason_of(exc)}): fetch the data set again"
             ) from None
-        return decode_image(image, place(index), orientation)
 
+    kept = kept_labels(dataset)
     return Split(
-        labels=labels_of(dataset),
+        labels=[label_of(item(i)) for i in range(len(dataset))] if kept is None else kept,
         names=class_names(dataset, f"[domains.{config.name}] {config.dataset}"),
         read=read,
         place=place,
@@ -104,6 +118,10 @@ def _torchvision_dataset(config: DomainConfig, part: Part) -> Any:
         raise DataError(
             f"{name} is not in {config.root} ({reason}): correct {where} root, or set download = "
             "true"
+        ) from None
+    except Exception as exc:  # damaged files: of pickle, struct, lzma, json
+        raise DataError(
+            f"{name} in {config.root} cannot be read ({reason_of(exc)}): fetch the data set again"
         ) from None
 
 
@@ -195,103 +213,3 @@ def _distinct(names: list[str]) -> tuple[str, ...]:
     return tuple(
         f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names)
     )
-
-
-def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation = "exif") -> Split:
-    """The labels and images of one part of a Hugging Face data set.
-
-    It is one of the hub by its id, a folder of such a set's files, or what `save_to_disk` wrote.
-    Raises MissingDependencyError without `datasets`, DataError if the set cannot be fetched or
-    has no image and class columns.
-    """
-    try:
-        import datasets
-    except ImportError:
-        raise MissingDependencyError(
-            f"[domains.{config.name}] reads a Hugging Face data set, and the package datasets is "
-            f"not installed: {install_hint('huggingface')}"
-        ) from None
-    split = getattr(config, f"{part}_split")
-    saved = any((Path(config.dataset) / name).is_file() for name in SAVED)
-    try:
-        if saved:
-            dataset = _of_saved(datasets.load_from_disk(config.dataset), split)
-        else:
-            dataset = datasets.load_dataset(config.dataset, split=split)
-    except Exception as exc:  # the hub client raises many kinds, most of them not its own
-        reason = str(exc).split("\n")[0]
-        raise DataError(
-            f"[domains.{config.name}] cannot load {config.dataset}, split {split} ({reason}): "
-            "correct the name or the split, or check the network"
-        ) from None
-    image, label = _columns(dataset, config)
-    names = getattr(dataset.features[label], "names", None)
-    encoded = dataset.cast_column(image, datasets.Image(decode=False))
-
-    def place(index: int) -> str:
-        return f"{config.dataset}, split {split}, row {index}"
-
-    def read(index: int) -> Any:
-        cell = encoded[index][image]
-        data = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
-        return decode_image(data, place(index), orientation)
-
-    return Split(
-        labels=list(dataset[label]),
-        names=tuple(map(str, names)) if names else None,
-        read=read,
-        place=place,
-        sample=_sample(encoded, image),
-    )
-
-
-def _sample(rows: Any, image: str) -> str:
-    """What tells the images of some rows, from the first to the last, from others: their bytes."""
-    sums = []
-    for row in map(int, np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)))):
-        with suppress(OSError):  # reading the image will say what is wrong
-            cell = rows[row][image]
-            data = cell["bytes"] or Path(cell["path"]).read_bytes()
-            sums.append(hashlib.sha256(data).hexdigest())
-    return digest_of(sums)
-
-
-def _of_saved(dataset: Any, split: str) -> Any:
-    """One split of what was saved: a dictionary of splits, or one set, which is that of `split`."""
-    if not hasattr(dataset, "keys"):
-        own = str(dataset.split or split)
-        if own != split:
-            raise ValueError(f"it is the split {own}")
-        return dataset
-    if split not in dataset:
-        raise ValueError(f"it has the splits {', '.join(dataset)}")
-    return dataset[split]
-
-
-def _columns(dataset: Any, config: DomainConfig) -> tuple[str, str]:
-    """The image and the class column: those that the run names, or the only ones, or `label`."""
-    where = f"[domains.{config.name}]"
-    kinds = {name: type(feature).__name__ for name, feature in dataset.features.items()}
-    for key in ("image_column", "label_column"):
-        if getattr(config, key) not in ("", *kinds):
-            raise DataError(
-                f"{where} {key} is {getattr(config, key)!r}, {config.dataset} has "
-                f"{', '.join(kinds)}: correct it"
-            )
-    images = [name for name, kind in kinds.items() if kind == "Image"]
-    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    if config.image_column:
-        if config.image_column not in images:
-            raise DataError(
-                f"{where} image_column is {config.image_column!r}, which is no column of images "
-                f"but {kinds[config.image_column]}: name one that is ({', '.join(images)})"
-            )
-        images = [config.image_column]
-    if config.label_column or "label" in labels:
-        labels = [config.label_column or "label"]
-    if not images or len(labels) != 1:
-        raise DataError(
-            f"{where} {config.dataset} has {len(images)} image and {len(labels)} class columns "
-            f"among {', '.join(kinds)}: name one of each with image_column and label_column"
-        )
-    return images[0], labels[0]

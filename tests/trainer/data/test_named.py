@@ -1,4 +1,4 @@
-"""Domains that a library knows by name."""
+"""Domains that torchvision knows by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import pytest
 
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
-from prunion.trainer.config.file import absolute_paths
 from prunion.trainer.data import open_domain
-from tests.trainer.images import picture, pixels, write_parquet
-
-NAMES = ["tench", "rose"]
+from tests.trainer.images import picture
 
 
 def write_mnist(root: Path, count: int) -> None:
@@ -73,66 +70,33 @@ def test_torchvision_refusals_name_the_fix(tmp_path: Path) -> None:
         open_domain(named("CIFAR10", tmp_path), 0)
 
 
-@pytest.mark.parametrize("splits", [True, False])
-def test_huggingface_opens_what_was_saved_to_disk(tmp_path: Path, splits: bool) -> None:
-    """By a path that counts from the run file, with columns named."""
-    datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
-    kinds = {
-        "picture": datasets.Image(),
-        "kind": datasets.ClassLabel(names=NAMES),
-        "id": datasets.Value("int64"),
-    }
-    rows = {"picture": [picture(i) for i in range(8)], "kind": [1, 0] * 4, "id": [*range(8)]}
-    saved = datasets.Dataset.from_dict(rows, datasets.Features(kinds), split="train")
-    held: dict[str, object] = {"holdout": 0.5}
-    if splits:
-        saved, held = datasets.DatasetDict({"train": saved, "test": saved}), {}
-    saved.save_to_disk(tmp_path / "saved")
-    table = {"source": "huggingface", "name": "saved", "image_column": "picture", **held}
-    tables = {"domains": {"d": {**table, "label_column": "kind"}}}
-    absolute_paths(tables, tmp_path)
-    table = tables["domains"]["d"]
-    config = DomainConfig("d", dataset=table.pop("name"), **table)
-    domain = open_domain(config, 0)
-    assert domain.classes == ("tench", "rose")
-    assert len(domain.train) == (8 if splits else 4)
-    if splits:
-        assert pixels(domain.test) == [picture(index).tobytes() for index in range(8)]
-    wrong = replace(config, train_split="all")
-    with pytest.raises(DataError, match=r"cannot load .*split all \(.*splits? train"):
-        open_domain(wrong, 0)
+def test_one_split_is_not_two_parts(tmp_path: Path) -> None:
+    for options, held in (
+        ({"test_split": "train"}, "holdout = 0.2"),
+        ({"validation_split": "test"}, "validation_holdout = 0.1"),
+        ({"validation_split": "train", "holdout": 0.2}, "validation_holdout = 0.1"),
+    ):
+        for source in ("torchvision", "huggingface"):
+            config = replace(named("GTSRB", tmp_path, **options), source=source, root="data")
+            with pytest.raises(ConfigError, match=rf"and so is .*_split: .* set {held}"):
+                open_domain(config, 0)
+    held_out = named("GTSRB", tmp_path, train_split="test", holdout=0.2)  # which has no use for it
+    with pytest.raises(DataError, match="GTSRB is not in"):
+        open_domain(held_out, 0)
 
 
-def test_other_images_saved_under_the_same_labels_are_told_apart(tmp_path: Path) -> None:
-    """Labels were all that was looked at."""
-    datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
-    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
-    digests = []
-    for number, first in enumerate((0, 0, 8)):
-        images = [picture(first + i) for i in range(8)]
-        rows = {"image": images, "label": [1, 0] * 4}
-        saved = datasets.Dataset.from_dict(rows, datasets.Features(kinds), split="train")
-        saved.save_to_disk(tmp_path / str(number))
-        place = str(tmp_path / str(number))
-        config = DomainConfig("d", source="huggingface", dataset=place, holdout=0.5)
-        domain = open_domain(config, 0)
-        digests.append((domain.train.digest, domain.test.digest))
-    assert digests[0] == digests[1]
-    assert digests[0][0] != digests[2][0] and digests[0][1] != digests[2][1]
+def test_whatever_a_torchvision_set_raises_is_told_with_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path, 30)
 
+    def broken(self: object, index: int) -> object:
+        raise KeyError("no such image")
 
-def test_huggingface_opens_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    hub = tmp_path / "hub"
-    hub.mkdir()
-    write_parquet(hub / "train.parquet", [1, 0, 1, 0], NAMES)
-    write_parquet(hub / "test.parquet", [1], NAMES)
-    config = DomainConfig("d", source="huggingface", dataset=str(hub))
-    domain = open_domain(config, 0)
-    assert domain.classes == ("tench", "rose")
-    assert domain.train.labels.tolist() == [1, 0, 1, 0]
-    assert pixels(domain.train) == [picture(index).tobytes() for index in range(4)]
-    missing = DomainConfig("d", source="huggingface", dataset=str(hub), test_split="validation")
-    with pytest.raises(DataError, match=r"\[domains.d\] cannot load .*split validation"):
-        open_domain(missing, 0)
+    domain = open_domain(named("MNIST", tmp_path), 0)
+    monkeypatch.setattr("torchvision.datasets.MNIST.__getitem__", broken)
+    with pytest.raises(DataError, match=r"image 3 of MNIST in .* cannot be read \(.*fetch"):
+        domain.train.image(3)
+    monkeypatch.setattr("prunion.trainer.data.named.kept_labels", lambda dataset: None)
+    with pytest.raises(DataError, match=r"image 0 of MNIST in .* cannot be read \(.*fetch"):
+        open_domain(named("MNIST", tmp_path), 0)

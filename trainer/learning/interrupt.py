@@ -21,7 +21,7 @@ class StopRequest:
     """Whether a signal has come, and which.
 
     Attributes:
-        now: once everything is saved, what to say of it: the next signal then acts at once.
+        now: while everything is saved, what to say of it: a signal then acts at once.
     """
 
     def __init__(self) -> None:
@@ -37,6 +37,15 @@ class StopRequest:
         self.signal = self.signal or signal.SIGTERM
         name = signal.Signals(self.signal).name
         return StoppedError(f"stopped by {name} {where}", 128 + self.signal)
+
+    def at_once(self, where: str) -> None:
+        """Let signals act where they come, for everything is saved, as `where` says.
+
+        Raises StoppedError if one came before, after the last step that looked for it.
+        """
+        self.now = where
+        if self:
+            raise self.stopped(where)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: the first signal is noted, a second SIGINT interrupts at once."""

@@ -21,7 +21,7 @@ from prunion.trainer.learning import StopRequest, Training, fit_heads
 from prunion.trainer.run.folder import drop_lines_after
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.result import usage_figures
-from prunion.trainer.run.snapshot import load_snapshot, save_snapshot, snapshot_step
+from prunion.trainer.run.snapshot import load_snapshot, save_snapshot
 
 with warnings.catch_warnings():
     # A notebook without ipywidgets gets a bar of text; which packages it has is not ours to say.
@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 __all__ = [
     "BRANCHED",
     "METRICS",
-    "OWN_STATE",
+    "SAVED",
     "STATE",
     "UNWATCHED",
     "Fork",
@@ -41,7 +41,6 @@ __all__ = [
     "Progress",
     "Watch",
     "open_log",
-    "own_steps",
     "restore",
     "run_epochs",
 ]
@@ -51,7 +50,7 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
-OWN_STATE = "own.safetensors"  # while each domain is thinned to its own budget
+SAVED = "after the last step; the state is saved: finish with --resume"
 Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
 Measured = Mapping[str, Mapping[str, float]]  # accuracies by domain, by what they are called
 
@@ -123,12 +122,6 @@ def restore(training: Training, folder: Path, state: str = STATE) -> dict[str, A
     return facts
 
 
-def own_steps(folder: Path) -> int:
-    """How many steps of thinning a run has behind it."""
-    path = folder / OWN_STATE
-    return snapshot_step(path) if path.is_file() else 0
-
-
 @contextmanager
 def open_log(
     folder: Path | None, training: Training, more: int = 0, track: Sequence[str] = ()
@@ -164,6 +157,8 @@ def run_epochs(
 
     Args:
         folder: where the state is saved; None saves nothing.
+        stop: a signal ends the step it comes in; what one does after the last step is up to the
+            caller, who knows whether there is more to train.
         facts: kept with the state.
         measure: called after each epoch, before its state is saved; it may change `facts`, and
             returns the accuracies that the epoch's line has.
@@ -176,6 +171,7 @@ def run_epochs(
         StoppedError: a signal came, and the state is saved.
     """
     total, processes = training.schedule.total, training.processes
+    stop.now = ""  # there is more to save than when the caller set it
     if training.step == 0 and training.config.train.fits_heads:
         _fit_heads(training)
     losses: dict[str, list[float]] = defaultdict(list)
@@ -223,7 +219,6 @@ def run_epochs(
                     f"after {training.step} of {total} steps, all saved: go on with --resume"
                 )
             tell(watch.on_epoch, training.step, {**usage, **facts})
-    stop.now = "after the last step; the state is saved: finish with --resume"
 
 
 def _fit_heads(training: Training) -> None:

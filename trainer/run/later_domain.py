@@ -24,7 +24,7 @@ from prunion.trainer.network import (
 )
 from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
-from prunion.trainer.run.epochs import STATE, open_log, restore, run_epochs
+from prunion.trainer.run.epochs import SAVED, STATE, open_log, restore, run_epochs
 from prunion.trainer.run.folder import Claim, check_folder, make_folder
 
 __all__ = ["AddedDomain", "add_domain"]
@@ -114,6 +114,7 @@ def add_domain(
         signals = nullcontext(StopRequest()) if folder is None else stop_signals()
         with signals as stop, open_log(folder, training) as log:
             run_epochs(training, folder, log, stop, facts)
+            stop.at_once(SAVED)
             shape, workers = training.config.input, train.workers
             accuracy = evaluate(training.net, [domain], shape, workers=workers)
             log(training.step, accuracy=accuracy, budget=_account(training))

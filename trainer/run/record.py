@@ -28,6 +28,7 @@ __all__ = [
     "RECORD",
     "answer_records",
     "made_by",
+    "other_than_noted",
     "run_record",
     "tell_alike",
     "tell_other_images",
@@ -146,9 +147,7 @@ def tell_other_images(
 
     A finished run is tested again. An accuracy after warm-up on other images stands beside nothing.
     """
-    before = facts.get(WATCHED, {})
-    facts[WATCHED] = now = {d.name: d.watched.digest for d in domains}
-    other = [n for n in now if same_images(before.get(n, ""), now[n]) is False]
+    other = other_than_noted(facts, WATCHED, {d.name: d.watched.digest for d in domains})
     if other and facts.get("before"):
         facts["before"] = {}  # it cannot be measured again
     finished: MadeBy = read_made_by(folder)
@@ -168,6 +167,19 @@ def tell_other_images(
             ", ".join(other),
             training.step,
         )
+
+
+def other_than_noted(facts: dict[str, Any], key: str, now: Mapping[str, str]) -> list[str]:
+    """The domains whose images are others than those that `facts` note, which then note today's.
+
+    An accuracy that is kept with a state needs such a note: images may change before it is told.
+
+    Args:
+        now: digest of each domain's images.
+    """
+    before = facts.get(key, {})
+    facts[key] = dict(now)
+    return [name for name in now if same_images(before.get(name, ""), now[name]) is False]
 
 
 def _parts(domain: Domain) -> dict[str, ImageSet]:

@@ -18,11 +18,9 @@ from prunion.runtime.measure import Answers
 from prunion.trainer.config import RunConfig, keep_run_file
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import (
-    StopRequest,
     Training,
     own_account,
     stop_signals,
-    thinned,
     thins_at_the_cut,
 )
 from prunion.trainer.network import (
@@ -36,14 +34,13 @@ from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import (
     BRANCHED,
     METRICS,
-    OWN_STATE,
+    SAVED,
     STATE,
     UNWATCHED,
     Forks,
     Log,
     Watch,
     open_log,
-    own_steps,
     restore,
     run_epochs,
 )
@@ -61,6 +58,7 @@ from prunion.trainer.run.record import (
 from prunion.trainer.run.result import RunResult, run_result, stored_account
 from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes, snapshot_step
 from prunion.trainer.run.start import ExportCheck, begin, found_in
+from prunion.trainer.run.thin import own_steps, thin_domains
 from prunion.trainer.score import read_verdict
 
 __all__ = ["ExportCheck", "RunResult", "train_run"]
@@ -152,7 +150,10 @@ def train_run(
                 own = own_account(config, training.net)
                 log(training.step, own=own)
             elif config.budget.own < 1:
-                own = _thin(training, domains, folder, log, stop, resumes=resumes, watch=watch)
+                own = thin_domains(
+                    training, domains, folder, log, stop, resumes=resumes, watch=watch
+                )
+            stop.at_once(SAVED)
             answers = _answers(training, domains)
             tell_alike(answers, domains)
             accuracy = accuracy_of(answers, domains, processes)
@@ -252,39 +253,6 @@ def _measure_before(
         workers=config.train.workers,
     )
     log(training.step, accuracy_before=facts["before"])
-
-
-def _thin(
-    training: Training,
-    domains: Sequence[Domain],
-    folder: Path,
-    log: Log,
-    stop: StopRequest,
-    *,
-    resumes: bool,
-    watch: Watch,
-) -> dict[str, Any]:
-    """Thin each domain to its own budget: what it then uses, and what it answered before."""
-    settled = training.net.units.table.macs(training.alive())
-    second = thinned(training)
-    facts: dict[str, Any] = {}
-    if resumes and (folder / OWN_STATE).is_file():
-        facts = restore(second, folder, OWN_STATE)
-    else:
-        workers, shape = training.config.train.workers, training.config.input
-        facts["with_union"] = evaluate(
-            training.net, domains, shape, processes=training.processes, workers=workers
-        )
-
-    def later(step: int, **figures: Any) -> None:
-        log(training.schedule.total + step, **figures)
-
-    run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE)
-    second.shared.release()
-    account = own_account(training.config, second.net, settled)
-    own = {**account, "accuracy_with_union": facts["with_union"]}
-    later(second.step, own=own)
-    return own
 
 
 def _answers(training: Training, domains: Sequence[Domain]) -> dict[int, Answers]:

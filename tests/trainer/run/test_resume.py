@@ -249,6 +249,15 @@ def test_a_signal_is_the_runs_affair_not_its_workers(monkeypatch: pytest.MonkeyP
     assert caught.type is StoppedError
 
 
+def test_a_signal_after_the_last_look_at_it_is_not_lost() -> None:
+    request = StopRequest()
+    request.at_once("after the last step")
+    request.now = ""  # as where more is trained
+    request.handle(signal.SIGTERM, None)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM after the last step"):
+        request.at_once("after the last step")
+
+
 def test_steps_after_the_saved_state_leave_the_log(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": 0, "cost": 1}, {"step": 1, "cost": 1}, {"step": 2, "accuracy_before/a": 0.5}]

@@ -52,7 +52,8 @@ class RunResult:
         own: with a budget for each domain within the union: the share that was `asked`, whether it
             is `met`, and by domain `macs`, as a share of the union's that is exported. Where they
             were thinned after settling also `macs_of_settled`, of the union that they settled with,
-            and `accuracy_with_union`, what each answered with all of it. None without.
+            and `accuracy_with_union`, what each answered with all of it, of those whose test images
+            are still the same. None without.
         floor: with a share of every width that stays: what was `asked`, whether it is `met`, and
             the `least` share of a width that the file keeps, that of `layer`. None without.
         branched_from: the run of a sweep that has its first steps too: `run`, `limit`, the `steps`

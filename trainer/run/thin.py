@@ -1,0 +1,76 @@
+"""The second part of a run whose domains have budgets of their own: its epochs and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prunion.trainer.data import Domain
+from prunion.trainer.learning import StopRequest, Training, own_account, thinned
+from prunion.trainer.network import evaluate
+from prunion.trainer.run.epochs import Log, Watch, restore, run_epochs
+from prunion.trainer.run.record import other_than_noted
+from prunion.trainer.run.snapshot import snapshot_step
+from prunion.trainer.score import read_made_by
+
+__all__ = ["own_steps", "thin_domains"]
+
+OWN_STATE = "own.safetensors"
+WITH_UNION = "with_union"  # the fact: accuracy by domain, before the first step
+TESTED = "tested"  # the fact: the digests of the test images that it is of
+SETTLED = "after settling; the state is saved: go on with --resume"
+
+
+def own_steps(folder: Path) -> int:
+    """How many steps of thinning a run has behind it."""
+    path = folder / OWN_STATE
+    return snapshot_step(path) if path.is_file() else 0
+
+
+def thin_domains(
+    training: Training,
+    domains: Sequence[Domain],
+    folder: Path,
+    log: Log,
+    stop: StopRequest,
+    *,
+    resumes: bool,
+    watch: Watch,
+) -> dict[str, Any]:
+    """Thin each domain to its own budget: what it then uses, and what it answered before.
+
+    Without what it answered before where its test images are others now.
+
+    Raises what `run_epochs` raises.
+    """
+    stop.at_once(SETTLED)
+    settled = training.net.units.table.macs(training.alive())
+    second = thinned(training)
+    facts: dict[str, Any] = {}
+    if resumes and (folder / OWN_STATE).is_file():
+        facts = restore(second, folder, OWN_STATE)
+        facts.setdefault(TESTED, _tested(folder))  # an earlier prunion's state has none
+    else:
+        workers, shape = training.config.train.workers, training.config.input
+        facts[WITH_UNION] = evaluate(
+            training.net, domains, shape, processes=training.processes, workers=workers
+        )
+    for name in other_than_noted(facts, TESTED, {d.name: d.test.digest for d in domains}):
+        facts[WITH_UNION].pop(name, None)  # it cannot be measured again
+
+    def later(step: int, **figures: Any) -> None:
+        log(training.schedule.total + step, **figures)
+
+    run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE)
+    second.shared.release()
+    account = own_account(training.config, second.net, settled)
+    own = {**account, "accuracy_with_union": facts[WITH_UNION]}
+    later(second.step, own=own)
+    return own
+
+
+def _tested(folder: Path) -> dict[str, str]:
+    """The digests of the test images of a finished run's record, as far as it has them."""
+    domains = read_made_by(folder).get("domains", {})
+    return {name: str(x.get("digests", {}).get("test", "")) for name, x in domains.items()}

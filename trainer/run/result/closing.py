@@ -70,13 +70,12 @@ def accuracy_lines(
     width = max(20, *(len(name) for name in accuracy))
     if baseline is not None:
         lines = [f"{'domain':<{width}} {'every channel':>14} {'pruned':>8} {'points':>8}"]
-        rows = {name: (baseline[name], value) for name, value in accuracy.items()}
-        if len(rows) > 1:
-            pairs = np.array(list(rows.values())).mean(0)
-            rows["mean"] = (float(pairs[0]), float(pairs[1]))
+        rows = [(name, baseline[name], value) for name, value in accuracy.items()]
+        if len(rows) > 1:  # a domain may be called so too
+            rows.append(("mean", *np.array([row[1:] for row in rows]).mean(0)))
         lines += [
             f"{name:<{width}} {whole:>14.1%} {value:>8.1%} {100 * (value - whole):>+8.2f}"
-            for name, (whole, value) in rows.items()
+            for name, whole, value in rows
         ]
         return [*lines, f"every channel: the same run without pruning, {epochs[1]} epochs too"]
     told = f"{'(after warm-up)':>17}" if before else ""

@@ -81,15 +81,18 @@ def add_domain(
             and signals end the process as they always do.
 
     Raises:
-        ConfigError: the checkpoint has a domain of that name.
+        ConfigError: the checkpoint has a domain of that name, in whichever case.
         DataError: the new domain's images cannot be read.
         PrunionError: `folder` holds a stopped run and neither `force` nor `resume` is given, or
             the loss stops being finite.
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
-    if any(d["name"] == new.name for d in checkpoint.meta["domains"]):
+    # Its pack is a file beside the others', also where file names ignore case.
+    like = {d["name"].lower(): d["name"] for d in checkpoint.meta["domains"]}
+    if (other := like.get(new.name.lower())) is not None:
         raise ConfigError(
-            f"[domains.{new.name}]: the checkpoint already has a domain of that name: rename it"
+            f"[domains.{new.name}]: the checkpoint already has a domain {other}: rename the new "
+            "one (upper and lower case do not tell domains apart)"
         )
     before = checkpoint.config.train
     if before.traits.own_weights and not _has_adapters(checkpoint.net):

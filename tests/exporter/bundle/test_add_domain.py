@@ -47,6 +47,14 @@ def test_the_pack_fits_the_bundle_and_stays_within_its_union(run: Path) -> None:
         add_domain_pack(run / "run", run / "late.toml", run / "late.pack")
 
 
+@pytest.mark.parametrize("name", ["warm", "Warm"])
+def test_its_name_is_no_other_domains_in_any_case(run: Path, name: str) -> None:
+    """Where file names ignore case the two packs would be one file."""
+    loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
+    with pytest.raises(ConfigError, match=rf"domains\.{name}\]: the checkpoint .* a domain warm:"):
+        add_domain(loaded, replace(new.domain, name=name), new.train)
+
+
 def test_training_leaves_the_trunk_alone_and_learns(run: Path) -> None:
     loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
     before = {k: v.clone() for k, v in loaded.net.state_dict().items()}

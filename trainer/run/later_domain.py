@@ -91,8 +91,8 @@ def add_domain(
     like = {d["name"].lower(): d["name"] for d in checkpoint.meta["domains"]}
     if (other := like.get(new.name.lower())) is not None:
         raise ConfigError(
-            f"[domains.{new.name}]: the checkpoint already has a domain {other}: rename the new "
-            "one (upper and lower case do not tell domains apart)"
+            f"[domains.{new.name}] is named like the checkpoint's domain {other}: rename it (upper "
+            "and lower case do not tell domains apart)"
         )
     before = checkpoint.config.train
     if before.traits.own_weights and not _has_adapters(checkpoint.net):

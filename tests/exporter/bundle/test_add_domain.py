@@ -51,7 +51,7 @@ def test_the_pack_fits_the_bundle_and_stays_within_its_union(run: Path) -> None:
 def test_its_name_is_no_other_domains_in_any_case(run: Path, name: str) -> None:
     """Where file names ignore case the two packs would be one file."""
     loaded, new = load_checkpoint(run / "run"), load_added_domain(run / "late.toml")
-    with pytest.raises(ConfigError, match=rf"domains\.{name}\]: the checkpoint .* a domain warm:"):
+    with pytest.raises(ConfigError, match=rf"domains\.{name}\] is named like .* domain warm:"):
         add_domain(loaded, replace(new.domain, name=name), new.train)
 
 

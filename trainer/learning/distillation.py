@@ -5,7 +5,6 @@ Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,6 @@ from prunion.trainer.network import DomainNet, load_checkpoint
 
 __all__ = ["Teacher", "load_teacher"]
 
-log = logging.getLogger(__name__)
-
 TEMPERATURE = 2.0  # of the softmax, Hinton's T
 
 
@@ -30,11 +27,13 @@ class Teacher:
     Attributes:
         weight: share of the loss, 0 … 1; the labels have the rest.
         digest: of its weights, hex.
+        config: what it was trained by, where it is a finished run's.
     """
 
     net: DomainNet
     weight: float
     digest: str = ""
+    config: RunConfig | None = None
 
     def logits(
         self, images: torch.Tensor, segments: Sequence[tuple[int, int]]
@@ -63,8 +62,7 @@ def load_teacher(
 ) -> Teacher | None:
     """The teacher that `[train]` names, or None.
 
-    It must have seen images as the run does. One that may have learned from what the run holds
-    out is told of.
+    It must have seen images as the run does.
 
     Args:
         classes: of every domain of the run by its name, in order.
@@ -94,24 +92,6 @@ def load_teacher(
             f"[train] teacher {path} was trained with (size, mean, std) {seen}, the run has "
             f"{asked}: give a teacher that sees the same images"
         )
-    if tested := _seen(checkpoint.config, run):
-        log.warning(
-            "[train] teacher %s had another seed, or a smaller holdout: it has learned from images "
-            "that this run tests %s with, whose accuracy will be too high; give a teacher of the "
-            "same seed and holdout, or test images",
-            path,
-            ", ".join(tested),
-        )
     teacher = checkpoint.net.to(device).to(memory_format=torch.channels_last)
     digest = str(checkpoint.meta["model_sha256"])
-    return Teacher(teacher.eval().requires_grad_(False), weight, digest)
-
-
-def _seen(taught: RunConfig, run: RunConfig) -> list[str]:
-    """Domains of which a holdout, drawn by the seed, was among the teacher's training images."""
-    pairs = zip(run.domains, taught.domains, strict=True)
-    return [
-        own.name
-        for own, theirs in pairs
-        if own.holdout and (run.seed != taught.seed or theirs.holdout < own.holdout)
-    ]
+    return Teacher(teacher.eval().requires_grad_(False), weight, digest, checkpoint.config)

@@ -38,6 +38,7 @@ from prunion.trainer.network import (
 )
 from prunion.trainer.processes import Processes, prepare_torch
 from prunion.trainer.run.result import run_result
+from prunion.trainer.run.taught import tell_taught
 
 __all__ = ["ExportCheck", "begin", "check_slices", "found_in", "least_of_run"]
 
@@ -117,6 +118,7 @@ def begin(
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)
     check_own(config, training.recipe.learns)
+    tell_taught(training, domains)
     _rehearse_end(training, domains, folder)
     return training, domains
 

@@ -6,7 +6,6 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, TrainConfig, load_config
-from prunion.trainer.learning import Training, distillation
+from prunion.trainer.learning import Training
 from prunion.trainer.learning.distillation import Teacher, load_teacher
 from prunion.trainer.learning.optimiser import WeightAverage, make_optimiser
 from prunion.trainer.network import DomainNet, load_checkpoint
@@ -82,35 +81,6 @@ def test_a_teacher_of_other_domains_is_refused(finished: Path) -> None:
         load(taught, size=24, warm=warm, cold=cold)
     with pytest.raises(PrunionError, match=r"holds no checkpoint\.json"):
         load(replace(taught, teacher=str(finished.parent)), warm=warm, cold=cold)
-
-
-@pytest.mark.parametrize(
-    ("seed", "holdout", "told"), [(3, 0.25, ""), (3, 0.5, "warm"), (4, 0.25, "warm")]
-)
-def test_a_teacher_that_learned_from_the_held_out_images_is_told_of(
-    seed: int, holdout: float, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Each seed holds out others: what was tested had been in the teacher's training images."""
-    before = load_config(tiny_run(tmp_path))
-    warm, cold = before.domains
-    before = replace(before, domains=(replace(warm, test=(), holdout=0.25), cold))
-    checkpoint = SimpleNamespace(
-        config=before,
-        meta={"domains": [{"name": n, "classes": "ab"} for n in ("warm", "cold")]}
-        | {"model_sha256": "x"},
-        net=nn.Identity(),
-    )
-    run = replace(
-        before,
-        seed=seed,
-        domains=(replace(warm, test=(), holdout=holdout), cold),
-        train=replace(before.train, teacher="t"),
-    )
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(distillation, "load_checkpoint", lambda path: checkpoint)
-        classes = dict.fromkeys(("warm", "cold"), "ab")
-        load_teacher(run, classes, torch.device("cpu"))
-    assert ("this run tests warm with" in caplog.text) == bool(told)
 
 
 def test_heads_by_sgd_move_as_torchs_own(finished: Path) -> None:

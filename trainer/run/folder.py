@@ -32,7 +32,10 @@ HALF = re.compile(r"\.(" + "|".join(map(re.escape, (*FILES, *FOLDERS))) + r")\..
 
 @dataclass
 class Claim:
-    """A run's folder, in which no other process may train meanwhile; use it with `with`."""
+    """A run's folder, or one around runs', in which no other process may train meanwhile.
+
+    Use it with `with`.
+    """
 
     folder: Path
     handle: int | None = None
@@ -56,6 +59,14 @@ class Claim:
                         "choose another place with -o"
                     ) from None
                 time.sleep(0.2)
+
+    def make(self) -> None:
+        """Make the folder if it is not there, and take it.
+
+        Raises PrunionError if it cannot be made, or another process has it.
+        """
+        _make(self.folder)
+        self.take()
 
     def __enter__(self) -> Claim:
         return self
@@ -143,12 +154,7 @@ def make_folder(folder: Path, *, force: bool, resume: bool, claim: Claim | None 
         PrunionError: as `check_folder`, or the folder cannot be made, or another process has it.
     """
     check_folder(folder, force=force, resume=resume)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise PrunionError(
-            f"{folder} cannot be made ({exc.strerror or exc}): choose another place with -o"
-        ) from None
+    _make(folder)
     if claim is not None:
         claim.take()
     if resume:
@@ -159,6 +165,15 @@ def make_folder(folder: Path, *, force: bool, resume: bool, claim: Claim | None 
         for leftover in FOLDERS:
             shutil.rmtree(folder / leftover, ignore_errors=True)
         (folder / "metrics.jsonl").touch()  # from now on it is known as a run's
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise PrunionError(
+            f"{folder} cannot be made ({exc.strerror or exc}): choose another place with -o"
+        ) from None
 
 
 def drop_lines_after(metrics: Path, step: int) -> None:

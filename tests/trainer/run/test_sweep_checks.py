@@ -8,9 +8,11 @@ from typing import get_args
 import pytest
 
 from prunion.runtime.errors import BudgetError, PrunionError
-from prunion.trainer.config import load_config
+from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.learning import Training
-from prunion.trainer.run import train_run, train_sweep
+from prunion.trainer.run import RunResult, train_run, train_sweep, train_with_baseline
+from prunion.trainer.run import folder as run_folder
+from prunion.trainer.run.sweep import runs
 from prunion.trainer.run.sweep.branches import Shared
 from tests.trainer.run.test_sweep import SHORT, checkpoint
 from tests.trainer.tiny_run import tiny_run
@@ -53,3 +55,55 @@ def test_a_damaged_finished_run_is_told_before_others_are_trained(
     monkeypatch.setattr(Training, "run_epoch", lambda *_: pytest.fail("it trained"))
     with pytest.raises(PrunionError, match=said):
         train_sweep(configs, tmp_path / "out", resume=True)
+
+
+def test_two_spellings_of_a_budget_are_one(tmp_path: Path) -> None:
+    """The table had one row of both, with a spread between two trainings of the same run."""
+    run_file = tiny_run(tmp_path, **SHORT)
+    for one, other in (("0.5", "'50%'"), ("1e3", "1000")):
+        configs = [load_config(run_file, [f"budget.limit={x}"]) for x in (one, other)]
+        with pytest.raises(PrunionError, match="have the same seed and budget: leave one out"):
+            train_sweep(configs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_sweeps_cannot_train_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one's --force removed the states that the first one's runs were to start from."""
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
+    run_file, out = tiny_run(tmp_path, **SHORT), tmp_path / "out"
+    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
+    go, begun = runs.train_run, []
+
+    def second(config: RunConfig, place: Path, **more: object) -> RunResult:
+        begun.append(place.name)
+        kept = sorted(out.glob("fork.*"))
+        with pytest.raises(PrunionError, match=f"another process trains in {out}"):
+            train_sweep(configs, out, force=True)
+        assert sorted(out.glob("fork.*")) == kept
+        return go(config, place, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "train_run", second)
+        result = train_sweep(configs, out)
+    assert begun == ["seed-3-budget-0.4", "seed-3-budget-0.7"]
+    assert result.runs[0]["branched_from"]
+    train_sweep(configs, out, force=True)
+
+
+def test_no_run_with_force_removes_a_baseline_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
+    config, out = load_config(tiny_run(tmp_path, **SHORT)), tmp_path / "out"
+    go = runs.train_run
+
+    def second(config: RunConfig, place: Path, **more: object) -> RunResult:
+        if place.name == "baseline":
+            with pytest.raises(PrunionError, match=f"another process trains in {out}"):
+                train_run(config, out, force=True)
+        return go(config, place, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs, "train_run", second)
+    assert train_with_baseline(config, out).baseline is not None

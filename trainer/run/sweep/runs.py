@@ -23,7 +23,7 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import GRAPH, DomainNet
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
-from prunion.trainer.run.folder import check_folder
+from prunion.trainer.run.folder import Claim, check_folder
 from prunion.trainer.run.record import RECORD, made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.snapshot import snapshot_facts
@@ -83,47 +83,50 @@ def train_sweep(
         shared: `ramp`, or `warm-up` alone.
         shorter: share of settling that a run skips which leaves the ramp at its beginning, 0 … 1.
 
-    Raises what `train_run` raises; the folders and every budget are looked at before the first run.
+    Raises what `train_run` raises, and PrunionError if another process trains in `folder`; the
+    folders and every budget are looked at before the first run.
     """
     if restarted():
         force, resume = False, True
     runs = [(config, folder / _name(config)) for config in configs]
     if (folder / METRICS).exists():
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
-    if len({place for _, place in runs}) < len(runs):
-        raise PrunionError("two of the runs have the same seed and budget: leave one out")
+    _check_different(runs)
     for _, place in runs:
         check_folder(place, force=force, resume=resume)
-    finished = [run for run in runs if resume and is_finished(*run)]
-    waiting = [run for run in runs if run not in finished]
-    if resume:
-        _check_sharing(folder, runs, sharing_facts(shared, shorter))
-        check = check and _of_new_networks(check, runs)
-    else:
-        for leftover in folder.glob(f"{FORK}seed-*"):
-            leftover.unlink(missing_ok=True)
-    if not waiting:
-        places = {draw_of(config): place for config, place in reversed(finished)}
-        check_alike(finished, lambda config: read_made_by(places[draw_of(config)]))
-    shares = _priced(waiting[0], runs, check, finished) if waiting else []
-    go = partial(train_run, force=force, resume=resume, run_file=run_file, track=track)
-    for seed in dict.fromkeys(config.seed for config, _ in waiting):
-        own = [i for i, (config, _) in enumerate(runs) if config.seed == seed]
-        first = own[trunk_of([configs[i] for i in own], [shares[i] for i in own], shared)]
-        order = [runs[first], *(runs[i] for i in own if i != first)]
-        left = [run for run in order if run in waiting]
-        begun = [run for run in left if resume and (run[1] / STATE).is_file()]
-        _train_seed(left, begun, order[0], folder, go, shared, shorter)
-        for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
-            leftover.unlink(missing_ok=True)
-    ended = [
-        {**read_json(place / RECORD)["result"], "seed": config.seed, "folder": str(place)}
-        for config, place in runs
-    ]
-    result = sweep_result(folder, configs, ended)
-    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process draws
-        return result
-    return replace(result, pictures=draw_frontier(result))
+    with Claim(folder) as claim:
+        if _is_first():
+            claim.take()
+        finished = [run for run in runs if resume and is_finished(*run)]
+        waiting = [run for run in runs if run not in finished]
+        if resume:
+            _check_sharing(folder, runs, sharing_facts(shared, shorter))
+            check = check and _of_new_networks(check, runs)
+        else:
+            for leftover in folder.glob(f"{FORK}seed-*"):
+                leftover.unlink(missing_ok=True)
+        if not waiting:
+            places = {draw_of(config): place for config, place in reversed(finished)}
+            check_alike(finished, lambda config: read_made_by(places[draw_of(config)]))
+        shares = _priced(waiting[0], runs, check, finished) if waiting else []
+        if _is_first():
+            claim.make()
+        go = partial(train_run, force=force, resume=resume, run_file=run_file, track=track)
+        for seed in dict.fromkeys(config.seed for config, _ in waiting):
+            own = [i for i, (config, _) in enumerate(runs) if config.seed == seed]
+            first = own[trunk_of([configs[i] for i in own], [shares[i] for i in own], shared)]
+            order = [runs[first], *(runs[i] for i in own if i != first)]
+            left = [run for run in order if run in waiting]
+            begun = [run for run in left if resume and (run[1] / STATE).is_file()]
+            _train_seed(left, begun, order[0], folder, go, shared, shorter)
+            for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
+                leftover.unlink(missing_ok=True)
+        ended = [
+            {**read_json(place / RECORD)["result"], "seed": config.seed, "folder": str(place)}
+            for config, place in runs
+        ]
+        result = sweep_result(folder, configs, ended)
+        return replace(result, pictures=draw_frontier(result)) if _is_first() else result
 
 
 def train_with_baseline(
@@ -160,17 +163,36 @@ def train_with_baseline(
         watch=watch,
         track=track,
     )
-    baseline = train_run(
-        baseline_of(config),
-        folder / BASELINE,
-        force=force,
-        resume=resume,
-        model=model,
-        datasets=datasets,
-        track=track,
-    )
+    with Claim(folder) as claim:
+        if _is_first():  # or another run with --force in it would remove the baseline under way
+            claim.take()
+        baseline = train_run(
+            baseline_of(config),
+            folder / BASELINE,
+            force=force,
+            resume=resume,
+            model=model,
+            datasets=datasets,
+            track=track,
+        )
     verdict = read_verdict(folder, folder / BASELINE)
     return replace(result, baseline=baseline.accuracy, verdict=verdict)
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+
+
+def _check_different(runs: Sequence[Run]) -> None:
+    """Refuse two runs of one seed and budget, however that is written: 1M and 1000000."""
+    seen: dict[tuple[int, bool, float], Path] = {}
+    for config, place in runs:
+        budget = config.budget
+        other = seen.setdefault((config.seed, budget.is_fraction, budget.amount), place)
+        if other is not place:
+            raise PrunionError(
+                f"{other.name} and {place.name} have the same seed and budget: leave one out"
+            )
 
 
 def _train_seed(

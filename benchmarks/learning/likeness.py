@@ -4,9 +4,9 @@
         --domains flowers5,dtd10 -o ROWS.jsonl tuned-025 separate-025
     python -m prunion.benchmarks.learning.likeness ROWS.jsonl --like precision-bf16
 
-A line for each group of domains that has both rows: the accuracy of the union and of a network for
-each domain with the same parameters in all, their difference, and by how many of the domains the
-channels of the union were chosen before they settled.
+A table for each backbone, a line for each group of domains that has both rows: the accuracy of the
+union and of a network for each domain with the same parameters in all, their difference, and by how
+many of the domains the channels of the union were chosen before they settled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.benchmarks.learning.paired import compare, label_of, read_rows
+from prunion.benchmarks.learning.paired import backbone_of, compare, label_of, read_rows
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.trainer.network import load_checkpoint
 
@@ -45,18 +45,23 @@ def chosen_by(folder: Path) -> list[int]:
 def main(rows: Path, like: str, shared: str, apart: str) -> None:
     """Print a table of the groups of domains in ROWS."""
     lines = read_rows(rows)
-    found = table([x for x in lines if _settings(x) == like], shared, apart)
+    kept = [x for x in lines if _settings(x) == like]
+    backbones = {
+        name: [x for x in kept if backbone_of(x) == name] for name in map(backbone_of, kept)
+    }
+    found = {name: text for name, own in backbones.items() if (text := table(own, shared, apart))}
     if not found:
         raise click.UsageError(
             f"{rows} has no group of domains with both {shared} and {apart}"
             + f" and exactly the settings --like '{like}'; it has "
             + ", ".join(sorted({f"'{_settings(x)}'" for x in lines}))
         )
-    click.echo(found)
+    named = len(backbones) > 1
+    click.echo("\n\n".join(f"{name}:\n\n" * named + text for name, text in found.items()))
 
 
 def table(lines: Sequence[dict[str, Any]], shared: str, apart: str) -> str:
-    """Markdown, groups of few domains first; empty where none has both rows."""
+    """Markdown of one backbone's rows, groups of few domains first; empty where none has both."""
     groups: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
         group = groups.setdefault(tuple(line["accuracy"]), {})

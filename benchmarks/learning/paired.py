@@ -33,6 +33,7 @@ from prunion.runtime.errors import InputError
 
 __all__ = [
     "Difference",
+    "backbone_of",
     "compare",
     "label_of",
     "main",
@@ -83,9 +84,10 @@ def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
     """How much better our row is; None where no seed is in both with its answers.
 
     Raises:
-        click.ClickException: the two were tested on different images.
+        click.ClickException: the two were tested on different images, or the lines of one are of
+            several backbones, or have a seed twice.
     """
-    mine, other = ({seed_of(x): x for x in lines if "right" in x} for lines in (ours, theirs))
+    mine, other = (_by_its_seed([x for x in lines if "right" in x]) for lines in (ours, theirs))
     common = sorted(mine.keys() & other.keys())
     if not common:
         return None
@@ -110,6 +112,20 @@ def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
         low, high = _interval([np.stack(each) for each in differences])
     mean = float(_by_seed(differences).mean())
     return Difference(mean, mean + low, mean + high, len(common), sum(first["images"].values()))
+
+
+def _by_its_seed(lines: Sequence[Line]) -> dict[str, Line]:
+    """A row's lines by their seed: of two of one seed the last would stand for both."""
+    found: dict[str, Line] = {}
+    for line in lines:
+        first = found.setdefault(seed_of(line), line)
+        if first is not line or backbone_of(line) != backbone_of(lines[0]):
+            other = lines[0] if first is line else first
+            raise click.ClickException(
+                f"{other['key']} and {line['key']} are not one row of different seeds: leave one "
+                "of them out"
+            )
+    return found
 
 
 def _gains(ours: Line, theirs: Line, domain: str) -> np.ndarray:
@@ -166,6 +182,11 @@ def unpacked(text: str, count: int) -> np.ndarray:
 def seed_of(line: Line) -> str:
     """The third part of a line's key."""
     return str(line["key"].split(".")[2])
+
+
+def backbone_of(line: Line) -> str:
+    """The first part of a line's key."""
+    return str(line["key"].split(".")[0])
 
 
 def label_of(line: Line) -> str:
@@ -229,8 +250,8 @@ def main(path: Path, rows: tuple[str, ...]) -> None:
     extra = first.partition(".")[2]
     others = others or [x for x in labels if x != first and x.partition(".")[2] == extra]
     head = ["row", "against", "seeds", "images", "points", "95 % interval", "verdict"]
-    for backbone in dict.fromkeys(line["key"].split(".")[0] for line in lines):
-        mine = [x for x in lines if x["key"].split(".")[0] == backbone]
+    for backbone in dict.fromkeys(map(backbone_of, lines)):
+        mine = [x for x in lines if backbone_of(x) == backbone]
         shown = [
             _row(first, name, difference)
             for name in others

@@ -76,3 +76,19 @@ def test_groups_with_both_rows_are_told(tmp_path: Path) -> None:
     assert wrong.exit_code == 2
     assert "no group of domains with both tuned-050 and separate-025" in wrong.output
     assert "it has 'e2-4-24.precision-bf16', 'precision-bf16'" in wrong.output
+
+
+def test_each_backbone_has_a_table_of_its_own(tmp_path: Path) -> None:
+    """Means were over both, and the difference that of the backbone that came last."""
+    good, bad = {"a": [1, 1, 1, 0]}, {"a": [1, 0, 0, 0]}
+    rows = [line("tuned-025", 0, good), line("separate-025", 0, bad)]
+    others = [line("tuned-025", 0, bad), line("separate-025", 0, good)]
+    rows += [{**x, "key": x["key"].replace("resnet18", "lite0")} for x in others]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(x) + "\n" for x in rows), "utf-8")
+    done = CliRunner().invoke(main, [str(path), "--like", "precision-bf16"])
+    assert done.exit_code == 0, done.output
+    first, second = (part.splitlines() for part in done.output.split("lite0:\n"))
+    assert first[0] == "resnet18:"
+    assert "| a | 75.00 | 25.00 | +50.00 [" in first[-2]
+    assert "| a | 25.00 | 75.00 | -50.00 [" in second[-1]

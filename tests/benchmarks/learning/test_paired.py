@@ -56,6 +56,14 @@ def test_answers_are_packed_in_order() -> None:
     assert (unpacked(packed(right), 21) == right).all()
 
 
+@pytest.mark.parametrize("key", ["resnet18.one.seed0", "lite0.one.seed1"])
+def test_a_row_has_one_backbone_and_each_seed_once(key: str) -> None:
+    right = {"a": np.ones((1, 4), bool)}
+    ours, theirs = lines("one", right), lines("two", right)
+    with pytest.raises(click.ClickException, match=rf"resnet18\.one\.seed0 and {key} are not one"):
+        compare([*ours, {**ours[0], "key": key}], theirs)
+
+
 def test_every_domain_weighs_the_same() -> None:
     """100 images all gained, 1000 none: half a mean gained, without doubt over seeds or images."""
     ours = lines("a", {"few": np.ones((3, 100), bool), "many": np.ones((3, 1000), bool)})

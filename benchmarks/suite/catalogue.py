@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import InputError
@@ -22,6 +21,7 @@ class Table:
             with `--set`.
         minutes: about how long it takes on two quiet cores, or on one GPU where it needs one.
         needs: what a plain `prunion[bench]` lacks; empty if nothing.
+        adds_to: files of rows that the command adds to, leaving out those it has.
     """
 
     name: str
@@ -29,18 +29,12 @@ class Table:
     command: str
     minutes: float
     needs: str = ""
+    adds_to: tuple[str, ...] = ()
 
     @property
     def placeholders(self) -> list[str]:
         """The command's words in capitals."""
         return [word for word in self.command.split() if word.isupper()]
-
-    @property
-    def rows_file(self) -> str:
-        """The file of rows that the command adds to, leaving out those it has; empty if none."""
-        words = self.command.split()
-        files = [word for before, word in pairwise(words) if before == "-o"]
-        return next((file for file in files if file.endswith(".jsonl")), "")
 
 
 TAKES = "docs/training-cost.md"
@@ -52,7 +46,13 @@ RANDOM = f"{LEARNT}/random-heads"  # rows of before heads were fitted
 ADAMW = "precision-bf16.trunk_optimiser-adamw"  # how keys of those rows end
 TABLES = (
     Table("latency", "docs/benchmarks.md", f"{COST}.runtime_latency --seconds 0.6", 2),
-    Table("against", "docs/benchmarks.md", f"{COST}.against -o against.jsonl", 20),
+    Table(
+        "against",
+        "docs/benchmarks.md",
+        f"{COST}.against -o against.jsonl",
+        20,
+        adds_to=("against.jsonl",),
+    ),
     Table("agreement", "docs/benchmarks.md", f"{COST}.agreement", 2, "mlcommons-loadgen"),
     Table(
         "mixed-batch",
@@ -67,6 +67,7 @@ TABLES = (
         "docs/backbones.md",
         "prunion.benchmarks.backbones --json rows.json --exported 0.6",
         240,
+        adds_to=("rows.json",),
     ),
     Table(
         "torch-pruning",
@@ -90,6 +91,7 @@ TABLES = (
         f"{LEARNING} {DATA} -o rows.jsonl tuned-050",
         60,
         "images",
+        ("rows.jsonl",),
     ),
     Table(
         "learning-table",
@@ -143,6 +145,7 @@ TABLES = (
         f"{GPU} learning {DATA} -o {LEARNT}",
         60,
         "a GPU, images",
+        tuple(f"{LEARNT}/{rows}.jsonl" for rows in ("eight", "methods", "pairs", "lite0")),
     ),
     Table(
         "widths-accuracy",
@@ -152,6 +155,7 @@ TABLES = (
         f"-o {RANDOM}/holdout25.jsonl --round-to 8 tuned-macs-050 tuned-025",
         240,
         "images",
+        (f"{RANDOM}/holdout25.jsonl",),
     ),
     Table(
         "shared-ramp",
@@ -159,14 +163,25 @@ TABLES = (
         f"{LEARNING}.shared_ramp {DATA} -o shared.jsonl",
         900,
         "images",
+        ("shared.jsonl",),
     ),
     Table("loader", TAKES, f"{COST}.loader --images 1024 --side 400", 5),
     Table("params", "docs/methods.md", "prunion.benchmarks.reproduce.ratios", 3),
-    Table("serving", "docs/serving.md", "prunion.benchmarks.serving -o serving.jsonl", 60),
+    Table(
+        "serving",
+        "docs/serving.md",
+        "prunion.benchmarks.serving -o serving.jsonl",
+        60,
+        adds_to=("serving.jsonl",),
+    ),
     Table("engines", "docs/desktop.md", f"{GPU}.engines", 5, "TensorRT"),
-    Table("gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU"),
-    Table("gpu-inference", "docs/gpu.md", f"{GPU} inference -o gpu.jsonl", 15, "a GPU"),
-    Table("gpu-runtime", "docs/gpu.md", f"{GPU} runtime -o gpu.jsonl", 5, "a GPU"),
+    Table(
+        "gpu-training", "docs/gpu.md", f"{GPU} training -o gpu.jsonl", 15, "a GPU", ("gpu.jsonl",)
+    ),
+    Table(
+        "gpu-inference", "docs/gpu.md", f"{GPU} inference -o gpu.jsonl", 15, "a GPU", ("gpu.jsonl",)
+    ),
+    Table("gpu-runtime", "docs/gpu.md", f"{GPU} runtime -o gpu.jsonl", 5, "a GPU", ("gpu.jsonl",)),
 )
 
 

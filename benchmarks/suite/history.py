@@ -37,11 +37,11 @@ def check_run(
     """
     for table in tables:
         _words(table, given)
-        rows = table.rows_file
-        if rows and Path(rows).exists() and not resume:
+        here = [rows for rows in table.adds_to if Path(rows).exists()]
+        if here and not resume:
             raise InputError(
-                f"{rows} is here, and {table.name} measures only the rows that it lacks: move it "
-                "away, or go on with it by --resume"
+                f"{here[0]} is here, and {table.name} measures only the rows that it lacks: move "
+                "it away, or go on with it by --resume"
             )
     known = {word for table in tables for word in table.placeholders}
     if strange := sorted(set(given) - known):

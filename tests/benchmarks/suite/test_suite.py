@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 import prunion
 from prunion.benchmarks import __main__ as command
+from prunion.benchmarks.gpu.learning import PLAN
 from prunion.benchmarks.suite import (
     CASES,
     TABLES,
@@ -84,6 +86,20 @@ def test_what_a_checkout_holds_is_shown(
     assert done.exit_code == 0, done.output
 
 
+ANEW = ("frontier", "methods-latency")  # tables whose commands write their file anew
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda x: x.name)
+def test_what_a_command_writes_to_is_what_it_adds_to(table: Table) -> None:
+    """Rows of last year were kept as measured today: --json was not looked at, nor a folder."""
+    words = table.command.split()
+    given = [word for before, word in pairwise(words) if before in ("-o", "--output", "--json")]
+    places = {str(Path(x).parent) if given == [str(Path(x).parent)] else x for x in table.adds_to}
+    assert places == set(() if table.name in ANEW else given)
+    if table.name == "eight-domains":
+        assert {Path(x).stem for x in table.adds_to} == {file for file, *_ in PLAN}
+
+
 def test_names_are_found_once_and_others_refused() -> None:
     assert [x.name for x in find_tables(["memory", "latency", "memory"])] == ["memory", "latency"]
     with pytest.raises(InputError, match="no table is called 'speed'"):
@@ -124,8 +140,17 @@ def test_everything_is_checked_before_hours_are_spent(
         "memory", "-o", "h.jsonl", "--set", "DATE=x"
     )
     assert "cannot be written" in told("memory", "-o", "nowhere/h.jsonl")
-    Path("against.jsonl").write_text("{}")
-    assert "move it away, or go on with it by --resume" in told("against", "-o", "h.jsonl")
+    given = ("-o", "h.jsonl", "--set", "DATA=x", "--set", "WEIGHTS=x")
+    results = Path("benchmarks/learning/results")
+    results.mkdir(parents=True)
+    for name, rows in (
+        ("against", Path("against.jsonl")),
+        ("backbones", Path("rows.json")),
+        ("eight-domains", results / "methods.jsonl"),
+    ):
+        rows.write_text("{}")
+        refused = told(name, "learning", *given)
+        assert f"{rows} is here" in refused and "move it away, or go on with it by" in refused
     monkeypatch.setattr(command, "run_table", lambda *_: {"seconds": 1, "exit_code": 0})
     done = CliRunner().invoke(command.main, ["run", "against", "-o", "h.jsonl", "--resume"])
     assert done.exit_code == 0, done.output

@@ -32,7 +32,7 @@ from prunion.runtime.serve.logs import logging_of
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
-from prunion.runtime.serve.workers import run_workers
+from prunion.runtime.serve.workers import bind_port, hold_port, run_workers
 
 __all__ = ["serve", "serve_with"]
 
@@ -71,12 +71,13 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
         return
     with logging_of(options), contextlib.ExitStack() as held:
         # Held but not listened on, so that the workers share what this process was given.
-        ports = [held.enter_context(_bound(options, options.port))]
-        if options.grpc_port is not None:
-            ports.append(held.enter_context(_bound(options, options.grpc_port)))
+        host, grpc_port = options.host, options.grpc_port
+        ports = [held.enter_context(hold_port(host, options.port))]
+        if grpc_port is not None:
+            ports.append(held.enter_context(hold_port(host, grpc_port, "grpc-port")))
         numbers = [x.getsockname()[1] for x in ports]
         shared = replace(options, port=numbers[0])
-        if options.grpc_port is not None:
+        if grpc_port is not None:
             shared = replace(shared, grpc_port=numbers[1])
         run_workers(options.workers, lambda: asyncio.run(_run(bundle, shared, shared.port)))
 
@@ -102,7 +103,10 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
 
     if hasattr(signal, "SIGHUP"):
         _on_signal(loop, signal.SIGHUP, reload)
-    listening = _bound(options, port) if options.uds is None else _bound_path(options.uds)
+    if options.uds is None:
+        listening = bind_port(options.host, port, shared=options.workers > 1)
+    else:
+        listening = _bound_path(options.uds)
     listening.listen(BACKLOG)
     socket_file = None if options.uds is None else _identity(options.uds)
     http = _Http(_config(service, gate, keys))
@@ -226,25 +230,6 @@ def _notify(state: str) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _bound(options: ServeOptions, port: int) -> socket.socket:
-    """A socket that has its address and does not listen yet. Raises ConfigError."""
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    # asyncio sends at once (TCP_NODELAY) only where a socket says that it is of TCP; without, every
-    # answer of two writes waits 40 ms for the client's delayed acknowledgement.
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if options.workers > 1:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        found.bind((options.host, port))
-    except OSError as exc:
-        found.close()
-        raise ConfigError(
-            f"cannot listen on {options.host} port {port} ({exc.strerror}): choose another --port"
-        ) from None
-    return found
 
 
 def _bound_path(path: Path) -> socket.socket:

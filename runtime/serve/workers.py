@@ -1,24 +1,70 @@
-"""Several processes that share the ports: started, told what the first is told, and replaced."""
+"""Ports, and several processes that share them: started, told what the first is told, replaced."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from prunion.runtime.errors import ConfigError
 
-__all__ = ["run_workers"]
+__all__ = ["bind_port", "hold_port", "run_workers"]
 
 FORWARDED = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
 SOON = 5.0  # seconds: who ends sooner than this was not able to start
 logger = logging.getLogger("prunion.serve")
+
+
+def bind_port(
+    host: str, port: int, option: str = "port", *, shared: bool = False, again: bool = True
+) -> socket.socket:
+    """A socket that has its address and does not listen yet.
+
+    Args:
+        shared: let others of this user that are `shared` too have the address.
+        again: take it while connections of an earlier server linger there.
+
+    Raises ConfigError.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends at once (TCP_NODELAY) only where a socket says that it is of TCP; without, every
+    # answer of two writes waits 40 ms for the client's delayed acknowledgement.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    if again:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        found.bind((host, port))
+    except OSError as exc:
+        found.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({exc.strerror}): choose another --{option}"
+        ) from None
+    return found
+
+
+def hold_port(host: str, port: int, option: str = "port") -> socket.socket:
+    """A socket that holds an address for workers to share, and that nobody else has.
+
+    Raises ConfigError.
+    """
+    # A shared socket joins whoever shares the port already, another server too: only one that does
+    # not share is told of them.
+    bind_port(host, port, option).close()
+    # Without `again` such a socket of another server is told of this one before a worker listens.
+    # What lingers of a server with one worker forbids it; nobody is there, as was just seen.
+    with suppress(ConfigError):
+        return bind_port(host, port, option, shared=True, again=False)
+    return bind_port(host, port, option, shared=True)
 
 
 def run_workers(count: int, work: Callable[[], None]) -> None:

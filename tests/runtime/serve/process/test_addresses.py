@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from prunion.runtime.errors import ConfigError
 from tests.runtime.serve.process.load import ask, clients, right
 from tests.runtime.serve.running import COMMAND, running
 from tests.waiting import LONG, until
@@ -17,6 +19,7 @@ from tests.waiting import LONG, until
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
+from prunion.runtime.serve.workers import bind_port, hold_port  # noqa: E402
 
 
 def test_systemd_is_told(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +110,43 @@ def test_several_processes_share_the_ports(bundle_path: Path, toy: ModuleType) -
         assert not load.lost and all(right(found, toy) for _, found in load.answers)
         assert server.end() == 0
         assert [line["event"] for line in server.lines].count("stopped") == 2
+
+
+def test_no_other_server_shares_the_ports(bundle_path: Path) -> None:
+    again = ["serve", bundle_path, "--workers", 2]
+    with running(bundle_path, workers=2) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=LONG)
+        assert ask(connection)[0] == 200
+        command = [*COMMAND, *map(str, [*again, "--port", server.http])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
+        assert done.returncode == 1 and "choose another --port" in done.stderr
+        assert server.end() == 0  # it closed an open connection, which lingers at the port
+        connection.close()
+    ports = ["--port", server.http, "--grpc-port", server.grpc]
+    with running(bundle_path, *ports, workers=2) as following:
+        assert (following.http, following.grpc) == (server.http, server.grpc)
+        assert following.end() == 0
+
+
+def test_a_port_is_held_before_anybody_listens() -> None:
+    if not hasattr(socket, "SO_REUSEPORT"):
+        pytest.skip("this system shares no ports")
+    with hold_port("127.0.0.1", 0) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(ConfigError, match="choose another --grpc-port"):
+            hold_port("127.0.0.1", port, "grpc-port")
+        with bind_port("127.0.0.1", port, shared=True) as worker:
+            worker.listen()
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                worker.accept()[0].close()
+                client.recv(1)
+    # What lingers of several workers, then of one, is no server.
+    with bind_port("127.0.0.1", port) as alone:
+        alone.listen()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            alone.accept()[0].close()
+            client.recv(1)
+    hold_port("127.0.0.1", port).close()
 
 
 @pytest.mark.parametrize(

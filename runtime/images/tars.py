@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = ["are_tars", "open_tars"]
 
 MOST_LABEL, MOST_JSON = 1 << 10, 1 << 20  # bytes
 AT_ONCE = 256  # images that are checked together
+PADDING = 1 << 20  # bytes behind the end that are looked at together
 
 
 def are_tars(paths: Sequence[Path]) -> bool:
@@ -212,7 +214,7 @@ def _check(path: Path, member: tarfile.TarInfo, end: int) -> None:
 
 
 def _check_end(path: Path, raw: BinaryIO, offset: int) -> None:
-    """A shard ends with a block of zeros; tarfile takes a damaged header for the end, too."""
+    """A shard ends with blocks of zeros; tarfile takes a damaged header for the end, too."""
     raw.seek(offset)
     block = raw.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
@@ -220,6 +222,28 @@ def _check_end(path: Path, raw: BinaryIO, offset: int) -> None:
             f"{path} is damaged, or copied in part: at byte {offset:,} there is neither a file nor "
             "the end; copy it again"
         )
+    if _holds_data(raw, offset):
+        raise DataError(
+            f"{path} holds more behind its end, which is at byte {offset:,}: shards that `cat` put "
+            "together are given as a list, or written anew"
+        )
+
+
+def _holds_data(raw: BinaryIO, place: int) -> bool:
+    """Whether anything but zeros lies behind a place; holes are passed over without reading."""
+    zeros, whence = bytes(PADDING), os.SEEK_SET
+    with suppress(AttributeError, OSError):  # of systems that tell no holes
+        raw.seek(0, os.SEEK_DATA)
+        whence = os.SEEK_DATA
+    while True:
+        try:
+            place = raw.seek(place, whence)
+        except OSError:  # no data from there on
+            return False
+        block = raw.read(PADDING)
+        if not block or block != zeros[: len(block)]:
+            return bool(block)
+        place += len(block)
 
 
 def _image(files: dict[str, _File], column: str, what: str) -> _File:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import tarfile
 from pathlib import Path
@@ -125,6 +126,26 @@ def test_what_is_no_sample_is_named(
 ) -> None:
     with pytest.raises(DataError, match=told):
         open_tars([shard(tmp_path / "x.tar", *files)])
+
+
+def test_a_shard_ends_where_its_file_ends(tmp_path: Path) -> None:
+    one, two = (
+        shard(tmp_path / f"{n}.tar", (f"{n}.png", picture(n)), (f"{n}.cls", "1")).read_bytes()
+        for n in (1, 2)
+    )
+    path = tmp_path / "both.tar"
+    for padding in (0, 512, (1 << 20) + 7):
+        path.write_bytes(one + bytes(padding))
+        assert len(open_tars([path]).labels) == 1
+        for more in (two, b"x"):
+            path.write_bytes(one + bytes(padding) + more)
+            with pytest.raises(DataError, match=r"both.tar holds more behind its end.*as a list"):
+                open_tars([path])
+    path.write_bytes(one)
+    os.truncate(path, 1 << 38)  # a hole, which takes no time
+    assert len(open_tars([path]).labels) == 1
+    path.write_bytes(one.rstrip(b"\0") + bytes(512 - len(one.rstrip(b"\0")) % 512) + bytes(512))
+    assert len(open_tars([path]).labels) == 1  # one block of zeros, as some write it
 
 
 @pytest.mark.parametrize(

@@ -96,14 +96,14 @@ def _named(arguments: Sequence[str]) -> list[str]:
     import os
 
     from prunion.runtime.errors import InputError
+    from prunion.runtime.images import matching
 
     found: list[str] = []
     for argument in arguments:
         if os.path.isdir(argument):
             below = sorted(_images_below(argument))
         elif glob.has_magic(argument) and not os.path.exists(argument):
-            matches = sorted(glob.glob(argument, recursive=True))
-            below = [x for x in matches if os.path.isfile(x)]
+            below = [x for x in matching(argument) if os.path.isfile(x)]
         else:
             below = [argument]
         if not below:

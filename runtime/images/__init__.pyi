@@ -34,4 +34,5 @@ from .parquet import are_parquet as are_parquet
 from .parquet import open_parquet as open_parquet
 from .sources import has_columns as has_columns
 from .sources import image_files as image_files
+from .sources import matching as matching
 from .sources import open_images as open_images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,9 +43,10 @@ def open_labelled(
         DataError: the data cannot be read, an image has no label, or one that is no class.
         InputError: there are no `data`.
     """
-    split = _open(data, columns, orientation)
+    beside: Counter[str] = Counter()
+    split = _open(data, columns, orientation, beside)
     if skipped is not None:
-        skipped.update(split.skipped)
+        skipped.update({**split.skipped, **beside})
     unknown = _unknown(split, set(classes))
     if unknown and not skip_unknown:
         told = [f"{shown(name)}{_nearest(name, classes)}" for name in list(unknown)[:MOST_NAMED]]
@@ -64,14 +66,17 @@ def open_labelled(
 
 
 def _open(
-    data: Sequence[Path | str] | Path | str, columns: tuple[str, str], orientation: Orientation
+    data: Sequence[Path | str] | Path | str,
+    columns: tuple[str, str],
+    orientation: Orientation,
+    beside: Counter[str],
 ) -> Split:
     paths = tuple(map(Path, [data] if isinstance(data, (str, Path)) else data))
     if not paths:
         raise InputError(
             "no data given: give a folder of class folders, or .parquet, .tar, .csv or .jsonl files"
         )
-    files = image_files(paths)
+    files = image_files(paths, beside)
     for path in files:
         if not path.exists():
             raise DataError(f"{path} does not exist: correct the path")

@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import glob
+import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunion.runtime.base import Orientation
+from prunion.runtime.base import Orientation, shown
+from prunion.runtime.errors import DataError
 from prunion.runtime.images.folder import open_folder
 from prunion.runtime.images.labels import Split
 from prunion.runtime.images.parquet import are_parquet, open_parquet
 from prunion.runtime.images.table import are_tables, open_tables
 from prunion.runtime.images.tars import are_tars, open_tars
 
-__all__ = ["has_columns", "image_files", "open_images"]
+__all__ = ["has_columns", "image_files", "matching", "open_images"]
 
 SHARDS = (".parquet", ".tar")
+# What the words in a shard's name say it is for, as Hugging Face's datasets reads them.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 
 
-def image_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+def image_files(paths: Sequence[Path], skipped: Counter[str] | None = None) -> tuple[Path, ...]:
     """The paths with patterns and folders of shards replaced by what they name, in order.
 
     What exists is no pattern. A folder that holds folders holds classes, and stays.
+
+    Args:
+        skipped: is told how many files lie beside a folder's shards.
+
+    Raises DataError for a folder with shards of two kinds, or of several sets by their names.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += _shards(path) or [path]
-        elif not path.exists() and any(sign in str(path) for sign in "*?["):
-            found += [Path(x) for x in sorted(glob.glob(str(path), recursive=True))] or [path]
+            found += _shards(path, Counter() if skipped is None else skipped) or [path]
+        elif any(sign in str(path) for sign in "*?["):
+            found += [Path(x) for x in matching(str(path))] or [path]
         else:
             found.append(path)
     return tuple(found)
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that a pattern names, sorted; as far as a path exists, it is no pattern."""
+    known = pattern
+    while known and not os.path.exists(known):
+        known = os.path.dirname(known)
+    return sorted(glob.glob(glob.escape(known) + pattern[len(known) :], recursive=True))
 
 
 def has_columns(files: Sequence[Path]) -> bool:
@@ -59,13 +82,43 @@ def open_images(
     return None
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The shards of one kind in a folder that holds no other folder, by name."""
+def _shards(folder: Path, skipped: Counter[str]) -> list[Path]:
+    """The shards in a folder that holds no other folder, by name. Raises DataError."""
     try:
-        inside = [x for x in folder.iterdir() if not x.name.startswith(".")]
+        inside = sorted(x for x in folder.iterdir() if not x.name.startswith("."))
     except OSError:  # reading it will say what is wrong
         return []
     if any(x.is_dir() for x in inside):
         return []
-    kinds = [sorted(x for x in inside if x.suffix.lower() == kind) for kind in SHARDS]
-    return next((shards for shards in kinds if shards), [])
+    shards = [x for x in inside if x.suffix.lower() in SHARDS]
+    for other in shards[1:]:
+        kinds, sets = ({of(x) for x in (shards[0], other)} for of in (_kind_of, _set_of))
+        if len(kinds) > 1 or len(sets) > 1:
+            what = "different kinds" if len(kinds) > 1 else "different sets"
+            raise DataError(
+                f"{folder} holds shards of {what}, such as {shown(shards[0].name)} and "
+                f"{shown(other.name)}: name those that are meant, as by the pattern "
+                f"'{folder / _pattern_of(other)}'"
+            )
+    if shards and len(inside) > len(shards):
+        skipped["beside the shards"] += len(inside) - len(shards)
+    return shards
+
+
+def _kind_of(shard: Path) -> str:
+    return shard.suffix.lower()
+
+
+def _set_of(shard: Path) -> str:
+    """What tells the sets of one folder apart: all before 00000-of-00002, or the word of a split.
+
+    Names without either may be anything, so these are all one set.
+    """
+    if found := re.match(r"(.*?)\d+-of-\d+", shard.stem):
+        return found[1]
+    words = re.split(r"[-._\s\d]+", shard.stem.lower())
+    return " ".join(sorted({SPLITS[word] for word in words if word in SPLITS}))
+
+
+def _pattern_of(shard: Path) -> str:
+    return re.sub(r"\d+(-of-\d+.*)?", "*", shard.stem) + shard.suffix

@@ -52,7 +52,7 @@ def test_an_image_that_cannot_be_read_costs_the_others_nothing(
 def test_predict_takes_folders_and_quoted_patterns(
     bundle_path: Path, picture: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "photos"
+    folder = tmp_path / "photos [2]"  # a folder's name is no pattern
     for name in ("b.png", "sub/a.png", "a.PNG", ".hidden.png", "notes.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(picture.read_bytes())

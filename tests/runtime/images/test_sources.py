@@ -1,0 +1,75 @@
+"""What paths of labelled images name: folders of shards, and patterns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from prunion.runtime.errors import DataError
+from prunion.runtime.images import image_files, matching, open_labelled
+from tests.runtime.images.test_tars import picture, shard
+
+
+def made(folder: Path, *names: str) -> list[Path]:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    return [folder / name for name in names]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["shard-000000.tar", "shard-000001.tar"],
+        ["000.tar", "001.tar", "002.TAR"],
+        ["part-0.parquet", "part-1.parquet"],
+        ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"],
+        ["train-00000-of-00002-9b0b.parquet", "train-00001-of-00002-a1c2.parquet"],
+        ["birds.tar", "latest.tar", "monday 3.tar"],  # names that say nothing of a split
+        ["cats-train.tar", "dogs_training_2.tar"],
+    ],
+)
+def test_a_folder_of_shards_is_one_set(tmp_path: Path, names: list[str]) -> None:
+    files, skipped = made(tmp_path / "data", *names), Counter[str]()
+    assert image_files([tmp_path / "data"], skipped) == tuple(files) and not skipped
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"],
+            "different sets, .*data/train-\\*.parquet'",
+        ),
+        (["cats-00000-of-00001.parquet", "dogs-00000-of-00001.parquet"], "different sets"),
+        (["birds-train-000.tar", "birds-val-000.tar"], "data/birds-val-\\*.tar'"),
+        (["extra.tar", "test.tar"], "different sets, such as 'extra.tar' and 'test.tar'"),
+        (["a.tar", "x.parquet"], "different kinds, such as 'a.tar' and 'x.parquet'"),
+    ],
+)
+def test_shards_of_several_sets_are_told_apart(tmp_path: Path, names: list[str], told: str) -> None:
+    made(tmp_path / "data", *names)
+    with pytest.raises(DataError, match=told):
+        image_files([tmp_path / "data"])
+
+
+def test_what_lies_beside_shards_is_counted(tmp_path: Path) -> None:
+    data, skipped = tmp_path / "data", dict[str, int]()
+    made(data, "README.md", "one.png", ".hidden")
+    shard(data / "a.tar", ("0.png", picture(1)), ("0.cls", "cat"), ("x", b""))
+    images, _, _ = open_labelled(data, "d", ("cat",), "exif", skipped=skipped)
+    assert len(images) == 1 and skipped == {"beside the shards": 2, "without an ending": 1}
+
+
+def test_a_folder_above_a_pattern_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own,) = made(tmp_path / "set[1]", "a.parquet")
+    (other,) = made(tmp_path / "set1", "b.parquet")
+    assert image_files([own.parent / "*.parquet"]) == (own,)
+    assert image_files([tmp_path / "set[1-2]/*.parquet"]) == (other,)
+    assert image_files([own.parent / "**/[a]*"]) == (own,)
+    monkeypatch.chdir(tmp_path)
+    assert matching("set[1]/*") == ["set[1]/a.parquet"]
+    assert matching("set[1-3]//*") == ["set1/b.parquet"]
+    assert matching("set[1]/*.tar") == matching("no/*") == []

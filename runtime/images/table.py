@@ -78,15 +78,15 @@ class _Row:
 
 
 def _rows(table: Path, columns: tuple[str, str]) -> Iterator[_Row]:
+    folder = os.path.abspath(table.parent)  # as written, `..` would lie in "." and in ".."
     for line, name, label in _cells(table, columns):
         if not isinstance(name, str) or not name.strip() or "\0" in name:
             raise DataError(
                 f"{table} line {line} has image {shown(name)}: give the path of an image file"
             )
         image = Path(os.path.normpath(table.parent / name))
-        if not Path(name).is_absolute() and not image.is_relative_to(
-            os.path.normpath(table.parent)
-        ):
+        inside = Path(os.path.abspath(image)).is_relative_to(folder)
+        if not inside and not Path(name).is_absolute():
             raise DataError(
                 f"{table} line {line} names {shown(name)}, which leads out of the table's folder: "
                 "put the table above its images, or give an absolute path"

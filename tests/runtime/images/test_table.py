@@ -72,6 +72,21 @@ def test_labels_of_a_csv_are_numbers_where_all_are(root: Path) -> None:
     assert labels("cat", "-1", " ") == ["cat", -1, None]
 
 
+def test_a_path_stays_in_the_tables_folder_however_this_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = root / "images"
+    (images / "below").mkdir()
+    fair = csv(images, "image,label", "../images/0.png,cat")  # out and in again
+    away = csv(images, "image,label", "../0.png,cat", name="away.csv")
+    for here in (root, images, images / "below"):
+        monkeypatch.chdir(here)
+        for own in (str, os.path.relpath):
+            assert open_tables([Path(own(fair))]).read(0).size == (6, 5)
+            with pytest.raises(DataError, match="leads out of the table's folder"):
+                open_tables([Path(own(away))])
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

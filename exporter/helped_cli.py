@@ -16,6 +16,7 @@ from prunion.trainer.cli import train as unchecked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prunion.runtime.bundle import Profile
     from prunion.trainer.network import DomainNet
     from prunion.trainer.run import ExportCheck
 
@@ -92,16 +93,18 @@ def profile(source: str, output: str, force: bool, as_json: bool, **options: Any
     """
     from prunion.runtime.measure import measure_profile, profile_lines, profile_warning
 
+    def tell(made: Profile) -> None:
+        if as_json:
+            echo_json(made.to_json())
+            return
+        click.echo("\n".join(profile_lines(output, made)))
+        if warning := profile_warning(made):
+            click.echo(warning, err=True)
+
     if source.endswith(".toml"):
         from prunion.exporter.bundle import untrained_bundle
 
         with untrained_bundle(source) as bundle:
-            made = measure_profile(bundle, output, force=force, **options)
+            measure_profile(bundle, output, force=force, tell=tell, **options)
     else:
-        made = measure_profile(source, output, force=force, **options)
-    if as_json:
-        echo_json(made.to_json())
-        return
-    click.echo("\n".join(profile_lines(output, made)))
-    if warning := profile_warning(made):
-        click.echo(warning, err=True)
+        measure_profile(source, output, force=force, tell=tell, **options)

@@ -82,7 +82,7 @@ def export_triton(
     _check_names(opened, each_domain)
     names = [manifest.name, *(opened.domains if each_domain else ())]
     for name in names:
-        check_output(root / name, force=force, wrote=_foreign, inputs=[bundle])
+        check_output(root / name, force=force, wrote=_foreign, inputs=[bundle], whole=True)
     size = opened.held_graph(precision).size
     check_space(root, size * len(names), "choose another place")
     places = []

@@ -41,7 +41,8 @@ def write_report(
     """
     check_output(output, force=force, wrote=_foreign_to_page, inputs=sources)
     if pictures is not None:
-        check_output(pictures, force=force, wrote=_foreign_to_pictures, inputs=sources)
+        foreign = _foreign_to_pictures
+        check_output(pictures, force=force, wrote=foreign, inputs=sources, whole=True)
     subjects = read_subjects(sources)
     if not subjects:
         raise InputError("no run and no bundle given: name at least one")

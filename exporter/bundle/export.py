@@ -108,7 +108,7 @@ def export_bundle(
     """
     output, options = Path(output), options or ExportOptions()
     name = bundle_name(output)
-    check_output(output, force=force, wrote=foreign_to_bundle, inputs=[checkpoint])
+    check_output(output, force=force, wrote=foreign_to_bundle, inputs=[checkpoint], whole=True)
     keep_to_quota()
     free_memory()  # of a training in this process; from here on only what the export makes
     with only_new_garbage():

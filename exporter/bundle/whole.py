@@ -62,7 +62,7 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
         PrunionError: `output` exists and `force` is not given.
     """
     bundle_name(output)
-    check_output(output, force=force, wrote=foreign_to_bundle)
+    check_output(output, force=force, wrote=foreign_to_bundle, whole=True)
     torch.manual_seed(config.seed)
     weights = "default" if config.backbone.source == "python" else "none"
     backbone = replace(config.backbone, weights=weights, match="name")

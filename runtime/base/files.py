@@ -37,6 +37,7 @@ __all__ = [
 # of it is its own.
 Wrote = Callable[[Path], str]
 LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # of those who only looked
+BUNDLE = ("manifest.json", "units.json")  # a folder with these is a bundle
 # Wherever these come from while something is written, it is the writing that failed.
 QUOTA = getattr(errno, "EDQUOT", -1)  # Windows knows none
 FULL = (errno.ENOSPC, QUOTA, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -74,7 +75,7 @@ def new_folder(
     may not be replaced, OutputError if it cannot be written.
     """
     path = Path(path)
-    check_output(path, force=force, wrote=wrote)
+    check_output(path, force=force, wrote=wrote, whole=True)
     with _told(path) as of_block:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
@@ -86,7 +87,7 @@ def new_folder(
             probe.unlink()
             for file in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
                 _finish(file, mode)
-            check_output(path, force=force, wrote=wrote)  # hours may have passed
+            check_output(path, force=force, wrote=wrote, whole=True)  # hours may have passed
             put_in_place(folder, path)
 
 
@@ -96,6 +97,7 @@ def check_output(
     force: bool,
     wrote: Wrote | None = None,
     inputs: Sequence[Path | str] = (),
+    whole: bool = False,
 ) -> None:
     """Check, before the work, that a command may write `path`; nothing is changed.
 
@@ -103,29 +105,21 @@ def check_output(
         wrote: what at `path` the command did not write, so that `force` must leave it; without it
             nothing may be there but an empty folder.
         inputs: what the command reads, which it must never replace.
+        whole: a folder that is there is replaced, not written into.
 
     Raises:
-        PrunionError: `path` exists and may not be replaced.
+        PrunionError: `path` exists and may not be replaced, or is inside a bundle.
         OutputError: nothing can be written there.
     """
     path = Path(path)
     restore(path)
-    if not path.exists():
+    _refuse_bundle(path)
+    if path.exists():
+        _check_replaced(path, force, wrote or strangers, inputs)
+    else:
         for above in (path, *path.absolute().parents):
             _refuse_lost_link(above)
-        _check_writable(path)
-        return
-    for source in inputs:
-        if Path(source).resolve().is_relative_to(path.resolve()):
-            what = "is" if Path(source).resolve() == path.resolve() else "holds"
-            raise PrunionError(f"{path} {what} what this command reads: choose another place")
-    if not force:
-        raise PrunionError(f"{path} already exists: choose another place or pass --force")
-    if foreign := (wrote or strangers)(path):
-        raise PrunionError(
-            f"{path} {foreign}: --force replaces only what the same command wrote, so choose "
-            "another place, or move that away yourself"
-        )
+    _check_writable(path, path.is_dir() and not whole)
 
 
 def check_space(path: Path | str, needed: int, fix: str) -> None:
@@ -238,12 +232,40 @@ def _failed_write(exc: Exception, inside: str) -> int | None:
     return number if found and (number := int(found[1])) in FULL else None
 
 
-def _check_writable(path: Path) -> None:
-    parent = _existing(path)
-    if not parent.is_dir():
-        raise OutputError(f"{path} cannot be made: {parent} is a file, choose another place")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be made: {parent} may not be written, choose another")
+def _check_replaced(path: Path, force: bool, wrote: Wrote, inputs: Sequence[Path | str]) -> None:
+    """Raise PrunionError unless a command may replace what is at `path`."""
+    for source in inputs:
+        if Path(source).resolve().is_relative_to(path.resolve()):
+            what = "is" if Path(source).resolve() == path.resolve() else "holds"
+            raise PrunionError(f"{path} {what} what this command reads: choose another place")
+    if not force:
+        raise PrunionError(f"{path} already exists: choose another place or pass --force")
+    if foreign := wrote(path):
+        raise PrunionError(
+            f"{path} {foreign}: --force replaces only what the same command wrote, so choose "
+            "another place, or move that away yourself"
+        )
+
+
+def _check_writable(path: Path, within: bool) -> None:
+    """Raise OutputError unless `path` can be made, replaced, or written into if `within`."""
+    place = path if within else _existing(path.absolute().parent)
+    if not place.is_dir():
+        raise OutputError(f"{path} cannot be made: {place} is a file, choose another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        what = "replaced" if path.exists() else "made"
+        told = "" if within else f" cannot be {what}: {place}"
+        raise OutputError(f"{path}{told} may not be written, choose another place")
+
+
+def _refuse_bundle(path: Path) -> None:
+    """A bundle's files are fixed: with one more it is none that `export` would replace."""
+    above = Path(os.path.realpath(path.parent))
+    for folder in (above, *above.parents):
+        if all(os.path.isfile(folder / name) for name in BUNDLE):  # never raises, unlike Path
+            raise PrunionError(
+                f"{path} is inside the bundle {folder}, whose files are fixed: choose another place"
+            )
 
 
 def _refuse_lost_link(path: Path) -> None:

@@ -143,7 +143,6 @@ def bench(
         load = {"backend": backend, "precision": precision, "threads": threads}
         ask_scenario(scenario, bundle, load, max(batch), spent, p99 * 1e3, domains, url, as_json)
         return
-    from prunion.runtime.base import replace_file
     from prunion.runtime.measure import (
         NEED_UNPRUNED,
         TORCH_PRUNED,
@@ -179,18 +178,16 @@ def bench(
             unpruned=graph,
             pruned=pruned,
         )
-    if csv_file:
+    try:  # neither a full disk nor a closed pipe costs what the other was to get
         if csv_file in STREAMS:
             click.echo(bench_csv(report), nl=False, err=csv_file == "/dev/stderr")
-        elif _is_pipe(Path(csv_file)):
-            Path(csv_file).write_text(bench_csv(report), "utf-8")
+        if as_json:
+            echo_json(report.to_json())
         else:
-            with replace_file(csv_file) as temporary:
-                temporary.write_text(bench_csv(report), "utf-8")
-    if as_json:
-        echo_json(report.to_json())
-    else:
-        click.echo(format_report(report))
+            click.echo(format_report(report))
+    finally:
+        if csv_file and csv_file not in STREAMS:
+            _write_table(Path(csv_file), bench_csv(report))
 
 
 def _check_options(scenario: Scenario | None, url: str | None, against: tuple[str, ...]) -> None:
@@ -235,8 +232,17 @@ def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
         return
     if path.is_file() and path.stat().st_size and (what := foreign(path)):
         raise OutputError(f"{path} {what}: choose another place")
-    if not path.exists():
-        check_output(path, force=False)
+    check_output(path, force=True, wrote=lambda _: "")
+
+
+def _write_table(path: Path, text: str) -> None:
+    from prunion.runtime.base import replace_file
+
+    if _is_pipe(path):
+        path.write_text(text, "utf-8")
+        return
+    with replace_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def _is_pipe(path: Path) -> bool:

@@ -86,12 +86,14 @@ def evaluate(
             skip_unknown=skip_unknown,
             progress=progress,
         )
-    if output is not None:
-        write_json(output, result.record())
-    if as_json:
-        echo_json(result.to_json())
-    else:
-        click.echo("\n".join(evaluation_lines(result)))
+    try:  # neither a full disk nor a closed pipe costs what the other was to get
+        if as_json:
+            echo_json(result.to_json())
+        else:
+            click.echo("\n".join(evaluation_lines(result)))
+    finally:
+        if output is not None:
+            write_json(output, result.record())
 
 
 @contextmanager

@@ -50,12 +50,18 @@ Step = Callable[[str], None]
 
 
 def measure_profile(
-    source: Path | str, output: Path | str, *, force: bool = False, **options: Any
+    source: Path | str,
+    output: Path | str,
+    *,
+    force: bool = False,
+    tell: Callable[[Profile], None] = lambda made: None,
+    **options: Any,
 ) -> Profile:
     """Measure the bundle `source`, with a bar on a terminal, and write the profile.
 
-    `options` are those of `profile_bundle`. Raises PrunionError if `output` exists and `force` is
-    false, and what `profile_bundle` raises.
+    `tell` is called with it before it is written, which may fail; `options` are those of
+    `profile_bundle`. Raises PrunionError if `output` exists and `force` is false, and what
+    `profile_bundle` raises.
     """
     check_output(output, force=force, wrote=no_profile, inputs=[source])
     opened = open_bundle(source)
@@ -65,7 +71,10 @@ def measure_profile(
             made = profile_bundle(opened, step=lambda _: bar.update(1), **options)
     else:
         made = profile_bundle(opened, **options)
-    write_profile(output, made)
+    try:
+        tell(made)
+    finally:
+        write_profile(output, made)
     return made
 
 

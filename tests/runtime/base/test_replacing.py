@@ -98,6 +98,43 @@ def test_what_a_command_reads_is_never_replaced(tmp_path: Path) -> None:
     check_output(tmp_path / "other", force=True, inputs=[source])
 
 
+def test_a_place_that_may_not_be_written_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    (closed / "folder").mkdir(parents=True)
+    (closed / "file").write_text("old")
+    monkeypatch.setattr(files.os, "access", lambda place, mode: Path(place) != closed)
+
+    def refused(name: str, what: str, **options: bool) -> None:
+        with pytest.raises(OutputError, match=f"{what}: .*closed may not be written"):
+            check_output(closed / name, force=True, wrote=lambda _: "", **options)
+
+    refused("new", "made")
+    refused("new/newer", "made")
+    refused("file", "replaced")
+    refused("folder", "replaced", whole=True)
+    check_output(closed / "folder", force=True)  # it is written into, as a mounted volume is
+    check_output(closed / "folder/new", force=False)
+    with pytest.raises(OutputError, match="closed may not be written"):
+        check_output(closed, force=True, wrote=lambda _: "")
+
+
+def test_nothing_is_written_into_a_bundle(tmp_path: Path) -> None:
+    bundle = tmp_path / "x.prunion"
+    (bundle / "domains").mkdir(parents=True)
+    check_output(bundle / "new", force=False)
+    for name in files.BUNDLE:
+        (bundle / name).touch()
+    (tmp_path / "link").symlink_to(bundle / "domains")
+    inside = ("new", "domains/new", "units.json", "domains", "other/../new", "../link/new")
+    for name in inside:
+        with pytest.raises(PrunionError, match=r"inside the bundle .*x\.prunion, whose files are"):
+            check_output(bundle / name, force=True, wrote=lambda _: "")
+    check_output(bundle, force=True, wrote=lambda _: "", whole=True)
+    check_output(bundle / "../new", force=False)
+
+
 @posix
 def test_a_reader_always_finds_the_old_or_the_new(tmp_path: Path) -> None:
     path, done = tmp_path / "x", threading.Event()

@@ -1,13 +1,19 @@
-"""The progress of `prunion eval`."""
+"""The progress of `prunion eval`, and where its answers go."""
 
 from __future__ import annotations
 
+import errno
 import io
+import json
+import os
 import sys
+from pathlib import Path
 
+import click
 import pytest
 
 from prunion.runtime.cli import evaluation
+from tests.runtime.cli.command_line import invoke, one_error_line
 
 
 class _Terminal(io.StringIO):
@@ -26,3 +32,45 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(
             progress(640, 1200)
         assert ("640 of 1,200 images\n" in stream.getvalue()) == lines
         assert ("[##" in stream.getvalue()) != lines
+
+
+@pytest.fixture
+def table(picture: Path) -> Path:
+    """Of one image of the domain `digits`."""
+    path = picture.with_name("x.csv")
+    path.write_text(f"image,label\n{picture.name},zero\n", "utf-8")
+    return path
+
+
+def test_figures_and_answers_do_not_cost_each_other(
+    bundle_path: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "e.json"
+    arguments = ("eval", bundle_path, "-d", "digits", table, "-o", output, "--force")
+
+    def broken(text: str, **options: object) -> None:
+        raise BrokenPipeError
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:  # as behind `| head`
+        patch.setattr(click, "echo", broken)
+        assert invoke(*arguments).exit_code
+    assert json.loads(output.read_text("utf-8"))["images"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        result = invoke(*arguments)
+    assert result.exit_code == 1 and "e.json cannot be written (No space left" in result.stderr
+    assert "digits: 1 images" in result.stdout
+
+
+def test_nothing_is_written_into_the_bundle(own_bundle: Path, table: Path) -> None:
+    before = set(own_bundle.rglob("*"))
+    for command in (
+        ("eval", own_bundle, "-d", "digits", table, "-o", own_bundle / "e.json"),
+        ("bench", own_bundle, "--csv", own_bundle / "domains/b.csv"),
+        ("profile", own_bundle, "-o", own_bundle / "p.json"),
+    ):
+        assert "is inside the bundle" in one_error_line(invoke(*command))
+    assert set(own_bundle.rglob("*")) == before

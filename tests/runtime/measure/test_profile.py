@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +74,19 @@ def test_the_command_writes_a_file_once(bundle_path: Path, tmp_path: Path) -> No
     assert forced.exit_code == 0
     text = forced.stdout[forced.stdout.index("{") :]
     assert json.loads(text) == json.loads(output.read_text("utf-8"))
+
+
+def test_what_was_measured_is_told_before_it_is_written(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    arguments = ["profile", str(bundle_path), "-o", str(tmp_path / "x"), "--seconds", "0.001"]
+    monkeypatch.setattr(os, "fsync", full)
+    result = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert result.exit_code == 1 and "x cannot be written (No space left" in result.stderr
+    assert json.loads(result.stdout)["grids"]
 
 
 def test_widths_between_the_kernels_steps_are_named_and_else_the_load(

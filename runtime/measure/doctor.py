@@ -78,7 +78,7 @@ def _gpu() -> Finding:
 
 
 def _onnxruntime(has_gpu: bool) -> Finding:
-    if find_spec("onnxruntime") is None:
+    if not _is_there("onnxruntime"):
         return Finding("ONNX Runtime", "missing", "not installed", install_hint("ort"))
     try:
         ort = import_module("onnxruntime")
@@ -89,7 +89,7 @@ def _onnxruntime(has_gpu: bool) -> Finding:
     fix = ""
     if has_gpu and "CUDA" not in providers and not TEGRA.exists():
         fix = f"for the GPU: pip uninstall onnxruntime && {install_hint('ort-gpu')}"
-    if find_spec("onnx") is None:
+    if not _is_there("onnx"):
         fix = f"pinned sessions need onnx: {install_hint('ort')}"
         return Finding("ONNX Runtime", "broken", f"{ort.__version__} without onnx", fix)
     detail = f"{ort.__version__} ({', '.join(x for x in providers if x != 'Azure')})"
@@ -121,8 +121,7 @@ def refusal(backend: Backend) -> str:
 
 
 def _tensorrt(has_gpu: bool) -> Finding:
-    spec = find_spec("tensorrt")
-    if spec is None or spec.origin is None:  # the package tensorrt-stubs has no code
+    if not _is_there("tensorrt"):
         fix = install_hint("tensorrt")
         if TEGRA.exists():
             fix = "it comes with JetPack: sudo apt install python3-libnvinfer, and make the "
@@ -136,7 +135,7 @@ def _tensorrt(has_gpu: bool) -> Finding:
 def _rtx(has_gpu: bool) -> Finding:
     if TEGRA.exists():
         return Finding("TensorRT-RTX", "missing", "not for Jetsons", "use TensorRT")
-    if find_spec("tensorrt_rtx") is None:
+    if not _is_there("tensorrt_rtx"):
         fix = install_hint("tensorrt-rtx")
         return Finding("TensorRT-RTX", "missing", "not installed", fix)
     return _imported("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx", has_gpu)
@@ -156,6 +155,20 @@ def _imported(what: str, module: str, extra: str, has_gpu: bool) -> Finding:
 
 
 def _package(what: str, module: str, extra: str, purpose: str) -> Finding:
-    if find_spec(module) is None:
+    if not _is_there(module):
         return Finding(what, "missing", purpose, install_hint(extra))
-    return Finding(what, "ok", f"{module} {metadata.version(module)}")
+    try:
+        version = metadata.version(module)
+    except metadata.PackageNotFoundError:  # a build that no pip has installed
+        try:
+            version = getattr(import_module(module), "__version__", "of unknown version")
+        except (ImportError, AttributeError, OSError) as exc:
+            fix = install_hint(extra, "--force-reinstall")
+            return Finding(what, "broken", " ".join(str(exc).split()), fix)
+    return Finding(what, "ok", f"{module} {version}")
+
+
+def _is_there(module: str) -> bool:
+    """Whether a package with code is found: a folder alone is none, nor is tensorrt-stubs."""
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None

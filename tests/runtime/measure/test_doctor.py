@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,28 @@ def test_a_broken_package_is_not_called_missing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor, "import_module", broken)
     state, fix = states()["ONNX Runtime"]
     assert (state, fix) == ("broken", install_hint("ort", "--force-reinstall"))
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "detail"),
+    [
+        ("__version__ = '7.1'", "ok", "unpacked 7.1"),
+        ("", "ok", "unpacked of unknown version"),
+        ("raise ImportError('libx.so:\\n no such file')", "broken", "libx.so: no such file"),
+        (None, "missing", "to serve"),  # a folder of that name, in which no code is
+    ],
+)
+def test_a_package_that_pip_did_not_install(
+    code: str | None, state: str, detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unpacked").mkdir()
+    if code is not None:
+        (tmp_path / "unpacked" / "__init__.py").write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "unpacked", raising=False)
+    found = doctor._package("server", "unpacked", "serve", "to serve")
+    assert (found.state, found.detail) == (state, detail)
+    assert bool(found.fix) == (state != "ok")
 
 
 def test_a_jetson_gets_a_jetsons_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@ for each domain if they are asked for."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from prunion.runtime.base import (
     check_space,
     new_folder,
     strangers,
+    unlisted,
 )
 from prunion.runtime.bundle import Bundle, Pack, check_one_trunk, open_bundle
 from prunion.runtime.errors import InputError, UnsupportedGraphError, VerificationError
@@ -27,7 +30,8 @@ from prunion.runtime.serve import ServeOptions
 __all__ = ["export_triton"]
 
 FIRST_LINE = "# Written by prunion"
-OWN_FILES = ("1", "config.pbtxt", "domains.json", "labels.txt")
+OF_REST = re.compile(r"SHA-256 of the lines below: ([0-9a-f]{64})$")
+OWN_FILES = ("1/model.onnx", "config.pbtxt", "domains.json", "labels.txt")
 TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8"}
 MULTIPLE = 16  # widths that suit every CPU's blocked convolutions: it is unknown which it will be
 FLOAT32, OTHERS = 1e-4, 2e-2  # how far a domain's graph may be from the mixed one
@@ -135,7 +139,10 @@ def _pinned(bundle: Bundle, mixed: bytes, form: GraphForm, pack: Pack, limit: fl
 def _write(folder: Path, model: _Model, bundle: Bundle) -> None:
     (folder / "1").mkdir()
     (folder / "1" / "model.onnx").write_bytes(model.graph)
-    (folder / "config.pbtxt").write_text("\n".join(_config(model, bundle)), "utf-8")
+    manifest, rest = bundle.manifest, "\n".join(_config(model, bundle))
+    first = f"{FIRST_LINE} from the bundle {manifest.name}, trunk {manifest.trunk_hash}. "
+    text = f"{first}SHA-256 of the lines below: {_digest(rest)}\n{rest}"
+    (folder / "config.pbtxt").write_text(text, "utf-8")
     if model.labels:
         (folder / "labels.txt").write_text("".join(f"{x}\n" for x in model.labels), "utf-8")
     if model.domains:
@@ -145,10 +152,8 @@ def _write(folder: Path, model: _Model, bundle: Bundle) -> None:
 
 
 def _config(model: _Model, bundle: Bundle) -> Iterator[str]:
-    """The lines of `config.pbtxt`. Triton puts the batch before all `dims`."""
+    """The lines of `config.pbtxt` but the first. Triton puts the batch before all `dims`."""
     limits = OPTIONS.limits
-    manifest = bundle.manifest
-    yield f"{FIRST_LINE} from the bundle {manifest.name}, trunk {manifest.trunk_hash}."
     if model.domains:
         yield "# `domain` is an index into domains.json; requests of any domains share a batch."
     yield f"name: {_quoted(model.name)}"
@@ -177,7 +182,7 @@ dynamic_batching {{
 }}
 """.splitlines()
     # Clients prepare the images, and read here how: what training did, and which index is whose.
-    told: dict[str, object] = {"image": asdict(manifest.input)}
+    told: dict[str, object] = {"image": asdict(bundle.manifest.input)}
     if model.domains:
         told["domains"] = list(model.domains)
     for key, value in told.items():
@@ -205,7 +210,7 @@ def _check_names(bundle: Bundle, each_domain: bool) -> None:
 
 def _foreign(path: Path) -> str:
     """What at `path` no export to Triton wrote; "" if nothing."""
-    if found := strangers(path, OWN_FILES):
+    if found := unlisted(path, OWN_FILES):
         return found
     config = path / "config.pbtxt"
     if not strangers(path):
@@ -214,4 +219,13 @@ def _foreign(path: Path) -> str:
         text = config.read_text("utf-8")
     except (OSError, ValueError):
         text = ""
-    return "" if text.startswith(FIRST_LINE) else "has no config.pbtxt that prunion wrote"
+    if not text.startswith(FIRST_LINE):
+        return "has no config.pbtxt that prunion wrote"
+    first, _, rest = text.partition("\n")
+    told = OF_REST.search(first)  # earlier exports told nothing
+    own = told is None or told[1] == _digest(rest)
+    return "" if own else "has a config.pbtxt that somebody has changed"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -11,7 +11,7 @@ from prunion.benchmarks.report.charts_runs import budget_chart, frontier_charts
 from prunion.benchmarks.report.page import charts_of, html_page
 from prunion.benchmarks.report.paint import Chart, save_pictures
 from prunion.benchmarks.report.subjects import read_subjects
-from prunion.runtime.base import check_output, new_folder, replace_file, shown
+from prunion.runtime.base import check_output, new_folder, replace_file, unlisted
 from prunion.runtime.errors import InputError
 
 __all__ = ["write_report"]
@@ -93,8 +93,10 @@ def _foreign_to_page(path: Path) -> str:
 
 
 def _foreign_to_pictures(path: Path) -> str:
-    """What in a folder is no picture; "" if nothing."""
+    """What in a folder is no picture of a report's, which come as SVG and PNG; "" if nothing."""
     if not path.is_dir():
         return "is a file"
-    others = [x.name for x in path.iterdir() if x.suffix not in (".svg", ".png")]
-    return f"holds {shown(min(others))}" if others else ""
+    held = {x.name for x in path.iterdir()}
+    pairs = {Path(name).stem for name in held if name.endswith(".svg")}
+    pairs &= {Path(name).stem for name in held if name.endswith(".png")}
+    return unlisted(path, [f"{stem}{suffix}" for stem in pairs for suffix in (".svg", ".png")])

@@ -18,7 +18,7 @@ from prunion.runtime.base import (
     read_json,
     reason_of,
     sha256_file,
-    strangers,
+    unlisted,
     write_json,
 )
 from prunion.runtime.errors import CheckpointError, PrunionError
@@ -117,7 +117,7 @@ def load_slim(folder: Path | str) -> SlimNet:
 
 
 def _foreign(folder: Path) -> str:
-    return strangers(folder, (TENSORS, LAYOUT))
+    return unlisted(folder, (TENSORS, LAYOUT))
 
 
 def _layout(folder: Path) -> dict[str, Any]:

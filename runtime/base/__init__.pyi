@@ -11,6 +11,7 @@ from .energy import energy_meters as energy_meters
 from .energy import measure_energy as measure_energy
 from .exchange import lock_folder as lock_folder
 from .exchange import restore as restore
+from .files import LITTER as LITTER
 from .files import Wrote as Wrote
 from .files import cache_folder as cache_folder
 from .files import check_output as check_output
@@ -19,6 +20,7 @@ from .files import new_folder as new_folder
 from .files import replace_file as replace_file
 from .files import sha256_file as sha256_file
 from .files import strangers as strangers
+from .files import unlisted as unlisted
 from .install import install_hint as install_hint
 from .json_files import json_of as json_of
 from .json_files import parse_json as parse_json

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from prunion.runtime.base.exchange import clear_leftovers, folder_beside, put_in
 from prunion.runtime.errors import OutputError, PrunionError
 
 __all__ = [
+    "LITTER",
     "Wrote",
     "cache_folder",
     "check_output",
@@ -31,6 +32,7 @@ __all__ = [
     "replace_file",
     "sha256_file",
     "strangers",
+    "unlisted",
 ]
 
 # Says in a few words what at a path a command did not write, such as "holds notes.txt"; "" if all
@@ -140,6 +142,28 @@ def strangers(folder: Path, known: Collection[str] = ()) -> str:
     found = [x for x in found if x not in LITTER]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return f"holds {found[0]}{more}" if found else ""
+
+
+def unlisted(folder: Path, listed: Iterable[str]) -> str:
+    """What in a folder, and in the folders in it, is none of the `listed` files, as `Wrote` tells.
+
+    Args:
+        listed: paths of files below `folder`, with "/" between their parts. A folder that stands
+            where one of them should be holds nothing that is listed.
+    """
+    below: dict[str, list[str]] = {}
+    for relative in listed:
+        first, _, rest = relative.partition("/")
+        below.setdefault(first, []).extend([rest] if rest else [])
+    found = strangers(folder, below)
+    for name, inside in below.items():
+        if found:
+            break
+        if (folder / name).is_dir():
+            found = f"{foreign} in {name}" if (foreign := unlisted(folder / name, inside)) else ""
+        elif inside and (folder / name).exists():
+            found = f"holds {name}, a file"
+    return found
 
 
 def sha256_file(path: Path | str) -> str:

@@ -7,14 +7,14 @@ folder since: replaced, deleted or written over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from prunion.runtime.base import parse_json, restore, strangers
+from prunion.runtime.base import parse_json, restore, strangers, unlisted
 from prunion.runtime.bundle.held import HeldFile
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
@@ -164,19 +164,7 @@ def foreign_to_bundle(path: Path) -> str:
         manifest = load_manifest(path / "manifest.json")
     except BundleError:
         return "is no bundle, for it holds no manifest.json that can be read"
-    return _unlisted(path, {"manifest.json", *manifest.files})
-
-
-def _unlisted(folder: Path, listed: Iterable[str]) -> str:
-    below: dict[str, list[str]] = {}
-    for relative in listed:
-        first, _, rest = relative.partition("/")
-        below.setdefault(first, []).extend([rest] if rest else [])
-    found = strangers(folder, below)
-    for name, inside in below.items():
-        if not found and (folder / name).is_dir() and (found := _unlisted(folder / name, inside)):
-            found += f" in {name}"
-    return found
+    return unlisted(path, {"manifest.json", *manifest.files})
 
 
 def _identity(path: Path) -> tuple[int, ...]:

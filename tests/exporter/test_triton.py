@@ -161,6 +161,19 @@ def test_nothing_is_replaced_unasked(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(PrunionError, match=r"notes\.md"):
         export_triton(bundle, tmp_path, force=True)
     (place / "notes.md").unlink()
+    (place / "1" / "model.plan").write_text("somebody's")
+    with pytest.raises(PrunionError, match=r"model\.plan in 1: --force replaces only"):
+        export_triton(bundle, tmp_path, force=True)
+    (place / "1" / "model.plan").unlink()
+    written = (place / "config.pbtxt").read_text("utf-8")
+    (place / "config.pbtxt").write_text(written + "instance_group { count: 2 }\n")
+    with pytest.raises(PrunionError, match="that somebody has changed"):
+        export_triton(bundle, tmp_path, force=True)
+    told = written.splitlines()
+    told[0] = told[0].partition(" SHA-256")[0]  # as earlier exports wrote it
+    (place / "config.pbtxt").write_text("\n".join(told))
+    export_triton(bundle, tmp_path, force=True)
+    assert (place / "config.pbtxt").read_text("utf-8") == written
     (place / "config.pbtxt").write_text('name: "toy"')
     with pytest.raises(PrunionError, match="prunion wrote"):
         export_triton(bundle, tmp_path, force=True)

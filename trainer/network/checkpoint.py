@@ -14,7 +14,7 @@ from prunion.runtime.base import (
     read_json,
     reason_of,
     sha256_file,
-    strangers,
+    unlisted,
     write_json,
 )
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
@@ -149,7 +149,7 @@ def counted_copy(net: DomainNet, config: RunConfig) -> DomainNet:
 
 def foreign_to_checkpoint(path: Path) -> str:
     """What at `path` no training wrote; "" if nothing."""
-    return strangers(path, FILES)
+    return unlisted(path, FILES)
 
 
 def versions() -> dict[str, str]:

@@ -161,3 +161,13 @@ def test_only_its_own_files_are_replaced(made: Path, page: str, tmp_path: Path) 
     assert "--force" in again.output
     copy = Path(shutil.copy(made / "report.html", tmp_path / "copy.html"))
     assert invoke(made / "tiny.prunion", "-o", copy, "--force").exit_code == 0
+
+
+def test_pictures_of_somebody_else_are_never_replaced(made: Path, tmp_path: Path) -> None:
+    command = (made / "run", "-o", tmp_path / "x.html", "--pictures", tmp_path / "pictures")
+    for extra in ((), ("--force",)):
+        assert invoke(*command, *extra).exit_code == 0
+    (tmp_path / "pictures" / "photo.png").write_text("years of work")
+    refused = invoke(*command, "--force")
+    assert refused.exit_code == 1
+    assert "holds photo.png" in refused.output

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from prunion.runtime.base import json_of, new_folder, read_json, replace_file, write_json
+from prunion.runtime.base import json_of, new_folder, read_json, replace_file, unlisted, write_json
 from prunion.runtime.errors import BundleError, PrunionError
 
 ROOT = Path(__file__).parents[3]
+LISTED = ("config.txt", "1/model.onnx", "a/b/c.bin")
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
 
 
@@ -184,3 +185,44 @@ def test_a_name_that_is_no_utf_8_is_written_all_the_same(tmp_path: Path) -> None
     assert json.loads((tmp_path / "x.json").read_text("utf-8")) == value
     write_json(tmp_path / "x.json", {"class": "花"})
     assert "花" in (tmp_path / "x.json").read_text("utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for relative in LISTED:
+        (tmp_path / relative).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / relative).write_text("own")
+    return tmp_path
+
+
+def test_what_is_listed_is_own_whether_all_of_it_is_there_or_not(folder: Path) -> None:
+    (folder / "1" / ".DS_Store").touch()
+    assert unlisted(folder, LISTED) == ""
+    (folder / "1" / "model.onnx").unlink()
+    assert unlisted(folder, LISTED) == ""
+
+
+@pytest.mark.parametrize(
+    ("foreign", "told"),
+    [
+        ("notes.md", "holds notes.md"),
+        ("1/model.plan", "holds model.plan in 1"),
+        ("a/b/d/e", "holds d in b in a"),
+        ("a/c.bin", "holds c.bin in a"),
+    ],
+)
+def test_what_is_not_listed_is_told_with_its_place(folder: Path, foreign: str, told: str) -> None:
+    (folder / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (folder / foreign).write_text("years of work")
+    assert unlisted(folder, LISTED) == told
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(folder: Path) -> None:
+    (folder / "config.txt").unlink()
+    (folder / "config.txt").mkdir()
+    assert unlisted(folder, LISTED) == ""  # nothing is lost with it
+    (folder / "config.txt" / "notes.md").write_text("years of work")
+    assert unlisted(folder, LISTED) == "holds notes.md in config.txt"
+    assert unlisted(folder, ("config.txt/notes.md", "a/b/c.bin", "1/model.onnx/x")) == (
+        "holds model.onnx, a file in 1"
+    )

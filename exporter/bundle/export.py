@@ -222,9 +222,7 @@ def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
     size, domains = loaded.config.input.size, loaded.meta["domains"]
     images = image_input(loaded)
     if options.specialise is None:
-        adapter = loaded.net.adapter
-        own = () if adapter is None else adapter.names
-        model = onnx_graph(slim, *size, options.opset, options.ir, options.heads, own)
+        model = onnx_graph(slim, *size, options.opset, options.ir, options.heads)
         digest = trunk_hash(slim, shared_parts(loaded.net, slim))
         packs = [
             own_pack(loaded.net, row, domain_pack(slim, row, domain, digest, images), slim)

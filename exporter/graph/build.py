@@ -21,7 +21,6 @@ from prunion.exporter.graph.heads import concatenate_heads
 from prunion.exporter.graph.opset import EXPORTED_FROM, restate
 from prunion.exporter.slim import OneDomainNet, SlimNet
 from prunion.runtime.base import only_new_garbage
-from prunion.runtime.bundle import UnitTable
 from prunion.runtime.graph import ADAPTERS
 
 __all__ = ["OPSET", "TRUNK", "errors_only", "one_domain_graph", "onnx_graph"]
@@ -39,18 +38,16 @@ def onnx_graph(
     opset: int = OPSET,
     ir: int | None = None,
     heads: str = "gathered",
-    own: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Export `slim`: inputs `image`, `domain` and the optional tables, output `logits`.
 
     The tables are real inputs while torch exports, so nothing is folded into the convolutions;
-    the trunk's weights keep their names; the tables' values are added as defaults.
+    every parameter of the trunk keeps its name, also where two are equal; the tables' values are
+    added as defaults.
 
     Args:
         opset: 13 … 21; ir: the IR version, by default the oldest that knows the opset.
         heads: `gathered` or `concatenated`.
-        own: the trunk's parameters of which domains have their own, so that a runtime looks for
-            them by name.
     """
     # Sizes of 2 and more: torch.export would take a 0 or 1 for a constant.
     tables = {n: torch.cat([t, t]) if len(t) < 2 else t for n, t in slim.tables.items()}
@@ -66,10 +63,7 @@ def onnx_graph(
         ADAPTERS: {0: count},
     }
     shapes = ({0: batch}, {0: batch}, *(open_sizes[name] for name in tables))
-    with _told_apart(slim.trunk, {*own, *_weights(slim.table)}) as values:
-        model = _export(slim, example, ["image", "domain", *tables], shapes, opset)
-        _turn_back(model, slim.trunk, own)
-    _put_values(model, values)
+    model = _export_named(slim, slim.trunk, example, ["image", "domain", *tables], shapes, opset)
     _count_images(model)
     for name, value in slim.tables.items():
         model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
@@ -95,13 +89,33 @@ def one_domain_graph(
 ) -> onnx.ModelProto:
     """Export one domain's own network: `image` `[N, 3, H, W]` in, `logits` `[N, C]` out."""
     example = (torch.zeros(2, 3, height, width),)
-    with _told_apart(net.trunk, _weights(net.table)) as values:
-        model = _export(net, example, ["image"], ({0: torch.export.Dim("N")},), opset)
-        _turn_back(model, net.trunk)
-    _put_values(model, values)
+    shapes = ({0: torch.export.Dim("N")},)
+    model = _export_named(net, net.trunk, example, ["image"], shapes, opset)
     restate(model, opset, ir)
     _note_trunk(model, net.trunk)
     return model
+
+
+def _export_named(
+    net: torch.nn.Module,
+    trunk: torch.nn.Module,
+    example: tuple[Any, ...],
+    names: list[str],
+    shapes: Any,
+    opset: int,
+) -> onnx.ModelProto:
+    """Export `net` with the parameters of its `trunk` under their own names."""
+    apart = {name for name, _ in trunk.named_parameters()}
+    while True:
+        with _told_apart(trunk, apart) as values:
+            model = _export(net, example, names, shapes, opset)
+            _turn_back(model, trunk)
+        # What torch's exporter has computed from noise, as it does with small weights, is wrong.
+        lost = values.keys() - {x.name for x in model.graph.initializer}
+        if not lost:
+            _put_values(model, values)
+            return model
+        apart -= lost
 
 
 def _export(
@@ -150,16 +164,11 @@ def _note_trunk(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
         onnx.helper.set_model_props(model, {TRUNK: json.dumps(own)})
 
 
-def _weights(table: UnitTable) -> set[str]:
-    """Every layer's is counted by its own name."""
-    return {layer.weight for layer in table.layers}
-
-
 @contextlib.contextmanager
 def _told_apart(
-    trunk: torch.nn.Module, own: Collection[str]
+    trunk: torch.nn.Module, names: Collection[str]
 ) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Inside, parameters of `own` hold noise where they equal another: gives their values by name.
+    """Inside, parameters of `names` that equal another hold noise: gives their values by name.
 
     torch's exporter makes one tensor of small ones that are equal, such as those of copied blocks
     before training, and leaves out a bias of zeros: only one of the names would be left, or none.
@@ -169,7 +178,7 @@ def _told_apart(
     seen = Counter(digests.values())
     values = {
         name: params[name].detach().clone()
-        for name in sorted(own)
+        for name in names
         if name in params and (seen[digests[name]] > 1 or not params[name].detach().any())
     }
     random = torch.Generator().manual_seed(0)
@@ -189,12 +198,12 @@ def _put_values(model: onnx.ModelProto, values: Mapping[str, torch.Tensor]) -> N
             found.CopyFrom(numpy_helper.from_array(values[found.name].numpy(), found.name))
 
 
-def _turn_back(model: onnx.ModelProto, trunk: torch.nn.Module, own: Collection[str] = ()) -> None:
+def _turn_back(model: onnx.ModelProto, trunk: torch.nn.Module) -> None:
     """Give back parameters that torch's exporter has stored under names of its own.
 
     It stores small weights of linear layers over tokens transposed: a Transpose before the product
     is what it writes for large ones, and backends fold it. Vectors, a PReLU's slopes or a
-    GroupNorm's scales, it stores as maps: those of `own` come back, with a Reshape behind.
+    GroupNorm's scales, it stores as maps: they come back with a Reshape behind.
     """
     held = {x.name for x in model.graph.initializer}
     params = dict(trunk.named_parameters())
@@ -202,7 +211,7 @@ def _turn_back(model: onnx.ModelProto, trunk: torch.nn.Module, own: Collection[s
     for name, value in params.items():
         if name not in held and value.dim() == 2:
             lost.setdefault(_bytes(value.detach().t()), []).append(name)
-        elif name not in held and value.dim() == 1 and name in own:
+        elif name not in held and value.dim() == 1:
             lost.setdefault(_bytes(value.detach()), []).append(name)
     shapes = []
     for found in list(model.graph.initializer):

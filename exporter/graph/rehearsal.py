@@ -58,7 +58,7 @@ def rehearse_export(
         slim, finite = _compare(small, images, domains)
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
-            model = onnx_graph(slim, height, width, own=own)
+            model = onnx_graph(slim, height, width)
             _check_own(model, own)
             check_counts(model, slim.table)
             save_graph(model, graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from prunion.exporter.bundle import export_bundle
+from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify import verify_bundle
 from prunion.runtime.model import load
 from prunion.trainer.config import RunConfig
 from prunion.trainer.network import (
@@ -42,7 +45,39 @@ class Copies(nn.Module):
         return self.last(self.blocks(self.stem(x).relu()))
 
 
-def checkpoint(folder: Path, train: dict[str, Any]) -> Path:
+class Blurred(nn.Module):
+    """Kernels that nothing trains, the same in every channel of both layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*self.block(3), *self.block(8))
+
+    def block(self, inputs: int) -> list[nn.Module]:
+        blur = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8, bias=False)
+        kernel = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 16
+        blur.weight = nn.Parameter(kernel.expand(8, 1, 3, 3).clone(), requires_grad=False)
+        return [nn.Conv2d(inputs, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), blur]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class Computed(nn.Module):
+    """Equal weights of which the graph has only what was computed from them, and a bare one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.one = nn.Parameter(torch.full((8, 1, 1), 0.5))
+        self.two = nn.Parameter(torch.full((8, 1, 1), 0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stem(x).relu() * (1 + self.one) + self.two.exp()
+
+
+def checkpoint(
+    folder: Path, train: dict[str, Any], model: Callable[[], nn.Module] = Copies
+) -> Path:
     """Drawn numbers in all that a method learns; a frozen trunk stays as it is."""
     images = {"train": "a", "test": "b"}
     config = RunConfig.from_json(
@@ -55,7 +90,7 @@ def checkpoint(folder: Path, train: dict[str, Any]) -> Path:
         }
     )
     torch.manual_seed(0)
-    net = build_network(config.backbone, (8, 8), list(CLASSES.values()), model=Copies())
+    net = build_network(config.backbone, (8, 8), list(CLASSES.values()), model=model())
     adapt_network(net, config.train)
     frozen = {id(x) for n, x in net.trunk.named_parameters() if "norms." not in n}
     with torch.no_grad():
@@ -95,3 +130,18 @@ def test_each_keeps_its_name(tmp_path: Path, train: dict[str, Any]) -> None:
     for domain, classes in enumerate(CLASSES.values()):
         got = torch.from_numpy(model.logits(images.numpy(), [domain] * 4))[:, :classes]
         torch.testing.assert_close(got, expected(net, images, domain), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [Copies, Blurred])
+@pytest.mark.parametrize("domain", [None, "cold"])
+def test_an_ordinary_network_is_verified(
+    tmp_path: Path, model: Callable[[], nn.Module], domain: str | None
+) -> None:
+    run = checkpoint(tmp_path, {}, model)
+    export_bundle(run, tmp_path / "b.prunion", ExportOptions(specialise=domain))
+    assert verify_bundle(tmp_path / "b.prunion", against=run).problems == ()
+
+
+def test_what_is_computed_from_equal_weights_is_no_noise(tmp_path: Path) -> None:
+    run = checkpoint(tmp_path, {}, Computed)
+    export_bundle(run, tmp_path / "b.prunion")  # refuses a graph that answers otherwise

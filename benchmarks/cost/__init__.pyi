@@ -1,3 +1,4 @@
+from .asked import check_asked as check_asked
 from .folded import fold_by_hand as fold_by_hand
 from .train_step import STEP_NETWORKS as STEP_NETWORKS
 from .train_step import STEPS as STEPS

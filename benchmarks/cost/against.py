@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from prunion.benchmarks.cost.asked import check_asked
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.exporter.bundle import write_torch_pruned, write_unpruned_of
 from prunion.runtime.bundle import open_bundle
@@ -167,10 +168,14 @@ def main(output: Path, only: str, seconds: float, threads: int, classes: int) ->
     """Measure every row that OUTPUT lacks, and print all tables."""
     lines = output.read_text("utf-8").splitlines() if output.is_file() else []
     known = {row["case"]: row for row in map(json.loads, lines)}
+    asked = {"seconds": seconds, "threads": threads, "classes": classes}
+    wanted = {case.name for case in CASES if only in case.name}
+    check_asked([x for x in known.values() if x["case"] in wanted], asked, output, key="case")
     for case in CASES:
-        if case.name not in known and only in case.name:
+        if case.name in wanted - known.keys():
             click.echo(f"{case.name} …", err=True)
-            known[case.name] = row = measure(case, seconds, threads, classes)
+            row = {**measure(case, seconds, threads, classes), "asked": asked}
+            known[case.name] = row
             with output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     for row in known.values():

@@ -83,6 +83,7 @@ def training(device: str, output: Path, network: tuple[str, ...], **options: Any
                 continue
             key = f"training {case.network} {options['trunk']} {options['precision']} "
             key += "compiled" if options["compiled"] else "eager"
+            key += _asked(options["domains"], 6, device)
             yield key, partial(training_row, case, rates, device=device, tell=tell, **options)
 
     _measure(output, rows, tflops=rates.flops / 1e12, gbytes=rates.bytes / 1e9)
@@ -121,6 +122,7 @@ def inference(
                 for size in sizes:
                     for mode in modes or (MODES if device == "cuda" else ("eager",)):
                         key = f"inference {backbone} {str(dtype).split('.')[1]} batch {size} {mode}"
+                        key += _asked(domains, 4, device)
                         yield key, partial(row, made, size, dtype, mode)
 
     def row(
@@ -186,24 +188,30 @@ def learning(
         raise click.ClickException(f"failed, see above: {'; '.join(failed)}")
 
 
+def _asked(domains: int, usual: int, device: str) -> str:
+    """What a row's key says of options that are not the usual ones."""
+    told = "" if domains == usual else f" {domains} domains"
+    return told if device == "cuda" else f"{told} on {device}"
+
+
 def _need(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("torch sees no CUDA GPU here: run this on a machine with one")
 
 
 def _measure(output: Path, rows: Rows, **facts: Any) -> None:
-    """Measure and write the rows that the file lacks, those last that did not end before.
+    """Measure and write the rows that the file lacks of this device, those last that did not end.
 
     A row's line is there before it begins, and says so: a process that is killed with it is then
     not killed by it again before the rows behind it are measured.
     """
-    before = {line["key"]: "failed" in line for line in _lines(output)}
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    before = {x["key"]: "failed" in x for x in _lines(output) if x["device"] == name}
     failed = []
     for again in (False, True):
         for key, row in rows():
             if before.get(key) is not (True if again else None):
                 continue
-            name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
             head = {"key": key, "device": name, "torch": torch.__version__, **facts}
             click.echo(key, err=True)
             _write(output, {**head, "failed": "it was begun and did not end"})
@@ -242,8 +250,9 @@ def _lines(output: Path) -> list[dict[str, Any]]:
 
 
 def _write(output: Path, line: dict[str, Any]) -> None:
-    """Add a line, in the place of one that says that this row failed."""
-    kept = [x for x in _lines(output) if x["key"] != line["key"] or "failed" not in x]
+    """Add a line, in the place of one that says that this row failed on this device."""
+    own = (line["key"], line["device"])
+    kept = [x for x in _lines(output) if (x["key"], x["device"]) != own or "failed" not in x]
     with replace_file(output) as temporary:
         temporary.write_text("".join(json.dumps(x) + "\n" for x in [*kept, line]), "utf-8")
 

@@ -12,7 +12,6 @@ the learning table's, and so is the comparison (`paired.py`): by images, within 
 from __future__ import annotations
 
 import json
-import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,13 +22,13 @@ from typing import Any
 import click
 import torch
 
+from prunion.benchmarks.cost import check_asked
 from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare, read_rows, seed_of
 from prunion.benchmarks.learning.row_config import DOMAINS, make_config
 from prunion.benchmarks.learning.rows import right_answers
 from prunion.runtime.base import read_json
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
-from prunion.runtime.errors import InputError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.run import train_run, train_sweep
 
@@ -39,8 +38,6 @@ ROW = "tuned-050"  # whose keys of [train] these runs have
 GOAL = 0.6  # of the time of separate runs
 ASKED = ("backbone", "domains", "epochs", "settings")  # of which a line's key says nothing
 Line = dict[str, Any]
-
-log = logging.getLogger(__name__)
 
 
 @click.command(cls=OneLineCommand)
@@ -65,7 +62,7 @@ def main(
     path = Path(output)
     lines = read_rows(path) if path.exists() else []
     asked = json.loads(json.dumps({name: options[name] for name in ASKED}))
-    _check_asked(lines, asked, path)
+    check_asked(lines, asked, path, other="another file and --folder")
     limits = list(dict.fromkeys(float(limit) for limit in budgets.split(",")))
     options |= {
         "keep": (),
@@ -184,32 +181,22 @@ def _line(
     }
 
 
-def _check_asked(lines: Sequence[Line], asked: Line, path: Path) -> None:
-    """Refuse lines of other options; an earlier version did not note them."""
-    for line in lines:
-        for name, was in line.get("asked", {}).items():
-            if was != asked.get(name):
-                raise InputError(
-                    f"{path}: {line['key']} was made with {name} {was}, and {asked.get(name)} is "
-                    "asked for: give what it was made with, or another file and --folder"
-                )
-    if any("asked" not in line for line in lines):
-        log.warning("%s has lines of an earlier version, taken as they are", path)
-
-
 def _kind(shorter: float) -> str:
-    return f"shared-{round(100 * shorter)}"  # without a dot, which parts a key
+    return f"shared-{100 * shorter:.10g}".replace(".", "_")  # a dot parts a key
 
 
 def _key(kind: str, config: RunConfig) -> str:
     """`separate.075.seed0`, as `paired.py` reads the seed of a line."""
-    limit = f"{float(config.budget.limit):g}".replace(".", "")
-    return f"{kind}.{limit}.seed{config.seed}"
+    return f"{kind}.{_plain(float(config.budget.limit))}.seed{config.seed}"
 
 
 def _of(lines: Sequence[Line], kind: str, limit: float) -> list[Line]:
-    name = f"{kind}.{f'{limit:g}'.replace('.', '')}."
+    name = f"{kind}.{_plain(limit)}."
     return [line for line in lines if line["key"].startswith(name)]
+
+
+def _plain(limit: float) -> str:
+    return f"{limit:.10g}".replace(".", "")
 
 
 def _append(path: Path, lines: Sequence[Line]) -> None:

@@ -4,7 +4,8 @@
     python -m prunion.benchmarks.serving -o serving.jsonl --markdown
 
 Without a name all rows are measured, the short ones first. A row that is in the output already is
-not measured again: begin a new file when the code or the machine changes.
+not measured again, and refused if it was measured with other options: begin a new file for these,
+and when the code or the machine changes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
+from prunion.benchmarks.cost import check_asked
 from prunion.benchmarks.serving.compare import Settings, compare
 from prunion.benchmarks.serving.endurance import (
     EXCHANGED,
@@ -96,9 +99,13 @@ def main(
         return
     if unknown := set(rows) - set(known):
         raise click.UsageError(f"no row {', '.join(sorted(unknown))}: see --list")
+    asked = {name: _asked(name, settings, minutes, quick=quick) for name in rows or known}
+    for row in read_rows(output):
+        if row["key"] in asked and "asked" in row:  # an earlier version did not note it
+            check_asked([row], asked[row["key"]], output)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in rows or known:
-        row = write_row(output, name, threads, known[name])
+    for name in asked:
+        row = write_row(output, name, threads, known[name], asked[name])
         click.echo(f"{name}: in {output} already" if row is None else markdown([row]))
 
 
@@ -133,6 +140,16 @@ def row_calls(settings: Settings, minutes: float, quick: bool) -> Rows:
     found["exchange"] = partial(_exchange, small, settings, 30 * minutes)
     found["soak"] = partial(_soak, small, settings, 60 * minutes)
     return found
+
+
+def _asked(name: str, settings: Settings, minutes: float, *, quick: bool) -> dict[str, Any]:
+    """Of the options those that a row depends on, of which its name says nothing."""
+    common = {"quick": quick, "threads": settings.threads, "options": list(settings.options)}
+    if name in ("soak", "exchange"):
+        return {**common, "minutes": minutes}
+    if name in ("stop", "kill"):
+        return common
+    return {**common, "seconds": settings.seconds, "rounds": settings.rounds}
 
 
 def _traffic(network: Network, settings: Settings) -> tuple[Path, Path]:

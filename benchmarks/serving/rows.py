@@ -22,8 +22,17 @@ def read_rows(path: Path | None) -> list[Row]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
 
 
-def write_row(path: Path | None, key: str, threads: int, measure: Callable[[], Row]) -> Row | None:
+def write_row(
+    path: Path | None,
+    key: str,
+    threads: int,
+    measure: Callable[[], Row],
+    asked: Mapping[str, Any] | None = None,
+) -> Row | None:
     """Measure a row, add it to the file, and return it; None where the file has it already.
+
+    Args:
+        asked: the options that it is measured with, which it notes.
 
     Every row tells the machine, the versions, and the load before and after.
     """
@@ -31,6 +40,8 @@ def write_row(path: Path | None, key: str, threads: int, measure: Callable[[], R
         return None
     before = machine_facts(threads)
     row: Row = {"key": key, **measure(), "machine": before}
+    if asked is not None:
+        row["asked"] = dict(asked)
     row["load_average_after"] = machine_facts(threads)["load_average"]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +125,7 @@ def _packs(row: Row) -> list[str]:
 
 
 def _plain(row: Row) -> list[str]:
-    skipped = ("key", "what", "machine", "load_average_after")
+    skipped = ("key", "what", "machine", "load_average_after", "asked")
     rest = {k: v for k, v in row.items() if k not in skipped}
     lines = ["| what | found |", "| --- | --- |"]
     return [*lines, *(f"| {key} | {_text(value)} |" for key, value in rest.items())]

@@ -64,6 +64,9 @@ def test_rows_that_are_there_are_not_measured_again(
     assert sorted(asked) == sorted([x.name for x in against.CASES] + [asked[1]])
     assert "| blocked | 8 | 1.000 | 15.0 |" in done.stdout
     assert done.stdout.count("1/20) of separate networks' file bytes") == len(against.CASES)
+    other = CliRunner().invoke(main, ["-o", str(place), "--threads", "2"])
+    assert other.exit_code == 1
+    assert "was made with threads 1, and 2 is asked for: give what it was" in other.output
 
 
 @pytest.mark.slow

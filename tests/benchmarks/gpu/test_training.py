@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from prunion.benchmarks import random_bundle
 from prunion.benchmarks.cost import STEPS, random_batches, random_training
 from prunion.benchmarks.cost.train_step import STEP_NETWORKS
-from prunion.benchmarks.gpu.__main__ import _measure, main
+from prunion.benchmarks.gpu.__main__ import _asked, _measure, main
 from prunion.benchmarks.gpu.inference import inference_row, make_networks
 from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
@@ -106,6 +106,21 @@ def test_a_row_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
         measure()
     assert measured == ["b", "c"]
     assert rows_of(output)["b"] == {**found["a"], "key": "b", "value": 1}
+
+
+def test_a_row_of_another_device_or_of_more_domains_is_another_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    for device in ("one", "other", "one"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", partial(str, device))
+        _measure(output, lambda: [("a", dict)])
+    found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [line["device"] for line in found] == ["one", "other"]
+    told = [_asked(*x) for x in ((6, 6, "cuda"), (2, 6, "cuda"), (6, 6, "cpu"), (2, 6, "cpu"))]
+    assert told == ["", " 2 domains", " on cpu", " 2 domains on cpu"]
 
 
 def test_a_row_that_is_killed_does_not_take_the_others_with_it_again(tmp_path: Path) -> None:

@@ -70,3 +70,11 @@ def test_what_is_there_is_not_trained_again(
     assert again.stdout.strip() in done.stdout
     other = CliRunner().invoke(main, [*command, "--epochs", "1,1,1"])
     assert other.exit_code == 1 and "was made with epochs 2,4,6, and 1,1,1 is asked" in other.output
+
+
+def test_another_share_of_settling_has_another_key() -> None:
+    """0.333 and 0.334 were one run, and so were budgets that differ in their seventh digit."""
+    kinds = [shared_ramp._kind(x) for x in (0.0, 0.07, 0.333, 0.334, 0.5)]
+    assert kinds == ["shared-0", "shared-7", "shared-33_3", "shared-33_4", "shared-50"]
+    assert shared_ramp._plain(0.75) == "075"
+    assert shared_ramp._plain(1234567.0) != shared_ramp._plain(1234568.0)

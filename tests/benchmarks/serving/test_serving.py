@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,31 @@ def test_answers_that_no_load_explains_are_the_benchmarks_error() -> None:
     _only_answers_or_refusals("prunion", {"200": 9, "429": 2, "503": 1})
     with pytest.raises(RuntimeError, match=r"prunion.*404.*asks it wrongly"):
         _only_answers_or_refusals("prunion", {"200": 9, "404": 1})
+
+
+def test_a_quick_row_does_not_stand_for_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is the same, and the row of an hour was left out."""
+    made: list[str] = []
+
+    def calls(settings: Settings, minutes: float, quick: bool) -> dict[str, object]:
+        def row(name: str) -> dict[str, object]:
+            made.append(name)
+            return {"what": "stop", "network": "x"}
+
+        return {name: partial(row, name) for name in ("load/x/6", "stop", "soak")}
+
+    monkeypatch.setattr("prunion.benchmarks.serving.__main__.row_calls", calls)
+    place = ["-o", str(tmp_path / "rows.jsonl"), "--folder", str(tmp_path / "kept")]
+    for more in ([], ["--minutes", "3", "stop"], ["--seconds", "1", "soak"]):  # not theirs
+        done = CliRunner().invoke(main, [*place, "--quick", *more], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert made == ["load/x/6", "stop", "soak"]
+    whole = CliRunner().invoke(main, [*place, "load/x/6", "stop"])
+    assert whole.exit_code == 1 and made == ["load/x/6", "stop", "soak"]
+    assert "load/x/6 was made with quick True, and False is asked for" in whole.output
+    assert "asked" not in CliRunner().invoke(main, [*place, "--markdown"]).output
 
 
 def test_every_row_has_a_name(tmp_path: Path) -> None:

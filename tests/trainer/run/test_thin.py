@@ -1,0 +1,76 @@
+"""Where the thinning of domains begins, and what it goes on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from prunion.runtime.errors import StoppedError
+from prunion.trainer.config import load_config
+from prunion.trainer.run import closing_table, train_run
+from prunion.trainer.run.snapshot import snapshot_step
+from tests.trainer.run.test_same_images import swap
+from tests.trainer.run.thinned import thin_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("thin")
+    train_run(load_config(thin_run(folder)), folder / "out")
+    return folder
+
+
+def test_a_signal_between_settling_and_thinning_acts_at_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, config = tmp_path / "out", load_config(finished / "run.toml")
+
+    def stops(*args: object, **more: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("prunion.trainer.run.thin.evaluate", stops)
+        with pytest.raises(StoppedError, match="after settling; the state is saved: go on with"):
+            train_run(config, out)
+    assert snapshot_step(out / "state.safetensors") == 12
+    result = train_run(config, out, resume=True)
+    assert result.own["accuracy_with_union"].keys() == {"warm", "cold"}  # type: ignore[index]
+
+
+def test_what_it_answered_before_is_left_out_where_its_test_images_are_others(
+    finished: Path, tmp_path: Path
+) -> None:
+    """It said 100.0% → 0.0% of a domain whose two test folders had changed places."""
+    config, test = load_config(finished / "run.toml"), finished / "data" / "warm" / "test"
+    out, record = tmp_path / "out", tmp_path / "record.json"
+    shutil.copytree(finished / "out", out)
+
+    def known() -> set[str]:
+        result = train_run(config, out, resume=True)
+        assert result.own is not None
+        assert closing_table(result).count("→") == 2 + len(result.own["accuracy_with_union"])
+        return set(result.own["accuracy_with_union"])
+
+    swap(test)
+    try:
+        assert known() == {"cold"}
+        # An earlier prunion's state is of the images of the record, where there is one.
+        shutil.rmtree(out)
+        shutil.copytree(finished / "out", out)
+        with safe_open(out / "own.safetensors", framework="pt") as file:
+            meta = json.loads(file.metadata()["prunion"])
+        del meta["facts"]["tested"]
+        weights = load_file(out / "own.safetensors")
+        save_file(weights, out / "own.safetensors", {"prunion": json.dumps(meta)})
+        (out / "record.json").rename(record)
+        assert known() == {"warm", "cold"}
+        record.rename(out / "record.json")
+        assert known() == {"cold"}
+    finally:
+        swap(test)

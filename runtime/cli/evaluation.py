@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -70,6 +71,7 @@ def evaluate(
     from prunion.runtime.base import check_output, write_json
     from prunion.runtime.measure import evaluate, evaluation_lines, foreign_to_evaluation
 
+    _check_columns(data)
     if output is not None:
         check_output(output, force=force, wrote=foreign_to_evaluation, inputs=[bundle, *data])
     with _progress() as progress:
@@ -94,6 +96,21 @@ def evaluate(
     finally:
         if output is not None:
             write_json(output, result.record())
+
+
+def _check_columns(data: tuple[str, ...]) -> None:
+    """No option is taken and does nothing."""
+    context, by_user = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    for name in ("image_column", "label_column"):
+        if context.get_parameter_source(name) == by_user:
+            from prunion.runtime.images import image_files
+
+            first = image_files([Path(data[0])])[0]
+            if first.is_dir():
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is for Parquet, tars and tables, but {first} is a "
+                    "folder of class folders: leave it out"
+                )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from prunion.runtime.images.sources import image_files, open_images
 __all__ = ["open_labelled"]
 
 MOST_NAMED = 4  # unknown classes in a message
+COLUMNS = ("image", "label")
 
 
 def open_labelled(
@@ -25,7 +26,7 @@ def open_labelled(
     domain: str,
     classes: tuple[str, ...],
     orientation: Orientation,
-    columns: tuple[str, str] = ("image", "label"),
+    columns: tuple[str, str] = COLUMNS,
     *,
     skip_unknown: bool = False,
     skipped: dict[str, int] | None = None,
@@ -41,7 +42,7 @@ def open_labelled(
 
     Raises:
         DataError: the data cannot be read, an image has no label, or one that is no class.
-        InputError: there are no `data`.
+        InputError: there are no `data`, or `columns` are named of class folders, which have none.
     """
     beside: Counter[str] = Counter()
     split = _open(data, columns, orientation, beside)
@@ -80,6 +81,8 @@ def _open(
     for path in files:
         if not path.exists():
             raise DataError(f"{path} does not exist: correct the path")
+    if columns != COLUMNS and files[0].is_dir():
+        raise InputError(f"{files[0]} holds class folders, without columns: name none")
     split = open_images(files, columns, orientation)
     if split is None:
         raise DataError(

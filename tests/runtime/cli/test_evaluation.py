@@ -13,6 +13,8 @@ import click
 import pytest
 
 from prunion.runtime.cli import evaluation
+from prunion.runtime.errors import InputError
+from prunion.runtime.images import open_labelled
 from tests.runtime.cli.command_line import invoke, one_error_line
 
 
@@ -74,3 +76,16 @@ def test_nothing_is_written_into_the_bundle(own_bundle: Path, table: Path) -> No
     ):
         assert "is inside the bundle" in one_error_line(invoke(*command))
     assert set(own_bundle.rglob("*")) == before
+
+
+def test_columns_of_class_folders_are_a_usage_error(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "set/zero").mkdir(parents=True)
+    picture.rename(tmp_path / "set/zero/x.png")
+    for option in ("--image-column", "--label-column"):
+        result = invoke("eval", bundle_path, "-d", "digits", tmp_path / "set", option, "species")
+        assert result.exit_code == 2 and f"{option} is for Parquet, tars and" in result.stderr
+    with pytest.raises(InputError, match="holds class folders, without columns"):
+        open_labelled(tmp_path / "set", "digits", ("zero",), "exif", ("image", "species"))
+    assert invoke("eval", bundle_path, "-d", "digits", tmp_path / "set").exit_code == 0

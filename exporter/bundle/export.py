@@ -32,6 +32,7 @@ from prunion.exporter.bundle.own_weights import (
     verify_alone,
 )
 from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
+from prunion.exporter.bundle.reopened import check_opens
 from prunion.exporter.counts import check_counts
 from prunion.exporter.graph import (
     TOLERANCE,
@@ -100,8 +101,8 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be read.
         DomainError: `options` names a domain that it has not.
-        VerificationError: the forms disagree, or the graph costs other than was counted, or INT8
-            costs a domain too much; nothing is written.
+        VerificationError: the forms disagree, the graph costs other than was counted, INT8 costs a
+            domain too much, or nothing could open the bundle; nothing is written.
         BudgetError: the switches cost more than the checkpoint's budget; nothing is written.
         PrunionError: `output` exists and `force` is not given, or it holds what no export wrote.
         OutputError: it cannot be written.
@@ -182,6 +183,7 @@ def _make_bundle(
             packed=own is not None and bool(slim.slices),
         ).to_json()
         write_json(folder / "manifest.json", manifest)
+        check_opens(folder)
     return manifest
 
 

@@ -12,6 +12,9 @@ from .folder import open_bundle as open_bundle
 from .held import HeldFile as HeldFile
 from .manifest import Manifest as Manifest
 from .manifest import load_manifest as load_manifest
+from .manifest_parts import MAX_CLASSES as MAX_CLASSES
+from .manifest_parts import MAX_RESIZE as MAX_RESIZE
+from .manifest_parts import MAX_SIDE as MAX_SIDE
 from .manifest_parts import BankEntry as BankEntry
 from .manifest_parts import BudgetAccount as BudgetAccount
 from .manifest_parts import Domain as Domain

@@ -9,6 +9,9 @@ from typing import Any, get_args
 from prunion.runtime.base import Fields, Orientation, check_text, is_number, shown
 
 __all__ = [
+    "MAX_CLASSES",
+    "MAX_RESIZE",
+    "MAX_SIDE",
     "BankEntry",
     "BudgetAccount",
     "Domain",
@@ -21,8 +24,9 @@ __all__ = [
 ]
 
 MAX_DOMAINS = 4096
-MAX_CLASSES = 100_000
-MAX_SIDE = 4096
+# Training keeps to these too: what nobody could open should not be trained first.
+MAX_CLASSES = 1_000_000  # of a domain; the file's size bounds what they all take
+MAX_SIDE, MAX_RESIZE = 4096, 8192
 MAX_COUNT = 2**53
 
 
@@ -103,7 +107,7 @@ class ImageInput:
             channels=fields.integer("channels", 3, 3),
             mean=_triple(normalisation, "mean"),
             std=std,
-            shorter_side=resize.integer("shorter_side", 1, MAX_SIDE),
+            shorter_side=resize.integer("shorter_side", 1, MAX_RESIZE),
             orientation=orientation,
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from prunion.runtime.base import Orientation, shown
+from prunion.runtime.bundle import MAX_RESIZE, MAX_SIDE
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
     BackboneSource,
@@ -119,8 +120,8 @@ class InputConfig:
         sides = size if isinstance(size, (list, tuple)) else (size, size)
         if len(sides) != 2:
             raise ConfigError(f"[input] size is {shown(size)}: give one number or [height, width]")
-        height, width = (check_int("input", "size", side, 8, 4096) for side in sides)
-        check_int("input", "resize", self.resize, 0, 8192)
+        height, width = (check_int("input", "size", side, 8, MAX_SIDE) for side in sides)
+        check_int("input", "resize", self.resize, 0, MAX_RESIZE)
         if 0 < self.resize < max(height, width):
             raise ConfigError(
                 f"[input] resize is {self.resize}, smaller than size: the crop would leave the "

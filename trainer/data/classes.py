@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunion.runtime.base import check_text, shown
+from prunion.runtime.bundle import MAX_CLASSES
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import (
     ImageSet,
@@ -78,6 +79,11 @@ def number_classes(
         raise DataError(
             f"{where} has {what}: give at least two to tell apart, such as a class of everything "
             "else that the camera may see"
+        )
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{where} has {len(classes):,} classes, and a bundle holds {MAX_CLASSES:,} of a "
+            "domain: make them fewer"
         )
     return Numbered(
         classes, train_set, others.get("test"), tuple(remarks), others.get("validation")

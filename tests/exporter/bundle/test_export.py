@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from prunion.exporter.bundle import export_bundle, write_unpruned
 from prunion.exporter.bundle.manifest import image_input
 from prunion.runtime import load
 from prunion.runtime.base import write_json
-from prunion.runtime.bundle import load_manifest, open_bundle
+from prunion.runtime.bundle import Manifest, load_manifest, open_bundle
 from prunion.runtime.errors import (
     BudgetError,
     BundleError,
@@ -24,7 +25,7 @@ from prunion.runtime.errors import (
     PrunionError,
     VerificationError,
 )
-from prunion.trainer.config import load_config
+from prunion.trainer.config import InputConfig, load_config
 from prunion.trainer.data import eval_transform, open_domain
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
@@ -235,3 +236,23 @@ def test_a_files_name_for_a_bundle_is_refused_with_what_is_meant(tmp_path: Path,
         export_bundle(tmp_path / "no run", tmp_path / name)
     assert str(meant) in str(told.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_nothing_could_open_is_not_written(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.runtime.bundle.manifest_parts.MAX_CLASSES", 1)
+    with pytest.raises(VerificationError, match=r"manifest\.json: .*classes.*nothing was"):
+        export_bundle(made[0], tmp_path / "x.prunion")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_side_that_a_run_may_ask_for_can_be_opened(made: tuple[Path, Path]) -> None:
+    manifest = load_manifest(made[1] / "manifest.json")
+    for size, resize in (((4096, 8), 8192), ((8, 4096), 4096)):
+        asked = InputConfig(size=size, resize=resize)
+        shape = replace(
+            manifest.input, height=size[0], width=size[1], shorter_side=asked.shorter_side
+        )
+        told = replace(manifest, input=shape)
+        assert Manifest.from_json(told.to_json(), "manifest.json") == told

@@ -268,3 +268,8 @@ def test_torchvision_labels_go_through_the_same_checks(monkeypatch: pytest.Monke
     monkeypatch.setattr(Fake, "targets", np.array([0, 1, 2, 3, 1]))
     monkeypatch.setattr(Fake, "classes", [("crane",), ("crane",), ("maillot",), ("cat",)])
     assert open_domain(config, 0).classes == ("crane (0)", "crane (1)", "maillot", "cat")
+
+
+def test_more_classes_than_a_bundle_holds_are_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunion.trainer.data.classes.MAX_CLASSES", 2)
+    refused("has 3 classes, and a bundle holds 2", split([0, 1, 2], ABC), split([0], ABC))

@@ -62,6 +62,8 @@ def budget_of(
     if not value <= budget.allowed and train.cut == "union" and train.traits.prunes:
         settled = loaded.meta.get("phase") == "settle"
         cause = "round_to, the budget or the form of the heads are not those of its training"
+        if config.kind == "macs":
+            cause += ", or an earlier prunion counted fewer MACs then: train it again"
         raise BudgetError(
             f"the checkpoint's switches cost {shown_cost(config.kind, value)} with widths in "
             f"multiples of {budget.round_to}, its budget allows "

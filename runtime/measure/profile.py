@@ -220,7 +220,7 @@ def _measure(
         calls = {}
         for a, b, copies in product(rows, inside, (1, COPIES)):
             graph = layer_graph(layer, a, b, batch, copies)
-            shape = (batch, *layer.image_at(a, b))
+            shape = (batch * layer.parts, *layer.image_at(a, b))
             calls[f"{a} {b} {copies}"] = _call(graph, shape, options)
         times = time_interleaved(calls, seconds, warmup=2, block_ms=1e3 * seconds / 3)
         least |= {name: timing.min_ms for name, timing in times.items()}

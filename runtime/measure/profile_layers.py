@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ class GraphLayer:
         cut: for the weight's axes 0 and 1, whether channels are ever removed along it.
         image: `(H, W)` of what it reads; `(T,)` for tokens, however they lie; else empty.
         attributes: the node's strides, pads, dilations.
+        parts: how many such images it reads for one, where a batch is cut into windows.
     """
 
     kind: LayerKind
@@ -41,6 +43,7 @@ class GraphLayer:
     groups: int
     image: tuple[int, ...]
     attributes: tuple[tuple[str, tuple[int, ...]], ...]
+    parts: int = 1
 
     def groups_at(self, out: int) -> int:
         """Groups that are left of a depthwise convolution; other groups stay as they are."""
@@ -75,10 +78,14 @@ def find_layers(model: onnx.ModelProto, table: UnitTable) -> dict[str, GraphLaye
         weight = turned.get(second, second) if node.op_type == "MatMul" else second
         if weight in counted and (node.op_type in KINDS or weight != second):
             cut = tuple(_is_cut(table, weight, axis) for axis in (0, 1))
-            image = tuple(sizes.get(node.input[0], ())[2:])
-            if node.op_type == "MatMul":  # a graph may leave open how its tokens lie
-                image = (counted[weight].positions,)
-            found[weight] = _layer(node, counted[weight].shape, (cut[0], cut[1]), image)
+            layer, image = counted[weight], tuple(sizes.get(node.input[0], ())[2:])
+            linear = node.op_type == "MatMul" or (node.op_type == "Gemm" and layer.positions > 1)
+            if linear:  # a graph may leave open how its tokens lie, also as rows of a batch
+                image = (layer.positions,)
+            made = _layer(node, layer.shape, (cut[0], cut[1]), image, tokens=linear)
+            taken = image if made.kind == "transposed" else sizes.get(node.output[0], ())[2:]
+            parts = 1 if linear else layer.positions // (math.prod(taken) or layer.positions) or 1
+            found[weight] = replace(made, parts=parts)
     for weight in counted:
         if weight not in found or 0 in found[weight].image:
             raise BundleError(
@@ -106,12 +113,13 @@ def layer_graph(layer: GraphLayer, first: int, second: int, batch: int, copies: 
     pooled = [f"pooled{copy}" for copy in range(copies)]
     nodes.append(helper.make_node("Concat", pooled, ["logits"], axis=1))
     value, real = helper.make_tensor_value_info, TensorProto.FLOAT
+    rows = batch * layer.parts
     out = second * layer.groups_at(first) if layer.kind == "transposed" else first
     graph = helper.make_graph(
         nodes,
         "layer",
-        [value("image", real, [batch, *layer.image_at(first, second)])],
-        [value("logits", real, [batch, out * copies, *([1, 1] if layer.shape[2:] else [])])],
+        [value("image", real, [rows, *layer.image_at(first, second)])],
+        [value("logits", real, [rows, out * copies, *([1, 1] if layer.shape[2:] else [])])],
         tensors,
     )
     opset = [helper.make_opsetid("", OPSET)]
@@ -125,12 +133,17 @@ def _is_cut(table: UnitTable, weight: str, axis: int) -> bool:
 
 
 def _layer(
-    node: onnx.NodeProto, shape: tuple[int, ...], cut: tuple[bool, bool], image: tuple[int, ...]
+    node: onnx.NodeProto,
+    shape: tuple[int, ...],
+    cut: tuple[bool, bool],
+    image: tuple[int, ...],
+    *,
+    tokens: bool,
 ) -> GraphLayer:
+    if tokens:
+        return GraphLayer("tokens", shape, cut, 1, image, ())
     if node.op_type == "Gemm":
         return GraphLayer("linear", shape, cut, 1, (), ())
-    if node.op_type == "MatMul":
-        return GraphLayer("tokens", shape, cut, 1, image, ())
     groups = attribute(node, "group", 1)
     kind: LayerKind = "dense" if groups == 1 else "depthwise" if shape[1] == 1 else "grouped"
     if node.op_type == "ConvTranspose":

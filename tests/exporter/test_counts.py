@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import numpy_helper
 from torch import nn
 
 from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
-from prunion.exporter.counts import recount
+from prunion.exporter.counts import check_counts, recount
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
+from prunion.runtime.errors import VerificationError
+from prunion.runtime.measure.profile_layers import find_layers
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import rebuild_network
 from tests.trainer.counting import macs_by_running
@@ -221,3 +226,44 @@ def test_counts_and_hash_are_those_of_the_network(model: nn.Module, weights: int
     assert set(counted.shapes) == {layer.weight for layer in slim.table.layers}
     order = [[e.layer, e.kind, e.offset, e.size] for e in slim.entries]
     assert graph_trunk_hash(graph, order) == trunk_hash(slim)
+
+
+def test_a_layer_is_timed_on_all_that_one_image_gives_it() -> None:
+    slim = slim_network(domain_net(Quarters().eval(), (2, 3), SIDE))
+    layers = find_layers(onnx_graph(slim, SIDE, SIDE), slim.table)
+    assert (layers["local.weight"].parts, layers["local.weight"].image) == (4, (4, 4))
+    assert layers["conv.weight"].parts == 1
+    slim = slim_network(domain_net(Flat().eval(), (2, 3), SIDE))
+    layer = find_layers(onnx_graph(slim, SIDE, SIDE), slim.table)["up.weight"]
+    assert (layer.kind, layer.image) == ("tokens", (SIDE * SIDE,))
+
+
+def test_a_graph_that_costs_other_than_was_counted_is_not_written() -> None:
+    slim = slim_network(domain_net(Flat().eval(), (2, 3), SIDE))
+    graph = onnx_graph(slim, SIDE, SIDE)
+    check_counts(graph, slim.table)
+    layers = [replace(x, positions=1) if x.weight == "up.weight" else x for x in slim.table.layers]
+    wrong = replace(slim.table, layers=tuple(layers))
+    with pytest.raises(VerificationError, match=r"layer up of .* 8,192 MACs, .* 128 and 128; noth"):
+        check_counts(graph, wrong)
+    with pytest.raises(VerificationError, match=r"layer up of .* was counted as 0 and 0"):
+        check_counts(graph, replace(wrong, layers=tuple(x for x in layers if x.positions > 1)))
+
+
+def test_copied_layers_are_counted_by_their_own_names() -> None:
+    """torch's exporter would make one tensor of weights that are still equal."""
+
+    class Copied(Stem):
+        def __init__(self) -> None:
+            super().__init__()
+            one = nn.Conv2d(8, 8, 1, bias=False)
+            self.more = nn.Sequential(one, nn.ReLU(), copy.deepcopy(one))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.more(self.stem(x)).mean((2, 3))
+
+    slim = slim_network(domain_net(Copied().eval(), (2, 3), SIDE))
+    graph = onnx_graph(slim, SIDE, SIDE)
+    check_counts(graph, slim.table)
+    stored = {x.name: numpy_helper.to_array(x) for x in graph.graph.initializer}
+    np.testing.assert_array_equal(stored["more.0.weight"], stored["more.2.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ __all__ = [
     "save_checkpoint",
     "versions",
 ]
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 GRAPH = "graph.json"
@@ -187,12 +190,19 @@ def _check_files(folder: Path, meta: Any) -> None:
 
 def _check_units(folder: Path, net: DomainNet) -> None:
     stored = UnitTable.from_json(read_json(folder / "units.json", CheckpointError))
-    if stored.to_json() != net.units.table.to_json():
+    if _layout(stored) != _layout(net.units.table):
         raise CheckpointError(
             f"{folder}: the backbone's channels are laid out differently in the installed torch, "
             "torchvision or timm than when it was trained; install the versions named in "
             "checkpoint.json"
         )
+    if stored.layers != net.units.table.layers:
+        log.info("%s: an earlier prunion counted other MACs; they are counted anew", folder)
+
+
+def _layout(table: UnitTable) -> dict[str, Any]:
+    """What its tensors must fit. An earlier prunion counted some layers at too few positions."""
+    return {**table.to_json(), "layers": [(layer.weight, layer.shape) for layer in table.layers]}
 
 
 def _load_tensors(folder: Path, net: DomainNet) -> None:

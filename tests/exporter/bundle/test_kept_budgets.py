@@ -17,10 +17,11 @@ from prunion.exporter.bundle import export_bundle
 from prunion.exporter.counts import recount
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
-from prunion.runtime.errors import BudgetError
+from prunion.runtime.base import sha256_file
+from prunion.runtime.errors import BudgetError, CheckpointError
 from prunion.trainer.config import BudgetConfig
 from prunion.trainer.cost import PricedBudget, make_budget, make_pricer, select_union
-from prunion.trainer.network import DomainNet
+from prunion.trainer.network import DomainNet, load_checkpoint
 from tests.exporter.random_nets import SIDE, RandomNet, networks
 from tests.exporter.slim.test_random_networks import QUICK, masked
 
@@ -72,6 +73,23 @@ def test_another_multiple_that_breaks_the_budget_is_refused(tiny: Path, tmp_path
     with pytest.raises(BudgetError, match=r"multiples of 32.*round_to, the budget or"):
         export_bundle(run, tmp_path / "m.prunion")
     assert not (tmp_path / "m.prunion").exists()
+
+
+def test_macs_that_an_earlier_prunion_counted_are_counted_anew(tiny: Path, tmp_path: Path) -> None:
+    """It left out that some layers see parts of an image as images of their own."""
+    run = Path(shutil.copytree(tiny, tmp_path / "run"))
+    units, path = (run / "checkpoint" / f"{x}.json" for x in ("units", "checkpoint"))
+    table, meta = (json.loads(x.read_text("utf-8")) for x in (units, path))
+    table["layers"][0]["positions"] //= 4
+    units.write_text(json.dumps(table), "utf-8")
+    path.write_text(json.dumps({**meta, "units_sha256": sha256_file(units)}), "utf-8")
+    expected, found = (load_checkpoint(x).net.units.table for x in (tiny, run))
+    assert found.to_json() == expected.to_json()
+    table["layers"][0]["shape"][0] += 1
+    units.write_text(json.dumps(table), "utf-8")
+    path.write_text(json.dumps({**meta, "units_sha256": sha256_file(units)}), "utf-8")
+    with pytest.raises(CheckpointError, match="channels are laid out differently"):
+        load_checkpoint(run)
 
 
 @settings(QUICK, max_examples=2)

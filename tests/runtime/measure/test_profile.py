@@ -138,6 +138,7 @@ def test_measured_widths(size: int, cut: bool, round_to: int, widths: tuple[int,
             5,
             [5, 1, 3, 3],
         ),
+        (GraphLayer("dense", (8, 4, 1, 1), (True, True), 1, (6, 6), (), 4), 5, 3, 3, [5, 3, 1, 1]),
         (GraphLayer("grouped", (8, 2, 1, 1), (True, True), 2, (6, 6), ()), 4, 1, 2, [4, 1, 1, 1]),
         (GraphLayer("linear", (8, 4), (True, True), 1, (), ()), 5, 3, 3, [5, 3]),
         (GraphLayer("tokens", (8, 4), (True, True), 1, (49,), ()), 5, 3, 3, [3, 5]),
@@ -157,7 +158,7 @@ def test_one_layer_graphs_are_valid_and_of_the_asked_widths(
     model = onnx.load_from_string(layer_graph(layer, out, inside, batch=2, copies=3))
     onnx.checker.check_model(model, full_check=True)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    assert shape == [2, *layer.image_at(out, inside)]
+    assert shape == [2 * layer.parts, *layer.image_at(out, inside)]
     assert image in shape[1:]
     weights = [list(x.dims) for x in model.graph.initializer if x.name.startswith("weight")]
     assert weights == [weight] * 3

@@ -100,9 +100,10 @@ def main(
     if unknown := set(rows) - set(known):
         raise click.UsageError(f"no row {', '.join(sorted(unknown))}: see --list")
     asked = {name: _asked(name, settings, minutes, quick=quick) for name in rows or known}
-    for row in read_rows(output):
-        if row["key"] in asked and "asked" in row:  # an earlier version did not note it
-            check_asked([row], asked[row["key"]], output)
+    for known_row in read_rows(output):
+        name = known_row["key"]
+        if name in asked and "asked" in known_row:  # an earlier version did not note it
+            check_asked([known_row], asked[name], output)
     folder.mkdir(parents=True, exist_ok=True)
     for name in asked:
         row = write_row(output, name, threads, known[name], asked[name])

@@ -13,7 +13,6 @@ from .exchange import lock_folder as lock_folder
 from .exchange import restore as restore
 from .files import LITTER as LITTER
 from .files import Wrote as Wrote
-from .files import cache_folder as cache_folder
 from .files import check_output as check_output
 from .files import check_space as check_space
 from .files import new_folder as new_folder
@@ -21,6 +20,7 @@ from .files import replace_file as replace_file
 from .files import sha256_file as sha256_file
 from .files import strangers as strangers
 from .files import unlisted as unlisted
+from .install import cache_folder as cache_folder
 from .install import install_hint as install_hint
 from .json_files import json_of as json_of
 from .json_files import parse_json as parse_json

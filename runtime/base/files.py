@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ from prunion.runtime.errors import OutputError, PrunionError
 __all__ = [
     "LITTER",
     "Wrote",
-    "cache_folder",
     "check_output",
     "check_space",
     "new_folder",
@@ -173,28 +171,6 @@ def sha256_file(path: Path | str) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for prunion: `PRUNION_CACHE`, or the system's place for caches.
-
-    A user without a home, as in some containers, has none: a place where nothing can be, so that
-    nothing is found there or kept.
-    """
-    if given := os.environ.get("PRUNION_CACHE"):
-        return Path(given)
-    try:
-        return _caches()
-    except RuntimeError:  # neither HOME nor an entry in the list of users
-        return Path(os.devnull) / "prunion"
-
-
-def _caches() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "prunion"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "prunion" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunion"
 
 
 def _create(path: Path) -> int:

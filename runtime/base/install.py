@@ -1,14 +1,16 @@
-"""How prunion came here, and so which command adds an extra: from a clone, a file, or an index."""
+"""Where prunion lies with this user: how it came, and so which command adds an extra; its cache."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-__all__ = ["install_hint"]
+__all__ = ["cache_folder", "install_hint"]
 
 
 def install_hint(extra: str, *options: str) -> str:
@@ -44,3 +46,25 @@ def _source() -> tuple[Path, bool] | None:
         return None
     path = Path(url2pathname(unquote(url.path)))
     return (path, editable) if path.exists() else None
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for prunion: `PRUNION_CACHE`, or the system's place for caches.
+
+    A user without a home, as in some containers, has none: a place where nothing can be, so that
+    nothing is found there or kept.
+    """
+    if given := os.environ.get("PRUNION_CACHE"):
+        return Path(given)
+    try:
+        return _caches()
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return Path(os.devnull) / "prunion"
+
+
+def _caches() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "prunion"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "prunion" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunion"

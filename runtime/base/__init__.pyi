@@ -35,6 +35,7 @@ from .machine import machine_facts as machine_facts
 from .machine import on_cpu as on_cpu
 from .machine import only_new_garbage as only_new_garbage
 from .machine import peak_rss_bytes as peak_rss_bytes
+from .machine import reader_threads as reader_threads
 from .machine import rss_bytes as rss_bytes
 from .machine import usable_cores as usable_cores
 from .names import BACKENDS as BACKENDS

@@ -29,11 +29,13 @@ __all__ = [
     "on_cpu",
     "only_new_garbage",
     "peak_rss_bytes",
+    "reader_threads",
     "rss_bytes",
     "usable_cores",
 ]
 
 ROOT = Path("/")
+SPARE = 4  # threads that read while others decode
 # For each version of control groups: a limit, what is used of it, and the key in memory.stat of
 # the file cache that the kernel gives back when memory is short.
 MEMORY_FILES = (
@@ -108,6 +110,14 @@ def default_threads(root: Path = ROOT) -> int | None:
     threads beyond one are stopped in turn, each while the others wait for it.
     """
     return None if cpu_quota(root) is None else usable_cores(root)
+
+
+def reader_threads(root: Path = ROOT) -> int:
+    """Threads that read and decode files: some more than processors, as reading waits for a disk.
+
+    Under a container's quota of time no more than it grants.
+    """
+    return default_threads(root) or usable_cores(root) + SPARE
 
 
 def rss_bytes() -> int:

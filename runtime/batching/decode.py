@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from prunion.runtime.base import usable_cores
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.graph import GraphForm
 from prunion.runtime.images import ImageFault, read_image, to_batch, to_pixels
@@ -52,7 +52,7 @@ class Decoder:
     """A bounded pool of threads.
 
     Args:
-        threads: how many images are decoded at a time; None for the machine's cores.
+        threads: how many images are decoded at a time; None for the cores that the process has.
         max_pixels: most pixels of one image.
         pixels: most pixels of all images that are decoded at a time.
     """
@@ -62,7 +62,7 @@ class Decoder:
     ) -> None:
         self.max_pixels = max_pixels
         self.budget = Budget(pixels)
-        count = threads or os.cpu_count() or 1
+        count = threads or usable_cores()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
 
     async def run(self, call: Callable[..., Result], *arguments: object) -> Result:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from prunion.runtime.base import Orientation, reason_of, usable_cores
+from prunion.runtime.base import Orientation, reader_threads, reason_of
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import ImageFault, bits_of, read_image, to_rgb, turn_of
 
@@ -162,7 +162,7 @@ class ImageCheck:
 
     def check(self, images: Sequence[Path | bytes], names: Sequence[str]) -> None:
         """Raise one DataError that names the first image of `images` that cannot be read."""
-        with ThreadPoolExecutor(usable_cores() + 4) as pool:
+        with ThreadPoolExecutor(reader_threads()) as pool:
             for start in range(0, len(images), AT_ONCE):
                 some = images[start : start + AT_ONCE]
                 deep = [self._is_deep(image) for image in some]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import Backend, Precision
+from prunion.runtime.base import Backend, Precision, reader_threads
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import ImageSet, open_labelled, to_batch, to_pixels
 from prunion.runtime.measure.figures import Answers, Figures, mistakes
@@ -151,7 +151,7 @@ def evaluate(
         read = to_pixels if form.image == "uint8" else to_batch
         parts = []
         progress(0, len(images))
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(reader_threads()) as pool:
             for start, pixels in _ahead(pool, images, batch_size):
                 rows = images.labels[start : start + batch_size]
                 logits = model.logits(read(pixels, form.spec), [domain] * len(rows))

@@ -111,4 +111,6 @@ def test_libraries_are_told_of_a_quota_alone(
     tmp_path: Path, files: dict[str, object], threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert machine.default_threads(tree(tmp_path, files)) == threads
+    root = tree(tmp_path, files)
+    assert machine.default_threads(root) == threads
+    assert machine.reader_threads(root) == (8 + machine.SPARE if threads is None else threads)

@@ -7,14 +7,18 @@ import io
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
 import pytest
 
+from prunion.runtime.base import machine
+from prunion.runtime.batching.decode import Decoder
 from prunion.runtime.cli import evaluation
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import open_labelled
+from prunion.runtime.measure import evaluate
 from tests.runtime.cli.command_line import invoke, one_error_line
 
 
@@ -89,3 +93,21 @@ def test_columns_of_class_folders_are_a_usage_error(
     with pytest.raises(InputError, match="holds class folders, without columns"):
         open_labelled(tmp_path / "set", "digits", ("zero",), "exif", ("image", "species"))
     assert invoke("eval", bundle_path, "-d", "digits", tmp_path / "set").exit_code == 0
+
+
+def test_images_are_decoded_within_the_quota(
+    bundle_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int | None = None, **options: object) -> None:
+            asked.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(machine, "cpu_quota", lambda root=None: 1.5)
+    for module in ("measure.evaluation", "images.image_set", "batching.decode"):
+        monkeypatch.setattr(f"prunion.runtime.{module}.ThreadPoolExecutor", Pool)
+    evaluate(bundle_path, table, "digits")
+    Decoder().close()
+    assert asked == [1, 1, 1]

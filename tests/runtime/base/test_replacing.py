@@ -14,9 +14,7 @@ import pytest
 
 from prunion.runtime.base import (
     check_output,
-    check_space,
     exchange,
-    files,
     new_folder,
     replace_file,
     strangers,
@@ -96,43 +94,6 @@ def test_what_a_command_reads_is_never_replaced(tmp_path: Path) -> None:
         with pytest.raises(PrunionError, match=r"(is|holds) what this command reads"):
             check_output(place, force=True, wrote=lambda _: "", inputs=[source])
     check_output(tmp_path / "other", force=True, inputs=[source])
-
-
-def test_a_place_that_may_not_be_written_is_told_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed = tmp_path / "closed"
-    (closed / "folder").mkdir(parents=True)
-    (closed / "file").write_text("old")
-    monkeypatch.setattr(files.os, "access", lambda place, mode: Path(place) != closed)
-
-    def refused(name: str, what: str, **options: bool) -> None:
-        with pytest.raises(OutputError, match=f"{what}: .*closed may not be written"):
-            check_output(closed / name, force=True, wrote=lambda _: "", **options)
-
-    refused("new", "made")
-    refused("new/newer", "made")
-    refused("file", "replaced")
-    refused("folder", "replaced", whole=True)
-    check_output(closed / "folder", force=True)  # it is written into, as a mounted volume is
-    check_output(closed / "folder/new", force=False)
-    with pytest.raises(OutputError, match="closed may not be written"):
-        check_output(closed, force=True, wrote=lambda _: "")
-
-
-def test_nothing_is_written_into_a_bundle(tmp_path: Path) -> None:
-    bundle = tmp_path / "x.prunion"
-    (bundle / "domains").mkdir(parents=True)
-    check_output(bundle / "new", force=False)
-    for name in files.BUNDLE:
-        (bundle / name).touch()
-    (tmp_path / "link").symlink_to(bundle / "domains")
-    inside = ("new", "domains/new", "units.json", "domains", "other/../new", "../link/new")
-    for name in inside:
-        with pytest.raises(PrunionError, match=r"inside the bundle .*x\.prunion, whose files are"):
-            check_output(bundle / name, force=True, wrote=lambda _: "")
-    check_output(bundle, force=True, wrote=lambda _: "", whole=True)
-    check_output(bundle / "../new", force=False)
 
 
 @posix
@@ -277,39 +238,3 @@ def test_a_limit_on_sizes_is_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "x.json cannot be written (File too large)" in done.stdout
     assert not list(tmp_path.iterdir())
-
-
-def test_what_will_not_fit_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = 10 << 20
-
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage)
-    check_space(tmp_path / "not" / "there", 9 << 20, "")
-    with pytest.raises(OutputError, match=r"needs 11\.0 MiB, and 10\.0 MiB are free.*or go away"):
-        check_space(tmp_path / "x", 11 << 20, "go away")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file is a file"):
-        check_output(tmp_path / "file" / "x", force=False)
-
-
-@pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_link_that_leads_nowhere_is_something(tmp_path: Path, force: bool, inside: bool) -> None:
-    link = tmp_path / "link"
-    try:
-        link.symlink_to(tmp_path / "gone")
-    except OSError:
-        pytest.skip("this system lets nobody make links")
-    path, told = link / "out" if inside else link, r"link is a link to .*gone, where nothing is"
-    with pytest.raises(OutputError, match=told):
-        check_output(path, force=force, wrote=own)
-    with pytest.raises(OutputError, match=told), new_folder(path, force=force, wrote=own):
-        raise AssertionError("nothing is to be written")
-    if not inside:
-        with pytest.raises(OutputError, match=told), replace_file(path):
-            raise AssertionError("nothing is to be written")
-    assert link.is_symlink()
-    (tmp_path / "gone").mkdir()
-    with replace_file(link / "a") as temporary:  # it leads somewhere now
-        temporary.write_text("new")
-    assert (tmp_path / "gone" / "a").read_text() == "new"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunion.exporter.export_line import check_export_line
 from prunion.runtime.cli import (
     FilePath,
     FiniteRange,
@@ -101,56 +102,44 @@ def export(
     **options: Any,
 ) -> None:
     """Write a CHECKPOINT (or run folder) as a bundle, NAME.prunion, or a BUNDLE for Triton."""
-    bundle = output
-    if (Path(source) / "manifest.json").is_file():
-        _check_bundle_line(ctx)
-        bundle = source
-    elif output is None:
-        raise click.UsageError("Missing option '-o' / '--output': the bundle to write.")
-    elif untrained:
-        _export_untrained(source, output, force, as_json)
-    else:
+    made = (Path(source) / "manifest.json").is_file()
+    check_export_line(ctx, bundle=made)
+    bundle = source if made or output is None else output
+    if untrained:
+        _export_untrained(source, bundle, options, force, as_json)
+    elif not made:
         from prunion.exporter.bundle import export_bundle
         from prunion.exporter.options import ExportOptions
 
-        manifest = export_bundle(source, output, ExportOptions(**options), force=force)
+        manifest = export_bundle(source, bundle, ExportOptions(**options), force=force)
         if as_json:
             echo_json(manifest)
         else:
-            click.echo("\n".join(_exported(output, manifest)))
-    if triton is not None and bundle is not None:
+            click.echo("\n".join(_exported(bundle, manifest)))
+    if triton is not None:
         from prunion.exporter.triton import export_triton
 
         places = export_triton(
             bundle, triton, each_domain=triton_domains, precision=triton_precision, force=force
         )
         click.echo(f"{places[0]}: for Triton{_and_more(len(places) - 1)}", err=as_json)
-
-
-def _check_bundle_line(ctx: click.Context) -> None:
-    """A bundle is exported already: what would change it is refused."""
-    allowed = {"source", "triton", "triton_precision", "triton_domains", "force", "as_json"}
-    given = {
-        name
-        for name in ctx.params
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }
-    if "triton" not in given:
-        raise click.UsageError(f"{ctx.params['source']} is a bundle already: give --triton REPO.")
-    if wrong := sorted(given - allowed):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise click.UsageError(f"{names}: give the checkpoint for that; this is a bundle already.")
+        if as_json and made:  # else the answer is the bundle's manifest
+            echo_json({"models": [str(place) for place in places]})
 
 
 def _and_more(count: int) -> str:
     return f", and a model for each of its {count} domains" if count else ""
 
 
-def _export_untrained(run_file: str, output: str, force: bool, as_json: bool) -> None:
+def _export_untrained(
+    run_file: str, output: str, options: Mapping[str, Any], force: bool, as_json: bool
+) -> None:
     from prunion.exporter.bundle import export_untrained
+    from prunion.exporter.options import ExportOptions
     from prunion.trainer.config import load_config
 
-    manifest = export_untrained(load_config(run_file), Path(output), force=force)
+    asked = ExportOptions(**options)
+    manifest = export_untrained(load_config(run_file), Path(output), asked, force=force)
     if as_json:
         echo_json(manifest.to_json())
         return

@@ -17,6 +17,7 @@ import torch
 
 from prunion.exporter.bundle.export import bundle_name, export_bundle
 from prunion.exporter.graph import onnx_graph
+from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim import keep_domains, slim_network
 from prunion.runtime.base import check_output, replace_file
 from prunion.runtime.bundle import Manifest, foreign_to_bundle, load_manifest, open_bundle
@@ -53,10 +54,19 @@ def untrained_bundle(run_file: Path | str) -> Iterator[Path]:
         yield bundle
 
 
-def export_untrained(config: RunConfig, output: Path, *, force: bool = False) -> Manifest:
+def export_untrained(
+    config: RunConfig,
+    output: Path,
+    options: ExportOptions | None = None,
+    *,
+    force: bool = False,
+) -> Manifest:
     """Write the run's network with random weights and every channel as a bundle.
 
     It needs neither images nor weights: layers take the same time whatever they compute.
+
+    Args:
+        options: without INT8, which needs images, and without a choice of domains.
 
     Raises:
         PrunionError: `output` exists and `force` is not given.
@@ -85,7 +95,7 @@ def export_untrained(config: RunConfig, output: Path, *, force: bool = False) ->
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
         save_checkpoint(checkpoint, net.eval(), everything, facts, force=False)
-        export_bundle(checkpoint, output, force=force)
+        export_bundle(checkpoint, output, options, force=force)
     return load_manifest(output / "manifest.json")
 
 

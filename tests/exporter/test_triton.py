@@ -203,6 +203,8 @@ def test_the_command_takes_a_bundle(bundle: Path, tmp_path: Path) -> None:
         assert refused.exit_code == 2
         assert said in refused.output
     assert not (tmp_path / "x").exists()
+    told = invoke(bundle, "--triton", tmp_path / "models", "--force", "--json")
+    assert json.loads(told.stdout) == {"models": [str(tmp_path / "models" / "toy")]}
 
 
 def test_the_command_takes_a_checkpoint(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""No option of `prunion export` is taken and does nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from prunion.runtime.cli import cli
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["export", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run -o b --triton-precision fp16", "--triton-precision means nothing without --triton:"),
+        ("run -o b --triton-domains", "--triton-domains means nothing without --triton:"),
+        ("run -o b --fp16-image float16", "--fp16-image means nothing without --fp16:"),
+        ("run -o b --int8-max-drop 3", "--int8-max-drop means nothing without --int8:"),
+        ("run -o b --int8-images 3", "--int8-images means nothing without --int8:"),
+        ("run -o b --heads gathered --specialise a", "--heads means nothing with --specialise"),
+        ("run.toml --untrained -o b --int8", "--int8 means nothing with --untrained: there are no"),
+        ("run.toml --untrained -o b --domains a", "--domains means nothing with --untrained"),
+        ("run.toml --untrained -o b --specialise a", "--specialise means nothing with --untrained"),
+        ("run.toml --untrained", "Missing option '-o'"),
+    ],
+)
+def test_what_means_nothing_is_a_wrong_line(tmp_path: Path, line: str, said: str) -> None:
+    source, *rest = line.split()
+    refused = invoke(tmp_path / source, *rest)
+    assert refused.exit_code == 2
+    assert said in refused.output
+
+
+def test_an_untrained_network_has_every_form_that_needs_no_images(
+    tiny: Path, tmp_path: Path
+) -> None:
+    line = "--untrained --fp16 --uint8 --heads concatenated --opset 17 --json".split()
+    made = invoke(tiny.parent / "run.toml", *line, "-o", tmp_path / "u.prunion")
+    assert made.exit_code == 0, made.output
+    manifest = json.loads(made.stdout)
+    assert set(manifest["graphs"]) == {"fp32", "fp16", "fp32-uint8", "fp16-uint8"}
+    assert manifest["heads"] == "concatenated"
+    graph = onnx.load(tmp_path / "u.prunion" / "model.onnx")
+    assert graph.opset_import[0].version == 17

@@ -219,8 +219,10 @@ def _check_options(scenario: Scenario | None, url: str | None, against: tuple[st
     for name, (fits, told) in rules.items():
         if name in given and not fits:
             raise click.UsageError(told)
-    for name in {"backend", "threads"} & given if url else ():
-        click.echo(f"note: --{name} is the server's own, and does nothing with --url", err=True)
+    does = dict.fromkeys(("backend", "threads"), "does nothing")
+    does["precision"] = "says only what images are sent"
+    for name in [x for x in does if url and x in given]:
+        click.echo(f"note: --{name} is the server's own, and {does[name]} with --url", err=True)
 
 
 def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:

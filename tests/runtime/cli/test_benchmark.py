@@ -81,3 +81,13 @@ def test_a_table_can_be_written_on_a_stream(bundle_path: Path, tmp_path: Path) -
         out.seek(0)
         text = out.read()
     assert text.startswith("session,batch") and "timing itself: " in text
+
+
+def test_options_that_a_server_decides_are_told(tmp_path: Path) -> None:
+    given = {"backend": "cpu", "threads": "1", "precision": "fp32"}
+    options = [word for name, value in given.items() for word in (f"--{name}", value)]
+    asked = ("bench", tmp_path / "no", "--scenario", "single", *options)
+    told = invoke(*asked, "--url", "http://127.0.0.1:1").stderr
+    for name in given:
+        assert f"note: --{name} is the server's own" in told
+    assert "note" not in invoke(*asked).stderr

@@ -238,3 +238,26 @@ def test_a_limit_on_sizes_is_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "x.json cannot be written (File too large)" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_link_that_leads_nowhere_is_something(tmp_path: Path, force: bool, inside: bool) -> None:
+    link = tmp_path / "link"
+    try:
+        link.symlink_to(tmp_path / "gone")
+    except OSError:
+        pytest.skip("this system lets nobody make links")
+    path, told = link / "out" if inside else link, r"link is a link to .*gone, where nothing is"
+    with pytest.raises(OutputError, match=told):
+        check_output(path, force=force, wrote=own)
+    with pytest.raises(OutputError, match=told), new_folder(path, force=force, wrote=own):
+        raise AssertionError("nothing is to be written")
+    if not inside:
+        with pytest.raises(OutputError, match=told), replace_file(path):
+            raise AssertionError("nothing is to be written")
+    assert link.is_symlink()
+    (tmp_path / "gone").mkdir()
+    with replace_file(link / "a") as temporary:  # it leads somewhere now
+        temporary.write_text("new")
+    assert (tmp_path / "gone" / "a").read_text() == "new"

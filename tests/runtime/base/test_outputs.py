@@ -1,27 +1,13 @@
-"""Where nothing can be written or replaced is said before the work."""
+"""What a command finds out of its output before it works."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from prunion.runtime.base import (
-    check_output,
-    check_space,
-    files,
-    new_folder,
-    replace_file,
-    strangers,
-)
+from prunion.runtime.base import check_output, check_space, files
 from prunion.runtime.errors import OutputError, PrunionError
-
-posix = pytest.mark.skipif(os.name != "posix", reason="kills and locks are POSIX's")
-
-
-def own(path: Path) -> str:
-    return strangers(path, ("a",))
 
 
 def test_a_place_that_may_not_be_written_is_told_before(
@@ -72,26 +58,3 @@ def test_what_will_not_fit_is_said_before(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file is a file"):
         check_output(tmp_path / "file" / "x", force=False)
-
-
-@pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_link_that_leads_nowhere_is_something(tmp_path: Path, force: bool, inside: bool) -> None:
-    link = tmp_path / "link"
-    try:
-        link.symlink_to(tmp_path / "gone")
-    except OSError:
-        pytest.skip("this system lets nobody make links")
-    path, told = link / "out" if inside else link, r"link is a link to .*gone, where nothing is"
-    with pytest.raises(OutputError, match=told):
-        check_output(path, force=force, wrote=own)
-    with pytest.raises(OutputError, match=told), new_folder(path, force=force, wrote=own):
-        raise AssertionError("nothing is to be written")
-    if not inside:
-        with pytest.raises(OutputError, match=told), replace_file(path):
-            raise AssertionError("nothing is to be written")
-    assert link.is_symlink()
-    (tmp_path / "gone").mkdir()
-    with replace_file(link / "a") as temporary:  # it leads somewhere now
-        temporary.write_text("new")
-    assert (tmp_path / "gone" / "a").read_text() == "new"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prunion.trainer.data.classes import number_classes
 from prunion.trainer.data.handed import Handed, HandedSets, open_dataset
 from prunion.trainer.data.huggingface import open_huggingface
 from prunion.trainer.data.named import PARTS, Part, open_torchvision
+from prunion.trainer.data.subsets import held_out, limited
 from prunion.trainer.processes import ALONE, Processes
 
 __all__ = ["Domain", "ImageSet", "domain_key", "open_domain", "open_domains"]
@@ -80,10 +82,10 @@ def open_domain(
     classes, train, test = numbered.classes, numbered.train, numbered.test
     validation = numbered.validation
     if test is None:
-        train, test = _held_out(train, config.holdout, [seed, domain_key(config.name), 1])
+        train, test = held_out(train, config.holdout, [seed, domain_key(config.name), 1])
     if config.validation_holdout:
         random = [seed, domain_key(config.name), 5]
-        train, validation = _held_out(train, config.validation_holdout, random)
+        train, validation = held_out(train, config.validation_holdout, random)
     _check_counts(config, train, test, validation)
     if config.limit and config.limit < len(train):
         if config.limit < max(MIN_TRAIN_IMAGES, len(classes)):
@@ -92,7 +94,7 @@ def open_domain(
             raise ConfigError(
                 f"[domains.{config.name}] limit is {config.limit}, fewer than {than}: raise it"
             )
-        train = _limited(train, config, seed)
+        train = limited(train, config.limit, [seed, domain_key(config.name), 2])
     sets = {"train": train, "validation": validation, "test": test}
     found = {
         "classes": len(classes),
@@ -162,7 +164,8 @@ def _open(
         return open_torchvision(config, part, orientation)
     if config.source == "huggingface":
         return open_huggingface(config, part, orientation)
-    files = image_files([Path(path) for path in getattr(config, part)])
+    beside = Counter[str]()
+    files = image_files([Path(path) for path in getattr(config, part)], beside)
     where = f"[domains.{config.name}]"
     for key in ("image_column", "label_column"):
         if getattr(config, key) and not has_columns(files) and files[0].is_dir():
@@ -172,7 +175,7 @@ def _open(
     columns = (config.image_column or "image", config.label_column or "label")
     split = open_images(files, columns, orientation)
     if split is not None:
-        return split
+        return replace(split, skipped=beside + Counter(split.skipped))
     if files[0].exists():
         raise DataError(
             f"{where} {part} is {files[0]}: give a folder of class folders or .parquet or .tar "
@@ -255,35 +258,6 @@ def _log_found(domain: Domain) -> None:
     log.info("; ".join(parts))
     for remark in found["remarks"]:
         log.warning("domain %s: %s", domain.name, remark)
-
-
-def _held_out(images: ImageSet, share: float, seed: list[int]) -> tuple[ImageSet, ImageSet]:
-    """Split off a share of each class, at least one image where there are two."""
-    rng = np.random.default_rng(seed)
-    test: list[int] = []
-    for members in _shuffled_classes(images, rng):
-        if len(members) > 1:
-            count = min(max(1, round(share * len(members))), len(members) - 1)
-            test += members[:count].tolist()
-    held = np.zeros(len(images), bool)
-    held[test] = True
-    return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
-
-
-def _limited(images: ImageSet, config: DomainConfig, seed: int) -> ImageSet:
-    """`limit` images, as nearly equally many of each class as there are."""
-    rng = np.random.default_rng([seed, domain_key(config.name), 2])
-    members = _shuffled_classes(images, rng)
-    turns = [(turn, label) for label, own in enumerate(members) for turn in range(len(own))]
-    chosen = [members[label][turn] for turn, label in sorted(turns)[: config.limit]]
-    return images.subset(np.sort(np.asarray(chosen, np.int64)))
-
-
-def _shuffled_classes(images: ImageSet, rng: np.random.Generator) -> list[np.ndarray]:
-    return [
-        rng.permutation(np.flatnonzero(images.labels == label))
-        for label in range(int(images.labels.max()) + 1)
-    ]
 
 
 def _elsewhere(config: DomainConfig, fact: dict[str, Any]) -> Domain:

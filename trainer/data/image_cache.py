@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from prunion.runtime.base import usable_cores
+from prunion.runtime.base import reader_threads
 from prunion.runtime.images import ImageSet
 
 __all__ = ["ImageCache", "resized_in_memory"]
@@ -50,7 +50,7 @@ class ImageCache:
         """Read what fits, before worker processes start: they share it instead of repeating it."""
         if self._full or len(self._kept) == len(self.images):
             return
-        with ThreadPoolExecutor(usable_cores() + 4) as pool:
+        with ThreadPoolExecutor(reader_threads()) as pool:
             for start in range(0, len(self.images), 256):
                 list(pool.map(self.image, range(start, min(start + 256, len(self.images)))))
                 if self._full:

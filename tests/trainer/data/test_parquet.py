@@ -117,3 +117,12 @@ def test_real_domains_open() -> None:
         assert len(domain.classes) == classes
         assert set(domain.test.labels) <= set(range(classes))
         assert min(domain.train.image(len(domain.train) - 1).size) > 8
+
+
+def test_what_lies_beside_parquet_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write_parquet(tmp_path / "train" / "a.parquet", [0, 1] * 3, NAMES)
+    (tmp_path / "train" / "more.png").write_bytes(encoded(1))
+    test = write_parquet(tmp_path / "b.parquet", [0, 1], NAMES)
+    found = open_files(tmp_path / "train", test).found
+    assert found["skipped"] == {"train": {"beside the shards": 1}, "test": {}}

@@ -253,7 +253,7 @@ def add_domain(checkpoint: str, domain: str, output: str | None, force: bool, re
 )
 @as_json
 def verify(bundle: str, against: str | None, as_json: bool) -> None:
-    """Check everything a bundle claims; exit code 1 if anything is off."""
+    """Check what a bundle claims, of its backbone --against its run; exit code 1 if it is off."""
     from prunion.exporter.verify import verify_bundle
     from prunion.runtime.errors import VerificationError, printable
 

@@ -10,6 +10,7 @@ import onnx
 
 from prunion.exporter.bundle import graph_trunk_hash
 from prunion.exporter.counts import initializers, recount
+from prunion.runtime.base import LITTER
 from prunion.runtime.bundle import Bundle, adapter_row
 
 __all__ = ["check_graph", "check_packs", "check_tables", "check_trunk", "check_unlisted"]
@@ -19,7 +20,8 @@ def check_unlisted(bundle: Bundle) -> Iterator[str]:
     """Files that the manifest does not know."""
     known = {"manifest.json", *bundle.manifest.files}
     for file in sorted(bundle.path.rglob("*")):
-        if file.is_file() and file.relative_to(bundle.path).as_posix() not in known:
+        listed = file.relative_to(bundle.path).as_posix() in known
+        if file.is_file() and not listed and file.name not in LITTER:
             yield f"{file} is not in the manifest: remove it"
 
 
@@ -30,7 +32,8 @@ def check_graph(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:
         shape = counted.shapes.get(f"{layer}.weight", counted.shapes.get(layer))
         if shape is None:
             yield f"holds no weight of {layer}, which the manifest lists"
-        elif width not in (shape[0], shape[-1]):
+        # A linear layer's weight may be stored transposed.
+        elif width != shape[0] and not (len(shape) == 2 and width == shape[1]):
             yield f"{layer} is {shape[0]} wide, the manifest says {width}"
     for name in counted.shapes:
         if name.removesuffix(".weight") not in manifest.widths:

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from prunion.exporter.verify.budget import check_budget
+from prunion.exporter.verify.claims import check_against, check_claims
 from prunion.exporter.verify.compare import (
     Disagreement,
     check_noted,
@@ -53,9 +54,11 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     """Check a bundle's files against each other, and its graphs in ONNX Runtime.
 
     Hashes, the trunk's too; onnx's full checker; widths, parameters and MACs counted again; the
-    unit table's slots; every pack against the default tables; each domain alone against a mixed
-    batch; every variant against the fp32 graph; and with `against` (a checkpoint) all of them
-    against masked torch, and the INT8 graph's accuracy where the run's images are there.
+    bank's size and what rounding keeps; the unit table's slots; every pack against the default
+    tables; each domain alone against a mixed batch; every variant against the fp32 graph; and with
+    `against` (a checkpoint) all of them against masked torch, the INT8 graph's accuracy where the
+    run's images are there, and what only the checkpoint knows: the backbone's counts and widths,
+    accuracies, which network it was. `paper` and the rest of `provenance` are not checked.
 
     Raises:
         CheckpointError: `against` cannot be read.
@@ -65,14 +68,17 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     except BundleError as exc:
         return VerifyReport(str(bundle), (), (str(exc),), ())
     problems = [*check_unlisted(opened), *check_budget(opened), *check_noted(opened)]
+    problems += _guarded("manifest", partial(check_claims, opened))
     sound = []
     for variant in opened.manifest.graphs:
-        found = list(_guarded(variant, partial(_static, opened, variant)))
+        found = list(_guarded(f"{variant} graph", partial(_static, opened, variant)))
         problems += found
         if not found:
             sound.append(variant)
     keep_to_quota()
     loaded = None if against is None else load_checkpoint(against)
+    if loaded is not None:
+        problems += _guarded("manifest", partial(check_against, opened, loaded))
     compared, refused = compare_graphs(opened, sound, loaded)
     problems += refused
     problems += [
@@ -99,9 +105,9 @@ def _static(bundle: Bundle, variant: str) -> Iterator[str]:
         yield from check_trunk(bundle, model)
 
 
-def _guarded(variant: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
+def _guarded(place: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
     """A check's findings, and whatever it raises as one more."""
     try:
-        yield from (f"{variant} graph: {problem}" for problem in check())
+        yield from (f"{place}: {problem}" for problem in check())
     except Exception as exc:  # a damaged file makes onnx and numpy raise anything
-        yield f"{variant} graph: {' '.join(str(exc).split()) or type(exc).__name__}"
+        yield f"{place}: {' '.join(str(exc).split()) or type(exc).__name__}"

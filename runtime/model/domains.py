@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from prunion.runtime.base import shown
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import DomainError, InputError
 from prunion.runtime.graph import GraphForm
@@ -94,6 +95,11 @@ class Tables:
         # The usual array first: at batch 1 a microsecond is half a percent of a small network.
         if isinstance(domain, np.ndarray) and domain.dtype == INT64 and domain.ndim == 1:
             rows = self._checked(domain.copy())
+        elif isinstance(domain, np.ndarray) and domain.ndim == 0:
+            return np.full(count, self.index(domain.item()), dtype=np.int64)
+        elif isinstance(domain, (bytes, bytearray, memoryview)):
+            # A sequence of numbers, which nobody meant.
+            raise DomainError(f"a domain is a name or an index, not {shown(domain)}")
         elif isinstance(domain, str) or not isinstance(domain, (Sequence, np.ndarray)):
             return np.full(count, self.index(domain), dtype=np.int64)
         else:

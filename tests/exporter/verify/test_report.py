@@ -252,3 +252,43 @@ def test_a_unit_table_that_does_not_fit_is_found(copy: Path) -> None:
     (copy / "units.json").write_text(json.dumps(table))
     rehash(copy)
     assert any("the unit table has" in problem for problem in verify_bundle(copy).problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["params"].update(bank=1), "its packs' banks hold"),
+        (lambda m: m["rounding"]["added"].update(conv1=5), "channels that no domain uses"),
+        (lambda m: m["budget"].update(backbone=1), "its budget is of a backbone of 1 params"),
+        (lambda m: (m["budget"].pop("backbone"), m["budget"].update(value=0.1)), "says 0.1"),
+        (lambda m: m["widths"]["layer1.0.conv1"].__setitem__(1, 3), "layer1.0.conv1 is"),
+    ],
+)
+def test_what_the_files_tell_is_compared(copy: Path, change: Any, said: str) -> None:
+    rehash(copy, change)
+    assert any(said in problem for problem in verify_bundle(copy).problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["params"].update(backbone=1), "params.backbone is 1 "),
+        (lambda m: m["macs"].update(backbone=1), "macs.backbone is 1 "),
+        (lambda m: m["params"].update(heads=1), "params.heads is 1 "),
+        (lambda m: m["rounding"].update(multiple=99), "rounding.multiple is 99 "),
+        (lambda m: m["widths"]["conv1"].__setitem__(0, 3), "widths['conv1'], before, is 3 "),
+        (lambda m: m["domains"][0].update(accuracy=0.123), "the accuracy of warm is 0.123 "),
+        (lambda m: m["domains"][0].update(accuracy_views=5), "accuracy_views of warm is 5 "),
+        (lambda m: m["provenance"].update(model_sha256="0" * 64), "provenance.model_sha256 is 0"),
+    ],
+)
+def test_what_the_checkpoint_tells_is_compared(
+    copy: Path, tiny: Path, change: Any, said: str
+) -> None:
+    rehash(copy, change)
+    assert any(said in problem for problem in verify_bundle(copy, against=tiny).problems)
+
+
+def test_what_a_file_manager_leaves_is_nothing(copy: Path) -> None:
+    (copy / "domains" / ".DS_Store").write_bytes(b"x")
+    assert verify_bundle(copy).problems == ()

@@ -148,6 +148,16 @@ def test_wrong_index_is_refused_on_the_host(model: Model, batch: np.ndarray, row
         model.predict(np.zeros((1, 9, 9, 3), np.uint8), row)
 
 
+def test_an_array_of_no_axes_is_one_domain_and_bytes_are_none(
+    model: Model, batch: np.ndarray
+) -> None:
+    for one in (np.array(1), np.array(model.domains[1])):
+        np.testing.assert_array_equal(model.logits(batch, one), model.logits(batch, 1))
+    for wrong in (np.array(9), np.array(1.0), bytes(len(batch)), bytearray(len(batch))):
+        with pytest.raises(DomainError):
+            model.logits(batch, wrong)
+
+
 def test_unknown_name_lists_what_there_is(model: Model) -> None:
     with pytest.raises(DomainError, match=r"did you mean flowers.*has flowers, signs, digits"):
         model.predict(np.zeros((1, 9, 9, 3), np.uint8), "flower")

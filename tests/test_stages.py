@@ -29,7 +29,8 @@ ROOMS = {
         "run cli"
     ).split(),
     "exporter": (
-        "options tables slim counts graph bundle verify triton training api helped_cli cli"
+        "options tables slim counts graph bundle verify triton training api export_line helped_cli "
+        "cli"
     ).split(),
     "benchmarks": (
         "backbones random_bundle cost peers gpu learning serving report demo reproduce cli "

@@ -195,7 +195,7 @@ def _cost(model: nn.Module, kind: str, size: tuple[int, int]) -> float:
 
     def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         weight = layer.get_parameter("weight")
-        found.append(weight.numel() * (math.prod(output.shape[2:]) if kind == "macs" else 1))
+        found.append(output.numel() * weight[0].numel() if kind == "macs" else weight.numel())
 
     trunk = model.get_submodule("trunk")
     layers = [m for m in trunk.modules() if isinstance(m, nn.Conv2d | nn.Linear)]

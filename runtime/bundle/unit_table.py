@@ -26,7 +26,8 @@ class Layer:
     Attributes:
         weight: the tensor's name.
         shape: its full shape, `[out, in / groups, *kernel]`.
-        positions: output positions it is applied at for one image (H·W of its output).
+        positions: how often it is applied for one image: H·W of its output (of its input where it
+            is transposed), of all parts where an image is cut into some.
     """
 
     weight: str

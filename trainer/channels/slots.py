@@ -129,7 +129,7 @@ class Flow:
         values: the slots of every activation (a tuple of them for a split, an int for a size).
         weights: slot ids along an axis of a parameter or buffer.
         reads: where channels are mixed.
-        layers: weight, shape and output positions of each convolution and linear layer.
+        layers: weight, shape and positions of each convolution, linear layer and product.
         norms: the BatchNorms.
         outputs: slot ids of a layer's outputs, where they do not lie along its weight's first axis.
         whole: why channels are kept whole, by the node that needs all of them.

@@ -51,17 +51,18 @@ class Watcher:
         """
         with self._looking:
             served = set(self.catalogue.watched)
+            names: list[str] | None = None
             try:
                 names = self.folder.names()
             except OSError as exc:
                 if served:
                     raise BundleError(f"{self._unlisted(exc)}: try again") from None
-                names = []
             self.catalogue = catalogue
             self._taken = {x: stamp for x, stamp in self._taken.items() if x not in served}
             self._refused.clear()
             self._said.clear()
-            self._look(names)
+            if names is not None:  # else what clients unloaded would be forgotten
+                self._look(names)
 
     def look(self) -> None:
         """Bring the catalogue up to what the folder holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -98,7 +99,7 @@ def _shards(folder: Path, skipped: Counter[str]) -> list[Path]:
             raise DataError(
                 f"{folder} holds shards of {what}, such as {shown(shards[0].name)} and "
                 f"{shown(other.name)}: name those that are meant, as by the pattern "
-                f"'{folder / _pattern_of(other)}'"
+                f"'{folder / _pattern_of(other, shards)}'"
             )
     if shards and len(inside) > len(shards):
         skipped["beside the shards"] += len(inside) - len(shards)
@@ -110,15 +111,22 @@ def _kind_of(shard: Path) -> str:
 
 
 def _set_of(shard: Path) -> str:
-    """What tells the sets of one folder apart: all before 00000-of-00002, or the word of a split.
+    """What tells the sets of one folder apart: the word of a split, or all before 00000-of-00002.
 
-    Names without either may be anything, so these are all one set.
+    Numbers in it are a year's or a writer's. Names without either may be anything, so these are
+    all one set.
     """
-    if found := re.match(r"(.*?)\d+-of-\d+", shard.stem):
-        return found[1]
-    words = re.split(r"[-._\s\d]+", shard.stem.lower())
-    return " ".join(sorted({SPLITS[word] for word in words if word in SPLITS}))
+    stem = shard.stem.lower()
+    words = re.split(r"[-._\s\d]+", stem)
+    if splits := sorted({SPLITS[word] for word in words if word in SPLITS}):
+        return " ".join(splits)
+    found = re.match(r"(.*?)\d+-of-\d+", stem)
+    return re.sub(r"\d+", "", found[1]) if found else ""
 
 
-def _pattern_of(shard: Path) -> str:
-    return re.sub(r"\d+(-of-\d+.*)?", "*", shard.stem) + shard.suffix
+def _pattern_of(shard: Path, others: Sequence[Path]) -> str:
+    """A pattern for the shard's own set; its name where that would take in one of another set."""
+    pattern = re.sub(r"\d+(-of-\d+.*)?", "*", shard.stem) + shard.suffix
+    own = (_kind_of(shard), _set_of(shard))
+    strange = [x.name for x in others if (_kind_of(x), _set_of(x)) != own]
+    return shard.name if any(fnmatch.fnmatch(x, pattern) for x in strange) else pattern

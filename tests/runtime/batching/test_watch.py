@@ -190,6 +190,21 @@ def test_what_a_client_unloads_stays_so_until_its_pack_changes(
     assert other.at([1])[0].pack.classes == toy.CLASSES["signs"]
 
 
+def test_an_unload_outlives_a_bundle_that_came_while_nothing_could_be_listed(
+    catalogue: Catalogue, watcher: Watcher, folder: PackFolder, toy: ModuleType, model: Model
+) -> None:
+    put(folder, pack(toy, "late", 1))
+    watcher.look()
+    catalogue.unload("late")
+    other = Catalogue(model, watched_folder=folder)
+    other.carry_over(catalogue)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "iterdir", failing)
+        watcher.take(other)
+    watcher.look()
+    assert watcher.catalogue is other and other.find("late") is None
+
+
 def test_no_pack_takes_the_name_of_the_bundles_model(
     catalogue: Catalogue,
     watcher: Watcher,

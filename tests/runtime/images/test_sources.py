@@ -29,6 +29,9 @@ def made(folder: Path, *names: str) -> list[Path]:
         ["train-00000-of-00002-9b0b.parquet", "train-00001-of-00002-a1c2.parquet"],
         ["birds.tar", "latest.tar", "monday 3.tar"],  # names that say nothing of a split
         ["cats-train.tar", "dogs_training_2.tar"],
+        ["train-00000-of-00002.parquet", "train.parquet"],
+        ["train-2019-00000-of-00002.tar", "train-2020-00000-of-00002.tar"],
+        ["worker0-00000-of-00002.tar", "worker1-00000-of-00002.tar"],
     ],
 )
 def test_a_folder_of_shards_is_one_set(tmp_path: Path, names: list[str]) -> None:
@@ -46,6 +49,7 @@ def test_a_folder_of_shards_is_one_set(tmp_path: Path, names: list[str]) -> None
         (["cats-00000-of-00001.parquet", "dogs-00000-of-00001.parquet"], "different sets"),
         (["birds-train-000.tar", "birds-val-000.tar"], "data/birds-val-\\*.tar'"),
         (["extra.tar", "test.tar"], "different sets, such as 'extra.tar' and 'test.tar'"),
+        (["cifar10-test.tar", "cifar10.tar"], "data/cifar10.tar'"),  # no pattern with both
         (["a.tar", "x.parquet"], "different kinds, such as 'a.tar' and 'x.parquet'"),
     ],
 )

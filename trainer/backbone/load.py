@@ -203,8 +203,8 @@ def _end_in_features(graph: fx.Graph) -> None:
 def _is_classifier(layer: fx.Node, behind: Sequence[fx.Node]) -> bool:
     """Whether a layer's outputs are classes; `behind` are the nodes from the end to before it.
 
-    A linear layer in front of a ReLU makes features, and so does a 1x1 convolution of places that
-    are not averaged.
+    A linear layer in front of a ReLU makes features, and so does a 1x1 convolution: of places that
+    are not averaged, or in front of a ReLU that is not averaged in its turn.
     """
     names = {op_name(node) for node in behind}
     if op_name(layer) not in ("linear", "conv2d"):
@@ -214,7 +214,8 @@ def _is_classifier(layer: fx.Node, behind: Sequence[fx.Node]) -> bool:
     shape = source.meta["val"].shape
     if op_name(layer) == "linear":
         return not behind or ("relu" not in names and len(shape) == 2)
-    averaged = names & {"mean", "adaptive_avg_pool2d"} or tuple(shape[2:]) == (1, 1)
+    averaged = names & {"mean", "adaptive_avg_pool2d"}
+    averaged = averaged or (tuple(shape[2:]) == (1, 1) and "relu" not in names)
     flat = bool(behind) and behind[0].meta["val"].dim() == 2
     return flat and bool(averaged) and tuple(weight.meta["val"].shape[1:]) == (shape[1], 1, 1)
 

@@ -55,7 +55,8 @@ def rewrite(module: fx.GraphModule) -> None:
     a bilinear layer becomes a product with its weight, and one with its second input; a tensordot
     of the last axis and the first one becomes their product. A shape that is taken from another
     tensor is written out, so that either can lose channels of its own. Axes are counted from the
-    front.
+    front, and those that `squeeze()` drops are named: a batch of one image, or channels of which
+    one is left, would go with them.
     """
     for node in list(module.graph.nodes):
         name = op_name(node)
@@ -69,6 +70,8 @@ def rewrite(module: fx.GraphModule) -> None:
             _constant_index(module, node)
         elif name == "mean":
             _mean_as_sum(node)
+        elif node.target is aten.squeeze.default:
+            _squeeze_named(node)
         elif name == "bilinear":
             _bilinear_as_product(node)
         elif name == "tensordot":
@@ -97,6 +100,13 @@ def _made(graph: fx.Graph, target: Any, args: tuple[Any, ...], like: fx.Node) ->
     new.meta = {k: v for k, v in like.meta.items() if k != "val"}
     new.meta["val"] = target(*fx.node.map_arg(args, lambda x: x.meta["val"]))
     return new
+
+
+def _squeeze_named(node: fx.Node) -> None:
+    source = node.all_input_nodes[0]
+    sizes = enumerate(source.meta["val"].shape)
+    axes = [axis for axis, size in sizes if isinstance(size, int) and size == 1]
+    _swap(node, aten.squeeze.dims, (source, axes))
 
 
 def _drop_broadcast(node: fx.Node) -> None:

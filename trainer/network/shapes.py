@@ -28,6 +28,9 @@ def without_memory(node: fx.Node, root: nn.Module, key: str = "val") -> Any:
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta[key])
     if node.op == "output":
         return args[0]
+    if key == ONE_IMAGE and node.target is torch.ops.aten.squeeze.default:
+        batch = node.all_input_nodes[0].meta["val"]  # a batch of one is no axis to drop
+        return args[0].squeeze([axis for axis, size in enumerate(batch.shape) if size == 1])
     args, kwargs = fx.node.map_aggregate((args, kwargs), _nowhere)
     if op_name(node) in MAKERS:
         kwargs = {**kwargs, "device": "meta"}

@@ -34,7 +34,7 @@ WORDS = {
     "images": "other images",
     "classes": "other classes",
     "teacher": "another teacher",
-    "cost": "another network or other prices of its layers",
+    "cost": "another network, other prices of its layers, or an earlier version's count of MACs",
     "origin": "another checkpoint to build on",
     "importance": "another importance of the units",
 }

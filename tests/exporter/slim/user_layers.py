@@ -174,6 +174,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         net(lambda m, x: torch.cat([x[..., ::2, ::2], x[..., 1::2, 1::2]], 1), 16),
         EXACT,
     ),
+    "squeeze without an axis": (
+        net(lambda m, x: x * x.mean((2, 3), True).squeeze()[..., None, None]),
+        EXACT,
+    ),
     "narrow": (net(lambda m, x: x.narrow(1, 2, 4), 4), EXACT),
     "narrow from behind": (net(lambda m, x: x.narrow(-3, -6, 4), 4), EXACT),
     "split from behind": (net(lambda m, x: torch.cat(x.split([3, 5], -3)[::-1], -3)), EXACT),

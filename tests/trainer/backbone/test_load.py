@@ -249,6 +249,11 @@ LINEAR, POINT = "linear layer, fc.weight", "1x1 convolution, point.weight"
         (lambda m, x: m.fc(x.mean((2, 3))) * 2.0, 5, "5 features are taken from mul"),
         (lambda m, x: m.fc(x.mean((2, 3))).relu(), 5, "5 features are taken from relu"),
         (lambda m, x: m.point(x), 5, "5 features are taken from conv2d"),
+        (
+            lambda m, x: m.point(x.mean((2, 3), keepdim=True)).relu().flatten(1),
+            5,
+            "5 features are taken from flatten",
+        ),
         (lambda m, x: x.mean((2, 3)), 8, "8 features are taken from mean"),
     ],
 )

@@ -214,10 +214,10 @@ def _is_classifier(layer: fx.Node, behind: Sequence[fx.Node]) -> bool:
     shape = source.meta["val"].shape
     if op_name(layer) == "linear":
         return not behind or ("relu" not in names and len(shape) == 2)
-    averaged = names & {"mean", "adaptive_avg_pool2d"}
+    averaged = bool(names & {"mean", "adaptive_avg_pool2d"})
     averaged = averaged or (tuple(shape[2:]) == (1, 1) and "relu" not in names)
     flat = bool(behind) and behind[0].meta["val"].dim() == 2
-    return flat and bool(averaged) and tuple(weight.meta["val"].shape[1:]) == (shape[1], 1, 1)
+    return flat and averaged and tuple(weight.meta["val"].shape[1:]) == (shape[1], 1, 1)
 
 
 def _pooled(graph: fx.Graph, node: fx.Node, output: fx.Node) -> fx.Node:

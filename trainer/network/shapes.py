@@ -29,8 +29,9 @@ def without_memory(node: fx.Node, root: nn.Module, key: str = "val") -> Any:
     if node.op == "output":
         return args[0]
     if key == ONE_IMAGE and node.target is torch.ops.aten.squeeze.default:
-        batch = node.all_input_nodes[0].meta["val"]  # a batch of one is no axis to drop
-        return args[0].squeeze([axis for axis, size in enumerate(batch.shape) if size == 1])
+        source = node.all_input_nodes[0]
+        sizes = enumerate(source.meta["val"].shape)  # a batch of one is no axis to drop
+        return source.meta[key].squeeze([axis for axis, size in sizes if size == 1])
     args, kwargs = fx.node.map_aggregate((args, kwargs), _nowhere)
     if op_name(node) in MAKERS:
         kwargs = {**kwargs, "device": "meta"}

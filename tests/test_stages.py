@@ -28,10 +28,7 @@ ROOMS = {
         "config processes data backbone channels methods network cost pruning score learning "
         "run cli"
     ).split(),
-    "exporter": (
-        "options tables slim counts graph bundle verify triton training api export_line helped_cli "
-        "cli"
-    ).split(),
+    "exporter": "options tables slim counts graph bundle verify triton training api cli".split(),
     "benchmarks": (
         "backbones random_bundle cost peers gpu learning serving report demo reproduce cli "
         "suite __main__"

@@ -15,27 +15,27 @@ __all__ = ["COMMANDS", "cli", "main"]
 # Where each command stands. Stages are named, not imported: their command modules load click
 # alone, so that help is instant, and a device needs no torch.
 COMMANDS = {
-    "add-domain": "prunion.exporter.cli:add_domain",
-    "bench": "prunion.exporter.helped_cli:bench",
+    "add-domain": "prunion.exporter.cli.commands:add_domain",
+    "bench": "prunion.exporter.cli.helped:bench",
     "build": "prunion.runtime.cli.engines:build",
-    "check": "prunion.exporter.helped_cli:check",
+    "check": "prunion.exporter.cli.helped:check",
     "demo": "prunion.benchmarks.cli:demo",
     "doctor": "prunion.runtime.cli.commands:doctor",
     "eval": "prunion.runtime.cli.evaluation:evaluate",
-    "export": "prunion.exporter.cli:export",
+    "export": "prunion.exporter.cli.commands:export",
     "init": "prunion.trainer.cli:init",
     "inspect": "prunion.runtime.cli.commands:inspect",
     "list": "prunion.trainer.cli:list_names",
-    "pack": "prunion.exporter.cli:pack",
+    "pack": "prunion.exporter.cli.commands:pack",
     "predict": "prunion.runtime.cli.commands:predict",
     "pretrain": "prunion.benchmarks.cli:pretrain",
-    "profile": "prunion.exporter.helped_cli:profile",
+    "profile": "prunion.exporter.cli.helped:profile",
     "report": "prunion.benchmarks.cli:report",
     "reproduce": "prunion.benchmarks.cli:reproduce",
     "score": "prunion.trainer.cli:score",
     "serve": "prunion.runtime.cli.serving:serve",
-    "train": "prunion.exporter.helped_cli:train",
-    "verify": "prunion.exporter.cli:verify",
+    "train": "prunion.exporter.cli.helped:train",
+    "verify": "prunion.exporter.cli.commands:verify",
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunion.exporter.export_line import check_export_line
+from prunion.exporter.cli.line import check_export_line
 from prunion.runtime.cli import (
     FilePath,
     FiniteRange,

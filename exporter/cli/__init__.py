@@ -1,0 +1,5 @@
+"""The exporter's commands, and those of lower stages that need an exporter."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

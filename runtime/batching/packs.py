@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import re
@@ -23,6 +24,7 @@ SUFFIX = ".safetensors"
 SUMS = "SHA256SUMS"
 MAX_BYTES = 256 << 20
 LOOK_AGAIN = 1.0  # seconds for which a file is taken to be what it was
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 Stamp = tuple[int, int, int]
 logger = logging.getLogger("prunion.serve")
@@ -51,11 +53,14 @@ class PackFolder:
         return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
 
     def stamp(self, name: str) -> Stamp | None:
-        """What changes when the file is replaced or written over; None if there is none."""
+        """What changes when the file is replaced or written over; None if there is none.
+
+        Raises UnreadError where the system does not say: a file may well be there.
+        """
         return _stamp(self.path / f"{name}{SUFFIX}") if self.plain(name) else None
 
     def sums_stamp(self) -> Stamp | None:
-        """The same of the folder's `SHA256SUMS`."""
+        """The same of the folder's `SHA256SUMS`. Raises UnreadError."""
         return _stamp(self.path / SUMS)
 
     def read(self, name: str) -> Pack:
@@ -107,8 +112,12 @@ class PackFolder:
 def _stamp(path: Path) -> Stamp | None:
     try:
         found = path.stat()
-    except (OSError, ValueError):
+    except ValueError:
         return None
+    except OSError as exc:
+        if exc.errno in NO_FILE:
+            return None
+        raise UnreadError(f"{path.name} cannot be read ({exc.strerror})") from None
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -162,7 +171,7 @@ class PackCache:
             if held is None:
                 return None
             if now - held.looked > LOOK_AGAIN:
-                if self.folder.stamp(name) != held.stamp:
+                if self._stamp_or(held.stamp, name) != held.stamp:
                     return None
                 held.looked = now
             self._held.move_to_end(name)
@@ -192,6 +201,14 @@ class PackCache:
         if held is not None:
             self.model.release(held.domain)
         return held is not None
+
+    def _stamp_or(self, before: Stamp | None, name: str) -> Stamp | None:
+        """The file's stamp; what it was before, with a warning, as long as it cannot be had."""
+        try:
+            return self.folder.stamp(name)
+        except UnreadError as exc:
+            logger.warning("%s: %r is served as it was", exc, name)
+            return before
 
     def _read(self, name: str) -> LiveDomain | None:
         # Taken before the bytes: if the file changes in between, the next look sees it.

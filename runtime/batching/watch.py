@@ -77,17 +77,20 @@ class Watcher:
 
     def _look(self, names: Sequence[str]) -> None:
         # Taken before the bytes: if a file changes in between, the next look sees it.
-        catalogue, sums = self.catalogue, self.folder.sums_stamp()
+        catalogue = self.catalogue
         for name in names:
-            stamp = self.folder.stamp(name)
-            if stamp is None or self._taken.get(name) == stamp:
-                continue
-            if self._refused.get(name) == (stamp, sums):
-                continue
+            stamp = sums = None
             try:
+                stamp = self.folder.stamp(name)
+                if stamp is None or self._taken.get(name) == stamp:
+                    self._said.pop(name, None)
+                    continue
+                sums = self.folder.sums_stamp()
+                if self._refused.get(name) == (stamp, sums):
+                    continue
                 catalogue.watch(self.folder.read(name))
             except PrunionError as exc:
-                if not isinstance(exc, UnreadError):
+                if stamp is not None and not isinstance(exc, UnreadError):
                     self._refused[name] = stamp, sums
                 self._say(name, str(exc))
             else:

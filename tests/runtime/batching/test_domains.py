@@ -13,11 +13,11 @@ import pytest
 
 from prunion.runtime.batching import Catalogue, PackCache, PackFolder
 from prunion.runtime.batching.layers import Layers
-from prunion.runtime.batching.packs import LOOK_AGAIN, pack_bytes
+from prunion.runtime.batching.packs import LOOK_AGAIN, UnreadError, pack_bytes
 from prunion.runtime.bundle import write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
 from prunion.runtime.model import LiveDomain, Model
-from tests.runtime.batching.marked import pack, put
+from tests.runtime.batching.marked import pack, put, unreadable
 
 pytest.importorskip("onnxruntime")
 
@@ -64,7 +64,29 @@ def test_a_file_that_changed_is_another_domain(
     assert answers[1, 0] - answers[0, 0] == pytest.approx(100, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "a\0b", "", "x" * 300, "C:x", "a\\b"])
+def test_a_file_that_cannot_be_looked_at_is_not_gone(
+    model: Model,
+    folder: PackFolder,
+    toy: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put(folder, pack(toy, "late", 1))
+    put(folder, pack(toy, "later", 1))
+    cache = PackCache(folder, model, 1 << 20)
+    first = cache.read("late")
+    monkeypatch.setattr(Path, "stat", unreadable)
+    assert first is not None and cache.read("late") is first
+    assert "late.safetensors cannot be read (Too many open files): 'late' is served" in caplog.text
+    with pytest.raises(UnreadError, match="cannot be read"):
+        cache.read("later")
+    with pytest.raises(UnreadError):
+        Catalogue(model, [folder]).load("later")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", ".hidden", "a\0b", "", "x" * 300, "ü" * 190, "C:x", "a\\b"]
+)
 def test_a_name_leads_nowhere_else(model: Model, folder: PackFolder, name: str) -> None:
     assert folder.stamp(name) is None
     assert PackCache(folder, model, 1 << 20).read(name) is None

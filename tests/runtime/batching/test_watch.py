@@ -10,7 +10,7 @@ import pytest
 from prunion.runtime.batching import Catalogue, PackFolder, Watcher
 from prunion.runtime.errors import BundleError, DomainError, InputError
 from prunion.runtime.model import Model
-from tests.runtime.batching.marked import pack, put, write_sums
+from tests.runtime.batching.marked import pack, put, unreadable, write_sums
 
 pytest.importorskip("onnxruntime")
 
@@ -108,6 +108,26 @@ def test_sums_may_be_written_after_the_pack(
     write_sums(folder)
     watcher.look()
     assert catalogue.find("two") is not None
+
+
+def test_a_pack_that_cannot_be_looked_at_keeps_no_other_waiting(
+    catalogue: Catalogue,
+    watcher: Watcher,
+    folder: PackFolder,
+    toy: ModuleType,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put(folder, pack(toy, "early", 1))
+    watcher.look()
+    put(folder, pack(toy, "late", 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "stat", unreadable)
+        for _ in range(3):
+            watcher.look()
+    assert catalogue.find("early") is not None, "it is not gone"
+    assert caplog.text.count("late.safetensors cannot be read (Too many open files)") == 1
+    watcher.look()
+    assert mark(catalogue, "late") == 1
 
 
 @pytest.mark.parametrize("unread", ["pack", "sums"])

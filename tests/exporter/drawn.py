@@ -1,12 +1,14 @@
-"""Finished networks of random numbers, of any method: nothing is trained."""
+"""Finished networks of random numbers, of any method, cut at random: nothing is trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from prunion.trainer.config import load_config
+from prunion.trainer.cost import make_budget, make_pricer, select_union
 from prunion.trainer.network import adapt_network, build_network, save_checkpoint
 from tests.trainer.tiny_run import tiny_run
 
@@ -29,6 +31,10 @@ def drawn_checkpoint(folder: Path, method: str, domains: int = 2, **train: objec
         for value in net.parameters():
             if value.requires_grad:
                 value.add_(0.1 * torch.randn_like(value))
+    if config.train.cut == "union" and config.train.traits.prunes:
+        budget = make_budget(config.budget, make_pricer(config.budget, net), cuts=True)
+        worth = np.random.default_rng(0).random(net.switches.shape[1])
+        net.drop_units(~select_union(worth, budget))
     facts = {
         "domains": [
             {"name": n, "classes": list("abc"[:c])} for n, c in zip(names, classes, strict=True)

@@ -165,7 +165,9 @@ class CompressedAdapters(ParallelAdapters):
         return True
 
     def stored(self, domain: int) -> dict[str, np.ndarray]:
-        """γ_d."""
+        """γ_d; of a run that stopped before it compressed, α_d."""
+        if not self.compressed:
+            return super().stored(domain)
         return {
             f"centre_down:{name}": plain(self.gamma[key_of_weight(name)][domain])
             for name in self.names
@@ -176,16 +178,22 @@ class CompressedAdapters(ParallelAdapters):
         return {}
 
     def shared_parts(self) -> dict[str, np.ndarray]:
-        """β."""
+        """β, once there is one."""
+        if not self.compressed:
+            return {}
         return {f"centre_up:{name}": plain(self._beta(name)) for name in self.names}
 
     def bits(self) -> int:
-        """32 for each number of γ."""
-        return NUMBER_BITS * numbers_in(self.gamma)
+        """32 for each number of γ, or of α before."""
+        return super().bits() if not self.compressed else NUMBER_BITS * numbers_in(self.gamma)
 
     def shared_bits(self) -> int:
-        """32 for each number of β."""
-        return NUMBER_BITS * sum(self._beta(name).numel() for name in self.names)
+        """32 for each number of β, once there is one."""
+        return (
+            int(self.compressed)
+            * NUMBER_BITS
+            * sum(self._beta(name).numel() for name in self.names)
+        )
 
     def groups(self, train: TrainConfig) -> list[dict[str, Any]]:
         """α as ever, and γ at a tenth of its rate."""

@@ -6,7 +6,8 @@
 
 A table for each backbone, a line for each group of domains that has both rows: the accuracy of the
 union and of a network for each domain with the same parameters in all, their difference, and by how
-many of the domains the channels of the union were chosen before they settled.
+many of the domains the channels of the union were chosen before they settled; all of the seeds that
+both rows have.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.benchmarks.learning.paired import backbone_of, compare, label_of, read_rows
+from prunion.benchmarks.learning.paired import backbone_of, compare, label_of, read_rows, seed_of
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.trainer.network import load_checkpoint
 
@@ -71,6 +72,9 @@ def table(lines: Sequence[dict[str, Any]], shared: str, apart: str) -> str:
     for domains, rows in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
         if shared not in rows or apart not in rows:
             continue
+        common = {seed_of(x) for x in rows[shared]} & {seed_of(x) for x in rows[apart]}
+        if common:  # else the two means beside their difference would be of other seeds
+            rows = {name: [x for x in own if seed_of(x) in common] for name, own in rows.items()}
         worth = compare(rows[shared], rows[apart])
         cells = [", ".join(domains) if len(domains) < 5 else f"all {len(domains)}"]
         cells += [f"{100 * _mean(rows[name]):.2f}" for name in (shared, apart)]

@@ -60,6 +60,7 @@ def test_groups_with_both_rows_are_told(tmp_path: Path) -> None:
     rows = [
         line("tuned-025", 0, together, chosen_by=[10, 20, 70]),
         line("separate-025", 0, apart, chosen_by=[]),
+        line("tuned-025", 2, apart, chosen_by=[100, 0, 0]),  # a seed that the other row lacks
         line("tuned-025", 1, apart, set="e2-4-24.precision-bf16"),  # set in another way
         line("tuned-025", 0, {"a": [1], "c": [1]}, chosen_by=[1, 1, 1]),  # apart is still to come
     ]

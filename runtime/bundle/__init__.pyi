@@ -13,6 +13,7 @@ from .held import HeldFile as HeldFile
 from .manifest import Manifest as Manifest
 from .manifest import load_manifest as load_manifest
 from .manifest_parts import MAX_CLASSES as MAX_CLASSES
+from .manifest_parts import MAX_DOMAINS as MAX_DOMAINS
 from .manifest_parts import MAX_RESIZE as MAX_RESIZE
 from .manifest_parts import MAX_SIDE as MAX_SIDE
 from .manifest_parts import BankEntry as BankEntry

@@ -10,6 +10,7 @@ from prunion.runtime.base import Fields, Orientation, check_text, is_number, sho
 
 __all__ = [
     "MAX_CLASSES",
+    "MAX_DOMAINS",
     "MAX_RESIZE",
     "MAX_SIDE",
     "BankEntry",
@@ -23,8 +24,8 @@ __all__ = [
     "read_domains",
 ]
 
-MAX_DOMAINS = 4096
 # Training keeps to these too: what nobody could open should not be trained first.
+MAX_DOMAINS = 4096
 MAX_CLASSES = 1_000_000  # of a domain; the file's size bounds what they all take
 MAX_SIDE, MAX_RESIZE = 4096, 8192
 MAX_COUNT = 2**53

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from prunion.runtime.base import shown
+from prunion.runtime.bundle import MAX_DOMAINS
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.augment import AugmentConfig, as_augment
 from prunion.trainer.config.checks import (
@@ -21,7 +22,7 @@ from prunion.trainer.config.checks import (
     key_of,
 )
 
-__all__ = ["DomainConfig", "check_used", "drop_unused"]
+__all__ = ["DomainConfig", "check_domains", "check_used", "drop_unused"]
 
 # Keys that a source has no use for.
 SPLITS = ("train_split", "test_split", "validation_split")
@@ -196,6 +197,34 @@ def drop_unused(domains: Mapping[str, Any]) -> dict[str, Any]:
         else table
         for name, table in domains.items()
     }
+
+
+def check_domains(domains: Sequence[DomainConfig]) -> None:
+    """Raise ConfigError where domains, each of them right, cannot be those of one run."""
+    if not domains:
+        raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
+    if len(domains) > MAX_DOMAINS:
+        raise ConfigError(
+            f"[domains] has {len(domains):,} tables, and a bundle holds {MAX_DOMAINS:,} domains: "
+            "train fewer together"
+        )
+    for key in ("reference", "feature"):
+        without = [d.name for d in domains if not getattr(d, key)]
+        if 0 < len(without) < len(domains):
+            raise ConfigError(
+                f"[domains.{without[0]}] has no {key} and another domain has one: scores need "
+                "one of each domain, or leave them all out"
+            )
+    seen: dict[str, str] = {}
+    for domain in domains:
+        # Each domain becomes a file of the bundle, also where file names ignore case.
+        other = seen.get(domain.name.lower())
+        if other is not None:
+            raise ConfigError(
+                f"[domains.{domain.name}] is named like [domains.{other}]: rename one (upper "
+                "and lower case do not tell domains apart)"
+            )
+        seen[domain.name.lower()] = domain.name
 
 
 def _unused_keys(table: object) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from prunion.trainer.config.checks import (
     check_table,
     key_of,
 )
-from prunion.trainer.config.domains import DomainConfig, check_used
+from prunion.trainer.config.domains import DomainConfig, check_domains, check_used
 from prunion.trainer.config.file import absolute_paths, put_value, read_change, read_toml
 from prunion.trainer.config.known_keys import METHOD_KEYS, drop_ignored, settles_apart
 from prunion.trainer.config.method import MOST_TURNS
@@ -80,8 +80,7 @@ class RunConfig:
         check_int("", "seed", self.seed, 0, 2**32 - 1)
         check_int("", "threads", self.threads, 0, 1024)
         check_choice("", "device", self.device, get_args(Device))
-        if not self.domains:
-            raise ConfigError("[domains] is empty: add at least one table [domains.NAME]")
+        check_domains(self.domains)
         if self.train.method == "finetune" and self.train.compile and len(self.domains) > 1:
             raise ConfigError(
                 '[train] compile is true, which fixes the weights, and method is "finetune" with '
@@ -112,22 +111,6 @@ class RunConfig:
                 f"[budget] own is {self.budget.own:g}, and domains do not settle with the union: "
                 f"{advice}"
             )
-        for key in ("reference", "feature"):
-            without = [d.name for d in self.domains if not getattr(d, key)]
-            if 0 < len(without) < len(self.domains):
-                raise ConfigError(
-                    f"[domains.{without[0]}] has no {key} and another domain has one: scores need "
-                    "one of each domain, or leave them all out"
-                )
-        seen: dict[str, str] = {}
-        for domain in self.domains:
-            # Each domain becomes a file of the bundle, also where file names ignore case.
-            other = seen.setdefault(domain.name.lower(), domain.name)
-            if other != domain.name or sum(d.name == other for d in self.domains) > 1:
-                raise ConfigError(
-                    f"[domains.{domain.name}] is named like [domains.{other}]: rename one (upper "
-                    "and lower case do not tell domains apart)"
-                )
 
     @property
     def own_normalisation(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunion.runtime.bundle import write_profile
+from prunion.runtime.bundle import MAX_DOMAINS, write_profile
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import (
     BackboneConfig,
@@ -228,6 +228,14 @@ def test_a_wrong_value_is_refused_by_key_with_the_fix(
     assert says in message
     assert fix in message
     assert "\n" not in message
+
+
+def test_no_more_domains_are_trained_than_a_bundle_holds(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    many = [replace(config.domains[0], name=f"d{number}") for number in range(MAX_DOMAINS + 1)]
+    assert len(replace(config, domains=tuple(many[:-1])).domains) == MAX_DOMAINS
+    with pytest.raises(ConfigError, match="has 4,097 tables, and a bundle holds 4,096 domains"):
+        replace(config, domains=tuple(many))
 
 
 def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:

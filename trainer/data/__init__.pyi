@@ -7,6 +7,6 @@ from .domains import Domain as Domain
 from .domains import ImageSet as ImageSet
 from .domains import open_domain as open_domain
 from .domains import open_domains as open_domains
-from .handed import HandedSets as HandedSets
 from .image_cache import resized_in_memory as resized_in_memory
+from .sources import HandedSets as HandedSets
 from .transforms import eval_transform as eval_transform

@@ -19,9 +19,15 @@ from prunion.runtime.errors import ConfigError, DataError, PrunionError
 from prunion.runtime.images import ImageSet, Split, has_columns, image_files, open_images
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
-from prunion.trainer.data.handed import Handed, HandedSets, open_dataset
-from prunion.trainer.data.huggingface import open_huggingface
-from prunion.trainer.data.named import PARTS, Part, open_torchvision
+from prunion.trainer.data.sources import (
+    PARTS,
+    Handed,
+    HandedSets,
+    Part,
+    open_dataset,
+    open_huggingface,
+    open_torchvision,
+)
 from prunion.trainer.data.subsets import held_out, limited
 from prunion.trainer.processes import ALONE, Processes
 

@@ -11,7 +11,7 @@ from prunion.runtime.base import Orientation, install_hint
 from prunion.runtime.errors import DataError, MissingDependencyError
 from prunion.runtime.images import ImageCheck, Split, decode_image
 from prunion.trainer.config import DomainConfig
-from prunion.trainer.data.named import Part, check_splits
+from prunion.trainer.data.sources.named import Part, check_splits
 
 __all__ = ["open_huggingface"]
 

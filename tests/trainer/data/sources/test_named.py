@@ -97,6 +97,6 @@ def test_whatever_a_torchvision_set_raises_is_told_with_the_image(
     monkeypatch.setattr("torchvision.datasets.MNIST.__getitem__", broken)
     with pytest.raises(DataError, match=r"image 3 of MNIST in .* cannot be read \(.*fetch"):
         domain.train.image(3)
-    monkeypatch.setattr("prunion.trainer.data.named.kept_labels", lambda dataset: None)
+    monkeypatch.setattr("prunion.trainer.data.sources.named.kept_labels", lambda dataset: None)
     with pytest.raises(DataError, match=r"image 0 of MNIST in .* cannot be read \(.*fetch"):
         open_domain(named("MNIST", tmp_path), 0)

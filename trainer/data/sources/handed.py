@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import Split, decode_image
-from prunion.trainer.data.named import class_names, kept_labels, label_of, labels_of
+from prunion.trainer.data.sources.named import class_names, kept_labels, label_of, labels_of
 
 __all__ = ["Handed", "HandedSets", "open_dataset"]
 

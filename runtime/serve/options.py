@@ -74,7 +74,7 @@ class ServeOptions:
         keep: which of them never leave.
         weights: how much of a busy server a domain gets, by name; 1 if it is not named.
         max_batch, delay: as `BatchOptions` has them.
-        decode_threads: images decoded at a time; None for the machine's cores.
+        decode_threads: images decoded at a time; None for the cores that the process may use.
         control: whether models may be loaded and unloaded over the network.
         api_keys: a file of `NAME SHA256` lines; None lets everybody ask.
         allow_origins: sites whose pages a browser lets use the server, as `https://HOST`.

@@ -32,7 +32,13 @@ from prunion.runtime.serve.logs import logging_of
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
-from prunion.runtime.serve.workers import bind_port, hold_port, run_workers
+from prunion.runtime.serve.workers import (
+    bind_port,
+    hangup_held_back,
+    hold_port,
+    run_workers,
+    what_lies,
+)
 
 __all__ = ["serve", "serve_with"]
 
@@ -66,7 +72,7 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
     """
     _check(options)
     if options.workers == 1:
-        with logging_of(options):
+        with logging_of(options), hangup_held_back():
             asyncio.run(_run(bundle, options, options.port))
         return
     with logging_of(options), contextlib.ExitStack() as held:
@@ -79,7 +85,11 @@ def serve_with(bundle: Path | str, options: ServeOptions) -> None:
         shared = replace(options, port=numbers[0])
         if grpc_port is not None:
             shared = replace(shared, grpc_port=numbers[1])
-        run_workers(options.workers, lambda: asyncio.run(_run(bundle, shared, shared.port)))
+        run_workers(
+            options.workers,
+            lambda: asyncio.run(_run(bundle, shared, shared.port)),
+            lambda: what_lies(Path(bundle)),
+        )
 
 
 async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
@@ -103,6 +113,7 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
 
     if hasattr(signal, "SIGHUP"):
         _on_signal(loop, signal.SIGHUP, reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     if options.uds is None:
         listening = bind_port(options.host, port, shared=options.workers > 1)
     else:

@@ -72,7 +72,8 @@ def table(lines: Sequence[dict[str, Any]], shared: str, apart: str) -> str:
     for domains, rows in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
         if shared not in rows or apart not in rows:
             continue
-        common = {seed_of(x) for x in rows[shared]} & {seed_of(x) for x in rows[apart]}
+        seeds = [{seed_of(x) for x in rows[n] if x.get("right")} for n in (shared, apart)]
+        common = seeds[0] & seeds[1]
         if common:  # else the two means beside their difference would be of other seeds
             rows = {name: [x for x in own if seed_of(x) in common] for name, own in rows.items()}
         worth = compare(rows[shared], rows[apart])

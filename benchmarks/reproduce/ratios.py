@@ -114,6 +114,8 @@ def computed(ratio: Ratio) -> float:
     trunk = _network.__wrapped__(ratio.network).trunk if train.method == "series" else net.trunk
     adapter = make_adapter(train, trunk, net.units.table.layers, domains)
     assert adapter is not None
+    if train.method == "svd":  # compresses then
+        adapter.advance(dict(trunk.named_parameters()), 0, "settle")
     return adapter_ratio(adapter, sizes, ratio.domains, own_norms=ratio.norms)
 
 

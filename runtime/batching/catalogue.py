@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from prunion.runtime.batching.layers import Layers, rows_after
-from prunion.runtime.batching.packs import PackCache, PackFolder
+from prunion.runtime.batching.packs import PackCache, PackFolder, UnreadError
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
 from prunion.runtime.model import LiveDomain, Model
@@ -183,7 +183,8 @@ class Catalogue:
     def carry_over(self, old: Catalogue) -> None:
         """Take over what clients loaded and unloaded, and what indices mean, from another bundle.
 
-        Packs are read from their folders anew; one that does not fit any more is logged.
+        Packs are read from their folders anew; one that does not fit any more is logged. Raises
+        UnreadError for one that cannot be read now: the other bundle would lack it for good.
         """
         before = old._snapshot()
         gone = {name: None for name, domain in before.loaded.items() if domain is None}
@@ -200,6 +201,8 @@ class Catalogue:
             try:
                 if not self._load_file(name):
                     raise DomainError("its pack is in no folder that may be loaded from")
+            except UnreadError:
+                raise
             except PrunionError as exc:
                 logger.warning("what was loaded as %r is not served any more: %s", name, exc)
 
@@ -267,7 +270,10 @@ class Catalogue:
     def _on_demand(self, name: str) -> bool:
         if self.cache is None or not self._may_read(self._snapshot(), name):
             return False
-        return self.cache.folder.stamp(name) is not None
+        try:
+            return self.cache.folder.stamp(name) is not None
+        except UnreadError:  # it may well be
+            return True
 
     def _check_name(self, name: str) -> None:
         if name == self.bundle_name:

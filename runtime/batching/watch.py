@@ -46,10 +46,11 @@ class Watcher:
     def take(self, catalogue: Catalogue) -> None:
         """Follow for another catalogue, which gets all packs but those that a client unloaded.
 
-        Raises BundleError where the folder cannot be listed, and then follows as before: the other
-        catalogue would lack what is served now.
+        Raises BundleError where the folder cannot be listed, or a pack that is served not be read,
+        and then follows as before: the other catalogue would lack what is served now.
         """
         with self._looking:
+            before = self.catalogue
             served = set(self.catalogue.watched)
             names: list[str] | None = None
             try:
@@ -62,7 +63,11 @@ class Watcher:
             self._refused.clear()
             self._said.clear()
             if names is not None:  # else what clients unloaded would be forgotten
-                self._look(names)
+                lost = self._look(names) & served
+                if lost:
+                    self.catalogue = before
+                    self._taken = {x: y for x, y in self._taken.items() if x not in served}
+                    raise BundleError(f"the pack of {min(lost)!r} cannot be read now: try again")
 
     def look(self) -> None:
         """Bring the catalogue up to what the folder holds."""
@@ -75,7 +80,9 @@ class Watcher:
             self._said.pop("", None)
             self._look(names)
 
-    def _look(self, names: Sequence[str]) -> None:
+    def _look(self, names: Sequence[str]) -> set[str]:
+        """Take what changed; the packs that could not be read."""
+        unread = set()
         # Taken before the bytes: if a file changes in between, the next look sees it.
         catalogue = self.catalogue
         for name in names:
@@ -90,7 +97,9 @@ class Watcher:
                     continue
                 catalogue.watch(self.folder.read(name))
             except PrunionError as exc:
-                if stamp is not None and not isinstance(exc, UnreadError):
+                if isinstance(exc, UnreadError):
+                    unread.add(name)
+                elif stamp is not None:
                     self._refused[name] = stamp, sums
                 self._say(name, str(exc))
             else:
@@ -103,6 +112,7 @@ class Watcher:
         for known in (self._taken, self._refused, self._said):
             for name in known.keys() - set(names):
                 del known[name]
+        return unread
 
     def _say(self, name: str, reason: str) -> None:
         """Log why a pack, or the folder, is not served; once as long as it is the same."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from prunion.runtime.batching import UnreadError
 from prunion.runtime.errors import (
     BundleError,
     ConfigError,
@@ -154,6 +155,8 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(status, code, text, after, error.reason)
     if isinstance(error, DomainError):
         return Refusal(404, "NOT_FOUND", text)
+    if isinstance(error, UnreadError):
+        return Refusal(503, "UNAVAILABLE", text, 5)
     if isinstance(error, (InputError, BundleError)):
         return Refusal(400, "INVALID_ARGUMENT", text)
     if isinstance(error, MissingDependencyError):

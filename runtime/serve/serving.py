@@ -139,6 +139,11 @@ def open_anew(bundle: Path, old: Serving, options: ServeOptions, statistics: Sta
     unloaded stays so. Raises PrunionError.
     """
     new = make_serving(load_model(bundle, options.load), options, statistics)
-    warm(new, options)
-    new.catalogue.carry_over(old.catalogue)
+    try:
+        warm(new, options)
+        new.catalogue.carry_over(old.catalogue)
+    except BaseException:
+        new.batcher.close()
+        new.model.close()
+        raise
     return new

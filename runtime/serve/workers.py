@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,8 @@ STOP = (signal.SIGTERM, signal.SIGINT)
 FORWARDED = (*STOP, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 SOON = 5.0  # seconds: who ends sooner than this was not able to start
 LATEST = 30.0  # seconds until the next one is tried
+TRIES = 3  # of replacements in a row, where no other serves
+EVERY = 0.05  # seconds
 logger = logging.getLogger("prunion.serve")
 
 
@@ -78,7 +80,10 @@ def hangup_held_back() -> Iterator[None]:
     try:
         yield
     finally:
+        # What waits still is of no more use, and would end the process before it says why.
+        handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGHUP, handler or signal.SIG_DFL)
 
 
 def what_lies(bundle: Path) -> tuple[int, ...]:
@@ -87,21 +92,27 @@ def what_lies(bundle: Path) -> tuple[int, ...]:
         folder, manifest = bundle.stat(), (bundle / "manifest.json").stat()
     except OSError:
         return ()
-    return folder.st_dev, folder.st_ino, manifest.st_ino, manifest.st_mtime_ns
+    return (
+        folder.st_ino,
+        manifest.st_ino,
+        manifest.st_size,
+        manifest.st_mtime_ns,
+        manifest.st_ctime_ns,
+    )
 
 
 def run_workers(count: int, work: Callable[[], None], lying: Callable[[], object]) -> None:
     """Run `work` in `count` processes until they are told to stop.
 
-    Must be called before libraries start threads. A process that dies is replaced; where another
-    ends at once, later and later, while the others go on. A worker begins with SIGHUP held back,
-    and lets it through once it can follow.
+    Must be called before libraries start threads. A process that dies is replaced; where the next
+    one ends at once too, later and later, while others go on. A worker begins with SIGHUP held
+    back, and lets it through once it can follow.
 
     Args:
-        lying: what lies where workers load from. Where it changed since they loaded, all of them
+        lying: what lies where workers load from, falsy for nothing. Where it changed, all of them
             are told by SIGHUP along with a replacement: they would answer unlike.
 
-    Raises ConfigError where none can start, or none is left.
+    Raises ConfigError where one of the first ends at once, or none is left that does not.
     """
     _Workers(work, lying).run(count)
 
@@ -112,67 +123,100 @@ class _Workers:
     def __init__(self, work: Callable[[], None], lying: Callable[[], object]) -> None:
         self.work, self.lying = work, lying
         self.running: dict[int, tuple[float, bool]] = {}
-        self.stopping = False
+        self.due: list[float] = []  # when replacements are to start
+        self.failures = 0  # in a row
+        self.stopping = self.failed = False
         self.loaded = lying()
+        self.unproved: set[int] = set()  # replacements that may still load
 
     def run(self, count: int) -> None:
         for number in FORWARDED:
             signal.signal(number, self._forward)
         for _ in range(count):
             self._start(first=True)
-        failed, pause = False, 0.0
-        while self.running:
-            child, status = os.wait()
-            begun, first = self.running.pop(child, (0.0, False))
-            if not begun or self.stopping or failed:
-                continue
-            soon = time.monotonic() - begun < SOON
-            if soon and (first or not self.running):
-                failed = True  # it would be started for ever
-                self._tell(signal.SIGTERM)
-                continue
-            pause = min(max(2 * pause, 1.0), LATEST) if soon else 0.0
-            code = os.waitstatus_to_exitcode(status)
-            logger.error("worker %d ended with %d: starting another in %g s", child, code, pause)
-            if self._waited(pause):
-                self._replace()
-        if failed:
-            raise ConfigError("a worker did not start: try --workers 1, which says why")
+        while self.running or self.due:
+            for child, status in _ended(self.running):
+                self._bury(child, status)
+            if self.stopping or self.failed:
+                self.due.clear()
+            self._prove()
+            now = time.monotonic()
+            for when in [x for x in self.due if x <= now]:
+                self.due.remove(when)
+                self._agree()
+                self._start(first=False)
+            time.sleep(EVERY)
+        if self.failed:
+            raise ConfigError("workers do not start: try --workers 1, which says why")
+
+    def _bury(self, child: int, status: int) -> None:
+        begun, first = self.running.pop(child)
+        self.unproved.discard(child)
+        if self.stopping or self.failed:
+            return
+        now = time.monotonic()
+        soon = now - begun < SOON
+        serving = any(now - other >= SOON for other, _ in self.running.values())
+        if soon and (first or (not serving and self.failures >= TRIES)):
+            self.failed = True  # they would be started for ever
+            self._tell(signal.SIGTERM)
+            return
+        code = os.waitstatus_to_exitcode(status)
+        self._again(f"worker {child} ended with {code}", soon=soon)
+
+    def _again(self, why: str, *, soon: bool) -> None:
+        """Have another one started, later if the last ones ended at once."""
+        self.failures = self.failures + 1 if soon else 0
+        pause = min(2.0 ** (self.failures - 1), LATEST) if soon else 0.0
+        if soon:
+            self.loaded = None  # perhaps half of another bundle lay there
+        logger.error("%s: starting another in %g s", why, pause)
+        self.due.append(time.monotonic() + pause)
+
+    def _prove(self) -> None:
+        """Of replacements that have loaded: the others are to serve what they do."""
+        now = time.monotonic()
+        proved = {x for x in self.unproved if now - self.running[x][0] >= SOON}
+        if proved:
+            self.unproved -= proved
+            self.failures = 0
+            self._agree()
+
+    def _agree(self) -> None:
+        found = self.lying()
+        if found and found != self.loaded:
+            self.loaded = found
+            logger.warning("another bundle may lie there by now: all workers are to serve it")
+            self._tell(signal.SIGHUP)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        if number in STOP:
-            self.stopping = True
-        else:
-            self.loaded = self.lying()
+        self.stopping = self.stopping or number in STOP
         self._tell(number)
 
     def _tell(self, number: int) -> None:
         for child in list(self.running):
-            os.kill(child, number)
-
-    def _waited(self, seconds: float) -> bool:
-        """False where it is to stop meanwhile."""
-        until = time.monotonic() + seconds
-        while not self.stopping and time.monotonic() < until:
-            time.sleep(0.05)
-        return not self.stopping
-
-    def _replace(self) -> None:
-        found = self.lying()
-        if found != self.loaded:
-            self.loaded = found
-            logger.warning("another bundle lies there by now: all workers are to serve it")
-            self._tell(signal.SIGHUP)
-        self._start(first=False)
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
 
     def _start(self, *, first: bool) -> None:
         # Held back until the parent knows its child, and the child no longer acts as the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-        child = os.fork()
-        if child:
-            self.running[child] = time.monotonic(), first
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        child = -1
+        try:
+            child = child if self.stopping else os.fork()
+            if child > 0:
+                self.running[child] = time.monotonic(), first
+                self.unproved |= set() if first else {child}
+        except OSError as exc:
+            self._again(f"no process can be started ({exc.strerror})", soon=True)
             return
+        finally:
+            if child:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        if not child:
+            self._become_worker()
+
+    def _become_worker(self) -> None:
         code = 1
         try:
             for number in FORWARDED:
@@ -185,3 +229,9 @@ class _Workers:
         finally:
             sys.stderr.flush()
             os._exit(code)
+
+
+def _ended(children: Iterable[int]) -> list[tuple[int, int]]:
+    """Those that have, each with its status."""
+    found = (os.waitpid(child, os.WNOHANG) for child in list(children))
+    return [(child, status) for child, status in found if child]

@@ -17,7 +17,9 @@ __all__ = ["NAMES", "drawn_checkpoint"]
 NAMES = {"warm": 2, "cold": 3}
 
 
-def drawn_checkpoint(folder: Path, method: str, domains: int = 2, **train: object) -> Path:
+def drawn_checkpoint(
+    folder: Path, method: str, domains: int = 2, *, settled: bool = True, **train: object
+) -> Path:
     """A checkpoint of two domains, or of the first, whose classes `NAMES` counts."""
     path, names = tiny_run(folder, method=f'"{method}"', **train), list(NAMES)[:domains]
     if domains == 1:
@@ -31,6 +33,8 @@ def drawn_checkpoint(folder: Path, method: str, domains: int = 2, **train: objec
         for value in net.parameters():
             if value.requires_grad:
                 value.add_(0.1 * torch.randn_like(value))
+    if settled and method == "svd" and net.adapter is not None:  # compresses then
+        net.adapter.advance(dict(net.trunk.named_parameters()), 0, "settle")
     if config.train.cut == "union" and config.train.traits.prunes:
         budget = make_budget(config.budget, make_pricer(config.budget, net), cuts=True)
         worth = np.random.default_rng(0).random(net.switches.shape[1])

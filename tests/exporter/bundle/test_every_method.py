@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
+from prunion.exporter.verify import verify_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import METHODS, DomainConfig, TrainConfig
@@ -78,6 +79,13 @@ def test_every_command_answers_or_says_why_not(
         else:
             assert result.exit_code == 1 and len(lines) == 1, (words, result.output)
             assert lines[0].startswith("error: ") and ": " in lines[0][7:], words
+
+
+def test_adapters_that_were_never_compressed_are_exported_as_they_are(tmp_path: Path) -> None:
+    """Of a run that was stopped; beta times gamma is zero by then."""
+    checkpoint = drawn_checkpoint(tmp_path, "svd", settled=False)
+    export_bundle(checkpoint, tmp_path / "b.prunion")  # which compares it with the network
+    assert not verify_bundle(tmp_path / "b.prunion", against=checkpoint).problems
 
 
 def test_a_refusal_tells_slices_from_channels(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from prunion.runtime.batching.packs import LOOK_AGAIN, UnreadError, pack_bytes
 from prunion.runtime.bundle import write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
 from prunion.runtime.model import LiveDomain, Model
+from prunion.runtime.serve.guard import refusal_of
 from tests.runtime.batching.marked import pack, put, unreadable
 
 pytest.importorskip("onnxruntime")
@@ -80,8 +81,12 @@ def test_a_file_that_cannot_be_looked_at_is_not_gone(
     assert "late.safetensors cannot be read (Too many open files): 'late' is served" in caplog.text
     with pytest.raises(UnreadError, match="cannot be read"):
         cache.read("later")
-    with pytest.raises(UnreadError):
+    with pytest.raises(UnreadError) as told:
         Catalogue(model, [folder]).load("later")
+    refusal = refusal_of(told.value)
+    assert (refusal.status, refusal.code) == (503, "UNAVAILABLE"), "it is not the client's fault"
+    asked = Catalogue(model, cache=cache)
+    assert asked.knows("later"), "it may well be there"
 
 
 @pytest.mark.parametrize(

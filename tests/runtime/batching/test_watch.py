@@ -130,6 +130,21 @@ def test_a_pack_that_cannot_be_looked_at_keeps_no_other_waiting(
     assert mark(catalogue, "late") == 1
 
 
+def test_no_bundle_comes_that_would_lack_a_pack(
+    model: Model, catalogue: Catalogue, watcher: Watcher, folder: PackFolder, toy: ModuleType
+) -> None:
+    put(folder, pack(toy, "early", 1))
+    watcher.look()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "stat", unreadable)
+        with pytest.raises(BundleError, match="the pack of 'early' cannot be read now"):
+            watcher.take(Catalogue(model, watched_folder=folder))
+    assert watcher.catalogue is catalogue and catalogue.find("early") is not None
+    put(folder, pack(toy, "early", 2))
+    watcher.look()
+    assert mark(catalogue, "early") == 2, "it is followed as before"
+
+
 @pytest.mark.parametrize("unread", ["pack", "sums"])
 def test_a_pack_that_could_not_be_read_is_tried_again(
     catalogue: Catalogue,

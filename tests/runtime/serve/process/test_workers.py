@@ -44,8 +44,13 @@ def work():
     mine.write_text("told" if signal.SIGHUP in signal.sigpending() else "not told")
     signal.pause()
 
+def lying():
+    if (folder / "stopping").exists():
+        os.kill(os.getpid(), signal.SIGTERM)  # just before another is started
+    return ()
+
 try:
-    workers.run_workers(2, work, lambda: None)
+    workers.run_workers(2, work, lying)
 except ConfigError as exc:
     sys.exit(str(exc))
 """
@@ -94,21 +99,42 @@ def _pending(children: dict[int, str]) -> int:
 
 def test_those_that_serve_go_on_while_another_cannot_start(tmp_path: Path) -> None:
     """They were all ended once one had died and the next could not begin."""
-    process = begin(tmp_path, soon=0.5)
+    process = begin(tmp_path, soon=2.0)
     (tmp_path / "loaded").touch()
     until(lambda: list(said(tmp_path).values()) == ["not told"] * 2)
     first, second = said(tmp_path)
-    time.sleep(0.6)  # by then they have started
+    time.sleep(2.1)  # by then they have started
     (tmp_path / "broken").touch()
     os.kill(first, signal.SIGKILL)
     assert process.stderr is not None
     found = [process.stderr.readline() for _ in range(3)]
     assert f"worker {first} ended with -9: starting another in 0 s" in found[0]
     assert "nothing to load" in found[1] and "ended with 1: starting another in 1 s" in found[2]
-    os.kill(second, 0)  # it is there
+    assert Path(f"/proc/{second}/status").read_text().split("State:")[1].split()[0] != "Z"
     (tmp_path / "broken").unlink()
     until(lambda: len(said(tmp_path)) == 3)
-    assert "nothing" not in end(process)
+    end(process)
+
+
+def test_a_server_that_serves_nothing_ends(tmp_path: Path) -> None:
+    process = begin(tmp_path, soon=0.5)
+    (tmp_path / "loaded").touch()
+    time.sleep(0.6)
+    (tmp_path / "broken").touch()
+    for child in said(tmp_path):
+        os.kill(child, signal.SIGKILL)
+    _, text = process.communicate(timeout=LONG)
+    assert process.returncode == 1 and "workers do not start" in text, text
+
+
+def test_a_stop_while_one_is_replaced_reaches_it(tmp_path: Path) -> None:
+    process = begin(tmp_path, soon=0.1)
+    (tmp_path / "loaded").touch()
+    time.sleep(0.3)
+    (tmp_path / "stopping").touch()
+    os.kill(min(said(tmp_path)), signal.SIGKILL)
+    _, text = process.communicate(timeout=LONG)
+    assert process.returncode == 0, text
 
 
 def test_a_worker_that_comes_later_serves_what_the_others_do(
@@ -137,5 +163,5 @@ def test_a_worker_that_comes_later_serves_what_the_others_do(
             connection.close()
             assert status == 200
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-        assert any("another bundle lies there" in line["event"] for line in server.lines)
+        assert any("another bundle may lie there" in line["event"] for line in server.lines)
         assert server.end() == 0

@@ -143,7 +143,7 @@ class _Workers:
             now = time.monotonic()
             for when in [x for x in self.due if x <= now]:
                 self.due.remove(when)
-                self._agree()
+                self._agree(self.lying())
                 self._start(first=False)
             time.sleep(EVERY)
         if self.failed:
@@ -154,38 +154,43 @@ class _Workers:
         self.unproved.discard(child)
         if self.stopping or self.failed:
             return
-        now = time.monotonic()
-        soon = now - begun < SOON
-        serving = any(now - other >= SOON for other, _ in self.running.values())
-        if soon and (first or (not serving and self.failures >= TRIES)):
-            self.failed = True  # they would be started for ever
-            self._tell(signal.SIGTERM)
-            return
-        code = os.waitstatus_to_exitcode(status)
-        self._again(f"worker {child} ended with {code}", soon=soon)
+        soon = time.monotonic() - begun < SOON
+        if soon and first:
+            self._fail()
+        else:
+            code = os.waitstatus_to_exitcode(status)
+            self._again(f"worker {child} ended with {code}", soon=soon)
 
     def _again(self, why: str, *, soon: bool) -> None:
         """Have another one started, later if the last ones ended at once."""
+        now = time.monotonic()
         self.failures = self.failures + 1 if soon else 0
+        if self.failures > TRIES and not any(now - x >= SOON for x, _ in self.running.values()):
+            self._fail()
+            return
         pause = min(2.0 ** (self.failures - 1), LATEST) if soon else 0.0
-        if soon:
-            self.loaded = None  # perhaps half of another bundle lay there
         logger.error("%s: starting another in %g s", why, pause)
-        self.due.append(time.monotonic() + pause)
+        self.due.append(now + pause)
+
+    def _fail(self) -> None:
+        """End all: they would be started for ever."""
+        self.failed = True
+        self._tell(signal.SIGTERM)
 
     def _prove(self) -> None:
-        """Of replacements that have loaded: the others are to serve what they do."""
+        """Told again once a replacement has loaded: half of a bundle may have lain there before."""
         now = time.monotonic()
         proved = {x for x in self.unproved if now - self.running[x][0] >= SOON}
         if proved:
             self.unproved -= proved
             self.failures = 0
-            self._agree()
+            found = self.lying()
+            self._agree(found)
+            self.loaded = found or self.loaded
 
-    def _agree(self) -> None:
-        found = self.lying()
+    def _agree(self, found: object) -> None:
+        """Tell all workers to serve what lies there, where it is not what they began with."""
         if found and found != self.loaded:
-            self.loaded = found
             logger.warning("another bundle may lie there by now: all workers are to serve it")
             self._tell(signal.SIGHUP)
 
@@ -201,19 +206,18 @@ class _Workers:
     def _start(self, *, first: bool) -> None:
         # Held back until the parent knows its child, and the child no longer acts as the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-        child = -1
         try:
-            child = child if self.stopping else os.fork()
-            if child > 0:
-                self.running[child] = time.monotonic(), first
-                self.unproved |= set() if first else {child}
+            child = -1 if self.stopping else os.fork()
         except OSError as exc:
+            child = -1
             self._again(f"no process can be started ({exc.strerror})", soon=True)
-            return
-        finally:
-            if child:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-        if not child:
+        if child > 0:
+            self.running[child] = time.monotonic(), first
+            if not first:
+                self.unproved.add(child)
+        if child:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        else:
             self._become_worker()
 
     def _become_worker(self) -> None:

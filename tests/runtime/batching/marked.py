@@ -32,6 +32,6 @@ def write_sums(folder: PackFolder) -> None:
     (folder.path / "SHA256SUMS").write_text("".join(lines))
 
 
-def unreadable(path: Path, **_: object) -> None:
-    """In place of `Path.stat`: a system that has no more files to give."""
+def unreadable(*_: object, **__: object) -> None:
+    """In place of a call of `Path`: a system that has no more files to give."""
     raise OSError(24, "Too many open files")

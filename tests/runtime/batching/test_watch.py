@@ -25,10 +25,6 @@ def watcher(folder: PackFolder, catalogue: Catalogue) -> Watcher:
     return Watcher(folder, catalogue)
 
 
-def failing(*_: object) -> None:
-    raise OSError(24, "Too many open files")
-
-
 def mark(catalogue: Catalogue, name: str) -> float:
     """The first logit's bias of the domain that answers."""
     return float(catalogue.read(name).pack.head_bias[0])
@@ -157,7 +153,7 @@ def test_a_pack_that_could_not_be_read_is_tried_again(
     put(folder, pack(toy, "late", 1))
     write_sums(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes" if unread == "pack" else "read_text", failing)
+        patch.setattr(Path, "read_bytes" if unread == "pack" else "read_text", unreadable)
         for _ in range(3):
             watcher.look()
     assert catalogue.find("late") is None
@@ -177,7 +173,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(
     file = put(folder, pack(toy, "late", 1))
     watcher.look()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "iterdir", failing)
+        patch.setattr(Path, "iterdir", unreadable)
         for _ in range(3):
             watcher.look()
         assert mark(catalogue, "late") == 1
@@ -234,7 +230,7 @@ def test_an_unload_outlives_a_bundle_that_came_while_nothing_could_be_listed(
     other = Catalogue(model, watched_folder=folder)
     other.carry_over(catalogue)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "iterdir", failing)
+        patch.setattr(Path, "iterdir", unreadable)
         watcher.take(other)
     watcher.look()
     assert watcher.catalogue is other and other.find("late") is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import math
@@ -14,7 +13,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,18 @@ from prunion.runtime.serve.guard import Gate, read_keys
 from prunion.runtime.serve.http.app import http_app
 from prunion.runtime.serve.http.connections import protocol_of
 from prunion.runtime.serve.http.door import Door
+from prunion.runtime.serve.listening.addresses import (
+    bind_path,
+    bind_port,
+    file_identity,
+    hold_port,
+)
+from prunion.runtime.serve.listening.signals import hangup_held_back, on_signal
+from prunion.runtime.serve.listening.workers import run_workers, what_lies
 from prunion.runtime.serve.logs import logging_of
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 from prunion.runtime.serve.service import Service
 from prunion.runtime.serve.serving import load_model
-from prunion.runtime.serve.workers import (
-    bind_port,
-    hangup_held_back,
-    hold_port,
-    run_workers,
-    what_lies,
-)
 
 __all__ = ["serve", "serve_with"]
 
@@ -96,7 +96,7 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     begun = time.perf_counter()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in STOP:
-        _on_signal(loop, name, stop.set)
+        on_signal(loop, name, stop.set)
     tracing = make_tracing(options.otlp)
     service = Service(load_model(bundle, options.load), options, tracing)
     service.start()
@@ -112,14 +112,14 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
         task.add_done_callback(tasks.discard)
 
     if hasattr(signal, "SIGHUP"):
-        _on_signal(loop, signal.SIGHUP, reload)
+        on_signal(loop, signal.SIGHUP, reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     if options.uds is None:
         listening = bind_port(options.host, port, shared=options.workers > 1)
     else:
-        listening = _bound_path(options.uds)
+        listening = bind_path(options.uds)
     listening.listen(BACKLOG)
-    socket_file = None if options.uds is None else _identity(options.uds)
+    socket_file = None if options.uds is None else file_identity(options.uds)
     http = _Http(_config(service, gate, keys))
     rpc: Any = None
     where: dict[str, int | Path] = {
@@ -142,19 +142,10 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     await _drain(service, http, rpc, running)
-    if options.uds is not None and _identity(options.uds) == socket_file:
+    if options.uds is not None and file_identity(options.uds) == socket_file:
         options.uds.unlink(missing_ok=True)  # else it is another server's by now
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
-
-
-def _on_signal(
-    loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]
-) -> None:
-    try:
-        loop.add_signal_handler(number, call)
-    except NotImplementedError:  # Windows
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
 
 
 async def _drain(
@@ -241,36 +232,6 @@ def _notify(state: str) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _bound_path(path: Path) -> socket.socket:
-    """A Unix socket at a path, where none may be that somebody listens on. Raises ConfigError.
-
-    Who may write to it may ask, as its folder and the process's umask say.
-    """
-    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket():  # what a process left behind that was killed
-            with contextlib.suppress(ConnectionRefusedError):
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-                    other.connect(str(path))
-                raise OSError(errno.EADDRINUSE, "a server listens there")
-            path.unlink()
-        found.bind(str(path))
-    except OSError as exc:
-        found.close()
-        reason = exc.strerror or exc
-        raise ConfigError(f"cannot listen on {path} ({reason}): choose another --uds") from None
-    return found
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file lies at a path, None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _check(options: ServeOptions) -> None:

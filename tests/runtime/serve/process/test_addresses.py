@@ -19,7 +19,7 @@ from tests.waiting import LONG, until
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 grpc = pytest.importorskip("grpc", reason="needs prunion[serve]")
-from prunion.runtime.serve.workers import bind_port, hold_port  # noqa: E402
+from prunion.runtime.serve.listening.addresses import bind_port, hold_port  # noqa: E402
 
 
 def test_systemd_is_told(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

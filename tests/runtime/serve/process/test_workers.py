@@ -29,7 +29,7 @@ SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 from prunion.runtime.errors import ConfigError
-from prunion.runtime.serve import workers
+from prunion.runtime.serve.listening import workers
 
 folder = Path(sys.argv[1])
 workers.SOON = float(sys.argv[2])
@@ -141,7 +141,7 @@ def test_a_worker_that_comes_later_serves_what_the_others_do(
     tmp_path: Path, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bundle was put in the folder and nobody was told: only the replacement served it."""
-    begin = "import prunion.runtime.serve.workers as workers; workers.SOON = 0; "
+    begin = "import prunion.runtime.serve.listening.workers as workers; workers.SOON = 0; "
     main = "from prunion.runtime.cli.main import main; main()"
     command = [sys.executable, "-c", begin + main]
     monkeypatch.setattr("tests.runtime.serve.running.COMMAND", command)

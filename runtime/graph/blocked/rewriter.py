@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.graph.blocked_nodes import BLOCKED_DOMAIN, BlockedNodes
-from prunion.runtime.graph.blocked_source import MixedGraph
-from prunion.runtime.graph.blocked_tables import BlockedTables
-from prunion.runtime.graph.blocked_walk import write_nodes
+from prunion.runtime.graph.blocked.nodes import BLOCKED_DOMAIN, BlockedNodes
+from prunion.runtime.graph.blocked.source import MixedGraph
+from prunion.runtime.graph.blocked.tables import BlockedTables
+from prunion.runtime.graph.blocked.walk import write_nodes
 from prunion.runtime.graph.inputs import PER_REQUEST
 
 if TYPE_CHECKING:

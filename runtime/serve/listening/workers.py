@@ -1,21 +1,20 @@
-"""Ports, and several processes that share them: started, told what the first is told, replaced."""
+"""Several processes that share ports: started, told what the first is told, replaced."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from prunion.runtime.errors import ConfigError
 
-__all__ = ["bind_port", "hangup_held_back", "hold_port", "run_workers", "what_lies"]
+__all__ = ["run_workers", "what_lies"]
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 FORWARDED = (*STOP, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
@@ -24,66 +23,6 @@ LATEST = 30.0  # seconds until the next one is tried
 TRIES = 3  # of replacements in a row, where no other serves
 EVERY = 0.05  # seconds
 logger = logging.getLogger("prunion.serve")
-
-
-def bind_port(
-    host: str, port: int, option: str = "port", *, shared: bool = False, again: bool = True
-) -> socket.socket:
-    """A socket that has its address and does not listen yet.
-
-    Args:
-        shared: let others of this user that are `shared` too have the address.
-        again: take it while connections of an earlier server linger there.
-
-    Raises ConfigError.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once (TCP_NODELAY) only where a socket says that it is of TCP; without, every
-    # answer of two writes waits 40 ms for the client's delayed acknowledgement.
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    if again:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        found.bind((host, port))
-    except OSError as exc:
-        found.close()
-        raise ConfigError(
-            f"cannot listen on {host} port {port} ({exc.strerror}): choose another --{option}"
-        ) from None
-    return found
-
-
-def hold_port(host: str, port: int, option: str = "port") -> socket.socket:
-    """A socket that holds an address for workers to share, and that nobody else has.
-
-    Raises ConfigError.
-    """
-    # A shared socket joins whoever shares the port already, another server too: only one that does
-    # not share is told of them.
-    bind_port(host, port, option).close()
-    # Without `again` such a socket of another server is told of this one before a worker listens.
-    # What lingers of a server with one worker forbids it; nobody is there, as was just seen.
-    with suppress(ConfigError):
-        return bind_port(host, port, option, shared=True, again=False)
-    return bind_port(host, port, option, shared=True)
-
-
-@contextmanager
-def hangup_held_back() -> Iterator[None]:
-    """A SIGHUP while the bundle loads waits until it can be followed: it would end the process."""
-    if not hasattr(signal, "SIGHUP"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
-    try:
-        yield
-    finally:
-        # What waits still is of no more use, and would end the process before it says why.
-        handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGHUP, handler or signal.SIG_DFL)
 
 
 def what_lies(bundle: Path) -> tuple[int, ...]:

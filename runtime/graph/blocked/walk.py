@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prunion.runtime.graph.blocked_nodes import BLOCKED_DOMAIN, Activation, BlockedNodes, Layout
-from prunion.runtime.graph.blocked_source import MixedGraph
-from prunion.runtime.graph.blocked_tables import Affine, padded
+from prunion.runtime.graph.blocked.nodes import BLOCKED_DOMAIN, Activation, BlockedNodes, Layout
+from prunion.runtime.graph.blocked.source import MixedGraph
+from prunion.runtime.graph.blocked.tables import Affine, padded
 from prunion.runtime.graph.inputs import attribute, list_attribute
 
 if TYPE_CHECKING:

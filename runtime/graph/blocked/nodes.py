@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prunion.runtime.graph.blocked_tables import Affine, BlockedTables, blocked_weight, padded
+from prunion.runtime.graph.blocked.tables import Affine, BlockedTables, blocked_weight, padded
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,1 @@
+"""Where a server listens: its addresses, the signals it follows, processes that share its ports."""

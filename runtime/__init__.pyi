@@ -10,7 +10,7 @@ from .errors import EngineError as EngineError
 from .errors import InputError as InputError
 from .errors import MissingDependencyError as MissingDependencyError
 from .errors import PrunionError as PrunionError
-from .measure.benchmark import bench as bench
+from .measure.benchmark.measure import bench as bench
 from .measure.evaluation import Evaluation as Evaluation
 from .measure.evaluation import evaluate as evaluate
 from .model.model import Model as Model

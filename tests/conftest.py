@@ -81,8 +81,8 @@ def _shared(factory: pytest.TempPathFactory) -> Path | None:
 @pytest.fixture
 def nothing_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """`bench` starts no process for each contender: where that is tested, this is not asked for."""
-    measured = importlib.import_module("prunion.runtime.measure.fresh").Fresh
-    module = importlib.import_module("prunion.runtime.measure.benchmark")
+    measured = importlib.import_module("prunion.runtime.measure.benchmark.fresh").Fresh
+    module = importlib.import_module("prunion.runtime.measure.benchmark.measure")
     monkeypatch.setattr(
         module,
         "measure_fresh",

@@ -25,7 +25,7 @@ def test_every_error_is_at_the_top() -> None:
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("bench", "prunion.runtime.measure.benchmark"),
+        ("bench", "prunion.runtime.measure.benchmark.measure"),
         ("evaluate", "prunion.runtime.measure.evaluation"),
         ("export", "prunion.exporter.api"),
         ("load", "prunion.runtime.model.open"),

@@ -1,7 +1,11 @@
-from .bench_text import bench_csv as bench_csv
-from .bench_text import foreign_to_bench as foreign_to_bench
-from .bench_text import format_report as format_report
-from .benchmark import bench as bench
+from .benchmark.measure import bench as bench
+from .benchmark.rivals import NEED_UNPRUNED as NEED_UNPRUNED
+from .benchmark.rivals import TORCH_PRUNED as TORCH_PRUNED
+from .benchmark.rivals import check_against as check_against
+from .benchmark.rivals import check_files as check_files
+from .benchmark.text import bench_csv as bench_csv
+from .benchmark.text import foreign_to_bench as foreign_to_bench
+from .benchmark.text import format_report as format_report
 from .comparison import Comparison as Comparison
 from .comparison import compare_blocks as compare_blocks
 from .doctor import answers_here as answers_here
@@ -17,10 +21,6 @@ from .profile import measure_profile as measure_profile
 from .profile import profile_bundle as profile_bundle
 from .profile import profile_lines as profile_lines
 from .profile import profile_warning as profile_warning
-from .rivals import NEED_UNPRUNED as NEED_UNPRUNED
-from .rivals import TORCH_PRUNED as TORCH_PRUNED
-from .rivals import check_against as check_against
-from .rivals import check_files as check_files
 from .scenarios import SCENARIOS as SCENARIOS
 from .scenarios import Scenario as Scenario
 from .scenarios import ScenarioReport as ScenarioReport

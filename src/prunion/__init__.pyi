@@ -19,7 +19,7 @@ from .runtime.errors import PrunionError as PrunionError
 from .runtime.errors import StoppedError as StoppedError
 from .runtime.errors import UnsupportedGraphError as UnsupportedGraphError
 from .runtime.errors import VerificationError as VerificationError
-from .runtime.measure.benchmark import bench as bench
+from .runtime.measure.benchmark.measure import bench as bench
 from .runtime.measure.evaluation import evaluate as evaluate
 from .runtime.model.open import load as load
 

@@ -165,7 +165,11 @@ def test_many_keys_of_which_one_is_given_twice_take_no_time() -> None:
 def test_what_others_write_is_read_by_one_function() -> None:
     """Elsewhere JSON is of prunion's own making: read back at once, or told by its own process."""
     allowed = {
-        *("runtime/base/install.py", "runtime/measure/fresh.py", "runtime/tensorrt/files.py"),
+        *(
+            "runtime/base/install.py",
+            "runtime/measure/benchmark/fresh.py",
+            "runtime/tensorrt/files.py",
+        ),
         *("runtime/tensorrt/layers.py", "trainer/data/domains.py", "trainer/processes/group.py"),
         *("trainer/run/record.py", "trainer/run/snapshot.py", "trainer/config/changes.py"),
     }

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from prunion.runtime.bundle import open_bundle, own_weights, pack_bits, write_pack
 from prunion.runtime.cli.main import cli
 from prunion.runtime.errors import BundleError, InputError
-from prunion.runtime.measure.contenders import Setup, contenders
+from prunion.runtime.measure.benchmark.contenders import Setup, contenders
 from prunion.runtime.model import Model, load
 
 pytest.importorskip("onnxruntime")

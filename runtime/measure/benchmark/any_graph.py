@@ -12,7 +12,7 @@ import numpy as np
 from prunion.runtime.backends import SessionOptions, settled
 from prunion.runtime.base import default_threads, install_hint, reason_of
 from prunion.runtime.errors import InputError, MissingDependencyError, PrunionError
-from prunion.runtime.measure.contenders import Opened
+from prunion.runtime.measure.benchmark.contenders import Opened
 
 __all__ = ["check_graph", "open_any_graph"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from prunion.exporter.graph.int8 import calibration_batches
 from prunion.exporter.graph.probe import make_probe, open_graph
+from prunion.exporter.graph.variants.int8 import calibration_batches
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.data import open_domain

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from prunion.exporter.graph.activations import largest_values, range_images
 from prunion.exporter.graph.agreement import check_errors, tolerance_of
-from prunion.exporter.graph.float16 import float32_layers, half_graph
-from prunion.exporter.graph.int8 import int8_graph
 from prunion.exporter.graph.probe import Probe, make_probe, open_graph, relative_errors, run_graph
-from prunion.exporter.graph.uint8 import pixel_graph
+from prunion.exporter.graph.variants.activations import largest_values, range_images
+from prunion.exporter.graph.variants.float16 import float32_layers, half_graph
+from prunion.exporter.graph.variants.int8 import int8_graph
+from prunion.exporter.graph.variants.uint8 import pixel_graph
 from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.bundle import Int8Account, VariantCheck

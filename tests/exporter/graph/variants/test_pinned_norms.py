@@ -12,7 +12,7 @@ from torch import nn
 
 from prunion.exporter.bundle.packs import domain_pack
 from prunion.exporter.graph import onnx_graph
-from prunion.exporter.graph.float16 import half_graph
+from prunion.exporter.graph.variants.float16 import half_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import make_ort_session, run
 from prunion.runtime.graph import pin_domain, pin_pack

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from prunion.exporter.graph import make_probe, onnx_graph, open_graph, run_graph
-from prunion.exporter.graph.activations import largest_values
-from prunion.exporter.graph.float16 import LARGEST, MARGIN, float32_layers, half_graph
+from prunion.exporter.graph.variants.activations import largest_values
+from prunion.exporter.graph.variants.float16 import LARGEST, MARGIN, float32_layers, half_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli

@@ -33,8 +33,7 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.bundle import Bundle, block_of, open_bundle, widths_warning
 from prunion.runtime.errors import InputError
-from prunion.runtime.measure.comparison import Comparison, compare_blocks
-from prunion.runtime.measure.contenders import (
+from prunion.runtime.measure.benchmark.contenders import (
     Setup,
     cut_to_blocks,
     domain_rows,
@@ -42,8 +41,9 @@ from prunion.runtime.measure.contenders import (
     pairs_of,
     widths_cost,
 )
-from prunion.runtime.measure.fresh import Fresh, measure_fresh
-from prunion.runtime.measure.rivals import all_contenders
+from prunion.runtime.measure.benchmark.fresh import Fresh, measure_fresh
+from prunion.runtime.measure.benchmark.rivals import all_contenders
+from prunion.runtime.measure.comparison import Comparison, compare_blocks
 from prunion.runtime.tensorrt import free_gpu_bytes
 
 __all__ = ["BenchReport", "BenchRow", "Energy", "Engine", "Timing", "bench", "time_interleaved"]

@@ -21,8 +21,8 @@ from prunion.exporter.graph import (
     run_graph,
     verify_export,
 )
-from prunion.exporter.graph.float16 import half_graph
-from prunion.exporter.graph.uint8 import pixel_graph
+from prunion.exporter.graph.variants.float16 import half_graph
+from prunion.exporter.graph.variants.uint8 import pixel_graph
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_bundle

@@ -16,9 +16,10 @@ from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import pin_domain
-from prunion.runtime.measure import bench, benchmark, contenders, format_report
-from prunion.runtime.measure.contenders import Opened, Setup
-from prunion.runtime.measure.rivals import all_contenders
+from prunion.runtime.measure import bench, format_report
+from prunion.runtime.measure.benchmark import contenders, measure
+from prunion.runtime.measure.benchmark.contenders import Opened, Setup
+from prunion.runtime.measure.benchmark.rivals import all_contenders
 from prunion.runtime.model import load
 
 onnx = pytest.importorskip("onnx")
@@ -110,7 +111,7 @@ def test_widths_off_the_fast_path_are_timed_beside_those_below(
 ) -> None:
     path = toy.make_bundle(tmp_path)
     # Of the toy's 8 channels 6 are left, then: the multiples of 3 below 8.
-    monkeypatch.setattr(benchmark, "block_of", lambda *_: 3)
+    monkeypatch.setattr(measure, "block_of", lambda *_: 3)
     report = bench(path, batches=(1, 2), seconds=0.02, threads=1, fresh=False)
     cut = "pinned:flowers cut to multiples of 3"
     assert [x.batch for x in report.comparisons if x.against == cut] == [1, 2]
@@ -119,7 +120,7 @@ def test_widths_off_the_fast_path_are_timed_beside_those_below(
     assert share == "0.75"
     assert "of its time at batch 2 (measured)" in report.widths_cost
     assert f"note: {report.widths_cost}" in format_report(report)
-    monkeypatch.setattr(benchmark, "block_of", lambda *_: 16)
+    monkeypatch.setattr(measure, "block_of", lambda *_: 16)
     assert not bench(path, batches=(1,), seconds=0.01, fresh=False).widths_cost, "nothing to cut"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from prunion.exporter.graph.activations import float_values
+from prunion.exporter.graph.variants.activations import float_values
 from prunion.runtime.errors import VerificationError
 from prunion.runtime.graph import ADAPTERS, TABLE_INPUTS
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 
 from prunion.runtime.base import peak_rss_bytes, rss_bytes
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.measure.contenders import Setup
-from prunion.runtime.measure.rivals import all_contenders
+from prunion.runtime.measure.benchmark.contenders import Setup
+from prunion.runtime.measure.benchmark.rivals import all_contenders
 
 __all__ = ["Fresh", "measure_fresh"]
 
@@ -48,7 +48,7 @@ def measure_fresh(setup: Setup, name: str, batch: int) -> Fresh | str:
     not the others.
     """
     told = json.dumps({"setup": asdict(setup), "name": name, "batch": batch})
-    command = [sys.executable, "-m", "prunion.runtime.measure.fresh", told]
+    command = [sys.executable, "-m", "prunion.runtime.measure.benchmark.fresh", told]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_S, check=False)
         if done.returncode == 0:

@@ -14,8 +14,8 @@ from prunion.runtime.base import shown
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import TABLE_INPUTS, GraphForm, load_graph, pin_domain
-from prunion.runtime.measure.any_graph import check_graph, open_any_graph
-from prunion.runtime.measure.contenders import (
+from prunion.runtime.measure.benchmark.any_graph import check_graph, open_any_graph
+from prunion.runtime.measure.benchmark.contenders import (
     Contender,
     Opened,
     Setup,

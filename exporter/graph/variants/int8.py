@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 
 from prunion.exporter.graph.build import errors_only
-from prunion.exporter.graph.int8_ranges import equalise
 from prunion.exporter.graph.probe import open_graph
+from prunion.exporter.graph.variants.int8_ranges import equalise
 from prunion.exporter.options import ExportOptions
 from prunion.runtime.base import shown
 from prunion.runtime.bundle import Int8Account

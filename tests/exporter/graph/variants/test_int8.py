@@ -23,13 +23,13 @@ from prunion.exporter.graph import (
     relative_errors,
     run_graph,
 )
-from prunion.exporter.graph.int8 import (
+from prunion.exporter.graph.variants.int8 import (
     calibration_batches,
     int8_graph,
     open_trained,
     refuse,
 )
-from prunion.exporter.graph.int8_ranges import equalise
+from prunion.exporter.graph.variants.int8_ranges import equalise
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_bundle
@@ -135,9 +135,9 @@ def test_a_graph_that_answers_something_else_is_refused_at_export(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """However well it did on the images: the limit on noise is not made from its own error."""
-    from prunion.exporter.graph import variants
+    from prunion.exporter.graph.variants import write
 
-    true = variants.int8_graph
+    true = write.int8_graph
 
     def broken(*args: object) -> object:
         model, account = true(*args)  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def test_a_graph_that_answers_something_else_is_refused_at_export(
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         return model, account
 
-    monkeypatch.setattr(variants, "int8_graph", broken)
+    monkeypatch.setattr(write, "int8_graph", broken)
     options = ExportOptions(int8=True, int8_max_drop=20, int8_images=4)
     with pytest.raises(VerificationError, match="the int8 graph differs from the fp32 graph by"):
         export_bundle(tiny, tmp_path / "out.prunion", options)
@@ -183,7 +183,7 @@ def test_verify_holds_int8_to_a_limit_of_its_own(
 def test_nothing_is_written_when_a_domain_is_refused(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunion.exporter.graph import int8
+    from prunion.exporter.graph.variants import int8
 
     true = int8.graph_accuracy
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prunion.runtime.base import INPUT_RAILS, state_text
-from prunion.runtime.measure.benchmark import BenchReport, BenchRow, Energy
+from prunion.runtime.measure.benchmark.fresh import Fresh
+from prunion.runtime.measure.benchmark.measure import BenchReport, BenchRow, Energy
 from prunion.runtime.measure.comparison import Comparison
-from prunion.runtime.measure.fresh import Fresh
 
 __all__ = ["bench_csv", "foreign_to_bench", "format_report"]
 

@@ -12,7 +12,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.pruning import Pressure, Schedule
-from tests.trainer.run.recipes import recipe, trained
+from tests.trainer.run.recipes.trained import recipe, trained
 
 
 def test_the_papers_recipe_has_no_warm_up_and_no_ramp(tmp_path: Path) -> None:

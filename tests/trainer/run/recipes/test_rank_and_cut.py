@@ -20,7 +20,7 @@ from prunion.trainer.pruning import Schedule, make_recipe
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe
 from prunion.trainer.run import train_run
 from prunion.trainer.run.snapshot import save_snapshot
-from tests.trainer.run.recipes import trained
+from tests.trainer.run.recipes.trained import trained
 from tests.trainer.tiny_run import tiny_run
 
 

@@ -15,8 +15,8 @@ from prunion.runtime.errors import StoppedError
 from prunion.trainer.config import load_config
 from prunion.trainer.run import closing_table, train_run
 from prunion.trainer.run.snapshot import snapshot_step
+from tests.trainer.run.own_budgets.thinned import thin_run
 from tests.trainer.run.test_same_images import swap
-from tests.trainer.run.thinned import thin_run
 
 
 @pytest.fixture(scope="module")

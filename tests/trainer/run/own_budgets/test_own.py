@@ -27,7 +27,7 @@ from prunion.trainer.learning.own_budget import (
 from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.run import closing_table, train_run, train_with_baseline
 from prunion.trainer.score import read_verdict
-from tests.trainer.run.thinned import OWN, thin_run
+from tests.trainer.run.own_budgets.thinned import OWN, thin_run
 
 
 @pytest.fixture(scope="module")

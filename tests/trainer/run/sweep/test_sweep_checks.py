@@ -14,7 +14,7 @@ from prunion.trainer.run import RunResult, train_run, train_sweep, train_with_ba
 from prunion.trainer.run import folder as run_folder
 from prunion.trainer.run.sweep import runs
 from prunion.trainer.run.sweep.branches import Shared
-from tests.trainer.run.test_sweep import SHORT, checkpoint
+from tests.trainer.run.sweep.test_sweep import SHORT, checkpoint
 from tests.trainer.tiny_run import tiny_run
 
 

@@ -18,7 +18,7 @@ from prunion.trainer.learning.own_budget import (
 )
 from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.run import check_run, train_run
-from tests.trainer.run.thinned import thin_run
+from tests.trainer.run.own_budgets.thinned import thin_run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
-from prunion.trainer.backbone.names import op_name
+from prunion.trainer.backbone.names import keep_names_apart, op_name
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
 from prunion.trainer.backbone.published import published_net
 from prunion.trainer.backbone.python_net import make_python_net, own_copy
@@ -74,7 +74,7 @@ def load_backbone(
         load_weights(config, module, state, stored)
     if weights:
         _check_finite(config, module)
-    return module
+    return keep_names_apart(module)
 
 
 def _check_finite(config: BackboneConfig, module: nn.Module) -> None:

@@ -1,14 +1,18 @@
-"""What the nodes and norms of a traced graph are called."""
+"""What the nodes, tensors and norms of a traced graph are called."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection, Sequence
 
 from torch import fx, nn
 
-__all__ = ["name_norms", "op_name"]
+__all__ = ["given_name", "keep_names_apart", "name_norms", "op_name"]
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+# What the trunk's own modules are called: a user's of that name would be lost, or read for them.
+OURS = frozenset(["norms", "gates", "series", "affine", "beside", "pixel_norm"])
+ROOT = "root"  # the module that tensors of none are moved into
 
 
 def op_name(node: fx.Node) -> str:
@@ -21,54 +25,106 @@ def op_name(node: fx.Node) -> str:
     return schema.name.split("::")[-1] if schema is not None else str(node.target)
 
 
+def keep_names_apart(module: fx.GraphModule) -> fx.GraphModule:
+    """`module` with names for its tensors that nothing else will have; most keep theirs.
+
+    A network may call a module `norms`, which is what holds the domains' BatchNorms here, and a
+    tensor of its own `mean`, which is what the exported graph calls the result of a mean. Modules
+    of such names get another (`norms_`), and tensors that lie in no module get one: names with a
+    dot are given to tensors alone.
+    """
+    nodes = [node for node in module.graph.nodes if node.op == "get_attr"]
+    paths = {node: str(node.target).split(".") for node in nodes}
+    taken = {name for name, _ in module.named_children()} | {path[0] for path in paths.values()}
+    firsts = {path[0] for path in paths.values() if len(path) > 1} & OURS
+    new = {name: _free(name + "_", taken) for name in sorted(firsts)}
+    root = _free(ROOT, taken)
+    for node, (first, *others) in paths.items():
+        if not others or first in new:
+            name = ".".join([new[first], *others] if others else [root, first])
+            _give(module, node, name)
+            node.target = name
+    return fx.GraphModule(module, module.graph)  # takes along only what the graph still reads
+
+
+def given_name(name: str) -> str:
+    """What a layer was called before `keep_names_apart`."""
+    first, dot, others = name.partition(".")
+    return first.rstrip("_") + dot + others if first.rstrip("_") in OURS else name
+
+
 def name_norms(module: fx.GraphModule) -> None:
     """Name every batch norm's tensors as a BatchNorm module of its own would, in place.
 
     A module may call `F.batch_norm` twice with tensors of any name. Whatever follows knows a norm
-    by the module that holds its `running_mean`: so each set of tensors gets one, and nodes that
-    read the same set share it.
+    by the module that holds its `running_mean`: so each set of tensors, with what is added to its
+    variance, gets one, and nodes that read the same set share it.
     """
-    owners: dict[tuple[str, ...], str] = {}
+    owners: dict[tuple[object, ...], str] = {}
     for node in [n for n in module.graph.nodes if op_name(n) == "batch_norm"]:
         reads = [x if isinstance(x, fx.Node) else None for x in node.args[1:5]]
         if any(x is not None and x.op != "get_attr" for x in reads):
             continue  # one of them is computed from the images, which the walk refuses
-        key = tuple("" if x is None else str(x.target) for x in reads)
+        names = ["" if x is None else str(x.target) for x in reads]
+        key = (*names, node.args[7])
         if key not in owners:
-            owner = key[2].rpartition(".")[0]
-            usual = [f"{owner}.{leaf}".lstrip(".") for leaf in NORM_TENSORS]
-            if any(name not in ("", wanted) for name, wanted in zip(key, usual, strict=True)):
-                owner = key[2] + "_norm"
-            if owner in owners.values():  # the same statistics, another scale or shift
-                owner += f"_{len(owners)}"
-            owners[key] = owner
+            owners[key] = _norm_owner(module, names, owners.values())
         for x, leaf in zip(reads, NORM_TENSORS, strict=True):
-            name = f"{owners[key]}.{leaf}".lstrip(".")
+            name = f"{owners[key]}.{leaf}"
             if x is not None and x.target != name:
                 node.replace_input_with(x, _also_named(module, x, name))
     module.graph.eliminate_dead_code()
     module.recompile()
 
 
+def _norm_owner(module: nn.Module, names: Sequence[str], owners: Collection[str]) -> str:
+    """The module for a norm's tensors: the one that they lie in, where they lie as in a BatchNorm.
+
+    `/` stands for the dot in what holds all norms.
+    """
+    owner = names[2].rpartition(".")[0]
+    usual = [f"{owner}.{leaf}" for leaf in NORM_TENSORS]
+    as_usual = all(name in ("", wanted) for name, wanted in zip(names, usual, strict=True))
+    if owner and as_usual and owner not in owners and "/" not in owner:
+        return owner
+    wanted = (owner if as_usual and owner else names[2] + "_norm").replace("/", "_")
+    number, owner = 0, wanted
+    while owner in owners or _has(module, owner):
+        number += 1
+        owner = f"{wanted}_{number}"
+    return owner
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        operator.attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
 def _also_named(module: fx.GraphModule, node: fx.Node, name: str) -> fx.Node:
     """A node that reads the tensor of `node` by another name, which it is given."""
-    value = operator.attrgetter(str(node.target))(module)
-    owner, _, leaf = name.rpartition(".")
-    if not _has_module(module, owner):
-        module.add_submodule(owner, nn.Module())
-    if isinstance(value, nn.Parameter):
-        module.get_submodule(owner).register_parameter(leaf, value)
-    else:
-        module.get_submodule(owner).register_buffer(leaf, value)
+    _give(module, node, name)
     with module.graph.inserting_before(node):
         new = module.graph.get_attr(name)
     new.meta = dict(node.meta)
     return new
 
 
-def _has_module(module: nn.Module, name: str) -> bool:
-    try:
-        module.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
+def _give(module: fx.GraphModule, node: fx.Node, name: str) -> None:
+    """Give the tensor that `node` reads another name beside its own."""
+    value = operator.attrgetter(str(node.target))(module)
+    owner, _, leaf = name.rpartition(".")
+    if not _has(module, owner):
+        module.add_submodule(owner, nn.Module())
+    if isinstance(value, nn.Parameter):
+        module.get_submodule(owner).register_parameter(leaf, value)
+    else:
+        module.get_submodule(owner).register_buffer(leaf, value)

@@ -14,7 +14,7 @@ from torch import fx
 
 from prunion.runtime.bundle import Layer, UnitTable
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import given_name, op_name
 from prunion.trainer.channels.chains import NEVER_CUT, Located, find_chains, is_layout
 from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read, varying
 from prunion.trainer.channels.walk import KEEPS_ZERO, flow_slots
@@ -98,7 +98,7 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
     }
     kept = set[str]()
     for pattern in keep:
-        found = [name for name in layers if fnmatch(name, pattern)]
+        found = [n for n in layers if fnmatch(n, pattern) or fnmatch(given_name(n), pattern)]
         if not found:
             raise ConfigError(
                 f"[backbone] keep: {pattern!r} is no layer: give names or patterns such as "

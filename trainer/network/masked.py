@@ -221,6 +221,7 @@ def _add_domains(module: fx.GraphModule, units: Units, domains: int) -> fx.Graph
     image = next(n for n in graph.nodes if n.op == "placeholder")
     with graph.inserting_after(image):
         routing = graph.placeholder("routing")
+        routing.target = routing.name  # a node that reads a tensor may be called `routing` already
     nodes = {n.name: n for n in graph.nodes}
     module.add_submodule("norms", nn.ModuleDict())
     module.add_submodule("gates", nn.ModuleDict())

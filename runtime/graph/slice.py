@@ -73,18 +73,30 @@ def _edits(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any
 
 
 def _conv_groups(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any, int, Any]]:
+    """As many groups as the inputs that are left fill: what a group reads stays what it was.
+
+    A weight of one input a group says nothing: depthwise convolutions lose groups with their
+    inputs, grouped ones that were cut to one input each keep them, narrower.
+    """
     groups, name = attribute(node, "group", 1), node.input[1]
-    shape = flow.constants[name].shape
     if groups == 1:
         return
-    out = flow.table.slots.get((name, 0))
-    left = shape[0] if out is None else int(stay[out].sum())
-    if shape[1] > 1:
-        # One unit is the same position in every group, so the groups stay, narrower.
-        if left % groups:
+    shape, transposed = flow.constants[name].shape, node.op_type == "ConvTranspose"
+
+    def left(units: np.ndarray | None, count: int) -> int:
+        return count if units is None else int(stay[units].sum())
+
+    slots = flow.table.slots
+    of_weight = [left(slots.get((name, axis)), shape[axis]) for axis in (0, 1)]
+    if transposed:
+        remaining = of_weight[0] if shape[0] == groups else groups
+    else:
+        given = left(flow.of(node.input[0]), groups * shape[1])
+        remaining = given // max(of_weight[1], 1)
+        if not remaining or given % of_weight[1] or of_weight[0] % remaining:
             raise refusal(node, "its groups would have different widths")
-    elif left != shape[0]:
-        yield node, -1, left * groups // shape[0]
+    if remaining != groups:
+        yield node, -1, remaining
 
 
 def _set_group(node: Any, groups: int) -> None:

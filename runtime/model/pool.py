@@ -16,7 +16,7 @@ from weakref import WeakSet
 from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, settled
 from prunion.runtime.base import Backend, default_round_to
 from prunion.runtime.bundle import HeldFile, Pack, UnitTable, check_one_trunk
-from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
+from prunion.runtime.errors import BackendError, BundleError, InputError, UnsupportedGraphError
 from prunion.runtime.graph import pin_form
 from prunion.runtime.model.domains import LiveDomain
 from prunion.runtime.model.pinned import Pinned
@@ -58,11 +58,9 @@ class SessionPool:
         self.options = options
         self.probe, form = probe, probe.form
         self.form, self.size = form, (form.spec.height, form.spec.width)
-        self.limit = limit
+        self.limit, self.apart = limit, apart
         self.pins = open_mixed is None and not form.single
-        self.apart = apart
-        self.slicing = table is not None and self.pins
-        self._refused = ""
+        self.slicing, self._refused = table is not None and self.pins, ""
         self.table = None if table is None else form.unit_table(table)
         self.typical = graph.size
         self._pinned: OrderedDict[int, Future[Pinned | None]] = OrderedDict()
@@ -223,8 +221,10 @@ class SessionPool:
                     graph = pin_form(self.graph.read(), self.form, pack, self.table, alive)
                     made = self._made_pinned(graph, pack)
                     return self._checked(pack, Pinned(made, len(graph), True, note))
-                except UnsupportedGraphError as exc:
-                    note = self._refused = str(exc)
+                except (UnsupportedGraphError, BundleError, *FULL) as exc:
+                    note = f"sliced, it cannot be run: {exc}"
+                    if isinstance(exc, UnsupportedGraphError):  # so it is for every domain
+                        note = self._refused = str(exc)
             return self._plain(pack, note)
         return self._plain(pack, "weights of its own" if pack.own else "slicing is off")
 

@@ -235,43 +235,6 @@ def test_a_node_that_reads_no_cut_channel_may_be_whatever_it_is() -> None:
     np.testing.assert_array_equal(answer(model, image), before)
 
 
-def test_depthwise_groups_and_constants_follow() -> None:
-    node = onnx.helper.make_node
-    nodes = [
-        node("Conv", ["image", "w"], ["a"]),
-        node("Conv", ["a", "dw"], ["b"], group=4),
-        node("Gather", ["b", "order"], ["c"], axis=1),
-        node("Slice", ["c", "from", "to", "axes"], ["d"]),
-        node("Concat", ["d", "b"], ["out"], axis=1),
-    ]
-    model = graph_of(nodes, {"w": [4, 3, 1, 1], "dw": [4, 1, 1, 1]})
-    for name, value in (("order", [3, 1, 0, 2]), ("from", [1]), ("to", [4]), ("axes", [1])):
-        tensor = onnx.numpy_helper.from_array(np.array(value), name)
-        model.graph.initializer.append(tensor)
-    for initializer, scale in zip(model.graph.initializer[:2], (1, 10), strict=True):
-        shape = tuple(initializer.dims)
-        array = np.broadcast_to(scale * np.arange(1, 5).reshape(4, 1, 1, 1), shape)
-        initializer.CopyFrom(
-            onnx.numpy_helper.from_array(array.astype(np.float32), initializer.name)
-        )
-    table = UnitTable(4, {("w", 0): np.arange(4), ("dw", 0): np.arange(4)})
-    image = {"image": np.ones((1, 3, 1, 1), np.float32)}
-
-    def channels() -> list[float]:
-        from onnx.reference import ReferenceEvaluator
-
-        return ReferenceEvaluator(model).run(None, image)[0].ravel().tolist()
-
-    def value(channel: int) -> float:
-        return 3 * (channel + 1) * 10 * (channel + 1)
-
-    assert channels() == [value(c) for c in (1, 0, 2, 0, 1, 2, 3)]
-    slice_channels(model, table, np.array([True, False, True, True]))
-    assert channels() == [value(c) for c in (0, 2, 0, 2, 3)]
-    group = next(a.i for a in model.graph.node[1].attribute if a.name == "group")
-    assert group == 3
-
-
 @pytest.mark.parametrize(
     "name",
     [

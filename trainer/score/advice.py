@@ -7,11 +7,15 @@ from typing import Literal
 
 from prunion.trainer.score.pruning import Pruning
 
-__all__ = ["UNLEARNED", "Fit", "Limit", "limit_line"]
+__all__ = ["CLEAR", "UNLEARNED", "Fit", "Limit", "Lost", "limit_line"]
 
 # What stands in the way of more: the budget, the images, too few epochs, or nothing that shows.
 Limit = Literal["budget", "data", "epochs", "none", "unknown"]
 
+# What pruning lost: something surely, at most a point as surely, or neither can be told.
+Lost = Literal["surely", "little", "unknown"]
+
+CLEAR = 0.01  # a point: less than that between shares of images is not spoken of
 UNLEARNED = 0.9  # of the training images: a network below it has not learned what it could see
 UNTOLD = Pruning(prunes=True)  # of a run whose files do not say how it was pruned
 
@@ -43,14 +47,14 @@ class Fit:
 
 
 def limit_line(
-    limit: Limit, fit: Fit | None, pruning: Pruning | None, share: float | None, free: bool
+    limit: Limit, fit: Fit | None, pruning: Pruning | None, share: float | None, lost: Lost
 ) -> str:
     """What `limit` means and what to try; "" where nothing is to be said.
 
     Args:
         pruning: how the run was pruned; None where that is not known.
         share: the budget as a share of the whole; None where it is none.
-        free: whether it is known that pruning lost nothing, or little.
+        lost: what is known of what pruning lost.
     """
     if limit == "unknown" or fit is None:
         return ""
@@ -60,10 +64,13 @@ def limit_line(
     if pruning.prunes and pruning.is_slack(share):
         slack = f"{pruning.kept:.1%} is kept, far below the [budget] limit of {share:.1%}"
     seen = f"{fit.trained:.1%} of the training images" + (f" of {fit.of}" if fit.of else "")
+    free = lost == "little"
     smaller = f"a smaller [budget] {keys}" if free and keys else ""
     if limit == "budget":
         what = "the budget is" if "limit" in keys else "[budget] own is" if keys else "channels are"
         against = "" if fit.whole is None else f", {fit.whole:.1%} with every channel"
+        if fit.whole is not None and fit.whole - fit.trained < CLEAR:
+            against += ", and answers fewer of the others"
         larger = f"a larger [budget] {keys}, or " if keys else ""
         told = f"{what} the limit: the network learns {seen}{against}. Try {larger}a longer "
         return told + "[train] settle" + (f"; {slack}" if slack else "")
@@ -80,6 +87,8 @@ def limit_line(
             f"learns {seen} and answers {fit.tested:.1%} of the others. Try more training images"
         )
         told += more + (f", or {smaller}, which may cost little" if smaller else "")
+        if lost == "surely" and keys:  # which every channel has, of the same images
+            told += f", or a larger [budget] {keys} for what pruning lost"
     elif not pruning.prunes:
         return ""
     elif not free:

@@ -13,16 +13,14 @@ import numpy as np
 from prunion.runtime.base import json_of, read_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import BudgetConfig, RunConfig
-from prunion.trainer.score.advice import UNLEARNED, Fit, Limit, limit_line
+from prunion.trainer.score.advice import CLEAR, UNLEARNED, Fit, Limit, Lost, limit_line
 from prunion.trainer.score.losses import Loss, domain_losses, lost_line, mean_loss, normal_of
 from prunion.trainer.score.made_by import MadeBy, comparable, read_made_by
 from prunion.trainer.score.pruning import Pruning, read_pruning
 
 __all__ = ["Learned", "Limit", "Loss", "Verdict", "judge", "read_verdict"]
 
-CLEAR = 0.01  # a point: less than that between shares of training images is not spoken of
 GAP = 0.05  # between training and test images, from which on more images are what is lacking
-LITTLE = 0.05  # that a smaller budget is not advised where more than this may have been lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +101,7 @@ def judge(pruned: Learned, baseline: Learned | None = None) -> Verdict:
     if prunes:
         unknown = [name for name in names if name not in domains and baseline is not None]
         lines.append(lost_line(loss, domains, images, unknown))
-    free = prunes and loss is not None and not _is_lost(loss, lost) and loss.high <= LITTLE
-    lines.append(limit_line(limit, fit, pruned.pruning, pruned.limit, free))
+    lines.append(limit_line(limit, fit, pruned.pruning, pruned.limit, _lost(loss, lost, prunes)))
     if pruned.pruning is not None:
         lines.append(pruned.pruning.cut_line(pruned.limit, pruned.uncut))
     return Verdict(loss, domains, images, limit, tuple(line for line in lines if line))
@@ -129,6 +126,13 @@ def read_verdict(folder: Path, baseline: Path | None = None) -> Verdict | None:
 def _is_lost(loss: Loss | None, lost: Sequence[str]) -> bool:
     """Whether the mean surely lost, or any domain: few images of one hide the others' in a mean."""
     return bool(lost) or (loss is not None and loss.low > 0)
+
+
+def _lost(loss: Loss | None, lost: Sequence[str], prunes: bool) -> Lost:
+    """That fewer channels may do is advised where more than a point is surely not lost already."""
+    if _is_lost(loss, lost):
+        return "surely"
+    return "little" if prunes and loss is not None and loss.high <= CLEAR else "unknown"
 
 
 def _average(values: Mapping[str, float]) -> float | None:
@@ -224,9 +228,6 @@ def _limit(
     if prunes and loss is None:
         return "unknown"
     return "epochs" if fit.is_low else "none"
-
-
-# --- files ----------------------------------------------------------------------------------------
 
 
 def _read(folder: Path) -> Learned | None:

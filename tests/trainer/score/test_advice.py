@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from prunion.trainer.score.pruning import Pruning
@@ -85,3 +86,33 @@ def test_few_images_and_networks_that_learned_nothing_do_not_lack_images() -> No
     assert judge(run).limit == "unknown"  # the budget may be why
     run = learned({"a": bits(2000, 0.6)}, 0.85)
     assert "more training images, and more epochs" in judge(run, run).lines[1]
+
+
+def changed(images: int, lost: int, won: int) -> tuple[np.ndarray, np.ndarray]:
+    """What two networks answer right: all but what one of them alone does."""
+    whole, pruned = np.ones(images, bool), np.ones(images, bool)
+    pruned[:lost], whole[lost : lost + won] = False, False
+    return whole, pruned
+
+
+def test_channels_are_not_called_free_where_points_may_be_lost() -> None:
+    pairs = {name: changed(400, 25, 16) for name in "ab"}
+    whole, pruned = ({name: x[i] for name, x in pairs.items()} for i in (0, 1))
+    found = judge(learned(pruned, 1.0), learned(whole, 1.0))
+    assert found.loss is not None and found.loss.low <= 0 and found.loss.high > 0.03
+    assert "channels are not" not in " ".join(found.lines)
+    assert SMALLER not in " ".join(found.lines)
+
+
+def test_a_loss_is_no_reason_to_say_that_the_network_learns_as_much() -> None:
+    whole, pruned = changed(1000, 80, 20)
+    found = judge(learned({"a": pruned}, 0.93), learned({"a": whole}, 0.93))
+    assert found.limit == "budget"
+    assert "93.0% with every channel, and answers fewer of the others" in found.lines[1]
+
+
+def test_where_images_are_the_limit_a_sure_loss_is_not_passed_over() -> None:
+    whole, pruned = {"a": bits(4000, 0.80)}, {"a": bits(4000, 0.75)}
+    found = judge(learned(pruned, 0.995), learned(whole, 0.995))
+    assert found.limit == "data"
+    assert "or a larger [budget] limit for what pruning lost" in found.lines[1]

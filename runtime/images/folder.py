@@ -12,7 +12,7 @@ import numpy as np
 from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
-from prunion.runtime.images.image_set import ImageCheck, decode_image, file_mark
+from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
 
 __all__ = ["folder_images", "open_folder"]
@@ -43,7 +43,6 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
     labels = [name for name, own in found.items() for _ in own]
     check = ImageCheck(orientation)
     check.check(paths, list(map(str, paths)))
-    stats = [path.stat() for path in paths]
     return Split(
         labels=labels,
         names=tuple(names),
@@ -55,7 +54,6 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
             f"{folder / name} holds no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})",
             "remove the folder",
         ),
-        marks=np.array([file_mark(x) for x in stats], np.int64),
         prints=np.array(check.prints, np.int64),
     )
 

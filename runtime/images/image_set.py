@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,6 @@ __all__ = [
     "ImageSet",
     "decode_image",
     "digest_of",
-    "file_mark",
     "same_images",
     "set_digest",
 ]
@@ -38,15 +36,16 @@ class ImageSet:
 
     Attributes:
         digest: tells the set from others, as far as opening it has seen them: `set_digest`.
-        marks: int64 `[N]`, equal where two are the same file or bytes; None where nobody knows.
         prints: int64 `[N]`, of each image's bytes; None where nobody has read them.
+        marks: int64 `[N]`, equal where two are the same image as far as can be told without their
+            bytes; None where `prints` tell, or nobody knows.
     """
 
     labels: np.ndarray
     read: Callable[[int], Image.Image]
     digest: str = ""
-    marks: np.ndarray | None = None
     prints: np.ndarray | None = None
+    marks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,7 +56,7 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices`, in that order."""
-        marks, prints = (None if x is None else x[indices] for x in (self.marks, self.prints))
+        prints, marks = (None if x is None else x[indices] for x in (self.prints, self.marks))
         labels, kind = self.labels[indices], self.digest.partition(":")[0]
         return ImageSet(
             labels,
@@ -65,8 +64,8 @@ class ImageSet:
             f"{kind}:{digest_of([self.digest, indices.tobytes().hex()])}"
             if prints is None
             else set_digest(labels, prints),
-            marks,
             prints,
+            marks,
         )
 
     def relabelled(self, labels: np.ndarray) -> ImageSet:
@@ -74,25 +73,27 @@ class ImageSet:
         digest = self.digest if self.prints is None else set_digest(labels, self.prints)
         return replace(self, labels=labels, digest=digest)
 
+    @property
+    def same(self) -> np.ndarray | None:
+        """int64 `[N]`, equal for the same image; None where nobody knows."""
+        return self.marks if self.prints is None else self.prints
+
     def again(self) -> tuple[int, int]:
         """How many images are in it once more, and how many of those with another label."""
-        if self.marks is None:
+        same = self.same
+        if same is None:
             return 0, 0
-        _, place = np.unique(self.marks, return_inverse=True)
+        _, place = np.unique(same, return_inverse=True)
         pairs = np.unique(np.stack([place.reshape(-1), self.labels]), axis=1)
         images = len(np.unique(place))
         return len(self) - images, pairs.shape[1] - images
 
     def also_in(self, other: ImageSet) -> int:
         """How many of its images are another set's too, as far as anybody knows."""
-        if self.marks is None or other.marks is None:
-            return 0
-        return int(np.isin(self.marks, other.marks).sum())
-
-
-def file_mark(stat: os.stat_result, *more: int) -> int:
-    """What tells a file, or a part of one, from all others: links to it are the same one."""
-    return hash((stat.st_dev, stat.st_ino, *more))
+        for own, others in ((self.prints, other.prints), (self.marks, other.marks)):
+            if own is not None and others is not None:
+                return int(np.isin(own, others).sum())
+        return 0
 
 
 def set_digest(labels: np.ndarray, prints: np.ndarray | None) -> str:

@@ -36,7 +36,7 @@ class Split:
         skipped: what was passed over and why, with how many.
         met: images that the network gets otherwise than they are stored, and how, with how many.
         empty: what is wrong with a class of `names` that has no image, and what to do but add some.
-        marks, prints: as of an `ImageSet`.
+        prints, marks: as of an `ImageSet`.
     """
 
     labels: Sequence[Any]
@@ -46,13 +46,13 @@ class Split:
     skipped: Mapping[str, int] = field(default_factory=dict)
     met: Mapping[str, int] = field(default_factory=dict)
     empty: Callable[[str], tuple[str, str]] | None = None
-    marks: np.ndarray | None = None
     prints: np.ndarray | None = None
+    marks: np.ndarray | None = None
 
     def numbered(self, numbers: np.ndarray) -> ImageSet:
         """The images with the places of their labels among the classes, int64 `[N]`."""
         digest = set_digest(numbers, self.prints)
-        return ImageSet(numbers, self.read, digest, self.marks, self.prints)
+        return ImageSet(numbers, self.read, digest, self.prints, self.marks)
 
 
 def number_labels(

@@ -72,7 +72,6 @@ def open_parquet(
         read=lambda index: decode_image(store[index], rows.name(index), orientation),
         place=rows.name,
         met=check.met,
-        marks=prints,
         prints=prints,
     )
 

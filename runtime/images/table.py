@@ -14,7 +14,7 @@ import numpy as np
 
 from prunion.runtime.base import Orientation, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images.image_set import ImageCheck, decode_image, file_mark
+from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["TABLE_SUFFIXES", "are_tables", "open_tables"]
@@ -47,7 +47,9 @@ def open_tables(
     rows = [row for path in paths for row in _rows(path, columns)]
     if not rows:
         raise DataError(f"{paths[0]} names no images: give a table with rows")
-    stats, labels = [_stat(row) for row in rows], [row.label for row in rows]
+    for row in rows:
+        _check_file(row)
+    labels = [row.label for row in rows]
     check = ImageCheck(orientation)
     check.check([row.image for row in rows], [row.place for row in rows])
     return Split(
@@ -56,7 +58,6 @@ def open_tables(
         read=lambda index: decode_image(rows[index].image, rows[index].place, orientation),
         place=lambda index: rows[index].place,
         met=check.met,
-        marks=np.array([file_mark(x) for x in stats], np.int64),
         prints=np.array(check.prints, np.int64),
     )
 
@@ -176,8 +177,8 @@ def _check_columns(place: Path | str, head: list[str], columns: tuple[str, str])
         )
 
 
-def _stat(row: _Row) -> os.stat_result:
-    """Of an image's file, which must be a regular one: a pipe would never end."""
+def _check_file(row: _Row) -> None:
+    """Raise DataError where an image's file is no regular one: a pipe would never end."""
     try:
         found = row.image.stat()
     except (OSError, ValueError) as exc:
@@ -187,4 +188,3 @@ def _stat(row: _Row) -> os.stat_result:
         ) from None
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{row.place} is no file: correct the path, or remove the row")
-    return found

@@ -25,7 +25,7 @@ import numpy as np
 from prunion.runtime.base import BoundedTar, Orientation, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES
-from prunion.runtime.images.image_set import ImageCheck, decode_image, file_mark
+from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["are_tars", "open_tars"]
@@ -79,7 +79,6 @@ def open_tars(
         place=held.place,
         skipped=skipped,
         met=check.met,
-        marks=np.array(held.marks, np.int64),
         prints=np.array(check.prints, np.int64),
     )
 
@@ -111,15 +110,12 @@ class _Held:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     names: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))  # of names
-    marks: array[int] = field(default_factory=lambda: array("q"))
-    stat: Any = None  # of the shard that was begun last
 
     def begin(self, path: Path, first: int) -> mmap.mmap:
         """Map a shard, whose first image is number `first`."""
         try:
             with path.open("rb") as file:
                 view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self.stat = os.fstat(file.fileno())
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: correct the path") from None
         except (OSError, ValueError) as exc:  # an empty file cannot be mapped
@@ -134,7 +130,6 @@ class _Held:
         self.sizes.append(file.size)
         self.names += file.name.encode()
         self.ends.append(len(self.names))
-        self.marks.append(file_mark(self.stat, file.start))
 
     def check(self, check: ImageCheck, begin: int) -> None:
         """Check the images from number `begin` on."""

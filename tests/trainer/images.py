@@ -30,9 +30,10 @@ def encoded(number: int, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
-def write_folders(root: Path, counts: dict[str, int], kind: str = "png") -> Path:
-    """`root/CLASS/0000.png`, so many of each class."""
-    number = 0
+def write_folders(
+    root: Path, counts: dict[str, int], kind: str = "png", *, number: int = 0
+) -> Path:
+    """`root/CLASS/0000.png`, so many of each class, of pictures from `number` on."""
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for index in range(count):

@@ -208,7 +208,7 @@ def _check_counts(
     if not len(test) and config.holdout:
         raise DataError(
             f"{where} has no test images: holdout leaves each class one to learn, and none has a "
-            "second; give test images, or more of a class"
+            "second; give test images, or more of a class (copies of one are one)"
         )
     if not len(test):
         raise DataError(f"{where} has no test images: give some, or holdout = 0.2 in their place")

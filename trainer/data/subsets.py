@@ -10,7 +10,10 @@ __all__ = ["held_out", "limited"]
 
 
 def held_out(images: ImageSet, share: float, seed: list[int]) -> tuple[ImageSet, ImageSet]:
-    """Split off a share of each class, at least one image where there are two."""
+    """Split off a share of each class, at least one image where there are two.
+
+    Of an image that is there again no copy is held out while another stays: it would be known.
+    """
     rng = np.random.default_rng(seed)
     test: list[int] = []
     for members in _shuffled_classes(images, rng):
@@ -19,6 +22,8 @@ def held_out(images: ImageSet, share: float, seed: list[int]) -> tuple[ImageSet,
             test += members[:count].tolist()
     held = np.zeros(len(images), bool)
     held[test] = True
+    if images.same is not None:
+        held &= ~np.isin(images.same, images.same[~held])
     return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
 
 

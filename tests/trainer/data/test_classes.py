@@ -139,7 +139,7 @@ def test_a_class_may_be_missing_from_the_test_set(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train = write_folders(tmp_path / "train", {"0": 4, "180": 4, "270": 4, "90": 4})
-    test = write_folders(tmp_path / "test", {"0": 2, "270": 2, "90": 2})
+    test = write_folders(tmp_path / "test", {"0": 2, "270": 2, "90": 2}, number=20)
     for _ in range(2):
         config = DomainConfig("d", train=(str(train),), test=(str(test),))
         with caplog.at_level(logging.INFO, "prunion"):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
+import pytest
+
+from prunion.runtime.errors import DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain
 from tests.trainer.images import encoded, open_files, write_folders, write_parquet
@@ -19,10 +23,10 @@ def remarks(train: Path, test: Path, **options: object) -> list[str]:
     return found
 
 
-def shard(path: Path) -> Path:
+def shard(path: Path, first: int = 0) -> Path:
     """Four samples of two classes."""
     with tarfile.open(path, "w") as tar:
-        for number in range(4):
+        for number in range(first, first + 4):
             for ending, data in (("png", encoded(number)), ("cls", b"%d" % (number % 2))):
                 about = tarfile.TarInfo(f"{number}.{ending}")
                 about.size = len(data)
@@ -38,7 +42,7 @@ def test_a_set_that_is_both_is_told(tmp_path: Path) -> None:
 
 def test_links_are_the_same_image(tmp_path: Path) -> None:
     train = write_folders(tmp_path / "train", {"ant": 3, "bee": 3})
-    test = write_folders(tmp_path / "test", {"ant": 1, "bee": 1})
+    test = write_folders(tmp_path / "test", {"ant": 1, "bee": 1}, number=10)
     os.symlink(train / "ant" / "0001.png", test / "ant" / "more.png")
     os.link(train / "bee" / "0002.png", test / "bee" / "more.png")
     assert remarks(train, test) == [CROSSED]
@@ -66,21 +70,41 @@ def test_the_same_bytes_in_parquet(tmp_path: Path) -> None:
     images[2:] = [encoded(7), encoded(8)]
     test = write_parquet(tmp_path / "b.parquet", [0, 1, 0, 1], ["ant", "bee"], images)
     assert remarks(train, test) == [CROSSED]
-    # What is held out is compared with what stays.
-    write_parquet(train, [0, 1] * 3, ["ant", "bee"], [encoded(i) for i in (0, 1)] * 3)
-    config = DomainConfig("d", train=(str(train),), holdout=0.3)
-    told, crossed = open_domain(config, 0).found["remarks"]
-    assert told == "2 train images are there once more"
-    assert crossed.startswith("2 of 2 test images are training images too")
 
 
-def test_the_same_shard(tmp_path: Path) -> None:
+def test_no_copy_is_held_out_while_another_stays(tmp_path: Path) -> None:
+    train = write_folders(tmp_path / "train", {"ant": 8, "bee": 8})
+    for path in list(train.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    for seed in range(5):
+        domain = open_domain(DomainConfig("d", train=(str(train),), holdout=0.5), seed)
+        assert len(domain.test) and not domain.test.also_in(domain.train)
+        assert not [x for x in domain.found["remarks"] if "training images too" in x]
+
+
+def test_what_is_there_only_as_copies_cannot_be_held_out(tmp_path: Path) -> None:
+    images = [encoded(i) for i in (0, 1)] * 3
+    train = write_parquet(tmp_path / "a.parquet", [0, 1] * 3, ["ant", "bee"], images)
+    with pytest.raises(DataError, match=r"none has a second; .*copies of one are one"):
+        open_domain(DomainConfig("d", train=(str(train),), holdout=0.3), 0)
+
+
+def test_the_same_bytes_in_shards(tmp_path: Path) -> None:
     train = shard(tmp_path / "train.tar")
-    assert remarks(train, train)[0].startswith("4 of 4 test images are training images too")
-    assert remarks(train, shard(tmp_path / "test.tar")) == []  # copies are not compared
+    for test in (train, shard(tmp_path / "test.tar")):
+        assert remarks(train, test)[0].startswith("4 of 4 test images are training images too")
+    assert remarks(train, shard(tmp_path / "other.tar", 4)) == []
+
+
+def test_copies_in_folders(tmp_path: Path) -> None:
+    train = write_folders(tmp_path / "train", {"ant": 3, "bee": 3})
+    test = write_folders(tmp_path / "test", {"ant": 1, "bee": 1}, number=10)
+    shutil.copy(train / "ant" / "0001.png", test / "ant" / "more.png")
+    shutil.copy(train / "bee" / "0002.png", test / "bee" / "more.png")
+    assert remarks(train, test) == [CROSSED]
 
 
 def test_sets_without_repeats_have_no_remark(tmp_path: Path) -> None:
     train = write_folders(tmp_path / "train", {"ant": 3, "bee": 3})
-    test = write_folders(tmp_path / "test", {"ant": 1, "bee": 1})  # other files, if like ones
+    test = write_folders(tmp_path / "test", {"ant": 1, "bee": 1}, number=10)
     assert remarks(train, test) == []

@@ -74,7 +74,6 @@ def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation 
         read=read,
         place=place,
         met=check.met,
-        marks=prints,
         prints=prints,
     )
 

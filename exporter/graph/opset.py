@@ -41,8 +41,9 @@ def restate(model: onnx.ModelProto, opset: int, ir: int | None = None) -> None:
         raise
     except Exception as exc:  # onnx has several unrelated error types
         reason = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
+        fix = "choose a later one" if opset < EXPORTED_FROM else "please report this network"
         raise UnsupportedGraphError(
-            f"the graph cannot be written in opset {opset} ({reason}): choose a later one"
+            f"the graph cannot be written in opset {opset} ({reason}): {fix}"
         ) from None
 
 

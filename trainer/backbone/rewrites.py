@@ -17,6 +17,13 @@ BROADCASTS = frozenset("expand expand_as broadcast_to".split())
 # What takes its sizes from another tensor, as what has them written out.
 OF_ANOTHER = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
 aten = torch.ops.aten
+# The same function by another name.
+ALIASES = {
+    aten.max.other: aten.maximum.default,
+    aten.min.other: aten.minimum.default,
+    aten.clip.default: aten.clamp.default,
+    aten.clip.Tensor: aten.clamp.Tensor,
+}
 
 
 def inline_regions(module: fx.GraphModule) -> None:
@@ -59,6 +66,7 @@ def rewrite(module: fx.GraphModule) -> None:
     one is left, would go with them.
     """
     for node in list(module.graph.nodes):
+        node.target = ALIASES.get(node.target, node.target)
         name = op_name(node)
         if name in BROADCASTS:
             _drop_broadcast(node)

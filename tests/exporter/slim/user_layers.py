@@ -249,6 +249,11 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         net(lambda m, x: torch.cat([x, torch.ones_like(x[:, :1])], 1), 9),
         WHOLE,
     ),
+    "a maximum of two, clipped": (
+        net(lambda m, x: torch.clip(torch.max(x, m.a(x)), 0, 4), a=bare),
+        EXACT,
+    ),
+    "a minimum of two": (net(lambda m, x: torch.min(x, m.a(x)), a=bare), EXACT),
     "writing into parts": (net(masked_in_parts), EXACT),
     "in place": (net(lambda m, x: m.a(x).add_(x).relu_(), a=bare), EXACT),
     "ConvNeXt's block": (part(Mixer), WHOLE),

@@ -118,6 +118,8 @@ KEEPS_ZERO = frozenset(
 )
 LAYOUT = frozenset(name for name, handler in HANDLERS.items() if handler is layout)
 
+RECURRENT = frozenset("gru lstm rnn_tanh rnn_relu".split())
+
 # Why some operations need all channels: with one off they change the others.
 MIXES = {
     "layer_norm": "it normalises over the channels: one that is off would change all others",
@@ -158,6 +160,11 @@ def _follow(flow: Flow, node: fx.Node, batch: str) -> Any:
     if isinstance(made, int | float | torch.SymInt | torch.SymFloat):
         return _number(flow, node)
     name = op_name(node)
+    if name in RECURRENT:  # several outputs, and weights that no count knows
+        raise UnsupportedGraphError(
+            f"node {node.name}: recurrent layers are not followed: end the backbone before it "
+            "([backbone] cut), or take a mean over the sequence in its place"
+        )
     reason = _off_batch(node, batch) if name in HANDLERS else _unknown(node)
     for _ in range(2):  # again where what arrives is whole
         if reason is not None:

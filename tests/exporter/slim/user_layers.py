@@ -272,6 +272,15 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         WHOLE,
     ),
+    "a GRU": (
+        net(
+            lambda m, x: m.g(x.flatten(2).mT)[0].mean(1),
+            6,
+            False,
+            g=lambda: nn.GRU(8, 6, batch_first=True),
+        ),
+        "recurrent layers are not followed",
+    ),
     # --- what a network returns ---
     "a tuple": (net(lambda m, x: (x.mean((2, 3)), x), end=False), EXACT),
     "a dict": (net(lambda m, x: {"aux": x, "logits": x.mean((2, 3))}, end=False), EXACT),

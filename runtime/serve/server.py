@@ -23,7 +23,7 @@ import uvicorn
 from prunion.runtime.base import Precision
 from prunion.runtime.batching import make_tracing
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.runtime.serve.guard import Gate, read_keys
+from prunion.runtime.serve.guard import ApiKeys, Gate, read_keys
 from prunion.runtime.serve.http.app import http_app
 from prunion.runtime.serve.http.connections import protocol_of
 from prunion.runtime.serve.http.door import Door
@@ -97,13 +97,38 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in STOP:
         on_signal(loop, name, stop.set)
-    tracing = make_tracing(options.otlp)
-    service = Service(load_model(bundle, options.load), options, tracing)
-    service.start()
-    gc.collect()
-    gc.freeze()  # what is here now stays: looking through it again would hold up requests
-    gate = Gate(options.limits.requests, options.limits.client_requests)
+    # Wrong keys and a port in use are told before the model is loaded, which takes its time.
     keys = None if options.api_keys is None else read_keys(options.api_keys)
+    with contextlib.ExitStack() as held:
+        listening: socket.socket | None = None
+        if options.uds is None:
+            listening = bind_port(options.host, port, shared=options.workers > 1)
+            held.enter_context(listening)
+        tracing = make_tracing(options.otlp)
+        service = Service(load_model(bundle, options.load), options, tracing)
+        try:
+            service.start()
+            gc.collect()
+            gc.freeze()  # what is here now stays: looking through it again would hold up requests
+            await _answer(service, bundle, listening, keys, stop, begun)
+        except BaseException:
+            service.close()  # a thread that computes while the process ends would abort it
+            raise
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
+
+
+async def _answer(
+    service: Service,
+    bundle: Path | str,
+    bound: socket.socket | None,
+    keys: ApiKeys | None,
+    stop: asyncio.Event,
+    begun: float,
+) -> None:
+    """Answer until told to stop, at a port that is `bound` or a Unix socket."""
+    options, loop = service.options, asyncio.get_running_loop()
+    gate = Gate(options.limits.requests, options.limits.client_requests)
     tasks: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
@@ -114,10 +139,10 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     if hasattr(signal, "SIGHUP"):
         on_signal(loop, signal.SIGHUP, reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-    if options.uds is None:
-        listening = bind_port(options.host, port, shared=options.workers > 1)
-    else:
-        listening = bind_path(options.uds)
+    if bound is None:
+        assert options.uds is not None
+        bound = bind_path(options.uds)
+    listening = bound
     listening.listen(BACKLOG)
     socket_file = None if options.uds is None else file_identity(options.uds)
     http = _Http(_config(service, gate, keys))
@@ -144,8 +169,6 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     await _drain(service, http, rpc, running)
     if options.uds is not None and file_identity(options.uds) == socket_file:
         options.uds.unlink(missing_ok=True)  # else it is another server's by now
-    if tracing is not None:
-        await asyncio.to_thread(tracing.close)
 
 
 async def _drain(

@@ -171,3 +171,22 @@ def test_options_that_do_not_fit_are_refused(
     done = CliRunner().invoke(cli, ["serve", str(bundle_path), "--port", "0", *options])
     assert done.exit_code in (1, 2)
     assert text in done.output + capfd.readouterr().err
+
+
+def test_what_is_wrong_once_a_model_is_loaded_ends_in_one_line(
+    bundle_path: Path, tmp_path: Path
+) -> None:
+    """Threads that still compute while a process ends abort it: not every time, so more than once.
+
+    Each option is refused at another moment.
+    """
+    file = tmp_path / "file"
+    file.write_text("no key\x00", "utf-8")
+    for option, value in (("--keep", "nobody"), ("--uds", file), ("--api-keys", file)) * 2:
+        command = [*COMMAND, "serve", bundle_path, "--port", "0", option, value]
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, timeout=LONG, check=False
+        )
+        errors = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+        assert done.returncode == 1 and len(errors) == 1, (option, done.stderr)
+        assert "terminate called" not in done.stderr

@@ -11,15 +11,16 @@ images. So each level is resampled on its own, images within their domain, their
 to the level's own variance (Carpenter, Goldstein and Rasbash 2003, "A novel bootstrap procedure for
 assessing the relationship between class size and achievement", JRSS C 52): plain resampling of both
 levels would count the noise of a single answer twice. A handful of seeds is too few to resample:
-how far their mean may be off is Student's t. Where each seed held out images of its own, how seeds
-differ tells of both, and images are not resampled on top.
+how far their mean may be off is Student's t. Nothing is drawn: both parts' distributions are known,
+and are added on a grid (`interval.py`), so that rows compared the other way round are told the same
+with the sign turned. Where each seed held out images of its own, how seeds differ tells of both,
+and images are not resampled on top.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 import click
 import numpy as np
 
+from prunion.benchmarks.learning.interval import image_interval, seed_interval
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
 
@@ -43,8 +45,6 @@ __all__ = [
     "unpacked",
 ]
 
-DRAWS = 20_000
-LEVEL = 0.95
 Line = dict[str, Any]
 
 
@@ -107,9 +107,9 @@ def compare(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | None:
         [_gains(mine[seed], other[seed], name) for seed in common] for name in first["images"]
     ]
     if apart and len(common) > 1:
-        low, high = _ends(_seeds_redrawn(_by_seed(differences), np.random.default_rng(0)))
+        low, high = seed_interval(_by_seed(differences))
     else:
-        low, high = _interval([np.stack(each) for each in differences])
+        low, high = image_interval([np.stack(each) for each in differences])
     mean = float(_by_seed(differences).mean())
     return Difference(mean, mean + low, mean + high, len(common), sum(first["images"].values()))
 
@@ -193,47 +193,6 @@ def label_of(line: Line) -> str:
     """A line's key without backbone and seed: the row, and what was set for it."""
     _, name, _, *extra = line["key"].split(".")
     return ".".join([name, *extra])
-
-
-def _interval(differences: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Ends of the interval around the mean, from differences `[S, N]` of each domain."""
-    draw = np.random.default_rng(0)
-    total = np.zeros(DRAWS)
-    for each in differences:
-        total += _images_resampled(each, draw) / len(differences)
-    return _ends(total + _seeds_redrawn(_by_seed(differences), draw))
-
-
-def _ends(total: np.ndarray) -> tuple[float, float]:
-    # Basic bootstrap: how far a resample lies above the mean, the mean may lie above the truth.
-    low, high = np.quantile(-total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _images_resampled(each: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Deviations of a domain's mean under other images, from `[S, N]`: `[DRAWS]`.
-
-    Only what the seeds agree on counts; what one seed answers by chance is in the seeds' spread.
-    """
-    seeds, count = each.shape
-    image = each.mean(0)
-    spread, agreed = image.var(ddof=1) if count > 1 else 0.0, 1.0
-    if seeds > 1 and spread > 0:
-        chance = each - image - each.mean(1, keepdims=True) + each.mean()
-        noise = (chance**2).sum() / ((seeds - 1) * (count - 1))
-        agreed = math.sqrt(max(0.0, 1 - noise / seeds / spread))
-    values, times = np.unique(image, return_counts=True)
-    resampled = draw.multinomial(count, times / count, size=DRAWS) @ values / count
-    return np.asarray(agreed * (resampled - image.mean()))
-
-
-def _seeds_redrawn(seed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Deviations of the mean of `[S]` under other seeds, `[DRAWS]`; none where there is one."""
-    count = len(seed)
-    if count < 2:
-        return np.zeros(DRAWS)
-    error = seed.std(ddof=1) / math.sqrt(count)
-    return np.asarray(error * draw.standard_t(count - 1, DRAWS))
 
 
 @click.command(cls=OneLineCommand)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.learning import paired
+from prunion.benchmarks.learning import interval
 from prunion.benchmarks.learning.paired import compare, main, packed, unpacked
 from prunion.benchmarks.learning.table import table
 
@@ -140,7 +140,7 @@ def test_the_interval_holds_the_truth(
     seeds: int, spread: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In about 95 of 100 experiments; 200 of them tell that to two points."""
-    monkeypatch.setattr(paired, "DRAWS", 2000)
+    monkeypatch.setattr(interval, "POINTS", 512)
     draw, held = np.random.default_rng(0), 0
     for _ in range(200):
         pairs = {f"d{n}": answers(draw, seeds, n, 0.01, spread) for n in (200, 500)}

@@ -23,15 +23,17 @@ import uvicorn
 from prunion.runtime.base import Precision
 from prunion.runtime.batching import make_tracing
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.runtime.serve.guard import ApiKeys, Gate, read_keys
+from prunion.runtime.serve.guard import Gate, read_keys
 from prunion.runtime.serve.http.app import http_app
 from prunion.runtime.serve.http.connections import protocol_of
 from prunion.runtime.serve.http.door import Door
 from prunion.runtime.serve.listening.addresses import (
     bind_path,
     bind_port,
+    check_path,
     file_identity,
     hold_port,
+    listen,
 )
 from prunion.runtime.serve.listening.signals import hangup_held_back, on_signal
 from prunion.runtime.serve.listening.workers import run_workers, what_lies
@@ -97,78 +99,89 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in STOP:
         on_signal(loop, name, stop.set)
-    # Wrong keys and a port in use are told before the model is loaded, which takes its time.
-    keys = None if options.api_keys is None else read_keys(options.api_keys)
-    with contextlib.ExitStack() as held:
-        listening: socket.socket | None = None
-        if options.uds is None:
-            listening = bind_port(options.host, port, shared=options.workers > 1)
-            held.enter_context(listening)
-        tracing = make_tracing(options.otlp)
-        service = Service(load_model(bundle, options.load), options, tracing)
-        try:
-            service.start()
-            gc.collect()
-            gc.freeze()  # what is here now stays: looking through it again would hold up requests
-            await _answer(service, bundle, listening, keys, stop, begun)
-        except BaseException:
-            service.close()  # a thread that computes while the process ends would abort it
-            raise
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
-
-
-async def _answer(
-    service: Service,
-    bundle: Path | str,
-    bound: socket.socket | None,
-    keys: ApiKeys | None,
-    stop: asyncio.Event,
-    begun: float,
-) -> None:
-    """Answer until told to stop, at a port that is `bound` or a Unix socket."""
-    options, loop = service.options, asyncio.get_running_loop()
     gate = Gate(options.limits.requests, options.limits.client_requests)
+    async with contextlib.AsyncExitStack() as held:
+        # What is wrong with the keys or the address is told before the bundle takes its time.
+        keys = None if options.api_keys is None else read_keys(options.api_keys)
+        listening = None if options.uds is not None else _bound(options, port)
+        if listening is not None:
+            held.callback(listening.close)
+        if options.uds is not None:
+            check_path(options.uds)
+        tracing = make_tracing(options.otlp)
+        if tracing is not None:
+            held.push_async_callback(asyncio.to_thread, tracing.close)
+        service = Service(load_model(bundle, options.load), options, tracing)
+        # However this ends: a session that a thread still makes would abort the process.
+        held.push_async_callback(asyncio.to_thread, service.close)
+        service.start()
+        gc.collect()
+        gc.freeze()  # what is here now stays: looking through it again would hold up requests
+        _follow_hangups(loop, service, Path(bundle))
+        if options.uds is not None:
+            listening = bind_path(options.uds)
+            held.callback(_remove_socket, options.uds, file_identity(options.uds))
+            held.callback(listening.close)
+        assert listening is not None
+        listen(listening, BACKLOG)
+        http = _Http(_config(service, gate, keys))
+        rpc: Any = None
+        where: dict[str, int | Path] = {
+            "http": listening.getsockname()[1] if options.uds is None else options.uds
+        }
+        if options.grpc_port is not None:
+            from prunion.runtime.serve.grpc.server import make_grpc_server
+
+            rpc, where["grpc"] = make_grpc_server(service, gate, keys)
+            await rpc.start()
+        running = asyncio.ensure_future(http.serve(sockets=[listening]))
+        logger.info(
+            "serving %s on %s, %s, after %.1f s",
+            service.serving.name,
+            options.host,
+            ", ".join(f"{name} {number}" for name, number in where.items()),
+            time.perf_counter() - begun,
+        )
+        _notify("READY=1")
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await _drain(service, http, rpc, running)
+
+
+def _bound(options: ServeOptions, port: int) -> socket.socket:
+    """The socket of HTTP, which has its port and does not listen yet. Raises ConfigError.
+
+    That of gRPC, which listens at once, is tried only.
+    """
+    found = bind_port(options.host, port, shared=options.workers > 1)
+    if options.grpc_port and options.workers == 1:  # several hold theirs
+        try:
+            bind_port(options.host, options.grpc_port, "grpc-port").close()
+        except ConfigError:
+            found.close()
+            raise
+    return found
+
+
+def _follow_hangups(loop: asyncio.AbstractEventLoop, service: Service, bundle: Path) -> None:
+    """Serve the bundle that lies there, whenever a SIGHUP comes."""
+    if not hasattr(signal, "SIGHUP"):
+        return
     tasks: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
-        task = asyncio.ensure_future(_reloaded(service, Path(bundle)))
+        task = asyncio.ensure_future(_reloaded(service, bundle))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    if hasattr(signal, "SIGHUP"):
-        on_signal(loop, signal.SIGHUP, reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-    if bound is None:
-        assert options.uds is not None
-        bound = bind_path(options.uds)
-    listening = bound
-    listening.listen(BACKLOG)
-    socket_file = None if options.uds is None else file_identity(options.uds)
-    http = _Http(_config(service, gate, keys))
-    rpc: Any = None
-    where: dict[str, int | Path] = {
-        "http": listening.getsockname()[1] if options.uds is None else options.uds
-    }
-    if options.grpc_port is not None:
-        from prunion.runtime.serve.grpc.server import make_grpc_server
+    on_signal(loop, signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
-        rpc, where["grpc"] = make_grpc_server(service, gate, keys)
-        await rpc.start()
-    running = asyncio.ensure_future(http.serve(sockets=[listening]))
-    logger.info(
-        "serving %s on %s, %s, after %.1f s",
-        service.serving.name,
-        options.host,
-        ", ".join(f"{name} {number}" for name, number in where.items()),
-        time.perf_counter() - begun,
-    )
-    _notify("READY=1")
-    stopped = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    await _drain(service, http, rpc, running)
-    if options.uds is not None and file_identity(options.uds) == socket_file:
-        options.uds.unlink(missing_ok=True)  # else it is another server's by now
+
+def _remove_socket(path: Path, identity: tuple[int, int] | None) -> None:
+    """Unless it is another server's by now."""
+    if file_identity(path) == identity:
+        path.unlink(missing_ok=True)
 
 
 async def _drain(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 
 from prunion.runtime.errors import ConfigError
 
-__all__ = ["bind_path", "bind_port", "file_identity", "hold_port"]
+__all__ = ["bind_path", "bind_port", "check_path", "file_identity", "hold_port", "listen"]
 
 
 def bind_port(
@@ -33,8 +34,19 @@ def bind_port(
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         found.bind((host, port))
+    except (socket.gaierror, UnicodeError) as exc:  # no such name, or none that could be one
+        found.close()
+        reason = getattr(exc, "strerror", None) or "it is no host's name"
+        raise ConfigError(
+            f"cannot listen on {host} ({reason}): choose another --host, an address of this machine"
+        ) from None
     except OSError as exc:
         found.close()
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"cannot listen on {host} ({exc.strerror}): choose another --host, an address of "
+                "this machine"
+            ) from None
         raise ConfigError(
             f"cannot listen on {host} port {port} ({exc.strerror}): choose another --{option}"
         ) from None
@@ -61,20 +73,53 @@ def bind_path(path: Path) -> socket.socket:
 
     Who may write to it may ask, as its folder and the process's umask say.
     """
+    check_path(path)
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():  # what a process left behind that was killed
-            with suppress(ConnectionRefusedError):
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-                    other.connect(str(path))
-                raise OSError(errno.EADDRINUSE, "a server listens there")
             path.unlink()
         found.bind(str(path))
     except OSError as exc:
         found.close()
-        reason = exc.strerror or exc
-        raise ConfigError(f"cannot listen on {path} ({reason}): choose another --uds") from None
+        raise _no_path(path, exc.strerror or exc) from None
     return found
+
+
+def check_path(path: Path) -> None:
+    """Look whether a Unix socket may take a path; nothing is changed. Raises ConfigError."""
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                other.connect(str(path))
+            raise _no_path(path, "a server listens there")
+        if path.exists() or path.is_symlink():
+            raise _no_path(path, os.strerror(errno.EADDRINUSE))
+        if not path.parent.is_dir():
+            raise _no_path(path, os.strerror(errno.ENOENT))
+    except ConnectionRefusedError:
+        return
+    except OSError as exc:
+        raise _no_path(path, exc.strerror or exc) from None
+
+
+def listen(bound: socket.socket, backlog: int) -> None:
+    """Have a socket that has its address listen there. Raises ConfigError if another does by now.
+
+    Where neither shares, two may have a port, and the first one listens.
+    """
+    try:
+        bound.listen(backlog)
+    except OSError as exc:
+        name = bound.getsockname()
+        if bound.family not in (socket.AF_INET, socket.AF_INET6):
+            raise _no_path(name, exc.strerror) from None
+        raise ConfigError(
+            f"cannot listen on {name[0]} port {name[1]} ({exc.strerror}): choose another --port"
+        ) from None
+
+
+def _no_path(path: Path | str, reason: object) -> ConfigError:
+    return ConfigError(f"cannot listen on {path} ({reason}): choose another --uds")
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:

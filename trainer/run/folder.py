@@ -96,15 +96,28 @@ def check_folder(
     if resume and folder.exists():
         _check_resumable(folder)
     elif folder.exists() and any(folder.iterdir()) and not force:
-        raise PrunionError(
-            f"{folder} already holds a run: pass --resume to go on with it, --force to start "
-            "again, or -o for another place"
-        )
+        raise PrunionError(_why_taken(folder))
     # The run file in a run's folder is a copy that stays.
     read = [] if resume else [x for x in inputs if Path(x) != folder / RUN_FILE]
     check_output(folder, force=True, wrote=_any if resume else foreign_to_run, inputs=read)
     if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder} may not be written: choose another place with -o")
+
+
+def _why_taken(folder: Path) -> str:
+    """Why a run may not begin in a folder that is not empty, and what may be done there."""
+    foreign, log = foreign_to_run(folder), folder / "metrics.jsonl"
+    if not foreign:
+        return (
+            f"{folder} already holds a run: pass --resume to go on with it, --force to start "
+            "again, or -o for another place"
+        )
+    if (folder / "state.safetensors").is_file() or (log.is_file() and _is_own(log)):
+        return (
+            f"{folder} already holds a run, and {foreign} beside it: pass --resume to go on with "
+            "it, or -o for another place"
+        )
+    return f"{folder} holds no run and is not empty (it {foreign}): choose another place with -o"
 
 
 def foreign_to_run(folder: Path) -> str:
@@ -201,7 +214,9 @@ def _check_resumable(folder: Path) -> None:
         known = (*FILES, *FOLDERS, *KEPT, RUN_FILE)
         others = [p.name for p in folder.iterdir() if p.name not in known]
         if any(not name.startswith(".") for name in others) or (folder / "checkpoint").exists():
-            raise PrunionError(f"{folder} holds no state.safetensors to resume from: use --force")
+            # Advised only where it is not refused in its turn.
+            fix = "choose another place with -o" if foreign_to_run(folder) else "use --force"
+            raise PrunionError(f"{folder} holds no state.safetensors to resume from: {fix}")
 
 
 def _remove_half_written(folder: Path) -> None:

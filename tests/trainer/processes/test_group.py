@@ -158,7 +158,7 @@ def test_a_folder_that_is_taken_ends_both_processes_in_one_line(tmp_path: Path) 
     errors = [p.communicate(timeout=120)[1] for p in processes]
     assert [p.returncode for p in processes] == [1, 1], errors
     for lines in errors:
-        assert "already holds a run" in lines
+        assert "holds no run and is not empty (it holds notes.txt)" in lines
         assert "Traceback" not in lines
 
 

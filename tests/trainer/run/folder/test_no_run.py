@@ -1,0 +1,47 @@
+"""Folders that hold no run, or one that is not finished: refused with a fix that works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunion.runtime.cli.main import cli
+from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.trainer.learning import Training
+from prunion.trainer.network import load_checkpoint
+from prunion.trainer.run.folder import make_folder
+from tests.trainer.tiny_run import tiny_run
+
+
+def test_a_folder_of_something_else_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("", "utf-8")
+    with pytest.raises(PrunionError, match=r"holds no state\.safetensors.*another place with -o"):
+        make_folder(tmp_path, force=False, resume=True)
+    with pytest.raises(PrunionError, match=r"holds no run and is not empty \(it holds thesis"):
+        make_folder(tmp_path, force=False, resume=False)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(PrunionError, match=r"holds thesis\.tex beside it: pass --resume") as caught:
+        make_folder(tmp_path, force=False, resume=False)
+    assert "--force" not in str(caught.value)
+
+
+def test_resume_of_no_run_is_refused_and_a_restart_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_file, out = tiny_run(tmp_path, warmup=1, ramp=0, settle=0), tmp_path / "out"
+    line = ["train", str(run_file), "-o", str(out), "--resume"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "run_epoch", lambda *_: pytest.fail("it trained"))
+        told = CliRunner().invoke(cli, line)
+        assert told.exit_code == 1 and not out.exists()
+        assert "holds no run to resume" in told.output + capfd.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert CliRunner().invoke(cli, line).exit_code == 0
+
+
+def test_an_unfinished_run_has_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"is not finished: go on with .*--resume"):
+        load_checkpoint(tmp_path)

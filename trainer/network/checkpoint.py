@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 GRAPH = "graph.json"
+OF_A_RUN = ("state.safetensors", "metrics.jsonl")  # which has its checkpoint once it is done
 FILES = ("checkpoint.json", "model.safetensors", "units.json", GRAPH, "profile.json")
 
 
@@ -105,13 +106,18 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
     several domains, and without `merge`, an adapter makes them.
 
     Raises:
-        CheckpointError: files missing, truncated, altered, of another version, or of a network
-            whose channels are laid out differently now.
+        CheckpointError: the run is not finished, or files are missing, truncated, altered, of
+            another version, or of a network whose channels are laid out differently now.
     """
     folder = Path(path)
     if (folder / "checkpoint" / "checkpoint.json").is_file():
         folder = folder / "checkpoint"
     if not (folder / "checkpoint.json").is_file():
+        if any((folder / name).is_file() for name in OF_A_RUN):
+            raise CheckpointError(
+                f"the run in {path} is not finished: go on with `prunion train RUN.toml -o {path} "
+                "--resume`"
+            )
         raise CheckpointError(
             f"{path} holds no checkpoint.json: give the folder that `prunion train` wrote"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,10 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         return told + _back(path, before)
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
-        if _other_images(before, after) if key == "images" else before != after:
+        if key == "images":
+            if _other_images(before, after):
+                return f"{what} ({_told_images(before, after, training.names)})"
+        elif before != after:
             return f"{what} (was {shown(before)}, is {shown(after)})"
     return ""
 
@@ -215,6 +219,20 @@ def _other_images(before: Any, after: Any) -> bool:
     if not isinstance(before, list) or before[:1] != after[:1]:
         return True
     return any(same_images(*pair) is False for pair in zip(before[1], after[1], strict=True))
+
+
+def _told_images(before: Any, after: Any, names: Sequence[str]) -> str:
+    """Which domains' training images are others, and how many there were."""
+    if not isinstance(before, list) or [len(x) for x in before] != [len(x) for x in after]:
+        return "its prunion, an earlier one, did not note which"
+    told = []
+    parts = zip(names, before[0], after[0], before[1], after[1], strict=True)
+    for name, was, now, *digests in parts:
+        if was != now:
+            told.append(f"[domains.{name}] had {was} training images and has {now}")
+        elif same_images(*digests) is False:
+            told.append(f"[domains.{name}] has other training images, as many as before")
+    return "; ".join(told)
 
 
 def _untold(meta: Any, training: Training) -> list[str]:

@@ -85,7 +85,14 @@ def main(
         keys = [_key(_kind(shorter), config) for config in configs]
         if not done.issuperset(keys):
             new = _shared(keys, configs, made / f"seed-{seed}", shorter)
-            new = [{**line, "asked": asked} for line in new]
+            # With a budget more a sweep tells of all of the seed's again: lines that are there stay
+            # the only ones of their key, and the time of so mixed a sweep says nothing.
+            mixed = not done.isdisjoint(keys)
+            new = [
+                {**line, "asked": asked, "resumed": line["resumed"] or mixed}
+                for line in new
+                if line["key"] not in done
+            ]
             lines += new
             _append(path, new)
     click.echo(shared_table(lines, shorter, limits))
@@ -110,21 +117,27 @@ def shared_table(lines: Sequence[Line], shorter: float, limits: Sequence[float])
         cells = [f"{limit:g}", str(found.seeds), *(f"{100 * mean:.2f}" for mean in means)]
         cells += [f"{100 * found.mean:+.2f}", found.interval, found.verdict]
         out.append(f"| {' | '.join(cells)} |")
+    asked = {_plain(limit) for limit in limits}
     timed: dict[str, dict[str, list[Line]]] = {}
     for line in lines:
         kind, _, seed = line["key"].split(".")[:3]
         timed.setdefault(seed, {}).setdefault(kind, []).append(line)
-    branched = _kind(shorter)
-    ratios = [
-        [sum(x[k] for x in kinds[branched]) / sum(x[k] for x in kinds["separate"]) for k in TIMES]
-        for kinds in timed.values()
-        if {branched, "separate"} <= kinds.keys()
-        and _timed_alike(kinds[branched] + kinds["separate"])
-    ]
+    ratios = []
+    for kinds in timed.values():
+        # A part of a sweep's time is not that of a sweep of the part: it has to be all of it.
+        shared, alone = kinds.get(_kind(shorter), []), kinds.get("separate", [])
+        alone = [x for x in alone if _budget(x) in asked]
+        whole = {*map(_budget, shared)} == {*map(_budget, alone)} == asked
+        if whole and _timed_alike(shared + alone):
+            ratios.append([sum(x[k] for x in shared) / sum(x[k] for x in alone) for k in TIMES])
     if ratios:
         wall, cpu = (sum(column) / len(column) for column in zip(*ratios, strict=True))
         out += ["", f"time {wall:.2f} of the separate runs', CPU time {cpu:.2f} (goal {GOAL:g})"]
     return "\n".join(out)
+
+
+def _budget(line: Line) -> str:
+    return str(line["key"].split(".")[1])
 
 
 TIMES = ("seconds", "cpu_seconds")

@@ -48,6 +48,43 @@ def test_the_table_pairs_seeds_and_adds_up_times() -> None:
     assert "0.75" not in shared_table(lines, 0.0, [0.75])  # another way of settling
 
 
+def test_time_is_of_the_budgets_asked_for() -> None:
+    kinds = (("separate", 10.0), ("shared-50", 6.0))
+    lines = [line(kind, b, 0, 80, t) for b in ("075", "025") for kind, t in kinds]
+    more = line("separate", "05", 0, 80, 100.0)  # never shared: not in the sum
+    assert "time 0.60 of" in shared_table([*lines, more], 0.5, [0.75, 0.25])
+    assert "time" not in shared_table([*lines, more], 0.5, [0.75, 0.5, 0.25])
+    assert "time" not in shared_table(lines, 0.5, [0.75])  # a part of a sweep is no sweep
+
+
+def test_a_budget_more_adds_its_own_lines_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the seed's were appended again, and the file was refused: a key twice."""
+    from prunion.trainer.config import load_config
+
+    config = load_config(tiny_run(tmp_path, warmup=1, ramp=1, settle=1))
+    monkeypatch.setattr(shared_ramp, "make_config", lambda row, options: config)
+    monkeypatch.setattr(
+        shared_ramp,
+        "_separate",
+        lambda key, config, folder: line(key.split(".")[0], key.split(".")[1], 3, 80, 10.0),
+    )
+    monkeypatch.setattr(
+        shared_ramp,
+        "_shared",
+        lambda keys, *_: [line(key.split(".")[0], key.split(".")[1], 3, 80, 5.0) for key in keys],
+    )
+    out = tmp_path / "out.jsonl"
+    given = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(out), "--seed", "3"]
+    for budgets in ("0.7,0.5", "0.7,0.5,0.3"):
+        command = [*given, "--budgets", budgets, "--folder", str(tmp_path)]
+        told = CliRunner().invoke(main, command, catch_exceptions=False).output
+        assert ("time 0.50 of" in told) == (budgets == "0.7,0.5")  # two sweeps' times are mixed
+    keys = [json.loads(x)["key"] for x in out.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 6
+
+
 def test_what_is_there_is_not_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

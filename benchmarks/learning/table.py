@@ -147,15 +147,20 @@ def _largest(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def _lost(name: str, runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> str:
-    """Points lost, with the least and the most of the seeds, or the interval where it is known."""
+    """Points lost, with the least and the most of the seeds, or the interval where it is known.
+
+    An interval's points are of the same answers. Seeds that the reference lacks have no part in
+    what is lost, though they have in the row's mean: then it says how many have.
+    """
     lost = _losses(name, runs, lines)
     if not lost:
         return ""
+    of = f", {len(lost)} of {len(runs)} seeds" if len(lost) < len(runs) else ""
     whole = [line for line in lines if _name(line) == _reference(name)]
     difference = compare(whole, runs)
     if difference and 1 < difference.seeds == len(lost):
-        return f"{_percent(lost, 2)} {difference.interval}"
-    return _percent(lost, 2) + _spread(lost)
+        return f"{100 * difference.mean:.2f} {difference.interval}{of}"
+    return _percent(lost, 2) + _spread(lost) + of
 
 
 def _reference(name: str) -> str:

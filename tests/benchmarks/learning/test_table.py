@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from prunion.benchmarks.learning import rows as rows_module
 from prunion.benchmarks.learning.catalogue import DECIDING, ROWS
+from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.rows import _together
 from prunion.benchmarks.learning.rows import main as learning
 from prunion.benchmarks.learning.table import goals, main, table
@@ -136,6 +138,25 @@ def test_a_row_is_held_against_its_own_reference() -> None:
     )
     assert "| 60.00 |  | 1,234 |" in cells["`frozen-050`"]  # no reference of its kind was run
     assert "| 5.50 / not run / not run | 0.2 / 0.7 / 2 |" in goals(lines)
+
+
+def test_what_is_lost_tells_of_how_many_seeds_it_is() -> None:
+    """The mean beside it is of all three, and one cannot be taken from the other."""
+    lines = [row(f"resnet18.tuned-050.seed{seed}", {"a": 0.8 + seed / 100}) for seed in range(3)]
+    lines += [row(f"resnet18.tuned-all.seed{seed}", {"a": 0.9}) for seed in range(2)]
+    assert "| 81.00 (80.00 … 82.00) | 9.50 (9.00 … 10.00), 2 of 3 seeds |" in table(lines)
+    assert "2 of" not in table(lines[:2] + lines[3:])
+
+
+def test_what_is_lost_beside_an_interval_is_of_the_same_answers() -> None:
+    """The column of accuracies may have been averaged over several views, the answers were not."""
+    lines = []
+    for name, right in (("tuned-all", 90), ("tuned-050", 80)):
+        for seed in range(2):
+            bits = {"a": packed(np.arange(100) < right + seed)}
+            line = row(f"resnet18.{name}.seed{seed}", {"a": 0.7})
+            lines.append({**line, "images": {"a": 100}, "right": bits})
+    assert "| 10.00 [" in table(lines)
 
 
 def test_backbones_and_epochs_do_not_mix(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ import click
 import numpy as np
 
 from prunion.benchmarks.learning.interval import image_interval, seed_interval
+from prunion.benchmarks.learning.warm_up import warm_up_notes
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
 
@@ -219,6 +220,8 @@ def main(path: Path, rows: tuple[str, ...]) -> None:
         if shown:
             click.echo(f"\n{backbone}:\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
             click.echo("\n".join(shown))
+            held = [x for x in mine if label_of(x) in (first, *others)]
+            click.echo("".join(f"\n{note}\n" for note in warm_up_notes(held)), nl=False)
 
 
 def _of(lines: Sequence[Line], label: str) -> list[Line]:

@@ -17,6 +17,7 @@ import click
 from prunion.benchmarks.learning.catalogue import ROWS, profile_of, settings_of
 from prunion.benchmarks.learning.paired import compare, read_rows
 from prunion.benchmarks.learning.paired import seed_of as _seed
+from prunion.benchmarks.learning.warm_up import warm_up_notes
 from prunion.runtime.cli import FilePath, OneLineCommand
 
 __all__ = ["accounts", "goals", "main", "table"]
@@ -44,6 +45,7 @@ def main(rows: Path) -> None:
         click.echo(table(group) + "\n\n" + goals(group))
         if any("account" in line for line in group):
             click.echo("\n" + accounts(group))
+        click.echo("".join(f"\n{note}\n" for note in warm_up_notes(group)), nl=False)
 
 
 def table(lines: list[dict[str, Any]]) -> str:

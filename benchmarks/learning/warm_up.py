@@ -1,0 +1,46 @@
+"""Whether rows of one seed that warm up alike came out of warm-up alike.
+
+Until the first channel goes rows of the same settings are one run. Where their accuracies after
+warm-up differ, they were made on other machines, by other code, or on a GPU that does not repeat
+itself, and what differs between them at the end is not of their methods alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prunion.benchmarks.learning.catalogue import ROWS, settings_of
+
+__all__ = ["warm_up_notes"]
+
+AFTER = ("recipe", "ranking", "sharing", "cut")  # of `[train]`: they act once channels go
+Line = dict[str, Any]
+
+
+def warm_up_notes(lines: Sequence[Line]) -> list[str]:
+    """A warning for each seed and settings whose rows have several accuracies after warm-up."""
+    alike: dict[str, dict[str, list[str]]] = {}
+    for line in lines:
+        backbone, name, seed, *_ = line["key"].split(".")
+        before = line.get("before")
+        if not before or not _warms_up_as_a_union(name):
+            continue
+        train = {key: value for key, value in ROWS[name].train.items() if key not in AFTER}
+        kind = f"{backbone}, {seed}, {settings_of(line['key'])}, {sorted(train.items())}"
+        found = alike.setdefault(kind, {})
+        found.setdefault(f"{100 * sum(before.values()) / len(before):.2f}", []).append(name)
+    return [
+        f"warning: {', '.join(kind.split(', ')[:2])} did not come out of warm-up alike: "
+        + "; ".join(f"{value} of {', '.join(names)}" for value, names in found.items())
+        for kind, found in alike.items()
+        if len(found) > 1
+    ]
+
+
+def _warms_up_as_a_union(name: str) -> bool:
+    """Not a network of another shape or of one domain, nor a recipe that warms up otherwise."""
+    if name not in ROWS:
+        return False
+    row = ROWS[name]
+    return not row.separate and row.slim_first is None and row.train.get("recipe") != "paper"

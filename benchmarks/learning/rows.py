@@ -4,9 +4,10 @@
 
 Every row trains the same epochs on the same images, exports the bundle, counts the budget in the
 exported file and tests the network that was exported once, at the end (every run also tests
-after warm-up, for its closing table; nothing is chosen by it). A row that is in the output already
-is skipped, whatever the defaults were then: begin a new file when they change. A row that was
-interrupted goes on from its last epoch.
+after warm-up, for its closing table, and after every epoch up to 256 images of each domain, which
+are test images where there are no others; nothing is chosen by either). A row that is in the output
+already is skipped, whatever the defaults were then: begin a new file when they change. A row that
+was interrupted goes on from its last epoch.
 
 Of `separate-…` each network sees as many images of its domain as the joint one does, in batches as
 large, and has as many steps; full passes are rounded up.

@@ -20,8 +20,14 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import LATENCY, POINTS, ROWS, profile_of, settings_of
 from prunion.benchmarks.learning.paired import read_rows
+from prunion.benchmarks.learning.plan.catalogue import (
+    LATENCY,
+    POINTS,
+    ROWS,
+    profile_of,
+    settings_of,
+)
 from prunion.runtime.base import install_hint, replace_file
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError

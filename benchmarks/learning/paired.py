@@ -29,8 +29,8 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.benchmarks.learning.interval import image_interval, seed_interval
-from prunion.benchmarks.learning.warm_up import warm_up_notes
+from prunion.benchmarks.learning.certainty.interval import image_interval, seed_interval
+from prunion.benchmarks.learning.certainty.warm_up import warm_up_notes
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
 

@@ -27,12 +27,12 @@ from typing import Any
 import click
 import torch
 
-from prunion.benchmarks.learning.catalogue import DECIDING, ROWS, LearningRow
 from prunion.benchmarks.learning.latency import bundle_account, together
 from prunion.benchmarks.learning.likeness import chosen_by
 from prunion.benchmarks.learning.paired import packed, read_rows
-from prunion.benchmarks.learning.row_config import DOMAINS, key_of, make_config, trained_alone
-from prunion.benchmarks.learning.slim_first import slim_worth
+from prunion.benchmarks.learning.plan.catalogue import DECIDING, ROWS, LearningRow
+from prunion.benchmarks.learning.plan.row_config import DOMAINS, key_of, make_config, trained_alone
+from prunion.benchmarks.learning.plan.slim_first import slim_worth
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand

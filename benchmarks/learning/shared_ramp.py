@@ -23,9 +23,9 @@ import click
 import torch
 
 from prunion.benchmarks.cost import check_asked
-from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.paired import compare, read_rows, seed_of
-from prunion.benchmarks.learning.row_config import DOMAINS, make_config
+from prunion.benchmarks.learning.plan.catalogue import ROWS
+from prunion.benchmarks.learning.plan.row_config import DOMAINS, make_config
 from prunion.benchmarks.learning.rows import right_answers
 from prunion.runtime.base import read_json
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand

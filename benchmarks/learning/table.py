@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import ROWS, profile_of, settings_of
+from prunion.benchmarks.learning.certainty.warm_up import warm_up_notes
 from prunion.benchmarks.learning.paired import compare, read_rows
 from prunion.benchmarks.learning.paired import seed_of as _seed
-from prunion.benchmarks.learning.warm_up import warm_up_notes
+from prunion.benchmarks.learning.plan.catalogue import ROWS, profile_of, settings_of
 from prunion.runtime.cli import FilePath, OneLineCommand
 
 __all__ = ["accounts", "goals", "main", "table"]

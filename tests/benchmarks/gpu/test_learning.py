@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.gpu.__main__ import main
 from prunion.benchmarks.gpu.learning import LearningTask, run_tasks, tasks
-from prunion.benchmarks.learning.catalogue import ROWS
+from prunion.benchmarks.learning.plan.catalogue import ROWS
 
 
 def test_the_plan_names_rows_that_there_are_and_none_twice() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from prunion.benchmarks.learning.catalogue import ROWS
 from prunion.benchmarks.learning.latency import bundle_account
-from prunion.benchmarks.learning.row_config import make_config
+from prunion.benchmarks.learning.plan.catalogue import ROWS
+from prunion.benchmarks.learning.plan.row_config import make_config
 from prunion.benchmarks.learning.table import accounts
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunion.benchmarks.learning.interval import image_interval, seed_interval, t_cdf
+from prunion.benchmarks.learning.certainty.interval import image_interval, seed_interval, t_cdf
 from prunion.benchmarks.learning.paired import compare, label_of, read_rows
 
 EIGHT = Path(__file__).parents[3] / "benchmarks/learning/results/eight.jsonl"

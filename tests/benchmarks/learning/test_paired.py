@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from prunion.benchmarks.learning import interval
+from prunion.benchmarks.learning.certainty import interval
 from prunion.benchmarks.learning.paired import compare, main, packed, unpacked
 from prunion.benchmarks.learning.table import table
 

@@ -10,8 +10,8 @@ import click
 import pytest
 
 from prunion.benchmarks.learning import rows as rows_module
-from prunion.benchmarks.learning.catalogue import ROWS
-from prunion.benchmarks.learning.row_config import _changes, key_of, make_config, trained_alone
+from prunion.benchmarks.learning.plan.catalogue import ROWS
+from prunion.benchmarks.learning.plan.row_config import _changes, key_of, make_config, trained_alone
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from prunion.benchmarks.learning.slim_first import SlimFirst, slim_worth
+from prunion.benchmarks.learning.plan.slim_first import SlimFirst, slim_worth
 from prunion.trainer.config import BackboneConfig, InputConfig
 from prunion.trainer.network import build_network
 

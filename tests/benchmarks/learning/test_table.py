@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from prunion.benchmarks.learning import rows as rows_module
-from prunion.benchmarks.learning.catalogue import DECIDING, ROWS
 from prunion.benchmarks.learning.paired import packed
+from prunion.benchmarks.learning.plan.catalogue import DECIDING, ROWS
 from prunion.benchmarks.learning.rows import _together
 from prunion.benchmarks.learning.rows import main as learning
 from prunion.benchmarks.learning.table import goals, main, table

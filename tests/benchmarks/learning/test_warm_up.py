@@ -8,7 +8,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from prunion.benchmarks.learning import paired, table
-from prunion.benchmarks.learning.warm_up import warm_up_notes
+from prunion.benchmarks.learning.certainty.warm_up import warm_up_notes
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/learning/results"
 

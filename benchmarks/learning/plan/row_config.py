@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from prunion.benchmarks.learning.catalogue import ROWS, LearningRow
+from prunion.benchmarks.learning.plan.catalogue import ROWS, LearningRow
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import (

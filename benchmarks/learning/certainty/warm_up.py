@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prunion.benchmarks.learning.catalogue import ROWS, settings_of
+from prunion.benchmarks.learning.plan.catalogue import ROWS, settings_of
 
 __all__ = ["warm_up_notes"]
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from prunion.benchmarks.learning.slim_first import SlimFirst
+from prunion.benchmarks.learning.plan.slim_first import SlimFirst
 from prunion.trainer.config import BudgetKind
 
 __all__ = ["DECIDING", "LATENCY", "POINTS", "ROWS", "LearningRow", "profile_of", "settings_of"]

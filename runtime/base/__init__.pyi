@@ -15,6 +15,7 @@ from .files import LITTER as LITTER
 from .files import Wrote as Wrote
 from .files import check_output as check_output
 from .files import check_space as check_space
+from .files import is_pipe as is_pipe
 from .files import new_folder as new_folder
 from .files import replace_file as replace_file
 from .files import sha256_file as sha256_file

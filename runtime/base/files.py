@@ -26,6 +26,7 @@ __all__ = [
     "Wrote",
     "check_output",
     "check_space",
+    "is_pipe",
     "new_folder",
     "replace_file",
     "sha256_file",
@@ -120,6 +121,15 @@ def check_output(
         for above in (path, *path.absolute().parents):
             _refuse_lost_link(above)
     _check_writable(path, path.is_dir() and not whole)
+
+
+def is_pipe(path: Path | str) -> bool:
+    """Whether something lies there that is neither file nor folder: reading it may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # whoever opens it tells why
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def check_space(path: Path | str, needed: int, fix: str) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base.files import replace_file
+from prunion.runtime.base.files import is_pipe, replace_file
 from prunion.runtime.base.text import shown
 from prunion.runtime.errors import PrunionError
 
@@ -54,6 +54,8 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str, error: type[PrunionError] = PrunionError) -> Any:
     """Read a JSON file, raising `error` in one line if it is missing, too large or broken."""
     path = Path(path)
+    if is_pipe(path):
+        raise error(f"{path} is a pipe or a device: give a file")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise error(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: not a prunion file")

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prunion.runtime.base import check_text, json_of, reason_of, replace_file, shown
+from prunion.runtime.base import check_text, is_pipe, json_of, reason_of, replace_file, shown
 from prunion.runtime.bundle.adapters import AdapterEntry, adapter_row
 from prunion.runtime.bundle.manifest_parts import ImageInput
 from prunion.runtime.bundle.weight_parts import check_own
@@ -94,6 +94,8 @@ def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
     Raises BundleError naming the file and what is wrong in it.
     """
     path = Path(path)
+    if data is None and is_pipe(path):
+        raise BundleError(f"{path} is a pipe or a device: give a domain pack's file")
     try:
         if data is None and path.stat().st_size > MAX_BYTES:
             raise BundleError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not a domain pack")

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from prunion.runtime.base import Orientation, install_hint, reason_of
+from prunion.runtime.base import Orientation, install_hint, is_pipe, reason_of
 from prunion.runtime.errors import InputError
 
 __all__ = [
@@ -98,6 +98,8 @@ def read_image(
 
     Raises ImageFault, whatever went wrong inside `use` too; FileNotFoundError; MemoryError.
     """
+    if isinstance(source, (str, Path)) and is_pipe(source):
+        raise ImageFault("a pipe or a device", "give an image's file")
     try:
         with _opened(source) as image:
             _check_picture(*image.size)

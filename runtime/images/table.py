@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, json_of, reason_of, shown
+from prunion.runtime.base import Orientation, is_pipe, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split, written_labels
@@ -98,6 +98,8 @@ def _rows(table: Path, columns: tuple[str, str]) -> Iterator[_Row]:
 def _cells(table: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
     """Line, image and label of every row."""
     delimiter = DELIMITERS.get(table.suffix.lower())
+    if is_pipe(table):
+        raise DataError(f"{table} is a pipe or a device: give the table's file")
     try:
         if table.stat().st_size > MOST_BYTES:
             raise DataError(f"{table} is larger than 1 GiB: give a table of paths and labels")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import is_pipe, reason_of
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BackboneConfig
 
@@ -51,6 +51,8 @@ def read_weights(path: Path | str) -> State:
     Raises ConfigError if the file cannot be read or holds no tensors.
     """
     path = Path(path)
+    if is_pipe(path):
+        raise ConfigError(f"[backbone] weights: {path} is a pipe or a device: give a file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -76,7 +76,8 @@ def export_triton(
 
     Raises:
         BundleError: the bundle cannot be read, or has no such graph.
-        InputError: a domain's name is none for a directory, or is the bundle's.
+        InputError: a domain's name is none for a directory, or is the bundle's, or `repository`
+            lies in a checkpoint.
         VerificationError: a domain's graph answers otherwise than the mixed one.
         PrunionError: a directory exists and `force` is not given, or holds what no export wrote.
     """
@@ -84,6 +85,7 @@ def export_triton(
     check_one_trunk(opened, "a Triton repository")
     manifest, form = opened.manifest, form_of(opened, precision)
     _check_names(opened, each_domain)
+    _refuse_checkpoint(root)
     names = [manifest.name, *(opened.domains if each_domain else ())]
     for name in names:
         check_output(root / name, force=force, wrote=_foreign, inputs=[bundle], whole=True)
@@ -206,6 +208,15 @@ def _check_names(bundle: Bundle, each_domain: bool) -> None:
             f"the bundle and one of its domains are both named {own!r}, and Triton's models need "
             "names of their own: rename the bundle's folder, and export it again"
         )
+
+
+def _refuse_checkpoint(root: Path) -> None:
+    """A checkpoint with a stranger in it is nothing that a training may replace."""
+    for place in (root.absolute(), *root.absolute().parents):
+        if (place / "checkpoint.json").is_file():
+            raise InputError(
+                f"{root} lies in a checkpoint, {place}: choose another folder for the repository"
+            )
 
 
 def _foreign(path: Path) -> str:

@@ -149,6 +149,14 @@ def test_a_domain_may_not_be_named_as_the_bundle(tmp_path: Path) -> None:
     assert export_triton(bundle, tmp_path / "models") == [tmp_path / "models" / "signs"]
 
 
+def test_no_repository_is_written_into_a_checkpoint(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.json").write_text("{}")
+    for place in (tmp_path, tmp_path / "below"):
+        with pytest.raises(PrunionError, match="lies in a checkpoint"):
+            export_triton(bundle, place)
+    assert [x.name for x in tmp_path.iterdir()] == ["checkpoint.json"]
+
+
 def test_nothing_is_replaced_unasked(bundle: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "1"
     other.mkdir(parents=True)

@@ -99,6 +99,8 @@ def train(
 
     folder, path = Path(output) if output else Path("runs") / Path(config).stem, Path(config)
     pairs = [[*seed, *limit] for seed in _each("seed", seeds) for limit in _each("budget", limits)]
+    if len(_each("budget", limits)) < 2 and _is_given("shared"):
+        raise click.UsageError("--share means nothing without several budgets: give --budget A,B")
     runs = [load_config(config, [*changes, *pair]) for pair in pairs]
     if baseline and len(runs) > 1:
         raise click.UsageError("--baseline goes with one run: give --budget 1 as well instead")
@@ -137,6 +139,12 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
         return
     click.echo(json.dumps(value, indent=1) if as_json else text)
+
+
+def _is_given(option: str) -> bool:
+    """Whether the command line names an option, its default too."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _each(option: str, listed: str | None) -> list[list[str]]:
@@ -181,10 +189,11 @@ def list_names(what: str, pattern: str) -> None:
 
     from prunion.trainer.backbone import known_names
 
-    for source, names in known_names().items():
-        for name in names:
-            if fnmatch(name, pattern):
-                click.echo(f"{source} {name}")
+    found = [(s, x) for s, names in known_names().items() for x in names if fnmatch(x, pattern)]
+    for source, name in found:
+        click.echo(f"{source} {name}")
+    if not found:
+        click.echo(f"no backbone matches {pattern!r}: give a pattern such as '*net*'", err=True)
 
 
 @click.command()

@@ -44,6 +44,8 @@ def check_export_line(ctx: click.Context, *, bundle: bool) -> None:
             raise click.UsageError(
                 f"{_option(name)} means nothing without {_option(GOES_WITH[name])}: give both."
             )
+    if values["ir"] is not None:
+        _check_ir(int(str(values["ir"])), int(str(values["opset"])))
     if "heads" in given and "specialise" in given:
         raise click.UsageError("--heads means nothing with --specialise, of one domain alone.")
     if values["untrained"]:
@@ -51,6 +53,20 @@ def check_export_line(ctx: click.Context, *, bundle: bool) -> None:
             raise click.UsageError(
                 f"{_option(name)} means nothing with --untrained: {OF_TRAINED[name]}."
             )
+
+
+def _check_ir(ir: int, opset: int) -> None:
+    """Before the work, at whose end the graph is looked at again."""
+    import onnx
+    from onnx import helper
+
+    imported = [helper.make_opsetid("", opset)]
+    oldest = helper.find_min_ir_version_for(imported, ignore_unknown=True)
+    if not oldest <= ir <= onnx.IR_VERSION:
+        raise click.UsageError(
+            f"--ir {ir} does not go with opset {opset}, which takes {oldest}..{onnx.IR_VERSION}: "
+            f"give --ir {oldest} or more, or leave it out."
+        )
 
 
 def _check_bundle_line(source: str, given: set[str]) -> None:

@@ -274,6 +274,8 @@ def _check(options: ServeOptions) -> None:
     for path in (*options.folders, options.watch, options.pack_folder):
         if path is not None and not path.is_dir():
             raise ConfigError(f"{path} is no folder: name one that holds packs")
+    if options.folders and not options.control:
+        raise ConfigError("--allow means nothing without --control: give both")
     if (options.certificate is None) != (options.private_key is None):
         raise ConfigError("TLS takes a certificate and its private key: give both")
     if options.client_ca is not None and options.certificate is None:

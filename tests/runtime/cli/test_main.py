@@ -64,6 +64,8 @@ def test_a_value_that_is_no_choice_is_a_usage_error(words: list[str]) -> None:
         ["build", "x", "--target", "tensorrt-rtx", "--batch", "8,1,32"],
         ["build", "x", "--target", "tensorrt-rtx", "--batch", "1,8"],
         ["train", "x", "--force", "--resume"],
+        ["train", "x", "--share", "warm-up"],
+        ["export", "x", "-o", "y.prunion", "--ir", "7", "--opset", "20"],
         ["export", "x"],
         ["nothing"],
     ],

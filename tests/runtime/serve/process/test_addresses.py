@@ -189,6 +189,7 @@ def test_a_refusal_ends_in_one_line_and_never_by_a_signal(
     [
         (["--watch", "nowhere"], "no folder"),
         (["--workers", "2", "--control"], "--watch"),
+        (["--allow", "."], "without --control"),
         (["--workers", "2", "--uds", "socket"], "one worker"),
         (["--certificate", "x.pem"], "give both"),
         (["--weight", "signs=0"], "NAME=WEIGHT"),

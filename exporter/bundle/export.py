@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,7 +198,7 @@ def bundle_name(output: Path) -> str:
             f"{output} is a file's name, and a bundle is a folder: give -o "
             f"{output.with_suffix('.prunion')}, and the graph will be model.onnx in it"
         )
-    name = output.name.removesuffix(".prunion")
+    name = Path(os.path.abspath(output)).name.removesuffix(".prunion")
     return check_text(
         name,
         200,

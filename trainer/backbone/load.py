@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -160,9 +161,20 @@ def _end_behind(graph: fx.Graph, module: str) -> None:
         if op_name(node) and any(p == module or p.startswith(module + ".") for p in paths):
             last = node
     if last is None:
-        raise ConfigError(f"[backbone] cut: the network has no module {module!r}")
+        raise ConfigError(
+            f"[backbone] cut: the network has no module {module!r}: give one such as "
+            f"{', '.join(_modules_like(graph, module))}"
+        )
     output = next(n for n in graph.nodes if n.op == "output")
     output.args = (_pooled(graph, last, output),)
+
+
+def _modules_like(graph: fx.Graph, module: str) -> list[str]:
+    """The modules whose names are near a name, else the first ones."""
+    stacks = [node.meta.get("nn_module_stack") or {} for node in graph.nodes if op_name(node)]
+    paths = [path.split("@")[0] for stack in stacks for path, _ in stack.values()]
+    known = list(dict.fromkeys(filter(None, paths)))
+    return get_close_matches(module, known, 3) or known[:5]
 
 
 def _before(end: Any) -> list[fx.Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import pickle
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -62,10 +63,17 @@ def read_weights(path: Path | str) -> State:
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # each reader has its own errors
         raise ConfigError(
-            f"[backbone] weights: {path} cannot be read ({reason_of(exc)}); give a .safetensors "
+            f"[backbone] weights: {path} cannot be read ({_reason(exc)}); give a .safetensors "
             "file, or a file of torch.save that holds tensors alone"
         ) from exc
     return _unwrapped(value, path)
+
+
+def _reason(exc: Exception) -> str:
+    """Why a file cannot be read; torch's own advice, to unpickle what is in it, is none of ours."""
+    if isinstance(exc, pickle.UnpicklingError):
+        return "it is no file of torch.save, or holds more than tensors"
+    return reason_of(exc)
 
 
 def _unwrapped(value: Any, path: Path) -> State:

@@ -172,6 +172,11 @@ def write_profile(path: Path | str, profile: Profile) -> None:
 
 def read_profile(path: Path | str) -> Profile:
     """Read and check a profile. Raises BudgetError naming the key that is wrong."""
+    if not Path(path).exists():
+        raise BudgetError(
+            f"{path} does not exist: give a profile that `prunion profile` measured, in a run file "
+            "as [budget] profile"
+        )
     return _profile(Fields(read_json(path, BudgetError), "", str(path), BudgetError, FIX))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import pickle
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -71,7 +70,7 @@ def read_weights(path: Path | str) -> State:
 
 def _reason(exc: Exception) -> str:
     """Why a file cannot be read; torch's own advice, to unpickle what is in it, is none of ours."""
-    if isinstance(exc, pickle.UnpicklingError):
+    if type(exc).__name__ == "UnpicklingError":  # nothing here imports its module
         return "it is no file of torch.save, or holds more than tensors"
     return reason_of(exc)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -185,10 +183,6 @@ def can_decode(kind: str) -> bool:
 def _opened(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
     if isinstance(source, Image.Image):
         return nullcontext(source)
-    if not isinstance(source, bytes):
-        mode = os.stat(source).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # who waits for a pipe waits for ever
-            raise ImageFault("a pipe or a device", "give a file")
     try:
         return Image.open(_stream(source), formats=FORMATS)
     except UnidentifiedImageError:

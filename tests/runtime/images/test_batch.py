@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -164,10 +163,3 @@ def test_the_limit_is_pixels_of_the_file(monkeypatch: pytest.MonkeyPatch) -> Non
     open_image(encoded(picture(20, 20)))
     with pytest.raises(InputError, match="21×20, outside"):
         open_image(encoded(picture(21, 20)))
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x.png")
-    with pytest.raises(InputError, match=r"x\.png is a pipe or a device: give a file"):
-        open_image(tmp_path / "x.png")

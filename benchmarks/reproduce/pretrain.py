@@ -19,7 +19,7 @@ from prunion.exporter.training import train
 from prunion.runtime.base import check_output, reason_of, replace_file
 from prunion.runtime.bundle import sorted_metadata
 from prunion.runtime.errors import ConfigError, DataError
-from prunion.trainer.backbone import PAPER_NETS, PIXEL_NORM
+from prunion.trainer.backbone import PAPER_NETS, PIXEL_NORM, given_name
 from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
@@ -240,7 +240,8 @@ def _tensors(net: DomainNet) -> dict[str, torch.Tensor]:
     head = net.heads[0]
     assert isinstance(head, torch.nn.Linear)
     held |= dict(zip(HEAD, (head.weight, head.bias), strict=True))
-    return {name: value.detach().cpu().contiguous() for name, value in held.items()}
+    # The next run gives them to the backbone before any name is changed.
+    return {given_name(name): value.detach().cpu().contiguous() for name, value in held.items()}
 
 
 def _foreign(path: Path) -> str:

@@ -48,8 +48,10 @@ def keep_names_apart(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def given_name(name: str) -> str:
-    """What a layer was called before `keep_names_apart`."""
+    """What a layer or a tensor was called before `keep_names_apart`."""
     first, dot, others = name.partition(".")
+    if first.rstrip("_") == ROOT and others and "." not in others:
+        return others
     return first.rstrip("_") + dot + others if first.rstrip("_") in OURS else name
 
 

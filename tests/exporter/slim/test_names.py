@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
 from prunion.exporter.graph import onnx_graph, verify_export
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import ConfigError
@@ -86,7 +87,10 @@ def test_no_name_of_a_users_is_taken_for_one_of_ours(tmp_path: Path) -> None:
         expected = net.logits(images, DOMAINS)
         assert torch.equal(expected, again.eval().logits(images, DOMAINS))
         assert difference(expected, slim.logits(images, DOMAINS)) < ROUND_OFF
-    onnx.save(onnx_graph(slim, SIDE, SIDE), path)
+    model = onnx_graph(slim, SIDE, SIDE)
+    order = [[e.layer, e.kind, e.offset, e.size] for e in slim.entries]
+    assert graph_trunk_hash(model, order) == trunk_hash(slim)
+    onnx.save(model, path)
     assert verify_export(net, slim, path, images, ["a", "b", "c"]).worst < ROUND_OFF
 
 

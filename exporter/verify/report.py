@@ -17,6 +17,7 @@ from prunion.exporter.verify.compare import (
     compare_graphs,
     measure_int8_again,
 )
+from prunion.exporter.verify.cut import compare_cut
 from prunion.exporter.verify.files import (
     check_graph,
     check_packs,
@@ -55,10 +56,11 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
 
     Hashes, the trunk's too; onnx's full checker; widths, parameters and MACs counted again; the
     bank's size and what rounding keeps; the unit table's slots; every pack against the default
-    tables; each domain alone against a mixed batch; every variant against the fp32 graph; and with
-    `against` (a checkpoint) all of them against masked torch, the INT8 graph's accuracy where the
-    run's images are there, and what only the checkpoint knows: the backbone's counts and widths,
-    accuracies, which network it was. `paper` and the rest of `provenance` are not checked.
+    tables; each domain alone against a mixed batch, and cut to its channels against the whole
+    graph; every variant against the fp32 graph; and with `against` (a checkpoint) all of them
+    against masked torch, the INT8 graph's accuracy where the run's images are there, and what only
+    the checkpoint knows: the backbone's counts and widths, accuracies, which network it was.
+    `paper` and the rest of `provenance` are not checked.
 
     Raises:
         CheckpointError: `against` cannot be read.
@@ -81,17 +83,20 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
         problems += _guarded("manifest", partial(check_against, opened, loaded))
     compared, refused = compare_graphs(opened, sound, loaded)
     problems += refused
+    answered = {x.graph for x in compared}
+    cut, refused, uncut = compare_cut(opened, [x for x in sound if x in answered])
+    compared += cut
+    problems += refused
     problems += [
         f"{x.graph} graph, domain {x.domain}: differs from {x.against} by {x.error:.2e} of the "
         f"largest logit, more than {x.tolerance:.0e}"
         for x in compared
         if not x.passed
     ]
-    answered = {x.graph for x in compared}
     found, notes = measure_int8_again(opened, answered, loaded)
     problems += found
     graphs = tuple(opened.manifest.graphs)
-    return VerifyReport(str(bundle), graphs, tuple(problems), tuple(compared), tuple(notes))
+    return VerifyReport(str(bundle), graphs, tuple(problems), tuple(compared), (*uncut, *notes))
 
 
 def _static(bundle: Bundle, variant: str) -> Iterator[str]:

@@ -18,9 +18,18 @@ NAMES = {"warm": 2, "cold": 3}
 
 
 def drawn_checkpoint(
-    folder: Path, method: str, domains: int = 2, *, settled: bool = True, **train: object
+    folder: Path,
+    method: str,
+    domains: int = 2,
+    *,
+    settled: bool = True,
+    used: float = 1.0,
+    **train: object,
 ) -> Path:
-    """A checkpoint of two domains, or of the first, whose classes `NAMES` counts."""
+    """A checkpoint of two domains, or of the first, whose classes `NAMES` counts.
+
+    Each domain uses about the share `used` of the channels that are left.
+    """
     path, names = tiny_run(folder, method=f'"{method}"', **train), list(NAMES)[:domains]
     if domains == 1:
         path.write_text(path.read_text("utf-8").partition("[domains.cold]")[0], "utf-8")
@@ -39,6 +48,9 @@ def drawn_checkpoint(
         budget = make_budget(config.budget, make_pricer(config.budget, net), cuts=True)
         worth = np.random.default_rng(0).random(net.switches.shape[1])
         net.drop_units(~select_union(worth, budget))
+    if used < 1:
+        off = torch.rand(net.switches.shape, generator=torch.Generator().manual_seed(1)) >= used
+        net.switches[off] = 0
     facts = {
         "domains": [
             {"name": n, "classes": list("abc"[:c])} for n, c in zip(names, classes, strict=True)

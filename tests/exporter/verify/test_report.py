@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,28 +14,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from prunion.exporter.bundle import export_bundle
 from prunion.exporter.graph import open_graph, relative_errors
 from prunion.exporter.graph.agreement import check_errors
-from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
 from prunion.exporter.verify.compare import Disagreement
 from prunion.runtime.base import sha256_file
 from prunion.runtime.bundle import read_pack, write_pack
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import VerificationError
-
-
-@pytest.fixture(scope="module")
-def good(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("verify") / "good.prunion"
-    export_bundle(tiny, output, ExportOptions(fp16=True))
-    return output
-
-
-@pytest.fixture
-def copy(good: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(good, tmp_path / "copy.prunion"))
 
 
 def rehash(bundle: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:

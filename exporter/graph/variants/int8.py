@@ -25,11 +25,20 @@ from prunion.runtime.errors import DataError, VerificationError
 from prunion.trainer.data import Domain, eval_batches, eval_transform, open_domain
 from prunion.trainer.network import Checkpoint
 
-__all__ = ["calibration_batches", "graph_accuracy", "int8_graph", "lost", "open_trained", "refuse"]
+__all__ = [
+    "calibration_batches",
+    "check_names",
+    "graph_accuracy",
+    "int8_graph",
+    "lost",
+    "open_trained",
+    "refuse",
+]
 
 BATCH = 32
 Batch = dict[str, np.ndarray]
 Accuracy = Mapping[str, float]
+ADDED = ("scale", "zero_point", "quantized", "QuantizeLinear_Output", "DequantizeLinear_Output")
 
 
 def int8_graph(
@@ -39,9 +48,11 @@ def int8_graph(
 
     Raises:
         DataError: the run's images cannot be read, or are of other classes by now.
-        VerificationError: a domain loses more than `options.int8_max_drop` points.
+        VerificationError: a domain loses more than `options.int8_max_drop` points, or a tensor of
+            the network has a name that the quantiser gives.
     """
     domains = open_trained(loaded, [domain.name for domain in loaded.config.domains])
+    check_names(onnx.load(graph))
     batches = calibration_batches(domains, loaded, options.int8_images)
     before = graph_accuracy(graph, domains, loaded)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,6 +74,24 @@ def int8_graph(
         calibration_images=options.int8_images,
         outputs=outputs,
     )
+
+
+def check_names(model: onnx.ModelProto) -> None:
+    """Raise VerificationError where what the quantiser adds would take the place of a tensor.
+
+    It names all that it makes of a tensor after that, and looks for none of the name.
+    """
+    taken = {x.name for x in model.graph.initializer}
+    taken |= {name for node in model.graph.node for name in node.output}
+    for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
+        for name in (*conv.input[:2], conv.output[0]):
+            for new in [f"{name}_{ending}" for ending in ADDED]:
+                if new in taken:
+                    raise VerificationError(
+                        f"the network has a tensor {shown(new)}, which is what ONNX Runtime's "
+                        f"quantiser calls its own of {shown(name)}; nothing was written: give it "
+                        "another name in the network, or leave out --int8"
+                    )
 
 
 def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:

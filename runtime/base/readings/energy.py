@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunion.runtime.base.nvml import Gpu
-from prunion.runtime.base.sensors import ROOT, read_number, read_text
+from prunion.runtime.base.readings.nvml import Gpu
+from prunion.runtime.base.readings.sensors import ROOT, read_number, read_text
 
 __all__ = ["INPUT_RAILS", "EnergyUse", "Meter", "energy_meters", "measure_energy"]
 

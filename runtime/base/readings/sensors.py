@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prunion.runtime.base.nvml import Gpu
+from prunion.runtime.base.readings.nvml import Gpu
 
 __all__ = ["MachineState", "read_number", "read_state", "read_text", "slowed_down", "state_text"]
 

@@ -1,0 +1,10 @@
+from .energy import INPUT_RAILS as INPUT_RAILS
+from .energy import EnergyUse as EnergyUse
+from .energy import Meter as Meter
+from .energy import energy_meters as energy_meters
+from .energy import measure_energy as measure_energy
+from .nvml import open_gpu as open_gpu
+from .sensors import MachineState as MachineState
+from .sensors import read_state as read_state
+from .sensors import slowed_down as slowed_down
+from .sensors import state_text as state_text

@@ -8,6 +8,7 @@ from importlib import import_module
 
 import click
 
+from prunion.runtime.cli.interrupt import defer_interrupts
 from prunion.runtime.cli.one_line import OneLineGroup
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -64,6 +65,7 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
+    defer_interrupts()
     for stream in (sys.stdout, sys.stderr):
         # A legacy code page (Windows, LANG=C) has no →, ×, or a user's own class names: a question
         # mark in a line is better than no line.

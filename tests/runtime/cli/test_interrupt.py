@@ -1,0 +1,45 @@
+"""An interrupt comes while a library is imported: it is not lost, and raises nothing inside."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+SLOW = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(0.3)
+print("imported", flush=True)
+"""
+ASKS = """
+import sys, time
+from prunion.runtime.cli.interrupt import defer_interrupts
+defer_interrupts()
+sys.path.insert(0, sys.argv[1])
+try:
+    import slow_library
+    print("left", flush=True)
+    time.sleep(30)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_an_import_ends_first(tmp_path: Path) -> None:
+    (tmp_path / "slow_library.py").write_text(SLOW)
+    command = [sys.executable, "-c", ASKS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout.split() == ["imported", "left"]
+
+
+def test_who_ignores_interrupts_still_does() -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from prunion.runtime.cli.interrupt import defer_interrupts; defer_interrupts()\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

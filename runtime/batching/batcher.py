@@ -205,7 +205,7 @@ class Batcher:
             self._wake_all()
 
     def _run(self, pieces: Sequence[Piece]) -> None:
-        begun = time.perf_counter_ns()
+        begun, names = time.perf_counter_ns(), [d.name for p in pieces for d in p.domains]
         for piece in pieces:
             piece.job.started = piece.job.started or begun
         try:
@@ -217,15 +217,16 @@ class Batcher:
                     self._run([piece])
                 return
             self._fail(pieces[0].job, exc)
+            names = []  # what failed is no inference
         spent = time.perf_counter_ns() - begun
         rows = sum(piece.rows for piece in pieces)
-        domains = self.statistics.record_batch([d.name for p in pieces for d in p.domains], spent)
+        domains = self.statistics.record_batch(names, spent) if names else 0
         with self._lock:  # pieces of one job may run beside each other
             self._spent = DECAY * self._spent + spent / 1e9
             self._answered = DECAY * self._answered + rows
-            for piece in pieces:
-                piece.job.batch = rows, domains
-                piece.job.infer_ns += spent
+            for job in {id(piece.job): piece.job for piece in pieces}.values():
+                job.batch = rows, domains
+                job.infer_ns += spent  # once, though two pieces of it may be in one batch
             settled = [piece.job for piece in pieces if _settles(piece)]
         _tell(settled)
 

@@ -112,6 +112,11 @@ class ImageInput:
             orientation=orientation,
         )
 
+    @property
+    def keeps_whole(self) -> bool:
+        """Whether an image of `height` by `width` is neither resized nor cropped."""
+        return min(self.height, self.width) == self.shorter_side
+
     def to_json(self) -> dict[str, Any]:
         """The value of `input`; `orientation` only where images are turned."""
         value: dict[str, Any] = {

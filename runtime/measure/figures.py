@@ -166,7 +166,8 @@ def mistakes(figures: Figures, images: ImageSet, most: int = MOST_MISTAKES) -> l
 
 
 def _picture(images: ImageSet, index: int) -> str:
-    image, stream = images.image(index), io.BytesIO()
+    # A copy: an image that is in memory is its owner's, and `thumbnail` shrinks it in place.
+    image, stream = images.image(index).copy(), io.BytesIO()
     image.thumbnail((MISTAKE_SIDE, MISTAKE_SIDE))
     image.save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

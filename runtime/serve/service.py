@@ -176,7 +176,7 @@ class Service:
         form = serving.model.sessions.form
         ready = isinstance(source, np.ndarray) and (
             source.dtype != np.uint8
-            or (form.image == "uint8" and source.shape[1:] == form.image_shape)
+            or (source.shape[1:] == form.image_shape and form.spec.keeps_whole)
         )
         if not ready:
             if isinstance(source, np.ndarray) and (source.shape[3] != 3 or not source.size):

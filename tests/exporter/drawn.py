@@ -24,13 +24,16 @@ def drawn_checkpoint(
     *,
     settled: bool = True,
     used: float = 1.0,
+    resize: int = 16,
     **train: object,
 ) -> Path:
     """A checkpoint of two domains, or of the first, whose classes `NAMES` counts.
 
-    Each domain uses about the share `used` of the channels that are left.
+    Each domain uses about the share `used` of the channels that are left. Images are 16 px, cut
+    out of those whose shorter side is `resize`.
     """
     path, names = tiny_run(folder, method=f'"{method}"', **train), list(NAMES)[:domains]
+    path.write_text(path.read_text("utf-8").replace("size = 16", f"size = 16\nresize = {resize}"))
     if domains == 1:
         path.write_text(path.read_text("utf-8").partition("[domains.cold]")[0], "utf-8")
     config = load_config(path)

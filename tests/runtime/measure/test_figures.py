@@ -84,6 +84,14 @@ def test_what_is_not_finite_is_refused() -> None:
         Answers.of(np.array([[np.nan, 0.0]]), np.array([0]))
 
 
+def test_a_picture_of_a_mistake_is_a_copy() -> None:
+    """A program's own images were shrunk for good, those of the surest wrong answers."""
+    own = [Image.new("RGB", (400, 200), "red") for _ in range(3)]
+    images = ImageSet(np.zeros(3, np.int64), lambda index: own[index])
+    mistakes(figures(np.array([[0.4, 0.6], [0.1, 0.9], [0.9, 0.1]]), [0, 0, 0]), images)
+    assert [image.size for image in own] == [(400, 200)] * 3
+
+
 def test_mistakes_are_the_surest_and_small() -> None:
     rows = np.array([[0.4, 0.6], [0.1, 0.9], [0.9, 0.1]])
     images = ImageSet(np.zeros(3, np.int64), lambda index: Image.new("RGB", (400, 200), "red"))

@@ -273,8 +273,7 @@ def _settles(piece: Piece) -> bool:
 
 
 def _tell(jobs: Sequence[Job]) -> None:
-    """Tell who waits, once for each event loop: every call from another thread gives up the
-    interpreter's lock, and a loop that is busy is slow to give it back."""
+    """Tell who waits, once for each event loop, which is slow to give back an interpreter's lock."""
     for loop in {job.loop for job in jobs}:
         calls = [job.settled for job in jobs if job.loop is loop]
         if loop is None:

@@ -19,6 +19,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "ImageFault",
     "bits_of",
+    "brightest_of",
     "can_decode",
     "image_kind",
     "open_image",
@@ -54,6 +55,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ROTATIONS = (Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_90)
+BACK = dict(zip(ROTATIONS, reversed(ROTATIONS), strict=True))  # the others undo themselves
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
@@ -121,9 +124,13 @@ def to_rgb(image: Image.Image, orientation: Orientation) -> Image.Image:
     is the type's largest number, 65535 (4095 of a 12-bit TIFF). Raises ImageFault if it is deeper.
     """
     bits = bits_of(image)
+    # Pillow turns a TIFF when it loads it, and takes the tag away.
+    stored = turn_of(image) if image.format == "TIFF" and orientation == "ignore" else None
     flat = image if bits == 8 else Image.fromarray(_high_byte(image, bits))
     # A file's image goes when the file is closed, one that is in memory needs no copy.
     rgb = flat if type(flat) is Image.Image and flat.mode == "RGB" else flat.convert("RGB")
+    if stored is not None and turn_of(image) is None:
+        return rgb.transpose(BACK.get(stored, stored))
     turn = turn_of(image) if orientation == "exif" else None
     if turn is None:
         return rgb
@@ -147,6 +154,15 @@ def bits_of(image: Image.Image) -> int:
             "convert it to 8 or 16 bits a channel",
         )
     return 8
+
+
+def brightest_of(image: Image.Image) -> int:
+    """The largest number of a loaded image of 16 bits a channel; -1 of any other."""
+    if bits_of(image) != 16:
+        return -1
+    numbers = np.asarray(image)
+    inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+    return 65535 - int(numbers.min()) if inverted else int(numbers.max())
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:

@@ -21,6 +21,8 @@ BOXED_SUFFIXES = {
     **dict.fromkeys((".avif", ".avifs"), "AVIF"),
     **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif"), "HEIF"),
 }
+SYSTEM_FOLDERS = ("@eadir", "__macosx")  # a NAS's thumbnails, what macOS adds to an archive
+SYSTEM = "folder that a system keeps beside images"
 SPARE_SUFFIXES = ("~", ".bak", ".crdownload", ".part", ".tmp")
 
 
@@ -72,7 +74,14 @@ def folder_images(folder: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
 def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
     names = []
     for entry in _entries(folder):
-        if not entry.is_dir():
+        if entry.name.lower() in SYSTEM_FOLDERS:
+            skipped[SYSTEM] += 1
+        elif not _is_dir(entry):
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                raise DataError(
+                    f"{entry.path} is a link to what is not there, perhaps a class: mend the link "
+                    "or remove it"
+                )
             # What lies beside the class folders belongs to no class.
             if not entry.name.startswith("."):
                 skipped["outside the class folders"] += 1
@@ -103,7 +112,9 @@ def _images_below(folder: Path, skipped: Counter[str]) -> list[Path]:
         for entry in _entries(place):
             if entry.name.startswith("."):
                 skipped["hidden (name begins with a dot)"] += 1
-            elif entry.is_dir():
+            elif entry.name.lower() in SYSTEM_FOLDERS:
+                skipped[SYSTEM] += 1
+            elif _is_dir(entry):
                 folders.append((place / entry.name, real))
             elif kind := _unfit(entry):
                 skipped[kind] += 1
@@ -120,6 +131,16 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     except OSError as exc:
         reason = exc.strerror or reason_of(exc)
         raise DataError(f"{folder} cannot be opened ({reason}): correct the path") from None
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as exc:  # a link that leads to itself
+        reason = exc.strerror or reason_of(exc)
+        raise DataError(
+            f"{entry.path} cannot be followed ({reason}): mend the link or remove it"
+        ) from None
 
 
 def _unfit(entry: os.DirEntry[str]) -> str:

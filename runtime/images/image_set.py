@@ -15,7 +15,14 @@ from PIL import Image
 
 from prunion.runtime.base import Orientation, reader_threads, reason_of
 from prunion.runtime.errors import DataError
-from prunion.runtime.images.decode import ImageFault, bits_of, read_image, to_rgb, turn_of
+from prunion.runtime.images.decode import (
+    ImageFault,
+    bits_of,
+    brightest_of,
+    read_image,
+    to_rgb,
+    turn_of,
+)
 
 __all__ = [
     "ImageCheck",
@@ -27,6 +34,8 @@ __all__ = [
 ]
 
 AT_ONCE = 1024
+DEEP = "of 16 bits, scaled to 8"
+DIM = 1 << 13  # an eighth of 16 bits: 10 and 12 bits end below
 BLOCK = 1 << 20  # bytes of a file that are read at a time
 
 
@@ -88,12 +97,18 @@ class ImageSet:
         images = len(np.unique(place))
         return len(self) - images, pairs.shape[1] - images
 
-    def also_in(self, other: ImageSet) -> int:
-        """How many of its images are another set's too, as far as anybody knows."""
+    def also_in(self, other: ImageSet) -> tuple[int, int]:
+        """How many of its images are another set's too, and how many of those with another label.
+
+        As far as anybody knows.
+        """
         for own, others in ((self.prints, other.prints), (self.marks, other.marks)):
             if own is not None and others is not None:
-                return int(np.isin(own, others).sum())
-        return 0
+                there = {*zip(others.tolist(), other.labels.tolist(), strict=True)}
+                both = np.flatnonzero(np.isin(own, others))
+                pairs = zip(own[both].tolist(), self.labels[both].tolist(), strict=True)
+                return len(both), sum(pair not in there for pair in pairs)
+        return 0, 0
 
 
 def set_digest(labels: np.ndarray, prints: np.ndarray | None) -> str:
@@ -160,6 +175,8 @@ class ImageCheck:
     deep_bytes: int = 64 << 20
     met: Counter[str] = field(default_factory=Counter)
     prints: list[int] = field(default_factory=list)
+    # Largest numbers of 16-bit images that were read, by whichever thread; -1 for none.
+    brightest: list[int] = field(default_factory=list, init=False)
 
     def check(self, images: Sequence[Path | bytes], names: Sequence[str]) -> None:
         """Raise one DataError that names the first image of `images` that cannot be read."""
@@ -174,8 +191,22 @@ class ImageCheck:
                     else:
                         self.prints.append(found[0])
                         self.met.update(found[1])
+                self._tell_dim()
                 if bad:
                     raise DataError(f"{bad[0]}{_and_others(bad[1:])}")
+
+    def _tell_dim(self) -> None:
+        """Name deep images otherwise while none of those that were read is bright.
+
+        Cameras store 10 and 12 bits in 16. The upper eight of those are next to nothing, in
+        training and at the device alike, so that nothing else would show it.
+        """
+        most = max(self.brightest, default=-1)
+        self.brightest = [most]
+        dim = f"{DEEP}, though none goes beyond {most} of 65535: nearly black"
+        found = sum(self.met.pop(kind) for kind in list(self.met) if kind.startswith(DEEP))
+        if found:
+            self.met[dim if 0 <= most < DIM else DEEP] = found
 
     def _is_deep(self, image: Path | bytes) -> bool:
         with suppress(OSError):  # opening the file will say what is wrong
@@ -186,8 +217,12 @@ class ImageCheck:
         self, image: Path | bytes, name: str, deep: bool
     ) -> tuple[int, list[str]] | DataError:
         def use(opened: Image.Image) -> list[str]:
+            # Before it is loaded: Pillow turns a TIFF then, and takes the tag away.
+            turned = self.orientation == "exif" and _is_turned(opened)
             _load_small(opened) if deep else opened.verify()
-            return _traits(opened, self.orientation)
+            if deep:
+                self.brightest.append(brightest_of(opened))
+            return _traits(opened, turned)
 
         try:
             return _print_of(image), read_image(image, use)
@@ -216,16 +251,18 @@ def _and_others(bad: list[DataError]) -> str:
     return f"; {what} cannot be read either, such as {following}"
 
 
-def _traits(image: Image.Image, orientation: Orientation) -> list[str]:
+def _is_turned(image: Image.Image) -> bool:
+    return ("exif" in image.info or image.format == "TIFF") and turn_of(image) is not None
+
+
+def _traits(image: Image.Image, turned: bool) -> list[str]:
     """What of an image does not reach the network as it is stored."""
-    animated = turned = False
+    animated = False
     with suppress(Exception):  # damage behind what is used of the image
         # A camera's JPEG may hold previews and depth maps as further frames: no animation.
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    if orientation == "exif" and "exif" in image.info:
-        turned = turn_of(image) is not None
     told = {
-        "of 16 bits, scaled to 8": bits_of(image) > 8,
+        DEEP: bits_of(image) > 8,
         "of several frames, the first taken": animated,
         "turned by their EXIF orientation": turned,
         "with transparency, which is dropped": (

@@ -21,6 +21,8 @@ from prunion.runtime.images.tars import are_tars, open_tars
 __all__ = ["has_columns", "image_files", "matching", "open_images"]
 
 SHARDS = (".parquet", ".tar")
+NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)")
+MOST_SHARDS = 1 << 20  # a larger number counts something else
 # What the words in a shard's name say it is for, as Hugging Face's datasets reads them.
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -37,14 +39,15 @@ def image_files(paths: Sequence[Path], skipped: Counter[str] | None = None) -> t
     Args:
         skipped: is told how many files lie beside a folder's shards.
 
-    Raises DataError for a folder with shards of two kinds, or of several sets by their names.
+    Raises DataError for a folder with shards of two kinds, or of several sets by their names, and
+    where by their names some are not there.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += _shards(path, Counter() if skipped is None else skipped) or [path]
+            found += _complete(_shards(path, Counter() if skipped is None else skipped)) or [path]
         elif any(sign in str(path) for sign in "*?["):
-            found += [Path(x) for x in matching(str(path))] or [path]
+            found += _complete([Path(x) for x in matching(str(path))]) or [path]
         else:
             found.append(path)
     return tuple(found)
@@ -104,6 +107,31 @@ def _shards(folder: Path, skipped: Counter[str]) -> list[Path]:
     if shards and len(inside) > len(shards):
         skipped["beside the shards"] += len(inside) - len(shards)
     return shards
+
+
+def _complete(files: list[Path]) -> list[Path]:
+    """`files`, unless their names count up to more than there are: 00000-of-00003 and no other.
+
+    Those that a pattern leaves out are meant to be left out. Raises DataError.
+    """
+    sets: dict[tuple[Path, str, str], set[int]] = {}
+    for file in files:
+        if found := NUMBERED.match(file.name):
+            before, number, total = found.groups()
+            sets.setdefault((file.parent, before, total), set()).add(int(number))
+    for (folder, before, total), numbers in sets.items():
+        count = int(total)
+        first = 1 if 0 not in numbers and count in numbers else 0
+        if count > MOST_SHARDS or count < len(numbers):
+            continue
+        for number in set(range(first, first + count)) - numbers:
+            name = f"{before}{number:0{len(total)}}-of-{total}"
+            if not any(folder.glob(glob.escape(name) + "*")):  # a writer's own number may follow
+                raise DataError(
+                    f"{folder} holds {len(numbers)} of {count} shards, {shown(name)}… is not "
+                    "there: add what is missing, or name one by one those that are to be read"
+                )
+    return files
 
 
 def _kind_of(shard: Path) -> str:

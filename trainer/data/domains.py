@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from prunion.runtime.errors import ConfigError, DataError, PrunionError
 from prunion.runtime.images import ImageSet, Split, has_columns, image_files, open_images
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
+from prunion.trainer.data.remarks import remarks_of
 from prunion.trainer.data.sources import (
     PARTS,
     Handed,
@@ -107,7 +108,7 @@ def open_domain(
         "images": {part: len(images) for part, images in sets.items() if images is not None},
         "skipped": {part: dict(split.skipped) for part, split in splits.items()},
         "changed": {part: dict(split.met) for part, split in splits.items()},
-        "remarks": [*numbered.remarks, *_untested(classes, test), *_repeated(sets)],
+        "remarks": [*numbered.remarks, *remarks_of(classes, sets)],
     }
     return Domain(config.name, classes, train, test, config.mirror, config.crop, found, validation)
 
@@ -217,32 +218,6 @@ def _check_counts(
             f"{where} has no validation images: give some, more training images of a class, or "
             "leave validation and validation_holdout out"
         )
-
-
-def _untested(classes: tuple[str, ...], test: ImageSet) -> list[str]:
-    lacking = [classes[i] for i in np.setdiff1d(np.arange(len(classes)), test.labels)]
-    if not lacking:
-        return []
-    more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
-    named = ", ".join(map(repr, lacking[:4]))
-    return [f"no test images of {named}{more}: the accuracy says nothing of such classes"]
-
-
-def _repeated(sets: Mapping[str, ImageSet | None]) -> Iterator[str]:
-    """Images that are there more than once, in one set or in training and another one."""
-    for part, images in sets.items():
-        again, otherwise = (0, 0) if images is None else images.again()
-        if again:
-            other = f", {otherwise:,} of them with another label" if otherwise else ""
-            yield f"{again:,} {part} images are there once more{other}"
-    train = sets["train"]
-    for part in ("validation", "test"):
-        images = sets[part]
-        if images and train and (both := images.also_in(train)):
-            yield (
-                f"{both:,} of {len(images):,} {part} images are training images too: the accuracy "
-                "says less of new ones"
-            )
 
 
 def _log_found(domain: Domain) -> None:

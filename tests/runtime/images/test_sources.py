@@ -29,9 +29,9 @@ def made(folder: Path, *names: str) -> list[Path]:
         ["train-00000-of-00002-9b0b.parquet", "train-00001-of-00002-a1c2.parquet"],
         ["birds.tar", "latest.tar", "monday 3.tar"],  # names that say nothing of a split
         ["cats-train.tar", "dogs_training_2.tar"],
-        ["train-00000-of-00002.parquet", "train.parquet"],
-        ["train-2019-00000-of-00002.tar", "train-2020-00000-of-00002.tar"],
-        ["worker0-00000-of-00002.tar", "worker1-00000-of-00002.tar"],
+        ["train-00000-of-00001.parquet", "train.parquet"],
+        ["train-2019-00000-of-00001.tar", "train-2020-00000-of-00001.tar"],
+        ["worker0-00000-of-00001.tar", "worker1-00000-of-00001.tar"],
     ],
 )
 def test_a_folder_of_shards_is_one_set(tmp_path: Path, names: list[str]) -> None:
@@ -57,6 +57,30 @@ def test_shards_of_several_sets_are_told_apart(tmp_path: Path, names: list[str],
     made(tmp_path / "data", *names)
     with pytest.raises(DataError, match=told):
         image_files([tmp_path / "data"])
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"],
+            "data holds 2 of 3 shards, 'train-00001-of-00003'… is not there: add",
+        ),
+        (["a-1-of-3.tar", "a-3-of-3.tar"], "holds 2 of 3 shards, 'a-2-of-3'… is"),
+        (["a-0-of-2-77.tar"], "holds 1 of 2 shards, 'a-1-of-2'… is not there"),
+    ],
+)
+def test_shards_that_are_not_there_are_missed(tmp_path: Path, names: list[str], told: str) -> None:
+    files = made(tmp_path / "data", *names)
+    for path in (tmp_path / "data", tmp_path / "data" / "*"):
+        with pytest.raises(DataError, match=told):
+            image_files([path])
+    assert image_files(files) == tuple(files), "who names them one by one means these"
+
+
+def test_a_pattern_may_leave_shards_out(tmp_path: Path) -> None:
+    files = made(tmp_path / "data", *[f"a-{i}-of-3.tar" for i in range(3)])
+    assert image_files([tmp_path / "data" / "a-[01]*"]) == tuple(files[:2])
 
 
 def test_what_lies_beside_shards_is_counted(tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def test_hub_columns_are_named_by_keys(hub: Path) -> None:
     assert domain.test.labels.tolist() == [2, 0]
     assert domain.found["remarks"] == [
         "no test images of 'bee': the accuracy says nothing of such classes",
-        "2 of 2 test images are training images too: the accuracy says less of new ones",
+        "2 of 2 test images are training images too, 2 of them with another label: the accuracy "
+        "says less of new ones",
     ]
     assert opened(hub, label_column="colour").classes == ("blue", "red")
     with pytest.raises(DataError, match=r"label_column is 'fine', .* has img, colour, coarse_l"):

@@ -44,6 +44,29 @@ def test_a_link_to_its_own_place_brings_in_nothing(root: Path, target: str) -> N
     assert open_folder(root).skipped["folder that a link leads back to"] == 1
 
 
+@pytest.mark.parametrize("place", ["loop", "cats/loop"])
+def test_a_link_to_itself_is_named(root: Path, place: str) -> None:
+    (root / place).symlink_to("loop")
+    with pytest.raises(DataError, match=r"loop cannot be followed .*: mend the link"):
+        open_folder(root)
+
+
+def test_a_class_behind_a_broken_link_is_missed(root: Path) -> None:
+    (root / "birds").symlink_to("/nowhere/birds")
+    with pytest.raises(DataError, match=r"birds is a link to what is not there"):
+        open_folder(root)
+
+
+def test_what_a_system_keeps_beside_images_is_none_of_them(root: Path) -> None:
+    before = len(open_folder(root).labels)
+    for place in ("@eaDir/cats", "cats/@eaDir/0.png", "__MACOSX/cats"):
+        (root / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / place / "THUMB_M.jpg")
+    split = open_folder(root)
+    assert len(split.labels) == before and "@eaDir" not in (split.names or ())
+    assert split.skipped["folder that a system keeps beside images"] == 3
+
+
 def test_images_are_known_by_their_content(root: Path) -> None:
     cats = root / "cats"
     for name in ("a.jfif", "b", "c.img", "d.jpg?size=large"):

@@ -52,6 +52,32 @@ def test_links_are_the_same_image(tmp_path: Path) -> None:
     )
 
 
+def test_validation_images_that_are_test_images_are_told(tmp_path: Path) -> None:
+    train = write_folders(tmp_path / "train", {"ant": 3, "bee": 3})
+    test = write_folders(tmp_path / "test", {"ant": 2, "bee": 2}, number=10)
+    found = remarks(train, test, validation=(str(test),))
+    told = "what is chosen by the ones is chosen by the others"
+    assert found == [f"4 of 4 validation images are test images too: {told}"]
+    # The same picture under another name, in another class.
+    shutil.copy(train / "bee" / "0000.png", test / "ant" / "more.png")
+    told = "1 of 5 test images are training images too, 1 of them with another label"
+    assert remarks(train, test) == [f"{told}: the accuracy says less of new ones"]
+
+
+@pytest.mark.parametrize("name", ["nan", "N/A", "None"])
+def test_a_class_called_as_what_has_no_value_is_told(tmp_path: Path, name: str) -> None:
+    train = write_folders(tmp_path / "train", {"ant": 3, "bee": 3})
+    (train / "bee").rename(train / name.replace("/", "-"))
+    table = tmp_path / "train.csv"
+    rows = [
+        f"{x.relative_to(tmp_path)},{name if i > 2 else 'ant'}"
+        for i, x in enumerate(sorted(train.rglob("*.png"), key=lambda x: x.parent.name != "ant"))
+    ]
+    table.write_text("\n".join(["image,label", *rows]), "utf-8")
+    found = remarks(table, table)
+    assert f"a class is called {name!r}, as tables write what has no value" in str(found)
+
+
 def test_rows_of_a_table_that_contradict_each_other(tmp_path: Path) -> None:
     write_folders(tmp_path, {"ant": 3, "bee": 3})
     lines = [f"{kind}/000{i}.png,{kind}" for kind in ("ant", "bee") for i in range(3)]
@@ -78,7 +104,7 @@ def test_no_copy_is_held_out_while_another_stays(tmp_path: Path) -> None:
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
     for seed in range(5):
         domain = open_domain(DomainConfig("d", train=(str(train),), holdout=0.5), seed)
-        assert len(domain.test) and not domain.test.also_in(domain.train)
+        assert len(domain.test) and not domain.test.also_in(domain.train)[0]
         assert not [x for x in domain.found["remarks"] if "training images too" in x]
 
 

@@ -273,7 +273,7 @@ def _settles(piece: Piece) -> bool:
 
 
 def _tell(jobs: Sequence[Job]) -> None:
-    """Tell who waits, once for each event loop, which is slow to give back an interpreter's lock."""
+    """Tell who waits, once for each event loop: a busy one is slow to give back Python's lock."""
     for loop in {job.loop for job in jobs}:
         calls = [job.settled for job in jobs if job.loop is loop]
         if loop is None:

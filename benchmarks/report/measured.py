@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["measured_notes", "measured_tables"]
+__all__ = ["measured_as", "measured_notes", "measured_tables"]
 
 MIB = 2**20
+OWN = ("mixed", "pinned", "single", "split")  # sessions of the bundle itself
 Rows = list[tuple[str, ...]]
 
 
@@ -29,7 +30,36 @@ def measured_notes(report: Mapping[str, Any]) -> list[str]:
     machine = ", ".join(f"{key} {value}" for key, value in dict(report["machine"]).items())
     told = [report.get(key) for key in ("slowed_down", "widths_warning", "widths_cost")]
     slow = [f"may be slowed down: {told[0]}"] if told[0] else []
-    return [machine, *slow, *(str(x) for x in told[1:] if x), *map(str, report.get("notes", ()))]
+    asked = [_asked(report)] if isinstance(report.get("asked"), Mapping) else []
+    return [
+        machine,
+        *asked,
+        *slow,
+        *(str(x) for x in told[1:] if x),
+        *map(str, report.get("notes", ())),
+    ]
+
+
+def measured_as(report: Mapping[str, Any], session: str) -> str:
+    """Which graph was answered by what, with how many threads, on which machine.
+
+    Times are compared only where this is the same. Of an earlier prunion the graph is not known.
+    """
+    asked, machine = report.get("asked"), dict(report["machine"])
+    threads = machine.get("threads", "all")
+    where = f"{threads} thread{'s' * (threads != 1)}, {machine.get('cpu', 'a CPU')}"
+    if not isinstance(asked, Mapping):
+        return f"a graph that is not named, {where}"
+    provider = str(dict(asked["providers"]).get(session, asked["backend"]))
+    where = where if provider.startswith(("CPU", "OpenVINO")) else str(machine.get("gpu", "a GPU"))
+    return f"{asked['precision']}, {provider.removesuffix('ExecutionProvider')}, {where}"
+
+
+def _asked(report: Mapping[str, Any]) -> str:
+    asked = report["asked"]
+    providers = ", ".join(dict.fromkeys(map(str, dict(asked["providers"]).values())))
+    domains = "of all domains" if asked["domains"] == "mixed" else f"of {asked['domains']}"
+    return f"the {asked['precision']} graph, {domains}, by {providers or asked['backend']}"
 
 
 def _scenario(report: Mapping[str, Any]) -> Rows:
@@ -81,13 +111,39 @@ def _compared(report: Mapping[str, Any]) -> Rows:
 
 def _fresh(report: Mapping[str, Any]) -> Rows:
     rows: Rows = [("session", "batch", "load ms", "first call ms", "peak memory, MiB", "files, MB")]
-    own = sum(report.get("file_bytes", {}).values())
     for x in report.get("fresh", ()):
-        size = report.get("rival_bytes", {}).get(x["session"], own)
+        size = _loaded_bytes(report, str(x["session"]))
         times = (f"{float(x[key]):.1f}" for key in ("load_ms", "first_call_ms"))
         memory = f"{float(x['peak_rss_bytes']) / MIB:.0f}"
-        rows.append((str(x["session"]), str(x["batch"]), *times, memory, f"{size / 1e6:.1f}"))
+        rows.append(
+            (
+                str(x["session"]),
+                str(x["batch"]),
+                *times,
+                memory,
+                "-" if size is None else f"{size / 1e6:.1f}",
+            )
+        )
     return rows
+
+
+def _loaded_bytes(report: Mapping[str, Any], session: str) -> int | None:
+    """Bytes of the files that a session is loaded from; None where that is not known.
+
+    Of a bundle one graph and all that is none.
+    """
+    rivals, files = dict(report.get("rival_bytes", {})), dict(report.get("file_bytes", {}))
+    graphs = {name: size for name, size in files.items() if name.endswith(".onnx")}
+    if session in rivals:
+        return int(rivals[session])
+    if not session.startswith(OWN) or not graphs:
+        return None
+    asked = report.get("asked")
+    precision = asked["precision"] if isinstance(asked, Mapping) else "fp32"
+    name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+    if name not in graphs:
+        return None
+    return int(sum(files.values()) - sum(graphs.values()) + graphs[name])
 
 
 def _energy(report: Mapping[str, Any]) -> Rows:

@@ -30,6 +30,7 @@ from prunion.benchmarks.report.logs import (
     last_sharing,
     read_log,
 )
+from prunion.benchmarks.report.measured import measured_as
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.bundle import Manifest, UnitTable, load_manifest
 from prunion.runtime.errors import InputError
@@ -115,13 +116,14 @@ class Subject:
         """What is counted of answers, by what answered which images: the run's own come first."""
         return answers_of(self.figures, self.evaluations, self.made_by)
 
-    def milliseconds(self) -> float | None:
-        """Median of one image of any domain, as measured; None where nobody measured."""
+    def milliseconds(self) -> dict[str, float]:
+        """Median of one image of any domain, by what answered where (`measured_as`)."""
+        found: dict[str, float] = {}
         for report in self.measured:
             for row in report.get("rows", ()):
                 if row["session"] in OF_ANY_DOMAIN and row["batch"] == 1:
-                    return float(row["timing"]["p50_ms"])
-        return None
+                    found.setdefault(measured_as(report, row["session"]), row["timing"]["p50_ms"])
+        return found
 
 
 def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:

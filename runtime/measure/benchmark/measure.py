@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from prunion.runtime.backends import settled
 from prunion.runtime.base import (
     Backend,
-    MachineState,
     Meter,
     Precision,
     Timing,
@@ -42,6 +39,7 @@ from prunion.runtime.measure.benchmark.contenders import (
     widths_cost,
 )
 from prunion.runtime.measure.benchmark.fresh import Fresh, measure_fresh
+from prunion.runtime.measure.benchmark.outcome import BenchReport, BenchRow, Energy, Engine
 from prunion.runtime.measure.benchmark.rivals import all_contenders
 from prunion.runtime.measure.comparison import Comparison, compare_blocks
 from prunion.runtime.tensorrt import free_gpu_bytes
@@ -52,88 +50,6 @@ BLOCK_MS, BLOCKS = 60.0, 24
 WARM_UP_S = 2.0
 # Counters of energy move every 100 ms or so, and idle takes no longer to see.
 LEAST_ENERGY_S, MOST_ENERGY_S, IDLE_S = 0.5, 5.0, 0.5
-
-
-@dataclass(frozen=True)
-class BenchRow:
-    """One contender at one batch size.
-
-    Attributes:
-        session: `mixed`, `pinned:NAME`, or `single` of a specialised bundle; or a rival's name.
-        warm_up_calls: how many calls came before the first that counts.
-        steady: whether it had got no faster by then.
-    """
-
-    session: str
-    batch: int
-    timing: Timing
-    images_per_second: float
-    warm_up_calls: int
-    steady: bool
-
-
-@dataclass(frozen=True)
-class Energy:
-    """What one image of a contender's batches took, in joules by meter; other load is in it."""
-
-    session: str
-    batch: int
-    joules_per_image: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A compiled engine; `scratch_bytes` of the GPU beside its weights, as it says itself."""
-
-    session: str
-    bytes: int
-    scratch_bytes: int
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """Everything `prunion bench` prints; milliseconds and bytes.
-
-    `load_ms` and `peak_rss_bytes` are of this process: the peak includes Python and whatever
-    it had loaded before. `fresh` has the same for each contender in a process of its own.
-    `gpu_bytes` is what is less free on the GPU after the run than before it, None on a CPU and
-    where cuda-python is not installed; what CUDA itself takes is not in it. `rival_bytes` is of
-    the files that rivals are loaded from, `engines` of what TensorRT runs as its engines tell.
-    `overhead_ms` is what timing adds to one call, `load_after` the machine's load average when all
-    was done; that of before is in `machine`.
-    `energy` and `idle_watts` (before loading) are empty where the machine does not tell. `before`
-    and `after` are the machine's clocks and temperatures, `slowed_down` what may be wrong there;
-    `widths_warning` is about widths that the backend's fast kernels do not take, `widths_cost`
-    what they cost here: measured, empty where there are none or nothing could be measured.
-    """
-
-    bundle: str
-    trunk_hash: str
-    rows: tuple[BenchRow, ...]
-    comparisons: tuple[Comparison, ...]
-    load_ms: dict[str, float]
-    fresh: tuple[Fresh, ...]
-    rss_before_bytes: int
-    peak_rss_bytes: int
-    gpu_bytes: int | None
-    file_bytes: dict[str, int]
-    rival_bytes: dict[str, int]
-    engines: tuple[Engine, ...]
-    overhead_ms: float
-    energy: tuple[Energy, ...]
-    idle_watts: dict[str, float]
-    machine: dict[str, Any]
-    before: MachineState
-    after: MachineState
-    slowed_down: str
-    widths_warning: str
-    widths_cost: str
-    load_after: float | None
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON value."""
-        return asdict(self)
 
 
 def bench(
@@ -234,12 +150,20 @@ def bench(
     peak, sizes = peak_rss_bytes(), {k: x.file_bytes for k, x in opened.items()}
     told = ((name, x.engine_bytes, x.scratch_bytes) for name, x in opened.items())
     engines = tuple(Engine(name, a, b) for name, a, b in told if a is not None and b is not None)
+    providers = {name: x.provider for name, x in opened.items()}
     del opened  # the fresh processes need the memory
     asked = [x.name for x in entered if fresh and not x.aside]
     started = [measure_fresh(setup, name, max(batches)) for name in asked]
     return BenchReport(
         bundle=str(bundle.path),
         trunk_hash=bundle.manifest.trunk_hash,
+        asked={
+            "precision": precision,
+            "backend": backend,
+            "providers": providers,
+            "domains": domains,
+            "threads": threads,
+        },
         rows=tuple(rows),
         comparisons=tuple(comparisons),
         load_ms=load_ms,

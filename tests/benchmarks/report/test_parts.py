@@ -20,7 +20,7 @@ from prunion.benchmarks.report.charts_runs import (
     frontier_charts,
 )
 from prunion.benchmarks.report.measured import measured_notes, measured_tables
-from prunion.benchmarks.report.page import html_page
+from prunion.benchmarks.report.page import _overview, html_page
 from prunion.benchmarks.report.paint import LIGHT, Chart, painted, short
 from prunion.benchmarks.report.subjects import Subject, _with_file, read_subjects
 
@@ -148,7 +148,7 @@ def test_what_was_measured_elsewhere_is_told_whole() -> None:
     known = [replace(subject(["a"]), trunk_hash="ab")]
     for value in (REPORT, SCENARIO):
         known = _with_file(known, Path("bench.json"), value)
-    assert known[0].milliseconds() == 2.0, "a bundle with weights of each domain is split"
+    assert list(known[0].milliseconds().values()) == [2.0], "own weights are split"
     page = html_page(known, [], [{}])
     for told in ("backbone", "0.250 … 0.350", "faster", "128", "4.0", "p99 under 15 ms", "LoadGen"):
         assert f"{told}</td>" in page, told
@@ -156,3 +156,43 @@ def test_what_was_measured_elsewhere_is_told_whole() -> None:
     assert "may be slowed down: governor powersave" in page
     older = {key: REPORT[key] for key in ("bundle", "rows", "machine")}
     assert list(measured_tables(older)) == ["Measured"]
+
+
+def test_times_of_other_graphs_and_machines_stand_apart() -> None:
+    """An INT8 graph's milliseconds stood beside the fp32 graph's accuracy and bytes."""
+
+    def timed(precision: str, cpu: str, ms: float) -> dict[str, Any]:
+        row = {**REPORT["rows"][0], "session": "mixed", "batch": 1}
+        row["timing"] = {**row["timing"], "p50_ms": ms}
+        asked = {"precision": precision, "backend": "cpu", "domains": "mixed", "threads": 1}
+        asked["providers"] = {"mixed": "CPUExecutionProvider"}
+        machine = {"cpu": cpu, "threads": 1}
+        return {**REPORT, "rows": [row], "asked": asked, "machine": machine}
+
+    one = subject(["a"], measured=[timed("int8", "x", 0.4), timed("fp32", "x", 4.0)])
+    other = subject(["a"], measured=[timed("fp32", "x", 3.0), timed("fp32", "y", 1.0)])
+    head, first, second = _overview([one, other])
+    times = [i for i, name in enumerate(head) if name.startswith("ms, 1 image")]
+    assert [head[i] for i in times] == [
+        f"ms, 1 image ({x}, CPU, 1 thread, {y})"
+        for x, y in (("int8", "x"), ("fp32", "x"), ("fp32", "y"))
+    ]
+    assert [first[i] for i in times] == ["0.40", "4.00", "-"]
+    assert [second[i] for i in times] == ["-", "3.00", "1.00"]
+    chart = next(x for x in frontier_charts([one, other]) if x.name == "frontier-latency")
+    assert "fp32, CPU, 1 thread, x" in str(chart.rows) + chart.alt
+    assert "the int8 graph, of all domains, by CPU" in str(measured_notes(one.measured[0]))
+
+
+def test_a_session_is_loaded_from_one_graph_of_its_bundle() -> None:
+    files = {"model.onnx": 4_000_000, "model.int8.onnx": 1_000_000, "domains/a.safetensors": 50_000}
+    fresh = {"batch": 1, "load_ms": 1.0, "first_call_ms": 1.0, "peak_rss_bytes": 1}
+    report = {
+        **REPORT,
+        "file_bytes": files,
+        "rival_bytes": {"backbone": 9_000_000},
+        "fresh": [{**fresh, "session": x} for x in ("mixed", "backbone", "openvino")],
+        "asked": {"precision": "int8", "backend": "cpu", "domains": "mixed", "providers": {}},
+    }
+    rows = measured_tables(report)["In a process of its own"]
+    assert [row[-1] for row in rows[1:]] == ["1.1", "9.0", "-"]

@@ -163,7 +163,11 @@ def _each(option: str, listed: str | None) -> list[list[str]]:
 @click.option("-o", "--output", default="run.toml", show_default=True, type=FilePath())
 @force
 def init(data: str, output: str, force: bool) -> None:
-    """Write a commented run file for DATA: a folder for each domain, in it one for each class."""
+    """Write a commented run file for the images in DATA.
+
+    A folder for each domain, in it one for each class, or train and test with these or as
+    train.parquet or train.tar; or DATA is such a folder itself, of one domain.
+    """
     from prunion.runtime.base import check_output, replace_file
     from prunion.trainer.config import HEAD, found_domains, load_config, run_file_text
 

@@ -89,7 +89,7 @@ bench = click.Command("bench", params=plain_bench.params, help=plain_bench.help,
 def profile(source: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
     """Measure what layers cost here over their widths, for a latency budget.
 
-    BUNDLE is one that `export RUN.toml --untrained` wrote; RUN.toml itself needs torch.
+    BUNDLE is one that `export RUN.toml --untrained` wrote; RUN.toml itself needs prunion[export].
     """
     from prunion.runtime.measure import measure_profile, profile_lines, profile_warning
 

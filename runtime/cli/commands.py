@@ -53,7 +53,7 @@ def predict(
     """Classify images of one domain.
 
     An IMAGE may also be a folder, for every image below it, or a quoted pattern such as
-    'photos/**/*.jpg'; each one's images come in the order of their names. An image that cannot be
+    'photos/**/*.jpg'; each one's images come in the order of their paths. An image that cannot be
     read is told on standard error, the others are answered, and the exit code is 1.
     """
     from prunion.runtime.errors import InputError, PrunionError, printable

@@ -60,7 +60,12 @@ def _weights(_: click.Context, option: click.Parameter, value: tuple[str, ...]) 
 @click.option("--watch", type=FOLDER, metavar="DIR", help="Serve packs as they come and go.")
 @click.option("--control", is_flag=True, help="Let clients load and unload models.")
 @click.option(
-    "--allow", "folders", multiple=True, type=FOLDER, metavar="DIR", help="Where from; repeatable."
+    "--allow",
+    "folders",
+    multiple=True,
+    type=FOLDER,
+    metavar="DIR",
+    help="Its packs; repeatable.",
 )
 @precision
 @click.option("--backend", default="auto", show_default=True, type=backends, help="What answers.")

@@ -146,7 +146,7 @@ def _check_made(setup: Setup, name: str) -> None:
     if name in NEED_UNPRUNED and not setup.unpruned:
         raise InputError(
             f"{name} needs the unpruned network, written by torch: run `prunion bench` where "
-            "prunion[train] is installed, or give Python's bench(unpruned=…) its graph"
+            "prunion[export] is installed, or give Python's bench(unpruned=…) its graph"
         )
 
 

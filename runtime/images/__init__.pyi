@@ -17,6 +17,7 @@ from .decode import open_image as open_image
 from .decode import read_image as read_image
 from .decode import to_rgb as to_rgb
 from .decode import turn_of as turn_of
+from .folder import SYSTEM_FOLDERS as SYSTEM_FOLDERS
 from .folder import folder_images as folder_images
 from .folder import open_folder as open_folder
 from .image_set import ImageCheck as ImageCheck

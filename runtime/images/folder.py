@@ -15,7 +15,7 @@ from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
 from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
 
-__all__ = ["folder_images", "open_folder"]
+__all__ = ["SYSTEM_FOLDERS", "folder_images", "open_folder"]
 
 BOXED_SUFFIXES = {
     **dict.fromkeys((".avif", ".avifs"), "AVIF"),

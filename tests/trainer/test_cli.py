@@ -48,6 +48,7 @@ def test_init_finds_shards(tmp_path: Path) -> None:
     for place in (fish / "train" / "0.tar", fish / "test.tar"):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
+    write_folders(tmp_path / "__MACOSX" / "train", {"a": 1, "b": 1})  # of an archive, no domain
     assert found_domains(tmp_path) == {"fish": {"train": fish / "train", "test": fish / "test.tar"}}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import DataError, printable
+from prunion.runtime.images import SYSTEM_FOLDERS
 from prunion.trainer.config.file import toml_key, toml_text
 
 __all__ = ["HEAD", "found_domains", "run_file_text"]
@@ -152,7 +153,11 @@ def _holds_images(folder: Path) -> bool:
 
 def _folders(folder: Path) -> list[Path]:
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [x for x in inside if x.is_dir() and not x.name.startswith(".")]
+    return [
+        x
+        for x in inside
+        if x.is_dir() and not x.name.startswith(".") and x.name.lower() not in SYSTEM_FOLDERS
+    ]
 
 
 def _name(folder: str) -> str:

@@ -19,7 +19,7 @@ from prunion.runtime.errors import ConfigError, DataError, PrunionError
 from prunion.runtime.images import ImageSet, Split, has_columns, image_files, open_images
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data.classes import number_classes
-from prunion.trainer.data.remarks import remarks_of
+from prunion.trainer.data.remarks import remarks_between, remarks_of
 from prunion.trainer.data.sources import (
     PARTS,
     Handed,
@@ -141,6 +141,11 @@ def open_domains(
                     "sets": sets,
                     "found": domain.found,
                 }
+        by_name = {x.name: x for x in own.values()}
+        trains = {name: x.train for name, x in by_name.items()}
+        for name, remark in remarks_between(trains, {n: x.test for n, x in by_name.items()}):
+            by_name[name].found["remarks"].append(remark)
+            log.warning("domain %s: %s", name, remark)
     except PrunionError as exc:
         broken, facts = exc, {"error": str(exc)}
     # A process that cannot go on says so before it leaves, or the others would wait for it.

@@ -8,7 +8,7 @@ import numpy as np
 
 from prunion.runtime.images import ImageSet, plain_name
 
-__all__ = ["remarks_of"]
+__all__ = ["remarks_between", "remarks_of"]
 
 NO_VALUE = ("nan", "na", "n/a", "<na>", "none", "null")
 
@@ -18,6 +18,44 @@ def remarks_of(classes: Sequence[str], sets: Mapping[str, ImageSet | None]) -> l
     test = sets["test"]
     untested = [] if test is None else _untested(classes, test)
     return [*_valueless(classes), *untested, *_repeated(sets)]
+
+
+def remarks_between(
+    trains: Mapping[str, ImageSet], tests: Mapping[str, ImageSet]
+) -> Iterator[tuple[str, str]]:
+    """(domain, remark) where its test images are training images of other domains.
+
+    As far as the bytes of both were read.
+
+    Args:
+        trains: training images by domain.
+        tests: test images of the same domains.
+    """
+    known = {name: x.prints for name, x in trains.items() if x.prints is not None}
+    if len(known) < 2:
+        return
+    names = list(known)
+    owners = np.repeat(np.arange(len(names)), [len(known[name]) for name in names])
+    every = np.concatenate([known[name] for name in names])
+    order = np.argsort(every, kind="stable")
+    every, owners = every[order], owners[order]
+    for place, name in enumerate(names):
+        prints = tests[name].prints
+        if prints is None:
+            continue
+        ends = [np.searchsorted(every, prints, side) for side in ("left", "right")]
+        # How often each is there, and how often in the domain's own training images.
+        own = np.sort(known[name])
+        count = np.subtract(*[np.searchsorted(own, prints, side) for side in ("right", "left")])
+        seen = np.flatnonzero(ends[1] - ends[0] > count)
+        if len(seen):
+            span = owners[ends[0][seen[0]] : ends[1][seen[0]]]
+            other = names[int(span[span != place][0])]
+            yield (
+                name,
+                f"{len(seen):,} of {len(prints):,} test images are training images of other "
+                f"domains, such as {other}: a trunk that learns along has seen them",
+            )
 
 
 def _untested(classes: Sequence[str], test: ImageSet) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from prunion.runtime.errors import DataError
 from prunion.trainer.config import DomainConfig
-from prunion.trainer.data import open_domain
+from prunion.trainer.data import open_domain, open_domains
 from tests.trainer.images import encoded, open_files, write_folders, write_parquet
 
 CROSSED = "2 of 4 test images are training images too: the accuracy says less of new ones"
@@ -76,6 +76,30 @@ def test_a_class_called_as_what_has_no_value_is_told(tmp_path: Path, name: str) 
     table.write_text("\n".join(["image,label", *rows]), "utf-8")
     found = remarks(table, table)
     assert f"a class is called {name!r}, as tables write what has no value" in str(found)
+
+
+def test_test_images_that_another_domain_learns_from_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trunk is one for all domains."""
+    first = write_folders(tmp_path / "first", {"ant": 4, "bee": 4})
+    second = write_folders(tmp_path / "second", {"cat": 4, "dog": 4}, number=20)
+    tests = [
+        write_folders(tmp_path / "test1", {"ant": 2, "bee": 2}, number=40),
+        write_folders(tmp_path / "test2", {"cat": 2, "dog": 2}, number=60),
+    ]
+    shutil.copy(first / "ant" / "0000.png", tests[1] / "cat" / "of-first.png")
+    configs = [
+        DomainConfig(name, train=(str(train),), test=(str(test),))
+        for name, train, test in zip(("one", "two"), (first, second), tests, strict=True)
+    ]
+    one, two = open_domains(configs, 0)
+    told = (
+        "1 of 5 test images are training images of other domains, such as one: a trunk that "
+        "learns along has seen them"
+    )
+    assert (one.found["remarks"], two.found["remarks"]) == ([], [told])
+    assert f"domain two: {told}" in caplog.text
 
 
 def test_rows_of_a_table_that_contradict_each_other(tmp_path: Path) -> None:

@@ -93,6 +93,12 @@ def _torchvision_dataset(config: DomainConfig, part: Part) -> Any:
             f"{where} validation_split is {config.validation_split!r}, and {name} has no third "
             "part: set validation_holdout = 0.1 in its place"
         )
+    elif any("train" in inspect.signature(base).parameters for base in cls.__mro__[1:-1]):
+        # EMNIST's `split` is one of six sets, each with both parts: two of them share images.
+        raise ConfigError(
+            f"{where} name {name!r} takes the part by an option that a run file cannot say: hand "
+            "it over from Python, or write its images to class folders and give train and test"
+        )
     elif "split" in accepted:
         options["split"] = getattr(config, f"{part}_split")
     else:

@@ -64,6 +64,9 @@ def test_torchvision_refusals_name_the_fix(tmp_path: Path) -> None:
     told = r"'PhotoTour' takes more than a run file can say \(.*'name'\): hand it over from Python"
     with pytest.raises(ConfigError, match=told):
         open_domain(named("PhotoTour", tmp_path), 0)
+    # Its `split` says which of six sets, and both parts of each come by another option.
+    with pytest.raises(ConfigError, match="'EMNIST' takes the part by an option"):
+        open_domain(named("EMNIST", tmp_path, train_split="digits", test_split="mnist"), 0)
     with pytest.raises(ConfigError, match="'FakeData' has no training and test split: write"):
         open_domain(named("FakeData", tmp_path), 0)
     with pytest.raises(DataError, match=r"CIFAR10 is not in .*\[domains.d\] root, or set download"):

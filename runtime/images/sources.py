@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prunion.runtime.base import Orientation, shown
@@ -112,26 +112,37 @@ def _shards(folder: Path, skipped: Counter[str]) -> list[Path]:
 def _complete(files: list[Path]) -> list[Path]:
     """`files`, unless their names count up to more than there are: 00000-of-00003 and no other.
 
-    Those that a pattern leaves out are meant to be left out. Raises DataError.
+    Those that lie there and that a pattern leaves out are meant to be left out. Raises DataError.
     """
-    sets: dict[tuple[Path, str, str], set[int]] = {}
-    for file in files:
-        if found := NUMBERED.match(file.name):
-            before, number, total = found.groups()
-            sets.setdefault((file.parent, before, total), set()).add(int(number))
-    for (folder, before, total), numbers in sets.items():
-        count = int(total)
-        first = 1 if 0 not in numbers and count in numbers else 0
-        if count > MOST_SHARDS or count < len(numbers):
+    numbers, kinds = _numbers(files), {_kind_of(file) for file in files}
+    beside = {
+        folder: _numbers(x for x in folder.iterdir() if _kind_of(x) in kinds)  # no part of one
+        for folder in {place[0] for place in numbers}
+    }
+    for place, named in numbers.items():
+        folder, before, total = place
+        there, count = beside[folder].get(place, named), int(total)
+        first = 1 if 0 not in there and count in there else 0
+        if count > MOST_SHARDS:
             continue
-        for number in set(range(first, first + count)) - numbers:
-            name = f"{before}{number:0{len(total)}}-of-{total}"
-            if not any(folder.glob(glob.escape(name) + "*")):  # a writer's own number may follow
-                raise DataError(
-                    f"{folder} holds {len(numbers)} of {count} shards, {shown(name)}… is not "
-                    "there: add what is missing, or name one by one those that are to be read"
-                )
+        missing = next((i for i in range(first, first + count) if i not in there), None)
+        if missing is not None:
+            name = f"{before}{missing:0{len(total)}}-of-{total}"
+            raise DataError(
+                f"{folder} holds {len(there)} of {count} shards, {shown(name)}… is not there: add "
+                "what is missing, or name one by one those that are to be read"
+            )
     return files
+
+
+def _numbers(files: Iterable[Path]) -> dict[tuple[Path, str, str], set[int]]:
+    """The numbers of shards, by their folder and what stands around these in their names."""
+    found: dict[tuple[Path, str, str], set[int]] = {}
+    for file in files:
+        if named := NUMBERED.match(file.name):
+            before, number, total = named.groups()
+            found.setdefault((file.parent, before, total), set()).add(int(number))
+    return found
 
 
 def _kind_of(shard: Path) -> str:

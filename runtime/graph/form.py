@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,10 +93,17 @@ class GraphForm:
     def check_values(self, array: np.ndarray) -> None:
         """Raise InputError if images as `prepare` gives them hold NaN or infinity.
 
-        Apart from `prepare`, because it is cheapest on what is about to be read anyway.
+        Warns, once in a process, of numbers that no pixels have: of 0 … 255, say, that were not
+        normalised. Apart from `prepare`, because it is cheapest on what is about to be read anyway.
         """
-        if self.image == "float32":
-            check_finite(array)
+        if self.image == "float32" and abs(check_finite(array)) > 2 * self.farthest:
+            warnings.warn(  # not logged: a server would write it for every request
+                f"the mean of an image array is beyond twice what black or white is here, "
+                f"{self.farthest:.2f}: give (x / 255 - mean) / std, as the bundle's manifest says, "
+                "or pixels as uint8; answers to others mean nothing",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def noise(self, count: int) -> np.ndarray:
         """`count` images of noise as the graph takes them; unlike a picture it reaches every
@@ -137,6 +145,12 @@ class GraphForm:
         """`[6]` float32: the scales `1 / (255 · std)` and shifts `-mean / std` of R, G and B."""
         mean, std = np.array(self.spec.mean), np.array(self.spec.std)
         return np.concatenate([1 / (255 * std), -mean / std]).astype(np.float32)
+
+    @property
+    def farthest(self) -> float:
+        """How far from 0 a normalised pixel can be."""
+        ends = zip(self.spec.mean, self.spec.std, strict=True)
+        return max(max(abs(mean), abs(1 - mean)) / std for mean, std in ends)
 
     def unit_table(self, table: UnitTable) -> UnitTable:
         """The unit table of a pinned graph, whose head is always a gathered one."""

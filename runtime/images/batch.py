@@ -93,15 +93,17 @@ def check_shape(array: np.ndarray, spec: ImageInput) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def check_finite(array: np.ndarray) -> None:
-    """Raise InputError if float32 `array`, contiguous, holds NaN or infinity.
+def check_finite(array: np.ndarray) -> float:
+    """Raise InputError if float32 `array`, contiguous, holds NaN or infinity; else its mean.
 
     Either makes the sum NaN or infinite, and so may finite numbers that are too large: then every
     one is looked at. `einsum` sums in one reading, without fresh memory and without other threads.
     """
     flat = array.reshape(-1)
-    if not (isfinite(np.einsum("i->", flat)) or np.isfinite(flat).all()):
+    total = float(np.einsum("i->", flat))
+    if not (isfinite(total) or np.isfinite(flat).all()):
         raise InputError("the image array holds NaN or infinity: check how it was normalised")
+    return total / max(len(flat), 1)
 
 
 def check_pixels(array: np.ndarray, spec: ImageInput) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,18 @@ def test_unknown_name_lists_what_there_is(model: Model) -> None:
 def test_wrong_arrays_are_refused(model: Model, array: np.ndarray) -> None:
     with pytest.raises(InputError):
         model.logits(array, [0] * len(array))
+
+
+def test_pixels_that_were_not_normalised_are_told(model: Model, batch: np.ndarray) -> None:
+    """Numbers of 0 … 255 are answered, and the answers are those of no image."""
+    pixels = np.random.default_rng(0).integers(0, 256, batch.shape).astype(np.float32)
+    with pytest.warns(RuntimeWarning, match=r"give \(x / 255 - mean\) / std"):
+        model.logits(pixels, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.logits(batch, 0)
+        white = np.full((1, 12, 10, 3), 255, np.uint8)
+        model.predict(white, model.domains[0])
 
 
 def test_an_overflowing_image_is_no_answer(model: Model) -> None:

@@ -107,7 +107,7 @@ def test_every_option_exists() -> None:
     assert command is not None
     params = [*command.params, *benchmark.params]
     known = {name for x in params for name in (*x.opts, *x.secondary_opts)}
-    docker = "platform read-only tmpfs cap-drop security-opt".split()
+    docker = "platform build-arg load push no-deps read-only tmpfs cap-drop security-opt".split()
     foreign = {"--data-binary", "--no-cache-dir", *(f"--{name}" for name in docker)}
     assert set(re.findall(r"--[a-z][\w-]*", PAGE)) - foreign <= known
     unit = (DEPLOY / "prunion-serve.service").read_text("utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunion.benchmarks.report.measured import check_measured
 from prunion.runtime.base import read_json
 from prunion.runtime.bundle import Manifest
 from prunion.runtime.errors import InputError, PrunionError
@@ -106,10 +107,15 @@ def stored_in(manifest: Manifest) -> float | None:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What `prunion eval -o` or `prunion bench --json` wrote; InputError for another file."""
+    """What `prunion eval -o` or `prunion bench --json` wrote; InputError for another file.
+
+    Raises KeyError, TypeError and their like where a measurement lacks what is shown of it.
+    """
     value = read_json(path, InputError)
     kinds = {"rows", "scenario", "confusion"}
     if isinstance(value, dict) and kinds & value.keys() and "bundle" in value:
+        if "confusion" not in value:
+            check_measured(value)
         return value
     raise InputError(
         f"{path} is no file of `prunion eval -o` or `prunion bench --json`: give one of these"

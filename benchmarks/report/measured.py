@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["measured_as", "measured_notes", "measured_tables"]
+from prunion.runtime.base import on_cpu
+from prunion.runtime.measure import asked_text
+
+__all__ = ["check_measured", "measured_as", "measured_notes", "measured_tables"]
 
 MIB = 2**20
 OWN = ("mixed", "pinned", "single", "split")  # sessions of the bundle itself
 Rows = list[tuple[str, ...]]
+
+
+def check_measured(report: Mapping[str, Any]) -> None:
+    """Raise what is raised where a file lacks what the page shows of it: KeyError, TypeError, …."""
+    measured_tables(report)
+    measured_notes(report)
+    for row in report.get("rows", ()):
+        measured_as(report, row["session"])
 
 
 def measured_tables(report: Mapping[str, Any]) -> dict[str, Rows]:
@@ -30,7 +41,7 @@ def measured_notes(report: Mapping[str, Any]) -> list[str]:
     machine = ", ".join(f"{key} {value}" for key, value in dict(report["machine"]).items())
     told = [report.get(key) for key in ("slowed_down", "widths_warning", "widths_cost")]
     slow = [f"may be slowed down: {told[0]}"] if told[0] else []
-    asked = [_asked(report)] if isinstance(report.get("asked"), Mapping) else []
+    asked = [asked_text(report["asked"])] if isinstance(report.get("asked"), Mapping) else []
     return [
         machine,
         *asked,
@@ -50,16 +61,9 @@ def measured_as(report: Mapping[str, Any], session: str) -> str:
     where = f"{threads} thread{'s' * (threads != 1)}, {machine.get('cpu', 'a CPU')}"
     if not isinstance(asked, Mapping):
         return f"a graph that is not named, {where}"
-    provider = str(dict(asked["providers"]).get(session, asked["backend"]))
-    where = where if provider.startswith(("CPU", "OpenVINO")) else str(machine.get("gpu", "a GPU"))
+    provider = str(dict(asked["providers"])[session])
+    where = where if on_cpu(provider) else str(machine.get("gpu", "a GPU"))
     return f"{asked['precision']}, {provider.removesuffix('ExecutionProvider')}, {where}"
-
-
-def _asked(report: Mapping[str, Any]) -> str:
-    asked = report["asked"]
-    providers = ", ".join(dict.fromkeys(map(str, dict(asked["providers"]).values())))
-    domains = "of all domains" if asked["domains"] == "mixed" else f"of {asked['domains']}"
-    return f"the {asked['precision']} graph, {domains}, by {providers or asked['backend']}"
 
 
 def _scenario(report: Mapping[str, Any]) -> Rows:

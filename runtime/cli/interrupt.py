@@ -31,9 +31,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     outer = frame
     while outer is not None:
         if outer.f_code.co_filename.startswith(IMPORTING):
-            timer = threading.Timer(SOON, os.kill, (os.getpid(), signal.SIGINT))
+            timer = threading.Timer(SOON, _ask_again)
             timer.daemon = True
             timer.start()
             return
         outer = outer.f_back
     signal.default_int_handler(number, frame)
+
+
+def _ask_again() -> None:
+    if os.name == "nt":  # where os.kill ends the process without a word
+        signal.raise_signal(signal.SIGINT)
+    else:  # which also wakes a thread that sleeps
+        os.kill(os.getpid(), signal.SIGINT)

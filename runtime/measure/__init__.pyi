@@ -3,6 +3,7 @@ from .benchmark.rivals import NEED_UNPRUNED as NEED_UNPRUNED
 from .benchmark.rivals import TORCH_PRUNED as TORCH_PRUNED
 from .benchmark.rivals import check_against as check_against
 from .benchmark.rivals import check_files as check_files
+from .benchmark.text import asked_text as asked_text
 from .benchmark.text import bench_csv as bench_csv
 from .benchmark.text import foreign_to_bench as foreign_to_bench
 from .benchmark.text import format_report as format_report

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from prunion.runtime.base import INPUT_RAILS, state_text
 from prunion.runtime.measure.benchmark.fresh import Fresh
 from prunion.runtime.measure.benchmark.measure import BenchReport, BenchRow, Energy
 from prunion.runtime.measure.comparison import Comparison
 
-__all__ = ["bench_csv", "foreign_to_bench", "format_report"]
+__all__ = ["asked_text", "bench_csv", "foreign_to_bench", "format_report"]
 
 COLUMNS = (
     "session,batch,runs,mean_ms,p50_ms,p90_ms,p99_ms,min_ms,images_per_second,warm_up_calls,"
@@ -20,6 +21,13 @@ COLUMNS = (
     "ratio_high,verdict"
 ).split(",")
 MIB = 2**20
+
+
+def asked_text(asked: Mapping[str, Any]) -> str:
+    """What was measured, of a report's `asked`: which graph, of which domains, by what."""
+    providers = ", ".join(dict.fromkeys(map(str, dict(asked["providers"]).values())))
+    domains = "all domains" if asked["domains"] == "mixed" else str(asked["domains"])
+    return f"the {asked['precision']} graph, of {domains}, by {providers or asked['backend']}"
 
 
 def format_report(report: BenchReport) -> str:
@@ -43,7 +51,11 @@ def format_report(report: BenchReport) -> str:
         sizes += f", packs and the rest {rest:,} bytes"
     mib = f"{report.peak_rss_bytes / MIB:.0f} MiB"
     before = f"{report.rss_before_bytes / MIB:.0f} MiB"
-    lines += [f"load: {loads}", f"peak memory: {mib} ({before} before loading)"]
+    lines += [
+        f"measured: {asked_text(report.asked)}",
+        f"load: {loads}",
+        f"peak memory: {mib} ({before} before loading)",
+    ]
     if report.gpu_bytes is not None:
         lines.append(f"GPU memory: {report.gpu_bytes / MIB:.0f} MiB taken")
     lines += [

@@ -23,6 +23,7 @@ from prunion.benchmarks.report.measured import measured_notes, measured_tables
 from prunion.benchmarks.report.page import _overview, html_page
 from prunion.benchmarks.report.paint import LIGHT, Chart, painted, short
 from prunion.benchmarks.report.subjects import Subject, _with_file, read_subjects
+from prunion.runtime.errors import InputError
 
 MANY = [f"domain {index:02} of many" for index in range(40)]
 WHOLE = (1.0, 1.0)
@@ -196,3 +197,11 @@ def test_a_session_is_loaded_from_one_graph_of_its_bundle() -> None:
     }
     rows = measured_tables(report)["In a process of its own"]
     assert [row[-1] for row in rows[1:]] == ["1.1", "9.0", "-"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"precision": "fp32", "providers": 3}])
+def test_a_measurement_that_lacks_what_is_shown_is_named(tmp_path: Path, asked: Any) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps({**REPORT, "asked": asked}))
+    with pytest.raises(InputError, match=r"bench\.json is damaged .*: write it again"):
+        read_subjects([path])

@@ -181,7 +181,8 @@ def init(data: str, output: str, force: bool) -> None:
     with replace_file(path) as temporary:
         temporary.write_text(run_file_text(Path(data), path, domains), "utf-8")
         load_config(temporary)  # what no command could read takes no other file's place
-    click.echo(f"{path}: {len(domains)} domains, {', '.join(domains)}")
+    counted = "1 domain" if len(domains) == 1 else f"{len(domains)} domains"
+    click.echo(f"{path}: {counted}, {', '.join(domains)}")
 
 
 @click.command("list")

@@ -93,7 +93,7 @@ def test_init_leaves_out_what_it_may_not_read(
     monkeypatch.setattr(Path, "iterdir", iterdir)
     said = run("init", tmp_path, "-o", tmp_path / "run.toml")
     assert f"{lost} is left out: {lost} cannot be read (Permission denied)" in said
-    assert "1 domains, birds" in said
+    assert "1 domain, birds" in said
     refused = run("init", lost, "-o", tmp_path / "other.toml", code=1)
     assert "lost+found/train" not in refused and "cannot be read (Permission denied)" in refused
 

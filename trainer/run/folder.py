@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,13 +18,10 @@ from prunion.trainer.run.metrics import RUNS
 
 __all__ = ["Claim", "check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
 
-FILES = (
-    *("metrics.jsonl", "state.safetensors", "own.safetensors", "graph.json", "record.json"),
-    RUNS,
-)
+RUN_FILE, LOG, STATE = "run.toml", "metrics.jsonl", "state.safetensors"
+FILES = (LOG, STATE, "own.safetensors", "graph.json", "record.json", RUNS)
 FOLDERS = ("tensorboard", "checkpoint", "baseline")
 KEPT = ("wandb",)  # other programs' runs may lie there too, perhaps not sent yet
-RUN_FILE, GRAPH_FILE = "run.toml", "graph.json"
 PATIENCE = 10.0  # seconds, that processes which read images outlive a run that was killed
 MARKS = frozenset(("cost", "target", "phase", "mean_sparsity", "budget/kind"))  # of a log's lines
 MOST_LINE = 1 << 20
@@ -106,13 +104,13 @@ def check_folder(
 
 def _why_taken(folder: Path) -> str:
     """Why a run may not begin in a folder that is not empty, and what may be done there."""
-    foreign, log = foreign_to_run(folder), folder / "metrics.jsonl"
+    foreign, log = foreign_to_run(folder), folder / LOG
     if not foreign:
         return (
             f"{folder} already holds a run: pass --resume to go on with it, --force to start "
             "again, or -o for another place"
         )
-    if (folder / "state.safetensors").is_file() or (log.is_file() and _is_own(log)):
+    if (folder / STATE).is_file() or (log.is_file() and _is_own(log)):
         return (
             f"{folder} already holds a run, and {foreign} beside it: pass --resume to go on with "
             "it, or -o for another place"
@@ -125,10 +123,10 @@ def foreign_to_run(folder: Path) -> str:
     if not folder.is_dir():
         return strangers(folder)
     half = [x.name for x in folder.iterdir() if HALF.fullmatch(x.name)]
-    log = folder / "metrics.jsonl"  # beside a run file that is no copy there is none
+    log = folder / LOG  # beside a run file that is no copy there is none
     if log.exists() and not _is_own(log):
         return "holds a metrics.jsonl of another program"
-    known = (RUN_FILE, *FILES, *FOLDERS) if log.exists() else (GRAPH_FILE,)
+    known = (RUN_FILE, *FILES, *FOLDERS) if log.exists() else ()
     found = strangers(folder, (*known, *KEPT, *half))
     checkpoint, board = folder / "checkpoint", folder / "tensorboard"
     if not found and checkpoint.exists() and (found := foreign_to_checkpoint(checkpoint)):
@@ -170,14 +168,30 @@ def make_folder(folder: Path, *, force: bool, resume: bool, claim: Claim | None 
     _make(folder)
     if claim is not None:
         claim.take()
-    if resume:
+    try:
+        (folder / LOG).touch()  # from now on it is known as a run's
+        if not resume:
+            _remove_run(folder)
         _remove_half_written(folder)
-    else:
-        for leftover in FILES:
-            (folder / leftover).unlink(missing_ok=True)
-        for leftover in FOLDERS:
-            shutil.rmtree(folder / leftover, ignore_errors=True)
-        (folder / "metrics.jsonl").touch()  # from now on it is known as a run's
+    except OSError as exc:  # what is left would pass for this run's
+        raise OutputError(
+            f"{exc.filename} of the run before cannot be removed ({exc.strerror}): remove it "
+            "yourself, or choose another place with -o"
+        ) from None
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what an earlier run left. Stopped at any moment, it still is a run's folder.
+
+    That is known by its log, which is there to the end; a half-removed folder has a name of those
+    that a killed run left half written. The state goes first, so that nothing goes on with a part.
+    """
+    for leftover in (STATE, *(name for name in FILES if name not in (STATE, LOG))):
+        (folder / leftover).unlink(missing_ok=True)
+    for leftover in FOLDERS:
+        if os.path.lexists(folder / leftover):
+            (folder / leftover).replace(folder / f".{leftover}.{secrets.token_hex(8)}")
+    (folder / LOG).write_bytes(b"")
 
 
 def _make(folder: Path) -> None:
@@ -210,7 +224,7 @@ def drop_lines_after(metrics: Path, step: int) -> None:
 
 def _check_resumable(folder: Path) -> None:
     """Refuse what holds no state, unless it looks like a run killed before its first state."""
-    if not (folder / "state.safetensors").is_file():
+    if not (folder / STATE).is_file():
         known = (*FILES, *FOLDERS, *KEPT, RUN_FILE)
         others = [p.name for p in folder.iterdir() if p.name not in known]
         if any(not name.startswith(".") for name in others) or (folder / "checkpoint").exists():
@@ -222,4 +236,8 @@ def _check_resumable(folder: Path) -> None:
 def _remove_half_written(folder: Path) -> None:
     for prefix in (*FILES, *FOLDERS):
         for leftover in folder.glob(f".{prefix}.*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            whole = leftover.is_dir() and not leftover.is_symlink()
+            try:
+                shutil.rmtree(leftover) if whole else leftover.unlink()
+            except OSError as exc:  # it may name a file in there without its folder
+                raise OSError(exc.errno, exc.strerror, str(leftover)) from None

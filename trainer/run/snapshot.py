@@ -197,6 +197,10 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         key = key_of(".".join(path[:-1]), path[-1] if path else "config")
         told = f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
         return told + _back(path, before)
+    # Everything of a domain lies by its place: another's weights would answer for it, untold.
+    before, after = (list(x["domains"]) for x in (stored["config"], now["config"]))
+    if before != after:
+        return f"its domains in another order (was {', '.join(before)}, is {', '.join(after)})"
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
         if key == "images":

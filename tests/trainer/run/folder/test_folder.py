@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from prunion.runtime.errors import PrunionError
+from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.run import folder as run_folder
 from prunion.trainer.run.folder import Claim, foreign_to_run, make_folder
 
@@ -58,6 +64,7 @@ def test_two_processes_cannot_train_in_one_folder(
         ("metrics.jsonl", "no JSON\n", "holds a metrics.jsonl of another program"),
         ("state.safetensors", "x", "holds state.safetensors"),
         ("record.json", "{}", "holds record.json"),
+        ("graph.json", "{}", "holds graph.json"),
         ("tensorboard/events.out.tfevents.1", "x", "holds tensorboard"),
     ],
 )
@@ -84,3 +91,63 @@ def test_a_run_that_was_killed_early_is_one(tmp_path: Path, log: str) -> None:
     assert names == ["metrics.jsonl", "wandb"]  # which may hold other programs' runs
     (tmp_path / "run.toml").touch()  # killed before its first line
     make_folder(tmp_path, force=True, resume=False)
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a `kill -9`."""
+
+
+@pytest.mark.parametrize("moment", range(20))
+def test_force_that_is_killed_can_be_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    folder = tmp_path / "run"
+    _a_run(folder)
+    left = iter(range(moment))
+
+    def until(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if next(left, None) is None:
+                raise Killed
+            return plain(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        for name in ("unlink", "replace", "rmdir", "open"):
+            patch.setattr(os, name, until(getattr(os, name)))
+        patch.setattr(Path, "write_bytes", until(Path.write_bytes))
+        make_folder(folder, force=True, resume=False)
+    make_folder(folder, force=True, resume=False)
+    assert sorted(x.name for x in folder.iterdir()) == ["metrics.jsonl", "run.toml"]
+
+
+def test_what_cannot_be_removed_is_told_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _a_run(tmp_path)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(OutputError, match=r"\.tensorboard\.\w+ of the run before cannot be"):
+            make_folder(tmp_path, force=True, resume=False)
+    assert not (tmp_path / "checkpoint").exists()  # nobody exports the run before for this one
+    make_folder(tmp_path, force=True, resume=False)
+
+
+def _a_run(folder: Path) -> None:
+    """What a finished run leaves, by name."""
+    for name in ("state.safetensors", "own.safetensors", "graph.json", "record.json", "run.toml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x", "utf-8")
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 0, "cost": 1}) + "\n", "utf-8")
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events.out.tfevents.1").write_text("x", "utf-8")
+    (folder / "checkpoint").mkdir()
+    for name in ("model.safetensors", "units.json"):
+        (folder / "checkpoint" / name).write_text("x", "utf-8")
+    facts = {"format_version": 1, "config": {}, "domains": []}
+    (folder / "checkpoint" / "checkpoint.json").write_text(json.dumps(facts), "utf-8")

@@ -159,6 +159,19 @@ def test_the_key_that_differs_is_named_with_both_values(tmp_path: Path) -> None:
         train_run(replace(config, domains=mirrored), tmp_path / "out", resume=True)
 
 
+def test_domains_in_another_order_are_not_resumed_with(tmp_path: Path) -> None:
+    config = load_config(tiny_run(tmp_path, warmup=1, ramp=0, settle=0))
+    # Of the same images: nothing but their names tells which row of the bank is whose.
+    twin = replace(config.domains[0], name="twin")
+    config = replace(config, domains=(config.domains[0], twin))
+    train_run(config, tmp_path / "out")
+    train_run(config, tmp_path / "out", resume=True)
+    with pytest.raises(
+        CheckpointError, match=r"in another order \(was warm, twin, is twin, warm\)"
+    ):
+        train_run(replace(config, domains=config.domains[::-1]), tmp_path / "out", resume=True)
+
+
 def test_other_images_are_not_resumed_with(tmp_path: Path) -> None:
     run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=0)
     config = load_config(run_file)

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 MAX_PRIORITY = 3
+USUAL_PRIORITY = 2
 MAX_ID = 1000
 OUTPUTS = ("logits",)
 LOOK = 4096  # bytes at each end of a body: spaces may stand there
@@ -67,7 +68,7 @@ class InferRequest:
     tensors: Mapping[str, Tensor]
     outputs: tuple[Requested, ...]
     timeout: float | None = None
-    priority: int = 2
+    priority: int = USUAL_PRIORITY
     binary: bool = False
 
 
@@ -165,11 +166,15 @@ def make_request(
     if len(named) != len(tensors):
         raise InputError("inputs must be `image` and `domain`, each once")
     _refuse_shared_memory(values)
-    if values.get("sequence_id") not in (None, 0, ""):
+    sequence = values.get("sequence_id")
+    # By type: `false` would be equal to 0.
+    if sequence is not None and not (type(sequence) in (int, str) and not sequence):
         raise InputError("`sequence_id` asks for a stateful model: every request stands alone here")
-    timeout, priority = values.get("timeout"), values.get("priority") or 2
+    timeout, priority = values.get("timeout"), values.get("priority")
     if timeout is not None and (type(timeout) is not int or not 0 <= timeout < 1 << 62):
         raise InputError("`timeout` must be whole microseconds")
+    if priority is None or (type(priority) is int and priority == 0):  # Triton's word for "default"
+        priority = USUAL_PRIORITY
     if type(priority) is not int or not 1 <= priority <= MAX_PRIORITY:
         raise InputError(f"`priority` must be 1 (first) to {MAX_PRIORITY}")
     binary = values.get("binary_data_output", False)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "INT64": np.dtype("<i8"),
 }
 TAKEN = (*DTYPES, "BYTES")
+# What JSON says of each, in words and as Python's types.
+NUMBERS: tuple[str, set[type]] = ("numbers", {int, float})
+JSON_TYPES: dict[str, tuple[str, set[type]]] = {
+    "INT64": ("whole numbers", {int}),
+    "BYTES": ("texts", {str}),
+}
 MOST_DIMENSIONS = 8
 MOST_VALUES = 1 << 40
 
@@ -57,7 +63,7 @@ def shape_of(name: str, shape: Any) -> tuple[int, ...]:
 
 
 def json_tensor(entry: Mapping[str, Any]) -> Tensor:
-    """A tensor whose `data` is JSON. Raises InputError."""
+    """A tensor whose `data` is JSON, flat or nested as its shape. Raises InputError."""
     name, datatype = str(entry.get("name"))[:100], str(entry.get("datatype"))[:100]
     shape, data = shape_of(name, entry.get("shape")), entry.get("data")
     _check_type(name, datatype)
@@ -65,16 +71,16 @@ def json_tensor(entry: Mapping[str, Any]) -> Tensor:
         raise InputError(f"`{name}` has no list `data`")
     parameters = entry.get("parameters")
     encoded = isinstance(parameters, dict) and parameters.get("content_type") == "base64"
+    values = _flat(name, shape, data)
+    words, kinds = JSON_TYPES.get(datatype, NUMBERS)
+    # By type: in Python a boolean is a number too, and would count as 0 or 1.
+    if not set(map(type, values)) <= kinds:
+        raise InputError(f"`{name}.data` must hold {words} only, as its datatype {datatype} says")
     if datatype == "BYTES":
-        return Tensor(name, datatype, shape, _texts(name, shape, data, encoded))
+        return Tensor(name, datatype, shape, _texts(name, values, encoded))
     if datatype == "INT64":
-        if len(data) == 1 and isinstance(data[0], list):
-            data = data[0]
-        if any(type(value) is not int for value in data):
-            raise InputError(f"`{name}.data` must hold int values only")
-        _check_count(name, shape, len(data))
-        return Tensor(name, datatype, shape, data)
-    return Tensor(name, datatype, shape, _numbers(name, datatype, shape, data))
+        return Tensor(name, datatype, shape, values)
+    return Tensor(name, datatype, shape, _numbers(name, datatype, shape, values))
 
 
 def raw_tensor(
@@ -118,36 +124,67 @@ def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
         raise InputError(f"`{name}` holds {count} values, its shape is {shown(list(shape))}")
 
 
-def _texts(name: str, shape: tuple[int, ...], data: list[Any], encoded: bool) -> list[bytes]:
-    if any(not isinstance(value, str) for value in data):
-        raise InputError(f"`{name}.data` must hold str values only")
-    _check_count(name, shape, len(data))
+def _flat(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
+    """The values of `data`, row by row, whether it is flat or nested exactly as `shape`.
+
+    Nested in another way the same numbers would be another tensor, such as an image whose channels
+    come last.
+    """
+    if list not in set(map(type, data)):
+        _check_count(name, shape, len(data))
+        return data
+    rows: list[Any] = [data]
+    for size in shape:
+        if set(map(type, rows)) - {list} or set(map(len, rows)) - {size}:
+            raise _nested_otherwise(name, shape)
+        rows = list(chain.from_iterable(rows))
+    if list in set(map(type, rows)):
+        raise _nested_otherwise(name, shape)
+    return rows
+
+
+def _nested_otherwise(name: str, shape: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"`{name}.data` is nested in another way than its shape {shown(list(shape))}: send it "
+        "flat, or in lists of these lengths"
+    )
+
+
+def _texts(name: str, data: list[str], encoded: bool) -> list[bytes]:
     try:
         if encoded:
             return [base64.b64decode(value, validate=True) for value in data]
         return [value.encode() for value in data]
-    except binascii.Error:
-        raise InputError(f"`{name}.data` is no base64, as its content_type says") from None
     except UnicodeEncodeError:
         raise InputError(f"`{name}.data` holds half of a surrogate pair: send whole text") from None
+    except ValueError:  # what base64 says of letters beyond ASCII, and its own error's base
+        raise InputError(f"`{name}.data` is no base64, as its content_type says") from None
 
 
-def _numbers(name: str, datatype: str, shape: tuple[int, ...], data: list[Any]) -> np.ndarray:
+def _numbers(
+    name: str, datatype: str, shape: tuple[int, ...], data: list[int | float]
+) -> np.ndarray:
     try:
-        array = np.asarray(data).ravel()
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        raise InputError(f"`{name}.data` must hold rows of one length") from None
-    if array.dtype.kind not in "iuf":
-        raise InputError(f"`{name}.data` must hold numbers only")
-    _check_count(name, shape, array.size)
+        array = np.asarray(data)
+    except OverflowError:  # a whole number beyond float64, beside fractions
+        raise _beyond(name, datatype) from None
+    if array.dtype.kind not in "iuf":  # whole numbers beyond 64 bits are objects to numpy
+        raise _beyond(name, datatype)
     if datatype == "UINT8":
-        if array.dtype.kind == "f" or (array.size and not 0 <= array.min() <= array.max() < 256):
-            raise InputError(f"`{name}.data` must hold whole numbers in 0..255")
+        whole = array.dtype.kind != "f"  # which numpy calls an empty one too
+        if array.size and not (whole and 0 <= array.min() <= array.max() < 256):
+            raise _beyond(name, datatype)
     elif not (np.abs(array) <= np.finfo(np.float32).max).all():
-        raise InputError(f"`{name}.data` holds NaN, infinity or numbers beyond float32")
+        raise _beyond(name, datatype)
     # JSON has no halves: what is called FP16 there comes as numbers like any other.
     kept = np.uint8 if datatype == "UINT8" else np.float32
     return np.asarray(array.astype(kept).reshape(shape))
+
+
+def _beyond(name: str, datatype: str) -> InputError:
+    if datatype == "UINT8":
+        return InputError(f"`{name}.data` must hold whole numbers in 0..255")
+    return InputError(f"`{name}.data` holds NaN, infinity or numbers beyond float32")
 
 
 def _split_bytes(name: str, data: bytes | memoryview, count: int) -> list[bytes]:

@@ -43,8 +43,14 @@ def client(model: Model) -> Any:
         {"outputs": [{"name": "logits", "parameters": {"shared_memory_region": "x"}}]},
         {"parameters": 5},
         {"parameters": {"priority": -1}},
+        {"parameters": {"priority": False}},
+        {"parameters": {"priority": ""}},
+        {"parameters": {"priority": []}},
+        {"parameters": {"priority": 0.0}},
+        {"parameters": {"timeout": False}},
         {"parameters": {"timeout": 1.5}},
         {"parameters": {"sequence_id": 7}},
+        {"parameters": {"sequence_id": False}},
         {"parameters": {"binary_data_output": "yes"}},
     ],
 )
@@ -53,6 +59,13 @@ def test_what_is_not_understood_is_refused(client: Any, change: dict[str, Any]) 
     answer = client.post(INFER, content=text)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("priority", [None, 0, 1, 2, 3])
+def test_priorities_that_mean_something(client: Any, priority: int | None) -> None:
+    """0 is what Triton's clients call the usual one."""
+    value = {**body(), "parameters": {"priority": priority, "sequence_id": 0}}
+    assert client.post(INFER, json=value).status_code == 200
 
 
 def test_a_key_that_is_given_twice_is_refused(client: Any) -> None:

@@ -2,9 +2,9 @@ from .batcher import Batcher as Batcher
 from .catalogue import Catalogue as Catalogue
 from .decode import Budget as Budget
 from .decode import Decoder as Decoder
+from .folder import PackFolder as PackFolder
+from .folder import UnreadError as UnreadError
 from .packs import PackCache as PackCache
-from .packs import PackFolder as PackFolder
-from .packs import UnreadError as UnreadError
 from .policy import BatchOptions as BatchOptions
 from .policy import runs_at_once as runs_at_once
 from .queue import FairQueue as FairQueue

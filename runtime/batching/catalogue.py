@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from prunion.runtime.batching.folder import PackFolder, UnreadError
 from prunion.runtime.batching.layers import Layers, rows_after
-from prunion.runtime.batching.packs import PackCache, PackFolder, UnreadError
+from prunion.runtime.batching.packs import PackCache
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
 from prunion.runtime.model import LiveDomain, Model

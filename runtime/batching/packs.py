@@ -1,124 +1,24 @@
-"""Packs in a folder that was named at start, read when they are first asked for."""
+"""Packs of a folder, read when they are first asked for."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import logging
-import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
+from prunion.runtime.batching.folder import PackFolder, Stamp, Sums, UnreadError
 from prunion.runtime.batching.statistics import Statistics
-from prunion.runtime.bundle import Pack, read_pack
-from prunion.runtime.errors import BundleError, PrunionError
+from prunion.runtime.bundle import Pack
+from prunion.runtime.errors import PrunionError
 from prunion.runtime.model import LiveDomain, Model
 
-__all__ = ["PackCache", "PackFolder", "Stamp", "UnreadError", "pack_bytes"]
+__all__ = ["PackCache", "pack_bytes"]
 
-SUFFIX = ".safetensors"
-SUMS = "SHA256SUMS"
-MAX_BYTES = 256 << 20
 LOOK_AGAIN = 1.0  # seconds for which a file is taken to be what it was
-NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-Stamp = tuple[int, int, int]
 logger = logging.getLogger("prunion.serve")
-
-
-class UnreadError(BundleError):
-    """The system did not give a pack's bytes; it may the next time."""
-
-
-@dataclass(frozen=True)
-class PackFolder:
-    """A folder of `NAME.safetensors`, each the pack of the domain NAME.
-
-    If it holds a `SHA256SUMS` (as `sha256sum *.safetensors` writes it), a pack must be listed
-    there with the hash that its bytes have.
-    """
-
-    path: Path
-
-    def names(self) -> list[str]:
-        """The domains there are files for.
-
-        Raises OSError where the folder cannot be listed now, which is not to be taken for empty.
-        """
-        files = [p.name for p in self.path.iterdir() if p.suffix == SUFFIX]
-        return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
-
-    def stamp(self, name: str) -> Stamp | None:
-        """What changes when the file is replaced or written over; None if there is none.
-
-        Raises UnreadError where the system does not say: a file may well be there.
-        """
-        return _stamp(self.path / f"{name}{SUFFIX}") if self.plain(name) else None
-
-    def sums_stamp(self) -> Stamp | None:
-        """The same of the folder's `SHA256SUMS`. Raises UnreadError."""
-        return _stamp(self.path / SUMS)
-
-    def read(self, name: str) -> Pack:
-        """The pack of a domain.
-
-        Raises BundleError, which names the file but not its folder; UnreadError where the bytes
-        could not be had, which says nothing of them.
-        """
-        file = self.path / f"{name}{SUFFIX}"
-        if not self.plain(name):
-            raise BundleError(f"{name!r} is no file's name: a folder of packs cannot hold it")
-        try:
-            # A link out of the folder would read any file of the machine.
-            if not file.resolve().is_relative_to(self.path.resolve()):
-                raise BundleError(f"{file.name} lies outside of the folder of packs: copy it there")
-            if file.stat().st_size > MAX_BYTES:
-                raise BundleError(f"{file.name} is larger than {MAX_BYTES >> 20} MiB: no pack")
-            data = file.read_bytes()
-        except OSError as exc:
-            raise UnreadError(f"{file.name} cannot be read ({exc.strerror})") from None
-        self._check_hash(file.name, data)
-        pack = read_pack(Path(file.name), data)
-        if pack.name != name:
-            raise BundleError(
-                f"{file.name} holds the domain {pack.name!r}: rename the file to its domain"
-            )
-        return pack
-
-    @staticmethod
-    def plain(name: str) -> bool:
-        """Whether a domain's name can be a file's here: no folder, nothing hidden."""
-        return 0 < len(name) < 200 and not name.startswith(".") and not set(name) & set("/\\\0:")
-
-    def _check_hash(self, file: str, data: bytes) -> None:
-        try:
-            text = (self.path / SUMS).read_text("utf-8")
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise UnreadError(f"{SUMS} cannot be read ({exc.strerror})") from None
-        except ValueError as exc:
-            raise BundleError(f"{SUMS} cannot be read ({exc}): write it again") from None
-        sums = {m[2]: m[1] for line in text.splitlines() if (m := SUM_LINE.fullmatch(line))}
-        if sums.get(file) != hashlib.sha256(data).hexdigest():
-            what = "differs from" if file in sums else "is not in"
-            raise BundleError(f"{file} {what} {SUMS}: copy the pack again, or write the sums again")
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        found = path.stat()
-    except ValueError:
-        return None
-    except OSError as exc:
-        if exc.errno in NO_FILE:
-            return None
-        raise UnreadError(f"{path.name} cannot be read ({exc.strerror})") from None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def pack_bytes(pack: Pack) -> int:
@@ -130,7 +30,9 @@ def pack_bytes(pack: Pack) -> int:
 @dataclass
 class _Held:
     domain: LiveDomain
-    stamp: Stamp | None
+    digest: str
+    stamp: Stamp
+    sums: Stamp | None  # of those that allowed it
     bytes: int
     looked: float
 
@@ -139,7 +41,8 @@ class PackCache:
     """Domains of a folder, least recently used first to go when they take more than `limit` bytes.
 
     Thread-safe. Those named in `stay` are read once and never leave. A file that was replaced
-    becomes another domain of that name; requests that hold the former one finish with it.
+    becomes another domain of that name; requests that hold the former one finish with it. Sums that
+    come after a pack was read hold for it too.
     """
 
     def __init__(
@@ -156,6 +59,7 @@ class PackCache:
         self.stay = frozenset(stay)
         self.statistics = statistics or Statistics()
         self.bytes = 0
+        self._sums: Sums | None = None
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
         self._reading: dict[str, threading.Lock] = {}
@@ -164,14 +68,14 @@ class PackCache:
         return len(self._held)
 
     def resident(self, name: str) -> LiveDomain | None:
-        """A domain that is in memory and whose file is unchanged; None if it must be read."""
+        """A domain that is in memory and unchanged, as are the sums; None if `read` must look."""
         now = time.monotonic()
         with self._lock:
             held = self._held.get(name)
             if held is None:
                 return None
             if now - held.looked > LOOK_AGAIN:
-                if self._stamp_or(held.stamp, name) != held.stamp:
+                if not self._is_same(name, held):
                     return None
                 held.looked = now
             self._held.move_to_end(name)
@@ -202,13 +106,17 @@ class PackCache:
             self.model.release(held.domain)
         return held is not None
 
-    def _stamp_or(self, before: Stamp | None, name: str) -> Stamp | None:
-        """The file's stamp; what it was before, with a warning, as long as it cannot be had."""
+    def _is_same(self, name: str, held: _Held) -> bool:
+        """Whether the pack and the sums are what they were.
+
+        They are taken to be, with a warning, as long as the system does not say.
+        """
         try:
-            return self.folder.stamp(name)
+            found = self.folder.stamp(name), self.folder.sums_stamp()
         except UnreadError as exc:
             logger.warning("%s: %r is served as it was", exc, name)
-            return before
+            return True
+        return found == (held.stamp, held.sums)
 
     def _read(self, name: str) -> LiveDomain | None:
         # Taken before the bytes: if the file changes in between, the next look sees it.
@@ -216,17 +124,30 @@ class PackCache:
         if stamp is None:
             self.forget(name)
             return None
-        begun = time.perf_counter_ns()
+        sums = self._sums = self.folder.sums(self._sums)
+        held, begun = self._held.get(name), time.perf_counter_ns()
         try:
-            domain = self.model.admit(self.folder.read(name))
+            if held is not None and held.stamp == stamp:
+                return self._confirm(name, held, sums)
+            pack, digest = self.folder.read_hashed(name, sums)
+            domain = self.model.admit(pack)
         except PrunionError:
             self.forget(name)  # what the file was is not what it is
             raise
         spent = time.perf_counter_ns() - begun
         self.statistics.record_pack(spent)
         logger.info("read the pack of %r in %.1f ms", name, spent / 1e6)
-        self._keep(name, _Held(domain, stamp, pack_bytes(domain.pack), time.monotonic()))
+        now = time.monotonic()
+        self._keep(name, _Held(domain, digest, stamp, sums.stamp, pack_bytes(domain.pack), now))
         return domain
+
+    def _confirm(self, name: str, held: _Held, sums: Sums) -> LiveDomain:
+        """A domain of which only the sums have changed. Raises BundleError if they refuse it."""
+        if not sums.may_come(name):
+            sums.check(name, held.digest)
+            held.sums = sums.stamp
+        held.looked = time.monotonic()
+        return held.domain
 
     def _keep(self, name: str, new: _Held) -> None:
         gone: list[_Held] = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from prunion.runtime.batching.catalogue import Catalogue
-from prunion.runtime.batching.packs import PackFolder, Stamp, UnreadError
+from prunion.runtime.batching.folder import PackFolder, Stamp, Sums, UnreadError
 from prunion.runtime.errors import BundleError, PrunionError
 
 __all__ = ["Watcher"]
@@ -16,18 +17,29 @@ EVERY = 1.0
 logger = logging.getLogger("prunion.serve")
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A pack that was taken: its file's stamp, the hash of its bytes, and the sums that have it."""
+
+    stamp: Stamp
+    digest: str
+    sums: Stamp | None
+
+
 class Watcher:
     """Follows one folder for a catalogue, which may be exchanged meanwhile.
 
     A pack that cannot be taken is logged, left alone, and tried again when its file or the sums
-    change, or at the next look where it could not be read. Only a folder that was listed can lack
-    a pack: as long as it cannot be, all of them stay.
+    change, or at the next look where it could not be read. Sums that come after a pack hold for it
+    too: one that they do not have goes. Only a folder that was listed can lack a pack: as long as
+    it cannot be, or the sums cannot be read, all of them stay.
     """
 
     def __init__(self, folder: PackFolder, catalogue: Catalogue) -> None:
         self.folder = folder
         self.catalogue = catalogue
-        self._taken: dict[str, Stamp] = {}
+        self._sums: Sums | None = None
+        self._taken: dict[str, _Taken] = {}
         self._refused: dict[str, tuple[Stamp, Stamp | None]] = {}
         self._said: dict[str, str] = {}
         self._looking = threading.Lock()
@@ -77,42 +89,78 @@ class Watcher:
             except OSError as exc:
                 self._say("", f"{self._unlisted(exc)}: what is served of it stays")
                 return
-            self._said.pop("", None)
             self._look(names)
 
     def _look(self, names: Sequence[str]) -> set[str]:
         """Take what changed; the packs that could not be read."""
-        unread = set()
-        # Taken before the bytes: if a file changes in between, the next look sees it.
-        catalogue = self.catalogue
+        unread, catalogue, sums = set(), self.catalogue, self._read_sums()
         for name in names:
-            stamp = sums = None
+            # Taken before the bytes: if a file changes in between, the next look sees it.
+            stamp = None
             try:
                 stamp = self.folder.stamp(name)
-                if stamp is None or self._taken.get(name) == stamp:
-                    self._said.pop(name, None)
+                taken = self._taken.get(name)
+                same = stamp is None or (taken is not None and taken.stamp == stamp)
+                if sums is None:
+                    unread |= set() if same else {name}
                     continue
-                sums = self.folder.sums_stamp()
-                if self._refused.get(name) == (stamp, sums):
+                if stamp is not None and self._refused.get(name) == (stamp, sums.stamp):
+                    self._drop_unlisted(name, sums)
                     continue
-                catalogue.watch(self.folder.read(name))
+                if same:
+                    self._confirm(name, sums)
+                elif stamp is not None:
+                    pack, digest = self.folder.read_hashed(name, sums)
+                    catalogue.watch(pack)
+                    self._taken[name] = _Taken(stamp, digest, sums.stamp)
+                    logger.info("serving %r", name)
             except PrunionError as exc:
+                self._say(name, str(exc))
                 if isinstance(exc, UnreadError):
                     unread.add(name)
-                elif stamp is not None:
-                    self._refused[name] = stamp, sums
-                self._say(name, str(exc))
+                elif sums is not None:
+                    if stamp is not None:
+                        self._refused[name] = stamp, sums.stamp
+                    self._drop_unlisted(name, sums)
             else:
-                self._taken[name] = stamp
                 self._said.pop(name, None)
-                logger.info("serving %r", name)
         for name in set(catalogue.watched) - set(names):
-            stays = catalogue.unwatch(name)
-            logger.info("serving %r %s", name, "as before its pack came" if stays else "no more")
+            self._drop(name)
         for known in (self._taken, self._refused, self._said):
-            for name in known.keys() - set(names):
+            for name in known.keys() - {*names, ""}:
                 del known[name]
         return unread
+
+    def _read_sums(self) -> Sums | None:
+        """The folder's sums; None, which is said, where they cannot be read now."""
+        try:
+            self._sums = self.folder.sums(self._sums)
+        except UnreadError as exc:
+            self._say("", f"{exc}; meanwhile no pack is taken, and what is served stays")
+            return None
+        self._said.pop("", None)
+        return self._sums
+
+    def _confirm(self, name: str, sums: Sums) -> None:
+        """Hold what is served of a pack to sums that came since. Raises BundleError."""
+        taken = self._taken.get(name)
+        if taken is None or taken.sums == sums.stamp or sums.may_come(name):
+            return
+        if name in self.catalogue.watched:  # else a client unloaded it, which is to stay so
+            sums.check(name, taken.digest)
+        self._taken[name] = replace(taken, sums=sums.stamp)
+
+    def _drop_unlisted(self, name: str, sums: Sums) -> None:
+        """Let go what is served of a pack, if sums that came since do not have it."""
+        try:
+            self._confirm(name, sums)
+        except BundleError:
+            del self._taken[name]
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        stays = self.catalogue.unwatch(name)
+        logger.info("serving %r %s", name, "as before its pack came" if stays else "no more")
 
     def _say(self, name: str, reason: str) -> None:
         """Log why a pack, or the folder, is not served; once as long as it is the same."""

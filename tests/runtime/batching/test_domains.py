@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from prunion.runtime.batching import Catalogue, PackCache, PackFolder
+from prunion.runtime.batching.folder import UnreadError
 from prunion.runtime.batching.layers import Layers
-from prunion.runtime.batching.packs import LOOK_AGAIN, UnreadError, pack_bytes
+from prunion.runtime.batching.packs import LOOK_AGAIN, pack_bytes
 from prunion.runtime.bundle import write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
 from prunion.runtime.model import LiveDomain, Model

@@ -12,6 +12,8 @@ from .queue import Group as Group
 from .queue import Job as Job
 from .queue import Piece as Piece
 from .statistics import BATCH_EDGES as BATCH_EDGES
+from .statistics import MOST_DOMAINS as MOST_DOMAINS
+from .statistics import OTHER as OTHER
 from .statistics import Duration as Duration
 from .statistics import ModelStatistics as ModelStatistics
 from .statistics import RequestTimes as RequestTimes

@@ -8,7 +8,16 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["BATCH_EDGES", "Duration", "ModelStatistics", "RequestTimes", "Run", "Statistics"]
+__all__ = [
+    "BATCH_EDGES",
+    "MOST_DOMAINS",
+    "OTHER",
+    "Duration",
+    "ModelStatistics",
+    "RequestTimes",
+    "Run",
+    "Statistics",
+]
 
 MOST_DOMAINS = 256  # counted one by one; the others share OTHER, so that memory stays bounded
 OTHER = "(other)"
@@ -80,7 +89,8 @@ class Statistics:
 
     Attributes:
         total: the bundle's.
-        domains: by name; at most MOST_DOMAINS, the rest under one name.
+        domains: by name; at most MOST_DOMAINS, those that were answered first, and the rest under
+            one name.
         refused: requests turned away, by reason.
         mixes: runs by the number of domains in them.
         recent: the last runs, the newest last.
@@ -95,13 +105,12 @@ class Statistics:
         self.pack_reads = Duration()
         self._lock = threading.Lock()
 
-    def of(self, domain: str) -> ModelStatistics:
-        """One domain's counts."""
-        found = self.domains.get(domain)
-        if found is None:
-            name = domain if len(self.domains) < MOST_DOMAINS else OTHER
-            found = self.domains.setdefault(name, ModelStatistics())
-        return found
+    def of(self, domain: str) -> ModelStatistics | None:
+        """One domain's counts; None where they may be among those of all others."""
+        name = self._counted_as(domain)
+        if name == OTHER and OTHER in self.domains:
+            return None
+        return self.domains.get(name) or ModelStatistics()
 
     def record_batch(self, names: Sequence[str], spent_ns: int) -> int:
         """One run of the network, the domain of each of its rows, and its time.
@@ -112,7 +121,10 @@ class Statistics:
         with self._lock:
             self.mixes[len(counts)] += 1
             self.recent.append(Run(counts, spent_ns))
-            each = [(self.of(name), rows) for name, rows in counts.items()]
+            places: Counter[str] = Counter()  # domains that share one ran together all the same
+            for name, rows in counts.items():
+                places[self._place(name)] += rows
+            each = [(self.domains[name], rows) for name, rows in places.items()]
             for found, rows in ((self.total, len(names)), *each):
                 found.inference_count += rows
                 found.execution_count += 1
@@ -124,8 +136,8 @@ class Statistics:
         """One answered request; of several domains it counts for each."""
         with self._lock:
             self.total.add(times)
-            for name in set(names):
-                self.of(name).add(times)
+            for name in {self._place(x) for x in set(names)}:
+                self.domains[name].add(times)
 
     def record_failure(self, total_ns: int, refused: str = "") -> None:
         """One request that got an error; `refused` is the reason of a refusal."""
@@ -143,3 +155,15 @@ class Statistics:
         """A pack that was read for a request."""
         with self._lock:
             self.pack_reads.add(spent_ns)
+
+    def _counted_as(self, domain: str) -> str:
+        """The name that a domain has, or would have, in `domains`."""
+        left = len(self.domains) - (OTHER in self.domains) < MOST_DOMAINS
+        # A domain that is itself called so would be taken for all others, or they for it.
+        return domain if domain in self.domains or (left and domain != OTHER) else OTHER
+
+    def _place(self, domain: str) -> str:
+        """The same; it is there afterwards."""
+        name = self._counted_as(domain)
+        self.domains.setdefault(name, ModelStatistics())
+        return name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
+from prunion.runtime.batching import MOST_DOMAINS, OTHER
 from prunion.runtime.errors import DomainError, InputError
 from prunion.runtime.protocol import (
     Described,
@@ -40,12 +41,12 @@ class Repository:
         width = len(found.pack.classes) if found is not None else -1
         return Described(name, form, width, False, [name])
 
-    def classes(self, name: str) -> list[str]:
-        """The class names of a domain that is in memory. Raises DomainError."""
-        found = self.service.serving.catalogue.find(name)
-        if found is None:
-            self.describe(name)
-            return []
+    async def classes(self, name: str) -> list[str]:
+        """The class names of a domain, whose pack is read for it if need be.
+
+        Raises DomainError if there is none, BundleError for a pack that cannot be taken.
+        """
+        found = await self.service.domain(name)
         return list(found.pack.classes)
 
     def is_ready(self, name: str, version: str = "") -> bool:
@@ -66,14 +67,23 @@ class Repository:
         return model_config(found, rows, batch, batcher.delay)
 
     def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
-        """What one model has done, or all of them. Raises DomainError."""
+        """What one model has done, or all of them.
+
+        Raises DomainError if there is none, or if it is not counted by itself.
+        """
         bundle, found = self.service.serving.name, self.service.statistics
         if name and name != bundle:
             self.describe(name, version)
-            return model_statistics([(name, found.of(name))])
+            own = found.of(name)
+            if own is None:
+                raise DomainError(
+                    f"{name[:100]!r} is not counted by itself: {MOST_DOMAINS} domains are, and the "
+                    f"others together as {OTHER!r}, which the statistics of all models have"
+                )
+            return model_statistics([(name, own)])
         check_version(version)
-        own = [] if name else list(found.domains.items())
-        return model_statistics([(bundle, found.total), *own])
+        each = [] if name else list(found.domains.items())
+        return model_statistics([(bundle, found.total), *each])
 
     def index(self, ready_only: bool = False) -> list[dict[str, str]]:
         """All models there are."""

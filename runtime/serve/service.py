@@ -171,6 +171,13 @@ class Service:
                 await asyncio.to_thread(gone.model.close)
             logger.info("serving %s anew", new.name)
 
+    async def domain(self, name: str) -> LiveDomain:
+        """What answers for a name now, read from its file if need be.
+
+        Raises DomainError if there is none, BundleError for a file that cannot be taken.
+        """
+        return await self._domain(self._serving, name)
+
     async def _images(self, serving: Serving, source: np.ndarray | list[bytes]) -> np.ndarray:
         """`[N, ...]` as the graph takes them, checked."""
         form = serving.model.sessions.form

@@ -56,7 +56,7 @@ def http_app(service: Service, gate: Gate, keys: ApiKeys | None = None) -> Starl
         Route("/v2", handlers.server),
         Route("/v2/health/live", handlers.alive),
         Route("/v2/health/ready", handlers.ready),
-        Route("/v2/models/stats", handlers.statistics),
+        Route("/v2/models/stats", handlers.all_statistics),
         Route("/v2/repository/index", handlers.index, methods=["POST"]),
         Route("/v2/repository/models/{name}/load", handlers.load, methods=["POST"]),
         Route("/v2/repository/models/{name}/unload", handlers.unload, methods=["POST"]),

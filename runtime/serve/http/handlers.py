@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import DomainError, InputError
 from prunion.runtime.protocol import (
     http_request,
     http_response,
@@ -63,6 +63,14 @@ class Handlers:
 
     async def statistics(self, request: Request) -> Response:
         return JSONResponse(self.repository.statistics(*_named(request)))
+
+    async def all_statistics(self, request: Request) -> Response:
+        try:
+            # The statistics of all are Triton's; what the protocol itself knows at the path
+            # `/v2/models/stats` is a model of that name, if there is one.
+            return JSONResponse(self.repository.metadata("stats"))
+        except DomainError:
+            return JSONResponse(self.repository.statistics())
 
     async def index(self, request: Request) -> Response:
         value = await self._object(request)

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunion.runtime.batching import Batcher, BatchOptions, Job
+from prunion.runtime.batching import (
+    MOST_DOMAINS,
+    OTHER,
+    Batcher,
+    BatchOptions,
+    Job,
+    RequestTimes,
+    Statistics,
+)
 from prunion.runtime.batching.queue import Piece
 from prunion.runtime.model import load
 
@@ -57,3 +65,52 @@ def test_what_failed_is_no_inference(bundle_path: Path, batch: np.ndarray) -> No
         counted = batcher.statistics.total
         assert counted.inference_count == counted.execution_count == 0
         batcher.close()
+
+
+def full() -> Statistics:
+    """As many domains as are counted singly, each asked once."""
+    found = Statistics()
+    for n in range(MOST_DOMAINS):
+        found.record_batch([f"d{n}"], 1)
+    return found
+
+
+def test_who_reads_counts_takes_no_place() -> None:
+    found = Statistics()
+    for n in range(MOST_DOMAINS + 1):
+        own = found.of(f"d{n}")
+        assert own is not None and own.inference_count == 0
+    assert not found.domains
+
+
+def test_one_of_many_domains_is_not_told_the_counts_of_others() -> None:
+    found = full()
+    own = found.of("late")
+    assert own is not None and own.inference_count == 0, "nobody is among the others yet"
+    found.record_batch(["later"] * 5, 1)
+    assert found.of("late") is None and found.of("later") is None
+    first = found.of("d0")
+    assert first is not None and first.inference_count == 1
+    assert found.domains[OTHER].inference_count == 5
+
+
+def test_domains_that_are_counted_together_are_one_in_a_run_and_in_a_request() -> None:
+    found = full()
+    names = ["d0", "w", "x", "y", "y", "z"]
+    assert found.record_batch(names, 7) == 5, "it had five domains all the same"
+    found.record_success(names, RequestTimes(total_ns=9))
+    others = found.domains[OTHER]
+    assert (others.execution_count, others.inference_count) == (1, 5)
+    assert {rows: x.count for rows, x in others.batches.items()} == {5: 1}
+    assert (others.success.count, others.success.ns) == (1, 9)
+    assert found.domains["d0"].success.count == found.total.success.count == 1
+    assert len(found.domains) == MOST_DOMAINS + 1
+
+
+def test_a_domain_that_has_the_name_of_all_others() -> None:
+    found = Statistics()
+    found.record_batch([OTHER], 1)
+    assert found.of(OTHER) is None, "from now on others may be counted there"
+    for n in range(MOST_DOMAINS):
+        found.record_batch([f"d{n}"], 1)
+    assert found.of(f"d{MOST_DOMAINS - 1}") is not None and found.of("late") is None

@@ -87,9 +87,9 @@ async function choose(name) {
   if (![...$("domains").querySelectorAll("input")].some((x) => x.checked && x.value === name)) list();
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   $("classes").textContent = "";
-  if (image) await answer(); // which reads a pack that is read on demand, and only then it tells its classes
+  if (image) await answer(); // first, for it is what is waited for
   const { classes } = await ask(`v1/domains/${encodeURIComponent(name)}`);
-  if (name !== domain || !classes.length) return;
+  if (name !== domain) return;
   const rest = classes.length > 8 ? `, and ${number.format(classes.length - 8)} more` : "";
   $("classes").textContent = `${counted(classes.length, "class")}: ${classes.slice(0, 8).join(", ")}${rest}`;
 }

@@ -168,6 +168,49 @@ def test_packs_that_the_bundle_hides_are_told(
     assert "packs of signs lie in the folder of packs and are not served" in caplog.text
 
 
+def test_a_pack_on_demand_tells_its_classes_before_and_after_it_was_asked(
+    model: Model, toy: ModuleType, tmp_path: Path
+) -> None:
+    marked(tmp_path / "demand", toy, "late", 1)
+    (tmp_path / "demand" / "bad.safetensors").write_bytes(b"half a pack")
+    client = client_of(model, pack_folder=tmp_path / "demand", pack_memory=1)
+    marked(tmp_path / "demand", toy, "later", 1)
+    for name in ("late", "later", "late"):  # each takes the memory of the other
+        told = client.get(f"/v1/domains/{name}")
+        assert told.json() == {"domain": name, "classes": list(toy.CLASSES["signs"])}
+    told = client.get("/v1/domains/bad")
+    assert told.status_code == 400 and "bad.safetensors" in told.json()["error"]
+    for name in ("none", "toy"):  # the bundle is a model, and no domain
+        assert client.get(f"/v1/domains/{name}").status_code == 404
+    client.service.close()
+
+
+def test_counts_that_a_domain_shares_are_not_told_as_its_own(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.runtime.batching.statistics.MOST_DOMAINS", 1)
+    client = client_of(model)
+    for name in ("flowers", "signs", "digits"):
+        assert client.get(f"/v2/models/{name}/stats").json()["model_stats"][0]["name"] == name
+    for name in ("flowers", "signs"):
+        first(client, name)
+    told = client.get("/v2/models/digits/stats")
+    assert told.status_code == 404 and "'digits' is not counted by itself" in told.json()["error"]
+    own = client.get("/v2/models/flowers/stats").json()["model_stats"][0]
+    assert own["inference_count"] == 1
+    rows = client.get("/v2/models/stats").json()["model_stats"]
+    assert [x["name"] for x in rows] == ["toy", "flowers", "(other)"]
+
+
+def test_a_domain_that_is_named_like_the_statistics_of_all(model: Model, toy: ModuleType) -> None:
+    client = client_of(model)
+    assert client.get("/v2/models/stats").json()["model_stats"][0]["name"] == "toy"
+    model.add_domain(toy._pack(toy.make_tables(), 1, "stats", toy.CLASSES["signs"]))
+    told = client.get("/v2/models/stats").json()
+    assert told["name"] == "stats" and told["outputs"][0]["shape"] == [-1, 5]
+    assert client.get("/v2/models/stats/stats").json()["model_stats"][0]["name"] == "stats"
+
+
 def test_weights_of_domains_that_are_not_there(
     model: Model, toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

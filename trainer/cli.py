@@ -169,16 +169,12 @@ def init(data: str, output: str, force: bool) -> None:
     train.parquet or train.tar; or DATA is such a folder itself, of one domain.
     """
     from prunion.runtime.base import check_output, replace_file
-    from prunion.trainer.config import HEAD, found_domains, load_config, run_file_text
-
-    def foreign(path: Path) -> str:
-        own = path.is_file() and path.read_bytes().startswith(HEAD.encode())
-        return "" if own else "was not written by `prunion init`"
+    from prunion.trainer.config import foreign_to_init, found_domains, load_config, run_file_text
 
     path = Path(output)
-    check_output(path, force=force, wrote=foreign)
+    was = check_output(path, force=force, wrote=foreign_to_init)
     domains = found_domains(Path(data))
-    with replace_file(path) as temporary:
+    with replace_file(path, was) as temporary:
         temporary.write_text(run_file_text(Path(data), path, domains), "utf-8")
         load_config(temporary)  # what no command could read takes no other file's place
     counted = "1 domain" if len(domains) == 1 else f"{len(domains)} domains"

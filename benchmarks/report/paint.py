@@ -23,11 +23,13 @@ __all__ = [
     "cells",
     "column_names",
     "inline_svg",
+    "is_picture",
     "legend_room",
     "save_pictures",
     "short",
 ]
 
+MADE_BY = "prunion report"  # in every file's metadata, where matplotlib has its own name
 WIDTH = 5.0  # inches: 360 units of a page, the width of a phone, so that text keeps its size
 LONGEST_NAME = 26  # characters, in a picture
 MOST_SLANTED = 12  # columns of a matrix whose names do not run into each other
@@ -193,8 +195,17 @@ def save_pictures(chart: Chart, folder: Path) -> None:
     figure = painted(chart, LIGHT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figure.savefig(folder / f"{chart.name}.png", dpi=160, facecolor=LIGHT.paper)
+        place, made_by = folder / f"{chart.name}.png", {"Software": MADE_BY}
+        figure.savefig(place, dpi=160, facecolor=LIGHT.paper, metadata=made_by)
     _close(figure)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether `save_pictures` wrote a file, which says so near its beginning."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    said = f"<dc:title>{MADE_BY}<" if path.suffix == ".svg" else f"Software\0{MADE_BY}"
+    return path.suffix in (".svg", ".png") and said.encode() in start
 
 
 def _svg(figure: Any) -> str:
@@ -203,7 +214,7 @@ def _svg(figure: Any) -> str:
     stream = io.StringIO()
     with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "prunion"}):
         warnings.simplefilter("ignore")
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": MADE_BY})
     _close(figure)
     return re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", stream.getvalue())
 

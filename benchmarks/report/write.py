@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunion.benchmarks.report.charts_runs import budget_chart, frontier_charts
 from prunion.benchmarks.report.page import charts_of, html_page
-from prunion.benchmarks.report.paint import Chart, save_pictures
+from prunion.benchmarks.report.paint import Chart, is_picture, save_pictures
 from prunion.benchmarks.report.subjects import read_subjects
 from prunion.runtime.base import check_output, new_folder, replace_file, unlisted
 from prunion.runtime.errors import InputError
@@ -39,7 +39,7 @@ def write_report(
         PrunionError: `output` or `pictures` exists and may not be replaced.
         MissingDependencyError: matplotlib is not installed.
     """
-    check_output(output, force=force, wrote=_foreign_to_page, inputs=sources)
+    was = check_output(output, force=force, wrote=_foreign_to_page, inputs=sources)
     if pictures is not None:
         foreign = _foreign_to_pictures
         check_output(pictures, force=force, wrote=foreign, inputs=sources, whole=True)
@@ -54,7 +54,7 @@ def write_report(
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as exc:
         names = ", ".join(map(str, sources))
         raise InputError(f"a file of {names} is damaged ({exc!r:.80}): write it again") from None
-    with replace_file(output) as temporary:
+    with replace_file(output, was) as temporary:
         temporary.write_text(page, "utf-8")
     if pictures is not None:
         all_charts = list(common)
@@ -96,7 +96,4 @@ def _foreign_to_pictures(path: Path) -> str:
     """What in a folder is no picture of a report's, which come as SVG and PNG; "" if nothing."""
     if not path.is_dir():
         return "is a file"
-    held = {x.name for x in path.iterdir()}
-    pairs = {Path(name).stem for name in held if name.endswith(".svg")}
-    pairs &= {Path(name).stem for name in held if name.endswith(".png")}
-    return unlisted(path, [f"{stem}{suffix}" for stem in pairs for suffix in (".svg", ".png")])
+    return unlisted(path, [x.name for x in path.iterdir() if x.is_file() and is_picture(x)])

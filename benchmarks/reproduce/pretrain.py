@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from prunion.exporter.training import train
-from prunion.runtime.base import check_output, reason_of, replace_file
+from prunion.runtime.base import Seen, check_output, reason_of, replace_file
 from prunion.runtime.bundle import sorted_metadata
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.backbone import PAPER_NETS, PIXEL_NORM, given_name
@@ -91,9 +91,9 @@ def pretrain_trunk(
     folder = output.with_name(output.name + ".run")
     # What is there beside a state is that run's own, of before it was stopped.
     may = force or (resume and (folder / STATE).is_file())
-    check_output(output, force=may, wrote=_foreign)
+    was = check_output(output, force=may, wrote=_foreign)
     train(config, folder, force=force, resume=resume)
-    on_first(lambda: _write(folder, output, images))
+    on_first(lambda: _write(folder, output, images, was))
     return read_source(output)
 
 
@@ -207,7 +207,7 @@ def on_first(action: Any) -> None:
         processes.on_first(action)
 
 
-def _write(run: Path, output: Path, images: str) -> None:
+def _write(run: Path, output: Path, images: str, was: Seen) -> None:
     from safetensors.torch import save
 
     loaded = load_checkpoint(run)
@@ -221,7 +221,7 @@ def _write(run: Path, output: Path, images: str) -> None:
         "images": images,
         "views": str(loaded.config.input.test_crops),
     }
-    with replace_file(output) as temporary:
+    with replace_file(output, was) as temporary:
         # The same run writes the same bytes, as rows are told from others by the file's digest.
         temporary.write_bytes(sorted_metadata(save(_tensors(loaded.net), facts)))
 

@@ -57,7 +57,7 @@ def add_domain_pack(
     folder = Path(f"{path}.run")
     stopped = (folder / STATE).is_file()
     may = force or (resume and stopped)
-    check_output(path, force=may, wrote=no_pack, inputs=[checkpoint, domain_file])
+    was = check_output(path, force=may, wrote=no_pack, inputs=[checkpoint, domain_file])
     loaded = load_checkpoint(checkpoint)
     if apart(loaded.net) and loaded.net.adapter is not None and loaded.net.adapter.matrices():
         raise ConfigError(
@@ -73,7 +73,7 @@ def add_domain_pack(
     _check(added, slim, *loaded.config.input.size)
     facts = {"name": new.domain.name, "classes": list(added.domain.classes)}
     pack = domain_pack(slim, 0, facts, digest, image_input(loaded))
-    write_pack(path, pack)
+    write_pack(path, pack, was)
     (folder / STATE).unlink(missing_ok=True)  # the result is safe
     views = loaded.config.input.crops(new.domain.mirror)
     return AddedPack(path, pack, added.accuracy, views)

@@ -43,7 +43,7 @@ def export_pack(
         PrunionError: `output` exists and `force` is false.
     """
     path = Path(output)
-    check_output(path, force=force, wrote=no_pack, inputs=[checkpoint])
+    was = check_output(path, force=force, wrote=no_pack, inputs=[checkpoint])
     loaded = load_checkpoint(checkpoint, merge=False)
     domains = loaded.meta["domains"]
     names = [entry["name"] for entry in domains]
@@ -55,7 +55,7 @@ def export_pack(
     digest = trunk_hash(slim, shared_parts(loaded.net, slim))
     plain = domain_pack(slim, row, domains[row], digest, image_input(loaded))
     pack = own_pack(loaded.net, row, plain, slim)
-    write_pack(path, pack)
+    write_pack(path, pack, was)
     return pack
 
 

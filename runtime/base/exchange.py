@@ -1,4 +1,4 @@
-"""How a complete folder takes the place of another one, at once, and what a killed command left.
+"""How a complete file or folder takes its place, at once, and what a killed command left.
 
 A folder is written beside its place, under a hidden name, locked by who writes it. The lock goes
 with the process, whatever ends it: so the next command knows which of them nobody needs any more.
@@ -12,10 +12,12 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 try:
@@ -23,11 +25,59 @@ try:
 except ImportError:  # Windows: what a killed command left stays there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["clear_leftovers", "folder_beside", "lock_folder", "put_in_place", "restore"]
+__all__ = [
+    "Seen",
+    "clear_leftovers",
+    "folder_beside",
+    "lock_folder",
+    "put_file_in_place",
+    "put_in_place",
+    "restore",
+    "seen_at",
+]
 
 # From linux/fs.h, fcntl.h and macOS's sys/stdio.h.
 AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
 PATIENCE = 1.0  # seconds for the moment between two renames
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What lay at a path when it was looked at: nothing, or which file or link, and its state."""
+
+    stamp: tuple[int, ...] = ()
+
+
+def seen_at(path: Path) -> Seen:
+    """What lies at `path` now; a link counts as itself."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return Seen()
+    # A folder's times are those of what is written into it, in the meantime by others too.
+    times = () if stat.S_ISDIR(found.st_mode) else (found.st_size, found.st_mtime_ns)
+    return Seen((found.st_dev, found.st_ino, *times))
+
+
+def put_file_in_place(file: Path, path: Path, was: Seen | None) -> None:
+    """Move a complete file to `path`.
+
+    Args:
+        was: what it may replace; None for whatever is there.
+
+    Raises FileExistsError if anything else is there by now.
+    """
+    if was == Seen():
+        try:
+            os.link(file, path)  # of two who do so at once, one fails
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links, such as exFAT
+            pass
+    if was is not None and seen_at(path) != was:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    file.replace(path)
 
 
 @contextmanager

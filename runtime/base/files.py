@@ -7,10 +7,8 @@ everybody: so nothing here does, every file and folder is created with its full 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -18,7 +16,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from prunion.runtime.base.exchange import clear_leftovers, folder_beside, put_in_place, restore
+from prunion.runtime.base.exchange import (
+    Seen,
+    clear_leftovers,
+    folder_beside,
+    put_file_in_place,
+    put_in_place,
+    restore,
+    seen_at,
+)
+from prunion.runtime.base.failed_write import noted, told_write
 from prunion.runtime.errors import OutputError, PrunionError
 
 __all__ = [
@@ -39,30 +46,35 @@ __all__ = [
 Wrote = Callable[[Path], str]
 LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # of those who only looked
 BUNDLE = ("manifest.json", "units.json")  # a folder with these is a bundle
-# Wherever these come from while something is written, it is the writing that failed.
-QUOTA = getattr(errno, "EDQUOT", -1)  # Windows knows none
-FULL = (errno.ENOSPC, QUOTA, errno.EFBIG, errno.EIO, errno.EROFS)
-FIXES = dict.fromkeys((errno.ENOSPC, QUOTA), "free some space")
 
 
 @contextmanager
-def replace_file(path: Path | str) -> Iterator[Path]:
+def replace_file(path: Path | str, was: Seen | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` when the block succeeds.
 
-    Raises OutputError, with `path` as it was, if it cannot be written.
+    Args:
+        was: what `check_output` saw there and allowed to replace; None for whatever is there.
+
+    Raises OutputError, with `path` as it is, if it cannot be written, or another file is there.
     """
     path = Path(path)
     _refuse_lost_link(path)
-    with _told(path) as of_block:
+    with told_write(path) as of_block:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
         with folder_beside(path) as folder:
             temporary = folder / path.name
             mode = _create(temporary)
-            with _noted(of_block):
+            with noted(of_block):
                 yield temporary
             _finish(temporary, mode)
-            temporary.replace(path)
+            try:
+                put_file_in_place(temporary, path, was)
+            except FileExistsError:
+                raise OutputError(
+                    f"{path} was written by somebody else while this command worked, and stays: "
+                    "choose another place and run it again"
+                ) from None
 
 
 @contextmanager
@@ -77,11 +89,11 @@ def new_folder(
     """
     path = Path(path)
     check_output(path, force=force, wrote=wrote, whole=True)
-    with _told(path) as of_block:
+    with told_write(path) as of_block:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
         with folder_beside(path) as folder:
-            with _noted(of_block):
+            with noted(of_block):
                 yield folder
             probe = folder / f".{secrets.token_hex(8)}"
             mode = _create(probe)
@@ -99,7 +111,7 @@ def check_output(
     wrote: Wrote | None = None,
     inputs: Sequence[Path | str] = (),
     whole: bool = False,
-) -> None:
+) -> Seen:
     """Check, before the work, that a command may write `path`; nothing is changed.
 
     Args:
@@ -111,9 +123,12 @@ def check_output(
     Raises:
         PrunionError: `path` exists and may not be replaced, or is inside a bundle.
         OutputError: nothing can be written there.
+
+    Returns what lies there, for `replace_file`.
     """
     path = Path(path)
     restore(path)
+    was = seen_at(path)
     _refuse_bundle(path)
     if path.exists():
         _check_replaced(path, force, wrote or strangers, inputs)
@@ -121,6 +136,7 @@ def check_output(
         for above in (path, *path.absolute().parents):
             _refuse_lost_link(above)
     _check_writable(path, path.is_dir() and not whole)
+    return was
 
 
 def is_pipe(path: Path | str) -> bool:
@@ -198,48 +214,6 @@ def _finish(path: Path, mode: int) -> None:
     path.chmod(mode)
     with path.open("r+b") as stream:  # Windows syncs no handle that was opened for reading
         os.fsync(stream.fileno())
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[list[Exception]]:
-    """Turn a write that failed into one line that names `path`.
-
-    Yields a list for the errors of a caller's block, which may read other files too: of these only
-    what is sure to be its writing counts.
-    """
-    of_block: list[Exception] = []
-    try:
-        yield of_block
-    except OutputError as exc:  # of a file in the temporary folder: name its place to be
-        hidden = re.escape(str(path.with_name(f".{path.name}."))) + r"[0-9a-f]{16}\.tmp"
-        raise OutputError(re.sub(hidden, lambda _: str(path), str(exc))) from None
-    except Exception as exc:
-        inside = str(path.with_name(f".{path.name}.")) if exc in of_block else ""
-        if (number := _failed_write(exc, inside)) is None:
-            raise
-        fix = FIXES.get(number, "choose another place")
-        raise OutputError(
-            f"{path} cannot be written ({os.strerror(number)}): {fix} and try again"
-        ) from None
-
-
-@contextmanager
-def _noted(errors: list[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as exc:
-        errors.append(exc)
-        raise
-
-
-def _failed_write(exc: Exception, inside: str) -> int | None:
-    """The error's number, if a write failed: any below the paths that begin with `inside`."""
-    if isinstance(exc, OSError):
-        own = not inside or str(exc.filename).startswith(inside)
-        return exc.errno if own or exc.errno in FULL else None
-    # safetensors has an error of its own, with the number in its text.
-    found = re.search(r"\(os error (\d+)\)", str(exc))
-    return number if found and (number := int(found[1])) in FULL else None
 
 
 def _check_replaced(path: Path, force: bool, wrote: Wrote, inputs: Sequence[Path | str]) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from prunion.runtime.base.exchange import Seen
 from prunion.runtime.base.files import is_pipe, replace_file
 from prunion.runtime.base.text import shown
 from prunion.runtime.errors import PrunionError
@@ -40,14 +41,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; names of files that are no UTF-8 in ASCII."""
+def write_json(path: Path | str, value: Any, was: Seen | None = None) -> None:
+    """Write `value` as indented JSON, atomically; names of files that are no UTF-8 in ASCII.
+
+    `was` is what may be replaced, as of `replace_file`.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False)
     try:
         data = text.encode()
     except UnicodeEncodeError:
         data = json.dumps(value, indent=1).encode()
-    with replace_file(path) as temporary:
+    with replace_file(path, was) as temporary:
         temporary.write_bytes(data + b"\n")
 
 

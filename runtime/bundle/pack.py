@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prunion.runtime.base import check_text, is_pipe, json_of, reason_of, replace_file, shown
+from prunion.runtime.base import Seen, check_text, is_pipe, json_of, reason_of, replace_file, shown
 from prunion.runtime.bundle.adapters import AdapterEntry, adapter_row
 from prunion.runtime.bundle.manifest_parts import ImageInput
 from prunion.runtime.bundle.weight_parts import check_own
@@ -61,8 +61,11 @@ class Pack:
     images: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_pack(path: Path | str, pack: Pack) -> None:
-    """Write `pack` as safetensors, whole or not at all; the same bytes for the same pack."""
+def write_pack(path: Path | str, pack: Pack, was: Seen | None = None) -> None:
+    """Write `pack` as safetensors, whole or not at all; the same bytes for the same pack.
+
+    `was` is what may be replaced, as of `replace_file`.
+    """
     metadata = {
         "format": FORMAT,
         "format_version": str(WITH_OWN_WEIGHTS if pack.own else FORMAT_VERSION),
@@ -74,7 +77,7 @@ def write_pack(path: Path | str, pack: Pack) -> None:
     _check(pack, str(path))
     tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
     tensors |= {name: np.ascontiguousarray(pack.own[name]) for name in sorted(pack.own)}
-    with replace_file(path) as temporary:
+    with replace_file(path, was) as temporary:
         temporary.write_bytes(sorted_metadata(save(tensors, metadata)))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Fields, is_number, is_whole, on_cpu, read_json, write_json
+from prunion.runtime.base import Fields, Seen, is_number, is_whole, on_cpu, read_json, write_json
 from prunion.runtime.bundle.unit_table import Layer, UnitTable
 from prunion.runtime.errors import BudgetError, PrunionError
 
@@ -165,9 +165,9 @@ class Fit:
     worst_error: float
 
 
-def write_profile(path: Path | str, profile: Profile) -> None:
-    """Write a profile, whole or not at all."""
-    write_json(path, profile.to_json())
+def write_profile(path: Path | str, profile: Profile, was: Seen | None = None) -> None:
+    """Write a profile, whole or not at all. `was` is what it may replace: see `replace_file`."""
+    write_json(path, profile.to_json(), was)
 
 
 def read_profile(path: Path | str) -> Profile:

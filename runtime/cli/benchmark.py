@@ -22,7 +22,7 @@ from prunion.runtime.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from prunion.runtime.base import Backend, Precision
+    from prunion.runtime.base import Backend, Precision, Seen
     from prunion.runtime.measure import Scenario
 
 __all__ = ["bench"]
@@ -153,8 +153,7 @@ def bench(
         format_report,
     )
 
-    if csv_file:
-        _check_table(Path(csv_file), foreign_to_bench)
+    was = _check_table(Path(csv_file), foreign_to_bench) if csv_file else None
     against = tuple(dict.fromkeys((*others, *against)))
     check_files(against)
     with TemporaryDirectory() as folder:
@@ -187,7 +186,7 @@ def bench(
             click.echo(format_report(report))
     finally:
         if csv_file and csv_file not in STREAMS:
-            _write_table(Path(csv_file), bench_csv(report))
+            _write_table(Path(csv_file), bench_csv(report), was)
 
 
 def _check_options(scenario: Scenario | None, url: str | None, against: tuple[str, ...]) -> None:
@@ -225,25 +224,25 @@ def _check_options(scenario: Scenario | None, url: str | None, against: tuple[st
         click.echo(f"note: --{name} is the server's own, and {does[name]} with --url", err=True)
 
 
-def _check_table(path: Path, foreign: Callable[[Path], str]) -> None:
+def _check_table(path: Path, foreign: Callable[[Path], str]) -> Seen | None:
     """Before anything is measured: only an earlier table is replaced, or a file of no bytes."""
     from prunion.runtime.base import check_output
     from prunion.runtime.errors import OutputError
 
     if str(path) in STREAMS or _is_pipe(path):
-        return
+        return None
     if path.is_file() and path.stat().st_size and (what := foreign(path)):
         raise OutputError(f"{path} {what}: choose another place")
-    check_output(path, force=True, wrote=lambda _: "")
+    return check_output(path, force=True, wrote=lambda _: "")
 
 
-def _write_table(path: Path, text: str) -> None:
+def _write_table(path: Path, text: str, was: Seen | None) -> None:
     from prunion.runtime.base import replace_file
 
     if _is_pipe(path):
         path.write_text(text, "utf-8")
         return
-    with replace_file(path) as temporary:
+    with replace_file(path, was) as temporary:
         temporary.write_text(text, "utf-8")
 
 

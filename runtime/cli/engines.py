@@ -142,7 +142,7 @@ def _print_trtexec(
     engine = Path(output) if output else Path(default_name(opened, key))
     graph = engine.with_suffix(".onnx")
     check_outside(opened, graph)
-    check_output(graph, force=force, wrote=no_graph)
-    with replace_file(graph) as temporary:
+    was = check_output(graph, force=force, wrote=no_graph)
+    with replace_file(graph, was) as temporary:
         temporary.write_bytes(engine_graph(opened.held_graph(precision).read(), key))
     click.echo(trtexec_command(opened, key, graph, engine, options.timing_cache))

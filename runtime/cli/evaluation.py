@@ -72,8 +72,9 @@ def evaluate(
     from prunion.runtime.measure import evaluate, evaluation_lines, foreign_to_evaluation
 
     _check_columns(data)
+    was = None
     if output is not None:
-        check_output(output, force=force, wrote=foreign_to_evaluation, inputs=[bundle, *data])
+        was = check_output(output, force=force, wrote=foreign_to_evaluation, inputs=[bundle, *data])
     with _progress() as progress:
         result = evaluate(
             bundle,
@@ -95,7 +96,7 @@ def evaluate(
             click.echo("\n".join(evaluation_lines(result)))
     finally:
         if output is not None:
-            write_json(output, result.record())
+            write_json(output, result.record(), was)
 
 
 def _check_columns(data: tuple[str, ...]) -> None:

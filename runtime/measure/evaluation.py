@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import Backend, Precision, reader_threads
-from prunion.runtime.errors import InputError
+from prunion.runtime.base import Backend, Precision, read_json, reader_threads
+from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.images import ImageSet, open_labelled, to_batch, to_pixels
 from prunion.runtime.measure.figures import Answers, Figures, mistakes
 from prunion.runtime.model import Model, load
@@ -215,8 +215,8 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
 def foreign_to_evaluation(path: Path) -> str:
     """Why a file is none that `prunion eval -o` wrote; "" if it is one."""
     try:
-        own = path.is_file() and KIND in path.read_text("utf-8", errors="replace")[:200]
-    except OSError:
+        own = path.is_file() and read_json(path)["kind"] == KIND
+    except (PrunionError, LookupError, TypeError):
         own = False
     return "" if own else "is no file of `prunion eval`"
 

@@ -63,7 +63,7 @@ def measure_profile(
     `profile_bundle`. Raises PrunionError if `output` exists and `force` is false, and what
     `profile_bundle` raises.
     """
-    check_output(output, force=force, wrote=no_profile, inputs=[source])
+    was = check_output(output, force=force, wrote=no_profile, inputs=[source])
     opened = open_bundle(source)
     length = len(set(_layers(opened, form_of(opened)).values())) + 2
     if sys.stderr.isatty():  # elsewhere click would print the label
@@ -74,7 +74,7 @@ def measure_profile(
     try:
         tell(made)
     finally:
-        write_profile(output, made)
+        write_profile(output, made, was)
     return made
 
 

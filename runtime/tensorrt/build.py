@@ -99,6 +99,7 @@ def build_engine(
     check_engine_output(bundle, path, force=force)
     start = time.perf_counter()
     engine, convolutions = engine_bytes(trt, bundle, key, options)
+    check_engine_output(bundle, path, force=force)  # minutes have passed
     key_path = write_engine(path, key, engine)
     return EngineResult(path, key_path, key, time.perf_counter() - start, convolutions)
 

@@ -137,6 +137,12 @@ def test_init_replaces_only_its_own(tmp_path: Path) -> None:
     output.unlink()
     run("init", tmp_path / "birds", "-o", output)
     run("init", tmp_path / "birds", "-o", output, "--force")
+    load_config(output)
+    mine = output.read_text("utf-8").replace("resnet18", "resnet34")
+    output.write_text(mine, "utf-8")
+    refused = run("init", tmp_path / "birds", "-o", output, "--force", code=1)
+    assert "was edited since `prunion init` wrote it" in refused
+    assert output.read_text("utf-8") == mine
 
 
 def test_backbones_are_listed_by_source() -> None:

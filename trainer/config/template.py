@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -13,10 +14,11 @@ from prunion.runtime.errors import DataError, printable
 from prunion.runtime.images import SYSTEM_FOLDERS
 from prunion.trainer.config.file import toml_key, toml_text
 
-__all__ = ["HEAD", "found_domains", "run_file_text"]
+__all__ = ["foreign_to_init", "found_domains", "run_file_text"]
 
 log = logging.getLogger(__name__)
 HEAD = "# Written by `prunion init`"
+SUM = "\n# Tells `prunion init --force` whether anything above was edited: "
 HOLDOUT = 0.2
 TESTS = ("test", "val", "valid", "validation")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -116,7 +118,20 @@ def run_file_text(data: Path, file: Path, domains: Mapping[str, Mapping[str, Pat
         if "test" not in parts:
             text += f"holdout = {HOLDOUT}                    # of the training images, to test on\n"
         text += "mirror = false                   # true where left and right mean the same\n"
-    return text
+    return f"{text}{SUM}{_sum(text)}\n"
+
+
+def foreign_to_init(path: Path) -> str:
+    """What in a file `prunion init` did not write, which `--force` must leave; "" if nothing."""
+    text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+    if not text.startswith(HEAD):
+        return "was not written by `prunion init`"
+    written, _, digest = text.rpartition(SUM)
+    return "" if digest.strip() == _sum(written) else "was edited since `prunion init` wrote it"
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _unread(exc: OSError, folder: Path) -> str:

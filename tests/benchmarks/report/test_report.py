@@ -16,6 +16,8 @@ from tests.benchmarks.report.reported import HOSTILE, rename_class, sources
 
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
 
+from matplotlib import pyplot
+
 from prunion.benchmarks.report import write_report
 from prunion.benchmarks.report.charts_runs import accuracy_chart
 from prunion.benchmarks.report.subjects import Subject, read_subjects
@@ -167,7 +169,11 @@ def test_pictures_of_somebody_else_are_never_replaced(made: Path, tmp_path: Path
     command = (made / "run", "-o", tmp_path / "x.html", "--pictures", tmp_path / "pictures")
     for extra in ((), ("--force",)):
         assert invoke(*command, *extra).exit_code == 0
-    (tmp_path / "pictures" / "photo.png").write_text("years of work")
+    pictures = tmp_path / "pictures"
+    for ending in (".svg", ".png"):  # as ours come in twos, and of the same library
+        figure = pyplot.figure(figsize=(1, 1))
+        figure.savefig(pictures / f"photo{ending}")
+        pyplot.close(figure)
     refused = invoke(*command, "--force")
     assert refused.exit_code == 1
-    assert "holds photo.png" in refused.output
+    assert "holds photo.png and 1 more" in refused.output

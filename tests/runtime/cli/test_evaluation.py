@@ -9,10 +9,12 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
+from prunion.runtime import measure
 from prunion.runtime.base import machine
 from prunion.runtime.batching.decode import Decoder
 from prunion.runtime.cli import evaluation
@@ -69,6 +71,33 @@ def test_figures_and_answers_do_not_cost_each_other(
         result = invoke(*arguments)
     assert result.exit_code == 1 and "e.json cannot be written (No space left" in result.stderr
     assert "digits: 1 images" in result.stdout
+
+
+def test_what_only_speaks_of_evaluations_is_none(
+    bundle_path: Path, table: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.md"
+    for text in ("What a prunion evaluation said", '{"kind": "notes", "of": "prunion evaluation"}'):
+        notes.write_text(text, "utf-8")
+        result = invoke("eval", bundle_path, "-d", "digits", table, "-o", notes, "--force")
+        assert result.exit_code == 1 and "is no file of `prunion eval`" in result.stderr
+        assert notes.read_text("utf-8") == text
+
+
+def test_what_came_meanwhile_is_not_replaced(
+    bundle_path: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, plain = tmp_path / "e.json", measure.evaluate
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        output.write_text("another's", "utf-8")
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(measure, "evaluate", slow)
+    result = invoke("eval", bundle_path, "-d", "digits", table, "-o", output)
+    assert result.exit_code == 1 and "was written by somebody else" in result.stderr
+    assert "digits: 1 images" in result.stdout
+    assert output.read_text("utf-8") == "another's"
 
 
 def test_nothing_is_written_into_the_bundle(own_bundle: Path, table: Path) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from importlib.util import find_spec
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from prunion.runtime.base import install_hint
 from prunion.runtime.errors import InputError
 from prunion.runtime.protocol import openapi_document, openapi_page
 from prunion.runtime.serve.http.body import read_body, unless_gone, unpacked
+from prunion.runtime.serve.http.form import read_form
 from prunion.runtime.serve.repository import Repository
 from prunion.runtime.serve.service import Service
 
@@ -100,11 +97,15 @@ class _Handlers:
         return openapi_document(self.service.options.limits.rows, names[0])
 
     async def _classified(self, request: Request, domain: str) -> Response:
-        arrived, top = time.perf_counter_ns(), _top(request)
+        arrived, tops = time.perf_counter_ns(), request.query_params.getlist("top")
+        top = _top(tops)
         self.repository.describe(domain)  # no body is read for a domain that is not there
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind == "multipart/form-data":
-            images = await self._files(request)
+            body, most = await self._body(request), self.service.options.limits.rows
+            form = read_form(request.headers["content-type"], body, most)
+            images = list(form.images)
+            top = top if form.top is None else _top([*tops, form.top])
         elif kind.startswith("image/") or kind == "application/octet-stream":
             images = [await self._body(request)]
         else:
@@ -126,37 +127,11 @@ class _Handlers:
         body = await read_body(request, limits)
         return unpacked(body, request.headers.get("content-encoding", ""), limits.body)
 
-    async def _files(self, request: Request) -> list[bytes]:
-        body = await self._body(request)
 
-        async def stream() -> AsyncGenerator[bytes, None]:
-            yield body
-
-        if find_spec("python_multipart") is None:
-            fix = f"{install_hint('serve')}, or send one image as the body"
-            raise HTTPException(501, f"this server lacks python-multipart: {fix}")
-        most = self.service.options.limits.rows
-        try:
-            form = await _InMemory(request.headers, stream(), max_files=most).parse()
-        except (MultiPartException, KeyError) as exc:
-            text = exc.message if isinstance(exc, MultiPartException) else "it names no boundary"
-            raise HTTPException(400, f"the form cannot be read: {text}") from None
-        # Several files may share a field's name, as a browser sends them.
-        values = [value for _, value in form.multi_items()]
-        files = [await x.read() for x in values if not isinstance(x, str)]
-        if not files:
-            raise InputError("the form holds no files: send at least one image")
-        return files
-
-
-class _InMemory(MultiPartParser):
-    """The body is in memory, under our limit: its files need no disk, which may be read-only."""
-
-    spool_max_size = max_file_size = 1 << 40  # the one is the other's name in older versions
-
-
-def _top(request: Request) -> int:
-    text = request.query_params.get("top", "5")
+def _top(texts: list[str]) -> int:
+    if len(texts) > 1:
+        raise InputError("top is given more than once: give it once")
+    text = texts[0] if texts else "5"
     if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 6 or int(text) < 1:
         raise InputError(f"top is {text[:20]!r}: give a whole number of 1 or more")
     return int(text)

@@ -18,14 +18,12 @@ from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone.constants import fold_constants
 from prunion.trainer.backbone.names import op_name
 from prunion.trainer.backbone.rewrites import inline_regions, rewrite
+from prunion.trainer.backbone.writes import functionalise
 
 __all__ = ["trace"]
 
 log = logging.getLogger(__name__)
 ANSWERS = ("logits", "out", "output")  # what models that return a mapping call it
-VIEWS = frozenset(
-    "slice select narrow view reshape unsqueeze transpose permute split chunk".split()
-)
 # What changes nothing in inference: the last copies a constant of the forward function.
 IDLE = frozenset(
     "dropout dropout_ feature_dropout alpha_dropout detach detach_ lift_fresh_copy".split()
@@ -68,11 +66,11 @@ def trace(model: nn.Module, height: int, width: int) -> fx.GraphModule:
     place = _single_output(module.graph, program.call_spec.out_spec)
     module.graph.set_codegen(fx.graph.CodeGen())
     fold_constants(module, parameters=False)
-    views = _functionalise(module.graph)
+    functionalise(module, example)
     module.graph.eliminate_dead_code()
     rewrite(module)
     module = fx.GraphModule(module, module.graph)  # torch.export's own cannot switch to training
-    _check_same(model, module, example, views, place)
+    _check_same(model, module, example, place)
     _keep_buffers(module)
     return module
 
@@ -138,35 +136,10 @@ def _drop_idle(node: fx.Node) -> None:
         node.graph.erase_node(node)
 
 
-def _functionalise(graph: fx.Graph) -> list[str]:
-    """Turn `relu_` and its like into `relu`; later readers of the overwritten value follow.
-
-    Returns the writes that this loses if the whole tensor is read later: those into parts of it.
-    """
-    views: list[str] = []
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        name = op_name(node)
-        if not name.endswith("_") or name.endswith("__"):
-            continue
-        packet = getattr(torch.ops.aten, name[:-1], None)
-        overload = node.target._overloadname
-        if packet is None or not hasattr(packet, overload):
-            raise UnsupportedGraphError(f"node {node.name}: in-place operation {name} is unknown")
-        node.target = getattr(packet, overload)
-        overwritten = node.args[0]
-        later = {user for user in overwritten.users if order[user] > order[node]}
-        overwritten.replace_all_uses_with(node, delete_user_cb=later.__contains__)
-        if op_name(overwritten) in VIEWS:
-            views.append(f"node {node.name}: {name} writes into a part of another tensor")
-    return views
-
-
 def _check_same(
     model: nn.Module,
     module: fx.GraphModule,
     example: torch.Tensor,
-    views: list[str],
     place: int,
 ) -> None:
     same = _agree(model, module, example, place)
@@ -174,15 +147,10 @@ def _check_same(
         with _varied(model, module):
             same = _agree(model, module, example, place, overflow=True)
     if not same:
-        cause = f"{views[0]}, and " if views else ""
-        fix = (
-            "compute a new tensor there (torch.where, torch.cat)"
-            if views
-            else "rewrite it without what is random or in autocast"
-        )
         raise UnsupportedGraphError(
-            f"{cause}the traced graph of {type(model).__name__} does not compute the model's "
-            f"function: {fix}, or choose another backbone; `keep` cannot help here"
+            f"the traced graph of {type(model).__name__} does not compute the model's function: "
+            "rewrite it without what is random or in autocast, or choose another backbone; `keep` "
+            "cannot help here"
         )
     with contextlib.suppress(ValueError):  # a norm that needs more than one value per channel
         if not _agree(model, module, example[:1], place):

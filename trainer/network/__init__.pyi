@@ -13,6 +13,7 @@ from .checkpoint import foreign_to_checkpoint as foreign_to_checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import versions as versions
+from .checks import moved as moved
 from .domain_norm import DomainNorm as DomainNorm
 from .domain_norm import route as route
 from .evaluation import accuracy_of as accuracy_of

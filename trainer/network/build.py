@@ -74,7 +74,7 @@ def rebuild_network(
     Raises CheckpointError if the graph is damaged, or missing and no library has such a network.
     """
     if graph is not None:
-        return DomainNet(graph_from_json(graph, source), classes, config.keep)
+        return DomainNet(graph_from_json(graph, source), classes, config.keep, empty=True)
     if config.source == "python":
         raise CheckpointError(
             f"{source} is missing, and only a function of the trainer's made the network: copy the "

@@ -18,15 +18,14 @@ from torch import fx, nn
 from torch.func import functional_call
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone import fold_constants, name_norms, op_name
+from prunion.trainer.backbone import fold_constants, given_name, name_norms, op_name
 from prunion.trainer.channels import GateSite, Units, find_units
 from prunion.trainer.methods import WeightAdapter
+from prunion.trainer.network.checks import check_batch, check_same, example_images, features_of
 from prunion.trainer.network.domain_norm import DomainNorm, Routing, route
 from prunion.trainer.network.stored_graph import graph_to_json
 
-__all__ = ["SAME", "DomainNet", "Gate", "example_images", "norm_key"]
-
-SAME = 1e-3  # of the largest feature; two orders of float32 sums differ by less
+__all__ = ["DomainNet", "Gate", "norm_key"]
 
 
 class DomainNet(nn.Module):
@@ -42,27 +41,34 @@ class DomainNet(nn.Module):
     switches: torch.Tensor
 
     def __init__(
-        self, backbone: fx.GraphModule, classes: Sequence[int], keep: Sequence[str] = ()
+        self,
+        backbone: fx.GraphModule,
+        classes: Sequence[int],
+        keep: Sequence[str] = (),
+        *,
+        empty: bool = False,
     ) -> None:
         """Every switch on, so that it computes what the backbone does.
+
+        `empty`: its tensors are yet to be loaded, so nothing can be told from what it answers.
 
         Raises UnsupportedGraphError if no channel can be removed, if an image's answer depends on
         the others in its batch, or if it does not compute that after all.
         """
         super().__init__()
         example = example_images(backbone)
-        expected = _output(backbone, example)  # before anything is changed
+        expected = features_of(backbone, example)  # before anything is changed
         fold_constants(backbone)
         name_norms(backbone)
         self.units: Units = find_units(backbone, keep)
         self.graph = graph_to_json(backbone)
-        _check_batch(backbone, example, expected)
+        if not empty:
+            check_batch(backbone, example)
         self.classes = tuple(classes)
         self.trunk = _add_domains(backbone, self.units, len(self.classes))
         last = len(self.classes) - 1
-        _check_same(
-            expected, _output(self.trunk, example, route([(0, 1), (last, 1)], example.device))
-        )
+        segments = [(0, 1), (last, len(example) - 1)]
+        check_same(expected, features_of(self.trunk, example, route(segments, example.device)))
         features = len(self.units.feature_units)
         self.heads = nn.ModuleList(nn.Linear(features, count) for count in self.classes)
         ones = torch.ones(len(self.classes), self.units.table.count)
@@ -170,44 +176,6 @@ class Gate(nn.Module):
         return x * gate.view(len(gate), *before, gate.shape[1], *behind)
 
 
-def example_images(backbone: fx.GraphModule) -> torch.Tensor:
-    """Two images of noise, `[2, 3, H, W]`, that leave torch's own random numbers alone."""
-    image = next(n for n in backbone.graph.nodes if n.op == "placeholder")
-    size = tuple(int(n) for n in image.meta["val"].shape[1:])
-    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-
-
-def _output(trunk: nn.Module, *inputs: object) -> torch.Tensor:
-    """Features `[2, F]` in evaluation's form; the trunk is left in the mode it was in."""
-    training = trunk.training
-    with torch.no_grad():
-        features: torch.Tensor = trunk.eval()(*inputs)
-    trunk.train(training)
-    return features
-
-
-def _check_same(expected: torch.Tensor, got: torch.Tensor) -> None:
-    """The masked network starts as the backbone; everything later is compared with the former."""
-    largest = float(expected.abs().max())
-    error = float((expected - got).abs().max()) / max(largest, 1e-12)
-    if math.isfinite(largest) and not error <= SAME:
-        raise UnsupportedGraphError(
-            f"with every channel on, the masked network differs from the backbone by {error:.1e} "
-            "of its largest feature: please report this network as a bug, or choose another"
-        )
-
-
-def _check_batch(backbone: nn.Module, example: torch.Tensor, expected: torch.Tensor) -> None:
-    """Every image is answered for itself: batches mix domains, and servers mix requests."""
-    alone = _output(backbone, example[:1])
-    largest = float(expected.abs().max())
-    if math.isfinite(largest) and not float((alone - expected[:1]).abs().max()) <= SAME * largest:
-        raise UnsupportedGraphError(
-            "the network's features of an image depend on the others in its batch (a norm or a "
-            "mean over the batch): compute them from the image alone"
-        )
-
-
 def norm_key(node: fx.Node) -> str:
     """Name of the BatchNorm module a batch_norm node came from."""
     mean = node.args[3]
@@ -242,6 +210,11 @@ def _swap_norm(
     tensors = [_tensor(module, node.args[i]) for i in (1, 2, 3, 4)]
     eps = node.args[7]
     assert tensors[2] is not None and tensors[3] is not None and isinstance(eps, float)
+    if eps <= 0:
+        raise UnsupportedGraphError(
+            f"node {node.name}: its BatchNorm {given_name(norm_key(node))} has eps={eps:g}, with "
+            "which torch cannot train: give it an eps > 0, such as 1e-5"
+        )
     key = norm_key(node).replace(".", "/")
     norms = module.get_submodule("norms")
     assert isinstance(norms, nn.ModuleDict)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from prunion.runtime.errors import VerificationError
-from prunion.trainer.network.masked import SAME, DomainNet, example_images
+from prunion.trainer.network.checks import SAME, example_images
+from prunion.trainer.network.masked import DomainNet
 
 __all__ = ["unchanged"]
 

@@ -141,3 +141,72 @@ def test_a_weight_that_the_graph_does_not_hold_is_named() -> None:
     told = r"does not hold the weight 'left.weight' and 1 more, .* method without own weights"
     with pytest.raises(UnsupportedGraphError, match=told):
         rehearse_export(domain_net(Plain()), 8, 8, 1, ["conv1.weight", "left.weight", "x.bias"])
+
+
+class ActivePlaces(Plain):
+    """A softmax over the places where a channel is on: none are, where it is off."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        weights = x.masked_fill(x <= 0, -torch.inf).flatten(2).softmax(2).view_as(x)
+        return self.bn2(self.conv2(x * weights * 64)).relu().mean((2, 3))
+
+
+def test_answers_that_are_lost_with_a_channel_are_refused_by_their_node() -> None:
+    """Finite with every channel on; nothing was compared then, and training met them."""
+    net = domain_net(ActivePlaces(), (3, 4))
+    with pytest.raises(UnsupportedGraphError, match=r"node softmax: .* not finite as soon") as told:
+        rehearse_export(net, 8, 8)
+    assert '[backbone] keep = ["conv1"]' in str(told.value) and "\n" not in str(told.value)
+
+
+def test_answers_that_never_were_finite_are_passed_over_with_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net = domain_net(Plain(), (3, 4))
+    with torch.no_grad():
+        net.trunk.get_parameter("conv1.weight").fill_(torch.nan)
+    rehearse_export(net, 8, 8)
+    (line,) = [r.getMessage() for r in caplog.records if "not compared" in r.getMessage()]
+    assert "\n" not in line
+
+
+class Scaled(Softplus):
+    """The softplus behind a scale that begins at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        y = nn.functional.softplus(x) * self.scale
+        return self.bn2(self.conv2(x + y)).relu().mean((2, 3))
+
+
+def test_a_wrong_cut_is_seen_behind_a_scale_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(walk.HANDLERS, "softplus", walk.elementwise)
+    net = domain_net(Scaled(), (3, 4))
+    with pytest.raises(UnsupportedGraphError, match="node conv2d_1: it differs"):
+        rehearse_export(net, 8, 8)
+    assert not net.trunk.get_parameter("scale").any()
+
+
+class NoEps(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn2 = nn.BatchNorm2d(8, eps=0.0)
+
+
+def test_a_batchnorm_that_torch_cannot_train_is_refused_by_its_node() -> None:
+    with pytest.raises(UnsupportedGraphError, match=r"node batch_norm_1: .* bn2 has eps=0") as told:
+        domain_net(NoEps())
+    assert "eps > 0" in str(told.value) and "\n" not in str(told.value)
+
+
+def test_what_torch_says_while_statistics_are_drawn_is_one_line() -> None:
+    net = domain_net(Plain(), (3, 4))
+    net.norms["bn1"].eps = 0.0
+    with pytest.raises(UnsupportedGraphError, match="eps must be positive") as told:
+        rehearse_export(net, 8, 8)
+    assert "\n" not in str(told.value)

@@ -127,7 +127,7 @@ class InputConfig:
                 f"[input] resize is {self.resize}, smaller than size: the crop would leave the "
                 f"image; give at least {max(height, width)}, or 0 for exactly that"
             )
-        if isinstance(self.test_crops, bool) or self.test_crops not in (1, 5, 10):
+        if type(self.test_crops) is not int or self.test_crops not in (1, 5, 10):
             raise ConfigError(f"[input] test_crops is {shown(self.test_crops)}: use 1, 5 or 10")
         if self.test_crops > 1 and self.resize <= max(height, width):
             raise ConfigError(

@@ -189,6 +189,11 @@ Learned = Literal["learned"]  # a weight λ that dual ascent finds
 CutFor = Literal["union", "domains"]  # what is brought within the budget in the end
 SettleWith = Literal["auto", "union", "own"]
 CHOICES = {  # keys of `[train]`
+    "recipe": RecipeName,
+    "trunk": Trunk,
+    "order": StepOrder,
+    "placement": Placement,
+    "trunk_from": TrunkFrom,
     "head_start": HeadStart,
     "head_optimiser": HeadOptimiser,
     "trunk_optimiser": TrunkOptimiser,

@@ -218,13 +218,13 @@ def check_domains(domains: Sequence[DomainConfig]) -> None:
     seen: dict[str, str] = {}
     for domain in domains:
         # Each domain becomes a file of the bundle, also where file names ignore case.
-        other = seen.get(domain.name.lower())
+        other = seen.get(domain.name.casefold())
         if other is not None:
             raise ConfigError(
                 f"[domains.{domain.name}] is named like [domains.{other}]: rename one (upper "
                 "and lower case do not tell domains apart)"
             )
-        seen[domain.name.lower()] = domain.name
+        seen[domain.name.casefold()] = domain.name
 
 
 def _unused_keys(table: object) -> tuple[str, ...]:

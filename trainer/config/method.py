@@ -142,8 +142,14 @@ def has_own_weights(given: Mapping[str, Any]) -> bool:
 
 
 def check_settings(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a key of single methods, among the values of all keys, has none."""
+    """Raise ConfigError if the method, or a key of single methods, has a value that is none.
+
+    Args:
+        given: the values of all keys of `[train]`.
+    """
     for key, kinds in (
+        ("method", Method),
+        ("norms", Norms),
         ("affine", AffineForm),
         ("affine_numbers", AffineNumbers),
         ("affine_gradient", MaskGradient),

@@ -253,9 +253,11 @@ def _widths(budget: Any) -> Any:
     """With the multiple that the profile was measured at, where no other is given."""
     if not isinstance(budget, dict) or "round_to" in budget or "profile" not in budget:
         return budget
+    if not isinstance(budget["profile"], str):
+        return budget
     try:
         return {**budget, "round_to": read_profile(budget["profile"]).round_to}
-    except (PrunionError, TypeError, ValueError):  # a wrong file is told where it is used
+    except (PrunionError, OSError, ValueError):  # a wrong file is told where it is used
         return budget
 
 

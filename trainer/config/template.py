@@ -182,9 +182,13 @@ def _name(folder: str) -> str:
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:
-    """The name, or with a number behind where two folders come to the same one."""
+    """The name, or with a number behind where two folders come to the same one.
+
+    Upper and lower case do not tell domains apart, as `check_domains` has it.
+    """
+    known = {other.casefold() for other in taken}
     tries = (f"{name[:60]}_{number}" for number in range(2, len(taken) + 3))
-    return next(x for x in (name, *tries) if x not in taken)
+    return next(x for x in (name, *tries) if x.casefold() not in known)
 
 
 def _beside(path: Path, file: Path) -> str:

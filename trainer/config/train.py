@@ -153,17 +153,18 @@ class TrainConfig:
     augment: AugmentConfig = NO_AUGMENT
 
     def __post_init__(self) -> None:
-        check_choice("train", "recipe", self.recipe, get_args(RecipeName))
-        check_choice("train", "trunk", self.trunk, get_args(Trunk))
+        self._check_values()
+        # Only then what keys say together: a rule looks at values of the right type alone.
         self._apply_method()
-        check_choice("train", "order", self.order, get_args(StepOrder))
+        self._check_rules()
+
+    def _check_values(self) -> None:
+        """Every key for itself."""
+        check_choices(vars(self))
+        check_settings(vars(self))
         check_int("train", "accumulate", self.accumulate, 1, 1024)
-        check_choice("train", "placement", self.placement, get_args(Placement))
-        for key in ("warmup", "ramp", "settle"):
+        for key in ("warmup", "ramp", "settle", "own_epochs"):
             check_int("train", key, getattr(self, key), 0, 100_000)
-        if not self.epochs:
-            raise ConfigError("[train] warmup, ramp and settle are all 0: give at least one epoch")
-        check_int("train", "own_epochs", self.own_epochs, 0, 100_000)
         # BatchNorm's statistics of fewer than four images are noise.
         check_int("train", "batch_size", self.batch_size, 4, 65_536)
         check_number("train", "balance", self.balance, 0, 1)
@@ -176,40 +177,24 @@ class TrainConfig:
                     f'[train] {key} is {shown(value)}: give a number such as 1e-3, or "auto"'
                 )
             check_number("train", key, value, 0, 10, open_low=True)
-        check_choices(vars(self))
-        self._check_drops()
         for key in ("trunk_lr", "switch_travel", "switch_lr"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_int("train", "switch_every", self.switch_every, 1, 1000)
-        if self.recipe == "greedy" and self.ranking == "random":
-            raise ConfigError(
-                '[train] ranking is "random" and recipe is "greedy", which ranks by what it '
-                'measures along the ramp: set recipe = "once", or another ranking'
-            )
         check_number("train", "weight_decay", self.weight_decay, 0, 1)
         check_number("train", "small_set_decay", self.small_set_decay, 0, 10)
         check_number("train", "label_smoothing", self.label_smoothing, 0, 0.9)
-        if self.teacher:
-            check_text("train", "teacher", self.teacher)
+        check_text("train", "teacher", self.teacher, empty=self.teacher == "")
         check_number("train", "distillation", self.distillation, 0, 1)
         check_number("train", "average", self.average, 0, 1000)
-        check_choice("train", "trunk_from", self.trunk_from, get_args(TrunkFrom))
-        if self.trunk_from == "settle" and self.trunk == "frozen":
-            raise ConfigError(
-                '[train] trunk_from is "settle" and trunk is "frozen", which never learns: set '
-                'trunk = "tuned", or leave trunk_from out'
-            )
         if self.domain_budget != "auto":
             check_bool("train", "domain_budget", self.domain_budget)
-        if self.settle_with == "union" and self.cut == "domains":
-            raise ConfigError(
-                '[train] settle_with is "union" and cut is "domains": what a domain was cut from '
-                'would come back; set settle_with = "own"'
-            )
         if isinstance(self.sharing_weight, str):
             check_choice("train", "sharing_weight", self.sharing_weight, get_args(Learned))
         else:
             check_number("train", "sharing_weight", self.sharing_weight, 0, 1e6)
+        if self.drops != "auto":
+            last = max(1, self.epochs - 1)
+            object.__setattr__(self, "drops", check_epochs("train", "drops", self.drops, last))
         object.__setattr__(self, "augment", as_augment("train", self.augment))
         check_bool("train", "compile", self.compile)
         check_bool("train", "sync_norms", self.sync_norms)
@@ -217,9 +202,6 @@ class TrainConfig:
 
     def _apply_method(self) -> None:
         """Set what the method decides; what contradicts it is refused."""
-        check_choice("train", "method", self.method, get_args(Method))
-        check_choice("train", "norms", self.norms, get_args(Norms))
-        check_settings(vars(self))
         method, traits = self.method, self.traits
         if wrong := misplaced(vars(self)):
             raise ConfigError(f"[train] {wrong}; remove one of the two")
@@ -235,6 +217,36 @@ class TrainConfig:
             object.__setattr__(self, "sharing", "none")
             object.__setattr__(self, "cut", "domains")
 
+    def _check_rules(self) -> None:
+        """What keys may not say together, whatever the method."""
+        if not self.epochs:
+            raise ConfigError("[train] warmup, ramp and settle are all 0: give at least one epoch")
+        paper = self.recipe == "paper"
+        for key, default, used, also in (
+            ("drops", "auto", paper or not self.traits.prunes, " and methods that cut no channels"),
+            ("switch_lr", SWITCH_LR, paper or self.traits.masks, " and masks"),
+        ):
+            if getattr(self, key) != default and not used:
+                raise ConfigError(
+                    f'[train] {key} is for recipe = "paper"{also}, this is "{self.recipe}": '
+                    "remove it"
+                )
+        if self.recipe == "greedy" and self.ranking == "random":
+            raise ConfigError(
+                '[train] ranking is "random" and recipe is "greedy", which ranks by what it '
+                'measures along the ramp: set recipe = "once", or another ranking'
+            )
+        if self.trunk_from == "settle" and self.trunk == "frozen":
+            raise ConfigError(
+                '[train] trunk_from is "settle" and trunk is "frozen", which never learns: set '
+                'trunk = "tuned", or leave trunk_from out'
+            )
+        if self.settle_with == "union" and self.cut == "domains":
+            raise ConfigError(
+                '[train] settle_with is "union" and cut is "domains": what a domain was cut from '
+                'would come back; set settle_with = "own"'
+            )
+
     @property
     def traits(self) -> MethodTraits:
         """What the method means for a run."""
@@ -248,22 +260,6 @@ class TrainConfig:
     def freezes_norms(self) -> bool:
         """Whether BatchNorm stays the backbone's, statistics included."""
         return self.norms == "frozen" or (self.norms == "auto" and not self.traits.own_norms)
-
-    def _check_drops(self) -> None:
-        paper = self.recipe == "paper"
-        for key, default, used, also in (
-            ("drops", "auto", paper or not self.traits.prunes, " and methods that cut no channels"),
-            ("switch_lr", SWITCH_LR, paper or self.traits.masks, " and masks"),
-        ):
-            if getattr(self, key) != default and not used:
-                raise ConfigError(
-                    f'[train] {key} is for recipe = "paper"{also}, this is "{self.recipe}": '
-                    "remove it"
-                )
-        if self.drops == "auto":
-            return
-        last = max(1, self.epochs - 1)
-        object.__setattr__(self, "drops", check_epochs("train", "drops", self.drops, last))
 
     @property
     def fits_heads(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -62,9 +61,9 @@ def load_backbone(
     if state is not None and config.match == "order":
         state = match_by_order(config, state, model.state_dict())
     stored = model.state_dict().keys()  # a constant of the graph is in nobody's file
-    module = trace(model, height, width)
+    module = trace(model, height, width, config.cut)
     if config.cut is not None:
-        _end_behind(module.graph, config.cut)
+        _pool_cut(module.graph)
     elif config.source == "torchvision":
         drop_classifier(module.graph)
     elif config.source == "python":
@@ -75,7 +74,25 @@ def load_backbone(
         load_weights(config, module, state, stored)
     if weights:
         _check_finite(config, module)
+    _let_learn(module)
     return keep_names_apart(module)
+
+
+def _let_learn(module: nn.Module) -> None:
+    """Where nothing learns, its owner froze a whole network, as one does before handing it on.
+
+    A trunk without a weight of its own that learns could not be tuned; some that are frozen are
+    meant so, and stay as they are.
+    """
+    weights = [x for x in module.parameters() if x.is_floating_point()]
+    if weights and not any(x.requires_grad for x in weights):
+        log.warning(
+            "every parameter of the network has requires_grad=False, which is taken for none: "
+            'they learn where the trunk does; for one that stays as it is, set trunk = "frozen" '
+            "([train])"
+        )
+        for weight in weights:
+            weight.requires_grad_()
 
 
 def _check_finite(config: BackboneConfig, module: nn.Module) -> None:
@@ -152,29 +169,11 @@ def drop_classifier(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _end_behind(graph: fx.Graph, module: str) -> None:
-    """Make the pooled output of a module, by its name, the output."""
-    last = None
-    for node in graph.nodes:
-        stack = node.meta.get("nn_module_stack") or {}
-        paths = [path.split("@")[0] for path, _ in stack.values()]
-        if op_name(node) and any(p == module or p.startswith(module + ".") for p in paths):
-            last = node
-    if last is None:
-        raise ConfigError(
-            f"[backbone] cut: the network has no module {module!r}: give one such as "
-            f"{', '.join(_modules_like(graph, module))}"
-        )
+def _pool_cut(graph: fx.Graph) -> None:
     output = next(n for n in graph.nodes if n.op == "output")
-    output.args = (_pooled(graph, last, output),)
-
-
-def _modules_like(graph: fx.Graph, module: str) -> list[str]:
-    """The modules whose names are near a name, else the first ones."""
-    stacks = [node.meta.get("nn_module_stack") or {} for node in graph.nodes if op_name(node)]
-    paths = [path.split("@")[0] for stack in stacks for path, _ in stack.values()]
-    known = list(dict.fromkeys(filter(None, paths)))
-    return get_close_matches(module, known, 3) or known[:5]
+    end = output.args[0]
+    assert isinstance(end, fx.Node)
+    output.args = (_pooled(graph, end, output),)
 
 
 def _before(end: Any) -> list[fx.Node]:

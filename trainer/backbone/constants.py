@@ -27,7 +27,8 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
             still has to load these.
     """
     known: dict[fx.Node, Any] = {}
-    learned: set[fx.Node] = set()
+    weights: set[fx.Node] = set()  # what is made of parameters
+    learned: set[fx.Node] = set()  # and of one at least that learns
     made: dict[tuple[fx.Node, int], fx.Node] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -35,12 +36,15 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
             if parameters or leaf.startswith("lifted_tensor"):  # torch.export's own
                 known[node] = operator.attrgetter(str(node.target))(module)
                 if isinstance(known[node], nn.Parameter):
-                    learned.add(node)
+                    weights.add(node)
+                    if known[node].requires_grad:
+                        learned.add(node)
             continue
         if node.op == "call_function" and _computable(node, known):
             known[node] = _value(node, known)
-            if learned & set(node.all_input_nodes):
-                learned.add(node)
+            for nodes in (weights, learned):
+                if nodes & set(node.all_input_nodes):
+                    nodes.add(node)
             continue
         written = known.get(node.args[0]) if _writes(node) else None
         for source in node.all_input_nodes:
@@ -48,7 +52,9 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
             if source.op != "get_attr" and isinstance(value, torch.Tensor):
                 key = (source, value._version)  # a later write does not reach an earlier reader
                 if key not in made:
-                    made[key] = _stored(module, source, value, source in learned, node)
+                    made[key] = _stored(module, source, value, node)
+                    if source in weights and value.is_floating_point():
+                        _as_weight(module, made[key], source in learned)
                 node.replace_input_with(source, made[key])
         if isinstance(written, torch.Tensor):
             _forget(written, known)
@@ -81,19 +87,22 @@ def _value(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         )
 
 
-def _stored(
-    module: fx.GraphModule, node: fx.Node, value: torch.Tensor, learned: bool, reader: fx.Node
-) -> fx.Node:
+def _stored(module: fx.GraphModule, node: fx.Node, value: torch.Tensor, reader: fx.Node) -> fx.Node:
     name = f"constant_{node.name}"
     value = value.detach().clone()
-    if learned and value.is_floating_point():
-        module.register_parameter(name, nn.Parameter(value))
-    else:
-        module.register_buffer(name, value)
+    module.register_buffer(name, value)
     with module.graph.inserting_before(reader):
         new = module.graph.get_attr(name)
     new.meta = {"val": value, "of": _first_parameter(node)}
     return new
+
+
+def _as_weight(module: nn.Module, node: fx.Node, learns: bool) -> None:
+    """Make a parameter of a constant; one of frozen parameters alone is frozen too."""
+    name = str(node.target)
+    value = module.get_buffer(name)
+    delattr(module, name)
+    module.register_parameter(name, nn.Parameter(value, requires_grad=learns))
 
 
 def _first_parameter(node: fx.Node) -> str:

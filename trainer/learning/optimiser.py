@@ -11,7 +11,7 @@ from torch import nn
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.learning.orthogonal import matrices_of, orthogonal_step
 from prunion.trainer.methods import SeriesSite
-from prunion.trainer.network import DomainNet
+from prunion.trainer.network import DomainNet, frozen_tensors
 from prunion.trainer.pruning import Schedule
 
 __all__ = [
@@ -202,10 +202,15 @@ def hold_trunk(net: DomainNet, train: TrainConfig, phase: Phase) -> None:
 
 
 def trunk_parameters(net: DomainNet) -> list[nn.Parameter]:
-    """What all domains share: everything in the trunk but BatchNorms, and adapters inside it."""
+    """What all domains share and learns: not BatchNorms, adapters, or what its owner froze.
+
+    The last by the network's graph, which says it: that a tensor learns is switched here.
+    """
     apart = [*net.norms.values(), *(m for m in net.modules() if isinstance(m, SeriesSite))]
     own = {id(p) for m in apart for p in m.parameters()}
-    return [p for p in net.trunk.parameters() if id(p) not in own]
+    frozen = frozen_tensors(net.graph)
+    named = net.trunk.named_parameters()
+    return [p for name, p in named if id(p) not in own and name not in frozen]
 
 
 class WeightAverage:

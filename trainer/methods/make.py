@@ -40,9 +40,9 @@ def make_adapter(
     Raises ConfigError where nothing of this network is left to adapt.
     """
     method = train.method
-    learnt = dict(
-        trunk.named_parameters(remove_duplicate=False)
-    )  # a product may be with a constant
+    # A product may be with a constant, and a layer be frozen by its owner: in every domain, then.
+    named = trunk.named_parameters(remove_duplicate=False)
+    learnt = {name: value for name, value in named if value.requires_grad}
     layers = [layer for layer in layers if layer.weight in learnt]
     shared = {layer.weight: learnt[layer.weight] for layer in layers}
     if train.granularity == "slice":
@@ -53,7 +53,7 @@ def make_adapter(
     if method == "affine":
         return MaskAdapter(shared, domains, affine_form(train), without_norm(trunk, shared))
     if method == "finetune" and domains > 1:  # of one domain the trunk itself is tuned
-        everything = dict(trunk.named_parameters())
+        everything = {k: v for k, v in trunk.named_parameters() if v.requires_grad}
         return TunedWeights({k: v for k, v in everything.items() if k[:6] != "norms."}, domains)
     if method == "lora":
         return LowRankAdapters(train.rank, shared, domains)

@@ -22,7 +22,7 @@ from prunion.trainer.backbone import op_name
 from prunion.trainer.channels import HANDLERS, ONE_IMAGE
 from prunion.trainer.network.shapes import MAKERS, without_memory
 
-__all__ = ["graph_from_json", "graph_to_json"]
+__all__ = ["frozen_tensors", "graph_from_json", "graph_to_json"]
 
 FORMAT_VERSION = 1
 OPERATIONS = frozenset(HANDLERS) | {"sym_size", "einsum"}
@@ -60,7 +60,10 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
                     "module with letters, digits and '_'"
                 )
             value |= {"tensor": node.target, "shape": list(tensor.shape)}
-            value |= {"dtype": _leaf(tensor.dtype), "learns": isinstance(tensor, nn.Parameter)}
+            weight = isinstance(tensor, nn.Parameter)
+            value |= {"dtype": _leaf(tensor.dtype), "learns": weight and tensor.requires_grad}
+            if weight and not tensor.requires_grad:  # by its owner's wish; counted as a weight
+                value["frozen"] = True
             if not tensor.is_floating_point() and tensor.numel() <= MOST_CHOSEN:
                 value["values"] = [int(n) for n in tensor.flatten().tolist()]
         else:
@@ -71,6 +74,11 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
                 value["kwargs"] = {k: _plain(node, x) for k, x in node.kwargs.items()}
         nodes.append(value)
     return {"format_version": FORMAT_VERSION, "nodes": nodes}
+
+
+def frozen_tensors(graph: Mapping[str, Any]) -> frozenset[str]:
+    """The parameters of `graph_to_json` that their owner froze, by their names in the trunk."""
+    return frozenset(node["tensor"] for node in graph["nodes"] if node.get("frozen"))
 
 
 def graph_from_json(value: Any, source: str) -> fx.GraphModule:
@@ -187,7 +195,7 @@ def _node(
         if dtype not in TYPES:
             raise entry.fail("dtype", f"is {shown(dtype)}, none of {', '.join(TYPES)}")
         empty = _values(entry, torch.zeros(_shape(entry), dtype=getattr(torch, dtype)))
-        _add_tensor(entry, root, tensor, empty, entry.flag("learns"))
+        _add_tensor(entry, root, tensor, empty)
         return graph.create_node(op, tensor, (), {}, name)
     if op not in ("call_function", "output"):
         raise entry.fail("op", f"is {shown(op)}, which no backbone has")
@@ -256,9 +264,9 @@ def _values(entry: Fields, zeros: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.int64).to(zeros.dtype).reshape(zeros.shape)
 
 
-def _add_tensor(
-    entry: Fields, root: nn.Module, name: str, value: torch.Tensor, learns: bool
-) -> None:
+def _add_tensor(entry: Fields, root: nn.Module, name: str, value: torch.Tensor) -> None:
+    learns = entry.flag("learns")
+    frozen = "frozen" in entry.value and entry.flag("frozen")
     *path, leaf = name.split(".")
     module = root
     for step in path:
@@ -269,8 +277,10 @@ def _add_tensor(
         return  # read at two places
     if learns and not value.is_floating_point():
         raise entry.fail("learns", "is true of whole numbers")
-    if learns:
-        module.register_parameter(leaf, nn.Parameter(value))
+    if learns and frozen:
+        raise entry.fail("frozen", "is true of a tensor that learns")
+    if learns or frozen:
+        module.register_parameter(leaf, nn.Parameter(value, requires_grad=learns))
     else:
         module.register_buffer(leaf, value)
 

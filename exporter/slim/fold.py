@@ -13,6 +13,9 @@ from prunion.trainer.backbone import op_name
 __all__ = ["OneDomainNet", "fold_domain"]
 
 
+AXES_BEHIND = {"conv2d": 2, "linear": 0}  # a layer's outputs: [N, C, H, W], and [..., C]
+
+
 class OneDomainNet(nn.Module):
     """An ordinary convolutional network of one domain.
 
@@ -107,7 +110,7 @@ def _fold(
     assert isinstance(source, fx.Node)
     if shift is None and bool((scale == 1).all()):
         node.replace_all_uses_with(source)
-    elif _foldable(source, node, shift):
+    elif shift is not None and _foldable(source, node, place[1]):
         _into_weight(graph, source, holder, scale, shift, slots)
         node.replace_all_uses_with(source)
     else:
@@ -119,8 +122,9 @@ def _fold(
     graph.erase_node(node)
 
 
-def _foldable(source: fx.Node, node: fx.Node, shift: torch.Tensor | None) -> bool:
-    if shift is None or op_name(source) not in ("conv2d", "linear") or set(source.users) != {node}:
+def _foldable(source: fx.Node, node: fx.Node, behind: int) -> bool:
+    """Whether a layer's own outputs are scaled: a norm behind a linear layer may be over tokens."""
+    if AXES_BEHIND.get(op_name(source)) != behind or set(source.users) != {node}:
         return False
     weight = source.args[1]
     same = [n for n in source.graph.nodes if n.op == "get_attr" and n.target == weight.target]  # type: ignore[union-attr]

@@ -191,11 +191,12 @@ def _fix_norm_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:
 
 def _slice_pad(node: fx.Node, old: fx.Node, kept: Kept) -> None:
     """Pad by as many zero channels as are left of those the backbone pads."""
-    amounts = list(old.args[1])  # type: ignore[arg-type]
-    if not any(amounts[4:]):
+    amounts, units = list(old.args[1]), kept.net.units.channels.get(old.name)  # type: ignore[arg-type]
+    # One that is kept whole may pad by anything, also by less than nothing.
+    cut = units is not None and (units >= 0).any()
+    if not cut or old.meta["val"].dim() != 4 or not any(amounts[4:]):
         return
-    units = kept.net.units.channels[old.name]
-    before, after = (*amounts[4:6], 0)[:2]
+    before, after = amounts[4:6]
     amounts[4] = len(kept.channels(units[:before]))
     amounts[5] = len(kept.channels(units[len(units) - after :]))
     node.args = (node.args[0], amounts, *node.args[2:])
@@ -209,13 +210,16 @@ def _slice_zeros(graph: fx.Graph, node: fx.Node, old: fx.Node, kept: Kept) -> fx
     source = old.args[0]
     if not isinstance(source, fx.Node) or isinstance(old.args[1], fx.Node) or old.args[1] != 0:
         return node
-    made = len(kept.channels(kept.net.units.channels[old.name]))
+    units = kept.net.units.channels.get(old.name)
+    if units is None or not (units >= 0).any():  # kept whole, as its input then is
+        return node
+    made = len(kept.channels(units))
     given = len(kept.channels(kept.net.units.channels[standing_for(source)]))
     with graph.inserting_after(node):
         if made <= given:
             new = graph.call_function(torch.ops.aten.slice.Tensor, (node, 1, 0, made))
         else:
-            pad = [0, 0, 0, 0, 0, made - given]
+            pad = [0] * (2 * source.meta["val"].dim() - 4) + [0, made - given]
             new = graph.call_function(torch.ops.aten.constant_pad_nd.default, (node, pad))
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
     return new

@@ -114,7 +114,13 @@ def find_chains(module: fx.GraphModule, located: Callable[[fx.Node], Located | N
 
 
 def is_layout(node: fx.Node) -> bool:
-    """Whether a node only moves channels; a slice of positions has no channel count in it."""
+    """Whether a node only moves channels; a slice of positions has no channel count in it.
+
+    One of an operation's several outputs moves nothing: it is what that operation made.
+    """
+    if op_name(node) == "getitem":
+        source = node.args[0]
+        return isinstance(source, fx.Node) and is_layout(source)
     if op_name(node) == "slice":
         return len(node.args) > 1 and bool(node.args[1] == 1)
     return op_name(node) in LAYOUT | {"contiguous", "clone", "alias"}

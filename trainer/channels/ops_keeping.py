@@ -141,8 +141,10 @@ def pad(flow: Flow, node: fx.Node) -> ActivationSlots:
     assert isinstance(source, fx.Node)
     ids, off_zero = channel_ids(flow, node, source), per_channel(flow.values[source].zero)
     off_zero = off_zero & (mode != "constant" or not fill)
-    before, after = (*amounts[4:6], 0, 0)[:2]
-    if min(amounts) < 0 or any(amounts[6:]) or (before + after and (mode != "constant" or fill)):
+    first = 2 * (flow.values[source].ids.dim() - 2)  # pairs count from the last axis
+    channels = first == 4 and mode == "constant" and not fill  # of a map [N, C, H, W]
+    before, after = (*amounts[first : first + 2], 0, 0)[:2]
+    if min(amounts) < 0 or any(amounts[first + 2 :]) or (before + after and not channels):
         raise UnsupportedGraphError(f"node {node.name}: only zero channels can be padded")
     ids = torch.cat([flow.sets.fresh(before), ids, flow.sets.fresh(after)])
     always = torch.ones(1, dtype=torch.bool)

@@ -34,6 +34,8 @@ def mul(flow: Flow, node: fx.Node) -> ActivationSlots:
         ids, (zero_a, zero_b) = _tied(flow, node, *tensors)
         return ActivationSlots(ids, zero_a | zero_b)
     if other == 0:  # how some shortcuts make zero channels: nothing ties them to their source
+        if set(varying(tensors[0].ids)) - {1}:
+            raise UnsupportedGraphError(f"node {node.name}: its channels are not on axis 1")
         count = tensors[0].ids.shape[1]
         return spread(flow.sets.fresh(count), torch.ones(count, dtype=torch.bool), shape_of(node))
     return tensors[0]

@@ -226,3 +226,26 @@ def test_channels_are_gathered_along_an_axis_counted_from_the_end(model: type[nn
     picks = [n for n in graph.node if n.op_type == "Gather" and n.input[0] not in tables]
     axes = [onnx.helper.get_node_attr_value(node, "axis") for node in picks]
     assert axes == ([-3] if model is Shuffle else [])
+
+
+class VectorBesideZeros(Plain):
+    """Zeros that are made of a vector, which has no positions behind its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        y = self.fc(x.mean((2, 3)))
+        return torch.cat([y, y * 0], 1)
+
+
+def test_zeros_made_of_a_vector_are_cut_apart_from_it() -> None:
+    net = domain_net(VectorBesideZeros(), (3, 4))
+    units = net.units.feature_units
+    net.switches[:, units[:3]] = 0  # more zeros are left than channels that they are made of
+    slim, images = slim_network(net), torch.randn(3, 3, 8, 8)
+    domains = torch.tensor([0, 1, 0])
+    with torch.no_grad():
+        torch.testing.assert_close(slim.logits(images, domains), net.logits(images, domains))

@@ -6,6 +6,7 @@ pinned to one domain's own channels.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -21,7 +22,7 @@ from prunion.exporter.bundle.packs import domain_pack, graph_trunk_hash, trunk_h
 from prunion.exporter.counts import check_counts
 from prunion.exporter.graph import onnx_graph, verify_export
 from prunion.exporter.graph.probe import Probe, open_graph, run_graph
-from prunion.exporter.slim import slim_network
+from prunion.exporter.slim import fold_domain, keep_rows, slim_network
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph.pin import pin_pack
 from prunion.trainer.config import BackboneConfig
@@ -35,14 +36,17 @@ from tests.exporter.slim.test_random_networks import (
     masked,
     switch,
 )
-from tests.exporter.slim.user_layers import NETWORKS
+from tests.exporter.slim.user_layers import NETWORKS as LAYERS
 from tests.exporter.slim.user_networks import EXACT, WHOLE, net
+from tests.exporter.slim.user_operations import OPERATIONS
 from tests.trainer.counting import macs_by_running
 
+NETWORKS = LAYERS | OPERATIONS
 REFUSED = [name for name, (_, outcome) in NETWORKS.items() if outcome not in (EXACT, WHOLE)]
 ACCEPTED = [name for name in NETWORKS if name not in REFUSED]
 QUICK = [*ACCEPTED[::32], "tokens", "PReLU, a slope each", "GroupNorm"]  # of the exported ones
 REBUILT = ACCEPTED[::3]
+FOLDED = ["BatchNorm over tokens", "BatchNorm over as many tokens", "tokens", *ACCEPTED[::16]]
 
 
 def quick(names: list[str]) -> list[Any]:
@@ -106,6 +110,20 @@ def test_rebuilt_from_its_graph_it_is_the_same(name: str) -> None:
         switch(each, 0.5)
     with torch.no_grad():
         assert torch.equal(net.logits(images, DOMAINS), again.logits(images, DOMAINS))
+
+
+@pytest.mark.parametrize("name", quick(FOLDED))
+def test_folded_to_one_domain_is_masked(name: str) -> None:
+    net = network(name)
+    switch(net, 0.5)
+    one = copy.deepcopy(net)
+    keep_rows(one, torch.tensor([1]))
+    images = torch.randn(4, 3, SIDE, SIDE)
+    with torch.no_grad():
+        expected = net.logits(images, torch.ones(4, dtype=torch.int64))[:, : CLASSES[1]]
+        # Units that no other domain uses leave as well, but never a layer's last.
+        alive = one.units.table.round_up((one.switches > 0).any(0).numpy(), 1)
+        assert difference(expected, fold_domain(slim_network(one, alive))(images)) < ROUND_OFF
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,13 +86,28 @@ def rebuild_network(
 
 def check_rebuilt(net: DomainNet, config: BackboneConfig, size: tuple[int, int]) -> None:
     """Raise UnsupportedGraphError if no checkpoint of the network could be loaded."""
-    again = rebuild_network(config, size, net.classes, net.graph, "the network's graph")
+    try:
+        again = rebuild_network(config, size, net.classes, net.graph, "the network's graph")
+    except CheckpointError as exc:  # there is no folder yet that could be copied again
+        raise _unreadable(net.graph["nodes"], f"{exc}") from None
     if again.units.table.to_json() != net.units.table.to_json():
         raise UnsupportedGraphError(
             "the network's channels are laid out differently once its graph is read back from a "
             "checkpoint, which could then not be loaded: this is a fault of prunion's, please "
             "report it; another backbone works meanwhile"
         )
+
+
+def _unreadable(nodes: Sequence[dict[str, Any]], message: str) -> UnsupportedGraphError:
+    place = re.search(r"nodes\[(\d+)\]\S* (.*): ", message)
+    entry, reason = (nodes[int(place[1])], place[2]) if place else ({}, message)
+    fix = "choose another backbone, or cut it before ([backbone] cut)"
+    if str(entry.get("target")).partition(".")[0] in ("index", "masked_select", "nonzero"):
+        # Without the mask's values, which a graph does not hold, nobody knows how many it takes.
+        fix = "give the numbers of what it takes, x[:, [0, 2]], in place of a mask of booleans"
+    return UnsupportedGraphError(
+        f"node {entry.get('name', 'of its graph')}: read back from a checkpoint, it {reason}: {fix}"
+    )
 
 
 def adapt_network(net: DomainNet, train: TrainConfig) -> None:

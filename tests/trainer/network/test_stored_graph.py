@@ -14,7 +14,7 @@ from torch import nn
 from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
 from prunion.trainer.backbone import load_backbone, trace
 from prunion.trainer.config import BackboneConfig
-from prunion.trainer.network import DomainNet, rebuild_network
+from prunion.trainer.network import DomainNet, check_rebuilt, rebuild_network
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 Graph = dict[str, Any]
@@ -151,3 +151,18 @@ def test_a_map_of_any_size_is_measured_before_it_is_made() -> None:
     maker["args"][0] = [10**6, 10**6, 8, 8]
     with pytest.raises(CheckpointError, match="which is too big"):
         rebuild_network(ANY, (8, 8), [2, 3], graph, "graph.json")
+
+
+class Masked(Plain):
+    """Channels by a mask, whose values a graph does not hold."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        return x[:, torch.tensor([True, False] * 4)].mean((2, 3))
+
+
+def test_what_could_not_be_read_back_is_refused_by_its_node_before_there_is_a_file() -> None:
+    """There is no folder that could be copied again."""
+    net = domain_net(Masked())
+    with pytest.raises(UnsupportedGraphError, match=r"node index: read back .*: give the numbers"):
+        check_rebuilt(net, ANY, (8, 8))

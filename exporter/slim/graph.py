@@ -193,8 +193,9 @@ def _slice_pad(node: fx.Node, old: fx.Node, kept: Kept) -> None:
     """Pad by as many zero channels as are left of those the backbone pads."""
     amounts, units = list(old.args[1]), kept.net.units.channels.get(old.name)  # type: ignore[arg-type]
     # One that is kept whole may pad by anything, also by less than nothing.
-    cut = units is not None and (units >= 0).any()
-    if not cut or old.meta["val"].dim() != 4 or not any(amounts[4:]):
+    if units is None or not (units >= 0).any():
+        return
+    if old.meta["val"].dim() != 4 or not any(amounts[4:]):
         return
     before, after = amounts[4:6]
     amounts[4] = len(kept.channels(units[:before]))

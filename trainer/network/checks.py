@@ -85,7 +85,8 @@ def moved(module: nn.Module) -> Iterator[None]:
     held: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad():
         try:
-            for value in module.parameters():
+            for parameter in module.parameters():
+                value = parameter.data
                 if value.is_floating_point() and value.numel():
                     new = _moved(value, random)
                     if new is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from prunion.exporter.counts import initializers, recount
+from prunion.runtime.base import shown
 from prunion.runtime.bundle import BudgetAccount, Bundle, read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import BudgetConfig, BudgetKind
@@ -108,6 +109,8 @@ def _check_latency(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
     if not np.isclose(found, claimed.milliseconds, rtol=1e-9):
         yield f"its widths cost {found:.4g} ms, the manifest says {claimed.milliseconds:.4g} ms"
         return
+    if profile.describe() != claimed.device:
+        yield f"its profile is of {profile.describe()}, the manifest says {shown(claimed.device)}"
     yield from _check(claimed, config, found)
 
 

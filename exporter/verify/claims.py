@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import numpy as np
 
-from prunion.runtime.bundle import Bundle
+from prunion.exporter.bundle import image_input
+from prunion.runtime.base import shown
+from prunion.runtime.bundle import Bundle, ImageInput
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig
+from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.network import Checkpoint
 
 __all__ = ["check_against", "check_claims"]
@@ -48,7 +52,11 @@ def check_claims(bundle: Bundle) -> Iterator[str]:
 
 
 def check_against(bundle: Bundle, loaded: Checkpoint) -> Iterator[str]:
-    """What only the checkpoint knows: the backbone, the heads, accuracies, and which run it was."""
+    """What only the checkpoint knows.
+
+    The backbone, the heads, the budget, how images are prepared, classes, accuracies, and which run
+    it was.
+    """
     manifest, net = bundle.manifest, loaded.net
     table, origin = net.units.table, manifest.provenance
     every = np.ones(table.count, dtype=bool)
@@ -61,6 +69,11 @@ def check_against(bundle: Bundle, loaded: Checkpoint) -> Iterator[str]:
     ]
     if "heads" in manifest.params and len(known) == len(bundle.domains):
         claims.append(("params.heads", manifest.params["heads"], heads))
+    claims += _budget_claims(bundle, loaded, whole=len(known) == len(rows))
+    prepared = image_input(loaded)
+    for key in fields(ImageInput):
+        said, trained = getattr(manifest.input, key.name), getattr(prepared, key.name)
+        claims.append((f"input's {key.name}", said, trained))
     if manifest.rounding is not None:
         told = loaded.config.budget.round_to
         claims.append(("rounding.multiple", manifest.rounding.multiple, told))
@@ -75,7 +88,9 @@ def check_against(bundle: Bundle, loaded: Checkpoint) -> Iterator[str]:
     mirror = {x.name: x.mirror for x in loaded.config.domains}
     for domain in manifest.domains:
         if domain.name in rows:
-            right = loaded.meta["domains"][rows[domain.name]].get("accuracy")
+            entry = loaded.meta["domains"][rows[domain.name]]
+            yield from _other_classes(domain.name, domain.classes, entry["classes"])
+            right = entry.get("accuracy")
             claims.append((f"the accuracy of {domain.name}", domain.accuracy, right))
         if domain.views is not None and domain.name in mirror:
             views = loaded.config.input.crops(mirror[domain.name])
@@ -83,6 +98,41 @@ def check_against(bundle: Bundle, loaded: Checkpoint) -> Iterator[str]:
     for what, claimed, found in claims:
         if claimed != found:
             yield f"{what} is {claimed} in the manifest, the checkpoint says {found}"
+
+
+def _budget_claims(
+    bundle: Bundle, loaded: Checkpoint, *, whole: bool
+) -> Iterator[tuple[str, object, object]]:
+    """What was asked, and what the whole network costs in its unit.
+
+    Args:
+        whole: whether the bundle has all of the checkpoint's domains, which bytes are counted of.
+    """
+    said, config = bundle.manifest.budget, loaded.config.budget
+    yield "budget.kind", said.kind, config.kind
+    yield "budget.asked", said.asked, config.limit
+    if said.kind != config.kind or not (whole and said.backbone):
+        return
+    budget = make_budget(
+        config, make_pricer(config, loaded.net), cuts=loaded.config.train.traits.prunes
+    )
+    yield "budget.backbone", said.backbone, budget.pricer.backbone
+    if said.kind == "latency":
+        yield "budget.share", said.share, said.milliseconds / budget.full
+
+
+def _other_classes(domain: str, said: Sequence[str], trained: Sequence[str]) -> Iterator[str]:
+    if len(said) != len(trained):
+        yield (
+            f"{domain} has {len(said)} classes in the manifest, the checkpoint has {len(trained)}"
+        )
+    for index, (name, right) in enumerate(zip(said, trained, strict=False)):
+        if name != right:
+            yield (
+                f"class {index} of {domain} is {shown(name)} in the manifest, the checkpoint says "
+                f"{shown(right)}"
+            )
+            return
 
 
 def _is_share(bundle: Bundle) -> bool:

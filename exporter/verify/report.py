@@ -59,8 +59,9 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     tables; each domain alone against a mixed batch, and cut to its channels against the whole
     graph; every variant against the fp32 graph; and with `against` (a checkpoint) all of them
     against masked torch, the INT8 graph's accuracy where the run's images are there, and what only
-    the checkpoint knows: the backbone's counts and widths, accuracies, which network it was.
-    `paper` and the rest of `provenance` are not checked.
+    the checkpoint knows: the backbone's counts and widths, the budget, how images are prepared,
+    classes, accuracies, which network it was. The bundle's name, `paper`, `params.own`, the errors
+    that its export noted and the rest of `provenance` are not checked.
 
     Raises:
         CheckpointError: `against` cannot be read.

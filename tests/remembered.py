@@ -82,7 +82,7 @@ def remember_traces(replace: Replace) -> None:
 
     load = importlib.import_module("prunion.trainer.backbone.load")
     make, trace = load.published_net, load.trace
-    traced: dict[tuple[int, int], fx.GraphModule] = {}
+    traced: dict[tuple[int, int, str | None], fx.GraphModule] = {}
     drawn: dict[tuple[str, bytes], tuple[nn.Module, torch.Tensor]] = {}
 
     def short(config: Any, *, pretrained: bool) -> nn.Module:
@@ -97,14 +97,14 @@ def remember_traces(replace: Replace) -> None:
         torch.set_rng_state(drawn[key][1])
         return copy.deepcopy(drawn[key][0])
 
-    def once(model: nn.Module, height: int, width: int) -> fx.GraphModule:
+    def once(model: nn.Module, height: int, width: int, cut: str | None = None) -> fx.GraphModule:
         if not isinstance(getattr(model, BEHIND[0], None), nn.Identity):
-            return trace(model, height, width)
-        if (height, width) not in traced:
-            traced[height, width] = trace(copy.deepcopy(model), height, width)
+            return trace(model, height, width, cut)
+        if (height, width, cut) not in traced:
+            traced[height, width, cut] = trace(copy.deepcopy(model), height, width, cut)
         else:
             torch.randn(2, 3, height, width)  # as `trace` does
-        module = copy.deepcopy(traced[height, width])
+        module = copy.deepcopy(traced[height, width, cut])
         state = model.state_dict()
         module.load_state_dict({name: state[name] for name in module.state_dict()})
         return module

@@ -135,6 +135,12 @@ def check_output(
     else:
         for above in (path, *path.absolute().parents):
             _refuse_lost_link(above)
+            # Made on the way, the folder would stay behind, and `x/..` be one that was there.
+            if above.name == ".." and not above.parent.exists():
+                raise OutputError(
+                    f"{path} goes through {above.parent}, which does not exist: give the path "
+                    "without '..'"
+                )
     _check_writable(path, path.is_dir() and not whole)
     return was
 

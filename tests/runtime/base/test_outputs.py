@@ -47,6 +47,20 @@ def test_nothing_is_written_into_a_bundle(tmp_path: Path) -> None:
     check_output(bundle / "../new", force=False)
 
 
+@pytest.mark.parametrize("name", ["x/..", "x/../y", "x/y/../z", "there/../x/../y"])
+def test_a_way_through_a_folder_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Else the work would be done, then refused, and the folder left behind."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(name), tmp_path / name):
+        with pytest.raises(OutputError, match=r"not exist: give the path without '\.\.'"):
+            check_output(path, force=True, wrote=lambda _: "")
+    assert [x.name for x in tmp_path.iterdir()] == ["there"]
+    check_output("there/../y", force=False)
+
+
 def test_what_will_not_fit_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 10 << 20

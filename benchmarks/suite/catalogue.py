@@ -125,6 +125,13 @@ TABLES = (
         "a checkout",
     ),
     Table(
+        "likeness-float32",
+        "docs/results.md",
+        f"{LEARNING}.likeness {LEARNT}/eight.jsonl",
+        0.1,
+        "a checkout",
+    ),
+    Table(
         "likeness-eight",
         "docs/results.md",
         f"{LEARNING}.likeness {LEARNT}/eight.jsonl --like {ADAMW}",

@@ -12,6 +12,7 @@ import pkgutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 from tests.remembered import make_tables_once, remember_exports, remember_traces
 from tests.trainer.tiny_run import tiny_run
@@ -40,11 +41,13 @@ remember_traces(setattr)
 def begin_once(folder: Path) -> None:
     """The tiny run before its first step: its network traced, and a cut of it exported."""
     from prunion.exporter.graph import rehearse_export
+    from prunion.trainer.backbone import comparing
     from prunion.trainer.config import load_config
     from prunion.trainer.processes import ALONE
     from prunion.trainer.run.start import begin
 
-    begin(load_config(tiny_run(folder)), folder, "cpu", ALONE, check=rehearse_export)
+    with mock.patch.object(comparing, "_other_gradient", return_value=None):
+        begin(load_config(tiny_run(folder)), folder, "cpu", ALONE, check=rehearse_export)
 
 
 if importlib.util.find_spec("onnxruntime") is not None:

@@ -291,4 +291,5 @@ def test_a_run_killed_before_its_first_state_starts_again(tmp_path: Path) -> Non
     (folder / "run.toml").write_text("", "utf-8")
     (folder / ".state.safetensors.x1").write_bytes(b"half")
     make_folder(folder, force=False, resume=True)
-    assert [p.name for p in folder.iterdir()] == ["run.toml"]
+    # Known as a run's from then on, as `train --force` asks.
+    assert sorted(p.name for p in folder.iterdir()) == ["metrics.jsonl", "run.toml"]

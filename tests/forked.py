@@ -37,8 +37,9 @@ class Forked:
         *arguments: object,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        method: str = METHOD,
     ) -> None:
-        context = multiprocessing.get_context(METHOD)
+        context: Any = multiprocessing.get_context(method)
         context.set_forkserver_preload(["tests.preloaded"])
         self._prints = tempfile.TemporaryDirectory()
         place = (str(cwd or Path.cwd()), {**os.environ, **(env or {})}, self._prints.name)

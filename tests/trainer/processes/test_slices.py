@@ -68,7 +68,10 @@ def in_processes(count: int, run: Callable[..., None], argument: Any) -> None:
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        Forked(run, argument, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        # Torch's pool of threads does not live through every fork.
+        Forked(
+            run, argument, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}, method="spawn"
+        )
         for rank in range(count)
     ]
     ended = [process.communicate(timeout=300) for process in processes]

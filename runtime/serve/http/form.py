@@ -28,7 +28,6 @@ class Form:
 class _Part:
     headers: dict[bytes, bytes] = field(default_factory=dict)
     data: list[bytes] = field(default_factory=list)
-    name: str = ""
     is_file: bool = False
 
 
@@ -93,7 +92,7 @@ def _parts(boundary: bytes, body: bytes, most: int) -> list[_Part]:
         key, value = b"", b""
 
     def headers_finished() -> None:
-        _name(parts[-1])
+        _settle_kind(parts[-1])
         if sum(part.is_file for part in parts) > most:
             raise InputError(f"the form holds too many files: send at most {most}")
 
@@ -122,19 +121,19 @@ def _parts(boundary: bytes, body: bytes, most: int) -> list[_Part]:
     return parts
 
 
-def _name(part: _Part) -> None:
-    """Tell whose part it is, from its headers. Raises InputError if it is no file and not `top`."""
+def _settle_kind(part: _Part) -> None:
+    """Note whether a part is a file, by its headers. Raises InputError if it is not, nor `top`."""
     from python_multipart.multipart import parse_options_header
 
     _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
     kind = part.headers.get(b"content-type", b"").strip().lower().decode("latin-1")
     if b"name" not in options:
         raise _unread("a part has no name in its Content-Disposition")
-    part.name = options[b"name"].decode("utf-8", "replace")
+    name = options[b"name"].decode("utf-8", "replace")
     part.is_file = b"filename" in options or kind.startswith(FILE_TYPES)
-    if not part.is_file and part.name != "top":
+    if not part.is_file and name != "top":
         raise InputError(
-            f"the form's field {shown(part.name)} is no file: send it with a filename or as "
+            f"the form's field {shown(name)} is no file: send it with a filename or as "
             "Content-Type: image/…, or leave it out"
         )
 

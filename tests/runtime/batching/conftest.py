@@ -1,4 +1,4 @@
-"""The toy bundle as a loaded model, and a folder of packs."""
+"""The toy bundle as a loaded model, and a folder of packs, watched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prunion.runtime.batching import PackFolder
+from prunion.runtime.batching import Catalogue, PackFolder, Watcher
 from prunion.runtime.model import Model, load
 
 
@@ -21,3 +21,13 @@ def model(bundle_path: Path) -> Iterator[Model]:
 def folder(tmp_path: Path) -> PackFolder:
     (tmp_path / "packs").mkdir()
     return PackFolder(tmp_path / "packs")
+
+
+@pytest.fixture
+def catalogue(model: Model, folder: PackFolder) -> Catalogue:
+    return Catalogue(model, watched_folder=folder)
+
+
+@pytest.fixture
+def watcher(folder: PackFolder, catalogue: Catalogue) -> Watcher:
+    return Watcher(folder, catalogue)

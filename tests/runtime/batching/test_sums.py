@@ -22,16 +22,6 @@ def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunion.runtime.batching.packs.LOOK_AGAIN", -1.0)
 
 
-@pytest.fixture
-def catalogue(model: Model, folder: PackFolder) -> Catalogue:
-    return Catalogue(model, watched_folder=folder)
-
-
-@pytest.fixture
-def watcher(folder: PackFolder, catalogue: Catalogue) -> Watcher:
-    return Watcher(folder, catalogue)
-
-
 def wrong_sums(folder: PackFolder, *names: str, old: bool = False) -> Path:
     """Sums that have another hash for each of the names, and nothing for any other."""
     file = folder.path / "SHA256SUMS"

@@ -17,16 +17,6 @@ pytest.importorskip("onnxruntime")
 OPEN = os.open
 
 
-@pytest.fixture
-def catalogue(model: Model, folder: PackFolder) -> Catalogue:
-    return Catalogue(model, watched_folder=folder)
-
-
-@pytest.fixture
-def watcher(folder: PackFolder, catalogue: Catalogue) -> Watcher:
-    return Watcher(folder, catalogue)
-
-
 def opened(path: str, unread: str) -> int:
     """A file's handle, unless it is the one that the system does not give."""
     if Path(path).name == unread:

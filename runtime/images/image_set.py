@@ -37,6 +37,8 @@ AT_ONCE = 1024
 DEEP = "of 16 bits, scaled to 8"
 DIM = 1 << 13  # an eighth of 16 bits: 10 and 12 bits end below
 BLOCK = 1 << 20  # bytes of a file that are read at a time
+JPEG_END = b"\xff\xd9"  # stands nowhere in the data before
+TAIL = 1024  # bytes that some programs write behind it
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +166,8 @@ def decode_image(
 class ImageCheck:
     """Checks a data set's images, part by part: the first `deep_bytes` of them to the last pixel.
 
-    Of the images after those only headers are read, so that opening a large data set stays quick.
+    Of those after them only headers are looked at, so that opening a large data set stays quick,
+    and a JPEG without its end, as a broken download leaves it.
 
     Attributes:
         met: how many images there are of each kind that is not taken just as it is stored.
@@ -219,7 +222,7 @@ class ImageCheck:
         def use(opened: Image.Image) -> list[str]:
             # Before it is loaded: Pillow turns a TIFF then, and takes the tag away.
             turned = self.orientation == "exif" and _is_turned(opened)
-            _load_small(opened) if deep else opened.verify()
+            _load_small(opened) if deep or _lacks_end(opened, image) else opened.verify()
             if deep:
                 self.brightest.append(brightest_of(opened))
             return _traits(opened, turned)
@@ -240,6 +243,17 @@ def _print_of(image: Path | bytes) -> int:
             while block := file.read(BLOCK):
                 sha.update(block)
     return int.from_bytes(sha.digest()[:8], "big", signed=True)
+
+
+def _lacks_end(opened: Image.Image, image: Path | bytes) -> bool:
+    """Whether a JPEG may be cut off: `verify` does not notice, and the last epoch would."""
+    if opened.format not in ("JPEG", "MPO"):
+        return False
+    if isinstance(image, bytes):
+        return JPEG_END not in image[-TAIL:]
+    with image.open("rb") as file:
+        file.seek(max(0, image.stat().st_size - TAIL))
+        return JPEG_END not in file.read()
 
 
 def _and_others(bad: list[DataError]) -> str:

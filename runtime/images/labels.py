@@ -37,6 +37,7 @@ class Split:
         met: images that the network gets otherwise than they are stored, and how, with how many.
         empty: what is wrong with a class of `names` that has no image, and what to do but add some.
         prints, marks: as of an `ImageSet`.
+        typed: whole numbers are stored as such and may be places; one that is text is a name.
     """
 
     labels: Sequence[Any]
@@ -48,6 +49,7 @@ class Split:
     empty: Callable[[str], tuple[str, str]] | None = None
     prints: np.ndarray | None = None
     marks: np.ndarray | None = None
+    typed: bool = False
 
     def numbered(self, numbers: np.ndarray) -> ImageSet:
         """The images with the places of their labels among the classes, int64 `[N]`."""
@@ -56,13 +58,24 @@ class Split:
 
 
 def number_labels(
-    split: Split, classes: tuple[str, ...], foreign: Iterable[str] = (), otherwise: str = ""
+    split: Split,
+    classes: tuple[str, ...],
+    foreign: Iterable[str] = (),
+    otherwise: str = "",
+    *,
+    counted: bool = False,
 ) -> np.ndarray:
     """The place of each label in `classes`, `[N]` int64; -1 for those of `foreign` classes.
 
-    Raises DataError, naming the image, for a label that is none; `otherwise` is what to do about
-    images without labels but to give labelled ones.
+    Raises DataError, naming the image, for a label that is none, and for whole numbers that may be
+    names of classes as well as their places; `otherwise` is what to do about images without labels
+    but to give labelled ones.
+
+    Args:
+        counted: the classes were named beside numbers that are their places, so that other numbers
+            may be such places too.
     """
+    _check_one_reading(split, classes, counted)
     position: dict[Any, int] = {name: index for index, name in enumerate(classes)}
     position |= dict.fromkeys(foreign, -1)
     if split.names is not None:  # whole numbers count through the split's own names
@@ -75,6 +88,29 @@ def number_labels(
             raise DataError(unnumbered(split, index, _none_of(classes), otherwise))
         numbers[index] = position[own]
     return numbers
+
+
+def _check_one_reading(split: Split, classes: tuple[str, ...], counted: bool) -> None:
+    """Raise DataError if labels 0, 1, 2 may mean the classes so named, or the first three.
+
+    Classes in the order of their numbers were most likely named by labels like these.
+    """
+    if split.names is not None or not split.typed:
+        return
+    labels = {x for x in split.labels if isinstance(x, int) and not isinstance(x, bool)}
+    places = {name: place for place, name in enumerate(classes)}
+    ordered = [_whole(name) for name in classes]
+    if not counted and None not in ordered and ordered == sorted(ordered, key=lambda x: x or 0):
+        return
+    if all(0 <= x < len(classes) for x in labels):
+        value = next((x for x in sorted(labels) if places.get(str(x), x) != x), None)
+        if value is not None:
+            raise DataError(
+                f"{split.place(split.labels.index(value))} has label {value}, and nothing says "
+                f"whether that is class {str(value)!r} or the class at place {value}, "
+                f"{classes[value]!r}: write labels as text, the classes' names, or name the "
+                "classes in the file"
+            )
 
 
 def check_label(split: Split, index: int, value: Any) -> None:

@@ -73,6 +73,7 @@ def open_parquet(
         place=rows.name,
         met=check.met,
         prints=prints,
+        typed=True,
     )
 
 

@@ -52,13 +52,15 @@ def open_tables(
     labels = [row.label for row in rows]
     check = ImageCheck(orientation)
     check.check([row.image for row in rows], [row.place for row in rows])
+    written = paths[0].suffix.lower() in DELIMITERS
     return Split(
-        labels=written_labels(labels) if paths[0].suffix.lower() in DELIMITERS else labels,
+        labels=written_labels(labels) if written else labels,
         names=None,
         read=lambda index: decode_image(rows[index].image, rows[index].place, orientation),
         place=lambda index: rows[index].place,
         met=check.met,
         prints=np.array(check.prints, np.int64),
+        typed=not written,
     )
 
 

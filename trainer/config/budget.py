@@ -20,8 +20,8 @@ __all__ = ["BudgetConfig"]
 
 MULTIPLIERS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-TIME = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s)\s*")
-AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMG%]?)\s*")
+TIME = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s)\s*", re.ASCII)
+AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMG%]?)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,11 @@ def _absolute(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value
     try:
-        return str((folder / Path(value).expanduser()).resolve())
+        path = folder / Path(value).expanduser()
+        # A link's own name may have the suffix, and lie beside the images, that its target's has
+        # not: caches link to files that are called by their content.
+        linked = path.name not in ("", "..") and path.is_symlink()
+        return str(path.parent.resolve() / path.name if linked else path.resolve())
     except (OSError, RuntimeError, ValueError) as exc:  # no such user's home, a loop of links
         reason = reason_of(exc)
         raise ConfigError(f"the path {shown(value)} leads nowhere ({reason}): correct it") from None

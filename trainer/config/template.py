@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import DataError, printable
-from prunion.runtime.images import SYSTEM_FOLDERS
+from prunion.runtime.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS
 from prunion.trainer.config.file import toml_key, toml_text
 
 __all__ = ["foreign_to_init", "found_domains", "run_file_text"]
@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 HEAD = "# Written by `prunion init`"
 SUM = "\n# Tells `prunion init --force` whether anything above was edited: "
 HOLDOUT = 0.2
-TESTS = ("test", "val", "valid", "validation")
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+TRAIN = ("train", "training")
+# To test on, the likeliest first: of two the other is to watch the run on.
+TESTS = ("test", "testing", "val", "valid", "validation", "dev")
 SHARDS = (".parquet", ".tar")
 TEXT = """\
 {head} for {data}: `prunion train {file}` trains it. docs/run-file.md has every key.
@@ -52,25 +53,30 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
     """The domains in a folder: each one's `train`, and `test` and `validation` where there are.
 
     A domain is a folder of class folders, or one that holds such folders (or Parquet files) called
-    `train` and `test` (or `val`; beside `test`, that is `validation`). `data` may hold several, or
-    be one itself.
+    `train` and `test` (or `val`; beside `test`, that is `validation`), in any case, also `Training`
+    or `train_images`. `data` may hold several, or be one itself.
 
-    Folders beside them that are no domains, or cannot be read, are named in a note.
+    What is left out, because it is no domain, no part of one or cannot be read, is named in a note.
 
     Raises DataError if it holds none, if it may be read either way, or cannot be read.
     """
     if not data.is_dir():
         raise DataError(f"{data} is no folder: give one that holds a folder for each domain")
     try:
-        if _part(data, "train") is not None:
-            return {_name(data.resolve().name): _domain(data) or {}}
         folders = _folders(data)
+        if parts := _parts(data):
+            _check_alone(data, parts, folders)
+            _note_left(data, parts)
+            return {_name(data.resolve().name): parts}
     except OSError as exc:
         raise DataError(f"{_unread(exc, data)}: give one that can be") from None
     found, classes, others = {}, [], []
     for folder in folders:
         try:
-            is_class, parts = _holds_images(folder), _domain(folder)
+            is_class = _holds_images(folder)
+            parts = _parts(folder)
+            _note_left(folder, parts)
+            parts = parts or ({} if is_class else _domain(folder))
         except OSError as exc:  # such as a disk's `lost+found`
             log.info("%s is left out: %s", folder, _unread(exc, folder))
             continue
@@ -138,20 +144,58 @@ def _unread(exc: OSError, folder: Path) -> str:
     return f"{exc.filename or folder} cannot be read ({exc.strerror or reason_of(exc)})"
 
 
-def _domain(folder: Path) -> dict[str, Path] | None:
-    train = _part(folder, "train")
-    if train is not None:
-        tests = [x for name in TESTS if (x := _part(folder, name)) is not None]
-        # The first is to test on; what lies beside it is to watch the run on, not to be left out.
-        return {"train": train, **dict(zip(("test", "validation"), tests, strict=False))}
-    return {"train": folder} if _holds_classes(folder) else None
+def _domain(folder: Path) -> dict[str, Path]:
+    return {"train": folder} if _holds_classes(folder) else {}
 
 
-def _part(folder: Path, name: str) -> Path | None:
-    for path in (folder / name, *(folder / f"{name}{kind}" for kind in SHARDS)):
-        if path.is_file() or _holds_classes(path) or _holds_shards(path):
-            return path
-    return None
+def _parts(folder: Path) -> dict[str, Path]:
+    """The parts of a domain by their keys, if one is for training."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    train, tests = (
+        [x for name in names for x in inside if _part_name(x) == name and _is_part(x)]
+        for names in (TRAIN, TESTS)
+    )
+    if not train:
+        return {}
+    # The first is to test on; what lies beside it is to watch the run on, not to be left out.
+    return {"train": train[0], **dict(zip(("test", "validation"), tests, strict=False))}
+
+
+def _note_left(folder: Path, parts: Mapping[str, Path]) -> None:
+    """Say what of a folder of parts is none of them."""
+    for path in sorted(folder.iterdir()) if parts else ():
+        is_part = _part_name(path) in (*TRAIN, *TESTS)
+        if path in parts.values() or path.name.startswith(".") or not (path.is_dir() or is_part):
+            continue
+        why = "its name is no part's"
+        if not _is_part(path):
+            why = "it holds no images in class folders"
+        elif is_part:
+            why = "a domain has one part of its kind"
+        log.info("%s is left out: %s", path, why)
+
+
+def _check_alone(data: Path, parts: Mapping[str, Path], folders: list[Path]) -> None:
+    """Raise DataError if a folder of parts holds other folders that would be domains."""
+    others = [x for x in folders if _part_name(x) not in (*TRAIN, *TESTS) and _holds_classes(x)]
+    if others and len(parts) == 1:
+        raise DataError(
+            f"{parts['train']} is either the training images of one domain, or a domain beside "
+            f"{others[0]}: rename it, or move away what does not belong there"
+        )
+
+
+def _part_name(path: Path) -> str:
+    """What a part is called: `Train_Images` and `train.tar` are `train`."""
+    name = path.name.casefold()
+    name = next((name.removesuffix(kind) for kind in SHARDS if name.endswith(kind)), name)
+    return re.sub(r"[ _-](images|set|data)$", "", name)
+
+
+def _is_part(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix.lower() in SHARDS
+    return _holds_classes(path) or _holds_shards(path)
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -163,7 +207,7 @@ def _holds_shards(folder: Path) -> bool:
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(x.suffix.lower() in IMAGES for x in folder.iterdir())
+    return any(x.suffix.lower() in IMAGE_SUFFIXES for x in folder.iterdir())
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -192,7 +236,8 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
 
 
 def _beside(path: Path, file: Path) -> str:
+    whole = path.parent.resolve() / path.name  # a link's own name, as a run file has it
     try:
-        return Path(os.path.relpath(path.resolve(), file.absolute().parent.resolve())).as_posix()
+        return Path(os.path.relpath(whole, file.absolute().parent.resolve())).as_posix()
     except ValueError:  # on another drive
-        return path.resolve().as_posix()
+        return whole.as_posix()

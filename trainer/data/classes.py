@@ -58,7 +58,7 @@ def number_classes(
     others: dict[str, ImageSet] = {}
     for part, split in (("test", test), ("validation", validation)):
         if split is not None:
-            own = _other_numbers(where, part, split, classes, drop)
+            own = _other_numbers(where, part, split, classes, train, drop)
             others[part] = split.numbered(own)
     kept = np.unique(numbers)
     dropped = [name for index, name in enumerate(classes) if index not in kept]
@@ -115,14 +115,16 @@ def _named(where: str, split: Split, part: str) -> tuple[str, ...]:
 
 
 def _other_numbers(
-    where: str, part: str, split: Split, classes: tuple[str, ...], drop: bool
+    where: str, part: str, split: Split, classes: tuple[str, ...], train: Split, drop: bool
 ) -> np.ndarray:
     """The place of each label in the training classes; -1 for others, if they may be dropped.
 
     Without names in the split its labels are looked up among the training classes.
     """
     if split.names is None:
-        return number_labels(split, classes, otherwise=OTHERWISE)
+        counted = train.names is not None
+        foreign = [] if not drop else sorted(_values(split) - set(classes))
+        return number_labels(split, classes, foreign, OTHERWISE, counted=counted)
     names = _named(where, split, part)
     foreign = [name for name in names if name not in classes]
     lacking = [name for name in classes if name not in names]
@@ -140,6 +142,11 @@ def _other_numbers(
             "order): make them the same"
         )
     return number_labels(split, classes, foreign, OTHERWISE)
+
+
+def _values(split: Split) -> set[str]:
+    """The labels as text, but those that mark an image without one."""
+    return {str(x) for x in split.labels if isinstance(x, str) or (isinstance(x, int) and x >= 0)}
 
 
 def _untrained(where: str, dropped: list[str], train: Split) -> str:

@@ -79,6 +79,7 @@ def open_domain(
     DataError if they cannot be read or their classes are not plain, ConfigError if an option does
     not fit them.
     """
+    _check_unused(config, handed)
     splits = {"train": _open(config, "train", orientation, handed)}
     if not config.holdout:
         splits["test"] = _open(config, "test", orientation, handed)
@@ -162,6 +163,23 @@ def domain_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
+def _check_unused(config: DomainConfig, handed: Handed | None) -> None:
+    """Raise ConfigError for data sets that a program hands over and a holdout takes the place of.
+
+    Images that nobody looks at would be missed only when it is too late.
+    """
+    given = handed or ()
+    for place, (part, key) in enumerate(
+        (("test", "holdout"), ("validation", "validation_holdout")), start=1
+    ):
+        share = getattr(config, key)
+        if share and len(given) > place and given[place] is not None:
+            raise ConfigError(
+                f"[domains.{config.name}] {key} is {share}, and {part} images are handed over too: "
+                "leave one out"
+            )
+
+
 def _open(
     config: DomainConfig, part: Part, orientation: Orientation, handed: Handed | None
 ) -> Split:
@@ -188,6 +206,11 @@ def _open(
     split = open_images(files, columns, orientation)
     if split is not None:
         return replace(split, skipped=beside + Counter(split.skipped))
+    if len(files) > 1 and files[0].is_dir():
+        raise DataError(
+            f"{where} {part} is {len(files)} folders, such as {files[0]}: give one folder of class "
+            "folders (links to those of the others will do)"
+        )
     if files[0].exists():
         raise DataError(
             f"{where} {part} is {files[0]}: give a folder of class folders or .parquet or .tar "

@@ -12,18 +12,19 @@ __all__ = ["held_out", "limited"]
 def held_out(images: ImageSet, share: float, seed: list[int]) -> tuple[ImageSet, ImageSet]:
     """Split off a share of each class, at least one image where there are two.
 
-    Of an image that is there again no copy is held out while another stays: it would be known.
+    Copies of an image are one, and go where it goes: one that stayed would be known. Where another
+    class has it too, it is held out only if it is of both.
     """
     rng = np.random.default_rng(seed)
-    test: list[int] = []
-    for members in _shuffled_classes(images, rng):
-        if len(members) > 1:
-            count = min(max(1, round(share * len(members))), len(members) - 1)
-            test += members[:count].tolist()
+    same = np.arange(len(images)) if images.same is None else images.same
     held = np.zeros(len(images), bool)
-    held[test] = True
-    if images.same is not None:
-        held &= ~np.isin(images.same, images.same[~held])
+    for members in _shuffled_classes(images, rng):
+        _, first = np.unique(same[members], return_index=True)
+        distinct = same[members[np.sort(first)]]
+        if len(distinct) > 1:
+            count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+            held[members] = np.isin(same[members], distinct[:count])
+    held &= ~np.isin(same, same[~held])
     return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
 
 

@@ -242,3 +242,14 @@ def test_a_jpeg_smaller_than_its_own_blocks_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.new("RGB", (6, 5)).save(path)
     ImageCheck("exif").check([path], ["x"])
+
+
+def test_a_jpeg_that_was_cut_off_is_told_before_training() -> None:
+    """`verify` does not notice, and test images are first read to the end after the last epoch."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = stored(Image.fromarray(noise), "JPEG")
+    for deep_bytes in (0, 1 << 20):
+        for data in (whole, whole + bytes(64)):
+            ImageCheck("exif", deep_bytes).check([data], ["it"])
+        with pytest.raises(DataError, match=r"it cannot be read .*remove it or replace it"):
+            ImageCheck("exif", deep_bytes).check([whole[:-200]], ["it"])

@@ -158,3 +158,14 @@ def test_sets_without_repeats_have_no_remark(tmp_path: Path) -> None:
     train = write_folders(tmp_path / "train", {"ant": 3, "bee": 3})
     test = write_folders(tmp_path / "test", {"ant": 1, "bee": 1}, number=10)
     assert remarks(train, test) == []
+
+
+def test_copies_take_no_image_from_the_test_set(tmp_path: Path) -> None:
+    """A rare class that is listed five times over has its share of test images all the same."""
+    write_folders(tmp_path, {"ant": 20, "bee": 20})
+    rows = [f"{kind}/{i:04}.png,{kind}" for kind in ("ant", "bee") for i in range(20)]
+    train = tmp_path / "train.csv"
+    train.write_text("\n".join(["image,label", *rows, *rows[20:] * 4]), "utf-8")
+    domain = open_domain(DomainConfig("d", train=(str(train),), holdout=0.25), 0)
+    assert [int((domain.test.labels == label).sum()) for label in (0, 1)] == [5, 5 * 5]
+    assert not domain.test.also_in(domain.train)[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
@@ -69,7 +70,7 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
             place(index),
         )
     try:
-        names = class_names(dataset, where)
+        names = _names(dataset, where)
         labels, own = _labels(dataset, item, where, names)
     except DataError:
         raise
@@ -88,14 +89,47 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
         return image
 
     marks = np.array([_mark(dataset, index) for index in range(len(labels))], np.int64)
-    return Split(labels, names if own else None, read, place, marks=marks)
+    return Split(labels, names if own else None, read, place, marks=marks, typed=True)
 
 
 def _mark(dataset: Any, index: int) -> int:
     """What tells an image from others of this program's data sets, also behind parts of them."""
-    while isinstance(dataset, Subset):
-        dataset, index = dataset.dataset, int(dataset.indices[index])
-    return hash((id(dataset), index))
+    while isinstance(dataset, (Subset, ConcatDataset)):
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        else:
+            place = bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[place - 1] if place else 0
+            dataset = dataset.datasets[place]
+    # A place may be counted from the end.
+    return hash((id(dataset), index if index >= 0 else index + len(dataset)))
+
+
+def _names(dataset: Any, where: str) -> tuple[str, ...] | None:
+    """Its classes, of a part those of the whole. Raises DataError where joined sets differ."""
+    if isinstance(dataset, Subset):
+        return _names(dataset.dataset, where)
+    if not isinstance(dataset, ConcatDataset):
+        return class_names(dataset, where)
+    found = [_names(one, where) for one in dataset.datasets]
+    other = next((names for names in found if names != found[0]), found[0])
+    if other != found[0]:
+        raise DataError(
+            f"{where} joins data sets with other classes, {shown(found[0])} and {shown(other)}: "
+            "number their classes alike before"
+        )
+    return found[0]
+
+
+def _kept(dataset: Any) -> list[Any] | None:
+    """The labels that it, or what it is a part of, keeps in a list."""
+    if isinstance(dataset, Subset):
+        whole = _kept(dataset.dataset)
+        return None if whole is None else [whole[int(index)] for index in dataset.indices]
+    if not isinstance(dataset, ConcatDataset):
+        return kept_labels(dataset)
+    lists = [_kept(one) for one in dataset.datasets]
+    return None if None in lists else [label for part in lists for label in part or ()]
 
 
 def _labels(
@@ -105,7 +139,7 @@ def _labels(
 
     Those of its items count: the list that it keeps may be of before a `target_transform`.
     """
-    kept = kept_labels(dataset)
+    kept = _kept(dataset)
     if kept is None:
         return labels_of(dataset), True
     some = np.linspace(0, len(kept) - 1, min(COMPARED, len(kept))).astype(int).tolist()

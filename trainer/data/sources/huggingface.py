@@ -75,6 +75,7 @@ def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation 
         place=place,
         met=check.met,
         prints=prints,
+        typed=True,
     )
 
 

@@ -30,7 +30,15 @@ PARTS: tuple[Part, ...] = ("train", "test", "validation")
 
 
 def check_splits(config: DomainConfig) -> None:
-    """Raise ConfigError if one split of a named set is to train and to test or watch the run on."""
+    """Raise ConfigError if one split of a named set is to train and to test or watch the run on.
+
+    Or if a holdout takes the place of one that was named.
+    """
+    if config.holdout and config.test_split not in ("test", config.train_split):
+        raise ConfigError(
+            f"[domains.{config.name}] holdout is {config.holdout}, but test_split is "
+            f"{config.test_split!r} too: leave one out"
+        )
     parts: tuple[Part, ...] = ("train", "validation") if config.holdout else PARTS
     splits = [(f"{part}_split", getattr(config, f"{part}_split")) for part in parts]
     for place, (key, split) in enumerate(splits):
@@ -72,6 +80,7 @@ def open_torchvision(config: DomainConfig, part: Part, orientation: Orientation 
         names=class_names(dataset, f"[domains.{config.name}] {config.dataset}"),
         read=read,
         place=place,
+        typed=True,
     )
 
 
@@ -87,6 +96,12 @@ def _torchvision_dataset(config: DomainConfig, part: Part) -> Any:
     accepted = inspect.signature(cls).parameters
     options: dict[str, Any] = {"root": config.root}
     if "train" in accepted and part != "validation":
+        said = getattr(config, f"{part}_split")
+        if said != part:
+            raise ConfigError(
+                f"{where} {part}_split is {said!r}, and {name} has the parts 'train' and 'test' "
+                "alone, one for each: leave the key out"
+            )
         options["train"] = part == "train"
     elif "train" in accepted:
         raise ConfigError(

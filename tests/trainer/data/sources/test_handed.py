@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
-from prunion.runtime.errors import DataError
+from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import Domain, open_domain
 from tests.trainer.images import picture
@@ -119,3 +119,39 @@ def test_names_stand_for_their_numbers(kept: dict[str, Any]) -> None:
 def test_names_without_an_order_are_refused(kept: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
         opened(Given(**kept))
+
+
+def test_parts_and_joins_are_their_sets(caplog: pytest.LogCaptureFixture) -> None:
+    """Names, labels and copies are told through `Subset` and `ConcatDataset`."""
+    whole = Given(classes=["ant", "bee"])
+    domain = opened(Subset(whole, [1, 0, 3, 2]), Subset(whole, [4, 7]))
+    assert domain.classes == ("ant", "bee")
+    assert (domain.train.labels.tolist(), domain.test.labels.tolist()) == ([1, 0, 1, 0], [0, 1])
+    thrice = ConcatDataset([whole, Subset(whole, range(8)), whole])
+    config = DomainConfig("d", "python", holdout=0.25)
+    domain = open_domain(config, 0, handed=(thrice, None))
+    assert domain.classes == ("ant", "bee")
+    assert (len(domain.train), len(domain.test)) == (18, 6)
+    assert not domain.test.also_in(domain.train)[0]
+    changed = Given(lambda label: 1 - label, classes=["ant", "bee"])
+    assert opened(Subset(changed, range(8))).classes == ("0", "1")
+    assert "and the list that the data set keeps says 0" in caplog.text
+
+
+def test_sets_with_other_classes_are_not_joined() -> None:
+    joined = ConcatDataset([Given(classes=["ant", "bee"]), Given(classes=["cat", "dog"])])
+    with pytest.raises(DataError, match=r"joins data sets with other classes, .*ant.* and .*cat"):
+        opened(joined)
+
+
+@pytest.mark.parametrize(
+    ("key", "handed", "part"),
+    [
+        ("holdout", (Given(), Given()), "test"),
+        ("validation_holdout", (Given(), Given(), Given()), "validation"),
+    ],
+)
+def test_what_is_handed_over_is_used(key: str, handed: Any, part: str) -> None:
+    options: Any = {key: 0.25}
+    with pytest.raises(ConfigError, match=f"{key} is 0.25, and {part} images are handed over too"):
+        open_domain(DomainConfig("d", "python", **options), 0, handed=handed)

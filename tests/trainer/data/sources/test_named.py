@@ -103,3 +103,16 @@ def test_whatever_a_torchvision_set_raises_is_told_with_the_image(
     monkeypatch.setattr("prunion.trainer.data.sources.named.kept_labels", lambda dataset: None)
     with pytest.raises(DataError, match=r"image 0 of MNIST in .* cannot be read \(.*fetch"):
         open_domain(named("MNIST", tmp_path), 0)
+
+
+def test_a_split_that_is_named_is_used(tmp_path: Path) -> None:
+    write_mnist(tmp_path, 30)
+    for options in ({"train_split": "extra"}, {"train_split": "test", "test_split": "train"}):
+        with pytest.raises(
+            ConfigError, match=r"train_split is '.*', and MNIST has the parts 'train'"
+        ):
+            open_domain(named("MNIST", tmp_path, **options), 0)
+    for source in ("torchvision", "huggingface"):
+        both = named("MNIST", tmp_path, test_split="validation", holdout=0.2)
+        with pytest.raises(ConfigError, match=r"holdout is .*, but test_split is 'validation' too"):
+            open_domain(replace(both, source=source, root="data"), 0)

@@ -1,0 +1,93 @@
+"""Which folders `prunion init` takes for domains and for their parts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from prunion.runtime.errors import DataError
+from prunion.trainer.config import found_domains, load_config, run_file_text
+
+
+def folders(data: Path, *classes: str, name: str = "1.png") -> Path:
+    """Class folders of one image each, such as `train/steam`."""
+    for inner in classes:
+        (data / inner).mkdir(parents=True)
+        (data / inner / name).touch()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("Train", "Test"),
+        ("TRAIN", "val"),
+        ("train_images", "test_images"),
+        ("train", "dev"),
+        ("training-set", "Valid"),
+    ],
+)
+def test_parts_are_known_however_they_are_spelled(tmp_path: Path, train: str, test: str) -> None:
+    """As two domains the test images would be trained on."""
+    data = folders(tmp_path / "x", f"{train}/a", f"{train}/b", f"{test}/a", f"{test}/b")
+    assert found_domains(data) == {"x": {"train": data / train, "test": data / test}}
+
+
+def test_a_domain_called_train_is_no_part(tmp_path: Path) -> None:
+    data = folders(tmp_path / "x", "train/steam", "train/diesel", "cars/audi", "planes/jet")
+    with pytest.raises(DataError, match=r"train is either the training images of one domain, or"):
+        found_domains(data)
+
+
+def test_what_is_left_out_of_a_domain_is_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    classes = ("train/a", "train/b", "test/a", "val/a", "valid/a", "extra/a")
+    data = folders(tmp_path / "x", *classes)
+    (data / "docs").mkdir()
+    (data / "test.txt").touch()
+    parts = {"train": data / "train", "test": data / "test", "validation": data / "val"}
+    assert found_domains(data.parent) == {"x": parts}
+    assert [message.partition("/x/")[2] for message in caplog.messages] == [
+        "docs is left out: it holds no images in class folders",
+        "extra is left out: its name is no part's",
+        "valid is left out: a domain has one part of its kind",
+    ]
+
+
+def test_an_unlabelled_test_folder_is_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = folders(tmp_path / "x", "train/a", "train/b", "test")
+    assert found_domains(data) == {"x": {"train": data / "train"}}
+    assert "test is left out: it holds no images in class folders" in caplog.text
+
+
+def test_every_image_that_training_reads_counts(tmp_path: Path) -> None:
+    data = folders(tmp_path / "x", "dom/a", "dom/b", name="1.jfif")
+    assert found_domains(data) == {"dom": {"train": data / "dom"}}
+
+
+def test_a_class_may_hold_folders(tmp_path: Path) -> None:
+    data = folders(tmp_path / "x", "a", "b", "a/more")
+    assert found_domains(data) == {"x": {"train": data}}
+
+
+def test_links_keep_their_names(tmp_path: Path) -> None:
+    """A cache's files are called by their content, and say not what they are."""
+    (tmp_path / "blobs").mkdir()
+    data = tmp_path / "x"
+    data.mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "blobs" / f"{part}0").touch()
+        (data / f"{part}.parquet").symlink_to(tmp_path / "blobs" / f"{part}0")
+    file = tmp_path / "run.toml"
+    file.write_text(run_file_text(data, file, found_domains(data)), "utf-8")
+    (domain,) = load_config(file).domains
+    assert domain.train == (str(data / "train.parquet"),)
+    assert domain.test == (str(data / "test.parquet"),)

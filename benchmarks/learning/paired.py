@@ -31,6 +31,7 @@ import numpy as np
 
 from prunion.benchmarks.learning.certainty.interval import image_interval, seed_interval
 from prunion.benchmarks.learning.certainty.warm_up import warm_up_notes
+from prunion.runtime.base import reason_of
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
 
@@ -154,19 +155,33 @@ def _same_images(one: Line, other: Line) -> bool:
 
 def read_rows(path: Path) -> list[Line]:
     """The lines of a file of rows. Raises InputError, with its number, for what is none."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as exc:  # a folder; bytes that are no UTF-8
+        raise InputError(
+            f"{path} cannot be read ({reason_of(exc)}): give a file that "
+            "`python -m prunion.benchmarks.learning` wrote"
+        ) from None
     found = []
-    for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, text in enumerate(lines, 1):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
-        if not isinstance(line, dict) or not {"key", "mean"} <= line.keys():
+        if not _is_row(line):
             raise InputError(
                 f"{path}, line {number}, is no row of the learning table: give a file that "
                 "`python -m prunion.benchmarks.learning` wrote"
             )
         found.append(line)
     return found
+
+
+def _is_row(line: Any) -> bool:
+    """Whether it has what every row has: a key of backbone, row and seed, and a mean."""
+    if not isinstance(line, dict) or not {"key", "mean"} <= line.keys():
+        return False
+    return isinstance(line["key"], str) and line["key"].count(".") >= 2
 
 
 def packed(right: np.ndarray) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 
 from prunion.benchmarks.report.paint import Chart, Paint, blank, cells, short
 
-__all__ = ["answer_charts", "confused"]
+__all__ = ["answer_charts", "check_answers", "confused"]
 
 MOST_CLASSES = 40  # in a matrix that can still be read
 MOST_ROWS = 30  # classes in a list, those of the lowest recall
 MOST_NUMBERED = 12
+ROUNDING = 1e-6
 
 
 def answer_charts(domain: str, figures: Mapping[str, Any]) -> list[Chart]:
@@ -25,6 +26,25 @@ def answer_charts(domain: str, figures: Mapping[str, Any]) -> list[Chart]:
     if figures["calibration"]:
         charts.append(_calibration(domain, figures))
     return charts
+
+
+def check_answers(figures: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError, … where figures are none: no share of 1, a place of no class."""
+    images, classes = int(figures["images"]), figures["classes"]
+    shares = [figures[key] for key in ("accuracy", "top5", "calibration_error")]
+    shares += [row[key] for row in classes if row["images"] for key in ("recall", "precision")]
+    shares += [part[key] for part in figures["calibration"] for key in ("accuracy", "confidence")]
+    shares += [one["confidence"] for one in figures.get("mistakes", ())]
+    for share in shares:
+        if share is not None and not -ROUNDING <= float(share) <= 1 + ROUNDING:  # nor NaN
+            raise ValueError(f"{share} is no share of 1")
+    counts = [row["images"] for row in (*classes, *figures["calibration"])]
+    for i, j, count in figures["confusion"]:
+        if not (0 <= i < len(classes) and 0 <= j < len(classes)):
+            raise ValueError(f"[{i}, {j}] is no place of {len(classes)} classes")
+        counts.append(count)
+    if not all(0 <= int(count) <= images for count in counts):
+        raise ValueError(f"a count is not within the {images} images")
 
 
 def confused(figures: Mapping[str, Any], most: int = 12) -> list[tuple[str, str, int]]:

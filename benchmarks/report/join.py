@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunion.benchmarks.report.charts_answers import check_answers
 from prunion.benchmarks.report.measured import check_measured
-from prunion.runtime.base import read_json
+from prunion.runtime.base import read_json, shown
 from prunion.runtime.bundle import Manifest
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.images import same_images
@@ -28,6 +29,7 @@ __all__ = [
     "same_network",
     "stored_by_run",
     "stored_in",
+    "with_file",
 ]
 
 MOVED = (("budget", "profile"),)  # a checkpoint has its own copy, wherever its folder is
@@ -79,7 +81,9 @@ def joined(subjects: Sequence[Subject]) -> list[Subject]:
                 key: getattr(bundle, key)
                 for key in ("budget", "params", "macs", "widths", "stored")
             },
-            **{key: getattr(bundle, key) for key in ("trunk_hash", "file_bytes", "bundle")},
+            **{
+                key: getattr(bundle, key) for key in ("trunk_hash", "packs", "file_bytes", "bundle")
+            },
         )
     return found
 
@@ -109,17 +113,74 @@ def stored_in(manifest: Manifest) -> float | None:
 def read_file(path: Path) -> dict[str, Any]:
     """What `prunion eval -o` or `prunion bench --json` wrote; InputError for another file.
 
-    Raises KeyError, TypeError and their like where a measurement lacks what is shown of it.
+    Raises KeyError, TypeError and their like where it lacks what is shown of it.
     """
     value = read_json(path, InputError)
     kinds = {"rows", "scenario", "confusion"}
     if isinstance(value, dict) and kinds & value.keys() and "bundle" in value:
-        if "confusion" not in value:
+        if "confusion" in value:
+            check_answers(value)
+        else:
             check_measured(value)
         return value
     raise InputError(
         f"{path} is no file of `prunion eval -o` or `prunion bench --json`: give one of these"
     )
+
+
+def with_file(subjects: Sequence[Subject], path: Path, value: Mapping[str, Any]) -> list[Subject]:
+    """The subjects with an evaluation or a measurement added to the one it is of.
+
+    Raises InputError where it is of none of them, or may be of several that differ.
+    """
+    place, trunk = str(Path(str(value["bundle"])).resolve()), value.get("trunk_hash")
+    there = [s for s in subjects if s.bundle and s.bundle == place]
+    alike = [s for s in subjects if s.trunk_hash and s.trunk_hash == trunk]
+    alike = there if trunk is None else alike
+    told = [_is_of(value, s) for s in alike]
+    own = [s for s, sure in zip(alike, told, strict=True) if sure]
+    if not own:  # of before it said which network of a trunk it is of
+        own = [s for s, sure in zip(alike, told, strict=True) if sure is None]
+        if len({_network(s) for s in own}) > 1:
+            names = " or ".join(s.bundle for s in own)
+            raise InputError(
+                f"{path} is of {names}, which have one trunk, and does not say of which: write it "
+                "again, or give one of them alone"
+            )
+    if there and not own:
+        raise InputError(
+            f"{path} is of what {shown(value['bundle'])} was before, another network than now: "
+            "write it again"
+        )
+    if not own:
+        raise InputError(
+            f"{path} is of {shown(value['bundle'])}, which is not among what is reported: give "
+            "that bundle too"
+        )
+    chosen = next((s for s in own if s in there), own[0])
+    key = "evaluations" if "confusion" in value else "measured"
+    more: dict[str, Any] = {key: [*getattr(chosen, key), value]}
+    return [replace(s, **more) if s is chosen else s for s in subjects]
+
+
+def _is_of(value: Mapping[str, Any], subject: Subject) -> bool | None:
+    """Whether a file is of a subject that has its trunk; None where that cannot be told.
+
+    Runs on one frozen trunk share its hash, and differ in their banks and heads alone.
+    """
+    pack, held = value.get("pack_sha256"), subject.packs.get(str(value.get("domain")))
+    model, own = value.get("model_sha256"), subject.identity.model if subject.identity else ""
+    if pack and pack == held:
+        return True
+    if model and own:
+        return bool(model == own)
+    return False if pack and held else None
+
+
+def _network(subject: Subject) -> Any:
+    """What two subjects of one trunk have in common if they are one network."""
+    model = subject.identity.model if subject.identity else ""
+    return model or tuple(sorted(subject.packs.items()))
 
 
 def read_baseline(run: Path, made_by: MadeBy) -> tuple[dict[str, float], str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -18,7 +17,7 @@ from prunion.benchmarks.report.charts_runs import (
     curve_charts,
 )
 from prunion.benchmarks.report.measured import measured_notes, measured_tables
-from prunion.benchmarks.report.paint import CSS, Chart, inline_svg
+from prunion.benchmarks.report.paint import CSS, Chart, distinct, inline_svg
 from prunion.benchmarks.report.subjects import Subject
 
 __all__ = ["charts_of", "html_page"]
@@ -66,12 +65,10 @@ def charts_of(subject: Subject) -> dict[str, list[Chart]]:
         ],
         "How it learned": curve_charts(subject),
     }
-    for place, (told, figures) in enumerate(subject.answers().items()):
-        charts = answer_charts(str(figures["domain"]), figures)
-        if place >= len(subject.figures):  # of the run's own pictures, too, files have the names
-            charts = [replace(chart, name=f"{chart.name}-{place + 1}") for chart in charts]
-        groups[f"{ANSWERS}{told}"] = charts
-    return groups
+    for told, figures in subject.answers().items():  # the run's own come first
+        groups[f"{ANSWERS}{told}"] = answer_charts(str(figures["domain"]), figures)
+    named = iter(distinct([chart for charts in groups.values() for chart in charts]))
+    return {heading: [next(named) for _ in charts] for heading, charts in groups.items()}
 
 
 def html_page(

@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import accumulate
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "blank",
     "cells",
     "column_names",
+    "distinct",
     "inline_svg",
     "is_picture",
     "legend_room",
@@ -97,6 +98,22 @@ class Chart:
     draw: Callable[[Paint], Any]
     rows: tuple[tuple[str, ...], ...] = ()
     tall: bool = False
+
+
+def distinct(charts: Sequence[Chart]) -> list[Chart]:
+    """The charts with names that no two have, whatever domains are called; the first keep theirs.
+
+    Nor do two differ in the case of letters alone, which not every file system tells apart.
+    """
+    found, taken = [], set[str]()
+    for chart in charts:
+        name, number = chart.name, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{chart.name}-{number}"
+        taken.add(name.casefold())
+        found.append(replace(chart, name=name))
+    return found
 
 
 def blank(paint: Paint, height: float) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from prunion.benchmarks.report.channels import (
     layer_widths,
     read_choices,
 )
+from prunion.benchmarks.report.charts_answers import check_answers
 from prunion.benchmarks.report.join import (
     Identity,
     answers_of,
@@ -23,6 +24,7 @@ from prunion.benchmarks.report.join import (
     read_file,
     stored_by_run,
     stored_in,
+    with_file,
 )
 from prunion.benchmarks.report.logs import (
     domains_of_log,
@@ -31,7 +33,7 @@ from prunion.benchmarks.report.logs import (
     read_log,
 )
 from prunion.benchmarks.report.measured import measured_as
-from prunion.runtime.base import read_json, shown
+from prunion.runtime.base import read_json
 from prunion.runtime.bundle import Manifest, UnitTable, load_manifest
 from prunion.runtime.errors import InputError
 from prunion.trainer.score import read_verdict
@@ -53,6 +55,7 @@ class Subject:
         verdict: what pruning cost and what to try next, in words.
         budget: `kind`, `asked`, `value`, `met`.
         params, macs: of the backbone's trunk, and of what is kept.
+        trunk_hash, packs: of its bundle; SHA-256 of each domain's pack.
         stored: of domains with weights of their own, parameters as a multiple of the backbone's as
             the papers count; NaN where a file from before then does not tell, None without.
         file_bytes: of the exported fp32 graph, and of domains' own weights beside it.
@@ -80,6 +83,7 @@ class Subject:
     widths: Mapping[str, tuple[int, int]]
     identity: Identity | None
     trunk_hash: str = ""
+    packs: Mapping[str, str] = field(default_factory=dict)
     stored: float | None = None
     after_warmup: Mapping[str, float] = field(default_factory=dict)
     validated: bool = False
@@ -155,7 +159,7 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
             raise InputError(f"{path} is damaged ({exc!r:.80}): write it again") from None
     subjects = joined(subjects)
     for path, value in files:
-        subjects = _with_file(subjects, path, value)
+        subjects = with_file(subjects, path, value)
     names = [subject.name for subject in subjects]
     return [
         replace(s, name=f"{s.name} ({i + 1})") if names.count(s.name) > 1 else s
@@ -182,6 +186,8 @@ def _of_run(path: Path) -> Subject:
     befores = {str(d["name"]): d.get("accuracy_before") for d in meta["domains"]}
     train = meta["config"].get("train", {})
     result, made_by = record.get("result", {}), record.get("made_by", {})
+    for figures in record.get("domains", {}).values():
+        check_answers(figures)
     rounded = table.round_up(alive, int(meta["config"].get("budget", {}).get("round_to", 1)))
     baseline, note = read_baseline(path, made_by)
     return Subject(
@@ -232,9 +238,7 @@ def _of_log(path: Path, log: list[dict[str, Any]], domains: tuple[str, ...]) -> 
 def _of_bundle(path: Path) -> Subject:
     manifest = load_manifest(path / "manifest.json")
     accuracy = {d.name: d.accuracy for d in manifest.domains if d.accuracy is not None}
-    model, config = "", dict[str, Any]()
-    if manifest.provenance:
-        model, config = manifest.provenance.model_sha256, dict(manifest.provenance.config)
+    config = dict(manifest.provenance.config) if manifest.provenance else {}
     return Subject(
         name=path.resolve().name.removesuffix(".prunion"),
         accuracy=accuracy,
@@ -242,8 +246,9 @@ def _of_bundle(path: Path) -> Subject:
         params=_pair(manifest.params["backbone"], manifest.params["exported"]),
         macs=_pair(manifest.macs["backbone"], manifest.macs["exported"]),
         widths=manifest.widths,
-        identity=Identity(model, config, accuracy, manifest.widths),
+        identity=Identity(manifest.model_sha256, config, accuracy, manifest.widths),
         trunk_hash=manifest.trunk_hash,
+        packs={d.name: manifest.files[d.pack] for d in manifest.domains},
         stored=stored_in(manifest),
         file_bytes=_answering_bytes(path, manifest),
         bundle=str(path.resolve()),
@@ -256,27 +261,6 @@ def _answering_bytes(path: Path, manifest: Manifest) -> int:
     if manifest.own_weights:
         files += [manifest.own_weights, *(x for x in manifest.files if x.startswith("domains/"))]
     return sum((path / file).stat().st_size for file in files)
-
-
-def _with_file(subjects: list[Subject], path: Path, value: Mapping[str, Any]) -> list[Subject]:
-    """The subjects with an evaluation or a measurement added to the one it is of."""
-    place, trunk = str(Path(str(value["bundle"])).resolve()), value.get("trunk_hash")
-    there = [s for s in subjects if s.bundle and s.bundle == place]
-    own = [s for s in there if trunk in (None, s.trunk_hash)]
-    own = own or [s for s in subjects if s.trunk_hash and s.trunk_hash == trunk]
-    if there and not own:
-        raise InputError(
-            f"{path} is of what {shown(value['bundle'])} was before, another network than now: "
-            "write it again"
-        )
-    if not own:
-        raise InputError(
-            f"{path} is of {shown(value['bundle'])}, which is not among what is reported: give "
-            "that bundle too"
-        )
-    key = "evaluations" if "confusion" in value else "measured"
-    more: dict[str, Any] = {key: [*getattr(own[0], key), value]}
-    return [replace(s, **more) if s is own[0] else s for s in subjects]
 
 
 def _optional(path: Path) -> dict[str, Any]:

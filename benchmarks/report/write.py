@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunion.benchmarks.report.charts_runs import budget_chart, frontier_charts
 from prunion.benchmarks.report.page import charts_of, html_page
-from prunion.benchmarks.report.paint import Chart, is_picture, save_pictures
+from prunion.benchmarks.report.paint import Chart, distinct, is_picture, save_pictures
 from prunion.benchmarks.report.subjects import read_subjects
 from prunion.runtime.base import check_output, new_folder, replace_file, unlisted
 from prunion.runtime.errors import InputError
@@ -61,7 +61,7 @@ def write_report(
         for prefix, groups in zip(_prefixes([s.name for s in subjects]), own, strict=True):
             all_charts += [_renamed(c, prefix) for charts in groups.values() for c in charts]
         with new_folder(pictures, force=force, wrote=_foreign_to_pictures) as folder:
-            for chart in all_charts:
+            for chart in distinct(all_charts):
                 save_pictures(chart, folder)
 
 

@@ -36,6 +36,11 @@ __all__ = [
 ]
 
 
+# By how much an accuracy may be another on another machine, whose sums round otherwise; or by an
+# image. Eight bits also saturate on some processors.
+DRIFT = {"fp32": 0.001, "int8": 0.01}
+
+
 @dataclass(frozen=True)
 class Disagreement:
     """Two forms of one network compared on one domain: `error` is `max |Δ| / max |reference|`."""
@@ -124,6 +129,13 @@ def check_noted(bundle: Bundle) -> Iterator[str]:
                 f"{graph} graph: its export noted a tolerance of {tolerance:.3g}, this prunion "
                 f"allows {limit:.0e}: export the bundle again"
             )
+    for check in verified.variants.values():
+        for name, (before, after) in check.int8.accuracy.items() if check.int8 else ():
+            if check.int8 and lost({name: before}, {name: after}, check.int8.max_drop):
+                yield (
+                    f"int8 graph, domain {name}: its export noted {before:.1%} before and "
+                    f"{after:.1%} after, and allowed a loss of {check.int8.max_drop:g} points"
+                )
 
 
 def _run(bundle: Bundle, precision: Precision, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +178,8 @@ def measure_int8_again(
 ) -> tuple[list[str], list[str]]:
     """(problems, notes) of the bundle's `int8` graph, held to the loss that its export allowed.
 
-    A note says what was measured, or in one line why nothing could be.
+    The loss is against the fp32 graph on the same images; what the export noted of both must be
+    what is measured. A note says what was measured, or in one line why nothing could be.
 
     Args:
         graphs: those that ONNX Runtime runs.
@@ -180,23 +193,43 @@ def measure_int8_again(
         return [], ["int8: accuracy not measured again: its export noted none"]
     if loaded is None:
         return [], ["int8: accuracy not measured again: give --against CHECKPOINT"]
+    pair = [graph for graph in ("fp32", "int8") if graph in graphs]
     try:
         domains = open_trained(loaded, bundle.domains)
-        found = graph_accuracy(bundle.held_graph("int8").read(), domains, loaded)
+        accuracy = [
+            graph_accuracy(bundle.held_graph(PRECISIONS[graph]).read(), domains, loaded)
+            for graph in pair
+        ]
     except (PrunionError, OSError, KeyError) as exc:
         reason = " ".join(str(exc).split())
         return [], [f"int8: accuracy not measured again, the run's images are not there: {reason}"]
-    unnoted = [name for name in found if name not in noted.accuracy]
-    if unnoted:
-        return [f"int8 graph, domain {unnoted[0]}: its export noted no accuracy"], []
-    before = {name: noted.accuracy[name][0] for name in found}
+    found, counts = accuracy[-1], {domain.name: len(domain.test) for domain in domains}
+    for told, what in ((noted.accuracy, "accuracy"), (noted.test_images, "number of images")):
+        if unlike := sorted({*told} ^ {*found}):
+            noticed = "no" if unlike[0] in found else "an"
+            return [f"int8 graph, domain {unlike[0]}: its export noted {noticed} {what}"], []
+    before = accuracy[0] if "fp32" in pair else {x: noted.accuracy[x][0] for x in found}
     notes = [
-        f"int8: {name} {accuracy:.1%} measured again, {noted.accuracy[name][1]:.1%} at export"
-        for name, accuracy in found.items()
+        f"int8: {name} {value:.1%} measured again, {noted.accuracy[name][1]:.1%} at export"
+        for name, value in found.items()
     ]
     problems = [
-        f"int8 graph, domain {name}: accuracy {found[name]:.1%}, fp32 had {before[name]:.1%} at "
-        f"export, which allowed a loss of {noted.max_drop:g} points: export the bundle again"
+        f"int8 graph, domain {name}: accuracy {found[name]:.1%}, fp32 has {before[name]:.1%}, and "
+        f"its export allowed a loss of {noted.max_drop:g} points: export the bundle again"
         for name in lost(before, found, noted.max_drop)
     ]
+    problems += [
+        f"int8 graph, domain {name}: its export noted {noted.test_images[name]:,} test images, "
+        f"the run has {count:,}"
+        for name, count in counts.items()
+        if noted.test_images[name] != count
+    ]
+    for place, (graph, measured) in enumerate(zip(("fp32", "int8"), (before, found), strict=True)):
+        for name, value in measured.items():
+            said = noted.accuracy[name][place]
+            if not abs(said - value) <= max(DRIFT[graph], 1 / counts[name]) + 1e-9:
+                problems.append(
+                    f"int8 graph, domain {name}: its export noted an accuracy of {said:.1%} in "
+                    f"{graph}, measured again it is {value:.1%}"
+                )
     return problems, notes

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 
@@ -33,6 +34,8 @@ from prunion.trainer.network import load_checkpoint
 from prunion.trainer.processes import keep_to_quota
 
 __all__ = ["Disagreement", "VerifyReport", "verify_bundle"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
         opened = open_bundle(bundle)
     except BundleError as exc:
         return VerifyReport(str(bundle), (), (str(exc),), ())
-    problems = [*check_unlisted(opened), *check_budget(opened), *check_noted(opened)]
+    problems: list[str] = []
+    for check in (check_unlisted, check_budget, check_noted):
+        problems += _guarded("", partial(check, opened))
     problems += _guarded("manifest", partial(check_claims, opened))
     sound = []
     for variant in opened.manifest.graphs:
@@ -82,11 +87,16 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     loaded = None if against is None else load_checkpoint(against)
     if loaded is not None:
         problems += _guarded("manifest", partial(check_against, opened, loaded))
-    compared, refused = compare_graphs(opened, sound, loaded)
+    nothing, none = list[Disagreement](), list[str]()
+    ran = partial(compare_graphs, opened, sound, loaded)
+    compared, refused = _tried(ran, (nothing, none), problems)
     problems += refused
     answered = {x.graph for x in compared}
-    cut, refused, uncut = compare_cut(opened, [x for x in sound if x in answered])
-    compared += cut
+    runs = [x for x in sound if x in answered]
+    cut, refused, uncut = _tried(
+        partial(compare_cut, opened, runs), (nothing, none, none), problems
+    )
+    compared = [*compared, *cut]
     problems += refused
     problems += [
         f"{x.graph} graph, domain {x.domain}: differs from {x.against} by {x.error:.2e} of the "
@@ -94,8 +104,9 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
         for x in compared
         if not x.passed
     ]
-    found, notes = measure_int8_again(opened, answered, loaded)
-    problems += found
+    measured = partial(measure_int8_again, opened, answered, loaded)
+    refused, notes = _tried(measured, (none, none), problems)
+    problems += refused
     graphs = tuple(opened.manifest.graphs)
     return VerifyReport(str(bundle), graphs, tuple(problems), tuple(compared), (*uncut, *notes))
 
@@ -113,7 +124,22 @@ def _static(bundle: Bundle, variant: str) -> Iterator[str]:
 
 def _guarded(place: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
     """A check's findings, and whatever it raises as one more."""
+    before = f"{place}: " if place else ""
     try:
-        yield from (f"{place}: {problem}" for problem in check())
+        yield from (f"{before}{problem}" for problem in check())
     except Exception as exc:  # a damaged file makes onnx and numpy raise anything
-        yield f"{place}: {' '.join(str(exc).split()) or type(exc).__name__}"
+        yield f"{before}{_said(exc)}"
+
+
+def _tried(check: Callable[[], T], nothing: T, problems: list[str]) -> T:
+    """What a check gives; where it raises, `nothing` and one problem more, unless it is told."""
+    try:
+        return check()
+    except Exception as exc:  # such as that of a pack that is not what the manifest says
+        if not any(problem.endswith(_said(exc)) for problem in problems):
+            problems.append(_said(exc))
+        return nothing
+
+
+def _said(exc: Exception) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__

@@ -4,6 +4,7 @@ from .checks import check_text as check_text
 from .checks import is_number as is_number
 from .checks import is_whole as is_whole
 from .checks import safe_relative_path as safe_relative_path
+from .checks import whole_argument as whole_argument
 from .exchange import Seen as Seen
 from .exchange import lock_folder as lock_folder
 from .exchange import restore as restore

@@ -5,15 +5,23 @@ Whatever the file holds, the reader gets one line that names the key and the fix
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
 from prunion.runtime.base.text import MOST_SHOWN, shown
-from prunion.runtime.errors import BundleError, PrunionError, printable
+from prunion.runtime.errors import BundleError, InputError, PrunionError, printable
 
-__all__ = ["Fields", "check_text", "is_number", "is_whole", "safe_relative_path"]
+__all__ = [
+    "Fields",
+    "check_text",
+    "is_number",
+    "is_whole",
+    "safe_relative_path",
+    "whole_argument",
+]
 
 MISSING = object()
 FIX = "export the bundle again"
@@ -121,6 +129,21 @@ def is_number(value: Any) -> TypeGuard[float]:
 def is_whole(value: Any, low: int, high: int) -> bool:
     """Whether `value` is a whole number in `low … high`; true and false are not numbers."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def whole_argument(name: str, value: Any, most: int = sys.maxsize) -> int:
+    """A whole number of 1 … `most` that a function was given, NumPy's too; InputError for another.
+
+    One that counts on its type would end with the interpreter's own error, somewhere inside.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= most:
+        above = "or more" if most == sys.maxsize else f"to {most:,}"
+        raise InputError(f"{name} is {shown(value)}: give a whole number, 1 {above}")
+    return number
 
 
 def check_text(value: Any, limit: int, fail: Callable[..., PrunionError]) -> str:

@@ -89,6 +89,11 @@ class Manifest:
         """Kept widths are multiples of this; 1 where the bundle does not say."""
         return 1 if self.rounding is None else self.rounding.multiple
 
+    @property
+    def model_sha256(self) -> str:
+        """Of the checkpoint's tensors, which tells networks of one trunk apart; "" if not told."""
+        return self.provenance.model_sha256 if self.provenance else ""
+
     def views(self, domain: Domain) -> int | None:
         """Of how many views of a test image a domain's accuracy is; None where nothing tells.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from prunion.runtime.bundle.manifest_parts import ImageInput
 from prunion.runtime.bundle.weight_parts import check_own
 from prunion.runtime.errors import BundleError
 
-__all__ = ["Pack", "check_pack", "no_pack", "read_pack", "sorted_metadata", "write_pack"]
+__all__ = [
+    "Pack",
+    "check_pack",
+    "no_pack",
+    "pack_sha256",
+    "read_pack",
+    "sorted_metadata",
+    "write_pack",
+]
 
 FORMAT = "prunion-pack"
 FORMAT_VERSION = 1
@@ -66,6 +75,17 @@ def write_pack(path: Path | str, pack: Pack, was: Seen | None = None) -> None:
 
     `was` is what may be replaced, as of `replace_file`.
     """
+    data = _bytes_of(pack, str(path))
+    with replace_file(path, was) as temporary:
+        temporary.write_bytes(data)
+
+
+def pack_sha256(pack: Pack) -> str:
+    """Of the file that `write_pack` would write: packs of one trunk answer alike if it is equal."""
+    return sha256(_bytes_of(pack, f"pack {pack.name!r}")).hexdigest()
+
+
+def _bytes_of(pack: Pack, where: str) -> bytes:
     metadata = {
         "format": FORMAT,
         "format_version": str(WITH_OWN_WEIGHTS if pack.own else FORMAT_VERSION),
@@ -74,11 +94,10 @@ def write_pack(path: Path | str, pack: Pack, was: Seen | None = None) -> None:
         "trunk_hash": pack.trunk_hash,
         **({"input": json.dumps(pack.images, sort_keys=True)} if pack.images else {}),
     }
-    _check(pack, str(path))
+    _check(pack, where)
     tensors = {name: np.ascontiguousarray(getattr(pack, name)) for name in TENSORS}
     tensors |= {name: np.ascontiguousarray(pack.own[name]) for name in sorted(pack.own)}
-    with replace_file(path, was) as temporary:
-        temporary.write_bytes(sorted_metadata(save(tensors, metadata)))
+    return sorted_metadata(save(tensors, metadata))
 
 
 def sorted_metadata(data: bytes) -> bytes:

@@ -44,7 +44,8 @@ def ask_scenario(
     if as_json:
         asked = url or f"this process, {loading['backend']}, {loading['precision']}"
         of = {"bundle": str(model.bundle.path), "asked": asked, "domains": domains}
-        of["trunk_hash"] = model.bundle.manifest.trunk_hash
+        manifest = model.bundle.manifest
+        of |= {"trunk_hash": manifest.trunk_hash, "model_sha256": manifest.model_sha256}
         echo_json({**of, **found.to_json(), "machine": machine, "slowed_down": slow})
         return
     click.echo(scenario_line(found))

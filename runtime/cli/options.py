@@ -86,8 +86,8 @@ def numbers(_: click.Context, option: click.Parameter, value: str | None) -> lis
         numbers = [int(part) for part in value.split(",")]
     except ValueError:
         raise click.BadParameter("give whole numbers with commas, such as 1,8") from None
-    if min(numbers) < 1 or (option.name == "profile" and numbers != sorted(numbers)):
-        raise click.BadParameter("numbers must be 1 or more, and MIN,OPT,MAX in this order")
-    if option.name == "profile" and len(numbers) != 3:
-        raise click.BadParameter("give three numbers: MIN,OPT,MAX")
+    if option.name == "profile" and (len(numbers) != 3 or numbers != sorted(numbers)):
+        raise click.BadParameter("give three numbers, MIN,OPT,MAX in this order")
+    if min(numbers) < 1:
+        raise click.BadParameter("numbers must be 1 or more")
     return numbers

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import Backend, Precision, read_json, reader_threads
+from prunion.runtime.base import Backend, Precision, read_json, reader_threads, whole_argument
+from prunion.runtime.bundle import pack_sha256
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.images import ImageSet, open_labelled, to_batch, to_pixels
 from prunion.runtime.measure.figures import Answers, Figures, mistakes
@@ -33,6 +34,9 @@ class Evaluation:
         skipped: what was passed over in folders and tars and why, with how many.
         mistakes: the wrong answers that were given most surely, with small pictures.
         bundle, trunk_hash, precision: what answered.
+        model_sha256: the network that it is of, "" where its bundle does not tell. Networks on one
+            frozen trunk differ in nothing but this and their packs.
+        pack_sha256: the domain's pack.
         seconds: spent reading, decoding and answering.
         data: the paths of the images, as they were given.
         digest: tells the images from others, as the record of a run does those that it was tested
@@ -50,6 +54,8 @@ class Evaluation:
     skipped: Mapping[str, int] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     digest: str = ""
+    model_sha256: str = ""
+    pack_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without the single images."""
@@ -59,6 +65,8 @@ class Evaluation:
             **({"skipped": dict(self.skipped)} if self.skipped else {}),
             "bundle": self.bundle,
             "trunk_hash": self.trunk_hash,
+            "model_sha256": self.model_sha256,
+            "pack_sha256": self.pack_sha256,
             "precision": self.precision,
             "data": list(self.data),
             "images_digest": self.digest,
@@ -124,8 +132,7 @@ def evaluate(
         InputError: `domain` is left out where there are several, or a number is out of range.
         BundleError, PrunionError: as of `load`.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}: give 1 or more")
+    batch_size = whole_argument("batch_size", batch_size)
     started = time.perf_counter()
     given = isinstance(bundle, Model)
     model = (
@@ -158,6 +165,7 @@ def evaluate(
                 parts.append(Answers.of(logits[:, : len(classes)], rows))
                 progress(start + len(rows), len(images))
         figures = Figures(domain, classes, Answers.joined(parts))
+        network, pack = _answered_by(model, domain)
         return Evaluation(
             figures=figures,
             images=places,
@@ -170,6 +178,8 @@ def evaluate(
             skipped=skipped,
             data=tuple(map(str, [data] if isinstance(data, (str, Path)) else data)),
             digest=images.digest,
+            model_sha256=network,
+            pack_sha256=pack,
         )
     finally:
         if not given:
@@ -235,6 +245,18 @@ def _domain(model: Model, domain: str | None) -> str:
             raise InputError(f"give the images' domain with -d: {', '.join(model.domains)}")
         return model.domains[0]
     return model.domains[model.domain_index(domain)]
+
+
+def _answered_by(model: Model, domain: str) -> tuple[str, str]:
+    """SHA-256 of the network, and of the domain's pack.
+
+    A pack that came later is the network's too, unless it stands in the place of one of its own.
+    """
+    manifest, live = model.bundle.manifest, model.snapshot.domains[model.domain_index(domain)]
+    if live.serial < len(manifest.domains):  # as the bundle was opened
+        return manifest.model_sha256, manifest.files[model.bundle.domain(domain).pack]
+    another = domain in model.bundle.domains
+    return "" if another else manifest.model_sha256, pack_sha256(live.pack)
 
 
 def _precision(model: Model) -> str:

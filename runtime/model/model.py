@@ -12,6 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from prunion.runtime.backends import run
+from prunion.runtime.base import whole_argument
 from prunion.runtime.bundle import Bundle, Pack
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import ImageLike, as_list, to_batch, to_pixels
@@ -130,8 +131,7 @@ class Model:
             DomainError: a domain is not one of the model's.
             BackendError: the answer of a float16 or INT8 graph is not finite.
         """
-        if top_k < 1 or batch_size < 1:
-            raise InputError("top_k and batch_size must be at least 1")
+        top_k, batch_size = whole_argument("top_k", top_k), whole_argument("batch_size", batch_size)
         items, tables = as_list(images), self._tables
         if not items:
             raise InputError("no images given: pass at least one")

@@ -27,15 +27,29 @@ def test_a_wrong_option_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [frontier, likeness, paired, table])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"# no rows\n", "rows.jsonl, line 1, is no row of the learning table"),
+        (b'{"key": "resnet18.a", "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning"),
+        (b'{"key": 3, "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning table"),
+        (b"[" * 100_000, "rows.jsonl, line 1, is no row of the learning table"),
+        (b"\xff\xfe{", "rows.jsonl cannot be read ('utf-8' codec"),
+        (None, "rows.jsonl cannot be read ("),
+    ],
+)
 def test_a_file_of_something_else_is_told_in_one_line(
-    tmp_path: Path, command: click.Command
+    tmp_path: Path, command: click.Command, data: bytes | None, said: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text("# no rows\n", "utf-8")
+    if data is None:
+        path.mkdir()
+    else:
+        path.write_bytes(data)
     more = {frontier: ["-o", str(tmp_path / "x.svg")], paired: ["a", "b"]}
     result = CliRunner().invoke(command, [str(path), *more.get(command, [])])
     assert result.exit_code == 1
-    assert "rows.jsonl, line 1, is no row of the learning table" in result.stderr
+    assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

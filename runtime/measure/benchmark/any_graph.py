@@ -25,15 +25,16 @@ def open_any_graph(
 ) -> Opened:
     """A graph of one batch of images, `[N, 3, H, W]` or `[N, H, W, 3]`, by ONNX Runtime.
 
-    It may also take `domain` `[N]` int64, as prunion's own do. Runs by CUDA where the bundle
-    does, else on the CPU.
+    Where it does not say which, it is what runs. It may also take `domain` `[N]` int64, as
+    prunion's own do. Runs by CUDA where the bundle does, else on the CPU.
 
     Args:
         size: height and width where the graph leaves them open.
         rows: what `domain` goes round.
 
     Raises:
-        InputError: the file is missing or no such graph; from `call`, it takes other batches.
+        InputError: the file is missing or no such graph; from `call` and what it gives, it takes
+            other batches, or fails at them.
         PrunionError: the bundle runs on a backend that ONNX Runtime is no equal of.
     """
     backend = settled(options.backend, "")
@@ -48,13 +49,25 @@ def open_any_graph(
     if session.get_providers()[0] != provider:
         raise PrunionError(f"{provider} did not start: use --backend cpu")
 
+    layouts = _layouts(image, size)
+
     def call(batch: int) -> Callable[[], object]:
-        feeds = {image.name: _noise(path, image, batch, size)}
+        feeds = {}
         if takes_domain:
             feeds["domain"] = np.resize(np.array(rows, dtype=np.int64), batch)
-        return partial(session.run, None, feeds)
+        while len(layouts) > 1:  # a graph that is of the other layout fails at this one
+            try:
+                _answer(
+                    path, session, {**feeds, image.name: _noise(path, image, batch, layouts[0])}
+                )
+            except InputError:
+                del layouts[0]
+            else:
+                del layouts[1:]
+        feeds[image.name] = _noise(path, image, batch, layouts[0])
+        return partial(_answer, path, session, feeds)
 
-    return Opened(call, provider, path.stat().st_size)
+    return Opened(call, provider, path.stat().st_size, check=lambda batch: call(batch)())
 
 
 def check_graph(path: Path) -> None:
@@ -99,13 +112,33 @@ def _image_input(path: Path, session: Any) -> tuple[Any, bool]:
     return images[0], domain is not None
 
 
-def _noise(path: Path, image: Any, batch: int, size: tuple[int, int]) -> np.ndarray:
-    first, *rest = image.shape
+def _layouts(image: Any, size: tuple[int, int]) -> list[tuple[int, ...]]:
+    """What a single image may be, the likeliest first; one shape where the graph tells."""
+    told = [x if isinstance(x, int) and x > 0 else 0 for x in image.shape[1:]]
+    first, last = ((3, *size), (*size, 3))
+    if told[0] != 3 and (told[2] == 3 or (all(told[:2]) and not told[2])):
+        first, last = last, first
+    found = [tuple(x or y for x, y in zip(told, shape, strict=True)) for shape in (first, last)]
+    sure = 3 in (told[0], told[2]) or found[0] == found[1]
+    return found[:1] if sure else found
+
+
+def _answer(path: Path, session: Any, feeds: dict[str, np.ndarray]) -> object:
+    try:
+        return session.run(None, feeds)
+    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+        fed = [f"{x} {list(value.shape)}" for x, value in feeds.items() if x != "domain"]
+        fed += [f"domains 0 to {x.max()}" for x in (feeds.get("domain"),) if x is not None]
+        raise InputError(
+            f"{path} fails at {', '.join(fed)} ({reason_of(exc)}): give a graph that takes such "
+            "batches"
+        ) from None
+
+
+def _noise(path: Path, image: Any, batch: int, layout: tuple[int, ...]) -> np.ndarray:
+    first, shape = image.shape[0], (batch, *layout)
     if isinstance(first, int) and first > 0 and first != batch:
         raise InputError(f"{path} takes batches of {first} only: give --batch {first}")
-    sides = iter(size)
-    # 3 is told in every graph: what is open beside it are the sides.
-    shape = (batch, *(x if isinstance(x, int) and x > 0 else next(sides, 3) for x in rest))
     random = np.random.default_rng(0)
     if TYPES[image.type] == "uint8":
         return random.integers(0, 256, shape, dtype=np.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class Opened:
         call: of a batch size; one batch of random images ready to be answered.
         provider: what answers, as a session says of itself.
         file_bytes: of what a rival is loaded from; 0 for the bundle's own sessions.
+        check: of a batch size; of a graph that is not prunion's own, raises what it fails with.
         engine_bytes: of the compiled engine, where there is one, and scratch_bytes what one context
             of it takes on the GPU beside its weights, as it says itself.
     """
@@ -83,6 +84,7 @@ class Opened:
     file_bytes: int = 0
     engine_bytes: int | None = None
     scratch_bytes: int | None = None
+    check: Callable[[int], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Contender:
         one_domain: whether it answers images of one domain only.
         one_each: whether it takes a batch apart by domain, so that it matters which there are.
         spare: whether `open` may find that there is no such thing here: UnsupportedGraphError.
+        domains: what the batches of its bundle go round, of which a pinned session has the first;
+            empty of what is no bundle's and is given BUNDLE's own.
         aside: whether it is timed for one figure only, and no session that answers anybody.
     """
 
@@ -102,6 +106,7 @@ class Contender:
     one_domain: bool = False
     one_each: bool = False
     spare: bool = False
+    domains: tuple[str, ...] = ()
     aside: bool = False
 
 
@@ -138,8 +143,9 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
         tables = form.tables([bundle.pack(x) for x in bundle.domains])
         return session_calls(session, form, rows, tables)
 
+    names = tuple(bundle.domains[row] for row in rows)
     if form.single:
-        return [Contender("single", mixed, one_domain=True)]
+        return [Contender("single", mixed, one_domain=True, domains=names)]
     if pool.apart:
         split = partial(_split_by_domain, pool, bundle, rows)
         found = [Contender("split", split, one_each=True)]
@@ -151,7 +157,7 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
     if pool.pins:
         pack = bundle.pack(bundle.domains[rows[0]])
         found.append(Contender(f"pinned:{pack.name}", partial(pinned, pack), one_domain=True))
-    return found
+    return [replace(x, domains=names) for x in found]
 
 
 def cut_to_blocks(setup: Setup, bundle: Bundle, block: int) -> tuple[Contender, float] | None:
@@ -222,22 +228,28 @@ def domain_rows(bundle: Bundle, domains: str) -> list[int]:
 
 
 def pairs_of(
-    own: Sequence[Contender], rivals: Sequence[Contender], mixed: bool
+    own: Sequence[Contender], rivals: Sequence[Contender]
 ) -> list[tuple[Contender, Contender]]:
-    """What is compared with what: only things that could answer the same images.
-
-    In `mixed` batches a session of one domain could not stand in for one of all, and how many
-    calls separate networks need hangs on the domains, of which a pinned session has one.
-    """
+    """What is compared with what: only things that could answer the same images."""
     pairs = [(one, own[0]) for one in own[1:]]
-    for one in own:
-        for other in rivals:
-            if mixed and (one.one_domain and other.one_each):
-                continue
-            if mixed and (other.one_domain and not one.one_domain):
-                continue
-            pairs.append((one, other))
-    return pairs
+    return [*pairs, *((one, other) for one in own for other in rivals if _alike(one, other))]
+
+
+def _alike(one: Contender, other: Contender) -> bool:
+    """Whether a rival could stand in for a session.
+
+    Where batches of either are mixed, a session of one domain could not stand in for one of all,
+    nor for one of another domain, and how many calls separate networks need hangs on the domains,
+    of which a pinned session has one.
+    """
+    if max(len(one.domains), len(other.domains)) < 2:
+        return True
+    alone, rival_alone = (x.one_domain or len(x.domains) == 1 for x in (one, other))
+    if alone and rival_alone:
+        return not other.domains or one.domains[0] == other.domains[0]
+    if rival_alone or (alone and other.one_each):
+        return False
+    return len(one.domains) > 1  # a bundle of one domain has no mixed batches
 
 
 def open_all(

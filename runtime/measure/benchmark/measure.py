@@ -27,6 +27,7 @@ from prunion.runtime.base import (
     time_blocks,
     time_interleaved,
     warm_up,
+    whole_argument,
 )
 from prunion.runtime.bundle import Bundle, block_of, open_bundle, widths_warning
 from prunion.runtime.errors import InputError
@@ -48,6 +49,7 @@ __all__ = ["BenchReport", "BenchRow", "Energy", "Engine", "Timing", "bench", "ti
 
 BLOCK_MS, BLOCKS = 60.0, 24
 WARM_UP_S = 2.0
+MOST_IMAGES = 4096  # of a batch
 # Counters of energy move every 100 ms or so, and idle takes no longer to see.
 LEAST_ENERGY_S, MOST_ENERGY_S, IDLE_S = 0.5, 5.0, 0.5
 
@@ -95,8 +97,9 @@ def bench(
             unknown or lacks what it is made from.
         PrunionError: there is no such backend, or it does not start.
     """
-    if not batches or min(batches) < 1 or max(batches) > 4096:
-        raise InputError("batch sizes must be in 1..4096")
+    batches = [whole_argument("a batch size", batch, MOST_IMAGES) for batch in batches]
+    if not batches:
+        raise InputError("no batch sizes given: name at least one")
     if not seconds > 0:
         raise InputError(f"seconds is {seconds:g}: give a time above 0")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
@@ -120,7 +123,7 @@ def bench(
     meters, state = energy_meters(gpu=gpu), read_state(gpu=gpu)
     idle = measure_energy(meters, lambda: time.sleep(IDLE_S), 0.0) if meters else None
     own, rivals = all_contenders(setup, bundle)
-    entered, pairs = [*own, *rivals], pairs_of(own, rivals, len(domain_rows(bundle, domains)) > 1)
+    entered, pairs = [*own, *rivals], pairs_of(own, rivals)
     block = block_of(engine, precision)
     even = cut_to_blocks(setup, bundle, block) if slow_widths and block else None
     if even:
@@ -132,6 +135,10 @@ def bench(
     opened, notes = open_all(entered, load_ms)
     entered = [x for x in entered if x.name in opened]
     pairs = [pair for pair in pairs if all(x.name in opened for x in pair)]
+    for batch in dict.fromkeys(batches):  # before minutes are spent on the first
+        for x in opened.values():
+            if x.check:
+                x.check(batch)
     rows: list[BenchRow] = []
     comparisons: list[Comparison] = []
     energy: list[Energy] = []
@@ -157,11 +164,13 @@ def bench(
     return BenchReport(
         bundle=str(bundle.path),
         trunk_hash=bundle.manifest.trunk_hash,
+        model_sha256=bundle.manifest.model_sha256,
         asked={
             "precision": precision,
             "backend": backend,
             "providers": providers,
             "domains": domains,
+            "batches_of": [bundle.domains[row] for row in domain_rows(bundle, domains)],
             "threads": threads,
         },
         rows=tuple(rows),

@@ -52,8 +52,9 @@ class Engine:
 class BenchReport:
     """Everything `prunion bench` prints; milliseconds and bytes.
 
+    `model_sha256` is of the network, "" where its bundle does not tell.
     `asked` is what was measured: `precision`, `backend` as it was asked for, the `providers` that
-    answered by session, `domains` and `threads`.
+    answered by session, `domains`, the names `batches_of` which batches were, and `threads`.
     `load_ms` and `peak_rss_bytes` are of this process: the peak includes Python and whatever
     it had loaded before. `fresh` has the same for each contender in a process of its own.
     `gpu_bytes` is what is less free on the GPU after the run than before it, None on a CPU and
@@ -69,6 +70,7 @@ class BenchReport:
 
     bundle: str
     trunk_hash: str
+    model_sha256: str
     asked: dict[str, Any]
     rows: tuple[BenchRow, ...]
     comparisons: tuple[Comparison, ...]

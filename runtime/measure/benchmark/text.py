@@ -26,7 +26,9 @@ MIB = 2**20
 def asked_text(asked: Mapping[str, Any]) -> str:
     """What was measured, of a report's `asked`: which graph, of which domains, by what."""
     providers = ", ".join(dict.fromkeys(map(str, dict(asked["providers"]).values())))
-    domains = "all domains" if asked["domains"] == "mixed" else str(asked["domains"])
+    names = asked.get("batches_of")  # an earlier prunion did not say; a domain may be called mixed
+    several = len(names) > 1 if isinstance(names, list) else asked["domains"] == "mixed"
+    domains = "all domains" if several else str(names[0] if names else asked["domains"])
     return f"the {asked['precision']} graph, of {domains}, by {providers or asked['backend']}"
 
 

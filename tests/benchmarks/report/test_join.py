@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from prunion.exporter.bundle import export_bundle
-from prunion.runtime import evaluate
-from prunion.runtime.base import write_json
+from prunion.runtime import bench, evaluate, load
+from prunion.runtime.base import sha256_file, write_json
+from prunion.runtime.bundle import load_manifest, read_pack, write_pack
 from prunion.runtime.errors import InputError
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_with_baseline
@@ -24,7 +26,7 @@ pytest.importorskip("matplotlib", reason="needs prunion[report]")
 
 from prunion.benchmarks.report import write_report
 from prunion.benchmarks.report.join import Identity, same_network
-from prunion.benchmarks.report.subjects import read_subjects
+from prunion.benchmarks.report.subjects import Subject, read_subjects
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,108 @@ def test_a_file_of_the_network_that_a_bundle_was_is_refused(own: Path) -> None:
     edit(path, lambda value: value.update(trunk_hash="0" * 64, bundle=str(own / "tiny.prunion")))
     with pytest.raises(InputError, match="another network than now: write it again"):
         read_subjects([own / "tiny.prunion", path])
+
+
+@pytest.fixture
+def twins(own: Path) -> Path:
+    """Two bundles as of two runs on one frozen trunk, which differ in `cold` alone, and answers."""
+    first, second = own / "tiny.prunion", own / "second.prunion"
+    shutil.copytree(first, second)
+    packed = second / "domains" / "cold.safetensors"
+    pack = read_pack(packed)
+    write_pack(packed, replace(pack, head_bias=pack.head_bias + 1))
+    model = onnx.load(second / "model.onnx")
+    (table,) = (x for x in model.graph.initializer if x.name == "head_bias")
+    rows = onnx.numpy_helper.to_array(table).copy()
+    rows[1] += 1
+    table.CopyFrom(onnx.numpy_helper.from_array(rows, table.name))
+    onnx.save(model, second / "model.onnx")
+
+    def another(manifest: dict[str, Any]) -> None:
+        manifest["provenance"]["model_sha256"] = "1" * 64
+        manifest["files"] = {name: sha256_file(second / name) for name in manifest["files"]}
+
+    edit(second / "manifest.json", another)
+    for name in ("first", "second"):
+        path = first if name == "first" else second
+        value = json.loads((own / "test.json").read_text("utf-8"))
+        manifest = load_manifest(path / "manifest.json")
+        pack_sha256 = manifest.files["domains/cold.safetensors"]
+        value |= {"domain": "cold", "bundle": str(path), "pack_sha256": pack_sha256}
+        value["model_sha256"] = manifest.model_sha256
+        write_json(own / f"{name}.json", value)
+    return own
+
+
+def of(found: Subject) -> list[str]:
+    return [Path(x["bundle"]).name for x in (*found.evaluations, *found.measured)]
+
+
+def test_networks_of_one_trunk_have_each_its_own_answers(twins: Path) -> None:
+    """The accuracy of one stood on the page as the other's."""
+    runs = [twins / "run", twins / "tiny.prunion", twins / "second.prunion"]
+    files = [twins / "second.json", twins / "first.json"]
+    first, second = read_subjects([*runs, *files])
+    assert (of(first), of(second)) == (["tiny.prunion"], ["second.prunion"])
+    with pytest.raises(InputError, match="not among what is reported: give that bundle too"):
+        read_subjects([*runs[:2], files[0]])
+    edit(files[0], lambda value: value.update(bundle=str(twins / "tiny.prunion")))  # with --force
+    with pytest.raises(InputError, match="another network than now: write it again"):
+        read_subjects([*runs[:2], files[0]])
+    for path in runs[1:]:  # of before a bundle said which checkpoint it is of
+        edit(path / "manifest.json", lambda value: value["provenance"].pop("model_sha256"))
+    with pytest.raises(InputError, match="another network than now: write it again"):
+        read_subjects([*runs[:2], files[0]])
+    assert [of(x) for x in read_subjects([*runs[1:], files[1]])] == [["tiny.prunion"], []]
+
+
+def test_measurements_of_one_trunk_are_known_by_the_checkpoint(twins: Path) -> None:
+    value = bench(twins / "second.prunion", batches=(1,), seconds=0.01, fresh=False).to_json()
+    write_json(twins / "bench.json", {**value, "bundle": "elsewhere.prunion"})
+    bundles = [twins / "tiny.prunion", twins / "second.prunion"]
+    assert [of(x) for x in read_subjects([*bundles, twins / "bench.json"])] == [
+        [],
+        ["elsewhere.prunion"],
+    ]
+    with pytest.raises(InputError, match="give that bundle too"):
+        read_subjects([bundles[0], twins / "bench.json"])
+
+
+def test_a_file_that_does_not_say_of_which_of_two_it_is_is_refused(twins: Path) -> None:
+    """As an earlier prunion wrote them; of one network, however often exported, it is no riddle."""
+    path = twins / "first.json"
+    edit(path, lambda value: [value.pop(key) for key in ("model_sha256", "pack_sha256")])
+    bundles = [twins / "tiny.prunion", twins / "second.prunion"]
+    with pytest.raises(
+        InputError, match=r"tiny\.prunion or .*second\.prunion, .*does not say of which: write it"
+    ):
+        read_subjects([*bundles, path])
+    again = twins / "again.prunion"
+    shutil.copytree(bundles[0], again)
+    assert [of(x) for x in read_subjects([again, bundles[0], path])] == [[], ["tiny.prunion"]]
+    assert [of(x) for x in read_subjects([again, path])] == [["tiny.prunion"]]
+
+
+def test_answers_of_a_pack_that_came_later_are_the_networks(twins: Path, tmp_path: Path) -> None:
+    later = tmp_path / "later.safetensors"
+    write_pack(later, replace(read_pack(twins / "tiny.prunion/domains/warm.safetensors"), name="x"))
+    data, paths = (
+        twins / "data" / "warm" / "test",
+        [twins / "tiny.prunion", twins / "second.prunion"],
+    )
+    for path in paths:
+        found = evaluate(path, data, "x", packs=[later])
+        assert found.model_sha256 == load_manifest(path / "manifest.json").model_sha256
+        write_json(tmp_path / f"{path.name}.json", found.record())
+    files = [tmp_path / f"{path.name}.json" for path in paths]
+    assert [of(x) for x in read_subjects([*paths, *files])] == [[path.name] for path in paths]
+    with load(paths[0]) as model:  # in the place of another it is no part of that network
+        model.remove_domain("cold")
+        model.add_domain(twins / "second.prunion" / "domains" / "cold.safetensors")
+        found = evaluate(model, twins / "data" / "cold" / "test", "cold")
+    write_json(tmp_path / "replaced.json", found.record())
+    subjects = read_subjects([*paths, tmp_path / "replaced.json"])
+    assert [of(x) for x in subjects] == [[], ["tiny.prunion"]], "by the pack that answered"
 
 
 def test_a_baseline_of_other_images_does_not_stand_beside(own: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
 
+from prunion.benchmarks.report.charts_answers import check_answers
 from prunion.benchmarks.report.charts_channels import channel_charts
 from prunion.benchmarks.report.charts_runs import (
     accuracy_chart,
@@ -19,10 +20,11 @@ from prunion.benchmarks.report.charts_runs import (
     curve_charts,
     frontier_charts,
 )
+from prunion.benchmarks.report.join import with_file
 from prunion.benchmarks.report.measured import measured_notes, measured_tables
-from prunion.benchmarks.report.page import _overview, html_page
+from prunion.benchmarks.report.page import _overview, charts_of, html_page
 from prunion.benchmarks.report.paint import LIGHT, Chart, painted, short
-from prunion.benchmarks.report.subjects import Subject, _with_file, read_subjects
+from prunion.benchmarks.report.subjects import Subject, read_subjects
 from prunion.runtime.errors import InputError
 
 MANY = [f"domain {index:02} of many" for index in range(40)]
@@ -148,7 +150,7 @@ def test_what_was_measured_elsewhere_is_told_whole() -> None:
     """By the network, not by a path on the machine that measured; rivals and verdicts too."""
     known = [replace(subject(["a"]), trunk_hash="ab")]
     for value in (REPORT, SCENARIO):
-        known = _with_file(known, Path("bench.json"), value)
+        known = with_file(known, Path("bench.json"), value)
     assert list(known[0].milliseconds().values()) == [2.0], "own weights are split"
     page = html_page(known, [], [{}])
     for told in ("backbone", "0.250 … 0.350", "faster", "128", "4.0", "p99 under 15 ms", "LoadGen"):
@@ -197,6 +199,57 @@ def test_a_session_is_loaded_from_one_graph_of_its_bundle() -> None:
     }
     rows = measured_tables(report)["In a process of its own"]
     assert [row[-1] for row in rows[1:]] == ["1.1", "9.0", "-"]
+
+
+FIGURES: dict[str, Any] = {
+    "bundle": "x.prunion",
+    "domain": "a",
+    "precision": "fp32",
+    "images": 4,
+    "accuracy": 0.75,
+    "top5": 1.0,
+    "calibration_error": 0.1,
+    "classes": [
+        {"name": "yes", "images": 4, "recall": 0.75, "precision": 1.0},
+        {"name": "no", "images": 0, "recall": None, "precision": 0.0},
+    ],
+    "confusion": [[0, 0, 3], [0, 1, 1]],
+    "calibration": [{"images": 4, "accuracy": 0.75, "confidence": 0.8}],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accuracy": float("nan")},
+        {"accuracy": 1.5},
+        {"top5": -0.1},
+        {"calibration_error": float("inf")},
+        {"confusion": [[-1, 0, 3]]},
+        {"confusion": [[0, -1, 3]]},
+        {"confusion": [[0, 99, 3]]},
+        {"confusion": [[0, 0, -3]]},
+        {"confusion": [[0, 0, 5]]},
+        {"classes": [{**FIGURES["classes"][0], "recall": float("nan")}]},
+        {"calibration": [{**FIGURES["calibration"][0], "confidence": float("nan")}]},
+    ],
+)
+def test_answers_that_cannot_be_are_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A place below 0 was counted from the end, and NaN stood on the page."""
+    check_answers(FIGURES)
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps({**FIGURES, **change}))
+    with pytest.raises(InputError, match=r"eval\.json is damaged .*: write it again"):
+        read_subjects([path])
+
+
+def test_pictures_have_names_that_no_two_have() -> None:
+    """A number at the end of a name is part of a domain's name as well."""
+    own = {name: {**FIGURES, "domain": name} for name in ("a", "a-4", "A")}
+    network = subject(["a", "a-4", "A"], figures=own, evaluations=[FIGURES] * 4)
+    names = [chart.name for charts in charts_of(network).values() for chart in charts]
+    assert len({name.casefold() for name in names}) == len(names) > 3 * 7
+    assert {"confusion-a", "confusion-a-4"} < set(names), "the run's own keep theirs"
 
 
 @pytest.mark.parametrize("asked", [{}, {"precision": "fp32", "providers": 3}])

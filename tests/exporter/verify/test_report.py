@@ -277,3 +277,21 @@ def test_what_the_checkpoint_tells_is_compared(
 def test_what_a_file_manager_leaves_is_nothing(copy: Path) -> None:
     (copy / "domains" / ".DS_Store").write_bytes(b"x")
     assert verify_bundle(copy).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["domains"][1]["classes"].__setitem__(0, "xx"), "disagree on the classes"),
+        (lambda m: m["input"]["normalisation"]["mean"].__setitem__(0, 0.25), "was made for images"),
+    ],
+)
+def test_packs_that_are_not_what_the_manifest_says_are_problems_and_json(
+    copy: Path, change: Any, said: str
+) -> None:
+    """It ended with an error, and nothing on standard output."""
+    rehash(copy, change)
+    result = CliRunner().invoke(cli, ["verify", str(copy), "--json"])
+    assert result.exit_code == 1
+    value = json.loads(result.stdout)
+    assert not value["passed"] and any(said in problem for problem in value["problems"])

@@ -15,6 +15,7 @@ import prunion.exporter
 import prunion.runtime
 import prunion.trainer
 from prunion.runtime.cli import FilePath, FiniteRange
+from prunion.runtime.cli.options import numbers
 
 STAGES = (prunion.trainer, prunion.exporter, prunion.runtime, prunion.benchmarks)
 
@@ -44,6 +45,26 @@ def test_every_command_takes_finite_numbers_alone() -> None:
     }
     assert len(commands) > 50
     assert loose == {("score", "flop"), ("score", "params")}
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "said"),
+    [
+        ("batch", "0", "numbers must be 1 or more"),
+        ("batch", "8,1,0", "numbers must be 1 or more"),
+        ("batch", "one", "give whole numbers with commas"),
+        ("profile", "8,1,32", "give three numbers, MIN,OPT,MAX in this order"),
+        ("profile", "1,8", "give three numbers, MIN,OPT,MAX in this order"),
+        ("profile", "0,8,32", "numbers must be 1 or more"),
+    ],
+)
+def test_a_list_of_numbers_is_refused_by_the_rule_of_its_own_option(
+    option: str, text: str, said: str
+) -> None:
+    """Sizes of batches come in any order, and were told that they must rise."""
+    with pytest.raises(click.BadParameter) as raised:
+        numbers(click.Context(click.Command("x")), click.Option([f"--{option}"]), text)
+    assert raised.value.message.startswith(said)
 
 
 def test_no_command_takes_an_empty_path() -> None:

@@ -141,6 +141,16 @@ def test_chunks_do_not_change_the_answer(model: Model) -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["3", 2.5, 0, -1, None, True, float("nan"), np.float32(2)])
+@pytest.mark.parametrize("name", ["top_k", "batch_size"])
+def test_a_number_that_counts_nothing_is_refused(model: Model, name: str, value: Any) -> None:
+    """Of another type it ended with Python's own error."""
+    image = np.zeros((1, 9, 9, 3), np.uint8)
+    with pytest.raises(InputError, match=f"^{name} is .*: give a whole number, 1 or more$"):
+        model.predict(image, 0, **{name: value})
+    assert len(model.predict(image, 0, **{name: np.int32(2)})) == 1
+
+
 @pytest.mark.parametrize("row", [-1, -3, 3, 2**40, True, 1.0, None])
 def test_wrong_index_is_refused_on_the_host(model: Model, batch: np.ndarray, row: Any) -> None:
     with pytest.raises(DomainError):

@@ -16,9 +16,9 @@ from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import pin_domain
-from prunion.runtime.measure import bench, format_report
+from prunion.runtime.measure import asked_text, bench, format_report
 from prunion.runtime.measure.benchmark import contenders, measure
-from prunion.runtime.measure.benchmark.contenders import Opened, Setup
+from prunion.runtime.measure.benchmark.contenders import Contender, Opened, Setup, pairs_of
 from prunion.runtime.measure.benchmark.rivals import all_contenders
 from prunion.runtime.model import load
 
@@ -140,6 +140,99 @@ def test_a_graph_of_another_kind_is_fed_by_its_own_shape(bundle_path: Path, tmp_
     assert len(np.unique(answer)) > 50, "random, not zeros"
     with pytest.raises(InputError, match="batches of 2 only: give --batch 2"):
         opened.call(3)
+
+
+def graph_of(path: Path, shape: list[object], *, layout: str = "first") -> str:
+    """A graph of pictures of three channels, of which its input's shape may tell nothing."""
+    weight = np.ones((2, 3, 1, 1), np.float32)
+    turn = [onnx.helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])]
+    last = layout == "last"
+    node = onnx.helper.make_node("Conv", ["t" if last else "x", "w"], ["y"])
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [*(turn if last else []), node],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", kind, shape)],
+        [onnx.helper.make_tensor_value_info("y", kind, None)],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("shape", [["N", "C", "H", "W"], [None] * 4, ["N", 3, "H", "W"]])
+@pytest.mark.parametrize("layout", ["first", "last"])
+def test_a_graph_that_tells_no_shape_is_fed_what_it_takes(
+    bundle_path: Path, toy: ModuleType, tmp_path: Path, shape: list[object], layout: str
+) -> None:
+    """The first open axis was taken for the height."""
+    shape = [*shape[:1], *shape[2:], 3] if (layout == "last" and 3 in shape) else shape
+    opened = rival(bundle_path, graph_of(tmp_path / "x.onnx", shape, layout=layout))
+    (answer,) = opened.call(2)()
+    assert answer.shape == (2, 2, toy.HEIGHT, toy.SIDE_WIDTH)
+
+
+def test_what_a_graph_fails_with_is_one_line_before_anything_is_measured(
+    bundle_path: Path, toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_time", lambda *_: pytest.fail("measured already"))
+    one = graph_of(tmp_path / "one.onnx", [1, 3, "H", "W"])
+    thin = graph_of(tmp_path / "thin.onnx", ["N", 5, "H", "W"])
+    tables = toy.make_tables()
+    fewer = replace(
+        tables, **{x: getattr(tables, x)[:1] for x in ("bank", "head_weight", "head_bias")}
+    )
+    onnx.save(toy.make_graph(fewer), tmp_path / "fewer.onnx")
+    for path, told in (
+        (one, "takes batches of 1 only: give --batch 1"),
+        (thin, "fails at x [1, 5, "),
+        (str(tmp_path / "fewer.onnx"), "], domains 0 to 1 ("),
+    ):
+        with pytest.raises(InputError) as raised:
+            bench(bundle_path, batches=(1, 2), seconds=0.01, against=[path], fresh=False)
+        assert str(raised.value).startswith(path) and told in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_bundles_of_one_and_of_several_domains() -> None:
+    """A session of one domain stood beside batches of several, and another domain's."""
+
+    def of(domains: tuple[str, ...], *sessions: str) -> list[Contender]:
+        return [
+            Contender(
+                name,
+                lambda: pytest.fail("not opened"),
+                one_domain=name.startswith(("pinned", "single")),
+                one_each=name == "split",
+                domains=domains,
+            )
+            for name in sessions
+        ]
+
+    both = of(("a", "b"), "mixed", "pinned:a")
+    apart = of(("a", "b"), "split", "pinned:a")
+    for own, theirs, expected in (
+        (of(("b",), "single"), apart, set()),
+        (of(("b",), "mixed", "pinned:b"), both, set()),
+        (of(("a",), "single"), both, {("single", "its pinned:a")}),
+        (both, of(("b",), "mixed", "pinned:b"), set()),
+        (both, of(("a",), "single"), {("pinned:a", "its single")}),
+        (both, apart, {("mixed", "its split"), ("pinned:a", "its pinned:a")}),
+        (of(("b",), "single"), of(("c",), "single"), {("single", "its single")}),
+    ):
+        rivals = [replace(x, name=f"its {x.name}") for x in theirs]
+        pairs = pairs_of(own, rivals)
+        assert {(x.name, y.name) for x, y in pairs if y in rivals} == expected
+
+
+def test_the_domains_that_were_measured_are_told(bundle_path: Path) -> None:
+    several = bench(bundle_path, batches=(1,), seconds=0.01, threads=1, fresh=False)
+    assert "of all domains, by" in format_report(several)
+    only = {**several.asked, "batches_of": ["flowers"]}
+    assert "of flowers, by" in asked_text(only), "of a bundle of one domain"
+    older = {key: value for key, value in only.items() if key != "batches_of"}
+    assert "of all domains, by" in asked_text(older)
 
 
 def test_what_cannot_be_made_is_refused(bundle_path: Path, tmp_path: Path) -> None:

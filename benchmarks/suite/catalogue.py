@@ -118,6 +118,13 @@ TABLES = (
         "a checkout",
     ),
     Table(
+        "screen",
+        "docs/results.md",
+        f"{LEARNING}.table {LEARNT}/screen.jsonl",
+        0.1,
+        "a checkout",
+    ),
+    Table(
         "likeness",
         "docs/results.md",
         f"{LEARNING}.likeness {LEARNT}/pairs.jsonl --like precision-bf16",

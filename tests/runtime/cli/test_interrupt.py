@@ -14,7 +14,8 @@ time.sleep(0.3)
 print("imported", flush=True)
 """
 ASKS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from prunion.runtime.cli.interrupt import defer_interrupts
 defer_interrupts()
 sys.path.insert(0, sys.argv[1])
@@ -36,10 +37,11 @@ def test_an_import_ends_first(tmp_path: Path) -> None:
 
 
 def test_who_ignores_interrupts_still_does() -> None:
+    before = signal.getsignal(signal.SIGINT)
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "from prunion.runtime.cli.interrupt import defer_interrupts; defer_interrupts()\n"
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before

@@ -93,14 +93,15 @@ def number_labels(
 def _check_one_reading(split: Split, classes: tuple[str, ...], counted: bool) -> None:
     """Raise DataError if labels 0, 1, 2 may mean the classes so named, or the first three.
 
-    Classes in the order of their numbers were most likely named by labels like these.
+    Classes in the order of their numbers were most likely named by labels like these, and numbers
+    beside names are names.
     """
-    if split.names is not None or not split.typed:
+    if split.names is not None or not split.typed or any(isinstance(x, str) for x in split.labels):
         return
     labels = {x for x in split.labels if isinstance(x, int) and not isinstance(x, bool)}
     places = {name: place for place, name in enumerate(classes)}
-    ordered = [_whole(name) for name in classes]
-    if not counted and None not in ordered and ordered == sorted(ordered, key=lambda x: x or 0):
+    numbers = [number for name in classes if (number := _whole(name)) is not None]
+    if not counted and numbers == sorted(numbers):
         return
     if all(0 <= x < len(classes) for x in labels):
         value = next((x for x in sorted(labels) if places.get(str(x), x) != x), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,3 +65,17 @@ def test_a_table_may_have_classes_that_are_left_out(tmp_path: Path) -> None:
     domain = open_files(train, test, drop_untrained=True)
     assert domain.test.labels.tolist() == [0, 1]
     assert "1 test images of such classes" in domain.found["remarks"][0]
+
+
+def test_numbers_beside_names_are_names(tmp_path: Path) -> None:
+    """What names the classes has one reading, also where another number would be a place."""
+    write_folders(tmp_path, {"a": 3, "b": 3})
+    rows = [("a/0000.png", 1), ("a/0001.png", 2), ("b/0000.png", "a"), ("b/0001.png", "a")]
+    table = tmp_path / "train.jsonl"
+    lines = [json.dumps({"image": image, "label": label}) for image, label in rows]
+    table.write_text("\n".join(lines), "utf-8")
+    test = tmp_path / "test.jsonl"
+    test.write_text("\n".join(lines[:2]), "utf-8")
+    domain = open_files(table, test)
+    assert domain.classes == ("1", "2", "a")
+    assert (domain.train.labels.tolist(), domain.test.labels.tolist()) == ([0, 1, 2, 2], [0, 1])

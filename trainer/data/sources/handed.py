@@ -95,6 +95,7 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
 def _mark(dataset: Any, index: int) -> int:
     """What tells an image from others of this program's data sets, also behind parts of them."""
     while isinstance(dataset, (Subset, ConcatDataset)):
+        index = index if index >= 0 else index + len(dataset)
         if isinstance(dataset, Subset):
             dataset, index = dataset.dataset, int(dataset.indices[index])
         else:

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Subset
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import Domain, open_domain
+from prunion.trainer.data.sources.handed import _mark
 from tests.trainer.images import picture
 
 
@@ -133,6 +134,7 @@ def test_parts_and_joins_are_their_sets(caplog: pytest.LogCaptureFixture) -> Non
     assert domain.classes == ("ant", "bee")
     assert (len(domain.train), len(domain.test)) == (18, 6)
     assert not domain.test.also_in(domain.train)[0]
+    assert _mark(Subset(thrice, [-1]), 0) == _mark(whole, 7) != _mark(whole, 6)
     changed = Given(lambda label: 1 - label, classes=["ant", "bee"])
     assert opened(Subset(changed, range(8))).classes == ("0", "1")
     assert "and the list that the data set keeps says 0" in caplog.text

@@ -223,7 +223,8 @@ def curve_charts(subject: Subject) -> list[Chart]:
         ends = "; ".join(f"{k} from {a} to {b}" for k, a, b in rows[1:])
         return Chart(f"curve-{name}", title, f"{title} over {unit}: {ends}", draw, tuple(rows))
 
-    lambdas = {"shared": "lambda", **{name: f"lambda/{name}" for name in names}}
+    lambdas = {"shared": "lambda", "the network's": "lambda_network"}
+    lambdas |= {name: f"lambda/{name}" for name in names}
     validation = {name: f"validation_accuracy/{name}" for name in names}
     some_tests = {name: f"test_part_accuracy/{name}" for name in names}
     older = {name: f"validation/{name}" for name in names}  # of test images, then called so

@@ -15,7 +15,7 @@ import torch
 
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost import Cost
-from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient
+from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, union_price
 
 __all__ = ["Multiplier", "Pressure"]
 
@@ -23,7 +23,10 @@ RATE = 2.0  # of dual ascent, per step and unit of violation
 # The paper's λ is slow: under a fast one, all its switches would go off at once.
 PAPER_RATE, PAPER_START = 0.05, 1.0
 LARGEST = 50.0
-LARGEST_JACCARD = 5.0  # its constraint is never met: λ would only grow
+LARGEST_JACCARD = 5.0  # of the paper's recipe: the constraint is never met, λ would only grow
+# What agreeing may be worth, in prices of a unit. Jaccard's constraint is never met and the
+# intersection's hardly ever: where they may pull harder, the ramp overshoots its budget.
+LARGEST_PULL = 0.5
 
 
 @dataclass
@@ -45,7 +48,13 @@ class Multiplier:
 
 
 class Pressure:
-    """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5)."""
+    """Gradient of `L_PS + Σ L_B` by the switches, each weighted by its own λ (eq. 5).
+
+    In prunion's recipe the network as a whole is held to the budget by the union's price, whatever
+    makes the domains share: the union's loss does it, and the intersection's and Jaccard's are a
+    pull beside it. Held by each domain's budget loss instead, as eq. 4 has it, the budgets' λ climb
+    against that pull until they drown what the task says.
+    """
 
     def __init__(
         self,
@@ -75,9 +84,12 @@ class Pressure:
         self.config, self.cost, self.plain, self.free = config, cost, plain, free
         self.scale = 1 / math.sqrt(slices)
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
+        # The union's loss has the network's budget in it.
+        self.holds_network = not (plain or free or config.sharing in ("union", "none"))
         rate = PAPER_RATE if self.plain else RATE * (every or config.switch_every)
         start = PAPER_START if self.plain else 0.0
         self.sharing = Multiplier(rate / turns, largest, start)
+        self.network = Multiplier(rate / turns, LARGEST, start)
         self.domains = [Multiplier(rate, LARGEST, start) for _ in range(domains)]
 
     def charge(
@@ -103,6 +115,11 @@ class Pressure:
             kind = self.config.sharing
             value, gradient = sharing_gradient(kind, switches, self.cost, beta, plain=self.plain)
             violation = value / scale if kind == "union" else value
+            if self.holds_network:
+                # The losses are shares of about β, so β times their gradients are prices.
+                self.sharing.largest = LARGEST_PULL * beta
+                whole, price = union_price(switches, self.cost)
+                total += self.network.update((whole - beta) / scale) * price
             total += self._weight(violation) * gradient
         if self.holds_domains:
             present = range(len(switches)) if domains is None else domains
@@ -113,28 +130,34 @@ class Pressure:
     def holds_domains(self) -> bool:
         """Whether every domain has a budget loss of its own (eq. 4).
 
-        By default wherever the union's loss does not already hold every domain to the budget, and
-        in the paper's equations.
+        By default in the paper's equations, and where no sharing loss holds all of them together.
         """
         if self.free:
             return False
         if isinstance(self.config.domain_budget, bool):
             return self.config.domain_budget
-        return self.plain or self.config.sharing != "union"
+        return self.plain or self.config.sharing == "none"
 
     def values(self) -> list[float]:
-        """Every λ: the sharing loss's, then each domain's."""
-        return [m.value for m in (self.sharing, *self.domains)]
+        """Every λ: the sharing loss's, each domain's, and the network's where it has its own."""
+        return [m.value for m in self._all()]
 
     def figures(self, names: Sequence[str]) -> dict[str, float]:
         """The same for a run's log, by the domains' names where they have one each."""
         each = zip(names, self.domains, strict=True) if self.holds_domains else ()
-        return {"lambda": self.sharing.value} | {f"lambda/{name}": m.value for name, m in each}
+        shared = {"lambda": self.sharing.value}
+        if self.holds_network:
+            shared["lambda_network"] = self.network.value
+        return shared | {f"lambda/{name}": m.value for name, m in each}
 
     def restore(self, values: Sequence[float]) -> None:
         """Put back what `values` gave."""
-        for multiplier, value in zip((self.sharing, *self.domains), values, strict=True):
+        for multiplier, value in zip(self._all(), values, strict=True):
             multiplier.value = float(value)
+
+    def _all(self) -> tuple[Multiplier, ...]:
+        network = (self.network,) if self.holds_network else ()
+        return (self.sharing, *self.domains, *network)
 
     def _weight(self, violation: float) -> float:
         weight = self.config.sharing_weight

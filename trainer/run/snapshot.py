@@ -208,6 +208,9 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
                 return f"{what} ({_told_images(before, after, training.names)})"
         elif before != after:
             return f"{what} (was {shown(before)}, is {shown(after)})"
+    if len(meta["multipliers"]) != len(training.pressure.values()):
+        sharing = now["config"]["train"]["sharing"]
+        return f"its budget held in another way, by an earlier prunion (sharing = {sharing!r})"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The papers' losses on small tensors: values, gradients, and how their multipliers move."""
+"""The papers' losses on small tensors: values, gradients, and what they do to switches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from prunion.trainer.cost import counted_pricer
 from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.pruning import PaperLearner, Pressure, SwitchLearner, later_recipe
 from prunion.trainer.pruning.learners import LEARNING_RATE, START
-from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, RATE, Multiplier
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, sharing_loss
 from tests.trainer.nets import Residual
 
@@ -186,88 +185,7 @@ def test_the_other_losses_make_domains_share(kind: str) -> None:
 
     alone, together = descend("none", 0.5), descend(kind, 0.5)
     assert jaccard(together) > jaccard(alone) + 0.1
-    assert all(float(network_cost()(row)) <= 0.65 for row in together)
-
-
-def test_a_multiplier_rises_while_violated_and_counts_zero_while_held() -> None:
-    multiplier = Multiplier(rate=1.0, largest=2.0)
-    assert multiplier.update(0.5) == 0.5
-    assert multiplier.update(0.5) == 1.0
-    assert multiplier.update(-0.25) == 0.0
-    assert multiplier.value == 0.75
-    for _ in range(10):
-        multiplier.update(1.0)
-    assert multiplier.value == 2.0
-
-
-def test_jaccards_multiplier_is_bounded_although_it_is_never_met() -> None:
-    pressure = Pressure(TrainConfig(sharing="jaccard", domain_budget=False), plain_cost(4), 2)
-    for _ in range(200):
-        pressure.charge(MASKS, 0.5, 0.5)
-    assert pressure.sharing.value == LARGEST_JACCARD
-
-
-def test_every_domain_has_a_multiplier_of_its_own() -> None:
-    pressure = Pressure(TrainConfig(sharing="none"), plain_cost(4), 2)
-    rate = RATE * TrainConfig().switch_every  # a step of λ for every step of the switches
-    masks = torch.tensor([[1.0, 1, 1, 1], [1, 0, 0, 0]])
-    charge = pressure.charge(masks, 0.5, 0.5)
-    first, second = (m.value for m in pressure.domains)
-    assert first == pytest.approx(rate * (1 - 0.5) / 0.5)
-    assert second == 0
-    assert charge[0].tolist() == pytest.approx([first / 4] * 4)
-    assert not charge[1].any()  # it holds its budget: λ counts as 0
-    again = Pressure(TrainConfig(sharing="none"), plain_cost(4), 2)
-    again.restore(pressure.values())
-    assert again.values() == pressure.values()
-
-
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_budget_loss_charges_its_own_domain_in_its_own_steps(plain: bool) -> None:
-    """Eq. 5: L_B is the step's domain's; only the sharing loss is everybody's."""
-    pressure = Pressure(TrainConfig(domain_budget=True), plain_cost(4), 3, plain=plain)
-    before = [m.value for m in pressure.domains]
-    masks = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 1], [1, 1, 1, 0]])
-    charge = pressure.charge(masks, 0.5, 0.5, [1])
-    _, sharing = sharing_gradient("union", masks, plain_cost(4), 0.5, plain=plain)
-    torch.testing.assert_close(charge[[0, 2]], pressure.sharing.value * sharing[[0, 2]])
-    assert (charge[1] > pressure.sharing.value * sharing[1]).all()
-    moved = [m.value != old for m, old in zip(pressure.domains, before, strict=True)]
-    assert moved == [False, True, False]
-
-
-def test_the_papers_charges_are_scaled_to_units() -> None:
-    """256 slices in a unit: charges add up, gradients of any sign only to the root."""
-    masks = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 1]])
-    config = TrainConfig(recipe="paper", sharing="intersection", sharing_weight=0.5)
-    one, many = (Pressure(config, plain_cost(4), 2, plain=True, slices=n) for n in (1, 256))
-    charge = one.charge(masks, 0.5, 0.5)
-    torch.testing.assert_close(16 * many.charge(masks, 0.5, 0.5), charge)
-    assert many.values() == one.values()  # λ itself is the paper's
-
-
-def test_absent_domains_keep_their_switches_under_the_papers_recipe() -> None:
-    """They were all off after ten steps of another domain, with no gradient to come back by."""
-    torch.manual_seed(0)
-    pressure = Pressure(TrainConfig(), network_cost(), 3, plain=True)
-    learner = PaperLearner(3, 14)
-    for _ in range(40):
-        gradient = torch.zeros(3, 14)
-        gradient[0] = 1e-3 * torch.randn(14)
-        learner.update(gradient, pressure.charge(learner.on().detach(), 0.5, 0.5, [0]))
-    assert not learner.on()[0].all()
-    assert learner.on()[1:].all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fixed_weight_scales_the_gradient_while_the_constraint_is_violated(kind: str) -> None:
-    cost = plain_cost(4)
-    config = TrainConfig(sharing=kind, sharing_weight=0.25, domain_budget=False)
-    _, gradient = sharing_gradient(kind, MASKS, cost, 0.6)
-    charge = Pressure(config, cost, 2).charge(MASKS, 0.6, 0.6)
-    torch.testing.assert_close(charge, 0.25 * gradient)
-    met = torch.ones(2, 4) if kind != "union" else torch.zeros(2, 4)
-    assert not Pressure(config, cost, 2).charge(met, 0.6, 0.6).any()
+    assert float(network_cost()(together.amax(0))) <= 0.55
 
 
 def test_the_papers_scores_move_by_the_learning_rate_whatever_the_gradient() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.config import load_config
@@ -37,3 +40,18 @@ def test_the_option_that_is_named_makes_it_the_run_of_before(run_file: Path, cha
         train_run(other, run_file.parent / "out", resume=True)
     option = shlex.split(str(told.value).split("(--set ")[1].split("): resume")[0])[0]
     assert load_config(run_file, [change, option]) == before
+
+
+def test_a_run_whose_budget_was_held_otherwise_is_not_gone_on_with(tmp_path: Path) -> None:
+    """An earlier prunion held it by the domains' losses: going on would be another run."""
+    run_file = tiny_run(tmp_path, warmup=1, ramp=0, settle=0, sharing='"jaccard"')
+    config = load_config(run_file)
+    train_run(config, tmp_path / "out")
+    train_run(config, tmp_path / "out", resume=True)
+    state = tmp_path / "out" / "state.safetensors"
+    with safe_open(state, framework="pt") as file:
+        meta = json.loads(file.metadata()["prunion"])
+    meta["multipliers"].pop()
+    save_file(load_file(state), state, {"prunion": json.dumps(meta)})
+    with pytest.raises(CheckpointError, match=r"held in another way.*sharing = 'jaccard'"):
+        train_run(config, tmp_path / "out", resume=True)

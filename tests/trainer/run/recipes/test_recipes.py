@@ -194,7 +194,9 @@ def test_domains_are_budgeted_where_the_union_does_not_do_it() -> None:
     assert not recipe().pressure.holds_domains
     assert recipe(recipe="paper").pressure.holds_domains
     assert recipe(sharing="none").pressure.holds_domains
-    assert recipe(sharing="jaccard").pressure.holds_domains
+    assert recipe(sharing="jaccard", recipe="paper").pressure.holds_domains
+    assert not recipe(sharing="jaccard").pressure.holds_domains
+    assert recipe(sharing="jaccard").pressure.holds_network
     assert not recipe(sharing="none", domain_budget=False).pressure.holds_domains
     assert recipe(domain_budget=True).pressure.holds_domains
 

@@ -163,7 +163,7 @@ def _is_of(name: str, backbone: str, like: str) -> bool:
 @click.option("-o", "--output", required=True, type=FilePath(path_type=Path), help=".svg or .png")
 def main(rows: Path, like: str, backbone: str, latency: Path | None, output: Path) -> None:
     """Draw the frontier of accuracy against parameters, MACs and measured time."""
-    lines = read_rows(rows)
+    lines = read_rows(rows, ("params", "macs"))
     times = {} if latency is None else shares_of_time(latency, backbone, like)
     found = spots([x for x in lines if x["key"].split(".")[0] == backbone], like, times)
     if not any(spot.method != EVERYTHING for spot in found):

@@ -153,8 +153,11 @@ def _same_images(one: Line, other: Line) -> bool:
     return bool(one["images"] == other["images"]) and digests[1:] in ([], digests[:1])
 
 
-def read_rows(path: Path) -> list[Line]:
-    """The lines of a file of rows. Raises InputError, with its number, for what is none."""
+def read_rows(path: Path, numbers: Sequence[str] = ()) -> list[Line]:
+    """The lines of a file of rows, each with these numbers too.
+
+    Raises InputError, with its number, for a line that is no such row.
+    """
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, ValueError) as exc:  # a folder; bytes that are no UTF-8
@@ -168,7 +171,7 @@ def read_rows(path: Path) -> list[Line]:
             line = json.loads(text)
         except (ValueError, RecursionError):
             line = None
-        if not _is_row(line):
+        if not _is_row(line, numbers):
             raise InputError(
                 f"{path}, line {number}, is no row of the learning table: give a file that "
                 "`python -m prunion.benchmarks.learning` wrote"
@@ -177,11 +180,15 @@ def read_rows(path: Path) -> list[Line]:
     return found
 
 
-def _is_row(line: Any) -> bool:
-    """Whether it has what every row has: a key of backbone, row and seed, and a mean."""
-    if not isinstance(line, dict) or not {"key", "mean"} <= line.keys():
+def _is_row(line: Any, numbers: Sequence[str]) -> bool:
+    """Whether it has what every row has: backbone, row and seed in a key, and its accuracies."""
+    if not isinstance(line, dict) or not isinstance(key := line.get("key"), str):
         return False
-    return isinstance(line["key"], str) and line["key"].count(".") >= 2
+    accuracy = line.get("accuracy")
+    if key.count(".") < 2 or not isinstance(accuracy, dict) or not accuracy:
+        return False
+    figures = [*accuracy.values(), *(line.get(x) for x in ("mean", *numbers))]
+    return all(isinstance(x, (int, float)) for x in figures)
 
 
 def packed(right: np.ndarray) -> str:

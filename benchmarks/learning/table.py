@@ -39,7 +39,10 @@ GOALS = (
 @click.argument("rows", type=FilePath(exists=True, path_type=Path))
 def main(rows: Path) -> None:
     """Print one table for each backbone and number of epochs."""
-    lines = read_rows(rows)
+    lines = read_rows(rows, ("params", "macs", "returned"))
+    for name in sorted({_name(x) for x in lines} - ROWS.keys()):
+        click.echo(f"note: {name} is no row of the plan and is left out", err=True)
+    lines = [x for x in lines if _name(x) in ROWS]
     for (backbone, extra), group in _groups(lines).items():
         click.echo(f"\n{' '.join([backbone, *extra.split('.')]).strip()}:\n")
         click.echo(table(group) + "\n\n" + goals(group))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def test_a_wrong_option_is_told_in_one_line(tmp_path: Path) -> None:
     [
         (b"# no rows\n", "rows.jsonl, line 1, is no row of the learning table"),
         (b'{"key": "resnet18.a", "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning"),
+        (b'{"key": "a.b.c", "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning table"),
         (b'{"key": 3, "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning table"),
         (b"[" * 100_000, "rows.jsonl, line 1, is no row of the learning table"),
         (b"\xff\xfe{", "rows.jsonl cannot be read ('utf-8' codec"),
@@ -51,6 +53,26 @@ def test_a_file_of_something_else_is_told_in_one_line(
     assert result.exit_code == 1
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [frontier, table])
+def test_a_row_without_the_columns_of_a_table_is_told(
+    tmp_path: Path, command: click.Command
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"key": "resnet18.tuned-all.seed0", "mean": 0.5, "accuracy": {"a": 0.5}, "params": 1.0}
+    path.write_text(json.dumps(row), "utf-8")
+    more = ["-o", str(tmp_path / "x.svg")] if command is frontier else []
+    result = CliRunner().invoke(command, [str(path), *more])
+    assert result.exit_code == 1
+    assert "rows.jsonl, line 1, is no row of the learning table" in result.stderr
+    made = row | {"macs": 1.0, "returned": 0}
+    other = made | {"key": "resnet18.mine.seed0"}
+    path.write_text(json.dumps(made) + "\n" + json.dumps(other), "utf-8")
+    if command is table:
+        result = CliRunner().invoke(command, [str(path)])
+        assert "| `tuned-all` | 1 |" in result.stdout
+        assert result.stderr == "note: mine is no row of the plan and is left out\n"
 
 
 def test_every_command_is_of_that_kind() -> None:

@@ -14,7 +14,7 @@ from prunion.runtime.errors import InputError
 
 
 def line(key: str, mean: float, params: float = 0.25, macs: float = 0.6) -> dict[str, Any]:
-    return {"key": key, "mean": mean, "params": params, "macs": macs}
+    return {"key": key, "mean": mean, "accuracy": {"a": mean}, "params": params, "macs": macs}
 
 
 LINES = [

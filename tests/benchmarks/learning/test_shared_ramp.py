@@ -21,6 +21,7 @@ def line(kind: str, budget: str, seed: int, right: int, seconds: float) -> dict[
     return {
         "key": f"{kind}.{budget}.seed{seed}",
         "mean": right / 100,
+        "accuracy": {"a": right / 100},
         "images": {"a": 100},
         "right": {"a": packed(bits)},
         "seconds": seconds,

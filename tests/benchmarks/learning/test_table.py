@@ -103,7 +103,9 @@ def test_every_row_is_a_run_before_the_first_is_trained(
 def test_a_row_of_latency_is_of_one_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "run_row", lambda name, options: {"mean": 0.5})
+    monkeypatch.setattr(
+        rows_module, "run_row", lambda name, options: {"mean": 0.5, "accuracy": {"a": 0.5}}
+    )
     where = ["--data", str(tmp_path), "--weights", str(tmp_path), "-o", str(tmp_path / "o.jsonl")]
     told = CliRunner().invoke(learning, ["tuned-025", "tuned-latency-025", *where])
     assert told.exit_code == 2 and "tuned-latency-025: give --profile" in told.output

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.config import BudgetConfig, RunConfig
+from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig
 from prunion.trainer.cost import (
     PricedBudget,
     Pricer,
@@ -28,8 +28,11 @@ __all__ = [
     "own_budget",
     "own_doubt",
     "own_shortfall",
+    "thinned_train",
     "thins_at_the_cut",
 ]
+
+SETTLES = 3  # of so many epochs of thinning one settles; the others are the ramp
 
 
 def thins_at_the_cut(config: RunConfig) -> bool:
@@ -50,11 +53,42 @@ def own_budget(config: RunConfig, pricer: Pricer, whole: float) -> BudgetConfig:
     return replace(budget, limit=max(budget.limit, least_cost(budget, pricer)))
 
 
+def thinned_train(train: TrainConfig) -> TrainConfig:
+    """How a run goes on that thins its domains after settling, its trunk and union fixed."""
+    settle = max(1, train.own_epochs // SETTLES)
+    return replace(
+        train,
+        own_epochs=0,
+        recipe="prunion",
+        trunk="frozen",
+        trunk_lr=TrainConfig.trunk_lr,  # and all else that says nothing here
+        trunk_optimiser=TrainConfig.trunk_optimiser,
+        trunk_from="start",
+        lr=train.own_lr,
+        warmup=0,
+        ramp=train.own_epochs - settle,
+        settle=settle,
+        average=0.0,
+        sharing="none",
+        sharing_weight="learned",
+        domain_budget=True,
+        cut="domains",
+        settle_with="own",
+        drops="auto",
+        switch_lr=TrainConfig.switch_lr,
+        head_start="random",  # they are learned
+        head_optimiser="adamw",
+        head_lr="auto",
+    )
+
+
 def check_own(config: RunConfig, learns: bool) -> None:
     """Raise ConfigError if domains are to be thinned by what they learn, and they learn nothing."""
     own, train = config.budget.own, config.train
     if own < 1 and train.own_epochs == 1:
         raise ConfigError("[train] own_epochs is 1: give 0, or 2 or more, of which one settles")
+    if own < 1 and train.own_epochs:
+        thinned_train(train)  # what keys say together is checked now, not after the last epoch
     if not thins_at_the_cut(config):
         return
     why = ""

@@ -8,17 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from prunion.trainer.config import BudgetConfig, RunConfig, TrainConfig
 from prunion.trainer.cost import counted_pricer, make_budget
-from prunion.trainer.learning.own_budget import own_budget
+from prunion.trainer.learning.own_budget import own_budget, thinned_train
 from prunion.trainer.learning.own_cover import within
 from prunion.trainer.learning.training import Training
 from prunion.trainer.processes import switch_device
 from prunion.trainer.pruning import thin_recipe
 
 __all__ = ["thinned"]
-
-SETTLES = 3  # of so many of its epochs one settles; the others are the ramp
 
 
 def thinned(training: Training) -> Training:
@@ -30,7 +27,8 @@ def thinned(training: Training) -> Training:
     union = training.alive()
     whole = float(table.macs(union))
     pricer = counted_pricer("macs", table)
-    config = _config(training.config, own_budget(training.config, pricer, whole))
+    own = own_budget(training.config, pricer, whole)
+    config = replace(training.config, train=thinned_train(training.config.train), budget=own)
     budget = make_budget(config.budget, pricer)
     home = switch_device(net.switches.device)
     model = pricer.cost_model().to(home)
@@ -64,35 +62,6 @@ def thinned(training: Training) -> Training:
         recipe=recipe,
         origin=_digest(net.state_dict()),
     )
-
-
-def _config(config: RunConfig, budget: BudgetConfig) -> RunConfig:
-    epochs = config.train.own_epochs
-    settle = max(1, epochs // SETTLES)
-    train = replace(
-        config.train,
-        own_epochs=0,
-        recipe="prunion",
-        trunk="frozen",
-        trunk_lr=TrainConfig.trunk_lr,  # and all else that says nothing here
-        trunk_optimiser=TrainConfig.trunk_optimiser,
-        trunk_from="start",
-        lr=config.train.own_lr,
-        warmup=0,
-        ramp=epochs - settle,
-        settle=settle,
-        average=0.0,
-        sharing="none",
-        sharing_weight="learned",
-        domain_budget=True,
-        cut="domains",
-        settle_with="own",
-        drops="auto",
-        head_start="random",  # they are learned
-        head_optimiser="adamw",
-        head_lr="auto",
-    )
-    return replace(config, train=train, budget=budget)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.config import BudgetConfig, BudgetKind, load_config
+from prunion.trainer.config import BudgetConfig, BudgetKind, TrainConfig, load_config
+from prunion.trainer.config.checks import RecipeName
 from prunion.trainer.cost import least_cost, make_budget, make_pricer
 from prunion.trainer.learning.own_budget import (
     check_reachable,
     own_doubt,
+    thinned_train,
 )
 from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.run import check_run, train_run
@@ -129,3 +131,26 @@ def test_a_union_too_narrow_to_be_thinned_is_told_and_kept(
 def test_a_share_is_asked_for(own: object) -> None:
     with pytest.raises(ConfigError, match="own"):
         BudgetConfig(0.5, own=own)  # type: ignore[arg-type]
+
+
+def test_whatever_a_run_says_can_be_thinned_in_the_end() -> None:
+    """A key that the last epochs do not know ended the run after all the others."""
+    others = {
+        "sharing": "jaccard", "sharing_weight": 0.5, "domain_budget": False, "settle_with": "union",
+        "switch_lr": 5e-5, "drops": (1,), "average": 0.5, "trunk": "frozen", "trunk_lr": 1e-3,
+        "trunk_optimiser": "adamw", "trunk_from": "settle", "lr": 0.1, "head_lr": 0.1,
+        "head_optimiser": "sgd", "head_start": "random", "cut": "domains", "ranking": "random",
+        "switch_every": 2, "switch_travel": 1.0, "method": "ba2", "adapter_rank": 2,
+        "order": "batch", "accumulate": 2, "small_set_decay": 0.1, "label_smoothing": 0.1,
+    }  # fmt: skip
+    tried = 0
+    for recipe in get_args(RecipeName):
+        for key, value in others.items():
+            try:
+                train = TrainConfig(recipe=recipe, own_epochs=3, **{key: value})  # type: ignore[arg-type]
+            except ConfigError:  # refused from the start
+                continue
+            thinned = thinned_train(train)
+            assert (thinned.recipe, thinned.trunk, thinned.epochs) == ("prunion", "frozen", 3)
+            tried += 1
+    assert tried > 70

@@ -65,7 +65,8 @@ class GreedyRecipe(Recipe):
     """Cut a little at a time along the ramp, each time by the importance of the steps since.
 
     What was cut never comes back. Of the learner only its state is used: the scores are 1 where a
-    unit is kept and 0 where not, `square` adds up the squares of ∂L/∂s, `steps` counts them.
+    unit is kept and 0 where not, `square` adds up the squares of ∂L/∂s, `steps` counts them, and
+    `mean` is their mean over the stage before.
 
     Attributes:
         ranking, cost, select, each: as in `OnceRecipe`.
@@ -89,6 +90,7 @@ class GreedyRecipe(Recipe):
         rows = list(domains)
         if int(self.learner.steps.min()) >= STAGE:
             self.learner.scores = self._shrunk(self.schedule.target(step))
+            self.learner.mean = self.learner.square / self.learner.steps
             self.learner.square.zero_()
             self.learner.steps.zero_()
         self.learner.square[rows] += gradient[rows].square()
@@ -100,7 +102,11 @@ class GreedyRecipe(Recipe):
 
     def _shrunk(self, share: float | None) -> torch.Tensor:
         learner, kept = self.learner, self.chosen()
-        importance = (learner.square / learner.steps.clamp(min=1)).sqrt()
+        # A stage that has only begun, or of which a domain has had nothing yet, since its turn is
+        # to come, is filled up from the one before.
+        lacking = (STAGE - learner.steps).clamp(min=0)
+        total = learner.square + learner.mean * lacking
+        importance = (total / (learner.steps + lacking)).sqrt()
         # Each domain's price is of what all keep, as of the union.
         worth = ranked_worth(self.ranking, importance, self.cost, kept.amax(0))
         return shrink(worth, kept, self.select, share, each=self.each)

@@ -165,3 +165,38 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(
         for folder in (whole.parent, tmp_path)
     )
     assert first == second
+
+
+@pytest.mark.parametrize("rounds", [100, 30])
+@pytest.mark.parametrize("cut", ["union", "domains"])
+def test_the_last_cut_asks_every_domain_whosever_turn_it_was(cut: str, rounds: int) -> None:
+    """A domain whose turn was over had nothing to say in it, and lost what it needs."""
+    units = 100
+
+    def select(
+        worth: np.ndarray, used: np.ndarray | None, share: float | None = None
+    ) -> np.ndarray:
+        allowed = np.where(True if used is None else used, worth, -1.0)
+        kept = np.zeros(units, bool)
+        kept[np.argsort(-allowed, kind="stable")[: int(max(0.5, share or 0.5) * units)]] = True
+        return kept if used is None else kept & used
+
+    train = TrainConfig(recipe="greedy", order="epoch", warmup=0, ramp=1, settle=1, cut=cut)  # type: ignore[arg-type]
+    recipe = make_recipe(
+        train,
+        lambda kept: kept.sum() / units,
+        select,
+        beta=0.5,
+        domains=2,
+        units=units,
+        steps_per_epoch=2 * rounds,
+    )
+    needs = torch.full((2, units), 0.01)
+    needs[0, 50:], needs[1, :50] = 2, 1
+    recipe.start(needs.clone())
+    for step in range(2 * rounds):
+        recipe.learn(step, torch.ones_like(needs), needs, [int(step >= rounds)])
+    kept = recipe.cut()
+    assert kept[0, 50:].all()
+    if cut == "domains":
+        assert kept[1, :50].all()

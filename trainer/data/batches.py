@@ -96,6 +96,22 @@ class JointBatches:
             return [self._rounds] * len(self.images)
         return [len(pass_starts(self.images[i], self.config.batch_size)) for i in self._turns()]
 
+    def parts(self, batches: Sequence[Batch]) -> list[Sequence[Batch]]:
+        """A step in the parts that are computed one after the other, for less memory.
+
+        No part holds more than those of the run's own steps: where these have one domain each, so
+        have the parts of a joint step.
+        """
+        count, joint = self.config.accumulate, self.config.order == "joint"
+        together = [batches] if joint else [[batch] for batch in batches]
+        if count == 1:
+            return list(together)
+        return [
+            list(part)
+            for group in together
+            for part in zip(*(batch.split(count) for batch in group), strict=True)
+        ]
+
     def _turns(self) -> list[int]:
         """The domains in the order of their turns."""
         turns = list(range(len(self.images)))
@@ -164,12 +180,12 @@ class JointBatches:
         return found
 
     def _check_slices(self) -> None:
-        parts, fewest = self.config.accumulate, min(self.sizes)
+        parts, fewest = self.config.accumulate, self._fewest()
         if parts > 1 and fewest // parts < MIN_IMAGES:
             raise ConfigError(
                 f"[train] accumulate is {parts}, and a step may hold {fewest} images of a domain, "
                 f"of which BatchNorm needs {MIN_IMAGES} in each part: give at most "
-                f"{fewest // MIN_IMAGES}, or raise batch_size"
+                f"{max(1, fewest // MIN_IMAGES)}, or raise batch_size"
             )
         if not self.processes.slices:
             return
@@ -187,6 +203,13 @@ class JointBatches:
                 f"domain in a step, too few for BatchNorm's statistics below {MIN_IMAGES}: raise "
                 "batch_size, start fewer processes, or set sync_norms = true"
             )
+
+    def _fewest(self) -> int:
+        """Of a domain, the fewest images that a step may hold."""
+        if self.config.order not in BY_PASSES:
+            return min(self.sizes)
+        passes = (np.diff([*pass_starts(n, self.config.batch_size), n]) for n in self.images)
+        return min(*self.sizes, *(int(x.min()) for x in passes))  # joint steps rank the units
 
     def _read(self, draws: list[Draw]) -> list[Batch]:
         batches, before = [], 0

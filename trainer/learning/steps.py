@@ -136,7 +136,7 @@ def add_penalty(
 
 def importance_of(
     net: DomainNet,
-    steps: Iterable[Sequence[Batch]],
+    steps: Iterable[Sequence[Sequence[Batch]]],
     precision: Precision = "fp32",
     processes: Processes = ALONE,
     *,
@@ -145,6 +145,7 @@ def importance_of(
     """Root mean square of ∂L/∂s over batches, `[D, U]`; BatchNorm's statistics stay as they are.
 
     Args:
+        steps: each in the parts that are computed one after the other; their gradients add up.
         whole: with every switch on, or else as the network has them.
         precision: `fp16` measures in float32: there is no knowing yet which scale would do.
     """
@@ -152,16 +153,17 @@ def importance_of(
     precision = "fp32" if precision == "fp16" else precision
     total = torch.zeros_like(net.switches)
     count = total.new_zeros(len(total), 1)
-    for batches in steps:
+    for parts in steps:
         on = torch.ones_like(net.switches) if whole else net.switches.clone()
         on.requires_grad_()
-        forward_backward(net, batches, on, precision=precision)
+        for batches in parts:
+            forward_backward(net, batches, on, precision=precision)
         assert on.grad is not None
         if processes.slices:  # the square is of the whole batch's gradient
             processes.sum([on.grad])
         total += on.grad.square()
-        for batch in batches:
-            count[batch.domain] += 1
+        for domain in {batch.domain for batches in parts for batch in batches}:
+            count[domain] += 1
     net.zero_grad(set_to_none=True)
     for name, buffer in net.trunk.named_buffers():
         buffer.copy_(frozen[name])

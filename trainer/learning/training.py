@@ -210,7 +210,8 @@ class Training:
         steps = islice(self.batches.epoch(self.epoch, joint=True), self.recipe.ranking_steps)
         precision = self.config.train.precision
         whole = self.recipe.starts_whole
-        importance = importance_of(self.net, steps, precision, self.processes, whole=whole)
+        parts = (self.batches.parts(step) for step in steps)
+        importance = importance_of(self.net, parts, precision, self.processes, whole=whole)
         self.recipe.start(importance.to(self.home))
         self.processes.copy_from_first([self.learner.scores])  # where they are drawn
 
@@ -272,9 +273,7 @@ class Training:
         self, batches: Sequence[Batch], switches: torch.Tensor | None
     ) -> StepResult:
         """In as many parts as the run says; gradients add up."""
-        train, count = self.config.train, self.config.train.accumulate
-        split = (b.split(count) for b in batches)
-        parts = list(zip(*split, strict=True)) if count > 1 else [batches]
+        train, parts = self.config.train, self.batches.parts(batches)
         results = []
         for number, part in enumerate(parts, 1):
             with self.shared.exchange(last=number == len(parts)) as through:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import threading
 import time
@@ -10,20 +11,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from prunion.runtime.errors import DataError
+from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import (
+    BY_PASSES,
     DomainConfig,
     InputConfig,
 )
+from prunion.trainer.config.checks import StepOrder
 from prunion.trainer.data import Domain, ImageSet, JointBatches, eval_batches, eval_transform
 from prunion.trainer.data.batches import batch_sizes
 from prunion.trainer.data.image_cache import ImageCache
+from prunion.trainer.data.stream import MIN_IMAGES
 from tests.trainer.data.three import flat, image_set, run, three_domains
 from tests.trainer.images import picture
 
@@ -220,3 +225,34 @@ def test_real_images_load_alike_in_processes_and_threads(tmp_path: Path) -> None
     domain = open_domain(DomainConfig("d", train=(path,), test=(path,)), 0)
     alone, shared = (JointBatches([domain], run(workers=workers)) for workers in (0, 2))
     assert flat(alone.epoch(0)) == flat(shared.epoch(0))
+
+
+@pytest.mark.parametrize("order", get_args(StepOrder))
+def test_every_part_of_every_step_has_enough_for_batchnorm(order: str) -> None:
+    """The last batch of a pass is short: it was cut into single images."""
+    packnet = {"method": "packnet"} if order in ("tasks", "task-passes") else {}
+    for counts, size in itertools.product([(16, 24), (40, 23, 9)], (8, 12, 20)):
+        config = run(size=size)
+        train = replace(config.train, order=order, balance=0.0, **packnet)  # type: ignore[arg-type]
+        sets = [
+            Domain(f"d{i}", ("a",), image_set(n, 0), image_set(4, 0), True, True)
+            for i, n in enumerate(counts)
+        ]
+        domains = tuple(replace(config.domains[0], name=d.name) for d in sets)
+        for parts in (2, 3, 4):
+            own = replace(config, domains=domains, train=replace(train, accumulate=parts))
+            try:
+                batches = JointBatches(sets, own)
+            except ConfigError as exc:
+                assert "images of a domain" in str(exc)
+                continue
+            largest = 0
+            for step in batches.epoch(0):
+                for part in batches.parts(step):
+                    largest = max(largest, sum(len(x.labels) for x in part))
+                    assert all(len(x.labels) >= MIN_IMAGES for x in part)
+            # Those of the joint steps that rank the units are no larger.
+            if order not in BY_PASSES:
+                for step in batches.epoch(0, joint=True):
+                    for part in batches.parts(step):
+                        assert sum(len(x.labels) for x in part) <= largest

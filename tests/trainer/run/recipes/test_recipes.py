@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.steps import estimate_norms
-from prunion.trainer.network import load_checkpoint
+from prunion.trainer.network import DomainNet, load_checkpoint
 from prunion.trainer.pruning import SwitchLearner
 from prunion.trainer.run import train_run
 from tests.trainer.run.recipes.trained import recipe, trained
@@ -224,3 +225,23 @@ def test_a_compiled_trunk_learns_the_same(tmp_path: Path) -> None:
         lines = [json.loads(x) for x in (folder / "out/metrics.jsonl").read_text().splitlines()]
         losses.append([x["loss/warm"] for x in lines if "cost" in x])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("keys", [{"accumulate": 2, "batch_size": 16}, {"order": '"batch"'}])
+def test_ranking_holds_no_more_images_than_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
+    """What fits through warm-up must not run out of memory after it."""
+    features, seen = DomainNet.features, []
+
+    def counted(self: DomainNet, images: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        if self.training and torch.is_grad_enabled():
+            seen.append(len(images))
+        return features(self, images, *args, **more)
+
+    monkeypatch.setattr(DomainNet, "features", counted)
+    trained(tmp_path, warmup=1, ramp=0, settle=0, **keys)
+    steps = max(seen)
+    seen.clear()
+    trained(tmp_path / "ranked", warmup=1, ramp=1, settle=0, **keys)
+    assert max(seen) == steps

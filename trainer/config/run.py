@@ -231,6 +231,12 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
         train = {"warmup": 4, "ramp": 4, "settle": 4, **given}
         seed = value.get("seed", 0)
         check_int("", "seed", seed, 0, 2**32 - 1)
+        for key in ("reference", "feature"):
+            if isinstance(table, dict) and key in table:
+                raise ConfigError(
+                    f"{key_of(f'domains.{name}', key)} is for scores over all domains of a run, "
+                    "and this domain comes alone: remove it"
+                )
         return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None

@@ -26,6 +26,7 @@ from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import SAVED, STATE, open_log, restore, run_epochs
 from prunion.trainer.run.folder import Claim, check_folder, make_folder
+from prunion.trainer.run.record import watch_accuracy, watched_part
 
 __all__ = ["AddedDomain", "add_domain"]
 
@@ -114,9 +115,16 @@ def add_domain(
             make_folder(folder, force=force, resume=resume, claim=claim)
             if resume and (folder / STATE).is_file():
                 facts = restore(training, folder)
+        few = watched_part(training, [domain])
         signals = nullcontext(StopRequest()) if folder is None else stop_signals()
         with signals as stop, open_log(folder, training) as log:
-            run_epochs(training, folder, log, stop, facts)
+
+            def measure() -> dict[str, dict[str, float]]:
+                found = watch_accuracy(training, few)
+                log(training.step, **found, phase=training.phase)
+                return found
+
+            run_epochs(training, folder, log, stop, facts, measure)
             stop.at_once(SAVED)
             shape, workers = training.config.input, train.workers
             accuracy = evaluate(training.net, [domain], shape, workers=workers)

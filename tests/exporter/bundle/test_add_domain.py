@@ -241,3 +241,18 @@ def test_a_finished_run_is_begun_again_without_asking_but_not_its_pack(
     pack.unlink()
     with pytest.raises(PrunionError, match="already holds a run"):
         add_domain_pack(run / "run", run / "late.toml", pack)
+
+
+def test_validation_images_are_watched_and_keys_of_scores_are_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    """They were taken from training and never looked at."""
+    text = (run / "late.toml").read_text()
+    (run / "watched.toml").write_text(text + "validation_holdout = 0.5\n")
+    add_domain_pack(run / "run", run / "watched.toml", tmp_path / "pack")
+    log = [json.loads(x) for x in (tmp_path / "pack.run/metrics.jsonl").read_text().splitlines()]
+    assert len([x for x in log if "validation_accuracy/late" in x]) == 6
+    for key in ("reference", "feature"):
+        (run / "scored.toml").write_text(text + f"{key} = 80\n")
+        with pytest.raises(ConfigError, match=rf"{key} is for scores over all domains of a run"):
+            add_domain_pack(run / "run", run / "scored.toml", tmp_path / "x")

@@ -117,7 +117,9 @@ def _check_latency(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
 def _check(claimed: BudgetAccount, config: BudgetConfig, found: float) -> Iterator[str]:
     if config.is_fraction and not claimed.backbone:
         return  # a bundle from before `backbone` was told: a share of what is not known
-    value = min(1.0, found / claimed.backbone) if config.is_fraction else found
+    value = found / claimed.backbone if config.is_fraction else found
+    if config.is_fraction and (claimed.kind == "bytes" or claimed.value == 1):
+        value = min(1.0, value)  # an earlier prunion told of no more than all of it
     if not np.isclose(value, claimed.value, rtol=1e-9):
         yield f"its {claimed.kind} are {value:.6g}, the manifest's budget says {claimed.value:.6g}"
     whole = config.is_fraction and config.amount == 1

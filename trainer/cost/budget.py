@@ -207,10 +207,13 @@ def budget_account(
     `slices` tells that the cost is of single slices in use, and not of all that the graph holds.
     """
     backbone, profile = budget.pricer.backbone, budget.pricer.profile
+    share = cost / backbone
+    if config.kind == "bytes":  # counted from above, so the whole network may seem to be more
+        share = min(1.0, share)
     account = BudgetAccount(
         kind=budget.pricer.kind,
         asked=config.limit,
-        value=min(1.0, cost / backbone) if config.is_fraction else cost,
+        value=share if config.is_fraction else cost,
         met=bool(cost <= budget.allowed),
         backbone=backbone,
         slices=slices,

@@ -86,12 +86,13 @@ def load_teacher(
                 f"[train] teacher {path} knows other classes of {name}, or in another order: "
                 "give a run of the same data sets"
             )
-    seen, asked = ((x.size, x.mean, x.std) for x in (checkpoint.config.input, run.input))
-    if seen != asked:
-        raise ConfigError(
-            f"[train] teacher {path} was trained with (size, mean, std) {seen}, the run has "
-            f"{asked}: give a teacher that sees the same images"
-        )
+    for key in ("size", "mean", "std", "orientation"):
+        seen, asked = (getattr(config.input, key) for config in (checkpoint.config, run))
+        if seen != asked:
+            raise ConfigError(
+                f"[train] teacher {path} was trained with [input] {key} = {seen}, and this run has "
+                f"{asked}: give a teacher that sees the same images"
+            )
     teacher = checkpoint.net.to(device).to(memory_format=torch.channels_last)
     digest = str(checkpoint.meta["model_sha256"])
     return Teacher(teacher.eval().requires_grad_(False), weight, digest, checkpoint.config)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import BudgetConfig, BudgetKind
-from prunion.trainer.cost import Pricer, counted_pricer, make_budget, make_pricer, select_union
+from prunion.trainer.cost import (
+    Pricer,
+    budget_account,
+    counted_pricer,
+    make_budget,
+    make_pricer,
+    select_union,
+)
 from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 NETS = [domain_net(model()) for model in (Plain, Residual, Depthwise, SqueezeExcite)]
@@ -145,3 +152,13 @@ def test_the_floor_of_every_width_is_kept_before_anything_else() -> None:
     assert prices.of(select_union(score, budget)) <= budget.allowed
     with pytest.raises(ConfigError, match="floor"):
         BudgetConfig(0.5, floor=1.5)
+
+
+@pytest.mark.parametrize("kind", ["params", "macs"])
+def test_a_cost_above_the_backbones_is_told_as_it_is(kind: str) -> None:
+    """Of adapters beside the trunk; it was told as all of the backbone."""
+    config = BudgetConfig(0.9, kind, 1)  # type: ignore[arg-type]
+    budget = make_budget(config, make_pricer(config, NETS[1]))
+    account = budget_account(config, budget, 1.25 * budget.pricer.backbone)
+    assert account.value == pytest.approx(1.25)
+    assert not account.met

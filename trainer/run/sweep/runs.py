@@ -36,6 +36,7 @@ from prunion.trainer.run.sweep.branches import (
     sharing_facts,
     trunk_of,
 )
+from prunion.trainer.run.sweep.checks import check_different, check_pruned
 from prunion.trainer.run.sweep.finished import check_alike, draw_of, is_finished
 from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
 from prunion.trainer.run.train import train_run
@@ -91,7 +92,8 @@ def train_sweep(
     runs = [(config, folder / _name(config)) for config in configs]
     if (folder / METRICS).exists():
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
-    _check_different(runs)
+    check_different(runs)
+    check_pruned(configs)
     for _, place in runs:
         check_folder(place, force=force, resume=resume)
     with Claim(folder) as claim:
@@ -181,18 +183,6 @@ def train_with_baseline(
 
 def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"  # of torchrun's processes
-
-
-def _check_different(runs: Sequence[Run]) -> None:
-    """Refuse two runs of one seed and budget, however that is written: 1M and 1000000."""
-    seen: dict[tuple[int, bool, float], Path] = {}
-    for config, place in runs:
-        budget = config.budget
-        other = seen.setdefault((config.seed, budget.is_fraction, budget.amount), place)
-        if other is not place:
-            raise PrunionError(
-                f"{other.name} and {place.name} have the same seed and budget: leave one out"
-            )
 
 
 def _train_seed(

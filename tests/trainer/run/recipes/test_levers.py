@@ -77,8 +77,11 @@ def test_a_teacher_of_other_domains_is_refused(finished: Path) -> None:
         load(taught, cold=cold, warm=warm)
     with pytest.raises(ConfigError, match="knows other classes of cold"):
         load(taught, warm=warm, cold=("red", "green", "blue"))
-    with pytest.raises(ConfigError, match=r"trained with \(size, mean, std\) \(\(16, 16\)"):
+    with pytest.raises(ConfigError, match=r"trained with \[input\] size = \(16, 16\)"):
         load(taught, size=24, warm=warm, cold=cold)
+    run = replace(run, input=replace(run.input, orientation="ignore"))
+    with pytest.raises(ConfigError, match=r"trained with \[input\] orientation = exif"):
+        load(taught, warm=warm, cold=cold)
     with pytest.raises(PrunionError, match=r"holds no checkpoint\.json"):
         load(replace(taught, teacher=str(finished.parent)), warm=warm, cold=cold)
 

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from prunion.runtime.errors import BudgetError, PrunionError
+from prunion.runtime.errors import BudgetError, ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.run import RunResult, train_run, train_sweep, train_with_baseline
@@ -107,3 +107,12 @@ def test_no_run_with_force_removes_a_baseline_under_way(
 
     monkeypatch.setattr(runs, "train_run", second)
     assert train_with_baseline(config, out).baseline is not None
+
+
+def test_several_budgets_of_what_prunes_nothing_are_refused(tmp_path: Path) -> None:
+    """The same network was trained once for each, and drawn as a frontier."""
+    run_file = tiny_run(tmp_path, **SHORT, method='"norms"', trunk='"frozen"')
+    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
+    with pytest.raises(ConfigError, match=r'2 limits, and \[train\] method is "norms"'):
+        train_sweep(configs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,33 @@
+"""Which runs cannot be one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunion.runtime.errors import ConfigError, PrunionError
+from prunion.trainer.config import RunConfig
+
+__all__ = ["check_different", "check_pruned"]
+
+
+def check_different(runs: Sequence[tuple[RunConfig, Path]]) -> None:
+    """Refuse two runs of one seed and budget, however that is written: 1M and 1000000."""
+    seen: dict[tuple[int, bool, float], Path] = {}
+    for config, place in runs:
+        budget = config.budget
+        other = seen.setdefault((config.seed, budget.is_fraction, budget.amount), place)
+        if other is not place:
+            raise PrunionError(
+                f"{other.name} and {place.name} have the same seed and budget: leave one out"
+            )
+
+
+def check_pruned(configs: Sequence[RunConfig]) -> None:
+    """Refuse several budgets for a method that keeps all: each run would be the same again."""
+    train, limits = configs[0].train, {str(config.budget.limit) for config in configs}
+    if len(limits) > 1 and not train.traits.prunes and train.granularity == "channel":
+        raise ConfigError(
+            f'--budget has {len(limits)} limits, and [train] method is "{train.method}" '
+            f"({train.traits.what}), which prunes to none of them: give one"
+        )

@@ -14,13 +14,14 @@ from prunion.exporter.graph import rehearse_export
 from prunion.exporter.tables import check_handed, plain, values_of
 from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import RunConfig, load_config
+from prunion.trainer.config import BudgetConfig, RunConfig, load_config
 from prunion.trainer.run import (
     OnProgress,
     RunResult,
     Shared,
     SweepResult,
     Watch,
+    check_resumes,
     train_run,
     train_sweep,
     train_with_baseline,
@@ -75,6 +76,8 @@ def train(
     """
     config, run_file, folder = _asked(config, output)
     check_handed(config, datasets or {})
+    if resume:
+        check_resumes(folder)
     if baseline:
         check_baseline(config)
     go = train_with_baseline if baseline else train_run
@@ -171,9 +174,7 @@ def prune(
         force: as for `train`.
         resume: as for `train`.
         baseline: as for `train`.
-        track: as for `train`.
-        on_step: as for `train`.
-        on_epoch: as for `train`.
+        track, on_step, on_epoch: as for `train`.
 
     Raises:
         ConfigError: a key is missing, unknown or out of range.
@@ -194,6 +195,8 @@ def prune(
         **_keys("backbone", tables.pop("backbone", {})),
     }
     given = _keys("input", tables.pop("input", {}))
+    if size is not None and "size" in given:
+        raise ConfigError(f"size is {shown(size)}, and input has a size too: give one of them")
     config = {
         **tables,
         "backbone": backbone,
@@ -243,6 +246,8 @@ def _budget(value: Any) -> dict[str, Any]:
     if "limit" in value or len(value) != 1:
         return dict(value)
     ((kind, limit),) = value.items()
+    if kind in vars(BudgetConfig(1.0)):
+        return dict(value)  # its limit is missing, which is told
     return {"kind": kind, "limit": limit}
 
 

@@ -84,11 +84,10 @@ def train(
     """Train and prune a network as RUN.toml says."""
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
-    from prunion.runtime.errors import PrunionError
     from prunion.trainer.config import load_config
     from prunion.trainer.learning import exit_when_stopped
-    from prunion.trainer.processes import restarted
     from prunion.trainer.run import (
+        check_resumes,
         closing_table,
         sweep_table,
         train_run,
@@ -106,11 +105,8 @@ def train(
         raise click.UsageError("--baseline goes with one run: give --budget 1 as well instead")
     if baseline:
         check_baseline(runs[0])
-    # A list's runs may be new, and torchrun gives a run that it starts anew the same options.
-    if resume and len(runs) == 1 and not folder.exists() and not restarted():
-        raise PrunionError(
-            f"{folder} holds no run to resume: correct -o, or leave out --resume to begin one"
-        )
+    if resume and len(runs) == 1:
+        check_resumes(folder)
     with exit_when_stopped():
         if len(runs) > 1:
             swept = train_sweep(

@@ -110,6 +110,15 @@ def test_callbacks_hear_of_every_step_and_epoch(pruned: Any) -> None:
     assert {"loss/noise", "cost"} <= steps[0].figures.keys()
     assert epochs[0].figures["before"].keys() == {"paint", "noise", "both"}
     assert [now.phase for now in epochs] == ["warmup", "ramp", "settle"]
+    assert epochs[2].figures["test_part_accuracy"].keys() == {"paint", "noise", "both"}
+
+
+def test_what_is_said_twice_or_half_is_refused(tmp_path: Path) -> None:
+    sets, out = {"noise": Noise()}, tmp_path / "out"
+    with pytest.raises(ConfigError, match="size is 16, and input has a size too"):
+        prunion.prune(Residual(), sets, 0.5, out, size=16, input={"size": 32})
+    with pytest.raises(ConfigError, match="limit is missing"):
+        prunion.prune(Residual(), sets, {"kind": "macs"}, out, size=16)
 
 
 def test_what_a_callback_raises_ends_the_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -18,6 +19,8 @@ class Batch:
             rest.
         others: labels of what the images are mixed with, int64 `[n]`; None where nothing is mixed.
         kept: share of every image that is its own, and of its label.
+        parts: how many of the images, one after the other, are of each part of the step; empty
+            where it has one part.
     """
 
     domain: int
@@ -26,14 +29,15 @@ class Batch:
     share: float = 1.0
     others: torch.Tensor | None = None
     kept: float = 1.0
+    parts: tuple[int, ...] = ()
 
-    def split(self, count: int) -> list[Batch]:
-        """Its images dealt out to `count` batches, of which the last may have none."""
-        if count == 1:
+    def split(self) -> list[Batch]:
+        """Its parts, of which some may have no images: other processes have these."""
+        if not self.parts:
             return [self]
-        whole = len(self.labels)
-        parts = [slice(i, whole, count) for i in range(count)]
-        shares = [self.share * len(range(*p.indices(whole))) / max(1, whole) for p in parts]
+        whole, ends = len(self.labels), list(accumulate(self.parts))
+        parts = [slice(end - size, end) for end, size in zip(ends, self.parts, strict=True)]
+        shares = [self.share * size / max(1, whole) for size in self.parts]
         return [
             replace(
                 self,
@@ -41,6 +45,7 @@ class Batch:
                 labels=self.labels[part],
                 others=None if self.others is None else self.others[part],
                 share=share,
+                parts=(),
             )
             for part, share in zip(parts, shares, strict=True)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -102,15 +103,10 @@ class JointBatches:
         No part holds more than those of the run's own steps: where these have one domain each, so
         have the parts of a joint step.
         """
-        count, joint = self.config.accumulate, self.config.order == "joint"
+        joint = self.config.order == "joint"
         together = [batches] if joint else [[batch] for batch in batches]
-        if count == 1:
-            return list(together)
-        return [
-            list(part)
-            for group in together
-            for part in zip(*(batch.split(count) for batch in group), strict=True)
-        ]
+        split = ([batch.split() for batch in group] for group in together)
+        return [list(part) for parts in split for part in zip(*parts, strict=True)]
 
     def _turns(self) -> list[int]:
         """The domains in the order of their turns."""
@@ -196,7 +192,7 @@ class JointBatches:
                 f"torchrun started {count} processes, and a step of this run may hold {least} "
                 f"images: start at most {least}, or raise [train] batch_size"
             )
-        fewest = min(self.sizes) // count if joint else least // count
+        fewest = (min(self.sizes) if joint else least) // parts // count
         if not self.config.sync_norms and fewest < MIN_IMAGES:
             raise ConfigError(
                 f"[train] sync_norms is false, and a process would have {fewest} images of a "
@@ -212,12 +208,18 @@ class JointBatches:
         return min(*self.sizes, *(int(x.min()) for x in passes))  # joint steps rank the units
 
     def _read(self, draws: list[Draw]) -> list[Batch]:
-        batches, before = [], 0
+        """What is this process's of a step, part by part: each part is dealt out to all of them."""
+        batches, before, count = [], 0, self.config.accumulate
         for draw in draws:
+            own, sizes = [], []
+            for number in range(count):
+                part = np.arange(number, len(draw.images), count)
+                own.append(part[self.processes.slice_of(before, len(part))])
+                sizes.append(len(own[-1]))
+                before += len(part)
             if self.processes.reads(draw.domain):
-                part = self.processes.slice_of(before, len(draw.images))
-                batches.append(self._streams[draw.domain].read(draw, part))
-            before += len(draw.images)
+                batch = self._streams[draw.domain].read(draw, np.concatenate(own))
+                batches.append(replace(batch, parts=tuple(sizes)) if count > 1 else batch)
         return batches
 
 

@@ -68,15 +68,14 @@ class Stream:
         parts = np.split(self._order(number), pass_starts(len(self.images), size)[1:])
         return [Draw(domain, np.full(len(part), number), part) for part in parts]
 
-    def read(self, draw: Draw, part: slice) -> Batch:
-        """The images of one batch that are in `part` of it."""
+    def read(self, draw: Draw, part: np.ndarray) -> Batch:
+        """The images of one batch at the places `part` `[n]` of it, in that order."""
         own = draw.part(part)
         share, mix = len(own.images) / len(draw.images), self._mix(draw)
         if mix is None or not len(own.images):
             return Batch(draw.domain, *self._read(own), share)
         # How a batch is mixed depends on the whole of it, so partners may lie outside the part.
-        places = np.arange(len(draw.images))[part]
-        needed, found = np.unique([places, mix.partners[part]], return_inverse=True)
+        needed, found = np.unique([part, mix.partners[part]], return_inverse=True)
         images, labels = self._read(draw.part(needed))
         mine, theirs = found.reshape(2, -1)
         mixed = mix(images[mine], images[theirs])

@@ -5,6 +5,7 @@ from .epochs import STATE as STATE
 from .epochs import OnProgress as OnProgress
 from .epochs import Progress as Progress
 from .epochs import Watch as Watch
+from .folder import check_resumes as check_resumes
 from .folder import foreign_to_run as foreign_to_run
 from .later_domain import AddedDomain as AddedDomain
 from .later_domain import add_domain as add_domain

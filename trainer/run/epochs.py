@@ -218,7 +218,7 @@ def run_epochs(
                 raise stop.stopped(
                     f"after {training.step} of {total} steps, all saved: go on with --resume"
                 )
-            tell(watch.on_epoch, training.step, {**usage, **facts})
+            tell(watch.on_epoch, training.step, {**usage, **measured, **facts})
 
 
 def _fit_heads(training: Training) -> None:

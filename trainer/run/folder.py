@@ -14,9 +14,17 @@ from pathlib import Path
 from prunion.runtime.base import check_output, json_of, lock_folder, replace_file, strangers
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.network import foreign_to_checkpoint
+from prunion.trainer.processes import restarted
 from prunion.trainer.run.metrics import RUNS
 
-__all__ = ["Claim", "check_folder", "drop_lines_after", "foreign_to_run", "make_folder"]
+__all__ = [
+    "Claim",
+    "check_folder",
+    "check_resumes",
+    "drop_lines_after",
+    "foreign_to_run",
+    "make_folder",
+]
 
 RUN_FILE, LOG, STATE = "run.toml", "metrics.jsonl", "state.safetensors"
 FILES = (LOG, STATE, "own.safetensors", "graph.json", "record.json", RUNS)
@@ -89,6 +97,8 @@ def check_folder(
             holds none.
         OutputError: it cannot be written.
     """
+    if force and resume:
+        raise PrunionError("force starts anew and resume goes on: give one of them")
     if folder.exists() and not folder.is_dir():
         raise PrunionError(f"{folder} is a file: give -o a folder")
     if resume and folder.exists():
@@ -100,6 +110,18 @@ def check_folder(
     check_output(folder, force=True, wrote=_any if resume else foreign_to_run, inputs=read)
     if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder} may not be written: choose another place with -o")
+
+
+def check_resumes(folder: Path) -> None:
+    """Raise PrunionError if there is nothing to resume, which would train from the first step.
+
+    Not for lists of runs, of which some may be new. torchrun gives a run that it starts anew the
+    same options.
+    """
+    if not folder.exists() and not restarted():
+        raise PrunionError(
+            f"{folder} holds no run to resume: correct -o, or leave out --resume to begin one"
+        )
 
 
 def _why_taken(folder: Path) -> str:

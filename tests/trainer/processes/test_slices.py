@@ -229,3 +229,40 @@ def test_alone_holds_everything() -> None:
     assert not Processes(0, 1, "images").slices
     assert Processes(1, 2).reads(1) and not Processes(1, 2).reads(0)
     assert Processes(1, 2, "images").reads(0)
+
+
+@pytest.mark.parametrize("count", [2, 5, 6, 8])
+@pytest.mark.parametrize(("size", "parts"), [(12, 3), (16, 4), (32, 8), (14, 3)])
+def test_parts_are_those_of_one_process_and_no_domain_lacks_images_of_one(
+    tmp_path: Path, count: int, size: int, parts: int
+) -> None:
+    """Each process split its own slice: the last parts of all of them could be empty at once."""
+    keys = {"batch_size": size, "accumulate": parts, "balance": 0.0}
+    config = load_config(tiny_run(tmp_path, **keys))
+    domains = open_domains(config.domains, config.seed)
+
+    def images(processes: Processes) -> list[list[list[list[float]]]]:
+        """Of every step, part and domain: what tells its images apart."""
+        batches = JointBatches(domains, config, processes=processes)
+        return [
+            [[b.images.double().sum((1, 2, 3)).tolist() for b in part] for part in batches.parts(x)]
+            for x in batches.epoch(0)
+        ]
+
+    whole, each = images(ALONE), [images(Processes(i, count, "images")) for i in range(count)]
+    for step, of_parts in enumerate(whole):
+        assert len(of_parts) == parts
+        for part, of_domains in enumerate(of_parts):
+            for domain, own in enumerate(of_domains):
+                assert len(own) >= 4
+                found = chain.from_iterable(x[step][part][domain] for x in each)
+                assert sorted(found) == pytest.approx(sorted(own))
+
+
+def test_statistics_of_its_own_need_enough_images_in_every_part(tmp_path: Path) -> None:
+    keys = {"batch_size": 32, "accumulate": 4, "balance": 0.0, "sync_norms": "false"}
+    config = load_config(tiny_run(tmp_path, **keys))
+    domains = open_domains(config.domains, config.seed)
+    JointBatches(domains, config, processes=Processes(0, 2, "images"))
+    with pytest.raises(ConfigError, match="a process would have 2 images of a domain"):
+        JointBatches(domains, config, processes=Processes(0, 4, "images"))

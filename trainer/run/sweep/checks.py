@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig
+from prunion.trainer.run.sweep.branches import Shared
 
-__all__ = ["check_different", "check_pruned"]
+__all__ = ["check_different", "check_pruned", "check_shared"]
 
 
 def check_different(runs: Sequence[tuple[RunConfig, Path]]) -> None:
@@ -31,3 +34,10 @@ def check_pruned(configs: Sequence[RunConfig]) -> None:
             f'--budget has {len(limits)} limits, and [train] method is "{train.method}" '
             f"({train.traits.what}), which prunes to none of them: give one"
         )
+
+
+def check_shared(shared: str) -> None:
+    """Raise ConfigError for what runs cannot share."""
+    if shared not in get_args(Shared):
+        words = " or ".join(f'"{word}"' for word in get_args(Shared))
+        raise ConfigError(f"share is {shown(shared)}: use {words}")

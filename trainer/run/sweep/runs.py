@@ -36,7 +36,7 @@ from prunion.trainer.run.sweep.branches import (
     sharing_facts,
     trunk_of,
 )
-from prunion.trainer.run.sweep.checks import check_different, check_pruned
+from prunion.trainer.run.sweep.checks import check_different, check_pruned, check_shared
 from prunion.trainer.run.sweep.finished import check_alike, draw_of, is_finished
 from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
 from prunion.trainer.run.train import train_run
@@ -94,6 +94,7 @@ def train_sweep(
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
     check_different(runs)
     check_pruned(configs)
+    check_shared(shared)
     for _, place in runs:
         check_folder(place, force=force, resume=resume)
     with Claim(folder) as claim:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from prunion import train
 from prunion.runtime.cli.main import cli
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.learning import Training
@@ -37,6 +38,12 @@ def test_resume_of_no_run_is_refused_and_a_restart_is_not(
         told = CliRunner().invoke(cli, line)
         assert told.exit_code == 1 and not out.exists()
         assert "holds no run to resume" in told.output + capfd.readouterr().err
+        for resumed in (
+            lambda: train(run_file, out, resume=True),
+            lambda: train(run_file, tmp_path, force=True, resume=True),
+        ):
+            with pytest.raises(PrunionError, match=r"no run to resume|give one of them"):
+                resumed()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert CliRunner().invoke(cli, line).exit_code == 0
 

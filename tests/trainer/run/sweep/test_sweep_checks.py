@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from prunion import sweep
 from prunion.runtime.errors import BudgetError, ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.learning import Training
@@ -107,6 +108,13 @@ def test_no_run_with_force_removes_a_baseline_under_way(
 
     monkeypatch.setattr(runs, "train_run", second)
     assert train_with_baseline(config, out).baseline is not None
+
+
+def test_what_runs_cannot_share_is_refused(tmp_path: Path) -> None:
+    """Any other word meant "warm-up"."""
+    with pytest.raises(ConfigError, match=r"share is 'Ramp': use"):
+        sweep(tiny_run(tmp_path, **SHORT), tmp_path / "out", budgets=(0.7, 0.4), share="Ramp")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_budgets_of_what_prunes_nothing_are_refused(tmp_path: Path) -> None:

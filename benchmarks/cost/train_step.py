@@ -10,7 +10,7 @@ images, interleaved in one run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,10 @@ class RandomBatches:
     def epoch(self, epoch: int, start: int = 0, *, joint: bool = True) -> Iterator[list[Batch]]:
         """The steps from `start` on."""
         return (list(step) for step in self.steps[start:])
+
+    def parts(self, batches: Sequence[Batch]) -> list[Sequence[Batch]]:
+        """A step as one part."""
+        return [batches]
 
 
 def ratio(

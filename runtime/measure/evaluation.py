@@ -113,7 +113,7 @@ def evaluate(
     A class is known by its name; the images go through what `Model.predict` does to them.
 
     Args:
-        bundle: a bundle's path, or a loaded model, which keeps what it was loaded with.
+        bundle: a bundle's path, or a loaded model, which is left as it was.
         data: a folder of class folders, or one or several Parquet files.
         domain: whose images they are; may be left out where the bundle has one domain.
         backend: as of `load`.
@@ -140,9 +140,9 @@ def evaluate(
         if isinstance(bundle, Model)
         else load(bundle, backend, precision=precision, threads=threads)
     )
+    added: list[str] = []
     try:
-        for pack in packs:
-            model.add_domain(pack)
+        added.extend(model.add_domain(pack) for pack in packs)
         domain = _domain(model, domain)
         classes, form = model.classes(domain), model.sessions.form
         skipped: dict[str, int] = {}
@@ -182,7 +182,10 @@ def evaluate(
             pack_sha256=pack,
         )
     finally:
-        if not given:
+        if given:
+            for name in added:
+                model.remove_domain(name)
+        else:
             model.close()
 
 

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from prunion.runtime.base import default_threads, keep_freed_memory
+from prunion.runtime.base import default_threads, keep_freed_memory, shown
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, TrainConfig
 
@@ -15,6 +15,7 @@ __all__ = [
     "keep_to_quota",
     "prepare_device",
     "prepare_torch",
+    "processes_started",
     "switch_device",
 ]
 
@@ -48,9 +49,20 @@ def device_named(name: str, train: TrainConfig | None = None) -> str:
     return name
 
 
+def processes_started() -> int:
+    """How many processes `torchrun` started; 1 without it. Raises ConfigError for no number."""
+    told = os.environ.get("WORLD_SIZE", "1")
+    if not (told.isascii() and told.isdigit() and int(told)):
+        raise ConfigError(
+            f"the environment's WORLD_SIZE is {shown(told)}, no number of processes: start with "
+            "torchrun, which sets it, or unset it"
+        )
+    return int(told)
+
+
 def _too_much_for_apple(train: TrainConfig | None) -> str:
     """What of a run an Apple GPU cannot do, as a refusal; "" if it can do all of it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes_started() > 1:
         return (
             'device = "mps", and torchrun started several processes, which cannot share an Apple '
             'GPU: start one, or use device = "cpu"'

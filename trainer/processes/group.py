@@ -22,8 +22,10 @@ from torch import distributed, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import Placement, TrainConfig
+from prunion.trainer.processes.device import processes_started
 
 __all__ = ["ALONE", "Processes", "joined_processes", "restarted"]
 
@@ -174,10 +176,10 @@ def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[
 
     Raises:
         ConfigError: each has whole domains, and there are more processes than domains, or a step
-            holds one domain only.
+            holds one domain only; or the environment is not torchrun's.
         PrunionError: another process ended before the run did.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = processes_started()
     if size == 1:
         yield ALONE
         return
@@ -213,7 +215,13 @@ def _meeting_point() -> tuple[Store, int]:
 
     Made anew for a second group, one process could meet the other at the old one as it closes.
     """
-    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    try:
+        store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    except ValueError as exc:
+        raise ConfigError(
+            f"the environment has WORLD_SIZE, and not all that torchrun sets beside it "
+            f"({reason_of(exc)}): start with torchrun, or unset WORLD_SIZE"
+        ) from None
     return store, rank
 
 

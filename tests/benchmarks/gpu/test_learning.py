@@ -23,7 +23,9 @@ def test_the_plan_names_rows_that_there_are_and_none_twice() -> None:
 
 def test_failed_rows_are_named_and_late_ones_not_begun(tmp_path: Path) -> None:
     common = ["--data", str(tmp_path), "--weights", str(tmp_path)]
-    (tmp_path / "a.jsonl").write_text('{"key": "resnet18.tuned-all.seed0", "mean": 0.5}\n', "utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        '{"key": "resnet18.tuned-all.seed0", "mean": 0.5, "accuracy": {"a": 0.5}}\n', "utf-8"
+    )
     done = LearningTask("a", ("--seed", "0", "tuned-all"))
     fails = LearningTask("a", ("--seed", "1", "no-such-row"))
     assert run_tasks([done, fails], tmp_path, common, 2, 1) == (["a: --seed 1 no-such-row"], 0)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 from prunion.runtime import measure
 from prunion.runtime.base import machine
 from prunion.runtime.batching.decode import Decoder
+from prunion.runtime.bundle import open_bundle, write_pack
 from prunion.runtime.cli import evaluation
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import open_labelled
 from prunion.runtime.measure import evaluate
+from prunion.runtime.model import load
 from tests.runtime.cli.command_line import invoke, one_error_line
 
 
@@ -140,3 +143,14 @@ def test_images_are_decoded_within_the_quota(
     evaluate(bundle_path, table, "digits")
     Decoder().close()
     assert asked == [1, 1, 1]
+
+
+def test_a_loaded_model_is_left_as_it_was(bundle_path: Path, table: Path, tmp_path: Path) -> None:
+    """Its packs stayed in it, and the same call once more ended in a name that was taken."""
+    model, pack = load(bundle_path, "cpu", threads=1), open_bundle(bundle_path).pack("digits")
+    write_pack(tmp_path / "more.safetensors", replace(pack, name="more"))
+    before = model.domains
+    for _ in range(2):
+        found = evaluate(model, table, "more", packs=[tmp_path / "more.safetensors"])
+        assert found.figures.domain == "more"
+        assert model.domains == before

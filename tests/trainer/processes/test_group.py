@@ -182,6 +182,18 @@ def test_what_cannot_be_shared_is_refused(
         pass
 
 
+@pytest.mark.parametrize(
+    ("size", "said"), [("two", "no number of processes"), ("2", "not all that torchrun sets")]
+)
+def test_an_environment_that_is_not_torchruns_is_told(
+    size: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match=said), joined_processes(2, TrainConfig(), "cpu"):
+        pass
+
+
 def test_gradients_are_summed_whatever_iterable_gives_the_parameters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

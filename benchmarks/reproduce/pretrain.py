@@ -92,7 +92,7 @@ def pretrain_trunk(
     # What is there beside a state is that run's own, of before it was stopped.
     may = force or (resume and (folder / STATE).is_file())
     was = check_output(output, force=may, wrote=_foreign)
-    train(config, folder, force=force, resume=resume)
+    train(config, folder, force=force, resume=resume and folder.exists())
     on_first(lambda: _write(folder, output, images, was))
     return read_source(output)
 

@@ -100,8 +100,8 @@ class JointBatches:
     def parts(self, batches: Sequence[Batch]) -> list[Sequence[Batch]]:
         """A step in the parts that are computed one after the other, for less memory.
 
-        No part holds more than those of the run's own steps: where these have one domain each, so
-        have the parts of a joint step.
+        Also of a joint step in a run whose own steps hold one domain each: its parts hold one, too,
+        so that ranking takes no more memory than training.
         """
         joint = self.config.order == "joint"
         together = [batches] if joint else [[batch] for batch in batches]

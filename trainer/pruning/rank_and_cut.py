@@ -102,8 +102,8 @@ class GreedyRecipe(Recipe):
 
     def _shrunk(self, share: float | None) -> torch.Tensor:
         learner, kept = self.learner, self.chosen()
-        # A stage that has only begun, or of which a domain has had nothing yet, since its turn is
-        # to come, is filled up from the one before.
+        # The last cut may come amid a stage, of which a domain has had few steps or, where domains
+        # take turns, none: what it lacks comes from its stage before.
         lacking = (STAGE - learner.steps).clamp(min=0)
         total = learner.square + learner.mean * lacking
         importance = (total / (learner.steps + lacking)).sqrt()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from prunion.runtime.errors import ConfigError
 
-__all__ = ["IMAGES", "ExportOptions"]
+__all__ = ["GOES_WITH", "IMAGES", "ExportOptions", "check_ir"]
 
 OPSETS = range(13, 22)
 HEADS = ("gathered", "concatenated")
 IMAGES = ("float32", "float16")
+GOES_WITH = {"fp16_image": "fp16", "int8_max_drop": "int8", "int8_images": "int8"}
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Choices of one export; checked on creation. Raises ConfigError.
+    """Choices of one export; checked on creation, also that each means something beside the others.
+
+    Raises ConfigError.
 
     Attributes:
         opset: ONNX operator set, 13 … 21.
@@ -57,6 +60,12 @@ class ExportOptions:
             raise ConfigError(f"no heads {self.heads!r}: use {' or '.join(HEADS)}")
         if self.fp16_image not in IMAGES:
             raise ConfigError(f"no image type {self.fp16_image!r}: use {' or '.join(IMAGES)}")
+        if self.ir is not None:
+            check_ir(self.ir, self.opset)
+        if isinstance(self.domains, str):
+            raise ConfigError(
+                f"domains {self.domains!r}: give a tuple of names, ({self.domains!r},)"
+            )
         if self.domains is not None and self.specialise is not None:
             raise ConfigError("--domains keeps several domains, --specialise one: give one of them")
         if self.domains is not None and not self.domains:
@@ -69,8 +78,28 @@ class ExportOptions:
             )
         if self.int8_images < 1:
             raise ConfigError(f"--int8-images {self.int8_images}: give 1 or more for each domain")
+        usual = {field.name: field.default for field in fields(self)}
+        for name, needed in GOES_WITH.items():
+            if getattr(self, name) != usual[name] and not getattr(self, needed):
+                raise ConfigError(f"{name} means nothing without {needed}: give {needed}=True too")
+        if self.heads != usual["heads"] and self.specialise is not None:
+            raise ConfigError("heads means nothing with specialise, of one domain alone")
 
     def size(self, graph: int) -> int:
         """About the bytes of a bundle whose fp32 graph has `graph`, packs apart."""
         graphs = graph * (1.0 + 0.5 * self.fp16 + 0.3 * self.int8)
         return int(graphs * (1 + self.uint8) + graph * self.torch)
+
+
+def check_ir(ir: int, opset: int) -> None:
+    """Raise ConfigError for a file version that the opset does not go with, before the work."""
+    import onnx
+    from onnx import helper
+
+    imported = [helper.make_opsetid("", opset)]
+    oldest = helper.find_min_ir_version_for(imported, ignore_unknown=True)
+    if not oldest <= ir <= onnx.IR_VERSION:
+        raise ConfigError(
+            f"--ir {ir} does not go with opset {opset}, which takes {oldest}..{onnx.IR_VERSION}: "
+            f"give --ir {oldest} or more, or leave it out."
+        )

@@ -14,7 +14,7 @@ from prunion.exporter.graph import rehearse_export
 from prunion.exporter.tables import check_handed, plain, values_of
 from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import BudgetConfig, RunConfig, load_config
+from prunion.trainer.config import BudgetConfig, RunConfig, domain_parts, load_config
 from prunion.trainer.run import (
     OnProgress,
     RunResult,
@@ -162,9 +162,10 @@ def prune(
     Args:
         model: from images `[N, 3, H, W]` to one tensor.
         domains: each one's images by its name: a folder of class folders, or of `train` and `test`
-            with class folders in them; a Parquet file; a `torch.utils.data.Dataset`; two of these,
-            `(train, test)`; or the keys of `[domains.NAME]` as a dict. Without test images a tenth
-            of the training images is held out.
+            (or `val`) with class folders in them, as `prunion init` reads it; a Parquet file; a
+            `torch.utils.data.Dataset`; two of these, `(train, test)`; or the keys of
+            `[domains.NAME]` as a dict. Without test images a tenth of the training images is held
+            out.
         budget: a share of the network's parameters; else one kind and its limit, such as
             `{"macs": 0.5}`, or the keys of `[budget]`.
         output: the run folder; `runs/NAME`, of the model's class, without one.
@@ -273,10 +274,7 @@ def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...] | No
             sets = _sets([table.pop(part, None) for part in PARTS])
             table = {"source": "python", **table}
     elif _is_paths(value) and not isinstance(value, (tuple, list)):
-        folder = Path(value)
-        parts = {part: str(folder / part) for part in ("train", "test")}
-        both = all(Path(part).is_dir() for part in parts.values())
-        table = parts if both else {"train": str(folder)}
+        table = {part: str(path) for part, path in domain_parts(Path(value)).items()}
     else:
         given = dict(zip(PARTS, _sets(value), strict=False))
         table = {part: images for part, images in given.items() if images is not None}

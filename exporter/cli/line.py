@@ -6,15 +6,12 @@ from collections.abc import Mapping
 
 import click
 
+from prunion.exporter.options import GOES_WITH, check_ir
+from prunion.runtime.errors import ConfigError
+
 __all__ = ["check_export_line"]
 
-GOES_WITH = {
-    "triton_precision": "triton",
-    "triton_domains": "triton",
-    "fp16_image": "fp16",
-    "int8_max_drop": "int8",
-    "int8_images": "int8",
-}
+ALONG = {"triton_precision": "triton", "triton_domains": "triton", **GOES_WITH}
 OF_A_BUNDLE = {"source", "triton", "triton_precision", "triton_domains", "force", "as_json"}
 OF_TRAINED = {  # what a RUN.toml cannot have, and why
     "int8": "there are no images to calibrate it on",
@@ -39,13 +36,16 @@ def check_export_line(ctx: click.Context, *, bundle: bool) -> None:
         _check_bundle_line(str(values["source"]), given)
     elif "output" not in given:
         raise click.UsageError("Missing option '-o' / '--output': the bundle to write.")
-    for name in sorted(given & GOES_WITH.keys()):
-        if not values[GOES_WITH[name]]:
+    for name in sorted(given & ALONG.keys()):
+        if not values[ALONG[name]]:
             raise click.UsageError(
-                f"{_option(name)} means nothing without {_option(GOES_WITH[name])}: give both."
+                f"{_option(name)} means nothing without {_option(ALONG[name])}: give both."
             )
     if values["ir"] is not None:
-        _check_ir(int(str(values["ir"])), int(str(values["opset"])))
+        try:
+            check_ir(int(str(values["ir"])), int(str(values["opset"])))
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from None
     if "heads" in given and "specialise" in given:
         raise click.UsageError("--heads means nothing with --specialise, of one domain alone.")
     if values["untrained"]:
@@ -53,20 +53,6 @@ def check_export_line(ctx: click.Context, *, bundle: bool) -> None:
             raise click.UsageError(
                 f"{_option(name)} means nothing with --untrained: {OF_TRAINED[name]}."
             )
-
-
-def _check_ir(ir: int, opset: int) -> None:
-    """Before the work, at whose end the graph is looked at again."""
-    import onnx
-    from onnx import helper
-
-    imported = [helper.make_opsetid("", opset)]
-    oldest = helper.find_min_ir_version_for(imported, ignore_unknown=True)
-    if not oldest <= ir <= onnx.IR_VERSION:
-        raise click.UsageError(
-            f"--ir {ir} does not go with opset {opset}, which takes {oldest}..{onnx.IR_VERSION}: "
-            f"give --ir {oldest} or more, or leave it out."
-        )
 
 
 def _check_bundle_line(source: str, given: set[str]) -> None:

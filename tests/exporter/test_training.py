@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,11 @@ def test_a_domain_may_be_given_in_many_ways(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     one = ({"train": str(tmp_path), "holdout": 0.1}, None)
     assert _domain("d", tmp_path) == _domain("d", str(tmp_path)) == one
+    write_domain(tmp_path, ["red", "blue"], 2, 0)
+    (tmp_path / "test").rename(tmp_path / "val")
+    val = {"train": str(tmp_path / "train"), "test": str(tmp_path / "val")}
+    assert _domain("d", tmp_path) == (val, None)  # not two classes, train and val
+    shutil.rmtree(tmp_path / "val")
     (tmp_path / "test").mkdir()
     two = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
     assert _domain("d", tmp_path) == (two, None)

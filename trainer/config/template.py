@@ -14,7 +14,7 @@ from prunion.runtime.errors import DataError, printable
 from prunion.runtime.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS
 from prunion.trainer.config.file import toml_key, toml_text
 
-__all__ = ["foreign_to_init", "found_domains", "run_file_text"]
+__all__ = ["domain_parts", "foreign_to_init", "found_domains", "run_file_text"]
 
 log = logging.getLogger(__name__)
 HEAD = "# Written by `prunion init`"
@@ -96,7 +96,8 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
     if not found:
         raise DataError(
             f"{data} holds no images in class folders: give DATA/DOMAIN/CLASS/*.jpg, or "
-            "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside"
+            "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside; where a class's images lie "
+            "deeper, name the domains in a run file by hand"
         )
     for folder in others:
         log.info("%s is left out: it holds no images in class folders", folder)
@@ -104,6 +105,23 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
     for folder, parts in found.items():
         names[_free(_name(folder.name), names)] = parts
     return names
+
+
+def domain_parts(source: Path) -> dict[str, Path]:
+    """One domain's `train`, and `test` and `validation` where there are, as `found_domains` has it.
+
+    What has no such folders is all for training. Whether it can be read is told where it is read,
+    as is a `test` that holds nothing.
+    """
+    try:
+        parts = _parts(source)
+        _note_left(source, parts)
+    except OSError:
+        parts = {}
+    named = {"train": source / "train", "test": source / "test"}
+    if all(path.is_dir() for path in named.values()):
+        parts = {**parts, **named}
+    return parts or {"train": source}
 
 
 def run_file_text(data: Path, file: Path, domains: Mapping[str, Mapping[str, Path]]) -> str:
@@ -195,11 +213,16 @@ def _part_name(path: Path) -> str:
 def _is_part(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() in SHARDS
-    return _holds_classes(path) or _holds_shards(path)
+    # Its name says what it is, so what lies in it are classes, whose images may lie deeper.
+    return any(map(_leads_to_images, _folders(path))) or _holds_shards(path)
 
 
 def _holds_classes(folder: Path) -> bool:
     return any(_holds_images(inner) for inner in _folders(folder))
+
+
+def _leads_to_images(folder: Path) -> bool:
+    return any(_holds_images(Path(inner)) for inner, _, _ in os.walk(folder))
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from prunion.exporter.options import ExportOptions
 from prunion.runtime.cli import cli
+from prunion.runtime.errors import ConfigError
 
 
 def invoke(*arguments: object) -> Result:
@@ -49,3 +52,20 @@ def test_an_untrained_network_has_every_form_that_needs_no_images(
     assert manifest["heads"] == "concatenated"
     graph = onnx.load(tmp_path / "u.prunion" / "model.onnx")
     assert graph.opset_import[0].version == 17
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fp16_image": "float16"}, "fp16_image means nothing without fp16: give fp16=True too"),
+        ({"int8_max_drop": 3.0}, "int8_max_drop means nothing without int8"),
+        ({"int8_images": 3}, "int8_images means nothing without int8"),
+        ({"heads": "concatenated", "specialise": "a"}, "heads means nothing with specialise"),
+        ({"domains": "warm"}, r"domains 'warm': give a tuple of names, \('warm',\)"),
+        ({"opset": 20, "ir": 8}, "--ir 8 does not go with opset 20, which takes 9"),
+    ],
+)
+def test_nor_from_python(options: dict[str, Any], said: str) -> None:
+    """Before the work; `domains="warm"` would ask for w, a, r and m."""
+    with pytest.raises(ConfigError, match=said):
+        ExportOptions(**options)

@@ -36,6 +36,15 @@ def test_parts_are_known_however_they_are_spelled(tmp_path: Path, train: str, te
     assert found_domains(data) == {"x": {"train": data / train, "test": data / test}}
 
 
+def test_images_of_a_part_may_lie_deeper_as_training_reads_them(tmp_path: Path) -> None:
+    deep = [f"{part}/{name}/day/1" for part in ("train", "test") for name in "ab"]
+    data = folders(tmp_path / "x", *deep)
+    parts = {"train": data / "train", "test": data / "test"}
+    assert found_domains(data) == found_domains(tmp_path) == {"x": parts}
+    with pytest.raises(DataError, match="deeper, name the domains in a run file by hand"):
+        found_domains(folders(tmp_path / "y", "cars/audi/day", "planes/jet/day"))
+
+
 def test_a_domain_called_train_is_no_part(tmp_path: Path) -> None:
     data = folders(tmp_path / "x", "train/steam", "train/diesel", "cars/audi", "planes/jet")
     with pytest.raises(DataError, match=r"train is either the training images of one domain, or"):

@@ -126,8 +126,8 @@ def test_the_limit_of_the_drop_is_itself_allowed() -> None:
 def test_a_drop_that_is_none_is_refused(drop: float) -> None:
     with pytest.raises(ConfigError, match=r"--int8-max-drop .* is outside 0\.\.100"):
         ExportOptions(int8=True, int8_max_drop=drop)
-    assert ExportOptions(int8_max_drop=0).int8_max_drop == 0
-    assert ExportOptions(int8_max_drop=100).int8_max_drop == 100
+    assert ExportOptions(int8=True, int8_max_drop=0).int8_max_drop == 0
+    assert ExportOptions(int8=True, int8_max_drop=100).int8_max_drop == 100
 
 
 @pytest.mark.parametrize("what", ["zero", "mixed up"])

@@ -18,6 +18,7 @@ from prunion.trainer.cost import Cost
 from prunion.trainer.pruning.cut import Select, cut_each, cut_union, ranked_worth
 from prunion.trainer.pruning.learners import PaperLearner, SwitchLearner, order_in_rows
 from prunion.trainer.pruning.multipliers import Pressure
+from prunion.trainer.pruning.pace import Pace, pace_of
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe, OnceRecipe
 from prunion.trainer.pruning.recipe_base import Recipe
 from prunion.trainer.pruning.schedule import Schedule
@@ -32,7 +33,6 @@ __all__ = [
     "thin_recipe",
 ]
 
-LEAST_UPDATES = 72  # of the switches in a ramp
 LONG_RANKING = 96  # steps: what is cut at once never comes back
 
 
@@ -46,8 +46,7 @@ class OwnRecipe(Recipe):
         select: what the budget keeps of the units.
         each: cut every domain alone, as if it were the only one.
         opens: every domain settles with all units that are kept.
-        every: the switches learn at one of so many rounds.
-        round: steps of a round.
+        pace: at which steps the switches learn.
     """
 
     learner: SwitchLearner
@@ -56,8 +55,7 @@ class OwnRecipe(Recipe):
     select: Select = field(kw_only=True)
     each: bool = field(kw_only=True)
     opens: bool = field(kw_only=True)
-    every: int = field(kw_only=True)
-    round: int = field(kw_only=True)
+    pace: Pace = field(kw_only=True)
 
     def start(self, importance: torch.Tensor) -> None:
         """In the order of the ranking; the step sizes are those of importance."""
@@ -67,7 +65,7 @@ class OwnRecipe(Recipe):
 
     def learns_at(self, step: int) -> bool:
         """Every few rounds: learning gates cost more than fixed ones, and λ has time to follow."""
-        return step // self.round % self.every == 0
+        return self.pace.learns_at(step)
 
     def learn(
         self, step: int, on: torch.Tensor, gradient: torch.Tensor, domains: Sequence[int]
@@ -212,19 +210,15 @@ def make_recipe(
         )
     # What is kept is in the file anyway. Without settling, though, nothing would adapt to it.
     opens = opens or (train.settle_with == "auto" and not each and settle > 0)
-    # One domain a step: the switches of all of them take so many turns.
-    turns = 1 if train.order == "joint" else domains
-    # A short ramp needs every step: too few updates overshoot and cut what matters.
-    every = max(1, min(train.switch_every, ramp // (LEAST_UPDATES * turns)))
-    travel = train.switch_travel * every * turns / max(1, ramp)
+    pace = pace_of(train, ramp, domains)
     schedule = Schedule(warmup, ramp, settle, beta, drops=drops)
     if turns_per_epoch:
         own = ((_phases(train, n), _drops(train, n)) for n in turns_per_epoch)
         schedule = Schedule.of_turns([Schedule(*x, beta, drops=drops) for x, drops in own])
     return OwnRecipe(
         schedule,
-        SwitchLearner(domains, units, travel, device),
-        Pressure(train, cost, domains, turns, every=every),
+        SwitchLearner(domains, units, pace.travel, device),
+        Pressure(train, cost, domains, pace.turns, every=pace.every),
         learns=beta < 1 and train.traits.prunes,
         ranked=True,
         ranking=train.ranking,
@@ -232,9 +226,7 @@ def make_recipe(
         select=select,
         each=each,
         opens=opens,
-        every=every,
-        # One batch of each domain in turn: all of them learn, or `every` could meet the same ones.
-        round=domains if train.order == "batch" else 1,
+        pace=pace,
     )
 
 
@@ -272,20 +264,19 @@ def thin_recipe(
         select: what a domain's own budget keeps.
     """
     schedule = Schedule(*_phases(train, steps_per_epoch), beta=share)
-    every = max(1, min(train.switch_every, schedule.ramp // LEAST_UPDATES))
-    travel = train.switch_travel * every / max(1, schedule.ramp)
+    pace = pace_of(train, schedule.ramp, domains)
     numbers = kept.nonzero().flatten()
     return ThinRecipe(
         schedule,
-        SwitchLearner(domains, len(numbers), travel, kept.device),
-        Pressure(train, cost, domains, every=every),
+        SwitchLearner(domains, len(numbers), pace.travel, kept.device),
+        Pressure(train, cost, domains, pace.turns, every=pace.every),
         starts_whole=False,
         ranked=True,
         kept=numbers,
         units=len(kept),
         cost=cost,
         select=select,
-        every=every,
+        pace=pace,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from prunion.trainer.cost import Cost
 from prunion.trainer.pruning.cut import Select, cut_each, ranked_worth
 from prunion.trainer.pruning.learners import SwitchLearner, order_in_rows
+from prunion.trainer.pruning.pace import Pace
 from prunion.trainer.pruning.recipe_base import Recipe
 
 __all__ = ["ThinRecipe"]
@@ -30,7 +31,7 @@ class ThinRecipe(Recipe):
         units: U, how many the backbone has.
         cost: of how much of each unit is kept, as a share of the union's.
         select: what a domain's own budget keeps of the units.
-        every: the switches learn at one of so many steps.
+        pace: at which steps the switches learn.
     """
 
     learner: SwitchLearner
@@ -38,7 +39,7 @@ class ThinRecipe(Recipe):
     units: int = field(kw_only=True)
     cost: Cost = field(kw_only=True)
     select: Select = field(kw_only=True)
-    every: int = field(kw_only=True)
+    pace: Pace = field(kw_only=True)
 
     def start(self, importance: torch.Tensor) -> None:
         """In the order of importance per cost, which each domain pays for itself."""
@@ -48,8 +49,8 @@ class ThinRecipe(Recipe):
         self.learner.scores = order_in_rows(worth[:, self.kept])
 
     def learns_at(self, step: int) -> bool:
-        """Every few steps, as in `OwnRecipe`."""
-        return step % self.every == 0
+        """Every few rounds, as in `OwnRecipe`."""
+        return self.pace.learns_at(step)
 
     def chosen(self) -> torch.Tensor:
         """What each domain has on, 0/1 `[D, U]`."""

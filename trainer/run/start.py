@@ -40,7 +40,7 @@ from prunion.trainer.processes import Processes, prepare_torch
 from prunion.trainer.run.result import run_result
 from prunion.trainer.run.taught import tell_taught
 
-__all__ = ["ExportCheck", "begin", "check_slices", "found_in", "least_of_run"]
+__all__ = ["ExportCheck", "begin", "check_budget", "found_in", "least_of_run"]
 
 log = logging.getLogger(__name__)
 
@@ -108,19 +108,31 @@ def begin(
     set_normalisation(net, config)
     if net.adapter is not None:  # it may cost, too
         budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
-    if graph is None:  # a run of an earlier prunion goes on, and tells at its end
-        _check_floor(config, budget)
-        check_slices(config, net, budget)
-    check_reachable(config, net, budget)
+    check_budget(config, net, budget, begun=graph is not None)
     if doubt := own_doubt(config, net):
         log.warning(doubt)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)
-    check_own(config, training.recipe.learns)
     tell_taught(training, domains)
     _rehearse_end(training, domains, folder)
     return training, domains
+
+
+def check_budget(
+    config: RunConfig, net: DomainNet, budget: PricedBudget, *, begun: bool = False
+) -> None:
+    """Raise a PrunionError if this network cannot meet what `[budget]` asks for, or no run could.
+
+    Args:
+        begun: whether a run goes on, of an earlier prunion perhaps, which tells at its end.
+    """
+    if not begun:
+        _check_floor(config, budget)
+        _check_slices(config, net, budget)
+    check_reachable(config, net, budget)
+    learns = config.train.traits.prunes and (budget.share < 1 or config.train.recipe == "paper")
+    check_own(config, learns)
 
 
 def found_in(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
@@ -170,7 +182,7 @@ def least_of_run(config: RunConfig, net: DomainNet, budget: PricedBudget) -> flo
     return least_cost(config.budget, budget.pricer, config.budget.floor)
 
 
-def check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
+def _check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:
     """Raise BudgetError if the limit does not hold the narrowest network of slices."""
     least = least_of_run(config, net, budget)
     if config.train.granularity != "slice" or least <= budget.allowed:

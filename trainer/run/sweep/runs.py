@@ -17,7 +17,7 @@ from torch import nn
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import OutputError, PrunionError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.cost import check_floor, make_budget
+from prunion.trainer.cost import make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
 from prunion.trainer.network import GRAPH, DomainNet
@@ -27,7 +27,7 @@ from prunion.trainer.run.folder import Claim, check_folder
 from prunion.trainer.run.record import RECORD, made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.snapshot import snapshot_facts
-from prunion.trainer.run.start import ExportCheck, begin, check_slices
+from prunion.trainer.run.start import ExportCheck, begin, check_budget
 from prunion.trainer.run.sweep.branches import (
     SHARING,
     SHORTER,
@@ -253,8 +253,7 @@ def _priced(
             for c, _ in runs
         ]
     for (c, _), budget in zip(runs, budgets, strict=True):
-        check_floor(c.budget, budget)
-        check_slices(c, training.net, budget)
+        check_budget(c, training.net, budget)
     return [budget.share for budget in budgets]
 
 

@@ -124,3 +124,28 @@ def test_several_budgets_of_what_prunes_nothing_are_refused(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r'2 limits, and \[train\] method is "norms"'):
         train_sweep(configs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "train", "limits", "said"),
+    [
+        (0.9, {}, (0.5, 1.0), "own is 0.9, .* and its limit cuts nothing"),
+        (0.05, {"recipe": '"once"', "own_epochs": 2}, (0.9, 0.4), "the narrowest network"),
+    ],
+)
+def test_what_a_domain_may_use_is_asked_of_every_budget(
+    tmp_path: Path,
+    own: float,
+    train: dict[str, object],
+    limits: tuple[float, float],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was asked of the first alone: the others were refused once that was trained."""
+    run_file = tiny_run(tmp_path, **SHORT, **train)
+    changes = [f"budget.own={own}", "budget.kind=macs"]
+    configs = [load_config(run_file, [*changes, f"budget.limit={x}"]) for x in limits]
+    monkeypatch.setattr(Training, "run_epoch", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(PrunionError, match=said):
+        train_sweep(configs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

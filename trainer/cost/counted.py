@@ -170,6 +170,7 @@ def _byte_prices(net: DomainNet, around: int) -> UnitTable:
         for name, value in net.trunk.named_parameters()
         if name not in norms and not name.startswith("norms.")
     ]
+    layers += [Layer(name, tuple(v.shape), v.element_size()) for name, v in _constants(net).items()]
     for name in net.norms:  # a scale and a shift in every domain's row of the bank
         tensor = f"{name}.running_mean"
         layers.append(Layer(tensor, (len(slots[tensor, 0]),), 2 * FLOAT * domains))
@@ -189,10 +190,17 @@ def _around(net: DomainNet) -> int:
     nodes = [n for n in net.trunk.graph.nodes if n.op in ("call_function", "call_module")]
     parts = 2 * len(net.norms) + len(net.units.gates)
     indices = sum(INDEX * _channels(n) for n in nodes if op_name(n) in LAYOUT)
-    tensors = sum(PER_TENSOR + 2 * len(name) for name, _ in net.trunk.named_parameters())
+    names = [*dict(net.trunk.named_parameters()), *_constants(net)]
+    tensors = sum(PER_TENSOR + 2 * len(name) for name in names)
     sites = NODES_OF_ADAPTER * len(adapter_costs(net))
     around = PER_FILE + PER_NODE * (len(nodes) + sites)
     return around + PER_BANK_PART * parts + tensors + indices
+
+
+def _constants(net: DomainNet) -> dict[str, torch.Tensor]:
+    """What the graph reads beside parameters and norms' statistics, such as fixed positions."""
+    read = {str(node.target) for node in net.trunk.graph.nodes if node.op == "get_attr"}
+    return {name: value for name, value in net.trunk.named_buffers() if name in read}
 
 
 def _channels(node: fx.Node) -> int:

@@ -127,6 +127,7 @@ def pretrain(
     from prunion.runtime.errors import ConfigError, InputError
     from prunion.trainer.config import InputConfig
     from prunion.trainer.learning import exit_when_stopped
+    from prunion.trainer.run import check_resumes
 
     try:
         network = backbone_named(backbone)
@@ -134,15 +135,14 @@ def pretrain(
         raise click.UsageError(f"--backbone {backbone}: {exc}") from None
     changed = changes_of(changes)
     try:
-        check_changes(
-            changed, "what pretraining decides, which tunes the whole trunk: leave it out"
-        )
+        check_changes(changed, "what pretraining decides, tuning the whole trunk: leave it out")
     except InputError as exc:
         raise click.UsageError(str(exc)) from None
     domain = replace(domain_at(data), mirror=not no_mirror)
     shape = InputConfig((size, size), round(1.125 * size))
-    keys = {"ramp": epochs, **learning, **changed}
-    config = pretraining(network, domain, shape, **keys)
+    if resume and not output.exists():
+        check_resumes(output.with_name(output.name + ".run"))
+    config = pretraining(network, domain, shape, **{"ramp": epochs, **learning, **changed})
     with exit_when_stopped():
         made = pretrain_trunk(config, output, force=force, resume=resume)
     if not _reports():

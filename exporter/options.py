@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from prunion.runtime.base import is_whole, shown
 from prunion.runtime.errors import ConfigError
 
 __all__ = ["GOES_WITH", "IMAGES", "ExportOptions", "check_ir"]
@@ -51,6 +52,7 @@ class ExportOptions:
     torch: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.opset not in OPSETS:
             raise ConfigError(
                 f"opset {self.opset} is outside {OPSETS[0]}..{OPSETS[-1]}: 20 suits ONNX Runtime "
@@ -62,10 +64,6 @@ class ExportOptions:
             raise ConfigError(f"no image type {self.fp16_image!r}: use {' or '.join(IMAGES)}")
         if self.ir is not None:
             check_ir(self.ir, self.opset)
-        if isinstance(self.domains, str):
-            raise ConfigError(
-                f"domains {self.domains!r}: give a tuple of names, ({self.domains!r},)"
-            )
         if self.domains is not None and self.specialise is not None:
             raise ConfigError("--domains keeps several domains, --specialise one: give one of them")
         if self.domains is not None and not self.domains:
@@ -84,6 +82,25 @@ class ExportOptions:
                 raise ConfigError(f"{name} means nothing without {needed}: give {needed}=True too")
         if self.heads != usual["heads"] and self.specialise is not None:
             raise ConfigError("heads means nothing with specialise, of one domain alone")
+
+    def _check_types(self) -> None:
+        for name in ("fp16", "int8", "uint8", "torch"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}: give True or False")
+        for name in ("opset", "int8_images", "ir"):
+            value = getattr(self, name)
+            if not is_whole(value, -(1 << 31), 1 << 31) and not (name == "ir" and value is None):
+                raise ConfigError(f"{name} is {shown(value)}: give a whole number")
+        # NaN and infinity are numbers out of range, which is told of them below.
+        if isinstance(self.int8_max_drop, bool) or not isinstance(self.int8_max_drop, (int, float)):
+            raise ConfigError(f"int8_max_drop is {shown(self.int8_max_drop)}: give a number")
+        if self.specialise is not None and not isinstance(self.specialise, str):
+            raise ConfigError(f"specialise is {shown(self.specialise)}: give one domain's name")
+        if isinstance(self.domains, list):
+            object.__setattr__(self, "domains", tuple(self.domains))
+        named = self.domains is None or isinstance(self.domains, tuple)
+        if not named or not all(isinstance(name, str) for name in self.domains or ()):
+            raise ConfigError(f"domains is {shown(self.domains)}: give a tuple of domains' names")
 
     def size(self, graph: int) -> int:
         """About the bytes of a bundle whose fp32 graph has `graph`, packs apart."""

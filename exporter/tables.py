@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig
 
-__all__ = ["check_handed", "plain", "values_of"]
+__all__ = ["check_handed", "check_tuple", "plain", "values_of"]
 
 
 def plain(value: Any) -> Any:
@@ -56,3 +57,14 @@ def check_handed(config: RunConfig, datasets: Mapping[str, Any]) -> None:
                 f'datasets has {shown(name)}, and [domains.{name}] source is "{sources[name]}", '
                 'which reads none in hand: set source = "python", or leave it out of datasets'
             )
+
+
+def check_tuple(name: str, value: Any) -> None:
+    """Raise ConfigError for a list of files that may be a domain's parts, or one set in parts."""
+    if not isinstance(value, list) or len(value) not in (2, 3):
+        return
+    if all(isinstance(x, (str, Path)) and Path(x).is_file() for x in value):
+        raise ConfigError(
+            f"domains[{name!r}] is a list of {len(value)} files, parts or one set: give a tuple, "
+            '(train, test), or {"train": [...]}'
+        )

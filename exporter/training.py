@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from prunion.exporter.graph import rehearse_export
-from prunion.exporter.tables import check_handed, plain, values_of
+from prunion.exporter.tables import check_handed, check_tuple, plain, values_of
 from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig, RunConfig, domain_parts, load_config
@@ -276,6 +276,7 @@ def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...] | No
     elif _is_paths(value) and not isinstance(value, (tuple, list)):
         table = {part: str(path) for part, path in domain_parts(Path(value)).items()}
     else:
+        check_tuple(name, value)
         given = dict(zip(PARTS, _sets(value), strict=False))
         table = {part: images for part, images in given.items() if images is not None}
         if not all(map(_is_paths, table.values())):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from prunion.trainer.config import (
     InputConfig,
     RunConfig,
     TrainConfig,
+    domain_parts,
 )
 from prunion.trainer.data import parts_among
 from prunion.trainer.network import DomainNet, build_network, load_checkpoint
@@ -48,7 +50,6 @@ log = logging.getLogger(__name__)
 KIND = "prunion pretrain"
 HEAD = ("domain_head.weight", "domain_head.bias")
 HOLDOUT = 0.1  # of the images, where there are none to test on
-TESTS = ("test", "val", "validation")
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,16 @@ def domain_at(data: Path, name: str = "") -> DomainConfig:
     name = (
         name or re.sub(r"[^A-Za-z0-9_.-]+", "_", data.resolve().stem).lstrip("_.-")[:64] or "data"
     )
-    train = next((x for x in (data / "train", data / "train.parquet") if x.exists()), None)
-    if train is None:
+    parts = domain_parts(data)
+    if parts == {"train": data}:
         _check_parts(data)
-        return DomainConfig(name, train=(str(data),), holdout=HOLDOUT)
-    _tell_passed_over(data, train)
-    test = next((x for t in TESTS for x in (data / t, data / f"{t}.parquet") if x.exists()), None)
-    if test is None:
-        return DomainConfig(name, train=(str(train),), holdout=HOLDOUT)
-    return DomainConfig(name, train=(str(train),), test=(str(test),))
+    else:
+        _tell_passed_over(data, parts)
+    train, test, validation = (
+        (str(parts[part]),) if part in parts else () for part in ("train", "test", "validation")
+    )
+    holdout = 0.0 if test else HOLDOUT
+    return DomainConfig(name, train=train, test=test, validation=validation, holdout=holdout)
 
 
 def _check_parts(data: Path) -> None:
@@ -149,14 +151,14 @@ def _check_parts(data: Path) -> None:
     if found := parts_among(folders):
         raise DataError(
             f"{data} holds the folders {' and '.join(found)}, which look like parts of a data set "
-            f"and would be classes: name them train and {TESTS[0]}, or give one of them"
+            f"and would be classes: name them train and test, or give one of them"
         )
 
 
-def _tell_passed_over(data: Path, train: Path) -> None:
-    """Say which folders beside `train` are not read, as it might be a class itself."""
-    known = ("train", *TESTS)
-    other = [x.name for x in data.iterdir() if x.is_dir() and x.name not in known]
+def _tell_passed_over(data: Path, parts: Mapping[str, Path]) -> None:
+    """Say which folders beside the training images are not read, as they might be classes."""
+    train = parts["train"]
+    other = [x.name for x in data.iterdir() if x.is_dir() and x not in parts.values()]
     if other := sorted(name for name in other if not name.startswith(".")):
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
         log.warning("%s is trained on, not %s%s beside it", train, ", ".join(other[:3]), more)

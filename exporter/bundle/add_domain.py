@@ -17,7 +17,7 @@ from prunion.runtime.bundle import Pack, no_pack, write_pack
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import load_added_domain
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.run import STATE, AddedDomain, add_domain
+from prunion.trainer.run import STATE, AddedDomain, add_domain, check_resumes
 
 __all__ = ["AddedPack", "add_domain_pack"]
 
@@ -48,13 +48,16 @@ def add_domain_pack(
     Its log, and the state of a run that was stopped, lie beside the pack in `PACK.run`.
 
     Raises:
-        PrunionError: the pack exists and neither `force` nor `resume` is given.
+        PrunionError: the pack exists and neither `force` nor `resume` is given, or there is nothing
+            to resume.
         StoppedError: a signal came; `resume` goes on from that step.
         VerificationError: the pack on the sliced trunk answers differently; nothing is written.
     """
     new = load_added_domain(domain_file)
     path = Path(output or f"{new.domain.name}.safetensors")
     folder = Path(f"{path}.run")
+    if resume and not path.exists():
+        check_resumes(folder)
     stopped = (folder / STATE).is_file()
     may = force or (resume and stopped)
     was = check_output(path, force=may, wrote=no_pack, inputs=[checkpoint, domain_file])

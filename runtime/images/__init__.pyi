@@ -37,3 +37,4 @@ from .sources import has_columns as has_columns
 from .sources import image_files as image_files
 from .sources import matching as matching
 from .sources import open_images as open_images
+from .table import TABLE_SUFFIXES as TABLE_SUFFIXES

@@ -22,6 +22,7 @@ BOXED_SUFFIXES = {
     **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif"), "HEIF"),
 }
 SYSTEM_FOLDERS = ("@eadir", "__macosx")  # a NAS's thumbnails, what macOS adds to an archive
+BACK = "folder that a link leads back to"
 SYSTEM = "folder that a system keeps beside images"
 SPARE_SUFFIXES = ("~", ".bak", ".crdownload", ".part", ".tmp")
 
@@ -87,6 +88,8 @@ def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
                 skipped["outside the class folders"] += 1
         elif entry.name.startswith("."):
             skipped[f"class folder {shown(entry.name)}, whose name begins with a dot"] += 1
+        elif _is_within(os.path.realpath(folder), os.path.realpath(entry.path)):
+            skipped[BACK] += 1  # a class of all the others' images
         else:
             names.append(entry.name)
     return sorted(names)
@@ -104,8 +107,8 @@ def _images_below(folder: Path, skipped: Counter[str]) -> list[Path]:
         place, parent = waiting.pop()
         real = os.path.realpath(place)
         # What holds its own place would bring in the images of every other class.
-        if real in seen or (seen and (parent + os.sep).startswith(os.path.join(real, ""))):
-            skipped["folder that a link leads back to"] += 1
+        if real in seen or (seen and _is_within(parent, real)):
+            skipped[BACK] += 1
             continue
         seen.add(real)
         folders = []
@@ -122,6 +125,11 @@ def _images_below(folder: Path, skipped: Counter[str]) -> list[Path]:
                 found.append(place / entry.name)
         waiting += sorted(folders, reverse=True)
     return sorted(found)
+
+
+def _is_within(place: str, folder: str) -> bool:
+    """Whether a place is a folder or lies below it; both without links."""
+    return os.path.join(place, "").startswith(os.path.join(folder, ""))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

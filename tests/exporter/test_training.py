@@ -193,6 +193,12 @@ def test_a_domain_may_be_given_in_many_ways(tmp_path: Path) -> None:
     two = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
     assert _domain("d", tmp_path) == (two, None)
     assert _domain("d", (tmp_path / "train", tmp_path / "test")) == (two, None)
+    shards = [tmp_path / f"b-{number}.tar" for number in range(3)]
+    for shard in shards:
+        shard.touch()
+    with pytest.raises(ConfigError, match=r"a list of 3 files, parts or one set: give a tuple"):
+        _domain("d", shards)
+    assert _domain("d", tuple(shards[:2]))[0]["test"] == str(shards[1])
     assert _domain("d", {"train": "x.parquet", "mirror": True})[0]["holdout"] == 0.1
     named = {"source": "torchvision", "name": "MNIST"}
     assert _domain("d", named) == (named, None)

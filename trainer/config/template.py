@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import DataError, printable
-from prunion.runtime.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS
+from prunion.runtime.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS, TABLE_SUFFIXES
 from prunion.trainer.config.file import toml_key, toml_text
 
 __all__ = ["domain_parts", "foreign_to_init", "found_domains", "run_file_text"]
@@ -112,6 +112,8 @@ def domain_parts(source: Path) -> dict[str, Path]:
 
     What has no such folders is all for training. Whether it can be read is told where it is read,
     as is a `test` that holds nothing.
+
+    Raises DataError for a file that is called like the test images and is not read as them.
     """
     try:
         parts = _parts(source)
@@ -121,6 +123,13 @@ def domain_parts(source: Path) -> dict[str, Path]:
     named = {"train": source / "train", "test": source / "test"}
     if all(path.is_dir() for path in named.values()):
         parts = {**parts, **named}
+    if parts and "test" not in parts:
+        unread = [x for x in sorted(source.iterdir()) if x.is_file() and _is_named(x, TESTS)]
+        if unread:
+            raise DataError(
+                f"{unread[0]} lies beside {parts['train']} and is not read for itself: give both, "
+                "the training images first"
+            )
     return parts or {"train": source}
 
 
@@ -182,11 +191,13 @@ def _parts(folder: Path) -> dict[str, Path]:
 def _note_left(folder: Path, parts: Mapping[str, Path]) -> None:
     """Say what of a folder of parts is none of them."""
     for path in sorted(folder.iterdir()) if parts else ():
-        is_part = _part_name(path) in (*TRAIN, *TESTS)
+        is_part = _is_named(path, (*TRAIN, *TESTS))
         if path in parts.values() or path.name.startswith(".") or not (path.is_dir() or is_part):
             continue
         why = "its name is no part's"
-        if not _is_part(path):
+        if path.is_file() and not _is_part(path):
+            why = "it is no Parquet file or shard; a run file can name a table"
+        elif not _is_part(path):
             why = "it holds no images in class folders"
         elif is_part:
             why = "a domain has one part of its kind"
@@ -195,7 +206,7 @@ def _note_left(folder: Path, parts: Mapping[str, Path]) -> None:
 
 def _check_alone(data: Path, parts: Mapping[str, Path], folders: list[Path]) -> None:
     """Raise DataError if a folder of parts holds other folders that would be domains."""
-    others = [x for x in folders if _part_name(x) not in (*TRAIN, *TESTS) and _holds_classes(x)]
+    others = [x for x in folders if _part_name(x) not in (*TRAIN, *TESTS) and _holds_deeper(x)]
     if others and len(parts) == 1:
         raise DataError(
             f"{parts['train']} is either the training images of one domain, or a domain beside "
@@ -210,19 +221,30 @@ def _part_name(path: Path) -> str:
     return re.sub(r"[ _-](images|set|data)$", "", name)
 
 
+def _is_named(path: Path, parts: tuple[str, ...]) -> bool:
+    """Whether a folder, or a file that may hold images or name them, is called like a part."""
+    if path.is_file() and path.suffix.lower() not in (*SHARDS, *TABLE_SUFFIXES, ".zip"):
+        return False
+    return (_part_name(path.with_suffix("")) if path.is_file() else _part_name(path)) in parts
+
+
 def _is_part(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() in SHARDS
-    # Its name says what it is, so what lies in it are classes, whose images may lie deeper.
-    return any(map(_leads_to_images, _folders(path))) or _holds_shards(path)
+    if _holds_classes(path) or _holds_shards(path):
+        return True
+    # What has no parts itself has classes, as its name says, whose images may lie deeper.
+    return not _parts(path) and _holds_deeper(path)
 
 
 def _holds_classes(folder: Path) -> bool:
     return any(_holds_images(inner) for inner in _folders(folder))
 
 
-def _leads_to_images(folder: Path) -> bool:
-    return any(_holds_images(Path(inner)) for inner, _, _ in os.walk(folder))
+def _holds_deeper(folder: Path) -> bool:
+    """Whether there are images anywhere below its class folders."""
+    below = (Path(inner) for x in _folders(folder) for inner, _, _ in os.walk(x))
+    return any(map(_holds_images, below))
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -131,6 +131,7 @@ def check_budget(
         _check_floor(config, budget)
         _check_slices(config, net, budget)
     check_reachable(config, net, budget)
+    _check_learned(config, budget)
     learns = config.train.traits.prunes and (budget.share < 1 or config.train.recipe == "paper")
     check_own(config, learns)
 
@@ -149,6 +150,19 @@ def _check_trunk(config: RunConfig) -> None:
             '[train] trunk_from is "settle" and settle is 0, so the trunk would never learn: give '
             "settle epochs, or leave trunk_from out"
         )
+
+
+def _check_learned(config: RunConfig, budget: PricedBudget) -> None:
+    """Raise ConfigError if the cut would go by switches that no step has moved."""
+    train = config.train
+    ranked = train.granularity != "slice" and train.recipe != "paper"  # before the cut, if not more
+    if ranked or train.warmup + train.ramp or budget.share >= 1:
+        return
+    what = "slices" if train.granularity == "slice" else "the paper's switches"
+    raise ConfigError(
+        f"[train] warmup and ramp are 0, in which {what} learn, and the budget leaves some out: "
+        "give one of them an epoch"
+    )
 
 
 def _own_weights(net: DomainNet, config: RunConfig) -> list[str]:

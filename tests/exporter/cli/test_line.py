@@ -61,7 +61,15 @@ def test_an_untrained_network_has_every_form_that_needs_no_images(
         ({"int8_max_drop": 3.0}, "int8_max_drop means nothing without int8"),
         ({"int8_images": 3}, "int8_images means nothing without int8"),
         ({"heads": "concatenated", "specialise": "a"}, "heads means nothing with specialise"),
-        ({"domains": "warm"}, r"domains 'warm': give a tuple of names, \('warm',\)"),
+        ({"domains": "warm"}, "domains is .*warm.*: give a tuple"),
+        ({"domains": {"warm", "cold"}}, "domains is .*: give a tuple"),  # in no order
+        ({"domains": (1,)}, "domains is .*: give a tuple"),
+        ({"specialise": ("a",)}, "specialise is .*: give one domain's name"),
+        ({"fp16": "no"}, "fp16 is .*no.*: give True or False"),
+        ({"int8": True, "int8_images": "64"}, "int8_images is .*: give a whole number"),
+        ({"int8": True, "int8_images": 2.5}, "int8_images is 2.5: give a whole number"),
+        ({"int8": True, "int8_max_drop": "1"}, "int8_max_drop is .*: give a number"),
+        ({"ir": "8"}, "ir is .*: give a whole number"),
         ({"opset": 20, "ir": 8}, "--ir 8 does not go with opset 20, which takes 9"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunion.runtime.errors import DataError
-from prunion.trainer.config import found_domains, load_config, run_file_text
+from prunion.trainer.config import domain_parts, found_domains, load_config, run_file_text
 
 
 def folders(data: Path, *classes: str, name: str = "1.png") -> Path:
@@ -43,6 +43,23 @@ def test_images_of_a_part_may_lie_deeper_as_training_reads_them(tmp_path: Path) 
     assert found_domains(data) == found_domains(tmp_path) == {"x": parts}
     with pytest.raises(DataError, match="deeper, name the domains in a run file by hand"):
         found_domains(folders(tmp_path / "y", "cars/audi/day", "planes/jet/day"))
+
+
+@pytest.mark.parametrize("name", ["test.csv", "val.jsonl", "Test_images.zip"])
+def test_a_file_called_like_test_images_is_not_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A part of the training images was held out in its place."""
+    caplog.set_level(logging.INFO)
+    data = folders(tmp_path / "x", "train/a", "train/b")
+    (data / name).touch()
+    with pytest.raises(DataError, match=f"{name} lies beside .*train and is not read for itself"):
+        domain_parts(data)
+    assert found_domains(data) == {"x": {"train": data / "train"}}
+    assert f"{data / name} is left out: it is no Parquet file or shard" in caplog.text
+    (data / "test" / "a").mkdir(parents=True)
+    (data / "test" / "a" / "1.png").touch()
+    assert domain_parts(data) == {"train": data / "train", "test": data / "test"}
 
 
 def test_a_domain_called_train_is_no_part(tmp_path: Path) -> None:

@@ -44,6 +44,15 @@ def test_a_link_to_its_own_place_brings_in_nothing(root: Path, target: str) -> N
     assert open_folder(root).skipped["folder that a link leads back to"] == 1
 
 
+@pytest.mark.parametrize("target", [".", "../set", ".."])
+def test_a_class_that_links_back_is_none(root: Path, target: str) -> None:
+    """It was a class of all the others' images."""
+    (root / "loop").symlink_to(target)
+    split = open_folder(root)
+    assert split.skipped["folder that a link leads back to"] == 1
+    assert counts(root) == {"cats": 3, "dogs": 3} and list(split.names or ()) == ["cats", "dogs"]
+
+
 @pytest.mark.parametrize("place", ["loop", "cats/loop"])
 def test_a_link_to_itself_is_named(root: Path, place: str) -> None:
     (root / place).symlink_to("loop")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.base import replace_file
-from prunion.runtime.errors import OutputError
+from prunion.runtime.errors import OutputError, StoppedError
 from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training, fit_heads
 from prunion.trainer.run.folder import drop_lines_after
@@ -197,17 +197,26 @@ def run_epochs(
             if told is not None and processes.first:
                 told(Progress(step, total, training.epoch, training.phase, figures))
 
+        def stopped() -> StoppedError:
+            return stop.stopped(
+                f"after {training.step} of {total} steps, all saved: go on with --resume"
+            )
+
         while training.epoch < training.config.train.epochs:
             epoch = training.epoch
             until = min((f.step for f in forks if f.step > training.step), default=None)
             training.run_epoch(report, stop, until)
-            if training.epoch == epoch and not processes.any(bool(stop)):  # amid an epoch
+            if training.epoch == epoch:  # amid it
                 _keep(forks, folder, training, facts)
+                if processes.any(bool(stop)):  # unmeasured: a log without the stop has no such line
+                    if folder is not None:
+                        _save(folder / state, training, facts)
+                    raise stopped()
                 continue
             measured = measure()  # now, or a resumed run would measure it again
             usage = usage_figures(training)
             record(training.step, **usage)
-            if training.epoch > epoch and processes.first:
+            if processes.first:
                 _tell(bar, _epoch_line(training, losses, measured))
                 losses.clear()
             # Before the run's own state, or a run that is killed between the two lacks them.
@@ -215,9 +224,7 @@ def run_epochs(
             if folder is not None:
                 _save(folder / state, training, facts)
             if processes.any(bool(stop)):
-                raise stop.stopped(
-                    f"after {training.step} of {total} steps, all saved: go on with --resume"
-                )
+                raise stopped()
             tell(watch.on_epoch, training.step, {**usage, **measured, **facts})
 
 

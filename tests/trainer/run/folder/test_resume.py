@@ -250,6 +250,8 @@ def test_stopped_at_every_few_steps_it_goes_on_bit_for_bit(
     assert stops >= 5
     assert taken == sorted(set(taken))  # no step was lost or taken twice
     assert hashes(tmp_path / "out") == whole[1]
+    log = map(json.loads, (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines())
+    assert sum("mean_sparsity" in line for line in log) == config.train.epochs  # once an epoch
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

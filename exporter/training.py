@@ -164,8 +164,7 @@ def prune(
         domains: each one's images by its name: a folder of class folders, or of `train` and `test`
             (or `val`) with class folders in them, as `prunion init` reads it; a Parquet file; a
             `torch.utils.data.Dataset`; two of these, `(train, test)`; or the keys of
-            `[domains.NAME]` as a dict. Without test images a tenth of the training images is held
-            out.
+            `[domains.NAME]` as a dict. Without test images a tenth of the others is held out.
         budget: a share of the network's parameters; else one kind and its limit, such as
             `{"macs": 0.5}`, or the keys of `[budget]`.
         output: the run folder; `runs/NAME`, of the model's class, without one.
@@ -175,7 +174,9 @@ def prune(
         force: as for `train`.
         resume: as for `train`.
         baseline: as for `train`.
-        track, on_step, on_epoch: as for `train`.
+        track: as for `train`.
+        on_step: as for `train`.
+        on_epoch: as for `train`.
 
     Raises:
         ConfigError: a key is missing, unknown or out of range.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -155,3 +156,18 @@ def test_the_version_is_the_same_everywhere() -> None:
     version = first(r'^version = "(.*)"$', page("pyproject.toml"))
     assert first(r"^version: (\S+)$", page("CITATION.cff")) == version
     assert first(r"^## (\S+)", page("CHANGELOG.md")) == version
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_docstring_tells_of_is_an_argument(stage: str) -> None:
+    """One name a line, or the pages of the API cannot be built."""
+    for path in sorted((ROOT / stage).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            told = re.search(r"^Args:\n((?:    .*\n?|\n)+)", ast.get_docstring(node) or "", re.M)
+            given = node.args
+            places = (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
+            known = {place.arg for place in places if place is not None}
+            for name in re.findall(r"^    (\S[^:]*):", told[1] if told else "", re.M):
+                assert name.lstrip("*") in known, f"{path}: {node.name} has no {name}"

@@ -42,7 +42,8 @@ def changed_paths(
     Those that change no result are left out.
 
     Args:
-        before, after: as `RunConfig.to_json` gives them, or a part of it.
+        before: as `RunConfig.to_json` gives it, or a part of it.
+        after: the same, later.
         without: keys that are not looked at, and tables.
         place: the tables around the two parts.
     """

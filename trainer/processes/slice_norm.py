@@ -33,7 +33,8 @@ def synced_norm(
 
     Args:
         segments: `(domain, count)` of images of one domain in a row, each domain once.
-        weight, bias: of every domain, `[D, C]`.
+        weight: of every domain, `[D, C]`.
+        bias: the same.
         running: mean and variance `[D, C]`, which move by `momentum`.
     """
     y: torch.Tensor = _SyncedNorm.apply(

@@ -79,7 +79,10 @@ def begin(
     Args:
         folder: the run's, for what the end of the run names.
         graph: the traced network of a run that goes on, in place of what made it.
-        model, check, importance, datasets: as of `train_run`.
+        model: as of `train_run`.
+        check: as of `train_run`.
+        importance: as of `train_run`.
+        datasets: as of `train_run`.
 
     Raises what `train_run` raises before it makes its folder.
     """

@@ -108,7 +108,8 @@ def run_score(
         accuracy: share of right answers by domain, pruned.
         macs: operations of a domain's own channels as a share of the backbone's, the mean over
             domains.
-        union_macs, params: the union's share of the backbone's.
+        union_macs: the union's share of the backbone's.
+        params: the same of the parameters.
 
     Raises ConfigError where `reference` or `feature` is a share of 1 in every domain.
     """

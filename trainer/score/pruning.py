@@ -57,7 +57,8 @@ class Pruning:
         """That the last cut had to take much, in words; "" where it had not.
 
         Args:
-            limit, uncut: the budget and what was left before the last cut, as shares.
+            limit: the budget, as a share.
+            uncut: what was left before the last cut, as a share.
         """
         if limit is None or self.kept is None or not (self.prunes and self.lead and self.union):
             return ""

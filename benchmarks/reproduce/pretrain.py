@@ -7,9 +7,7 @@ tensors under the backbone's names, so that `[backbone] weights` takes them, and
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +44,6 @@ __all__ = [
     "source_network",
 ]
 
-log = logging.getLogger(__name__)
 KIND = "prunion pretrain"
 HEAD = ("domain_head.weight", "domain_head.bias")
 HOLDOUT = 0.1  # of the images, where there are none to test on
@@ -136,8 +133,6 @@ def domain_at(data: Path, name: str = "") -> DomainConfig:
     parts = domain_parts(data)
     if parts == {"train": data}:
         _check_parts(data)
-    else:
-        _tell_passed_over(data, parts)
     train, test, validation = (
         (str(parts[part]),) if part in parts else () for part in ("train", "test", "validation")
     )
@@ -151,17 +146,8 @@ def _check_parts(data: Path) -> None:
     if found := parts_among(folders):
         raise DataError(
             f"{data} holds the folders {' and '.join(found)}, which look like parts of a data set "
-            f"and would be classes: name them train and test, or give one of them"
+            "and would be classes: name them train and test, or give one of them"
         )
-
-
-def _tell_passed_over(data: Path, parts: Mapping[str, Path]) -> None:
-    """Say which folders beside the training images are not read, as they might be classes."""
-    train = parts["train"]
-    other = [x.name for x in data.iterdir() if x.is_dir() and x not in parts.values()]
-    if other := sorted(name for name in other if not name.startswith(".")):
-        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        log.warning("%s is trained on, not %s%s beside it", train, ", ".join(other[:3]), more)
 
 
 def read_source(path: Path) -> Source:

@@ -127,8 +127,8 @@ def domain_parts(source: Path) -> dict[str, Path]:
         unread = [x for x in sorted(source.iterdir()) if x.is_file() and _is_named(x, TESTS)]
         if unread:
             raise DataError(
-                f"{unread[0]} lies beside {parts['train']} and is not read for itself: give both, "
-                "the training images first"
+                f"{unread[0]} lies beside {parts['train']} and is not read for itself: move it "
+                "away, or give both in a run file or as (train, test)"
             )
     return parts or {"train": source}
 

@@ -59,7 +59,6 @@ __all__ = ["TrainConfig"]
 FROZEN_LR, TUNED_LR = 1e-2, 1e-3
 NO_AUGMENT = AugmentConfig()
 SWITCH_LR, SGD_LR = 1e-4, 1e-3  # the paper's, of switches and of classifiers
-LEARN_FIRST = ("svd", "taps")  # what they learn before settling is all that settling goes on with
 
 
 @dataclass(frozen=True)
@@ -222,11 +221,6 @@ class TrainConfig:
         """What keys may not say together, whatever the method."""
         if not self.epochs:
             raise ConfigError("[train] warmup, ramp and settle are all 0: give at least one epoch")
-        if self.method in LEARN_FIRST and not self.warmup + self.ramp:
-            raise ConfigError(
-                f'[train] method is "{self.method}", which settles with what it learned before, and'
-                " warmup and ramp are 0: give one of them an epoch"
-            )
         paper = self.recipe == "paper"
         for key, default, used, also in (
             ("drops", "auto", paper or not self.traits.prunes, " and methods that cut no channels"),

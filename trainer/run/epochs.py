@@ -208,7 +208,7 @@ def run_epochs(
             training.run_epoch(report, stop, until)
             if training.epoch == epoch:  # amid it
                 _keep(forks, folder, training, facts)
-                if processes.any(bool(stop)):  # unmeasured: a log without the stop has no such line
+                if processes.any(bool(stop)):  # nothing is measured where a whole run would not
                     if folder is not None:
                         _save(folder / state, training, facts)
                     raise stopped()

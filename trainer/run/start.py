@@ -133,8 +133,8 @@ def check_budget(
     if not begun:
         _check_floor(config, budget)
         _check_slices(config, net, budget)
+        _check_learned(config, budget)
     check_reachable(config, net, budget)
-    _check_learned(config, budget)
     learns = config.train.traits.prunes and (budget.share < 1 or config.train.recipe == "paper")
     check_own(config, learns)
 
@@ -156,16 +156,21 @@ def _check_trunk(config: RunConfig) -> None:
 
 
 def _check_learned(config: RunConfig, budget: PricedBudget) -> None:
-    """Raise ConfigError if the cut would go by switches that no step has moved."""
+    """Raise ConfigError if a run would cut or settle by what no step has taught it."""
     train = config.train
-    ranked = train.granularity != "slice" and train.recipe != "paper"  # before the cut, if not more
-    if ranked or train.warmup + train.ramp or budget.share >= 1:
+    if train.warmup + train.ramp:
         return
-    what = "slices" if train.granularity == "slice" else "the paper's switches"
-    raise ConfigError(
-        f"[train] warmup and ramp are 0, in which {what} learn, and the budget leaves some out: "
-        "give one of them an epoch"
-    )
+    what = ""
+    if train.method in ("svd", "taps"):
+        what = f'method "{train.method}" learns what it settles with'
+    elif budget.share < 1 and train.granularity == "slice":
+        what = "slices learn, and the budget leaves some out"
+    elif budget.share < 1 and train.recipe == "paper":
+        what = "the paper's switches learn, and the budget leaves some out"
+    if what:
+        raise ConfigError(
+            f"[train] warmup and ramp are 0, in which {what}: give one of them an epoch"
+        )
 
 
 def _own_weights(net: DomainNet, config: RunConfig) -> list[str]:

@@ -110,9 +110,9 @@ def test_what_lies_beside_the_training_images_is_told(
     write_domain(tmp_path / "data", ["red", "green"], 1, 0)
     for part in ("plane", ".hidden"):
         (tmp_path / "data" / part).mkdir()
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("INFO"):
         domain_at(tmp_path / "data")
-    assert "train is trained on, not plane beside it" in caplog.text
+    assert "plane is left out: it holds no images in class folders" in caplog.text
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -134,3 +134,7 @@ def test_the_command(tmp_path: Path) -> None:
     ):
         refused = command.invoke(cli, ["pretrain", str(tmp_path / "colours"), "-o", file, *wrong])
         assert refused.exit_code and said in refused.output
+    typo = str(tmp_path / "typo.safetensors")
+    refused = command.invoke(cli, ["pretrain", str(tmp_path / "colours"), "-o", typo, "--resume"])
+    assert refused.exit_code == 1 and "holds no run to resume: correct -o" in refused.output
+    assert not list(tmp_path.glob("typo*"))

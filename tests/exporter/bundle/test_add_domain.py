@@ -47,6 +47,13 @@ def test_the_pack_fits_the_bundle_and_stays_within_its_union(run: Path) -> None:
         add_domain_pack(run / "run", run / "late.toml", run / "late.pack")
 
 
+def test_what_is_not_there_is_not_resumed(run: Path, tmp_path: Path) -> None:
+    """A mistyped output trained anew."""
+    with pytest.raises(PrunionError, match="holds no run to resume: correct -o"):
+        add_domain_pack(run / "run", run / "late.toml", tmp_path / "typo", resume=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["warm", "Warm"])
 def test_its_name_is_no_other_domains_in_any_case(run: Path, name: str) -> None:
     """Where file names ignore case the two packs would be one file."""

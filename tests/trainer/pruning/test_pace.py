@@ -20,11 +20,13 @@ def test_no_domain_is_left_out(order: str, rounds: int, domains: int) -> None:
     pace = pace_of(train, ramp, domains)
     updates = [0] * domains
     for step in range(ramp):
-        if pace.learns_at(step):
-            turn = {"joint": slice(None), "batch": step % domains, "epoch": step % epoch // rounds}
-            now = turn[order]
-            for domain in range(domains)[now] if isinstance(now, slice) else [now]:
-                updates[domain] += 1
+        present = {
+            "joint": [*range(domains)],
+            "batch": [step % domains],
+            "epoch": [step % epoch // rounds],
+        }
+        for domain in present[order] if pace.learns_at(step) else ():
+            updates[domain] += 1
     assert max(updates) - min(updates) <= 1 and min(updates) >= 72, updates
     # Over the ramp each one's scores may travel as far as the run says.
     assert updates[0] * pace.travel == pytest.approx(train.switch_travel, rel=0.05)

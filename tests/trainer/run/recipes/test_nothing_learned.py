@@ -18,8 +18,8 @@ FROZEN = {"trunk": '"frozen"'}
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"method": '"svd"'}, 'method is "svd", which settles with what it learned'),
-        ({"method": '"taps"'}, 'method is "taps", which settles with'),
+        ({"method": '"svd"'}, 'method "svd" learns what it settles with'),
+        ({"method": '"taps"'}, 'method "taps" learns'),
         ({"recipe": '"paper"', **FROZEN}, "the paper's switches learn"),
         ({"granularity": '"slice"', **FROZEN}, "in which slices learn"),
         ({"granularity": '"slice"', "method": '"ba2"', **FROZEN}, "in which slices learn"),

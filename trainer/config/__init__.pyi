@@ -31,8 +31,8 @@ from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain
 from .run import load_config as load_config
 from .run_copy import keep_run_file as keep_run_file
-from .template import domain_parts as domain_parts
-from .template import foreign_to_init as foreign_to_init
-from .template import found_domains as found_domains
-from .template import run_file_text as run_file_text
+from .scaffold import domain_parts as domain_parts
+from .scaffold import foreign_to_init as foreign_to_init
+from .scaffold import found_domains as found_domains
+from .scaffold import run_file_text as run_file_text
 from .train import TrainConfig as TrainConfig

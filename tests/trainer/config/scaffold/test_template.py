@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunion.trainer.config import found_domains, load_config, run_file_text
-from prunion.trainer.config.template import _free
+from prunion.trainer.config.scaffold.found import free_name
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from prunion.trainer.config.template import _free
 def test_names_that_differ_in_case_alone_get_a_number(
     name: str, taken: tuple[str, ...], free: str
 ) -> None:
-    assert _free(name, dict.fromkeys(taken)) == free
+    assert free_name(name, dict.fromkeys(taken)) == free
 
 
 def test_folders_that_differ_in_case_alone_are_two_domains(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""The domains in a folder of images."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from prunion.runtime.base import reason_of
+from prunion.runtime.errors import DataError
+from prunion.trainer.config.scaffold.layout import (
+    TESTS,
+    TRAIN,
+    holds_classes,
+    holds_deeper,
+    holds_images,
+    inner_folders,
+    is_named,
+    is_part,
+    part_name,
+    parts_of,
+)
+
+__all__ = ["domain_parts", "found_domains", "free_name"]
+
+log = logging.getLogger(__name__)
+
+
+def found_domains(data: Path) -> dict[str, dict[str, Path]]:
+    """The domains in a folder: each one's `train`, and `test` and `validation` where there are.
+
+    A domain is a folder of class folders, or one that holds such folders (or Parquet files) called
+    `train` and `test` (or `val`; beside `test`, that is `validation`), in any case, also `Training`
+    or `train_images`. `data` may hold several, or be one itself.
+
+    What is left out, because it is no domain, no part of one or cannot be read, is named in a note.
+
+    Raises DataError if it holds none, if it may be read either way, or cannot be read.
+    """
+    if not data.is_dir():
+        raise DataError(f"{data} is no folder: give one that holds a folder for each domain")
+    try:
+        folders = inner_folders(data)
+        if parts := parts_of(data):
+            _check_alone(data, parts, folders)
+            _note_left(data, parts)
+            return {_name(data.resolve().name): parts}
+    except OSError as exc:
+        raise DataError(f"{_unread(exc, data)}: give one that can be") from None
+    found, classes, others = {}, [], []
+    for folder in folders:
+        try:
+            is_class = holds_images(folder)
+            parts = parts_of(folder)
+            _note_left(folder, parts)
+            parts = parts or ({} if is_class else _domain(folder))
+        except OSError as exc:  # such as a disk's `lost+found`
+            log.info("%s is left out: %s", folder, _unread(exc, folder))
+            continue
+        if parts:
+            found[folder] = parts
+        else:
+            others.append(folder)
+        if is_class:
+            classes.append(folder)
+    if classes and found:
+        raise DataError(
+            f"{classes[0]} holds images, as a class does, and {next(iter(found))} holds folders of "
+            "them, as a domain does: move away the one that does not belong there"
+        )
+    if classes:
+        return {_name(data.resolve().name): {"train": data}}
+    if not found:
+        raise DataError(
+            f"{data} holds no images in class folders: give DATA/DOMAIN/CLASS/*.jpg, or "
+            "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside; where a class's images lie "
+            "deeper, name the domains in a run file by hand"
+        )
+    for folder in others:
+        log.info("%s is left out: it holds no images in class folders", folder)
+    names: dict[str, dict[str, Path]] = {}
+    for folder, parts in found.items():
+        names[free_name(_name(folder.name), names)] = parts
+    return names
+
+
+def domain_parts(source: Path) -> dict[str, Path]:
+    """One domain's `train`, and `test` and `validation` where there are, as `found_domains` has it.
+
+    What has no such folders is all for training. Whether it can be read is told where it is read,
+    as is a `test` that holds nothing.
+
+    Raises DataError for a file that is called like the test images and is not read as them.
+    """
+    try:
+        parts = parts_of(source)
+        _note_left(source, parts)
+    except OSError:
+        parts = {}
+    named = {"train": source / "train", "test": source / "test"}
+    if all(path.is_dir() for path in named.values()):
+        parts = {**parts, **named}
+    if parts and "test" not in parts:
+        unread = [x for x in sorted(source.iterdir()) if x.is_file() and is_named(x, TESTS)]
+        if unread:
+            raise DataError(
+                f"{unread[0]} lies beside {parts['train']} and is not read for itself: move it "
+                "away, or give both in a run file or as (train, test)"
+            )
+    return parts or {"train": source}
+
+
+def _unread(exc: OSError, folder: Path) -> str:
+    return f"{exc.filename or folder} cannot be read ({exc.strerror or reason_of(exc)})"
+
+
+def _domain(folder: Path) -> dict[str, Path]:
+    return {"train": folder} if holds_classes(folder) else {}
+
+
+def _note_left(folder: Path, parts: Mapping[str, Path]) -> None:
+    """Say what of a folder of parts is none of them."""
+    for path in sorted(folder.iterdir()) if parts else ():
+        named = is_named(path, (*TRAIN, *TESTS))
+        if path in parts.values() or path.name.startswith(".") or not (path.is_dir() or named):
+            continue
+        why = "its name is no part's"
+        if path.is_file() and not is_part(path):
+            why = "it is no Parquet file or shard; a run file can name a table"
+        elif not is_part(path):
+            why = "it holds no images in class folders"
+        elif named:
+            why = "a domain has one part of its kind"
+        log.info("%s is left out: %s", path, why)
+
+
+def _check_alone(data: Path, parts: Mapping[str, Path], folders: list[Path]) -> None:
+    """Raise DataError if a folder of parts holds other folders that would be domains."""
+    others = [x for x in folders if part_name(x) not in (*TRAIN, *TESTS) and holds_deeper(x)]
+    if others and len(parts) == 1:
+        raise DataError(
+            f"{parts['train']} is either the training images of one domain, or a domain beside "
+            f"{others[0]}: rename it, or move away what does not belong there"
+        )
+
+
+def _name(folder: str) -> str:
+    """A domain's name for a folder's: what it may not hold becomes `_`."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", folder)[:64]
+    return name if name[:1].isalnum() else f"d{name}"[:64]
+
+
+def free_name(name: str, taken: Mapping[str, object]) -> str:
+    """The name, or with a number behind where two folders come to the same one.
+
+    Upper and lower case do not tell domains apart, as `check_domains` has it.
+    """
+    known = {other.casefold() for other in taken}
+    tries = (f"{name[:60]}_{number}" for number in range(2, len(taken) + 3))
+    return next(x for x in (name, *tries) if x.casefold() not in known)

@@ -1,0 +1,90 @@
+"""What a folder is by what lies in it: a class, a domain's part, a domain."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from prunion.runtime.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS, TABLE_SUFFIXES
+
+__all__ = [
+    "TESTS",
+    "TRAIN",
+    "holds_classes",
+    "holds_deeper",
+    "holds_images",
+    "inner_folders",
+    "is_named",
+    "is_part",
+    "part_name",
+    "parts_of",
+]
+
+TRAIN = ("train", "training")
+# To test on, the likeliest first: of two the other is to watch the run on.
+TESTS = ("test", "testing", "val", "valid", "validation", "dev")
+SHARDS = (".parquet", ".tar")
+
+
+def parts_of(folder: Path) -> dict[str, Path]:
+    """The parts of a domain by their keys, if one is for training."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    train, tests = (
+        [x for name in names for x in inside if part_name(x) == name and is_part(x)]
+        for names in (TRAIN, TESTS)
+    )
+    if not train:
+        return {}
+    # The first is to test on; what lies beside it is to watch the run on, not to be left out.
+    return {"train": train[0], **dict(zip(("test", "validation"), tests, strict=False))}
+
+
+def part_name(path: Path) -> str:
+    """What a part is called: `Train_Images` and `train.tar` are `train`."""
+    name = path.name.casefold()
+    name = next((name.removesuffix(kind) for kind in SHARDS if name.endswith(kind)), name)
+    return re.sub(r"[ _-](images|set|data)$", "", name)
+
+
+def is_named(path: Path, parts: tuple[str, ...]) -> bool:
+    """Whether a folder, or a file that may hold images or name them, is called like a part."""
+    if path.is_file() and path.suffix.lower() not in (*SHARDS, *TABLE_SUFFIXES, ".zip"):
+        return False
+    return (part_name(path.with_suffix("")) if path.is_file() else part_name(path)) in parts
+
+
+def is_part(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix.lower() in SHARDS
+    if holds_classes(path) or _holds_shards(path):
+        return True
+    # What has no parts itself has classes, as its name says, whose images may lie deeper.
+    return not parts_of(path) and holds_deeper(path)
+
+
+def holds_classes(folder: Path) -> bool:
+    return any(holds_images(inner) for inner in inner_folders(folder))
+
+
+def holds_deeper(folder: Path) -> bool:
+    """Whether there are images anywhere below its class folders."""
+    below = (Path(inner) for x in inner_folders(folder) for inner, _, _ in os.walk(x))
+    return any(map(holds_images, below))
+
+
+def _holds_shards(folder: Path) -> bool:
+    return folder.is_dir() and any(x.suffix.lower() in SHARDS for x in folder.iterdir())
+
+
+def holds_images(folder: Path) -> bool:
+    return any(x.suffix.lower() in IMAGE_SUFFIXES for x in folder.iterdir())
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        x
+        for x in inside
+        if x.is_dir() and not x.name.startswith(".") and x.name.lower() not in SYSTEM_FOLDERS
+    ]

@@ -24,6 +24,7 @@ __all__ = [
     "Phase",
     "Precision",
     "Ranking",
+    "RankingKey",
     "RecipeName",
     "SettleWith",
     "Sharing",
@@ -181,6 +182,7 @@ HeadOptimiser = Literal["adamw", "sgd"]
 TrunkFrom = Literal["start", "settle"]
 TrunkOptimiser = Literal["muon", "adamw"]
 Ranking = Literal["importance", "importance-per-cost", "fisher-per-cost", "random"]
+RankingKey = Literal[Auto, Ranking]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 SharingLoss = Literal["union", "intersection", "jaccard"]
@@ -197,7 +199,7 @@ CHOICES = {  # keys of `[train]`
     "head_start": HeadStart,
     "head_optimiser": HeadOptimiser,
     "trunk_optimiser": TrunkOptimiser,
-    "ranking": Ranking,
+    "ranking": RankingKey,
     "sharing": Sharing,
     "cut": CutFor,
     "settle_with": SettleWith,

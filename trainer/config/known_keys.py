@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunion.runtime.base import shown
-from prunion.trainer.config.checks import RecipeName
+from prunion.trainer.config.checks import BudgetKind, RankingKey, RecipeName
 from prunion.trainer.config.domains import drop_unused
 from prunion.trainer.config.method import METHODS, Method, method_traits
 
-__all__ = ["KNOWN", "METHOD_KEYS", "drop_ignored", "ignored", "misplaced", "settles_apart"]
+__all__ = [
+    "KNOWN",
+    "METHOD_KEYS",
+    "decided_ranking",
+    "drop_ignored",
+    "ignored",
+    "misplaced",
+    "settles_apart",
+]
 
 PLACED: tuple[Method, ...] = ("series", "parallel", "svd")
 # Methods that may have adapters of low rank beside the rest, and what `adapter_rank` brings along.
@@ -62,7 +70,7 @@ METHOD_KEYS: Mapping[str, Known] = {
 # Those, and what says how channels or slices are chosen and how a trunk is tuned.
 KNOWN: Mapping[str, Known] = {
     **METHOD_KEYS,
-    "ranking": Known("importance", CUTTING, channels=True, recipes=RANKED),
+    "ranking": Known("auto", CUTTING, channels=True, recipes=RANKED),
     "switch_every": Known(8, CUTTING, channels=True, recipes=("prunion",)),
     "switch_travel": Known(2.0, CUTTING, channels=True, recipes=("prunion",)),
     "own_epochs": Known(0, CUTTING, channels=True),
@@ -94,6 +102,22 @@ def misplaced(given: Mapping[str, Any]) -> str:
             told = f'"{value}"' if isinstance(value, str) else _number(value)
             return f"{key} is {told}, but {reason}"
     return ""
+
+
+def decided_ranking(given: Mapping[str, Any], kind: BudgetKind) -> RankingKey:
+    """What `ranking` stands for beside a budget: "auto" where nothing is ranked.
+
+    Cut by importance alone, channels of the early layers stay, whose operations are the dearest:
+    so a budget of operations or of time is met by the price. Where switches learn, λ brings it in.
+
+    Args:
+        given: the values of all keys of `[train]`.
+    """
+    ranking: RankingKey = given["ranking"]
+    if ranking != "auto" or _reason("ranking", KNOWN["ranking"], given):
+        return ranking
+    timed = kind in ("macs", "latency") and given["recipe"] != "prunion"
+    return "importance-per-cost" if timed else "importance"
 
 
 def ignored(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,12 @@ from prunion.trainer.config.checks import (
 )
 from prunion.trainer.config.domains import DomainConfig, check_domains, check_used
 from prunion.trainer.config.file import absolute_paths, put_value, read_change, read_toml
-from prunion.trainer.config.known_keys import METHOD_KEYS, drop_ignored, settles_apart
+from prunion.trainer.config.known_keys import (
+    METHOD_KEYS,
+    decided_ranking,
+    drop_ignored,
+    settles_apart,
+)
 from prunion.trainer.config.method import MOST_TURNS
 from prunion.trainer.config.train import TrainConfig
 
@@ -111,6 +116,8 @@ class RunConfig:
                 f"[budget] own is {self.budget.own:g}, and domains do not settle with the union: "
                 f"{advice}"
             )
+        ranking = decided_ranking(vars(self.train), self.budget.kind)
+        object.__setattr__(self, "train", replace(self.train, ranking=ranking))
 
     @property
     def own_normalisation(self) -> bool:

@@ -20,7 +20,7 @@ from prunion.trainer.config.checks import (
     Learned,
     Placement,
     Precision,
-    Ranking,
+    RankingKey,
     RecipeName,
     SettleWith,
     Sharing,
@@ -85,6 +85,7 @@ class TrainConfig:
         sync_norms: whether BatchNorm's statistics are those of all slices, or each process's own.
         sharing, sharing_weight: the loss that makes domains agree on channels, and its λ.
         domain_budget: whether each domain alone has a budget loss too (`budgets_domains`).
+        ranking: what orders channels before the ramp; "auto" is the budget's (`RunConfig`).
         cut: what is brought within the budget in the end: the union, or each domain alone.
         settle_with: the channels that a domain settles with (`opens`).
         augment: how training changes images, of domains that do not say so themselves.
@@ -105,7 +106,7 @@ class TrainConfig:
     lr: float | Auto = "auto"
     trunk_lr: float = 6e-4
     trunk_optimiser: TrunkOptimiser = "muon"
-    ranking: Ranking = "importance"
+    ranking: RankingKey = "auto"
     switch_travel: float = 2.0
     switch_every: int = 8
     weight_decay: float = 1e-4

@@ -191,7 +191,7 @@ def make_recipe(
             learns=beta < 1,
             ranked=True,
             ranking_steps=LONG_RANKING,
-            ranking=train.ranking,
+            ranking=_ranking(train),
             cost=cost,
             select=select,
             each=each,
@@ -203,7 +203,7 @@ def make_recipe(
             Pressure(train, cost, domains, free=True),
             learns=beta < 1,
             ranked=True,
-            ranking=train.ranking,
+            ranking=_ranking(train),
             cost=cost,
             select=select,
             each=each,
@@ -221,7 +221,7 @@ def make_recipe(
         Pressure(train, cost, domains, pace.turns, every=pace.every),
         learns=beta < 1 and train.traits.prunes,
         ranked=True,
-        ranking=train.ranking,
+        ranking=_ranking(train),
         cost=cost,
         select=select,
         each=each,
@@ -278,6 +278,11 @@ def thin_recipe(
         select=select,
         pace=pace,
     )
+
+
+def _ranking(train: TrainConfig) -> Ranking:
+    """What orders channels: by their importance, where a run's budget has not decided."""
+    return "importance" if train.ranking == "auto" else train.ranking
 
 
 def _drops(train: TrainConfig, steps_per_epoch: int) -> tuple[int, ...]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import METHODS, RunConfig, TrainConfig, drop_ignored
+from prunion.trainer.config import (
+    METHODS,
+    RunConfig,
+    TrainConfig,
+    changed_keys,
+    drop_ignored,
+    todays_config,
+)
 from prunion.trainer.config.known_keys import KNOWN, ignored
 
 SLICES = {"granularity": "slice"}
@@ -51,6 +58,38 @@ def run_of(train: dict[str, Any]) -> dict[str, Any]:
     return {**own, "train": train}
 
 
+@pytest.mark.parametrize(
+    ("train", "kind", "ranking"),
+    [
+        ({}, "params", "importance"),
+        ({}, "macs", "importance"),
+        ({"recipe": "once"}, "params", "importance"),
+        ({"recipe": "once"}, "bytes", "importance"),
+        ({"recipe": "once"}, "macs", "importance-per-cost"),
+        ({"recipe": "greedy"}, "macs", "importance-per-cost"),
+        ({"recipe": "once", "ranking": "importance"}, "macs", "importance"),
+        ({"recipe": "once", "ranking": "fisher-per-cost"}, "params", "fisher-per-cost"),
+        ({"recipe": "paper"}, "macs", "auto"),
+        (SLICES, "params", "auto"),
+        ({"method": "norms"}, "macs", "auto"),
+    ],
+)
+def test_a_ranking_that_is_not_given_is_the_budgets(
+    train: dict[str, Any], kind: str, ranking: str
+) -> None:
+    config = RunConfig.from_json({**run_of(train), "budget": {"limit": 0.5, "kind": kind}})
+    assert config.train.ranking == ranking
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+def test_a_run_of_before_that_ranked_by_importance_goes_on() -> None:
+    """It stored so, whatever it was."""
+    for train in ({}, {"recipe": "once"}, {"recipe": "paper"}, SLICES, {"method": "norms"}):
+        now = RunConfig.from_json(run_of(train)).to_json()
+        before = {**now, "train": {**now["train"], "ranking": "importance"}}
+        assert not list(changed_keys(todays_config(before), now))
+
+
 @pytest.mark.parametrize(("beside", "why", "nothing", "whom"), NOTHING)
 def test_what_says_nothing_is_refused_and_says_whom_it_is_for(
     beside: dict[str, Any], why: str, nothing: dict[str, Any], whom: str
@@ -86,8 +125,11 @@ def test_what_a_method_sets_itself_is_read_back(method: str, recipe: str, granul
         return
     assert not ignored(vars(train))
     run = RunConfig.from_json(run_of({}))
-    value = {**run.to_json(), "train": RunConfig.from_json(run_of(vars(train))).to_json()["train"]}
-    assert RunConfig.from_json(value).train == train == RunConfig.from_checkpoint(value).train
+    of_run = RunConfig.from_json(run_of(vars(train)))
+    value = {**run.to_json(), "train": of_run.to_json()["train"]}
+    again = RunConfig.from_json(value).train
+    assert again == of_run.train == RunConfig.from_checkpoint(value).train
+    assert replace(again, ranking="auto") == train
 
 
 def test_the_table_has_every_default() -> None:

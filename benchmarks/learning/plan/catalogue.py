@@ -54,6 +54,7 @@ class LearningRow:
 
 FROZEN, TUNED = {"trunk": "frozen"}, {"trunk": "tuned"}
 ONCE = {**TUNED, "recipe": "once", "ranking": "importance-per-cost"}
+GREEDY = {**ONCE, "recipe": "greedy"}
 PAPER = {**FROZEN, "recipe": "paper"}
 BA2 = {**FROZEN, "sharing": "none", "cut": "domains"}
 
@@ -127,7 +128,17 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
         {**ONCE, "ranking": "fisher-per-cost"},
         POINTS,
     ),
-    "greedy": ("a ramp of cuts by importance per cost", {**ONCE, "recipe": "greedy"}, POINTS),
+    "greedy": ("a ramp of cuts by importance per cost", GREEDY, POINTS),
+    "greedy-undivided": (
+        "a ramp of cuts by importance",
+        {**GREEDY, "ranking": "importance"},
+        POINTS,
+    ),
+    "greedy-fisher": (
+        "a ramp of cuts by expected loss per cost",
+        {**GREEDY, "ranking": "fisher-per-cost"},
+        POINTS,
+    ),
     "one-shot-random": ("cut once at random", {**ONCE, "ranking": "random"}, POINTS),
     "frozen-random": ("union, frozen, random ranking", {**FROZEN, "ranking": "random"}, PARAMS),
     "tuned-random": ("union, tuned, random ranking", {**TUNED, "ranking": "random"}, PARAMS),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -180,7 +180,9 @@ def image_kind(path: Path) -> str | None:
     except Image.DecompressionBombError:
         return FORMATS[0]  # whichever it is, reading it will say what is wrong
     except Exception:  # what is no image fails in as many ways
-        return _boxed_kind(path)
+        with suppress(OSError), open(path, "rb") as file:
+            return _boxed_kind(file)
+        return None
 
 
 def can_decode(kind: str) -> bool:
@@ -196,33 +198,37 @@ def can_decode(kind: str) -> bool:
     return kind in Image.OPEN
 
 
-def _opened(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+@contextmanager
+def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
-        return nullcontext(source)
+        yield source
+        return
+    # Not the path: of a file whose name it knows Pillow maps raw pixels into memory, by the size
+    # that a turned TIFF has after it is turned, and scrambles them.
+    memory = io.BytesIO(source) if isinstance(source, bytes) else None
+    with memory or open(source, "rb") as file, _identified(file) as image:
+        yield image
+
+
+def _identified(file: IO[bytes]) -> Image.Image:
     try:
-        return Image.open(_stream(source), formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        kind = _boxed_kind(source)
+        kind = _boxed_kind(file)
         if kind is None:
             raise
     if not can_decode(kind):
         raise ImageFault(
             f"{kind}, which takes the package pillow-heif to read", install_hint("heif")
         )
-    return Image.open(_stream(source), formats=[k for k in ("AVIF", "HEIF") if k in Image.OPEN])
+    file.seek(0)
+    return Image.open(file, formats=[k for k in ("AVIF", "HEIF") if k in Image.OPEN])
 
 
-def _stream(source: str | Path | bytes) -> str | Path | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
-
-
-def _boxed_kind(source: str | Path | bytes) -> str | None:
+def _boxed_kind(file: IO[bytes]) -> str | None:
     """AVIF or HEIF, if the first bytes say so."""
-    if isinstance(source, bytes):
-        return BRANDS.get(source[4:12])
-    with suppress(OSError), open(source, "rb") as file:
-        return BRANDS.get(file.read(12)[4:])
-    return None
+    file.seek(0)
+    return BRANDS.get(file.read(12)[4:])
 
 
 def _check_picture(width: int, height: int) -> None:

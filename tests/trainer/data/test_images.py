@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from prunion.runtime.base import install_hint
+from prunion.runtime.base import Orientation, install_hint
 from prunion.runtime.errors import DataError, InputError
 from prunion.runtime.images import can_decode, image_kind, open_image
 from prunion.runtime.images.image_set import ImageCheck, decode_image
@@ -253,3 +253,18 @@ def test_a_jpeg_that_was_cut_off_is_told_before_training() -> None:
             ImageCheck("exif", deep_bytes).check([data], ["it"])
         with pytest.raises(DataError, match=r"it cannot be read .*remove it or replace it"):
             ImageCheck("exif", deep_bytes).check([whole[:-200]], ["it"])
+
+
+@pytest.mark.parametrize("asked", ["exif", "ignore"])
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_tiff_is_the_same_from_its_file_and_from_its_bytes(
+    tmp_path: Path, orientation: int, mode: str, asked: Orientation
+) -> None:
+    """Pillow maps a file's raw pixels into memory by the size that it has after it is turned."""
+    levels = (np.arange(40 * 28) % 251).astype(np.uint8).reshape(40, 28)
+    deep = Image.fromarray(levels.astype(np.uint16) * 257)
+    image = deep if mode == "I;16" else Image.fromarray(levels).convert(mode)
+    path = tmp_path / "a.tif"
+    image.save(path, tiffinfo={274: orientation})
+    np.testing.assert_array_equal(open_image(path, asked), open_image(path.read_bytes(), asked))

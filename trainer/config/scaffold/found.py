@@ -9,12 +9,15 @@ from pathlib import Path
 
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import DataError
+from prunion.runtime.images import IMAGE_SUFFIXES, TABLE_SUFFIXES
 from prunion.trainer.config.scaffold.layout import (
+    SHARDS,
     TESTS,
     TRAIN,
     holds_classes,
     holds_deeper,
     holds_images,
+    holds_shards,
     inner_folders,
     is_named,
     is_part,
@@ -25,6 +28,7 @@ from prunion.trainer.config.scaffold.layout import (
 __all__ = ["domain_parts", "found_domains", "free_name"]
 
 log = logging.getLogger(__name__)
+FILES = (*SHARDS, *TABLE_SUFFIXES, ".zip")  # that may hold a set of images, or name them
 
 
 def found_domains(data: Path) -> dict[str, dict[str, Path]]:
@@ -48,12 +52,16 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
             return {_name(data.resolve().name): parts}
     except OSError as exc:
         raise DataError(f"{_unread(exc, data)}: give one that can be") from None
+    _note_beside(data)
     found, classes, others = {}, [], []
     for folder in folders:
         try:
             is_class = holds_images(folder)
             parts = parts_of(folder)
+            if is_class and not parts:
+                _note_classes(folder)
             _note_left(folder, parts)
+            is_class = is_class and not parts
             parts = parts or ({} if is_class else _domain(folder))
         except OSError as exc:  # such as a disk's `lost+found`
             log.info("%s is left out: %s", folder, _unread(exc, folder))
@@ -119,20 +127,63 @@ def _domain(folder: Path) -> dict[str, Path]:
     return {"train": folder} if holds_classes(folder) else {}
 
 
+def _note_beside(data: Path) -> None:
+    """Say which files beside folders of domains, or of classes, might be images of some too."""
+    for path in sorted(data.iterdir()):
+        if path.is_symlink() and not path.exists():
+            log.info("%s is left out: it is a link to what is not there", path)
+        elif path.is_file() and path.suffix.lower() in (*FILES, *IMAGE_SUFFIXES):
+            log.info("%s is left out: it is a file beside folders; a run file can name one", path)
+
+
+def _note_classes(folder: Path) -> None:
+    """Say that a folder is taken for a class that has folders of images, as a domain has."""
+    inner = next((x for x in inner_folders(folder) if holds_images(x)), None)
+    if inner is not None:
+        log.info(
+            "%s is taken for a class, with what lies in %s, since images lie in it: move those "
+            "away if it is a domain",
+            folder,
+            inner,
+        )
+
+
+def _note_deep(part: Path) -> None:
+    """Say that the folders of a part hold folders of images, as domains do."""
+    if part.is_dir() and not holds_classes(part) and not holds_shards(part):
+        log.info(
+            "%s is taken for folders of classes, whose images lie deeper: if those are domains, "
+            "give DATA/DOMAIN/%s/CLASS",
+            part,
+            part.name,
+        )
+
+
 def _note_left(folder: Path, parts: Mapping[str, Path]) -> None:
     """Say what of a folder of parts is none of them."""
+    for part in parts.values():
+        _note_deep(part)
     for path in sorted(folder.iterdir()) if parts else ():
-        named = is_named(path, (*TRAIN, *TESTS))
-        if path in parts.values() or path.name.startswith(".") or not (path.is_dir() or named):
+        if path in parts.values() or path.name.startswith("."):
             continue
-        why = "its name is no part's"
-        if path.is_file() and not is_part(path):
-            why = "it is no Parquet file or shard; a run file can name a table"
-        elif not is_part(path):
-            why = "it holds no images in class folders"
-        elif named:
-            why = "a domain has one part of its kind"
-        log.info("%s is left out: %s", path, why)
+        if why := _why_left(path):
+            log.info("%s is left out: %s", path, why)
+
+
+def _why_left(path: Path) -> str:
+    """Why what lies beside a domain's parts is none; "" where nobody would take it for one."""
+    named, suffix = is_named(path, (*TRAIN, *TESTS)), path.suffix.lower()
+    if path.is_file() and not named:
+        if suffix in IMAGE_SUFFIXES:
+            return "it lies in no class folder"
+        return "its name is no part's" if suffix in (*SHARDS, ".zip") else ""
+    if path.is_file() and not is_part(path):
+        return "it is no Parquet file or shard; a run file can name a table"
+    if not path.exists():
+        return "it is a link to what is not there"
+    if not is_part(path):
+        return "it holds no images in class folders"
+    return "a domain has one part of its kind" if named else "its name is no part's"
 
 
 def _check_alone(data: Path, parts: Mapping[str, Path], folders: list[Path]) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from prunion.runtime.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS, TABLE_SUFFIXES
 
 __all__ = [
+    "SHARDS",
     "TESTS",
     "TRAIN",
     "holds_classes",
     "holds_deeper",
     "holds_images",
+    "holds_shards",
     "inner_folders",
     "is_named",
     "is_part",
@@ -57,7 +59,7 @@ def is_named(path: Path, parts: tuple[str, ...]) -> bool:
 def is_part(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() in SHARDS
-    if holds_classes(path) or _holds_shards(path):
+    if holds_classes(path) or holds_shards(path):
         return True
     # What has no parts itself has classes, as its name says, whose images may lie deeper.
     return not parts_of(path) and holds_deeper(path)
@@ -73,7 +75,7 @@ def holds_deeper(folder: Path) -> bool:
     return any(map(holds_images, below))
 
 
-def _holds_shards(folder: Path) -> bool:
+def holds_shards(folder: Path) -> bool:
     return folder.is_dir() and any(x.suffix.lower() in SHARDS for x in folder.iterdir())
 
 

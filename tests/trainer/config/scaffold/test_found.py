@@ -117,3 +117,60 @@ def test_links_keep_their_names(tmp_path: Path) -> None:
     (domain,) = load_config(file).domains
     assert domain.train == (str(data / "train.parquet"),)
     assert domain.test == (str(data / "test.parquet"),)
+
+
+def test_an_image_beside_parts_is_noted_and_the_domain_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = tmp_path / "data"
+    a = folders(data / "A", "train/x", "train/y", "test/x", "test/y")
+    (a / "preview.png").touch()
+    assert found_domains(data) == {"A": {"train": a / "train", "test": a / "test"}}
+    assert f"{a / 'preview.png'} is left out: it lies in no class folder" in caplog.text
+
+
+def test_domains_that_are_taken_for_classes_are_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loose image makes a folder a class, and so does a split that lies above the domains."""
+    caplog.set_level(logging.INFO)
+    data = folders(tmp_path / "covers", "A/x", "A/y", "B/x", "B/y")
+    for name in "AB":
+        (data / name / "cover.png").touch()
+    assert found_domains(data) == {"covers": {"train": data}}
+    assert f"{data / 'A'} is taken for a class, with what lies in {data / 'A' / 'x'}" in caplog.text
+    deep = [f"{part}/{name}/{x}" for part in ("train", "test") for name in "ab" for x in "cd"]
+    data = folders(tmp_path / "split", *deep)
+    assert list(found_domains(data)) == ["split"]
+    assert f"{data / 'train'} is taken for folders of classes" in caplog.text
+    assert "give DATA/DOMAIN/train/CLASS" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["B.tar", "C.parquet", "D.zip", "E.csv", "loose.png"])
+def test_files_beside_domains_are_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = folders(tmp_path / "data", "A/x", "A/y")
+    (data / name).touch()
+    (data / "README.md").touch()
+    assert found_domains(data) == {"A": {"train": data / "A"}}
+    assert [x.getMessage().split(" is left out")[0] for x in caplog.records] == [str(data / name)]
+
+
+def test_more_shards_of_a_part_and_links_to_nothing_are_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = tmp_path / "data"
+    (data / "A").mkdir(parents=True)
+    for name in ("train.tar", "train_2.tar", "test.tar", "labels.txt"):
+        (data / "A" / name).touch()
+    (data / "B").symlink_to(tmp_path / "nowhere")
+    parts = {"train": data / "A" / "train.tar", "test": data / "A" / "test.tar"}
+    assert found_domains(data) == {"A": parts}
+    assert [x.getMessage() for x in caplog.records] == [
+        f"{data / 'B'} is left out: it is a link to what is not there",
+        f"{data / 'A' / 'train_2.tar'} is left out: its name is no part's",
+    ]

@@ -84,11 +84,17 @@ class Claim:
 
 
 def check_folder(
-    folder: Path, *, force: bool, resume: bool, inputs: Sequence[Path | str] = ()
+    folder: Path,
+    *,
+    force: bool,
+    resume: bool,
+    inputs: Sequence[Path | str] = (),
+    again: str = "use --force",
 ) -> None:
     """Check that a run may use the folder; nothing is changed.
 
     Args:
+        again: how to train what cannot be resumed from its first step.
         inputs: what the run reads; none of it may be what `force` removes.
 
     Raises:
@@ -102,7 +108,7 @@ def check_folder(
     if folder.exists() and not folder.is_dir():
         raise PrunionError(f"{folder} is a file: give -o a folder")
     if resume and folder.exists():
-        _check_resumable(folder)
+        _check_resumable(folder, again)
     elif folder.exists() and any(folder.iterdir()) and not force:
         raise PrunionError(_why_taken(folder))
     # The run file in a run's folder is a copy that stays.
@@ -244,14 +250,14 @@ def drop_lines_after(metrics: Path, step: int) -> None:
         temporary.write_text("".join(kept), "utf-8")
 
 
-def _check_resumable(folder: Path) -> None:
+def _check_resumable(folder: Path, again: str) -> None:
     """Refuse what holds no state, unless it looks like a run killed before its first state."""
     if not (folder / STATE).is_file():
         known = (*FILES, *FOLDERS, *KEPT, RUN_FILE)
         others = [p.name for p in folder.iterdir() if p.name not in known]
         if any(not name.startswith(".") for name in others) or (folder / "checkpoint").exists():
             # Advised only where it is not refused in its turn.
-            fix = "choose another place with -o" if foreign_to_run(folder) else "use --force"
+            fix = "choose another place with -o" if foreign_to_run(folder) else again
             raise PrunionError(f"{folder} holds no state.safetensors to resume from: {fix}")
 
 

@@ -76,6 +76,7 @@ def train_run(
     importance: np.ndarray | None = None,
     datasets: HandedSets | None = None,
     start: Path | None = None,
+    start_of: Path | None = None,
     forks: Forks = lambda training: (),
     watch: Watch = UNWATCHED,
     track: Sequence[str] = (),
@@ -90,6 +91,7 @@ def train_run(
         datasets: training and test images of the domains of `source = "python"`.
         start: a state that another run's `forks` kept, to go on from; beside it lies its log. The
             runs differ in their budget's limit at most.
+        start_of: that run's folder, whose network this one goes on with.
         forks: the states on this run's way to keep for others.
         watch: functions that are told of every step and epoch.
         track: tools that are told of the figures too: wandb, mlflow.
@@ -113,7 +115,8 @@ def train_run(
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         processes.on_first(claim.take)
         resumes = resume and (folder / STATE).is_file()
-        graph = _graph(folder) if resumes else None
+        begun = folder if resumes else start_of if start is not None else None
+        graph = None if begun is None else _graph(begun)
         asked = None if resumes else check
         training, domains = begin(
             config, folder, device, processes, graph, model, asked, importance, datasets

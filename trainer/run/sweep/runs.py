@@ -52,6 +52,9 @@ __all__ = ["train_sweep", "train_with_baseline"]
 
 BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
 FORK = "fork."  # how the file of a kept state begins
+# With --force all the others would go too.
+AGAIN = "remove that folder to train it again"
+
 Run = tuple[RunConfig, Path]
 
 
@@ -96,7 +99,7 @@ def train_sweep(
     check_pruned(configs)
     check_shared(shared)
     for _, place in runs:
-        check_folder(place, force=force, resume=resume)
+        check_folder(place, force=force, resume=resume, again=AGAIN)
     with Claim(folder) as claim:
         if _is_first():
             claim.take()
@@ -111,7 +114,11 @@ def train_sweep(
         if not waiting:
             places = {draw_of(config): place for config, place in reversed(finished)}
             check_alike(finished, lambda config: read_made_by(places[draw_of(config)]))
-        shares = _priced(waiting[0], runs, check, finished) if waiting else []
+        shares = []
+        if waiting:
+            later = [run for run in waiting if resume and (run[1] / STATE).is_file()]
+            first_run = (later or waiting)[0]
+            shares = _priced(first_run, runs, check, finished, begun=bool(later))
         if _is_first():
             claim.make()
         go = partial(train_run, force=force, resume=resume, run_file=run_file, track=track)
@@ -215,6 +222,7 @@ def _train_seed(
         go(
             *run,
             start=kept if kept.is_file() else None,
+            start_of=trunk[1],
             forks=forks if run == trunk else lambda training: (),
         )
         for file in (kept, kept.with_suffix(".jsonl")):
@@ -227,17 +235,24 @@ def _name(config: RunConfig) -> str:
 
 
 def _priced(
-    first: Run, runs: Sequence[Run], check: ExportCheck | None, finished: Sequence[Run]
+    first: Run,
+    runs: Sequence[Run],
+    check: ExportCheck | None,
+    finished: Sequence[Run],
+    *,
+    begun: bool,
 ) -> list[float]:
     """Everything that the runs need, before the first one: a budget that cannot be met shows now.
 
     They share network and data, so all budgets are priced for the first one's network, and those
-    that are `finished` are held against its images. Returns what share of its cost each run allows.
+    that are `finished` are held against its images. Where it is `begun`, what made the network is
+    not needed again. Returns what share of its cost each run allows.
     """
     config, folder = first
+    graph = read_json(folder / GRAPH) if begun and (folder / GRAPH).is_file() else None
     device = device_named(config.device, config.train)
     with joined_processes(len(config.domains), config.train, device) as processes:
-        training, domains = begin(config, folder, device, processes, check=check)
+        training, domains = begin(config, folder, device, processes, graph, check=check)
         opened = {draw_of(config): domains}
 
         def today(run: RunConfig) -> MadeBy:

@@ -97,6 +97,8 @@ def misplaced(given: Mapping[str, Any]) -> str:
     for key, known in KNOWN.items():
         if given[key] == known.default or _decided(key, given):
             continue
+        if (key, given[key]) == ("ranking", "importance"):  # which a run may have decided itself
+            continue
         if reason := _reason(key, known, given):
             value = given[key]
             told = f'"{value}"' if isinstance(value, str) else _number(value)

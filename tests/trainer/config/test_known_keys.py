@@ -82,6 +82,14 @@ def test_a_ranking_that_is_not_given_is_the_budgets(
     assert RunConfig.from_json(config.to_json()) == config
 
 
+def test_a_ranking_that_a_run_decided_is_no_obstacle_to_another_recipe() -> None:
+    config = RunConfig.from_json(run_of({}))
+    for change in ({"recipe": "paper"}, {"method": "norms"}, SLICES):
+        changed = replace(config, train=replace(config.train, **change))  # type: ignore[arg-type]
+        stored = {**config.to_json(), "train": {**config.to_json()["train"], **change}}
+        assert RunConfig.from_json(stored) == changed
+
+
 def test_a_run_of_before_that_ranked_by_importance_goes_on() -> None:
     """It stored so, whatever it was."""
     for train in ({}, {"recipe": "once"}, {"recipe": "paper"}, SLICES, {"method": "norms"}):

@@ -200,11 +200,18 @@ def can_decode(kind: str) -> bool:
 
 @contextmanager
 def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
+    # No path: of a file whose name it knows Pillow maps raw pixels into memory, by the size that a
+    # turned TIFF has after it is turned, and scrambles them.
     if isinstance(source, Image.Image):
-        yield source
+        name = getattr(source, "filename", None)
+        if source.format == "TIFF" and name:
+            source.filename = ""  # type: ignore[attr-defined]
+        try:
+            yield source
+        finally:
+            if name is not None:
+                source.filename = name  # type: ignore[attr-defined]
         return
-    # Not the path: of a file whose name it knows Pillow maps raw pixels into memory, by the size
-    # that a turned TIFF has after it is turned, and scrambles them.
     memory = io.BytesIO(source) if isinstance(source, bytes) else None
     with memory or open(source, "rb") as file, _identified(file) as image:
         yield image

@@ -267,4 +267,8 @@ def test_a_turned_tiff_is_the_same_from_its_file_and_from_its_bytes(
     image = deep if mode == "I;16" else Image.fromarray(levels).convert(mode)
     path = tmp_path / "a.tif"
     image.save(path, tiffinfo={274: orientation})
-    np.testing.assert_array_equal(open_image(path, asked), open_image(path.read_bytes(), asked))
+    right = open_image(path.read_bytes(), asked)
+    np.testing.assert_array_equal(open_image(path, asked), right)
+    with Image.open(path) as opened:  # and not yet loaded
+        np.testing.assert_array_equal(open_image(opened, asked), right)
+        assert opened.filename == str(path)

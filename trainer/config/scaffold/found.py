@@ -56,12 +56,11 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
     found, classes, others = {}, [], []
     for folder in folders:
         try:
-            is_class = holds_images(folder)
             parts = parts_of(folder)
-            if is_class and not parts:
+            is_class = not parts and holds_images(folder)
+            if is_class:
                 _note_classes(folder)
             _note_left(folder, parts)
-            is_class = is_class and not parts
             parts = parts or ({} if is_class else _domain(folder))
         except OSError as exc:  # such as a disk's `lost+found`
             log.info("%s is left out: %s", folder, _unread(exc, folder))

@@ -196,7 +196,8 @@ def check_pack(
     if pack.trunk_hash != trunk_hash:
         raise BundleError(
             f"pack {pack.name!r} was made for trunk {pack.trunk_hash[:12]}, this bundle has "
-            f"{trunk_hash[:12]}: export the pack from this bundle's checkpoint"
+            f"{trunk_hash[:12]}: take the pack from the run this bundle was exported from, "
+            "and export the bundle with all domains of that run"
         )
     if images is not None and pack.images and dict(pack.images) != images.to_json():
         here = images.to_json()

@@ -21,6 +21,7 @@ __all__ = [
     "bits_of",
     "brightest_of",
     "can_decode",
+    "holds_deep_colour",
     "image_kind",
     "open_image",
     "read_image",
@@ -156,13 +157,27 @@ def bits_of(image: Image.Image) -> int:
     return 8
 
 
-def brightest_of(image: Image.Image) -> int:
-    """The largest number of a loaded image of 16 bits a channel; -1 of any other."""
+def brightest_of(image: Image.Image, deep_colour: bool) -> int:
+    """The largest number of a loaded image of 16 bits a channel; -1 of any other.
+
+    With `deep_colour`, of which eight bits were read, the largest that these may stand for.
+    """
+    if deep_colour:
+        return int(np.asarray(image.convert("RGB")).max()) * 256 + 255
     if bits_of(image) != 16:
         return -1
     numbers = np.asarray(image)
     inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
     return 65535 - int(numbers.min()) if inverted else int(numbers.max())
+
+
+def holds_deep_colour(image: Image.Image) -> bool:
+    """Whether an image that is not loaded has 16 bits a channel and several channels.
+
+    Of these Pillow reads the upper eight as they are: `bits_of` says 8 of such an image.
+    """
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    return deep and not image.mode.startswith("I")
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:

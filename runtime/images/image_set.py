@@ -19,6 +19,7 @@ from prunion.runtime.images.decode import (
     ImageFault,
     bits_of,
     brightest_of,
+    holds_deep_colour,
     read_image,
     to_rgb,
     turn_of,
@@ -222,10 +223,11 @@ class ImageCheck:
         def use(opened: Image.Image) -> list[str]:
             # Before it is loaded: Pillow turns a TIFF then, and takes the tag away.
             turned = self.orientation == "exif" and _is_turned(opened)
+            deep_colour = holds_deep_colour(opened)
             _load_small(opened) if deep or _lacks_end(opened, image) else opened.verify()
             if deep:
-                self.brightest.append(brightest_of(opened))
-            return _traits(opened, turned)
+                self.brightest.append(brightest_of(opened, deep_colour))
+            return _traits(opened, turned, deep_colour)
 
         try:
             return _print_of(image), read_image(image, use)
@@ -269,14 +271,14 @@ def _is_turned(image: Image.Image) -> bool:
     return ("exif" in image.info or image.format == "TIFF") and turn_of(image) is not None
 
 
-def _traits(image: Image.Image, turned: bool) -> list[str]:
+def _traits(image: Image.Image, turned: bool, deep_colour: bool) -> list[str]:
     """What of an image does not reach the network as it is stored."""
     animated = False
     with suppress(Exception):  # damage behind what is used of the image
         # A camera's JPEG may hold previews and depth maps as further frames: no animation.
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
     told = {
-        DEEP: bits_of(image) > 8,
+        DEEP: deep_colour or bits_of(image) > 8,
         "of several frames, the first taken": animated,
         "turned by their EXIF orientation": turned,
         "with transparency, which is dropped": (

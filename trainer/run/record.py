@@ -27,6 +27,7 @@ from prunion.trainer.score import MadeBy, other_images, read_made_by
 __all__ = [
     "RECORD",
     "answer_records",
+    "image_digests",
     "made_by",
     "other_than_noted",
     "run_record",
@@ -126,7 +127,7 @@ def made_by(training: Training, domains: Sequence[Domain]) -> dict[str, Any]:
         d.name: {
             "classes": list(d.classes),
             "images": {part: len(images) for part, images in _parts(d).items()},
-            "digests": {part: images.digest for part, images in _parts(d).items()},
+            "digests": image_digests(d),
         }
         for d in domains
     }
@@ -180,6 +181,11 @@ def other_than_noted(facts: dict[str, Any], key: str, now: Mapping[str, str]) ->
     before = facts.get(key, {})
     facts[key] = dict(now)
     return [name for name in now if same_images(before.get(name, ""), now[name]) is False]
+
+
+def image_digests(domain: Domain) -> dict[str, str]:
+    """The digest of each set of a domain's images."""
+    return {part: images.digest for part, images in _parts(domain).items()}
 
 
 def _parts(domain: Domain) -> dict[str, ImageSet]:

@@ -49,6 +49,7 @@ from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
     RECORD,
     answer_records,
+    image_digests,
     run_record,
     tell_alike,
     tell_other_images,
@@ -185,6 +186,7 @@ def _save(
                 "classes": list(d.classes),
                 "accuracy": result.accuracy[d.name],
                 "accuracy_before": result.accuracy_before.get(d.name),
+                "digests": image_digests(d),
             }
             for d in domains
         ],

@@ -7,6 +7,7 @@ where the accuracy bears it; where it does not they stay float32.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from prunion.exporter.options import ExportOptions
 from prunion.runtime.base import shown
 from prunion.runtime.bundle import Int8Account
 from prunion.runtime.errors import DataError, VerificationError
+from prunion.runtime.images import same_images
 from prunion.trainer.data import Domain, eval_batches, eval_transform, open_domain
 from prunion.trainer.network import Checkpoint
 
@@ -34,6 +36,8 @@ __all__ = [
     "open_trained",
     "refuse",
 ]
+
+log = logging.getLogger(__name__)
 
 BATCH = 32
 Batch = dict[str, np.ndarray]
@@ -97,11 +101,13 @@ def check_names(model: onnx.ModelProto) -> None:
 def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:
     """Some of a run's domains, as it trained them.
 
-    Raises DataError if their images cannot be read, or are of other classes by now.
+    Warns where their images are others by now, as far as the checkpoint has digests of them.
+    Raises DataError if they cannot be read, or are of other classes.
     """
     config = loaded.config
     known = {domain.name: domain for domain in config.domains}
-    classes = {entry["name"]: list(entry["classes"]) for entry in loaded.meta["domains"]}
+    entries = {entry["name"]: entry for entry in loaded.meta["domains"]}
+    classes = {name: list(entry["classes"]) for name, entry in entries.items()}
     opened = [open_domain(known[n], config.seed, config.input.orientation) for n in names]
     for domain in opened:
         before, now = classes[domain.name], list(domain.classes)
@@ -110,6 +116,21 @@ def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:
             raise DataError(
                 f"[domains.{domain.name}] has other classes than the network learned "
                 f"({shown(changed[0])} among what changed): put its images back as they were"
+            )
+        noted = entries[domain.name].get("digests", {})
+        sets = {"train": ("training", domain.train.digest), "test": ("test", domain.test.digest)}
+        other = [
+            what
+            for key, (what, now) in sets.items()
+            if same_images(noted.get(key, ""), now) is False
+        ]
+        if other:
+            log.warning(
+                "[domains.%s] has other %s images than when the run read them: INT8 is calibrated "
+                "and tested on what is there now, and the network may have learned from some of "
+                "its test images; put the images back as they were",
+                domain.name,
+                " and ".join(other),
             )
     return opened
 

@@ -34,6 +34,24 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _leave_out_what_is_there() -> None:
+    """So they do what earlier files made: tables of torch's exporter, and what was imported late.
+
+    Each export collects several times, and walked a million objects then.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _something_is_frozen() -> Iterator[None]:
+    """How much it is would be counted one by one, a tenth of a second at each trace."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "get_freeze_count", lambda: 1)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Plans measured by tests stay out of the user's cache, and take a tenth of the time."""

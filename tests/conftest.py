@@ -34,9 +34,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _leave_out_what_is_there() -> None:
-    """So they do what earlier files made: tables of torch's exporter, and what was imported late.
+    """So they do what earlier tests made: tables of torch's exporter, and what was imported late.
 
     Each export collects several times, and walked a million objects then.
     """

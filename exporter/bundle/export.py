@@ -23,6 +23,7 @@ from prunion.exporter.bundle.manifest import (
 )
 from prunion.exporter.bundle.own_weights import (
     SHARED,
+    answer_alone,
     apart,
     check_options,
     empty_graphs,
@@ -38,8 +39,13 @@ from prunion.exporter.counts import check_counts
 from prunion.exporter.graph import (
     TOLERANCE,
     Agreement,
+    check_one_colour,
+    masked_logits,
+    one_colour_probe,
     one_domain_graph,
     onnx_graph,
+    open_graph,
+    run_graph,
     save_graph,
     verify_export,
     write_variants,
@@ -249,12 +255,19 @@ def _verified(
     options: ExportOptions,
 ) -> Agreement:
     """The written graph against its torch network, all domains at once or each alone."""
-    names = [d["name"] for d in loaded.meta["domains"]]
+    names, shape = [d["name"] for d in loaded.meta["domains"]], loaded.config.input
+    flat = one_colour_probe(shape.size, shape.mean, shape.std, domains=len(names))
+    rows = torch.from_numpy(flat.domains)
+    expected = masked_logits(loaded.net, torch.from_numpy(flat.images), rows)
     if not apart(loaded.net):
+        got = run_graph(open_graph(graph), flat)
+        check_one_colour(expected, got, flat, names, "ONNX Runtime")
         return verify_export(loaded.net, parts.net, graph, images, names)
     shared = shared_parts(loaded.net, slim)
     whole = [replace(pack, own=completed(pack.own, shared)) for pack in parts.packs]
     form = GraphForm(HEADS[options.heads], "float32", image_input(loaded))
+    got = answer_alone(graph.read_bytes(), form, whole, flat)
+    check_one_colour(expected, got, flat, names, "ONNX Runtime")
     return verify_alone(loaded.net, graph.read_bytes(), form, whole, images)
 
 

@@ -8,6 +8,8 @@ from .build import OPSET as OPSET
 from .build import TRUNK as TRUNK
 from .build import one_domain_graph as one_domain_graph
 from .build import onnx_graph as onnx_graph
+from .one_colour import check_one_colour as check_one_colour
+from .one_colour import one_colour_probe as one_colour_probe
 from .probe import Probe as Probe
 from .probe import make_probe as make_probe
 from .probe import open_graph as open_graph

@@ -12,10 +12,12 @@ from prunion.exporter.bundle import answer_alone
 from prunion.exporter.graph import (
     TOLERANCE,
     Probe,
+    check_one_colour,
     graph_accuracy,
     lost,
     make_probe,
     masked_logits,
+    one_colour_probe,
     open_graph,
     open_trained,
     relative_errors,
@@ -74,6 +76,8 @@ def compare_graphs(
     shape, names = bundle.manifest.input, bundle.domains
     count, size = max(2 * len(names), 4), (shape.height, shape.width)
     probe = make_probe(count, size, shape.mean, shape.std, domains=len(names))
+    flat = one_colour_probe(size, shape.mean, shape.std, domains=len(names))
+    of_flat: np.ndarray | None = None
     compared: list[Disagreement] = []
     problems: list[str] = []
     own = bool(bundle.manifest.own_weights)
@@ -83,15 +87,22 @@ def compare_graphs(
     if loaded is not None:
         try:
             expected = _masked_logits(loaded, names, probe.images)
+            of_flat = _masked_logits(loaded, names, flat.images)
         except DomainError as exc:
             problems.append(str(exc))
     for graph in sorted(graphs, key=lambda g: g != "fp32"):
         try:
             mixed, alone = _run(bundle, PRECISIONS[graph], probe)
+            answers, _ = _run(bundle, PRECISIONS[graph], flat)
         except Exception as exc:  # ONNX Runtime's errors share no base but Exception
             reason = " ".join(str(exc).split())
             problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
             continue
+        of_flat = answers if of_flat is None else of_flat
+        try:
+            check_one_colour(of_flat, answers, flat, names, f"the {graph} graph")
+        except VerificationError as exc:
+            problems.append(str(exc))
         for against, reference, got, limit in (
             (
                 "the mixed batch",

@@ -2,7 +2,8 @@
 
 The trunk is float16. `bank` stays float32 and only its gathered rows are cast, so the same packs
 feed both graphs; the heads stay float32, where a bias of -inf and close logits are safe. So does
-every node that gives or reads values which may leave float16's range.
+every node that gives or reads values which may leave float16's range, at its small end where they
+are divided by.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from prunion.exporter.graph.variants.activations import float_values
+from prunion.exporter.graph.variants.guards import guard_constants, guarding_nodes
 from prunion.runtime.errors import VerificationError
 from prunion.runtime.graph import ADAPTERS, TABLE_INPUTS
 
@@ -51,8 +53,9 @@ def half_graph(
     _refuse_all(graph, beyond)
     _own_rows(graph, beyond)
     floats = float_values(half)
-    full = _full_precision(graph) | set(beyond)
-    kept = {i.name for i in graph.initializer if i.name in TABLE_INPUTS}
+    small = guard_constants(graph)
+    full = _full_precision(graph) | set(beyond) | guarding_nodes(graph) | small
+    kept = {i.name for i in graph.initializer if i.name in {*TABLE_INPUTS, *small}}
     kept |= _read_by(graph, full)
     _convert_initializers(graph, kept)
     made = {"image"} if image == "float32" else set()

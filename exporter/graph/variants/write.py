@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from prunion.exporter.graph.agreement import check_errors, tolerance_of
-from prunion.exporter.graph.probe import Probe, make_probe, open_graph, relative_errors, run_graph
+from prunion.exporter.graph.one_colour import check_one_colour, one_colour_probe
+from prunion.exporter.graph.probe import make_probe, open_graph, relative_errors, run_graph
 from prunion.exporter.graph.variants.activations import largest_values, range_images
 from prunion.exporter.graph.variants.float16 import float32_layers, half_graph
 from prunion.exporter.graph.variants.int8 import int8_graph
@@ -38,13 +38,18 @@ def write_variants(
     probe = make_probe(
         max(2 * len(names), 4), shape.size, shape.mean, shape.std, domains=len(names)
     )
-    reference = run_graph(open_graph(folder / "model.onnx"), probe)
+    flat = one_colour_probe(shape.size, shape.mean, shape.std, domains=len(names))
+    base = open_graph(folder / "model.onnx")
+    reference, of_flat = run_graph(base, probe), run_graph(base, flat)
     checks: dict[str, VariantCheck] = {}
 
     def keep(variant: str, graph: onnx.ModelProto, cost: Int8Account | None = None) -> None:
         path = folder / f"model.{variant}.onnx"
         save_graph(graph, path)
-        errors = _errors(path, variant, reference, probe, names)
+        session, what = open_graph(path), f"the {variant} graph"
+        errors = relative_errors(reference, run_graph(session, probe), probe.domains, names, what)
+        check_errors(errors, tolerance_of(variant), what, "the fp32 graph")
+        check_one_colour(of_flat, run_graph(session, flat), flat, names, what)
         kept = layers if variant.startswith("fp16") else {}
         checks[variant] = VariantCheck(errors, tolerance_of(variant), cost, kept)
 
@@ -62,13 +67,3 @@ def write_variants(
             pixels = pixel_graph(graph, len(names), shape.mean, shape.std)
             keep(f"{variant}-uint8", pixels)
     return checks
-
-
-def _errors(
-    path: Path, variant: str, reference: np.ndarray, probe: Probe, names: list[str]
-) -> dict[str, float]:
-    """The written graph's error from fp32 by domain. Raises VerificationError over its limit."""
-    what, got = f"the {variant} graph", run_graph(open_graph(path), probe)
-    errors = relative_errors(reference, got, probe.domains, names, what)
-    check_errors(errors, tolerance_of(variant), what, "the fp32 graph")
-    return errors

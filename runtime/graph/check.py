@@ -40,6 +40,7 @@ DOMAINS = ("", "ai.onnx")
 # Their results may be of any size, whatever they are given.
 GROWING = frozenset("ConstantOfShape Expand Pad Range Resize Tile".split())
 MOST_ELEMENTS = 1 << 28  # of one tensor for one image: 1 GiB of float32
+MOST_AT_ONCE = 2 * MOST_ELEMENTS  # of all that must be held together: a sum needs its terms
 SMALL = 1024  # bytes; shapes, axes and sizes are read by shape inference, weights are not
 FIX = "export the bundle again"
 
@@ -198,6 +199,24 @@ def _check_sizes(graph: onnx.GraphProto) -> None:
             raise BundleError(
                 f"node {shown(node.name)} ({node.op_type}) makes a tensor whose size is not known"
             )
+    _check_together(graph, {x: math.prod(max(d, 1) for d in dims) for x, dims in sizes.items()})
+
+
+def _check_together(graph: onnx.GraphProto, elements: Mapping[str, int]) -> None:
+    """What is held at once for one image is bounded too, in the order in which the nodes stand."""
+    last = {name: place for place, node in enumerate(graph.node) for name in node.input}
+    held, made = 0, set[str]()
+    for place, node in enumerate(graph.node):
+        made.update(node.output)
+        held += sum(elements.get(name, 0) for name in node.output)
+        if held > MOST_AT_ONCE:
+            raise BundleError(
+                f"node {shown(node.name)} ({node.op_type}) would have {held:,} numbers held at "
+                "once, too many for one image"
+            )
+        over = {name for name in node.input if last[name] == place} & made
+        over |= set(node.output) - set(last)  # nothing reads them
+        held -= sum(elements.get(name, 0) for name in over)
 
 
 def _has_shape(value: onnx.ValueInfoProto) -> bool:

@@ -79,6 +79,18 @@ def expanded(graph: onnx.GraphProto) -> None:
     )
 
 
+def held_together(graph: onnx.GraphProto) -> None:
+    """Each is small enough alone; their sum needs all of them."""
+    constant(graph, "one_row", [[1.0]], np.float32)
+    constant(graph, "large", [1, 200_000_000])
+    before_logits(graph, helper.make_node("Expand", ["one_row", "large"], ["wide"]))
+    nodes = [helper.make_node("Neg", ["wide"], [f"wide{k}"]) for k in range(4)]
+    nodes.append(helper.make_node("Sum", [f"wide{k}" for k in range(4)], ["added"]))
+    nodes.append(helper.make_node("ReduceMax", ["added"], ["extra"], keepdims=0))
+    for node in nodes:
+        graph.node.insert(len(graph.node) - 1, node)
+
+
 def of_a_foreign_domain(graph: onnx.GraphProto) -> None:
     graph.node[-1].domain = "evil.example"
 
@@ -93,6 +105,7 @@ def first_weight(graph: onnx.GraphProto) -> onnx.TensorProto:
         (endless, "'Loop', which no bundle's graph may hold"),
         (giant, "too large for one image"),
         (expanded, "too large for one image"),
+        (held_together, "numbers held at once, too many for one image"),
         (of_a_foreign_domain, "which no bundle's graph may hold"),
         (lambda g: setattr(first_weight(g), "raw_data", b"1234"), "its shape needs"),
         (lambda g: setattr(first_weight(g), "data_type", TensorProto.FLOAT8E4M3FN), "type"),

@@ -45,6 +45,13 @@ def _printable(character: str) -> str:
     return ascii(character)[1:-1] if unfit else character
 
 
+def why_not_imported(error: BaseException | None) -> str:
+    """What is wrong with a package that is there and cannot be imported; empty of any other."""
+    if not isinstance(error, ImportError) or isinstance(error, ModuleNotFoundError):
+        return ""
+    return printable(f" (it is installed, and importing it fails: {' '.join(str(error).split())})")
+
+
 class PrunionError(Exception):
     """Base of everything prunion raises on purpose; the command line prints it as one line.
 
@@ -92,7 +99,10 @@ class InputError(PrunionError):
 
 
 class MissingDependencyError(PrunionError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed, or does not fit what else is."""
+
+    def __str__(self) -> str:
+        return super().__str__() + why_not_imported(self.__context__)
 
 
 class BackendError(PrunionError):

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from prunion.runtime.base import install_hint
-from prunion.runtime.errors import PrunionError, printable
+from prunion.runtime.errors import PrunionError, printable, why_not_imported
 
 __all__ = ["OneLine", "OneLineCommand", "OneLineGroup"]
 
@@ -67,7 +67,8 @@ class OneLine(click.Command):
             if package not in EXTRAS:
                 raise
             fix = install_hint(EXTRAS[package])
-            _fail(ctx, f"this command needs the package {package}: {fix}")
+            why = why_not_imported(exc)
+            _fail(ctx, f"this command needs the package {package}: {fix}{why}")
         except KeyboardInterrupt:
             ctx.exit(130)
 
@@ -106,6 +107,11 @@ def _told(exc: Exception) -> str:
     full = getattr(exc, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
     if "No usable temporary directory" in text or (full and place in text):
         return f"{text}: free some space there, or set TMPDIR to a folder with room"
+    if full and not getattr(exc, "filename", None):  # writing to a file that is open tells no name
+        return (
+            f"{text}: where the output goes or the folder for temporary files ({place}) is full: "
+            "free some space there, or set TMPDIR to a folder with room"
+        )
     return text
 
 

@@ -70,7 +70,7 @@ def echo_json(value: Any) -> None:
     """Print a value as JSON, or JSON's own text as it is."""
     text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")  # it may be closed: None
     except UnicodeEncodeError:
         # A code page without the letters of a class, a file name that is no UTF-8: a question mark
         # in their place would be another name, and JSON can write them in ASCII.

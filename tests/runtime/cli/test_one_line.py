@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 
 import pytest
 
 from prunion.runtime.base import install_hint
+from prunion.runtime.cli.options import echo_json
+from prunion.runtime.errors import MissingDependencyError
 from prunion.trainer.cli import train
 from tests.runtime.cli.command_line import invoke, one_error_line
 
@@ -38,6 +41,37 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     _raising(monkeypatch, ModuleNotFoundError("No module named 'torch'", name="torch._C"))
     assert install_hint("train") in one_error_line(invoke("train", "x"))
+
+
+def test_a_package_that_is_there_and_does_not_fit_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As pyarrow beside a newer NumPy, or onnx beside an older protobuf."""
+    _raising(monkeypatch, ImportError("numpy.core failed\nto import", name="pyarrow.lib"))
+    told = "(it is installed, and importing it fails: numpy.core failed to import)"
+    assert told in one_error_line(invoke("train", "x"))
+    for error, told in ((ImportError("another numpy"), True), (ModuleNotFoundError("x"), False)):
+        with pytest.raises(MissingDependencyError, match="pyarrow is not installed") as raised:
+            try:
+                raise error
+            except ImportError:
+                raise MissingDependencyError("pyarrow is not installed") from None
+        assert ("importing it fails: another numpy)" in str(raised.value)) is told
+
+
+def test_a_full_disk_without_a_name_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a file that is open, standard output too, the error has no name."""
+    _raising(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    line = one_error_line(invoke("train", "x"))
+    assert "where the output goes or the folder for temporary files" in line
+    assert "set TMPDIR to a folder with room" in line
+
+
+def test_json_for_a_closed_output_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    echo_json({"a": 1})
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

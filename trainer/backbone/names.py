@@ -25,18 +25,18 @@ def op_name(node: fx.Node) -> str:
     return schema.name.split("::")[-1] if schema is not None else str(node.target)
 
 
-def keep_names_apart(module: fx.GraphModule) -> fx.GraphModule:
+def keep_names_apart(module: fx.GraphModule, but: Collection[str] = ()) -> fx.GraphModule:
     """`module` with names for its tensors that nothing else will have; most keep theirs.
 
     A network may call a module `norms`, which is what holds the domains' BatchNorms here, and a
     tensor of its own `mean`, which is what the exported graph calls the result of a mean. Modules
     of such names get another (`norms_`), and tensors that lie in no module get one: names with a
-    dot are given to tensors alone.
+    dot are given to tensors alone. What it has of `but` is ours already.
     """
     nodes = [node for node in module.graph.nodes if node.op == "get_attr"]
     paths = {node: str(node.target).split(".") for node in nodes}
     taken = {name for name, _ in module.named_children()} | {path[0] for path in paths.values()}
-    firsts = {path[0] for path in paths.values() if len(path) > 1} & OURS
+    firsts = {path[0] for path in paths.values() if len(path) > 1} & OURS - {*but}
     new = {name: _free(name + "_", taken) for name in sorted(firsts)}
     root = _free(ROOT, taken)
     for node, (first, *others) in paths.items():

@@ -18,7 +18,14 @@ from torch import fx, nn
 from torch.func import functional_call
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone import fold_constants, given_name, name_norms, op_name
+from prunion.trainer.backbone import (
+    PIXEL_NORM,
+    fold_constants,
+    given_name,
+    keep_names_apart,
+    name_norms,
+    op_name,
+)
 from prunion.trainer.channels import GateSite, Units, find_units
 from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network.checks import check_batch, check_same, example_images, features_of
@@ -56,6 +63,7 @@ class DomainNet(nn.Module):
         the others in its batch, or if it does not compute that after all.
         """
         super().__init__()
+        backbone = keep_names_apart(backbone, but=[PIXEL_NORM])  # that of a network traced alone
         example = example_images(backbone)
         expected = features_of(backbone, example)  # before anything is changed
         fold_constants(backbone)

@@ -71,7 +71,7 @@ def test_scales_and_shifts_are_sliced() -> None:
         expected, got = net.logits(images, domains), slim.logits(images, domains)
     own = torch.isfinite(expected)
     assert torch.allclose(expected[own], got[own], atol=1e-5)
-    assert slim.trunk.get_parameter("scale").shape == (3, 1, 1)
+    assert slim.trunk.get_parameter("root.scale").shape == (3, 1, 1)
 
 
 def test_a_norm_read_by_a_shuffle_keeps_its_channels() -> None:

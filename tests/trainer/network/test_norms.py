@@ -54,6 +54,31 @@ def test_two_functional_norms_keep_their_own_tensors(shared: bool) -> None:
     assert len(net.norms) == 2
 
 
+class OfOurNames(nn.Module):
+    """What holds the domains' norms and gates in the network is called so too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gates = nn.Conv2d(3, 8, 3), nn.ModuleList([nn.Conv2d(8, 8, 1)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+        self.mean = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norms[0](self.conv(x)))
+        x = F.relu(self.norms[1](self.gates[0](x)) * self.mean)
+        return x.mean((2, 3))
+
+
+def test_a_network_may_call_its_modules_as_ours_are_called() -> None:
+    torch.manual_seed(0)
+    model, image = OfOurNames().eval(), torch.randn(4, 3, 12, 12)
+    net = DomainNet(trace(model, 12, 12), (5, 5)).eval()
+    with torch.no_grad():
+        got, _ = net.features(image, torch.tensor([0, 1, 0, 1]))
+        torch.testing.assert_close(got, model(image), rtol=1e-4, atol=1e-5)
+    assert len(net.norms) == 2
+
+
 def test_a_module_that_is_called_twice_keeps_one_norm() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

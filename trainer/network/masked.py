@@ -63,7 +63,8 @@ class DomainNet(nn.Module):
         the others in its batch, or if it does not compute that after all.
         """
         super().__init__()
-        backbone = keep_names_apart(backbone, but=[PIXEL_NORM])  # that of a network traced alone
+        if not empty:  # a network that was traced by hand; a stored graph's names are the file's
+            backbone = keep_names_apart(backbone, but=[PIXEL_NORM])
         example = example_images(backbone)
         expected = features_of(backbone, example)  # before anything is changed
         fold_constants(backbone)

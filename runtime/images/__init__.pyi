@@ -9,7 +9,6 @@ from .batch import to_batch as to_batch
 from .batch import to_pixels as to_pixels
 from .decode import FORMATS as FORMATS
 from .decode import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from .decode import ImageFault as ImageFault
 from .decode import bits_of as bits_of
 from .decode import can_decode as can_decode
 from .decode import image_kind as image_kind
@@ -20,6 +19,7 @@ from .decode import turn_of as turn_of
 from .folder import SYSTEM_FOLDERS as SYSTEM_FOLDERS
 from .folder import folder_images as folder_images
 from .folder import open_folder as open_folder
+from .headers import ImageFault as ImageFault
 from .image_set import ImageCheck as ImageCheck
 from .image_set import ImageSet as ImageSet
 from .image_set import decode_image as decode_image

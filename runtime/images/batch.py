@@ -11,7 +11,8 @@ from PIL import Image
 
 from prunion.runtime.bundle import ImageInput
 from prunion.runtime.errors import InputError
-from prunion.runtime.images.decode import MAX_PIXELS, open_image
+from prunion.runtime.images.decode import open_image
+from prunion.runtime.images.headers import MAX_PIXELS
 
 __all__ = [
     "ImageLike",

@@ -13,11 +13,11 @@ from PIL import Image, UnidentifiedImageError
 
 from prunion.runtime.base import Orientation, install_hint, is_pipe, reason_of
 from prunion.runtime.errors import InputError
+from prunion.runtime.images.headers import MAX_PIXELS, ImageFault, check_header
 
 __all__ = [
     "FORMATS",
     "IMAGE_SUFFIXES",
-    "ImageFault",
     "bits_of",
     "brightest_of",
     "can_decode",
@@ -31,8 +31,6 @@ __all__ = [
 
 Result = TypeVar("Result")
 
-MAX_PIXELS = 64_000_000
-MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
 # Other plugins run outside programs (EPS) or read formats nobody trains on.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # A broken file of these names is an error; any other is read if its content is that of an image.
@@ -59,17 +57,6 @@ TURNS = {
 ROTATIONS = (Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_90)
 BACK = dict(zip(ROTATIONS, reversed(ROTATIONS), strict=True))  # the others undo themselves
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
-
-
-class ImageFault(ValueError):
-    """Why an image is not taken, in words that may follow its name and "is".
-
-    `fix` is the way out; empty where the file is no image, or a damaged one.
-    """
-
-    def __init__(self, reason: str, fix: str = "") -> None:
-        super().__init__(reason)
-        self.fix = fix
 
 
 def open_image(
@@ -104,7 +91,7 @@ def read_image(
         raise ImageFault("a pipe or a device", "give an image's file")
     try:
         with _opened(source) as image:
-            _check_picture(*image.size)
+            check_header(image)
             bits_of(image)
             return use(image)
     except (ImageFault, FileNotFoundError, MemoryError):
@@ -251,16 +238,6 @@ def _boxed_kind(file: IO[bytes]) -> str | None:
     """AVIF or HEIF, if the first bytes say so."""
     file.seek(0)
     return BRANDS.get(file.read(12)[4:])
-
-
-def _check_picture(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ImageFault(f"{width}×{height}, outside 1..{MAX_PIXELS} pixels", "scale it down")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageFault(
-            f"{width}×{height}, one side over {MAX_ASPECT} times the other",
-            "cut it into pieces",
-        )
 
 
 def _high_byte(image: Image.Image, bits: int) -> np.ndarray:

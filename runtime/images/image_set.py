@@ -16,7 +16,6 @@ from PIL import Image
 from prunion.runtime.base import Orientation, reader_threads, reason_of
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import (
-    ImageFault,
     bits_of,
     brightest_of,
     holds_deep_colour,
@@ -24,6 +23,7 @@ from prunion.runtime.images.decode import (
     to_rgb,
     turn_of,
 )
+from prunion.runtime.images.headers import ImageFault
 
 __all__ = [
     "ImageCheck",

@@ -14,8 +14,7 @@ from PIL import Image
 
 from prunion.runtime.bundle import ImageInput
 from prunion.runtime.errors import InputError
-from prunion.runtime.images import check_finite, open_image, to_array, to_batch
-from prunion.runtime.images import decode as preprocess
+from prunion.runtime.images import check_finite, headers, open_image, to_array, to_batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -159,7 +158,7 @@ def test_odd_arrays_are_refused(images: Any, message: str) -> None:
 
 
 def test_the_limit_is_pixels_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "MAX_PIXELS", 400)
+    monkeypatch.setattr(headers, "MAX_PIXELS", 400)
     open_image(encoded(picture(20, 20)))
     with pytest.raises(InputError, match="21×20, outside"):
         open_image(encoded(picture(21, 20)))

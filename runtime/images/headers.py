@@ -1,0 +1,114 @@
+"""What of an image is refused by its header, before its pixels are decoded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from PIL import Image
+
+__all__ = ["MAX_PIXELS", "ImageFault", "check_header"]
+
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
+# Each scan of a JPEG is a walk over all its blocks, whatever few bytes it has. Encoders' own
+# scripts have 10 (24 for four colours), and libtiff and browsers' decoders give up at 100 too.
+MOST_SCANS = 100
+MOST_SCANNED = 25 * MAX_PIXELS  # scans times pixels: 64 scans at 25 million pixels
+MOST_SEGMENTS = 10_000  # of 64 KiB at most; each costs a step of a loop
+BLOCK = 1 << 16  # bytes of a file that are looked through at a time
+HEAD = 8  # bytes of a segment that are looked at: a frame's count of components is the last
+# In a scan's data FF is followed by 0, or by the number of a restart.
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+START, END, SCAN = 0xD8, 0xD9, 0xDA
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE = (0xC2, 0xCA)
+
+
+class ImageFault(ValueError):
+    """Why an image is not taken, in words that may follow its name and "is".
+
+    `fix` is the way out; empty where the file is no image, or a damaged one.
+    """
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
+
+
+def check_header(image: Image.Image) -> None:
+    """Raise ImageFault if an image is too large, too long a strip, or a JPEG of too many scans."""
+    _check_size(*image.size)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(image)
+
+
+def _check_size(width: int, height: int) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ImageFault(f"{width}×{height}, outside 1..{MAX_PIXELS} pixels", "scale it down")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageFault(
+            f"{width}×{height}, one side over {MAX_ASPECT} times the other",
+            "cut it into pieces",
+        )
+
+
+def _check_scans(image: Image.Image) -> None:
+    file, tiles = getattr(image, "fp", None), getattr(image, "tile", ())
+    if file is None or not tiles:  # it is decoded already
+        return
+    most = min(MOST_SCANS, MOST_SCANNED // (image.width * image.height))
+    place = file.tell()
+    try:
+        over = _over(file, tiles[0][2], most)
+    finally:
+        file.seek(place)
+    if over:
+        raise ImageFault(
+            f"a JPEG of over {over}, which take long to decode", "save it again, not progressive"
+        )
+
+
+def _over(file: IO[bytes], start: int, most: int) -> str:
+    """What a JPEG at `start` has too many of; empty for nothing."""
+    frame, components, scans = 0, b"", 0
+    for number, (kind, head) in enumerate(_segments(file, start)):
+        if kind in FRAMES:
+            frame, components = kind, head[7:8]
+        scans += kind == SCAN
+        # What holds all components in its first scan is decoded by that one alone.
+        if scans == 1 and kind == SCAN and frame not in PROGRESSIVE and head[2:3] == components:
+            return ""
+        if scans > most:
+            return f"{most} scans"
+        if number > MOST_SEGMENTS:
+            return f"{MOST_SEGMENTS} segments"
+    return ""
+
+
+def _segments(file: IO[bytes], place: int) -> Iterator[tuple[int, bytes]]:
+    """Each marker of a JPEG at `place` with the first bytes of its segment, to the image's end.
+
+    Previews inside a segment are passed over with it, and images that follow are not reached. What
+    libjpeg passes over without a length is passed over alike, so that no scan hides there.
+    """
+    while True:
+        file.seek(place)
+        block = file.read(BLOCK)
+        last, at = len(block) < BLOCK, 0
+        while found := MARKER.search(block, at):
+            kind, head = block[found.end() - 1], block[found.end() : found.end() + HEAD]
+            if len(head) < HEAD and not last:
+                at = found.start()  # and read on from there
+                break
+            if kind == END:
+                return
+            yield kind, head
+            bare = kind < min(FRAMES) or kind == START
+            at = found.end() + (0 if bare else int.from_bytes(head[:2], "big"))
+        else:
+            at = max(at, len(block) - 1)  # a marker may be cut in two
+        if last:
+            return
+        place += at

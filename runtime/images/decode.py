@@ -13,7 +13,14 @@ from PIL import Image, UnidentifiedImageError
 
 from prunion.runtime.base import Orientation, install_hint, is_pipe, reason_of
 from prunion.runtime.errors import InputError
-from prunion.runtime.images.headers import MAX_PIXELS, ImageFault, check_header
+from prunion.runtime.images.headers import (
+    BITS_PER_SAMPLE,
+    MAX_PIXELS,
+    PHOTOMETRIC,
+    WHITE_IS_ZERO,
+    ImageFault,
+    check_header,
+)
 
 __all__ = [
     "FORMATS",
@@ -56,7 +63,7 @@ TURNS = {
 }
 ROTATIONS = (Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_90)
 BACK = dict(zip(ROTATIONS, reversed(ROTATIONS), strict=True))  # the others undo themselves
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+SAMPLE_FORMAT, SIGNED = 339, 2  # of TIFF
 
 
 def open_image(
@@ -140,6 +147,10 @@ def bits_of(image: Image.Image) -> int:
         raise ImageFault(
             f"of {kind}, more than 8 bits a channel without a largest one that is white",
             "convert it to 8 or 16 bits a channel",
+        )
+    if SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):  # Pillow drops the sign
+        raise ImageFault(
+            "of signed numbers without one that is white", "convert it to 8 or 16 bits a channel"
         )
     return 8
 

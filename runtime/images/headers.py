@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 from PIL import Image
 
-__all__ = ["MAX_PIXELS", "ImageFault", "check_header"]
+__all__ = [
+    "BITS_PER_SAMPLE",
+    "MAX_PIXELS",
+    "PHOTOMETRIC",
+    "WHITE_IS_ZERO",
+    "ImageFault",
+    "check_header",
+]
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic strip
@@ -24,6 +31,10 @@ MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 START, END, SCAN = 0xD8, 0xD9, 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xCA)
+# Tags of TIFF, and what the first of them says.
+PHOTOMETRIC = 262
+BITS_PER_SAMPLE, COMPRESSION, FILL_ORDER, PLANES, SUBSAMPLING = 258, 259, 266, 284, 530
+WHITE_IS_ZERO, SHADES, COLOURS, PALETTE, INKS, LUMINANCE = 0, 1, 2, 3, 5, 6
 
 
 class ImageFault(ValueError):
@@ -38,10 +49,15 @@ class ImageFault(ValueError):
 
 
 def check_header(image: Image.Image) -> None:
-    """Raise ImageFault if an image is too large, too long a strip, or a JPEG of too many scans."""
+    """Raise ImageFault if an image is too large or too long a strip, or is of a kind to refuse.
+
+    Which are a JPEG of too many scans, and a TIFF that Pillow would scramble without a word.
+    """
     _check_size(*image.size)
     if image.format in ("JPEG", "MPO"):
         _check_scans(image)
+    if image.format == "TIFF":
+        _check_layout(getattr(image, "tag_v2", {}))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -112,3 +128,25 @@ def _segments(file: IO[bytes], place: int) -> Iterator[tuple[int, bytes]]:
         if last:
             return
         place += at
+
+
+def _check_layout(tags: Mapping[int, Any]) -> None:
+    """Refuse what Pillow's own reading of raw pixels takes for another layout; libtiff does not."""
+    if tags.get(COMPRESSION, 1) != 1:
+        return
+    kind, bits = tags.get(PHOTOMETRIC, WHITE_IS_ZERO), set(tags.get(BITS_PER_SAMPLE, (1,)))
+    # Of a plane Pillow keeps one letter: neither its depth nor how its numbers are turned round.
+    known = {8: (SHADES, COLOURS, PALETTE, INKS), 1: (SHADES,)}
+    plain = all(kind in known.get(x, ()) for x in bits) and tags.get(FILL_ORDER, 1) == 1
+    if tags.get(PLANES, 1) == 2 and not plain:
+        raise ImageFault(
+            "a TIFF stored plane by plane without compression, which is read for 8 bits a channel "
+            "in RGB, CMYK or grey alone",
+            "store it pixel by pixel (PlanarConfiguration 1) or compressed",
+        )
+    coarse = tuple(tags.get(SUBSAMPLING, (2, 2))) != (1, 1)
+    if kind == LUMINANCE and len(tags.get(BITS_PER_SAMPLE, ())) == 3 and coarse:
+        raise ImageFault(
+            "a TIFF of YCbCr without compression whose colours are coarser than its shades",
+            "store it as RGB, or compressed",
+        )

@@ -51,6 +51,13 @@ BRANDS = {
     **dict.fromkeys((b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx"), "HEIF"),
     **dict.fromkeys((b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1"), "HEIF"),
 }
+# What files of a format begin with, of which Pillow says no more than that it knows none of it.
+BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), "GIF"),
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),  # the latter are BigTIFF
+}
 ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -236,6 +243,7 @@ def _identified(file: IO[bytes]) -> Image.Image:
     except UnidentifiedImageError:
         kind = _boxed_kind(file)
         if kind is None:
+            _tell_beginning(file)
             raise
     if not can_decode(kind):
         raise ImageFault(
@@ -243,6 +251,18 @@ def _identified(file: IO[bytes]) -> Image.Image:
         )
     file.seek(0)
     return Image.open(file, formats=[k for k in ("AVIF", "HEIF") if k in Image.OPEN])
+
+
+def _tell_beginning(file: IO[bytes]) -> None:
+    """Raise ImageFault for what begins as an image, which is no advice to give such an image."""
+    file.seek(0)
+    begins = file.read(8)
+    for beginning, kind in BEGINNINGS.items():
+        if begins.startswith(beginning):
+            raise ImageFault(
+                f"a {kind} that is damaged, or of a kind that cannot be read",
+                "replace it, or convert it to 8 or 16 bits a channel, RGB or grey",
+            )
 
 
 def _boxed_kind(file: IO[bytes]) -> str | None:

@@ -295,4 +295,5 @@ def _load_small(image: Image.Image) -> None:
 
 
 def _unreadable(what: str, exc: Exception) -> DataError:
-    return DataError(f"{what} cannot be read ({reason_of(exc)}): remove it or replace it")
+    fix = getattr(exc, "fix", "") or "remove it or replace it"
+    return DataError(f"{what} cannot be read ({reason_of(exc)}): {fix}")

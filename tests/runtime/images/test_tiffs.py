@@ -115,3 +115,36 @@ def test_colours_coarser_than_shades_are_refused_without_compression() -> None:
     fine, stream = Image.new("YCbCr", (SIDE, SIDE), (90, 100, 200)), io.BytesIO()
     fine.save(stream, "TIFF")
     np.testing.assert_array_equal(open_image(stream.getvalue()), fine.convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("order", "tags"),
+    [
+        ("<", {258: [16], 339: [3]}),
+        ("<", {258: [64], 339: [3]}),
+        ("<", {258: [16, 16], 277: [2], 338: [2]}),
+        (">", {258: [16], 262: [0]}),
+        (">", {258: [12]}),
+    ],
+    ids=["half", "double", "transparency", "white is zero", "twelve"],
+)
+def test_a_tiff_of_another_kind_is_told_as_one(order: str, tags: Tags) -> None:
+    """Not as no TIFF, for which another TIFF was the advice."""
+    data = tiff(order, {262: [1], 277: [1], 278: [SIDE], **tags}, [bytes(SIDE * SIDE * 8)])
+    says = "a TIFF that is damaged, or of a kind that cannot be read"
+    with pytest.raises(InputError, match=f"the image is {says}: replace it, or convert it to 8"):
+        open_image(data)
+    with pytest.raises(DataError, match=rf"x cannot be read \({says}\): replace it, or convert it"):
+        decode_image(data, "x", "exif")
+
+
+def test_beginnings_of_images_are_told_from_what_is_none() -> None:
+    for data, kind in (
+        (b"\xff\xd8\xff\xe0", "a JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG"),
+        (b"GIF89a", "a GIF"),
+        (b"MM\0+\0\x08\0\0", "a TIFF"),
+        (b"BMW and P5 are words", "no readable image"),
+    ):
+        with pytest.raises(InputError, match=f"the image is {kind}"):
+            open_image(data)

@@ -83,20 +83,21 @@ def strip_png() -> bytes:
     return stream.getvalue()
 
 
-BROKEN: list[tuple[Callable[[], bytes], str]] = [
-    (lambda: b"", "not an image"),
-    (lambda: b"<html>not found</html>", "not an image"),
-    (lambda: encoded(1)[:60], ""),
-    (truncated_jpeg, "truncated"),
-    (bomb_png, "pixels"),
-    (strip_png, "64 times"),
-    (deep_tiff, "8 bits"),
+REPLACE = "remove it or replace it"
+BROKEN: list[tuple[Callable[[], bytes], str, str]] = [
+    (lambda: b"", "not an image", REPLACE),
+    (lambda: b"<html>not found</html>", "not an image", REPLACE),
+    (lambda: encoded(1)[:60], "", REPLACE),
+    (truncated_jpeg, "truncated", REPLACE),
+    (bomb_png, "pixels", "scale it down"),
+    (strip_png, "64 times", "cut it into pieces"),
+    (deep_tiff, "8 bits", "convert it to 8 or 16 bits a channel"),
 ]
 
 
-@pytest.mark.parametrize(("data", "says"), BROKEN)
+@pytest.mark.parametrize(("data", "says", "fix"), BROKEN)
 def test_one_unreadable_image_is_named_when_the_folder_opens(
-    folders: tuple[Path, Path], data: Callable[[], bytes], says: str
+    folders: tuple[Path, Path], data: Callable[[], bytes], says: str, fix: str
 ) -> None:
     bad = folders[0] / "dog" / "0001.png"
     bad.write_bytes(data())
@@ -105,7 +106,7 @@ def test_one_unreadable_image_is_named_when_the_folder_opens(
     message = str(caught.value)
     assert message.startswith(f"{bad} cannot be read (")
     assert says in message
-    assert message.endswith("): remove it or replace it")
+    assert message.endswith(f"): {fix}")
     assert "\n" not in message
 
 

@@ -20,6 +20,9 @@ __all__ = ["Budget", "Decoder"]
 
 Result = TypeVar("Result")
 
+# Others take 5 to 12 bytes a pixel while they are decoded, WebP 16: libwebp keeps two canvases.
+DEARER = {"WEBP": 2}
+
 
 class Budget:
     """An amount that those at work share; whoever asks for more than is left waits.
@@ -54,7 +57,7 @@ class Decoder:
     Args:
         threads: how many images are decoded at a time; None for the cores that the process has.
         max_pixels: most pixels of one image.
-        pixels: most pixels of all images that are decoded at a time.
+        pixels: most pixels of all images that are decoded at a time; a WebP's count twice.
     """
 
     def __init__(
@@ -88,23 +91,24 @@ class Decoder:
 
     def _one(self, item: bytes | np.ndarray, form: GraphForm, place: int, count: int) -> np.ndarray:
         try:
-            width, height = self._size(item)
+            width, height, dearer = self._size(item)
             if width * height > self.max_pixels:
                 raise InputError(
                     f"the image is {width}×{height}: this server takes {self.max_pixels} pixels at "
                     "most, scale it down"
                 )
-            with self.budget.hold(width * height):
+            with self.budget.hold(width * height * dearer):
                 read = to_pixels if form.image == "uint8" else to_batch
                 row: np.ndarray = form.prepare(read([item], form.spec))[0]
                 return row
         except InputError as exc:
             raise InputError(f"image {place}: {exc}" if count > 1 else str(exc)) from None
 
-    def _size(self, item: bytes | np.ndarray) -> tuple[int, int]:
+    def _size(self, item: bytes | np.ndarray) -> tuple[int, int, int]:
+        """Width and height, and how many times its pixels count."""
         if isinstance(item, np.ndarray):
-            return item.shape[1], item.shape[0]
+            return item.shape[1], item.shape[0], 1
         try:
-            return read_image(item, lambda image: image.size)
+            return read_image(item, lambda image: (*image.size, DEARER.get(image.format or "", 1)))
         except ImageFault:
-            return 0, 0  # decoding says what is wrong with it
+            return 0, 0, 1  # decoding says what is wrong with it

@@ -23,7 +23,8 @@ class Limits:
         body: most bytes of a body, unpacked.
         json: most bytes of JSON in it, which takes many times its size to read.
         rows: most images of a request.
-        max_pixels, pixels: of one encoded image, and of all that are decoded at a time.
+        max_pixels, pixels: of one encoded image, and of all that are decoded at a time, where a
+            WebP's count twice.
         queue_rows: most images that wait for the network.
         requests: requests at a time; more get 503 at once.
         client_requests: requests at a time of one client; more get 429 at once.

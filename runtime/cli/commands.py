@@ -142,10 +142,11 @@ def _images_below(folder: str) -> Iterator[str]:
         ]
         for name in files:
             path = os.path.join(place, name)
-            lost = os.path.islink(path) and not os.path.exists(path)  # answered by an error
+            # Answered by an error, as it may have been a folder of images.
+            lost = os.path.islink(path) and not os.path.exists(path)
             if name.startswith(".") or not (lost or os.path.isfile(path)):
                 continue
-            if name.lower().endswith(IMAGE_SUFFIXES) or image_kind(Path(path)):
+            if lost or name.lower().endswith(IMAGE_SUFFIXES) or image_kind(Path(path)):
                 yield path
 
 

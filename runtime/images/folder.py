@@ -67,7 +67,7 @@ def folder_images(folder: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     Args:
         skipped: is told what was passed over.
 
-    Raises DataError if a folder cannot be opened.
+    Raises DataError if a folder cannot be opened, or a link leads nowhere.
     """
     return {x: _images_below(folder / x, skipped) for x in _class_folders(folder, skipped)}
 
@@ -78,11 +78,7 @@ def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
         if entry.name.lower() in SYSTEM_FOLDERS:
             skipped[SYSTEM] += 1
         elif not _is_dir(entry):
-            if entry.is_symlink() and not os.path.exists(entry.path):
-                raise DataError(
-                    f"{entry.path} is a link to what is not there, perhaps a class: mend the link "
-                    "or remove it"
-                )
+            _check_link(entry, "a class")
             # What lies beside the class folders belongs to no class.
             if not entry.name.startswith("."):
                 skipped["outside the class folders"] += 1
@@ -151,14 +147,27 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         ) from None
 
 
+def _check_link(entry: os.DirEntry[str], perhaps: str) -> None:
+    """Raise DataError for a link to nowhere: any number of images may be missing behind it."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise DataError(
+            f"{entry.path} is a link to what is not there, perhaps {perhaps}: mend the link or "
+            "remove it"
+        )
+
+
 def _unfit(entry: os.DirEntry[str]) -> str:
-    """What kind of file an entry is if it is no image to read; empty if it is one."""
+    """What kind of file an entry is if it is no image to read; empty if it is one.
+
+    Raises DataError if it is a link to nowhere that no suffix names an image.
+    """
     name = entry.name.lower()
     suffix = os.path.splitext(name)[1]
     if _is_special(entry):
         return "no regular file"
     if name.endswith(IMAGE_SUFFIXES):
         return ""
+    _check_link(entry, "a folder of images")
     if name.endswith(SPARE_SUFFIXES):
         return "backup or unfinished download"
     kind = BOXED_SUFFIXES.get(suffix) or image_kind(Path(entry.path))

@@ -86,11 +86,13 @@ def test_predict_answers_for_images_behind_links(
     result = invoke("predict", bundle_path, "-d", "signs", folder)
     named = [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
     assert named == [str(folder / x) for x in ("a.png", "more/b.png", "more/sub/c.png")]
-    os.symlink(tmp_path / "nowhere.png", folder / "lost.png")
-    result = invoke("predict", bundle_path, "-d", "signs", folder)
-    assert result.exit_code == 1
-    assert len(result.stdout.splitlines()) == 3
-    assert "lost.png does not exist" in result.stderr
+    for name in ("lost.png", "unplugged"):  # the latter may be a folder of images
+        os.symlink(tmp_path / "nowhere", folder / name)
+        result = invoke("predict", bundle_path, "-d", "signs", folder)
+        assert result.exit_code == 1
+        assert len(result.stdout.splitlines()) == 3
+        assert f"{name} does not exist" in result.stderr
+        os.unlink(folder / name)
 
 
 def test_predict_names_a_folder_that_is_closed(

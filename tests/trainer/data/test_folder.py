@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,20 @@ def test_a_class_behind_a_broken_link_is_missed(root: Path) -> None:
     (root / "birds").symlink_to("/nowhere/birds")
     with pytest.raises(DataError, match=r"birds is a link to what is not there"):
         open_folder(root)
+
+
+@pytest.mark.parametrize("name", ["external", "more.jpgs", "photo.heic", "old.bak"])
+def test_images_behind_a_broken_link_are_missed(root: Path, name: str) -> None:
+    """It was counted as a file, and what lies on the disk that is not there was not in the run."""
+    (root / "cats" / "deep").mkdir()
+    for place in (root / "cats", root / "cats" / "deep"):
+        (place / name).symlink_to("/nowhere/more")
+        says = f"{re.escape(str(place / name))} is a link to what is not there, perhaps a folder"
+        with pytest.raises(DataError, match=f"{says} of images: mend the link or remove it"):
+            open_folder(root)
+        (place / name).unlink()
+    (root / "cats" / f".#{name}").symlink_to("me@here.1")  # an editor's lock
+    assert open_folder(root).skipped["hidden (name begins with a dot)"] == 1
 
 
 def test_what_a_system_keeps_beside_images_is_none_of_them(root: Path) -> None:

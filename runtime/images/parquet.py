@@ -17,6 +17,7 @@ from prunion.runtime.base import Orientation, install_hint, json_of, reason_of, 
 from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
 from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
+from prunion.runtime.images.table import check_columns
 
 __all__ = ["EncodedStore", "are_parquet", "open_parquet"]
 
@@ -151,12 +152,7 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
         raise DataError(
             f"{path} is not a readable Parquet file ({reason_of(exc)}): write or copy it again"
         ) from None
-    missing = set(columns) - set(file.schema_arrow.names)
-    if missing:
-        raise DataError(
-            f"{path} has no column {' and no column '.join(map(repr, sorted(missing)))} (it has "
-            f"{', '.join(file.schema_arrow.names)}): name them with image_column and label_column"
-        )
+    check_columns(path, file.schema_arrow.names, columns)
     return file
 
 

@@ -17,7 +17,7 @@ from prunion.runtime.errors import DataError
 from prunion.runtime.images.image_set import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split, written_labels
 
-__all__ = ["TABLE_SUFFIXES", "are_tables", "open_tables"]
+__all__ = ["TABLE_SUFFIXES", "are_tables", "check_columns", "open_tables"]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = (*DELIMITERS, ".jsonl")
@@ -62,6 +62,22 @@ def open_tables(
         prints=np.array(check.prints, np.int64),
         typed=not written,
     )
+
+
+def check_columns(place: Path | str, head: list[str], columns: tuple[str, str]) -> None:
+    """Raise DataError unless `head` has each of `columns` once; `place` is how it is named."""
+    missing = [name for name in dict.fromkeys(columns) if head.count(name) != 1]
+    if missing:
+        told = " and ".join(
+            f"{'several columns' if head.count(x) else 'no column'} {shown(x)}" for x in missing
+        )
+        has = ", ".join(map(str, head[:12])) + (", …" if len(head) > 12 else "")
+        several = any(x in head for x in missing)
+        raise DataError(
+            f"{place} has {told} (it has {shown(has)[1:-1]}): "
+            f"{'rename all but one, or ' if several else ''}name "
+            f"{'others' if several else 'them'} with image_column and label_column"
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,7 @@ def _csv(
         raise DataError(
             f"{table} has no first line: name the columns {' and '.join(columns)} in it"
         )
-    _check_columns(table, head, columns)
+    check_columns(table, head, columns)
     image, label = map(head.index, columns)
     for row in reader:
         if not row:
@@ -164,21 +180,8 @@ def _jsonl(
             raise DataError(
                 f'{table} line {number} is {shown(row)}: give {{"image": …, "label": …}}'
             )
-        _check_columns(f"{table} line {number}", list(row), columns)
+        check_columns(f"{table} line {number}", list(row), columns)
         yield number, row[columns[0]], row[columns[1]]
-
-
-def _check_columns(place: Path | str, head: list[str], columns: tuple[str, str]) -> None:
-    missing = [name for name in dict.fromkeys(columns) if head.count(name) != 1]
-    if missing:
-        told = " and ".join(
-            f"{'several columns' if head.count(x) else 'no column'} {shown(x)}" for x in missing
-        )
-        has = ", ".join(map(str, head[:12])) + (", …" if len(head) > 12 else "")
-        raise DataError(
-            f"{place} has {told} (it has {shown(has)[1:-1]}): name them with image_column and "
-            "label_column"
-        )
 
 
 def _check_file(row: _Row) -> None:

@@ -49,6 +49,19 @@ def test_metadata_that_is_none_names_no_classes(tmp_path: Path, about: bytes) ->
         open_parquet((tmp_path / "x.parquet",))
 
 
+@pytest.mark.parametrize("names", [["image", "label", "label"], ["image", "image", "label"]])
+def test_columns_of_one_name_are_refused(tmp_path: Path, names: list[str]) -> None:
+    cells = {"image": pa.array([{"bytes": b"x"}]), "label": pa.array([0])}
+    table = pa.Table.from_arrays([cells[name] for name in names], names=names)
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=rf"several columns '{names[1]}' .*: rename all but one"):
+        open_parquet((tmp_path / "x.parquet",))
+    others = pa.Table.from_arrays([*cells.values(), *[pa.array([7])] * 2], names=[*cells, "a", "a"])
+    pq.write_table(others, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="row 0 cannot be read"):  # it gets as far as the image
+        open_parquet((tmp_path / "x.parquet",))
+
+
 @pytest.mark.parametrize("dictionary", [False, True])
 @pytest.mark.parametrize("column", ["image", "label"])
 def test_texts_that_are_no_utf8(tmp_path: Path, column: str, dictionary: bool) -> None:

@@ -16,6 +16,8 @@ from prunion.trainer.data.sources.named import Part, check_splits
 __all__ = ["open_huggingface"]
 
 ROWS_AT_ONCE = 256
+BYTES = ("binary", "large_binary", "binary_view")  # what a Value of encoded images is called
+CAST = "cast the column of images to datasets.Image, and save the set"
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` of datasets leaves in a folder
 
 
@@ -52,7 +54,9 @@ def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation 
     dataset = dataset.with_format(None)  # which is saved too
     image, label = _columns(dataset, config)
     names = getattr(dataset.features[label], "names", None)
-    encoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    encoded = dataset.select_columns([image])
+    if isinstance(dataset.features[image], datasets.Image):
+        encoded = encoded.cast_column(image, datasets.Image(decode=False))
 
     def place(index: int) -> str:
         return f"{config.dataset}, split {split}, row {index}"
@@ -81,10 +85,12 @@ def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation 
 
 def _encoded(cell: Any, place: str) -> bytes | Path:
     """An image's file, or its bytes. Raises DataError if a row has neither."""
+    if isinstance(cell, bytes):
+        cell = {"bytes": cell}
     if cell is not None and cell["bytes"]:
         data: bytes = cell["bytes"]
         return data
-    if cell is None or not cell["path"]:
+    if cell is None or not cell.get("path"):
         raise DataError(f"{place} has no image: remove the row from the set, or give it one")
     return Path(cell["path"])
 
@@ -124,18 +130,34 @@ def _columns(dataset: Any, config: DomainConfig) -> tuple[str, str]:
             )
     images = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    encoded = [name for name, feature in dataset.features.items() if _holds_bytes(feature)]
     if config.image_column:
-        if config.image_column not in images:
+        if config.image_column not in (*images, *encoded):
+            others = ", ".join((*images, *encoded))
             raise DataError(
                 f"{where} image_column is {config.image_column!r}, which is no column of images "
-                f"but {kinds[config.image_column]}: name one that is ({', '.join(images)})"
+                f"but {kinds[config.image_column]}: "
+                + (f"name one that is ({others})" if others else CAST)
             )
         images = [config.image_column]
+    elif not images:  # as Parquet that another program wrote has it
+        images = ["image"] if "image" in encoded else encoded
+        if not images:
+            raise DataError(
+                f"{where} {config.dataset} has no column of images among {', '.join(kinds)}: {CAST}"
+            )
+        images = images if len(images) == 1 else []
     if config.label_column or "label" in labels:
         labels = [config.label_column or "label"]
     if not images or len(labels) != 1:
         raise DataError(
-            f"{where} {config.dataset} has {len(images)} image and {len(labels)} class columns "
-            f"among {', '.join(kinds)}: name one of each with image_column and label_column"
+            f"{where} {config.dataset} has {len(images or encoded)} image and {len(labels)} class "
+            f"columns among {', '.join(kinds)}: name one of each with image_column and label_column"
         )
     return images[0], labels[0]
+
+
+def _holds_bytes(feature: Any) -> bool:
+    """Whether a column that nobody calls images holds their files: bytes, or `{bytes, path}`."""
+    inner = feature.get("bytes") if isinstance(feature, dict) else feature
+    return getattr(inner, "dtype", "") in BYTES

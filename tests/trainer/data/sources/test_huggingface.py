@@ -147,3 +147,66 @@ def test_a_format_that_was_set_for_another_program_is_not_used(tmp_path: Path) -
     splits = {"train": rows().with_format("numpy"), "test": rows(8)}
     domain = open_domain(saved(datasets.DatasetDict(splits), tmp_path / "saved"), 0)
     assert pixels(domain.train) == [picture(index).tobytes() for index in range(8)]
+
+
+def hub_of(place: Path, columns: dict[str, Any], **options: Any) -> DomainConfig:
+    """A folder with one Parquet file, in whose schema nobody calls anything images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place.mkdir()
+    pq.write_table(pa.table({**columns, "label": [1, 0] * 4}), place / "train.parquet")
+    pq.write_table(pa.table({**columns, "label": [1, 0] * 4}), place / "test.parquet")
+    return DomainConfig("d", source="huggingface", dataset=str(place), **options)
+
+
+FILES = [encoded(index) for index in range(8)]
+
+
+@pytest.mark.parametrize("named", [{}, {"image_column": "image"}])
+@pytest.mark.parametrize("kind", ["bytes", "large", "bytes and path", "bytes in a struct"])
+def test_images_that_nobody_calls_so_are_read_as_parquet_s_are(
+    tmp_path: Path, kind: str, named: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice was to name the column, and then that it is none of ()."""
+    import pyarrow as pa
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    cells: dict[str, Any] = {
+        "bytes": FILES,
+        "large": pa.array(FILES, pa.large_binary()),
+        "bytes and path": [{"bytes": file, "path": "a.png"} for file in FILES],
+        "bytes in a struct": [{"bytes": file} for file in FILES],
+    }
+    columns = {"mask": FILES[::-1], "image": cells[kind]}
+    domain = open_domain(hub_of(tmp_path / "hub", columns, label_column="label", **named), 0)
+    assert pixels(domain.train) == [picture(index).tobytes() for index in range(8)]
+    assert domain.classes == ("0", "1")
+
+
+def test_what_to_do_about_a_set_without_images_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    config = hub_of(tmp_path / "hub", {"image": ["a.png"] * 8}, label_column="label")
+    with pytest.raises(DataError, match=r"no column of images among image, label: cast the column"):
+        open_domain(config, 0)
+    with pytest.raises(DataError, match="which is no column of images but Value: cast the column"):
+        open_domain(replace(config, image_column="image"), 0)
+    two = hub_of(tmp_path / "two", {"a": FILES, "b": FILES}, label_column="label")
+    with pytest.raises(DataError, match="has 2 image and 1 class columns among a, b, label: name"):
+        open_domain(two, 0)
+    assert len(open_domain(replace(two, image_column="b"), 0).train) == 8
+    with pytest.raises(DataError, match=r"but Value: name one that is \(a, b\)"):
+        open_domain(replace(two, image_column="label"), 0)
+
+
+@pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}])
+def test_a_row_without_bytes_is_named(
+    tmp_path: Path, cell: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    cells = [{"bytes": file, "path": "a.png"} for file in FILES[1:]]
+    config = hub_of(tmp_path / "hub", {"image": [cell, *cells]}, label_column="label")
+    with pytest.raises(DataError, match="split train, row 0 has no image: remove the row"):
+        open_domain(config, 0)

@@ -34,6 +34,7 @@ PROGRESSIVE = (0xC2, 0xCA)
 # Tags of TIFF, and what the first of them says.
 PHOTOMETRIC = 262
 BITS_PER_SAMPLE, COMPRESSION, FILL_ORDER, PLANES, SUBSAMPLING = 258, 259, 266, 284, 530
+STRIP_BYTES, TILE_BYTES = 279, 325
 WHITE_IS_ZERO, SHADES, COLOURS, PALETTE, INKS, LUMINANCE = 0, 1, 2, 3, 5, 6
 
 
@@ -57,7 +58,7 @@ def check_header(image: Image.Image) -> None:
     if image.format in ("JPEG", "MPO"):
         _check_scans(image)
     if image.format == "TIFF":
-        _check_layout(getattr(image, "tag_v2", {}))
+        _check_layout(getattr(image, "tag_v2", {}), image.width * image.height)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -130,7 +131,7 @@ def _segments(file: IO[bytes], place: int) -> Iterator[tuple[int, bytes]]:
         place += at
 
 
-def _check_layout(tags: Mapping[int, Any]) -> None:
+def _check_layout(tags: Mapping[int, Any], pixels: int) -> None:
     """Refuse what Pillow's own reading of raw pixels takes for another layout; libtiff does not."""
     if tags.get(COMPRESSION, 1) != 1:
         return
@@ -144,8 +145,11 @@ def _check_layout(tags: Mapping[int, Any]) -> None:
             "in RGB, CMYK or grey alone",
             "store it pixel by pixel (PlanarConfiguration 1) or compressed",
         )
+    # What is not said is two by two; as writers forget to say it, the bytes may tell otherwise.
     coarse = tuple(tags.get(SUBSAMPLING, (2, 2))) != (1, 1)
-    if kind == LUMINANCE and len(tags.get(BITS_PER_SAMPLE, ())) == 3 and coarse:
+    held = sum(tags.get(STRIP_BYTES) or tags.get(TILE_BYTES) or ())
+    several = len(tags.get(BITS_PER_SAMPLE, ())) == 3
+    if kind == LUMINANCE and several and coarse and held < 3 * pixels:
         raise ImageFault(
             "a TIFF of YCbCr without compression whose colours are coarser than its shades",
             "store it as RGB, or compressed",

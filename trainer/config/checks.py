@@ -23,6 +23,7 @@ __all__ = [
     "Learned",
     "Phase",
     "Precision",
+    "RampShape",
     "Ranking",
     "RankingKey",
     "RecipeName",
@@ -179,6 +180,7 @@ Placement = Literal["images", "domains"]  # what each of several processes has
 Trunk = Literal["frozen", "tuned"]
 HeadStart = Literal["auto", "fitted", "random"]
 HeadOptimiser = Literal["adamw", "sgd"]
+RampShape = Literal[Auto, "linear", "geometric"]
 TrunkFrom = Literal["start", "settle"]
 TrunkOptimiser = Literal["muon", "adamw"]
 Ranking = Literal["importance", "importance-per-cost", "fisher-per-cost", "random"]
@@ -195,6 +197,7 @@ CHOICES = {  # keys of `[train]`
     "trunk": Trunk,
     "order": StepOrder,
     "placement": Placement,
+    "ramp_shape": RampShape,
     "trunk_from": TrunkFrom,
     "head_start": HeadStart,
     "head_optimiser": HeadOptimiser,

@@ -14,6 +14,7 @@ from prunion.trainer.config.method import METHODS, Method, method_traits
 __all__ = [
     "KNOWN",
     "METHOD_KEYS",
+    "STEEP",
     "decided_ranking",
     "drop_ignored",
     "ignored",
@@ -28,6 +29,7 @@ WITH_RANK = ("adapters", "sites", "adapter_lr")
 CUTTING: tuple[Method, ...] = tuple(name for name, traits in METHODS.items() if traits.prunes)
 LEARNED: tuple[RecipeName, ...] = ("prunion", "paper")  # by which switches learn
 RANKED: tuple[RecipeName, ...] = ("prunion", "once", "greedy")
+RAMPED: tuple[RecipeName, ...] = ("prunion", "greedy")  # whose budget falls along a ramp
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ METHOD_KEYS: Mapping[str, Known] = {
 KNOWN: Mapping[str, Known] = {
     **METHOD_KEYS,
     "ranking": Known("auto", CUTTING, channels=True, recipes=RANKED),
+    "ramp_shape": Known("auto", CUTTING, recipes=RAMPED),
     "switch_every": Known(8, CUTTING, channels=True, recipes=("prunion",)),
     "switch_travel": Known(2.0, CUTTING, channels=True, recipes=("prunion",)),
     "own_epochs": Known(0, CUTTING, channels=True),
@@ -84,6 +87,7 @@ KNOWN: Mapping[str, Known] = {
     "trunk_optimiser": Known("muon"),
     "distillation": Known(0.5),
 }
+STEEP = 0.2  # of the cost: a ramp to less than that is geometric where nothing is said
 OF_TUNED_TRUNKS = ("trunk_lr", "trunk_optimiser")
 THINNING = ("switch_every", "switch_travel")  # which learns switches whatever the recipe
 
@@ -145,7 +149,8 @@ def ignored(given: Mapping[str, Any]) -> dict[str, Any]:
 def drop_ignored(run: Any) -> Any:
     """A run as an earlier prunion wrote it, without the keys that said nothing in it.
 
-    One that does not say what moved its trunk had AdamW.
+    One that does not say what moved its trunk had AdamW, and a ramp of a shape that is not said
+    was linear.
     """
     if not isinstance(run, dict):
         return run
@@ -157,6 +162,9 @@ def drop_ignored(run: Any) -> Any:
         if isinstance(budget, dict) and budget.get("own", 1) == 1:  # had another default once
             train = {**train, "own_epochs": 0}
         train = {"trunk_optimiser": "adamw", **train}
+        limit = budget.get("limit") if isinstance(budget, dict) else None
+        if not (isinstance(limit, (int, float)) and STEEP <= limit <= 1):  # "auto" is linear there
+            train = {"ramp_shape": "linear", **train}
         gone = ignored(train)
         run = {**run, "train": {key: x for key, x in train.items() if key not in gone}}
     return run

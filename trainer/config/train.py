@@ -20,6 +20,7 @@ from prunion.trainer.config.checks import (
     Learned,
     Placement,
     Precision,
+    RampShape,
     RankingKey,
     RecipeName,
     SettleWith,
@@ -73,6 +74,7 @@ class TrainConfig:
         affine: form of the method "affine"; the keys below it are other methods' (`METHOD_KEYS`).
         own_epochs: epochs after settling in which each domain learns which of the kept channels it
             can do without, where the budget has an `own` limit; 0: it is thinned at the cut.
+        ramp_shape: how what is allowed falls to the limit: by equal steps or equal shares.
         drops: epochs after which every learning rate is divided by ten, in place of a cosine.
         switch_lr: of the paper's recipe's switches, and of masks.
         head_start: heads start fitted to the backbone, or at random (`fits_heads`).
@@ -100,6 +102,7 @@ class TrainConfig:
     warmup: int = 2
     ramp: int = 4
     settle: int = 6
+    ramp_shape: RampShape = "auto"
     own_epochs: int = 0
     batch_size: int = 32
     balance: float = 0.5

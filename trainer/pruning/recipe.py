@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from prunion.trainer.config import Ranking, TrainConfig
+from prunion.trainer.config import STEEP, Ranking, TrainConfig
 from prunion.trainer.cost import Cost
 from prunion.trainer.pruning.cut import Select, cut_each, cut_union, ranked_worth
 from prunion.trainer.pruning.learners import PaperLearner, SwitchLearner, order_in_rows
@@ -171,7 +171,7 @@ def make_recipe(
     """
     warmup, ramp, settle = _phases(train, steps_per_epoch)
     each, opens = train.cut == "domains", train.settle_with == "union"
-    drops = _drops(train, steps_per_epoch)
+    drops, geometric = _drops(train, steps_per_epoch), _is_geometric(train, beta)
     if train.recipe == "paper":
         per_unit = 1.0 if slices is None else slices / units
         return PaperRecipe(
@@ -198,7 +198,7 @@ def make_recipe(
         )
     if train.recipe == "greedy":
         return GreedyRecipe(
-            Schedule(warmup, ramp, settle, beta),
+            Schedule(warmup, ramp, settle, beta, geometric=geometric),
             SwitchLearner(domains, units, 0.0, device),
             Pressure(train, cost, domains, free=True),
             learns=beta < 1,
@@ -211,10 +211,11 @@ def make_recipe(
     # What is kept is in the file anyway. Without settling, though, nothing would adapt to it.
     opens = opens or (train.settle_with == "auto" and not each and settle > 0)
     pace = pace_of(train, ramp, domains)
-    schedule = Schedule(warmup, ramp, settle, beta, drops=drops)
+    schedule = Schedule(warmup, ramp, settle, beta, drops=drops, geometric=geometric)
     if turns_per_epoch:
         own = ((_phases(train, n), _drops(train, n)) for n in turns_per_epoch)
-        schedule = Schedule.of_turns([Schedule(*x, beta, drops=drops) for x, drops in own])
+        turns = [Schedule(*x, beta, drops=drops, geometric=geometric) for x, drops in own]
+        schedule = Schedule.of_turns(turns)
     return OwnRecipe(
         schedule,
         SwitchLearner(domains, units, pace.travel, device),
@@ -263,7 +264,8 @@ def thin_recipe(
         share: of that cost, what a domain may use.
         select: what a domain's own budget keeps.
     """
-    schedule = Schedule(*_phases(train, steps_per_epoch), beta=share)
+    phases, geometric = _phases(train, steps_per_epoch), _is_geometric(train, share)
+    schedule = Schedule(*phases, beta=share, geometric=geometric)
     pace = pace_of(train, schedule.ramp, domains)
     numbers = kept.nonzero().flatten()
     return ThinRecipe(
@@ -278,6 +280,10 @@ def thin_recipe(
         select=select,
         pace=pace,
     )
+
+
+def _is_geometric(train: TrainConfig, beta: float) -> bool:
+    return train.ramp_shape == "geometric" or (train.ramp_shape == "auto" and beta < STEEP)
 
 
 def _ranking(train: TrainConfig) -> Ranking:

@@ -35,6 +35,7 @@ class Schedule:
     # The steps of a task at which rates fall to a tenth, of another recipe too; without any the
     # paper's do after three quarters.
     drops: tuple[int, ...] = ()
+    geometric: bool = False  # each step of the ramp allows the same share of the step before
     cuts_at_once: bool = False  # no ramp either, the rates as with one
     turns: tuple[Schedule, ...] = ()  # in place of all this: one after the other, each with its own
 
@@ -84,14 +85,19 @@ class Schedule:
         if self.cuts_at_once:
             return 1.0 if step < self.warmup else self.beta
         done = (step - self.warmup + 1) / max(1.0, 0.9 * self.ramp)
-        return 1 - (1 - self.beta) * min(max(done, 0.0), 1.0)
+        done = min(max(done, 0.0), 1.0)
+        return self.beta**done if self.geometric else 1 - (1 - self.beta) * done
 
     def passes(self, share: float) -> int:
         """Steps of the run until the ramp allows no more than `share`; its end for β or less."""
         if share <= self.beta:
             return self.warmup + self.ramp
-        done = (1 - share) / (1 - self.beta) * max(1.0, 0.9 * self.ramp)
-        return self.warmup + min(max(math.ceil(done - 1e-9), 1), self.ramp)
+        if self.geometric:
+            done = math.log(min(share, 1.0)) / math.log(self.beta)
+        else:
+            done = (1 - share) / (1 - self.beta)
+        steps = math.ceil(done * max(1.0, 0.9 * self.ramp) - 1e-9)
+        return self.warmup + min(max(steps, 1), self.ramp)
 
     def switch_rate(self, step: int) -> float:
         """Factor of the paper's switches, which learn in the ramp: a tenth in its last quarter.

@@ -35,6 +35,7 @@ NOTHING: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
     (SLICES, "granularity is .slice.", {"switch_travel": 5.0}, "granularity = .channel."),
     ({"recipe": "paper"}, "recipe is .paper.", {"ranking": "random"}, ".once. or .greedy."),
     ({"recipe": "paper"}, "recipe is .paper.", {"switch_every": 2}, "recipe .prunion."),
+    ({"recipe": "once"}, "recipe is .once.", {"ramp_shape": "linear"}, ".prunion. or .greedy."),
     ({"recipe": "once"}, "recipe is .once.", {"sharing": "jaccard"}, ".prunion. or .paper."),
     ({"recipe": "greedy"}, "recipe is .greedy.", {"settle_with": "own"}, ".prunion. or .paper."),
     ({"sharing": "none"}, "sharing is .none.", {"sharing_weight": 2}, "a sharing loss"),

@@ -239,8 +239,9 @@ def test_own_weights_are_counted_or_not_known(tmp_path: Path) -> None:
     assert draw_frontier(old) == ()
 
 
-def test_the_ramp_passes_a_limit_at_a_known_step() -> None:
-    schedule = Schedule(warmup=10, ramp=20, settle=5, beta=0.25)
+@pytest.mark.parametrize("geometric", [False, True])
+def test_the_ramp_passes_a_limit_at_a_known_step(geometric: bool) -> None:
+    schedule = Schedule(warmup=10, ramp=20, settle=5, beta=0.25, geometric=geometric)
     for share in (0.95, 0.75, 0.5, 0.3):
         step = schedule.passes(share)
         assert schedule.target(step - 1) <= share < schedule.target(step - 2)

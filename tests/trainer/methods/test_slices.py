@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from prunion.runtime.bundle import Layer, UnitTable, own_weights
 from prunion.trainer.backbone import trace
@@ -15,7 +16,7 @@ from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.network import DomainNet, adapt_network
 from tests.trainer.methods.answering import answers
-from tests.trainer.nets import Plain, Residual, domain_net
+from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 
 class Weighed(Plain):
@@ -23,12 +24,27 @@ class Weighed(Plain):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vector = torch.nn.Parameter(torch.randn(6))
+        self.vector = nn.Parameter(torch.randn(6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x)).relu()
         weights = torch.matmul(x.permute(0, 2, 3, 1), self.vector).sigmoid()
         return self.bn2(self.conv2(x * weights.unsqueeze(1))).relu().mean((2, 3))
+
+
+class Grouped(Plain):
+    """A convolution of two groups between two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2, self.bn2 = nn.Conv2d(6, 8, 3, groups=2, bias=False), nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.bn2(self.conv2(x)).relu()
+        return self.bn3(self.conv3(x)).relu().mean((2, 3))
 
 
 def shared() -> dict[str, torch.Tensor]:
@@ -183,6 +199,42 @@ def test_slices_of_whole_channels_are_channel_switches() -> None:
         scores = slices.adapter.scores["conv3/weight"][1].view(6, 8)
         scores[:, torch.from_numpy(inputs)] = -1
     torch.testing.assert_close(answers(slices), answers(units), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["bap", "ba2"])
+@pytest.mark.parametrize("kind", [Depthwise, SqueezeExcite, Residual, Grouped])
+def test_the_cut_leaves_every_layer_a_slice_in_every_domain(
+    method: Any, kind: type[nn.Module]
+) -> None:
+    """Also at the least limit, where these slices are all there is, and so must meet."""
+    net = domain_net(kind())
+    full = net.units.table.params(np.ones(net.units.table.count, bool))
+    for least in (False, True):
+        adapt_network(net, TrainConfig(granularity="slice", method=method))
+        adapter = net.adapter
+        assert isinstance(adapter, SliceSwitches)
+        allowed = adapter.least_weights(full) if least else 0.5 * full
+        adapter.keep_to(allowed, full)
+        drawn(adapter)
+        with torch.no_grad():  # one layer has nothing on, in one domain or in both
+            list(adapter.scores.values())[1].abs_().neg_()
+            list(adapter.scores.values())[-1][1].abs_().neg_()
+        adapter.advance({}, 0, "settle")
+        for name, bits in adapter.slices().items():
+            assert bits.flatten(1).any(1).all(), (name, least)
+        union, own = adapter.used()
+        most = max([union] if method == "bap" else own) * adapter.whole
+        assert most <= allowed + 1e-6 and (not least or most == pytest.approx(allowed))
+
+
+def test_a_cut_that_leaves_every_layer_some_keeps_the_best_alone() -> None:
+    adapter = drawn(switches(2))
+    learned = torch.cat([adapter.scores[k].detach() for k in ("a/weight", "b/weight")], 1)
+    worth = learned.clamp(min=0).sum(0)
+    adapter.advance({}, 0, "settle")
+    on = torch.cat([adapter.scores[k].detach() > 0 for k in ("a/weight", "b/weight")], 1)
+    assert on.equal((learned > 0) & on.any(0))
+    assert worth[on.any(0)].min() > worth[~on.any(0)].max()
 
 
 def test_ba2_of_one_domain_is_the_union_of_one() -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from prunion.runtime.bundle import UnitTable, pack_bits
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import WeightAdapter, key_of_weight
+from prunion.trainer.methods.slices.cut import best_slices, one_path
 
 __all__ = ["SliceSwitches"]
 
@@ -27,6 +28,7 @@ START = 1e-3  # of every score
 # λ: its start, and how far it moves in a step by a violation as large as β.
 LAMBDA, RATE, LARGEST = 1.0, 0.05, 50.0
 NOTHING = 1e-9  # stands for the cost of an empty union, which eq. 9 divides by
+AHEAD = 1e30  # of every score, also added up over domains
 
 
 class SliceSwitches(WeightAdapter):
@@ -133,26 +135,43 @@ class SliceSwitches(WeightAdapter):
             return False
         self.fixed.fill_(True)
         self._stand_still()
-        scores = torch.cat([self.scores[key_of_weight(n)] for n in self.names], 1)
-        held = torch.cat(
-            [
-                torch.full((self._count(n),), n in self.held, device=scores.device)
-                for n in self.names
-            ]
-        )
-        worth = scores.clamp(min=0).masked_fill(held, torch.inf)  # they are paid for first
+        learned = {name: self.scores[key_of_weight(name)].clone() for name in self.names}
+        self._cut(learned)
+        if not all(bits.flatten(1).any(1).all() for bits in self.slices().values()):
+            # A layer that a domain has nothing of lets no image through: all get one answer.
+            self._cut(learned, through=True)
+        return True
+
+    def _cut(self, learned: Mapping[str, torch.Tensor], *, through: bool = False) -> None:
+        """Keep the best of the scores `learned`; with `through` a slice of each layer before all.
+
+        These every domain has, and whole paths of them: single slices that do not meet are dead.
+        """
+        scores = torch.cat([learned[name] for name in self.names], 1)
+        shaped = {name: learned[name].view(-1, *self.shapes[name][:2]) for name in self.names}
+        joint = self.train_config.cut != "domains"
+        path = torch.zeros_like(scores, dtype=torch.bool)
+        if through and joint:
+            path[:] = one_path({name: s.amax(0) for name, s in shaped.items()}, self._table)
+        elif through:
+            for row in range(len(scores)):
+                path[row] = one_path({name: s[row] for name, s in shaped.items()}, self._table)
+        held = torch.cat([torch.full_like(learned[n][0], n in self.held) for n in self.names]) > 0
+        worth = scores.clamp(min=0).masked_fill(path, AHEAD)
+        worth = worth.masked_fill(held, torch.inf)  # they are paid for first
         prices = torch.cat([scores.new_full((self._count(n),), self.prices[n]) for n in self.names])
         allowed = self.share * self.whole if self.allowed is None else self.allowed
-        if self.train_config.cut == "domains":
-            kept = torch.stack([_best(row, prices, allowed) for row in worth])
+        if joint:
+            kept = best_slices(worth.sum(0), prices, allowed).expand_as(scores)
         else:
-            kept = _best(worth.sum(0), prices, allowed).expand_as(scores)
-        scores = torch.where(kept | held, scores, -scores.abs().clamp(min=NOTHING))
+            kept = torch.stack([best_slices(row, prices, allowed) for row in worth])
+        least = scores.abs().clamp(min=NOTHING)
+        scores = torch.where(kept | held, scores, -least)
+        scores = torch.where(kept & path, least, scores)
         parts = scores.split([self._count(name) for name in self.names], 1)
         for name, part in zip(self.names, parts, strict=True):
             self.scores[key_of_weight(name)].copy_(part)
         self.bury()
-        return True
 
     def place(self, table: UnitTable, read_by_heads: np.ndarray) -> None:
         """So that a cut that leaves a channel nothing takes it whole."""
@@ -277,12 +296,3 @@ class SliceSwitches(WeightAdapter):
 
 def _places(on: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.flatnonzero(on)).to(like.device)
-
-
-def _best(worth: torch.Tensor, prices: torch.Tensor, allowed: float) -> torch.Tensor:
-    """The slices of most worth that together cost no more than is allowed, bool."""
-    order = worth.argsort(descending=True, stable=True)
-    within = prices[order].double().cumsum(0) <= allowed
-    kept = torch.zeros_like(worth, dtype=torch.bool)
-    kept[order] = within
-    return kept & (worth > 0)

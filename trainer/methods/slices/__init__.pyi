@@ -1,0 +1,1 @@
+from .switches import SliceSwitches as SliceSwitches

@@ -123,6 +123,15 @@ def test_the_charge_is_equation_five(kind: Any) -> None:
         torch.testing.assert_close(got, bits.grad)
 
 
+def test_where_nothing_is_charged_for_the_task_alone_teaches() -> None:
+    """No budget loss and no sharing loss: there is no gradient of a constant."""
+    adapter = drawn(switches(2, sharing="none", domain_budget=False))
+    assert adapter.penalty([0, 1], [1, 1], "ramp") is None
+    held = SliceSwitches(TrainConfig(granularity="slice"), shared(), 2, shared())
+    held.share = 0.5
+    assert held.penalty([0, 1], [1, 1], "ramp") is None
+
+
 def test_an_absent_domain_has_no_budget_loss() -> None:
     adapter = switches(3, sharing="none")
     penalty = adapter.penalty([1], [1, 1, 1], "ramp")

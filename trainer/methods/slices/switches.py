@@ -87,7 +87,7 @@ class SliceSwitches(WeightAdapter):
     ) -> torch.Tensor | None:
         """Eq. 5 beside the task: the step's own domains' budgets, and the sharing loss of all.
 
-        Each λ takes one step of dual ascent.
+        Each λ takes one step of dual ascent. None where nothing is charged for, or nothing learns.
         """
         kind = self.train_config.sharing
         # The whole network is any budget's; but to differ costs something in it, too (eqs. 6, 9).
@@ -105,7 +105,7 @@ class SliceSwitches(WeightAdapter):
             loss = self._sharing(bits)
             violation = float(loss.detach()) / (self.share if kind == "union" else 1.0)
             total = total + self._ascended(0, violation) * loss
-        return total
+        return total if total.requires_grad else None
 
     def _sharing(self, bits: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Eqs. 6 to 9 before λ."""

@@ -99,6 +99,14 @@ class UnitTable:
             return np.arange(size)
         return np.flatnonzero(np.append(alive, True)[units])
 
+    def stride(self, tensor: str, axis: int) -> int:
+        """Width that goes with one unit along `axis`, the least; 0 where none is ever removed.
+
+        More than 1 where units lie there several times, as on the outputs of a grouped convolution.
+        """
+        units = self.slots.get((tensor, axis), np.empty(0, dtype=np.int64))
+        return int(np.gcd.reduce(np.unique(units[units >= 0], return_counts=True)[1], initial=0))
+
     def params(self, alive: np.ndarray) -> int:
         """Weights of the trunk's layers that remain (heads, bank and biases apart)."""
         return sum(self._weights(layer, alive) for layer in self.layers)

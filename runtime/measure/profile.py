@@ -173,9 +173,14 @@ def profile_bundle(
     return profile(fit=fit, samples=tuple(zip(predicted.tolist(), measured.tolist(), strict=True)))
 
 
-def widths_to_measure(size: int, cut: bool, round_to: int) -> tuple[int, ...]:
-    """Up to `POINTS` widths of an axis: multiples of `round_to`, closer where it is narrow."""
-    steps = np.arange(round_to, size, round_to) if cut else np.array([], dtype=int)
+def widths_to_measure(size: int, stride: int, round_to: int) -> tuple[int, ...]:
+    """Up to `POINTS` widths of an axis that a union may have, closer where it is narrow.
+
+    They are multiples of `round_to` times `stride`, the channels that go together; where that is 0,
+    none do. Others may be none at all: groups need equal parts.
+    """
+    step = stride * round_to
+    steps = np.arange(step, size, step) if step else np.array([], dtype=int)
     if len(steps) > POINTS - 1:
         last = len(steps) + 1
         # Halfway between equal steps and equal factors: blocked kernels bend at the narrow end.
@@ -212,7 +217,8 @@ def _layers(bundle: Bundle, form: GraphForm) -> dict[str, GraphLayer]:
 def _measure(
     layer: GraphLayer, round_to: int, batch: int, options: SessionOptions, seconds: float
 ) -> Grid:
-    out, inside = (widths_to_measure(layer.shape[a], layer.cut[a], round_to) for a in (0, 1))
+    shape, strides = layer.shape, layer.strides
+    out, inside = (widths_to_measure(shape[a], strides[a], round_to) for a in (0, 1))
     least: dict[str, float] = {}
     # A GPU's sessions have handles and workspaces of their own: only one row of them at a time.
     on_gpu = settled(options.backend, "") in ("auto", "cuda")

@@ -31,7 +31,7 @@ class GraphLayer:
         kind: tokens is a linear layer over the last axis.
         shape: of the whole weight, `[out, in / groups, *kernel]`; of a transposed convolution
             `[in, out / groups, *kernel]`.
-        cut: for the weight's axes 0 and 1, whether channels are ever removed along it.
+        strides: for the weight's axes 0 and 1, how many channels go together (`UnitTable.stride`).
         image: `(H, W)` of what it reads; `(T,)` for tokens, however they lie; else empty.
         attributes: the node's strides, pads, dilations.
         parts: how many such images it reads for one, where a batch is cut into windows.
@@ -39,7 +39,7 @@ class GraphLayer:
 
     kind: LayerKind
     shape: tuple[int, ...]
-    cut: tuple[bool, bool]
+    strides: tuple[int, int]
     groups: int
     image: tuple[int, ...]
     attributes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -77,12 +77,12 @@ def find_layers(model: onnx.ModelProto, table: UnitTable) -> dict[str, GraphLaye
         second = node.input[1] if len(node.input) > 1 else ""
         weight = turned.get(second, second) if node.op_type == "MatMul" else second
         if weight in counted and (node.op_type in KINDS or weight != second):
-            cut = tuple(_is_cut(table, weight, axis) for axis in (0, 1))
+            strides = (table.stride(weight, 0), table.stride(weight, 1))
             layer, image = counted[weight], tuple(sizes.get(node.input[0], ())[2:])
             linear = node.op_type == "MatMul" or (node.op_type == "Gemm" and layer.positions > 1)
             if linear:  # a graph may leave open how its tokens lie, also as rows of a batch
                 image = (layer.positions,)
-            made = _layer(node, layer.shape, (cut[0], cut[1]), image, tokens=linear)
+            made = _layer(node, layer.shape, strides, image, tokens=linear)
             taken = image if made.kind == "transposed" else sizes.get(node.output[0], ())[2:]
             parts = 1 if linear else layer.positions // (math.prod(taken) or layer.positions) or 1
             found[weight] = replace(made, parts=parts)
@@ -127,29 +127,24 @@ def layer_graph(layer: GraphLayer, first: int, second: int, batch: int, copies: 
     return bytes(model.SerializeToString())
 
 
-def _is_cut(table: UnitTable, weight: str, axis: int) -> bool:
-    units = table.slots.get((weight, axis))
-    return units is not None and bool((units >= 0).any())
-
-
 def _layer(
     node: onnx.NodeProto,
     shape: tuple[int, ...],
-    cut: tuple[bool, bool],
+    strides: tuple[int, int],
     image: tuple[int, ...],
     *,
     tokens: bool,
 ) -> GraphLayer:
     if tokens:
-        return GraphLayer("tokens", shape, cut, 1, image, ())
+        return GraphLayer("tokens", shape, strides, 1, image, ())
     if node.op_type == "Gemm":
-        return GraphLayer("linear", shape, cut, 1, (), ())
+        return GraphLayer("linear", shape, strides, 1, (), ())
     groups = attribute(node, "group", 1)
     kind: LayerKind = "dense" if groups == 1 else "depthwise" if shape[1] == 1 else "grouped"
     if node.op_type == "ConvTranspose":
         kind = "transposed"
     lists = tuple((a.name, tuple(a.ints)) for a in node.attribute if a.name in LISTS and a.ints)
-    return GraphLayer(kind, shape, cut, groups, image, tuple(sorted(lists)))
+    return GraphLayer(kind, shape, strides, groups, image, tuple(sorted(lists)))
 
 
 def _convolution(

@@ -54,9 +54,8 @@ def latency_pricer(path: Path | str, units: UnitTable) -> LatencyPricer:
     for layer in units.layers:
         grid = profile.grid(layer.weight)
         for axis, widths in enumerate((grid.out, grid.inside)):
-            slots = units.slots.get((layer.weight, axis), np.empty(0))
-            removable = slots.max(initial=-1) >= 0
-            if removable and len(widths) == 1 and widths[0] > profile.round_to:
+            stride = units.stride(layer.weight, axis)
+            if stride and len(widths) == 1 and widths[0] > stride * profile.round_to:
                 raise BudgetError(
                     f"{path}: {layer.weight} was measured at one width, as [backbone] keep leaves "
                     "it, and this run may cut it: measure this run's network with `prunion profile`"

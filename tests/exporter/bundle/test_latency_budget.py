@@ -73,6 +73,51 @@ def test_linear_layers_over_tokens_and_transposed_convolutions_are_timed(run_fil
     assert (grids["fc1.weight"].out, grids["fc1.weight"].inside) == ((8, 16), (16,))
 
 
+GROUPS = """
+from torch import nn
+
+class Groups(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.parts = nn.Conv2d(3, 24, 3, 2, 1), nn.Conv2d(24, 48, 3, 1, 1, groups=3)
+        self.norms = nn.ModuleList(map(nn.BatchNorm2d, (24, 48, 96, 16)))
+        self.twice, self.out = nn.Conv2d(48, 96, 3, 1, 1, groups=48), nn.Conv2d(96, 16, 1)
+
+    def forward(self, x):
+        for layer, norm in zip((self.stem, self.parts, self.twice, self.out), self.norms):
+            x = norm(layer(x)).relu()
+        return x
+"""
+
+
+def test_groups_are_timed_at_widths_that_they_divide_and_their_budget_is_kept(
+    run_file: Path,
+) -> None:
+    folder = run_file.parent
+    (folder / "groups.py").write_text(GROUPS, "utf-8")
+    text = run_file.read_text("utf-8")
+    text = text.replace('"torchvision"', '"python"').replace('"resnet18"', '"groups.py:Groups"')
+    text = text.replace('cut = "layer1"\n', "").replace('weights = "none"\n', "")
+    (folder / "groups.toml").write_text(text, "utf-8")
+    profile = folder / "groups.json"
+    command("profile", folder / "groups.toml", "-o", profile, "--seconds", 0.002)
+    made = read_profile(profile)
+    grids = {x: made.grids[number] for x, (_, number) in made.layers.items()}
+    assert (grids["stem.weight"].out, grids["parts.weight"].inside) == ((24,), (8,))
+    assert (grids["parts.weight"].out, grids["twice.weight"].out) == ((24, 48), (48, 96))
+    changes = ["budget.kind=latency", f"budget.profile={profile}"]
+    with pytest.raises(BudgetError, match="give at least") as caught:
+        train_run(
+            load_config(folder / "groups.toml", [*changes, "budget.limit=1e-3"]), folder / "g"
+        )
+    least = str(caught.value).rsplit("at least ", 1)[1]
+    config = load_config(folder / "groups.toml", [*changes, f"budget.limit={least}"])
+    assert train_run(config, folder / "g").budget["met"]
+    budget = export_bundle(folder / "g", folder / "g.prunion")["budget"]
+    assert budget["met"] and budget["value"] <= float(least)
+    assert verify_bundle(folder / "g.prunion").problems == ()
+
+
 @pytest.fixture(scope="module")
 def trained(run_file: Path) -> Path:
     """A run whose budget is 80 % of the measured time of its network; its profile is gone.

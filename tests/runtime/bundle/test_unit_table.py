@@ -42,3 +42,16 @@ def test_no_width_becomes_empty_or_wider_than_it_was() -> None:
     assert np.flatnonzero(table.round_up(nothing, 1, score)).tolist() == [1, 4]
     assert np.flatnonzero(table.round_up(nothing, 2, score)).tolist() == [0, 1, 2, 4]
     assert table.round_up(nothing, 8).all()
+
+
+def test_a_stride_is_the_width_that_goes_with_one_unit() -> None:
+    slots = {
+        ("dense", 0): np.array([0, 1, 2]),
+        ("groups", 0): np.array([0, 1, 2, 0, 1, 2]),
+        ("uneven", 0): np.array([0, 1, 1, 2, -1, 2, 0, 0, 0]),
+        ("kept", 0): np.array([-1, -1]),
+    }
+    table = UnitTable(3, slots)
+    strides = {name: table.stride(name, 0) for name, _ in slots}
+    assert strides == {"dense": 1, "groups": 2, "uneven": 2, "kept": 0}
+    assert table.stride("dense", 1) == 0

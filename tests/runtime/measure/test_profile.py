@@ -113,38 +113,40 @@ def test_openvino_answers_the_same_graphs(bundle_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "cut", "round_to", "widths"),
+    ("size", "stride", "round_to", "widths"),
     [
-        (64, True, 16, (16, 32, 48, 64)),
-        (24, True, 16, (16, 24)),
-        (8, True, 16, (8,)),
-        (64, False, 16, (64,)),
-        (1, False, 1, (1,)),
-        (960, True, 16, (16, 128, 240, 384, 592, 960)),
+        (64, 1, 16, (16, 32, 48, 64)),
+        (24, 1, 16, (16, 24)),
+        (8, 1, 16, (8,)),
+        (64, 0, 16, (64,)),
+        (1, 0, 1, (1,)),
+        (960, 1, 16, (16, 128, 240, 384, 592, 960)),
+        (160, 10, 8, (80, 160)),  # ten groups
+        (400, 25, 1, (25, 75, 125, 200, 275, 400)),
     ],
 )
-def test_measured_widths(size: int, cut: bool, round_to: int, widths: tuple[int, ...]) -> None:
-    assert widths_to_measure(size, cut, round_to) == widths
+def test_measured_widths(size: int, stride: int, round_to: int, widths: tuple[int, ...]) -> None:
+    assert widths_to_measure(size, stride, round_to) == widths
 
 
 @pytest.mark.parametrize(
     ("layer", "out", "inside", "image", "weight"),
     [
-        (GraphLayer("dense", (8, 4, 3, 3), (True, True), 1, (6, 6), ()), 5, 3, 3, [5, 3, 3, 3]),
+        (GraphLayer("dense", (8, 4, 3, 3), (1, 1), 1, (6, 6), ()), 5, 3, 3, [5, 3, 3, 3]),
         (
-            GraphLayer("depthwise", (8, 1, 3, 3), (True, False), 8, (6, 6), ()),
+            GraphLayer("depthwise", (8, 1, 3, 3), (1, 0), 8, (6, 6), ()),
             5,
             1,
             5,
             [5, 1, 3, 3],
         ),
-        (GraphLayer("dense", (8, 4, 1, 1), (True, True), 1, (6, 6), (), 4), 5, 3, 3, [5, 3, 1, 1]),
-        (GraphLayer("grouped", (8, 2, 1, 1), (True, True), 2, (6, 6), ()), 4, 1, 2, [4, 1, 1, 1]),
-        (GraphLayer("linear", (8, 4), (True, True), 1, (), ()), 5, 3, 3, [5, 3]),
-        (GraphLayer("tokens", (8, 4), (True, True), 1, (49,), ()), 5, 3, 3, [3, 5]),
-        (GraphLayer("transposed", (8, 4, 2, 2), (True,) * 2, 1, (6, 6), ()), 5, 3, 5, [5, 3, 2, 2]),
+        (GraphLayer("dense", (8, 4, 1, 1), (1, 1), 1, (6, 6), (), 4), 5, 3, 3, [5, 3, 1, 1]),
+        (GraphLayer("grouped", (8, 2, 1, 1), (1, 1), 2, (6, 6), ()), 4, 1, 2, [4, 1, 1, 1]),
+        (GraphLayer("linear", (8, 4), (1, 1), 1, (), ()), 5, 3, 3, [5, 3]),
+        (GraphLayer("tokens", (8, 4), (1, 1), 1, (49,), ()), 5, 3, 3, [3, 5]),
+        (GraphLayer("transposed", (8, 4, 2, 2), (1, 1), 1, (6, 6), ()), 5, 3, 5, [5, 3, 2, 2]),
         (
-            GraphLayer("transposed", (8, 1, 2, 2), (True, False), 8, (6, 6), ()),
+            GraphLayer("transposed", (8, 1, 2, 2), (1, 0), 8, (6, 6), ()),
             5,
             1,
             5,

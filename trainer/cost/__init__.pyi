@@ -1,6 +1,7 @@
 from .budget import PricedBudget as PricedBudget
 from .budget import budget_account as budget_account
 from .budget import check_floor as check_floor
+from .budget import least_allowed as least_allowed
 from .budget import least_cost as least_cost
 from .budget import least_limit as least_limit
 from .budget import make_budget as make_budget

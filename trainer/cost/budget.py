@@ -18,6 +18,7 @@ __all__ = [
     "PricedBudget",
     "budget_account",
     "check_floor",
+    "least_allowed",
     "least_cost",
     "least_limit",
     "make_budget",
@@ -76,15 +77,17 @@ def make_budget(
     full, backbone = pricer.full, pricer.backbone
     whole = config.is_fraction and config.amount == 1  # nothing is asked
     allowed = full if whole else config.allowed(backbone)
-    least = least_cost(config, pricer)
-    if cuts and least > allowed:
-        whole_layers = f"; keep = {', '.join(keep)}" if keep else ""
+    if cuts and least_cost(config, pricer) > allowed:
+        least = least_allowed(config, pricer)
+        rules = f"round_to {config.round_to}"
+        rules += f", floor {config.floor:g}" if config.floor else ""
+        rules += f", own {config.own:g}" if least > least_cost(config, pricer, config.floor) else ""
+        rules += f"; keep = {', '.join(keep)}" if keep else ""
         finer = _finest(config, pricer, allowed)
         raise BudgetError(
             f"[budget] limit {config.limit} allows {shown_cost(config.kind, allowed)}, but the "
-            f"narrowest network (round_to {config.round_to}{whole_layers}) needs "
-            f"{shown_cost(config.kind, least)}: {finer}give at least "
-            f"{least_limit(config, least, backbone)}"
+            f"narrowest network ({rules}) needs {shown_cost(config.kind, least)}: {finer}give at "
+            f"least {least_limit(config, least, backbone)}"
         )
     return PricedBudget(pricer, full, allowed, config.round_to, config.floor)
 
@@ -94,7 +97,7 @@ def _finest(config: BudgetConfig, pricer: Pricer, allowed: float) -> str:
     smallest = 1 if pricer.profile is None else pricer.profile.round_to
     if config.round_to <= smallest:
         return ""
-    fits = least_cost(replace(config, round_to=smallest), pricer) <= allowed
+    fits = least_allowed(replace(config, round_to=smallest), pricer) <= allowed
     return f"set round_to = {smallest}, or " if fits else ""
 
 
@@ -108,12 +111,27 @@ def check_floor(config: BudgetConfig, budget: PricedBudget) -> None:
         middle = (fits + over) / 2
         within = least_cost(config, pricer, middle) <= budget.allowed
         fits, over = (middle, over) if within else (fits, middle)
+    enough = least_allowed(config, pricer)
     raise BudgetError(
         f"[budget] floor is {config.floor:g}: so much of every width (round_to {config.round_to}) "
         f"costs {shown_cost(config.kind, least)}, and limit {config.limit} allows "
         f"{shown_cost(config.kind, budget.allowed)}: set floor = {int(fits / FINE) * FINE:.3g} or "
-        f"less, or a limit of at least {least_limit(config, least, pricer.backbone)}"
+        f"less, or a limit of at least {least_limit(config, enough, pricer.backbone)}"
     )
+
+
+def least_allowed(config: BudgetConfig, pricer: Pricer) -> float:
+    """The least that a run must allow for every check of its budget to pass, where any would do.
+
+    `floor` is kept, and of a limit in MACs the narrowest network is no more than a domain's `own`.
+    """
+    least = least_cost(config, pricer, config.floor)
+    if config.kind != "macs" or config.own == 1:
+        return least
+    narrowest = least_cost(config, pricer)  # no adapters: a run has none beside `own`
+    union = np.ceil(narrowest / config.own)
+    union += union * config.own < narrowest  # what a division leaves
+    return max(least, float(union)) if union <= pricer.full else least
 
 
 def least_cost(config: BudgetConfig, pricer: Pricer, floor: float = 0.0) -> float:

@@ -18,7 +18,7 @@ from prunion.trainer.config import RunConfig, has_own_weights
 from prunion.trainer.cost import (
     PricedBudget,
     check_floor,
-    least_cost,
+    least_allowed,
     least_limit,
     make_budget,
     make_pricer,
@@ -102,15 +102,14 @@ def begin(
     for note in net.units.notes():
         log.info(note)
     cuts, keep = config.train.traits.prunes, config.backbone.keep
-    budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
+    adapted = _adapted(net, config)  # what the method adds may cost, too
+    budget = make_budget(config.budget, make_pricer(config.budget, adapted), keep, cuts=cuts)
     if check is not None:
         height, width = config.input.size
-        own, round_to = _own_weights(net, config), config.budget.round_to
+        own, round_to = _own_weights(adapted), config.budget.round_to
         processes.on_first(lambda: check(net, height, width, round_to, own))
     adapt_network(net, config.train)
     set_normalisation(net, config)
-    if net.adapter is not None:  # it may cost, too
-        budget = make_budget(config.budget, make_pricer(config.budget, net), keep, cuts=cuts)
     check_budget(config, net, budget, begun=graph is not None)
     if doubt := own_doubt(config, net):
         log.warning(doubt)
@@ -173,18 +172,22 @@ def _check_learned(config: RunConfig, budget: PricedBudget) -> None:
         )
 
 
-def _own_weights(net: DomainNet, config: RunConfig) -> list[str]:
-    """Of the trunk, those that domains will have apart; none where all share one graph.
+def _adapted(net: DomainNet, config: RunConfig) -> DomainNet:
+    """The network with what the run's method adds, of a copy; the export is tried without.
 
     Raises ConfigError where nothing is left to adapt.
     """
     if not has_own_weights(vars(config.train)):
-        return []
+        return net
     trial = copy.deepcopy(net)
     with torch.random.fork_rng(devices=[]):  # whoever asks draws the same afterwards
         adapt_network(trial, config.train)
-    apart = trial.adapter is not None and not mixed_adapters(trial)
-    return list(trial.adapter.names) if apart and trial.adapter is not None else []
+    return trial
+
+
+def _own_weights(net: DomainNet) -> list[str]:
+    """Of the trunk, those that domains will have apart; none where all share one graph."""
+    return [] if net.adapter is None or mixed_adapters(net) else list(net.adapter.names)
 
 
 def _check_floor(config: RunConfig, budget: PricedBudget) -> None:
@@ -198,10 +201,10 @@ def _check_floor(config: RunConfig, budget: PricedBudget) -> None:
 
 
 def least_of_run(config: RunConfig, net: DomainNet, budget: PricedBudget) -> float:
-    """What the narrowest network costs that the run can end with, in the budget's unit."""
+    """The least that the run must allow, in the budget's unit."""
     if config.train.granularity == "slice" and net.adapter is not None:
         return net.adapter.least_weights(int(budget.full))
-    return least_cost(config.budget, budget.pricer, config.budget.floor)
+    return least_allowed(config.budget, budget.pricer)
 
 
 def _check_slices(config: RunConfig, net: DomainNet, budget: PricedBudget) -> None:

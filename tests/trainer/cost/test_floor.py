@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.config import BudgetConfig
+from prunion.trainer.config import (
+    BackboneConfig,
+    BudgetConfig,
+    DomainConfig,
+    RunConfig,
+    TrainConfig,
+)
 from prunion.trainer.cost import (
     check_floor,
     floor_account,
@@ -15,6 +23,7 @@ from prunion.trainer.cost import (
     make_pricer,
     select_union,
 )
+from prunion.trainer.run.start import check_budget
 from tests.trainer.nets import Plain, Residual, domain_net
 
 NETS = [domain_net(model()) for model in (Plain, Residual)]
@@ -62,6 +71,42 @@ def test_a_floor_that_costs_more_than_the_limit_is_refused(kind: str, multiple: 
         with pytest.raises(BudgetError, match="floor"):
             checked(floor, limit)
     checked(0.0, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["params", "macs", "bytes", "switches"])
+@pytest.mark.parametrize("rules", [{"floor": 0.3}, {"own": 0.4}, {"floor": 0.3, "own": 0.9}])
+def test_the_first_refusal_names_a_limit_that_every_check_takes(
+    kind: str, rules: dict[str, float]
+) -> None:
+    """A limit below the narrowest network's was refused with one that `floor` or `own` refused."""
+    config = RunConfig(
+        backbone=BackboneConfig("resnet18"),
+        budget=BudgetConfig(1e-4, kind, 2, **rules),  # type: ignore[arg-type]
+        train=TrainConfig(own_epochs=3 if "own" in rules else 0),
+        domains=tuple(DomainConfig(x, train=(x,), test=(x,)) for x in "ab"),
+    )
+    prices = make_pricer(config.budget, NETS[1])
+    with pytest.raises(BudgetError, match="but the narrowest network") as refused:
+        make_budget(config.budget, prices)
+    limit = float(str(refused.value).rsplit("at least ", 1)[1])
+    told = replace(config, budget=replace(config.budget, limit=limit))
+    check_budget(told, NETS[1], make_budget(told.budget, prices))
+    if rules.get("own") == 0.4:  # only of MACs does a domain's share depend on the limit
+        assert ("own 0.4" in str(refused.value)) is (kind == "macs")
+    lower = replace(config, budget=replace(config.budget, limit=max(limit - 2e-4, 1e-9)))
+    with pytest.raises(BudgetError):
+        check_budget(lower, NETS[1], make_budget(lower.budget, prices))
+
+
+def test_a_smaller_multiple_is_told_where_the_floor_fits_it_too() -> None:
+    prices = make_pricer(BudgetConfig(1.0), NETS[1])
+    least = float(prices.of(np.zeros(prices.units.count, bool))) / prices.full
+    told = {}
+    for floor in (0.0, 0.9):
+        with pytest.raises(BudgetError, match="but the narrowest network") as refused:
+            make_budget(BudgetConfig(least + 0.3, round_to=8, floor=floor), prices)
+        told[floor] = "set round_to = 1" in str(refused.value)
+    assert told == {0.0: True, 0.9: False}
 
 
 def test_an_account_names_the_narrowest_layer() -> None:

@@ -12,7 +12,7 @@ from prunion.exporter.bundle import add_domain_pack, export_bundle
 from prunion.exporter.bundle.add_domain import AddedPack
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.runtime.model import load
 from prunion.trainer.config import (
     BackboneConfig,
@@ -24,7 +24,7 @@ from prunion.trainer.config import (
 )
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.network import adapt_network, build_network, load_checkpoint
-from prunion.trainer.run import train_run
+from prunion.trainer.run import check_run, train_run
 from tests.exporter.drawn import drawn_checkpoint
 from tests.trainer.tiny_run import tiny_run, write_domain
 
@@ -83,6 +83,18 @@ def test_a_run_keeps_one_budget_for_both(tmp_path: Path) -> None:
         model.add_domain(added.path)
         alone = model.logits(images, ["later"] * 4)
     np.testing.assert_allclose(alone[1], mixed[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["params", "macs", "bytes"])
+def test_the_first_refusal_counts_adapters_too(tmp_path: Path, kind: str) -> None:
+    """The limit that it named held the channels alone, and was refused in its turn."""
+    changes = ["train.adapter_rank=2", f"budget.kind={kind}", "budget.round_to=1"]
+    run_file = tiny_run(tmp_path)
+    with pytest.raises(BudgetError, match="but the narrowest network") as refused:
+        check_run(load_config(run_file, [*changes, "budget.limit=1e-4"]))
+    least = str(refused.value).rsplit("at least ", 1)[1]
+    found = check_run(load_config(run_file, [*changes, f"budget.limit={least}"]))
+    assert str(found.budget["least"]) == least
 
 
 @pytest.mark.parametrize("kind", ["params", "macs", "bytes"])

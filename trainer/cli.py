@@ -118,6 +118,7 @@ def train(
                 check=check,
                 track=track,
                 shared=shared,
+                given="--budget",
             )
             value, text = swept.to_json(), sweep_table(swept)
         else:

@@ -26,12 +26,15 @@ def check_different(runs: Sequence[tuple[RunConfig, Path]]) -> None:
             )
 
 
-def check_pruned(configs: Sequence[RunConfig]) -> None:
-    """Refuse several budgets for a method that keeps all: each run would be the same again."""
+def check_pruned(configs: Sequence[RunConfig], given: str) -> None:
+    """Refuse several budgets for a method that keeps all: each run would be the same again.
+
+    `given` is what they were given as, for the message.
+    """
     train, limits = configs[0].train, {str(config.budget.limit) for config in configs}
     if len(limits) > 1 and not train.traits.prunes and train.granularity == "channel":
         raise ConfigError(
-            f'--budget has {len(limits)} limits, and [train] method is "{train.method}" '
+            f'{given} has {len(limits)} limits, and [train] method is "{train.method}" '
             f"({train.traits.what}), which prunes to none of them: give one"
         )
 

@@ -69,6 +69,7 @@ def train_sweep(
     track: Sequence[str] = (),
     shared: Shared = "ramp",
     shorter: float = SHORTER,
+    given: str = "budgets",
 ) -> SweepResult:
     """Train every run into a folder of its own below `folder`, and draw the frontier there.
 
@@ -86,6 +87,7 @@ def train_sweep(
             finished one is of other images, classes or another teacher than the others.
         shared: `ramp`, or `warm-up` alone.
         shorter: share of settling that a run skips which leaves the ramp at its beginning, 0 … 1.
+        given: what the caller's user gives several budgets as, for messages.
 
     Raises what `train_run` raises, and PrunionError if another process trains in `folder`; the
     folders and every budget are looked at before the first run.
@@ -96,7 +98,7 @@ def train_sweep(
     if (folder / METRICS).exists():
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
     check_different(runs)
-    check_pruned(configs)
+    check_pruned(configs, given)
     check_shared(shared)
     for _, place in runs:
         check_folder(place, force=force, resume=resume, again=AGAIN)
@@ -262,11 +264,8 @@ def _priced(
             return made_by(training, opened[draw_of(run)])
 
         check_alike(finished, today)
-        pricer = training.budget.pricer
-        budgets = [
-            make_budget(c.budget, pricer, c.backbone.keep, cuts=c.train.traits.prunes)
-            for c, _ in runs
-        ]
+        pricer, cuts = training.budget.pricer, config.train.traits.prunes
+        budgets = [make_budget(c.budget, pricer, c.backbone.keep, cuts=cuts) for c, _ in runs]
     for (c, _), budget in zip(runs, budgets, strict=True):
         check_budget(c, training.net, budget)
     return [budget.share for budget in budgets]

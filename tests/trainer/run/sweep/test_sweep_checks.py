@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 from prunion import sweep
+from prunion.runtime.cli import cli
 from prunion.runtime.errors import BudgetError, ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.learning import Training
@@ -121,8 +123,14 @@ def test_several_budgets_of_what_prunes_nothing_are_refused(tmp_path: Path) -> N
     """The same network was trained once for each, and drawn as a frontier."""
     run_file = tiny_run(tmp_path, **SHORT, method='"norms"', trunk='"frozen"')
     configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
-    with pytest.raises(ConfigError, match=r'2 limits, and \[train\] method is "norms"'):
+    said = r'budgets has 2 limits, and \[train\] method is "norms"'
+    with pytest.raises(ConfigError, match=said):
         train_sweep(configs, tmp_path / "out")
+    with pytest.raises(ConfigError, match=said):  # no option's name: there is no command line
+        sweep(run_file, tmp_path / "out", budgets=(0.7, 0.4))
+    arguments = ["train", str(run_file), "-o", str(tmp_path / "out"), "--budget", "0.7,0.4"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1 and "--budget has 2 limits, and" in result.output
     assert not (tmp_path / "out").exists()
 
 

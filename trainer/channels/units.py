@@ -14,7 +14,7 @@ from torch import fx
 
 from prunion.runtime.bundle import Layer, UnitTable
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
-from prunion.trainer.backbone import given_name, op_name
+from prunion.trainer.backbone import PIXEL_NORM, given_name, op_name
 from prunion.trainer.channels.chains import NEVER_CUT, Located, find_chains, is_layout
 from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read, varying
 from prunion.trainer.channels.walk import KEEPS_ZERO, flow_slots
@@ -94,7 +94,7 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
     layers = {
         tensor.removesuffix(".weight"): flow.outputs.get(tensor, ids)
         for (tensor, axis), ids in flow.weights.items()
-        if axis == 0 and tensor.endswith(".weight")
+        if axis == 0 and tensor.endswith(".weight") and tensor != f"{PIXEL_NORM}.weight"
     }
     kept = set[str]()
     for pattern in keep:
@@ -102,7 +102,7 @@ def find_units(module: fx.GraphModule, keep: Sequence[str] = ()) -> Units:
         if not found:
             raise ConfigError(
                 f"[backbone] keep: {pattern!r} is no layer: give names or patterns such as "
-                f"{', '.join(list(layers)[:3])}"
+                f"{', '.join(given_name(name) for name in list(layers)[:3])}"
             )
         kept |= {f"{name}.weight" for name in found}
         for name in found:

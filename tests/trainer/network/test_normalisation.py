@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,15 @@ def config_of(folder: Path, **train: object) -> RunConfig:
     )
     path.write_text(text, "utf-8")
     return load_config(path)
+
+
+def test_what_normalises_is_no_layer_to_keep() -> None:
+    """It stands first, and was what a mistyped name was told to be."""
+    for wrong in ("conv9", "pixel*"):
+        keep = replace(NET, keep=(wrong,))
+        with pytest.raises(ConfigError, match=r"is no layer: .* such as conv1, bn1, ") as refused:
+            build_network(keep, (16, 16), [2, 3], own_normalisation=True)
+        assert PIXEL_NORM not in str(refused.value)
 
 
 def test_each_domain_is_normalised_by_its_own(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@ from .load import PIXEL_NORM as PIXEL_NORM
 from .load import add_pixel_norm as add_pixel_norm
 from .load import drop_classifier as drop_classifier
 from .load import load_backbone as load_backbone
+from .names import LONGEST_NAME as LONGEST_NAME
 from .names import given_name as given_name
 from .names import keep_names_apart as keep_names_apart
 from .names import name_norms as name_norms
 from .names import op_name as op_name
+from .names import unfit_name as unfit_name
 from .paper_resnets import PAPER_NETS as PAPER_NETS
 from .paper_resnets import paper_net as paper_net
 from .published import known_names as known_names

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Collection, Sequence
 
 from torch import fx, nn
 
-__all__ = ["given_name", "keep_names_apart", "name_norms", "op_name"]
+__all__ = [
+    "LONGEST_NAME",
+    "given_name",
+    "keep_names_apart",
+    "name_norms",
+    "op_name",
+    "unfit_name",
+]
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 # What the trunk's own modules are called: a user's of that name would be lost, or read for them.
 OURS = frozenset(["norms", "gates", "series", "affine", "beside", "pixel_norm"])
+PART = re.compile(r"[\w/@:+ -]+", re.ASCII)
+LONGEST_PART, LONGEST_NAME, DEEPEST_NAME = 200, 1000, 31  # that files take
 ROOT = "root"  # the module that tensors of none are moved into
 
 
@@ -53,6 +63,20 @@ def given_name(name: str) -> str:
     if first.rstrip("_") == ROOT and others and "." not in others:
         return others
     return first.rstrip("_") + dot + others if first.rstrip("_") in OURS else name
+
+
+def unfit_name(name: str) -> str:
+    """Why no file takes a tensor of this name, and the fix; empty if one does."""
+    parts = name.split(".")
+    longest = max(map(len, parts))
+    if longest > LONGEST_PART:
+        return f"its module's name has {longest} characters, give it at most {LONGEST_PART}"
+    if len(name) > LONGEST_NAME:
+        return f"its name has {len(name)} characters, give its modules shorter ones"
+    if len(parts) > DEEPEST_NAME:
+        return f"it lies in {len(parts) - 1} modules, nest at most {DEEPEST_NAME - 1}"
+    named = all(map(PART.fullmatch, parts))
+    return "" if named else "name its module with letters, digits and '_'"
 
 
 def name_norms(module: fx.GraphModule) -> None:

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from prunion.runtime.base import Fields, is_whole, reason_of, shown
 from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import LONGEST_NAME, op_name, unfit_name
 from prunion.trainer.channels import HANDLERS, ONE_IMAGE
 from prunion.trainer.network.shapes import MAKERS, without_memory
 
@@ -36,7 +36,6 @@ CONSTANTS: dict[str, type] = {
 }
 # torch.fx writes names into the source of a function: nothing may end a word or a string there.
 NAME = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
-TENSOR = re.compile(r"[\w/@:+ -]{1,200}(\.[\w/@:+ -]{1,200}){0,30}", re.ASCII)
 TYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 MOST_NODES, MOST_ELEMENTS, DEEPEST = 100_000, 2**30, 8
 MOST_CHOSEN = 2**16  # whole numbers of a tensor that are kept with the graph
@@ -54,10 +53,9 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
             value["shape"] = [int(n) for n in node.meta["val"].shape[1:]]
         elif node.op == "get_attr":
             tensor = operator.attrgetter(node.target)(module)
-            if not TENSOR.fullmatch(node.target):
+            if why := unfit_name(node.target):
                 raise UnsupportedGraphError(
-                    f"the tensor {shown(node.target)} cannot be kept in a checkpoint: name its "
-                    "module with letters, digits and '_'"
+                    f"the tensor {shown(node.target)} cannot be kept in a checkpoint: {why}"
                 )
             value |= {"tensor": node.target, "shape": list(tensor.shape)}
             weight = isinstance(tensor, nn.Parameter)
@@ -188,8 +186,8 @@ def _node(
         node.meta["shape"] = (2, *_shape(entry))
         return node
     if op == "get_attr":
-        tensor = entry.text("tensor", 1000)
-        if not TENSOR.fullmatch(tensor):
+        tensor = entry.text("tensor", LONGEST_NAME)
+        if unfit_name(tensor):
             raise entry.fail("tensor", f"is {shown(tensor)}, no name of a tensor")
         dtype = entry.text("dtype", 20)
         if dtype not in TYPES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -141,8 +142,35 @@ def test_a_name_that_no_file_could_hold_is_refused_before_training() -> None:
             x = self.bn1(self.parts["a#b"](x)).relu()
             return self.bn2(self.conv2(x)).relu().mean((2, 3))
 
-    with pytest.raises(UnsupportedGraphError, match="cannot be kept in a checkpoint"):
+    with pytest.raises(UnsupportedGraphError, match="kept in a checkpoint: name its module with"):
         DomainNet(trace(Odd(), 8, 8), [2])
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "said"),
+    [
+        ("a" * 250, 1, "its module's name has 250 characters, give it at most 200"),
+        ("a" * 199, 6, "its name has 1206 characters, give its modules shorter ones"),
+        ("a", 40, "it lies in 40 modules, nest at most 30"),
+    ],
+)
+def test_a_name_that_is_too_long_is_told_as_that(name: str, depth: int, said: str) -> None:
+    """It was told to have other characters, or to be a fault of prunion's."""
+
+    class Deep(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            deep: nn.Module = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+            for _ in range(depth - 1):
+                deep = nn.Sequential(OrderedDict({name: deep}))
+            self.add_module(name, deep)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.bn1(self.get_submodule(name)(x)).relu()
+            return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+    with pytest.raises(UnsupportedGraphError, match=f"kept in a checkpoint: {said}"):
+        DomainNet(trace(Deep(), 8, 8), [2])
 
 
 def test_a_map_of_any_size_is_measured_before_it_is_made() -> None:

@@ -22,6 +22,7 @@ from .file import put_value as put_value
 from .file import read_change as read_change
 from .file import set_option as set_option
 from .known_keys import METHOD_KEYS as METHOD_KEYS
+from .known_keys import RAMPED as RAMPED
 from .known_keys import STEEP as STEEP
 from .known_keys import drop_ignored as drop_ignored
 from .method import METHODS as METHODS

@@ -14,6 +14,7 @@ from prunion.trainer.config.method import METHODS, Method, method_traits
 __all__ = [
     "KNOWN",
     "METHOD_KEYS",
+    "RAMPED",
     "STEEP",
     "decided_ranking",
     "drop_ignored",

@@ -146,3 +146,17 @@ def test_other_settings_have_other_keys(tmp_path: Path) -> None:
 def test_epochs_that_are_not_three_numbers_are_told(epochs: str) -> None:
     with pytest.raises(click.UsageError, match="give three whole numbers"):
         make_config(ROWS["tuned-025"], {**OPTIONS, "epochs": epochs})
+
+
+def test_rows_of_a_steep_ramp_keep_the_one_they_had() -> None:
+    """Their names are in files; what is usual now is a setting, which their keys show."""
+    for name, row in ROWS.items():
+        options = {**OPTIONS, "settings": []}
+        train = make_config(row, options).train if row.kind != "latency" else None
+        if name in ("tuned-010", "frozen-macs-010", "greedy-undivided-005", "separate-025"):
+            assert train is not None and train.ramp_shape == "linear"
+        elif row.limit >= 0.25 and train is not None and not row.separate:
+            assert train.ramp_shape == "auto"
+    steep = {**OPTIONS, "settings": ["ramp_shape=geometric"]}
+    assert make_config(ROWS["tuned-010"], steep).train.ramp_shape == "geometric"
+    assert key_of("tuned-010", steep).endswith(".ramp_shape-geometric")

@@ -14,7 +14,8 @@ from prunion.benchmarks.learning.plan.catalogue import ROWS, settings_of
 
 __all__ = ["warm_up_notes"]
 
-AFTER = ("recipe", "ranking", "ramp_shape", "sharing", "cut")  # of `[train]`: they act once channels go
+# Of `[train]`: they act once channels go.
+AFTER = ("recipe", "ranking", "ramp_shape", "sharing", "cut")
 Line = dict[str, Any]
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -31,6 +32,7 @@ TRUNK = "trunk"  # key of a graph's metadata
 
 # ONNX Runtime 1.23 (the last for Python 3.10, JetPack 6) loses its fast convolutions from 22 on.
 OPSET = 20
+ONE_AT_A_TIME = threading.RLock()
 
 
 def onnx_graph(
@@ -157,9 +159,7 @@ def _identities_are_exact() -> Iterator[None]:
     """
     try:
         from onnxscript.rewriter import _matcher as matcher
-
-        own = vars(matcher)["math"]
-    except (ImportError, KeyError):  # another one's insides: the export is checked anyway
+    except ImportError:  # another one's insides: the export is checked anyway
         yield
         return
 
@@ -168,11 +168,12 @@ def _identities_are_exact() -> Iterator[None]:
             return value == wanted
         return math.isclose(value, wanted, **tolerances)
 
-    vars(matcher)["math"] = SimpleNamespace(isclose=alike)
-    try:
-        yield
-    finally:
-        vars(matcher)["math"] = own
+    with ONE_AT_A_TIME:  # another thread's would be put back here, for good
+        vars(matcher)["math"] = SimpleNamespace(isclose=alike)
+        try:
+            yield
+        finally:
+            vars(matcher)["math"] = math  # which it has for this alone
 
 
 @contextlib.contextmanager

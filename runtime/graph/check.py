@@ -40,7 +40,7 @@ DOMAINS = ("", "ai.onnx")
 # Their results may be of any size, whatever they are given.
 GROWING = frozenset("ConstantOfShape Expand Pad Range Resize Tile".split())
 MOST_ELEMENTS = 1 << 28  # of one tensor for one image: 1 GiB of float32
-MOST_AT_ONCE = 2 * MOST_ELEMENTS  # of all that must be held together: a sum needs its terms
+MOST_AT_ONCE = 4 * MOST_ELEMENTS  # of all that must be held together: a sum needs its terms
 SMALL = 1024  # bytes; shapes, axes and sizes are read by shape inference, weights are not
 FIX = "export the bundle again"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -181,7 +182,8 @@ def holds_deep_colour(image: Image.Image) -> bool:
 
     Of these Pillow reads the upper eight as they are: `bits_of` says 8 of such an image.
     """
-    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    # "BGR;16" of a BMP has 16 bits in all; those of a channel have their bytes' order behind.
+    deep = any(re.search(";16[BLN]", str(tile[3])) for tile in getattr(image, "tile", ()))
     return deep and not image.mode.startswith("I")
 
 

@@ -34,7 +34,7 @@ PROGRESSIVE = (0xC2, 0xCA)
 # Tags of TIFF, and what the first of them says.
 PHOTOMETRIC = 262
 BITS_PER_SAMPLE, COMPRESSION, FILL_ORDER, PLANES, SUBSAMPLING = 258, 259, 266, 284, 530
-STRIP_BYTES, TILE_BYTES = 279, 325
+STRIP_BYTES, TILE_WIDTH, TILE_LENGTH, TILE_BYTES = 279, 322, 323, 325
 WHITE_IS_ZERO, SHADES, COLOURS, PALETTE, INKS, LUMINANCE = 0, 1, 2, 3, 5, 6
 
 
@@ -147,7 +147,10 @@ def _check_layout(tags: Mapping[int, Any], pixels: int) -> None:
         )
     # What is not said is two by two; as writers forget to say it, the bytes may tell otherwise.
     coarse = tuple(tags.get(SUBSAMPLING, (2, 2))) != (1, 1)
-    held = sum(tags.get(STRIP_BYTES) or tags.get(TILE_BYTES) or ())
+    tiles = tags.get(TILE_BYTES) or ()
+    held = sum(tiles or tags.get(STRIP_BYTES) or ())
+    if tiles:  # which are whole at the edges too
+        pixels = tags.get(TILE_WIDTH, 0) * tags.get(TILE_LENGTH, 0) * len(tiles)
     several = len(tags.get(BITS_PER_SAMPLE, ())) == 3
     if kind == LUMINANCE and several and coarse and held < 3 * pixels:
         raise ImageFault(

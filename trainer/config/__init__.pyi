@@ -4,6 +4,7 @@ from .backbone import InputConfig as InputConfig
 from .budget import BudgetConfig as BudgetConfig
 from .changes import changed_keys as changed_keys
 from .changes import changed_paths as changed_paths
+from .changes import lacks_shape as lacks_shape
 from .changes import todays_config as todays_config
 from .checks import BY_PASSES as BY_PASSES
 from .checks import IN_TURNS as IN_TURNS

@@ -74,7 +74,7 @@ METHOD_KEYS: Mapping[str, Known] = {
 KNOWN: Mapping[str, Known] = {
     **METHOD_KEYS,
     "ranking": Known("auto", CUTTING, channels=True, recipes=RANKED),
-    "ramp_shape": Known("auto", CUTTING, recipes=RAMPED),
+    "ramp_shape": Known("auto", CUTTING, channels=True, recipes=RAMPED),
     "switch_every": Known(8, CUTTING, channels=True, recipes=("prunion",)),
     "switch_travel": Known(2.0, CUTTING, channels=True, recipes=("prunion",)),
     "own_epochs": Known(0, CUTTING, channels=True),
@@ -150,8 +150,7 @@ def ignored(given: Mapping[str, Any]) -> dict[str, Any]:
 def drop_ignored(run: Any) -> Any:
     """A run as an earlier prunion wrote it, without the keys that said nothing in it.
 
-    One that does not say what moved its trunk had AdamW, and a ramp of a shape that is not said
-    was linear.
+    One that does not say what moved its trunk had AdamW.
     """
     if not isinstance(run, dict):
         return run
@@ -163,9 +162,6 @@ def drop_ignored(run: Any) -> Any:
         if isinstance(budget, dict) and budget.get("own", 1) == 1:  # had another default once
             train = {**train, "own_epochs": 0}
         train = {"trunk_optimiser": "adamw", **train}
-        limit = budget.get("limit") if isinstance(budget, dict) else None
-        if not (isinstance(limit, (int, float)) and STEEP <= limit <= 1):  # "auto" is linear there
-            train = {"ramp_shape": "linear", **train}
         gone = ignored(train)
         run = {**run, "train": {key: x for key, x in train.items() if key not in gone}}
     return run

@@ -266,8 +266,7 @@ def thin_recipe(
     """
     phases, geometric = _phases(train, steps_per_epoch), _is_geometric(train, share)
     schedule = Schedule(*phases, beta=share, geometric=geometric)
-    pace = pace_of(train, schedule.ramp, domains)
-    numbers = kept.nonzero().flatten()
+    pace, numbers = pace_of(train, schedule.ramp, domains), kept.nonzero().flatten()
     return ThinRecipe(
         schedule,
         SwitchLearner(domains, len(numbers), pace.travel, kept.device),
@@ -283,7 +282,8 @@ def thin_recipe(
 
 
 def _is_geometric(train: TrainConfig, beta: float) -> bool:
-    return train.ramp_shape == "geometric" or (train.ramp_shape == "auto" and beta < STEEP)
+    shapes = ("auto", "geometric") if beta < STEEP - 1e-6 else ("geometric",)  # β is rounded
+    return train.ramp_shape in shapes
 
 
 def _ranking(train: TrainConfig) -> Ranking:

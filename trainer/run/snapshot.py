@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from prunion.runtime.base import json_of, reason_of, replace_file, shown
 from prunion.runtime.errors import CheckpointError
 from prunion.runtime.images import same_images
-from prunion.trainer.config import changed_paths, key_of, set_option, todays_config
+from prunion.trainer.config import changed_paths, key_of, lacks_shape, set_option, todays_config
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 
@@ -193,6 +193,9 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         config = {**config, "budget": {**config.get("budget", {}), **limit}}
         cost = [*stored.get("cost", [])[:1], *now["cost"][1:]]
         stored = {**stored, "config": config, "cost": cost}
+    shapes = {part.geometric for part in (training.schedule, *training.schedule.turns)}
+    if lacks_shape(stored.get("config")) and True in shapes and meta.get("phase") != "settle":
+        return "a linear ramp, as all were when it began (--set train.ramp_shape=linear)"
     for path, before, after in changed_paths(todays_config(stored.get("config")), now["config"]):
         key = key_of(".".join(path[:-1]), path[-1] if path else "config")
         told = f"another configuration, for {key} was {shown(before)} and is {shown(after)}"

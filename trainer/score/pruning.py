@@ -118,6 +118,7 @@ def baseline_of(config: RunConfig) -> RunConfig:
     whole = replace(train.without_thinning(), settle=train.settle + longer)
     if _only_settles(config):
         whole = replace(whole, warmup=0, ramp=0, settle=train.warmup + train.ramp + whole.settle)
+    whole = replace(whole, ramp_shape="auto")  # of nothing that falls
     return replace(config, budget=BudgetConfig(1.0), train=whole)
 
 

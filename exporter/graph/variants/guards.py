@@ -15,6 +15,20 @@ __all__ = ["guard_constants", "guarding_nodes"]
 ROUNDED = 0.05  # of a constant: more than that lost is not the constant any more
 # What these read at this place they divide by, or have no finite value of where it is 0.
 DIVISORS = {"Div": 1, "Reciprocal": 0, "Log": 0, "Pow": 0}
+# What a norm is made of: squares and sums of small values, which float16 takes for 0 as well.
+SHRINKING = frozenset(
+    (
+        "Abs",
+        "Mul",
+        "Pow",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "Sqrt",
+    )
+)
 APART = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # no divisor comes out of these
 
 
@@ -30,27 +44,32 @@ def guard_constants(graph: onnx.GraphProto) -> set[str]:
 def guarding_nodes(graph: onnx.GraphProto) -> set[str]:
     """First outputs of the nodes from such a constant to what divides by it, which is one of them.
 
-    They stay float32, for the small number is in all values between.
+    They stay float32, for the small number is in all values between; so does the norm that it is
+    added to.
     """
     small = guard_constants(graph)
-    makers, reached = dict[str, onnx.NodeProto](), set[str]()
+    makers = {name: node for node in graph.node for name in node.output}
+    reached = set[str]()
     for node in graph.node:
-        if node.op_type not in APART and (small | reached) & set(node.input):
+        if node.op_type not in APART and any(x in small or x in reached for x in node.input):
             reached.update(node.output)
-            makers |= dict.fromkeys(node.output, node)
-            if node.op_type in DIVISORS and _divisor(node) in small | reached:
+            if node.op_type in DIVISORS and (_divisor(node) in small or _divisor(node) in reached):
                 reached.difference_update(node.output)  # what is divided is of a usual size
     kept = set[str]()
     for node in graph.node:
-        if node.op_type in DIVISORS and _divisor(node) in reached:
+        if node.op_type in DIVISORS and (_divisor(node) in small or _divisor(node) in reached):
             kept.add(node.output[0])
             found = [_divisor(node)]
             while found:
                 maker = makers.get(found.pop())
                 if maker is not None and maker.output[0] not in kept:
                     kept.add(maker.output[0])
-                    found.extend(name for name in maker.input if name in reached)
+                    found.extend(x for x in maker.input if x in reached or _shrinks(makers.get(x)))
     return kept
+
+
+def _shrinks(node: onnx.NodeProto | None) -> bool:
+    return node is not None and node.op_type in SHRINKING
 
 
 def _divisor(node: onnx.NodeProto) -> str:

@@ -117,7 +117,8 @@ def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:
                 f"[domains.{domain.name}] has other classes than the network learned "
                 f"({shown(changed[0])} among what changed): put its images back as they were"
             )
-        noted = entries[domain.name].get("digests", {})
+        noted = entries[domain.name].get("digests")
+        noted = noted if isinstance(noted, dict) else {}
         sets = {"train": ("training", domain.train.digest), "test": ("test", domain.test.digest)}
         other = [
             what

@@ -189,7 +189,7 @@ def test_a_wrong_cut_is_seen_behind_a_scale_of_zero(monkeypatch: pytest.MonkeyPa
     net = domain_net(Scaled(), (3, 4))
     with pytest.raises(UnsupportedGraphError, match="node conv2d_1: it differs"):
         rehearse_export(net, 8, 8)
-    assert not net.trunk.get_parameter("scale").any()
+    assert not net.trunk.get_parameter("root.scale").any()
 
 
 class NoEps(Plain):

@@ -49,6 +49,8 @@ class Contrast(nn.Module):
             x = functional.normalize(x, dim=1)
         elif self.kind == "root":
             x = x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-12)
+        elif self.kind == "by hand":
+            x = x / ((x * x).sum(1, keepdim=True).sqrt() + 1e-8)
         elif self.kind == "logarithm":
             x = torch.log(x + 1e-9)
         else:
@@ -65,7 +67,7 @@ def exported(kind: str) -> tuple[np.ndarray, bytes]:
     return logits, onnx_graph(slim_network(net), 8, 8).SerializeToString()
 
 
-KINDS = ["added", "added first", "clipped", "root", "logarithm"]
+KINDS = ["added", "added first", "clipped", "root", "by hand", "logarithm"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,6 +95,14 @@ def test_float16_has_it(kind: str) -> None:
     values = {v.name: v.type.tensor_type.elem_type for v in half.graph.value_info}
     conv = next(n for n in half.graph.node if n.op_type == "Conv")
     assert values[conv.output[0]] == onnx.TensorProto.FLOAT16
+
+
+def test_the_norm_that_a_constant_is_added_to_is_float32_too() -> None:
+    """Small values squared are 0 in float16, and would be divided by the constant alone."""
+    graph = onnx.load_from_string(exported("by hand")[1]).graph
+    kept = guarding_nodes(graph)
+    kinds = [node.op_type for node in graph.node if node.output[0] in kept]
+    assert kinds == ["Mul", "ReduceSum", "Sqrt", "Add", "Div"]
 
 
 def test_nothing_is_guarded_where_nothing_is_small() -> None:

@@ -84,8 +84,8 @@ def held_together(graph: onnx.GraphProto) -> None:
     constant(graph, "one_row", [[1.0]], np.float32)
     constant(graph, "large", [1, 200_000_000])
     before_logits(graph, helper.make_node("Expand", ["one_row", "large"], ["wide"]))
-    nodes = [helper.make_node("Neg", ["wide"], [f"wide{k}"]) for k in range(4)]
-    nodes.append(helper.make_node("Sum", [f"wide{k}" for k in range(4)], ["added"]))
+    nodes = [helper.make_node("Neg", ["wide"], [f"wide{k}"]) for k in range(6)]
+    nodes.append(helper.make_node("Sum", [f"wide{k}" for k in range(6)], ["added"]))
     nodes.append(helper.make_node("ReduceMax", ["added"], ["extra"], keepdims=0))
     for node in nodes:
         graph.node.insert(len(graph.node) - 1, node)

@@ -57,3 +57,13 @@ def test_deep_colours_that_hold_twelve_are_told(kind: int, channels: int) -> Non
     assert check.met == {dim: 2, **clear}
     check.check([encoded(65535)], ["c"])
     assert check.met["of 16 bits, scaled to 8"] == 3
+
+
+def test_a_bitmap_of_sixteen_bits_in_all_is_not_deep() -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(header) + len(masks)
+    data = b"BM" + struct.pack("<IHHI", start + 8, 0, 0, start) + header + masks + b"\x0f" * 8
+    check = ImageCheck("exif")
+    check.check([data], ["a"])
+    assert check.met == {}

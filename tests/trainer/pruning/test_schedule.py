@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prunion.trainer.config import TrainConfig, drop_ignored
+from prunion.trainer.config import TrainConfig, changed_keys, load_config, todays_config
 from prunion.trainer.pruning import Schedule, make_recipe
+from prunion.trainer.score import baseline_of
+from tests.trainer.tiny_run import tiny_run
 
 
 def test_a_geometric_ramp_takes_the_same_share_at_each_step() -> None:
@@ -43,12 +46,21 @@ def test_a_steep_ramp_is_geometric_where_nothing_is_said(recipe: str) -> None:
     assert schedule_of(0.25, recipe=recipe, ramp_shape="geometric").geometric
 
 
-def test_a_run_of_before_there_was_a_shape_goes_on_as_it_began() -> None:
-    def shape(limit: float, **train: Any) -> object:
-        run = {"budget": {"kind": "params", "limit": limit}, "train": train}
-        return drop_ignored(run)["train"].get("ramp_shape", "auto")
+def test_a_share_that_is_rounded_is_not_steep() -> None:
+    assert not schedule_of(0.2 * 43 / 43).geometric and not schedule_of(0.2 - 1e-9).geometric
 
-    assert shape(0.1) == "linear"
-    assert shape(30_000) == "linear"  # of a budget in numbers nobody knows the share
-    assert shape(0.25) == "auto"  # which is linear there
-    assert shape(0.1, recipe="once") == "auto"  # it has no ramp
+
+def test_a_run_of_before_there_was_a_shape_is_like_those_of_either_name(tmp_path: Path) -> None:
+    now = load_config(tiny_run(tmp_path)).to_json()
+    before = {**now, "train": {k: v for k, v in now["train"].items() if k != "ramp_shape"}}
+    linear = {**now, "train": {**now["train"], "ramp_shape": "linear"}}
+    for other in (now, linear):
+        assert not list(changed_keys(todays_config(before), todays_config(other)))
+    assert list(changed_keys(todays_config(now), todays_config(linear)))
+
+
+def test_a_whole_network_has_no_shape(tmp_path: Path) -> None:
+    """So the baseline of a run is the same whichever it has."""
+    config = load_config(tiny_run(tmp_path))
+    shaped = replace(config, train=replace(config.train, ramp_shape="linear"))
+    assert baseline_of(shaped) == baseline_of(config)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunion.runtime.base import read_json
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import RunConfig, lacks_shape
 from prunion.trainer.run.record import RECORD
 from prunion.trainer.run.sweep.table import sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
@@ -37,6 +37,9 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
         problem = "holds a result without what a sweep's table tells"
         raise PrunionError(f"{record} {problem}: remove {folder}, and it is trained anew") from None
     stored = RunConfig.from_checkpoint(read_json(checkpoint)["config"])
+    if lacks_shape(read_json(checkpoint)["config"]) and stored.train.recipe == config.train.recipe:
+        shaped = replace(stored.train, ramp_shape=config.train.ramp_shape)  # of another's name
+        stored = replace(stored, train=shaped)
     same = replace(stored, device=config.device, threads=config.threads)
     workers = replace(config.train, workers=stored.train.workers)
     return same == replace(config, train=workers)

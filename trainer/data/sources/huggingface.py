@@ -119,7 +119,10 @@ def _of_saved(dataset: Any, config: DomainConfig, part: Part) -> Any:
 
 
 def _columns(dataset: Any, config: DomainConfig) -> tuple[str, str]:
-    """The image and the class column: those that the run names, or the only ones, or `label`."""
+    """The image and the class column: as the run names them, or `image`, `label`, or the only ones.
+
+    Raises DataError where that leaves several, or none.
+    """
     where = f"[domains.{config.name}]"
     kinds = {name: type(feature).__name__ for name, feature in dataset.features.items()}
     for key in ("image_column", "label_column"):
@@ -146,12 +149,13 @@ def _columns(dataset: Any, config: DomainConfig) -> tuple[str, str]:
             raise DataError(
                 f"{where} {config.dataset} has no column of images among {', '.join(kinds)}: {CAST}"
             )
-        images = images if len(images) == 1 else []
+    elif "image" in images:  # beside a mask, say
+        images = ["image"]
     if config.label_column or "label" in labels:
         labels = [config.label_column or "label"]
-    if not images or len(labels) != 1:
+    if len(images) != 1 or len(labels) != 1:
         raise DataError(
-            f"{where} {config.dataset} has {len(images or encoded)} image and {len(labels)} class "
+            f"{where} {config.dataset} has {len(images)} image and {len(labels)} class "
             f"columns among {', '.join(kinds)}: name one of each with image_column and label_column"
         )
     return images[0], labels[0]

@@ -201,6 +201,21 @@ def test_what_to_do_about_a_set_without_images_is_told(
         open_domain(replace(two, image_column="label"), 0)
 
 
+def test_of_several_columns_of_images_none_is_taken_unasked(tmp_path: Path) -> None:
+    def of(*names: str) -> Any:
+        pictures = {name: [picture(9 * k + i) for i in range(8)] for k, name in enumerate(names)}
+        kinds = {name: datasets.Image() for name in names}
+        features = datasets.Features({**kinds, "label": datasets.ClassLabel(names=NAMES)})
+        return datasets.Dataset.from_dict({**pictures, "label": [1, 0] * 4}, features)
+
+    two = saved(of("mask", "photo"), tmp_path / "two", holdout=0.5)
+    with pytest.raises(DataError, match="has 2 image and 1 class columns among mask, photo, label"):
+        open_domain(two, 0)
+    photo = open_domain(replace(two, image_column="photo"), 0)
+    usual = open_domain(saved(of("mask", "image"), tmp_path / "usual", holdout=0.5), 0)
+    assert pixels(usual.train) == pixels(photo.train)
+
+
 @pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}])
 def test_a_row_without_bytes_is_named(
     tmp_path: Path, cell: object, monkeypatch: pytest.MonkeyPatch

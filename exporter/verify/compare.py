@@ -154,25 +154,22 @@ def _run(bundle: Bundle, precision: Precision, probe: Probe) -> tuple[np.ndarray
 
     Domains with weights of their own have no mixed form: both are of each domain's own graph.
     """
-    graph, domains = bundle.held_graph(precision).read(), len(bundle.domains)
+    mixed = _mixed(bundle, precision, probe)
     if bundle.manifest.own_weights:
-        packs = [bundle.pack(name) for name in bundle.domains]
-        alone = answer_alone(graph, form_of(bundle, precision), packs, probe)
-        return alone, alone
-    session = open_graph(graph)
-    mixed = run_graph(session, probe)
+        return mixed, mixed
+    graph = bundle.held_graph(precision).read()
     if bundle.manifest.adapters:  # which fold into the filters of a domain's own graph
         packs = [bundle.pack(name) for name in bundle.domains]
         return mixed, answer_alone(graph, form_of(bundle, precision), packs, probe)
-    alone = np.full_like(mixed, -np.inf)
-    for domain in range(domains):
+    session, alone = open_graph(graph), np.full_like(mixed, -np.inf)
+    for domain in range(len(bundle.domains)):
         rows = probe.domains == domain
         alone[rows] = run_graph(session, probe.only(domain))[rows]
     return mixed, alone
 
 
 def _mixed(bundle: Bundle, precision: Precision, probe: Probe) -> np.ndarray:
-    """The first of `_run` alone."""
+    """`logits [N, Cmax]` of the probe, or of each domain's own graph where they have no mixed."""
     graph = bundle.held_graph(precision).read()
     if bundle.manifest.own_weights:
         packs = [bundle.pack(name) for name in bundle.domains]

@@ -215,7 +215,7 @@ def _check_together(graph: onnx.GraphProto, elements: Mapping[str, int]) -> None
                 "once, too many for one image"
             )
         over = {name for name in node.input if last[name] == place} & made
-        over |= set(node.output) - set(last)  # nothing reads them
+        over |= {name for name in node.output if name not in last}  # nothing reads them
         held -= sum(elements.get(name, 0) for name in over)
 
 

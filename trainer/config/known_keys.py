@@ -90,7 +90,8 @@ KNOWN: Mapping[str, Known] = {
 }
 STEEP = 0.2  # of the cost: a ramp to less than that is geometric where nothing is said
 OF_TUNED_TRUNKS = ("trunk_lr", "trunk_optimiser")
-THINNING = ("switch_every", "switch_travel")  # which learns switches whatever the recipe
+# Which learns switches along a ramp whatever the recipe.
+THINNING = ("ramp_shape", "switch_every", "switch_travel")
 
 
 def misplaced(given: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ def half_graph(
     _own_rows(graph, beyond)
     floats = float_values(half)
     small = guard_constants(graph)
-    full = _full_precision(graph) | set(beyond) | guarding_nodes(graph) | small
+    full = _full_precision(graph) | set(beyond) | guarding_nodes(graph, small) | small
     kept = {i.name for i in graph.initializer if i.name in {*TABLE_INPUTS, *small}}
     kept |= _read_by(graph, full)
     _convert_initializers(graph, kept)

@@ -6,6 +6,8 @@ image would be divided by it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -41,13 +43,12 @@ def guard_constants(graph: onnx.GraphProto) -> set[str]:
     return {name for name, tensor in single.items() if _is_rounded_away(tensor)}
 
 
-def guarding_nodes(graph: onnx.GraphProto) -> set[str]:
-    """First outputs of the nodes from such a constant to what divides by it, which is one of them.
+def guarding_nodes(graph: onnx.GraphProto, small: Collection[str]) -> set[str]:
+    """First outputs of the nodes from a constant of `small` to what divides by it, and of that one.
 
     They stay float32, for the small number is in all values between; so does the norm that it is
     added to.
     """
-    small = guard_constants(graph)
     makers = {name: node for node in graph.node for name in node.output}
     reached = set[str]()
     for node in graph.node:

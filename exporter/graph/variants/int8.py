@@ -127,9 +127,9 @@ def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:
         ]
         if other:
             log.warning(
-                "[domains.%s] has other %s images than when the run read them: INT8 is calibrated "
-                "and tested on what is there now, and the network may have learned from some of "
-                "its test images; put the images back as they were",
+                "[domains.%s] has other %s images than when the run read them: INT8 is measured "
+                "on what is there now, and the network may have learned from some of its test "
+                "images; put the images back as they were",
                 domain.name,
                 " and ".join(other),
             )

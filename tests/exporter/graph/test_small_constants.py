@@ -22,7 +22,7 @@ from prunion.exporter.graph import (
 )
 from prunion.exporter.graph.variants.activations import largest_values
 from prunion.exporter.graph.variants.float16 import half_graph
-from prunion.exporter.graph.variants.guards import guarding_nodes
+from prunion.exporter.graph.variants.guards import guard_constants, guarding_nodes
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import VerificationError
 from tests.exporter.slim.test_network import switch_off
@@ -100,14 +100,14 @@ def test_float16_has_it(kind: str) -> None:
 def test_the_norm_that_a_constant_is_added_to_is_float32_too() -> None:
     """Small values squared are 0 in float16, and would be divided by the constant alone."""
     graph = onnx.load_from_string(exported("by hand")[1]).graph
-    kept = guarding_nodes(graph)
+    kept = guarding_nodes(graph, guard_constants(graph))
     kinds = [node.op_type for node in graph.node if node.output[0] in kept]
     assert kinds == ["Mul", "ReduceSum", "Sqrt", "Add", "Div"]
 
 
 def test_nothing_is_guarded_where_nothing_is_small() -> None:
     graph = onnx.load_from_string(exported("bare")[1]).graph
-    assert guarding_nodes(graph) == set()
+    assert guarding_nodes(graph, guard_constants(graph)) == set()
 
 
 def test_a_form_that_lost_it_is_refused() -> None:

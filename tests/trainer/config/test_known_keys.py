@@ -147,10 +147,10 @@ def test_the_table_has_every_default() -> None:
 
 
 def test_domains_that_are_thinned_learn_switches_in_any_recipe() -> None:
-    train = {"recipe": "once", "own_epochs": 3, "switch_every": 2, "switch_travel": 1.0}
+    train = {"recipe": "once", "own_epochs": 3, "switch_every": 2, "ramp_shape": "linear"}
     run = {**run_of(train), "budget": {"limit": 0.5, "own": 0.7}}
     config = RunConfig.from_json(run)
-    assert (config.train.switch_every, config.train.own_epochs) == (2, 3)
+    assert (config.train.switch_every, config.train.ramp_shape) == (2, "linear")
     whole = config.train.without_thinning()  # as `--baseline` has it
     assert (whole.switch_every, whole.own_epochs) == (8, 0)
     with pytest.raises(ConfigError, match=r"own_epochs is 3.*give it, or remove own_epochs"):

@@ -36,8 +36,9 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
     except (KeyError, TypeError, ValueError, AttributeError):
         problem = "holds a result without what a sweep's table tells"
         raise PrunionError(f"{record} {problem}: remove {folder}, and it is trained anew") from None
-    stored = RunConfig.from_checkpoint(read_json(checkpoint)["config"])
-    if lacks_shape(read_json(checkpoint)["config"]) and stored.train.recipe == config.train.recipe:
+    written = read_json(checkpoint)["config"]
+    stored = RunConfig.from_checkpoint(written)
+    if lacks_shape(written) and stored.train.recipe == config.train.recipe:
         shaped = replace(stored.train, ramp_shape=config.train.ramp_shape)  # of another's name
         stored = replace(stored, train=shaped)
     same = replace(stored, device=config.device, threads=config.threads)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.remembered import make_tables_once, remember_exports, remember_traces
+from tests.support.remembered import make_tables_once, remember_exports, remember_traces
 
 # Before torch is imported, here and in the processes of tests: as many of them run at once as there
 # are cores, and a thread more than that waits for the others in a loop.

@@ -17,7 +17,7 @@ MOST_ROWS = 64
 
 def request_targets(folder: Path) -> dict[str, Callable[[random.Random, Path], None]]:
     """Each reads a request as the server does, and answers it if it can."""
-    sys.path.insert(0, str(Path(__file__).parent / "runtime"))
+    sys.path.insert(0, str(Path(__file__).parent / "support"))
     import numpy as np
     import toy_bundle as toy
     from google.protobuf.message import DecodeError

@@ -22,7 +22,7 @@ Target = Callable[[random.Random, Path], None]
 
 def bundle_target(folder: Path) -> dict[str, Target]:
     """The toy bundle with one of its files mutated, the manifest's hash made to fit."""
-    sys.path.insert(0, str(Path(__file__).parent / "runtime"))
+    sys.path.insert(0, str(Path(__file__).parent / "support"))
     import numpy as np
     import toy_bundle as toy
 

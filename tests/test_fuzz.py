@@ -109,7 +109,7 @@ def _timer(process: subprocess.Popen[str]) -> threading.Timer:
 def _checkpoint(folder: Path) -> Path:
     from prunion.trainer.config import load_config
     from prunion.trainer.run import train_run
-    from tests.trainer.tiny_run import tiny_run
+    from tests.support.tiny_run import tiny_run
 
     train_run(load_config(tiny_run(folder)), folder / "run")
     return folder / "run" / "checkpoint"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 ROOT = Path(__file__).parents[1]
 PYTHON = "3.10"

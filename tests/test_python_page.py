@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from prunion.runtime.cli import cli
-from tests.trainer.tiny_run import write_domain
+from tests.support.tiny_run import write_domain
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -38,7 +38,7 @@ batch_size = 8
 
 # What other tests remember, too: a third of the tutorial's time is torch's exporter.
 REMEMBERED = """
-from tests.remembered import make_tables_once, remember_exports
+from tests.support.remembered import make_tables_once, remember_exports
 make_tables_once(setattr)
 remember_exports(setattr)
 del make_tables_once, remember_exports

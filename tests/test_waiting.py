@@ -40,7 +40,7 @@ def test_nobody_is_given_little_time() -> None:
         if path != Path(__file__)
         for number, line in short_waits(path.read_text("utf-8"))
     }
-    assert not found, "wait for LONG of tests/waiting.py, or say why not: # short: …"
+    assert not found, "wait for LONG of tests/support/waiting.py, or say why not: # short: …"
 
 
 def test_property_tests_are_not_timed() -> None:

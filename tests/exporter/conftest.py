@@ -8,7 +8,7 @@ import pytest
 
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from prunion.runtime.errors import VerificationError
 from prunion.runtime.measure.profile_layers import find_layers
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import rebuild_network
-from tests.trainer.counting import macs_by_running
-from tests.trainer.nets import domain_net
+from tests.support.networks.counting import macs_by_running
+from tests.support.networks.small import domain_net
 
 SIDE = 8
 

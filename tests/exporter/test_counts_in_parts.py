@@ -14,8 +14,8 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.trainer.config import BackboneConfig, BackboneSource
 from prunion.trainer.network import build_network
-from tests.trainer.counting import macs_by_running
-from tests.trainer.nets import domain_net
+from tests.support.networks.counting import macs_by_running
+from tests.support.networks.small import domain_net
 
 SIDE = 8
 

@@ -14,7 +14,7 @@ from prunion.exporter import training
 from prunion.exporter.training import _sees
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig
-from tests.trainer.nets import Plain
+from tests.support.networks.small import Plain
 
 TABLES: dict[str, Any] = {
     "backbone": {"name": "resnet18"},

@@ -22,8 +22,8 @@ from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.run import Progress
-from tests.trainer.nets import Residual
-from tests.trainer.tiny_run import tiny_run, write_domain
+from tests.support.networks.small import Residual
+from tests.support.tiny_run import tiny_run, write_domain
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1, "batch_size": 4}
 BUDGET = {"kind": "params", "limit": 0.7, "round_to": 1}  # its layers are hardly wider than 8

@@ -16,7 +16,7 @@ from prunion.runtime import load
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError, PrunionError
-from tests.runtime.toy_bundle import CLASSES, HEIGHT, SIDE_WIDTH, make_bundle
+from tests.support.toy_bundle import CLASSES, HEIGHT, SIDE_WIDTH, make_bundle
 
 ort = pytest.importorskip("onnxruntime")
 model_config_pb2 = pytest.importorskip(

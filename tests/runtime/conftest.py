@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -11,22 +10,11 @@ import numpy as np
 import pytest
 
 
-def _load_toy() -> ModuleType:
-    # pytest's importlib mode puts no test folder on sys.path.
-    name, path = "prunion_toy_bundle", Path(__file__).with_name("toy_bundle.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def toy() -> ModuleType:
     """The helpers of `toy_bundle.py`."""
     pytest.importorskip("onnx", reason="the toy bundle is written with onnx")
-    return _load_toy()
+    return importlib.import_module("tests.support.toy_bundle")
 
 
 @pytest.fixture(scope="session")

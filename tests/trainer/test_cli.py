@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from prunion.runtime.cli.main import cli
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import found_domains, load_config
-from tests.trainer.images import write_folders
-from tests.trainer.tiny_run import tiny_run
+from tests.support.images import write_folders
+from tests.support.tiny_run import tiny_run
 
 
 def run(*arguments: object, code: int = 0) -> str:

@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib", reason="needs prunion[report]")
 pytest.importorskip("skimage", reason="needs prunion[demo]")
 
 from prunion.benchmarks.demo import run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.mark.usefixtures("nothing_fresh")

@@ -14,7 +14,7 @@ from prunion.benchmarks.learning.table import accounts
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.verify import verify_bundle
 from prunion.trainer.config import METHODS
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 OPTIONS: dict[str, Any] = {
     "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "", "keep": (),

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.learning.latency import find_bundles, main, table
 from prunion.exporter.bundle import export_bundle
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 METHODS = ("norms", "piggyback", "parallel")
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from prunion.benchmarks.learning.likeness import chosen_by, main
 from prunion.benchmarks.learning.paired import packed
 from prunion.trainer.network import load_checkpoint
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 
 def test_channels_are_counted_by_how_many_chose_them(tmp_path: Path) -> None:

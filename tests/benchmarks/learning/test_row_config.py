@@ -15,7 +15,7 @@ from prunion.benchmarks.learning.plan.row_config import _changes, key_of, make_c
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 OPTIONS: dict[str, Any] = {
     "data": ".", "weights": ".", "epochs": "2,4,6", "settings": [], "teacher": "",

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from prunion.benchmarks.learning import shared_ramp
 from prunion.benchmarks.learning.paired import packed
 from prunion.benchmarks.learning.shared_ramp import main, shared_table
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def line(kind: str, budget: str, seed: int, right: int, seconds: float) -> dict[str, Any]:

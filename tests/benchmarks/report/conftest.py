@@ -13,7 +13,7 @@ from prunion.runtime.base import write_json
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_with_baseline
 from tests.benchmarks.report.reported import sources
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="session")

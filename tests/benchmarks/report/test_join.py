@@ -20,7 +20,7 @@ from prunion.runtime.bundle import load_manifest, read_pack, write_pack
 from prunion.runtime.errors import InputError
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_with_baseline
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
 

@@ -11,7 +11,7 @@ from prunion.exporter.bundle import export_bundle
 from prunion.runtime.base import read_json, write_json
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
 

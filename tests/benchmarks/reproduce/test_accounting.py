@@ -10,7 +10,7 @@ from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.settings import add_line, read_lines
 from prunion.exporter.bundle import export_bundle
 from prunion.trainer.network import load_checkpoint
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 
 def test_what_an_only_domain_stores_is_counted(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from prunion.exporter.verify import verify_bundle
 from prunion.trainer.config import BudgetConfig, DomainConfig, InputConfig, RunConfig, TrainConfig
 from prunion.trainer.methods import Sizes
 from prunion.trainer.network import build_network, load_checkpoint
-from tests.exporter.drawn import drawn_checkpoint
-from tests.trainer.tiny_run import write_domain
+from tests.support.networks.drawn import drawn_checkpoint
+from tests.support.tiny_run import write_domain
 
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
 # Numbers in the weights of convolutions and linear layers, in BatchNorm, and how many layers.

@@ -22,7 +22,7 @@ from prunion.runtime.errors import ConfigError, DataError, PrunionError
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, InputConfig
 from prunion.trainer.network import load_checkpoint
-from tests.trainer.tiny_run import write_domain
+from tests.support.tiny_run import write_domain
 
 NET = BackboneConfig("resnet18", weights="none", cut="layer1")
 

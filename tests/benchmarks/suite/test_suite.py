@@ -30,7 +30,7 @@ from prunion.benchmarks.suite import (
 )
 from prunion.runtime.errors import InputError
 from prunion.runtime.measure import compare_blocks
-from tests.waiting import Clock
+from tests.support.waiting import Clock
 
 ROOT = Path(__file__).parents[3]
 # Stands in for the worker: three cases of known times, and one that an old checkout lacks.

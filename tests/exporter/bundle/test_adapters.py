@@ -18,7 +18,7 @@ from prunion.runtime.errors import BundleError, ConfigError, UnsupportedGraphErr
 from prunion.runtime.model import load
 from prunion.runtime.tensorrt import build_engine
 from prunion.trainer.network import load_checkpoint, save_checkpoint
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("parallel", {}),

@@ -19,8 +19,8 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.pruning import SwitchLearner
 from prunion.trainer.run import add_domain, train_run
-from tests.forked import forked_prunion
-from tests.trainer.tiny_run import tiny_run, write_domain
+from tests.support.forked import forked_prunion
+from tests.support.tiny_run import tiny_run, write_domain
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -17,8 +17,8 @@ from prunion.trainer.cost import make_budget
 from prunion.trainer.cost.counted import bytes_pricer
 from prunion.trainer.network import DomainNet
 from prunion.trainer.run import train_run
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
-from tests.trainer.tiny_run import tiny_run
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.support.tiny_run import tiny_run
 
 
 def random_union(net: DomainNet, share: float, seed: int) -> np.ndarray:

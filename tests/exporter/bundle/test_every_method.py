@@ -17,7 +17,7 @@ from prunion.trainer.config import METHODS, DomainConfig, TrainConfig
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import add_domain
 from prunion.trainer.run.later_domain import _config
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 SLICES = {"granularity": '"slice"'}
 RUNS: list[tuple[str, dict[str, object]]] = [

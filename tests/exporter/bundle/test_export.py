@@ -29,7 +29,7 @@ from prunion.trainer.config import InputConfig, load_config
 from prunion.trainer.data import eval_transform, open_domain
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from prunion.runtime.errors import BudgetError, CheckpointError
 from prunion.trainer.config import BudgetConfig
 from prunion.trainer.cost import PricedBudget, make_budget, make_pricer, select_union
 from prunion.trainer.network import DomainNet, load_checkpoint
-from tests.exporter.random_nets import SIDE, RandomNet, networks
 from tests.exporter.slim.test_random_networks import QUICK, masked
+from tests.support.networks.random_nets import SIDE, RandomNet, networks
 
 KINDS = ("params", "macs", "bytes", "switches")
 

@@ -13,7 +13,7 @@ from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def kept_run(folder: Path, keep: str) -> Path:

@@ -22,7 +22,7 @@ from prunion.runtime.errors import BudgetError, CheckpointError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint, save_checkpoint
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def command(*arguments: object) -> str:

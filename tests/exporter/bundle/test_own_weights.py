@@ -17,7 +17,7 @@ from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.runtime.model import load
 from prunion.runtime.tensorrt import build_engine
 from prunion.trainer.network import load_checkpoint
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from prunion.trainer.config import BackboneConfig, TrainConfig
 from prunion.trainer.cost import norm_operations, paper_account, paper_bits, paper_macs
 from prunion.trainer.methods import Sizes, params_ratio
 from prunion.trainer.network import DomainNet, load_checkpoint
-from tests.trainer.nets import Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Residual, SqueezeExcite, domain_net
 
 SIZE = 64
 

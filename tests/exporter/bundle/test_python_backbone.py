@@ -15,7 +15,7 @@ from prunion.runtime.errors import CheckpointError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run, write_domain
+from tests.support.tiny_run import tiny_run, write_domain
 
 NET = """
 import torch

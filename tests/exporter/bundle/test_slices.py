@@ -30,8 +30,8 @@ from prunion.trainer.network import (
     load_checkpoint,
     save_checkpoint,
 )
-from tests.exporter.drawn import NAMES, drawn_checkpoint
-from tests.trainer.tiny_run import tiny_run
+from tests.support.networks.drawn import NAMES, drawn_checkpoint
+from tests.support.tiny_run import tiny_run
 
 ROWS = ["cold", "warm", "warm", "cold"]
 SITE = "layer1.0.conv1.weight"  # its outputs are read by one convolution, and by nothing else

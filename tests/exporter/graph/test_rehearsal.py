@@ -20,8 +20,8 @@ from prunion.trainer.network import DomainNet, build_network
 from prunion.trainer.processes import ALONE
 from prunion.trainer.run import train_run
 from prunion.trainer.run.start import begin
-from tests.trainer.nets import Plain, SqueezeExcite, domain_net
-from tests.trainer.tiny_run import tiny_run
+from tests.support.networks.small import Plain, SqueezeExcite, domain_net
+from tests.support.tiny_run import tiny_run
 
 
 class Softplus(Plain):

@@ -26,7 +26,7 @@ from prunion.exporter.graph.variants.guards import guard_constants, guarding_nod
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import VerificationError
 from tests.exporter.slim.test_network import switch_off
-from tests.trainer.nets import domain_net
+from tests.support.networks.small import domain_net
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 

@@ -12,7 +12,7 @@ from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost import mixed_adapters
 from prunion.trainer.network import DomainNet, adapt_network, finish_weights
-from tests.trainer.nets import Residual, domain_net
+from tests.support.networks.small import Residual, domain_net
 
 
 class Unlike(nn.Module):

@@ -28,7 +28,7 @@ from tests.exporter.slim.test_network import (
     ZeroPad,
     switch_off,
 )
-from tests.trainer.nets import Depthwise, SqueezeExcite, domain_net
+from tests.support.networks.small import Depthwise, SqueezeExcite, domain_net
 
 
 def agrees(net: DomainNet, folder: Path) -> SlimNet:

@@ -18,7 +18,6 @@ from prunion.runtime.errors import ConfigError
 from prunion.runtime.graph import TABLE_INPUTS
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import DomainNet, build_network, rebuild_network
-from tests.exporter.random_nets import SIDE
 from tests.exporter.slim.test_random_networks import (
     CLASSES,
     DOMAINS,
@@ -26,6 +25,7 @@ from tests.exporter.slim.test_random_networks import (
     difference,
     switch,
 )
+from tests.support.networks.random_nets import SIDE
 
 NUMBERS = ("routing", "affine", "beside", "relu", "conv2d", "image", "domain", "logits", "root")
 

@@ -16,7 +16,7 @@ from prunion.exporter.graph import onnx_graph, verify_export
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.network import DomainNet
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 
 class Grouped(Plain):

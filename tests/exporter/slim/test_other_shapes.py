@@ -39,7 +39,7 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import CheckpointError, ConfigError, DomainError
 from prunion.trainer.network import load_checkpoint
 from tests.exporter.slim.test_network import MODELS, NoNorm, PreActivation, switch_off
-from tests.trainer.nets import domain_net
+from tests.support.networks.small import domain_net
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, make_ort_session
 from prunion.trainer.backbone import trace
 from prunion.trainer.network import DomainNet
-from tests.exporter.random_nets import SIDE, RandomNet, networks
 from tests.exporter.slim import test_network as small
+from tests.support.networks.random_nets import SIDE, RandomNet, networks
 
 CLASSES = (3, 5, 2)
 DOMAINS = torch.tensor([0, 1, 2, 0, 2, 1, 1])

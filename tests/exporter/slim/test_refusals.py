@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import UnsupportedGraphError
-from tests.trainer.nets import Plain, domain_net
+from tests.support.networks.small import Plain, domain_net
 
 
 class LayerNorm(Plain):

@@ -27,7 +27,6 @@ from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph.pin import pin_pack
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import DomainNet, rebuild_network
-from tests.exporter.random_nets import SIDE
 from tests.exporter.slim.test_random_networks import (
     CLASSES,
     DOMAINS,
@@ -39,7 +38,8 @@ from tests.exporter.slim.test_random_networks import (
 from tests.exporter.slim.user_layers import NETWORKS as LAYERS
 from tests.exporter.slim.user_networks import EXACT, WHOLE, net
 from tests.exporter.slim.user_operations import OPERATIONS
-from tests.trainer.counting import macs_by_running
+from tests.support.networks.counting import macs_by_running
+from tests.support.networks.random_nets import SIDE
 
 NETWORKS = LAYERS | OPERATIONS
 REFUSED = [name for name, (_, outcome) in NETWORKS.items() if outcome not in (EXACT, WHOLE)]

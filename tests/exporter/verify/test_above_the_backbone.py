@@ -11,7 +11,7 @@ from prunion.exporter.verify import verify_bundle
 from prunion.runtime.bundle import open_bundle
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def test_more_than_the_backbone_is_told_and_verified(tmp_path: Path) -> None:

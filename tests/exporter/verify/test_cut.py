@@ -14,7 +14,7 @@ from prunion.exporter.verify import cut, verify_bundle
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph import GraphForm, pin_form
-from tests.exporter.drawn import drawn_checkpoint
+from tests.support.networks.drawn import drawn_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from prunion.runtime.base import (
     warm_up,
 )
 from prunion.runtime.errors import InputError
-from tests.waiting import Clock
+from tests.support.waiting import Clock
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from prunion.runtime.batching import Batcher, BatchOptions, Job
 from prunion.runtime.batching.policy import delay_of
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.model import Model, Plan, load
-from tests.waiting import LONG, until_async
+from tests.support.waiting import LONG, until_async
 
 pytest.importorskip("onnxruntime")
 

@@ -15,7 +15,7 @@ from prunion.runtime.batching import PackFolder
 from prunion.runtime.batching.folder import Sums, UnreadError
 from prunion.runtime.errors import BundleError
 from tests.runtime.batching.marked import pack, put
-from tests.waiting import LONG
+from tests.support.waiting import LONG
 
 
 def socket_at(path: Path) -> None:

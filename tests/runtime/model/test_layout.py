@@ -15,7 +15,7 @@ from prunion.runtime.model import layout as layout_module
 from prunion.runtime.model import plan as plan_module
 from prunion.runtime.model.layout import open_blocked
 from prunion.runtime.model.plan import BATCHES, Plan, load_plan, measure_plan, save_plan
-from tests.waiting import Clock
+from tests.support.waiting import Clock
 
 pytest.importorskip("onnxruntime")
 

@@ -14,7 +14,7 @@ import pytest
 from prunion.runtime.errors import BackendError
 from prunion.runtime.model import load
 from prunion.runtime.model.pinned import OFTEN, Background
-from tests.waiting import LONG, until
+from tests.support.waiting import LONG, until
 
 pytest.importorskip("onnxruntime")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.waiting import LONG
+from tests.support.waiting import LONG
 
 STARTED = re.compile(r"http (\d+|/[^,]*)(?:, grpc (\d+))?")
 COMMAND = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()"]

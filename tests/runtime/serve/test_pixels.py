@@ -19,7 +19,7 @@ def zoomed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="a bundle with a uint8 graph is exported")
     from prunion.exporter.bundle import export_bundle
     from prunion.exporter.options import ExportOptions
-    from tests.exporter.drawn import drawn_checkpoint
+    from tests.support.networks.drawn import drawn_checkpoint
 
     folder = tmp_path_factory.mktemp("zoomed")
     bundle = folder / "b.prunion"

@@ -19,7 +19,7 @@ import pytest
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.model import Model, load
 from tests.runtime.serve.running import running
-from tests.waiting import LONG
+from tests.support.waiting import LONG
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")

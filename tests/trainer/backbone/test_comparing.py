@@ -10,7 +10,7 @@ import torch
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import trace
-from tests.trainer.nets import Plain
+from tests.support.networks.small import Plain
 
 
 class Rounded(torch.autograd.Function):

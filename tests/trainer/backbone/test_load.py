@@ -17,7 +17,7 @@ from prunion.trainer.backbone import load_backbone, trace
 from prunion.trainer.channels import find_units
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import DomainNet
-from tests.trainer.nets import Plain, domain_net
+from tests.support.networks.small import Plain, domain_net
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import op_name, trace
-from tests.trainer.nets import Plain, Residual
+from tests.support.networks.small import Plain, Residual
 
 
 def test_the_graph_is_flat_functional_and_keeps_names() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import trace
 from prunion.trainer.channels import find_units
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite
 
 
 def slots(model: nn.Module, keep: tuple[str, ...] = ()) -> dict[tuple[str, int], list[int]]:

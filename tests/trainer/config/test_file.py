@@ -11,7 +11,7 @@ import pytest
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config, read_change
 from prunion.trainer.config.file import read_toml, set_option, toml_key, toml_text
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 VALUES = [
     *(True, 7, -1.5, 1e-30, 1e22, float("inf"), [], [1, [2.0]], {}, {"a b": {"\U0001f41d": [""]}}),

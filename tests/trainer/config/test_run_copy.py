@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prunion.trainer.config import keep_run_file, load_config
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 CHANGES = ["seed=7", "train.lr=0.25", 'train.sharing="jaccard"', "train.augment.mixup=0.5"]
 

@@ -18,7 +18,7 @@ from prunion.trainer.cost import (
     make_pricer,
     select_union,
 )
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 NETS = [domain_net(model()) for model in (Plain, Residual, Depthwise, SqueezeExcite)]
 UNITS = [net.units for net in NETS]

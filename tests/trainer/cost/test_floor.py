@@ -24,7 +24,7 @@ from prunion.trainer.cost import (
     select_union,
 )
 from prunion.trainer.run.start import check_budget
-from tests.trainer.nets import Plain, Residual, domain_net
+from tests.support.networks.small import Plain, Residual, domain_net
 
 NETS = [domain_net(model()) for model in (Plain, Residual)]
 

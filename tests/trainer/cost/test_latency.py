@@ -19,7 +19,7 @@ from prunion.trainer.config import BudgetConfig
 from prunion.trainer.cost import latency_pricer, make_budget, select_union
 from prunion.trainer.cost.latency import LatencyModel, LatencyPricer
 from prunion.trainer.pruning.sharing import union_price
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 UNITS = [domain_net(model()).units for model in (Plain, Residual, Depthwise, SqueezeExcite)]
 

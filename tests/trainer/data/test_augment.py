@@ -30,9 +30,9 @@ from prunion.trainer.learning import Training
 from prunion.trainer.learning.steps import forward_backward
 from prunion.trainer.processes import Processes
 from prunion.trainer.run import train_run
-from tests.trainer.images import picture
-from tests.trainer.nets import Plain, domain_net
-from tests.trainer.tiny_run import tiny_run
+from tests.support.images import picture
+from tests.support.networks.small import Plain, domain_net
+from tests.support.tiny_run import tiny_run
 
 MEAN = (0.5, 0.4, 0.3)
 EVERYTHING = AugmentConfig(randaugment=9, colour=0.4, erasing=0.5, mixup=0.4, cutmix=1.0)

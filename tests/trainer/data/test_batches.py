@@ -29,8 +29,8 @@ from prunion.trainer.data import Domain, ImageSet, JointBatches, eval_batches, e
 from prunion.trainer.data.batches import batch_sizes
 from prunion.trainer.data.image_cache import ImageCache
 from prunion.trainer.data.stream import MIN_IMAGES
+from tests.support.images import picture
 from tests.trainer.data.three import flat, image_set, run, three_domains
-from tests.trainer.images import picture
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_evaluation_reads_every_image_once_in_order(domains: list[Domain]) -> No
 
 def test_real_images_load_alike_in_processes_and_threads(tmp_path: Path) -> None:
     from prunion.trainer.data import open_domain
-    from tests.trainer.images import write_parquet
+    from tests.support.images import write_parquet
 
     labels = [index % 2 for index in range(24)]
     path = str(write_parquet(tmp_path / "d.parquet", labels, ["cat", "dog"]))

@@ -16,7 +16,7 @@ from prunion.runtime.images import Split
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import Domain, open_domain, open_domains
 from prunion.trainer.data.classes import Numbered, number_classes
-from tests.trainer.images import open_files, picture, write_folders, write_parquet
+from tests.support.images import open_files, picture, write_folders, write_parquet
 
 ABC = ("ant", "bee", "cat")
 

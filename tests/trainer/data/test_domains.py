@@ -15,7 +15,7 @@ from PIL import Image
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import Domain, open_domain
-from tests.trainer.images import encoded, open_files, picture, pixels, write_folders
+from tests.support.images import encoded, open_files, picture, pixels, write_folders
 
 # Class folders
 

@@ -15,7 +15,7 @@ from prunion.runtime.errors import DataError
 from prunion.runtime.images.folder import open_folder
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain, open_domains
-from tests.trainer.images import encoded, picture, pixels, write_folders
+from tests.support.images import encoded, picture, pixels, write_folders
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from prunion.runtime.errors import DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain
-from tests.trainer.images import encoded, open_files, picture, pixels, write_parquet
+from tests.support.images import encoded, open_files, picture, pixels, write_parquet
 
 DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 

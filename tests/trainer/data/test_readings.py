@@ -11,7 +11,7 @@ import pytest
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import open_labelled
 from prunion.trainer.data import Domain
-from tests.trainer.images import encoded, open_files, write_folders, write_parquet
+from tests.support.images import encoded, open_files, write_folders, write_parquet
 
 NUMBERED = sorted(map(str, range(12)))  # as class folders are listed: 0, 1, 10, …
 TOLD = "row 2 has label 2, and nothing says whether that is class .2. or the class at place 2, .10."

@@ -13,7 +13,7 @@ import pytest
 from prunion.runtime.errors import DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain, open_domains
-from tests.trainer.images import encoded, open_files, write_folders, write_parquet
+from tests.support.images import encoded, open_files, write_folders, write_parquet
 
 CROSSED = "2 of 4 test images are training images too: the accuracy says less of new ones"
 

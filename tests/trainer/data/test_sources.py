@@ -9,7 +9,7 @@ import pytest
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain
-from tests.trainer.images import pixels, write_folders, write_parquet
+from tests.support.images import pixels, write_folders, write_parquet
 
 
 def test_a_domain_of_tables_is_that_of_the_folders(tmp_path: Path) -> None:

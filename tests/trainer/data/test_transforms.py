@@ -12,7 +12,7 @@ from prunion.trainer.config import InputConfig
 from prunion.trainer.data import eval_transform
 from prunion.trainer.data.transforms import normalised, train_transform
 from prunion.trainer.network.evaluation import mean_of_views
-from tests.trainer.images import picture
+from tests.support.images import picture
 
 
 def by_pillow(image: Image.Image, config: InputConfig) -> np.ndarray:

@@ -15,7 +15,7 @@ from prunion.trainer.config import (
     TrainConfig,
 )
 from prunion.trainer.data import Batch, Domain, ImageSet
-from tests.trainer.images import picture
+from tests.support.images import picture
 
 __all__ = ["flat", "image_set", "run", "three_domains"]
 

@@ -15,7 +15,7 @@ from prunion.trainer.learning import fitted_heads
 from prunion.trainer.learning.fitted_heads import RIDGES, fit_heads, ridge
 from prunion.trainer.network import DomainNet, build_network
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def drawn(count: int, width: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from prunion.trainer.config import BackboneConfig, TrainConfig
 from prunion.trainer.learning.optimiser import hold_trunk, make_optimiser, trunk_parameters
 from prunion.trainer.network import DomainNet, adapt_network, build_network, rebuild_network
-from tests.trainer.nets import Plain
+from tests.support.networks.small import Plain
 
 HAND = BackboneConfig("tests:Owned", "python")
 FROZEN = {"root.places", "root.blur", "constant_mul", "conv1.weight"}

@@ -10,7 +10,7 @@ import pytest
 from prunion.trainer.config import METHODS, Phase, load_config
 from prunion.trainer.processes import ALONE
 from prunion.trainer.run.start import begin
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 SLICES = {"granularity": '"slice"', "switch_lr": 0.002}
 # Of these a step uses a part alone, so their gradients are sent behind it.

@@ -15,7 +15,7 @@ from prunion.trainer.learning.loss_scale import PATIENCE, START, LossScale, mixe
 from prunion.trainer.processes import ALONE, Processes, device_named
 from prunion.trainer.run import train as train_module
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 class Others(Processes):

@@ -15,7 +15,7 @@ from prunion.trainer.learning.orthogonal import matrices_of, orthogonal, orthogo
 from prunion.trainer.methods.finetuned import TunedWeights
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 SHAPES = [(64, 147), (300, 20), (20, 20), (1, 5), (5, 1)]
 

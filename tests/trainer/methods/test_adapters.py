@@ -13,8 +13,8 @@ from prunion.trainer.methods.narrow import NarrowAdapters
 from prunion.trainer.methods.parallel import CompressedAdapters, ParallelAdapters, decay_of
 from prunion.trainer.methods.series import SeriesSite
 from prunion.trainer.network import adapt_network, finish_weights
+from tests.support.networks.small import Depthwise, Plain, Residual, domain_net
 from tests.trainer.methods.answering import answers, images, shaken, shared
-from tests.trainer.nets import Depthwise, Plain, Residual, domain_net
 
 
 def test_adapters_of_low_rank_are_parallel_ones() -> None:

@@ -12,8 +12,8 @@ from prunion.trainer.config import METHODS, Method, TrainConfig
 from prunion.trainer.methods import without_norm
 from prunion.trainer.methods.masks import PIGGYBACK, MaskAdapter, MaskForm, affine_form
 from prunion.trainer.network import adapt_network, merge_weights
+from tests.support.networks.small import Residual, SqueezeExcite, domain_net
 from tests.trainer.methods.answering import answers, images
-from tests.trainer.nets import Residual, SqueezeExcite, domain_net
 
 
 def form(**train: Any) -> MaskForm:

@@ -16,8 +16,8 @@ from prunion.trainer.methods.packnet import OwnedWeights
 from prunion.trainer.methods.series import SeriesSite
 from prunion.trainer.methods.taps import PickedLayers
 from prunion.trainer.network import adapt_network, finish_weights, merge_weights
+from tests.support.networks.small import Residual, domain_net
 from tests.trainer.methods.answering import images, shaken, shared
-from tests.trainer.nets import Residual, domain_net
 
 OWN = [method for method, traits in METHODS.items() if traits.own_weights]
 

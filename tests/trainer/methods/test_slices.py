@@ -15,8 +15,8 @@ from prunion.trainer.backbone import trace
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.network import DomainNet, adapt_network
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 from tests.trainer.methods.answering import answers
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 
 class Weighed(Plain):

@@ -12,7 +12,7 @@ from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import trace
 from prunion.trainer.network import DomainNet, moved
 from prunion.trainer.network.checks import check_batch
-from tests.trainer.nets import Plain
+from tests.support.networks.small import Plain
 
 
 class Beside(Plain):

@@ -13,8 +13,15 @@ from prunion.trainer.backbone import trace
 from prunion.trainer.config import DomainConfig, InputConfig
 from prunion.trainer.data import open_domain
 from prunion.trainer.network import evaluate
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net, shuffle_norms
-from tests.trainer.tiny_run import write_domain
+from tests.support.networks.small import (
+    Depthwise,
+    Plain,
+    Residual,
+    SqueezeExcite,
+    domain_net,
+    shuffle_norms,
+)
+from tests.support.tiny_run import write_domain
 
 
 @pytest.mark.parametrize("model", [Plain, Residual, Depthwise, SqueezeExcite])

@@ -16,7 +16,7 @@ from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
 from prunion.trainer.backbone import load_backbone, trace
 from prunion.trainer.config import BackboneConfig
 from prunion.trainer.network import DomainNet, check_rebuilt, rebuild_network
-from tests.trainer.nets import Depthwise, Plain, Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 Graph = dict[str, Any]
 ANY = BackboneConfig("lost:forever", "python")

@@ -19,7 +19,7 @@ from prunion.trainer.network import (
     finish_weights,
     merge_weights,
 )
-from tests.trainer.nets import Plain, Residual, domain_net
+from tests.support.networks.small import Plain, Residual, domain_net
 
 ALONE: list[dict[str, Any]] = [
     *({"method": x} for x, t in METHODS.items() if t.own_weights and x != "finetune"),

@@ -15,7 +15,7 @@ from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import data_parallel
 from prunion.trainer.processes import joined_processes
 from prunion.trainer.run.start import begin
-from tests.trainer.nets import Plain, domain_net
+from tests.support.networks.small import Plain, domain_net
 
 
 def learn(run_file: str, out: str, double: bool) -> None:

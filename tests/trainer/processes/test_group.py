@@ -21,8 +21,8 @@ from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.processes import ALONE, Processes, joined_processes
 from prunion.trainer.run import train_run
-from tests.forked import Forked, forked_prunion
-from tests.trainer.tiny_run import tiny_run
+from tests.support.forked import Forked, forked_prunion
+from tests.support.tiny_run import tiny_run
 
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]
 

@@ -15,9 +15,9 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.data import JointBatches, open_domains
 from prunion.trainer.processes import ALONE, Processes
-from tests.forked import Forked
+from tests.support.forked import Forked
+from tests.support.tiny_run import tiny_run
 from tests.trainer.processes.one_process import learn_all, wrap_again
-from tests.trainer.tiny_run import tiny_run
 
 # Runs that two processes share, all of them in the same two: starting one takes seconds.
 RUNS: dict[str, dict[str, object]] = {

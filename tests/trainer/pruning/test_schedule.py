@@ -12,7 +12,7 @@ import pytest
 from prunion.trainer.config import TrainConfig, changed_keys, load_config, todays_config
 from prunion.trainer.pruning import Schedule, make_recipe
 from prunion.trainer.score import baseline_of
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def test_a_geometric_ramp_takes_the_same_share_at_each_step() -> None:

@@ -13,7 +13,7 @@ from prunion.trainer.backbone import trace
 from prunion.trainer.channels import find_units
 from prunion.trainer.cost import counted_pricer
 from prunion.trainer.pruning.sharing import union, union_price
-from tests.trainer.nets import Plain, Residual
+from tests.support.networks.small import Plain, Residual
 
 
 @pytest.mark.parametrize("kind", ["params", "macs"])

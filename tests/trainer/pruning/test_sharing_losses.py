@@ -17,7 +17,7 @@ from prunion.trainer.cost.cost_model import CostModel
 from prunion.trainer.pruning import PaperLearner, Pressure, SwitchLearner, later_recipe
 from prunion.trainer.pruning.learners import LEARNING_RATE, START
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, sharing_loss
-from tests.trainer.nets import Residual
+from tests.support.networks.small import Residual
 
 KINDS = ("union", "intersection", "jaccard")
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from prunion.runtime.cli.main import cli
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def run(*arguments: object, code: int = 0) -> tuple[str, str]:

@@ -22,10 +22,10 @@ from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.learning.optimiser import WeightAverage
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.pruning.sharing import sharing_gradient
+from tests.support.networks.small import Depthwise, Residual, domain_net
+from tests.support.pretended_gpu import moved, pretended_gpu
+from tests.support.tiny_run import tiny_run
 from tests.trainer.cost.test_latency import made_up
-from tests.trainer.nets import Depthwise, Residual, domain_net
-from tests.trainer.pretended_gpu import moved, pretended_gpu
-from tests.trainer.tiny_run import tiny_run
 
 STEPS, CLASSES = 2, (3, 5)
 QUICK: list[dict[str, Any]] = [

@@ -16,7 +16,7 @@ from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.run import train_run, train_sweep, train_with_baseline
 from prunion.trainer.score import read_verdict
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 0}
 

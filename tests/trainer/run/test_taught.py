@@ -11,7 +11,7 @@ import pytest
 
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.run import check_run, train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 DRAW = {"holdout": 0.25, "validation_holdout": 0.25}
 

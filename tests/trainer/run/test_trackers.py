@@ -23,7 +23,7 @@ from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.run import foreign_to_run, train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 0}
 

@@ -21,7 +21,7 @@ from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import closing_table, foreign_to_run, train_run, train_with_baseline
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="module")

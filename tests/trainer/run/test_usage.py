@@ -10,7 +10,7 @@ from prunion.trainer.run.result.usage import (
     sharing_matrix,
     sparsity_lines,
 )
-from tests.trainer.nets import Residual, domain_net
+from tests.support.networks.small import Residual, domain_net
 
 
 def test_sparsity_counts_the_filters_that_nobody_uses() -> None:

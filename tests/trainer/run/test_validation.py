@@ -15,8 +15,8 @@ from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig, RunConfig, load_config
 from prunion.trainer.data import open_domain
 from prunion.trainer.run import closing_table, epochs, train_run
-from tests.trainer.images import pixels, write_folders
-from tests.trainer.tiny_run import tiny_run
+from tests.support.images import pixels, write_folders
+from tests.support.tiny_run import tiny_run
 
 
 def domain(root: Path, **options: Any) -> DomainConfig:

@@ -13,7 +13,7 @@ from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.score import baseline_of, check_baseline
 from prunion.trainer.score.made_by import not_paired
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.mark.parametrize(

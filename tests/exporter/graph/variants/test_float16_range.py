@@ -27,7 +27,7 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import VerificationError
 from prunion.runtime.graph import form_of, pin_form
 from tests.exporter.slim.test_network import Concat, Shuffle, switch_off
-from tests.trainer.nets import Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Residual, SqueezeExcite, domain_net
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT

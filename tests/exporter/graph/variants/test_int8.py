@@ -36,7 +36,7 @@ from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.data import open_domain
 from prunion.trainer.network import load_checkpoint
 from tests.exporter.slim.test_network import switch_off
-from tests.trainer.nets import Depthwise, domain_net
+from tests.support.networks.small import Depthwise, domain_net
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from prunion.runtime.backends import make_ort_session, run
 from prunion.runtime.graph import pin_domain, pin_pack
 from prunion.runtime.graph.norms import normalise_affines
 from tests.exporter.slim.test_network import Concat, PreActivation, switch_off
-from tests.trainer.nets import Plain, Residual, domain_net
+from tests.support.networks.small import Plain, Residual, domain_net
 
 
 class Dense(Plain):

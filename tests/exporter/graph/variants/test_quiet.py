@@ -14,7 +14,7 @@ from prunion.exporter.graph import onnx_graph, open_graph
 from prunion.exporter.graph.variants.int8 import _quantise
 from prunion.exporter.slim import slim_network
 from tests.exporter.slim.test_network import switch_off
-from tests.trainer.nets import Depthwise, domain_net
+from tests.support.networks.small import Depthwise, domain_net
 
 ROOT = Path(__file__).parents[4]
 

@@ -28,7 +28,7 @@ from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError, VerificationError
 from tests.exporter.slim.test_network import Concat, NoNorm, Shuffle, switch_off
-from tests.trainer.nets import Depthwise, Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Depthwise, Residual, SqueezeExcite, domain_net
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 NAMES = ["a", "b", "c"]

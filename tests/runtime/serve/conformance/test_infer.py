@@ -17,7 +17,7 @@ from PIL import Image
 
 from prunion.runtime.model import Model
 from tests.runtime.serve.running import Running
-from tests.waiting import LONG
+from tests.support.waiting import LONG
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")

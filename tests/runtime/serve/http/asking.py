@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from prunion.runtime.model import Model
-from tests.waiting import LONG, until
+from tests.support.waiting import LONG, until
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")

@@ -24,7 +24,7 @@ from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
 from prunion.runtime.serve.http.connections import most_connections  # noqa: E402
 from prunion.runtime.serve.service import Service  # noqa: E402
 from tests.runtime.serve.http.asking import INFER, LIMITS, body, drip, listening  # noqa: E402
-from tests.waiting import LONG, until  # noqa: E402
+from tests.support.waiting import LONG, until  # noqa: E402
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from prunion.runtime.serve.options import LoadOptions  # noqa: E402
 from prunion.runtime.serve.serving import GRAPHS, load_model  # noqa: E402
 from tests.runtime.serve.http.asking import Listening, drip  # noqa: E402
 from tests.runtime.serve.http.asking import listening as served  # noqa: E402
-from tests.waiting import LONG  # noqa: E402
+from tests.support.waiting import LONG  # noqa: E402
 
 INFER = "/v2/models/toy/infer"
 CLIENT = "127.0.0.1"

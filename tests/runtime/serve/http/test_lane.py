@@ -22,7 +22,7 @@ from prunion.runtime.serve import Limits, ServeOptions, Service
 from prunion.runtime.serve.http import connections
 from prunion.runtime.serve.http.lane import MOST, plain_head
 from tests.runtime.serve.http.asking import listening as served
-from tests.waiting import LONG
+from tests.support.waiting import LONG
 
 INFER = "/v2/models/toy/infer"
 START = b"POST /x HTTP/1.1\r\nHost: a\r\n"

@@ -11,7 +11,7 @@ pytest.importorskip("starlette", reason="needs prunion[serve]")
 from prunion.runtime.serve.http import body
 from prunion.runtime.serve.http.body import ClientGone, unless_gone
 from prunion.runtime.serve.waiting import within
-from tests.waiting import LONG
+from tests.support.waiting import LONG
 
 
 class Client:

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from tests.runtime.serve.running import Running
-from tests.waiting import LONG
+from tests.support.waiting import LONG
 
 IMAGE = np.random.default_rng(5).standard_normal((1, 3, 12, 10), dtype=np.float32)
 

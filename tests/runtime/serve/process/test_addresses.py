@@ -14,7 +14,7 @@ import pytest
 from prunion.runtime.errors import ConfigError
 from tests.runtime.serve.process.load import ask, clients, right
 from tests.runtime.serve.running import COMMAND, running
-from tests.waiting import LONG, until
+from tests.support.waiting import LONG, until
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")

@@ -15,7 +15,7 @@ import pytest
 from prunion.runtime.bundle import write_pack
 from tests.runtime.serve.process.load import IMAGE, ask, clients, connect, right
 from tests.runtime.serve.running import running
-from tests.waiting import LONG, until
+from tests.support.waiting import LONG, until
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")

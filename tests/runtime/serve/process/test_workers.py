@@ -16,7 +16,7 @@ import pytest
 
 from tests.runtime.serve.process.load import IMAGE, ask, connect
 from tests.runtime.serve.running import running
-from tests.waiting import LONG, until
+from tests.support.waiting import LONG, until
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")

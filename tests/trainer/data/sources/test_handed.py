@@ -14,7 +14,7 @@ from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import Domain, open_domain
 from prunion.trainer.data.sources.handed import _mark
-from tests.trainer.images import picture
+from tests.support.images import picture
 
 
 class Given:

@@ -13,7 +13,7 @@ from prunion.runtime.errors import DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.config.file import absolute_paths
 from prunion.trainer.data import open_domain
-from tests.trainer.images import encoded, picture, pixels, write_parquet
+from tests.support.images import encoded, picture, pixels, write_parquet
 
 datasets = pytest.importorskip("datasets", reason="prunion[huggingface] is optional")
 

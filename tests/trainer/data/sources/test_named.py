@@ -12,7 +12,7 @@ import pytest
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain
-from tests.trainer.images import picture
+from tests.support.images import picture
 
 
 def write_mnist(root: Path, count: int) -> None:

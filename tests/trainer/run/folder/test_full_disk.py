@@ -15,7 +15,7 @@ from prunion.trainer.config import load_config
 from prunion.trainer.learning.training import Training
 from prunion.trainer.run import epochs, train, train_run
 from prunion.trainer.run.metrics import MetricsLog
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def full(*_: object, **__: object) -> None:

@@ -13,7 +13,7 @@ from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run.folder import make_folder
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 def test_a_folder_of_something_else_is_not_resumed(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from prunion.trainer.learning import Training
 from prunion.trainer.learning.interrupt import StoppedError, StopRequest
 from prunion.trainer.run import train_run
 from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
-from tests.forked import Forked, forked_prunion
-from tests.trainer.tiny_run import tiny_run
+from tests.support.forked import Forked, forked_prunion
+from tests.support.tiny_run import tiny_run
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FILES = ("checkpoint.json", "model.safetensors", "units.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 __all__ = ["OWN", "thin_run"]
 

@@ -11,7 +11,7 @@ from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import check_run, closing_table, train_run, train_sweep
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 FLOOR = ["budget.floor=0.6", "budget.round_to=1"]
 

@@ -19,7 +19,7 @@ from prunion.trainer.learning.distillation import Teacher, load_teacher
 from prunion.trainer.learning.optimiser import WeightAverage, make_optimiser
 from prunion.trainer.network import DomainNet, load_checkpoint
 from prunion.trainer.run import check_run, train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from prunion.trainer.learning import Training
 from prunion.trainer.methods.packnet import OwnedWeights
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import add_domain, closing_table, train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 SINGLE = ("finetune", "piggyback", "affine")
 

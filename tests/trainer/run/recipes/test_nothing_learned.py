@@ -10,7 +10,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 FROZEN = {"trunk": '"frozen"'}
 

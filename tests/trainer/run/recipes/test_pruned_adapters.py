@@ -25,8 +25,8 @@ from prunion.trainer.config import (
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.network import adapt_network, build_network, load_checkpoint
 from prunion.trainer.run import check_run, train_run
-from tests.exporter.drawn import drawn_checkpoint
-from tests.trainer.tiny_run import tiny_run, write_domain
+from tests.support.networks.drawn import drawn_checkpoint
+from tests.support.tiny_run import tiny_run, write_domain
 
 ROWS = ["warm", "later", "cold", "later"]
 

@@ -20,8 +20,8 @@ from prunion.trainer.pruning import Schedule, make_recipe
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe
 from prunion.trainer.run import train_run
 from prunion.trainer.run.snapshot import save_snapshot
+from tests.support.tiny_run import tiny_run
 from tests.trainer.run.recipes.trained import trained
-from tests.trainer.tiny_run import tiny_run
 
 
 def test_cut_once_right_after_warm_up(tmp_path: Path) -> None:

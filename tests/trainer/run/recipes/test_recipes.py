@@ -17,8 +17,8 @@ from prunion.trainer.learning.steps import estimate_norms
 from prunion.trainer.network import DomainNet, load_checkpoint
 from prunion.trainer.pruning import SwitchLearner
 from prunion.trainer.run import train_run
+from tests.support.tiny_run import tiny_run
 from tests.trainer.run.recipes.trained import recipe, trained
-from tests.trainer.tiny_run import tiny_run
 
 CHOICES: dict[str, dict[str, object]] = {
     "intersection": {"sharing": '"intersection"'},

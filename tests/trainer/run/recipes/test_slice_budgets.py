@@ -22,7 +22,7 @@ from prunion.trainer.data import Domain, open_domains
 from prunion.trainer.run import check_run, train_run
 from prunion.trainer.run.record import tell_alike
 from prunion.trainer.score.pruning import read_pruning
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 SLICES = ["train.granularity=slice", "train.trunk=frozen"]
 # resnet18 up to its first stage: 7×7 of the stem, 3×3 of four convolutions of 64 channels.

@@ -13,7 +13,7 @@ from prunion.trainer.learning import Training, training
 from prunion.trainer.learning.optimiser import MixedOptimiser
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 METHODS: dict[str, dict[str, Any]] = {
     "norms": {},

@@ -10,7 +10,7 @@ import numpy as np
 from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.pruning import make_recipe
 from prunion.trainer.run import RunResult, train_run
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 __all__ = ["recipe", "trained"]
 

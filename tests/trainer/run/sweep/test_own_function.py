@@ -11,7 +11,7 @@ from prunion.runtime.errors import PrunionError, StoppedError
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.run import train_sweep
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 NET = """
 from torch import nn

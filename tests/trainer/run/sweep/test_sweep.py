@@ -15,7 +15,7 @@ from prunion.trainer.learning import Training
 from prunion.trainer.pruning import Schedule
 from prunion.trainer.run import sweep_table, train, train_run, train_sweep
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 SHORT = {"warmup": 1, "ramp": 1, "settle": 1}
 

@@ -17,8 +17,8 @@ from prunion.trainer.run import RunResult, train_run, train_sweep, train_with_ba
 from prunion.trainer.run import folder as run_folder
 from prunion.trainer.run.sweep import runs
 from prunion.trainer.run.sweep.branches import Shared
+from tests.support.tiny_run import tiny_run
 from tests.trainer.run.sweep.test_sweep import SHORT, checkpoint
-from tests.trainer.tiny_run import tiny_run
 
 
 def test_slices_pay_from_their_first_step_and_share_none(tmp_path: Path) -> None:

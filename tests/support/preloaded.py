@@ -1,4 +1,4 @@
-"""What the processes of `tests/forked.py` find imported and remembered: what trains and exports.
+"""What the processes of `forked.py` find imported and remembered: what trains and exports.
 
 No thread is left where processes are forked, and nothing was differentiated: autograd's engine
 refuses to run in a child of a process that ran it.
@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
-from tests.remembered import make_tables_once, remember_exports, remember_traces
-from tests.trainer.tiny_run import tiny_run
+from tests.support.remembered import make_tables_once, remember_exports, remember_traces
+from tests.support.tiny_run import tiny_run
 
 LIBRARIES = (
     "torchvision",

@@ -2,8 +2,8 @@
 
 To start Python and import what trains and exports takes seconds, to fork it no time. The child has
 a folder, an environment, signals and an end of its own, and nothing was computed before it. What
-only a new interpreter shows, that a command imports what it needs, others show: `test_tutorial.py`,
-`trainer/processes/test_group.py`.
+only a new interpreter shows, that a command imports what it needs, others show:
+`tests/test_tutorial.py`, `tests/trainer/processes/test_group.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 
 __all__ = ["Forked", "forked_prunion"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STREAMS = {1: "out", 2: "err"}
 # Elsewhere libraries that the system brings break in a fork: there each child imports torch again.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
@@ -40,7 +40,7 @@ class Forked:
         method: str = METHOD,
     ) -> None:
         context: Any = multiprocessing.get_context(method)
-        context.set_forkserver_preload(["tests.preloaded"])
+        context.set_forkserver_preload(["tests.support.preloaded"])
         self._prints = tempfile.TemporaryDirectory()
         place = (str(cwd or Path.cwd()), {**os.environ, **(env or {})}, self._prints.name)
         self._process: Any = context.Process(target=_begin, args=(run, arguments, *place))

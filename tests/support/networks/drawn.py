@@ -10,7 +10,7 @@ import torch
 from prunion.trainer.config import load_config
 from prunion.trainer.cost import make_budget, make_pricer, select_union
 from prunion.trainer.network import adapt_network, build_network, save_checkpoint
-from tests.trainer.tiny_run import tiny_run
+from tests.support.tiny_run import tiny_run
 
 __all__ = ["NAMES", "drawn_checkpoint"]
 

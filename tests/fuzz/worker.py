@@ -1,6 +1,6 @@
 """One process of `test_fuzz.py`: mutated inputs of one kind, each read as a user would read it.
 
-    python tests/fuzz_worker.py KIND FIRST LAST FOLDER
+    python tests/fuzz/worker.py KIND FIRST LAST FOLDER
 
 A line of JSON for each finding, and the number of the input before it is read, on standard output,
 so that the one who started it knows which input was the last.
@@ -20,9 +20,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from fuzz_targets import KINDS, Target
+from tests.fuzz.targets import KINDS, Target
 
 SECONDS = 10  # of the processor: a busy machine is no fault of the input
 MOST_BYTES = 1 << 30
@@ -86,7 +86,7 @@ class _Watch:
     """Which files outside of the named folders are opened or changed while an input is read."""
 
     def __init__(self, folders: tuple[str, ...]) -> None:
-        own = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]), *SYSTEM)
+        own = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), *SYSTEM)
         if checkpoint := os.environ.get("FUZZ_CHECKPOINT"):  # copied anew for each input
             own = (*own, checkpoint)
         self.written, self.read = folders, (*folders, *own)

@@ -1,4 +1,4 @@
-"""What `fuzz_worker.py` has read: mutated bundles, profiles, plans, images, a trainer's files."""
+"""What `worker.py` has read: mutated bundles, profiles, plans, images, a trainer's files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import json
 import os
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fuzz_inputs as make
-from fuzz_requests import request_targets
+from tests.fuzz import mutations as make
+from tests.fuzz.request_targets import request_targets
 
 __all__ = ["KINDS", "Target"]
 
@@ -22,15 +21,14 @@ Target = Callable[[random.Random, Path], None]
 
 def bundle_target(folder: Path) -> dict[str, Target]:
     """The toy bundle with one of its files mutated, the manifest's hash made to fit."""
-    sys.path.insert(0, str(Path(__file__).parent / "support"))
     import numpy as np
-    import toy_bundle as toy
 
     from prunion.runtime.base import sha256_file
     from prunion.runtime.bundle import open_bundle, read_pack
     from prunion.runtime.cli.commands import _summary
     from prunion.runtime.model import load
     from prunion.runtime.model.plan import Plan
+    from tests.support import toy_bundle as toy
 
     clean = toy.make_bundle(folder / "clean")
     image = np.zeros((toy.HEIGHT, toy.SIDE_WIDTH, 3), np.uint8)

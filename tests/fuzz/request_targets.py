@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fuzz_inputs as make
+from tests.fuzz import mutations as make
 
 __all__ = ["request_targets"]
 
@@ -17,9 +16,7 @@ MOST_ROWS = 64
 
 def request_targets(folder: Path) -> dict[str, Callable[[random.Random, Path], None]]:
     """Each reads a request as the server does, and answers it if it can."""
-    sys.path.insert(0, str(Path(__file__).parent / "support"))
     import numpy as np
-    import toy_bundle as toy
     from google.protobuf.message import DecodeError
 
     from prunion.runtime.model import load
@@ -32,6 +29,7 @@ def request_targets(folder: Path) -> dict[str, Callable[[random.Random, Path], N
         images_of,
         schema,
     )
+    from tests.support import toy_bundle as toy
 
     model = load(toy.make_bundle(folder / "served"), "cpu", threads=1)
     model._plan = Plan()  # measuring takes too long here

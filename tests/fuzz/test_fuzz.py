@@ -1,6 +1,6 @@
 """Mutated files of every kind: an error in one line, in bounded time and memory, or an answer.
 
-`FUZZ_SHARE=0.1 pytest -n 0 -m slow tests/test_fuzz.py` reads a tenth of the 26,000 inputs.
+`FUZZ_SHARE=0.1 pytest -n 0 -m slow tests/fuzz/test_fuzz.py` reads a tenth of the 26,000 inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="watches /proc, by alarms"),
 ]
-WORKER = Path(__file__).with_name("fuzz_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 STILL = 120  # seconds without a word: an input that waits, or that no signal can stop
 INPUTS = {
     "manifest": 3000,

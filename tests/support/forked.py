@@ -3,7 +3,7 @@
 To start Python and import what trains and exports takes seconds, to fork it no time. The child has
 a folder, an environment, signals and an end of its own, and nothing was computed before it. What
 only a new interpreter shows, that a command imports what it needs, others show:
-`tests/test_tutorial.py`, `tests/trainer/processes/test_group.py`.
+`tests/docs/test_tutorial.py`, `tests/trainer/processes/test_group.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ("benchmarks", "exporter", "runtime", "trainer")
 USES = """
 from prunion import BundleError, __version__, bench, export, load, train, verify

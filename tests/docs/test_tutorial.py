@@ -22,7 +22,7 @@ nbformat = pytest.importorskip("nbformat")
 if importlib.util.find_spec("ipykernel") is None:
     pytest.skip("ipykernel is missing", allow_module_level=True)
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.ipynb"
 # The README's run is of ImageNet's weights, which would be downloaded, and of real images.
 SMALL = """

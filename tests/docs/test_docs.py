@@ -11,7 +11,7 @@ import pytest
 
 from prunion.runtime.cli.main import COMMANDS, cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ("benchmarks", "exporter", "runtime", "trainer")
 PAGES = sorted(
     str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))

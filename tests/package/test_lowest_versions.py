@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.tiny_run import tiny_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PYTHON = "3.10"
 EXTRAS = "train,export,ort,serve"
 SERVED = """

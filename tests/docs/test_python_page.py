@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.support.tiny_run import tiny_run
 
-PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 def small() -> nn.Module:

@@ -13,7 +13,7 @@ from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain
 from tests.support.images import encoded, open_files, picture, pixels, write_parquet
 
-DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[5] / "shared" / "data"))
 
 NAMES = ["tench", "rose"]
 

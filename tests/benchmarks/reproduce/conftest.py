@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunion.trainer.backbone import PAPER_NETS
-from tests.benchmarks.reproduce.archives import coloured, write_decathlon
+from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon
 from tests.benchmarks.reproduce.little import Little
 
 

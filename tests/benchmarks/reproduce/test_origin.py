@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from prunion.benchmarks.reproduce import rows as rows_module
-from tests.benchmarks.reproduce.archives import coloured, write_decathlon
+from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon
 from tests.benchmarks.reproduce.command import lines, run
 
 FEW = ("--epochs", "1", "--method", "feature")

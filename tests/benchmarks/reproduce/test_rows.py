@@ -22,7 +22,7 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.trainer.backbone import PAPER_NETS
 from prunion.trainer.score import DECATHLON, score
-from tests.benchmarks.reproduce.archives import (
+from tests.benchmarks.reproduce.archives.small import (
     coloured,
     real_domains,
     write_decathlon,

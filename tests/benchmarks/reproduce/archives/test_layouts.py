@@ -13,7 +13,7 @@ import pytest
 from prunion.benchmarks.reproduce.archives.decathlon import open_decathlon
 from prunion.benchmarks.reproduce.archives.unpack import unpack
 from prunion.runtime.errors import OutputError
-from tests.benchmarks.reproduce.archives import coloured, write_decathlon
+from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon
 
 DATA = "decathlon-1.0-data.tar.gz"
 Members = list[tuple[str, bytes]]

@@ -21,7 +21,7 @@ from prunion.benchmarks.reproduce.archives.unpack import unpack
 from prunion.runtime.errors import DataError
 from prunion.trainer.data import open_domain
 from prunion.trainer.score import DECATHLON
-from tests.benchmarks.reproduce.archives import coloured, write_decathlon, write_sketch
+from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon, write_sketch
 from tests.runtime.images.test_tars import write_headers
 
 PARTS = ("train", "val", "test")

@@ -14,7 +14,7 @@ from prunion.benchmarks.reproduce.archives.decathlon import open_decathlon
 from prunion.benchmarks.reproduce.archives.images import BenchmarkImages, Picture
 from prunion.benchmarks.reproduce.measured import _right
 from prunion.runtime.errors import DataError
-from tests.benchmarks.reproduce.archives import coloured, write_decathlon
+from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon
 
 
 def written(folder: Path, *, labels: bool = False) -> Path:

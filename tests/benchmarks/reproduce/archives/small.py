@@ -1,6 +1,6 @@
 """The benchmarks' archives, small, in exactly their layout.
 
-    python -m tests.benchmarks.reproduce.archives FOLDER_OF_DOMAINS ARCHIVES
+    python -m tests.benchmarks.reproduce.archives.small FOLDER_OF_DOMAINS ARCHIVES
 
 makes a Decathlon of the real images that some tests take from `PRUNION_DATA`.
 """

@@ -22,8 +22,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 pytest.importorskip("grpc", reason="needs prunion[serve]")
 
-PAGE = (Path(__file__).parents[3] / "docs" / "serving.md").read_text("utf-8")
-DEPLOY = Path(__file__).parents[3] / "docs" / "deploy"
+PAGE = (Path(__file__).parents[4] / "docs" / "serving.md").read_text("utf-8")
+DEPLOY = Path(__file__).parents[4] / "docs" / "deploy"
 
 
 def blocks(language: str) -> list[str]:

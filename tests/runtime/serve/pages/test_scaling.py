@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 yaml = pytest.importorskip("yaml")
 httpx = pytest.importorskip("httpx")
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[4] / "docs"
 PAGE = (DOCS / "scaling.md").read_text("utf-8")
 
 # Of KServe's ComponentExtensionSpec and Kubernetes' PodSpec, Container and Probe: what may stand in

@@ -5,7 +5,7 @@ from .adapter import SmallMatrices as SmallMatrices
 from .adapter import WeightAdapter as WeightAdapter
 from .adapter import without_norm as without_norm
 from .make import make_adapter as make_adapter
-from .series import SeriesSite as SeriesSite
-from .series import fold_series as fold_series
+from .residual import SeriesSite as SeriesSite
+from .residual import fold_series as fold_series
 from .sites import pair as pair
 from .sites import sees_every_position as sees_every_position

@@ -12,10 +12,13 @@ from prunion.trainer.methods.adapter import WeightAdapter, without_norm
 from prunion.trainer.methods.finetuned import TunedWeights
 from prunion.trainer.methods.lora import LowRankAdapters
 from prunion.trainer.methods.masks import PIGGYBACK, MaskAdapter, affine_form
-from prunion.trainer.methods.narrow import NarrowAdapters
 from prunion.trainer.methods.packnet import OwnedWeights
-from prunion.trainer.methods.parallel import CompressedAdapters, ParallelAdapters
-from prunion.trainer.methods.series import SeriesAdapters
+from prunion.trainer.methods.residual import (
+    CompressedAdapters,
+    NarrowAdapters,
+    ParallelAdapters,
+    SeriesAdapters,
+)
 from prunion.trainer.methods.sites import adapter_sites, mixed_sites, second_of_blocks
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.methods.taps import PickedLayers

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.lora import LowRankAdapters
-from prunion.trainer.methods.narrow import NarrowAdapters
-from prunion.trainer.methods.parallel import CompressedAdapters, ParallelAdapters, decay_of
-from prunion.trainer.methods.series import SeriesSite
+from prunion.trainer.methods.residual.narrow import NarrowAdapters
+from prunion.trainer.methods.residual.parallel import CompressedAdapters, ParallelAdapters, decay_of
+from prunion.trainer.methods.residual.series import SeriesSite
 from prunion.trainer.network import adapt_network, finish_weights
 from tests.support.networks.small import Depthwise, Plain, Residual, domain_net
 from tests.trainer.methods.answering import answers, images, shaken, shared

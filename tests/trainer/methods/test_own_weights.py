@@ -13,7 +13,7 @@ from prunion.runtime.bundle import completed, own_weights, pack_bits
 from prunion.trainer.config import METHODS, TrainConfig
 from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.methods.packnet import OwnedWeights
-from prunion.trainer.methods.series import SeriesSite
+from prunion.trainer.methods.residual.series import SeriesSite
 from prunion.trainer.methods.taps import PickedLayers
 from prunion.trainer.network import adapt_network, finish_weights, merge_weights
 from tests.support.networks.small import Residual, domain_net

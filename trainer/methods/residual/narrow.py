@@ -24,7 +24,7 @@ from prunion.trainer.methods.adapter import (
     numbers_in,
     plain,
 )
-from prunion.trainer.methods.parallel import ParallelAdapters
+from prunion.trainer.methods.residual.parallel import ParallelAdapters
 
 __all__ = ["NarrowAdapters"]
 

@@ -30,7 +30,7 @@ from prunion.trainer.methods.adapter import (
     numbers_in,
     plain,
 )
-from prunion.trainer.methods.parallel import squares
+from prunion.trainer.methods.residual.parallel import squares
 from prunion.trainer.processes import ALONE, Processes, synced_norm
 
 __all__ = ["MixedOutputs", "SeriesAdapters", "SeriesSite", "fold_series"]

@@ -10,7 +10,7 @@ from prunion.runtime.backends import BlockedSession, Session, run
 from prunion.runtime.base import arithmetic_of, reason_of
 from prunion.runtime.bundle import Pack
 from prunion.runtime.model.pool import SessionPool
-from prunion.runtime.model.probe import disagreement, slice_limit
+from prunion.runtime.model.probing import disagreement, slice_limit
 
 __all__ = ["open_blocked"]
 

@@ -16,7 +16,7 @@ from prunion.runtime.graph import stored_tables
 from prunion.runtime.model.domains import LiveDomain, Tables
 from prunion.runtime.model.model import Model
 from prunion.runtime.model.pool import SessionPool
-from prunion.runtime.model.probe import BackendProbe
+from prunion.runtime.model.probing import BackendProbe
 
 __all__ = ["load", "open_pool"]
 

@@ -20,7 +20,7 @@ from prunion.runtime.errors import BackendError, BundleError, InputError, Unsupp
 from prunion.runtime.graph import pin_form
 from prunion.runtime.model.domains import LiveDomain
 from prunion.runtime.model.pinned import Pinned
-from prunion.runtime.model.probe import BackendProbe, distance, slice_limit
+from prunion.runtime.model.probing import BackendProbe, distance, slice_limit
 
 __all__ = ["SessionPool"]
 

@@ -24,7 +24,7 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Bundle, HeldFile, Pack
 from prunion.runtime.errors import BackendError, InputError, PrunionError
 from prunion.runtime.graph import GraphForm, form_of, pin_form
-from prunion.runtime.model.verdict import Verdict, load_verdict, save_verdict, verdict_key
+from prunion.runtime.model.probing.verdict import Verdict, load_verdict, save_verdict, verdict_key
 
 __all__ = [
     "BackendProbe",

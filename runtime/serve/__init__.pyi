@@ -2,10 +2,10 @@ from .guard import Gate as Gate
 from .http.app import create_app as create_app
 from .http.app import http_app as http_app
 from .http.connections import protocol_of as protocol_of
+from .models import Service as Service
+from .models import Serving as Serving
 from .options import Limits as Limits
 from .options import LoadOptions as LoadOptions
 from .options import ServeOptions as ServeOptions
 from .server import serve as serve
 from .server import serve_with as serve_with
-from .service import Service as Service
-from .serving import Serving as Serving

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from prunion.runtime.batching import BATCH_EDGES, Duration, ModelStatistics
-from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.models import Service
 
 __all__ = ["metrics_text"]
 

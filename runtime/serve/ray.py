@@ -19,9 +19,8 @@ from prunion.runtime.batching import make_tracing
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.serve.guard import Gate, read_keys
 from prunion.runtime.serve.http.app import http_app
+from prunion.runtime.serve.models import Service, load_model
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
-from prunion.runtime.serve.service import Service
-from prunion.runtime.serve.serving import load_model
 
 __all__ = ["application", "replicated"]
 

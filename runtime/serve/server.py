@@ -38,9 +38,8 @@ from prunion.runtime.serve.listening.addresses import (
 from prunion.runtime.serve.listening.signals import hangup_held_back, on_signal
 from prunion.runtime.serve.listening.workers import run_workers, what_lies
 from prunion.runtime.serve.logs import logging_of
+from prunion.runtime.serve.models import Service, load_model
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
-from prunion.runtime.serve.service import Service
-from prunion.runtime.serve.serving import load_model
 
 __all__ = ["serve", "serve_with"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.models import Service
 
 __all__ = ["health_handler"]
 

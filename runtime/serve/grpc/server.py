@@ -18,9 +18,8 @@ from prunion.runtime.protocol import grpc_request, grpc_response, schema
 from prunion.runtime.serve.grpc.health import health_handler
 from prunion.runtime.serve.grpc.told import Told, told_of
 from prunion.runtime.serve.guard import ApiKeys, Gate, Refusal, refusal_of
+from prunion.runtime.serve.models import Repository, Service
 from prunion.runtime.serve.options import ServeOptions
-from prunion.runtime.serve.repository import Repository
-from prunion.runtime.serve.service import Service
 
 __all__ = ["make_grpc_server"]
 

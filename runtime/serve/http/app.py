@@ -26,8 +26,8 @@ from prunion.runtime.serve.http.handlers import Handlers
 from prunion.runtime.serve.http.page.routes import PAGE_PATHS, page_routes
 from prunion.runtime.serve.http.plain import plain_routes
 from prunion.runtime.serve.http.traced import Traced
+from prunion.runtime.serve.models import Service
 from prunion.runtime.serve.options import ServeOptions
-from prunion.runtime.serve.service import Service
 
 __all__ = ["create_app", "http_app"]
 

@@ -14,7 +14,7 @@ from collections import Counter
 from http import HTTPStatus
 
 from prunion.runtime.serve.guard import Gate, refusal_of
-from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.models import Service
 
 __all__ = ["Door"]
 

@@ -28,8 +28,7 @@ from prunion.runtime.serve.http.body import (
     unpacked,
 )
 from prunion.runtime.serve.metrics import metrics_text
-from prunion.runtime.serve.repository import Repository
-from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.models import Repository, Service
 
 __all__ = ["Handlers"]
 

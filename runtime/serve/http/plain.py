@@ -14,8 +14,7 @@ from prunion.runtime.errors import InputError
 from prunion.runtime.protocol import openapi_document, openapi_page
 from prunion.runtime.serve.http.body import read_body, unless_gone, unpacked
 from prunion.runtime.serve.http.form import read_form
-from prunion.runtime.serve.repository import Repository
-from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.models import Repository, Service
 
 __all__ = ["plain_routes"]
 

@@ -24,8 +24,8 @@ from prunion.runtime.measure import bench
 from prunion.runtime.model import Model, load
 from prunion.runtime.model.plan import BATCHES, Plan
 from prunion.runtime.protocol import http_request, images_of
-from prunion.runtime.serve.repository import Repository
-from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.models.repository import Repository
+from prunion.runtime.serve.models.service import Service
 
 EXPORTS = {
     "gathered": ExportOptions(fp16=True, int8=True, int8_max_drop=100, int8_images=3, uint8=True),

@@ -24,7 +24,7 @@ from prunion.runtime.protocol import schema  # noqa: E402
 from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
 from prunion.runtime.serve.grpc.server import make_grpc_server  # noqa: E402
 from prunion.runtime.serve.guard import ApiKeys, Gate  # noqa: E402
-from prunion.runtime.serve.service import Service  # noqa: E402
+from prunion.runtime.serve.models.service import Service  # noqa: E402
 from tests.support.waiting import LONG, until_async  # noqa: E402
 
 SERVICE = schema().service

@@ -36,7 +36,7 @@ from prunion.runtime.serve import ServeOptions  # noqa: E402
 from prunion.runtime.serve.grpc.server import make_grpc_server  # noqa: E402
 from prunion.runtime.serve.guard import Gate  # noqa: E402
 from prunion.runtime.serve.http.app import http_app  # noqa: E402
-from prunion.runtime.serve.service import Service  # noqa: E402
+from prunion.runtime.serve.models.service import Service  # noqa: E402
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"

@@ -24,7 +24,7 @@ from prunion.runtime.serve.guard import ApiKeys, Gate  # noqa: E402
 from prunion.runtime.serve.http.app import http_app  # noqa: E402
 from prunion.runtime.serve.http.connections import protocol_of  # noqa: E402
 from prunion.runtime.serve.http.door import Door  # noqa: E402
-from prunion.runtime.serve.service import Service  # noqa: E402
+from prunion.runtime.serve.models.service import Service  # noqa: E402
 
 INFER = "/v2/models/toy/infer"
 LIMITS = Limits(body=1 << 20, json=1 << 19, rows=8, max_pixels=100_000)

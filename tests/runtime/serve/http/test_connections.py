@@ -22,7 +22,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 testclient = pytest.importorskip("starlette.testclient", reason="needs prunion[serve] and httpx")
 from prunion.runtime.serve import Limits, ServeOptions  # noqa: E402
 from prunion.runtime.serve.http.connections import most_connections  # noqa: E402
-from prunion.runtime.serve.service import Service  # noqa: E402
+from prunion.runtime.serve.models.service import Service  # noqa: E402
 from tests.runtime.serve.http.asking import INFER, LIMITS, body, drip, listening  # noqa: E402
 from tests.support.waiting import LONG, until  # noqa: E402
 

@@ -22,7 +22,7 @@ from prunion.runtime.model import Model, load
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 from prunion.runtime.serve import ServeOptions
-from prunion.runtime.serve.service import Service
+from prunion.runtime.serve.models.service import Service
 from tests.runtime.serve.http.asking import INFER, body, client_of
 
 

@@ -20,8 +20,8 @@ pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 from prunion.runtime.serve import Gate, Limits, ServeOptions, Service  # noqa: E402
 from prunion.runtime.serve.http.door import Door  # noqa: E402
+from prunion.runtime.serve.models.serving import GRAPHS, load_model  # noqa: E402
 from prunion.runtime.serve.options import LoadOptions  # noqa: E402
-from prunion.runtime.serve.serving import GRAPHS, load_model  # noqa: E402
 from tests.runtime.serve.http.asking import Listening, drip  # noqa: E402
 from tests.runtime.serve.http.asking import listening as served  # noqa: E402
 from tests.support.waiting import LONG  # noqa: E402

@@ -15,7 +15,7 @@ from prunion.runtime.protocol import (
     model_statistics,
     server_metadata,
 )
-from prunion.runtime.serve.service import Service, check_version
+from prunion.runtime.serve.models.service import Service, check_version
 
 __all__ = ["Repository"]
 

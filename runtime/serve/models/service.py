@@ -31,8 +31,14 @@ from prunion.runtime.protocol import (
     images_of,
     infer_response,
 )
+from prunion.runtime.serve.models.serving import (
+    Serving,
+    check_weights,
+    make_serving,
+    open_anew,
+    warm,
+)
 from prunion.runtime.serve.options import ServeOptions
-from prunion.runtime.serve.serving import Serving, check_weights, make_serving, open_anew, warm
 from prunion.runtime.serve.waiting import within
 
 __all__ = ["Service", "check_version"]

@@ -1,0 +1,5 @@
+"""What a server serves: a loaded bundle, the requests it answers, and all of its models by name."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,10 +2,6 @@ from .augment import AugmentConfig as AugmentConfig
 from .backbone import BackboneConfig as BackboneConfig
 from .backbone import InputConfig as InputConfig
 from .budget import BudgetConfig as BudgetConfig
-from .changes import changed_keys as changed_keys
-from .changes import changed_paths as changed_paths
-from .changes import lacks_shape as lacks_shape
-from .changes import todays_config as todays_config
 from .checks import BY_PASSES as BY_PASSES
 from .checks import IN_TURNS as IN_TURNS
 from .checks import BackboneSource as BackboneSource
@@ -33,9 +29,13 @@ from .run import ADDED_TRAIN as ADDED_TRAIN
 from .run import RunConfig as RunConfig
 from .run import load_added_domain as load_added_domain
 from .run import load_config as load_config
-from .run_copy import keep_run_file as keep_run_file
 from .scaffold import domain_parts as domain_parts
 from .scaffold import foreign_to_init as foreign_to_init
 from .scaffold import found_domains as found_domains
 from .scaffold import run_file_text as run_file_text
+from .stored import changed_keys as changed_keys
+from .stored import changed_paths as changed_paths
+from .stored import keep_run_file as keep_run_file
+from .stored import lacks_shape as lacks_shape
+from .stored import todays_config as todays_config
 from .train import TrainConfig as TrainConfig

@@ -21,8 +21,8 @@ from prunion.trainer.cost import least_limit, shown_cost
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import StopRequest, Training, images_to_fit
 from prunion.trainer.processes import device_named, joined_processes
+from prunion.trainer.run.folder import snapshot_bytes
 from prunion.trainer.run.record import watched_images
-from prunion.trainer.run.snapshot import snapshot_bytes
 from prunion.trainer.run.start import ExportCheck, begin, found_in, least_of_run
 
 __all__ = ["RunCheck", "check_run", "check_table"]

@@ -18,10 +18,9 @@ from prunion.runtime.base import replace_file
 from prunion.runtime.errors import OutputError, StoppedError
 from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training, fit_heads
-from prunion.trainer.run.folder import drop_lines_after
+from prunion.trainer.run.folder import drop_lines_after, load_snapshot, save_snapshot
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.result import usage_figures
-from prunion.trainer.run.snapshot import load_snapshot, save_snapshot
 
 with warnings.catch_warnings():
     # A notebook without ipywidgets gets a bar of text; which packages it has is not ours to say.

@@ -20,8 +20,8 @@ from prunion.runtime.measure import Answers, Figures, mistakes
 from prunion.trainer.data import Domain, ImageSet, eval_transform, resized_in_memory
 from prunion.trainer.learning import Training
 from prunion.trainer.network import evaluate
+from prunion.trainer.run.folder import run_facts
 from prunion.trainer.run.result import RunResult
-from prunion.trainer.run.snapshot import run_facts
 from prunion.trainer.score import MadeBy, other_images, read_made_by
 
 __all__ = [

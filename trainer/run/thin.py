@@ -10,8 +10,8 @@ from prunion.trainer.data import Domain
 from prunion.trainer.learning import StopRequest, Training, own_account, thinned
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.epochs import Log, Watch, restore, run_epochs
+from prunion.trainer.run.folder import snapshot_step
 from prunion.trainer.run.record import other_than_noted
-from prunion.trainer.run.snapshot import snapshot_step
 from prunion.trainer.score import read_made_by
 
 __all__ = ["own_steps", "thin_domains"]

@@ -44,7 +44,15 @@ from prunion.trainer.run.epochs import (
     restore,
     run_epochs,
 )
-from prunion.trainer.run.folder import RUN_FILE, Claim, check_folder, make_folder
+from prunion.trainer.run.folder import (
+    RUN_FILE,
+    Claim,
+    check_folder,
+    load_snapshot,
+    make_folder,
+    snapshot_bytes,
+    snapshot_step,
+)
 from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
     RECORD,
@@ -57,7 +65,6 @@ from prunion.trainer.run.record import (
     watched_part,
 )
 from prunion.trainer.run.result import RunResult, run_result, stored_account
-from prunion.trainer.run.snapshot import load_snapshot, snapshot_bytes, snapshot_step
 from prunion.trainer.run.start import ExportCheck, begin, found_in
 from prunion.trainer.run.thin import own_steps, thin_domains
 from prunion.trainer.score import read_verdict

@@ -171,7 +171,11 @@ def test_what_others_write_is_read_by_one_function() -> None:
             "runtime/tensorrt/files.py",
         ),
         *("runtime/tensorrt/layers.py", "trainer/data/domains.py", "trainer/processes/group.py"),
-        *("trainer/run/record.py", "trainer/run/snapshot.py", "trainer/config/stored/changes.py"),
+        *(
+            "trainer/run/record.py",
+            "trainer/run/folder/snapshot.py",
+            "trainer/config/stored/changes.py",
+        ),
     }
     found = {
         path.relative_to(ROOT).as_posix()

@@ -48,7 +48,7 @@ def test_a_file_that_came_while_a_command_worked_stays(
 FOLDERS = {  # where a folder is checked, or an engine and its key, which are checked once more
     "benchmarks/demo/run.py": 1,
     "runtime/tensorrt/files.py": 1,
-    "trainer/run/folder.py": 1,
+    "trainer/run/folder/folder.py": 1,
 }
 
 

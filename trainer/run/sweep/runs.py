@@ -23,10 +23,9 @@ from prunion.trainer.learning import Training
 from prunion.trainer.network import GRAPH, DomainNet
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
-from prunion.trainer.run.folder import Claim, check_folder
+from prunion.trainer.run.folder import Claim, check_folder, snapshot_facts
 from prunion.trainer.run.record import RECORD, made_by
 from prunion.trainer.run.result import RunResult
-from prunion.trainer.run.snapshot import snapshot_facts
 from prunion.trainer.run.start import ExportCheck, begin, check_budget
 from prunion.trainer.run.sweep.branches import (
     SHARING,

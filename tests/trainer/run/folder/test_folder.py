@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from prunion.runtime.errors import OutputError, PrunionError
-from prunion.trainer.run import folder as run_folder
-from prunion.trainer.run.folder import Claim, foreign_to_run, make_folder
+from prunion.trainer.run.folder import folder as run_folder
+from prunion.trainer.run.folder.folder import Claim, foreign_to_run, make_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from prunion.trainer.run.folder import Claim
+from prunion.trainer.run.folder.folder import Claim
 with Claim(Path(sys.argv[1])) as claim:
     claim.take()
     print("taken", flush=True)

@@ -12,7 +12,7 @@ from prunion.runtime.cli.main import cli
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.run.folder import make_folder
+from prunion.trainer.run.folder.folder import make_folder
 from tests.support.tiny_run import tiny_run
 
 

@@ -23,7 +23,7 @@ from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.interrupt import StoppedError, StopRequest
 from prunion.trainer.run import train_run
-from prunion.trainer.run.folder import check_folder, drop_lines_after, make_folder
+from prunion.trainer.run.folder.folder import check_folder, drop_lines_after, make_folder
 from tests.support.forked import Forked, forked_prunion
 from tests.support.tiny_run import tiny_run
 

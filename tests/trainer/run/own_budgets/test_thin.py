@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from prunion.runtime.errors import StoppedError
 from prunion.trainer.config import load_config
 from prunion.trainer.run import closing_table, train_run
-from prunion.trainer.run.snapshot import snapshot_step
+from prunion.trainer.run.folder.snapshot import snapshot_step
 from tests.trainer.run.own_budgets.thinned import thin_run
 from tests.trainer.run.test_same_images import swap
 

@@ -19,7 +19,7 @@ from prunion.trainer.network import build_network, load_checkpoint
 from prunion.trainer.pruning import Schedule, make_recipe
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe
 from prunion.trainer.run import train_run
-from prunion.trainer.run.snapshot import save_snapshot
+from prunion.trainer.run.folder.snapshot import save_snapshot
 from tests.support.tiny_run import tiny_run
 from tests.trainer.run.recipes.trained import trained
 

@@ -14,7 +14,7 @@ from prunion.runtime.errors import BudgetError, ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.run import RunResult, train_run, train_sweep, train_with_baseline
-from prunion.trainer.run import folder as run_folder
+from prunion.trainer.run.folder import folder as run_folder
 from prunion.trainer.run.sweep import runs
 from prunion.trainer.run.sweep.branches import Shared
 from tests.support.tiny_run import tiny_run

@@ -1,0 +1,13 @@
+from .folder import RUN_FILE as RUN_FILE
+from .folder import Claim as Claim
+from .folder import check_folder as check_folder
+from .folder import check_resumes as check_resumes
+from .folder import drop_lines_after as drop_lines_after
+from .folder import foreign_to_run as foreign_to_run
+from .folder import make_folder as make_folder
+from .snapshot import load_snapshot as load_snapshot
+from .snapshot import run_facts as run_facts
+from .snapshot import save_snapshot as save_snapshot
+from .snapshot import snapshot_bytes as snapshot_bytes
+from .snapshot import snapshot_facts as snapshot_facts
+from .snapshot import snapshot_step as snapshot_step

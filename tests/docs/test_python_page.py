@@ -12,6 +12,8 @@ from torch import nn
 
 from tests.support.tiny_run import tiny_run
 
+pytestmark = pytest.mark.thorough
+
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from prunion.runtime.cli import cli
 from tests.support.tiny_run import write_domain
 
+pytestmark = pytest.mark.thorough
+
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 # Looked for, not imported: a process that has it takes itself for a notebook's kernel.

@@ -17,6 +17,8 @@ from prunion.trainer.network import build_network
 from tests.support.networks.counting import macs_by_running
 from tests.support.networks.small import domain_net
 
+pytestmark = pytest.mark.thorough
+
 SIDE = 8
 
 

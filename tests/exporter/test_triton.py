@@ -18,6 +18,8 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError, PrunionError
 from tests.support.toy_bundle import CLASSES, HEIGHT, SIDE_WIDTH, make_bundle
 
+pytestmark = pytest.mark.thorough
+
 ort = pytest.importorskip("onnxruntime")
 model_config_pb2 = pytest.importorskip(
     "tritonclient.grpc.model_config_pb2", reason="needs tritonclient[grpc]"

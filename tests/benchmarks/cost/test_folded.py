@@ -9,6 +9,8 @@ from prunion.runtime.backends import make_ort_session, run
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.graph import pin_pack
 
+pytestmark = pytest.mark.thorough
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torchvision")

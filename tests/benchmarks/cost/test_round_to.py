@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import pytest
 
 from prunion.benchmarks.cost.round_to import cuts_of, rows_of
 from prunion.runtime.backends import SessionOptions
 from prunion.trainer.config import BackboneConfig
+
+pytestmark = pytest.mark.thorough
 
 
 def test_every_multiple_meets_the_budget_with_widths_of_its_own(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ pytest.importorskip("skimage", reason="needs prunion[demo]")
 from prunion.benchmarks.demo import run
 from tests.support.tiny_run import tiny_run
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.usefixtures("nothing_fresh")
 @pytest.mark.parametrize("baseline", [True, pytest.param(False, marks=pytest.mark.slow)])

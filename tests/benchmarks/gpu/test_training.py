@@ -21,6 +21,8 @@ from prunion.benchmarks.gpu.roofline import Device, least_seconds, measure_devic
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import TrainingCase, training_row
 
+pytestmark = pytest.mark.thorough
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 

@@ -28,6 +28,8 @@ from prunion.benchmarks.report import write_report
 from prunion.benchmarks.report.join import Identity, same_network
 from prunion.benchmarks.report.subjects import Subject, read_subjects
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,6 +23,8 @@ from prunion.benchmarks.report.charts_runs import accuracy_chart
 from prunion.benchmarks.report.subjects import Subject, read_subjects
 from prunion.benchmarks.report.write import _prefixes
 
+pytestmark = pytest.mark.thorough
+
 
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["report", *map(str, arguments)])

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from tests.benchmarks.reproduce.command import lines, run
 
+pytestmark = pytest.mark.thorough
+
 
 def unpacked(data: Path) -> Path:
     """The archives unpacked; the folder of all domains' images."""

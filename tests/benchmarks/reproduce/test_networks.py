@@ -18,6 +18,8 @@ from prunion.trainer.network import build_network, load_checkpoint
 from tests.support.networks.drawn import drawn_checkpoint
 from tests.support.tiny_run import write_domain
 
+pytestmark = pytest.mark.thorough
+
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
 # Numbers in the weights of convolutions and linear layers, in BatchNorm, and how many layers.
 SIZES = {

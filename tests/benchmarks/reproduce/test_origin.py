@@ -17,6 +17,8 @@ from prunion.benchmarks.reproduce import rows as rows_module
 from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon
 from tests.benchmarks.reproduce.command import lines, run
 
+pytestmark = pytest.mark.thorough
+
 FEW = ("--epochs", "1", "--method", "feature")
 
 

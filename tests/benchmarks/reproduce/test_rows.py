@@ -31,6 +31,8 @@ from tests.benchmarks.reproduce.archives.small import (
 from tests.benchmarks.reproduce.command import lines, run
 from tests.benchmarks.reproduce.little import Little
 
+pytestmark = pytest.mark.thorough
+
 DATA = Path(os.environ.get("PRUNION_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 

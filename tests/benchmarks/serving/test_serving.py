@@ -15,9 +15,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("torchvision")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 pytest.importorskip("grpc", reason="needs prunion[serve]")
-pytestmark = pytest.mark.skipif(
+linux = pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists(), reason="memory is read as Linux tells it"
 )
+pytestmark = [pytest.mark.thorough, linux]
 from prunion.benchmarks.serving.__main__ import main, row_calls  # noqa: E402
 from prunion.benchmarks.serving.compare import (  # noqa: E402
     Settings,

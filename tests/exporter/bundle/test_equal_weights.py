@@ -25,6 +25,8 @@ from prunion.trainer.network import (
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.thorough
+
 CLASSES = {"warm": 2, "cold": 3}
 
 

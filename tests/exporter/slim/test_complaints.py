@@ -30,6 +30,8 @@ from tests.exporter.slim.test_network import (
 )
 from tests.support.networks.small import Depthwise, SqueezeExcite, domain_net
 
+pytestmark = pytest.mark.thorough
+
 
 def agrees(net: DomainNet, folder: Path) -> SlimNet:
     """Slice, export and compare the three forms; returns the sliced network."""

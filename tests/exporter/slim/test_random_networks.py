@@ -20,6 +20,8 @@ from prunion.trainer.network import DomainNet
 from tests.exporter.slim import test_network as small
 from tests.support.networks.random_nets import SIDE, RandomNet, networks
 
+pytestmark = pytest.mark.thorough
+
 CLASSES = (3, 5, 2)
 DOMAINS = torch.tensor([0, 1, 2, 0, 2, 1, 1])
 DENSITIES = (0.85, 0.5, 0.2)

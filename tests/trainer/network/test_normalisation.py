@@ -26,6 +26,8 @@ from prunion.trainer.network import (
 from prunion.trainer.run import add_domain, train_run
 from tests.support.tiny_run import tiny_run, write_domain
 
+pytestmark = pytest.mark.thorough
+
 NET = BackboneConfig("resnet18", weights="none", cut="layer1")
 OWN = {"mean": (0.1, 0.2, 0.3), "std": (0.3, 0.2, 0.4)}
 

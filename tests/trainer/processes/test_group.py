@@ -24,6 +24,8 @@ from prunion.trainer.run import train_run
 from tests.support.forked import Forked, forked_prunion
 from tests.support.tiny_run import tiny_run
 
+pytestmark = pytest.mark.thorough
+
 TRAIN = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()", "train"]
 
 

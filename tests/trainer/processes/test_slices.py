@@ -19,6 +19,8 @@ from tests.support.forked import Forked
 from tests.support.tiny_run import tiny_run
 from tests.trainer.processes.one_process import learn_all, wrap_again
 
+pytestmark = pytest.mark.thorough
+
 # Runs that two processes share, all of them in the same two: starting one takes seconds.
 RUNS: dict[str, dict[str, object]] = {
     "joint": {"switch_every": 1, "warmup": 2, "ramp": 5, "settle": 2, "average": 1},

@@ -20,6 +20,8 @@ from prunion.trainer.run import train_run
 from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 from tests.support.tiny_run import tiny_run
 
+pytestmark = pytest.mark.thorough
+
 
 def random_union(net: DomainNet, share: float, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)

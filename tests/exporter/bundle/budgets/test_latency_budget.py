@@ -24,6 +24,8 @@ from prunion.trainer.network import load_checkpoint, save_checkpoint
 from prunion.trainer.run import train_run
 from tests.support.tiny_run import tiny_run
 
+pytestmark = pytest.mark.thorough
+
 
 def command(*arguments: object) -> str:
     result = CliRunner().invoke(cli, [str(x) for x in arguments])

@@ -20,6 +20,8 @@ from prunion.runtime.tensorrt import build_engine
 from prunion.trainer.network import load_checkpoint, save_checkpoint
 from tests.support.networks.drawn import drawn_checkpoint
 
+pytestmark = pytest.mark.thorough
+
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("parallel", {}),
     "narrow": ("parallel", {"adapter_rank": 2}),

@@ -19,6 +19,8 @@ from prunion.runtime.tensorrt import build_engine
 from prunion.trainer.network import load_checkpoint
 from tests.support.networks.drawn import drawn_checkpoint
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:

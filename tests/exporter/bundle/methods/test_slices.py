@@ -33,6 +33,8 @@ from prunion.trainer.network import (
 from tests.support.networks.drawn import NAMES, drawn_checkpoint
 from tests.support.tiny_run import tiny_run
 
+pytestmark = pytest.mark.thorough
+
 ROWS = ["cold", "warm", "warm", "cold"]
 SITE = "layer1.0.conv1.weight"  # its outputs are read by one convolution, and by nothing else
 

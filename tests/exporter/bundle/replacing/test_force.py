@@ -81,6 +81,7 @@ def test_nothing_foreign_is_ever_replaced(
     assert everything(root) == before
 
 
+@pytest.mark.thorough
 def test_what_a_command_wrote_is_replaced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     for times, *arguments in (

@@ -29,6 +29,8 @@ from prunion.trainer.run import closing_table, train_run, train_with_baseline
 from prunion.trainer.score import read_verdict
 from tests.trainer.run.own_budgets.thinned import OWN, thin_run
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

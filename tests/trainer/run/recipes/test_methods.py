@@ -84,6 +84,7 @@ TURNS = {"order": '"round-robin"'}
 SLICES = {"granularity": '"slice"', "recipe": '"paper"', **TURNS}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "keys"),
     [
@@ -115,6 +116,7 @@ def test_own_weights_resume_bit_for_bit(
     assert stored[0].read_bytes() == stored[1].read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "granularity"),
     [
@@ -165,6 +167,7 @@ def test_several_domains_with_weights_of_their_own_share_a_bundle(
     assert right / len(images) == trained.accuracy["cold"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", ["joint", "epoch"])
 def test_slices_under_the_papers_own_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
@@ -233,11 +236,7 @@ def test_keys_that_contradict_the_method(train: dict[str, Any], said: str) -> No
 @pytest.mark.parametrize(
     ("train", "budget", "said"),
     [
-        (
-            {"method": "parallel"},
-            {"own": 0.5},
-            "own is 0.5, a share of channels, and .train. method",
-        ),
+        ({"method": "parallel"}, {"own": 0.5}, "own is 0.5, a share of channels, and .train."),
         ({"granularity": "slice"}, {"own": 0.5}, "own is 0.5, a share of channels"),
         ({"granularity": "slice"}, {"kind": "macs"}, 'kind is "macs", and .train. granularity'),
         ({"method": "finetune", "compile": True}, {}, "compile is true, which fixes the weights"),

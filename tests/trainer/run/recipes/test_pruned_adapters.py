@@ -28,6 +28,8 @@ from prunion.trainer.run import check_run, train_run
 from tests.support.networks.drawn import drawn_checkpoint
 from tests.support.tiny_run import tiny_run, write_domain
 
+pytestmark = pytest.mark.thorough
+
 ROWS = ["warm", "later", "cold", "later"]
 
 

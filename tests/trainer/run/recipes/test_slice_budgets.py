@@ -24,6 +24,8 @@ from prunion.trainer.run.record import tell_alike
 from prunion.trainer.score.pruning import read_pruning
 from tests.support.tiny_run import tiny_run
 
+pytestmark = pytest.mark.thorough
+
 SLICES = ["train.granularity=slice", "train.trunk=frozen"]
 # resnet18 up to its first stage: 7×7 of the stem, 3×3 of four convolutions of 64 channels.
 LEAST, STAGE = 49 + 4 * 9, 64 * 64 * 9

@@ -95,6 +95,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, epochs: int) -> pytest.MonkeyPatch
     return monkeypatch
 
 
+@pytest.mark.thorough
 def test_budgets_leave_the_ramp_of_the_lowest_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,12 @@
+from .clients import Generator as Generator
+from .clients import Load as Load
+from .clients import Traffic as Traffic
+from .clients import make_traffic as make_traffic
 from .endurance import EXCHANGED as EXCHANGED
 from .endurance import answer_after_kill as answer_after_kill
 from .endurance import exchange_packs as exchange_packs
 from .endurance import overload as overload
 from .endurance import stop_under_load as stop_under_load
-from .load import Generator as Generator
-from .load import Load as Load
 from .servers import free_port as free_port
 from .servers import prunion_command as prunion_command
 from .servers import started as started
-from .traffic import Traffic as Traffic
-from .traffic import make_traffic as make_traffic

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from prunion.benchmarks.cost import check_asked
+from prunion.benchmarks.serving.clients import make_traffic
 from prunion.benchmarks.serving.compare import Settings, compare
 from prunion.benchmarks.serving.endurance import (
     EXCHANGED,
@@ -33,7 +34,6 @@ from prunion.benchmarks.serving.networks import Network, bundle_of, filled, traf
 from prunion.benchmarks.serving.overhead import overhead
 from prunion.benchmarks.serving.rows import Row, markdown, read_rows, write_row
 from prunion.benchmarks.serving.servers import free_port, prunion_command, started
-from prunion.benchmarks.serving.traffic import make_traffic
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 

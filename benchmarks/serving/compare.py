@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.serving.load import Generator, Load
+from prunion.benchmarks.serving.clients import Generator, Load, System, Traffic
 from prunion.benchmarks.serving.networks import (
     Network,
     bundle_of,
@@ -29,7 +29,6 @@ from prunion.benchmarks.serving.servers import (
     prunion_command,
     started,
 )
-from prunion.benchmarks.serving.traffic import System, Traffic
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.model import Model
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.serving.load import Generator, Load
+from prunion.benchmarks.serving.clients import Generator, Load
 from prunion.benchmarks.serving.servers import (
     Server,
     free_port,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prunion.benchmarks.serving.clients import http_bytes, make_traffic, oip_body, status_of
 from prunion.benchmarks.serving.compare import Settings
 from prunion.benchmarks.serving.networks import Network, bundle_of, pack_folder, packs_of
 from prunion.benchmarks.serving.rows import Row
@@ -20,8 +21,6 @@ from prunion.benchmarks.serving.servers import (
     prunion_command,
     started,
 )
-from prunion.benchmarks.serving.traffic import http_bytes, make_traffic, oip_body
-from prunion.benchmarks.serving.wire import status_of
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.model import load
 

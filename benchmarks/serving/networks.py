@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunion.benchmarks.serving.traffic import Traffic, make_traffic
+from prunion.benchmarks.serving.clients import Traffic, make_traffic
 from prunion.runtime.bundle import open_bundle, write_pack
 from prunion.runtime.model import Model, load
 

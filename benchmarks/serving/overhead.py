@@ -21,11 +21,11 @@ from typing import Any
 import grpc
 import numpy as np
 
+from prunion.benchmarks.serving.clients import Traffic
 from prunion.benchmarks.serving.compare import Settings
 from prunion.benchmarks.serving.networks import Network, bundle_of, filled, traffic_of
 from prunion.benchmarks.serving.rows import Row
 from prunion.benchmarks.serving.servers import free_port, prunion_command, started
-from prunion.benchmarks.serving.traffic import Traffic
 from prunion.runtime.base import time_interleaved
 from prunion.runtime.protocol import schema
 

@@ -20,6 +20,7 @@ linux = pytest.mark.skipif(
 )
 pytestmark = [pytest.mark.thorough, linux]
 from prunion.benchmarks.serving.__main__ import main, row_calls  # noqa: E402
+from prunion.benchmarks.serving.clients.traffic import Traffic, raw_body  # noqa: E402
 from prunion.benchmarks.serving.compare import (  # noqa: E402
     Settings,
     _only_answers_or_refusals,
@@ -37,7 +38,6 @@ from prunion.benchmarks.serving.networks import (  # noqa: E402
 from prunion.benchmarks.serving.overhead import grpc_bytes, overhead  # noqa: E402
 from prunion.benchmarks.serving.per_domain import DomainQueue, PerDomainModel  # noqa: E402
 from prunion.benchmarks.serving.rows import markdown, read_rows, write_row  # noqa: E402
-from prunion.benchmarks.serving.traffic import Traffic, raw_body  # noqa: E402
 from prunion.runtime.batching import Job  # noqa: E402
 
 SMALL = Network("resnet18", 32, domains=2)

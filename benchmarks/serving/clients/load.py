@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.serving.traffic import System, Traffic
-from prunion.benchmarks.serving.wire import Connection, logits_of
+from prunion.benchmarks.serving.clients.traffic import System, Traffic
+from prunion.benchmarks.serving.clients.wire import Connection, logits_of
 
 __all__ = ["Generator", "Load", "main"]
 

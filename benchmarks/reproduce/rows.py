@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.archives import BenchmarkImages, domain_config, write_submission
 from prunion.benchmarks.reproduce.before import check_images
 from prunion.benchmarks.reproduce.catalogue import (
@@ -23,7 +22,6 @@ from prunion.benchmarks.reproduce.catalogue import (
     rows_of,
     usual_rows,
 )
-from prunion.benchmarks.reproduce.measured import measured_accuracy
 from prunion.benchmarks.reproduce.origin import begin_row, check_line, noted_origin, origin_of
 from prunion.benchmarks.reproduce.pretrain import on_first
 from prunion.benchmarks.reproduce.settings import (
@@ -42,7 +40,7 @@ from prunion.benchmarks.reproduce.sources import (
     named_trunk,
     trunk_source,
 )
-from prunion.benchmarks.reproduce.table import reproduced_table
+from prunion.benchmarks.reproduce.table import figures_of, measured_accuracy, reproduced_table
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.graph import rehearse_export
 from prunion.exporter.verify import verify_bundle

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.catalogue import NETWORKS, backbone_of
 from prunion.benchmarks.reproduce.ratios import RATIOS, Ratio, computed, ratio_table, sizes_of
+from prunion.benchmarks.reproduce.table.accounting import figures_of
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.training import train
 from prunion.exporter.verify import verify_bundle

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from prunion.benchmarks.reproduce.archives.images import BenchmarkImages
 from prunion.benchmarks.reproduce.rows import chosen_rows, row_config
 from prunion.benchmarks.reproduce.settings import Reproduction
-from prunion.benchmarks.reproduce.table import score_of
+from prunion.benchmarks.reproduce.table.table import score_of
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError

@@ -12,7 +12,7 @@ import pytest
 
 from prunion.benchmarks.reproduce.archives.decathlon import open_decathlon
 from prunion.benchmarks.reproduce.archives.images import BenchmarkImages, Picture
-from prunion.benchmarks.reproduce.measured import _right
+from prunion.benchmarks.reproduce.table.measured import _right
 from prunion.runtime.errors import DataError
 from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prunion.benchmarks.reproduce.accounting import figures_of
 from prunion.benchmarks.reproduce.settings import add_line, read_lines
+from prunion.benchmarks.reproduce.table.accounting import figures_of
 from prunion.exporter.bundle import export_bundle
 from prunion.trainer.network import load_checkpoint
 from tests.support.networks.drawn import drawn_checkpoint

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from prunion.benchmarks.reproduce.archives.images import BenchmarkImages
-from prunion.benchmarks.reproduce.measured import measured_accuracy
 from prunion.benchmarks.reproduce.rows import chosen_rows
 from prunion.benchmarks.reproduce.settings import Reproduction
 from prunion.benchmarks.reproduce.sources import TrunkSource
-from prunion.benchmarks.reproduce.table import reproduced_table
+from prunion.benchmarks.reproduce.table.measured import measured_accuracy
+from prunion.benchmarks.reproduce.table.table import reproduced_table
 
 
 def test_the_source_is_what_a_trunk_tells_and_packnet_has_none() -> None:

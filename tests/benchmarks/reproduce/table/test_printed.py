@@ -12,7 +12,7 @@ from prunion.benchmarks.reproduce.catalogue import (
     rows_of,
     usual_rows,
 )
-from prunion.benchmarks.reproduce.printed import PRINTED, REFERENCES, PrintedRow
+from prunion.benchmarks.reproduce.table.printed import PRINTED, REFERENCES, PrintedRow
 from prunion.trainer.config import METHODS, TrainConfig
 from prunion.trainer.score import BENCHMARKS, score
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from prunion.benchmarks.reproduce.catalogue import NETWORKS, rows_of
-from prunion.benchmarks.reproduce.printed import (
+from prunion.benchmarks.reproduce.table.printed import (
     PRINTED,
     REFERENCES,
     PrintedRow,

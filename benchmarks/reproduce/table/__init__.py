@@ -1,0 +1,5 @@
+"""The papers' table: what a row answers and costs as they count it, beside the rows they print."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

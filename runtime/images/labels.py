@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ __all__ = [
     "unnumbered",
     "written_labels",
 ]
+
+# Up to where it overflows a double; digits of any script.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +143,19 @@ def _none_of(classes: tuple[str, ...]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name without what a reader does not see: case, code points, spaces."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """A name without what a reader does not see: case, code points, spaces, a number's spelling.
+
+    1, 01, +1 and 1.0, which tables make of 1 in a column that lacks a value somewhere, are one.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    if not NUMBER.fullmatch(plain):
+        return plain
+    sign, digits, exponent = Decimal(plain).as_tuple()
+    figures = "".join(map(str, digits)).lstrip("0")
+    short = figures.rstrip("0")
+    if not short:
+        return "0"
+    return f"{'-' * sign}{short}e{int(exponent) + len(figures) - len(short)}"
 
 
 def written_labels(values: list[str]) -> list[Any]:

@@ -52,7 +52,10 @@ def number_classes(
     """
     where = f"[domains.{config.name}]"
     classes = _named(where, train, "train")
-    drop, remarks = config.drop_untrained, [*_look_alikes(classes), *_like_parts(classes)]
+    drop = config.drop_untrained
+    # What is dropped may be images of a class that is spelled otherwise here.
+    theirs = [x for split in (test, validation) if split and drop for x in _names_in(split)]
+    remarks = [*_look_alikes(dict.fromkeys([*classes, *theirs])), *_like_parts(classes)]
     numbers = number_labels(train, classes, otherwise=OTHERWISE)
     train_set = train.numbered(numbers)
     others: dict[str, ImageSet] = {}
@@ -100,6 +103,13 @@ def _named(where: str, split: Split, part: str) -> tuple[str, ...]:
                 raise DataError(unnumbered(split, index, "which numbers no class", OTHERWISE))
         values = sorted(set(split.labels), key=lambda v: (isinstance(v, str), v))
         names = tuple(map(str, values))
+        both = next((x for x in values if isinstance(x, int) and str(x) in values), None)
+        if both is not None:
+            number, text = (split.place(split.labels.index(x)) for x in (both, str(both)))
+            raise DataError(
+                f"{where} {part} has label {both} as a number ({number}) and as text ({text}): "
+                "write it one way"
+            )
     for name in names:
         check_text(
             name,
@@ -123,7 +133,7 @@ def _other_numbers(
     """
     if split.names is None:
         counted = train.names is not None
-        foreign = [] if not drop else sorted(_values(split) - set(classes))
+        foreign = [] if not drop else sorted(set(_names_in(split)) - set(classes))
         return number_labels(split, classes, foreign, OTHERWISE, counted=counted)
     names = _named(where, split, part)
     foreign = [name for name in names if name not in classes]
@@ -144,9 +154,12 @@ def _other_numbers(
     return number_labels(split, classes, foreign, OTHERWISE)
 
 
-def _values(split: Split) -> set[str]:
-    """The labels as text, but those that mark an image without one."""
-    return {str(x) for x in split.labels if isinstance(x, str) or (isinstance(x, int) and x >= 0)}
+def _names_in(split: Split) -> Iterable[str]:
+    """Its classes, or its labels as text, but those that mark an image without one."""
+    if split.names is not None:
+        return split.names
+    labels = (x for x in split.labels if isinstance(x, str) or (isinstance(x, int) and x >= 0))
+    return sorted(set(map(str, labels)))
 
 
 def _untrained(where: str, dropped: list[str], train: Split) -> str:
@@ -166,7 +179,7 @@ def _only(images: ImageSet, kept: np.ndarray) -> tuple[ImageSet, int]:
     return chosen.relabelled(numbers), int((~own).sum())
 
 
-def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:
+def _look_alikes(classes: Iterable[str]) -> Iterator[str]:
     """Classes that a reader of their names would take for one."""
     seen: dict[str, str] = {}
     for name in classes:
@@ -174,7 +187,7 @@ def _look_alikes(classes: tuple[str, ...]) -> Iterator[str]:
         if other != name:
             yield (
                 f"classes {shown(other)} and {shown(name)} differ only in case, spaces or code "
-                "points: are they one?"
+                "points, or in how a number is written: are they one?"
             )
 
 

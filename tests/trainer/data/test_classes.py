@@ -102,7 +102,11 @@ def test_a_class_that_only_the_test_set_has_is_refused_or_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [("Cat", "cat"), ("caf\xe9", "cafe\u0301"), ("dog ", "dog")]
+    ("name", "other"),
+    [
+        *[("Cat", "cat"), ("caf\xe9", "cafe\u0301"), ("dog ", "dog")],
+        *[("1", "1.0"), ("01", "1"), ("+1", "1"), ("1e3", "1000"), ("\u0661", "1"), ("-0", "0.0")],
+    ],
 )
 def test_a_spelling_that_differs_is_pointed_at(name: str, other: str) -> None:
     refused(
@@ -113,6 +117,24 @@ def test_a_spelling_that_differs_is_pointed_at(name: str, other: str) -> None:
     found = numbered(split([0, 1], (name, other)))
     assert len(found.classes) == 2
     assert "differ only in case, spaces or code points" in found.remarks[0]
+
+
+def test_other_numbers_are_other_classes() -> None:
+    names = ("0", "1", "-1", "10", "0.1", "1.01", "1e5", "1e-5", "v1", "1e999999999", "nan")
+    assert numbered(split(range(len(names)), names)).remarks == ()
+
+
+def test_what_is_dropped_for_its_spelling_is_pointed_at() -> None:
+    found = numbered(split([0, 1]), split(["0", "1.0"]), drop_untrained=True)
+    assert "'1' and '1.0' differ only" in found.remarks[0]
+    assert "1 test images" in found.remarks[1]
+
+
+def test_a_number_and_its_text_in_one_set_are_told_by_their_rows() -> None:
+    refused(
+        r"train has label 0 as a number \(image 0\) and as text \(image 2\): write it one way",
+        split([0, 1, "0", "x"]),
+    )
 
 
 def test_classes_that_look_like_parts_are_remarked_on() -> None:

@@ -1,4 +1,6 @@
 from .archive import BoundedTar as BoundedTar
+from .archive import Placed as Placed
+from .archive import holds_data as holds_data
 from .checks import Fields as Fields
 from .checks import check_text as check_text
 from .checks import is_number as is_number

@@ -20,9 +20,9 @@ from .folder import SYSTEM_FOLDERS as SYSTEM_FOLDERS
 from .folder import folder_images as folder_images
 from .folder import open_folder as open_folder
 from .headers import ImageFault as ImageFault
-from .image_set import ImageCheck as ImageCheck
+from .image_check import ImageCheck as ImageCheck
+from .image_check import decode_image as decode_image
 from .image_set import ImageSet as ImageSet
-from .image_set import decode_image as decode_image
 from .image_set import digest_of as digest_of
 from .image_set import same_images as same_images
 from .labelled import open_labelled as open_labelled

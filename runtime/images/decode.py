@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -96,9 +96,11 @@ def open_image(
 
 
 def read_image(
-    source: str | Path | bytes | Image.Image, use: Callable[[Image.Image], Result]
+    source: str | Path | bytes | BinaryIO | Image.Image, use: Callable[[Image.Image], Result]
 ) -> Result:
     """What `use` makes of an image that is opened, and whose header is that of a fair picture.
+
+    A file that is open already stays so.
 
     Raises ImageFault, whatever went wrong inside `use` too; FileNotFoundError; MemoryError.
     """
@@ -221,7 +223,7 @@ def can_decode(kind: str) -> bool:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
+def _opened(source: str | Path | bytes | BinaryIO | Image.Image) -> Iterator[Image.Image]:
     # No path: of a file whose name it knows Pillow maps raw pixels into memory, by the size that a
     # turned TIFF has after it is turned, and scrambles them.
     if isinstance(source, Image.Image):
@@ -234,8 +236,11 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
             if name is not None:
                 source.filename = name  # type: ignore[attr-defined]
         return
-    memory = io.BytesIO(source) if isinstance(source, bytes) else None
-    with memory or open(source, "rb") as file, _identified(file) as image:
+    if isinstance(source, (str, Path)):
+        with open(source, "rb") as file, _identified(file) as image:
+            yield image
+        return
+    with _identified(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         yield image
 
 

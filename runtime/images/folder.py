@@ -12,7 +12,7 @@ import numpy as np
 from prunion.runtime.base import Orientation, install_hint, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
-from prunion.runtime.images.image_set import ImageCheck, decode_image
+from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
 
 __all__ = ["SYSTEM_FOLDERS", "folder_images", "open_folder"]
@@ -46,10 +46,13 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
     labels = [name for name, own in found.items() for _ in own]
     check = ImageCheck(orientation)
     check.check(paths, list(map(str, paths)))
+    prints = np.array(check.prints, np.int64)
     return Split(
         labels=labels,
         names=tuple(names),
-        read=lambda index: decode_image(paths[index], str(paths[index]), orientation),
+        read=lambda index: decode_image(
+            paths[index], str(paths[index]), orientation, prints[index]
+        ),
         place=lambda index: str(paths[index]),
         skipped=skipped,
         met=check.met,
@@ -57,7 +60,7 @@ def open_folder(folder: Path, orientation: Orientation = "exif") -> Split:
             f"{folder / name} holds no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})",
             "remove the folder",
         ),
-        prints=np.array(check.prints, np.int64),
+        prints=prints,
     )
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from prunion.runtime.base import Orientation, install_hint, json_of, reason_of, shown
 from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
-from prunion.runtime.images.image_set import ImageCheck, decode_image
+from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
 from prunion.runtime.images.table import check_columns
 
 __all__ = ["EncodedStore", "are_parquet", "open_parquet"]
 
 ROWS_AT_ONCE = 256
+READ_AT_ONCE = 1 << 20  # bytes of a column
 # Images are compressed already: what unpacks to far more than the file holds is no data set.
 MOST_RATIO, NO_MATTER = 100, 1 << 30  # and bytes below which no ratio counts
 BATCH_BYTES = 512 << 20
@@ -145,7 +146,9 @@ def _open(path: Path, columns: tuple[str, str]) -> Any:
             f"{path} is a Parquet file, and pyarrow is not installed: {install_hint('parquet')}"
         ) from None
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        # Not mapped into memory: of a mapped file that has become shorter the system ends the
+        # process. The buffer keeps it from reading whole column chunks at once.
+        file = pq.ParquetFile(path, buffer_size=READ_AT_ONCE)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: correct the path") from None
     except (OSError, ValueError) as exc:  # pyarrow's own errors are ValueErrors

@@ -14,7 +14,7 @@ import numpy as np
 
 from prunion.runtime.base import Orientation, is_pipe, json_of, reason_of, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images.image_set import ImageCheck, decode_image
+from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["TABLE_SUFFIXES", "are_tables", "check_columns", "open_tables"]
@@ -52,14 +52,17 @@ def open_tables(
     labels = [row.label for row in rows]
     check = ImageCheck(orientation)
     check.check([row.image for row in rows], [row.place for row in rows])
+    prints = np.array(check.prints, np.int64)
     written = paths[0].suffix.lower() in DELIMITERS
     return Split(
         labels=written_labels(labels) if written else labels,
         names=None,
-        read=lambda index: decode_image(rows[index].image, rows[index].place, orientation),
+        read=lambda index: decode_image(
+            rows[index].image, rows[index].place, orientation, prints[index]
+        ),
         place=lambda index: rows[index].place,
         met=check.met,
-        prints=np.array(check.prints, np.int64),
+        prints=prints,
         typed=not written,
     )
 

@@ -1,20 +1,18 @@
 """Images in tar shards as the library webdataset writes them: a sample's files share a name.
 
 `0001.jpg` and `0001.cls` are one sample: files of one folder and of one name up to its first dot,
-one behind the other. A shard is read through once for its index; then any image is a slice of the
-mapped file, so a set of millions of images needs neither as many files nor their order.
+one behind the other. A shard is read through once for its index; then any image is read from its
+place, so a set of millions of images needs neither as many files nor their order.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import tarfile
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -22,17 +20,24 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from prunion.runtime.base import BoundedTar, Orientation, json_of, reason_of, shown
+from prunion.runtime.base import (
+    BoundedTar,
+    Orientation,
+    Placed,
+    holds_data,
+    json_of,
+    reason_of,
+    shown,
+)
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES
-from prunion.runtime.images.image_set import ImageCheck, decode_image
+from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split, written_labels
 
 __all__ = ["are_tars", "open_tars"]
 
 MOST_LABEL, MOST_JSON = 1 << 10, 1 << 20  # bytes
 AT_ONCE = 256  # images that are checked together
-PADDING = 1 << 20  # bytes behind the end that are looked at together
 
 
 def are_tars(paths: Sequence[Path]) -> bool:
@@ -57,11 +62,11 @@ def open_tars(
     held, check, skipped = _Held(tuple(paths)), ImageCheck(orientation), Counter[str]()
     labels, texts = list[Any](), list[int]()  # and the places of those that are written as text
     for path in paths:
-        view = held.begin(path, len(labels))
+        held.begin(path, len(labels))
         for key, files in _samples(path, skipped):
             what = f"{path} {shown(key)[1:-1]}"
             image = _image(files, columns[0], what)
-            value, is_text = _label(files, columns[1], view, what)
+            value, is_text = _label(files, columns[1], held.file, what)
             texts += [len(labels)] if is_text else []
             labels.append(value)
             held.add(image)
@@ -72,14 +77,17 @@ def open_tars(
     held.check(check, len(labels) - len(labels) % AT_ONCE)
     for index, value in zip(texts, written_labels([labels[i] for i in texts]), strict=True):
         labels[index] = value
+    prints = np.array(check.prints, np.int64)
     return Split(
         labels=labels,
         names=None,
-        read=lambda index: decode_image(held.image(index), held.place(index), orientation),
+        read=lambda index: decode_image(
+            held.image(index), held.place(index), orientation, prints[index]
+        ),
         place=held.place,
         skipped=skipped,
         met=check.met,
-        prints=np.array(check.prints, np.int64),
+        prints=prints,
     )
 
 
@@ -104,25 +112,22 @@ class _Held:
     """The images of all shards by index: numbers and one text, so that millions fit into memory."""
 
     paths: tuple[Path, ...]
-    views: list[mmap.mmap] = field(default_factory=list)
+    shards: list[Placed] = field(default_factory=list)
     firsts: list[int] = field(default_factory=list)  # each shard's first image
     starts: array[int] = field(default_factory=lambda: array("q"))
     sizes: array[int] = field(default_factory=lambda: array("q"))
     names: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))  # of names
 
-    def begin(self, path: Path, first: int) -> mmap.mmap:
-        """Map a shard, whose first image is number `first`."""
+    def begin(self, path: Path, first: int) -> None:
+        """Open a shard, whose first image is number `first`."""
         try:
-            with path.open("rb") as file:
-                view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.shards.append(Placed(path))
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: correct the path") from None
-        except (OSError, ValueError) as exc:  # an empty file cannot be mapped
+        except OSError as exc:
             raise DataError(f"{path} is no tar file ({reason_of(exc)}): write it again") from None
-        self.views.append(view)
         self.firsts.append(first)
-        return view
 
     def add(self, file: _File) -> None:
         """The next image, of the shard that was begun last."""
@@ -138,8 +143,20 @@ class _Held:
 
     def image(self, index: int) -> bytes:
         """An image as it is stored."""
-        view, start = self.views[self._shard(index)], self.starts[index]
-        return view[start : start + self.sizes[index]]
+        return self._bytes(self._shard(index), self.starts[index], self.sizes[index])
+
+    def file(self, file: _File) -> bytes:
+        """The content of a file of the shard that was begun last."""
+        return self._bytes(len(self.shards) - 1, file.start, file.size)
+
+    def _bytes(self, number: int, start: int, size: int) -> bytes:
+        try:
+            return self.shards[number].read(start, size)
+        except (OSError, EOFError) as exc:
+            raise DataError(
+                f"{self.paths[number]} cannot be read ({reason_of(exc)}): copy it again, and leave "
+                "it as it is while it is read"
+            ) from None
 
     def place(self, index: int) -> str:
         """How messages name an image: shard and file."""
@@ -217,28 +234,11 @@ def _check_end(path: Path, raw: BinaryIO, offset: int) -> None:
             f"{path} is damaged, or copied in part: at byte {offset:,} there is neither a file nor "
             "the end; copy it again"
         )
-    if _holds_data(raw, offset):
+    if holds_data(raw, offset):
         raise DataError(
             f"{path} holds more behind its end, which is at byte {offset:,}: shards that `cat` put "
             "together are given as a list, or written anew"
         )
-
-
-def _holds_data(raw: BinaryIO, place: int) -> bool:
-    """Whether anything but zeros lies behind a place; holes are passed over without reading."""
-    zeros, whence = bytes(PADDING), os.SEEK_SET
-    with suppress(AttributeError, OSError):  # of systems that tell no holes
-        raw.seek(0, os.SEEK_DATA)
-        whence = os.SEEK_DATA
-    while True:
-        try:
-            place = raw.seek(place, whence)
-        except OSError:  # no data from there on
-            return False
-        block = raw.read(PADDING)
-        if not block or block != zeros[: len(block)]:
-            return bool(block)
-        place += len(block)
 
 
 def _image(files: dict[str, _File], column: str, what: str) -> _File:
@@ -258,11 +258,13 @@ def _image(files: dict[str, _File], column: str, what: str) -> _File:
     return files[found[0]]
 
 
-def _label(files: dict[str, _File], column: str, view: mmap.mmap, what: str) -> tuple[Any, bool]:
+def _label(
+    files: dict[str, _File], column: str, read: Callable[[_File], bytes], what: str
+) -> tuple[Any, bool]:
     """A sample's label, and whether it is a text that may stand for a number."""
     ending = "cls" if column == "label" else column.lower()
     if ending in files and ending != "json":
-        data = _small(files[ending], view, MOST_LABEL, what)
+        data = _small(files[ending], read, MOST_LABEL, what)
         try:
             return data.decode("utf-8-sig").strip(), True
         except ValueError:
@@ -273,7 +275,7 @@ def _label(files: dict[str, _File], column: str, view: mmap.mmap, what: str) -> 
             "their ending with label_column"
         )
     try:
-        value = json_of(_small(files["json"], view, MOST_JSON, what))
+        value = json_of(_small(files["json"], read, MOST_JSON, what))
     except (ValueError, RecursionError) as exc:
         raise DataError(f"{what}.json is no JSON ({reason_of(exc)}): correct it") from None
     if not isinstance(value, dict) or column not in value:
@@ -284,10 +286,10 @@ def _label(files: dict[str, _File], column: str, view: mmap.mmap, what: str) -> 
     return value[column], False
 
 
-def _small(file: _File, view: mmap.mmap, most: int, what: str) -> bytes:
+def _small(file: _File, read: Callable[[_File], bytes], most: int, what: str) -> bytes:
     if file.size > most:
         raise DataError(f"{what}: {shown(file.name)} is over {most:,} bytes: write a label only")
-    return view[file.start : file.start + file.size]
+    return read(file)
 
 
 def _listed(names: Any) -> str:

@@ -138,7 +138,7 @@ def test_images_are_decoded_within_the_quota(
             super().__init__(count)
 
     monkeypatch.setattr(machine, "cpu_quota", lambda root=None: 1.5)
-    for module in ("measure.evaluation", "images.image_set", "batching.decode"):
+    for module in ("measure.evaluation", "images.image_check", "batching.decode"):
         monkeypatch.setattr(f"prunion.runtime.{module}.ThreadPoolExecutor", Pool)
     evaluate(bundle_path, table, "digits")
     Decoder().close()

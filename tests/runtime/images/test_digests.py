@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prunion.runtime.errors import DataError
 from prunion.runtime.images import open_images, open_labelled, same_images
 
 KINDS = ("folder", "csv", "jsonl", "tar")
@@ -66,6 +68,25 @@ def test_files_of_one_size_are_told_apart(kind: str, tmp_path: Path) -> None:
 
 def test_a_set_is_the_same_whatever_it_is_read_from(tmp_path: Path) -> None:
     assert len({digest(written(tmp_path / kind, kind, (10, 200))) for kind in KINDS}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_that_changes_is_not_read_as_what_it_was(kind: str, tmp_path: Path) -> None:
+    """What says which images a run was made of is of those that it opened."""
+    path, other = (written(tmp_path / x, kind, reds) for x, reds in (("a", (1, 2)), ("b", (2, 1))))
+    images, places, _ = open_labelled(path, "d", ("ant", "bee"), "exif")
+    assert images.image(0).getpixel((0, 0)) == (1, 0, 0)
+    file = path if kind == "tar" else tmp_path / "a" / "ant" / "0.bmp"
+    kept = file.read_bytes()
+    file.write_bytes((other if kind == "tar" else tmp_path / "b" / "ant" / "0.bmp").read_bytes())
+    with pytest.raises(DataError, match="is no longer what it was when the images were op") as told:
+        images.image(0)
+    assert str(told.value).startswith(places[0])
+    file.write_bytes(kept)
+    assert images.image(0).getpixel((0, 0)) == (1, 0, 0)
+    os.truncate(file, 1030)  # a mapped file's reader would be killed
+    with pytest.raises(DataError, match=r"x\.tar cannot be read|no longer what it was"):
+        images.image(1 if kind == "tar" else 0)
 
 
 def test_a_part_of_a_set_is_known_by_its_own_images(tmp_path: Path) -> None:

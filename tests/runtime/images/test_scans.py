@@ -12,7 +12,7 @@ from PIL import Image
 
 from prunion.runtime.errors import InputError
 from prunion.runtime.images import open_image
-from prunion.runtime.images.image_set import ImageCheck
+from prunion.runtime.images.image_check import ImageCheck
 from tests.trainer.data.test_images import refused as refused_alike
 
 SCAN = b"\xff\xda"

@@ -13,7 +13,7 @@ from PIL import Image
 from prunion.runtime.errors import DataError, InputError
 from prunion.runtime.images import open_image
 from prunion.runtime.images.headers import check_header
-from prunion.runtime.images.image_set import ImageCheck, decode_image
+from prunion.runtime.images.image_check import ImageCheck, decode_image
 
 SIDE, TILE = 32, 16
 LAYOUT = "a TIFF stored plane by plane without compression"

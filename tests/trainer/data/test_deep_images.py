@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prunion.runtime.images.image_set import ImageCheck
+from prunion.runtime.images.image_check import ImageCheck
 
 RAMP = np.linspace(0, 65535, 1600, dtype=np.uint16).reshape(40, 40)
 

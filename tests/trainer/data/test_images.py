@@ -14,7 +14,7 @@ from PIL import Image, features
 from prunion.runtime.base import Orientation, install_hint
 from prunion.runtime.errors import DataError, InputError
 from prunion.runtime.images import can_decode, image_kind, open_image
-from prunion.runtime.images.image_set import ImageCheck, decode_image
+from prunion.runtime.images.image_check import ImageCheck, decode_image
 
 RAMP = np.linspace(0, 65535, 1600, dtype=np.uint16).reshape(40, 40)
 

@@ -62,9 +62,8 @@ def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation 
         return f"{config.dataset}, split {split}, row {index}"
 
     def read(index: int) -> Any:
-        return decode_image(
-            _encoded(encoded[index][image], place(index)), place(index), orientation
-        )
+        data = _encoded(encoded[index][image], place(index))
+        return decode_image(data, place(index), orientation, prints[index])
 
     check = ImageCheck(orientation)
     for start in range(0, len(encoded), ROWS_AT_ONCE):

@@ -53,6 +53,11 @@ class BackboneConfig:
         check_choice("backbone", "source", self.source, get_args(BackboneSource))
         check_text("backbone", "weights", self.weights)
         check_choice("backbone", "match", self.match, get_args(WeightMatch))
+        if self.match != "name" and not self.weights_are_a_file:
+            raise ConfigError(
+                f'[backbone] match is "{self.match}", by which a file\'s tensors find the '
+                f'network\'s, and weights is "{self.weights}": give a file, or remove match'
+            )
         if self.cut is not None:
             check_text("backbone", "cut", self.cut)
         if not isinstance(self.keep, (list, tuple)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunion.runtime.base import shown
-from prunion.trainer.config.checks import BudgetKind, RankingKey, RecipeName
+from prunion.trainer.config.checks import BY_PASSES, BudgetKind, RankingKey, RecipeName
 from prunion.trainer.config.domains import drop_unused
 from prunion.trainer.config.method import METHODS, Method, method_traits
 
@@ -20,6 +20,7 @@ __all__ = [
     "drop_ignored",
     "ignored",
     "misplaced",
+    "replaced",
     "settles_apart",
 ]
 
@@ -87,6 +88,7 @@ KNOWN: Mapping[str, Known] = {
     "trunk_lr": Known(6e-4),
     "trunk_optimiser": Known("muon"),
     "distillation": Known(0.5),
+    "balance": Known(0.5),
 }
 STEEP = 0.2  # of the cost: a ramp to less than that is geometric where nothing is said
 OF_TUNED_TRUNKS = ("trunk_lr", "trunk_optimiser")
@@ -109,6 +111,25 @@ def misplaced(given: Mapping[str, Any]) -> str:
             value = given[key]
             told = f'"{value}"' if isinstance(value, str) else _number(value)
             return f"{key} is {told}, but {reason}"
+    return ""
+
+
+def replaced(said: Any, train: Mapping[str, Any]) -> str:
+    """The first key of a file's `[train]` that the method sets otherwise, in words; "" if none.
+
+    Also one that says its default: `misplaced` cannot tell that from nothing said.
+
+    Args:
+        said: the file's table.
+        train: the values that all keys have in the end.
+    """
+    for key, value in said.items() if isinstance(said, dict) else ():
+        if isinstance(value, str) and value not in ("auto", train[key]):
+            what = method_traits(train).what
+            return (
+                f'{key} is "{value}", but method is "{train["method"]}" ({what}), which makes it '
+                f'"{train[key]}": remove one of the two'
+            )
     return ""
 
 
@@ -137,6 +158,7 @@ def ignored(given: Mapping[str, Any]) -> dict[str, Any]:
     values = {**{key: known.default for key, known in KNOWN.items()}, **given}
     values = {"method": "bap", "recipe": "prunion", "trunk": "tuned", "teacher": "", **values}
     values = {"ramp": 1, "settle": 1, **values}  # an earlier one's that does not say had both
+    values = {"order": "joint", "head_start": "auto", **values}
     if not isinstance(values["method"], str) or values["method"] not in METHODS:
         return {}
     return {
@@ -155,7 +177,9 @@ def drop_ignored(run: Any) -> Any:
     """
     if not isinstance(run, dict):
         return run
-    domains, train = run.get("domains"), run.get("train")
+    domains, train, backbone = (run.get(key) for key in ("domains", "train", "backbone"))
+    if isinstance(backbone, dict) and backbone.get("weights", "default") in ("default", "none"):
+        run = {**run, "backbone": {k: x for k, x in backbone.items() if k != "match"}}
     if isinstance(domains, dict):
         run = {**run, "domains": drop_unused(domains)}
     if isinstance(train, dict):
@@ -204,6 +228,12 @@ def _reason(key: str, known: Known, given: Mapping[str, Any]) -> str:
     thins = key in THINNING and bool(given["own_epochs"])
     if known.recipes and recipe not in known.recipes and not thins:
         return f'recipe is "{recipe}": it is for recipe {_either(known.recipes)}'
+    if key in THINNING and not (given["ramp"] or thins):
+        return "ramp is 0: it is for the epochs of a ramp"
+    if key == "balance" and given["order"] in BY_PASSES and not _steps_jointly(given):
+        return (
+            f'order is "{given["order"]}", by passes over each domain\'s images: it is for others'
+        )
     # Cut at once, a run settles from its warm-up on.
     if key == "average" and not (given["settle"] or (recipe == "once" and given["ramp"])):
         return "settle is 0: it is for the epochs of settling"
@@ -215,6 +245,13 @@ def _reason(key: str, known: Known, given: Mapping[str, Any]) -> str:
         frozen = named if traits.trunk else 'trunk is "frozen"'
         return f"{frozen}: it is for a trunk that is tuned"
     return ""
+
+
+def _steps_jointly(given: Mapping[str, Any]) -> bool:
+    """Whether heads are fitted, or channels ranked, on joint steps whatever a run's order is."""
+    fits = given["head_start"] == "fitted"
+    fits |= given["head_start"] == "auto" and given["recipe"] != "paper"
+    return fits or not _reason("ranking", KNOWN["ranking"], given)
 
 
 def _either(names: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ from prunion.trainer.config.known_keys import (
     METHOD_KEYS,
     decided_ranking,
     drop_ignored,
+    replaced,
     settles_apart,
 )
 from prunion.trainer.config.method import MOST_TURNS
@@ -194,6 +195,8 @@ def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:
         check_used(value.get("domains"))
         absolute_paths(value, folder)
         config = RunConfig.from_json(value)
+        if wrong := replaced(value.get("train"), vars(config.train)):
+            raise ConfigError(f"[train] {wrong}")
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
     backbone = config.backbone

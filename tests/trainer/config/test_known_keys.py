@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from prunion.trainer.config import (
     TrainConfig,
     changed_keys,
     drop_ignored,
+    load_config,
     todays_config,
 )
+from prunion.trainer.config.file import toml_text
 from prunion.trainer.config.known_keys import KNOWN, ignored
 
 SLICES = {"granularity": "slice"}
@@ -49,6 +52,15 @@ NOTHING: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
     ({"method": "norms"}, "method is .norms.", {"trunk_lr": 1.0}, "a trunk that is tuned"),
     ({"settle": 0}, "settle is 0", {"average": 1.0}, "the epochs of settling"),
     ({"recipe": "once", "ramp": 0, "settle": 0}, "settle is 0", {"average": 2.0}, "settling"),
+    ({"ramp": 0}, "ramp is 0", {"switch_every": 2}, "the epochs of a ramp"),
+    ({"ramp": 0}, "ramp is 0", {"switch_travel": 5.0}, "the epochs of a ramp"),
+    ({"ramp": 0, "recipe": "greedy"}, "ramp is 0", {"ramp_shape": "linear"}, "epochs of a ramp"),
+    (
+        {"recipe": "paper", "order": "round-robin"},
+        "order is .round-robin.",
+        {"balance": 1.0},
+        "it is for others",
+    ),
     ({"trunk": "tuned"}, "teacher is not given", {"distillation": 0.9}, "taught by another"),
 ]
 
@@ -139,6 +151,41 @@ def test_what_a_method_sets_itself_is_read_back(method: str, recipe: str, granul
     again = RunConfig.from_json(value).train
     assert again == of_run.train == RunConfig.from_checkpoint(value).train
     assert replace(again, ranking="auto") == train
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "instead"),
+    [
+        ({"method": "svd", "trunk": "tuned"}, "trunk", "frozen"),
+        ({"method": "ba2", "sharing": "union"}, "sharing", "none"),
+        ({"method": "ba2", "cut": "union"}, "cut", "domains"),
+        ({"method": "packnet", "order": "joint"}, "order", "tasks"),
+        ({"granularity": "slice", "trunk": "tuned"}, "trunk", "frozen"),
+    ],
+)
+def test_a_default_that_is_said_and_that_the_method_replaces_is_refused(
+    tmp_path: Path, given: dict[str, str], key: str, instead: str
+) -> None:
+    """It ran with the other value without a word. What the method sets may be said, too."""
+    path = tmp_path / "run.toml"
+    path.write_text("\n".join(f"{x} = {toml_text(v)}" for x, v in run_of({}).items()), "utf-8")
+    asked = [f"train.{x}={value}" for x, value in given.items()]
+    with pytest.raises(ConfigError, match=rf"\[train\] {key} is .*makes it .{instead}.: remove"):
+        load_config(path, asked)
+    assert vars(load_config(path, [*asked[:-1], f"train.{key}={instead}"]).train)[key] == instead
+
+
+def test_passes_are_balanced_where_channels_are_ranked_on_joint_steps() -> None:
+    TrainConfig(order="round-robin", balance=1.0)
+    TrainConfig(order="round-robin", balance=1.0, recipe="paper", head_start="fitted")
+
+
+def test_a_match_without_a_file_of_weights_is_refused() -> None:
+    run = run_of({})
+    run["backbone"] = {"name": "resnet18", "match": "order"}
+    with pytest.raises(ConfigError, match=r'match is "order".* weights is "default": give a'):
+        RunConfig.from_json(run)
+    assert RunConfig.from_checkpoint(run).backbone.match == "name"
 
 
 def test_the_table_has_every_default() -> None:

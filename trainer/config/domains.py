@@ -115,6 +115,11 @@ class DomainConfig:
             check_number(where, key, getattr(self, key), 0, 99.99)
         if self.augment is not None:
             object.__setattr__(self, "augment", as_augment(where, self.augment))
+            if self.augment.rescale and not self.crop:
+                raise ConfigError(
+                    f"{key_of(f'{where}.augment', 'rescale')} is {self.augment.rescale:g}, a crop, "
+                    "but crop is false: remove one of the two"
+                )
         self._check_normalisation(where)
         self._check_source(where)
 
@@ -182,21 +187,35 @@ class DomainConfig:
 
 
 def check_used(domains: object) -> None:
-    """Refuse a run file's keys that a domain's source would ignore, even with their default."""
+    """Refuse a run file's keys that a domain would ignore, even with their default."""
     for name, table in domains.items() if isinstance(domains, dict) else ():
         for key in _unused_keys(table):
+            if key in table and key == "test_split" and _holds_out(table):
+                raise ConfigError(
+                    f"{key_of(f'domains.{name}', key)} is {shown(table[key])}, but holdout is "
+                    f"{shown(table['holdout'])}, which takes its place: remove one"
+                )
             if key in table:
                 raise _unused(f"domains.{name}", key, table.get("source", "files"))
 
 
 def drop_unused(domains: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's domains without what their sources ignore: it holds every key."""
+    """A checkpoint's domains without what they ignore: it holds every key."""
     return {
-        name: {key: value for key, value in table.items() if key not in _unused_keys(table)}
+        name: {
+            key: _cropped(value) if key == "augment" and table.get("crop") is False else value
+            for key, value in table.items()
+            if key not in _unused_keys(table)
+        }
         if isinstance(table, dict)
         else table
         for name, table in domains.items()
     }
+
+
+def _cropped(augment: Any) -> Any:
+    """Changes of images that are not cropped, which an earlier prunion took with `rescale`."""
+    return {**augment, "rescale": 0.0} if isinstance(augment, dict) else augment
 
 
 def check_domains(domains: Sequence[DomainConfig]) -> None:
@@ -229,7 +248,14 @@ def check_domains(domains: Sequence[DomainConfig]) -> None:
 
 def _unused_keys(table: object) -> tuple[str, ...]:
     source = table.get("source", "files") if isinstance(table, dict) else None
-    return UNUSED.get(source, ()) if isinstance(source, str) else ()
+    unused = UNUSED.get(source, ()) if isinstance(source, str) else ()
+    return (*unused, "test_split") if _holds_out(table) and "test_split" not in unused else unused
+
+
+def _holds_out(table: Any) -> bool:
+    """Whether test images are set aside of the training images of a named set."""
+    named = isinstance(table, dict) and table.get("source") in ("torchvision", "huggingface")
+    return named and bool(table.get("holdout"))
 
 
 def _unused(where: str, key: str, source: str) -> ConfigError:

@@ -53,6 +53,17 @@ def test_a_key_that_the_source_would_ignore(tmp_path: Path, lines: str, key: str
         load_added_domain(tmp_path / "late.toml")
 
 
+@pytest.mark.parametrize("source", ["huggingface", "torchvision"])
+def test_a_test_split_that_is_named_beside_a_holdout(tmp_path: Path, source: str) -> None:
+    """Its images were never read, and those of training tested."""
+    named = f'source = "{source}"\nname = "x"\nholdout = 0.5\n'
+    message = refused(tmp_path, f'{RUN}{named}test_split = "test"\n')
+    assert "[domains.a] test_split is 'test', but holdout is 0.5" in message
+    path = tmp_path / "run.toml"
+    path.write_text(RUN + named, "utf-8")
+    assert RunConfig.from_checkpoint(load_config(path).to_json()) == load_config(path)
+
+
 @pytest.mark.parametrize(
     ("table", "key"),
     [

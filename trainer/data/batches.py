@@ -60,11 +60,14 @@ class JointBatches:
         self._rounds = math.ceil(sum(images) / sum(self.sizes))
         self._check_slices()
         sharers = processes.count if processes.slices else 1  # each keeps images of every domain
-        own = {d.name: d.augment for d in config.domains}
-        transforms = [
-            train_transform(config.input, d.mirror, d.crop, own.get(d.name) or self.config.augment)
-            for d in domains
-        ]
+        own = {d.name: (d.augment, d.mean) for d in config.domains}
+        transforms = []
+        for domain in domains:
+            augment, mean = own.get(domain.name, (None, None))
+            augment = augment or self.config.augment
+            transforms.append(
+                train_transform(config.input, domain.mirror, domain.crop, augment, mean)
+            )
         self._caches = [
             ImageCache(domain.train, transform.shorter_side, cache_bytes // len(domains) // sharers)
             for domain, transform in zip(domains, transforms, strict=True)

@@ -61,13 +61,14 @@ class EvalTransform:
 class TrainTransform:
     """The evaluation's geometry, or a random crop from a slightly larger image; maybe mirrored.
 
-    Then what `augment` asks for.
+    Then what `augment` asks for; `mean` is the domain's own, None where it is the input's.
     """
 
     input: InputConfig
     mirror: bool
     crop: bool
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mean: tuple[float, float, float] | None = None
 
     @property
     def shorter_side(self) -> int:
@@ -90,7 +91,7 @@ class TrainTransform:
             top, left = _centre(array, height, width)
         array = array[top : top + height, left : left + width]
         array = array[:, ::-1] if self.mirror and rng.random() < 0.5 else array
-        return augmented(array, self.augment, self.input.mean, rng)
+        return augmented(array, self.augment, self.mean or self.input.mean, rng)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
         """PIL RGB to float32 `[3, H, W]`."""
@@ -98,10 +99,14 @@ class TrainTransform:
 
 
 def train_transform(
-    config: InputConfig, mirror: bool, crop: bool, augment: AugmentConfig | None = None
+    config: InputConfig,
+    mirror: bool,
+    crop: bool,
+    augment: AugmentConfig | None = None,
+    mean: tuple[float, float, float] | None = None,
 ) -> TrainTransform:
     """The training transform of a domain: `transform(image, rng) -> [3, H, W]`."""
-    return TrainTransform(config, mirror, crop, augment or AugmentConfig())
+    return TrainTransform(config, mirror, crop, augment or AugmentConfig(), mean)
 
 
 def eval_transform(config: InputConfig, crops: int = 1) -> EvalTransform:

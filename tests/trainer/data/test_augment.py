@@ -268,6 +268,9 @@ def test_the_keys_are_checked_and_unused_ones_leave_no_trace() -> None:
             TrainConfig(augment=value)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"\[domains.d.augment\] colour is 3"):
         DomainConfig("d", train=("a",), test=("b",), augment={"colour": 3})  # type: ignore[arg-type]
+    scaled: dict[str, Any] = {"train": "a", "test": "b", "crop": False, "augment": {"rescale": 0.1}}
+    with pytest.raises(ConfigError, match=r"\[domains.d.augment\] rescale is 0.1.* crop is false"):
+        DomainConfig("d", **scaled)
     config = joint().config
     assert config.augment == EVERYTHING
     value = {
@@ -277,6 +280,8 @@ def test_the_keys_are_checked_and_unused_ones_leave_no_trace() -> None:
     }
     written = RunConfig.from_json(value).to_json()
     assert "augment" not in written["train"] and "augment" not in written["domains"]["x"]
+    before = RunConfig.from_checkpoint({**value, "domains": {"d": scaled}})
+    assert before.domains[0].augment == AugmentConfig()
     value["domains"]["x"]["augment"] = {"mixup": 0.2}  # type: ignore[index]
     again = RunConfig.from_json(RunConfig.from_json(value).to_json())
     assert again.domains[0].augment == AugmentConfig(mixup=0.2)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import InputConfig
-from prunion.trainer.data import eval_transform
+from prunion.trainer.config import InputConfig, RunConfig
+from prunion.trainer.data import Domain, ImageSet, JointBatches, eval_transform
 from prunion.trainer.data.transforms import normalised, train_transform
 from prunion.trainer.network.evaluation import mean_of_views
 from tests.support.images import picture
@@ -108,3 +108,23 @@ def test_views_of_an_image_are_averaged_as_probabilities() -> None:
 def test_crops_need_room_and_a_known_number(crops: int, resize: int) -> None:
     with pytest.raises(ConfigError, match=r"\[input\] test_crops is"):
         InputConfig(resize=resize, test_crops=crops)
+
+
+def test_what_is_empty_has_the_domain_s_own_mean() -> None:
+    pixels = ImageSet(np.zeros(4, np.int64), lambda index: picture(index))
+    domains = [Domain(n, ("a",), pixels, pixels, False, True) for n in "xy"]
+    own = {"mean": [0.8, 0.6, 0.4], "std": [0.2, 0.2, 0.2]}
+    value = {
+        "backbone": {"name": "resnet18"},
+        "budget": {"limit": 0.5},
+        "input": {"size": 16},
+        "train": {"batch_size": 4, "augment": {"erasing": 1.0}},
+        "domains": {"x": {"train": "a", "test": "b", **own}, "y": {"train": "a", "test": "b"}},
+    }
+    config = RunConfig.from_json(value)
+    mean, std = (np.array(x).reshape(3, 1, 1) for x in (config.input.mean, config.input.std))
+    batches = next(iter(JointBatches(domains, config).epoch(0)))
+    for batch, fill in zip(batches, (own["mean"], config.input.mean), strict=True):
+        found = np.rint((batch.images.numpy() * std + mean) * 255)
+        filled = found == np.rint(np.array(fill) * 255).reshape(3, 1, 1)
+        assert filled.all(1).reshape(len(found), -1).any(1).all()

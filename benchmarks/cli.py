@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from prunion.runtime.cli import FilePath, FiniteRange, as_json, force
+from prunion.trainer.cli import changes_option, refuse_beside_options
 
 __all__ = ["demo", "pretrain", "report", "reproduce"]
 
@@ -23,13 +24,7 @@ threads = click.option(
 )
 NUMBER = re.compile(r"\d+(\.\d+)?")
 SEED = click.IntRange(0, 2**32 - 1)
-changed = click.option(
-    "--set",
-    "changes",
-    multiple=True,
-    metavar="train.KEY=VALUE",
-    help="In place of its own, such as train.trunk_lr=1e-3; can be repeated.",
-)
+changed = changes_option("train.KEY=VALUE", "In place of its own, such as train.trunk_lr=1e-3")
 
 
 @click.command()
@@ -134,6 +129,7 @@ def pretrain(
     except ConfigError as exc:
         raise click.UsageError(f"--backbone {backbone}: {exc}") from None
     changed = changes_of(changes)
+    refuse_beside_options(changed)
     try:
         check_changes(changed, "what pretraining decides, tuning the whole trunk: leave it out")
     except InputError as exc:

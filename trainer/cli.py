@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,16 +15,48 @@ from prunion.runtime.cli import FilePath, as_json, force
 if TYPE_CHECKING:
     from prunion.trainer.run import ExportCheck, Shared
 
-__all__ = ["check", "init", "list_names", "score", "train"]
+__all__ = [
+    "changes_option",
+    "check",
+    "init",
+    "list_names",
+    "refuse_beside_options",
+    "score",
+    "train",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def changes_option(metavar: str, help: str) -> Callable[[Command], Command]:
+    """`--set`, several times; a usage error where one value would take another's place."""
+
+    def distinct(ctx: click.Context, option: Any, changes: tuple[str, ...]) -> tuple[str, ...]:
+        _refuse_twice(changes, "twice")
+        return changes
+
+    help = f"{help}; can be repeated."
+    return click.option(
+        "--set", "changes", multiple=True, metavar=metavar, callback=distinct, help=help
+    )
+
+
+def refuse_beside_options(keys: Iterable[str]) -> None:
+    """Raise UsageError where `--set` gives one of `keys` that an option of its name gives too."""
+    for key in keys:
+        if _is_given(key):
+            raise click.UsageError(f"--set gives train.{key} and so does an option: give it once")
+
+
+def _refuse_twice(changes: Sequence[str], how: str) -> None:
+    from prunion.trainer.config import said_twice
+
+    if changes and (key := said_twice(changes)):
+        raise click.UsageError(f"--set gives {key} {how}: give it once")
+
 
 run_argument = click.argument("config", metavar="RUN.toml", type=FilePath())
-changed = click.option(
-    "--set",
-    "changes",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="In place of the file's value, such as train.lr=3e-4; can be repeated.",
-)
+changed = changes_option("KEY=VALUE", "In place of the file's value, such as train.lr=3e-4")
 
 
 @click.command()
@@ -100,6 +133,9 @@ def train(
     pairs = [[*seed, *limit] for seed in _each("seed", seeds) for limit in _each("budget", limits)]
     if len(_each("budget", limits)) < 2 and _is_given("shared"):
         raise click.UsageError("--share means nothing without several budgets: give --budget A,B")
+    for option, listed in (("seed", seeds), ("budget", limits)):
+        if listed is not None:
+            _refuse_twice([*changes, *_each(option, listed)[0]], f"and so does --{option}")
     runs = [load_config(config, [*changes, *pair]) for pair in pairs]
     if baseline and len(runs) > 1:
         raise click.UsageError("--baseline goes with one run: give --budget 1 as well instead")

@@ -17,6 +17,7 @@ from .checks import key_of as key_of
 from .domains import DomainConfig as DomainConfig
 from .file import put_value as put_value
 from .file import read_change as read_change
+from .file import said_twice as said_twice
 from .file import set_option as set_option
 from .known_keys import METHOD_KEYS as METHOD_KEYS
 from .known_keys import RAMPED as RAMPED

@@ -24,6 +24,7 @@ __all__ = [
     "put_value",
     "read_change",
     "read_toml",
+    "said_twice",
     "set_option",
     "toml_key",
     "toml_text",
@@ -31,6 +32,7 @@ __all__ = [
 
 MAX_CONFIG_BYTES = 1 << 20
 BARE = re.compile(r"[A-Za-z0-9_-]+")
+_NOTHING = object()
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -109,6 +111,26 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except ValueError:
         return tomllib.loads(f"value = {toml_text(text)}")["value"]
+
+
+def said_twice(changes: Sequence[str]) -> str:
+    """The first key that two changes give a value, as `train.lr`; "" if there is none.
+
+    What is no change is passed over: reading it will say so.
+    """
+    tables: dict[str, Any] = {}
+    for text in changes:
+        try:
+            path, value = read_change(text)
+        except ConfigError:
+            continue
+        there: Any = tables
+        for name in path:
+            there = there.get(name, _NOTHING) if isinstance(there, dict) else _NOTHING
+        if there is not _NOTHING:
+            return toml_key(*path)
+        put_value(tables, path, value)
+    return ""
 
 
 def put_value(tables: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -131,6 +131,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["--force", "--resume"], "give one of them"),
         (["--set", "x=1"], "train."),
         (["--set", 'train.method="lora"'], "is what pretraining decides"),
+        (["--batch-size", "8", "--set", "train.batch_size=9"], "so does an option: give it once"),
     ):
         refused = command.invoke(cli, ["pretrain", str(tmp_path / "colours"), "-o", file, *wrong])
         assert refused.exit_code and said in refused.output

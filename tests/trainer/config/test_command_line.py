@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from prunion.runtime.cli.main import cli
 from prunion.runtime.errors import ConfigError, DataError
-from prunion.trainer.config import found_domains, load_config
+from prunion.trainer.config import found_domains, load_config, said_twice
 from tests.support.images import write_folders
 from tests.support.tiny_run import tiny_run
 
@@ -160,6 +160,27 @@ def test_values_are_set_on_the_command_line(tmp_path: Path) -> None:
     assert (config.budget.limit, config.input.size) == ("50%", (16, 24))
     assert [domain.mirror for domain in config.domains] == [True, True]
     assert config.train.warmup == load_config(path).train.warmup
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "train.lr=1", "--set", "train.lr = 2"], "--set gives train.lr twice"),
+        (["--set", "train.lr=1", "--set", "train={warmup=1}"], "--set gives train twice"),
+        (["--set", "train={lr=1}", "--set", "train.lr=2"], "--set gives train.lr twice"),
+        (["--seed", "1", "--set", "seed=2"], "--set gives seed and so does --seed: give it once"),
+        (["--set", "budget={limit=1}", "--budget", "0.5,0.7"], "budget.limit and so does --budget"),
+    ],
+)
+def test_a_value_that_another_would_replace_is_a_usage_error(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    """The later one won, without a word."""
+    assert message in run("train", tiny_run(tmp_path), *options, code=2)
+
+
+def test_a_key_of_a_table_that_is_set_may_be_set_beside(tmp_path: Path) -> None:
+    assert said_twice(["train={warmup=1}", "train.lr=2", "seed=1", "seed"]) == ""
 
 
 @pytest.mark.parametrize(

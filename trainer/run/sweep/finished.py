@@ -6,18 +6,20 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prunion.runtime.base import read_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import RunConfig, lacks_shape
 from prunion.trainer.run.record import RECORD
-from prunion.trainer.run.sweep.table import sweep_result
+from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
 
-__all__ = ["check_alike", "draw_of", "is_finished"]
+__all__ = ["check_alike", "draw_all", "draw_of", "ended", "is_finished"]
 
 log = logging.getLogger(__name__)
 
+PLACES = "seed-*-budget-*"  # of a sweep's runs
 SWEPT = (("seed",), ("budget", "limit"))  # the keys in which a sweep's runs differ
 
 
@@ -44,6 +46,62 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
     same = replace(stored, device=config.device, threads=config.threads)
     workers = replace(config.train, workers=stored.train.workers)
     return same == replace(config, train=workers)
+
+
+def _finished_beside(
+    folder: Path, runs: Sequence[tuple[RunConfig, Path]]
+) -> list[tuple[RunConfig, Path]]:
+    """The finished runs in a sweep's folder that are not among its `runs`, and may stand beside.
+
+    They are of another seed or limit, and all else is alike, images too. The log tells of the
+    others, which the sweep's picture then lacks.
+    """
+    found, left, known = [], [], {place for _, place in runs}
+    for place in sorted(folder.glob(PLACES)):
+        checkpoint = place / "checkpoint" / "checkpoint.json"
+        if place in known or not checkpoint.is_file():
+            continue
+        try:
+            stored = RunConfig.from_checkpoint(read_json(checkpoint)["config"])
+            limit = replace(runs[0][0].budget, limit=stored.budget.limit)
+            config = replace(runs[0][0], seed=stored.seed, budget=limit)
+            alike = is_finished(config, place) and _same_images(config, place, runs)
+        except (PrunionError, KeyError, TypeError):
+            alike = False
+        if alike:
+            found.append((config, place))
+        else:
+            left.append(place.name)
+    if left:
+        log.warning(
+            "the picture of %s lacks %s, which lie there too: damaged, or of other images or "
+            "another run file than those that were asked for",
+            folder,
+            ", ".join(left),
+        )
+    return found
+
+
+def _same_images(config: RunConfig, place: Path, runs: Sequence[tuple[RunConfig, Path]]) -> bool:
+    """Whether a run's images are those of a run that drew alike; also where nobody knows."""
+    other = next((own for run, own in runs if draw_of(run) == draw_of(config)), None)
+    return other is not None and not other_run(read_made_by(place), read_made_by(other), SWEPT)
+
+
+def ended(run: tuple[RunConfig, Path]) -> dict[str, Any]:
+    """What a finished run's record has of its result, and what a table needs beside."""
+    config, place = run
+    return {**read_json(place / RECORD)["result"], "seed": config.seed, "folder": str(place)}
+
+
+def draw_all(folder: Path, runs: Sequence[tuple[RunConfig, Path]]) -> tuple[Path, ...]:
+    """Draw the frontier of a sweep's `runs`, and of those of earlier sweeps in its folder.
+
+    A picture that is there already shows these too, and is replaced.
+    """
+    every = [*runs, *_finished_beside(folder, runs)]
+    configs = [config for config, _ in every]
+    return draw_frontier(sweep_result(folder, configs, [ended(run) for run in every]))
 
 
 def draw_of(config: RunConfig) -> int | None:

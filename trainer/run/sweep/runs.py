@@ -24,7 +24,7 @@ from prunion.trainer.network import GRAPH, DomainNet
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
 from prunion.trainer.run.folder import Claim, check_folder, snapshot_facts
-from prunion.trainer.run.record import RECORD, made_by
+from prunion.trainer.run.record import made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.start import ExportCheck, begin, check_budget
 from prunion.trainer.run.sweep.branches import (
@@ -36,8 +36,8 @@ from prunion.trainer.run.sweep.branches import (
     trunk_of,
 )
 from prunion.trainer.run.sweep.checks import check_different, check_pruned, check_shared
-from prunion.trainer.run.sweep.finished import check_alike, draw_of, is_finished
-from prunion.trainer.run.sweep.table import SweepResult, draw_frontier, sweep_result
+from prunion.trainer.run.sweep.finished import check_alike, draw_all, draw_of, ended, is_finished
+from prunion.trainer.run.sweep.table import SweepResult, sweep_result
 from prunion.trainer.run.train import train_run
 from prunion.trainer.score import (
     MadeBy,
@@ -132,12 +132,8 @@ def train_sweep(
             _train_seed(left, begun, order[0], folder, go, shared, shorter)
             for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
                 leftover.unlink(missing_ok=True)
-        ended = [
-            {**read_json(place / RECORD)["result"], "seed": config.seed, "folder": str(place)}
-            for config, place in runs
-        ]
-        result = sweep_result(folder, configs, ended)
-        return replace(result, pictures=draw_frontier(result)) if _is_first() else result
+        result = sweep_result(folder, configs, [ended(run) for run in runs])
+        return replace(result, pictures=draw_all(folder, runs)) if _is_first() else result
 
 
 def train_with_baseline(

@@ -197,7 +197,9 @@ def test_a_sweep_over_an_old_one_is_the_same(tmp_path: Path) -> None:
     assert branched[0] is not None
 
 
-def test_a_budget_that_comes_later_is_trained_from_its_first_step(tmp_path: Path) -> None:
+def test_a_budget_that_comes_later_is_trained_from_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     run_file, out = tiny_run(tmp_path, **SHORT), tmp_path / "out"
     configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
     train_sweep(configs[1:], out)
@@ -205,6 +207,18 @@ def test_a_budget_that_comes_later_is_trained_from_its_first_step(tmp_path: Path
     train_run(configs[0], tmp_path / "alone")
     assert result.runs[0]["branched_from"] is None
     assert checkpoint(out / "seed-3-budget-0.7") == checkpoint(tmp_path / "alone")
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(
+        "prunion.trainer.run.sweep.finished.draw_frontier",
+        lambda found: drawn.append([point.name for point in found.frontier().points]) or (),
+    )
+    assert len(train_sweep(configs[:1], out, resume=True).runs) == 1
+    assert drawn == [["0.7", "0.4"]]  # the picture that is there shows both
+    (out / "seed-3-budget-0.4" / "record.json").write_text("{}", "utf-8")
+    with caplog.at_level("WARNING", "prunion"):
+        train_sweep(configs[:1], out, resume=True)
+    assert drawn[1] == ["0.7"]
+    assert "lacks seed-3-budget-0.4, which lie" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class ImageInput:
             known = " and ".join(map(repr, get_args(Orientation)))
             raise fields.fail("orientation", f"is {shown(orientation)}, this prunion knows {known}")
         std = _triple(normalisation, "std")
-        if min(std) <= 0:
+        if min(std) < 2.0**-126:  # what is less is 0, or next to it, in 32 bits
             raise normalisation.fail("std", "must be above zero")
         return cls(
             height=fields.integer("height", 1, MAX_SIDE),

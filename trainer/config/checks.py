@@ -12,6 +12,7 @@ from prunion.runtime.errors import ConfigError, printable
 __all__ = [
     "BY_PASSES",
     "IN_TURNS",
+    "LEAST_STD",
     "Auto",
     "BackboneSource",
     "BudgetKind",
@@ -47,6 +48,10 @@ __all__ = [
     "check_triple",
     "key_of",
 ]
+
+
+LEAST_FLOAT = 2.0**-126  # the smallest number of 32 bits with all its digits
+LEAST_STD = 1e-4  # of RGB in 0 … 1: two hundredths of a shade
 
 
 def key_of(table: str, key: str) -> str:
@@ -117,13 +122,19 @@ def check_epochs(table: str, key: str, value: object, last: int) -> tuple[int, .
 def check_number(
     table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
 ) -> float:
-    """`value` as a float if it is a number in `low … high` (above `low` if `open_low`)."""
+    """`value` as a float if it is a number in `low … high` (above `low` if `open_low`).
+
+    One that is 0 or next to it in 32 bits, in which most are used, would be another number there.
+    """
+    tiny = ""
     if isinstance(value, (int, float)) and is_number(value):
         above = low < value if open_low else low <= value
-        if above and value <= high:
+        if 0 < abs(value) < LEAST_FLOAT:
+            tiny = f" and none but 0 below {LEAST_FLOAT:.2g}, which 32 bits do not hold"
+        elif above and value <= high:
             return float(value)
     span = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
-    raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a number {span}")
+    raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a number {span}{tiny}")
 
 
 def check_text(table: str, key: str, value: object, *, empty: bool = False) -> str:
@@ -144,7 +155,7 @@ def check_choice(table: str, key: str, value: object, choices: Sequence[str]) ->
 
 
 def check_triple(
-    table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
+    table: str, key: str, value: object, low: float, high: float
 ) -> tuple[float, float, float]:
     """`value` as three floats, one per colour channel, each in `low … high`."""
     if not isinstance(value, (list, tuple)) or len(value) != 3:
@@ -152,9 +163,7 @@ def check_triple(
             f"{key_of(table, key)} is {shown(value)}: give three numbers, one for each of R, G, B"
         )
     try:
-        red, green, blue = (
-            check_number(table, key, item, low, high, open_low=open_low) for item in value
-        )
+        red, green, blue = (check_number(table, key, item, low, high) for item in value)
     except ConfigError as exc:
         raise ConfigError(f"{exc} (for pixels divided by 255)") from None
     return red, green, blue

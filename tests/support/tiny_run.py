@@ -38,7 +38,7 @@ def tiny_run(folder: Path, **train: object) -> Path:
     """Two domains and a run file over shufflenet's little brother; returns the run file."""
     write_domain(folder / "data" / "warm", ["red", "green"], 8, 0)
     write_domain(folder / "data" / "cold", ["green", "blue", "red"], 8, 1)
-    options = {"warmup": 1, "ramp": 2, "settle": 1, "batch_size": 8, "trunk": '"tuned"', **train}
+    options = {"warmup": 1, "ramp": 2, "settle": 1, "batch_size": 8, **train}
     lines = "\n".join(f"{key} = {value}" for key, value in options.items())
     path = folder / "run.toml"
     path.write_text(

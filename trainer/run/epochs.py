@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import replace_file
-from prunion.runtime.errors import OutputError, StoppedError
+from prunion.runtime.errors import StoppedError
 from prunion.trainer.config import Phase
 from prunion.trainer.learning import StopRequest, Training, fit_heads
-from prunion.trainer.run.folder import drop_lines_after, load_snapshot, save_snapshot
+from prunion.trainer.run.folder import (
+    SECONDS,
+    Fork,
+    Forks,
+    drop_lines_after,
+    keep_forks,
+    load_snapshot,
+    save_state,
+    saved_words,
+    spent,
+)
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.result import usage_figures
 
@@ -31,6 +38,7 @@ __all__ = [
     "BRANCHED",
     "METRICS",
     "SAVED",
+    "SECONDS",
     "STATE",
     "UNWATCHED",
     "Fork",
@@ -42,6 +50,7 @@ __all__ = [
     "open_log",
     "restore",
     "run_epochs",
+    "spent",
 ]
 
 BRANCHED = "branched_from"  # the fact, of a run whose first steps are another one's
@@ -91,33 +100,13 @@ class Watch:
 UNWATCHED = Watch()
 
 
-@dataclass(frozen=True)
-class Fork:
-    """Where a run's state is kept for a run of another budget, which goes on from it.
-
-    Attributes:
-        path: of the state; beside it lies the log up to it, NAME.jsonl.
-        step: steps that are then done.
-        goes_on: the step that the other run takes next; None for this very one.
-        facts: kept with the state beside the run's own.
-    """
-
-    path: Path
-    step: int
-    goes_on: int | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-Forks = Callable[[Training], Sequence[Fork]]  # of a run before its first step
-
-
 def restore(training: Training, folder: Path, state: str = STATE) -> dict[str, Any]:
     """Put a run back to where its folder's state left it; returns the facts kept with it.
 
     Raises CheckpointError if the state is of another run.
     """
     facts = load_snapshot(folder / state, training)
-    training.saved = _saved(folder / state, training)
+    training.saved = saved_words(folder / state, training)
     return facts
 
 
@@ -149,6 +138,7 @@ def run_epochs(
     watch: Watch = UNWATCHED,
     state: str = STATE,
     forks: Sequence[Fork] = (),
+    began: float | None = None,
 ) -> None:
     """Train from where the run is to its end, saving its state after each epoch.
 
@@ -164,6 +154,7 @@ def run_epochs(
         watch: the caller's own functions, in the first process; what they raise ends the run.
         state: the file in `folder` that the state is saved to.
         forks: states on the way that are kept beside; they need a folder with a log.
+        began: when this process did, of `time.perf_counter`, for the seconds kept with the state.
 
     Raises:
         PrunionError: a loss or the network stopped being finite.
@@ -206,10 +197,10 @@ def run_epochs(
             until = min((f.step for f in forks if f.step > training.step), default=None)
             training.run_epoch(report, stop, until)
             if training.epoch == epoch:  # amid it
-                _keep(forks, folder, training, facts)
+                keep_forks(forks, folder, training, facts)
                 if processes.any(bool(stop)):  # nothing is measured where a whole run would not
                     if folder is not None:
-                        _save(folder / state, training, facts)
+                        save_state(folder / state, training, facts, began)
                     raise stopped()
                 continue
             measured = measure()  # now, or a resumed run would measure it again
@@ -219,12 +210,13 @@ def run_epochs(
                 _tell(bar, _epoch_line(training, losses, measured))
                 losses.clear()
             # Before the run's own state, or a run that is killed between the two lacks them.
-            _keep(forks, folder, training, facts)
+            keep_forks(forks, folder, training, facts)
             if folder is not None:
-                _save(folder / state, training, facts)
+                save_state(folder / state, training, facts, began)
             if processes.any(bool(stop)):
                 raise stopped()
-            tell(watch.on_epoch, training.step, {**usage, **measured, **facts})
+            own = {key: fact for key, fact in facts.items() if key != SECONDS}
+            tell(watch.on_epoch, training.step, {**usage, **measured, **own})
 
 
 def _fit_heads(training: Training) -> None:
@@ -259,32 +251,3 @@ def _someone_looks() -> bool:
     """Whether a progress bar is seen: on a terminal, or under a notebook's cell."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or hasattr(shell, "kernel")
-
-
-def _save(path: Path, training: Training, facts: dict[str, Any]) -> None:
-    def save() -> None:
-        try:
-            save_snapshot(path, training, facts)
-        except OutputError as exc:
-            raise OutputError(f"{exc}: {training.saved}, go on from there with --resume") from None
-
-    training.processes.on_first(save)
-    training.saved = _saved(path, training)
-
-
-def _keep(forks: Sequence[Fork], folder: Path | None, training: Training, facts: Any) -> None:
-    """The state, and the log up to it, for whoever goes on from this step."""
-
-    def save(fork: Fork) -> None:
-        assert folder is not None
-        with replace_file(fork.path.with_suffix(".jsonl")) as temporary:
-            shutil.copyfile(folder / METRICS, temporary)
-        save_snapshot(fork.path, training, {**facts, **fork.facts}, fork.goes_on)
-
-    for fork in forks:
-        if fork.step == training.step:
-            training.processes.on_first(partial(save, fork))
-
-
-def _saved(path: Path, training: Training) -> str:
-    return f"the last good state is {path}, after {training.step} steps"

@@ -10,7 +10,7 @@ from prunion.trainer.data import Domain
 from prunion.trainer.learning import StopRequest, Training, own_account, thinned
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.epochs import Log, Watch, restore, run_epochs
-from prunion.trainer.run.folder import snapshot_step
+from prunion.trainer.run.folder import SECONDS, snapshot_step
 from prunion.trainer.run.record import other_than_noted
 from prunion.trainer.score import read_made_by
 
@@ -37,16 +37,22 @@ def thin_domains(
     *,
     resumes: bool,
     watch: Watch,
+    run: dict[str, Any],
+    began: float,
 ) -> dict[str, Any]:
     """Thin each domain to its own budget: what it then uses, and what it answered before.
 
     Without what it answered before where its test images are others now.
+
+    Args:
+        run: the facts of the run, whose seconds are then those of its thinning too.
 
     Raises what `run_epochs` raises.
     """
     stop.at_once(SETTLED)
     settled = training.net.units.table.macs(training.alive())
     second = thinned(training)
+    second.saved = training.saved
     facts: dict[str, Any] = {}
     if resumes and (folder / OWN_STATE).is_file():
         facts = restore(second, folder, OWN_STATE)
@@ -62,7 +68,8 @@ def thin_domains(
     def later(step: int, **figures: Any) -> None:
         log(training.schedule.total + step, **figures)
 
-    run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE)
+    run[SECONDS] = facts.setdefault(SECONDS, run.get(SECONDS, 0.0))
+    run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE, began=began)
     second.shared.release()
     account = own_account(training.config, second.net, settled)
     own = {**account, "accuracy_with_union": facts[WITH_UNION]}

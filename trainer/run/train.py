@@ -43,6 +43,7 @@ from prunion.trainer.run.epochs import (
     open_log,
     restore,
     run_epochs,
+    spent,
 )
 from prunion.trainer.run.folder import (
     RUN_FILE,
@@ -155,21 +156,31 @@ def train_run(
                 log(training.step, **found, phase=training.phase)
                 return found
 
-            run_epochs(training, folder, log, stop, facts, measure, watch, forks=ways)
+            run_epochs(
+                training, folder, log, stop, facts, measure, watch, forks=ways, began=started
+            )
             own: dict[str, Any] | None = None
             if thins_at_the_cut(config):
                 own = own_account(config, training.net)
                 log(training.step, own=own)
             elif config.budget.own < 1:
                 own = thin_domains(
-                    training, domains, folder, log, stop, resumes=resumes, watch=watch
+                    training,
+                    domains,
+                    folder,
+                    log,
+                    stop,
+                    resumes=resumes,
+                    watch=watch,
+                    run=facts,
+                    began=started,
                 )
             stop.at_once(SAVED)
             answers = _answers(training, domains)
             tell_alike(answers, domains)
             accuracy = accuracy_of(answers, domains, processes)
             records = answer_records(training, domains, answers)
-            before, seconds = facts.get("before", {}), time.perf_counter() - started
+            before, seconds = facts.get("before", {}), spent(facts, started)
             found, stored = found_in(domains), stored_account(training)
             result = run_result(training, accuracy, before, folder, seconds, found, stored)
             result = replace(result, own=own, branched_from=facts.get(BRANCHED))

@@ -108,12 +108,12 @@ def test_later_commands_need_no_code(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_without_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunion.trainer.run import epochs
+    from prunion.trainer.run.folder import states
 
     config = load_config(python_run(tmp_path))
     train_run(config, tmp_path / "whole")
 
-    save, saved = epochs.save_snapshot, []
+    save, saved = states.save_snapshot, []
 
     def save_twice(*arguments: object) -> None:
         save(*arguments)
@@ -121,7 +121,7 @@ def test_a_stopped_run_goes_on_without_the_code(
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(epochs, "save_snapshot", save_twice)
+    monkeypatch.setattr(states, "save_snapshot", save_twice)
     with pytest.raises(KeyboardInterrupt):
         train_run(config, tmp_path / "run")
     (tmp_path / "their_nets.py").unlink()

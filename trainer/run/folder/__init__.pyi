@@ -11,3 +11,10 @@ from .snapshot import save_snapshot as save_snapshot
 from .snapshot import snapshot_bytes as snapshot_bytes
 from .snapshot import snapshot_facts as snapshot_facts
 from .snapshot import snapshot_step as snapshot_step
+from .states import SECONDS as SECONDS
+from .states import Fork as Fork
+from .states import Forks as Forks
+from .states import keep_forks as keep_forks
+from .states import save_state as save_state
+from .states import saved_words as saved_words
+from .states import spent as spent

@@ -14,6 +14,7 @@ from prunion.runtime.errors import DataError, OutputError, PrunionError
 from prunion.trainer.config import load_config
 from prunion.trainer.learning.training import Training
 from prunion.trainer.run import epochs, train, train_run
+from prunion.trainer.run.folder import states
 from prunion.trainer.run.metrics import MetricsLog
 from tests.support.tiny_run import tiny_run
 
@@ -65,12 +66,51 @@ def test_what_only_the_end_computes_is_tried_first(
         train_run(load_config(tiny_run(tmp_path)), tmp_path / "out")
 
 
+def test_a_first_state_that_cannot_be_saved_is_nothing_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "save_snapshot", lambda path, *_: replace_file_full(path))
+    config = load_config(tiny_run(tmp_path, warmup=1, ramp=0, settle=0))
+    with pytest.raises(
+        OutputError, match="no state was saved yet, so the run starts again"
+    ) as told:
+        train_run(config, tmp_path / "out")
+    assert "--resume" not in str(told.value)
+
+
+def replace_file_full(path: Path) -> None:
+    raise OutputError(f"{path} cannot be written (No space left on device): free some space")
+
+
+def test_seconds_are_those_of_all_processes_that_a_run_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = load_config(tiny_run(tmp_path, ramp=0)), tmp_path / "out"
+    save, saved = states.save_snapshot, []
+
+    def stopped(*arguments: object) -> None:
+        save(*arguments)  # type: ignore[arg-type]
+        saved.append(arguments[2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(states, "save_snapshot", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(config, out)
+    assert 0 < saved[0]["seconds"] < 600
+    load = epochs.load_snapshot
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "load_snapshot", lambda *a: {**load(*a), "seconds": 1000.0})
+        assert 1000 < train_run(config, out, resume=True).seconds < 1600
+    assert json.loads((out / "record.json").read_text("utf-8"))["result"]["seconds"] > 1000
+
+
 def test_a_state_that_cannot_be_saved_leaves_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(tiny_run(tmp_path))
     train_run(config, tmp_path / "whole")
-    out, save, saved = tmp_path / "out", epochs.save_snapshot, []
+    out, save, saved = tmp_path / "out", states.save_snapshot, []
 
     def fills_up(path: Path, *rest: object) -> None:
         if len(saved) == 2:
@@ -79,7 +119,7 @@ def test_a_state_that_cannot_be_saved_leaves_the_last_one(
         save(path, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "save_snapshot", fills_up)
+        patch.setattr(states, "save_snapshot", fills_up)
         with pytest.raises(OutputError, match=r"state\.safetensors cannot be written") as caught:
             train_run(config, out)
     assert "the last good state is" in str(caught.value) and "--resume" in str(caught.value)

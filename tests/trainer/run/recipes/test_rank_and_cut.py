@@ -156,7 +156,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("prunion.trainer.run.epochs.save_snapshot", stopped)
+        patch.setattr("prunion.trainer.run.folder.states.save_snapshot", stopped)
         with pytest.raises(KeyboardInterrupt):
             train_run(load_config(whole), tmp_path / "out")
     train_run(load_config(whole), tmp_path / "out", resume=True)

@@ -54,7 +54,9 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
         raise DataError(f"{_unread(exc, data)}: give one that can be") from None
     _note_beside(data)
     found, classes, others = {}, [], []
-    for folder in folders:
+    seen: dict[Path, Path] = {}
+    # A folder under its own name comes before a link to it, whatever the two are called.
+    for folder in sorted(folders, key=lambda path: path.is_symlink()):
         try:
             parts = parts_of(folder)
             is_class = not parts and holds_images(folder)
@@ -65,7 +67,9 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
         except OSError as exc:  # such as a disk's `lost+found`
             log.info("%s is left out: %s", folder, _unread(exc, folder))
             continue
-        if parts:
+        if parts and (other := seen.setdefault(folder.resolve(), folder)) != folder:
+            log.info("%s is left out: it leads to %s, which is a domain already", folder, other)
+        elif parts:
             found[folder] = parts
         else:
             others.append(folder)
@@ -84,6 +88,7 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
             "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside; where a class's images lie "
             "deeper, name the domains in a run file by hand"
         )
+    found = {folder: found[folder] for folder in folders if folder in found}
     for folder in others:
         log.info("%s is left out: it holds no images in class folders", folder)
     names: dict[str, dict[str, Path]] = {}

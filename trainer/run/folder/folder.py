@@ -18,6 +18,7 @@ from prunion.trainer.processes import restarted
 from prunion.trainer.run.metrics import RUNS
 
 __all__ = [
+    "SWEPT",
     "Claim",
     "check_folder",
     "check_resumes",
@@ -29,6 +30,7 @@ __all__ = [
 RUN_FILE, LOG, STATE = "run.toml", "metrics.jsonl", "state.safetensors"
 FILES = (LOG, STATE, "own.safetensors", "graph.json", "record.json", RUNS)
 FOLDERS = ("tensorboard", "checkpoint", "baseline")
+SWEPT = "seed-*-budget-*"  # runs' folders in a sweep's
 KEPT = ("wandb",)  # other programs' runs may lie there too, perhaps not sent yet
 PATIENCE = 10.0  # seconds, that processes which read images outlive a run that was killed
 MARKS = frozenset(("cost", "target", "phase", "mean_sparsity", "budget/kind"))  # of a log's lines
@@ -255,6 +257,11 @@ def _check_resumable(folder: Path, again: str) -> None:
     if not (folder / STATE).is_file():
         known = (*FILES, *FOLDERS, *KEPT, RUN_FILE)
         others = [p.name for p in folder.iterdir() if p.name not in known]
+        if swept := sorted(path.name for path in folder.glob(SWEPT) if path.is_dir()):
+            raise PrunionError(
+                f"{folder} holds the runs of a sweep, such as {swept[0]}: give the --seed and "
+                f"--budget that it was begun with, or -o {folder / swept[0]} to go on with one"
+            )
         if any(not name.startswith(".") for name in others) or (folder / "checkpoint").exists():
             # Advised only where it is not refused in its turn.
             fix = "choose another place with -o" if foreign_to_run(folder) else again

@@ -11,6 +11,7 @@ from typing import Any
 from prunion.runtime.base import read_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import RunConfig, lacks_shape
+from prunion.trainer.run.folder import SWEPT
 from prunion.trainer.run.record import RECORD
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
@@ -19,8 +20,7 @@ __all__ = ["check_alike", "draw_all", "draw_of", "ended", "is_finished"]
 
 log = logging.getLogger(__name__)
 
-PLACES = "seed-*-budget-*"  # of a sweep's runs
-SWEPT = (("seed",), ("budget", "limit"))  # the keys in which a sweep's runs differ
+DIFFER = (("seed",), ("budget", "limit"))  # the keys in which a sweep's runs differ
 
 
 def is_finished(config: RunConfig, folder: Path) -> bool:
@@ -57,7 +57,7 @@ def _finished_beside(
     others, which the sweep's picture then lacks.
     """
     found, left, known = [], [], {place for _, place in runs}
-    for place in sorted(folder.glob(PLACES)):
+    for place in sorted(folder.glob(SWEPT)):
         checkpoint = place / "checkpoint" / "checkpoint.json"
         if place in known or not checkpoint.is_file():
             continue
@@ -85,7 +85,7 @@ def _finished_beside(
 def _same_images(config: RunConfig, place: Path, runs: Sequence[tuple[RunConfig, Path]]) -> bool:
     """Whether a run's images are those of a run that drew alike; also where nobody knows."""
     other = next((own for run, own in runs if draw_of(run) == draw_of(config)), None)
-    return other is not None and not other_run(read_made_by(place), read_made_by(other), SWEPT)
+    return other is not None and not other_run(read_made_by(place), read_made_by(other), DIFFER)
 
 
 def ended(run: tuple[RunConfig, Path]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def check_alike(
     unknown = []
     for config, place in finished:
         before, other = read_made_by(place), others(config)
-        if told := other_run(before, other, SWEPT):
+        if told := other_run(before, other, DIFFER):
             raise PrunionError(
                 f"{place} is of a run with {told}, and one table would have both: remove that "
                 "folder to train it again, or start all of them again with --force"

@@ -174,3 +174,18 @@ def test_more_shards_of_a_part_and_links_to_nothing_are_noted(
         f"{data / 'B'} is left out: it is a link to what is not there",
         f"{data / 'A' / 'train_2.tar'} is left out: its name is no part's",
     ]
+
+
+def test_a_domain_that_is_reached_twice_is_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders(tmp_path / "data", "ok/a", "ok/b", "other/a", "other/b")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "data" / "ok")
+    folders(tmp_path / "far", "a", "b")
+    (tmp_path / "data" / "far").symlink_to(tmp_path / "far")
+    with caplog.at_level(logging.INFO, "prunion"):
+        assert list(found_domains(tmp_path / "data")) == ["far", "ok", "other"]
+    (told,) = caplog.messages
+    assert "link is left out: it leads to" in told and told.endswith(
+        "ok, which is a domain already"
+    )

@@ -28,6 +28,16 @@ def test_a_folder_of_something_else_is_not_resumed(tmp_path: Path) -> None:
     assert "--force" not in str(caught.value)
 
 
+def test_resume_of_one_run_in_a_sweep_s_folder_names_its_runs(tmp_path: Path) -> None:
+    for limit in ("0.5", "0.7"):
+        (tmp_path / f"seed-0-budget-{limit}").mkdir()
+    with pytest.raises(
+        PrunionError, match=r"the runs of a sweep, such as seed-0-budget-0\.5: "
+    ) as x:
+        make_folder(tmp_path, force=False, resume=True)
+    assert f"-o {tmp_path / 'seed-0-budget-0.5'} to go on with one" in str(x.value)
+
+
 def test_resume_of_no_run_is_refused_and_a_restart_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

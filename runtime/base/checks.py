@@ -152,6 +152,8 @@ def check_text(value: Any, limit: int, fail: Callable[..., PrunionError]) -> str
         raise fail("must be a non-empty string")
     if len(value) > limit:
         raise fail(f"is longer than {limit} characters")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # of a file's name, say
+        raise fail("is no UTF-8 text")
     if printable(value) != value:
         raise fail("holds control characters")
     return value

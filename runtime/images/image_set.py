@@ -21,6 +21,7 @@ class ImageSet:
         prints: int64 `[N]`, of each image's bytes; None where nobody has read them.
         marks: int64 `[N]`, equal where two are the same image as far as can be told without their
             bytes; None where `prints` tell, or nobody knows.
+        place: how messages name the i-th image; None where nobody knows.
     """
 
     labels: np.ndarray
@@ -28,6 +29,7 @@ class ImageSet:
     digest: str = ""
     prints: np.ndarray | None = None
     marks: np.ndarray | None = None
+    place: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,6 +42,7 @@ class ImageSet:
         """The images at `indices`, in that order."""
         prints, marks = (None if x is None else x[indices] for x in (self.prints, self.marks))
         labels, kind = self.labels[indices], self.digest.partition(":")[0]
+        place = self.place
         return ImageSet(
             labels,
             lambda index: self.read(int(indices[index])),
@@ -48,6 +51,7 @@ class ImageSet:
             else set_digest(labels, prints),
             prints,
             marks,
+            place and (lambda index: place(int(indices[index]))),
         )
 
     def relabelled(self, labels: np.ndarray) -> ImageSet:
@@ -69,6 +73,17 @@ class ImageSet:
         pairs = np.unique(np.stack([place.reshape(-1), self.labels]), axis=1)
         images = len(np.unique(place))
         return len(self) - images, pairs.shape[1] - images
+
+    def twins(self) -> tuple[int, int] | None:
+        """Two places of one image, the first of them with different labels if any are."""
+        if self.same is None:
+            return None
+        order = np.argsort(self.same, kind="stable")
+        first, second = order[:-1], order[1:]
+        there = self.same[first] == self.same[second]
+        apart = there & (self.labels[first] != self.labels[second])
+        found = np.flatnonzero(apart if apart.any() else there)
+        return (int(first[found[0]]), int(second[found[0]])) if len(found) else None
 
     def also_in(self, other: ImageSet) -> tuple[int, int]:
         """How many of its images are another set's too, and how many of those with another label.

@@ -59,7 +59,7 @@ class Split:
     def numbered(self, numbers: np.ndarray) -> ImageSet:
         """The images with the places of their labels among the classes, int64 `[N]`."""
         digest = set_digest(numbers, self.prints)
-        return ImageSet(numbers, self.read, digest, self.prints, self.marks)
+        return ImageSet(numbers, self.read, digest, self.prints, self.marks, self.place)
 
 
 def number_labels(

@@ -135,7 +135,8 @@ def _cells(table: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, An
     except FileNotFoundError:
         raise DataError(f"{table} does not exist: correct the path") from None
     except (OSError, ValueError, csv.Error) as exc:  # no UTF-8, a field without end
-        raise DataError(f"{table} cannot be read ({reason_of(exc)}): write it again") from None
+        fix = "write it as UTF-8" if isinstance(exc, UnicodeDecodeError) else "write it again"
+        raise DataError(f"{table} cannot be read ({reason_of(exc)}): {fix}") from None
 
 
 def _lines(table: Path, file: Any) -> Iterator[str]:

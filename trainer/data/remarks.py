@@ -72,7 +72,8 @@ def _repeated(sets: Mapping[str, ImageSet | None]) -> Iterator[str]:
     for part, images in sets.items():
         again, otherwise = (0, 0) if images is None else images.again()
         if again:
-            yield f"{again:,} {part} images are there once more{_labelled(otherwise)}"
+            more = _labelled(otherwise)
+            yield f"{again:,} {part} images are there once more{more}{_such_as(images)}"
     for part, beside, so in (
         ("validation", "train", "the accuracy says less of new ones"),
         ("test", "train", "the accuracy says less of new ones"),
@@ -85,6 +86,14 @@ def _repeated(sets: Mapping[str, ImageSet | None]) -> Iterator[str]:
                 f"{both[0]:,} of {len(one):,} {part} images are {name} images too"
                 f"{_labelled(both[1])}: {so}"
             )
+
+
+def _such_as(images: ImageSet | None) -> str:
+    """Two places of one image, where anybody knows how they are called."""
+    twins = images and images.twins()
+    if not twins or images is None or images.place is None:
+        return ""
+    return f", such as {images.place(twins[0])} and {images.place(twins[1])}"
 
 
 def _labelled(otherwise: int) -> str:

@@ -110,6 +110,14 @@ def test_what_is_wrong_is_named_with_its_line(root: Path, rows: list[str], messa
         open_tables([csv(root, *rows)])
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_told_which_to_write(root: Path, encoding: str) -> None:
+    table = root / "labels.csv"
+    table.write_text("image,label\nimages/0.png,caf\xe9\n", encoding)
+    with pytest.raises(DataError, match=r"cannot be read .*: write it as UTF-8$"):
+        open_tables([table])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -150,6 +150,10 @@ def test_a_name_that_cannot_be_written_is_refused_before_training(name: str) -> 
     refused(r"train has a class .*: rename it", split(["ant", name]))
 
 
+def test_a_folder_s_name_that_is_no_utf_8_is_told_as_that() -> None:
+    refused(r"train has a class .*, which is no UTF-8 text: rename it", split([0], ("\udce9", "a")))
+
+
 def test_two_classes_of_one_name_are_refused() -> None:
     refused("two classes named 'ant': rename one", split([0, 1], ("ant", "ant")))
 

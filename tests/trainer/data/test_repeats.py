@@ -47,9 +47,8 @@ def test_links_are_the_same_image(tmp_path: Path) -> None:
     os.link(train / "bee" / "0002.png", test / "bee" / "more.png")
     assert remarks(train, test) == [CROSSED]
     os.symlink(train / "ant" / "0000.png", train / "bee" / "wrong.png")
-    assert "1 train images are there once more, 1 of them with another label" in remarks(
-        train, test
-    )
+    told = "1 train images are there once more, 1 of them with another label, such as "
+    assert f"{told}{train}/ant/0000.png and {train}/bee/wrong.png" in remarks(train, test)
 
 
 def test_validation_images_that_are_test_images_are_told(tmp_path: Path) -> None:
@@ -110,8 +109,9 @@ def test_rows_of_a_table_that_contradict_each_other(tmp_path: Path) -> None:
     train = tmp_path / "train.csv"
     rows = [*lines[1:3], *lines[4:], "./ant/0001.png,bee", "bee/0001.png,bee"]
     train.write_text("\n".join(["image,label", *rows]), "utf-8")
-    told = "2 train images are there once more, 1 of them with another label"
-    assert remarks(train, test) == [told]
+    told = "2 train images are there once more, 1 of them with another label, such as "
+    pair = f"{train} line 2 (ant/0001.png) and {train} line 6 (./ant/0001.png)"
+    assert remarks(train, test) == [f"{told}{pair}"]
 
 
 def test_the_same_bytes_in_parquet(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def kill_and_resume(
         if process.returncode == 143:
             *notes, last = errors.strip().splitlines()
             assert last.startswith("stopped by SIGTERM after ")
-            assert all(line.startswith(("note: domain ", "note: epoch ")) for line in notes), errors
+            begun = ("note: domain ", "note: epoch ", "note: fitting ", "note: heads start ")
+            assert all(line.startswith(begun) for line in notes), errors
         elif process.returncode == 0:
             break
         else:

@@ -133,15 +133,10 @@ def _swap_module(
         part = kept.add(key, "gate", rows, site.units[stay])
         affine[key] = Affine(part, None, rank, site.axis)
     else:
-        layer = key.replace("/", ".")
-        units = net.units.table.slots.get((f"{layer}.running_mean", 0))
-        assert units is not None
-        stay = kept.channels(units)
-        gate = kept.gate(units)[:, stay]
-        scale, shift = kept.norms[layer].affine()
-        first = kept.add(layer, "scale", scale[:, stay] * gate, units[stay])
-        second = kept.add(layer, "shift", shift[:, stay] * gate, units[stay])
-        affine[key] = Affine(first, second, rank)
+        first = kept.add_norm(key.replace("/", "."))
+        if key in affine and affine[key].rank != rank:  # shared by a map and by what is pooled
+            key = f"{key}:{rank}"
+        affine[key] = Affine(first, first + 1, rank)
     node.target = f"affine.{key}"
     return node
 

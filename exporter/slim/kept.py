@@ -31,12 +31,14 @@ class Kept:
         entries: the bank's columns so far, in order.
         rows: their values, `[D, C]` each.
         units: the unit of every column, -1 for one that always stays, `[C]` each.
+        places: where the columns of each norm begin among the entries.
         adapters, adapter_rows: the same of the table of adapters; no unit owns its columns.
     """
 
     def __init__(self, net: DomainNet, alive: np.ndarray) -> None:
         self.net, self.alive, self.table = net, alive, net.units.table
         self.norms = net.norms  # a property that looks them all up at every use
+        self.places: dict[str, int] = {}
         self.entries: list[BankEntry] = []
         self.rows: list[torch.Tensor] = []
         self.units: list[np.ndarray] = []
@@ -61,6 +63,21 @@ class Kept:
         self.rows.append(rows.detach())
         self.units.append(units)
         return len(self.entries) - 1
+
+    def add_norm(self, layer: str) -> int:
+        """Append a norm's scale, and its shift behind it; returns the place of the scale.
+
+        Wherever else the norm is called, it reads the same columns.
+        """
+        if layer not in self.places:
+            units = self.table.slots[f"{layer}.running_mean", 0]
+            stay = self.channels(units)
+            gate = self.gate(units)[:, stay]
+            scale, shift = self.norms[layer].affine()
+            first = self.add(layer, "scale", scale[:, stay] * gate, units[stay])
+            self.add(layer, "shift", shift[:, stay] * gate, units[stay])
+            self.places[layer] = first
+        return self.places[layer]
 
     def slices(self) -> dict[str, np.ndarray]:
         """Which slices each domain uses of the weights that stay, bool `[D, O, I]`."""

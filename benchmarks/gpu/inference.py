@@ -19,6 +19,7 @@ from prunion.benchmarks.random_bundle import random_checkpoint
 from prunion.exporter.slim import OneDomainNet, SlimNet, fold_domain, keep_domains, slim_network
 from prunion.runtime.base import time_interleaved
 from prunion.trainer.network import load_checkpoint
+from prunion.trainer.processes import channels_last
 
 __all__ = ["MODES", "NETWORKS", "Mode", "Networks", "inference_row", "make_networks"]
 
@@ -114,7 +115,9 @@ def _activations_mib(call: Callable[[], Any]) -> float:
 
 
 def _placed(net: Any, device: str, dtype: torch.dtype) -> Any:
-    return net.to(device, dtype).to(memory_format=torch.channels_last)
+    net = net.to(device, dtype)
+    channels_last(net)
+    return net
 
 
 def _one_after_another(calls: Sequence[Callable[[], Any]]) -> None:

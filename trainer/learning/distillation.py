@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig
 from prunion.trainer.network import DomainNet, load_checkpoint
+from prunion.trainer.processes import channels_last
 
 __all__ = ["Teacher", "load_teacher"]
 
@@ -93,6 +94,7 @@ def load_teacher(
                 f"[train] teacher {path} was trained with [input] {key} = {seen}, and this run has "
                 f"{asked}: give a teacher that sees the same images"
             )
-    teacher = checkpoint.net.to(device).to(memory_format=torch.channels_last)
+    teacher = checkpoint.net.to(device)
+    channels_last(teacher)
     digest = str(checkpoint.meta["model_sha256"])
     return Teacher(teacher.eval().requires_grad_(False), weight, digest, checkpoint.config)

@@ -35,7 +35,7 @@ from prunion.trainer.learning.steps import (
     importance_of,
 )
 from prunion.trainer.network import DomainNet
-from prunion.trainer.processes import ALONE, Processes, switch_device
+from prunion.trainer.processes import ALONE, Processes, channels_last, switch_device
 from prunion.trainer.pruning import Recipe, make_recipe
 
 __all__ = ["Training"]
@@ -69,7 +69,7 @@ class Training:
         self.processes, self.origin, self.importance = processes, origin, importance
         if config.train.compile:
             net.trunk.compile()
-        net.to(memory_format=torch.channels_last)
+        channels_last(net)
         self.home = switch_device(net.switches.device)
         self.loss_scale = LossScale(config.train.precision)
         self.recipe = recipe or self._named_recipe()

@@ -1,3 +1,4 @@
+from .device import channels_last as channels_last
 from .device import device_named as device_named
 from .device import keep_to_quota as keep_to_quota
 from .device import prepare_device as prepare_device

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import nn
 
 from prunion.runtime.base import default_threads, keep_freed_memory, shown
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, TrainConfig
 
 __all__ = [
+    "channels_last",
     "device_named",
     "keep_to_quota",
     "prepare_device",
@@ -79,6 +81,16 @@ def _too_much_for_apple(train: TrainConfig | None) -> str:
             '"fp32", or device = "cpu"'
         )
     return ""
+
+
+def channels_last(net: nn.Module) -> None:
+    """Lay the weights of convolutions over maps out as their fast kernels read them, in place.
+
+    A module's own `to` takes tensors of five axes for such weights too, and fails.
+    """
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 def switch_device(device: torch.device) -> torch.device:

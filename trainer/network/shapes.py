@@ -1,4 +1,4 @@
-"""What a node of a stored graph makes, found out without memory for its numbers."""
+"""What tensors a stored graph may hold, and what its nodes make, without memory for the numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ from torch import fx, nn
 from prunion.trainer.backbone import op_name
 from prunion.trainer.channels import ONE_IMAGE
 
-__all__ = ["MAKERS", "without_memory"]
+__all__ = ["MAKERS", "TYPES", "unfit_type", "without_memory"]
+
+TYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 
 # They make a tensor of sizes alone, here without memory until the size is checked.
 MAKERS = frozenset(["zeros", "ones", "full", "arange", "linspace"])
+
+
+def unfit_type(dtype: torch.dtype) -> str:
+    """Why no graph is kept with a tensor of this type, and the fix; empty if one is."""
+    name = str(dtype).removeprefix("torch.")
+    if name in TYPES:
+        return ""
+    fix = f"make it {'float32' if dtype.is_floating_point else 'int32 or int64'} in the network"
+    if dtype.is_complex:
+        fix = "compute with real numbers there, or end the backbone before it ([backbone] cut)"
+    return f"whose {name} cannot be kept in a checkpoint: {fix}"
 
 
 def without_memory(node: fx.Node, root: nn.Module, key: str = "val") -> Any:

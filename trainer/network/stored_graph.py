@@ -18,9 +18,9 @@ from torch import fx, nn
 
 from prunion.runtime.base import Fields, is_whole, reason_of, shown
 from prunion.runtime.errors import CheckpointError, UnsupportedGraphError
-from prunion.trainer.backbone import LONGEST_NAME, op_name, unfit_name
+from prunion.trainer.backbone import LONGEST_NAME, given_name, op_name, unfit_name
 from prunion.trainer.channels import HANDLERS, ONE_IMAGE
-from prunion.trainer.network.shapes import MAKERS, without_memory
+from prunion.trainer.network.shapes import MAKERS, TYPES, unfit_type, without_memory
 
 __all__ = ["frozen_tensors", "graph_from_json", "graph_to_json"]
 
@@ -36,7 +36,6 @@ CONSTANTS: dict[str, type] = {
 }
 # torch.fx writes names into the source of a function: nothing may end a word or a string there.
 NAME = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
-TYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 MOST_NODES, MOST_ELEMENTS, DEEPEST = 100_000, 2**30, 8
 MOST_CHOSEN = 2**16  # whole numbers of a tensor that are kept with the graph
 
@@ -56,6 +55,11 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
             if why := unfit_name(node.target):
                 raise UnsupportedGraphError(
                     f"the tensor {shown(node.target)} cannot be kept in a checkpoint: {why}"
+                )
+            if why := unfit_type(tensor.dtype):
+                readers = ", ".join(user.name for user in node.users)
+                raise UnsupportedGraphError(
+                    f"node {readers}: it reads the tensor {shown(given_name(node.target))}, {why}"
                 )
             value |= {"tensor": node.target, "shape": list(tensor.shape)}
             weight = isinstance(tensor, nn.Parameter)

@@ -194,3 +194,38 @@ def test_what_could_not_be_read_back_is_refused_by_its_node_before_there_is_a_fi
     net = domain_net(Masked())
     with pytest.raises(UnsupportedGraphError, match=r"node index: read back .*: give the numbers"):
         check_rebuilt(net, ANY, (8, 8))
+
+
+class Filtered(Plain):
+    """GFNet's: a learned filter of complex numbers over frequencies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(6, 8, 5, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        x = torch.fft.irfft2(torch.fft.rfft2(x) * torch.view_as_complex(self.filter), s=(8, 8))
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+class Bytes(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.ones(1, 6, 1, 1, dtype=torch.int16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu() * self.get_buffer("places")
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (Filtered, "node mul: .*view_as_complex.*complex64.*real numbers.*[[]backbone[]] cut"),
+        (Bytes, "node mul: it reads the tensor 'places', whose int16 .*int32 or int64"),
+    ],
+)
+def test_numbers_of_no_file_are_refused_by_their_node(model: type[nn.Module], told: str) -> None:
+    with pytest.raises(UnsupportedGraphError, match=told):
+        domain_net(model())

@@ -63,7 +63,7 @@ def rewrite(module: fx.GraphModule) -> None:
     of the last axis and the first one becomes their product. A shape that is taken from another
     tensor is written out, so that either can lose channels of its own. Axes are counted from the
     front, and those that `squeeze()` drops are named: a batch of one image, or channels of which
-    one is left, would go with them.
+    one is left, would go with them. What is computed twice is computed once.
     """
     for node in list(module.graph.nodes):
         node.target = ALIASES.get(node.target, node.target)
@@ -90,9 +90,29 @@ def rewrite(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
     for node in module.graph.nodes:
         _count_from_front(node)
+    _merge_equal(module.graph)
     for node in module.graph.nodes:  # a gate is a module by its node's name
         if hasattr(nn.ModuleDict, node.name):
             node._rename(f"{node.name}_0")
+
+
+def _merge_equal(graph: fx.Graph) -> None:
+    """Let one node stand for all that compute the same, as torch's exporter does.
+
+    A layer that is called twice on one tensor would be counted twice, and stand in the file once.
+    """
+    first: dict[tuple[Any, ...], fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "get_attr"):
+            continue
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            continue
+        # As text 1, 1.0 and True are not equal; a node's is its name.
+        key = (node.target, repr(node.args), repr(sorted(node.kwargs.items())))
+        other = first.setdefault(key, node)
+        if other is not node:
+            node.replace_all_uses_with(other)
+            graph.erase_node(node)
 
 
 def _swap(node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:

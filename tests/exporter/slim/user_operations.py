@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.exporter.slim.user_networks import WHOLE, bare, linear, net
+from tests.exporter.slim.user_networks import EXACT, WHOLE, bare, linear, net
 
 __all__ = ["OPERATIONS"]
 
@@ -46,6 +46,10 @@ OPERATIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     # --- one of several outputs ---
     "LayerNorm by var_mean": (net(layer_norm, a=bare), WHOLE),
     "the largest channels": (net(largest), WHOLE),
+    "a layer called twice on one tensor": (
+        net(lambda m, x: m.a(x) * m.a(x).sigmoid(), a=bare),
+        EXACT,
+    ),
     "sorted channels": (net(lambda m, x: x.sort(1).values), WHOLE),
     # --- channels that do not lie on axis 1, or become fewer ---
     "BatchNorm over tokens": (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import op_name, trace
+from prunion.trainer.network import DomainNet
+from tests.support.networks.counting import macs_by_running
 from tests.support.networks.small import Plain, Residual
 
 
@@ -118,3 +121,26 @@ class Nowhere(Plain):
 def test_features_that_are_no_numbers_prove_nothing() -> None:
     with pytest.raises(UnsupportedGraphError, match="does not compute the model's function"):
         trace(Nowhere(), 8, 8)
+
+
+class Twice(Plain):
+    """A layer that is called twice on one tensor, as a gate of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.same(x) * self.same(x).sigmoid() + self.same(x + 1) + self.same(x + 1.0)
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+def test_what_is_computed_twice_is_computed_once() -> None:
+    """As torch's exporter has it; a number of another type may make another tensor."""
+    module = trace(Twice(), 8, 8)
+    names = [op_name(node) for node in module.graph.nodes]
+    assert (names.count("sigmoid"), names.count("conv2d")) == (1, 5)
+    one = DomainNet(module, [2, 3])
+    every = np.ones(one.units.table.count, dtype=bool)
+    assert one.units.table.macs(every) == macs_by_running(one, 8)

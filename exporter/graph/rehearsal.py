@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 # Statistics of so few images make some channels large, and round-off with them.
 LOOSE = 10 * TOLERANCE
+CONVERTED = re.compile(r"translating node %(\w+)")  # what torch's exporter says where it fails
 WAY_OUT = "end the backbone before it ([backbone] cut)"
 
 
@@ -55,9 +57,12 @@ def rehearse_export(
     except (PrunionError, OSError):
         raise
     except Exception as exc:  # torch's exporter and ONNX Runtime have many
+        node = ""
         while exc.__cause__ is not None:  # the outermost says how many steps there are
+            found = CONVERTED.search(str(exc))
+            node = f"node {found[1]}: " if found else node
             exc = exc.__cause__  # type: ignore[assignment]
-        raise _refusal(reason_of(exc)) from exc
+        raise _refusal(f"{node}{reason_of(exc)}") from exc
 
 
 def _rehearse(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from prunion.exporter.slim.selections import (
     write_selection,
     write_sizes,
 )
+from prunion.runtime.base import reason_of
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import op_name
 from prunion.trainer.channels import find_chains
@@ -68,31 +69,39 @@ def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
     holder.add_module("beside", beside)
     chains = find_chains(net.trunk, lambda node: located(node, kept))
     for old, node in copies.items():
-        if old in chains.whole:
+        try:
+            if old in chains.whole:
+                raise UnsupportedGraphError(
+                    f"node {old.name}: {op_name(old)} mixes channels with positions; prunion "
+                    "cannot slice it: please report this network as a bug"
+                )
+            if old in chains.selections:
+                source = copies[chains.selections[old].source]
+                source = replaced.get(source, source)
+                write_selection(graph, node, source, chains.selections[old], kept, holder)
+            elif old in chains.resized:
+                write_sizes(node, old, chains.resized[old], kept)
+            elif node.op == "call_module":
+                replaced[node] = _swap_module(old, node, kept, graph, holder)
+            elif node.op == "get_attr":
+                _slice_tensor(node, kept, holder)
+            elif op_name(old).startswith("conv"):
+                _fix_groups(node, old, kept)
+            elif op_name(old) == "group_norm":
+                _fix_norm_groups(node, old, kept)
+            elif op_name(old) == "pad":
+                _slice_pad(node, old, kept)
+            elif op_name(old) == "adaptive_avg_pool2d":
+                _average(node)
+            elif op_name(old) == "mul":
+                replaced[node] = _slice_zeros(graph, node, old, kept)
+        except UnsupportedGraphError:
+            raise
+        except Exception as exc:  # an argument of a kind that nobody thought of
             raise UnsupportedGraphError(
-                f"node {old.name}: {op_name(old)} mixes channels with positions; prunion cannot "
-                "slice it: please report this network as a bug"
-            )
-        if old in chains.selections:
-            source = copies[chains.selections[old].source]
-            source = replaced.get(source, source)
-            write_selection(graph, node, source, chains.selections[old], kept, holder)
-        elif old in chains.resized:
-            write_sizes(node, old, chains.resized[old], kept)
-        elif node.op == "call_module":
-            replaced[node] = _swap_module(old, node, kept, graph, holder)
-        elif node.op == "get_attr":
-            _slice_tensor(node, kept, holder)
-        elif op_name(old).startswith("conv"):
-            _fix_groups(node, old, kept)
-        elif op_name(old) == "group_norm":
-            _fix_norm_groups(node, old, kept)
-        elif op_name(old) == "pad":
-            _slice_pad(node, old, kept)
-        elif op_name(old) == "adaptive_avg_pool2d":
-            _average(node)
-        elif op_name(old) == "mul":
-            replaced[node] = _slice_zeros(graph, node, old, kept)
+                f"node {old.name}: prunion cannot slice {op_name(old) or old.target} as it is used "
+                f"there ({reason_of(exc)}): please report this network as a bug"
+            ) from exc
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     graph.lint()
     return graph, holder
@@ -161,7 +170,12 @@ def _fix_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:
     place = 6  # of `groups` among the arguments; a transposed one has its padding twice
     groups = old.args[place] if len(old.args) > place else old.kwargs.get("groups", 1)
     weight = old.args[1]
-    assert isinstance(weight, fx.Node) and isinstance(groups, int)
+    assert isinstance(weight, fx.Node)
+    if not isinstance(groups, int):
+        raise UnsupportedGraphError(
+            f"node {old.name}: its number of groups is computed from the batch, which no ONNX "
+            "graph can say: end the backbone before it ([backbone] cut)"
+        )
     shape = weight.meta["val"].shape
     if groups == 1 or shape[1] != 1 or weight.op != "get_attr":
         return
@@ -178,8 +192,11 @@ def _fix_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:
 def _fix_norm_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:
     """Groups leave whole."""
     source, groups = old.args[:2]
-    assert isinstance(source, fx.Node) and isinstance(groups, int)
-    units = kept.net.units.channels[standing_for(source)]
+    assert isinstance(source, fx.Node)
+    units = kept.net.units.channels.get(standing_for(source))
+    if units is None or not (units >= 0).any():  # kept whole
+        return
+    assert isinstance(groups, int)
     left = len(kept.channels(units)) * groups // len(units)
     node.args = (node.args[0], left, *node.args[2:])
 

@@ -29,11 +29,19 @@ def check_same(
     a parameter that learns has another gradient.
     """
     other: str | None = None
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     same = _agree(model, module, example, place)
+    moved = [n for n, x in model.named_buffers() if n not in before or not before[n].equal(x)]
     if same:
         with _varied(model, module):
             same = _agree(model, module, example, place, overflow=True)
             other = _other_gradient(model, module, example, place) if same else None
+    if moved and (not same or other is not None):
+        raise UnsupportedGraphError(
+            f"{type(model).__name__} changes its buffer {moved[0]} whenever it answers, and the "
+            "traced graph has it as it was: read it in forward and write it elsewhere, or choose "
+            "another backbone; `keep` cannot help here"
+        )
     if not same:
         raise UnsupportedGraphError(
             f"the traced graph of {type(model).__name__} does not compute the model's function: "

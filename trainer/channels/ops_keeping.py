@@ -63,6 +63,11 @@ def clamp(flow: Flow, node: fx.Node) -> ActivationSlots:
     if name == "hardtanh":
         first, second = arg_of(node, 1, -1.0), arg_of(node, 2, 1.0)
     low, high = (None, first) if name == "clamp_max" else (first, second)
+    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
+        raise UnsupportedGraphError(
+            f"node {node.name}: a bound of it is a tensor: torch.maximum and torch.minimum are "
+            "followed"
+        )
     keeps = (low is None or low <= 0) and (high is None or high >= 0)
     return ActivationSlots(value.ids, value.zero & keeps)
 

@@ -48,6 +48,8 @@ def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
     source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
     groups = arg_of(node, 6, 1)
     assert isinstance(source, fx.Node) and weight is not None
+    if not isinstance(groups, int):
+        raise UnsupportedGraphError(f"node {node.name}: its number of groups is computed")
     outputs, per_group = weight_shape(node, 1)[:2]
     inputs = channel_ids(flow, node, source)
     out = flow.sets.fresh(outputs)

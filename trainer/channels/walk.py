@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from prunion.runtime.base import reason_of
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import op_name
 from prunion.trainer.channels.ops_keeping import (
@@ -181,7 +182,7 @@ def _follow(flow: Flow, node: fx.Node, batch: str) -> Any:
         except Exception as exc:  # an operation used in a way its handler was not written for
             reason = str(exc).removeprefix(f"node {node.name}: ")
             if not isinstance(exc, UnsupportedGraphError):
-                reason = f"{type(exc).__name__}: {reason}"
+                reason = f"{name} is used there as prunion does not follow it ({reason_of(exc)})"
         for part, length in zip(noted, before, strict=True):
             del part[length:]
         for key in set(flow.weights) - laid:

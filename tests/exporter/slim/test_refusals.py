@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import UnsupportedGraphError
 from tests.support.networks.small import Plain, domain_net
 
@@ -81,3 +82,48 @@ def test_transformers_keep_their_streams_and_lose_hidden_channels(name: str) -> 
     whole = [units for (_, axis), units in net.units.table.slots.items() if axis == 0]
     assert any((units < 0).all() for units in whole) and any((units >= 0).all() for units in whole)
     rehearse_export(net, side, side)
+
+
+class DynamicConv(Plain):
+    """A filter of its own for every image, as groups of one long image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = nn.Linear(6, 6 * 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        weight = self.made(x.mean((2, 3))).reshape(-1, 1, 3, 3)
+        x = nn.functional.conv2d(x.reshape(1, -1, 8, 8), weight, padding=1, groups=x.shape[0] * 6)
+        return self.bn2(self.conv2(x.view(-1, 6, 8, 8))).relu().mean((2, 3))
+
+
+class LearnedBound(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bound = nn.Parameter(torch.rand(1, 6, 1, 1) - 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).clamp(min=self.bound)
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+def test_a_convolution_with_computed_groups_is_refused_by_its_node() -> None:
+    told = r"node conv2d_1: its number of groups is computed from the batch.*[[]backbone[]] cut"
+    with pytest.raises(UnsupportedGraphError, match=told):
+        slim_network(domain_net(DynamicConv()))
+
+
+def test_a_node_that_cannot_be_sliced_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("prunion.exporter.slim.graph._fix_groups", fails)
+    told = "node conv2d: prunion cannot slice conv2d as it is used there .AssertionError."
+    with pytest.raises(UnsupportedGraphError, match=told):
+        slim_network(domain_net(Plain()))
+
+
+def test_a_bound_that_is_a_tensor_is_told_in_words() -> None:
+    notes = "; ".join(domain_net(LearnedBound()).units.notes())
+    assert "a bound of it is a tensor: torch.maximum and torch.minimum are followed" in notes

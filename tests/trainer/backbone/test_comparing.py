@@ -91,3 +91,21 @@ def test_a_model_that_cannot_learn_at_all_has_no_gradients_to_compare() -> None:
             return self.bn2(self.conv2(square + gate)).relu().mean((2, 3))
 
     trace(Forward(), 8, 8)
+
+
+class Moving(Plain):
+    """A scale that every forward pass moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("pace", torch.rand(1, 6, 1, 1) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.pace = self.get_buffer("pace") * 0.9 + 0.1
+        x = self.bn1(self.conv1(x)).relu() * self.pace
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+def test_a_buffer_that_forward_changes_is_named() -> None:
+    with pytest.raises(UnsupportedGraphError, match="Moving changes its buffer pace whenever"):
+        trace(Moving(), 8, 8)

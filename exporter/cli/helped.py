@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["bench", "check", "profile", "train"]
 
 
-def _check(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> None:
+def _check(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> int:
     from prunion.exporter.graph import rehearse_export
 
-    rehearse_export(net, height, width, round_to, own)
+    return rehearse_export(net, height, width, round_to, own)
 
 
 CHECK: ExportCheck = _check  # click's callbacks take anything: the type is held here

@@ -23,6 +23,7 @@ from prunion.exporter.slim import SlimNet, keep_rows, slim_network, standing_for
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError, VerificationError
+from prunion.trainer.cost import bytes_around
 from prunion.trainer.network import DomainNet, moved, route
 
 __all__ = ["rehearse_export"]
@@ -37,21 +38,21 @@ WAY_OUT = "end the backbone before it ([backbone] cut)"
 
 def rehearse_export(
     net: DomainNet, height: int, width: int, round_to: int = 1, own: Sequence[str] = ()
-) -> None:
+) -> int:
     """Cut half of the channels of `net` at random, export that, and compare all three forms.
 
     Two of its domains do, on noise; `net` is left as it is. Widths are rounded up to multiples of
     `round_to` as the export would, so that no layer loses every channel. That leaves many widths
     equal by luck, so another cut, compared in torch alone, leaves them apart. The graph must hold
     weights of `own`, which domains will have for themselves, by their names, and cost what the
-    channels' units say.
+    channels' units say. Returns the bytes that its file holds around the tensors.
 
     Raises UnsupportedGraphError in one line with the node, the reason and a way out.
     """
     small = _two_domains(net)
     try:
         with moved(small.trunk):  # behind a scale of 0 any two networks answer alike
-            _rehearse(small, height, width, round_to, own)
+            return _rehearse(small, height, width, round_to, own)
     except VerificationError as exc:
         raise _refusal(f"{exc}".removesuffix("; nothing was written")) from None
     except (PrunionError, OSError):
@@ -65,7 +66,7 @@ def rehearse_export(
         raise _refusal(f"{node}{reason_of(exc)}") from exc
 
 
-def _rehearse(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> None:
+def _rehearse(net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]) -> int:
     """The same in the network itself, whose statistics and switches are drawn anew."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -84,6 +85,8 @@ def _rehearse(net: DomainNet, height: int, width: int, round_to: int, own: Seque
         _check_own(model, own)
         check_counts(model, slim.table)
         save_graph(model, graph)
+        kept = (net.switches > 0).any(0).numpy()
+        around = bytes_around(net, kept, graph.stat().st_size)
         names = [f"{row + 1}" for row in range(len(net.classes))]
         if finite_too:
             verify_export(net, slim, graph, images, names, LOOSE)
@@ -93,6 +96,7 @@ def _rehearse(net: DomainNet, height: int, width: int, round_to: int, own: Seque
             "own answers to noise are not finite already; look for a log, a root or a division "
             "that leaves its range"
         )
+    return around
 
 
 def _check_own(model: onnx.ModelProto, own: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from .budget import select_union as select_union
 from .budget import shown_cost as shown_cost
 from .budget import used_cost as used_cost
 from .cost_model import Cost as Cost
+from .counted import bytes_around as bytes_around
 from .counted import counted_pricer as counted_pricer
 from .floor import floor_account as floor_account
 from .floor import floor_units as floor_units

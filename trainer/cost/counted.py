@@ -21,14 +21,14 @@ from prunion.trainer.channels import LAYOUT
 from prunion.trainer.config import BudgetKind
 from prunion.trainer.cost.adapters import AdapterCost, adapter_costs
 from prunion.trainer.cost.cost_model import CostModel
-from prunion.trainer.network import DomainNet
+from prunion.trainer.network import AROUND, DomainNet
 
-__all__ = ["CountedModel", "CountedPricer", "bytes_pricer", "counted_pricer"]
+__all__ = ["CountedModel", "CountedPricer", "bytes_around", "bytes_pricer", "counted_pricer"]
 
 FLOAT, INDEX = 4, 8  # bytes of a number and of a channel's index
 # Upper bounds of what an ONNX file holds beside its tensors; seen: 100 to 160 bytes a node.
 PER_FILE, PER_NODE, PER_BANK_PART, PER_TENSOR = 2048, 200, 64, 32
-NODES_OF_ADAPTER = 12
+NODES_OF_ADAPTER, DIGITS_PER_TENSOR = 12, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +94,16 @@ def bytes_pricer(net: DomainNet) -> CountedPricer:
     """Bytes of the exported fp32 ONNX file, from above.
 
     The tensors are counted to the byte; what stands around them, names and shapes, is bounded by
-    the number of nodes.
+    the number of nodes, and is no less than what a rehearsed export held (`bytes_around`).
     """
     around = _around(net)
     plain = CountedPricer("bytes", net.units.table, _byte_prices(net, around), overstated=around)
     return _with_adapters(plain, adapter_costs(net), "bytes")
+
+
+def bytes_around(net: DomainNet, alive: np.ndarray, file: int) -> int:
+    """What an exported file of so many bytes holds around its tensors, `alive` `[U]` being kept."""
+    return file - _byte_prices(net, 0).macs(alive)
 
 
 class CountedModel(CostModel):
@@ -192,9 +197,11 @@ def _around(net: DomainNet) -> int:
     indices = sum(INDEX * _channels(n) for n in nodes if op_name(n) in LAYOUT)
     names = [*dict(net.trunk.named_parameters()), *_constants(net)]
     tensors = sum(PER_TENSOR + 2 * len(name) for name in names)
-    sites = NODES_OF_ADAPTER * len(adapter_costs(net))
-    around = PER_FILE + PER_NODE * (len(nodes) + sites)
-    return around + PER_BANK_PART * parts + tensors + indices
+    around = PER_FILE + PER_NODE * len(nodes) + PER_BANK_PART * parts + tensors
+    # torch's exporter may write one operation as hundreds. The rehearsed cut had fewer indices, and
+    # its sizes fewer digits.
+    around = max(around, int(net.graph.get(AROUND, 0)) + DIGITS_PER_TENSOR * len(names))
+    return around + indices + PER_NODE * NODES_OF_ADAPTER * len(adapter_costs(net))
 
 
 def _constants(net: DomainNet) -> dict[str, torch.Tensor]:

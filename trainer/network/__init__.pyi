@@ -21,5 +21,6 @@ from .evaluation import answer_domains as answer_domains
 from .evaluation import evaluate as evaluate
 from .masked import DomainNet as DomainNet
 from .masked import Gate as Gate
+from .stored_graph import AROUND as AROUND
 from .stored_graph import frozen_tensors as frozen_tensors
 from .stored_graph import graph_from_json as graph_from_json

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunion.runtime.base import Fields
 from prunion.runtime.errors import CheckpointError, ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone import PIXEL_NORM, add_pixel_norm, load_backbone, op_name
 from prunion.trainer.config import BackboneConfig, RunConfig, TrainConfig
 from prunion.trainer.methods import fold_series, make_adapter
 from prunion.trainer.network.masked import DomainNet
-from prunion.trainer.network.stored_graph import graph_from_json
+from prunion.trainer.network.stored_graph import AROUND, graph_from_json
 from prunion.trainer.network.unchanged import unchanged
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "rebuild_network",
     "set_normalisation",
 ]
+
+MOST_AROUND = 2**31  # bytes around a file's tensors
 
 
 def build_network(
@@ -75,7 +78,11 @@ def rebuild_network(
     Raises CheckpointError if the graph is damaged, or missing and no library has such a network.
     """
     if graph is not None:
-        return DomainNet(graph_from_json(graph, source), classes, config.keep, empty=True)
+        net = DomainNet(graph_from_json(graph, source), classes, config.keep, empty=True)
+        if AROUND in graph:
+            fields = Fields(graph, "", source, CheckpointError, "copy the whole folder again")
+            net.graph[AROUND] = fields.integer(AROUND, 0, MOST_AROUND)
+        return net
     if config.source == "python":
         raise CheckpointError(
             f"{source} is missing, and only a function of the trainer's made the network: copy the "

@@ -22,9 +22,10 @@ from prunion.trainer.backbone import LONGEST_NAME, given_name, op_name, unfit_na
 from prunion.trainer.channels import HANDLERS, ONE_IMAGE
 from prunion.trainer.network.shapes import MAKERS, TYPES, unfit_type, without_memory
 
-__all__ = ["frozen_tensors", "graph_from_json", "graph_to_json"]
+__all__ = ["AROUND", "frozen_tensors", "graph_from_json", "graph_to_json"]
 
 FORMAT_VERSION = 1
+AROUND = "around_bytes"  # beside the nodes: what its ONNX file was found to hold around the tensors
 OPERATIONS = frozenset(HANDLERS) | {"sym_size", "einsum"}
 # Of the sizes of a batch, which are whole numbers.
 ON_SIZES = {f.__name__: f for f in (operator.mul, operator.add, operator.sub, operator.floordiv)}

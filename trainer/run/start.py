@@ -28,6 +28,7 @@ from prunion.trainer.cost import (
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.learning import Training, check_own, check_reachable, own_doubt
 from prunion.trainer.network import (
+    AROUND,
     GRAPH,
     DomainNet,
     adapt_network,
@@ -53,8 +54,11 @@ class ExportCheck(Protocol):
 
     def __call__(
         self, net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]
-    ) -> None:
+    ) -> int | None:
         """Leaves `net` as it is. Raises UnsupportedGraphError if it could not.
+
+        Returns the bytes that the file holds around its tensors, which a budget of bytes counts
+        with; None where they are not known.
 
         Args:
             net: without what the run's method adds to it.
@@ -107,7 +111,13 @@ def begin(
     if check is not None:
         height, width = config.input.size
         own, round_to = _own_weights(adapted), config.budget.round_to
-        processes.on_first(lambda: check(net, height, width, round_to, own))
+        found = list[int | None]()
+        processes.on_first(lambda: found.append(check(net, height, width, round_to, own)))
+        around = json.loads(processes.share_text(json.dumps(found))[0])[0]
+        if config.budget.kind == "bytes" and around is not None:
+            net.graph[AROUND] = adapted.graph[AROUND] = around
+            pricer = make_pricer(config.budget, adapted)
+            budget = make_budget(config.budget, pricer, keep, cuts=cuts)
     adapt_network(net, config.train)
     set_normalisation(net, config)
     check_budget(config, net, budget, begun=graph is not None)

@@ -1,4 +1,4 @@
-"""Which runs cannot be one sweep."""
+"""Which runs cannot be one sweep, and what is asked of their network once."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from prunion.runtime.base import shown
+from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig
+from prunion.trainer.network import AROUND, GRAPH, DomainNet
+from prunion.trainer.run.epochs import STATE
+from prunion.trainer.run.start import ExportCheck
 from prunion.trainer.run.sweep.branches import Shared
 
-__all__ = ["check_different", "check_pruned", "check_shared"]
+__all__ = ["asked_once", "check_different", "check_pruned", "check_shared"]
+
+
+def asked_once(check: ExportCheck, folders: Sequence[Path]) -> ExportCheck:
+    """The check of runs that share a network: asked for the first, its answer serves all.
+
+    Not where one of `folders` was begun with that network: then it passed.
+    """
+    begun = [place / GRAPH for place in folders if (place / STATE).is_file()]
+    told: list[int | None] = []
+
+    def once(
+        net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]
+    ) -> int | None:
+        for path in [] if told else begun:
+            graph = read_json(path) if path.is_file() else None
+            if isinstance(graph, dict) and graph.get("nodes") == net.graph["nodes"]:
+                told.append(graph.get(AROUND))
+        if not told:
+            told.append(check(net, height, width, round_to, own))
+        return told[0]
+
+    return once
 
 
 def check_different(runs: Sequence[tuple[RunConfig, Path]]) -> None:

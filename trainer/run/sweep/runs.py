@@ -20,7 +20,7 @@ from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
-from prunion.trainer.network import GRAPH, DomainNet
+from prunion.trainer.network import GRAPH
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
 from prunion.trainer.run.folder import Claim, check_folder, snapshot_facts
@@ -35,7 +35,7 @@ from prunion.trainer.run.sweep.branches import (
     sharing_facts,
     trunk_of,
 )
-from prunion.trainer.run.sweep.checks import check_different, check_pruned, check_shared
+from prunion.trainer.run.sweep.checks import asked_once, check_different, check_pruned, check_shared
 from prunion.trainer.run.sweep.finished import check_alike, draw_all, draw_of, ended, is_finished
 from prunion.trainer.run.sweep.table import SweepResult, sweep_result
 from prunion.trainer.run.train import train_run
@@ -108,10 +108,10 @@ def train_sweep(
         waiting = [run for run in runs if run not in finished]
         if resume:
             _check_sharing(folder, runs, sharing_facts(shared, shorter))
-            check = check and _of_new_networks(check, runs)
         else:
             for leftover in folder.glob(f"{FORK}seed-*"):
                 leftover.unlink(missing_ok=True)
+        check = check and asked_once(check, [place for _, place in runs] if resume else [])
         if not waiting:
             places = {draw_of(config): place for config, place in reversed(finished)}
             check_alike(finished, lambda config: read_made_by(places[draw_of(config)]))
@@ -122,7 +122,9 @@ def train_sweep(
             shares = _priced(first_run, runs, check, finished, begun=bool(later))
         if _is_first():
             claim.make()
-        go = partial(train_run, force=force, resume=resume, run_file=run_file, track=track)
+        go = partial(
+            train_run, force=force, resume=resume, run_file=run_file, check=check, track=track
+        )
         for seed in dict.fromkeys(config.seed for config, _ in waiting):
             own = [i for i, (config, _) in enumerate(runs) if config.seed == seed]
             first = own[trunk_of([configs[i] for i in own], [shares[i] for i in own], shared)]
@@ -278,16 +280,3 @@ def _check_sharing(folder: Path, runs: Sequence[Run], now: Mapping[str, str | fl
                     f"{shown(value)}: resume with what it was started with, or start again with "
                     "--force"
                 )
-
-
-def _of_new_networks(check: ExportCheck, runs: Sequence[Run]) -> ExportCheck:
-    """The check, but for a network that one of the runs was begun with: then it passed."""
-    begun = [place / GRAPH for _, place in runs if (place / STATE).is_file()]
-
-    def unless_begun(
-        net: DomainNet, height: int, width: int, round_to: int, own: Sequence[str]
-    ) -> None:
-        if not any(path.is_file() and read_json(path) == net.graph for path in begun):
-            check(net, height, width, round_to, own)
-
-    return unless_begun

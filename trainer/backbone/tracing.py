@@ -20,6 +20,7 @@ from prunion.trainer.backbone.constants import fold_constants
 from prunion.trainer.backbone.cutting import check_cut, drop_behind, drop_copy, returning_cut
 from prunion.trainer.backbone.names import op_name
 from prunion.trainer.backbone.rewrites import inline_regions, rewrite
+from prunion.trainer.backbone.training_mode import tell_left_out
 from prunion.trainer.backbone.writes import functionalise
 
 __all__ = ["trace"]
@@ -40,7 +41,8 @@ def trace(model: nn.Module, height: int, width: int, cut: str | None = None) -> 
     Parameters keep their names. Every node's `meta["val"]` holds its fake tensor. Dropout is
     dropped, in-place operations become ordinary ones, what constants alone make is computed. Of
     several tensors that the model returns the logits are taken, or else the first; with `cut`,
-    what that module of it returns.
+    what that module of it returns. What the model does in training mode alone is told, and
+    left out.
 
     Raises:
         ConfigError: no module `cut` is called once and returns one tensor.
@@ -50,11 +52,11 @@ def trace(model: nn.Module, height: int, width: int, cut: str | None = None) -> 
     model = model.eval()
     example = torch.randn(2, 3, height, width)
     if cut is None:
-        return _traced(model, example, at_cut=False)
+        return _traced(model, example, None)
     with _told(model, example), _quietly():
         check_cut(model, cut, example)
     with returning_cut(model, cut):
-        return _traced(model, example, at_cut=True)
+        return _traced(model, example, cut)
 
 
 @contextlib.contextmanager
@@ -72,7 +74,7 @@ def _told(model: nn.Module, example: torch.Tensor) -> Iterator[None]:
         ) from exc
 
 
-def _traced(model: nn.Module, example: torch.Tensor, *, at_cut: bool) -> fx.GraphModule:
+def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.GraphModule:
     batch = torch.export.Dim("N", min=1)
     with _told(model, example), _quietly():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
@@ -84,18 +86,19 @@ def _traced(model: nn.Module, example: torch.Tensor, *, at_cut: bool) -> fx.Grap
             module.graph.erase_node(node)
         elif node.op == "call_function":
             _drop_idle(node)
-    place = _single_output(module.graph, program.call_spec.out_spec, at_cut=at_cut)
-    if at_cut:
+    place = _single_output(module.graph, program.call_spec.out_spec, at_cut=cut is not None)
+    if cut is not None:
         drop_behind(module.graph)
     module.graph.set_codegen(fx.graph.CodeGen())
     fold_constants(module, parameters=False)
     functionalise(module, example)
-    if at_cut:
+    if cut is not None:
         drop_copy(module.graph)
     module.graph.eliminate_dead_code()
     rewrite(module)
     module = fx.GraphModule(module, module.graph)  # torch.export's own cannot switch to training
     check_same(model, module, example, place)
+    tell_left_out(model, example, place, cut)
     _keep_buffers(module)
     return module
 

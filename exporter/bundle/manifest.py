@@ -20,7 +20,16 @@ from prunion.runtime.bundle import (
     counts_to_json,
 )
 from prunion.runtime.errors import BudgetError
-from prunion.trainer.cost import budget_account, make_budget, make_pricer, shown_cost, used_cost
+from prunion.trainer.config import BudgetConfig
+from prunion.trainer.cost import (
+    PricedBudget,
+    budget_account,
+    least_limit,
+    make_budget,
+    make_pricer,
+    shown_cost,
+    used_cost,
+)
 from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network import Checkpoint, versions
 
@@ -56,10 +65,12 @@ def budget_of(
     config = loaded.config.budget
     train = loaded.config.train
     budget = make_budget(config, make_pricer(config, loaded.net), cuts=train.traits.prunes)
-    value = used_cost(budget.pricer, alive, slices)
+    value = bound = used_cost(budget.pricer, alive, slices)
     if config.kind == "bytes" and file_bytes is not None:
         value = file_bytes
     if not value <= budget.allowed and train.cut == "union" and train.traits.prunes:
+        if bound <= budget.allowed:
+            raise BudgetError(_larger(config, budget, value, bound))
         settled = loaded.meta.get("phase") == "settle"
         cause = "round_to, the budget or the form of the heads are not those of its training"
         if config.kind == "macs":
@@ -71,6 +82,18 @@ def budget_of(
             + (cause if settled else "the run stopped before it settled; resume it to its end")
         )
     return budget_account(config, budget, value, slices=slices is not None)
+
+
+def _larger(config: BudgetConfig, budget: PricedBudget, size: float, bound: float) -> str:
+    """Of a file that holds more around the tensors than training counted with."""
+    fits = least_limit(config, size, budget.pricer.backbone)
+    return (
+        f"the exported file has {size:,.0f} bytes, {size - budget.allowed:,.0f} more than its "
+        f"budget allows ({budget.allowed:,.0f}): torch's exporter writes more around the tensors "
+        f"than training counted with, which was {bound:,.0f} bytes in all. It would meet a limit "
+        f"of {fits}; export it with the default heads and opset, or train it again, which tries "
+        "the export first"
+    )
 
 
 def counts(

@@ -138,9 +138,10 @@ class ImageInput:
 class BudgetAccount:
     """What was asked (`asked`, as written) and what the file costs (`value`, same unit).
 
-    `backbone` is the whole network's cost, of which `value` may be a share (0: not told). Of kind
-    `latency`, `milliseconds` and `share` are what the profile of `device` predicts. With `slices`
-    the cost is of the k×k slices that any domain uses; else of all that the graph holds.
+    `backbone` is the whole network's cost, of which `value` may be a share (0: not told): more than
+    1 where adapters cost beside it, which a share of 1 allows. Of kind `latency`, `milliseconds`
+    and `share` are what the profile of `device` predicts. With `slices` the cost is of the k×k
+    slices that any domain uses; else of all that the graph holds.
     """
 
     kind: str

@@ -70,7 +70,7 @@ class _Draws(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[str, None] = {}
         self.inside: list[str] = []
         self.over = False

@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional as F
 
 from prunion.exporter.bundle import export_bundle
+from prunion.exporter.bundle.manifest import budget_of
 from prunion.exporter.graph import rehearse_export
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.config import BackboneConfig, BudgetConfig, RunConfig, load_config
-from prunion.trainer.network import AROUND
+from prunion.trainer.network import AROUND, load_checkpoint
 from prunion.trainer.run import train_run, train_sweep
 from tests.support.networks.small import Plain
 from tests.support.tiny_run import tiny_run
@@ -47,7 +48,18 @@ def test_a_run_is_refused_before_its_first_step_or_keeps_its_budget(tmp_path: Pa
     assert json.loads((folder / "graph.json").read_text())[AROUND] > 6000
     manifest = export_bundle(folder, tmp_path / "m.prunion")
     assert manifest["budget"]["met"]
-    assert (tmp_path / "m.prunion" / "model.onnx").stat().st_size <= int(least)
+    size = (tmp_path / "m.prunion" / "model.onnx").stat().st_size
+    assert size <= int(least)
+    # A checkpoint of before that was measured; nothing about its training or its export is other.
+    loaded = load_checkpoint(folder)
+    alive = (loaded.net.switches > 0).any(0).numpy()
+    del loaded.net.graph[AROUND]
+    budget_of(loaded, alive, int(least))
+    told = (
+        f"{int(least) + 7:,} bytes, 7 more than its budget allows .* a limit of {int(least) + 7};"
+    )
+    with pytest.raises(BudgetError, match=told):
+        budget_of(loaded, alive, int(least) + 7)
 
 
 def test_runs_of_a_sweep_know_it_too(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def _scale_columns(graph: onnx.GraphProto) -> dict[str, tuple[int, int]]:
             continue
         uses = readers.get(node.output[0], [])
         part = [name for name in uses[0].input if name in parts] if len(uses) == 1 else []
-        if len(part) == 1 and uses[0].op_type == "Mul":
+        # A norm of several convolutions has one scale for all of their ranges.
+        if len(part) == 1 and uses[0].op_type == "Mul" and part[0] not in shared:
             index = parts[part[0]]
             found[node.output[0]] = (int(offsets[index]), int(sizes[index]))
     return found

@@ -16,7 +16,7 @@ from prunion.exporter.slim.selections import (
     write_sizes,
 )
 from prunion.runtime.base import reason_of
-from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.errors import PrunionError, UnsupportedGraphError
 from prunion.trainer.backbone import op_name
 from prunion.trainer.channels import find_chains
 from prunion.trainer.network import Gate
@@ -95,7 +95,7 @@ def sliced_graph(kept: Kept) -> tuple[fx.Graph, nn.Module]:
                 _average(node)
             elif op_name(old) == "mul":
                 replaced[node] = _slice_zeros(graph, node, old, kept)
-        except UnsupportedGraphError:
+        except (PrunionError, OSError, MemoryError):  # said already, or not the network's doing
             raise
         except Exception as exc:  # an argument of a kind that nobody thought of
             raise UnsupportedGraphError(

@@ -31,6 +31,7 @@ WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 MOVING = frozenset(("Split", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Slice", "Identity"))
 ROWS = frozenset(("bank", ADAPTERS))  # of which a gathered row goes into the trunk
 HEADS = frozenset(TABLE_INPUTS) - ROWS
+FLOAT_PLACES = {"Resize": (1, 2)}  # inputs that ONNX gives one type, whatever the others have
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -57,6 +58,9 @@ def half_graph(
     full = _full_precision(graph) | set(beyond) | guarding_nodes(graph, small) | small
     kept = {i.name for i in graph.initializer if i.name in {*TABLE_INPUTS, *small}}
     kept |= _read_by(graph, full)
+    fixed = {node.input[i] for node in graph.node for i in _float_places(node)}
+    kept |= fixed & {i.name for i in graph.initializer}
+    full |= fixed - kept  # of constants that are nodes
     _convert_initializers(graph, kept)
     made = {"image"} if image == "float32" else set()
     made |= {out for node in graph.node if node.output[0] in full for out in node.output}
@@ -65,10 +69,10 @@ def half_graph(
     # A node computes in one type: cast every float input that was made in the other. The head's
     # tables and the bank are float32 already where a float32 node reads them.
     for node in graph.node:
-        wants = FLOAT if node.output[0] in full else HALF
         for place, name in enumerate(node.input):
+            wants = FLOAT if node.output[0] in full or place in _float_places(node) else HALF
             has = FLOAT if name in made | kept else HALF
-            if name in floats and has != wants and not (node.output[0] in full and name in kept):
+            if name in floats and has != wants and not (wants == FLOAT and name in kept):
                 node.input[place] = _cast(nodes, casts, name, wants)
         if node.op_type in ("Constant", "Cast") and node.output[0] not in full:
             _convert_attributes(node)
@@ -195,6 +199,11 @@ def _read_by(graph: onnx.GraphProto, full: set[str]) -> set[str]:
     for node in graph.node:
         (read if node.output[0] in full else others).update(node.input)
     return {i.name for i in graph.initializer if i.name in read - others}
+
+
+def _float_places(node: onnx.NodeProto) -> list[int]:
+    """Those of its inputs that are float32 in every graph."""
+    return [i for i in FLOAT_PLACES.get(node.op_type, ()) if i < len(node.input)]
 
 
 def _convert_initializers(graph: onnx.GraphProto, kept: set[str]) -> None:

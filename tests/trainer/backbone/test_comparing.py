@@ -109,3 +109,16 @@ class Moving(Plain):
 def test_a_buffer_that_forward_changes_is_named() -> None:
     with pytest.raises(UnsupportedGraphError, match="Moving changes its buffer pace whenever"):
         trace(Moving(), 8, 8)
+
+
+def test_a_buffer_of_nan_has_not_changed() -> None:
+    class Masked(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.full((2,), torch.nan))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.detach() + self.conv1(x).mean().detach())
+
+    with pytest.raises(UnsupportedGraphError, match=r"gradient of conv1.weight differs"):
+        trace(Masked(), 8, 8)

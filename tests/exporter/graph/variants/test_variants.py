@@ -28,7 +28,7 @@ from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_bundle
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError, VerificationError
 from tests.exporter.slim.test_network import Concat, NoNorm, Shuffle, switch_off
-from tests.support.networks.small import Depthwise, Residual, SqueezeExcite, domain_net
+from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 NAMES = ["a", "b", "c"]
@@ -63,6 +63,23 @@ def test_float16_and_pixels_compute_the_same(model: type[nn.Module]) -> None:
     assert max(errors(full, half).values()) < 5e-3
     assert max(errors(full, pixel_graph(full, 3, MEAN, STD)).values()) < 1e-5
     assert max(errors(full, pixel_graph(half, 3, MEAN, STD)).values()) < 5e-3
+
+
+class Enlarged(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        x = nn.functional.interpolate(x, scale_factor=2.0)
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+def test_scales_of_a_resize_stay_float32() -> None:
+    """ONNX knows no other type of them, and its checker refused the graph."""
+    graph = small(Enlarged())
+    half = half_graph(graph)
+    (node,) = (n for n in half.graph.node if n.op_type == "Resize")
+    scales = {i.name: i.data_type for i in half.graph.initializer}
+    assert scales[node.input[2]] == TensorProto.FLOAT
+    assert max(errors(graph, half).values()) < 0.01
 
 
 def test_float16_is_in_the_graph_and_the_heads_stay_float32() -> None:

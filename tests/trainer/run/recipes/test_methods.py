@@ -32,7 +32,7 @@ SINGLE = ("finetune", "piggyback", "affine")
 
 def run_file(folder: Path, method: str, **train: object) -> Path:
     """A run of two domains, or of one where the method takes one."""
-    short = {"warmup": 0, "ramp": 1, "settle": 1, "trunk": '"tuned"'}
+    short = {"warmup": 0, "ramp": 1, "settle": 1}
     path = tiny_run(folder, **{**short, "method": f'"{method}"', **train})
     if method in SINGLE:
         path.write_text(path.read_text("utf-8").partition("[domains.cold]")[0], "utf-8")

@@ -16,8 +16,13 @@ from .probe import open_graph as open_graph
 from .probe import relative_errors as relative_errors
 from .probe import run_graph as run_graph
 from .rehearsal import rehearse_export as rehearse_export
+from .variants.float16 import float16_of as float16_of
+from .variants.int8 import calibration_batches as calibration_batches
 from .variants.int8 import graph_accuracy as graph_accuracy
 from .variants.int8 import lost as lost
 from .variants.int8 import open_trained as open_trained
+from .variants.int8 import quantised as quantised
+from .variants.int8_ranges import divided_tensors as divided_tensors
+from .variants.uint8 import pixel_graph as pixel_graph
 from .variants.write import write_variants as write_variants
 from .writer import save_graph as save_graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,20 +13,18 @@ from prunion.exporter.graph import (
     TOLERANCE,
     Probe,
     check_one_colour,
-    graph_accuracy,
     lost,
     make_probe,
     masked_logits,
     one_colour_probe,
     open_graph,
-    open_trained,
     relative_errors,
     run_graph,
     tolerance_of,
 )
 from prunion.runtime.base import PRECISIONS, Precision
 from prunion.runtime.bundle import Bundle
-from prunion.runtime.errors import DomainError, PrunionError, VerificationError
+from prunion.runtime.errors import DomainError, VerificationError
 from prunion.runtime.graph import form_of
 from prunion.trainer.network import Checkpoint
 
@@ -34,13 +32,7 @@ __all__ = [
     "Disagreement",
     "check_noted",
     "compare_graphs",
-    "measure_int8_again",
 ]
-
-
-# By how much an accuracy may be another on another machine, whose sums round otherwise; or by an
-# image. Eight bits also saturate on some processors.
-DRIFT = {"fp32": 0.001, "int8": 0.01}
 
 
 @dataclass(frozen=True)
@@ -188,65 +180,3 @@ def _masked_logits(loaded: Checkpoint, names: tuple[str, ...], images: np.ndarra
     logits = masked_logits(loaded.net, torch.from_numpy(images), domains)
     widest = max(loaded.net.classes[row] for row in rows)
     return logits[:, :widest]
-
-
-def measure_int8_again(
-    bundle: Bundle, graphs: Collection[str], loaded: Checkpoint | None
-) -> tuple[list[str], list[str]]:
-    """(problems, notes) of the bundle's `int8` graph, held to the loss that its export allowed.
-
-    The loss is against the fp32 graph on the same images; what the export noted of both must be
-    what is measured. A note says what was measured, or in one line why nothing could be.
-
-    Args:
-        graphs: those that ONNX Runtime runs.
-    """
-    verified = bundle.manifest.verified
-    check = None if verified is None else verified.variants.get("int8")
-    noted = None if check is None else check.int8
-    if "int8" not in graphs:
-        return [], []
-    if noted is None:
-        return [], ["int8: accuracy not measured again: its export noted none"]
-    if loaded is None:
-        return [], ["int8: accuracy not measured again: give --against CHECKPOINT"]
-    pair = [graph for graph in ("fp32", "int8") if graph in graphs]
-    try:
-        domains = open_trained(loaded, bundle.domains)
-        accuracy = [
-            graph_accuracy(bundle.held_graph(PRECISIONS[graph]).read(), domains, loaded)
-            for graph in pair
-        ]
-    except (PrunionError, OSError, KeyError) as exc:
-        reason = " ".join(str(exc).split())
-        return [], [f"int8: accuracy not measured again, the run's images are not there: {reason}"]
-    found, counts = accuracy[-1], {domain.name: len(domain.test) for domain in domains}
-    for told, what in ((noted.accuracy, "accuracy"), (noted.test_images, "number of images")):
-        if unlike := sorted({*told} ^ {*found}):
-            noticed = "no" if unlike[0] in found else "an"
-            return [f"int8 graph, domain {unlike[0]}: its export noted {noticed} {what}"], []
-    before = accuracy[0] if "fp32" in pair else {x: noted.accuracy[x][0] for x in found}
-    notes = [
-        f"int8: {name} {value:.1%} measured again, {noted.accuracy[name][1]:.1%} at export"
-        for name, value in found.items()
-    ]
-    problems = [
-        f"int8 graph, domain {name}: accuracy {found[name]:.1%}, fp32 has {before[name]:.1%}, and "
-        f"its export allowed a loss of {noted.max_drop:g} points: export the bundle again"
-        for name in lost(before, found, noted.max_drop)
-    ]
-    problems += [
-        f"int8 graph, domain {name}: its export noted {noted.test_images[name]:,} test images, "
-        f"the run has {count:,}"
-        for name, count in counts.items()
-        if noted.test_images[name] != count
-    ]
-    for place, (graph, measured) in enumerate(zip(("fp32", "int8"), (before, found), strict=True)):
-        for name, value in measured.items():
-            said = noted.accuracy[name][place]
-            if not abs(said - value) <= max(DRIFT[graph], 1 / counts[name]) + 1e-9:
-                problems.append(
-                    f"int8 graph, domain {name}: its export noted an accuracy of {said:.1%} in "
-                    f"{graph}, measured again it is {value:.1%}"
-                )
-    return problems, notes

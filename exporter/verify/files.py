@@ -13,7 +13,14 @@ from prunion.exporter.counts import initializers, recount
 from prunion.runtime.base import LITTER
 from prunion.runtime.bundle import Bundle, adapter_row
 
-__all__ = ["check_graph", "check_packs", "check_tables", "check_trunk", "check_unlisted"]
+__all__ = [
+    "check_graph",
+    "check_listed",
+    "check_packs",
+    "check_tables",
+    "check_trunk",
+    "check_unlisted",
+]
 
 
 def check_unlisted(bundle: Bundle) -> Iterator[str]:
@@ -23,6 +30,15 @@ def check_unlisted(bundle: Bundle) -> Iterator[str]:
         listed = file.relative_to(bundle.path).as_posix() in known
         if file.is_file() and not listed and file.name not in LITTER:
             yield f"{file} is not in the manifest: remove it"
+
+
+def check_listed(bundle: Bundle) -> Iterator[str]:
+    """The graph that every other is held against, which an export always writes."""
+    if "fp32" not in bundle.manifest.graphs:
+        yield (
+            f"{bundle.path} lists no fp32 graph, which its trunk's hash is of and all others are "
+            "compared with: copy the bundle whole, or export it again"
+        )
 
 
 def check_graph(bundle: Bundle, model: onnx.ModelProto) -> Iterator[str]:

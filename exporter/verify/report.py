@@ -16,16 +16,18 @@ from prunion.exporter.verify.compare import (
     Disagreement,
     check_noted,
     compare_graphs,
-    measure_int8_again,
 )
 from prunion.exporter.verify.cut import compare_cut
 from prunion.exporter.verify.files import (
     check_graph,
+    check_listed,
     check_packs,
     check_tables,
     check_trunk,
     check_unlisted,
 )
+from prunion.exporter.verify.int8_again import measure_int8_again
+from prunion.exporter.verify.variants import check_variant
 from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError
@@ -74,7 +76,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     except BundleError as exc:
         return VerifyReport(str(bundle), (), (str(exc),), ())
     problems: list[str] = []
-    for check in (check_unlisted, check_budget, check_noted):
+    for check in (check_unlisted, check_listed, check_budget, check_noted):
         problems += _guarded("", partial(check, opened))
     problems += _guarded("manifest", partial(check_claims, opened))
     sound = []
@@ -104,6 +106,8 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
         for x in compared
         if not x.passed
     ]
+    for variant in sound:
+        problems += _guarded(f"{variant} graph", partial(check_variant, opened, variant, sound))
     measured = partial(measure_int8_again, opened, answered, loaded)
     refused, notes = _tried(measured, (none, none), problems)
     problems += refused

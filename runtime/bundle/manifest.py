@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prunion.runtime.base import Fields, is_whole, read_json, safe_relative_path
+from prunion.runtime.base import Fields, is_whole, read_json, safe_relative_path, shown
 from prunion.runtime.bundle.adapters import AdapterEntry, read_adapters
 from prunion.runtime.bundle.manifest_parts import (
     BankEntry,
@@ -233,4 +233,10 @@ def _graphs(top: Fields, files: Mapping[str, str]) -> dict[str, str]:
     graphs = top.fields("graphs")
     if not graphs.value:
         raise top.fail("graphs", "is empty")
-    return {key: listed(graphs, key, graphs.get(key), files) for key in graphs.value}
+    found: dict[str, str] = {}
+    for key in graphs.value:
+        file = listed(graphs, key, graphs.get(key), files)
+        if file in found.values():
+            raise graphs.fail(key, f"is {shown(file)}, another precision's file")
+        found[key] = file
+    return found

@@ -45,11 +45,14 @@ SMALL = 1024  # bytes; shapes, axes and sizes are read by shape inference, weigh
 FIX = "export the bundle again"
 
 
-def check_graph(graph: bytes, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+def check_graph(
+    graph: bytes, shapes: Mapping[str, tuple[int, ...]], where: str, *, image: str
+) -> None:
     """Check all of a graph that a reader of the file relies on.
 
     Args:
         shapes: the inputs that it may have, 0 for a size that is not known.
+        image: numpy's name of the type of images that it takes.
         where: what messages call it.
 
     Raises:
@@ -60,6 +63,7 @@ def check_graph(graph: bytes, shapes: Mapping[str, tuple[int, ...]], where: str)
         check_operators(model)
         _check_tensors(model.graph)
         _check_inputs(model.graph, shapes)
+        _check_image(model.graph, image)
         light = light_copy(model)
         onnx.checker.check_model(light)
         _check_sizes(onnx.shape_inference.infer_shapes(light, True, True, True).graph)
@@ -175,6 +179,16 @@ def _check_inputs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]])
     outputs = [value.name for value in graph.output]
     if outputs != ["logits"] or len(_sizes(graph.output[0])) != 2:
         raise BundleError(f"it gives {shown(outputs)}, not logits [N, Cmax]")
+
+
+def _check_image(graph: onnx.GraphProto, wanted: str) -> None:
+    """What the graph is listed as takes its kind of images: else it is another precision's file."""
+    from onnx import helper
+
+    for value in graph.input:
+        found = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        if value.name == "image" and found != wanted:
+            raise BundleError(f"its images are {found}, and those of its precision {wanted}")
 
 
 def _check_shape(

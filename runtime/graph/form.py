@@ -173,7 +173,7 @@ def form_of(bundle: Bundle, precision: Precision = "fp32") -> GraphForm:
     elif precision == "fp16":  # the manifest does not say
         image = "float16" if input_types(graph).get("image") == "float16" else image
     form = GraphForm(HEADS[manifest.heads], image, manifest.input, manifest.adapters)
-    check_graph(graph, form.shapes(manifest.bank_columns), str(place))
+    check_graph(graph, form.shapes(manifest.bank_columns), str(place), image=image)
     return form
 
 

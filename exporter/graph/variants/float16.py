@@ -19,7 +19,7 @@ from prunion.exporter.graph.variants.guards import guard_constants, guarding_nod
 from prunion.runtime.errors import VerificationError
 from prunion.runtime.graph import ADAPTERS, TABLE_INPUTS
 
-__all__ = ["float32_layers", "half_graph"]
+__all__ = ["float16_of", "float32_layers", "half_graph"]
 
 LARGEST = float(np.finfo(np.float16).max)
 # Between the images that were looked at and all others: two of float16's five bits of exponent.
@@ -206,19 +206,25 @@ def _float_places(node: onnx.NodeProto) -> list[int]:
     return [i for i in FLOAT_PLACES.get(node.op_type, ()) if i < len(node.input)]
 
 
+def float16_of(value: np.ndarray, name: str) -> np.ndarray:
+    """A float32 constant in float16; a single number beyond its range is its end.
+
+    Raises VerificationError where one of several is beyond it.
+    """
+    if np.abs(value[np.isfinite(value)]).max(initial=0) > LARGEST:
+        if value.ndim:
+            raise VerificationError(
+                f"{name} has weights beyond float16's {LARGEST:.0f}: export without --fp16"
+            )
+        value = value.clip(-LARGEST, LARGEST)  # an open bound of Clip
+    return value.astype(np.float16)
+
+
 def _convert_initializers(graph: onnx.GraphProto, kept: set[str]) -> None:
     for initializer in graph.initializer:
         if initializer.data_type == FLOAT and initializer.name not in kept:
-            value = numpy_helper.to_array(initializer)
-            if np.abs(value[np.isfinite(value)]).max(initial=0) > LARGEST:
-                if value.ndim:
-                    raise VerificationError(
-                        f"{initializer.name} has weights beyond float16's {LARGEST:.0f}: export "
-                        "without --fp16"
-                    )
-                value = value.clip(-LARGEST, LARGEST)  # an open bound of Clip
-            halved = numpy_helper.from_array(value.astype(np.float16), initializer.name)
-            initializer.CopyFrom(halved)
+            halved = float16_of(numpy_helper.to_array(initializer), initializer.name)
+            initializer.CopyFrom(numpy_helper.from_array(halved, initializer.name))
 
 
 def _convert_attributes(node: onnx.NodeProto) -> None:
@@ -226,7 +232,7 @@ def _convert_attributes(node: onnx.NodeProto) -> None:
         if attribute.name == "to" and attribute.i == FLOAT:
             attribute.i = HALF
         if attribute.name == "value" and attribute.t.data_type == FLOAT:
-            value = numpy_helper.to_array(attribute.t).astype(np.float16)
+            value = float16_of(numpy_helper.to_array(attribute.t), node.output[0])
             attribute.t.CopyFrom(numpy_helper.from_array(value))
 
 

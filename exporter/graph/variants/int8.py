@@ -34,6 +34,7 @@ __all__ = [
     "int8_graph",
     "lost",
     "open_trained",
+    "quantised",
     "refuse",
 ]
 
@@ -190,6 +191,15 @@ def graph_accuracy(
             right += int((logits.argmax(1) == labels.numpy()).sum())
         accuracy[domain.name] = right / len(domain.test)
     return accuracy
+
+
+def quantised(graph: bytes, batches: list[Batch], outputs: str) -> onnx.ModelProto:
+    """The QDQ graph of an fp32 one; `outputs` of the convolutions are `int8` or stay `float32`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, path = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(graph)
+        _quantise(source, path, batches, outputs)
+        return onnx.load(path)
 
 
 def _quantise(graph: Path, path: Path, batches: list[Batch], outputs: str) -> None:

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from prunion.exporter.graph.probe import open_graph
 
-__all__ = ["equalise"]
+__all__ = ["divided_tensors", "equalise"]
 
 
 def equalise(model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
@@ -42,6 +42,16 @@ def equalise(model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]]
             even = value / largest.reshape(-1, *([1] * (value.ndim - 1)))
             weights[tensor].CopyFrom(numpy_helper.from_array(even.astype(np.float32), tensor))
     _scale_rows(graph, factors)
+
+
+def divided_tensors(graph: onnx.GraphProto) -> dict[str, slice]:
+    """The weights and biases that `equalise` divides, and by which part of `bank_ranges`."""
+    makers = {out: node for node in graph.node for out in node.output}
+    return {
+        tensor: slice(offset, offset + size)
+        for name, (offset, size) in _scale_columns(graph).items()
+        for tensor in makers[name].input[1:]
+    }
 
 
 def _scale_columns(graph: onnx.GraphProto) -> dict[str, tuple[int, int]]:

@@ -18,6 +18,15 @@ def good(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(scope="session")
+def eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of every variant."""
+    output = tmp_path_factory.mktemp("int8") / "eight.prunion"
+    options = ExportOptions(fp16=True, int8=True, int8_max_drop=20, int8_images=4, uint8=True)
+    export_bundle(tiny, output, options)
+    return output
+
+
 @pytest.fixture
 def copy(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "copy.prunion"))

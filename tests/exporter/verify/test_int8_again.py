@@ -10,22 +10,14 @@ from typing import Any
 
 import pytest
 
-from prunion.exporter.bundle import export_bundle
-from prunion.exporter.options import ExportOptions
-from prunion.exporter.verify.compare import check_noted, measure_int8_again
+from prunion.exporter.verify.compare import check_noted
+from prunion.exporter.verify.int8_again import measure_int8_again
 from prunion.runtime.bundle import open_bundle
 from prunion.trainer.network import load_checkpoint
 from tests.exporter.verify.test_every_claim import changed, kind_of, leaves, put
 
 # What is calibrated with, and the loss that is allowed: choices, of which nothing else tells.
-CHOSEN = ("max_drop", "calibration_images", "outputs")
-
-
-@pytest.fixture(scope="module")
-def eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("int8") / "eight.prunion"
-    export_bundle(tiny, output, ExportOptions(int8=True, int8_max_drop=20, int8_images=4))
-    return output
+CHOSEN = ("max_drop", "calibration_images")
 
 
 def problems(eight: Path, tiny: Path, folder: Path, change: Callable[[Any], Any]) -> list[str]:

@@ -117,6 +117,10 @@ def first_weight(graph: onnx.GraphProto) -> onnx.TensorProto:
         (lambda g: setattr(g.input[0], "name", "im\x1b[2Jage"), "an input"),
         (lambda g: g.initializer.append(g.initializer[0]), "twice"),
         (lambda g: setattr(g.input[0].type.tensor_type.shape.dim[1], "dim_value", 4), "needs"),
+        (
+            lambda g: setattr(g.input[0].type.tensor_type, "elem_type", TensorProto.UINT8),
+            "its images are uint8, and those of its precision float32",
+        ),
     ],
 )
 def test_a_graph_that_no_export_writes(

@@ -27,6 +27,7 @@ from prunion.exporter.verify.files import (
     check_unlisted,
 )
 from prunion.exporter.verify.int8_again import measure_int8_again
+from prunion.exporter.verify.units import check_units
 from prunion.exporter.verify.variants import check_variant
 from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle, open_bundle
@@ -106,6 +107,8 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
         for x in compared
         if not x.passed
     ]
+    if "fp32" in runs:
+        problems += _guarded("fp32 graph", partial(check_units, opened))
     for variant in sound:
         problems += _guarded(f"{variant} graph", partial(check_variant, opened, variant, sound))
     measured = partial(measure_int8_again, opened, answered, loaded)

@@ -11,6 +11,7 @@ import pytest
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import cut, verify_bundle
+from prunion.exporter.verify.cut import MADE_UP
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph import GraphForm, pin_form
@@ -27,17 +28,11 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "b.prunion"
 
 
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The networks of tests are no wider than what a CPU likes: cut to the channel."""
-    monkeypatch.setattr(cut, "default_round_to", lambda: 1)
-
-
 def test_every_domain_is_cut_and_answers_as_before(halves: Path) -> None:
     report = verify_bundle(halves)
     assert report.problems == report.notes == ()
     found = [(x.graph, x.domain) for x in report.compared if "cut from" in x.against]
-    assert found == [(g, d) for g in ("fp32", "fp16") for d in ("warm", "cold")]
+    assert found == [(g, d) for g in ("fp32", "fp16") for d in ("warm", "cold", *MADE_UP)]
 
 
 def test_a_cut_that_takes_the_wrong_channels_is_found(
@@ -48,7 +43,7 @@ def test_a_cut_that_takes_the_wrong_channels_is_found(
 
     monkeypatch.setattr(cut, "pin_form", wrong)
     problems = verify_bundle(halves).problems
-    assert len(problems) == 4 and all("the graph that it is cut from" in x for x in problems)
+    assert len(problems) == 8 and all("the graph that it is cut from" in x for x in problems)
 
 
 def test_a_cut_graph_that_cannot_run_is_a_problem(
@@ -59,7 +54,7 @@ def test_a_cut_graph_that_cannot_run_is_a_problem(
 
     monkeypatch.setattr(cut, "pin_form", broken)
     problems = verify_bundle(halves).problems
-    assert len(problems) == 4
+    assert len(problems) == 8
     assert problems[0].startswith(
         "fp32 graph, domain warm, cut to its channels: ONNX Runtime refuses it: "
     )

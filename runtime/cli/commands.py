@@ -53,8 +53,9 @@ def predict(
     """Classify images of one domain.
 
     An IMAGE may also be a folder, for every image below it, or a quoted pattern such as
-    'photos/**/*.jpg'; each one's images come in the order of their paths. An image that cannot be
-    read is told on standard error, the others are answered, and the exit code is 1.
+    'photos/**/*.jpg', which may name folders too; each one's images come in the order of their
+    paths. An image that cannot be read is told on standard error, the others are answered, and the
+    exit code is 1.
     """
     from prunion.runtime.errors import InputError, PrunionError, printable
     from prunion.runtime.model import load
@@ -96,14 +97,16 @@ def _named(arguments: Sequence[str]) -> list[str]:
     import os
 
     from prunion.runtime.errors import InputError
-    from prunion.runtime.images import matching
+    from prunion.runtime.images import matching, once
 
     found: list[str] = []
     for argument in arguments:
         if os.path.isdir(argument):
             below = sorted(_images_below(argument))
         elif glob.has_magic(argument) and not os.path.exists(argument):
-            below = [x for x in matching(argument) if os.path.isfile(x)]
+            # As a shell would expand it, each image once: '**' names folders and what is in them.
+            every = [_images_below(x) if os.path.isdir(x) else [x] for x in matching(argument)]
+            below = once(x for some in every for x in some)
         else:
             below = [argument]
         if not below:

@@ -36,5 +36,6 @@ from .parquet import open_parquet as open_parquet
 from .sources import has_columns as has_columns
 from .sources import image_files as image_files
 from .sources import matching as matching
+from .sources import once as once
 from .sources import open_images as open_images
 from .table import TABLE_SUFFIXES as TABLE_SUFFIXES

@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from prunion.runtime.base import Orientation, shown
@@ -18,9 +18,11 @@ from prunion.runtime.images.parquet import are_parquet, open_parquet
 from prunion.runtime.images.table import are_tables, open_tables
 from prunion.runtime.images.tars import are_tars, open_tars
 
-__all__ = ["has_columns", "image_files", "matching", "open_images"]
+__all__ = ["has_columns", "image_files", "matching", "once", "open_images"]
 
 SHARDS = (".parquet", ".tar")
+SIGNS = os.sep + (os.altsep or "")
+STARS = re.compile(rf"(?<![^{re.escape(SIGNS)}])\*\*(?=[{re.escape(SIGNS)}]|$)")
 NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)")
 MOST_SHARDS = 1 << 20  # a larger number counts something else
 # What the words in a shard's name say it is for, as Hugging Face's datasets reads them.
@@ -54,11 +56,58 @@ def image_files(paths: Sequence[Path], skipped: Counter[str] | None = None) -> t
 
 
 def matching(pattern: str) -> list[str]:
-    """The paths that a pattern names, sorted; as far as a path exists, it is no pattern."""
+    """The paths that a pattern names, sorted; as far as a path exists, it is no pattern.
+
+    A folder that links reach twice, or a link that leads back to where it lies, counts once.
+
+    Raises DataError for a folder below `**` that cannot be opened.
+    """
     known = pattern
     while known and not os.path.exists(known):
         known = os.path.dirname(known)
-    return sorted(glob.glob(glob.escape(known) + pattern[len(known) :], recursive=True))
+    return once(_found(glob.escape(known) + pattern[len(known) :]))
+
+
+def once(paths: Iterable[str]) -> list[str]:
+    """Paths, sorted, but of those that lead to one place by links the shortest."""
+    every = sorted({os.path.normpath(x): x for x in paths}.values())
+    real = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, every)}
+    found: dict[tuple[str, str], str] = {}
+    for path in sorted(every, key=lambda x: x.count(os.sep)):
+        folder, name = os.path.split(path)
+        found.setdefault((real[folder], name), path)
+    return sorted(found.values())
+
+
+def _found(pattern: str) -> list[str]:
+    """What `glob` finds, with a walk of our own for `**`: it goes around a link back 40 times."""
+    stars = STARS.search(pattern)
+    if stars is None:
+        return glob.glob(pattern)
+    head, tail = pattern[: stars.start()], pattern[stars.end() :]
+    tail = tail.lstrip(SIGNS) or ("*/" if tail else "*")
+    bases = glob.glob(head) if head else [""]
+    return [x for base in bases for y in _walked(base) for x in _found(glob.escape(y) + tail)]
+
+
+def _walked(base: str) -> Iterator[str]:
+    """A folder and all below it but what is hidden, each ending in a separator, each once."""
+    waiting, seen = [base], set[str]()
+    while waiting:
+        place = waiting.pop()
+        real, above = os.path.realpath(place), os.path.realpath(os.path.dirname(place[:-1]))
+        back = place != base and os.path.join(above, "").startswith(os.path.join(real, ""))
+        if real in seen or back:
+            continue
+        seen.add(real)
+        yield place
+        try:
+            with os.scandir(place or os.curdir) as entries:
+                below = [x.name for x in entries if not x.name.startswith(".") and os.path.isdir(x)]
+        except OSError as exc:
+            told = exc.strerror or type(exc).__name__
+            raise DataError(f"{place} cannot be opened ({told}): correct the path") from None
+        waiting += [os.path.join(place, name, "") for name in sorted(below, reverse=True)]
 
 
 def has_columns(files: Sequence[Path]) -> bool:

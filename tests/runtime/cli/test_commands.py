@@ -95,6 +95,23 @@ def test_predict_answers_for_images_behind_links(
         os.unlink(folder / name)
 
 
+def test_a_quoted_pattern_drops_nothing_that_it_names(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    for name in (folder / "a.png", folder / "b.png" / "c.png"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(picture.read_bytes())
+    os.symlink(tmp_path / "nowhere", folder / "lost.png")
+    os.symlink(folder, folder / "b.png" / "back.png")
+    for pattern in ("*.png", "**/*.png", "**", "*"):
+        result = invoke("predict", bundle_path, "-d", "signs", f"{folder}/{pattern}")
+        named = [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
+        assert named == [str(folder / x) for x in ("a.png", "b.png/c.png")], pattern
+        assert result.exit_code == 1
+        assert "lost.png does not exist" in result.stderr
+
+
 def test_predict_names_a_folder_that_is_closed(
     bundle_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,3 +102,31 @@ def test_a_folder_above_a_pattern_is_none(tmp_path: Path, monkeypatch: pytest.Mo
     assert matching("set[1]/*") == ["set[1]/a.parquet"]
     assert matching("set[1-3]//*") == ["set1/b.parquet"]
     assert matching("set[1]/*.tar") == matching("no/*") == []
+
+
+def test_a_pattern_names_each_file_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    files = made(data / "sub", "a.parquet", "b.parquet")
+    (top,) = made(data / "top", "c.parquet")
+    for link, place in (("sub/again", data), ("top/back", data), ("linked", data / "sub")):
+        (data / link).symlink_to(place)  # two ways back: 2^40 paths of a plain walk
+    made(data / ".hidden", "d.parquet")
+    every = [data / "linked" / x.name for x in files] + [top]
+    assert image_files([data / "**" / "*.parquet"]) == tuple(every)
+    assert image_files([data / "*" / "*.parquet"]) == tuple(every)
+    assert image_files([data / "sub" / "**" / "*.parquet"]) == tuple(files)
+    assert [x for x in map(Path, matching(f"{data}/**")) if x.is_file()] == every
+    assert matching(f"{data}/s*/**/a*") == [str(files[0])]
+
+
+def test_a_folder_below_a_pattern_that_is_closed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "set" / "closed", "a.parquet")
+
+    def closed(_: str) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(DataError, match=r"cannot be opened \(Permission denied\)"):
+        matching(f"{tmp_path}/set/**/*.parquet")

@@ -119,10 +119,8 @@ class Service:
         source = images_of(request, form, inputs, self.options.limits.rows)
         named: list[int] | list[str] = domains_of(request, len(source)) if mixed else []
         left = min(left, request.timeout or 1e9)
-        images = await self._timed(arrived, self._images(serving, source))
-        decoded = time.perf_counter_ns()
-        domains, logits, job = await self._answer(
-            serving, images, "" if mixed else model, named, arrived, left, request.priority, decoded
+        domains, logits, job, decoded = await self._answer(
+            serving, source, "" if mixed else model, named, arrived, left, request.priority
         )
         classes = [domain.pack.classes for domain in domains]
         answer = infer_response(model, request, logits, classes, {})
@@ -144,10 +142,8 @@ class Service:
         if not items:
             raise InputError("no images given: send at least one")
         check_rows(len(items), self.options.limits.rows)
-        images = await self._timed(arrived, self._images(serving, list(items)))
-        decoded = time.perf_counter_ns()
-        domains, logits, job = await self._answer(
-            serving, images, domain, [], arrived, 1e9, 2, decoded
+        domains, logits, job, decoded = await self._answer(
+            serving, list(items), domain, [], arrived, 1e9, 2
         )
         rows = zip(logits, domains, strict=True)
         answers = [to_prediction(row, own.pack, top) for row, own in rows]
@@ -217,16 +213,20 @@ class Service:
     async def _answer(
         self,
         serving: Serving,
-        images: np.ndarray,
+        source: np.ndarray | list[bytes],
         domain: str,
         named: list[int] | list[str],
         arrived: int,
         left: float,
         priority: int,
-        decoded: int,
-    ) -> tuple[Sequence[LiveDomain], np.ndarray, Job]:
-        """Logits of images, which are of `domain`, or each of that which is `named`."""
-        spent = (time.perf_counter_ns() - arrived) / 1e9
+    ) -> tuple[Sequence[LiveDomain], np.ndarray, Job, int]:
+        """Logits of images, which are of `domain`, or each of that which is `named`.
+
+        Also when they were decoded, for the bundle that answers in the end.
+        """
+        images = await self._timed(arrived, self._images(serving, source))
+        decoded = time.perf_counter_ns()
+        spent = (decoded - arrived) / 1e9
         deadline = time.monotonic() + min(left, self.options.limits.deadline) - spent
         while True:
             domains: Sequence[LiveDomain]
@@ -239,14 +239,19 @@ class Service:
                 width = max(serving.catalogue.width, most)
             job = Job(images, tuple(domains), width, deadline, priority)
             try:
-                return domains, await serving.batcher.answer(job), job
+                return domains, await serving.batcher.answer(job), job, decoded
             except OverloadError as exc:
                 # The bundle was replaced since: it is the new one that answers.
                 if exc.reason != "draining" or serving is self._serving:
                     raise
                 old, serving = serving, self._serving
-                if old.model.sessions.form != serving.model.sessions.form:
-                    raise InputError("the bundle was replaced by one of other images") from None
+                if old.model.sessions.form == serving.model.sessions.form:
+                    continue
+                if isinstance(source, np.ndarray) and source.dtype != np.uint8:
+                    text = "the bundle was replaced by one that prepares images otherwise"
+                    raise OverloadError(f"{text}: prepare them anew", "draining") from None
+                images = await self._timed(arrived, self._images(serving, source))
+                decoded = time.perf_counter_ns()
 
     async def _domain(self, serving: Serving, name: str) -> LiveDomain:
         found = serving.catalogue.find(name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter_ns as now
 from types import ModuleType
 from typing import Any
 
@@ -16,11 +18,12 @@ from PIL import Image
 
 from prunion.runtime.base import read_json, write_json
 from prunion.runtime.bundle import write_pack
-from prunion.runtime.errors import BundleError, InputError
+from prunion.runtime.errors import BundleError, InputError, OverloadError
 from prunion.runtime.model import Model, load
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
+from prunion.runtime.protocol import http_request
 from prunion.runtime.serve import ServeOptions
 from prunion.runtime.serve.models.service import Service
 from tests.runtime.serve.http.asking import INFER, body, client_of
@@ -39,6 +42,13 @@ def namesake(own_bundle: Path) -> Iterator[Model]:
     write_json(file, read_json(file) | {"name": "flowers"})
     with load(own_bundle, backend="cpu", threads=1) as model:
         yield model
+
+
+@pytest.fixture
+def png() -> bytes:
+    stream, pixels = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def control(client: Any, name: str, what: str) -> None:
@@ -122,6 +132,38 @@ def test_a_replaced_bundle_has_the_watched_packs_from_the_start(
             asyncio.run(service.replace(path))
     assert service.serving is after
     assert after.model.logits(np.zeros((1, 3, 12, 10), np.float32), "signs").shape == (1, 5)
+    service.close()
+
+
+def test_a_request_in_flight_is_prepared_anew_for_the_bundle_that_takes_over(
+    own_bundle: Path, png: bytes
+) -> None:
+    """Where it cannot be, it is for another try: nothing is wrong with it."""
+    service = Service(load(own_bundle, backend="cpu", threads=1))
+    file = own_bundle / "manifest.json"
+    value = read_json(file)
+    resize = value["input"]["resize"] | {"shorter_side": 16}
+    images = service._images
+
+    async def scene(ask: Callable[[], Awaitable[Any]]) -> Any:
+        async def slow(serving: Any, source: Any) -> np.ndarray:
+            found = await images(serving, source)
+            if serving is first:  # the bundle is replaced while the request is on its way
+                await service.replace(own_bundle)
+            return found
+
+        first, service._images = service.serving, slow  # type: ignore[method-assign]
+        return await ask()
+
+    write_json(file, value | {"input": value["input"] | {"resize": resize}})
+    (answer,) = asyncio.run(scene(lambda: service.classify("signs", [png], 5, now())))
+    with load(own_bundle, backend="cpu", threads=1) as model:
+        (expected,) = model.predict(png, "signs")
+    assert answer.top == expected.top
+    write_json(file, value)
+    request = http_request(json.dumps(body()).encode(), None)
+    with pytest.raises(OverloadError, match="prepares images otherwise: prepare them anew"):
+        asyncio.run(scene(lambda: service.infer("toy", "", request, now())))
     service.close()
 
 

@@ -6,7 +6,8 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 
 __all__ = [
     "BATCH_EDGES",
@@ -85,7 +86,7 @@ class Run:
 
 
 class Statistics:
-    """Thread-safe.
+    """Thread-safe for those who record; who reads more than a number takes a copy.
 
     Attributes:
         total: the bundle's.
@@ -104,6 +105,15 @@ class Statistics:
         self.recent: deque[Run] = deque(maxlen=RECENT)
         self.pack_reads = Duration()
         self._lock = threading.Lock()
+
+    def copied(self) -> Statistics:
+        """All of it at one moment, for a reader: other threads write to this one."""
+        found = Statistics()
+        with self._lock:
+            found.total, found.domains = deepcopy(self.total), deepcopy(self.domains)
+            found.refused, found.mixes = self.refused.copy(), self.mixes.copy()
+            found.recent, found.pack_reads = self.recent.copy(), replace(self.pack_reads)
+        return found
 
     def of(self, domain: str) -> ModelStatistics | None:
         """One domain's counts; None where they may be among those of all others."""

@@ -97,9 +97,9 @@ class Trials:
 
     def in_force(self) -> Iterator[tuple[Kind, bool]]:
         """The kinds that were tried, (rows, domains) at most, and whether they are split."""
-        for kind, state in sorted(self._kinds.items()):
-            if state.usual:
-                yield kind, state.splits
+        with self._lock:
+            found = [(kind, x.splits) for kind, x in self._kinds.items() if x.usual]
+        yield from sorted(found)
 
     def _on_trial(self, state: _State) -> bool:
         if state.seen < OFTEN:

@@ -24,7 +24,7 @@ DURATIONS = (
 
 def metrics_text(service: Service) -> str:
     """All metrics. `model` is the bundle, whose counts are of everything, or one domain."""
-    serving, statistics = service.serving, service.statistics
+    serving, statistics = service.serving, service.statistics.copied()
     models = [(serving.name, statistics.total), *statistics.domains.items()]
     lines: list[str] = []
 
@@ -59,7 +59,7 @@ def metrics_text(service: Service) -> str:
         "Images of a run",
         {rows: spent.count for rows, spent in statistics.total.batches.items()},
     )
-    _histogram(lines, "prunion_batch_domains", "Domains of a run", dict(statistics.mixes))
+    _histogram(lines, "prunion_batch_domains", "Domains of a run", statistics.mixes)
     trials = serving.model.trials
     if trials is not None:
         rows = [({"way": WAYS[way]}, float(count)) for way, count in sorted(trials.runs.items())]

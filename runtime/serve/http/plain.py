@@ -51,7 +51,8 @@ class _Handlers:
         return JSONResponse({"domain": name, "classes": await self.repository.classes(name)})
 
     async def activity(self, request: Request) -> Response:
-        total, found = self.service.statistics.total, self.service.statistics
+        found = self.service.statistics.copied()
+        total = found.total
         spent = {
             "total": total.success,
             "input": total.compute_input,
@@ -68,10 +69,7 @@ class _Handlers:
                 "runs": total.execution_count,
                 "waiting": self.service.serving.batcher.rows,
                 "spent_us": {name: x.ns // 1000 for name, x in spent.items()},
-                # Copied at once: the thread of the network adds to them.
-                "recent": [
-                    {"domains": dict(x.domains), "us": x.ns // 1000} for x in list(found.recent)
-                ],
+                "recent": [{"domains": dict(x.domains), "us": x.ns // 1000} for x in found.recent],
             }
         )
 

@@ -71,7 +71,7 @@ class Repository:
 
         Raises DomainError if there is none, or if it is not counted by itself.
         """
-        bundle, found = self.service.serving.name, self.service.statistics
+        bundle, found = self.service.serving.name, self.service.statistics.copied()
         if name and name != bundle:
             self.describe(name, version)
             own = found.of(name)
@@ -82,7 +82,7 @@ class Repository:
                 )
             return model_statistics([(name, own)])
         check_version(version)
-        each = [] if name else list(found.domains.items())
+        each = [] if name else found.domains.items()
         return model_statistics([(bundle, found.total), *each])
 
     def index(self, ready_only: bool = False) -> list[dict[str, str]]:

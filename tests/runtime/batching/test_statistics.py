@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from prunion.runtime.batching import (
 )
 from prunion.runtime.batching.queue import Piece
 from prunion.runtime.model import load
+from tests.support.waiting import LONG
 
 pytest.importorskip("onnxruntime")
 
@@ -114,3 +116,42 @@ def test_a_domain_that_has_the_name_of_all_others() -> None:
     for n in range(MOST_DOMAINS):
         found.record_batch([f"d{n}"], 1)
     assert found.of(f"d{MOST_DOMAINS - 1}") is not None and found.of("late") is None
+
+
+def test_a_copy_is_of_one_moment_and_of_nobody_else() -> None:
+    found = Statistics()
+    found.record_batch(["a", "a", "b"], 5)
+    with found._lock:
+        reader = threading.Thread(target=found.copied)
+        reader.start()
+        reader.join(0.05)
+        assert reader.is_alive(), "whoever writes is waited for"
+    reader.join(LONG)
+    copy = found.copied()
+    found.record_batch(["a"], 5)
+    found.record_failure(3, "queue")
+    found.record_pack(2)
+    assert copy.total.batches.keys() == {3} and copy.domains["a"].batches.keys() == {2}
+    assert copy.mixes == {2: 1} and len(copy.recent) == 1
+    assert not copy.refused and not copy.pack_reads.count and not copy.total.fail.count
+
+
+def test_what_is_told_is_read_from_a_copy(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader of the counts themselves met dicts that changed their size under it."""
+    pytest.importorskip("starlette", reason="needs prunion[serve]")
+    from prunion.runtime.serve.metrics import metrics_text
+    from prunion.runtime.serve.models import Repository, Service
+
+    with load(bundle_path, backend="cpu", threads=1) as model:
+        service = Service(model)
+        service.statistics.record_batch(["flowers"], 5)
+        copy = service.statistics.copied()
+        monkeypatch.setattr(service.statistics, "copied", lambda: copy)
+        for name in ("total", "domains", "mixes", "refused", "recent"):
+            monkeypatch.delattr(service.statistics, name)
+        assert "nv_inference_count" in metrics_text(service)
+        assert Repository(service).statistics()["model_stats"][0]["inference_count"] == 1
+        monkeypatch.undo()
+        service.close()

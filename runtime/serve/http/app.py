@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -18,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prunion.runtime.batching import trace_id_of
-from prunion.runtime.errors import PrunionError, printable
+from prunion.runtime.errors import OverloadError, PrunionError, printable
 from prunion.runtime.model import Model
 from prunion.runtime.serve.guard import ApiKeys, Gate, refusal_of, request_id
 from prunion.runtime.serve.http.body import ClientGone
@@ -35,6 +36,10 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 HEALTH = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
 EXPOSED = ["Inference-Header-Content-Length", "X-Request-ID", "Retry-After"]
+SINGLE = frozenset(
+    b"authorization content-encoding content-type inference-header-content-length origin "
+    b"x-api-key".split()
+)
 logger = logging.getLogger("prunion.serve")
 requests_log = logging.getLogger("prunion.serve.requests")
 
@@ -146,13 +151,13 @@ class _Front:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         own_id = request_id(headers.get(b"x-request-id", ""))
         address = scope.get("client") or ("?", 0)
-        client, status = str(address[0]), 500
+        client, status, told = str(address[0]), 500, False
         path = scope["path"].removeprefix(scope.get("root_path", ""))
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, told
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, told = message["status"], True
                 message["headers"].append((b"x-request-id", own_id.encode()))
                 if not self.service.ready:  # or a client would lose its next request
                     message["headers"].append((b"connection", b"close"))
@@ -162,6 +167,11 @@ class _Front:
             await self.app(scope, receive, answer)
             return
         try:
+            if twice := _given_twice(scope):
+                text = f"{twice} is given twice: send it once"
+                refused = JSONResponse({"error": text}, 400, headers={"connection": "close"})
+                await refused(scope, receive, answer)
+                return
             if self.keys is not None and path not in PAGE_PATHS:
                 owner = self.keys.owner(headers.get(b"authorization"), headers.get(b"x-api-key"))
                 if owner is None:
@@ -176,6 +186,14 @@ class _Front:
         except PrunionError as exc:
             self.service.statistics.record_refusal(refusal_of(exc).reason)
             await _answered(exc, close=True)(scope, receive, answer)
+        except asyncio.CancelledError:
+            if self.service.ready or told:
+                raise
+            # The drain is over, and the request not yet: its body, mostly, has not come.
+            cut_off = OverloadError("the server stops: ask another one, or later", "draining")
+            logger.warning("%s %s was cut off: the server stops", scope["method"], printable(path))
+            self.service.statistics.record_refusal(cut_off.reason)
+            await _answered(cut_off, close=True)(scope, receive, answer)
         finally:
             spent = 1000 * (time.perf_counter() - begun)
             self._log(scope, own_id, client, status, spent, headers.get(b"traceparent", ""))
@@ -196,6 +214,16 @@ class _Front:
             if trace:
                 fields["trace_id"] = trace
             requests_log.info("%s %s %s", *list(fields.values())[2:5], extra={"fields": fields})
+
+
+def _given_twice(scope: Scope) -> str:
+    """A header that means one thing and is there again; "" if none is.
+
+    One of two would be passed over, and who stands in between may have gone by the other.
+    """
+    names = [name for name, _ in scope["headers"] if name in SINGLE]
+    again = next((x for x in names if names.count(x) > 1), b"")
+    return str(again.decode("latin-1").title())
 
 
 def _answered(error: Exception, close: bool = False) -> Response:

@@ -126,6 +126,9 @@ class Exchange:
             if not self.answered and not self.gone:
                 logger.error("The ASGI application returned without a whole answer")
                 self._break_off()
+        except asyncio.CancelledError:
+            logger.error("an answer was cut off: the server stops")
+            self._break_off()
         except BaseException as exc:
             logger.error("Exception in ASGI application\n", exc_info=exc)
             self._break_off()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from prunion.runtime.model import load
+from prunion.runtime.serve import Service
+from prunion.runtime.serve.guard import Gate
+from prunion.runtime.serve.http.app import http_app
 from prunion.runtime.serve.http.lane import Exchange
 
 
@@ -86,3 +92,31 @@ def test_no_answer_runs_into_the_next(messages: list[Any], sent: bytes, end: str
     assert head.count(b"HTTP/1.1 ") == 1 and b"chunked" not in head
     if not end or b"500" in head:
         assert len(done) == 1 and f"content-length: {len(sent)}".encode() in head
+
+
+def test_a_request_that_the_end_of_the_drain_cuts_off_is_told(
+    bundle_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of its body has come, say: it got a 500 as of a bug, and the log a traceback."""
+    wire = Wire()
+    head = {"type": "http", "method": "POST", "path": "/v2/models/toy/infer", "headers": []}
+    scope = {**head, "client": ("1.2.3.4", 5), "query_string": b"", "root_path": ""}
+
+    async def run(service: Service, gate: Gate) -> None:
+        found = Exchange(wire, FlowControl(wire), [], 9, lambda: None)  # type: ignore[arg-type]
+        task = asyncio.create_task(found.run(http_app(service, gate), scope))
+        await asyncio.sleep(0.01)
+        service.ready = False
+        task.cancel()
+        await task
+
+    with load(bundle_path, backend="cpu", threads=1) as model:
+        service = Service(model)
+        asyncio.run(run(service, Gate(8, 8)))
+        service.close()
+    head, _, content = wire.sent.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in head and wire.end == "closed"
+    assert json.loads(content) == {"error": "the server stops: ask another one, or later"}
+    (line,) = caplog.records
+    assert line.getMessage() == "POST /v2/models/toy/infer was cut off: the server stops"
+    assert line.exc_info is None

@@ -72,6 +72,9 @@ def _filled(name: str, datatype: str, shape: tuple[int, ...], contents: Any) -> 
             f"of {', '.join(CONTENTS)}"
         )
     field, dtype = CONTENTS[datatype]
+    others = sorted(kind.name for kind, _ in contents.ListFields() if kind.name != field)
+    if others:
+        raise InputError(f"`{name}` as {datatype} has {others[0]}: send {field} alone")
     values = getattr(contents, field)
     if int(np.prod(shape, dtype=object)) != len(values):
         raise InputError(f"`{name}` holds {len(values)} values, its shape is {list(shape)}")

@@ -103,6 +103,8 @@ def http_request(body: bytes, header_length: int | None) -> InferRequest:
                 "Inference-Header-Content-Length, and the tensors behind the JSON"
             )
         name = str(entry.get("name"))[:100]
+        if entry.get("data") is not None:
+            raise InputError(f"`{name}` has `data` beside its binary_data_size: send one")
         shape, datatype = shape_of(name, entry.get("shape")), str(entry.get("datatype"))[:100]
         tensors.append(raw_tensor(name, datatype, shape, rest[place : place + size]))
         place += size

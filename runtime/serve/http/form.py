@@ -88,7 +88,8 @@ def _parts(boundary: bytes, body: bytes, most: int) -> list[_Part]:
 
     def header_end() -> None:
         nonlocal key, value
-        parts[-1].headers[key.lower()] = value
+        if parts[-1].headers.setdefault(key.lower(), value) is not value:
+            raise _unread("a part has a header twice")
         key, value = b"", b""
 
     def headers_finished() -> None:

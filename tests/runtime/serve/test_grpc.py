@@ -106,6 +106,9 @@ def test_contents_in_fields_of_their_own(model: Model) -> None:
         message.inputs[1].contents.int64_contents.extend([1, 1])
         filled = await call("ModelInfer", message)
         assert filled.raw_output_contents == raw.raw_output_contents
+        message.inputs[0].contents.int64_contents.append(1)
+        assert await code_of(call("ModelInfer", message)) == grpc.StatusCode.INVALID_ARGUMENT
+        message.inputs[0].contents.ClearField("int64_contents")
         message.inputs[1].contents.int64_contents.append(1)
         assert await code_of(call("ModelInfer", message)) == grpc.StatusCode.INVALID_ARGUMENT
 

@@ -106,6 +106,7 @@ TWO = form(NAMED + FIRST, NAMED + SECOND)
         (form(NAMED + FIRST, b"Content-Type: image/png\r\n\r\n" + SECOND), "has no name"),
         (form(NAMED + FIRST, b"\r\n" + SECOND), "has no name"),
         (form(NAMED + FIRST, NAMED), "image 1"),
+        (form(b"Content-Type: image/png\r\nContent-Type: a/b\r\n" + NAMED + FIRST), "twice"),
         (form(), "holds no files"),
         (form(TOP + b"1"), "holds no files"),
         (form(*[NAMED + FIRST] * (LIMITS.rows + 1)), "at most 8"),

@@ -75,6 +75,27 @@ def test_a_key_that_is_given_twice_is_refused(client: Any) -> None:
     assert answer.json()["error"] == "the body is no JSON (the key 'name' is given twice)"
 
 
+@pytest.mark.parametrize(
+    "name", ["Inference-Header-Content-Length", "Content-Type", "Content-Encoding", "X-Api-Key"]
+)
+def test_a_header_that_is_given_twice_is_refused(client: Any, name: str) -> None:
+    for path in (INFER, "/v1/domains/signs:classify"):
+        for values in (("1", "2"), ("1", "1")):
+            answer = client.post(path, content=b"{}", headers=[(name, x) for x in values])
+            assert answer.status_code == 400
+            assert answer.json()["error"] == f"{name} is given twice: send it once"
+
+
+def test_a_tensor_that_is_sent_twice_is_refused(client: Any) -> None:
+    value = body()
+    value["inputs"][0]["parameters"] = {"binary_data_size": 1440}
+    head = json.dumps(value).encode()
+    headers = {"inference-header-content-length": str(len(head))}
+    answer = client.post(INFER, content=head + bytes(1440), headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "`image` has `data` beside its binary_data_size: send one"
+
+
 @pytest.mark.parametrize("coding", ["utf-8", "utf-16", "utf-32"])
 def test_what_is_no_text_is_told_without_the_codec(client: Any, coding: str) -> None:
     text = json.dumps(body()).encode(coding)

@@ -37,21 +37,49 @@ def ask_scenario(
     from prunion.runtime.model import load
 
     model = load(bundle, **loading)
+    unknown = url is not None and not _is_served(model, url)
     machine, before = machine_facts(loading["threads"]), read_state()
     samples = SAMPLES.get(scenario, batch)
     found = _asked(model, scenario, samples, seconds, bound_ms, domains, url)
     slow = slowed_down(before, read_state())
     if as_json:
         asked = url or f"this process, {loading['backend']}, {loading['precision']}"
-        of = {"bundle": str(model.bundle.path), "asked": asked, "domains": domains}
+        of: dict[str, object] = {
+            "bundle": str(model.bundle.path),
+            "asked": asked,
+            "domains": domains,
+        }
         manifest = model.bundle.manifest
         of |= {"trunk_hash": manifest.trunk_hash, "model_sha256": manifest.model_sha256}
+        if url:  # None: it does not tell
+            of["served_is_this"] = None if unknown else True
         echo_json({**of, **found.to_json(), "machine": machine, "slowed_down": slow})
         return
     click.echo(scenario_line(found))
+    if unknown:
+        click.echo(f"note: {url} does not tell which bundle it serves: this one is not known to be")
     click.echo("machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
     if slow:
         click.echo(f"note: may be slowed down: {slow}")
+
+
+def _is_served(model: Model, url: str) -> bool:
+    """Whether a server says that this very bundle answers there; not where it says nothing.
+
+    Raises InputError where it is another, whose figures would be told as this one's.
+    """
+    from prunion.runtime.errors import InputError
+    from prunion.runtime.protocol import identity_of
+
+    manifest = model.bundle.manifest
+    own = {"trunk_hash": manifest.trunk_hash, "model_sha256": manifest.model_sha256}
+    served = identity_of(url, manifest.name)
+    if served and served != own:
+        raise InputError(
+            f"{url} serves another bundle as {manifest.name!r}: give the one that it serves, or "
+            "let it serve this one"
+        )
+    return bool(served)
 
 
 def _asked(

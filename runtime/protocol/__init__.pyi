@@ -1,4 +1,5 @@
 from .client import http_caller as http_caller
+from .client import identity_of as identity_of
 from .describe import Described as Described
 from .describe import model_config as model_config
 from .describe import model_index as model_index

@@ -11,12 +11,14 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
+from prunion.runtime.base import json_of
 from prunion.runtime.errors import InputError, PrunionError
 
-__all__ = ["address_of", "http_caller"]
+__all__ = ["address_of", "http_caller", "identity_of"]
 
 DATATYPES = {"float16": "FP16", "float32": "FP32", "uint8": "UINT8"}
 TIMEOUT_S = 60.0
+MOST_METADATA = 1 << 24  # bytes
 
 
 def http_caller(
@@ -63,6 +65,33 @@ def http_caller(
         return content
 
     return call
+
+
+def identity_of(url: str, model: str) -> dict[str, str]:
+    """What a server says that tells the bundle it serves as `model` from others; {} if nothing.
+
+    Over gRPC, and of another kind of server, it is nothing.
+    """
+    scheme, host, port, prefix = address_of(url)
+    if scheme != "http" or not host:
+        return {}
+    connection = http.client.HTTPConnection(host, port or 80, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", f"{prefix.rstrip('/')}/v2/models/{quote(model, safe='')}")
+        answer = connection.getresponse()
+        told = json_of(answer.read(MOST_METADATA)) if answer.status == 200 else {}
+    except (
+        OSError,
+        http.client.HTTPException,
+        ValueError,
+        RecursionError,
+    ):  # asking it for images will tell
+        return {}
+    finally:
+        connection.close()
+    parameters = told.get("parameters") if isinstance(told, dict) else None
+    known = parameters if isinstance(parameters, dict) else {}
+    return {key: str(known[key]) for key in ("trunk_hash", "model_sha256") if key in known}
 
 
 def address_of(url: str) -> tuple[str, str, int, str]:

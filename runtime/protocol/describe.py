@@ -5,8 +5,8 @@ Plain dicts with the protocol's keys: HTTP sends them as JSON, gRPC fills its me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from prunion.runtime.batching import Duration, ModelStatistics
@@ -36,6 +36,7 @@ class Described:
     Attributes:
         classes: columns of its logits; -1 where that depends on the domain.
         domains: names by index, "" where nothing answers; of a domain's model its own.
+        identity: what tells the bundle from another of its name.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Described:
     classes: int
     takes_domain: bool
     domains: Sequence[str]
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 def server_metadata(version: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def model_metadata(model: Described, most_domains: int = 1000) -> dict[str, Any]
         "platform": "prunion_onnx",
         "inputs": inputs,
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, model.classes]}],
-        "parameters": {"domains": list(model.domains[:most_domains])},
+        "parameters": {"domains": list(model.domains[:most_domains]), **model.identity},
     }
 
 

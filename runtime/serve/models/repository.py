@@ -31,15 +31,17 @@ class Repository:
         check_version(version)
         serving = self.service.serving
         catalogue, form = serving.catalogue, serving.model.sessions.form
+        manifest = serving.model.bundle.manifest
+        of = {"trunk_hash": manifest.trunk_hash, "model_sha256": manifest.model_sha256}
         if name == serving.name:
             width = -1 if catalogue.cache is not None else catalogue.width
-            return Described(name, form, width, True, catalogue.names)
+            return Described(name, form, width, True, catalogue.names, of)
         found = catalogue.find(name)
         if found is None and not catalogue.knows(name):
             shown = name[:100]
             raise DomainError(f"no model {shown!r}: this is {serving.name!r}, or a domain's name")
         width = len(found.pack.classes) if found is not None else -1
-        return Described(name, form, width, False, [name])
+        return Described(name, form, width, False, [name], of)
 
     async def classes(self, name: str) -> list[str]:
         """The class names of a domain, whose pack is read for it if need be.

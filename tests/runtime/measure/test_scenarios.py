@@ -20,6 +20,7 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.measure import run_scenario, scenario_line, scenarios
 from prunion.runtime.measure.scenarios import poisson_stretch
+from prunion.runtime.model import load
 from prunion.runtime.protocol import (
     InferRequest,
     domains_of,
@@ -90,7 +91,9 @@ def test_loadgen_drives() -> None:
 
 
 @contextmanager
-def server(status: int, seen: list[tuple[str, InferRequest]]) -> Iterator[str]:
+def server(
+    status: int, seen: list[tuple[str, InferRequest]], parameters: dict[str, Any] | None = None
+) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -102,6 +105,13 @@ def server(status: int, seen: list[tuple[str, InferRequest]]) -> Iterator[str]:
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
+
+        def do_GET(self) -> None:
+            content = json.dumps({"parameters": parameters}).encode()
+            self.send_response(404 if parameters is None else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def log_message(self, *_: object) -> None: ...
 
@@ -148,6 +158,31 @@ def test_the_command_asks_the_model_or_a_server(bundle_path: Path) -> None:
     assert done.stdout.startswith("single: p90 ")
     assert len({tuple(domains_of(r, 1)) for _, r in seen}) > 1, "goes round the domains"
     assert CliRunner().invoke(cli, [*arguments, "--url", "http://x"]).exit_code == 2
+
+
+def test_another_bundle_of_the_name_is_not_measured_as_this_one(bundle_path: Path) -> None:
+    arguments = ["bench", str(bundle_path), "--duration", "20ms", "--threads", "1"]
+    arguments += ["--scenario", "single", "--url"]
+    pytest.importorskip("starlette", reason="needs prunion[serve]")
+    from prunion.runtime.serve.models import Repository, Service
+
+    with load(bundle_path, backend="cpu", threads=1) as model:
+        own = Repository(Service(model)).metadata("toy")["parameters"]
+    assert set(own) == {"domains", "trunk_hash", "model_sha256"}
+    with server(200, [], own) as url:
+        done = CliRunner().invoke(cli, [*arguments, url, "--json"])
+        assert json.loads(done.stdout)["served_is_this"] is True
+    with server(200, []) as url:
+        done = CliRunner().invoke(cli, [*arguments, url])
+        assert f"note: {url} does not tell which bundle it serves" in done.stdout
+        done = CliRunner().invoke(cli, [*arguments, url, "--json"])
+        assert json.loads(done.stdout)["served_is_this"] is None
+    for other in ({"trunk_hash": "cd" * 32}, {"model_sha256": "ef" * 32}):
+        seen: list[tuple[str, InferRequest]] = []
+        with server(200, seen, own | other) as url:
+            done = CliRunner().invoke(cli, [*arguments, url])
+        assert done.exit_code == 1 and not seen
+        assert f"{url} serves another bundle as 'toy': give the one" in done.output
 
 
 @contextmanager

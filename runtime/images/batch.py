@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Set
 from math import isfinite
 from pathlib import Path
 
@@ -26,7 +26,7 @@ __all__ = [
     "to_pixels",
 ]
 
-ImageLike = str | Path | bytes | Image.Image | np.ndarray
+ImageLike = str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -38,7 +38,7 @@ def to_array(image: Image.Image, spec: ImageInput) -> np.ndarray:
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 
-def to_batch(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.ndarray:
+def to_batch(images: Iterable[ImageLike] | ImageLike, spec: ImageInput) -> np.ndarray:
     """Any accepted images → `[N, 3, H, W]` float32.
 
     Accepts a path, bytes, a PIL image, `[H, W, 3]` uint8, a list of these, `[N, H, W, 3]` uint8,
@@ -53,7 +53,7 @@ def to_batch(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.nd
     return np.stack(rows)
 
 
-def to_pixels(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.ndarray:
+def to_pixels(images: Iterable[ImageLike] | ImageLike, spec: ImageInput) -> np.ndarray:
     """Any accepted images → `[N, H, W, 3]` uint8, resized and cropped, for a uint8 graph.
 
     Accepts what `to_batch` does but for float32: its pixels are not known any more. Raises
@@ -65,13 +65,22 @@ def to_pixels(images: Sequence[ImageLike] | ImageLike, spec: ImageInput) -> np.n
     return np.stack(rows)
 
 
-def as_list(images: Sequence[ImageLike] | ImageLike) -> list[ImageLike]:
-    """The single images of `images`, whatever form they came in."""
+def as_list(images: Iterable[ImageLike] | ImageLike) -> list[ImageLike]:
+    """The single images of `images`, whatever form they came in.
+
+    Raises InputError for what is no image and holds none in an order.
+    """
+    if isinstance(images, (bytearray, memoryview)):
+        return [bytes(images)]
     if isinstance(images, (str, Path, bytes, Image.Image)):
         return [images]
-    if isinstance(images, np.ndarray):
-        return [images] if images.ndim == 3 else list(images) if images.ndim else []
-    return list(images)
+    if isinstance(images, np.ndarray):  # of four dimensions a batch; of names a list
+        several = images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OU")
+        return list(images) if several else [images] if images.ndim else []
+    ordered = isinstance(images, Iterable) and not isinstance(images, (Mapping, Set))
+    if not ordered or hasattr(images, "read"):  # a file would be read by its lines
+        raise _no_image(images)
+    return [bytes(x) if isinstance(x, (bytearray, memoryview)) else x for x in images]
 
 
 def check_normalised(array: np.ndarray, spec: ImageInput) -> np.ndarray:
@@ -135,9 +144,14 @@ def _picture(image: ImageLike, spec: ImageInput) -> Image.Image:
         image = _from_pixels(image)
     if isinstance(image, (str, Path, bytes, Image.Image)):
         return open_image(image, spec.orientation)
-    raise InputError(
-        f"cannot read a {type(image).__name__} as an image: pass a path, bytes, a PIL image or "
-        "a uint8 array [H, W, 3]"
+    raise _no_image(image)
+
+
+def _no_image(found: object) -> InputError:
+    fix = ", or its bytes: give FILE.read()" if hasattr(found, "read") else ""
+    return InputError(
+        f"cannot read a {type(found).__name__} as an image: pass a path, bytes, a PIL image or "
+        f"a uint8 array [H, W, 3], or a list of these{fix}"
     )
 
 

@@ -14,7 +14,14 @@ from PIL import Image
 
 from prunion.runtime.bundle import ImageInput
 from prunion.runtime.errors import InputError
-from prunion.runtime.images import check_finite, headers, open_image, to_array, to_batch
+from prunion.runtime.images import (
+    check_finite,
+    headers,
+    open_image,
+    to_array,
+    to_batch,
+    to_pixels,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -162,3 +169,28 @@ def test_the_limit_is_pixels_of_the_file(monkeypatch: pytest.MonkeyPatch) -> Non
     open_image(encoded(picture(20, 20)))
     with pytest.raises(InputError, match="21×20, outside"):
         open_image(encoded(picture(21, 20)))
+
+
+def test_bytes_of_any_kind_are_an_image() -> None:
+    data = encoded(picture(30, 40))
+    expected = to_batch(data, spec())
+    for same in (bytearray(data), memoryview(data), [bytearray(data)], (x for x in [data])):
+        assert np.array_equal(to_batch(same, spec()), expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (io.BytesIO(b"GIF\n\n"), "cannot read a BytesIO as an image: .* give FILE.read"),
+        ([io.BytesIO()], "cannot read a BytesIO as an image: .* give FILE.read"),
+        ({"a.png": 1}, "cannot read a dict as an image: pass a path, .* or a list of these"),
+        ({"a.png"}, "cannot read a set as an image"),  # its answers would be in no order
+        (5, "cannot read a int as an image"),
+        (np.zeros((4, 5), np.uint8), "got uint8 .4, 5.: raw images are uint8 .H, W, 3. RGB"),
+        (np.zeros(5), "got float64 .5.: raw images"),
+    ],
+)
+def test_what_is_no_image_is_told_with_what_is(images: Any, told: str) -> None:
+    for read in (to_batch, to_pixels):
+        with pytest.raises(InputError, match=told):
+            read(images, spec())

@@ -41,7 +41,9 @@ DOMAINS = ("", "ai.onnx")
 GROWING = frozenset("ConstantOfShape Expand Pad Range Resize Tile".split())
 MOST_ELEMENTS = 1 << 28  # of one tensor for one image: 1 GiB of float32
 MOST_AT_ONCE = 4 * MOST_ELEMENTS  # of all that must be held together: a sum needs its terms
-SMALL = 1024  # bytes; shapes, axes and sizes are read by shape inference, weights are not
+# Bytes: shapes, axes and sizes are read by shape inference, weights are not. The sizes that the
+# bank is split into are two for each norm of a network.
+SMALL, SMALL_WHOLE = 1024, 64 * 1024
 FIX = "export the bundle again"
 
 
@@ -104,7 +106,8 @@ def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.value_info.extend(source.value_info)
     given = {value.name for value in source.input}
     for tensor in source.initializer:
-        if tensor.ByteSize() <= SMALL:
+        whole = tensor.data_type == tensor.INT64
+        if tensor.ByteSize() <= (SMALL_WHOLE if whole else SMALL):
             graph.initializer.append(tensor)
         elif tensor.name not in given:
             kind = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)

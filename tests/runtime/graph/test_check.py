@@ -17,7 +17,7 @@ from prunion.runtime.base import sha256_file  # noqa: E402
 from prunion.runtime.bundle import open_bundle  # noqa: E402
 from prunion.runtime.bundle.manifest import LATEST  # noqa: E402
 from prunion.runtime.errors import BundleError  # noqa: E402
-from prunion.runtime.graph import form_of  # noqa: E402
+from prunion.runtime.graph import form_of, light_copy  # noqa: E402
 from prunion.runtime.model import load  # noqa: E402
 
 
@@ -175,3 +175,18 @@ def test_a_table_without_columns_fits_no_manifest(own_bundle: Path) -> None:
     rewritten(own_bundle, lambda graph: constant(graph, "adapters", np.zeros((3, 0)), np.float32))
     with pytest.raises(BundleError, match=r"adapters is \[3, 0\]"):
         form_of(open_bundle(own_bundle))
+
+
+def test_the_sizes_of_a_split_into_many_parts_are_read(own_bundle: Path) -> None:
+    """The bank of DenseNet-121 has 242, and the sizes behind them were not known."""
+    model = onnx.load(own_bundle / "model.onnx")
+    sizes = next(x for x in model.graph.initializer if x.name == "sizes")
+    sizes.CopyFrom(numpy_helper.from_array(np.array([8, 8, *[0] * 240]), "sizes"))
+    split = next(x for x in model.graph.node if x.op_type == "Split")
+    split.output.extend(f"part_{number}" for number in range(240))
+    del model.graph.value_info[:]
+    light = light_copy(model)
+    assert "conv.weight" in [x.name for x in light.graph.initializer]
+    found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph.value_info
+    (conv,) = (x for x in found if x.name == "normed")
+    assert [x.dim_value for x in conv.type.tensor_type.shape.dim][1:] == [8, 12, 10]

@@ -34,6 +34,7 @@ __all__ = ["create_app", "http_app"]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
+ABSOLUTE = re.compile(r"https?://(?P<host>[^/]+)(?P<path>/.*)?", re.IGNORECASE)
 HEALTH = ("/v2/health/live", "/v2/health/ready")  # no key, no limit: an orchestrator asks
 EXPOSED = ["Inference-Header-Content-Length", "X-Request-ID", "Retry-After"]
 SINGLE = frozenset(
@@ -147,7 +148,7 @@ class _Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = time.perf_counter()
+        scope, begun = _origin_form(scope), time.perf_counter()
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         own_id = request_id(headers.get(b"x-request-id", ""))
         address = scope.get("client") or ("?", 0)
@@ -214,6 +215,21 @@ class _Front:
             if trace:
                 fields["trace_id"] = trace
             requests_log.info("%s %s %s", *list(fields.values())[2:5], extra={"fields": fields})
+
+
+def _origin_form(scope: Scope) -> Scope:
+    """A request whose target is a whole URL, as proxies send it, as one whose target is a path.
+
+    The URL's host counts then, whatever the header says (RFC 9112, 3.2.2).
+    """
+    root = scope.get("root_path", "")
+    match = ABSOLUTE.fullmatch(scope["path"].removeprefix(root))
+    if match is None:
+        return scope
+    path = match["path"] or "/"
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    headers.append((b"host", match["host"].encode()))
+    return {**scope, "path": root + path, "raw_path": (root + path).encode(), "headers": headers}
 
 
 def _given_twice(scope: Scope) -> str:

@@ -233,3 +233,14 @@ def test_elements_that_become_objects_are_bounded() -> None:
     for kind, size in (("BYTES", 4), ("INT64", 8)):
         with pytest.raises(InputError, match="at most 65,536 elements"):
             raw_tensor("image", kind, (1 << 20,), bytes(size << 20))
+
+
+def test_a_target_may_be_a_whole_url(bundle_path: Path) -> None:
+    with listening(bundle_path) as port, socket.create_connection(("127.0.0.1", port)) as found:
+        for target in ("http://a/v2", "HTTP://b:8/v2/models/toy?x=1", "http://c/v2/health/live"):
+            found.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert answer(found)[0] == 200
+        found.sendall(post(body(), f"http://a{INFER}"))
+        assert answer(found)[0] == 200
+        found.sendall(b"GET http://a HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(found)[0] == 200, "the page"

@@ -15,7 +15,41 @@ from prunion.trainer.config import BudgetConfig
 from prunion.trainer.cost import make_budget, make_pricer
 from prunion.trainer.network import Checkpoint
 
-__all__ = ["check_against", "check_claims"]
+__all__ = ["check_against", "check_claims", "check_told"]
+
+
+def check_told(bundle: Bundle) -> Iterator[str]:
+    """What every export says: of what a manifest leaves out nothing can be found out again.
+
+    A runtime reads those of an earlier prunion too, which said less.
+    """
+    manifest, verified = bundle.manifest, bundle.manifest.verified
+    told: dict[str, object] = {
+        "budget.backbone": manifest.budget.backbone,
+        "params.heads": "heads" in manifest.params,
+        "params.bank": "bank" in manifest.params,
+        "rounding": manifest.rounding,
+        "paper": manifest.paper,
+        "verified": verified,
+        "provenance": manifest.provenance,
+        "provenance.model_sha256": manifest.model_sha256,
+    }
+    for domain in manifest.domains:
+        if domain.accuracy is not None:
+            told[f"accuracy_views of {domain.name}"] = domain.views
+    for variant in [x for x in manifest.graphs if x != "fp32"] if verified else ():
+        check = verified.variants.get(variant) if verified else None
+        told[f"verified.variants.{variant}"] = check
+        if check is not None:
+            key = f"verified.variants.{variant}.max_relative_error of every domain"
+            told[key] = len(check.max_relative_error) == len(bundle.domains)
+            told[f"verified.variants.{variant}.accuracy"] = variant != "int8" or check.int8
+    missing = [key for key, value in told.items() if not value]
+    if missing:
+        yield (
+            f"its manifest does not say {', '.join(missing)}, as every export does: export the "
+            "bundle again"
+        )
 
 
 def check_claims(bundle: Bundle) -> Iterator[str]:
@@ -80,6 +114,8 @@ def check_against(bundle: Bundle, loaded: Checkpoint) -> Iterator[str]:
     if origin is not None and origin.model_sha256:
         held = loaded.meta["model_sha256"]
         claims.append(("provenance.model_sha256", origin.model_sha256, held))
+    if origin is not None:
+        claims.append(("provenance.seed", origin.seed, loaded.config.seed))
     for layer in table.layers:
         name = layer.weight.removesuffix(".weight")
         if name in manifest.widths:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import onnx
 
 from prunion.exporter.verify.budget import check_budget
-from prunion.exporter.verify.claims import check_against, check_claims
+from prunion.exporter.verify.claims import check_against, check_claims, check_told
 from prunion.exporter.verify.compare import (
     Disagreement,
     check_noted,
@@ -77,7 +77,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     except BundleError as exc:
         return VerifyReport(str(bundle), (), (str(exc),), ())
     problems: list[str] = []
-    for check in (check_unlisted, check_listed, check_budget, check_noted):
+    for check in (check_unlisted, check_listed, check_told, check_budget, check_noted):
         problems += _guarded("", partial(check, opened))
     problems += _guarded("manifest", partial(check_claims, opened))
     sound = []

@@ -119,7 +119,7 @@ class Manifest:
         top = Fields(value, "", source)
         version = top.get("format_version")
         known = range(FORMAT_VERSION, LATEST + 1)
-        if version not in known or isinstance(version, bool):
+        if type(version) is not int or version not in known:  # 1.0 and true are equal to 1
             raise BundleError(
                 f"{source}: format_version is {version!r}, this prunion reads {FORMAT_VERSION} "
                 f"to {LATEST}: "

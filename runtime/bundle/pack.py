@@ -40,6 +40,7 @@ TENSORS = {
     "head_bias": ("float32", 1),
     "switches": ("uint8", 1),
 }
+METADATA = {"format", "format_version", "name", "classes", "trunk_hash", "input"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,9 @@ def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
     own = {}
     if metadata["format_version"] == str(WITH_OWN_WEIGHTS):
         own = {name: array for name, array in found.items() if name not in TENSORS}
+    unknown = [*(found.keys() - TENSORS.keys() - own.keys()), *(metadata.keys() - METADATA)]
+    if unknown:
+        raise BundleError(f"{path} holds {shown(min(unknown))}, which no pack has: export it again")
     pack = Pack(name, classes, trunk_hash=trunk_hash, own=own, images=images, **tensors)
     _check(pack, str(path))
     return pack

@@ -63,6 +63,7 @@ def _file(path: str) -> Callable[[dict[str, Any]], object]:
     [
         (lambda m: m.update(format_version=4), "format_version is 4, this prunion reads 1 to 3"),
         (lambda m: m.update(format_version=True), "format_version is True"),
+        (lambda m: m.update(format_version=1.0), r"format_version is 1\.0"),
         (lambda m: m.pop("domains"), "domains is missing"),
         (lambda m: m.update(domains=[]), "domains is empty"),
         (lambda m: m.update(domains=m["domains"][:1] * 2), "names 'flowers' twice"),

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from prunion.runtime.base import sha256_file
 from prunion.runtime.bundle import UnitTable, read_pack
@@ -40,6 +42,17 @@ def test_a_type_that_no_pack_has(own_bundle: Path, kind: str) -> None:
         read_pack(file)
     assert str(told.value).isprintable()
     assert str(file) in str(told.value)
+
+
+def test_what_no_pack_has_is_not_passed_over(own_bundle: Path) -> None:
+    file = own_bundle / "domains" / "flowers.safetensors"
+    with safe_open(file, "np") as opened:
+        tensors, metadata = load_file(file), opened.metadata()
+    for more, said in (({"own\x1b": tensors["bank"]}, {}), ({}, {"note\x1b": "x"})):
+        save_file({**tensors, **more}, file, {**metadata, **said})
+        with pytest.raises(BundleError, match="which no pack has: export it again") as told:
+            read_pack(file)
+        assert str(told.value).isprintable()
 
 
 def test_a_key_twice_in_a_packs_header(own_bundle: Path) -> None:

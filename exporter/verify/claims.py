@@ -35,6 +35,7 @@ def check_told(bundle: Bundle) -> Iterator[str]:
         "provenance.model_sha256": manifest.model_sha256,
     }
     for domain in manifest.domains:
+        told[f"input in the pack of {domain.name}"] = bundle.pack(domain.name).images
         if domain.accuracy is not None:
             told[f"accuracy_views of {domain.name}"] = domain.views
     for variant in [x for x in manifest.graphs if x != "fp32"] if verified else ():
@@ -47,8 +48,7 @@ def check_told(bundle: Bundle) -> Iterator[str]:
     missing = [key for key, value in told.items() if not value]
     if missing:
         yield (
-            f"its manifest does not say {', '.join(missing)}, as every export does: export the "
-            "bundle again"
+            f"it does not say {', '.join(missing)}, as every export does: export the bundle again"
         )
 
 

@@ -18,6 +18,7 @@ from prunion.runtime.base import sha256_file, write_json
 from prunion.runtime.bundle import open_bundle, read_pack, write_pack
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.network import Checkpoint, load_checkpoint
+from tests.exporter.verify.test_report import rehash
 
 Place = tuple[str | int, ...]
 # What nothing else tells, as docs/export.md lists it too: the beginnings of places.
@@ -161,8 +162,19 @@ def test_what_every_export_says_is_missed(eight: Path, tmp_path: Path) -> None:
         bundle = written(eight, tmp_path / str(number), less)
         (said,) = check_told(open_bundle(bundle))
         assert str(last if last != "warm" else outer[-1]) in said and said.startswith(
-            "its manifest does not say "
+            "it does not say "
         )
+
+
+def test_a_pack_that_does_not_say_how_images_are_prepared_is_missed(
+    eight: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(eight, tmp_path / "less"))
+    file = bundle / "domains" / "cold.safetensors"
+    write_pack(file, replace(read_pack(file), images={}))
+    rehash(bundle)
+    (said,) = check_told(open_bundle(bundle))
+    assert said.startswith("it does not say input in the pack of cold, as every export")
 
 
 def test_the_list_of_what_is_not_checked_is_on_the_page() -> None:

@@ -11,15 +11,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
+from prunion.exporter.graph import make_probe, onnx_graph
+from prunion.exporter.graph.variants.int8 import _quantise
+from prunion.exporter.slim import slim_network
 from prunion.exporter.verify import verify_bundle
 from prunion.exporter.verify.int8_again import measure_int8_again
 from prunion.exporter.verify.variants import check_variant, differences
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import BundleError
 from prunion.trainer.network import load_checkpoint
+from tests.exporter.slim.test_network import switch_off
 from tests.exporter.verify.test_report import edit_tensor, rehash
+from tests.support.networks.small import Plain, domain_net
 
 VARIANTS = ("fp16", "int8", "fp32-uint8", "fp16-uint8", "int8-uint8")
 ALL = ("fp32", *VARIANTS)
@@ -143,6 +150,33 @@ def test_steps_of_activations_are_those_of_the_images(copy: Path, tiny: Path) ->
     rehash(copy)
     found, _ = measure_int8_again(open_bundle(copy), {"fp32", "int8"}, load_checkpoint(tiny))
     assert "int8 graph: its image_scale is not what 4 images give" in found
+
+
+class Twice(Plain):
+    """A convolution with a bias that answers twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.bn1(self.conv1(x)).relu()).relu()
+        return self.bn2(self.conv2(self.again(x))).relu().mean((2, 3))
+
+
+def test_a_bias_that_is_read_twice_is_two_in_eight_bits(eight: Path, tmp_path: Path) -> None:
+    base = onnx_graph(slim_network(switch_off(domain_net(Twice(), (3, 5)))), 8, 8)
+    onnx.save(base, tmp_path / "model.onnx")
+    probe = make_probe(8, (8, 8), (0.5,) * 3, (0.2,) * 3, domains=2)
+    batch = {"image": probe.images, "domain": probe.domains}
+    _quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx", [batch], "float32")
+    model, bundle = onnx.load(tmp_path / "int8.onnx"), open_bundle(eight)
+    assert list(differences(bundle, "int8", base, model)) == []
+    (copy,) = (x for x in model.graph.initializer if x.name == "again.bias0")
+    copy.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(copy), copy.name))
+    assert "it holds again.bias0, unlike the fp32 graph" in [
+        *differences(bundle, "int8", base, model)
+    ]
 
 
 def put_double(value: np.ndarray) -> None:

@@ -130,7 +130,8 @@ def _without_copies(base: onnx.ModelProto, model: onnx.ModelProto) -> onnx.Model
 
     ONNX Runtime gives each convolution a bias of its own where several read one.
     """
-    plain = onnx.ModelProto.FromString(model.SerializeToString())
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
     values, held = tensors_of(base), tensors_of(plain)
     read = {tuple(node.output): node.input for node in base.graph.node}
     copies = dict[str, str]()

@@ -22,6 +22,7 @@ from prunion.trainer.run import (
     SweepResult,
     Watch,
     check_resumes,
+    is_begun,
     train_run,
     train_sweep,
     train_with_baseline,
@@ -74,7 +75,7 @@ def train(
         PrunionError: the folder exists, a domain or backbone cannot be read, the budget cannot be
             met, the network could not be exported, or the loss stops being finite.
     """
-    config, run_file, folder = _asked(config, output)
+    config, run_file, folder = _asked(config, output, resume)
     check_handed(config, datasets or {})
     if resume:
         check_resumes(folder)
@@ -121,7 +122,7 @@ def sweep(
 
     Raises what `train` raises.
     """
-    config, run_file, folder = _asked(config, output)
+    config, run_file, folder = _asked(config, output, resume)
     runs = [
         replace(config, seed=seed, budget=replace(config.budget, limit=limit))
         for seed in values_of(seeds) or [config.seed]
@@ -221,19 +222,18 @@ def prune(
 
 
 def _asked(
-    config: RunConfig | Mapping[str, Any] | Path | str, output: Path | str | None
+    config: RunConfig | Mapping[str, Any] | Path | str, output: Path | str | None, resume: bool
 ) -> tuple[RunConfig, Path | None, Path]:
     """The run, the file that it was read from, and its folder."""
-    run_file = None
-    if isinstance(config, Mapping):
+    run_file = Path(config) if isinstance(config, (str, os.PathLike)) else None
+    folder = Path("runs") / (run_file or Path("run")).stem if output is None else Path(output)
+    if run_file is not None:
+        config = load_config(run_file, begun=resume and is_begun(folder))
+    elif isinstance(config, Mapping):
         config = RunConfig.from_json(plain(config))
-    elif isinstance(config, (str, os.PathLike)):
-        run_file = Path(config)
-        config = load_config(run_file)
     elif not isinstance(config, RunConfig):
         raise ConfigError(f"config is {shown(config)}: give a run file's path, or its tables")
-    name = "run" if run_file is None else run_file.stem
-    return config, run_file, Path("runs") / name if output is None else Path(output)
+    return config, run_file, folder
 
 
 def _keys(table: str, value: Any) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def train(
     from prunion.trainer.run import (
         check_resumes,
         closing_table,
+        is_begun,
         sweep_table,
         train_run,
         train_sweep,
@@ -136,7 +137,8 @@ def train(
     for option, listed in (("seed", seeds), ("budget", limits)):
         if listed is not None:
             _refuse_twice([*changes, *_each(option, listed)[0]], f"and so does --{option}")
-    runs = [load_config(config, [*changes, *pair]) for pair in pairs]
+    begun = resume and is_begun(folder)
+    runs = [load_config(config, [*changes, *pair], begun=begun) for pair in pairs]
     if baseline and len(runs) > 1:
         raise click.UsageError("--baseline goes with one run: give --budget 1 as well instead")
     if baseline:

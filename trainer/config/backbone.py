@@ -12,7 +12,6 @@ from prunion.runtime.base import Orientation, shown
 from prunion.runtime.bundle import MAX_RESIZE, MAX_SIDE
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.checks import (
-    LEAST_STD,
     BackboneSource,
     WeightMatch,
     check_choice,
@@ -144,7 +143,7 @@ class InputConfig:
         # One spelling inside, whichever of the accepted ones the file used.
         object.__setattr__(self, "size", (height, width))
         object.__setattr__(self, "mean", check_triple("input", "mean", self.mean, 0, 1))
-        object.__setattr__(self, "std", check_triple("input", "std", self.std, LEAST_STD, 1))
+        object.__setattr__(self, "std", check_triple("input", "std", self.std, 0, 1, open_low=True))
 
     @property
     def height(self) -> int:

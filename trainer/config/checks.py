@@ -12,7 +12,6 @@ from prunion.runtime.errors import ConfigError, printable
 __all__ = [
     "BY_PASSES",
     "IN_TURNS",
-    "LEAST_STD",
     "Auto",
     "BackboneSource",
     "BudgetKind",
@@ -40,6 +39,7 @@ __all__ = [
     "check_choice",
     "check_choices",
     "check_epochs",
+    "check_held",
     "check_int",
     "check_keys",
     "check_number",
@@ -51,7 +51,7 @@ __all__ = [
 
 
 LEAST_FLOAT = 2.0**-126  # the smallest number of 32 bits with all its digits
-LEAST_STD = 1e-4  # of RGB in 0 … 1: two hundredths of a shade
+LEAST_STD = 1e-15  # what it divides has squares, as BatchNorm's variances, that 32 bits hold
 
 
 def key_of(table: str, key: str) -> str:
@@ -122,19 +122,13 @@ def check_epochs(table: str, key: str, value: object, last: int) -> tuple[int, .
 def check_number(
     table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
 ) -> float:
-    """`value` as a float if it is a number in `low … high` (above `low` if `open_low`).
-
-    One that is 0 or next to it in 32 bits, in which most are used, would be another number there.
-    """
-    tiny = ""
+    """`value` as a float if it is a number in `low … high` (above `low` if `open_low`)."""
     if isinstance(value, (int, float)) and is_number(value):
         above = low < value if open_low else low <= value
-        if 0 < abs(value) < LEAST_FLOAT:
-            tiny = f" and none but 0 below {LEAST_FLOAT:.2g}, which 32 bits do not hold"
-        elif above and value <= high:
+        if above and value <= high:
             return float(value)
     span = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
-    raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a number {span}{tiny}")
+    raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a number {span}")
 
 
 def check_text(table: str, key: str, value: object, *, empty: bool = False) -> str:
@@ -155,7 +149,7 @@ def check_choice(table: str, key: str, value: object, choices: Sequence[str]) ->
 
 
 def check_triple(
-    table: str, key: str, value: object, low: float, high: float
+    table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
 ) -> tuple[float, float, float]:
     """`value` as three floats, one per colour channel, each in `low … high`."""
     if not isinstance(value, (list, tuple)) or len(value) != 3:
@@ -163,10 +157,36 @@ def check_triple(
             f"{key_of(table, key)} is {shown(value)}: give three numbers, one for each of R, G, B"
         )
     try:
-        red, green, blue = (check_number(table, key, item, low, high) for item in value)
+        red, green, blue = (
+            check_number(table, key, item, low, high, open_low=open_low) for item in value
+        )
     except ConfigError as exc:
         raise ConfigError(f"{exc} (for pixels divided by 255)") from None
     return red, green, blue
+
+
+def check_held(value: Any, path: tuple[str, ...] = ()) -> None:
+    """Refuse numbers of a run file that 32 bits, in which most are used, would make others of.
+
+    Not for what a run of before has stored: an earlier prunion took them.
+
+    Args:
+        value: the file's tables, each key checked for itself, or what is at `path` in them.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if (*path, name) != ("backbone", "arguments"):  # the network's own, of any kind
+                check_held(item, (*path, name))
+    elif isinstance(value, list):
+        for item in value:
+            check_held(item, path)
+    elif isinstance(value, float):
+        std = path[-1] == "std"
+        least = LEAST_STD if std else LEAST_FLOAT
+        if 0 < abs(value) < least:
+            told = f"{key_of('.'.join(path[:-1]), path[-1])} is {shown(value)}"
+            fix = f"{least:.2g} or more" + ("" if std else ", or 0 where it may be that")
+            raise ConfigError(f"{told}, too little for numbers of 32 bits: give {fix}")
 
 
 Auto = Literal["auto"]

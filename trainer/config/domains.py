@@ -12,7 +12,6 @@ from prunion.runtime.bundle import MAX_DOMAINS
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.augment import AugmentConfig, as_augment
 from prunion.trainer.config.checks import (
-    LEAST_STD,
     DomainSource,
     check_bool,
     check_choice,
@@ -135,8 +134,8 @@ class DomainConfig:
             )
         for key, value in given.items():
             if value is not None:
-                low = LEAST_STD if key == "std" else 0
-                object.__setattr__(self, key, check_triple(where, key, value, low, 1))
+                low = key == "std"
+                object.__setattr__(self, key, check_triple(where, key, value, 0, 1, open_low=low))
 
     def _check_source(self, where: str) -> None:
         defaults = {field.name: field.default for field in fields(self)}

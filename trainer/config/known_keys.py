@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunion.runtime.base import shown
-from prunion.trainer.config.checks import BY_PASSES, BudgetKind, RankingKey, RecipeName
+from prunion.runtime.errors import ConfigError
+from prunion.trainer.config.checks import (
+    BY_PASSES,
+    BudgetKind,
+    RankingKey,
+    RecipeName,
+    check_held,
+)
 from prunion.trainer.config.domains import drop_unused
 from prunion.trainer.config.method import METHODS, Method, method_traits
 
@@ -16,11 +23,11 @@ __all__ = [
     "METHOD_KEYS",
     "RAMPED",
     "STEEP",
+    "check_said",
     "decided_ranking",
     "drop_ignored",
     "ignored",
     "misplaced",
-    "replaced",
     "settles_apart",
 ]
 
@@ -114,23 +121,27 @@ def misplaced(given: Mapping[str, Any]) -> str:
     return ""
 
 
-def replaced(said: Any, train: Mapping[str, Any]) -> str:
-    """The first key of a file's `[train]` that the method sets otherwise, in words; "" if none.
+def check_said(said: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+    """Refuse what a run file says, or a change to it, and its run would have otherwise.
 
-    Also one that says its default: `misplaced` cannot tell that from nothing said.
+    That is a number that 32 bits do not hold, and a key of `[train]` that the method sets, also one
+    that says its default: `misplaced` cannot tell that from nothing said.
 
     Args:
-        said: the file's table.
-        train: the values that all keys have in the end.
+        said: the file's tables.
+        train: the values that all keys of `[train]` have in the end.
     """
-    for key, value in said.items() if isinstance(said, dict) else ():
-        if isinstance(value, str) and value not in ("auto", train[key]):
-            what = method_traits(train).what
-            return (
-                f'{key} is "{value}", but method is "{train["method"]}" ({what}), which makes it '
-                f'"{train[key]}": remove one of the two'
+    check_held(said)
+    for key, value in said.get("train", {}).items():
+        now = train[key]
+        if isinstance(value, str) and value not in ("auto", now):
+            by = f'method is "{train["method"]}" ({method_traits(train).what})'
+            if key == "trunk" and train["granularity"] == "slice":  # with whole channels it is free
+                by = 'granularity is "slice"'
+            raise ConfigError(
+                f'[train] {key} is "{value}", but {by}, which makes it "{now}": leave {key} out, '
+                f'or give "{now}" (--set train.{key}={now})'
             )
-    return ""
 
 
 def decided_ranking(given: Mapping[str, Any], kind: BudgetKind) -> RankingKey:

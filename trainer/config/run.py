@@ -14,6 +14,7 @@ from prunion.trainer.config.budget import BudgetConfig
 from prunion.trainer.config.checks import (
     Device,
     check_choice,
+    check_held,
     check_int,
     check_keys,
     check_table,
@@ -23,9 +24,9 @@ from prunion.trainer.config.domains import DomainConfig, check_domains, check_us
 from prunion.trainer.config.file import absolute_paths, put_value, read_change, read_toml
 from prunion.trainer.config.known_keys import (
     METHOD_KEYS,
+    check_said,
     decided_ranking,
     drop_ignored,
-    replaced,
     settles_apart,
 )
 from prunion.trainer.config.method import MOST_TURNS
@@ -54,8 +55,6 @@ LATER_TRAIN = (
     *("drops", "switch_lr", "head_optimiser", "head_lr"),
     *("method", "norms", *METHOD_KEYS, "augment"),
 )
-
-
 # Keys of a domain that a run which does not use them is known without, as before there were such.
 NEWER = (
     *("image_column", "label_column", "drop_untrained", "feature"),
@@ -153,8 +152,7 @@ class RunConfig:
         """Check and build a run from `to_json`'s layout, which is the TOML file's."""
         if not isinstance(value, dict):
             raise ConfigError(f"the run is a {type(value).__name__}, not a table of keys")
-        names = [f.name for f in fields(cls)]
-        check_keys("", value, names, ("backbone", "budget", "domains"))
+        check_keys("", value, [f.name for f in fields(cls)], ("backbone", "budget", "domains"))
         domains = check_table("domains", value["domains"])
         top = {key: value[key] for key in ("seed", "threads", "device") if key in value}
         return cls(
@@ -177,11 +175,12 @@ class RunConfig:
         return cls.from_json(drop_ignored(value))
 
 
-def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str, changes: Sequence[str] = (), *, begun: bool = False) -> RunConfig:
     """Read a run file; its relative paths count from the file's own folder.
 
     Args:
         changes: values in place of the file's, such as `train.lr=3e-4`; paths as in the file.
+        begun: of a run that goes on: `check_said` refuses what an earlier prunion took.
 
     Raises ConfigError in one line if the file, a key or a value is wrong, or if the file of
     weights does not exist.
@@ -195,8 +194,8 @@ def load_config(path: Path | str, changes: Sequence[str] = ()) -> RunConfig:
         check_used(value.get("domains"))
         absolute_paths(value, folder)
         config = RunConfig.from_json(value)
-        if wrong := replaced(value.get("train"), vars(config.train)):
-            raise ConfigError(f"[train] {wrong}")
+        if not begun:
+            check_said(value, vars(config.train))
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
     backbone = config.backbone
@@ -247,6 +246,7 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
                     f"{key_of(f'domains.{name}', key)} is for scores over all domains of a run, "
                     "and this domain comes alone: remove it"
                 )
+        check_held(value)
         return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None

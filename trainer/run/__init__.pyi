@@ -7,6 +7,7 @@ from .epochs import Progress as Progress
 from .epochs import Watch as Watch
 from .folder import check_resumes as check_resumes
 from .folder import foreign_to_run as foreign_to_run
+from .folder import is_begun as is_begun
 from .later_domain import AddedDomain as AddedDomain
 from .later_domain import add_domain as add_domain
 from .result import RunResult as RunResult

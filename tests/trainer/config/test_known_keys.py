@@ -170,9 +170,13 @@ def test_a_default_that_is_said_and_that_the_method_replaces_is_refused(
     path = tmp_path / "run.toml"
     path.write_text("\n".join(f"{x} = {toml_text(v)}" for x, v in run_of({}).items()), "utf-8")
     asked = [f"train.{x}={value}" for x, value in given.items()]
-    with pytest.raises(ConfigError, match=rf"\[train\] {key} is .*makes it .{instead}.: remove"):
+    with pytest.raises(
+        ConfigError, match=rf"\[train\] {key} is .*makes it .{instead}.: leave"
+    ) as told:
         load_config(path, asked)
     assert vars(load_config(path, [*asked[:-1], f"train.{key}={instead}"]).train)[key] == instead
+    assert ('but granularity is "slice", which' in str(told.value)) == ("granularity" in given)
+    load_config(path, asked, begun=True)  # an earlier prunion took it, and its run goes on
 
 
 def test_passes_are_balanced_where_channels_are_ranked_on_joint_steps() -> None:

@@ -157,11 +157,11 @@ REFUSED = [
     ({"input": "resize = 32"}, "[input] resize is 32", "at least 64"),
     ({"input": "mean = [0.5, 0.5]"}, "[input] mean", "three numbers"),
     ({"input": "mean = [123.7, 116.3, 103.5]"}, "[input] mean is 123.7", "divided by 255"),
-    ({"input": "std = [0, 0.2, 0.2]"}, "[input] std is 0", "from 0.0001 to 1"),
-    ({"input": "std = [1e-46, 0.2, 0.2]"}, "[input] std is 1e-46", "which 32 bits do not hold"),
-    ({"input": "std = [1e-7, 0.2, 0.2]"}, "[input] std is 1e-07", "from 0.0001 to 1"),
-    ({"train": "trunk_lr = 1e-46"}, "[train] trunk_lr is 1e-46", "none but 0 below 1.2e-38"),
-    ({"train": "weight_decay = 1e-39"}, "[train] weight_decay is 1e-39", "from 0 to 1 and none"),
+    ({"input": "std = [0, 0.2, 0.2]"}, "[input] std is 0", "above 0"),
+    ({"input": "std = [1e-46, 0.2, 0.2]"}, "[input] std is 1e-46", "numbers of 32 bits"),
+    ({"input": "std = [1e-18, 0.2, 0.2]"}, "[input] std is 1e-18", "give 1e-15 or more"),
+    ({"train": "trunk_lr = 1e-46"}, "[train] trunk_lr is 1e-46", "give 1.2e-38 or more"),
+    ({"train": "weight_decay = 1e-39"}, "[train] weight_decay is 1e-39", "or 0 where"),
     ({"budget": "round_to = 8"}, "[budget] limit is missing", "add it to [budget]"),
     ({"budget": "limit = 0"}, "[budget] limit is 0", "above 0"),
     ({"budget": "limit = nan"}, "[budget] limit is nan", "number"),
@@ -232,6 +232,23 @@ def test_a_wrong_value_is_refused_by_key_with_the_fix(
     assert says in message
     assert fix in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [("input", "std", [1e-18] * 3), ("train", "trunk_lr", 1e-39), ("train", "weight_decay", 1e-40)],
+)
+def test_a_run_of_before_may_hold_less_than_a_run_file(
+    tmp_path: Path, table: str, key: str, value: object
+) -> None:
+    """Its checkpoint was called damaged."""
+    stored = load(tmp_path).to_json()
+    stored[table][key] = value
+    assert RunConfig.from_checkpoint(stored).to_json()[table][key] == value
+    change = f"{table}.{key}={value}"
+    with pytest.raises(ConfigError, match="numbers of 32 bits"):
+        load_config(tmp_path / "run.toml", [change])
+    load_config(tmp_path / "run.toml", [change], begun=True)
 
 
 def test_no_more_domains_are_trained_than_a_bundle_holds(tmp_path: Path) -> None:

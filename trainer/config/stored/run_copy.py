@@ -122,7 +122,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def _is_run(copy: Path, options: Sequence[str], config: RunConfig) -> bool:
     try:
-        read = load_config(copy, [shlex.split(option)[0] for option in options])
+        changes = [shlex.split(option)[0] for option in options]
+        read = load_config(copy, changes, begun=True)  # it is of a run: checked when that began
     except PrunionError:
         return False
     return _same(_tables(read), _tables(config))

@@ -5,6 +5,7 @@ from .folder import check_folder as check_folder
 from .folder import check_resumes as check_resumes
 from .folder import drop_lines_after as drop_lines_after
 from .folder import foreign_to_run as foreign_to_run
+from .folder import is_begun as is_begun
 from .folder import make_folder as make_folder
 from .snapshot import load_snapshot as load_snapshot
 from .snapshot import run_facts as run_facts

@@ -24,6 +24,7 @@ __all__ = [
     "check_resumes",
     "drop_lines_after",
     "foreign_to_run",
+    "is_begun",
     "make_folder",
 ]
 
@@ -130,6 +131,11 @@ def check_resumes(folder: Path) -> None:
         raise PrunionError(
             f"{folder} holds no run to resume: correct -o, or leave out --resume to begin one"
         )
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a folder is that of a run, or of a sweep's runs, begun with a run file."""
+    return (folder / RUN_FILE).is_file() or any(folder.glob(f"{SWEPT}/{RUN_FILE}"))
 
 
 def _why_taken(folder: Path) -> str:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from prunion import train
 from prunion.runtime.cli.main import cli
 from prunion.runtime.errors import CheckpointError, PrunionError
+from prunion.trainer.config import keep_run_file, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run.folder.folder import make_folder
@@ -62,3 +63,20 @@ def test_an_unfinished_run_has_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"is not finished: go on with .*--resume"):
         load_checkpoint(tmp_path)
+
+
+def test_a_run_goes_on_with_a_file_that_only_an_earlier_prunion_took(tmp_path: Path) -> None:
+    run_file, out = tiny_run(tmp_path, method='"norms"', trunk='"tuned"'), tmp_path / "o"
+    config = load_config(run_file, begun=True)
+    out.mkdir()
+    command = ["train", str(run_file), "-o", str(out), "--resume"]
+    new = CliRunner().invoke(cli, command)  # none was begun here
+    assert new.exit_code == 1 and 'trunk is "tuned", but method is "norms"' in new.output
+    for place in (out, out / "seed-3-budget-0.5"):  # a run's, and a sweep's
+        place.mkdir(exist_ok=True)
+        keep_run_file(run_file, config, place / "run.toml")
+        assert (place / "run.toml").read_text("utf-8").endswith(run_file.read_text("utf-8"))
+        (out / "thesis.tex").touch()
+        begun = CliRunner().invoke(cli, command)
+        assert begun.exit_code == 1 and "no state.safetensors" in begun.output
+        (out / "run.toml").unlink(missing_ok=True)

@@ -23,6 +23,7 @@ threads = click.option(
     "--threads", default=0, type=click.IntRange(0, 1024), help="CPU threads  [default: all cores]."
 )
 NUMBER = re.compile(r"\d+(\.\d+)?")
+EPOCHS = dict.fromkeys(("warmup", "ramp", "settle"), "epochs")  # whose option divides them
 SEED = click.IntRange(0, 2**32 - 1)
 changed = changes_option("train.KEY=VALUE", "In place of its own, such as train.trunk_lr=1e-3")
 
@@ -129,7 +130,7 @@ def pretrain(
     except ConfigError as exc:
         raise click.UsageError(f"--backbone {backbone}: {exc}") from None
     changed = changes_of(changes)
-    refuse_beside_options(changed)
+    refuse_beside_options(changed, {key: key for key in changed} | EPOCHS)
     try:
         check_changes(changed, "what pretraining decides, tuning the whole trunk: leave it out")
     except InputError as exc:
@@ -231,7 +232,8 @@ def reproduce(
     from prunion.runtime.errors import InputError
     from prunion.trainer.learning import exit_when_stopped
 
-    known = NETWORKS[benchmark]
+    changed, known = changes_of(changes), NETWORKS[benchmark]
+    refuse_beside_options(changed, EPOCHS)
     for network in (*networks, *(text.partition("=")[0] for text in weights)):
         if network not in known:
             raise click.UsageError(f"no network {network}: choose from {', '.join(known)}")
@@ -243,7 +245,7 @@ def reproduce(
         budgets=budgets or BUDGETS,
         weights=_files(weights),
         source_accuracy=_percents(source_accuracy, known),
-        changes=changes_of(changes),
+        changes=changed,
         **options,
     )
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,11 +41,18 @@ def changes_option(metavar: str, help: str) -> Callable[[Command], Command]:
     )
 
 
-def refuse_beside_options(keys: Iterable[str]) -> None:
-    """Raise UsageError where `--set` gives one of `keys` that an option of its name gives too."""
-    for key in keys:
-        if _is_given(key):
-            raise click.UsageError(f"--set gives train.{key} and so does an option: give it once")
+def refuse_beside_options(changed: Iterable[str], options: Mapping[str, str]) -> None:
+    """Raise UsageError where `--set` and an option give the same key of `[train]`.
+
+    Args:
+        changed: the keys that `--set` gives.
+        options: of keys, the parameter that gives them too.
+    """
+    for key in changed:
+        if (name := options.get(key, "")) and _is_given(name):
+            parameters = click.get_current_context().command.params
+            flag = next(x.opts[-1] for x in parameters if x.name == name)
+            raise click.UsageError(f"--set gives train.{key} and so does {flag}: give it once")
 
 
 def _refuse_twice(changes: Sequence[str], how: str) -> None:

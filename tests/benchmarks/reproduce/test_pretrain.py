@@ -131,7 +131,12 @@ def test_the_command(tmp_path: Path) -> None:
         (["--force", "--resume"], "give one of them"),
         (["--set", "x=1"], "train."),
         (["--set", 'train.method="lora"'], "is what pretraining decides"),
-        (["--batch-size", "8", "--set", "train.batch_size=9"], "so does an option: give it once"),
+        (
+            ["--batch-size", "8", "--set", "train.batch_size=9"],
+            "so does --batch-size: give it once",
+        ),
+        (["--epochs", "2", "--set", "train.settle=1"], "train.settle and so does --epochs"),
+        (["--lr", "0.1", "--set", "train.trunk_lr=1"], "train.trunk_lr and so does --lr"),
     ):
         refused = command.invoke(cli, ["pretrain", str(tmp_path / "colours"), "-o", file, *wrong])
         assert refused.exit_code and said in refused.output

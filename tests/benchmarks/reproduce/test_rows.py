@@ -190,6 +190,7 @@ def test_the_rows_are_listed_without_any_data() -> None:
             for key in ('method="lora"', 'granularity="slice"', 'norms="own"', "adapter_rank=2")
         ),
         (["imagenet-to-sketch", "--list", "--final"], 2, "has no validation images"),
+        (["decathlon", "--list", "--epochs", "3", "--set", "train.ramp=1"], 2, "so does --epochs"),
         (["decathlon", "--data", "x", "-o", "y", "--set", "seed=1"], 1, "give train.KEY=VALUE"),
         *(
             (["decathlon", "--list", "--source-accuracy", given], 2, said)

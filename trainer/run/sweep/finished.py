@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import read_json
+from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import RunConfig, lacks_shape
-from prunion.trainer.run.folder import SWEPT
+from prunion.trainer.config import DomainConfig, RunConfig, lacks_shape
+from prunion.trainer.run.epochs import STATE
+from prunion.trainer.run.folder import SWEPT, snapshot_facts
 from prunion.trainer.run.record import RECORD
+from prunion.trainer.run.sweep.branches import SHARING
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
 
@@ -20,6 +22,8 @@ __all__ = ["check_alike", "draw_all", "draw_of", "ended", "is_finished"]
 
 log = logging.getLogger(__name__)
 
+Run = tuple[RunConfig, Path]
+Sharing = Mapping[str, str | float]
 DIFFER = (("seed",), ("budget", "limit"))  # the keys in which a sweep's runs differ
 
 
@@ -48,9 +52,7 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
     return same == replace(config, train=workers)
 
 
-def _finished_beside(
-    folder: Path, runs: Sequence[tuple[RunConfig, Path]]
-) -> list[tuple[RunConfig, Path]]:
+def _finished_beside(folder: Path, runs: Sequence[Run], sharing: Sharing) -> list[Run]:
     """The finished runs in a sweep's folder that are not among its `runs`, and may stand beside.
 
     They are of another seed or limit, and all else is alike, images too. The log tells of the
@@ -58,61 +60,93 @@ def _finished_beside(
     """
     found, left, known = [], [], {place for _, place in runs}
     for place in sorted(folder.glob(SWEPT)):
-        checkpoint = place / "checkpoint" / "checkpoint.json"
-        if place in known or not checkpoint.is_file():
+        if place in known or not (place / "checkpoint" / "checkpoint.json").is_file():
             continue
-        try:
-            stored = RunConfig.from_checkpoint(read_json(checkpoint)["config"])
-            limit = replace(runs[0][0].budget, limit=stored.budget.limit)
-            config = replace(runs[0][0], seed=stored.seed, budget=limit)
-            alike = is_finished(config, place) and _same_images(config, place, runs)
-        except (PrunionError, KeyError, TypeError):
-            alike = False
-        if alike:
-            found.append((config, place))
+        config, why = _held_against(place, runs, sharing)
+        if why:
+            left.append(f"{place.name} ({why})")
         else:
-            left.append(place.name)
+            found.append((config, place))
     if left:
-        log.warning(
-            "the picture of %s lacks %s, which lie there too: damaged, or of other images or "
-            "another run file than those that were asked for",
-            folder,
-            ", ".join(left),
-        )
+        log.warning("the picture of %s lacks runs that lie there too: %s", folder, "; ".join(left))
     return found
 
 
-def _same_images(config: RunConfig, place: Path, runs: Sequence[tuple[RunConfig, Path]]) -> bool:
-    """Whether a run's images are those of a run that drew alike; also where nobody knows."""
-    other = next((own for run, own in runs if draw_of(run) == draw_of(config)), None)
-    return other is not None and not other_run(read_made_by(place), read_made_by(other), DIFFER)
+def _held_against(place: Path, runs: Sequence[Run], sharing: Sharing) -> tuple[RunConfig, str]:
+    """What the run in `place` would be as one of `runs`, and why it is none; "" if it is one."""
+    config = runs[0][0]
+    if not (place / RECORD).is_file():
+        return config, "not finished"
+    try:
+        stored = RunConfig.from_checkpoint(
+            read_json(place / "checkpoint/checkpoint.json")["config"]
+        )
+        budget = replace(config.budget, limit=stored.budget.limit)
+        config = replace(config, seed=stored.seed, budget=budget)
+        alike = is_finished(config, place)
+        facts = dict(snapshot_facts(place / STATE).get(SHARING, sharing))  # none if it left nobody
+    except (PrunionError, KeyError, TypeError, ValueError):
+        return config, "damaged"
+    if told := _other_than(config, place, runs):
+        return config, f"of a run with {told}"
+    if not alike:
+        return config, "of a run with another configuration"
+    for key, now in sharing.items():
+        if facts.get(key) != now:
+            told = f"of a sweep with {key} = {shown(facts.get(key))}"
+            return config, f"{told}, and this one has {shown(now)}"
+    return config, ""
 
 
-def ended(run: tuple[RunConfig, Path]) -> dict[str, Any]:
+def _other_than(config: RunConfig, place: Path, runs: Sequence[Run]) -> str:
+    """In what a run is another one than `runs`, images too; "" also where nobody knows.
+
+    Where none of them drew its images by the same seed, those that were drawn differ all the same:
+    there the classes and the number of images tell.
+    """
+    own = next((own for run, own in runs if draw_of(run) == draw_of(config)), None)
+    one, other = (read_made_by(path) for path in (place, own or runs[0][1]))
+    if own is None:
+        drawn = [domain.name for domain in config.domains if _draws(domain)]
+        one, other = (_without_digests(x, drawn) for x in (one, other))
+    return other_run(one, other, DIFFER)
+
+
+def _without_digests(made_by: MadeBy, names: Sequence[str]) -> MadeBy:
+    domains = dict(made_by.get("domains", {}))
+    domains |= {x: {**domains[x], "digests": {}} for x in names if x in domains}
+    return {**made_by, "domains": domains}
+
+
+def ended(run: Run) -> dict[str, Any]:
     """What a finished run's record has of its result, and what a table needs beside."""
     config, place = run
     return {**read_json(place / RECORD)["result"], "seed": config.seed, "folder": str(place)}
 
 
-def draw_all(folder: Path, runs: Sequence[tuple[RunConfig, Path]]) -> tuple[Path, ...]:
+def draw_all(folder: Path, runs: Sequence[Run], sharing: Sharing) -> tuple[Path, ...]:
     """Draw the frontier of a sweep's `runs`, and of those of earlier sweeps in its folder.
 
     A picture that is there already shows these too, and is replaced.
+
+    Args:
+        sharing: `sharing_facts` of the sweep, by which its runs parted.
     """
-    every = [*runs, *_finished_beside(folder, runs)]
+    every = [*runs, *_finished_beside(folder, runs, sharing)]
     configs = [config for config, _ in every]
     return draw_frontier(sweep_result(folder, configs, [ended(run) for run in every]))
 
 
 def draw_of(config: RunConfig) -> int | None:
     """The seed that chose some of a run's images; None where none chose any."""
-    drawn = any(d.holdout or d.validation_holdout or d.limit for d in config.domains)
-    return config.seed if drawn else None
+    return config.seed if any(map(_draws, config.domains)) else None
 
 
-def check_alike(
-    finished: Sequence[tuple[RunConfig, Path]], others: Callable[[RunConfig], MadeBy]
-) -> None:
+def _draws(domain: DomainConfig) -> bool:
+    return bool(domain.holdout or domain.validation_holdout or domain.limit)
+
+
+def check_alike(finished: Sequence[Run], others: Callable[[RunConfig], MadeBy]) -> None:
     """Refuse to set finished runs beside `others` of other images; say where nobody knows."""
     unknown = []
     for config, place in finished:

@@ -99,6 +99,7 @@ def train_sweep(
     check_different(runs)
     check_pruned(configs, given)
     check_shared(shared)
+    sharing = sharing_facts(shared, shorter)
     for _, place in runs:
         check_folder(place, force=force, resume=resume, again=AGAIN)
     with Claim(folder) as claim:
@@ -107,7 +108,7 @@ def train_sweep(
         finished = [run for run in runs if resume and is_finished(*run)]
         waiting = [run for run in runs if run not in finished]
         if resume:
-            _check_sharing(folder, runs, sharing_facts(shared, shorter))
+            _check_sharing(folder, runs, sharing)
         else:
             for leftover in folder.glob(f"{FORK}seed-*"):
                 leftover.unlink(missing_ok=True)
@@ -135,7 +136,7 @@ def train_sweep(
             for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
                 leftover.unlink(missing_ok=True)
         result = sweep_result(folder, configs, [ended(run) for run in runs])
-        return replace(result, pictures=draw_all(folder, runs)) if _is_first() else result
+        return replace(result, pictures=draw_all(folder, runs, sharing)) if _is_first() else result
 
 
 def train_with_baseline(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +17,7 @@ from prunion.trainer.config import RunConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.run import RunResult, train_run, train_sweep, train_with_baseline
 from prunion.trainer.run.folder import folder as run_folder
-from prunion.trainer.run.sweep import runs
+from prunion.trainer.run.sweep import finished, runs
 from prunion.trainer.run.sweep.branches import Shared
 from tests.support.tiny_run import tiny_run
 from tests.trainer.run.sweep.test_sweep import SHORT, checkpoint
@@ -157,3 +159,34 @@ def test_what_a_domain_may_use_is_asked_of_every_budget(
     with pytest.raises(PrunionError, match=said):
         train_sweep(configs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_another_seed_that_chose_images_are_alike_but_for_these(tmp_path: Path) -> None:
+    """Where nobody drew by their seed they were called damaged, and a picture left them out."""
+    asked = load_config(tiny_run(tmp_path))
+    drawn = replace(asked.domains[0], test=(), holdout=0.25)
+    asked = replace(asked, seed=1, domains=(drawn, asked.domains[1]))
+    before = replace(asked, seed=0)
+
+    def record(place: str, config: RunConfig, digests: tuple[str, str], classes: list[str]) -> Path:
+        domains = {
+            name: {"classes": classes, "images": {"train": 8}, "digests": {"train": f"1:{x * 64}"}}
+            for name, x in zip(("warm", "cold"), digests, strict=True)
+        }
+        made_by = {"config": config.to_json(), "domains": domains}
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "record.json").write_text(json.dumps({"made_by": made_by}), "utf-8")
+        return tmp_path / place
+
+    now = [(asked, record("now", asked, ("a", "c"), ["x"]))]
+    place = record("seed", before, ("b", "c"), ["x"])
+    assert finished._other_than(before, place, now) == ""
+    assert "other training images of warm" in finished._other_than(asked, place, now)
+    for number, (digests, classes, told) in enumerate(
+        [
+            (("b", "d"), ["x"], "other training images of cold"),
+            (("b", "c"), ["y"], "other classes of warm"),
+        ]
+    ):
+        place = record(f"other{number}", before, digests, classes)
+        assert told in finished._other_than(before, place, now)

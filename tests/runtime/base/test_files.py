@@ -173,6 +173,7 @@ def test_what_others_write_is_read_by_one_function() -> None:
         *("runtime/tensorrt/layers.py", "trainer/data/domains.py", "trainer/processes/group.py"),
         *(
             "trainer/run/record.py",
+            "trainer/run/start.py",
             "trainer/run/folder/snapshot.py",
             "trainer/config/stored/changes.py",
         ),

@@ -124,7 +124,7 @@ def test_a_copy_is_of_one_moment_and_of_nobody_else() -> None:
     with found._lock:
         reader = threading.Thread(target=found.copied)
         reader.start()
-        reader.join(0.05)
+        reader.join(0.05)  # short: it is not to end
         assert reader.is_alive(), "whoever writes is waited for"
     reader.join(LONG)
     copy = found.copied()

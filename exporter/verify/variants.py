@@ -192,13 +192,18 @@ def _check_quantising(model: onnx.ModelProto, held: Mapping[str, np.ndarray]) ->
 
 
 def tensors_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Every constant by name, whether an initializer or a node."""
+    """Every constant that is read, by name, whether an initializer or a node.
+
+    What nothing reads, as an older opset leaves the axes of a reduction, the quantiser drops.
+    """
     found = {x.name: numpy_helper.to_array(x) for x in model.graph.initializer}
     for node in model.graph.node:
         for item in node.attribute if node.op_type == "Constant" else ():
             if item.name == "value":
                 found[node.output[0]] = numpy_helper.to_array(item.t)
-    return found
+    read = {name for node in model.graph.node for name in node.input}
+    read |= {value.name for value in model.graph.output}
+    return {name: value for name, value in found.items() if name in read}
 
 
 def _weights(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> list[str]:
@@ -222,9 +227,18 @@ def _nodes(model: onnx.ModelProto, without: Collection[str] = (), multiplied: st
         if node.op_type in without or (multiplied and multiplied in given):
             made[node.output[0]] = given[0]
         elif node.op_type != "Constant":
-            told = sorted((x.name, x.SerializeToString(deterministic=True)) for x in node.attribute)
-            found[tuple(node.output)] = (node.op_type, node.domain, given, told)
+            found[tuple(node.output)] = (node.op_type, node.domain, given, _told(node))
     return found
+
+
+def _told(node: onnx.NodeProto) -> list[tuple[str, object]]:
+    """A node's attributes; what a shape is filled with as float16 has it, which names no type."""
+    if node.op_type == "ConstantOfShape":
+        values = [numpy_helper.to_array(x.t) for x in node.attribute if x.name == "value"]
+        value = values[0] if values else np.zeros(1, np.float32)
+        if value.dtype.kind == "f":
+            return [("value", float16_of(value.reshape(()), "value").item())]
+    return sorted((x.name, x.SerializeToString(deterministic=True)) for x in node.attribute)
 
 
 def _half_nodes(base: onnx.ModelProto, model: onnx.ModelProto) -> Nodes:

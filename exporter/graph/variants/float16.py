@@ -31,6 +31,7 @@ WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 MOVING = frozenset(("Split", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Slice", "Identity"))
 ROWS = frozenset(("bank", ADAPTERS))  # of which a gathered row goes into the trunk
 HEADS = frozenset(TABLE_INPUTS) - ROWS
+TYPED = frozenset(("Constant", "ConstantOfShape", "Cast"))  # by an attribute, whatever they read
 FLOAT_PLACES = {"Resize": (1, 2)}  # inputs that ONNX gives one type, whatever the others have
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -74,7 +75,7 @@ def half_graph(
             has = FLOAT if name in made | kept else HALF
             if name in floats and has != wants and not (wants == FLOAT and name in kept):
                 node.input[place] = _cast(nodes, casts, name, wants)
-        if node.op_type in ("Constant", "Cast") and node.output[0] not in full:
+        if node.op_type in TYPED and node.output[0] not in full:
             _convert_attributes(node)
         nodes.append(node)
     _end_in_float(graph, nodes, made)
@@ -228,6 +229,9 @@ def _convert_initializers(graph: onnx.GraphProto, kept: set[str]) -> None:
 
 
 def _convert_attributes(node: onnx.NodeProto) -> None:
+    if node.op_type == "ConstantOfShape" and not node.attribute:  # zeros, of float32
+        zero = numpy_helper.from_array(np.zeros(1, np.float32))
+        node.attribute.append(helper.make_attribute("value", zero))
     for attribute in node.attribute:
         if attribute.name == "to" and attribute.i == FLOAT:
             attribute.i = HALF

@@ -152,6 +152,14 @@ def test_steps_of_activations_are_those_of_the_images(copy: Path, tiny: Path) ->
     assert "int8 graph: its image_scale is not what 4 images give" in found
 
 
+def test_what_nothing_reads_is_not_missed(eight: Path) -> None:
+    """The quantiser drops it; graphs of opset 17 hold the axes of their reductions still."""
+    bundle = open_bundle(eight)
+    base, model = (onnx.load(eight / x) for x in ("model.onnx", "model.int8.onnx"))
+    base.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+    assert list(differences(bundle, "int8", base, model)) == []
+
+
 class Twice(Plain):
     """A convolution with a bias that answers twice."""
 

@@ -82,6 +82,20 @@ def test_scales_of_a_resize_stay_float32() -> None:
     assert max(errors(graph, half).values()) < 0.01
 
 
+class Filled(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        return x + x.new_zeros(x.shape[0], 1) + x.new_full((x.shape[0], 1), 0.1)
+
+
+def test_what_fills_a_shape_is_float16_too() -> None:
+    """Zeros say no type, and are float32: the checker's error was all that was told."""
+    graph = small(Filled())
+    half = half_graph(graph)
+    assert {n.op_type for n in half.graph.node} & {"ConstantOfShape", "Expand"}
+    assert max(errors(graph, half).values()) < 0.01
+
+
 def test_float16_is_in_the_graph_and_the_heads_stay_float32() -> None:
     half = half_graph(small(Residual()), "float16")
     kinds = {i.name: i.data_type for i in half.graph.initializer}

@@ -1,4 +1,3 @@
-from .constants import fold_constants as fold_constants
 from .load import PIXEL_NORM as PIXEL_NORM
 from .load import add_pixel_norm as add_pixel_norm
 from .load import drop_classifier as drop_classifier
@@ -12,4 +11,5 @@ from .names import unfit_name as unfit_name
 from .paper_resnets import PAPER_NETS as PAPER_NETS
 from .paper_resnets import paper_net as paper_net
 from .published import known_names as known_names
+from .tracing import fold_constants as fold_constants
 from .tracing import trace as trace

@@ -15,13 +15,18 @@ from torch.utils import _pytree
 
 from prunion.runtime.base import only_new_garbage, reason_of
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError
-from prunion.trainer.backbone.comparing import check_same
-from prunion.trainer.backbone.constants import fold_constants
-from prunion.trainer.backbone.cutting import check_cut, drop_behind, drop_copy, returning_cut
 from prunion.trainer.backbone.names import op_name
-from prunion.trainer.backbone.rewrites import inline_regions, rewrite
-from prunion.trainer.backbone.training_mode import tell_left_out
-from prunion.trainer.backbone.writes import functionalise
+from prunion.trainer.backbone.tracing.comparing import check_same
+from prunion.trainer.backbone.tracing.constants import fold_constants
+from prunion.trainer.backbone.tracing.cutting import (
+    check_cut,
+    drop_behind,
+    drop_copy,
+    returning_cut,
+)
+from prunion.trainer.backbone.tracing.rewrites import inline_regions, rewrite
+from prunion.trainer.backbone.tracing.training_mode import tell_left_out
+from prunion.trainer.backbone.tracing.writes import functionalise
 
 __all__ = ["trace"]
 

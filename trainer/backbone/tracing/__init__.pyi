@@ -1,0 +1,2 @@
+from .constants import fold_constants as fold_constants
+from .tracing import trace as trace

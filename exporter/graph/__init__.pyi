@@ -21,6 +21,7 @@ from .variants.int8 import calibration_batches as calibration_batches
 from .variants.int8 import graph_accuracy as graph_accuracy
 from .variants.int8 import lost as lost
 from .variants.int8 import open_trained as open_trained
+from .variants.int8 import other_parts as other_parts
 from .variants.int8 import quantised as quantised
 from .variants.int8_ranges import divided_tensors as divided_tensors
 from .variants.uint8 import pixel_graph as pixel_graph

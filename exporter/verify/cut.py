@@ -17,7 +17,7 @@ from prunion.exporter.graph import (
     tolerance_of,
 )
 from prunion.exporter.verify.compare import Disagreement
-from prunion.exporter.verify.units import made_up
+from prunion.exporter.verify.units import full_pack, made_up
 from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle, Pack, UnitTable
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError
@@ -52,6 +52,7 @@ def compare_cut(
     shape = bundle.manifest.input
     probe = make_probe(2, (shape.height, shape.width), shape.mean, shape.std, domains=1)
     packs, numbers = [bundle.pack(name) for name in bundle.domains], np.arange(units.count)
+    full = full_pack(bundle)
     for graph in graphs:
         precision = PRECISIONS[graph]
         form = form_of(bundle, precision)
@@ -60,7 +61,7 @@ def compare_cut(
         read, table = bundle.held_graph(precision).read(), form.unit_table(units)
         limit = TOLERANCE if graph == "fp32" else tolerance_of(graph)
         thin = [
-            replace(made_up(bundle, table.round_up(odd, 1)), name=name)
+            replace(made_up(full, units, table.round_up(odd, 1)), name=name)
             for odd, name in zip((numbers & 1, ~numbers & 1), MADE_UP, strict=True)
             if not graph.startswith("int8")  # which no runtime cuts
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -12,13 +12,13 @@ from prunion.exporter.graph import (
     graph_accuracy,
     lost,
     open_trained,
+    other_parts,
     quantised,
 )
-from prunion.exporter.verify.variants import tensors_of
-from prunion.runtime.base import PRECISIONS, shown
+from prunion.exporter.verify.variants import first_few, tensors_of
+from prunion.runtime.base import PRECISIONS, reason_of, shown
 from prunion.runtime.bundle import Bundle, Int8Account
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.data import Domain
 from prunion.trainer.network import Checkpoint
 
 __all__ = ["measure_int8_again"]
@@ -57,7 +57,7 @@ def measure_int8_again(
             graph_accuracy(bundle.held_graph(PRECISIONS[graph]).read(), domains, loaded)
             for graph in pair
         ]
-        steps = list(_check_steps(bundle, noted, domains, loaded)) if "fp32" in pair else []
+        batches = calibration_batches(domains, loaded, noted.calibration_images)
     except (PrunionError, OSError, KeyError) as exc:
         reason = " ".join(str(exc).split())
         return [], [f"int8: accuracy not measured again, the run's images are not there: {reason}"]
@@ -90,26 +90,37 @@ def measure_int8_again(
                     f"int8 graph, domain {name}: its export noted an accuracy of {said:.1%} in "
                     f"{graph}, measured again it is {value:.1%}"
                 )
-    return [*problems, *steps], notes
+    others = [domain.name for domain in domains if "training" in other_parts(domain, loaded)]
+    if others:
+        notes.append(
+            f"int8: activations not measured again: [domains.{others[0]}] has other training "
+            "images than when the run read them"
+        )
+    elif "fp32" in pair:
+        try:
+            found_again = first_few(_check_steps(bundle, noted, batches))
+            problems += [f"int8 graph: {problem}" for problem in found_again]
+        except Exception as exc:  # of the quantiser's, or of a disk: the rest was measured
+            problems.append(f"int8 graph: its steps could not be found again ({reason_of(exc)})")
+    return problems, notes
 
 
 def _check_steps(
-    bundle: Bundle, noted: Int8Account, domains: Sequence[Domain], loaded: Checkpoint
+    bundle: Bundle, noted: Int8Account, batches: list[dict[str, np.ndarray]]
 ) -> Iterator[str]:
     """What INT8 rounds activations to, from the images that it was calibrated with."""
     if noted.outputs not in ("int8", "float32"):
-        yield f"int8 graph: its export noted outputs of {shown(noted.outputs)}, which are none"
+        yield f"its export noted outputs of {shown(noted.outputs)}, which are none"
         return
-    batches = calibration_batches(domains, loaded, noted.calibration_images)
     made = quantised(bundle.held_graph("fp32").read(), batches, noted.outputs)
     wanted = _steps(tensors_of(made))
     held = _steps(tensors_of(onnx.load_from_string(bundle.held_graph("int8").read())))
     if unlike := sorted(wanted.keys() ^ held.keys()):
-        yield f"int8 graph: it rounds other values than calibrating again does, such as {unlike[0]}"
+        yield f"it rounds other values than calibrating again does, such as {unlike[0]}"
     for name in sorted(wanted.keys() & held.keys()):
         same = wanted[name].shape == held[name].shape
         if not (same and np.allclose(held[name], wanted[name], rtol=STEP_DRIFT, atol=0)):
-            yield f"int8 graph: its {name} is not what {noted.calibration_images:,} images give"
+            yield f"its {name} is not what {noted.calibration_images:,} images give"
 
 
 def _steps(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

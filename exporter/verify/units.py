@@ -18,7 +18,7 @@ from prunion.exporter.graph import Probe, make_probe, open_graph, relative_error
 from prunion.runtime.bundle import Bundle, Pack, UnitTable
 from prunion.runtime.graph import ADAPTERS
 
-__all__ = ["check_units", "made_up"]
+__all__ = ["check_units", "full_pack", "made_up"]
 
 # Zeros in a sum change nothing of it: what should be the same is so to the last bit, or nearly.
 SAME = 1e-6
@@ -48,10 +48,10 @@ def check_units(bundle: Bundle) -> Iterator[str]:
         for name, value in whole.items()
         if name in {*listed, ADAPTERS}
     }
-    session = open_graph(_with_inputs(model, whole))
+    session, full = open_graph(_with_inputs(model, whole)), full_pack(bundle)
     for digit in range(max(1, (table.count - 1).bit_length())):
         alive = table.round_up(np.arange(table.count) >> digit & 1, 1)
-        row = made_up(bundle, alive).bank
+        row = made_up(full, table, alive).bank
         given = {**whole, "bank": np.tile(row, (len(bundle.domains), 1))}
         expected = _logits(session, probe, given)
         without = _without(given, table, alive, list(table.slots))
@@ -68,13 +68,13 @@ def check_units(bundle: Bundle) -> Iterator[str]:
             return
 
 
-def made_up(bundle: Bundle, alive: np.ndarray) -> Pack:
-    """A domain of the units `alive` `[U]` bool: the first one's, where it has none another's.
+def full_pack(bundle: Bundle) -> Pack:
+    """A domain of every unit: the first one's, where it has none another's.
 
     What no domain uses, such as channels that rounding keeps, it has as well; shifts are above 0,
     where no rectifier hides a channel.
     """
-    table, packs = bundle.unit_table(), [bundle.pack(name) for name in bundle.domains]
+    packs = [bundle.pack(name) for name in bundle.domains]
     bank = packs[0].bank.copy()
     for other in [*(pack.bank for pack in packs[1:]), np.full_like(bank, 0.5)]:
         bank = np.where(bank == 0, other, bank)
@@ -82,8 +82,14 @@ def made_up(bundle: Bundle, alive: np.ndarray) -> Pack:
         if entry.kind == "shift":
             part = slice(entry.offset, entry.offset + entry.size)
             bank[part] = np.abs(bank[part])
+    return replace(packs[0], bank=bank)
+
+
+def made_up(full: Pack, table: UnitTable, alive: np.ndarray) -> Pack:
+    """A domain of the units `alive` `[U]` bool, made of that of every unit."""
+    bank = full.bank.copy()
     bank[~np.append(alive, True)[table.slots["bank", 1]]] = 0
-    return replace(packs[0], bank=bank, switches=alive.astype(np.uint8))
+    return replace(full, bank=bank, switches=alive.astype(np.uint8))
 
 
 def _with_inputs(model: onnx.ModelProto, tensors: Tensors) -> bytes:

@@ -7,7 +7,7 @@ within half a step of it, and a graph for pixels is its sibling with three nodes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.graph import attribute
 
-__all__ = ["check_variant", "differences", "tensors_of"]
+__all__ = ["check_variant", "differences", "first_few", "tensors_of"]
 
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 QUANTISING = frozenset(("QuantizeLinear", "DequantizeLinear"))
@@ -46,10 +46,15 @@ def check_variant(bundle: Bundle, variant: str, sound: Collection[str]) -> Itera
             onnx.load_from_string(bundle.held_graph(PRECISIONS[x]).read())
             for x in (source, variant)
         )
-        found = list(differences(bundle, variant, base, model))
-        yield from found[:TOLD]
-        if more := found[TOLD:]:
-            yield f"and {len(more):,} more such, the last: {more[-1]}"
+        yield from first_few(differences(bundle, variant, base, model))
+
+
+def first_few(found: Iterable[str]) -> Iterator[str]:
+    """The first of what was found, and how many more there are: one fault may show in hundreds."""
+    every = list(found)
+    yield from every[:TOLD]
+    if more := every[TOLD:]:
+        yield f"and {len(more):,} more such, the last: {more[-1]}"
 
 
 def differences(
@@ -224,7 +229,7 @@ def _nodes(model: onnx.ModelProto, without: Collection[str] = (), multiplied: st
     made, found = dict[str, str](), Nodes()
     for node in model.graph.node:
         given = [made.get(name, _whole(name) if without else name) for name in node.input]
-        if node.op_type in without or (multiplied and multiplied in given):
+        if node.op_type in without or (node.op_type == "Mul" and multiplied in given):
             made[node.output[0]] = given[0]
         elif node.op_type != "Constant":
             found[tuple(node.output)] = (node.op_type, node.domain, given, _told(node))

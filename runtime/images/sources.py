@@ -60,7 +60,7 @@ def matching(pattern: str) -> list[str]:
 
     A folder that links reach twice, or a link that leads back to where it lies, counts once.
 
-    Raises DataError for a folder below `**` that cannot be opened.
+    Raises DataError for a folder on the way that cannot be opened.
     """
     known = pattern
     while known and not os.path.exists(known):
@@ -70,10 +70,10 @@ def matching(pattern: str) -> list[str]:
 
 def once(paths: Iterable[str]) -> list[str]:
     """Paths, sorted, but of those that lead to one place by links the shortest."""
-    every = sorted({os.path.normpath(x): x for x in paths}.values())
+    every = {x.rstrip(SIGNS) or x for x in paths}
     real = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, every)}
     found: dict[tuple[str, str], str] = {}
-    for path in sorted(every, key=lambda x: x.count(os.sep)):
+    for path in sorted(every, key=lambda x: (x.count(os.sep), x)):
         folder, name = os.path.split(path)
         found.setdefault((real[folder], name), path)
     return sorted(found.values())
@@ -83,11 +83,21 @@ def _found(pattern: str) -> list[str]:
     """What `glob` finds, with a walk of our own for `**`: it goes around a link back 40 times."""
     stars = STARS.search(pattern)
     if stars is None:
+        above = os.path.dirname(pattern.rstrip(SIGNS))
+        while glob.has_magic(above):  # glob passes over what it cannot open
+            for folder in glob.glob(os.path.join(above, "")):
+                if not os.access(folder, os.R_OK | os.X_OK):
+                    raise _closed(folder, "Permission denied")
+            above = os.path.dirname(above)
         return glob.glob(pattern)
     head, tail = pattern[: stars.start()], pattern[stars.end() :]
     tail = tail.lstrip(SIGNS) or ("*/" if tail else "*")
     bases = glob.glob(head) if head else [""]
     return [x for base in bases for y in _walked(base) for x in _found(glob.escape(y) + tail)]
+
+
+def _closed(folder: str, why: str) -> DataError:
+    return DataError(f"{folder} cannot be opened ({why}): correct the path")
 
 
 def _walked(base: str) -> Iterator[str]:
@@ -105,8 +115,7 @@ def _walked(base: str) -> Iterator[str]:
             with os.scandir(place or os.curdir) as entries:
                 below = [x.name for x in entries if not x.name.startswith(".") and os.path.isdir(x)]
         except OSError as exc:
-            told = exc.strerror or type(exc).__name__
-            raise DataError(f"{place} cannot be opened ({told}): correct the path") from None
+            raise _closed(place, exc.strerror or type(exc).__name__) from None
         waiting += [os.path.join(place, name, "") for name in sorted(below, reverse=True)]
 
 

@@ -118,15 +118,7 @@ def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:
                 f"[domains.{domain.name}] has other classes than the network learned "
                 f"({shown(changed[0])} among what changed): put its images back as they were"
             )
-        noted = entries[domain.name].get("digests")
-        noted = noted if isinstance(noted, dict) else {}
-        sets = {"train": ("training", domain.train.digest), "test": ("test", domain.test.digest)}
-        other = [
-            what
-            for key, (what, now) in sets.items()
-            if same_images(noted.get(key, ""), now) is False
-        ]
-        if other:
+        if other := other_parts(domain, loaded):
             log.warning(
                 "[domains.%s] has other %s images than when the run read them: INT8 is measured "
                 "on what is there now, and the network may have learned from some of its test "
@@ -135,6 +127,17 @@ def open_trained(loaded: Checkpoint, names: Sequence[str]) -> list[Domain]:
                 " and ".join(other),
             )
     return opened
+
+
+def other_parts(domain: Domain, loaded: Checkpoint) -> list[str]:
+    """Which of "training" and "test" images are others than a checkpoint has digests of."""
+    (entry,) = (x for x in loaded.meta["domains"] if x["name"] == domain.name)
+    noted = entry.get("digests")
+    noted = noted if isinstance(noted, dict) else {}
+    sets = {"train": ("training", domain.train.digest), "test": ("test", domain.test.digest)}
+    return [
+        what for key, (what, now) in sets.items() if same_images(noted.get(key, ""), now) is False
+    ]
 
 
 def lost(before: Accuracy, after: Accuracy, limit: float) -> dict[str, float]:

@@ -66,3 +66,26 @@ def test_what_is_noted_is_what_is_measured(
 ) -> None:
     found = problems(eight, tiny, tmp_path / "other", change)
     assert any(said in problem for problem in found), found
+
+
+def test_a_full_disk_hides_nothing_that_was_measured(
+    eight: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("prunion.exporter.verify.int8_again.quantised", full)
+    found = problems(eight, tiny, tmp_path / "b", lambda x: x["test_images"].update(warm=999))
+    assert any("noted 999 test images" in problem for problem in found)
+    assert any("found again ([Errno 28] No space left" in problem for problem in found)
+
+
+def test_steps_of_other_training_images_are_not_compared(
+    eight: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = "prunion.exporter.verify.int8_again"
+    monkeypatch.setattr(f"{again}.other_parts", lambda domain, _: ["training"])
+    monkeypatch.setattr(f"{again}.quantised", pytest.fail)
+    found, notes = measure_int8_again(open_bundle(eight), {"fp32", "int8"}, load_checkpoint(tiny))
+    assert found == []
+    assert "[domains.warm] has other training images than when the run read them" in notes[-1]

@@ -125,6 +125,13 @@ def test_a_node_that_computes_otherwise_does_not_hold(copy: Path, eight: Path) -
         shutil.copy(eight / f"model.{variant}.onnx", copy)
 
 
+def test_ranges_that_rows_are_divided_by_do_not_hold(copy: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        next(n for n in model.graph.node if "bank_ranges" in n.input).op_type = "Div"
+
+    assert any("it computes" in problem for problem in edited(copy, "int8", change))
+
+
 def test_the_graph_that_all_are_held_against_is_missed(copy: Path) -> None:
     (copy / "model.onnx").unlink()
     path = copy / "manifest.json"

@@ -130,3 +130,24 @@ def test_a_folder_below_a_pattern_that_is_closed_is_told(
     monkeypatch.setattr("os.scandir", closed)
     with pytest.raises(DataError, match=r"cannot be opened \(Permission denied\)"):
         matching(f"{tmp_path}/set/**/*.parquet")
+
+
+def test_what_lies_above_a_link_is_where_the_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    for name in "AB":
+        made(tmp_path / name, "a.parquet")
+        (tmp_path / name / "in").mkdir()
+        (tmp_path / "links" / name).symlink_to(tmp_path / name / "in")
+    found = matching(f"{tmp_path}/links/*/../a.parquet")
+    assert found == [f"{tmp_path}/links/{name}/../a.parquet" for name in "AB"]
+
+
+def test_a_folder_on_the_way_that_is_closed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open", "closed"):
+        made(tmp_path / name, "a.parquet")
+    monkeypatch.setattr("os.access", lambda path, _: "closed" not in path)
+    assert len(matching(f"{tmp_path}/open/*.parquet")) == 1
+    with pytest.raises(DataError, match=r"closed/ cannot be opened \(Permission denied\)"):
+        matching(f"{tmp_path}/*/*.parquet")

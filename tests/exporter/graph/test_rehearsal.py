@@ -13,7 +13,8 @@ from torch import nn
 
 from prunion.exporter.graph import rehearse_export
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone import paper_resnets, rewrites
+from prunion.trainer.backbone import paper_resnets
+from prunion.trainer.backbone.tracing import rewrites
 from prunion.trainer.channels import walk
 from prunion.trainer.config import BackboneConfig, load_config
 from prunion.trainer.network import DomainNet, build_network

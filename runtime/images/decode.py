@@ -21,6 +21,7 @@ from prunion.runtime.images.headers import (
     WHITE_IS_ZERO,
     ImageFault,
     check_header,
+    check_pieces,
 )
 
 __all__ = [
@@ -245,6 +246,7 @@ def _opened(source: str | Path | bytes | BinaryIO | Image.Image) -> Iterator[Ima
 
 
 def _identified(file: IO[bytes]) -> Image.Image:
+    check_pieces(file)
     try:
         return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -15,6 +16,7 @@ __all__ = [
     "WHITE_IS_ZERO",
     "ImageFault",
     "check_header",
+    "check_pieces",
 ]
 
 MAX_PIXELS = 64_000_000
@@ -24,10 +26,13 @@ MAX_ASPECT = 64  # beyond it, resizing the shorter side would make a gigantic st
 MOST_SCANS = 100
 MOST_SCANNED = 25 * MAX_PIXELS  # scans times pixels: 64 scans at 25 million pixels
 MOST_SEGMENTS = 10_000  # of 64 KiB at most; each costs a step of a loop
+SMALL = 1024  # bytes: encoders split pixels into pieces of 8 KiB and more
 BLOCK = 1 << 16  # bytes of a file that are looked through at a time
 HEAD = 8  # bytes of a segment that are looked at: a frame's count of components is the last
 # In a scan's data FF is followed by 0, or by the number of a restart.
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+PNG = b"\x89PNG\r\n\x1a\n"
+REMARK = re.compile(rb"#[^\r\n]*")  # of a PPM
 START, END, SCAN = 0xD8, 0xD9, 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xCA)
@@ -49,6 +54,34 @@ class ImageFault(ValueError):
         self.fix = fix
 
 
+def check_pieces(file: IO[bytes]) -> None:
+    """Raise ImageFault if a file is cut into so many small pieces that opening it takes long.
+
+    Pillow goes through them one by one in Python, before it tells so much as the image's size. The
+    file is left at its beginning.
+    """
+    file.seek(0)
+    beginning = file.read(len(PNG))
+    sizes: Iterator[int] = iter(())
+    if beginning == PNG:
+        sizes, name = _chunks(file), "chunks"
+    elif beginning[:3] == b"\xff\xd8\xff":
+        sizes, name = _segments_ahead(file), "segments"
+    elif beginning[:6] in (b"GIF87a", b"GIF89a"):
+        sizes, name = _blocks(file), "blocks"
+    elif beginning[:1] == b"P" and beginning[1:2] in b"0123456fy":
+        _check_words(beginning + file.read(BLOCK - len(beginning)))
+    small = 0
+    for size in sizes:
+        small += size < SMALL
+        if small > MOST_SEGMENTS:
+            raise ImageFault(
+                f"of over {MOST_SEGMENTS} {name}, which take long to decode",
+                "save it again, without what is not its pixels",
+            )
+    file.seek(0)
+
+
 def check_header(image: Image.Image) -> None:
     """Raise ImageFault if an image is too large or too long a strip, or is of a kind to refuse.
 
@@ -59,6 +92,47 @@ def check_header(image: Image.Image) -> None:
         _check_scans(image)
     if image.format == "TIFF":
         _check_layout(getattr(image, "tag_v2", {}), image.width * image.height)
+
+
+def _chunks(file: IO[bytes]) -> Iterator[int]:
+    """The bytes of each chunk of a PNG whose first eight bytes are read."""
+    while len(head := file.read(8)) == 8:
+        size = int.from_bytes(head[:4], "big")
+        yield size
+        file.seek(size + 4, io.SEEK_CUR)  # and its checksum
+
+
+def _segments_ahead(file: IO[bytes]) -> Iterator[int]:
+    """The bytes of each segment of a JPEG that comes before its pixels."""
+    for kind, head in _segments(file, 0):
+        if kind == SCAN:
+            return
+        yield int.from_bytes(head[:2], "big")
+
+
+def _blocks(file: IO[bytes]) -> Iterator[int]:
+    """The bytes of each block of a GIF that comes before its first picture."""
+    file.seek(10)
+    flags = file.read(3)[:1] or b"\0"
+    if flags[0] & 0x80:
+        file.seek(3 << (flags[0] % 8 + 1), io.SEEK_CUR)  # the colours that all pictures share
+    while (kind := file.read(1)) not in (b"", b",", b";"):  # else a picture, or the end
+        yield 0
+        if kind != b"!":
+            continue
+        file.seek(1, io.SEEK_CUR)
+        while size := file.read(1)[:1]:
+            if not size[0]:
+                break
+            yield size[0]
+            file.seek(size[0], io.SEEK_CUR)
+
+
+def _check_words(start: bytes) -> None:
+    """Refuse a PPM whose size does not follow soon: comments may stand between its words."""
+    words = REMARK.sub(b" ", start).split(maxsplit=4)
+    if len(start) == BLOCK and len(words) < (3 if start[1:2] in b"14" else 4):
+        raise ImageFault(f"a PPM with a header of over {BLOCK} bytes", "save it without comments")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -82,7 +82,7 @@ class Pressure:
             free: nothing is charged, whatever the run says.
         """
         self.config, self.cost, self.plain, self.free = config, cost, plain, free
-        self.scale = 1 / math.sqrt(slices)
+        self.slice_root = math.sqrt(slices)
         largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
         # The union's loss has the network's budget in it.
         self.holds_network = not (plain or free or config.sharing in ("union", "none"))
@@ -95,8 +95,8 @@ class Pressure:
     def charge(
         self,
         switches: torch.Tensor,
+        target: float,
         beta: float,
-        scale: float,
         domains: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """One step of λ, and what each switch is charged, `[D, U]`.
@@ -106,25 +106,25 @@ class Pressure:
 
         Args:
             switches: 0/1, `[D, U]`.
-            beta: share of the trunk's cost that is allowed now.
-            scale: the final β: violations count relative to it.
+            target: share of the trunk's cost that is allowed now.
+            beta: the final one: violations count relative to it.
             domains: whose images the step had; all of them by default.
         """
         total = torch.zeros_like(switches)
         if self.config.sharing != "none" and not self.free:
             kind = self.config.sharing
-            value, gradient = sharing_gradient(kind, switches, self.cost, beta, plain=self.plain)
-            violation = value / scale if kind == "union" else value
+            value, gradient = sharing_gradient(kind, switches, self.cost, target, plain=self.plain)
+            violation = value / beta if kind == "union" else value
             if self.holds_network:
-                # The losses are shares of about β, so β times their gradients are prices.
-                self.sharing.largest = LARGEST_PULL * beta
+                # The losses are shares of about the target: it times their gradients are prices.
+                self.sharing.largest = LARGEST_PULL * target
                 whole, price = union_price(switches, self.cost)
-                total += self.network.update((whole - beta) / scale) * price
+                total += self.network.update((whole - target) / beta) * price
             total += self._weight(violation) * gradient
         if self.holds_domains:
             present = range(len(switches)) if domains is None else domains
-            total += self._domain_charge(switches, beta, scale, present)
-        return self.scale * total
+            total += self._domain_charge(switches, target, beta, present)
+        return (1 / self.slice_root) * total
 
     @property
     def holds_domains(self) -> bool:
@@ -167,13 +167,13 @@ class Pressure:
         return self.sharing.value * (violation > 0)
 
     def _domain_charge(
-        self, switches: torch.Tensor, beta: float, scale: float, domains: Sequence[int]
+        self, switches: torch.Tensor, target: float, beta: float, domains: Sequence[int]
     ) -> torch.Tensor:
         with torch.enable_grad():
             leaf = switches.detach().clone().requires_grad_()
-            losses = domain_losses(leaf, self.cost, beta)
+            losses = domain_losses(leaf, self.cost, target)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        violations = (losses.detach() / scale).tolist()
+        violations = (losses.detach() / beta).tolist()
         weights = [0.0] * len(violations)
         for domain in domains:
             weights[domain] = self.domains[domain].update(violations[domain])

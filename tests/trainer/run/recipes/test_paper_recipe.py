@@ -62,15 +62,15 @@ def test_a_run_charges_units_by_the_slices_they_stand_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """resnet18 up to layer1: 3·64 pairs in the stem, 64·64 in each of four convolutions."""
-    scales = []
+    roots = []
     charge = Pressure.charge
 
     def seen(self: Pressure, *args: object) -> torch.Tensor:
-        scales.append(self.scale)
+        roots.append(self.slice_root)
         return charge(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Pressure, "charge", seen)
     trained(tmp_path, recipe='"paper"', warmup=0, ramp=1, settle=0)
     units = load_checkpoint(tmp_path / "out").net.units.table.count
-    assert scales
-    assert scales == pytest.approx([(units / (3 * 64 + 4 * 64 * 64)) ** 0.5] * len(scales))
+    assert roots
+    assert roots == pytest.approx([((3 * 64 + 4 * 64 * 64) / units) ** 0.5] * len(roots))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import NORMS, op_name
 from prunion.trainer.network import DomainNet
 
 __all__ = ["Device", "least_seconds", "measure_device"]
@@ -61,7 +61,7 @@ def least_seconds(net: DomainNet, images: int, device: Device, *, tuned: bool, w
             moved = (_numel(node.args[0]) + _numel(node)) * images * width
             passes = 3 if tuned else 2
             seconds += passes * max(flops / device.flops, moved / device.bytes)
-        elif node.op == "call_module" and str(node.target).startswith("norms."):
+        elif node.op == "call_module" and str(node.target).startswith(NORMS):
             seconds += NORM_PASSES * _numel(node) * images * width / device.bytes
         elif name == "add":
             seconds += ADD_PASSES * _numel(node) * images * width / device.bytes

@@ -18,7 +18,7 @@ from prunion.exporter.training import train
 from prunion.runtime.base import Seen, check_output, reason_of, replace_file
 from prunion.runtime.bundle import sorted_metadata
 from prunion.runtime.errors import ConfigError, DataError
-from prunion.trainer.backbone import PAPER_NETS, PIXEL_NORM, given_name
+from prunion.trainer.backbone import NORMS, PAPER_NETS, PIXEL_NORM, given_name
 from prunion.trainer.config import (
     BackboneConfig,
     BudgetConfig,
@@ -217,9 +217,9 @@ def _write(run: Path, output: Path, images: str, was: Seen) -> None:
 def _tensors(net: DomainNet) -> dict[str, torch.Tensor]:
     """A network's of one domain, by the names that its backbone has for them."""
     held: dict[str, torch.Tensor] = {
-        n: p for n, p in net.trunk.named_parameters() if not n.startswith("norms.")
+        n: p for n, p in net.trunk.named_parameters() if not n.startswith(NORMS)
     }
-    held |= {n: b for n, b in net.trunk.named_buffers() if not n.startswith(("norms.", "gates."))}
+    held |= {n: b for n, b in net.trunk.named_buffers() if not n.startswith((NORMS, "gates."))}
     for name, norm in net.norms.items():
         if name == PIXEL_NORM:  # of the images, whose normalisation the next run says itself
             continue

@@ -17,7 +17,7 @@ from prunion.exporter.slim.selections import (
 )
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import layer_of_norm, op_name
 from prunion.trainer.channels import find_chains
 from prunion.trainer.network import Gate
 
@@ -142,7 +142,7 @@ def _swap_module(
         part = kept.add(key, "gate", rows, site.units[stay])
         affine[key] = Affine(part, None, rank, site.axis)
     else:
-        first = kept.add_norm(key.replace("/", "."))
+        first = kept.add_norm(layer_of_norm(str(old.target)))
         if key in affine and affine[key].rank != rank:  # shared by a map and by what is pooled
             key = f"{key}:{rank}"
         affine[key] = Affine(first, first + 1, rank)

@@ -3,8 +3,10 @@ from .load import add_pixel_norm as add_pixel_norm
 from .load import drop_classifier as drop_classifier
 from .load import load_backbone as load_backbone
 from .names import LONGEST_NAME as LONGEST_NAME
+from .names import NORMS as NORMS
 from .names import given_name as given_name
 from .names import keep_names_apart as keep_names_apart
+from .names import layer_of_norm as layer_of_norm
 from .names import name_norms as name_norms
 from .names import op_name as op_name
 from .names import unfit_name as unfit_name

@@ -10,13 +10,16 @@ from torch import fx, nn
 
 __all__ = [
     "LONGEST_NAME",
+    "NORMS",
     "given_name",
     "keep_names_apart",
+    "layer_of_norm",
     "name_norms",
     "op_name",
     "unfit_name",
 ]
 
+NORMS = "norms."  # what the names of the domains' BatchNorms begin with in the masked network
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 # What the trunk's own modules are called: a user's of that name would be lost, or read for them.
 OURS = frozenset(["norms", "gates", "series", "affine", "beside", "pixel_norm"])
@@ -63,6 +66,11 @@ def given_name(name: str) -> str:
     if first.rstrip("_") == ROOT and others and "." not in others:
         return others
     return first.rstrip("_") + dot + others if first.rstrip("_") in OURS else name
+
+
+def layer_of_norm(target: str) -> str:
+    """The backbone's name of a BatchNorm, from what stands for it in the masked network."""
+    return target.removeprefix(NORMS).replace("/", ".")
 
 
 def unfit_name(name: str) -> str:

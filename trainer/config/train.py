@@ -86,7 +86,7 @@ class TrainConfig:
         placement: what each of several processes has: a slice of every batch, or whole domains.
         sync_norms: whether BatchNorm's statistics are those of all slices, or each process's own.
         sharing, sharing_weight: the loss that makes domains agree on channels, and its λ.
-        domain_budget: whether each domain alone has a budget loss too (`budgets_domains`).
+        domain_budget: whether each domain alone has a budget loss too (`Pressure.holds_domains`).
         ranking: what orders channels before the ramp; "auto" is the budget's (`RunConfig`).
         cut: what is brought within the budget in the end: the union, or each domain alone.
         settle_with: the channels that a domain settles with (`opens`).

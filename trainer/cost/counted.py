@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from prunion.runtime.bundle import Layer, Profile, SlotUnits, UnitTable
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import NORMS, op_name
 from prunion.trainer.channels import LAYOUT
 from prunion.trainer.config import BudgetKind
 from prunion.trainer.cost.adapters import AdapterCost, adapter_costs
@@ -173,7 +173,7 @@ def _byte_prices(net: DomainNet, around: int) -> UnitTable:
     layers = [
         Layer(name, tuple(value.shape), FLOAT)
         for name, value in net.trunk.named_parameters()
-        if name not in norms and not name.startswith("norms.")
+        if name not in norms and not name.startswith(NORMS)
     ]
     layers += [Layer(name, tuple(v.shape), v.element_size()) for name, v in _constants(net).items()]
     for name in net.norms:  # a scale and a shift in every domain's row of the bank

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunion.runtime.bundle import PaperAccount, mean_share
-from prunion.trainer.backbone import PIXEL_NORM
+from prunion.trainer.backbone import NORMS, PIXEL_NORM, layer_of_norm
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost.mixed import adapter_numbers
 from prunion.trainer.methods import WeightAdapter
@@ -73,7 +73,7 @@ def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -
     """Bits of a trunk of `alive` units, `domains` BatchNorms and `switches` bits per domain."""
     table, shared = net.units.table, 0
     for name, value in net.trunk.named_parameters():
-        if not name.startswith("norms."):
+        if not name.startswith(NORMS):
             axes = (len(table.kept(name, a, n, alive)) for a, n in enumerate(value.shape))
             shared += math.prod(axes)
     norms = sum(
@@ -105,8 +105,8 @@ def norm_operations(net: DomainNet, alive: np.ndarray) -> int:
     """thop's operations of every BatchNorm that keeps `alive` `[U]`, for one image."""
     total = 0
     for node in net.trunk.graph.nodes:
-        if node.op == "call_module" and str(node.target).startswith("norms."):
-            layer = str(node.target).removeprefix("norms.").replace("/", ".")
+        if node.op == "call_module" and str(node.target).startswith(NORMS):
+            layer = layer_of_norm(str(node.target))
             if layer == PIXEL_NORM:
                 continue
             _, channels, *area = node.meta["val"].shape

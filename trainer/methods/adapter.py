@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from prunion.runtime.bundle import UnitTable
+from prunion.trainer.backbone import NORMS
 from prunion.trainer.config import Phase, TrainConfig
 
 __all__ = [
@@ -202,6 +203,6 @@ def without_norm(trunk: fx.GraphModule, names: Iterable[str]) -> set[str]:
     for node in trunk.graph.nodes:
         if node.op == "get_attr":
             readers = {user for layer in node.users for user in layer.users}
-            if readers and all(str(user.target).startswith("norms.") for user in readers):
+            if readers and all(str(user.target).startswith(NORMS) for user in readers):
                 followed.add(str(node.target))
     return set(names) - followed

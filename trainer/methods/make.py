@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from torch import fx
 
 from prunion.runtime.bundle import Layer
+from prunion.trainer.backbone import NORMS
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods.adapter import WeightAdapter, without_norm
 from prunion.trainer.methods.finetuned import TunedWeights
@@ -56,8 +57,12 @@ def make_adapter(
     if method == "affine":
         return MaskAdapter(shared, domains, affine_form(train), without_norm(trunk, shared))
     if method == "finetune" and domains > 1:  # of one domain the trunk itself is tuned
-        everything = {k: v for k, v in trunk.named_parameters() if v.requires_grad}
-        return TunedWeights({k: v for k, v in everything.items() if k[:6] != "norms."}, domains)
+        tuned = {
+            name: value
+            for name, value in trunk.named_parameters()
+            if value.requires_grad and not name.startswith(NORMS)
+        }
+        return TunedWeights(tuned, domains)
     if method == "lora":
         return LowRankAdapters(train.rank, shared, domains)
     if method == "taps":

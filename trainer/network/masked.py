@@ -19,10 +19,12 @@ from torch.func import functional_call
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import (
+    NORMS,
     PIXEL_NORM,
     fold_constants,
     given_name,
     keep_names_apart,
+    layer_of_norm,
     name_norms,
     op_name,
 )
@@ -88,7 +90,7 @@ class DomainNet(nn.Module):
     def norms(self) -> dict[str, DomainNorm]:
         """The per-domain BatchNorms by the name of the backbone's."""
         return {
-            name.removeprefix("norms.").replace("/", "."): module
+            layer_of_norm(name): module
             for name, module in self.trunk.named_modules()
             if isinstance(module, DomainNorm)
         }
@@ -233,7 +235,7 @@ def _swap_norm(
             domains, tensors[0], tensors[1], tensors[2], tensors[3], eps, channels
         )
     with module.graph.inserting_after(node):
-        new = module.graph.call_module(f"norms.{key}", (node.args[0], routing))
+        new = module.graph.call_module(f"{NORMS}{key}", (node.args[0], routing))
     new.meta = {**node.meta, "stands_for": node.name}
     node.replace_all_uses_with(new)
     module.graph.erase_node(node)

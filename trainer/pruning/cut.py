@@ -77,9 +77,10 @@ def shrink(
         each: every domain as if it were the only one; otherwise all keep the same.
     """
     rows = worth * used if each else (worth * used).sum(0, keepdim=True)
+    allowed = (used if each else used[:1]) > 0
     kept = [
         torch.from_numpy(select(row, may, share))
-        for row, may in zip(rows.cpu().numpy(), (used > 0).cpu().numpy(), strict=False)
+        for row, may in zip(rows.cpu().numpy(), allowed.cpu().numpy(), strict=True)
     ]
     return torch.stack(kept).to(worth).expand_as(worth).clone()
 

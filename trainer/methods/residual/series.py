@@ -20,7 +20,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import NORMS, op_name
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import (
     NUMBER_BITS,
@@ -235,7 +235,7 @@ def _followed(trunk: fx.GraphModule) -> dict[str, fx.Node]:
         if len(users) != 1 or not isinstance(weight, fx.Node):
             continue
         norm = str(users[0].target)
-        alone = norm.startswith("norms.") and calls[norm] == 1
+        alone = norm.startswith(NORMS) and calls[norm] == 1
         if alone and readers[id(attrgetter(str(weight.target))(trunk))] == 1:
             found[str(weight.target)] = node
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,6 +122,7 @@ def pretrain(
     from prunion.runtime.errors import ConfigError, InputError
     from prunion.trainer.config import InputConfig
     from prunion.trainer.learning import exit_when_stopped
+    from prunion.trainer.processes import is_first_process
     from prunion.trainer.run import check_resumes
 
     try:
@@ -142,7 +142,7 @@ def pretrain(
     config = pretraining(network, domain, shape, **{"ramp": epochs, **learning, **changed})
     with exit_when_stopped():
         made = pretrain_trunk(config, output, force=force, resume=resume)
-    if not _reports():
+    if not is_first_process():
         return
     facts = {"weights": str(output), "domain": made.domain, "accuracy": made.accuracy}
     told = f"{output}: {backbone} on {made.domain}, {len(made.classes)} classes, accuracy "
@@ -231,6 +231,7 @@ def reproduce(
     from prunion.benchmarks.reproduce import reproduce as run_rows
     from prunion.runtime.errors import InputError
     from prunion.trainer.learning import exit_when_stopped
+    from prunion.trainer.processes import is_first_process
 
     changed, known = changes_of(changes), NETWORKS[benchmark]
     refuse_beside_options(changed, EPOCHS)
@@ -259,13 +260,8 @@ def reproduce(
         raise click.UsageError("give --data and -o, or --list")
     with exit_when_stopped():
         text = run_rows(asked)
-    if _reports():
+    if is_first_process():
         click.echo(text)
-
-
-def _reports() -> bool:
-    """Whether this process prints: the first one of torchrun's."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _files(given: tuple[str, ...]) -> dict[str, str]:

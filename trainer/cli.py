@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,12 +74,12 @@ def check(
 ) -> None:
     """Open and try all that RUN.toml names, as train would; train nothing."""
     from prunion.trainer.config import load_config
+    from prunion.trainer.processes import is_first_process
     from prunion.trainer.run import check_run, check_table
 
     found = check_run(load_config(config, changes), check=check)
-    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
-        return
-    click.echo(json.dumps(found.to_json(), indent=1) if as_json else check_table(found))
+    if is_first_process():
+        click.echo(json.dumps(found.to_json(), indent=1) if as_json else check_table(found))
 
 
 @click.command()
@@ -126,6 +125,7 @@ def train(
         raise click.UsageError("--force starts anew and --resume goes on: give one of them")
     from prunion.trainer.config import load_config
     from prunion.trainer.learning import exit_when_stopped
+    from prunion.trainer.processes import is_first_process
     from prunion.trainer.run import (
         check_resumes,
         closing_table,
@@ -178,9 +178,8 @@ def train(
                 track=track,
             )
             value, text = result.to_json(), closing_table(result)
-    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process reports
-        return
-    click.echo(json.dumps(value, indent=1) if as_json else text)
+    if is_first_process():
+        click.echo(json.dumps(value, indent=1) if as_json else text)
 
 
 def _is_given(option: str) -> bool:

@@ -7,5 +7,6 @@ from .device import switch_device as switch_device
 from .group import ALONE as ALONE
 from .group import Processes as Processes
 from .group import joined_processes as joined_processes
-from .group import restarted as restarted
 from .slice_norm import synced_norm as synced_norm
+from .torchrun import is_first_process as is_first_process
+from .torchrun import restarted as restarted

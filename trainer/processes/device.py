@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import nn
 
-from prunion.runtime.base import default_threads, keep_freed_memory, shown
+from prunion.runtime.base import default_threads, keep_freed_memory
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, TrainConfig
+from prunion.trainer.processes.torchrun import processes_started
 
 __all__ = [
     "channels_last",
@@ -17,7 +16,6 @@ __all__ = [
     "keep_to_quota",
     "prepare_device",
     "prepare_torch",
-    "processes_started",
     "switch_device",
 ]
 
@@ -49,17 +47,6 @@ def device_named(name: str, train: TrainConfig | None = None) -> str:
             '"fp32", or "bf16" where the CPU has it, or a GPU'
         )
     return name
-
-
-def processes_started() -> int:
-    """How many processes `torchrun` started; 1 without it. Raises ConfigError for no number."""
-    told = os.environ.get("WORLD_SIZE", "1")
-    if not (told.isascii() and told.isdigit() and int(told)):
-        raise ConfigError(
-            f"the environment's WORLD_SIZE is {shown(told)}, no number of processes: start with "
-            "torchrun, which sets it, or unset it"
-        )
-    return int(told)
 
 
 def _too_much_for_apple(train: TrainConfig | None) -> str:

@@ -25,9 +25,9 @@ from torch.distributed.rendezvous import rendezvous
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import Placement, TrainConfig
-from prunion.trainer.processes.device import processes_started
+from prunion.trainer.processes.torchrun import attempt, processes_started
 
-__all__ = ["ALONE", "Processes", "joined_processes", "restarted"]
+__all__ = ["ALONE", "Processes", "joined_processes"]
 
 # How long a process waits for one that still opens or tests a larger data set; one that ended
 # wakes the others at once.
@@ -192,7 +192,7 @@ def joined_processes(domains: int, train: TrainConfig, device: str) -> Iterator[
     # torchrun keeps one store for all its attempts: without a name of its own each of them, and
     # each group of one process, would find an earlier one's addresses, and wait for what is gone.
     store, rank = _meeting_point()
-    store = PrefixStore(f"attempt {_attempt()}, group {next(GROUPS)}", store)
+    store = PrefixStore(f"attempt {attempt()}, group {next(GROUPS)}", store)
     distributed.init_process_group(
         backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
     )
@@ -223,15 +223,6 @@ def _meeting_point() -> tuple[Store, int]:
             f"({reason_of(exc)}): start with torchrun, or unset WORLD_SIZE"
         ) from None
     return store, rank
-
-
-def restarted() -> bool:
-    """Whether `torchrun --max-restarts` started this process anew, after one of the run's ended."""
-    return _attempt() != "0"
-
-
-def _attempt() -> str:
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def _check_whole_domains(count: int, domains: int, order: str) -> None:

@@ -5,7 +5,6 @@ The runs of one seed share what they can: warm-up, and the ramp down to the lowe
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from prunion.trainer.cost import make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
 from prunion.trainer.network import GRAPH
-from prunion.trainer.processes import device_named, joined_processes, restarted
+from prunion.trainer.processes import device_named, is_first_process, joined_processes, restarted
 from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
 from prunion.trainer.run.folder import Claim, check_folder, snapshot_facts
 from prunion.trainer.run.record import made_by
@@ -103,7 +102,7 @@ def train_sweep(
     for _, place in runs:
         check_folder(place, force=force, resume=resume, again=AGAIN)
     with Claim(folder) as claim:
-        if _is_first():
+        if is_first_process():
             claim.take()
         finished = [run for run in runs if resume and is_finished(*run)]
         waiting = [run for run in runs if run not in finished]
@@ -121,7 +120,7 @@ def train_sweep(
             later = [run for run in waiting if resume and (run[1] / STATE).is_file()]
             first_run = (later or waiting)[0]
             shares = _priced(first_run, runs, check, finished, begun=bool(later))
-        if _is_first():
+        if is_first_process():
             claim.make()
         go = partial(
             train_run, force=force, resume=resume, run_file=run_file, check=check, track=track
@@ -136,7 +135,9 @@ def train_sweep(
             for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
                 leftover.unlink(missing_ok=True)
         result = sweep_result(folder, configs, [ended(run) for run in runs])
-        return replace(result, pictures=draw_all(folder, runs, sharing)) if _is_first() else result
+        if not is_first_process():
+            return result
+        return replace(result, pictures=draw_all(folder, runs, sharing))
 
 
 def train_with_baseline(
@@ -174,7 +175,8 @@ def train_with_baseline(
         track=track,
     )
     with Claim(folder) as claim:
-        if _is_first():  # or another run with --force in it would remove the baseline under way
+        # Or another run with --force in it would remove the baseline under way.
+        if is_first_process():
             claim.take()
         baseline = train_run(
             baseline_of(config),
@@ -187,10 +189,6 @@ def train_with_baseline(
         )
     verdict = read_verdict(folder, folder / BASELINE)
     return replace(result, baseline=baseline.accuracy, verdict=verdict)
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # of torchrun's processes
 
 
 def _train_seed(

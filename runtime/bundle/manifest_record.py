@@ -130,7 +130,7 @@ class Int8Account:
         return cls(
             accuracy={name: _pair(accuracy, name) for name in accuracy.value},
             test_images={name: images.integer(name, 1, MAX_COUNT) for name in images.value},
-            max_drop=_bounded(fields, "max_drop", 100),
+            max_drop=_max_drop(fields),
             calibration_images=fields.integer("calibration_images", 1, MAX_COUNT),
             outputs=fields.text("outputs", 50),
         )
@@ -261,8 +261,9 @@ def _pair(fields: Fields, key: str) -> tuple[float, float]:
     return pair[0], pair[1]
 
 
-def _bounded(fields: Fields, key: str, high: float) -> float:
-    value = fields.number(key)
-    if not 0 <= value <= high:
-        raise fields.fail(key, f"is {value:g}, outside 0..{high:g}")
+def _max_drop(fields: Fields) -> float:
+    """The largest drop of accuracy that was allowed, in percentage points."""
+    value = fields.number("max_drop")
+    if not 0 <= value <= 100:
+        raise fields.fail("max_drop", f"is {value:g}, outside 0..100")
     return value

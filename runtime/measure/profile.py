@@ -189,9 +189,9 @@ def widths_to_measure(size: int, stride: int, round_to: int) -> tuple[int, ...]:
     return (*map(int, steps), size)
 
 
-def sample_unions(table: UnitTable, round_to: int, seed: int = 0) -> list[np.ndarray]:
+def sample_unions(table: UnitTable, round_to: int) -> list[np.ndarray]:
     """Unions `[U]` bool to time whole: all channels, even shares, then a share for each layer."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     owner = np.full(table.count, len(table.layers))
     for number, layer in reversed(list(enumerate(table.layers))):
         units = table.slots.get((layer.weight, 0), np.array([], dtype=int))

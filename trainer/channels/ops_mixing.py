@@ -50,7 +50,7 @@ def conv(flow: Flow, node: fx.Node) -> ActivationSlots:
     assert isinstance(source, fx.Node) and weight is not None
     if not isinstance(groups, int):
         raise UnsupportedGraphError(f"node {node.name}: its number of groups is computed")
-    outputs, per_group = weight_shape(node, 1)[:2]
+    outputs, per_group = weight_shape(node)[:2]
     inputs = channel_ids(flow, node, source)
     out = flow.sets.fresh(outputs)
     if groups == 1:
@@ -75,7 +75,7 @@ def transposed_conv(flow: Flow, node: fx.Node) -> ActivationSlots:
     source, weight, bias = node.args[0], name_of(node, 1), name_of(node, 2)
     groups = arg_of(node, 6, 1)
     assert isinstance(source, fx.Node) and weight is not None
-    inputs, per_group = weight_shape(node, 1)[:2]
+    inputs, per_group = weight_shape(node)[:2]
     depthwise = groups == inputs and per_group == 1
     if groups > 1 and not depthwise:
         raise UnsupportedGraphError(f"node {node.name}: a transposed convolution in groups")
@@ -114,7 +114,7 @@ def linear(flow: Flow, node: fx.Node) -> ActivationSlots:
         raise UnsupportedGraphError(f"node {node.name}: its channels are not on the last axis")
     ids = value.ids.reshape(-1, value.ids.shape[-1])
     read(flow, node, source)
-    out = flow.sets.fresh(weight_shape(node, 1)[0])
+    out = flow.sets.fresh(weight_shape(node)[0])
     flow.lay(weight, 0, out)
     flow.lay(weight, 1, ids[0])
     if bias is not None:
@@ -163,7 +163,7 @@ def group_norm(flow: Flow, node: fx.Node) -> ActivationSlots:
 
 def prelu(flow: Flow, node: fx.Node) -> ActivationSlots:
     """Keeps 0, with one slope for all or one for each channel."""
-    if weight_shape(node, 1)[0] > 1:
+    if weight_shape(node)[0] > 1:
         _lay_all(flow, node, (1,))
     return value_of(flow, node)
 

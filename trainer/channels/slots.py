@@ -247,9 +247,9 @@ def tensor_of(flow: Flow, node: fx.Node) -> torch.Tensor:
     return value
 
 
-def weight_shape(node: fx.Node, position: int) -> tuple[int, ...]:
-    """Shape of the parameter at an argument position."""
-    arg = node.args[position]
+def weight_shape(node: fx.Node) -> tuple[int, ...]:
+    """Shape of the weight of a convolution, a linear layer or PReLU, its second argument."""
+    arg = node.args[1]
     assert isinstance(arg, fx.Node)
     return tuple(int(n) for n in arg.meta["val"].shape)
 

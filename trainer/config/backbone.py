@@ -142,8 +142,8 @@ class InputConfig:
         check_choice("input", "orientation", self.orientation, get_args(Orientation))
         # One spelling inside, whichever of the accepted ones the file used.
         object.__setattr__(self, "size", (height, width))
-        object.__setattr__(self, "mean", check_triple("input", "mean", self.mean, 0, 1))
-        object.__setattr__(self, "std", check_triple("input", "std", self.std, 0, 1, open_low=True))
+        object.__setattr__(self, "mean", check_triple("input", "mean", self.mean))
+        object.__setattr__(self, "std", check_triple("input", "std", self.std, open_low=True))
 
     @property
     def height(self) -> int:

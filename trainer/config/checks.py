@@ -149,16 +149,16 @@ def check_choice(table: str, key: str, value: object, choices: Sequence[str]) ->
 
 
 def check_triple(
-    table: str, key: str, value: object, low: float, high: float, *, open_low: bool = False
+    table: str, key: str, value: object, *, open_low: bool = False
 ) -> tuple[float, float, float]:
-    """`value` as three floats, one per colour channel, each in `low … high`."""
+    """`value` as three floats, one per colour channel, each in 0 … 1."""
     if not isinstance(value, (list, tuple)) or len(value) != 3:
         raise ConfigError(
             f"{key_of(table, key)} is {shown(value)}: give three numbers, one for each of R, G, B"
         )
     try:
         red, green, blue = (
-            check_number(table, key, item, low, high, open_low=open_low) for item in value
+            check_number(table, key, item, 0, 1, open_low=open_low) for item in value
         )
     except ConfigError as exc:
         raise ConfigError(f"{exc} (for pixels divided by 255)") from None

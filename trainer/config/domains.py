@@ -135,7 +135,7 @@ class DomainConfig:
         for key, value in given.items():
             if value is not None:
                 low = key == "std"
-                object.__setattr__(self, key, check_triple(where, key, value, 0, 1, open_low=low))
+                object.__setattr__(self, key, check_triple(where, key, value, open_low=low))
 
     def _check_source(self, where: str) -> None:
         defaults = {field.name: field.default for field in fields(self)}

@@ -148,11 +148,6 @@ class OwnedWeights(WeightAdapter):
         """Forget the turns of the other domains; what they own stays, later ones may use it."""
         self.tasks = self.tasks[rows]
 
-    def free_share(self) -> float:
-        """How many of the weights nobody owns."""
-        free = sum(int((self._owner(name) == FREE).sum()) for name in self.names)
-        return free / sum(x.numel() for x in self.free)
-
     def _number(self, domain: int) -> int:
         return SOURCE + 1 + int(self.tasks[domain])
 

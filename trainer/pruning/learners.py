@@ -76,10 +76,6 @@ class SwitchLearner:
         self.mean = torch.zeros_like(importance)
         self.steps.zero_()
 
-    def on(self) -> torch.Tensor:
-        """0/1 switches `[D, U]`, a leaf that collects the straight-through gradient."""
-        return (self.scores > 0).float().requires_grad_()
-
     def update(
         self, gradient: torch.Tensor, charge: torch.Tensor, domains: Sequence[int] | None = None
     ) -> None:
@@ -144,10 +140,6 @@ class PaperLearner:
         self.rate = 1.0
         self.steps = torch.zeros(domains, 1, dtype=torch.int64, device=device)
         self.returned = 0
-
-    def on(self) -> torch.Tensor:
-        """0/1 switches `[D, U]`, a leaf that collects the straight-through gradient."""
-        return (self.scores > 0).float().requires_grad_()
 
     def update(
         self, gradient: torch.Tensor, charge: torch.Tensor, domains: Sequence[int] | None = None

@@ -12,7 +12,13 @@ from prunion.trainer.config import TrainConfig
 from prunion.trainer.pruning import PaperLearner, Pressure, SwitchLearner
 from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, LARGEST_PULL, RATE, Multiplier
 from prunion.trainer.pruning.sharing import sharing_gradient
-from tests.trainer.pruning.test_sharing_losses import KINDS, MASKS, network_cost, plain_cost
+from tests.trainer.pruning.test_sharing_losses import (
+    KINDS,
+    MASKS,
+    network_cost,
+    plain_cost,
+    switched,
+)
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.25, 0.1])
@@ -35,12 +41,12 @@ def test_every_loss_follows_the_ramp_and_keeps_what_matters(kind: str, beta: flo
     learner.start(matters)
     for step in range(0, steps, every):
         target = 1 - (1 - beta) * min(1, step / (0.9 * steps))
-        on = learner.on().detach()
+        on = switched(learner)
         assert abs(float(cost(on.amax(0))) - target) < 0.16
         gradient = matters * (torch.randn_like(matters) - 0.3 * on)
         charge = pressure.charge(on, target, beta)
         learner.update(gradient, charge * on.shape[1])
-    on = learner.on().detach()
+    on = switched(learner)
     assert float(cost(on.amax(0))) == pytest.approx(beta, abs=0.03)
     least = {0.5: 0.88, 0.25: 0.75, 0.1: 0.55}[beta]
     assert float((matters * on).sum() / matters.sum()) > least
@@ -131,9 +137,9 @@ def test_absent_domains_keep_their_switches_under_the_papers_recipe() -> None:
     for _ in range(40):
         gradient = torch.zeros(3, 14)
         gradient[0] = 1e-3 * torch.randn(14)
-        learner.update(gradient, pressure.charge(learner.on().detach(), 0.5, 0.5, [0]))
-    assert not learner.on()[0].all()
-    assert learner.on()[1:].all()
+        learner.update(gradient, pressure.charge(switched(learner), 0.5, 0.5, [0]))
+    assert not switched(learner)[0].all()
+    assert switched(learner)[1:].all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,7 +30,7 @@ from prunion.trainer.run.record import watch_accuracy, watched_part
 
 __all__ = ["AddedDomain", "add_domain"]
 
-FINISHED = {"metrics.jsonl", "tensorboard"}  # what a run leaves in its folder when it is done
+LEFT_BY_FINISHED = {"metrics.jsonl", "tensorboard"}  # what adding a domain leaves when it is done
 # Of a train config, what says something about a domain that comes later.
 SAID = (*ADDED_TRAIN, "accumulate", "small_set_decay")
 # What a domain that joins adapters has of the run's `[train]`.
@@ -102,7 +102,7 @@ def add_domain(
             "one domain's own, so none can join it; train the new domain in a run of its own"
         )
     # A finished run left a log and nothing that could be lost.
-    force = force or (folder is not None and not resume and _is_finished(folder))
+    force = force or (folder is not None and not resume and _holds_only_logs(folder))
     with Claim(folder or Path()) as claim:
         if folder is not None:
             check_folder(folder, force=force, resume=resume)
@@ -137,8 +137,8 @@ def _has_adapters(net: DomainNet) -> bool:
     return net.adapter is not None and bool(net.adapter.matrices())
 
 
-def _is_finished(folder: Path) -> bool:
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= FINISHED
+def _holds_only_logs(folder: Path) -> bool:
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= LEFT_BY_FINISHED
 
 
 def _config(checkpoint: Checkpoint, new: DomainConfig, train: TrainConfig, seed: int) -> RunConfig:

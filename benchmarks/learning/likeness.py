@@ -23,6 +23,7 @@ import numpy as np
 
 from prunion.benchmarks.learning.paired import backbone_of, compare, label_of, read_rows, seed_of
 from prunion.runtime.cli import FilePath, OneLineCommand
+from prunion.trainer.config import RECORD
 from prunion.trainer.network import load_checkpoint
 
 __all__ = ["chosen_by", "main", "table"]
@@ -30,7 +31,7 @@ __all__ = ["chosen_by", "main", "table"]
 
 def chosen_by(folder: Path) -> list[int]:
     """How many of the channels that a run kept no domain chose, how many one … all: `[D + 1]`."""
-    choices = json.loads((folder / "record.json").read_text("utf-8"))["choices"]
+    choices = json.loads((folder / RECORD).read_text("utf-8"))["choices"]
     bits = [np.frombuffer(bytes.fromhex(text), np.uint8) for text in choices["domains"].values()]
     chosen = np.stack([np.unpackbits(row, count=choices["units"]) for row in bits])
     kept = load_checkpoint(folder).net.switches.amax(0).numpy() > 0

@@ -29,7 +29,7 @@ from prunion.benchmarks.learning.plan.row_config import DOMAINS, make_config
 from prunion.benchmarks.learning.rows import right_answers
 from prunion.runtime.base import read_json
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import CHECKPOINT, CHECKPOINT_FILE, RunConfig
 from prunion.trainer.run import train_run, train_sweep
 
 __all__ = ["main", "shared_table"]
@@ -186,7 +186,7 @@ def _line(
         "accuracy": accuracy,
         "params": result["params"][1] / result["params"][0],
         "branched_from": result["branched_from"],
-        "torch": read_json(folder / "checkpoint" / "checkpoint.json")["versions"]["torch"],
+        "torch": read_json(folder / CHECKPOINT / CHECKPOINT_FILE)["versions"]["torch"],
         **dict(zip(TIMES, (round(value, 1) for value in seconds), strict=True)),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "resumed": resumed,

@@ -14,7 +14,14 @@ from prunion.runtime.base import read_json, shown
 from prunion.runtime.bundle import Manifest
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.images import same_images
-from prunion.trainer.config import changed_keys, has_own_weights, todays_config
+from prunion.trainer.config import (
+    BASELINE,
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    changed_keys,
+    has_own_weights,
+    todays_config,
+)
 from prunion.trainer.score import MadeBy, not_paired, read_made_by
 
 if TYPE_CHECKING:
@@ -185,8 +192,8 @@ def _network(subject: Subject) -> Any:
 
 def read_baseline(run: Path, made_by: MadeBy) -> tuple[dict[str, float], str]:
     """Accuracy by domain of a run's baseline, and why it may not stand beside it, if so."""
-    path = run / "baseline"
-    checkpoint = path / "checkpoint" / "checkpoint.json"
+    path = run / BASELINE
+    checkpoint = path / CHECKPOINT / CHECKPOINT_FILE
     try:
         meta = read_json(checkpoint, InputError) if checkpoint.is_file() else {}
         accuracy = {str(d["name"]): float(d["accuracy"]) for d in meta.get("domains", [])}

@@ -36,6 +36,7 @@ from prunion.benchmarks.report.measured import measured_as
 from prunion.runtime.base import read_json
 from prunion.runtime.bundle import Manifest, UnitTable, load_manifest
 from prunion.runtime.errors import InputError
+from prunion.trainer.config import BASELINE, CHECKPOINT, CHECKPOINT_FILE, LOG, RECORD
 from prunion.trainer.score import read_verdict
 
 __all__ = ["Subject", "read_subjects"]
@@ -146,9 +147,9 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
                 files.append((path, read_file(path)))
             elif (path / "manifest.json").is_file():
                 subjects.append(_of_bundle(path))
-            elif any((path / name / "checkpoint.json").is_file() for name in (".", "checkpoint")):
+            elif any((path / name / CHECKPOINT_FILE).is_file() for name in (".", CHECKPOINT)):
                 subjects.append(_of_run(path))
-            elif (log := read_log(path / "metrics.jsonl")) and (domains := domains_of_log(log)):
+            elif (log := read_log(path / LOG)) and (domains := domains_of_log(log)):
                 subjects.append(_of_log(path, log, domains))
             else:
                 raise InputError(
@@ -170,16 +171,16 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
 def _of_run(path: Path) -> Subject:
     from safetensors.numpy import load_file
 
-    folder = path / "checkpoint" if (path / "checkpoint").is_dir() else path
-    meta = read_json(folder / "checkpoint.json", InputError)
+    folder = path / CHECKPOINT if (path / CHECKPOINT).is_dir() else path
+    meta = read_json(folder / CHECKPOINT_FILE, InputError)
     table = UnitTable.from_json(read_json(folder / "units.json", InputError))
     switches = load_file(folder / "model.safetensors")["switches"] > 0
-    record = _optional(path / "record.json")
+    record = _optional(path / RECORD)
     if record.get("model_sha256") != meta["model_sha256"]:
         record = {}  # of an older training in the same folder
     names = [str(d["name"]) for d in meta["domains"]]
     alive: np.ndarray = np.any(switches, axis=0)
-    log = read_log(path / "metrics.jsonl")
+    log = read_log(path / LOG)
     chosen = read_choices(record, names)
     usage = {} if chosen is None else channel_users(table, alive, chosen)
     accuracy = {str(d["name"]): float(d["accuracy"]) for d in meta["domains"]}
@@ -269,7 +270,7 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _verdict(path: Path) -> tuple[str, ...]:
-    whole = path / "baseline"
+    whole = path / BASELINE
     found = read_verdict(path, whole if whole.is_dir() else None)
     return found.lines if found else ()
 

@@ -20,6 +20,7 @@ from prunion.runtime.bundle import sorted_metadata
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.backbone import NORMS, PAPER_NETS, PIXEL_NORM, given_name
 from prunion.trainer.config import (
+    STATE,
     BackboneConfig,
     BudgetConfig,
     DomainConfig,
@@ -31,7 +32,6 @@ from prunion.trainer.config import (
 from prunion.trainer.data import parts_among
 from prunion.trainer.network import DomainNet, build_network, load_checkpoint
 from prunion.trainer.processes import joined_processes
-from prunion.trainer.run import STATE
 
 __all__ = [
     "Source",

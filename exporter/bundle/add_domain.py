@@ -15,9 +15,9 @@ from prunion.exporter.slim import SlimNet, kept_units, slim_network
 from prunion.runtime.base import check_output
 from prunion.runtime.bundle import Pack, no_pack, write_pack
 from prunion.runtime.errors import ConfigError, VerificationError
-from prunion.trainer.config import load_added_domain
+from prunion.trainer.config import STATE, load_added_domain
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.run import STATE, AddedDomain, add_domain, check_resumes
+from prunion.trainer.run import AddedDomain, add_domain, check_resumes
 
 __all__ = ["AddedPack", "add_domain_pack"]
 

@@ -34,6 +34,16 @@ from .scaffold import domain_parts as domain_parts
 from .scaffold import foreign_to_init as foreign_to_init
 from .scaffold import found_domains as found_domains
 from .scaffold import run_file_text as run_file_text
+from .stored import BASELINE as BASELINE
+from .stored import CHECKPOINT as CHECKPOINT
+from .stored import CHECKPOINT_FILE as CHECKPOINT_FILE
+from .stored import GRAPH as GRAPH
+from .stored import LOG as LOG
+from .stored import OWN_STATE as OWN_STATE
+from .stored import RECORD as RECORD
+from .stored import RUN_FILE as RUN_FILE
+from .stored import STATE as STATE
+from .stored import TENSORBOARD as TENSORBOARD
 from .stored import changed_keys as changed_keys
 from .stored import changed_paths as changed_paths
 from .stored import keep_run_file as keep_run_file

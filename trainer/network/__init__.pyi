@@ -6,7 +6,6 @@ from .build import finish_weights as finish_weights
 from .build import merge_weights as merge_weights
 from .build import rebuild_network as rebuild_network
 from .build import set_normalisation as set_normalisation
-from .checkpoint import GRAPH as GRAPH
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import counted_copy as counted_copy
 from .checkpoint import foreign_to_checkpoint as foreign_to_checkpoint

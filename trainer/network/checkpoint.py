@@ -20,7 +20,7 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import CHECKPOINT, CHECKPOINT_FILE, GRAPH, LOG, STATE, RunConfig
 from prunion.trainer.methods import fold_series
 from prunion.trainer.network.build import (
     adapt_network,
@@ -32,7 +32,6 @@ from prunion.trainer.network.masked import DomainNet
 
 __all__ = [
     "FORMAT_VERSION",
-    "GRAPH",
     "Checkpoint",
     "counted_copy",
     "foreign_to_checkpoint",
@@ -44,9 +43,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-GRAPH = "graph.json"
-OF_A_RUN = ("state.safetensors", "metrics.jsonl")  # which has its checkpoint once it is done
-FILES = ("checkpoint.json", "model.safetensors", "units.json", GRAPH, "profile.json")
+OF_A_RUN = (STATE, LOG)  # which has its checkpoint once it is done
+FILES = (CHECKPOINT_FILE, "model.safetensors", "units.json", GRAPH, "profile.json")
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def save_checkpoint(
             profile = read_profile(config.budget.profile) if profile is None else profile
             write_profile(temporary / "profile.json", profile)
             meta["profile_sha256"] = sha256_file(temporary / "profile.json")
-        write_json(temporary / "checkpoint.json", meta)
+        write_json(temporary / CHECKPOINT_FILE, meta)
 
 
 def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
@@ -110,9 +108,9 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
             another version, or of a network whose channels are laid out differently now.
     """
     folder = Path(path)
-    if (folder / "checkpoint" / "checkpoint.json").is_file():
-        folder = folder / "checkpoint"
-    if not (folder / "checkpoint.json").is_file():
+    if (folder / CHECKPOINT / CHECKPOINT_FILE).is_file():
+        folder = folder / CHECKPOINT
+    if not (folder / CHECKPOINT_FILE).is_file():
         if any((folder / name).is_file() for name in OF_A_RUN):
             raise CheckpointError(
                 f"the run in {path} is not finished: go on with `prunion train RUN.toml -o {path} "
@@ -121,7 +119,7 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
         raise CheckpointError(
             f"{path} holds no checkpoint.json: give the folder that `prunion train` wrote"
         )
-    meta = read_json(folder / "checkpoint.json", CheckpointError)
+    meta = read_json(folder / CHECKPOINT_FILE, CheckpointError)
     _check_files(folder, meta)
     try:
         config = RunConfig.from_checkpoint(meta["config"])

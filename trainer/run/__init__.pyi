@@ -1,7 +1,6 @@
 from .check import RunCheck as RunCheck
 from .check import check_run as check_run
 from .check import check_table as check_table
-from .epochs import STATE as STATE
 from .epochs import OnProgress as OnProgress
 from .epochs import Progress as Progress
 from .epochs import Watch as Watch

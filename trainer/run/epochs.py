@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prunion.runtime.errors import StoppedError
-from prunion.trainer.config import Phase
+from prunion.trainer.config import LOG, STATE, Phase
 from prunion.trainer.learning import StopRequest, Training, fit_heads
 from prunion.trainer.run.folder import (
     SECONDS,
@@ -36,10 +36,8 @@ with warnings.catch_warnings():
 
 __all__ = [
     "BRANCHED",
-    "METRICS",
     "SAVED",
     "SECONDS",
-    "STATE",
     "UNWATCHED",
     "Fork",
     "Forks",
@@ -56,8 +54,6 @@ __all__ = [
 BRANCHED = "branched_from"  # the fact, of a run whose first steps are another one's
 log = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
-STATE = "state.safetensors"
 SAVED = "after the last step; the state is saved: finish with --resume"
 Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
 Measured = Mapping[str, Mapping[str, float]]  # accuracies by domain, by what they are called
@@ -122,7 +118,7 @@ def open_log(
     if folder is None or not training.processes.first:
         yield lambda step, **figures: None
         return
-    drop_lines_after(folder / METRICS, training.step + more)
+    drop_lines_after(folder / LOG, training.step + more)
     trackers = open_trackers(track, folder, training.config)
     with MetricsLog(folder, after=training.step + more, trackers=trackers) as log:
         yield log.log

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import ADDED_TRAIN, BudgetConfig, DomainConfig, RunConfig, TrainConfig
+from prunion.trainer.config import (
+    ADDED_TRAIN,
+    LOG,
+    STATE,
+    TENSORBOARD,
+    BudgetConfig,
+    DomainConfig,
+    RunConfig,
+    TrainConfig,
+)
 from prunion.trainer.cost import budget_account, make_budget, make_pricer
 from prunion.trainer.data import Domain, JointBatches, open_domains
 from prunion.trainer.learning import StopRequest, Training, stop_signals
@@ -24,13 +33,13 @@ from prunion.trainer.network import (
 )
 from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
-from prunion.trainer.run.epochs import SAVED, STATE, open_log, restore, run_epochs
+from prunion.trainer.run.epochs import SAVED, open_log, restore, run_epochs
 from prunion.trainer.run.folder import Claim, check_folder, make_folder
 from prunion.trainer.run.record import watch_accuracy, watched_part
 
 __all__ = ["AddedDomain", "add_domain"]
 
-LEFT_BY_FINISHED = {"metrics.jsonl", "tensorboard"}  # what adding a domain leaves when it is done
+LEFT_BY_FINISHED = {LOG, TENSORBOARD}  # what adding a domain leaves when it is done
 # Of a train config, what says something about a domain that comes later.
 SAID = (*ADDED_TRAIN, "accumulate", "small_set_decay")
 # What a domain that joins adapters has of the run's `[train]`.

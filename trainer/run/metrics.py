@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from prunion.runtime.base import install_hint, read_json, reason_of, shown, write_json
 from prunion.runtime.errors import ConfigError, DataError, OutputError, PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import LOG, TENSORBOARD, RunConfig
 
 __all__ = ["RUNS", "MetricsLog", "Tracker", "check_trackers", "open_trackers"]
 
@@ -54,7 +54,7 @@ class MetricsLog:
         taken again. `trackers` are told of every finite number, and closed with it.
         """
         self._trackers = trackers
-        path = Path(folder) / "metrics.jsonl"
+        path = Path(folder) / LOG
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _end_broken_line(path)
@@ -63,7 +63,7 @@ class MetricsLog:
             raise DataError(
                 f"{path} cannot be written ({exc.strerror or exc}): choose another run folder"
             ) from None
-        self._board = _tensorboard(path.parent / "tensorboard", after)
+        self._board = _tensorboard(path.parent / TENSORBOARD, after)
 
     def log(self, step: int, **scalars: Any) -> None:
         """Write one line: `step` and every scalar.

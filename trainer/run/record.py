@@ -17,6 +17,7 @@ import numpy as np
 
 from prunion.runtime.images import same_images
 from prunion.runtime.measure import Answers, Figures, mistakes
+from prunion.trainer.config import BASELINE
 from prunion.trainer.data import Domain, ImageSet, eval_transform, resized_in_memory
 from prunion.trainer.learning import Training
 from prunion.trainer.network import evaluate
@@ -25,7 +26,6 @@ from prunion.trainer.run.result import RunResult
 from prunion.trainer.score import MadeBy, other_images, read_made_by
 
 __all__ = [
-    "RECORD",
     "answer_records",
     "image_digests",
     "made_by",
@@ -40,7 +40,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-RECORD = "record.json"
 WATCHED = "watched"  # the fact, of a state: the digests of the images that accuracy was measured on
 FORMAT_VERSION = 1
 MOST_WATCHED = 256  # images of a domain after each epoch
@@ -155,7 +154,7 @@ def tell_other_images(
     today = made_by(training, domains)
     told = [x for d in domains for x in other_images(finished, today, d.name, ("test",))]
     if told and training.processes.first:
-        rival = (folder / "baseline").is_dir()
+        rival = (folder / BASELINE).is_dir()
         log.warning(
             "%s was tested on %s: it is tested again on those that are there now%s",
             folder,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.config import RunConfig, has_own_weights
+from prunion.trainer.config import GRAPH, RunConfig, has_own_weights
 from prunion.trainer.cost import (
     PricedBudget,
     check_floor,
@@ -29,7 +29,6 @@ from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.learning import Training, check_own, check_reachable, own_doubt
 from prunion.trainer.network import (
     AROUND,
-    GRAPH,
     DomainNet,
     adapt_network,
     build_network,

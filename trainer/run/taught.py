@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunion.runtime.images import same_images
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import CHECKPOINT, RunConfig
 from prunion.trainer.data import Domain, ImageSet
 from prunion.trainer.learning import Training
 from prunion.trainer.score import MadeBy, read_made_by
@@ -71,4 +71,4 @@ def _left_out(shares: tuple[float, float], images: ImageSet | None, digest: str 
 
 def _made_by(teacher: Path) -> MadeBy:
     """Of a finished run, by its folder or the checkpoint's in it."""
-    return read_made_by(teacher if (teacher / "checkpoint").is_dir() else teacher.parent)
+    return read_made_by(teacher if (teacher / CHECKPOINT).is_dir() else teacher.parent)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prunion.trainer.config import OWN_STATE
 from prunion.trainer.data import Domain
 from prunion.trainer.learning import StopRequest, Training, own_account, thinned
 from prunion.trainer.network import evaluate
@@ -16,7 +17,6 @@ from prunion.trainer.score import read_made_by
 
 __all__ = ["own_steps", "thin_domains"]
 
-OWN_STATE = "own.safetensors"
 WITH_UNION = "with_union"  # the fact: accuracy by domain, before the first step
 TESTED = "tested"  # the fact: the digests of the test images that it is of
 SETTLED = "after settling; the state is saved: go on with --resume"

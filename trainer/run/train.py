@@ -15,7 +15,17 @@ from torch import nn
 from prunion.runtime.base import check_space, read_json, write_json
 from prunion.runtime.errors import CheckpointError, OutputError
 from prunion.runtime.measure import Answers
-from prunion.trainer.config import RunConfig, keep_run_file
+from prunion.trainer.config import (
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    GRAPH,
+    LOG,
+    RECORD,
+    RUN_FILE,
+    STATE,
+    RunConfig,
+    keep_run_file,
+)
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import (
     Training,
@@ -23,19 +33,11 @@ from prunion.trainer.learning import (
     stop_signals,
     thins_at_the_cut,
 )
-from prunion.trainer.network import (
-    GRAPH,
-    accuracy_of,
-    answer_domains,
-    evaluate,
-    save_checkpoint,
-)
+from prunion.trainer.network import accuracy_of, answer_domains, evaluate, save_checkpoint
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import (
     BRANCHED,
-    METRICS,
     SAVED,
-    STATE,
     UNWATCHED,
     Forks,
     Log,
@@ -46,7 +48,6 @@ from prunion.trainer.run.epochs import (
     spent,
 )
 from prunion.trainer.run.folder import (
-    RUN_FILE,
     Claim,
     check_folder,
     load_snapshot,
@@ -56,7 +57,6 @@ from prunion.trainer.run.folder import (
 )
 from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
-    RECORD,
     answer_records,
     image_digests,
     run_record,
@@ -144,7 +144,7 @@ def train_run(
             if start is not None:
                 facts = load_snapshot(start, training, any_limit=True)
                 earlier = start.with_suffix(".jsonl")
-                processes.on_first(lambda: _keep_log(earlier, folder / METRICS))
+                processes.on_first(lambda: _keep_log(earlier, folder / LOG))
         tell_other_images(training, domains, folder, facts)
         few = watched_part(training, domains)
         thinned_steps = own_steps(folder) if resumes and config.budget.own < 1 else 0
@@ -213,12 +213,12 @@ def _save(
         "epoch": training.epoch,
         **({BRANCHED: result.branched_from} if result.branched_from else {}),
     }
-    folder = result.folder / "checkpoint"
+    folder = result.folder / CHECKPOINT
     # As it was read at the start: the run's own file may have been measured again since.
     profile = training.budget.pricer.profile
     try:
         save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
-        model = read_json(folder / "checkpoint.json")["model_sha256"]
+        model = read_json(folder / CHECKPOINT_FILE)["model_sha256"]
         write_json(result.folder / RECORD, run_record(training, domains, result, records, model))
     except OutputError as exc:
         raise OutputError(f"{exc}: training is done, finish it with --resume") from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.images import same_images
-from prunion.trainer.config import RunConfig, changed_keys, drop_ignored, todays_config
+from prunion.trainer.config import RECORD, RunConfig, changed_keys, drop_ignored, todays_config
 from prunion.trainer.score.pruning import baseline_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ BESIDE = {
 
 def read_made_by(folder: Path) -> MadeBy:
     """What a finished run's folder tells; of an earlier prunion's the classes and counts alone."""
-    path = folder / "record.json"
+    path = folder / RECORD
     try:
         record = read_json(path) if path.is_file() else {}
         if "made_by" in record:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from prunion.runtime.base import read_json
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config import BudgetConfig, RunConfig
+from prunion.trainer.config import CHECKPOINT, CHECKPOINT_FILE, RECORD, BudgetConfig, RunConfig
 
 __all__ = ["Pruning", "baseline_of", "check_baseline", "keeps_all", "read_pruning"]
 
@@ -125,10 +125,9 @@ def baseline_of(config: RunConfig) -> RunConfig:
 def read_pruning(folder: Path) -> Pruning | None:
     """How the run of a folder was pruned; None where its files do not tell."""
     try:
-        config = RunConfig.from_checkpoint(
-            read_json(folder / "checkpoint" / "checkpoint.json")["config"]
-        )
-        result = read_json(folder / "record.json")["result"]
+        written = read_json(folder / CHECKPOINT / CHECKPOINT_FILE)
+        config = RunConfig.from_checkpoint(written["config"])
+        result = read_json(folder / RECORD)["result"]
         return _pruning(config, result["budget"], (result.get("own") or {}).get("macs", {}))
     except (KeyError, TypeError, ValueError, AttributeError, PrunionError):
         return None

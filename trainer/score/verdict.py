@@ -12,7 +12,7 @@ import numpy as np
 
 from prunion.runtime.base import json_of, read_json
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import BudgetConfig, RunConfig
+from prunion.trainer.config import LOG, RECORD, BudgetConfig, RunConfig
 from prunion.trainer.score.advice import CLEAR, UNLEARNED, Fit, Limit, Lost, limit_line
 from prunion.trainer.score.losses import Loss, domain_losses, lost_line, mean_loss, normal_of
 from prunion.trainer.score.made_by import MadeBy, comparable, read_made_by
@@ -231,7 +231,7 @@ def _limit(
 
 
 def _read(folder: Path) -> Learned | None:
-    path = folder / "record.json"
+    path = folder / RECORD
     if not path.is_file():
         return None
     record, made_by = read_json(path), read_made_by(folder)
@@ -249,7 +249,7 @@ def _read(folder: Path) -> Learned | None:
         return Learned(
             right=right,
             accuracy=accuracy,
-            trained=_trained(folder / "metrics.jsonl", _unmixed(accuracy, made_by), result),
+            trained=_trained(folder / LOG, _unmixed(accuracy, made_by), result),
             images={name: int(found["images"]["train"]) for name, found in result["data"].items()},
             limit=_share(result["budget"]),
             uncut=float(result["uncut"]),

@@ -1,4 +1,4 @@
-"""The run file that a run's folder keeps: its copy, and in which keys another differs from it."""
+"""What a run's folder keeps: its files' names, and the run file, held against another of today."""
 
 import lazy_loader
 

@@ -2,4 +2,14 @@ from .changes import changed_keys as changed_keys
 from .changes import changed_paths as changed_paths
 from .changes import lacks_shape as lacks_shape
 from .changes import todays_config as todays_config
+from .names import BASELINE as BASELINE
+from .names import CHECKPOINT as CHECKPOINT
+from .names import CHECKPOINT_FILE as CHECKPOINT_FILE
+from .names import GRAPH as GRAPH
+from .names import LOG as LOG
+from .names import OWN_STATE as OWN_STATE
+from .names import RECORD as RECORD
+from .names import RUN_FILE as RUN_FILE
+from .names import STATE as STATE
+from .names import TENSORBOARD as TENSORBOARD
 from .run_copy import keep_run_file as keep_run_file

@@ -1,4 +1,3 @@
-from .folder import RUN_FILE as RUN_FILE
 from .folder import SWEPT as SWEPT
 from .folder import Claim as Claim
 from .folder import check_folder as check_folder

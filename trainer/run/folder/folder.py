@@ -13,6 +13,17 @@ from pathlib import Path
 
 from prunion.runtime.base import check_output, json_of, lock_folder, replace_file, strangers
 from prunion.runtime.errors import OutputError, PrunionError
+from prunion.trainer.config import (
+    BASELINE,
+    CHECKPOINT,
+    GRAPH,
+    LOG,
+    OWN_STATE,
+    RECORD,
+    RUN_FILE,
+    STATE,
+    TENSORBOARD,
+)
 from prunion.trainer.network import foreign_to_checkpoint
 from prunion.trainer.processes import restarted
 from prunion.trainer.run.metrics import RUNS
@@ -28,9 +39,8 @@ __all__ = [
     "make_folder",
 ]
 
-RUN_FILE, LOG, STATE = "run.toml", "metrics.jsonl", "state.safetensors"
-FILES = (LOG, STATE, "own.safetensors", "graph.json", "record.json", RUNS)
-FOLDERS = ("tensorboard", "checkpoint", "baseline")
+FILES = (LOG, STATE, OWN_STATE, GRAPH, RECORD, RUNS)
+FOLDERS = (TENSORBOARD, CHECKPOINT, BASELINE)
 SWEPT = "seed-*-budget-*"  # runs' folders in a sweep's
 KEPT = ("wandb",)  # other programs' runs may lie there too, perhaps not sent yet
 PATIENCE = 10.0  # seconds, that processes which read images outlive a run that was killed
@@ -164,14 +174,14 @@ def foreign_to_run(folder: Path) -> str:
         return "holds a metrics.jsonl of another program"
     known = (RUN_FILE, *FILES, *FOLDERS) if log.exists() else ()
     found = strangers(folder, (*known, *KEPT, *half))
-    checkpoint, board = folder / "checkpoint", folder / "tensorboard"
+    checkpoint, board = folder / CHECKPOINT, folder / TENSORBOARD
     if not found and checkpoint.exists() and (found := foreign_to_checkpoint(checkpoint)):
         found += " in checkpoint"
     if not found and board.exists():
         events = [x.name for x in board.glob("events.out.tfevents.*")]
         found = f"{inside} in tensorboard" if (inside := strangers(board, events)) else ""
-    if not found and (folder / "baseline").exists():
-        inside = foreign_to_run(folder / "baseline")
+    if not found and (folder / BASELINE).exists():
+        inside = foreign_to_run(folder / BASELINE)
         found = f"{inside} in baseline" if inside else ""
     return found
 
@@ -268,7 +278,7 @@ def _check_resumable(folder: Path, again: str) -> None:
                 f"{folder} holds the runs of a sweep, such as {swept[0]}: give the --seed and "
                 f"--budget that it was begun with, or -o {folder / swept[0]} to go on with one"
             )
-        if any(not name.startswith(".") for name in others) or (folder / "checkpoint").exists():
+        if any(not name.startswith(".") for name in others) or (folder / CHECKPOINT).exists():
             # Advised only where it is not refused in its turn.
             fix = "choose another place with -o" if foreign_to_run(folder) else again
             raise PrunionError(f"{folder} holds no state.safetensors to resume from: {fix}")

@@ -12,8 +12,8 @@ from typing import Any
 
 from prunion.runtime.base import replace_file
 from prunion.runtime.errors import OutputError
+from prunion.trainer.config import LOG, STATE
 from prunion.trainer.learning import Training
-from prunion.trainer.run.folder.folder import LOG, STATE
 from prunion.trainer.run.folder.snapshot import save_snapshot
 
 __all__ = ["SECONDS", "Fork", "Forks", "keep_forks", "save_state", "saved_words", "spent"]

@@ -8,9 +8,8 @@ from typing import get_args
 
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config import RunConfig
-from prunion.trainer.network import AROUND, GRAPH, DomainNet
-from prunion.trainer.run.epochs import STATE
+from prunion.trainer.config import GRAPH, STATE, RunConfig
+from prunion.trainer.network import AROUND, DomainNet
 from prunion.trainer.run.start import ExportCheck
 from prunion.trainer.run.sweep.branches import Shared
 

@@ -10,10 +10,16 @@ from typing import Any
 
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import DomainConfig, RunConfig, lacks_shape
-from prunion.trainer.run.epochs import STATE
+from prunion.trainer.config import (
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    RECORD,
+    STATE,
+    DomainConfig,
+    RunConfig,
+    lacks_shape,
+)
 from prunion.trainer.run.folder import SWEPT, snapshot_facts
-from prunion.trainer.run.record import RECORD
 from prunion.trainer.run.sweep.branches import SHARING
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
@@ -29,7 +35,7 @@ DIFFER = (("seed",), ("budget", "limit"))  # the keys in which a sweep's runs di
 
 def is_finished(config: RunConfig, folder: Path) -> bool:
     """Whether a folder holds the end of this very run; of another one `train_run` tells."""
-    checkpoint = folder / "checkpoint" / "checkpoint.json"
+    checkpoint = folder / CHECKPOINT / CHECKPOINT_FILE
     if not (folder / RECORD).is_file() or not checkpoint.is_file():
         return False
     record = folder / RECORD
@@ -60,7 +66,7 @@ def _finished_beside(folder: Path, runs: Sequence[Run], sharing: Sharing) -> lis
     """
     found, left, known = [], [], {place for _, place in runs}
     for place in sorted(folder.glob(SWEPT)):
-        if place in known or not (place / "checkpoint" / "checkpoint.json").is_file():
+        if place in known or not (place / CHECKPOINT / CHECKPOINT_FILE).is_file():
             continue
         config, why = _held_against(place, runs, sharing)
         if why:
@@ -78,9 +84,8 @@ def _held_against(place: Path, runs: Sequence[Run], sharing: Sharing) -> tuple[R
     if not (place / RECORD).is_file():
         return config, "not finished"
     try:
-        stored = RunConfig.from_checkpoint(
-            read_json(place / "checkpoint/checkpoint.json")["config"]
-        )
+        written = read_json(place / CHECKPOINT / CHECKPOINT_FILE)
+        stored = RunConfig.from_checkpoint(written["config"])
         budget = replace(config.budget, limit=stored.budget.limit)
         config = replace(config, seed=stored.seed, budget=budget)
         alike = is_finished(config, place)

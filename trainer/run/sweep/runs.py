@@ -15,13 +15,12 @@ from torch import nn
 
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import OutputError, PrunionError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import BASELINE, GRAPH, LOG, STATE, RunConfig
 from prunion.trainer.cost import make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
-from prunion.trainer.network import GRAPH
 from prunion.trainer.processes import device_named, is_first_process, joined_processes, restarted
-from prunion.trainer.run.epochs import METRICS, STATE, UNWATCHED, Fork, Watch
+from prunion.trainer.run.epochs import UNWATCHED, Fork, Watch
 from prunion.trainer.run.folder import Claim, check_folder, snapshot_facts
 from prunion.trainer.run.record import made_by
 from prunion.trainer.run.result import RunResult
@@ -48,7 +47,6 @@ from prunion.trainer.score import (
 
 __all__ = ["train_sweep", "train_with_baseline"]
 
-BASELINE = "baseline"  # the folder of the unpruned run in the pruned one's
 FORK = "fork."  # how the file of a kept state begins
 # With --force all the others would go too.
 AGAIN = "remove that folder to train it again"
@@ -93,7 +91,7 @@ def train_sweep(
     if restarted():
         force, resume = False, True
     runs = [(config, folder / _name(config)) for config in configs]
-    if (folder / METRICS).exists():
+    if (folder / LOG).exists():
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
     check_different(runs)
     check_pruned(configs, given)

@@ -18,13 +18,11 @@ from prunion.trainer.learning import StopRequest, Training, fit_heads
 from prunion.trainer.run.folder import (
     SECONDS,
     Fork,
-    Forks,
     drop_lines_after,
     keep_forks,
     load_snapshot,
     save_state,
     saved_words,
-    spent,
 )
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.result import usage_figures
@@ -35,12 +33,8 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 __all__ = [
-    "BRANCHED",
     "SAVED",
-    "SECONDS",
     "UNWATCHED",
-    "Fork",
-    "Forks",
     "Log",
     "OnProgress",
     "Progress",
@@ -48,10 +42,8 @@ __all__ = [
     "open_log",
     "restore",
     "run_epochs",
-    "spent",
 ]
 
-BRANCHED = "branched_from"  # the fact, of a run whose first steps are another one's
 log = logging.getLogger(__name__)
 
 SAVED = "after the last step; the state is saved: finish with --resume"

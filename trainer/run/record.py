@@ -21,7 +21,7 @@ from prunion.trainer.config import BASELINE
 from prunion.trainer.data import Domain, ImageSet, eval_transform, resized_in_memory
 from prunion.trainer.learning import Training
 from prunion.trainer.network import evaluate
-from prunion.trainer.run.folder import run_facts
+from prunion.trainer.run.folder import BEFORE, WATCHED, run_facts
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.score import MadeBy, other_images, read_made_by
 
@@ -40,7 +40,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-WATCHED = "watched"  # the fact, of a state: the digests of the images that accuracy was measured on
 FORMAT_VERSION = 1
 MOST_WATCHED = 256  # images of a domain after each epoch
 SHARE_WATCHED = 8  # of as many as it trains on: an answer costs a third of a training step
@@ -148,8 +147,8 @@ def tell_other_images(
     A finished run is tested again. An accuracy after warm-up on other images stands beside nothing.
     """
     other = other_than_noted(facts, WATCHED, {d.name: d.watched.digest for d in domains})
-    if other and facts.get("before"):
-        facts["before"] = {}  # it cannot be measured again
+    if other and facts.get(BEFORE):
+        facts[BEFORE] = {}  # it cannot be measured again
     finished: MadeBy = read_made_by(folder)
     today = made_by(training, domains)
     told = [x for d in domains for x in other_images(finished, today, d.name, ("test",))]

@@ -11,14 +11,12 @@ from prunion.trainer.data import Domain
 from prunion.trainer.learning import StopRequest, Training, own_account, thinned
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.epochs import Log, Watch, restore, run_epochs
-from prunion.trainer.run.folder import SECONDS, snapshot_step
+from prunion.trainer.run.folder import SECONDS, TESTED, WITH_UNION, snapshot_step
 from prunion.trainer.run.record import other_than_noted
 from prunion.trainer.score import read_made_by
 
 __all__ = ["own_steps", "thin_domains"]
 
-WITH_UNION = "with_union"  # the fact: accuracy by domain, before the first step
-TESTED = "tested"  # the fact: the digests of the test images that it is of
 SETTLED = "after settling; the state is saved: go on with --resume"
 
 

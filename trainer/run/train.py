@@ -35,25 +35,18 @@ from prunion.trainer.learning import (
 )
 from prunion.trainer.network import accuracy_of, answer_domains, evaluate, save_checkpoint
 from prunion.trainer.processes import device_named, joined_processes, restarted
-from prunion.trainer.run.epochs import (
-    BRANCHED,
-    SAVED,
-    UNWATCHED,
-    Forks,
-    Log,
-    Watch,
-    open_log,
-    restore,
-    run_epochs,
-    spent,
-)
+from prunion.trainer.run.epochs import SAVED, UNWATCHED, Log, Watch, open_log, restore, run_epochs
 from prunion.trainer.run.folder import (
+    BEFORE,
+    BRANCHED,
     Claim,
+    Forks,
     check_folder,
     load_snapshot,
     make_folder,
     snapshot_bytes,
     snapshot_step,
+    spent,
 )
 from prunion.trainer.run.metrics import check_trackers
 from prunion.trainer.run.record import (
@@ -180,7 +173,7 @@ def train_run(
             tell_alike(answers, domains)
             accuracy = accuracy_of(answers, domains, processes)
             records = answer_records(training, domains, answers)
-            before, seconds = facts.get("before", {}), spent(facts, started)
+            before, seconds = facts.get(BEFORE, {}), spent(facts, started)
             found, stored = found_in(domains), stored_account(training)
             result = run_result(training, accuracy, before, folder, seconds, found, stored)
             result = replace(result, own=own, branched_from=facts.get(BRANCHED))
@@ -262,12 +255,12 @@ def _measure_before(
 
     On validation images where there are some: test images wait for the end.
     """
-    if not training.schedule.warmup or "before" in facts:
+    if not training.schedule.warmup or BEFORE in facts:
         return
     if training.epoch < training.config.train.warmup:
         return
     config = training.config
-    facts["before"] = evaluate(
+    facts[BEFORE] = evaluate(
         training.net,
         [replace(domain, test=domain.watched) for domain in domains],
         config.input,
@@ -275,7 +268,7 @@ def _measure_before(
         processes=training.processes,
         workers=config.train.workers,
     )
-    log(training.step, accuracy_before=facts["before"])
+    log(training.step, accuracy_before=facts[BEFORE])
 
 
 def _answers(training: Training, domains: Sequence[Domain]) -> dict[int, Answers]:

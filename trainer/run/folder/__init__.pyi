@@ -1,3 +1,10 @@
+from .facts import BEFORE as BEFORE
+from .facts import BRANCHED as BRANCHED
+from .facts import SECONDS as SECONDS
+from .facts import SHARING as SHARING
+from .facts import TESTED as TESTED
+from .facts import WATCHED as WATCHED
+from .facts import WITH_UNION as WITH_UNION
 from .folder import SWEPT as SWEPT
 from .folder import Claim as Claim
 from .folder import check_folder as check_folder
@@ -12,7 +19,6 @@ from .snapshot import save_snapshot as save_snapshot
 from .snapshot import snapshot_bytes as snapshot_bytes
 from .snapshot import snapshot_facts as snapshot_facts
 from .snapshot import snapshot_step as snapshot_step
-from .states import SECONDS as SECONDS
 from .states import Fork as Fork
 from .states import Forks as Forks
 from .states import keep_forks as keep_forks

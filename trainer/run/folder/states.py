@@ -14,11 +14,10 @@ from prunion.runtime.base import replace_file
 from prunion.runtime.errors import OutputError
 from prunion.trainer.config import LOG, STATE
 from prunion.trainer.learning import Training
+from prunion.trainer.run.folder.facts import SECONDS
 from prunion.trainer.run.folder.snapshot import save_snapshot
 
-__all__ = ["SECONDS", "Fork", "Forks", "keep_forks", "save_state", "saved_words", "spent"]
-
-SECONDS = "seconds"  # the fact, of a state: those that went into the run before it was saved
+__all__ = ["Fork", "Forks", "keep_forks", "save_state", "saved_words", "spent"]
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from typing import Literal
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import make_budget
 from prunion.trainer.learning import Training
-from prunion.trainer.run.epochs import BRANCHED, Fork
+from prunion.trainer.run.folder import BRANCHED, SHARING, Fork
 
-__all__ = ["SHARING", "SHORTER", "Shared", "fork_of", "sharing_facts", "trunk_of"]
+__all__ = ["SHORTER", "Shared", "fork_of", "sharing_facts", "trunk_of"]
 
 Shared = Literal["ramp", "warm-up"]
-SHARING = "sharing"  # the fact, of a state that another run goes on from: `sharing_facts`
 DESCENDING = ("prunion", "greedy")  # recipes whose budget falls along the ramp
 # Share of settling that a network would skip from which the ramp has taken nothing yet. Nobody
 # skips any until figures say that it costs no accuracy.

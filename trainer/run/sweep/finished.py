@@ -19,8 +19,7 @@ from prunion.trainer.config import (
     RunConfig,
     lacks_shape,
 )
-from prunion.trainer.run.folder import SWEPT, snapshot_facts
-from prunion.trainer.run.sweep.branches import SHARING
+from prunion.trainer.run.folder import SHARING, SWEPT, snapshot_facts
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
 

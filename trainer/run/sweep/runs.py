@@ -20,19 +20,12 @@ from prunion.trainer.cost import make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
 from prunion.trainer.processes import device_named, is_first_process, joined_processes, restarted
-from prunion.trainer.run.epochs import UNWATCHED, Fork, Watch
-from prunion.trainer.run.folder import Claim, check_folder, snapshot_facts
+from prunion.trainer.run.epochs import UNWATCHED, Watch
+from prunion.trainer.run.folder import SHARING, Claim, Fork, check_folder, snapshot_facts
 from prunion.trainer.run.record import made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.start import ExportCheck, begin, check_budget
-from prunion.trainer.run.sweep.branches import (
-    SHARING,
-    SHORTER,
-    Shared,
-    fork_of,
-    sharing_facts,
-    trunk_of,
-)
+from prunion.trainer.run.sweep.branches import SHORTER, Shared, fork_of, sharing_facts, trunk_of
 from prunion.trainer.run.sweep.checks import asked_once, check_different, check_pruned, check_shared
 from prunion.trainer.run.sweep.finished import check_alike, draw_all, draw_of, ended, is_finished
 from prunion.trainer.run.sweep.table import SweepResult, sweep_result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,6 @@ from prunion.trainer.data import Batch
 from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.learning.loss_scale import mixed
 from prunion.trainer.network import DomainNet
-from prunion.trainer.processes import ALONE, Processes
 
 __all__ = [
     "StepResult",
@@ -24,9 +23,9 @@ __all__ = [
     "added",
     "check_losses",
     "check_network",
-    "estimate_norms",
     "forward_backward",
-    "importance_of",
+    "images_of",
+    "segments_of",
 ]
 
 ADVICE = "lower [train] lr or trunk_lr and start again"
@@ -62,12 +61,9 @@ def forward_backward(
         through: what wraps `net` and is called in its place.
         scale: of the gradients, so that small ones are not zero in half precision.
     """
-    device = net.switches.device
-    later = device.type == "cuda"  # on an Apple GPU a copy must not outlive what it is of
-    kind = net.switches.dtype
-    images = torch.cat([b.images.to(device, kind, non_blocking=later) for b in batches])
-    images = images.contiguous(memory_format=torch.channels_last)
-    segments = [(b.domain, len(b.labels)) for b in batches]
+    device, kind = net.switches.device, net.switches.dtype
+    later = _copies_later(device)
+    images, segments = images_of(batches, net), segments_of(batches)
     with mixed(device, precision):
         soft = teacher.logits(images, segments) if teacher else [None] * len(segments)
         outputs = (through or net)(images, segments, switches, gated=switches is not None)
@@ -95,6 +91,24 @@ def forward_backward(
         dict(zip(losses, figures[: len(losses)], strict=True)),
         dict(zip(correct, figures[len(losses) :], strict=True)),
     )
+
+
+def images_of(batches: Sequence[Batch], net: DomainNet) -> torch.Tensor:
+    """The images of all batches `[N, 3, H, W]`, on the network's device and as it reads them."""
+    device, kind = net.switches.device, net.switches.dtype
+    later = _copies_later(device)
+    images = torch.cat([b.images.to(device, kind, non_blocking=later) for b in batches])
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def segments_of(batches: Sequence[Batch]) -> list[tuple[int, int]]:
+    """Which domain has how many of these images."""
+    return [(batch.domain, len(batch.labels)) for batch in batches]
+
+
+def _copies_later(device: torch.device) -> bool:
+    """Whether a copy need not be waited for: on an Apple GPU it must not outlive what it is of."""
+    return device.type == "cuda"
 
 
 def added(results: Sequence[StepResult]) -> StepResult:
@@ -132,71 +146,6 @@ def add_penalty(
     for parameter, gradient in zip(own, found, strict=True):
         if gradient is not None and parameter.grad is not None:
             parameter.grad += share * gradient
-
-
-def importance_of(
-    net: DomainNet,
-    steps: Iterable[Sequence[Sequence[Batch]]],
-    precision: Precision = "fp32",
-    processes: Processes = ALONE,
-    *,
-    whole: bool = True,
-) -> torch.Tensor:
-    """Root mean square of ∂L/∂s over batches, `[D, U]`; BatchNorm's statistics stay as they are.
-
-    Args:
-        steps: each in the parts that are computed one after the other; their gradients add up.
-        whole: with every switch on, or else as the network has them.
-        precision: `fp16` measures in float32: there is no knowing yet which scale would do.
-    """
-    frozen = {k: v.clone() for k, v in net.trunk.named_buffers()}
-    precision = "fp32" if precision == "fp16" else precision
-    total = torch.zeros_like(net.switches)
-    count = total.new_zeros(len(total), 1)
-    for parts in steps:
-        on = torch.ones_like(net.switches) if whole else net.switches.clone()
-        on.requires_grad_()
-        for batches in parts:
-            forward_backward(net, batches, on, precision=precision)
-        assert on.grad is not None
-        if processes.slices:  # the square is of the whole batch's gradient
-            processes.sum([on.grad])
-        total += on.grad.square()
-        for domain in {batch.domain for batches in parts for batch in batches}:
-            count[domain] += 1
-    net.zero_grad(set_to_none=True)
-    for name, buffer in net.trunk.named_buffers():
-        buffer.copy_(frozen[name])
-    if not processes.slices:
-        processes.sum([total, count])
-    return (total / count.clamp(min=1)).sqrt()
-
-
-def estimate_norms(
-    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: Precision = "fp32"
-) -> None:
-    """BatchNorm's statistics anew: the mean over batches, with the switches as they are.
-
-    A domain's own are stale once others have moved its switches while it was absent.
-    """
-    device, norms = net.switches.device, net.norms.values()
-    later = device.type == "cuda"
-    momenta = [norm.momentum for norm in norms]
-    training = net.training
-    net.train()
-    # As in evaluation: without gradients a compiled trunk would be compiled once more.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        for number, batches in enumerate(steps):
-            for norm in norms:
-                norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
-            kind = net.switches.dtype
-            images = torch.cat([b.images.to(device, kind, non_blocking=later) for b in batches])
-            images = images.contiguous(memory_format=torch.channels_last)
-            with mixed(device, precision):
-                net.features(images, [(b.domain, len(b.labels)) for b in batches])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.train(training)
 
 
 def check_losses(losses: Mapping[int, float], names: Sequence[str], where: str, saved: str) -> None:

@@ -17,6 +17,7 @@ from prunion.trainer.learning.data_parallel import SharedSteps
 from prunion.trainer.learning.distillation import load_teacher
 from prunion.trainer.learning.interrupt import StopRequest
 from prunion.trainer.learning.loss_scale import LossScale
+from prunion.trainer.learning.measuring import estimate_norms, importance_of
 from prunion.trainer.learning.optimiser import (
     WeightAverage,
     hold_trunk,
@@ -30,9 +31,7 @@ from prunion.trainer.learning.steps import (
     added,
     check_losses,
     check_network,
-    estimate_norms,
     forward_backward,
-    importance_of,
 )
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes, channels_last, switch_device

@@ -1,0 +1,81 @@
+"""What training measures between its steps: units' importance, and BatchNorm's statistics.
+
+Batches pass through the network as in a step, and no weight moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from prunion.trainer.config import Precision
+from prunion.trainer.data import Batch
+from prunion.trainer.learning.loss_scale import mixed
+from prunion.trainer.learning.steps import forward_backward, images_of, segments_of
+from prunion.trainer.network import DomainNet
+from prunion.trainer.processes import ALONE, Processes
+
+__all__ = ["estimate_norms", "importance_of"]
+
+
+def importance_of(
+    net: DomainNet,
+    steps: Iterable[Sequence[Sequence[Batch]]],
+    precision: Precision = "fp32",
+    processes: Processes = ALONE,
+    *,
+    whole: bool = True,
+) -> torch.Tensor:
+    """Root mean square of ∂L/∂s over batches, `[D, U]`; BatchNorm's statistics stay as they are.
+
+    Args:
+        steps: each in the parts that are computed one after the other; their gradients add up.
+        whole: with every switch on, or else as the network has them.
+        precision: `fp16` measures in float32: there is no knowing yet which scale would do.
+    """
+    frozen = {k: v.clone() for k, v in net.trunk.named_buffers()}
+    precision = "fp32" if precision == "fp16" else precision
+    total = torch.zeros_like(net.switches)
+    count = total.new_zeros(len(total), 1)
+    for parts in steps:
+        on = torch.ones_like(net.switches) if whole else net.switches.clone()
+        on.requires_grad_()
+        for batches in parts:
+            forward_backward(net, batches, on, precision=precision)
+        assert on.grad is not None
+        if processes.slices:  # the square is of the whole batch's gradient
+            processes.sum([on.grad])
+        total += on.grad.square()
+        for domain in {batch.domain for batches in parts for batch in batches}:
+            count[domain] += 1
+    net.zero_grad(set_to_none=True)
+    for name, buffer in net.trunk.named_buffers():
+        buffer.copy_(frozen[name])
+    if not processes.slices:
+        processes.sum([total, count])
+    return (total / count.clamp(min=1)).sqrt()
+
+
+def estimate_norms(
+    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: Precision = "fp32"
+) -> None:
+    """BatchNorm's statistics anew: the mean over batches, with the switches as they are.
+
+    A domain's own are stale once others have moved its switches while it was absent.
+    """
+    device, norms = net.switches.device, net.norms.values()
+    momenta = [norm.momentum for norm in norms]
+    training = net.training
+    net.train()
+    # As in evaluation: without gradients a compiled trunk would be compiled once more.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for number, batches in enumerate(steps):
+            for norm in norms:
+                norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
+            images = images_of(batches, net)
+            with mixed(device, precision):
+                net.features(images, segments_of(batches))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.train(training)

@@ -28,6 +28,7 @@ from prunion.runtime.bundle import Manifest, open_bundle
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.measure import compare_blocks
 from prunion.runtime.model import Model, load
+from prunion.trainer.methods import NUMBER_BITS
 
 __all__ = [
     "bundle_account",
@@ -42,7 +43,6 @@ __all__ = [
 
 BUNDLE = "model.prunion"  # in the folder of a row
 WARM_UP_S = 1.0  # at most, of each case
-NUMBER_BITS = 32
 BATCH = 8
 SECONDS = 1.0  # for each case
 

@@ -30,7 +30,7 @@ from prunion.trainer.cost import (
     shown_cost,
     used_cost,
 )
-from prunion.trainer.methods import WeightAdapter
+from prunion.trainer.methods import NUMBER_BITS, WeightAdapter
 from prunion.trainer.network import Checkpoint, versions
 
 __all__ = [
@@ -41,8 +41,6 @@ __all__ = [
     "rounding",
     "widths",
 ]
-
-NUMBER_BITS = 32
 
 
 def budget_of(

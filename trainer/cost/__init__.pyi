@@ -14,10 +14,10 @@ from .counted import counted_pricer as counted_pricer
 from .floor import floor_account as floor_account
 from .floor import floor_units as floor_units
 from .latency import latency_pricer as latency_pricer
-from .mixed import adapter_numbers as adapter_numbers
 from .mixed import convolutions as convolutions
 from .mixed import mixed_adapters as mixed_adapters
 from .paper import norm_operations as norm_operations
+from .paper import own_bits as own_bits
 from .paper import paper_account as paper_account
 from .paper import paper_bits as paper_bits
 from .paper import paper_macs as paper_macs

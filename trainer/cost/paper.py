@@ -18,12 +18,11 @@ from prunion.runtime.bundle import PaperAccount, mean_share
 from prunion.trainer.backbone import NORMS, PIXEL_NORM, layer_of_norm
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost.mixed import adapter_numbers
-from prunion.trainer.methods import WeightAdapter
+from prunion.trainer.methods import NUMBER_BITS, WeightAdapter
 from prunion.trainer.network import DomainNet
 
-__all__ = ["norm_operations", "paper_account", "paper_bits", "paper_macs"]
+__all__ = ["norm_operations", "own_bits", "paper_account", "paper_bits", "paper_macs"]
 
-NUMBER_BITS = 32
 NORM_OPERATIONS = 4  # thop's (x - mean) / sqrt(var + eps) · weight + bias
 
 
@@ -50,9 +49,7 @@ def paper_account(
     switches = int(alive.sum()) if train.traits.prunes else 0
     bits = paper_bits(net, alive, 1 if train.freezes_norms else len(names), switches)
     if adapter is not None:
-        mixed = NUMBER_BITS * len(names) * adapter_numbers(net, alive)
-        unused = NUMBER_BITS * adapter.unused_weights(net.units.table, alive)
-        bits += (mixed or adapter.extra_bits()) - unused
+        bits += own_bits(net, adapter, alive, len(names))
     full, union = paper_macs(net, every), _used_macs(net, adapter, alive, None)
     own = (net.switches > 0).cpu().numpy()
     domains = {name: _used_macs(net, adapter, own[row], row) for row, name in enumerate(names)}
@@ -82,6 +79,16 @@ def paper_bits(net: DomainNet, alive: np.ndarray, domains: int, switches: int) -
         if layer != PIXEL_NORM  # of preprocessing, which no paper counts
     )
     return NUMBER_BITS * (shared + domains * norms) + domains * int(switches)
+
+
+def own_bits(net: DomainNet, adapter: WeightAdapter, alive: np.ndarray, domains: int) -> int:
+    """Bits of what domains have beside the trunk of `alive` units, less its weights in no use.
+
+    Small matrices beside convolutions shrink with these.
+    """
+    tabled = NUMBER_BITS * domains * adapter_numbers(net, alive)
+    unused = NUMBER_BITS * adapter.unused_weights(net.units.table, alive)
+    return (tabled or adapter.extra_bits()) - unused
 
 
 def _used_macs(

@@ -1,6 +1,7 @@
 from .account import Sizes as Sizes
 from .account import adapter_ratio as adapter_ratio
 from .account import params_ratio as params_ratio
+from .adapter import NUMBER_BITS as NUMBER_BITS
 from .adapter import SmallMatrices as SmallMatrices
 from .adapter import WeightAdapter as WeightAdapter
 from .adapter import without_norm as without_norm

@@ -28,7 +28,7 @@ __all__ = [
     "without_norm",
 ]
 
-NUMBER_BITS = 32
+NUMBER_BITS = 32  # of a number, as the papers count, wherever something is told in bits
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunion.exporter.slim import kept_units
-from prunion.trainer.cost import adapter_numbers, paper_account, paper_bits, paper_macs
+from prunion.trainer.cost import own_bits, paper_account, paper_bits, paper_macs
 from prunion.trainer.network import Checkpoint
 
 __all__ = ["Figures", "figures_of"]
-
-NUMBER_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,8 @@ def figures_of(loaded: Checkpoint) -> Figures:
         paper_bits(net, units, count, 0) for units, count in ((every, 1), (alive, 1), (alive, 2))
     )
     bits = one + domains * (int(alive.sum()) if train.traits.prunes else 0)
-    if net.adapter is not None:  # small matrices beside convolutions shrink with these
-        mixed = NUMBER_BITS * domains * adapter_numbers(net, alive)
-        unused = NUMBER_BITS * net.adapter.unused_weights(table, alive)
-        bits += (mixed or net.adapter.extra_bits()) - unused
+    if net.adapter is not None:
+        bits += own_bits(net, net.adapter, alive, domains)
     if train.method == "finetune":  # its file has a domain's trunk in the place of the source's
         bits += full - (two - one)
     norms = 0 if train.freezes_norms else domains * (two - one)

@@ -10,11 +10,11 @@ import numpy as np
 from prunion.trainer.config import TrainConfig, has_own_weights
 from prunion.trainer.cost import paper_account
 from prunion.trainer.learning import Training
+from prunion.trainer.methods import NUMBER_BITS
 from prunion.trainer.network import counted_copy
 
 __all__ = ["COUNTED", "params_share", "stored_account"]
 
-NUMBER_BITS = 32
 COUNTED = "as the papers count, every domain's own weights and BatchNorm with them"
 
 

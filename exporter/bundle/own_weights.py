@@ -28,7 +28,7 @@ from prunion.runtime.bundle import Pack, empty_weights, pack_bits, packed_parts
 from prunion.runtime.errors import ConfigError
 from prunion.runtime.graph import GraphForm, pin_form
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.cost import mixed_adapters
+from prunion.trainer.cost import tabled_adapters
 from prunion.trainer.network import DomainNet, fill_trunk, merge_weights
 
 __all__ = [
@@ -64,7 +64,7 @@ def holds_slices(net: DomainNet) -> bool:
 
 def apart(net: DomainNet) -> bool:
     """Whether each domain needs a graph of its own."""
-    return net.adapter is not None and not mixed_adapters(net)
+    return net.adapter is not None and not tabled_adapters(net)
 
 
 def check_options(options: ExportOptions, net: DomainNet, train: TrainConfig) -> None:

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from prunion.exporter.slim.kept import Kept
 from prunion.runtime.bundle import AdapterEntry
-from prunion.trainer.cost import convolutions, mixed_adapters
+from prunion.trainer.cost import convolutions, tabled_adapters
 from prunion.trainer.methods import pair
 
 __all__ = ["Beside", "insert_adapters"]
@@ -61,7 +61,7 @@ def insert_adapters(
         convolution now.
     """
     modules, replaced = nn.ModuleDict(), dict[fx.Node, fx.Node]()
-    found = mixed_adapters(kept.net)
+    found = tabled_adapters(kept.net)
     parts = [n for n in graph.nodes if n.op == "placeholder"][1]
     layers = convolutions(kept.net.trunk)
     for name, small in found.items():

@@ -1,3 +1,5 @@
+from .adapter_tables import convolutions as convolutions
+from .adapter_tables import tabled_adapters as tabled_adapters
 from .budget import PricedBudget as PricedBudget
 from .budget import budget_account as budget_account
 from .budget import check_floor as check_floor
@@ -14,8 +16,6 @@ from .counted import counted_pricer as counted_pricer
 from .floor import floor_account as floor_account
 from .floor import floor_units as floor_units
 from .latency import latency_pricer as latency_pricer
-from .mixed import convolutions as convolutions
-from .mixed import mixed_adapters as mixed_adapters
 from .paper import norm_operations as norm_operations
 from .paper import own_bits as own_bits
 from .paper import paper_account as paper_account

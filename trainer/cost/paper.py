@@ -17,7 +17,7 @@ import numpy as np
 from prunion.runtime.bundle import PaperAccount, mean_share
 from prunion.trainer.backbone import NORMS, PIXEL_NORM, layer_of_norm
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.cost.mixed import adapter_numbers
+from prunion.trainer.cost.adapter_tables import adapter_numbers
 from prunion.trainer.methods import NUMBER_BITS, WeightAdapter
 from prunion.trainer.network import DomainNet
 

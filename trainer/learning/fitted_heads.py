@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from prunion.trainer.config import Precision
 from prunion.trainer.data import JointBatches
-from prunion.trainer.learning.loss_scale import mixed
+from prunion.trainer.learning.loss_scale import autocast_of
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
@@ -160,7 +160,7 @@ def _features(
             images = torch.cat([part.images.to(device, kind) for part in parts])
             images = images.contiguous(memory_format=torch.channels_last)
             segments = [(part.domain, len(part.labels)) for part in parts]
-            with mixed(device, precision):
+            with autocast_of(device, precision):
                 features, _ = net.features(images, segments, gated=not whole)
             pieces = features.float().cpu().split([count for _, count in segments])
             for part, piece in zip(parts, pieces, strict=True):

@@ -17,14 +17,14 @@ from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import Precision
 from prunion.trainer.processes import Processes
 
-__all__ = ["LossScale", "mixed"]
+__all__ = ["LossScale", "autocast_of"]
 
 KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 START, LEAST = 2.0**16, 2.0**-10
 PATIENCE = 2000  # steps without overflow, until the scale is doubled
 
 
-def mixed(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast_of(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which the network computes with a run's `precision`."""
     kind = KINDS.get(precision)
     return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)

@@ -11,7 +11,7 @@ import torch
 
 from prunion.trainer.config import Precision
 from prunion.trainer.data import Batch
-from prunion.trainer.learning.loss_scale import mixed
+from prunion.trainer.learning.loss_scale import autocast_of
 from prunion.trainer.learning.steps import forward_backward, images_of, segments_of
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
@@ -74,7 +74,7 @@ def estimate_norms(
             for norm in norms:
                 norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
             images = images_of(batches, net)
-            with mixed(device, precision):
+            with autocast_of(device, precision):
                 net.features(images, segments_of(batches))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -14,7 +14,7 @@ from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import Phase, Precision
 from prunion.trainer.data import Batch
 from prunion.trainer.learning.distillation import Teacher
-from prunion.trainer.learning.loss_scale import mixed
+from prunion.trainer.learning.loss_scale import autocast_of
 from prunion.trainer.network import DomainNet
 
 __all__ = [
@@ -64,7 +64,7 @@ def forward_backward(
     device, kind = net.switches.device, net.switches.dtype
     later = _copies_later(device)
     images, segments = images_of(batches, net), segments_of(batches)
-    with mixed(device, precision):
+    with autocast_of(device, precision):
         soft = teacher.logits(images, segments) if teacher else [None] * len(segments)
         outputs = (through or net)(images, segments, switches, gated=switches is not None)
     losses = {}

@@ -20,7 +20,7 @@ from prunion.trainer.methods.residual import (
     ParallelAdapters,
     SeriesAdapters,
 )
-from prunion.trainer.methods.sites import adapter_sites, mixed_sites, second_of_blocks
+from prunion.trainer.methods.sites import adapter_sites, second_of_blocks, tabled_sites
 from prunion.trainer.methods.slices import SliceSwitches
 from prunion.trainer.methods.taps import PickedLayers
 
@@ -70,7 +70,7 @@ def make_adapter(
     if method == "packnet":
         return OwnedWeights(train, shared, domains)
     if train.adapter_rank:
-        names = mixed_sites(train, trunk, layers)
+        names = tabled_sites(train, trunk, layers)
         return NarrowAdapters(train, {x: shared[x] for x in names}, domains)
     if method not in ("series", "parallel", "svd"):
         return None

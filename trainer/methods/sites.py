@@ -17,7 +17,7 @@ from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import op_name
 from prunion.trainer.config import TrainConfig
 
-__all__ = ["adapter_sites", "mixed_sites", "pair", "second_of_blocks", "sees_every_position"]
+__all__ = ["adapter_sites", "pair", "second_of_blocks", "sees_every_position", "tabled_sites"]
 
 STAGES = ("early", "mid", "late")
 
@@ -50,7 +50,7 @@ def adapter_sites(
     return tuple(names)
 
 
-def mixed_sites(
+def tabled_sites(
     train: TrainConfig, trunk: fx.GraphModule, layers: Sequence[Layer]
 ) -> tuple[str, ...]:
     """Those of `adapter_sites` that one graph of all domains can have an adapter beside.

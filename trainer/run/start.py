@@ -22,8 +22,8 @@ from prunion.trainer.cost import (
     least_limit,
     make_budget,
     make_pricer,
-    mixed_adapters,
     shown_cost,
+    tabled_adapters,
 )
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.learning import Training, check_own, check_reachable, own_doubt
@@ -196,7 +196,7 @@ def _adapted(net: DomainNet, config: RunConfig) -> DomainNet:
 
 def _own_weights(net: DomainNet) -> list[str]:
     """Of the trunk, those that domains will have apart; none where all share one graph."""
-    return [] if net.adapter is None or mixed_adapters(net) else list(net.adapter.names)
+    return [] if net.adapter is None or tabled_adapters(net) else list(net.adapter.names)
 
 
 def _check_floor(config: RunConfig, budget: PricedBudget) -> None:

@@ -10,7 +10,7 @@ from prunion.exporter.bundle.own_weights import apart
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.cost import mixed_adapters
+from prunion.trainer.cost import tabled_adapters
 from prunion.trainer.network import DomainNet, adapt_network, finish_weights
 from tests.support.networks.small import Residual, domain_net
 
@@ -46,11 +46,11 @@ def adapted(block: nn.Module, train: TrainConfig) -> DomainNet:
 @pytest.mark.parametrize("method", ["series", "parallel"])
 def test_what_does_not_fit_stands_apart(method: str) -> None:
     net = adapted(Unlike(), TrainConfig(method=method))  # type: ignore[arg-type]
-    assert not mixed_adapters(net)
+    assert not tabled_adapters(net)
     assert apart(net)
     assert not slim_network(net).adapter_entries
     ranked = adapted(Unlike(), TrainConfig(adapter_rank=2))
-    assert set(mixed_adapters(ranked)) == {"conv1.weight"}
+    assert set(tabled_adapters(ranked)) == {"conv1.weight"}
 
 
 def test_what_stands_behind_needs_all_channels() -> None:
@@ -88,7 +88,7 @@ def test_the_sliced_network_answers_as_the_masked_one(train: TrainConfig) -> Non
     own = torch.isfinite(expected)
     torch.testing.assert_close(got[own], expected[own], rtol=1e-4, atol=1e-5)
     entries = slim.adapter_entries
-    assert len(entries) == len(mixed_adapters(net)) == (1 if train.sites == "second" else 3)
+    assert len(entries) == len(tabled_adapters(net)) == (1 if train.sites == "second" else 3)
     whole = [net.trunk.get_parameter(entry.weight).shape for entry in entries]
     assert any(e.outputs < shape[0] for e, shape in zip(entries, whole, strict=True))
     assert slim.adapters.shape == (2, sum(entry.size for entry in entries))

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import TrainConfig, load_config
-from prunion.trainer.learning.loss_scale import PATIENCE, START, LossScale, mixed
+from prunion.trainer.learning.loss_scale import PATIENCE, START, LossScale, autocast_of
 from prunion.trainer.processes import ALONE, Processes, device_named
 from prunion.trainer.run import train as train_module
 from prunion.trainer.run import train_run
@@ -51,7 +51,7 @@ def test_other_precisions_have_no_scale() -> None:
     assert scale.value == 1.0 and not scale.works
     kinds = []
     for precision in ("fp32", "bf16", "fp16"):
-        with mixed(torch.device("cpu"), precision):  # type: ignore[arg-type]
+        with autocast_of(torch.device("cpu"), precision):  # type: ignore[arg-type]
             kinds.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
     assert kinds == [torch.float32, torch.bfloat16, torch.float16]
 

@@ -14,10 +14,10 @@ from prunion.trainer.backbone import op_name
 from prunion.trainer.methods import SmallMatrices, sees_every_position
 from prunion.trainer.network import DomainNet
 
-__all__ = ["adapter_numbers", "convolutions", "mixed_adapters"]
+__all__ = ["adapter_numbers", "convolutions", "tabled_adapters"]
 
 
-def mixed_adapters(net: DomainNet) -> Mapping[str, SmallMatrices]:
+def tabled_adapters(net: DomainNet) -> Mapping[str, SmallMatrices]:
     """What all of a method's own weights amount to, by the weight of each convolution.
 
     Nothing where a domain needs a graph of its own.
@@ -34,7 +34,7 @@ def mixed_adapters(net: DomainNet) -> Mapping[str, SmallMatrices]:
 def adapter_numbers(net: DomainNet, alive: np.ndarray) -> int:
     """Numbers of one domain in the table of a network that keeps `alive` `[U]`."""
     total, table = 0, net.units.table
-    for name, small in mixed_adapters(net).items():
+    for name, small in tabled_adapters(net).items():
         shape = net.trunk.get_parameter(name).shape
         out, read = (len(table.kept(name, axis, shape[axis], alive)) for axis in (0, 1))
         read = out if small.kind == "behind" else read

@@ -8,5 +8,5 @@ from .own_budget import check_reachable as check_reachable
 from .own_budget import own_account as own_account
 from .own_budget import own_doubt as own_doubt
 from .own_budget import thins_at_the_cut as thins_at_the_cut
-from .thinning import thinned as thinned
+from .thinning import make_thinning as make_thinning
 from .training import Training as Training

@@ -15,10 +15,10 @@ from prunion.trainer.learning.training import Training
 from prunion.trainer.processes import switch_device
 from prunion.trainer.pruning import thin_recipe
 
-__all__ = ["thinned"]
+__all__ = ["make_thinning"]
 
 
-def thinned(training: Training) -> Training:
+def make_thinning(training: Training) -> Training:
     """The run that thins every domain of a settled one, on the same network.
 
     The trunk and the union stay as they are; BatchNorm, heads and switches learn.

@@ -21,8 +21,8 @@ from prunion.trainer.pruning.multipliers import Pressure
 from prunion.trainer.pruning.pace import Pace, pace_of
 from prunion.trainer.pruning.rank_and_cut import GreedyRecipe, OnceRecipe
 from prunion.trainer.pruning.recipe_base import Recipe
+from prunion.trainer.pruning.recipe_thin import ThinRecipe
 from prunion.trainer.pruning.schedule import Schedule
-from prunion.trainer.pruning.thin import ThinRecipe
 
 __all__ = [
     "LaterRecipe",

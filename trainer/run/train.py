@@ -60,7 +60,7 @@ from prunion.trainer.run.record import (
 )
 from prunion.trainer.run.result import RunResult, run_result, stored_account
 from prunion.trainer.run.start import ExportCheck, begin, found_in
-from prunion.trainer.run.thin import own_steps, thin_domains
+from prunion.trainer.run.thinning import own_steps, train_thinning
 from prunion.trainer.score import read_verdict
 
 __all__ = ["ExportCheck", "RunResult", "train_run"]
@@ -157,7 +157,7 @@ def train_run(
                 own = own_account(config, training.net)
                 log(training.step, own=own)
             elif config.budget.own < 1:
-                own = thin_domains(
+                own = train_thinning(
                     training,
                     domains,
                     folder,

@@ -35,7 +35,7 @@ def test_a_signal_between_settling_and_thinning_acts_at_once(
         signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr("prunion.trainer.run.thin.evaluate", stops)
+        patched.setattr("prunion.trainer.run.thinning.evaluate", stops)
         with pytest.raises(StoppedError, match="after settling; the state is saved: go on with"):
             train_run(config, out)
     assert snapshot_step(out / "state.safetensors") == 12

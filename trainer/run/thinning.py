@@ -8,14 +8,14 @@ from typing import Any
 
 from prunion.trainer.config import OWN_STATE
 from prunion.trainer.data import Domain
-from prunion.trainer.learning import StopRequest, Training, own_account, thinned
+from prunion.trainer.learning import StopRequest, Training, make_thinning, own_account
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.epochs import Log, Watch, restore, run_epochs
 from prunion.trainer.run.folder import SECONDS, TESTED, WITH_UNION, snapshot_step
 from prunion.trainer.run.record import other_than_noted
 from prunion.trainer.score import read_made_by
 
-__all__ = ["own_steps", "thin_domains"]
+__all__ = ["own_steps", "train_thinning"]
 
 SETTLED = "after settling; the state is saved: go on with --resume"
 
@@ -26,7 +26,7 @@ def own_steps(folder: Path) -> int:
     return snapshot_step(path) if path.is_file() else 0
 
 
-def thin_domains(
+def train_thinning(
     training: Training,
     domains: Sequence[Domain],
     folder: Path,
@@ -49,7 +49,7 @@ def thin_domains(
     """
     stop.at_once(SETTLED)
     settled = training.net.units.table.macs(training.alive())
-    second = thinned(training)
+    second = make_thinning(training)
     second.saved = training.saved
     facts: dict[str, Any] = {}
     if resumes and (folder / OWN_STATE).is_file():

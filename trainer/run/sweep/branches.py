@@ -13,29 +13,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import RAMPED, RunConfig
 from prunion.trainer.cost import make_budget
 from prunion.trainer.learning import Training
 from prunion.trainer.run.folder import BRANCHED, SHARING, Fork
+from prunion.trainer.run.sweep.sweep_run import SweepRun
 
-__all__ = ["SHORTER", "Shared", "fork_of", "sharing_facts", "trunk_of"]
+__all__ = ["SHORTER", "Shared", "fork_of", "leading_run", "sharing_facts"]
 
 Shared = Literal["ramp", "warm-up"]
-DESCENDING = ("prunion", "greedy")  # recipes whose budget falls along the ramp
 # Share of settling that a network would skip from which the ramp has taken nothing yet. Nobody
 # skips any until figures say that it costs no accuracy.
 SHORTER = 0.0
 
 
-def trunk_of(configs: Sequence[RunConfig], shares: Sequence[float], shared: Shared) -> int:
+def leading_run(runs: Sequence[SweepRun], shares: Sequence[float], shared: Shared) -> SweepRun:
     """Which of a seed's runs the others leave: the one with the lowest budget, or the first.
 
     Args:
         shares: of the backbone's cost that each run allows.
     """
-    if shared == "ramp" and _descends(configs[0]):
-        return min(range(len(configs)), key=lambda i: shares[i])
-    return 0
+    if shared == "ramp" and _descends(runs[0].config):
+        return runs[min(range(len(runs)), key=lambda i: shares[i])]
+    return runs[0]
 
 
 def sharing_facts(shared: Shared, shorter: float) -> dict[str, str | float]:
@@ -47,7 +47,7 @@ def fork_of(
     training: Training,
     other: RunConfig,
     path: Path,
-    trunk: str,
+    leader: str,
     shared: Shared,
     shorter: float = SHORTER,
 ) -> Fork | None:
@@ -61,7 +61,7 @@ def fork_of(
 
     Args:
         path: where the state is to be kept.
-        trunk: what the run of `training` is called.
+        leader: what the run of `training` is called.
     """
     schedule, each = training.schedule, training.batches.steps_per_epoch
     train, budget = training.config.train, training.config.budget
@@ -77,11 +77,11 @@ def fork_of(
     left = (schedule.warmup + schedule.ramp - step) / schedule.ramp  # of the ramp
     settle = max(1, math.ceil(train.settle * (1 - shorter * left)))
     goes_on = (train.epochs - settle) * each
-    facts = {"run": trunk, "limit": budget.limit, "steps": step, "skipped": goes_on - step}
+    facts = {"run": leader, "limit": budget.limit, "steps": step, "skipped": goes_on - step}
     return Fork(path, step, goes_on, {**sharing, BRANCHED: facts})
 
 
 def _descends(config: RunConfig) -> bool:
     """Whether the budget falls on a ramp, behind which the network settles."""
     train = config.train
-    return train.recipe in DESCENDING and train.ramp > 0 and train.settle > 0
+    return train.recipe in RAMPED and train.ramp > 0 and train.settle > 0

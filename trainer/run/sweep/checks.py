@@ -12,6 +12,7 @@ from prunion.trainer.config import GRAPH, STATE, RunConfig
 from prunion.trainer.network import AROUND, DomainNet
 from prunion.trainer.run.start import ExportCheck
 from prunion.trainer.run.sweep.branches import Shared
+from prunion.trainer.run.sweep.sweep_run import SweepRun
 
 __all__ = ["asked_once", "check_different", "check_pruned", "check_shared"]
 
@@ -38,7 +39,7 @@ def asked_once(check: ExportCheck, folders: Sequence[Path]) -> ExportCheck:
     return once
 
 
-def check_different(runs: Sequence[tuple[RunConfig, Path]]) -> None:
+def check_different(runs: Sequence[SweepRun]) -> None:
     """Refuse two runs of one seed and budget, however that is written: 1M and 1000000."""
     seen: dict[tuple[int, bool, float], Path] = {}
     for config, place in runs:

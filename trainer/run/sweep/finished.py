@@ -20,6 +20,7 @@ from prunion.trainer.config import (
     lacks_shape,
 )
 from prunion.trainer.run.folder import SHARING, SWEPT, snapshot_facts
+from prunion.trainer.run.sweep.sweep_run import SweepRun
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
 
@@ -27,7 +28,6 @@ __all__ = ["check_alike", "draw_all", "draw_of", "ended", "is_finished"]
 
 log = logging.getLogger(__name__)
 
-Run = tuple[RunConfig, Path]
 Sharing = Mapping[str, str | float]
 DIFFER = (("seed",), ("budget", "limit"))  # the keys in which a sweep's runs differ
 
@@ -57,13 +57,13 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
     return same == replace(config, train=workers)
 
 
-def _finished_beside(folder: Path, runs: Sequence[Run], sharing: Sharing) -> list[Run]:
+def _finished_beside(folder: Path, runs: Sequence[SweepRun], sharing: Sharing) -> list[SweepRun]:
     """The finished runs in a sweep's folder that are not among its `runs`, and may stand beside.
 
     They are of another seed or limit, and all else is alike, images too. The log tells of the
     others, which the sweep's picture then lacks.
     """
-    found, left, known = [], [], {place for _, place in runs}
+    found, left, known = [], [], {run.folder for run in runs}
     for place in sorted(folder.glob(SWEPT)):
         if place in known or not (place / CHECKPOINT / CHECKPOINT_FILE).is_file():
             continue
@@ -71,15 +71,15 @@ def _finished_beside(folder: Path, runs: Sequence[Run], sharing: Sharing) -> lis
         if why:
             left.append(f"{place.name} ({why})")
         else:
-            found.append((config, place))
+            found.append(SweepRun(config, place))
     if left:
         log.warning("the picture of %s lacks runs that lie there too: %s", folder, "; ".join(left))
     return found
 
 
-def _held_against(place: Path, runs: Sequence[Run], sharing: Sharing) -> tuple[RunConfig, str]:
+def _held_against(place: Path, runs: Sequence[SweepRun], sharing: Sharing) -> tuple[RunConfig, str]:
     """What the run in `place` would be as one of `runs`, and why it is none; "" if it is one."""
-    config = runs[0][0]
+    config = runs[0].config
     if not (place / RECORD).is_file():
         return config, "not finished"
     try:
@@ -102,14 +102,14 @@ def _held_against(place: Path, runs: Sequence[Run], sharing: Sharing) -> tuple[R
     return config, ""
 
 
-def _other_than(config: RunConfig, place: Path, runs: Sequence[Run]) -> str:
+def _other_than(config: RunConfig, place: Path, runs: Sequence[SweepRun]) -> str:
     """In what a run is another one than `runs`, images too; "" also where nobody knows.
 
     Where none of them drew its images by the same seed, those that were drawn differ all the same:
     there the classes and the number of images tell.
     """
     own = next((own for run, own in runs if draw_of(run) == draw_of(config)), None)
-    one, other = (read_made_by(path) for path in (place, own or runs[0][1]))
+    one, other = (read_made_by(path) for path in (place, own or runs[0].folder))
     if own is None:
         drawn = [domain.name for domain in config.domains if _draws(domain)]
         one, other = (_without_digests(x, drawn) for x in (one, other))
@@ -122,13 +122,13 @@ def _without_digests(made_by: MadeBy, names: Sequence[str]) -> MadeBy:
     return {**made_by, "domains": domains}
 
 
-def ended(run: Run) -> dict[str, Any]:
+def ended(run: SweepRun) -> dict[str, Any]:
     """What a finished run's record has of its result, and what a table needs beside."""
-    config, place = run
-    return {**read_json(place / RECORD)["result"], "seed": config.seed, "folder": str(place)}
+    record = read_json(run.folder / RECORD)
+    return {**record["result"], "seed": run.config.seed, "folder": str(run.folder)}
 
 
-def draw_all(folder: Path, runs: Sequence[Run], sharing: Sharing) -> tuple[Path, ...]:
+def draw_all(folder: Path, runs: Sequence[SweepRun], sharing: Sharing) -> tuple[Path, ...]:
     """Draw the frontier of a sweep's `runs`, and of those of earlier sweeps in its folder.
 
     A picture that is there already shows these too, and is replaced.
@@ -137,7 +137,7 @@ def draw_all(folder: Path, runs: Sequence[Run], sharing: Sharing) -> tuple[Path,
         sharing: `sharing_facts` of the sweep, by which its runs parted.
     """
     every = [*runs, *_finished_beside(folder, runs, sharing)]
-    configs = [config for config, _ in every]
+    configs = [run.config for run in every]
     return draw_frontier(sweep_result(folder, configs, [ended(run) for run in every]))
 
 
@@ -150,7 +150,7 @@ def _draws(domain: DomainConfig) -> bool:
     return bool(domain.holdout or domain.validation_holdout or domain.limit)
 
 
-def check_alike(finished: Sequence[Run], others: Callable[[RunConfig], MadeBy]) -> None:
+def check_alike(finished: Sequence[SweepRun], others: Callable[[RunConfig], MadeBy]) -> None:
     """Refuse to set finished runs beside `others` of other images; say where nobody knows."""
     unknown = []
     for config, place in finished:

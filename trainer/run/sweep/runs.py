@@ -25,9 +25,10 @@ from prunion.trainer.run.folder import SHARING, Claim, Fork, check_folder, snaps
 from prunion.trainer.run.record import made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.start import ExportCheck, begin, check_budget
-from prunion.trainer.run.sweep.branches import SHORTER, Shared, fork_of, sharing_facts, trunk_of
+from prunion.trainer.run.sweep.branches import SHORTER, Shared, fork_of, leading_run, sharing_facts
 from prunion.trainer.run.sweep.checks import asked_once, check_different, check_pruned, check_shared
 from prunion.trainer.run.sweep.finished import check_alike, draw_all, draw_of, ended, is_finished
+from prunion.trainer.run.sweep.sweep_run import SweepRun
 from prunion.trainer.run.sweep.table import SweepResult, sweep_result
 from prunion.trainer.run.train import train_run
 from prunion.trainer.score import (
@@ -43,8 +44,6 @@ __all__ = ["train_sweep", "train_with_baseline"]
 FORK = "fork."  # how the file of a kept state begins
 # With --force all the others would go too.
 AGAIN = "remove that folder to train it again"
-
-Run = tuple[RunConfig, Path]
 
 
 def train_sweep(
@@ -83,7 +82,7 @@ def train_sweep(
     """
     if restarted():
         force, resume = False, True
-    runs = [(config, folder / _name(config)) for config in configs]
+    runs = [SweepRun(config, folder / _name(config)) for config in configs]
     if (folder / LOG).exists():
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
     check_different(runs)
@@ -108,7 +107,7 @@ def train_sweep(
             check_alike(finished, lambda config: read_made_by(places[draw_of(config)]))
         shares = []
         if waiting:
-            later = [run for run in waiting if resume and (run[1] / STATE).is_file()]
+            later = [run for run in waiting if resume and run.begun]
             first_run = (later or waiting)[0]
             shares = _priced(first_run, runs, check, finished, begun=bool(later))
         if is_first_process():
@@ -116,13 +115,13 @@ def train_sweep(
         go = partial(
             train_run, force=force, resume=resume, run_file=run_file, check=check, track=track
         )
-        for seed in dict.fromkeys(config.seed for config, _ in waiting):
-            own = [i for i, (config, _) in enumerate(runs) if config.seed == seed]
-            first = own[trunk_of([configs[i] for i in own], [shares[i] for i in own], shared)]
-            order = [runs[first], *(runs[i] for i in own if i != first)]
+        for seed in dict.fromkeys(run.config.seed for run in waiting):
+            own = [i for i, run in enumerate(runs) if run.config.seed == seed]
+            leader = leading_run([runs[i] for i in own], [shares[i] for i in own], shared)
+            order = [leader, *(runs[i] for i in own if runs[i] is not leader)]
             left = [run for run in order if run in waiting]
-            begun = [run for run in left if resume and (run[1] / STATE).is_file()]
-            _train_seed(left, begun, order[0], folder, go, shared, shorter)
+            begun = [run for run in left if resume and run.begun]
+            _train_seed(left, begun, leader, folder, go, shared, shorter)
             for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
                 leftover.unlink(missing_ok=True)
         result = sweep_result(folder, configs, [ended(run) for run in runs])
@@ -183,27 +182,27 @@ def train_with_baseline(
 
 
 def _train_seed(
-    waiting: Sequence[Run],
-    begun: Sequence[Run],
-    trunk: Run,
+    waiting: Sequence[SweepRun],
+    begun: Sequence[SweepRun],
+    leader: SweepRun,
     folder: Path,
     go: Callable[..., RunResult],
     shared: Shared,
     shorter: float,
 ) -> None:
-    """Train those runs of a seed that are not finished, first the `trunk`, which others leave.
+    """Train those runs of a seed that are not finished, first the `leader`, which others leave.
 
     Args:
         begun: those of them that go on from a state of their own.
     """
-    name = trunk[1].name
+    name = leader.folder.name
 
-    def state(run: Run) -> Path:
-        return folder / f"{FORK}{name}.{run[1].name}.safetensors"
+    def state(run: SweepRun) -> Path:
+        return folder / f"{FORK}{name}.{run.folder.name}.safetensors"
 
     def forks(training: Training) -> list[Fork]:
-        others = [run for run in waiting if run != trunk and run not in begun]
-        made = [fork_of(training, r[0], state(r), name, shared, shorter) for r in others]
+        others = [run for run in waiting if run != leader and run not in begun]
+        made = [fork_of(training, run.config, state(run), name, shared, shorter) for run in others]
         return [fork for fork in made if fork is not None]
 
     for run in waiting:
@@ -211,8 +210,8 @@ def _train_seed(
         go(
             *run,
             start=kept if kept.is_file() else None,
-            start_of=trunk[1],
-            forks=forks if run == trunk else lambda training: (),
+            start_of=leader.folder,
+            forks=forks if run == leader else lambda training: (),
         )
         for file in (kept, kept.with_suffix(".jsonl")):
             file.unlink(missing_ok=True)
@@ -224,10 +223,10 @@ def _name(config: RunConfig) -> str:
 
 
 def _priced(
-    first: Run,
-    runs: Sequence[Run],
+    first: SweepRun,
+    runs: Sequence[SweepRun],
     check: ExportCheck | None,
-    finished: Sequence[Run],
+    finished: Sequence[SweepRun],
     *,
     begun: bool,
 ) -> list[float]:
@@ -258,7 +257,7 @@ def _priced(
     return [budget.share for budget in budgets]
 
 
-def _check_sharing(folder: Path, runs: Sequence[Run], now: Mapping[str, str | float]) -> None:
+def _check_sharing(folder: Path, runs: Sequence[SweepRun], now: Mapping[str, str | float]) -> None:
     """Refuse to go on from states that were kept for a sweep whose runs part elsewhere."""
     kept = [*sorted(folder.glob(f"{FORK}*.safetensors")), *(place / STATE for _, place in runs)]
     for path in kept:

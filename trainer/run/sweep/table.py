@@ -115,9 +115,9 @@ def sweep_table(result: SweepResult) -> str:
     lines += [f"budget NOT met: {', '.join(missed)}"] if missed else []
     branched = [run["branched_from"] for run in result.runs if run.get("branched_from")]
     if branched:
-        trunks = ", ".join(dict.fromkeys(found["run"] for found in branched))
+        leaders = ", ".join(dict.fromkeys(found["run"] for found in branched))
         many = "1 run" if len(branched) == 1 else f"{len(branched)} runs"
-        lines.append(f"{many} left the ramp of {trunks} on its way down")
+        lines.append(f"{many} left the ramp of {leaders} on its way down")
     lines += [f"picture: {', '.join(map(str, result.pictures))}"] if result.pictures else []
     seconds = sum(run["seconds"] for run in result.runs)
     return "\n".join([*lines, f"{seconds:.0f} s; {len(result.runs)} runs in {result.folder}"])

@@ -5,6 +5,14 @@ from .adapter import NUMBER_BITS as NUMBER_BITS
 from .adapter import SmallMatrices as SmallMatrices
 from .adapter import WeightAdapter as WeightAdapter
 from .adapter import without_norm as without_norm
+from .equations import LARGEST_LAMBDA as LARGEST_LAMBDA
+from .equations import NOTHING as NOTHING
+from .equations import PAPER_LAMBDA as PAPER_LAMBDA
+from .equations import PAPER_RATE as PAPER_RATE
+from .equations import Multiplier as Multiplier
+from .equations import intersection as intersection
+from .equations import loss_of_sharing as loss_of_sharing
+from .equations import union as union
 from .make import make_adapter as make_adapter
 from .residual import SeriesSite as SeriesSite
 from .residual import fold_series as fold_series

@@ -9,42 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.cost import Cost
+from prunion.trainer.methods import LARGEST_LAMBDA, PAPER_LAMBDA, PAPER_RATE, Multiplier
 from prunion.trainer.pruning.sharing import domain_losses, sharing_gradient, union_price
 
-__all__ = ["Multiplier", "Pressure"]
+__all__ = ["Pressure"]
 
 RATE = 2.0  # of dual ascent, per step and unit of violation
-# The paper's λ is slow: under a fast one, all its switches would go off at once.
-PAPER_RATE, PAPER_START = 0.05, 1.0
-LARGEST = 50.0
 LARGEST_JACCARD = 5.0  # of the paper's recipe: the constraint is never met, λ would only grow
 # What agreeing may be worth, in prices of a unit. Jaccard's constraint is never met and the
 # intersection's hardly ever: where they may pull harder, the ramp overshoots its budget.
 LARGEST_PULL = 0.5
-
-
-@dataclass
-class Multiplier:
-    """λ of one inequality constraint, by dual ascent.
-
-    λ grows while the constraint is violated, shrinks while it holds, stays in 0 … `largest`,
-    and counts as 0 while the constraint holds (eq. 4's KKT condition).
-    """
-
-    rate: float
-    largest: float
-    value: float = 0.0
-
-    def update(self, violation: float) -> float:
-        """Take one step of dual ascent and return the multiplier to use now."""
-        self.value = min(max(self.value + self.rate * violation, 0.0), self.largest)
-        return self.value if violation > 0 else 0.0
 
 
 class Pressure:
@@ -83,14 +62,14 @@ class Pressure:
         """
         self.config, self.cost, self.plain, self.free = config, cost, plain, free
         self.slice_root = math.sqrt(slices)
-        largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST
+        largest = LARGEST_JACCARD if config.sharing == "jaccard" else LARGEST_LAMBDA
         # The union's loss has the network's budget in it.
         self.holds_network = not (plain or free or config.sharing in ("union", "none"))
         rate = PAPER_RATE if self.plain else RATE * (every or config.switch_every)
-        start = PAPER_START if self.plain else 0.0
+        start = PAPER_LAMBDA if self.plain else 0.0
         self.sharing = Multiplier(rate / turns, largest, start)
-        self.network = Multiplier(rate / turns, LARGEST, start)
-        self.domains = [Multiplier(rate, LARGEST, start) for _ in range(domains)]
+        self.network = Multiplier(rate / turns, LARGEST_LAMBDA, start)
+        self.domains = [Multiplier(rate, LARGEST_LAMBDA, start) for _ in range(domains)]
 
     def charge(
         self,

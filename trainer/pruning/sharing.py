@@ -12,28 +12,15 @@ import torch
 
 from prunion.trainer.config import SharingLoss
 from prunion.trainer.cost import Cost
+from prunion.trainer.methods import NOTHING, intersection, loss_of_sharing
 
 __all__ = [
     "domain_losses",
-    "intersection",
     "marginal_cost",
     "sharing_gradient",
     "sharing_loss",
-    "union",
     "union_price",
 ]
-
-NOTHING = 1e-9  # stands for the cost of an empty union, which eq. 9 divides by
-
-
-def union(switches: torch.Tensor) -> torch.Tensor:
-    """Soft or hard union over domains: `[D, U]` → `[U]` (eq. 8, folded over all domains)."""
-    return 1 - (1 - switches).prod(dim=0)
-
-
-def intersection(switches: torch.Tensor) -> torch.Tensor:
-    """Soft or hard intersection over domains: `[D, U]` → `[U]`."""
-    return switches.prod(dim=0)
 
 
 def sharing_loss(
@@ -45,12 +32,7 @@ def sharing_loss(
         kind: `union` (eq. 7), `intersection` (eq. 6) or `jaccard` (eq. 9, which ignores `beta`).
         switches: 0 … 1, `[D, U]`.
     """
-    if kind == "union":
-        return cost(union(switches)) - beta
-    common = cost(intersection(switches))
-    if kind == "intersection":
-        return 1 - common / beta
-    return 1 - common / cost(union(switches)).clamp(min=NOTHING)
+    return loss_of_sharing(kind, lambda together: cost(together(switches)), beta)
 
 
 def domain_losses(switches: torch.Tensor, cost: Cost, beta: float) -> torch.Tensor:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from prunion.trainer.config import TrainConfig
+from prunion.trainer.methods import Multiplier
 from prunion.trainer.pruning import PaperLearner, Pressure, SwitchLearner
-from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, LARGEST_PULL, RATE, Multiplier
+from prunion.trainer.pruning.multipliers import LARGEST_JACCARD, LARGEST_PULL, RATE
 from prunion.trainer.pruning.sharing import sharing_gradient
 from tests.trainer.pruning.test_sharing_losses import (
     KINDS,

@@ -12,7 +12,8 @@ from torch import nn
 from prunion.trainer.backbone import trace
 from prunion.trainer.channels import find_units
 from prunion.trainer.cost import counted_pricer
-from prunion.trainer.pruning.sharing import union, union_price
+from prunion.trainer.methods import union
+from prunion.trainer.pruning.sharing import union_price
 from tests.support.networks.small import Plain, Residual
 
 

@@ -9,8 +9,9 @@ losses are eqs. 4 to 9 of the former; a slice costs its weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,13 @@ from torch import nn
 from prunion.runtime.bundle import UnitTable, pack_bits
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import WeightAdapter, key_of_weight
+from prunion.trainer.methods.equations import PAPER_LAMBDA, Multiplier, loss_of_sharing
 from prunion.trainer.methods.slices.cut import best_slices, one_path
 
 __all__ = ["SliceSwitches"]
 
 START = 1e-3  # of every score
-# λ: its start, and how far it moves in a step by a violation as large as β.
-LAMBDA, RATE, LARGEST = 1.0, 0.05, 50.0
-NOTHING = 1e-9  # stands for the cost of an empty union, which eq. 9 divides by
+LEAST = 1e-9  # size of a score that is on or off by its sign
 AHEAD = 1e30  # of every score, also added up over domains
 
 
@@ -63,7 +63,7 @@ class SliceSwitches(WeightAdapter):
         self.held = frozenset(kept) & shared.keys()
         self.whole = sum(weight.numel() for weight in shared.values())
         # The sharing loss's first, then each domain's.
-        self.register_buffer("lambdas", torch.full((domains + 1,), LAMBDA))
+        self.register_buffer("lambdas", torch.full((domains + 1,), PAPER_LAMBDA))
         self.register_buffer("fixed", torch.tensor(False))
         self.allowed: float | None = None
         self._table: UnitTable | None = None
@@ -102,29 +102,27 @@ class SliceSwitches(WeightAdapter):
                 loss = costs[domain] - self.share
                 total = total + self._ascended(1 + domain, float(loss.detach()) / self.share) * loss
         if kind != "none":
-            loss = self._sharing(bits)
+            loss = loss_of_sharing(kind, partial(self._cost, bits), self.share, self.whole)
             violation = float(loss.detach()) / (self.share if kind == "union" else 1.0)
             total = total + self._ascended(0, violation) * loss
         return total if total.requires_grad else None
 
-    def _sharing(self, bits: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Eqs. 6 to 9 before λ."""
-        union = sum((1 - (1 - b).prod(0)).sum() * self.prices[name] for name, b in bits.items())
-        common = sum(b.prod(0).sum() * self.prices[name] for name, b in bits.items())
-        assert isinstance(union, torch.Tensor) and isinstance(common, torch.Tensor)
-        if self.train_config.sharing == "union":
-            return union / self.whole - self.share
-        if self.train_config.sharing == "intersection":
-            return 1 - common / self.whole / self.share
-        return 1 - common / union.clamp(min=NOTHING)
+    def _cost(
+        self, bits: Mapping[str, torch.Tensor], together: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Weights that domains have together, by the union or the intersection of their bits."""
+        total = sum(together(b).sum() * self.prices[name] for name, b in bits.items())
+        assert isinstance(total, torch.Tensor)
+        return total
 
     def _ascended(self, place: int, violation: float) -> float:
         weight = self.train_config.sharing_weight
         if place == 0 and not isinstance(weight, str):
             return weight * (violation > 0)
-        value = min(max(float(self.lambdas[place]) + RATE * violation, 0.0), LARGEST)
-        self.lambdas[place] = value
-        return value if violation > 0 else 0.0
+        multiplier = Multiplier(value=float(self.lambdas[place]))
+        now = multiplier.update(violation)
+        self.lambdas[place] = multiplier.value
+        return now
 
     @torch.no_grad()
     def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
@@ -165,7 +163,7 @@ class SliceSwitches(WeightAdapter):
             kept = best_slices(worth.sum(0), prices, allowed).expand_as(scores)
         else:
             kept = torch.stack([best_slices(row, prices, allowed) for row in worth])
-        least = scores.abs().clamp(min=NOTHING)
+        least = scores.abs().clamp(min=LEAST)
         scores = torch.where(kept | held, scores, -least)
         scores = torch.where(kept & path, least, scores)
         parts = scores.split([self._count(name) for name in self.names], 1)
@@ -213,7 +211,7 @@ class SliceSwitches(WeightAdapter):
                     units = self._table.slots.get((name, axis))
                     if units is not None:
                         off = scores.index_select(1 + axis, _places(gone[units], scores))
-                        lower = -off.abs().clamp(min=NOTHING)
+                        lower = -off.abs().clamp(min=LEAST)
                         scores.index_copy_(1 + axis, _places(gone[units], scores), lower)
 
     def used(self) -> tuple[float, list[float]]:

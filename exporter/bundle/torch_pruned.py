@@ -26,7 +26,7 @@ from prunion.exporter.graph import OPSET
 from prunion.runtime.base import install_hint, reason_of
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import MissingDependencyError, PrunionError, UnsupportedGraphError
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import op_name, tensor_at
 from prunion.trainer.network import graph_from_json
 
 __all__ = ["write_torch_pruned"]
@@ -88,19 +88,13 @@ def _as_modules(module: fx.GraphModule) -> fx.GraphModule:
             )
         name = f"{op}/{tensor.target}".replace(".", "/")
         if name not in made:
-            made[name] = _layer(op, node, _tensor(module, str(tensor.target)))
+            made[name] = _layer(op, node, tensor_at(module, str(tensor.target)))
             module.add_module(name, made[name])
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.call_module(name, (node.args[0],)))
         module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     return fx.GraphModule(module, module.graph)
-
-
-def _tensor(module: fx.GraphModule, name: str) -> torch.Tensor:
-    owner, _, leaf = name.rpartition(".")
-    found: torch.Tensor = getattr(module.get_submodule(owner), leaf)
-    return found
 
 
 def _layer(op: str, node: fx.Node, tensor: torch.Tensor) -> nn.Module:

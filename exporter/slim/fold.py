@@ -8,7 +8,7 @@ from torch import fx, nn
 from prunion.exporter.slim.graph import Affine
 from prunion.exporter.slim.network import SlimNet
 from prunion.runtime.bundle import SlotUnits, UnitTable
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import op_name, put_tensor
 
 __all__ = ["OneDomainNet", "fold_domain"]
 
@@ -86,15 +86,9 @@ def _parameters(trunk: fx.GraphModule) -> nn.Module:
 
 
 def _put(holder: nn.Module, name: str, value: torch.Tensor, parameter: bool = True) -> None:
-    owner, _, leaf = name.rpartition(".")
-    for step in filter(None, owner.split(".")):
-        if not hasattr(holder, step):
-            holder.add_module(step, nn.Module())
-        holder = holder.get_submodule(step)
     if parameter:
-        holder.register_parameter(leaf, nn.Parameter(value.contiguous(), requires_grad=False))
-    else:
-        holder.register_buffer(leaf, value)
+        value = nn.Parameter(value.contiguous(), requires_grad=False)
+    put_tensor(holder, name, value)
 
 
 def _fold(

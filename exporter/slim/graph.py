@@ -17,7 +17,7 @@ from prunion.exporter.slim.selections import (
 )
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError
-from prunion.trainer.backbone import layer_of_norm, op_name
+from prunion.trainer.backbone import layer_of_norm, op_name, put_tensor, tensor_at
 from prunion.trainer.channels import find_chains
 from prunion.trainer.network import Gate
 
@@ -152,17 +152,11 @@ def _swap_module(
 
 def _slice_tensor(node: fx.Node, kept: Kept, holder: nn.Module) -> None:
     net, name = kept.net, str(node.target)
-    owner, _, leaf = name.rpartition(".")
-    value = getattr(net.trunk.get_submodule(owner), leaf).detach().cpu()
+    value = tensor_at(net.trunk, name).detach().cpu()
     for axis in range(value.dim()):
         stay = kept.table.kept(name, axis, value.shape[axis], kept.alive)
         value = value.index_select(axis, torch.from_numpy(stay))
-    module = holder
-    for step in filter(None, owner.split(".")):
-        if not hasattr(module, step):
-            module.add_module(step, nn.Module())
-        module = module.get_submodule(step)
-    module.register_parameter(leaf, nn.Parameter(value.contiguous(), requires_grad=False))
+    put_tensor(holder, name, nn.Parameter(value.contiguous(), requires_grad=False))
 
 
 def _fix_groups(node: fx.Node, old: fx.Node, kept: Kept) -> None:

@@ -9,6 +9,8 @@ from .names import keep_names_apart as keep_names_apart
 from .names import layer_of_norm as layer_of_norm
 from .names import name_norms as name_norms
 from .names import op_name as op_name
+from .names import put_tensor as put_tensor
+from .names import tensor_at as tensor_at
 from .names import unfit_name as unfit_name
 from .paper_resnets import PAPER_NETS as PAPER_NETS
 from .paper_resnets import paper_net as paper_net

@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Collection, Sequence
 
+import torch
 from torch import fx, nn
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "layer_of_norm",
     "name_norms",
     "op_name",
+    "put_tensor",
+    "tensor_at",
     "unfit_name",
 ]
 
@@ -71,6 +74,30 @@ def given_name(name: str) -> str:
 def layer_of_norm(target: str) -> str:
     """The backbone's name of a BatchNorm, from what stands for it in the masked network."""
     return target.removeprefix(NORMS).replace("/", ".")
+
+
+def tensor_at(module: nn.Module, name: str) -> torch.Tensor:
+    """The parameter, buffer or constant of a dotted name."""
+    value: torch.Tensor = operator.attrgetter(name)(module)
+    return value
+
+
+def put_tensor(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Give `module` a tensor of a dotted name, in modules that are made where there are none.
+
+    A parameter becomes one, anything else a buffer; what had the name before is replaced.
+    """
+    owner, _, leaf = name.rpartition(".")
+    for step in filter(None, owner.split(".")):
+        if not hasattr(module, step):
+            module.add_module(step, nn.Module())
+        module = module.get_submodule(step)
+    for held in (module._parameters, module._buffers):
+        held.pop(leaf, None)
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(leaf, value)
+    else:
+        module.register_buffer(leaf, value)
 
 
 def unfit_name(name: str) -> str:
@@ -154,11 +181,4 @@ def _also_named(module: fx.GraphModule, node: fx.Node, name: str) -> fx.Node:
 
 def _give(module: fx.GraphModule, node: fx.Node, name: str) -> None:
     """Give the tensor that `node` reads another name beside its own."""
-    value = operator.attrgetter(str(node.target))(module)
-    owner, _, leaf = name.rpartition(".")
-    if not _has(module, owner):
-        module.add_submodule(owner, nn.Module())
-    if isinstance(value, nn.Parameter):
-        module.get_submodule(owner).register_parameter(leaf, value)
-    else:
-        module.get_submodule(owner).register_buffer(leaf, value)
+    put_tensor(module, name, tensor_at(module, str(node.target)))

@@ -27,6 +27,7 @@ from prunion.trainer.backbone import (
     layer_of_norm,
     name_norms,
     op_name,
+    tensor_at,
 )
 from prunion.trainer.channels import GateSite, Units, find_units
 from prunion.trainer.methods import WeightAdapter
@@ -264,7 +265,4 @@ def _insert_gate(
 def _tensor(module: nn.Module, arg: object) -> torch.Tensor | None:
     if not isinstance(arg, fx.Node):
         return None
-    owner, _, leaf = str(arg.target).rpartition(".")
-    value = getattr(module.get_submodule(owner), leaf)
-    assert isinstance(value, torch.Tensor)
-    return value
+    return tensor_at(module, str(arg.target))

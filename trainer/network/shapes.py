@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from prunion.trainer.backbone import op_name
+from prunion.trainer.backbone import op_name, tensor_at
 from prunion.trainer.channels import ONE_IMAGE
 
 __all__ = ["MAKERS", "TYPES", "unfit_type", "without_memory"]
@@ -37,7 +36,7 @@ def without_memory(node: fx.Node, root: nn.Module, key: str = "val") -> Any:
     if node.op == "placeholder":
         return torch.empty(node.meta.pop("shape"), device="meta")
     if node.op == "get_attr":
-        return operator.attrgetter(str(node.target))(root).to("meta")
+        return tensor_at(root, str(node.target)).to("meta")
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta[key])
     if node.op == "output":
         return args[0]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunion.trainer.backbone.names import op_name
+from prunion.trainer.backbone.names import op_name, put_tensor
 
 __all__ = ["fold_constants"]
 
@@ -141,19 +141,5 @@ def _name_after_layers(module: fx.GraphModule) -> None:
         taken.add(name)
         value = getattr(module, str(node.target))
         delattr(module, str(node.target))
-        _replace(module, name, value)
+        put_tensor(module, name, value)
         node.target = name
-
-
-def _replace(module: nn.Module, name: str, value: torch.Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    for step in filter(None, owner.split(".")):
-        if not hasattr(module, step):
-            module.add_module(step, nn.Module())
-        module = module.get_submodule(step)
-    for held in (module._parameters, module._buffers):
-        held.pop(leaf, None)
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(leaf, value)
-    else:
-        module.register_buffer(leaf, value)

@@ -16,6 +16,7 @@ from prunion.trainer.pruning import Schedule
 from prunion.trainer.run import sweep_table, train, train_run, train_sweep
 from prunion.trainer.run.sweep.branches import sharing_facts
 from prunion.trainer.run.sweep.finished import draw_all
+from prunion.trainer.run.sweep.sweep_run import SweepRun
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
 from tests.support.tiny_run import tiny_run
 
@@ -219,7 +220,8 @@ def test_a_budget_that_comes_later_is_trained_from_its_first_step(
     with monkeypatch.context() as patch, caplog.at_level("WARNING", "prunion"):
         of_warm_up = {"sharing": {"share": "warm-up", "shorter": 0.0}}
         patch.setattr("prunion.trainer.run.sweep.finished.snapshot_facts", lambda _: of_warm_up)
-        assert draw_all(out, [(configs[0], out / PLACES[1])], sharing_facts("ramp", 0.0)) == ()
+        run = SweepRun(configs[0], out / PLACES[1])
+        assert draw_all(out, [run], sharing_facts("ramp", 0.0)) == ()
     assert drawn.pop() == ["0.7"]
     assert "budget-0.4 (of a sweep with share = 'warm-up', and this one has 'ramp')" in caplog.text
     (out / "seed-3-budget-0.4" / "record.json").write_text("{}", "utf-8")

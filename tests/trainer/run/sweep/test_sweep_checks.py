@@ -19,6 +19,7 @@ from prunion.trainer.run import RunResult, train_run, train_sweep, train_with_ba
 from prunion.trainer.run.folder import folder as run_folder
 from prunion.trainer.run.sweep import finished, runs
 from prunion.trainer.run.sweep.branches import Shared
+from prunion.trainer.run.sweep.sweep_run import SweepRun
 from tests.support.tiny_run import tiny_run
 from tests.trainer.run.sweep.test_sweep import SHORT, checkpoint
 
@@ -178,7 +179,7 @@ def test_runs_of_another_seed_that_chose_images_are_alike_but_for_these(tmp_path
         (tmp_path / place / "record.json").write_text(json.dumps({"made_by": made_by}), "utf-8")
         return tmp_path / place
 
-    now = [(asked, record("now", asked, ("a", "c"), ["x"]))]
+    now = [SweepRun(asked, record("now", asked, ("a", "c"), ["x"]))]
     place = record("seed", before, ("b", "c"), ["x"])
     assert finished._other_than(before, place, now) == ""
     assert "other training images of warm" in finished._other_than(asked, place, now)

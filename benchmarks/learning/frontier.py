@@ -28,10 +28,11 @@ from prunion.benchmarks.learning.plan.catalogue import (
     profile_of,
     settings_of,
 )
-from prunion.runtime.base import install_hint, replace_file
+from prunion.runtime.base import install_hint
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
 from prunion.trainer.config import BudgetKind
+from prunion.trainer.run import write_figure
 
 __all__ = ["Spot", "main", "shares_of_time", "spots"]
 
@@ -172,16 +173,12 @@ def main(rows: Path, like: str, backbone: str, latency: Path | None, output: Pat
     if latency is not None and all(spot.time is None for spot in found):
         raise click.UsageError(f"{latency} has no time of any of these rows: --latency")
     try:
-        import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
         raise click.ClickException(f"needs matplotlib: {install_hint('report')}") from None
     figure = Figure(figsize=(4.8 * (2 + bool(times)), 4.8), layout="constrained")
     _draw(figure, found)
-    with matplotlib.rc_context({"svg.hashsalt": "prunion", "svg.fonttype": "none"}):
-        told = {"Date": None} if output.suffix == ".svg" else {}
-        with replace_file(output) as temporary:
-            figure.savefig(temporary, format=output.suffix[1:], dpi=160, metadata=told)
+    write_figure(figure, output)
 
 
 def _draw(figure: Any, found: Sequence[Spot]) -> None:

@@ -5,6 +5,7 @@ from .batches import eval_batches as eval_batches
 from .classes import parts_among as parts_among
 from .domains import Domain as Domain
 from .domains import ImageSet as ImageSet
+from .domains import kinds_line as kinds_line
 from .domains import open_domain as open_domain
 from .domains import open_domains as open_domains
 from .image_cache import resized_in_memory as resized_in_memory

@@ -32,7 +32,7 @@ from prunion.trainer.data.sources import (
 from prunion.trainer.data.subsets import held_out, limited
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["Domain", "ImageSet", "domain_key", "open_domain", "open_domains"]
+__all__ = ["Domain", "ImageSet", "domain_key", "kinds_line", "open_domain", "open_domains"]
 
 log = logging.getLogger(__name__)
 
@@ -248,6 +248,15 @@ def _check_counts(
         )
 
 
+def kinds_line(counts: Mapping[str, int], most: int) -> str:
+    """How many images there are of the `most` frequent kinds, and of all others; "" of none."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    told = [f"{count:,} {kind}" for kind, count in ordered[:most]]
+    if rest := sum(count for _, count in ordered[most:]):
+        told.append(f"{rest:,} others")
+    return ", ".join(told)
+
+
 def _log_found(domain: Domain) -> None:
     """One line of what there is, then one for each remark."""
     found, images = domain.found, domain.found["images"]
@@ -258,12 +267,8 @@ def _log_found(domain: Domain) -> None:
     ]
     for title, key in (("skipped", "skipped"), ("", "changed")):
         for part, counts in found[key].items():
-            most = sorted(counts.items(), key=lambda item: -item[1])
-            told = [f"{count:,} {kind}" for kind, count in most[:MOST_KINDS]]
-            if rest := sum(count for _, count in most[MOST_KINDS:]):
-                told.append(f"{rest:,} others")
-            if told:
-                parts.append(f"{title} in {part}: {', '.join(told)}".strip())
+            if told := kinds_line(counts, MOST_KINDS):
+                parts.append(f"{title} in {part}: {told}".strip())
     log.info("; ".join(parts))
     for remark in found["remarks"]:
         log.warning("domain %s: %s", domain.name, remark)

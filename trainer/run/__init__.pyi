@@ -12,6 +12,7 @@ from .later_domain import add_domain as add_domain
 from .result import RunResult as RunResult
 from .result import accuracy_lines as accuracy_lines
 from .result import closing_table as closing_table
+from .result import write_figure as write_figure
 from .start import ExportCheck as ExportCheck
 from .sweep import Shared as Shared
 from .sweep import SweepResult as SweepResult

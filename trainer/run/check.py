@@ -18,7 +18,7 @@ from torch import nn
 from prunion.runtime.base import asked_text, peak_rss_bytes
 from prunion.trainer.config import RunConfig
 from prunion.trainer.cost import least_limit, shown_cost
-from prunion.trainer.data import Domain, HandedSets
+from prunion.trainer.data import Domain, HandedSets, kinds_line
 from prunion.trainer.learning import StopRequest, Training, images_to_fit
 from prunion.trainer.processes import device_named, joined_processes
 from prunion.trainer.run.folder import snapshot_bytes
@@ -157,15 +157,12 @@ def _domain_lines(domains: Mapping[str, Mapping[str, Any]]) -> list[str]:
         counts = (f"{found['images'][x]:>10,}" if x in found["images"] else "" for x in parts)
         each = "".join(f" {count:>10}" for count in counts)
         lines.append(f"{name:<{width}} {found['classes']:>8,}{each}  {sizes}")
-        for told, key in (("skipped", "skipped"), ("changed", "changed")):
+        for key in ("skipped", "changed"):
             kinds: Counter[str] = Counter()
             for counted in found[key].values():
                 kinds.update(counted)
-            most = [f"{count:,} {kind}" for kind, count in kinds.most_common(MOST_KINDS)]
-            if rest := sum(kinds.values()) - sum(n for _, n in kinds.most_common(MOST_KINDS)):
-                most.append(f"{rest:,} others")
-            if most:
-                lines.append(f"  {told}: {', '.join(most)}")
+            if told := kinds_line(kinds, MOST_KINDS):
+                lines.append(f"  {key}: {told}")
         lines += [f"  {remark}" for remark in found["remarks"]]
     return lines
 

@@ -13,7 +13,7 @@ from typing import Any
 from prunion.runtime.base import install_hint, replace_file
 from prunion.runtime.errors import MissingDependencyError
 
-__all__ = ["Frontier", "Point", "Sharing", "save_picture"]
+__all__ = ["Frontier", "Point", "Sharing", "save_picture", "write_figure"]
 
 
 @dataclass(frozen=True)
@@ -107,20 +107,30 @@ def save_picture(frontier: Frontier, place: Path, *, cost: str = "params") -> tu
     Raises MissingDependencyError without matplotlib.
     """
     try:
-        from matplotlib import rc_context
         from matplotlib.figure import Figure  # without pyplot: no window, no state
     except ImportError:
         raise MissingDependencyError(f"a plot needs matplotlib: {install_hint('report')}") from None
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     frontier.plot(figure.subplots(), cost=cost)
     paths = tuple(place.with_name(place.name + suffix) for suffix in (".png", ".svg"))
-    # The same run draws the same file: no date, no random ids.
-    with rc_context({"svg.hashsalt": "prunion", "svg.fonttype": "none"}):
-        for path in paths:
-            told = {"Date": None} if path.suffix == ".svg" else {}
-            with replace_file(path) as temporary:
-                figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=told)
+    for path in paths:
+        write_figure(figure, path)
     return paths
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib's, of the format that the file's name ends with.
+
+    The same figure is the same file: no date, no random ids.
+    """
+    from matplotlib import rc_context
+
+    told = {"Date": None} if path.suffix == ".svg" else {}
+    with (
+        rc_context({"svg.hashsalt": "prunion", "svg.fonttype": "none"}),
+        replace_file(path) as temporary,
+    ):
+        figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=told)
 
 
 def _axes(axes: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import PrunionError
@@ -16,12 +16,8 @@ from prunion.runtime.images import same_images
 from prunion.trainer.config import RECORD, RunConfig, changed_keys, drop_ignored, todays_config
 from prunion.trainer.score.pruning import baseline_of
 
-if TYPE_CHECKING:
-    from prunion.trainer.score.verdict import Learned
-
 __all__ = [
     "MadeBy",
-    "comparable",
     "not_paired",
     "other_images",
     "other_run",
@@ -92,14 +88,6 @@ def _longer(baseline: MadeBy, pruned: MadeBy) -> str:
     if not epochs or other.trunk != "tuned" or one.settle != other.settle + epochs:
         return ""
     return f"its trunk learned for {epochs} epochs more, in which the run's domains were thinned"
-
-
-def comparable(baseline: Learned, pruned: Learned, name: str) -> bool:
-    """Whether two runs' answers for a domain are to the same test images, but for the budget."""
-    one, other = baseline.right.get(name), pruned.right.get(name)
-    if one is None or other is None or not len(one) == len(other) > 0:
-        return False
-    return not not_paired(baseline.made_by, pruned.made_by, [name])
 
 
 def other_run(before: MadeBy, now: MadeBy, without: Iterable[Any] = ()) -> str:

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import json_of, read_json
-from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import LOG, RECORD, BudgetConfig, RunConfig
 from prunion.trainer.score.advice import CLEAR, UNLEARNED, Fit, Limit, Lost, limit_line
+from prunion.trainer.score.learned import Learned, comparable, read_learned
 from prunion.trainer.score.losses import Loss, domain_losses, lost_line, mean_loss, normal_of
-from prunion.trainer.score.made_by import MadeBy, comparable, read_made_by
-from prunion.trainer.score.pruning import Pruning, read_pruning
+from prunion.trainer.score.pruning import read_pruning
 
-__all__ = ["Learned", "Limit", "Loss", "Verdict", "judge", "read_verdict"]
+__all__ = ["Limit", "Loss", "Verdict", "judge", "read_verdict"]
 
 GAP = 0.05  # between training and test images, from which on more images are what is lacking
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What a verdict asks of one run.
-
-    Attributes:
-        right: per domain which test images were answered right, bool `[N]`; may be empty.
-        accuracy: per domain on the test images.
-        trained: per domain the share of right answers in the last epoch's training steps; without
-            the domains of which that epoch has none, or whose images were mixed in it.
-        images: training images per domain.
-        limit, uncut: the budget as a share of the whole, where it is one, and the share that
-            learning left before the last cut.
-        pruning: how the run was pruned; None where its files do not tell.
-        made_by: the run's settings, classes and images; None where nobody knows.
-    """
-
-    right: Mapping[str, np.ndarray]
-    accuracy: Mapping[str, float]
-    trained: Mapping[str, float]
-    images: Mapping[str, int]
-    limit: float | None = None
-    uncut: float = 1.0
-    pruning: Pruning | None = None
-    made_by: MadeBy | None = None
 
 
 @dataclass(frozen=True)
@@ -113,11 +84,11 @@ def read_verdict(folder: Path, baseline: Path | None = None) -> Verdict | None:
     Args:
         baseline: the folder of the same run with every channel.
     """
-    pruned = _read(folder)
+    pruned = read_learned(folder)
     if pruned is None:
         return None
     pruned = replace(pruned, pruning=read_pruning(folder))
-    return judge(pruned, None if baseline is None else _read(baseline))
+    return judge(pruned, None if baseline is None else read_learned(baseline))
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -228,73 +199,3 @@ def _limit(
     if prunes and loss is None:
         return "unknown"
     return "epochs" if fit.is_low else "none"
-
-
-def _read(folder: Path) -> Learned | None:
-    path = folder / RECORD
-    if not path.is_file():
-        return None
-    record, made_by = read_json(path), read_made_by(folder)
-    try:
-        result, answers = record["result"], record["domains"]
-        accuracy = {k: float(v) for k, v in result["accuracy"].items()}
-        right = {
-            name: np.unpackbits(
-                np.frombuffer(bytes.fromhex(found["right_bits"]), np.uint8),
-                count=int(found["images"]),
-            ).astype(bool)
-            for name, found in answers.items()
-            if name in accuracy and "right_bits" in found
-        }
-        return Learned(
-            right=right,
-            accuracy=accuracy,
-            trained=_trained(folder / LOG, _unmixed(accuracy, made_by), result),
-            images={name: int(found["images"]["train"]) for name, found in result["data"].items()},
-            limit=_share(result["budget"]),
-            uncut=float(result["uncut"]),
-            made_by=made_by,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrunionError):
-        return None
-
-
-def _share(budget: Mapping[str, Any]) -> float:
-    """What was asked, however it was written, as a share of the backbone's cost; NaN: not told."""
-    profile = "any" if budget["kind"] == "latency" else ""
-    asked = BudgetConfig(budget["asked"], budget["kind"], profile=profile)
-    return asked.allowed(1.0) / (1.0 if asked.is_fraction else budget.get("backbone") or math.nan)
-
-
-def _unmixed(names: Iterable[str], made_by: MadeBy) -> list[str]:
-    """Those whose training images are not mixed with others': a mixed one has no right answer."""
-    try:
-        config = RunConfig.from_checkpoint(made_by.get("config"))
-    except PrunionError:  # an earlier prunion's, which mixed none, or another's
-        return list(names)
-    augment = {domain.name: domain.augment or config.train.augment for domain in config.domains}
-    return [name for name in names if name not in augment or not augment[name].mixes]
-
-
-def _trained(log: Path, names: list[str], result: Mapping[str, Any]) -> dict[str, float]:
-    """Mean training accuracy by domain over the last epoch, empty where that is not known."""
-    epochs, counted = int(result["epochs"][1]), result.get("steps")
-    # An earlier prunion's epochs left out those of thinning after settling.
-    fewer = counted is None and "accuracy_with_union" in (result.get("own") or {})
-    if not log.is_file() or epochs < 1 or fewer:
-        return {}
-    last, keys = 0, {name: f"train_accuracy/{name}" for name in names}
-    found: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    with log.open(encoding="utf-8") as lines:
-        for text in lines:
-            try:
-                line = json_of(text)
-                last = max(last, int(line["step"]))
-            except (ValueError, KeyError, TypeError):  # the half line of a run that was killed
-                continue
-            for name, key in keys.items():
-                if isinstance(line.get(key), (int, float)):
-                    found[name].append((int(line["step"]), float(line[key])))
-    begin = last * (epochs - 1) / epochs if counted is None else counted[1] - counted[0]
-    means = {name: [v for step, v in steps if step >= begin] for name, steps in found.items()}
-    return {name: float(np.mean(values)) for name, values in means.items() if values}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from prunion.trainer.score.learned import Learned
 from prunion.trainer.score.pruning import Pruning
-from prunion.trainer.score.verdict import Learned
 
 __all__ = ["CUT", "MADE_BY", "NOTHING", "SETS", "SMALLER", "bits", "learned"]
 

@@ -83,14 +83,8 @@ def train_sweep(
     if restarted():
         force, resume = False, True
     runs = [SweepRun(config, folder / _name(config)) for config in configs]
-    if (folder / LOG).exists():
-        raise OutputError(f"{folder} holds a single run: choose another place with -o")
-    check_different(runs)
-    check_pruned(configs, given)
-    check_shared(shared)
+    _refuse(runs, folder, given, shared, force=force, resume=resume)
     sharing = sharing_facts(shared, shorter)
-    for _, place in runs:
-        check_folder(place, force=force, resume=resume, again=AGAIN)
     with Claim(folder) as claim:
         if is_first_process():
             claim.take()
@@ -99,17 +93,14 @@ def train_sweep(
         if resume:
             _check_sharing(folder, runs, sharing)
         else:
-            for leftover in folder.glob(f"{FORK}seed-*"):
-                leftover.unlink(missing_ok=True)
-        check = check and asked_once(check, [place for _, place in runs] if resume else [])
-        if not waiting:
+            _remove_forks(folder, "seed-*")
+        check = check and asked_once(check, [run.folder for run in runs] if resume else [])
+        if waiting:
+            shares = _price(runs, waiting, finished, check, resume=resume)
+        else:
             places = {draw_of(config): place for config, place in reversed(finished)}
             check_alike(finished, lambda config: read_made_by(places[draw_of(config)]))
-        shares = []
-        if waiting:
-            later = [run for run in waiting if resume and run.begun]
-            first_run = (later or waiting)[0]
-            shares = _priced(first_run, runs, check, finished, begun=bool(later))
+            shares = []
         if is_first_process():
             claim.make()
         go = partial(
@@ -122,8 +113,7 @@ def train_sweep(
             left = [run for run in order if run in waiting]
             begun = [run for run in left if resume and run.begun]
             _train_seed(left, begun, leader, folder, go, shared, shorter)
-            for leftover in folder.glob(f"{FORK}seed-{seed}-*"):  # of a sweep of other budgets
-                leftover.unlink(missing_ok=True)
+            _remove_forks(folder, f"seed-{seed}-*")  # of a sweep of other budgets
         result = sweep_result(folder, configs, [ended(run) for run in runs])
         if not is_first_process():
             return result
@@ -222,21 +212,41 @@ def _name(config: RunConfig) -> str:
     return f"seed-{config.seed}-budget-{budget}"
 
 
-def _priced(
-    first: SweepRun,
+def _refuse(
+    runs: Sequence[SweepRun], folder: Path, given: str, shared: str, *, force: bool, resume: bool
+) -> None:
+    """Refuse what cannot be a sweep, or not in this folder."""
+    if (folder / LOG).exists():
+        raise OutputError(f"{folder} holds a single run: choose another place with -o")
+    check_different(runs)
+    check_pruned([run.config for run in runs], given)
+    check_shared(shared)
+    for run in runs:
+        check_folder(run.folder, force=force, resume=resume, again=AGAIN)
+
+
+def _remove_forks(folder: Path, runs: str) -> None:
+    """Remove the states that were kept on the way of those runs, a pattern, for others."""
+    for leftover in folder.glob(FORK + runs):
+        leftover.unlink(missing_ok=True)
+
+
+def _price(
     runs: Sequence[SweepRun],
-    check: ExportCheck | None,
+    waiting: Sequence[SweepRun],
     finished: Sequence[SweepRun],
+    check: ExportCheck | None,
     *,
-    begun: bool,
+    resume: bool,
 ) -> list[float]:
     """Everything that the runs need, before the first one: a budget that cannot be met shows now.
 
-    They share network and data, so all budgets are priced for the first one's network, and those
-    that are `finished` are held against its images. Where it is `begun`, what made the network is
-    not needed again. Returns what share of its cost each run allows.
+    They share network and data, so all budgets are priced for the network of one that is `waiting`,
+    and those that are `finished` are held against its images. Of one that goes on, what made the
+    network is not needed again. Returns what share of its cost each run allows.
     """
-    config, folder = first
+    begun = [run for run in waiting if resume and run.begun]
+    config, folder = (begun or waiting)[0]
     graph = read_json(folder / GRAPH) if begun and (folder / GRAPH).is_file() else None
     device = device_named(config.device, config.train)
     with joined_processes(len(config.domains), config.train, device) as processes:

@@ -41,6 +41,11 @@ class Fit:
     of: str = ""
 
     @property
+    def seen(self) -> str:
+        """How much of which training images is learned, in words."""
+        return f"{self.trained:.1%} of the training images" + (f" of {self.of}" if self.of else "")
+
+    @property
     def is_low(self) -> bool:
         """Whether neither network has learned what it could see, as far as that is known."""
         return self.told and max(self.trained, self.whole or 0.0) < UNLEARNED
@@ -62,41 +67,53 @@ def limit_line(
     keys = " or ".join(pruning.binding(share))
     slack = ""
     if pruning.prunes and pruning.is_slack(share):
-        slack = f"{pruning.kept:.1%} is kept, far below the [budget] limit of {share:.1%}"
-    seen = f"{fit.trained:.1%} of the training images" + (f" of {fit.of}" if fit.of else "")
-    free = lost == "little"
-    smaller = f"a smaller [budget] {keys}" if free and keys else ""
+        slack = f"; {pruning.kept:.1%} is kept, far below the [budget] limit of {share:.1%}"
     if limit == "budget":
-        what = "the budget is" if "limit" in keys else "[budget] own is" if keys else "channels are"
-        against = "" if fit.whole is None else f", {fit.whole:.1%} with every channel"
-        if fit.whole is not None and fit.whole - fit.trained < CLEAR:
-            against += ", and answers fewer of the others"
-        larger = f"a larger [budget] {keys}, or " if keys else ""
-        told = f"{what} the limit: the network learns {seen}{against}. Try {larger}a longer "
-        return told + "[train] settle" + (f"; {slack}" if slack else "")
+        return _budget_line(fit, keys) + slack
     if limit == "epochs":
-        also, more = "", ""
-        if fit.overfits:
-            also, more = f", and {fit.tested:.1%} of the others answered", ", and more images"
-        told = f"learning is the limit: only {seen} are learned{also}"
-        return f"{told}. Try more epochs, or another rate{more}"
-    if limit == "data":
-        more = ", and more epochs" if fit.is_low else ""
-        told = (
-            f"the images are the limit{', and channels are not' if free else ''}: the network "
-            f"learns {seen} and answers {fit.tested:.1%} of the others. Try more training images"
-        )
-        told += more + (f", or {smaller}, which may cost little" if smaller else "")
-        if lost == "surely" and keys:  # which every channel has, of the same images
-            told += f", or a larger [budget] {keys} for what pruning lost"
-    elif not pruning.prunes:
+        return _epochs_line(fit)
+    if limit == "none" and not pruning.prunes:
         return ""
-    elif not free:
-        return (
-            "nothing shows that more channels would help, or that fewer would do: more test images "
-            "would tell"
-        )
-    else:
-        told = "nothing shows that more channels would help"
-        told += f": {smaller} may do" if smaller else ""
-    return told + (f"; {slack}" if slack and free else "")
+    told = _data_line(fit, keys, lost) if limit == "data" else _none_line(keys, lost)
+    return told + (slack if lost == "little" else "")
+
+
+def _budget_line(fit: Fit, keys: str) -> str:
+    """`keys` of [budget] are those that hold the run back, in words; none where no budget does."""
+    what = "the budget is" if "limit" in keys else "[budget] own is" if keys else "channels are"
+    against = "" if fit.whole is None else f", {fit.whole:.1%} with every channel"
+    if fit.whole is not None and fit.whole - fit.trained < CLEAR:
+        against += ", and answers fewer of the others"
+    larger = f"a larger [budget] {keys}, or " if keys else ""
+    told = f"{what} the limit: the network learns {fit.seen}{against}"
+    return f"{told}. Try {larger}a longer [train] settle"
+
+
+def _epochs_line(fit: Fit) -> str:
+    also, more = "", ""
+    if fit.overfits:
+        also, more = f", and {fit.tested:.1%} of the others answered", ", and more images"
+    told = f"learning is the limit: only {fit.seen} are learned{also}"
+    return f"{told}. Try more epochs, or another rate{more}"
+
+
+def _data_line(fit: Fit, keys: str, lost: Lost) -> str:
+    channels = ", and channels are not" if lost == "little" else ""
+    told = (
+        f"the images are the limit{channels}: the network learns {fit.seen} and answers "
+        f"{fit.tested:.1%} of the others. Try more training images"
+    )
+    if fit.is_low:
+        told += ", and more epochs"
+    if lost == "little" and keys:
+        told += f", or a smaller [budget] {keys}, which may cost little"
+    if lost == "surely" and keys:  # which every channel has, of the same images
+        told += f", or a larger [budget] {keys} for what pruning lost"
+    return told
+
+
+def _none_line(keys: str, lost: Lost) -> str:
+    told = "nothing shows that more channels would help"
+    if lost != "little":
+        return f"{told}, or that fewer would do: more test images would tell"
+    return f"{told}: a smaller [budget] {keys} may do" if keys else told

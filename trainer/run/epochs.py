@@ -20,9 +20,7 @@ from prunion.trainer.run.folder import (
     Fork,
     drop_lines_after,
     keep_forks,
-    load_snapshot,
     save_state,
-    saved_words,
 )
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.result import usage_figures
@@ -40,7 +38,6 @@ __all__ = [
     "Progress",
     "Watch",
     "open_log",
-    "restore",
     "run_epochs",
 ]
 
@@ -86,16 +83,6 @@ class Watch:
 
 
 UNWATCHED = Watch()
-
-
-def restore(training: Training, folder: Path, state: str = STATE) -> dict[str, Any]:
-    """Put a run back to where its folder's state left it; returns the facts kept with it.
-
-    Raises CheckpointError if the state is of another run.
-    """
-    facts = load_snapshot(folder / state, training)
-    training.saved = saved_words(folder / state, training)
-    return facts
 
 
 @contextmanager

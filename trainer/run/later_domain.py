@@ -33,8 +33,8 @@ from prunion.trainer.network import (
 )
 from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
-from prunion.trainer.run.epochs import SAVED, open_log, restore, run_epochs
-from prunion.trainer.run.folder import Claim, check_folder, make_folder
+from prunion.trainer.run.epochs import SAVED, open_log, run_epochs
+from prunion.trainer.run.folder import Claim, check_folder, make_folder, restore
 from prunion.trainer.run.record import watch_accuracy, watched_part
 
 __all__ = ["AddedDomain", "add_domain"]

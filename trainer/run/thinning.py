@@ -10,8 +10,8 @@ from prunion.trainer.config import OWN_STATE
 from prunion.trainer.data import Domain
 from prunion.trainer.learning import StopRequest, Training, make_thinning, own_account
 from prunion.trainer.network import evaluate
-from prunion.trainer.run.epochs import Log, Watch, restore, run_epochs
-from prunion.trainer.run.folder import SECONDS, TESTED, WITH_UNION, snapshot_step
+from prunion.trainer.run.epochs import Log, Watch, run_epochs
+from prunion.trainer.run.folder import SECONDS, TESTED, WITH_UNION, restore, snapshot_step
 from prunion.trainer.run.record import other_than_noted
 from prunion.trainer.score import read_made_by
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,19 +11,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunion.runtime.base import check_space, read_json, write_json
-from prunion.runtime.errors import CheckpointError, OutputError
+from prunion.runtime.base import read_json, write_json
+from prunion.runtime.errors import OutputError
 from prunion.runtime.measure import Answers
 from prunion.trainer.config import (
     CHECKPOINT,
     CHECKPOINT_FILE,
-    GRAPH,
-    LOG,
     RECORD,
-    RUN_FILE,
-    STATE,
     RunConfig,
-    keep_run_file,
 )
 from prunion.trainer.data import Domain, HandedSets
 from prunion.trainer.learning import (
@@ -35,17 +29,17 @@ from prunion.trainer.learning import (
 )
 from prunion.trainer.network import accuracy_of, answer_domains, evaluate, save_checkpoint
 from prunion.trainer.processes import device_named, joined_processes, restarted
-from prunion.trainer.run.epochs import SAVED, UNWATCHED, Log, Watch, open_log, restore, run_epochs
+from prunion.trainer.run.epochs import SAVED, UNWATCHED, Log, Watch, open_log, run_epochs
 from prunion.trainer.run.folder import (
     BEFORE,
     BRANCHED,
     Claim,
     Forks,
+    beginning_of,
     check_folder,
-    load_snapshot,
+    check_run_space,
     make_folder,
-    snapshot_bytes,
-    snapshot_step,
+    set_out,
     spent,
 )
 from prunion.trainer.run.metrics import check_trackers
@@ -116,31 +110,18 @@ def train_run(
         read = _inputs(config, run_file)
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         processes.on_first(claim.take)
-        resumes = resume and (folder / STATE).is_file()
-        begun = folder if resumes else start_of if start is not None else None
-        graph = None if begun is None else _graph(begun)
-        asked = None if resumes else check
+        beginning = beginning_of(folder, resume=resume, fork=start, begun=start_of)
+        graph, asked = beginning.graph(), None if beginning.resumes else check
         training, domains = begin(
             config, folder, device, processes, graph, model, asked, importance, datasets
         )
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume, claim=claim))
-        ways = forks(training)
-        behind = snapshot_step(folder / STATE) if resumes else 0
-        later = [way for way in ways if way.step > behind and not way.path.is_file()]
-        processes.on_first(lambda: _check_space(folder, training, len(later)))
-        facts: dict[str, Any] = {}
-        if resumes:
-            facts = restore(training, folder)
-        else:
-            processes.on_first(lambda: keep_run_file(run_file, config, folder / RUN_FILE))
-            processes.on_first(lambda: write_json(folder / GRAPH, training.net.graph))
-            if start is not None:
-                facts = load_snapshot(start, training, any_limit=True)
-                earlier = start.with_suffix(".jsonl")
-                processes.on_first(lambda: _keep_log(earlier, folder / LOG))
+        kept = forks(training)
+        processes.on_first(lambda: check_run_space(folder, training, kept, beginning))
+        facts = set_out(training, folder, beginning, run_file)
         tell_other_images(training, domains, folder, facts)
         few = watched_part(training, domains)
-        thinned_steps = own_steps(folder) if resumes and config.budget.own < 1 else 0
+        thinned_steps = own_steps(folder) if beginning.resumes and config.budget.own < 1 else 0
         with stop_signals() as stop, open_log(folder, training, thinned_steps, track) as log:
 
             def measure() -> dict[str, dict[str, float]]:
@@ -150,7 +131,7 @@ def train_run(
                 return found
 
             run_epochs(
-                training, folder, log, stop, facts, measure, watch, forks=ways, began=started
+                training, folder, log, stop, facts, measure, watch, forks=kept, began=started
             )
             own: dict[str, Any] | None = None
             if thins_at_the_cut(config):
@@ -163,7 +144,7 @@ def train_run(
                     folder,
                     log,
                     stop,
-                    resumes=resumes,
+                    resumes=beginning.resumes,
                     watch=watch,
                     run=facts,
                     began=started,
@@ -171,13 +152,9 @@ def train_run(
             stop.at_once(SAVED)
             answers = _answers(training, domains)
             tell_alike(answers, domains)
-            accuracy = accuracy_of(answers, domains, processes)
+            result = replace(_result(training, domains, answers, folder, facts, started), own=own)
             records = answer_records(training, domains, answers)
-            before, seconds = facts.get(BEFORE, {}), spent(facts, started)
-            found, stored = found_in(domains), stored_account(training)
-            result = run_result(training, accuracy, before, folder, seconds, found, stored)
-            result = replace(result, own=own, branched_from=facts.get(BRANCHED))
-            log(training.step, accuracy=accuracy, score=result.scores, budget=result.budget)
+            log(training.step, accuracy=result.accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
     return replace(result, verdict=read_verdict(folder))
 
@@ -226,28 +203,6 @@ def _inputs(config: RunConfig, run_file: Path | None) -> list[Path | str]:
     return [*filter(None, paths), *([run_file] if run_file else [])]
 
 
-def _check_space(folder: Path, training: Training, forks: int) -> None:
-    """Refuse to begin what would not fit: the state, twice while it is replaced, and the result.
-
-    Args:
-        forks: states for others that are still to be written; what is there takes no more.
-    """
-    state, net = snapshot_bytes(training)
-    there = (folder / STATE).stat().st_size if (folder / STATE).is_file() else 0
-    check_space(folder, (2 + forks) * state + net - there, "choose another place with -o")
-
-
-def _keep_log(earlier: Path, log: Path) -> None:
-    if earlier.is_file():
-        shutil.copyfile(earlier, log)
-
-
-def _graph(folder: Path) -> Any:
-    """The traced network of a run that goes on, so that what made it is not needed again."""
-    path = folder / GRAPH
-    return read_json(path, CheckpointError) if path.is_file() else None
-
-
 def _measure_before(
     training: Training, domains: Sequence[Domain], log: Log, facts: dict[str, Any]
 ) -> None:
@@ -269,6 +224,21 @@ def _measure_before(
         workers=config.train.workers,
     )
     log(training.step, accuracy_before=facts[BEFORE])
+
+
+def _result(
+    training: Training,
+    domains: Sequence[Domain],
+    answers: dict[int, Answers],
+    folder: Path,
+    facts: dict[str, Any],
+    started: float,
+) -> RunResult:
+    accuracy = accuracy_of(answers, domains, training.processes)
+    before, seconds = facts.get(BEFORE, {}), spent(facts, started)
+    found, stored = found_in(domains), stored_account(training)
+    result = run_result(training, accuracy, before, folder, seconds, found, stored)
+    return replace(result, branched_from=facts.get(BRANCHED))
 
 
 def _answers(training: Training, domains: Sequence[Domain]) -> dict[int, Answers]:

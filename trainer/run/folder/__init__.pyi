@@ -1,3 +1,7 @@
+from .beginning import beginning_of as beginning_of
+from .beginning import check_run_space as check_run_space
+from .beginning import restore as restore
+from .beginning import set_out as set_out
 from .facts import BEFORE as BEFORE
 from .facts import BRANCHED as BRANCHED
 from .facts import SECONDS as SECONDS

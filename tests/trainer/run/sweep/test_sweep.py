@@ -13,7 +13,8 @@ from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import Schedule
-from prunion.trainer.run import sweep_table, train, train_run, train_sweep
+from prunion.trainer.run import sweep_table, train_run, train_sweep
+from prunion.trainer.run.folder import beginning
 from prunion.trainer.run.sweep.branches import sharing_facts
 from prunion.trainer.run.sweep.finished import draw_all
 from prunion.trainer.run.sweep.sweep_run import SweepRun
@@ -152,7 +153,7 @@ def test_resume_refuses_another_sharing_and_repeats_nothing(
     run_file, out = tiny_run(tmp_path, **LONG), tmp_path / "out"
     configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.8, 0.4)]
     rehearsed, asked = [], []
-    monkeypatch.setattr(train, "check_space", lambda path, needed, fix: asked.append(needed))
+    monkeypatch.setattr(beginning, "check_space", lambda path, needed, fix: asked.append(needed))
 
     def check(*network: object) -> None:
         rehearsed.append(network)

@@ -13,8 +13,8 @@ from prunion.runtime.base import files, sha256_file
 from prunion.runtime.errors import DataError, OutputError, PrunionError
 from prunion.trainer.config import load_config
 from prunion.trainer.learning.training import Training
-from prunion.trainer.run import epochs, train, train_run
-from prunion.trainer.run.folder import states
+from prunion.trainer.run import train, train_run
+from prunion.trainer.run.folder import beginning, states
 from prunion.trainer.run.metrics import MetricsLog
 from tests.support.tiny_run import tiny_run
 
@@ -98,9 +98,9 @@ def test_seconds_are_those_of_all_processes_that_a_run_took(
         with pytest.raises(KeyboardInterrupt):
             train_run(config, out)
     assert 0 < saved[0]["seconds"] < 600
-    load = epochs.load_snapshot
+    load = beginning.load_snapshot
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "load_snapshot", lambda *a: {**load(*a), "seconds": 1000.0})
+        patch.setattr(beginning, "load_snapshot", lambda *a: {**load(*a), "seconds": 1000.0})
         assert 1000 < train_run(config, out, resume=True).seconds < 1600
     assert json.loads((out / "record.json").read_text("utf-8"))["result"]["seconds"] > 1000
 

@@ -41,7 +41,7 @@ remember_traces(setattr)
 def begin_once(folder: Path) -> None:
     """The tiny run before its first step: its network traced, and a cut of it exported."""
     from prunion.exporter.graph import rehearse_export
-    from prunion.trainer.backbone import comparing
+    from prunion.trainer.backbone.tracing import comparing
     from prunion.trainer.config import load_config
     from prunion.trainer.processes import ALONE
     from prunion.trainer.run.start import begin

@@ -13,8 +13,8 @@ from .doctor import answers_here as answers_here
 from .doctor import examine as examine
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .evaluation import evaluation_lines as evaluation_lines
 from .evaluation import foreign_to_evaluation as foreign_to_evaluation
+from .evaluation_text import evaluation_lines as evaluation_lines
 from .figures import Answers as Answers
 from .figures import Figures as Figures
 from .figures import mistakes as mistakes

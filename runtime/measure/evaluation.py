@@ -9,19 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import Backend, Precision, read_json, reader_threads, whole_argument
+from prunion.runtime.base import (
+    Backend,
+    Precision,
+    read_json,
+    reader_threads,
+    shown,
+    whole_argument,
+)
 from prunion.runtime.bundle import pack_sha256
 from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.images import ImageSet, open_labelled, to_batch, to_pixels
 from prunion.runtime.measure.figures import Answers, Figures, mistakes
 from prunion.runtime.model import Model, load
 
-__all__ = ["Evaluation", "evaluate", "evaluation_lines", "foreign_to_evaluation"]
+__all__ = ["Evaluation", "evaluate", "foreign_to_evaluation"]
 
 Progress = Callable[[int, int], None]  # images done, of how many
 
 KIND = "prunion evaluation"
-MOST_CLASSES = 30  # that a table of text lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +105,8 @@ def evaluate(
     data: Sequence[Path | str] | Path | str,
     domain: str | None = None,
     *,
-    backend: Backend = "auto",
-    precision: Precision = "fp32",
+    backend: Backend | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
     packs: Sequence[Path | str] = (),
     columns: tuple[str, str] = ("image", "label"),
@@ -116,8 +122,8 @@ def evaluate(
         bundle: a bundle's path, or a loaded model, which is left as it was.
         data: a folder of class folders, or one or several Parquet files.
         domain: whose images they are; may be left out where the bundle has one domain.
-        backend: as of `load`.
-        precision: as of `load`.
+        backend: as of `load`, `auto` unless given; like the next two it is a loaded model's own.
+        precision: as of `load`, `fp32` unless given.
         threads: as of `load`.
         packs: files of further domains to take in.
         columns: of images and of labels in Parquet.
@@ -129,17 +135,18 @@ def evaluate(
         DataError: the data cannot be read, an image has no label, or one of a class that the
             bundle does not know.
         DomainError: there is no such domain.
-        InputError: `domain` is left out where there are several, or a number is out of range.
+        InputError: `domain` is left out where there are several, a number is out of range, or a
+            loaded model answers otherwise than is asked for.
         BundleError, PrunionError: as of `load`.
     """
     batch_size = whole_argument("batch_size", batch_size)
     started = time.perf_counter()
     given = isinstance(bundle, Model)
-    model = (
-        bundle
-        if isinstance(bundle, Model)
-        else load(bundle, backend, precision=precision, threads=threads)
-    )
+    if isinstance(bundle, Model):
+        model = bundle
+        _check_as_loaded(model, backend=backend, precision=precision, threads=threads)
+    else:
+        model = load(bundle, backend or "auto", precision=precision or "fp32", threads=threads)
     added: list[str] = []
     try:
         added.extend(model.add_domain(pack) for pack in packs)
@@ -189,42 +196,6 @@ def evaluate(
             model.close()
 
 
-def evaluation_lines(evaluation: Evaluation) -> list[str]:
-    """The figures as lines of text."""
-    figures = evaluation.figures
-    value, classes = figures.to_json(), figures.to_json()["classes"]
-    few = f", top-5 {figures.top5:.2%}" if len(classes) > 5 else ""
-    lines = [
-        f"{figures.domain}: {value['images']:,} images, {len(classes)} classes, "
-        f"{evaluation.precision}",
-        f"accuracy {figures.accuracy:.2%} ({figures.right:,} right){few}, "
-        f"calibration error {figures.calibration_error:.3f}",
-    ]
-    if evaluation.unknown:
-        count = sum(evaluation.unknown.values())
-        lines.append(f"left out: {count:,} images of {len(evaluation.unknown)} unknown classes")
-    if evaluation.skipped:
-        told = [f"{count:,} {kind}" for kind, count in evaluation.skipped.items()]
-        lines.append(f"passed over: {', '.join(told)}")
-    shown_ones = [row for row in classes if row["images"]]
-    worst = len(shown_ones) > MOST_CLASSES
-    if worst:
-        shown_ones = sorted(shown_ones, key=lambda row: row["recall"])[:MOST_CLASSES]
-    width = max(5, *(len(row["name"]) for row in shown_ones)) + 2
-    title = f"the {MOST_CLASSES} classes of the lowest recall:" if worst else ""
-    lines += [title] if worst else []
-    lines.append(f"{'class':<{width}}{'images':>8}{'recall':>9}{'precision':>11}  taken for")
-    for row in shown_ones:
-        precision = "-" if row["precision"] is None else f"{row['precision']:.1%}"
-        lines.append(
-            f"{row['name']:<{width}}{row['images']:>8,}{row['recall']:>9.1%}{precision:>11}"
-            f"  {_taken_for(figures, row['name'])}".rstrip()
-        )
-    if absent := len(classes) - sum(1 for row in classes if row["images"]):
-        lines.append(f"no images of {absent} other classes")
-    return lines
-
-
 def foreign_to_evaluation(path: Path) -> str:
     """Why a file is none that `prunion eval -o` wrote; "" if it is one."""
     try:
@@ -234,12 +205,16 @@ def foreign_to_evaluation(path: Path) -> str:
     return "" if own else "is no file of `prunion eval`"
 
 
-def _taken_for(figures: Figures, name: str) -> str:
-    """The class that images of another are most often taken for, and how often."""
-    row = figures.confusion[figures.classes.index(name)].copy()
-    row[figures.classes.index(name)] = 0
-    other = int(row.argmax())
-    return f"{figures.classes[other]} ({row[other]:,})" if row[other] else ""
+def _check_as_loaded(model: Model, **asked: Any) -> None:
+    """Another wish than a model was loaded with would do nothing, without a word."""
+    options = model.sessions.options
+    own = {"backend": options.backend, "precision": _precision(model), "threads": options.threads}
+    for name, value in asked.items():
+        if value is not None and value != own[name]:
+            raise InputError(
+                f"{name} is {shown(value)}, and the model was loaded with {shown(own[name])}: "
+                f"leave it out, or give load({name}=…) or the bundle's path"
+            )
 
 
 def _domain(model: Model, domain: str | None) -> str:

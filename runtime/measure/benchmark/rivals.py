@@ -68,7 +68,7 @@ def all_contenders(
     """The bundle's own sessions, and the rivals that `setup.against` names.
 
     Raises:
-        InputError: a rival's name is none, or it lacks what it is made from.
+        InputError: a rival's name is none, it lacks what it is made from, or it is not asked for.
         PrunionError: as `contenders`, and for a rival that has no place on this backend.
     """
     bundle = bundle or open_bundle(Path(setup.bundle))
@@ -81,6 +81,7 @@ def all_contenders(
         "separate-pruned-total": partial(_separate_pruned, "separate-pruned-total"),
         "torch-pruning": _torch_pruning,
     }
+    _check_asked(setup)
     rivals: list[Contender] = []
     for name in check_against(setup.against):
         if name in (*NEED_UNPRUNED, *TORCH_PRUNED):
@@ -133,6 +134,19 @@ def _specialised(setup: Setup, bundle: Bundle) -> list[Contender]:
         )
 
     return [Contender(f"specialised:{pack.name}", opened, one_domain=True)]
+
+
+def _check_asked(setup: Setup) -> None:
+    """Graphs of rivals that nobody asked for would be passed over without a word."""
+    needed: dict[str, tuple[str, ...]] = {name: (name,) for name in setup.pruned}
+    needed |= {"unpruned": NEED_UNPRUNED} if setup.unpruned else {}
+    for given, names in needed.items():
+        if not {*names} & {*setup.against}:
+            what = given if given == "unpruned" else f"pruned[{shown(given)}]"
+            raise InputError(
+                f"{what} is for against={' or '.join(names)}, which is not asked for: name it "
+                "there, or leave the graph out"
+            )
 
 
 def _check_made(setup: Setup, name: str) -> None:

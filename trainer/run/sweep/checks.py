@@ -64,8 +64,15 @@ def check_pruned(configs: Sequence[RunConfig], given: str) -> None:
         )
 
 
-def check_shared(shared: str) -> None:
-    """Raise ConfigError for what runs cannot share."""
+def check_shared(shared: str, configs: Sequence[RunConfig], given: str) -> None:
+    """Raise ConfigError for what runs cannot share, or where one budget leaves nothing to share.
+
+    `given` is what several budgets are given as, for the message.
+    """
     if shared not in get_args(Shared):
         words = " or ".join(f'"{word}"' for word in get_args(Shared))
         raise ConfigError(f"share is {shown(shared)}: use {words}")
+    if shared != "ramp" and len({str(config.budget.limit) for config in configs}) < 2:
+        raise ConfigError(
+            f"share is {shown(shared)}, which means nothing without several {given}: leave it out"
+        )

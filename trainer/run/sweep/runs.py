@@ -219,8 +219,9 @@ def _refuse(
     if (folder / LOG).exists():
         raise OutputError(f"{folder} holds a single run: choose another place with -o")
     check_different(runs)
-    check_pruned([run.config for run in runs], given)
-    check_shared(shared)
+    configs = [run.config for run in runs]
+    check_pruned(configs, given)
+    check_shared(shared, configs, given)
     for run in runs:
         check_folder(run.folder, force=force, resume=resume, again=AGAIN)
 

@@ -246,6 +246,12 @@ def test_what_cannot_be_made_is_refused(bundle_path: Path, tmp_path: Path) -> No
             bench(bundle_path, seconds=0.01, against=[against], fresh=False)
     with pytest.raises(InputError, match="choose another --backend"):
         bench(bundle_path, backend="openvino", against=["openvino"], fresh=False)
+    for graphs, why in (
+        ({"unpruned": "x.onnx"}, "unpruned is for against=backbone or separate, which is not"),
+        ({"pruned": {"torch-pruning": ["x.onnx"]}}, r"pruned\['torch-pruning'\] is for against="),
+    ):
+        with pytest.raises(InputError, match=why):
+            bench(bundle_path, seconds=0.01, fresh=False, **graphs)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
     with pytest.raises(InputError, match="does not load"):

@@ -120,6 +120,8 @@ def test_what_runs_cannot_share_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"share is 'Ramp': use"):
         sweep(tiny_run(tmp_path, **SHORT), tmp_path / "out", budgets=(0.7, 0.4), share="Ramp")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="means nothing without several budgets: leave it out"):
+        sweep(tiny_run(tmp_path), tmp_path / "out", seeds=[1, 2], share="warm-up")
 
 
 def test_several_budgets_of_what_prunes_nothing_are_refused(tmp_path: Path) -> None:

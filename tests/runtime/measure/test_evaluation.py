@@ -1,0 +1,33 @@
+"""`evaluate` of a loaded model: what it is told beside one holds, or is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunion.runtime import evaluate, load
+from prunion.runtime.errors import DataError, InputError
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"precision": "int8"}, "precision is 'int8', and the model was loaded with 'fp32': leave"),
+        ({"backend": "openvino"}, "backend is 'openvino', and the model was loaded with 'cpu'"),
+        ({"backend": "nonsense"}, "backend is 'nonsense', and"),
+        ({"threads": 3}, r"threads is 3, and the model was loaded with 1: .* load\(threads=…\)"),
+    ],
+)
+def test_another_wish_than_the_loaded_model_is_refused(
+    bundle_path: Path, asked: dict[str, Any], told: str
+) -> None:
+    """It was dropped, and the figures were taken for those of what had been asked for."""
+    with load(bundle_path, "cpu", threads=1) as model:
+        with pytest.raises(InputError, match=told):
+            evaluate(model, "nowhere", "flowers", **asked)
+        with pytest.raises(DataError, match="nowhere"):  # what it says itself may be said again
+            evaluate(model, "nowhere", "flowers", backend="cpu", precision="fp32", threads=1)

@@ -6,6 +6,9 @@ folder since: replaced, deleted or written over.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,17 +37,33 @@ PATIENCE = 10.0  # seconds of opening a folder that is replaced again and again
 class Bundle:
     """A checked bundle: its folder and its manifest.
 
-    `held` are the files that are read after it was opened, by their path in the bundle.
+    Attributes:
+        path: the folder as it was given.
+        place: where that was when it was opened, whatever the working folder is by now.
+        held: the files that are read after it was opened, by their path in the bundle.
+        sizes: in bytes, of every file that the manifest lists.
     """
 
     path: Path
     manifest: Manifest
     held: Mapping[str, HeldFile] = field(default_factory=dict, repr=False, compare=False)
+    sizes: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    place: Path = field(default=Path(), repr=False, compare=False)
 
     @property
     def domains(self) -> tuple[str, ...]:
         """Domain names, in the order of the bank's rows."""
         return tuple(domain.name for domain in self.manifest.domains)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells it from every other bundle, also from one that has taken its folder's place."""
+        told = json.dumps(self.manifest.to_json(), sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def again(self) -> Bundle:
+        """Its folder opened anew. Raises BundleError where that holds another bundle by now."""
+        return _again(self.place, self.digest)
 
     def file(self, relative: str) -> Path:
         """The place of a file that the manifest lists; `read` gives what was in it."""
@@ -55,7 +74,7 @@ class Bundle:
 
         Raises BundleError if they are not to be had any more.
         """
-        return (self.held.get(relative) or _hold(self.path, relative, self.manifest)).read()
+        return (self.held.get(relative) or _hold(self.place, relative, self.manifest)).read()
 
     def graph(self, precision: str = "fp32") -> Path:
         """The place of one precision's ONNX graph, a key of `manifest.graphs`.
@@ -74,7 +93,7 @@ class Bundle:
         """One precision's ONNX graph. Raises BundleError if the bundle has none."""
         self.graph(precision)
         relative = self.manifest.graphs[precision]
-        file = self.held.get(relative) or _hold(self.path, relative, self.manifest)
+        file = self.held.get(relative) or _hold(self.place, relative, self.manifest)
         return FilledGraph(file, self.shared_parts()) if self.manifest.packed else file
 
     def domain(self, name: str) -> Domain:
@@ -125,9 +144,9 @@ class Bundle:
         for held in self.held.values():
             held.close()
 
-    def __reduce__(self) -> tuple[Callable[[Path], Bundle], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[[Path, str], Bundle], tuple[Path, str]]:
         """In another process the folder is opened anew: open files do not travel."""
-        return open_bundle, (self.path,)
+        return _again, (self.place, self.digest)
 
 
 def open_bundle(path: Path | str) -> Bundle:
@@ -145,6 +164,15 @@ def open_bundle(path: Path | str) -> Bundle:
         except BundleError:
             if _identity(path) == before or time.monotonic() > deadline:
                 raise
+
+
+def _again(place: Path, digest: str) -> Bundle:
+    found = open_bundle(place)
+    if found.digest != digest:
+        raise BundleError(
+            f"{place} holds another bundle by now than the one that was opened: open it again"
+        )
+    return found
 
 
 def check_one_trunk(bundle: Bundle, what: str) -> None:
@@ -184,10 +212,11 @@ def _open(path: Path) -> Bundle:
     if not (path / "manifest.json").is_file():
         raise BundleError(f"{path} holds no manifest.json: it is no bundle, or a copy was cut off")
     manifest = load_manifest(path / "manifest.json")
-    bundle = Bundle(path, manifest, held := {})
+    bundle = Bundle(path, manifest, held := {}, sizes := {}, place=Path(os.path.abspath(path)))
     small = {manifest.units, manifest.own_weights, *(d.pack for d in manifest.domains)}
     for relative in manifest.files:
         file = _hold(path, relative, manifest, small=relative in small)
+        sizes[relative] = file.size
         if relative in small or relative in manifest.graphs.values():
             held[relative] = file
         else:

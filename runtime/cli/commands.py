@@ -221,7 +221,7 @@ def _summary(bundle: Bundle) -> list[str]:
     before, after = (sum(pair[i] for pair in m.widths.values()) for i in (0, 1))
     layers = f"{len(changed)} of {len(m.widths)} layers narrower"
     lines += [f"widths  {layers}, {before} → {after} channels in all", ""]
-    lines += [f"{bundle.file(f).stat().st_size:>14,}  {f}" for f in m.files]
+    lines += [f"{bundle.sizes[f]:>14,}  {f}" for f in m.files]
     return lines
 
 

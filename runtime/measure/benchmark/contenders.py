@@ -99,6 +99,8 @@ class Contender:
         domains: what the batches of its bundle go round, of which a pinned session has the first;
             empty of what is no bundle's and is given BUNDLE's own.
         aside: whether it is timed for one figure only, and no session that answers anybody.
+        digest: of what it is opened from, which tells a process that opens it anew whether another
+            has taken its place.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Contender:
     spare: bool = False
     domains: tuple[str, ...] = ()
     aside: bool = False
+    digest: str = ""
 
 
 def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
@@ -145,7 +148,7 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
 
     names = tuple(bundle.domains[row] for row in rows)
     if form.single:
-        return [Contender("single", mixed, one_domain=True, domains=names)]
+        return [Contender("single", mixed, one_domain=True, domains=names, digest=bundle.digest)]
     if pool.apart:
         split = partial(_split_by_domain, pool, bundle, rows)
         found = [Contender("split", split, one_each=True)]
@@ -157,7 +160,7 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
     if pool.pins:
         pack = bundle.pack(bundle.domains[rows[0]])
         found.append(Contender(f"pinned:{pack.name}", partial(pinned, pack), one_domain=True))
-    return [replace(x, domains=names) for x in found]
+    return [replace(x, domains=names, digest=bundle.digest) for x in found]
 
 
 def cut_to_blocks(setup: Setup, bundle: Bundle, block: int) -> tuple[Contender, float] | None:

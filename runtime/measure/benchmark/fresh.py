@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from prunion.runtime.base import peak_rss_bytes, rss_bytes
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.measure.benchmark.contenders import Setup
+from prunion.runtime.measure.benchmark.contenders import Contender, Setup
 from prunion.runtime.measure.benchmark.rivals import all_contenders
 
 __all__ = ["Fresh", "measure_fresh"]
@@ -41,13 +41,16 @@ class Fresh:
     packages_rss_bytes: int
 
 
-def measure_fresh(setup: Setup, name: str, batch: int) -> Fresh | str:
-    """Measure the contender `name` of `setup`; why that did not work, if it did not.
+def measure_fresh(setup: Setup, contender: Contender, batch: int) -> Fresh | str:
+    """Measure a contender of `setup`; why that did not work, if it did not.
 
-    What a whole process needs may not fit where the contenders alone do: that costs this figure,
-    not the others.
+    What a whole process needs may not fit where the contenders alone do, and what it is opened from
+    may be another one by now: that costs this figure, not the others.
     """
-    told = json.dumps({"setup": asdict(setup), "name": name, "batch": batch})
+    name = contender.name
+    told = json.dumps(
+        {"setup": asdict(setup), "name": name, "digest": contender.digest, "batch": batch}
+    )
     command = [sys.executable, "-m", "prunion.runtime.measure.benchmark.fresh", told]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_S, check=False)
@@ -64,7 +67,10 @@ def main() -> None:
     told = json.loads(sys.argv[1])
     setup = Setup(**{**told["setup"], "against": tuple(told["setup"]["against"])})
     own, rivals = all_contenders(setup)
-    contender = next(x for x in [*own, *rivals] if x.name == told["name"])
+    same = (x for x in [*own, *rivals] if (x.name, x.digest) == (told["name"], told["digest"]))
+    contender = next(same, None)
+    if contender is None:
+        sys.exit("what it is opened from is another one by now: measure again")
     _load_packages(setup)
     before = rss_bytes()
     start = time.perf_counter()

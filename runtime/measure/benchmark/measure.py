@@ -104,7 +104,7 @@ def bench(
         raise InputError(f"seconds is {seconds:g}: give a time above 0")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     setup = Setup(
-        str(bundle.path),
+        str(bundle.place),
         domains,
         backend,
         precision,
@@ -159,8 +159,8 @@ def bench(
     engines = tuple(Engine(name, a, b) for name, a, b in told if a is not None and b is not None)
     providers = {name: x.provider for name, x in opened.items()}
     del opened  # the fresh processes need the memory
-    asked = [x.name for x in entered if fresh and not x.aside]
-    started = [measure_fresh(setup, name, max(batches)) for name in asked]
+    asked = [x for x in entered if fresh and not x.aside]
+    started = [measure_fresh(setup, x, max(batches)) for x in asked]
     return BenchReport(
         bundle=str(bundle.path),
         trunk_hash=bundle.manifest.trunk_hash,
@@ -180,7 +180,7 @@ def bench(
         rss_before_bytes=before,
         peak_rss_bytes=peak,
         gpu_bytes=None if free is None or left is None else free - left,
-        file_bytes={name: bundle.file(name).stat().st_size for name in bundle.manifest.files},
+        file_bytes=dict(bundle.sizes),
         rival_bytes={name: size for name, size in sizes.items() if size},
         engines=engines,
         overhead_ms=_overhead_ms(),

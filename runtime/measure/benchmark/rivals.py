@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from prunion.runtime.backends import make_session, run
-from prunion.runtime.base import shown
+from prunion.runtime.base import sha256_file, shown
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import TABLE_INPUTS, GraphForm, load_graph, pin_domain
@@ -92,6 +92,7 @@ def all_contenders(
             rivals += _other_bundle(setup, bundle, name)
         else:
             rivals.append(_file(setup, bundle, name))
+    rivals = [replace(x, digest=x.digest or bundle.digest) for x in rivals]
     return contenders(setup, bundle), rivals
 
 
@@ -105,9 +106,9 @@ def _openvino(setup: Setup, bundle: Bundle) -> list[Contender]:
 def _other_bundle(setup: Setup, bundle: Bundle, name: str) -> list[Contender]:
     """Another bundle's sessions, of its own domains and image size."""
     other = open_bundle(Path(name))
-    if other.path.resolve() == bundle.path.resolve():
+    if other.place.resolve() == bundle.place.resolve():
         raise InputError(f"{name} is the bundle itself: give another one to compare with")
-    size = sum(other.file(x).stat().st_size for x in other.manifest.files)
+    size = sum(other.sizes.values())
 
     def sized(x: Contender) -> Opened:
         return replace(x.open(), file_bytes=size)
@@ -238,6 +239,7 @@ def _bytes_apart(path: Path, count: int) -> int:
 
 
 def _file(setup: Setup, bundle: Bundle, name: str) -> Contender:
-    spec, rows = bundle.manifest.input, domain_rows(bundle, setup.domains)
-    size = (spec.height, spec.width)
-    return Contender(name, partial(open_any_graph, Path(name), setup.options, size, rows))
+    spec, rows, path = bundle.manifest.input, domain_rows(bundle, setup.domains), Path(name)
+    check_graph(path)
+    opened = partial(open_any_graph, path, setup.options, (spec.height, spec.width), rows)
+    return Contender(name, opened, digest=sha256_file(path))

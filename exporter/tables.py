@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from prunion.runtime.base import shown
+from prunion.runtime.base import is_number, shown
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import RunConfig
+from prunion.trainer.config import RunConfig, domain_parts
 
-__all__ = ["check_handed", "check_tuple", "plain", "values_of"]
+__all__ = ["check_handed", "domain_table", "handed_sets", "plain", "sees", "values_of"]
+
+PARTS = ("train", "test", "validation")
+HOLDOUT = 0.1  # of the training images, where a domain has no test images
+SIZE = 224  # of a network that does not say what it was trained with
 
 
 def plain(value: Any) -> Any:
@@ -59,7 +64,7 @@ def check_handed(config: RunConfig, datasets: Mapping[str, Any]) -> None:
             )
 
 
-def check_tuple(name: str, value: Any) -> None:
+def _check_tuple(name: str, value: Any) -> None:
     """Raise ConfigError for a list of files that may be a domain's parts, or one set in parts."""
     if not isinstance(value, list) or len(value) not in (2, 3):
         return
@@ -68,3 +73,50 @@ def check_tuple(name: str, value: Any) -> None:
             f"domains[{name!r}] is a list of {len(value)} files, parts or one set: give a tuple, "
             '(train, test), or {"train": [...]}'
         )
+
+
+def sees(model: nn.Module) -> dict[str, Any]:
+    """Size and normalisation that a network of timm or torchvision was trained with."""
+    known = getattr(model, "pretrained_cfg", None)
+    known = known if isinstance(known, Mapping) else {}
+    value: dict[str, Any] = {key: known[key] for key in ("mean", "std") if key in known}
+    size: Any = tuple(known.get("input_size") or ())[1:]
+    if len(size) != 2:
+        size = plain(getattr(model, "image_size", None) or getattr(model, "img_size", None))
+        size = tuple(size) if isinstance(size, list) else size
+    fits = is_number(size) or (isinstance(size, tuple) and len(size) == 2)
+    return {**value, "size": size if fits else SIZE}
+
+
+def domain_table(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...] | None]:
+    """The keys of `[domains.NAME]`, and the data sets in hand."""
+    sets: tuple[Any, ...] | None = None
+    if isinstance(value, Mapping):
+        table = dict(value)
+        if any(not _is_paths(table[key]) for key in PARTS if key in table):
+            sets = handed_sets([table.pop(part, None) for part in PARTS])
+            table = {"source": "python", **table}
+    elif _is_paths(value) and not isinstance(value, (tuple, list)):
+        table = {part: str(path) for part, path in domain_parts(Path(value)).items()}
+    else:
+        _check_tuple(name, value)
+        given = dict(zip(PARTS, handed_sets(value), strict=False))
+        table = {part: images for part, images in given.items() if images is not None}
+        if not all(map(_is_paths, table.values())):
+            sets, table = handed_sets(value), {"source": "python"}
+    tested = sets[1] is not None if sets else bool(table.get("test"))
+    if table.get("source", "files") in ("files", "python") and not tested:
+        table.setdefault("holdout", HOLDOUT)
+    return plain(table), sets
+
+
+def _is_paths(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return bool(values) and all(isinstance(x, (str, Path)) for x in values)
+
+
+def handed_sets(value: Any) -> tuple[Any, ...]:
+    """Training and test images, the latter None where there are none, and validation images."""
+    given = tuple(value) if isinstance(value, (tuple, list)) and len(value) in (2, 3) else (value,)
+    train, test, validation = (*given, None, None)[:3]
+    return (train, test) if validation is None else (train, test, validation)

@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from prunion.exporter.graph import rehearse_export
-from prunion.exporter.tables import check_handed, check_tuple, plain, values_of
-from prunion.runtime.base import is_number, shown
+from prunion.exporter.tables import check_handed, domain_table, handed_sets, plain, sees, values_of
+from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import BudgetConfig, RunConfig, domain_parts, load_config
+from prunion.trainer.config import BudgetConfig, RunConfig, load_config
 from prunion.trainer.run import (
     OnProgress,
     RunResult,
@@ -30,10 +30,6 @@ from prunion.trainer.run import (
 from prunion.trainer.score import check_baseline
 
 __all__ = ["prune", "sweep", "train"]
-
-PARTS = ("train", "test", "validation")
-HOLDOUT = 0.1  # of the training images, where a domain has no test images
-SIZE = 224  # of a network that does not say what it was trained with
 
 
 def train(
@@ -89,7 +85,7 @@ def train(
         resume=resume,
         run_file=run_file,
         model=model,
-        datasets={name: _sets(value) for name, value in (datasets or {}).items()},
+        datasets={name: handed_sets(value) for name, value in (datasets or {}).items()},
         check=rehearse_export,
         watch=Watch(on_step, on_epoch),
         track=values_of(track),
@@ -191,7 +187,7 @@ def prune(
             f'domains is {shown(domains)}: give images by name, such as {{"birds": "data/birds"}}'
         )
     kind = type(model)
-    described = {name: _domain(name, value) for name, value in domains.items()}
+    described = {name: domain_table(name, value) for name, value in domains.items()}
     backbone = {
         "source": "python",
         "name": f"{kind.__module__}:{kind.__name__}",
@@ -203,7 +199,7 @@ def prune(
     config = {
         **tables,
         "backbone": backbone,
-        "input": {**_sees(model), **({} if size is None else {"size": size}), **given},
+        "input": {**sees(model), **({} if size is None else {"size": size}), **given},
         "budget": _budget(budget),
         "domains": {name: table for name, (table, _) in described.items()},
     }
@@ -226,7 +222,8 @@ def _asked(
 ) -> tuple[RunConfig, Path | None, Path]:
     """The run, the file that it was read from, and its folder."""
     run_file = Path(config) if isinstance(config, (str, os.PathLike)) else None
-    folder = Path("runs") / (run_file or Path("run")).stem if output is None else Path(output)
+    named = Path("runs") / (run_file or Path("run")).stem if output is None else output
+    folder = Path(os.path.abspath(named))  # a result leads there from any working folder
     if run_file is not None:
         config = load_config(run_file, begun=resume and is_begun(folder))
     elif isinstance(config, Mapping):
@@ -237,9 +234,9 @@ def _asked(
 
 
 def _keys(table: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{table} is {shown(value)}: give its keys as a dict")
-    return dict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise ConfigError(f"{table} is {shown(value)}: give its keys as a dict")
 
 
 def _budget(value: Any) -> dict[str, Any]:
@@ -251,50 +248,3 @@ def _budget(value: Any) -> dict[str, Any]:
     if kind in vars(BudgetConfig(1.0)):
         return dict(value)  # its limit is missing, which is told
     return {"kind": kind, "limit": limit}
-
-
-def _sees(model: nn.Module) -> dict[str, Any]:
-    """Size and normalisation that a network of timm or torchvision was trained with."""
-    known = getattr(model, "pretrained_cfg", None)
-    known = known if isinstance(known, Mapping) else {}
-    value: dict[str, Any] = {key: known[key] for key in ("mean", "std") if key in known}
-    size: Any = tuple(known.get("input_size") or ())[1:]
-    if len(size) != 2:
-        size = plain(getattr(model, "image_size", None) or getattr(model, "img_size", None))
-        size = tuple(size) if isinstance(size, list) else size
-    fits = is_number(size) or (isinstance(size, tuple) and len(size) == 2)
-    return {**value, "size": size if fits else SIZE}
-
-
-def _domain(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...] | None]:
-    """The keys of `[domains.NAME]`, and the data sets in hand."""
-    sets: tuple[Any, ...] | None = None
-    if isinstance(value, Mapping):
-        table = dict(value)
-        if any(not _is_paths(table[key]) for key in PARTS if key in table):
-            sets = _sets([table.pop(part, None) for part in PARTS])
-            table = {"source": "python", **table}
-    elif _is_paths(value) and not isinstance(value, (tuple, list)):
-        table = {part: str(path) for part, path in domain_parts(Path(value)).items()}
-    else:
-        check_tuple(name, value)
-        given = dict(zip(PARTS, _sets(value), strict=False))
-        table = {part: images for part, images in given.items() if images is not None}
-        if not all(map(_is_paths, table.values())):
-            sets, table = _sets(value), {"source": "python"}
-    tested = sets[1] is not None if sets else bool(table.get("test"))
-    if table.get("source", "files") in ("files", "python") and not tested:
-        table.setdefault("holdout", HOLDOUT)
-    return plain(table), sets
-
-
-def _is_paths(value: Any) -> bool:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return bool(values) and all(isinstance(x, (str, Path)) for x in values)
-
-
-def _sets(value: Any) -> tuple[Any, ...]:
-    """Training and test images, the latter None where there are none, and validation images."""
-    given = tuple(value) if isinstance(value, (tuple, list)) and len(value) in (2, 3) else (value,)
-    train, test, validation = (*given, None, None)[:3]
-    return (train, test) if validation is None else (train, test, validation)

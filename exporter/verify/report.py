@@ -57,7 +57,9 @@ class VerifyReport:
         return max(self.compared, key=lambda x: x.error / x.tolerance, default=None)
 
 
-def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> VerifyReport:
+def verify_bundle(
+    bundle: Bundle | Path | str, *, against: Path | str | None = None
+) -> VerifyReport:
     """Check a bundle's files against each other, and its graphs in ONNX Runtime.
 
     Hashes, the trunk's too; onnx's full checker; widths, parameters and MACs counted again; the
@@ -69,13 +71,16 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     classes, accuracies, which network it was. The bundle's name, `paper`, `params.own`, the errors
     that its export noted and the rest of `provenance` are not checked.
 
+    Of an open bundle the files are opened anew, and another bundle in its place is a problem.
+
     Raises:
         CheckpointError: `against` cannot be read.
     """
+    place = str(bundle.place if isinstance(bundle, Bundle) else bundle)
     try:
-        opened = open_bundle(bundle)
+        opened = bundle.again() if isinstance(bundle, Bundle) else open_bundle(bundle)
     except BundleError as exc:
-        return VerifyReport(str(bundle), (), (str(exc),), ())
+        return VerifyReport(place, (), (str(exc),), ())
     problems: list[str] = []
     for check in (check_unlisted, check_listed, check_told, check_budget, check_noted):
         problems += _guarded("", partial(check, opened))
@@ -115,7 +120,7 @@ def verify_bundle(bundle: Path | str, *, against: Path | str | None = None) -> V
     refused, notes = _tried(measured, (none, none), problems)
     problems += refused
     graphs = tuple(opened.manifest.graphs)
-    return VerifyReport(str(bundle), graphs, tuple(problems), tuple(compared), (*uncut, *notes))
+    return VerifyReport(place, graphs, tuple(problems), tuple(compared), (*uncut, *notes))
 
 
 def _static(bundle: Bundle, variant: str) -> Iterator[str]:

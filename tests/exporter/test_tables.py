@@ -11,7 +11,7 @@ import torch
 
 import prunion
 from prunion.exporter import training
-from prunion.exporter.training import _sees
+from prunion.exporter.tables import sees
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig
 from tests.support.networks.small import Plain
@@ -85,4 +85,4 @@ def test_a_networks_size_may_be_a_list() -> None:
     """Taken for none, it became 224."""
     model = Plain()
     model.image_size = [48, 32]  # type: ignore[assignment]
-    assert _sees(model)["size"] == (48, 32)
+    assert sees(model)["size"] == (48, 32)

@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import prunion
-from prunion.exporter.training import _domain, _sees
-from prunion.runtime.errors import ConfigError, DataError
+from prunion.exporter.tables import domain_table, sees
+from prunion.exporter.training import _asked
+from prunion.runtime.errors import CheckpointError, ConfigError, DataError
 from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.run import Progress
@@ -102,6 +103,20 @@ def test_a_network_in_hand_is_pruned_and_left_as_it_is(pruned: Any, tmp_path: Pa
     assert answer.class_name in ("dark", "bright")
 
 
+def test_a_result_leads_to_its_own_run_alone(
+    pruned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run in its folder, or in one of that name elsewhere, was exported as this one."""
+    monkeypatch.chdir(tmp_path)
+    assert _asked(load_config(tiny_run(tmp_path)), "runs/x", False)[2] == tmp_path / "runs" / "x"
+    shutil.copytree(pruned[0].folder, tmp_path / "run")
+    told = tmp_path / "run" / "checkpoint" / "checkpoint.json"
+    told.write_text(told.read_text("utf-8").replace(pruned[0].model_sha256, "0" * 64), "utf-8")
+    with pytest.raises(CheckpointError, match="run holds another run's network by now"):
+        prunion.export(replace(pruned[0], folder=tmp_path / "run"), tmp_path / "m.prunion")
+    assert not (tmp_path / "m.prunion").exists()
+
+
 def test_callbacks_hear_of_every_step_and_epoch(pruned: Any) -> None:
     told: list[tuple[str, Progress]] = pruned[3]
     steps = [now for kind, now in told if kind == "step"]
@@ -175,35 +190,35 @@ def test_results_plot(pruned: Any) -> None:
 def test_what_a_network_says_of_itself_is_what_it_sees() -> None:
     import timm
 
-    seen = _sees(timm.create_model("test_resnet"))
+    seen = sees(timm.create_model("test_resnet"))
     assert (seen["size"], seen["mean"]) == ((160, 160), (0.5, 0.5, 0.5))
-    assert _sees(Residual()) == {"size": 224}
+    assert sees(Residual()) == {"size": 224}
 
 
 def test_a_domain_may_be_given_in_many_ways(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     one = ({"train": str(tmp_path), "holdout": 0.1}, None)
-    assert _domain("d", tmp_path) == _domain("d", str(tmp_path)) == one
+    assert domain_table("d", tmp_path) == domain_table("d", str(tmp_path)) == one
     write_domain(tmp_path, ["red", "blue"], 2, 0)
     (tmp_path / "test").rename(tmp_path / "val")
     val = {"train": str(tmp_path / "train"), "test": str(tmp_path / "val")}
-    assert _domain("d", tmp_path) == (val, None)  # not two classes, train and val
+    assert domain_table("d", tmp_path) == (val, None)  # not two classes, train and val
     shutil.rmtree(tmp_path / "val")
     (tmp_path / "test").mkdir()
     two = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
-    assert _domain("d", tmp_path) == (two, None)
-    assert _domain("d", (tmp_path / "train", tmp_path / "test")) == (two, None)
+    assert domain_table("d", tmp_path) == (two, None)
+    assert domain_table("d", (tmp_path / "train", tmp_path / "test")) == (two, None)
     shards = [tmp_path / f"b-{number}.tar" for number in range(3)]
     for shard in shards:
         shard.touch()
     with pytest.raises(ConfigError, match=r"a list of 3 files, parts or one set: give a tuple"):
-        _domain("d", shards)
-    assert _domain("d", tuple(shards[:2]))[0]["test"] == str(shards[1])
-    assert _domain("d", {"train": "x.parquet", "mirror": True})[0]["holdout"] == 0.1
+        domain_table("d", shards)
+    assert domain_table("d", tuple(shards[:2]))[0]["test"] == str(shards[1])
+    assert domain_table("d", {"train": "x.parquet", "mirror": True})[0]["holdout"] == 0.1
     named = {"source": "torchvision", "name": "MNIST"}
-    assert _domain("d", named) == (named, None)
+    assert domain_table("d", named) == (named, None)
     noise = Noise()
-    assert _domain("d", {"train": noise, "mirror": True}) == (
+    assert domain_table("d", {"train": noise, "mirror": True}) == (
         {"source": "python", "mirror": True, "holdout": 0.1},
         (noise, None),
     )
@@ -214,9 +229,9 @@ def test_validation_images_are_in_hand_too() -> None:
     from prunion.trainer.data import open_domain
 
     sets = {"train": Noise(), "test": Noise(8, "array"), "validation": Noise(6)}
-    table, handed = _domain("d", sets)
+    table, handed = domain_table("d", sets)
     assert (table, handed) == ({"source": "python"}, tuple(sets.values()))
-    assert _domain("d", tuple(sets.values())) == (table, handed)
+    assert domain_table("d", tuple(sets.values())) == (table, handed)
     domain = open_domain(DomainConfig("d", **table), 0, handed=handed)
     assert domain.found["images"] == {"train": 12, "validation": 6, "test": 8}
 

@@ -7,6 +7,7 @@ from .build import merge_weights as merge_weights
 from .build import rebuild_network as rebuild_network
 from .build import set_normalisation as set_normalisation
 from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import checkpoint_sha256 as checkpoint_sha256
 from .checkpoint import counted_copy as counted_copy
 from .checkpoint import foreign_to_checkpoint as foreign_to_checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint

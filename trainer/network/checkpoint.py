@@ -33,6 +33,7 @@ from prunion.trainer.network.masked import DomainNet
 __all__ = [
     "FORMAT_VERSION",
     "Checkpoint",
+    "checkpoint_sha256",
     "counted_copy",
     "foreign_to_checkpoint",
     "load_checkpoint",
@@ -137,6 +138,13 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
     _load_tensors(folder, net)
     (merge_weights if merge else finish_weights)(net)
     return Checkpoint(net.eval(), config, meta)
+
+
+def checkpoint_sha256(run: Path) -> str:
+    """The SHA-256 of the network that a run's folder says it holds; "" where it says none."""
+    path = run / CHECKPOINT / CHECKPOINT_FILE
+    meta = read_json(path, CheckpointError) if path.is_file() else None
+    return str(meta.get("model_sha256", "")) if isinstance(meta, dict) else ""
 
 
 def counted_copy(net: DomainNet, config: RunConfig) -> DomainNet:

@@ -16,7 +16,6 @@ from prunion.runtime.errors import OutputError
 from prunion.runtime.measure import Answers
 from prunion.trainer.config import (
     CHECKPOINT,
-    CHECKPOINT_FILE,
     RECORD,
     RunConfig,
 )
@@ -27,7 +26,13 @@ from prunion.trainer.learning import (
     stop_signals,
     thins_at_the_cut,
 )
-from prunion.trainer.network import accuracy_of, answer_domains, evaluate, save_checkpoint
+from prunion.trainer.network import (
+    accuracy_of,
+    answer_domains,
+    checkpoint_sha256,
+    evaluate,
+    save_checkpoint,
+)
 from prunion.trainer.processes import device_named, joined_processes, restarted
 from prunion.trainer.run.epochs import SAVED, UNWATCHED, Log, Watch, open_log, run_epochs
 from prunion.trainer.run.folder import (
@@ -156,7 +161,7 @@ def train_run(
             records = answer_records(training, domains, answers)
             log(training.step, accuracy=result.accuracy, score=result.scores, budget=result.budget)
         processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
-    return replace(result, verdict=read_verdict(folder))
+    return replace(result, verdict=read_verdict(folder), model_sha256=checkpoint_sha256(folder))
 
 
 def _save(
@@ -188,7 +193,7 @@ def _save(
     profile = training.budget.pricer.profile
     try:
         save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
-        model = read_json(folder / CHECKPOINT_FILE)["model_sha256"]
+        model = checkpoint_sha256(result.folder)
         write_json(result.folder / RECORD, run_record(training, domains, result, records, model))
     except OutputError as exc:
         raise OutputError(f"{exc}: training is done, finish it with --resume") from None

@@ -187,8 +187,12 @@ def test_a_model_is_not_pickled_and_a_bundle_is_opened_anew(own_bundle: Path) ->
         with pytest.raises(PrunionError, match=r"cannot be pickled .* load it there") as caught:
             pickle.dumps(model)
         assert "\n" not in str(caught.value)
-        again = pickle.loads(pickle.dumps(model.bundle))
-    assert again == open_bundle(own_bundle)
+        told = pickle.dumps(model.bundle)
+    assert pickle.loads(told) == open_bundle(own_bundle)
+    manifest = own_bundle / "manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"toy"', '"other"'), "utf-8")
+    with pytest.raises(BundleError, match="holds another bundle by now"):
+        pickle.loads(told)
 
 
 def test_only_a_bundle_may_be_replaced_by_one(own_bundle: Path, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class RunResult:
             the `least` share of a width that the file keeps, that of `layer`. None without.
         branched_from: the run of a sweep that has its first steps too: `run`, `limit`, the `steps`
             in common, and how many steps were then `skipped`. None of a run of its own.
+        model_sha256: of the network that `folder` was given, which another run may replace there;
+            "" until the run is saved.
     """
 
     folder: Path
@@ -82,6 +84,7 @@ class RunResult:
     floor: dict[str, Any] | None = None
     stored: dict[str, float] | None = None
     branched_from: dict[str, Any] | None = None
+    model_sha256: str = ""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -98,6 +101,7 @@ class RunResult:
         """As plain JSON values."""
         score = self.score and self.score.to_json()
         value = {"sharing" if k == "shared" else k: v for k, v in vars(self).items()}
+        del value["model_sha256"]  # the record has it beside the result
         verdict = self.verdict and self.verdict.to_json()
         return {**value, "folder": str(self.folder), "score": score, "verdict": verdict}
 

@@ -95,13 +95,11 @@ def _asked(
     from itertools import cycle
 
     from prunion.runtime.errors import InputError
-    from prunion.runtime.measure import run_scenario
+    from prunion.runtime.measure import domain_rows, run_scenario
     from prunion.runtime.protocol import grpc_caller, http_caller
 
     names = list(model.domains)
-    if domains != "mixed" or "mixed" in names:
-        model.bundle.domain(domains)
-    rows = [names.index(domains)] if domains in names else list(range(len(names)))
+    rows = domain_rows(model.bundle, domains)
     if model.sessions.form.single and url:
         raise InputError("a specialised bundle is asked in this process: leave --url out")
     image = model.sessions.form.noise(samples)

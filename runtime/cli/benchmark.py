@@ -70,7 +70,9 @@ def rivals_of(_: click.Context, option: click.Parameter, value: tuple[str, ...])
 )
 @click.option("--seconds", hidden=True, type=FiniteRange(0.01, 3600))
 @click.option("--threads", type=click.IntRange(1), help="Threads  [default: all cores].")
-@click.option("--domains", default="mixed", show_default=True, help="mixed, or one domain's name.")
+@click.option(
+    "--domains", default="mixed", show_default=True, help="mixed (all), or one domain's name."
+)
 @precision
 @click.option("--backend", default="cpu", show_default=True, type=backends, help="What answers.")
 @click.option(

@@ -1,3 +1,4 @@
+from .benchmark.contenders import domain_rows as domain_rows
 from .benchmark.measure import bench as bench
 from .benchmark.rivals import NEED_UNPRUNED as NEED_UNPRUNED
 from .benchmark.rivals import TORCH_PRUNED as TORCH_PRUNED

@@ -223,8 +223,11 @@ def session_calls(
 
 
 def domain_rows(bundle: Bundle, domains: str) -> list[int]:
-    """The rows that batches go round. Raises DomainError."""
-    if domains == "mixed" and "mixed" not in bundle.domains:
+    """The rows that batches go round: all of `mixed`, whatever a domain is called.
+
+    Raises DomainError.
+    """
+    if domains == "mixed":
         return list(range(len(bundle.domains)))
     bundle.domain(domains)
     return [bundle.domains.index(domains)]

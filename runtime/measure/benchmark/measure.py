@@ -78,7 +78,7 @@ def bench(
         seconds: spent for each session and batch size, warming up apart.
         threads: threads inside one operator; None leaves it to the backend.
         domains: `mixed` (batches go round all domains; the pinned session is the first domain's)
-            or one domain's name for both.
+            or one domain's name for both. `mixed` is no domain's name here.
         precision: which of the bundle's graphs, a key of `manifest.graphs`.
         against: what to compare with, in turn: `openvino` (the same graph), `specialised` (one
             domain's session, sliced to its own channels), `backbone` (the unpruned trunk with all

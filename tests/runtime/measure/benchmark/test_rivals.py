@@ -18,7 +18,13 @@ from prunion.runtime.errors import InputError
 from prunion.runtime.graph import pin_domain
 from prunion.runtime.measure import asked_text, bench, format_report
 from prunion.runtime.measure.benchmark import contenders, measure
-from prunion.runtime.measure.benchmark.contenders import Contender, Opened, Setup, pairs_of
+from prunion.runtime.measure.benchmark.contenders import (
+    Contender,
+    Opened,
+    Setup,
+    domain_rows,
+    pairs_of,
+)
 from prunion.runtime.measure.benchmark.rivals import all_contenders
 from prunion.runtime.model import load
 
@@ -224,6 +230,14 @@ def test_bundles_of_one_and_of_several_domains() -> None:
         rivals = [replace(x, name=f"its {x.name}") for x in theirs]
         pairs = pairs_of(own, rivals)
         assert {(x.name, y.name) for x, y in pairs if y in rivals} == expected
+
+
+def test_mixed_is_all_domains_whatever_they_are_called(bundle_path: Path) -> None:
+    """A domain called mixed was measured alone, under the name of all of them."""
+    bundle = open_bundle(bundle_path)
+    first, *others = bundle.manifest.domains
+    called = replace(bundle.manifest, domains=(*others, replace(first, name="mixed")))
+    assert domain_rows(replace(bundle, manifest=called), "mixed") == [0, 1, 2]
 
 
 def test_the_domains_that_were_measured_are_told(bundle_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunion.runtime.base import read_json, write_json
+from prunion.runtime.base import write_json
 from prunion.runtime.errors import OutputError
 from prunion.runtime.measure import Answers
 from prunion.trainer.config import (

@@ -23,6 +23,7 @@ WARM_UP = 3
 def ask_scenario(
     scenario: Scenario,
     bundle: str,
+    *,
     loading: dict[str, Any],
     batch: int,
     seconds: float,

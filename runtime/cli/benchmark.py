@@ -143,17 +143,27 @@ def bench(
 
         spent = duration if seconds is None else seconds
         load = {"backend": backend, "precision": precision, "threads": threads}
-        ask_scenario(scenario, bundle, load, max(batch), spent, p99 * 1e3, domains, url, as_json)
+        ask_scenario(
+            scenario,
+            bundle,
+            loading=load,
+            batch=max(batch),
+            seconds=spent,
+            bound_ms=p99 * 1e3,
+            domains=domains,
+            url=url,
+            as_json=as_json,
+        )
         return
     from prunion.runtime.measure import (
         NEED_UNPRUNED,
         TORCH_PRUNED,
-        bench,
         bench_csv,
         check_files,
         foreign_to_bench,
         format_report,
     )
+    from prunion.runtime.measure import bench as measure
 
     was = _check_table(Path(csv_file), foreign_to_bench) if csv_file else None
     against = tuple(dict.fromkeys((*others, *against)))
@@ -167,7 +177,7 @@ def bench(
         for name in against:
             if torch_pruned is not None and name in TORCH_PRUNED:
                 pruned[name] = torch_pruned(bundle, checkpoint, name, Path(folder))
-        report = bench(
+        report = measure(
             bundle,
             batches=batch,
             seconds=duration if seconds is None else seconds,

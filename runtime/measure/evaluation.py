@@ -120,7 +120,7 @@ def evaluate(
 
     Args:
         bundle: a bundle's path, or a loaded model, which is left as it was.
-        data: a folder of class folders, or one or several Parquet files.
+        data: a folder of class folders, or one or several Parquet files, tar shards or tables.
         domain: whose images they are; may be left out where the bundle has one domain.
         backend: as of `load`, `auto` unless given; like the next two it is a loaded model's own.
         precision: as of `load`, `fp32` unless given.

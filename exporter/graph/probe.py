@@ -45,10 +45,9 @@ def make_probe(
     std: Sequence[float],
     *,
     domains: int,
-    seed: int = 0,
 ) -> Probe:
     """`count` images of noise (unlike a picture it reaches every channel), domains in turn."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
     means, stds = np.array([mean, std], dtype=np.float32)
     images = (pixels.astype(np.float32) / np.float32(255) - means) / stds
@@ -56,14 +55,14 @@ def make_probe(
     return Probe(pixels, images, np.arange(count, dtype=np.int64) % domains)
 
 
-def open_graph(graph: Path | bytes, threads: int | None = None) -> Any:
+def open_graph(graph: Path | bytes) -> Any:
     """An ONNX Runtime session on the CPU, which gives memory back after every batch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.log_severity_level = 4  # what fails is raised; a log would quote the file's names
-    threads = default_threads() if threads is None else threads
+    threads = default_threads()
     if threads is not None:
         options.intra_op_num_threads = threads
     model = graph if isinstance(graph, bytes) else str(graph)

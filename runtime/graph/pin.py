@@ -153,7 +153,11 @@ def gather_heads(graph: onnx.GraphProto, onnx: ModuleType) -> None:
     A pinned graph has one row of tables for a whole batch. That broadcasts through a gathered
     head; `GatherElements` would answer for the first image only.
     """
-    pick = _first(graph, "GatherElements")
+    pick = next((n for n in graph.node if n.op_type == "GatherElements"), None)
+    if pick is None:
+        raise BundleError(
+            "the graph has no GatherElements, though its heads are concatenated: export again"
+        )
     product = next((n for n in graph.node if pick.input[0] in n.output), None)
     columns = next((n for n in graph.node if pick.input[1] in n.output), None)
     if product is None or columns is None or "head_weight" not in product.input:
@@ -180,11 +184,3 @@ def gather_heads(graph: onnx.GraphProto, onnx: ModuleType) -> None:
         graph.initializer.remove(tensor)
     for value in [x for x in graph.input if x.name == "head_columns"]:
         graph.input.remove(value)
-
-
-def _first(graph: onnx.GraphProto, kind: str) -> onnx.NodeProto:
-    node: onnx.NodeProto
-    for node in graph.node:
-        if node.op_type == kind:
-            return node
-    raise BundleError(f"the graph has no {kind}, though its heads are concatenated: export again")

@@ -181,14 +181,14 @@ def _highest_rate(
 
 
 def poisson_stretch(
-    call: Callable[[], object], rate: float, seconds: float, workers: int, seed: int = 0
+    call: Callable[[], object], rate: float, seconds: float, workers: int
 ) -> _Stretch:
     """Queries that arrive at `rate` a second, at random and apart from how fast they are answered.
 
     Each worker takes the next that is due, or waits for it: first come, first served.
     """
     number = max(round(rate * seconds), LEAST_QUERIES // 4)
-    due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, number))
+    due = np.cumsum(np.random.default_rng(0).exponential(1 / rate, number))
     latencies, taken, lock = np.zeros(number), count(), threading.Lock()
     start = time.perf_counter()
 

@@ -27,6 +27,7 @@ EXTENSIONS = (
     "binary_tensor_data classification model_configuration model_repository "
     "model_repository(unload_dependents) parameters schedule_policy statistics"
 ).split()
+MOST_LISTED = 1000  # domains in a model's metadata
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def server_metadata(version: str) -> dict[str, Any]:
     return {"name": "prunion", "version": version, "extensions": EXTENSIONS}
 
 
-def model_metadata(model: Described, most_domains: int = 1000) -> dict[str, Any]:
+def model_metadata(model: Described) -> dict[str, Any]:
     """The answer to `GET /v2/models/NAME`; of many domains only the first are listed."""
     kind = "UINT8" if model.form.image == "uint8" else "FP32"
     inputs = [{"name": "image", "datatype": kind, "shape": [-1, *model.form.image_shape]}]
@@ -64,7 +65,7 @@ def model_metadata(model: Described, most_domains: int = 1000) -> dict[str, Any]
         "platform": "prunion_onnx",
         "inputs": inputs,
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, model.classes]}],
-        "parameters": {"domains": list(model.domains[:most_domains]), **model.identity},
+        "parameters": {"domains": list(model.domains[:MOST_LISTED]), **model.identity},
     }
 
 

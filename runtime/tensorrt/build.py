@@ -55,7 +55,7 @@ from prunion.runtime.tensorrt.library import (
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["EngineResult", "build_engine", "check_parses", "engine_bytes", "target_sms"]
+__all__ = ["EngineResult", "build_engine", "engine_bytes", "target_sms"]
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +102,6 @@ def build_engine(
     check_engine_output(bundle, path, force=force)  # minutes have passed
     key_path = write_engine(path, key, engine)
     return EngineResult(path, key_path, key, time.perf_counter() - start, convolutions)
-
-
-def check_parses(onnx_path: Path | str, target: Target = "tensorrt-rtx") -> None:
-    """Raise UnsupportedGraphError unless TensorRT's parser accepts the graph as it is."""
-    trt = library(target)
-    # An error object's text lives as long as its logger and builder: keep both until the end.
-    logger = make_logger(trt)
-    builder = make_builder(trt, logger)
-    parse(trt, builder, logger, Path(onnx_path).read_bytes(), str(onnx_path))
 
 
 def target_sms(target: Target, sms: Sequence[int] = ()) -> tuple[int, ...]:

@@ -83,7 +83,7 @@ def test_the_graph_has_the_names_and_defaults_others_read(made: tuple[Path, Path
 
 def test_tensorrt_parses_the_graph(made: tuple[Path, Path]) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'prunion[tensorrt-rtx]'")
-    from prunion.runtime.tensorrt.build import check_parses
+    from tests.support.parsed import check_parses
 
     check_parses(made[1] / "model.onnx")
 

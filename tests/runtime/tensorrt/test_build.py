@@ -22,7 +22,7 @@ from prunion.runtime.errors import (
 from prunion.runtime.graph import inputs_without_defaults
 from prunion.runtime.tensorrt import BuildOptions, build_engine
 from prunion.runtime.tensorrt import build as tensorrt_build
-from prunion.runtime.tensorrt.build import check_parses
+from tests.support.parsed import check_parses
 
 onnx = pytest.importorskip("onnx")
 

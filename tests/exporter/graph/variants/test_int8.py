@@ -96,7 +96,7 @@ def test_accuracy_before_and_after_is_reported(bundle: Path) -> None:
 
 def test_tensorrt_parses_it(bundle: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'prunion[tensorrt-rtx]'")
-    from prunion.runtime.tensorrt.build import check_parses
+    from tests.support.parsed import check_parses
 
     check_parses(bundle / "model.int8.onnx")
     check_parses(bundle / "model.int8-uint8.onnx")

@@ -197,7 +197,7 @@ def test_a_bundle_of_all_variants_holds(bundle: Path, tiny: Path) -> None:
 
 def test_tensorrt_parses_every_variant(bundle: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'prunion[tensorrt-rtx]'")
-    from prunion.runtime.tensorrt.build import check_parses
+    from tests.support.parsed import check_parses
 
     for path in sorted(bundle.glob("*.onnx")):
         check_parses(path)

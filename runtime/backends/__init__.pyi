@@ -8,7 +8,7 @@ from .onnxruntime import SessionOptions as SessionOptions
 from .onnxruntime import make_ort_session as make_ort_session
 from .onnxruntime import mixed_session as mixed_session
 from .onnxruntime import pinned_session as pinned_session
-from .onnxruntime import settled as settled
+from .onnxruntime import real_backend as real_backend
 from .session import Session as Session
 from .session import run as run
 from .tensorrt_provider import PREFIXES as PREFIXES

@@ -34,7 +34,7 @@ __all__ = [
     "mixed_session",
     "pinned_session",
     "provider_version",
-    "settled",
+    "real_backend",
 ]
 
 PROVIDERS: Mapping[Backend, str] = {
@@ -191,7 +191,7 @@ def provider_version(backend: Backend) -> str:
     return str(ort.__version__)
 
 
-def settled(backend: Backend, provider: str) -> Backend:
+def real_backend(backend: Backend, provider: str = "") -> Backend:
     """What `auto` stands for if there is one choice only, or once a session runs on `provider`."""
     if backend != "auto":
         return backend

@@ -92,7 +92,7 @@ class Batcher:
             if not future.done():
                 future.set_result(answered)
 
-        job.settled = wake
+        job.notify = wake
         self.put(job)
         left = min(job.deadline - time.monotonic(), FOREVER)
         timer = loop.call_later(left, wake, False)
@@ -227,8 +227,8 @@ class Batcher:
             for job in {id(piece.job): piece.job for piece in pieces}.values():
                 job.batch = rows, domains
                 job.infer_ns += spent  # once, though two pieces of it may be in one batch
-            settled = [piece.job for piece in pieces if _settles(piece)]
-        _tell(settled)
+            closed = [piece.job for piece in pieces if _closes(piece)]
+        _tell(closed)
 
     def _answer(self, pieces: Sequence[Piece]) -> None:
         parts = [piece.job.images[piece.start : piece.stop] for piece in pieces]
@@ -261,8 +261,8 @@ class Batcher:
             self._queue.drop(job)
 
 
-def _settles(piece: Piece) -> bool:
-    """Whether a job has all of its answer now."""
+def _closes(piece: Piece) -> bool:
+    """Count a piece as answered; whether its job has all of its answer now."""
     job = piece.job
     job.missing -= piece.rows
     if job.missing > 0:
@@ -275,7 +275,7 @@ def _settles(piece: Piece) -> bool:
 def _tell(jobs: Sequence[Job]) -> None:
     """Tell who waits, once for each event loop: a busy one is slow to give back Python's lock."""
     for loop in {job.loop for job in jobs}:
-        calls = [job.settled for job in jobs if job.loop is loop]
+        calls = [job.notify for job in jobs if job.loop is loop]
         if loop is None:
             _call_all(calls)
         else:

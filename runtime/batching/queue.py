@@ -39,7 +39,7 @@ class Job:
         width: columns of the answer; past a row's own classes it holds -inf.
         deadline: on the clock of `time.monotonic`, after which nobody wants the answer.
         priority: 1 is served first.
-        settled: called once when `logits` or `error` is there: on `loop`, or without one from any
+        notify: called once when `logits` or `error` is there: on `loop`, or without one from any
             thread.
         arrived, started, ended: when it was queued, first run, and answered; nanoseconds of
             `time.perf_counter_ns`.
@@ -51,7 +51,7 @@ class Job:
     width: int
     deadline: float = float("inf")
     priority: int = 2
-    settled: Callable[[], None] = lambda: None
+    notify: Callable[[], None] = lambda: None
     loop: asyncio.AbstractEventLoop | None = None
     logits: np.ndarray | None = None
     error: Exception | None = None

@@ -24,7 +24,7 @@ SHOWN = 3
 def block_of(backend: Backend, precision: Precision = "fp32") -> int | None:
     """Channels that a backend takes at a time: on a CPU 16 with AVX-512, else 8; None for any.
 
-    `backend` is settled: `auto` stands for a GPU.
+    `backend` is the real one: `auto` stands for a GPU.
     """
     if backend in ("cpu", "openvino"):
         return default_round_to()

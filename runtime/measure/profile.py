@@ -12,7 +12,13 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.runtime.backends import PREFIXES, SessionOptions, check_backend, make_session, settled
+from prunion.runtime.backends import (
+    PREFIXES,
+    SessionOptions,
+    check_backend,
+    make_session,
+    real_backend,
+)
 from prunion.runtime.base import TARGETS, Backend, check_output, machine_facts, time_interleaved
 from prunion.runtime.bundle import (
     Bundle,
@@ -221,7 +227,7 @@ def _measure(
     out, inside = (widths_to_measure(shape[a], strides[a], round_to) for a in (0, 1))
     least: dict[str, float] = {}
     # A GPU's sessions have handles and workspaces of their own: only one row of them at a time.
-    on_gpu = settled(options.backend, "") in ("auto", "cuda")
+    on_gpu = real_backend(options.backend) in ("auto", "cuda")
     for rows in [[a] for a in out] if on_gpu else [list(out)]:
         calls = {}
         for a, b, copies in product(rows, inside, (1, COPIES)):

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from weakref import WeakSet
 
-from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, settled
+from prunion.runtime.backends import Session, SessionOptions, make_mixed, make_session, real_backend
 from prunion.runtime.base import Backend, default_round_to
 from prunion.runtime.bundle import HeldFile, Pack, UnitTable, check_one_trunk
 from prunion.runtime.errors import BackendError, BundleError, InputError, UnsupportedGraphError
@@ -100,7 +100,7 @@ class SessionPool:
     ) -> Session:
         """A session that answers right; `make` is asked again where `auto` takes to the CPU."""
         session = make()
-        backend = settled(self.options.backend, str(session.get_providers()[0]))
+        backend = real_backend(self.options.backend, str(session.get_providers()[0]))
         try:
             self.probe.check(session, backend, graph, pack)
         except BackendError as exc:
@@ -133,7 +133,7 @@ class SessionPool:
     def chosen(self) -> SessionOptions:
         """The options with `auto` replaced by what the first session runs on, once there is one."""
         cpu, asked = self._distrusted, self.options.backend
-        return replace(self.options, backend="cpu" if cpu else settled(asked, self.provider()))
+        return replace(self.options, backend="cpu" if cpu else real_backend(asked, self.provider()))
 
     def backend(self) -> Backend:
         """What answers; where `auto` leaves a choice, the mixed session is made to decide it."""

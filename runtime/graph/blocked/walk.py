@@ -80,12 +80,12 @@ class _Walk:
 
     def make_plain(self, name: str) -> None:
         """See to it that a tensor exists as it was."""
-        layout = self._settled(name)
+        layout = self._written_layout(name)
         if layout is not None and name not in self.plain:
             self.nodes.out_of_blocks(layout, name)
             self.plain.add(name)
 
-    def _settled(self, name: str) -> Layout | None:
+    def _written_layout(self, name: str) -> Layout | None:
         """The blocked form of a tensor that has one already; what waits is written."""
         waiting = self.pending.pop(name, None)
         if waiting is not None:
@@ -94,7 +94,7 @@ class _Walk:
 
     def _in_blocks(self, name: str) -> Layout | None:
         """The blocked form of an activation that can have one."""
-        layout, shape = self._settled(name), self.source.shape(name)
+        layout, shape = self._written_layout(name), self.source.shape(name)
         constant = self.source.array(name) is not None or self.source.columns(name) is not None
         if layout is not None or shape is None or constant:
             return layout
@@ -141,7 +141,7 @@ class _Walk:
             for x, other in ((second, first), (first, second)):
                 if x in self.pending and self._added(x, other, out):
                     return True
-        left, right = self._settled(first), self._settled(second)
+        left, right = self._written_layout(first), self._written_layout(second)
         if left is None or right is None or left.channels != right.channels:
             return False
         if left.same_shape(right):
@@ -194,7 +194,7 @@ class _Walk:
         if x in self.pending and self.source.once(x) and activation is not None:
             self.blocked[out] = self._written(self.pending.pop(x), activation)
             return True
-        layout = self._settled(x)
+        layout = self._written_layout(x)
         if layout is None or any(
             name and self.source.array(name) is None for name in node.input[1:]
         ):
@@ -215,7 +215,7 @@ class _Walk:
         return None
 
     def _pool(self, node: onnx.NodeProto) -> bool:
-        layout, shape = self._settled(node.input[0]), self.source.shape(node.output[0])
+        layout, shape = self._written_layout(node.input[0]), self.source.shape(node.output[0])
         plain = len(node.output) == 1 and not attribute(node, "storage_order", 0)
         if layout is None or shape is None or not plain or not _pads_by_numbers(node):
             return False
@@ -231,7 +231,7 @@ class _Walk:
         constant = self.source.array(node.input[1]) if len(node.input) > 1 else None
         if axes is None and constant is not None:
             axes = constant.tolist()
-        layout = self._settled(node.input[0]) if axes in PLANES else None
+        layout = self._written_layout(node.input[0]) if axes in PLANES else None
         if layout is None:
             return False
         source, out = self.nodes.view(layout, "batch"), node.output[0]
@@ -246,7 +246,7 @@ class _Walk:
         return True
 
     def _concat(self, node: onnx.NodeProto) -> bool:
-        layouts = [self._settled(name) for name in node.input]
+        layouts = [self._written_layout(name) for name in node.input]
         known = [x for x in layouts if x is not None]
         sizes = {(x.height, x.width) for x in known}
         whole = all(x.channels % self.nodes.block == 0 for x in known[:-1])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.backends import SessionOptions, settled
+from prunion.runtime.backends import SessionOptions, real_backend
 from prunion.runtime.base import default_threads, install_hint, reason_of
 from prunion.runtime.errors import InputError, MissingDependencyError, PrunionError
 from prunion.runtime.measure.benchmark.contenders import Opened
@@ -37,7 +37,7 @@ def open_any_graph(
             other batches, or fails at them.
         PrunionError: the bundle runs on a backend that ONNX Runtime is no equal of.
     """
-    backend = settled(options.backend, "")
+    backend = real_backend(options.backend)
     if backend not in ("cpu", "openvino", "cuda", "auto"):
         raise PrunionError(
             f"{path} would run on ONNX Runtime, not as an engine of {backend}: use --backend cpu "

@@ -15,8 +15,8 @@ from prunion.runtime.backends import (
     SessionOptions,
     check_backend,
     make_session,
+    real_backend,
     run,
-    settled,
 )
 from prunion.runtime.base import HEADS, Backend, Precision, arithmetic_of
 from prunion.runtime.bundle import Bundle, Pack, multiples_below, open_bundle
@@ -154,7 +154,7 @@ def contenders(setup: Setup, bundle: Bundle | None = None) -> list[Contender]:
         found = [Contender("split", split, one_each=True)]
     else:
         found = [Contender("mixed", mixed)]
-        fits = settled(setup.backend, "") == "cpu" and arithmetic_of(setup.precision) == "fp32"
+        fits = real_backend(setup.backend) == "cpu" and arithmetic_of(setup.precision) == "fp32"
         if pool.pins and fits:
             found.append(Contender("blocked", blocked, spare=True))
     if pool.pins:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunion.runtime.backends import settled
+from prunion.runtime.backends import real_backend
 from prunion.runtime.base import (
     Backend,
     Meter,
@@ -114,7 +114,7 @@ def bench(
         {name: [str(x) for x in paths] for name, paths in (pruned or {}).items()},
     )
     machine = machine_facts(threads)
-    engine = settled(setup.options.backend, "")
+    engine = real_backend(setup.options.backend)
     on_gpu = engine not in ("cpu", "openvino")
     gpu = open_gpu() if on_gpu else None
     slow_widths = widths_warning(

@@ -213,15 +213,15 @@ def test_batches_run_beside_each_other(model: Model, batch: np.ndarray, toy: Mod
     """Also the pieces of one request, which is answered once, when all of them are."""
     options = BatchOptions(max_batch=2, delay=0.0, at_once=2)
     batcher = Batcher(Meeting(model), options)  # type: ignore[arg-type]
-    settled = []
-    one = job(model, batch[:4], [0, 1, 2, 0], settled=lambda: settled.append(one))
+    told = []
+    one = job(model, batch[:4], [0, 1, 2, 0], notify=lambda: told.append(one))
     batcher.put(one)
     two = job(model, batch[4:6], [1, 2])
     batcher.put(two)
     three = job(model, batch[:1], [2])
     batcher.put(three)
     batcher.close()
-    assert settled == [one]
+    assert told == [one]
     expected = toy.reference(toy.make_tables(), batch[:4], np.array([0, 1, 2, 0]))
     np.testing.assert_allclose(one.logits, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(two.logits, model.logits(batch[4:6], [1, 2]), rtol=1e-4)

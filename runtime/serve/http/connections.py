@@ -43,9 +43,9 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
     class Guarded(H11Protocol):
         """Closes what is one too many, and what keeps silent."""
 
-        _silence: asyncio.TimerHandle | None = None
+        _close_timer: asyncio.TimerHandle | None = None  # runs out where a client keeps silent
         _idle = False  # whether that is the patience with who asks nothing
-        _unread: asyncio.TimerHandle | None = None
+        _unread_timer: asyncio.TimerHandle | None = None  # runs out where it reads no answers
         _thrown = 0  # bytes still to come of a request that was refused, or answered before its end
         _exchange: Exchange | None = None  # the plain request that is being answered
         _early = b""  # what came after it
@@ -56,7 +56,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 transport.write(BUSY)
                 transport.close()
                 return
-            self._await_head(limits.header_seconds)
+            self._close_after(limits.header_seconds)
 
         def data_received(self, data: bytes) -> None:
             if self._exchange is not None:
@@ -70,7 +70,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 self._thrown -= part
                 data = data[part:]
                 if not self._thrown:
-                    self._await_head(limits.idle_seconds, idle=True)
+                    self._close_after(limits.idle_seconds, idle=True)
                 if not data:
                     return
             if door is not None and self._starts():
@@ -79,9 +79,9 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                     answer, self._thrown = refused
                     self._unset_keepalive_if_required()
                     if self._thrown:
-                        self._await_head(limits.body_seconds)
+                        self._close_after(limits.body_seconds)
                     else:
-                        self._await_head(limits.idle_seconds, idle=True)
+                        self._close_after(limits.idle_seconds, idle=True)
                     self.transport.write(answer)
                     return
             head = plain_head(data) if self._starts() else None
@@ -90,14 +90,16 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 return
             super().data_received(data)
             if self._between_requests():
-                if self._silence is None or self._idle:  # the first bytes of a head, and no others
-                    self._await_head(limits.header_seconds)
+                if (
+                    self._close_timer is None or self._idle
+                ):  # the first bytes of a head, and no others
+                    self._close_after(limits.header_seconds)
             elif not self._unwanted():
-                self._hear()
+                self._stop_close_timer()
 
         def _answer(self, head: PlainHead, data: bytes) -> None:
             self._unset_keepalive_if_required()
-            self._hear()
+            self._stop_close_timer()
             path, _, query = head.target.partition(b"?")
             root = self.root_path
             scope = {
@@ -137,7 +139,7 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
                 return
             if self._thrown:
                 self._unset_keepalive_if_required()
-                self._await_head(limits.body_seconds)
+                self._close_after(limits.body_seconds)
             elif early:
                 self.data_received(early)
 
@@ -152,13 +154,13 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
             if self.transport.is_closing():
                 return
             if self._unwanted():  # bytes that trickle in would hold the connection for ever
-                self._await_head(limits.body_seconds)
+                self._close_after(limits.body_seconds)
             elif self._between_requests():
-                self._hear()
+                self._stop_close_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._hear()
-            self._read()
+            self._stop_close_timer()
+            self._stop_unread_timer()
             if self._exchange is not None:
                 self._exchange.hang_up()
             super().connection_lost(exc)
@@ -200,25 +202,25 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
         def _between_requests(self) -> bool:
             return self.conn.their_state is h11.IDLE
 
-        def _await_head(self, seconds: float, *, idle: bool = False) -> None:
-            self._hear()
-            self._silence = self.loop.call_later(seconds, self._give_up)
+        def _close_after(self, seconds: float, *, idle: bool = False) -> None:
+            self._stop_close_timer()
+            self._close_timer = self.loop.call_later(seconds, self._close_now)
             self._idle = idle
 
-        def _hear(self) -> None:
+        def _stop_close_timer(self) -> None:
             self._idle = False
-            if self._silence is not None:
-                self._silence.cancel()
-                self._silence = None
+            if self._close_timer is not None:
+                self._close_timer.cancel()
+                self._close_timer = None
 
         def pause_writing(self) -> None:
             """A client that does not read its answers holds a place among the requests."""
             super().pause_writing()
-            self._unread = self.loop.call_later(limits.body_seconds, self._abort)
+            self._unread_timer = self.loop.call_later(limits.body_seconds, self._abort_now)
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._read()
+            self._stop_unread_timer()
 
         def timeout_keep_alive_handler(self) -> None:
             if self.transport.get_write_buffer_size():
@@ -226,17 +228,17 @@ def protocol_of(limits: Limits, door: Door | None = None) -> type[H11Protocol]:
             else:
                 super().timeout_keep_alive_handler()
 
-        def _read(self) -> None:
-            if self._unread is not None:
-                self._unread.cancel()
-                self._unread = None
+        def _stop_unread_timer(self) -> None:
+            if self._unread_timer is not None:
+                self._unread_timer.cancel()
+                self._unread_timer = None
 
-        def _abort(self) -> None:
-            self._unread = None
+        def _abort_now(self) -> None:
+            self._unread_timer = None
             self.transport.abort()
 
-        def _give_up(self) -> None:
-            self._silence = None
+        def _close_now(self) -> None:
+            self._close_timer = None
             if self.transport.get_write_buffer_size():  # closing would wait until it is read
                 self.transport.abort()
             elif not self.transport.is_closing():

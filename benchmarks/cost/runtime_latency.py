@@ -101,7 +101,7 @@ def _mixed_cases(few: Model, many: Model) -> Cases:
     image, rows = _noise(few, 8), np.arange(8) % DOMAINS
     feeds = {"image": image, "domain": rows}
     packs = [domain.pack for domain in few.snapshot.domains]
-    cases: Cases = {"mixed session as exported": partial(run, few.sessions.made_mixed(), feeds)}
+    cases: Cases = {"mixed session as exported": partial(run, few.sessions.make_mixed(), feeds)}
     blocked = open_blocked(few.sessions, packs)
     if not isinstance(blocked, str):
         cases["mixed session in blocks"] = partial(run, blocked, feeds | few.snapshot.feeds)

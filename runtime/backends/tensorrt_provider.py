@@ -39,7 +39,7 @@ from prunion.runtime.tensorrt import (
     write_engine,
 )
 
-__all__ = ["PREFIXES", "CompiledSession", "compiled", "open_provider", "provider_options"]
+__all__ = ["PREFIXES", "CompiledSession", "open_compiled", "open_provider", "provider_options"]
 
 # How the names of a provider's own options begin.
 PREFIXES: Mapping[Backend, str] = {"tensorrt-ep": "trt", "tensorrt-rtx-ep": "nv"}
@@ -108,7 +108,7 @@ def open_provider(
         chosen = replace(options, provider_options=settings, entries=entries)
         return make_ort_session(model, chosen, needs=set(profiles))
 
-    session, digest = compiled(make, graph, key)
+    session, digest = open_compiled(make, graph, key)
     return CompiledSession(session, profiles, digest)
 
 
@@ -127,7 +127,7 @@ def provider_options(
     return found
 
 
-def compiled(
+def open_compiled(
     make: Callable[[str | bytes, Mapping[str, str]], Session], graph: bytes, key: EngineKey
 ) -> tuple[Session, str]:
     """The session of a context compiled before for `key`, else of `graph`, whose context is kept.

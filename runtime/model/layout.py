@@ -30,10 +30,10 @@ def open_blocked(pool: SessionPool, packs: Sequence[Pack]) -> BlockedSession | s
     if pool.backend() != "cpu" or arithmetic_of(precision) != "fp32":
         return "it is for float32 on a CPU, by ONNX Runtime"
     try:
-        made = BlockedSession(pool.graph.read(), pool.chosen(), pool.made_mixed)
+        made = BlockedSession(pool.graph.read(), pool.chosen(), pool.make_mixed)
         bank = pool.form.tables(packs)["bank"]
         if not made.holds(len(packs), bank.nbytes // len(bank)):
-            made = BlockedSession(pool.graph.read(), pool.chosen(), pool.made_mixed, fold=0.0)
+            made = BlockedSession(pool.graph.read(), pool.chosen(), pool.make_mixed, fold=0.0)
         error = _error(made, pool.mixed(), pool, packs[:MIXED])
     except Exception as exc:  # an operator or a graph that does not fit is no error of the user's
         return reason_of(exc)

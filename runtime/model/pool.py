@@ -68,7 +68,7 @@ class SessionPool:
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Session | None = None
-        self._open_mixed, self.full = open_mixed or self.made_mixed, ""
+        self._open_mixed, self.full = open_mixed or self.make_mixed, ""
         self.closed = self._distrusted = False
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
@@ -80,11 +80,11 @@ class SessionPool:
             with self._mixed_lock:
                 self._check_open()
                 if self._mixed is None:
-                    self._mixed = self._proven(self._open_mixed, self.graph)
+                    self._mixed = self._prove(self._open_mixed, self.graph)
                 session = self._mixed
         return session
 
-    def made_mixed(self) -> Session:
+    def make_mixed(self) -> Session:
         """A plain mixed session, kept by nobody."""
         options = self.chosen() if self._distrusted else self.options
         return make_mixed(self.graph.read(), options, self.form.needs)
@@ -95,7 +95,7 @@ class SessionPool:
             self._check_open()
             self._mixed = session
 
-    def _proven(
+    def _prove(
         self, make: Callable[[], Session], graph: HeldFile | bytes, pack: Pack | None = None
     ) -> Session:
         """A session that answers right; `make` is asked again where `auto` takes to the CPU."""
@@ -111,8 +111,8 @@ class SessionPool:
             return make()
         return session
 
-    def _made_pinned(self, graph: bytes, pack: Pack) -> Session:
-        return self._proven(lambda: make_session(graph, self.chosen(), {"image"}), graph, pack)
+    def _make_pinned(self, graph: bytes, pack: Pack) -> Session:
+        return self._prove(lambda: make_session(graph, self.chosen(), {"image"}), graph, pack)
 
     def close(self) -> None:
         """Let all sessions go and make none any more; requests that run finish with theirs."""
@@ -219,7 +219,7 @@ class SessionPool:
                 note = f"sliced to {int(alive.sum())} of {len(alive)} channel units"
                 try:
                     graph = pin_form(self.graph.read(), self.form, pack, self.table, alive)
-                    made = self._made_pinned(graph, pack)
+                    made = self._make_pinned(graph, pack)
                     return self._checked(pack, Pinned(made, len(graph), True, note))
                 except (UnsupportedGraphError, BundleError, *FULL) as exc:
                     note = f"sliced, it cannot be run: {exc}"
@@ -230,7 +230,7 @@ class SessionPool:
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
         graph = pin_form(self.graph.read(), self.form, pack)
-        return Pinned(self._made_pinned(graph, pack), len(graph), False, note)
+        return Pinned(self._make_pinned(graph, pack), len(graph), False, note)
 
     def _checked(self, pack: Pack, made: Pinned) -> Pinned:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""
@@ -241,7 +241,7 @@ class SessionPool:
 
     def _fill(self, serial: int, future: Future[Pinned | None], pack: Pack) -> None:
         try:
-            made = self._made_to_stay(pack)
+            made = self._make_to_stay(pack)
         except BaseException as exc:
             with self._lock:
                 self._pinned.pop(serial, None)
@@ -261,7 +261,7 @@ class SessionPool:
                 gone, _ = self._pinned.popitem(last=False)
                 self._ready.pop(gone, None)
 
-    def _made_to_stay(self, pack: Pack) -> Pinned:
+    def _make_to_stay(self, pack: Pack) -> Pinned:
         """A pinned session; on a GPU with all the memory that it and the mixed one need."""
         if self.apart or not self._on_gpu():
             return self.make(pack, sliced=self.slicing)

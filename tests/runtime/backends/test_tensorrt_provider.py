@@ -14,7 +14,7 @@ import pytest
 
 from prunion.runtime.backends import SessionOptions, make_ort_session, open_provider
 from prunion.runtime.backends.onnxruntime import PROVIDERS
-from prunion.runtime.backends.tensorrt_provider import compiled, provider_options
+from prunion.runtime.backends.tensorrt_provider import open_compiled, provider_options
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.errors import BackendError, BundleError, InputError, MissingDependencyError
 from prunion.runtime.model import Model, load
@@ -92,7 +92,7 @@ def test_a_context_is_kept_and_one_that_does_not_load_is_made_again(
 
     def again(key: EngineKey) -> list[str]:
         opened.clear()
-        _, digest = compiled(make, graph, key)
+        _, digest = open_compiled(make, graph, key)
         assert digest == hashlib.sha256(graph).hexdigest(), "of what was compiled"
         return list(opened)
 
@@ -107,7 +107,7 @@ def test_a_context_is_kept_and_one_that_does_not_load_is_made_again(
     context.write_bytes(b"cut off")
     assert again(key) == ["graph"]
     with pytest.raises(BundleError, match="does not load"):
-        compiled(make, b"no graph", dataclasses.replace(key, sms=(99,)))
+        open_compiled(make, b"no graph", dataclasses.replace(key, sms=(99,)))
 
 
 def test_fallbacks_of_onnxruntime_are_off(

@@ -153,7 +153,13 @@ def _export_untrained(
 
 def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
     from prunion.runtime.base import asked_text
-    from prunion.runtime.bundle import block_of, multiples_below, open_bundle, widths_warning
+    from prunion.runtime.bundle import (
+        block_of,
+        cost_text,
+        multiples_below,
+        open_bundle,
+        widths_warning,
+    )
 
     params, macs, budget = manifest["params"], manifest["macs"], manifest["budget"]
     widths = manifest["widths"].values()
@@ -162,7 +168,7 @@ def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
         f"{output}: {len(manifest['domains'])} domains, {narrower} of {len(widths)} widths cut",
         f"parameters {params['backbone']:,} → {params['exported']:,}, "
         f"MACs {macs['backbone']:,} → {macs['exported']:,}; "
-        f"budget {budget['kind']} {asked_text(budget['asked'])}: {_cost(budget)} "
+        f"budget {budget['kind']} {asked_text(budget['asked'])}: {cost_text(budget)} "
         f"{'met' if budget['met'] else 'NOT met'}",
     ]
     paper = manifest["paper"]
@@ -198,15 +204,6 @@ def _exported(output: str, manifest: Mapping[str, Any]) -> list[str]:
         for name, (before, after) in facts.get("accuracy", {}).items():
             lines.append(f"  {name}: accuracy {before:.1%} → {after:.1%}")
     return lines
-
-
-def _cost(budget: Mapping[str, Any]) -> str:
-    from prunion.runtime.base import amount_text
-
-    if budget["kind"] != "latency":
-        of = " of the slices in use" if budget.get("slices") else ""
-        return amount_text(budget["value"]) + of
-    return f"{budget['milliseconds']:.3f} ms predicted, {budget['share']:.1%} of the backbone's,"
 
 
 @click.command()

@@ -20,6 +20,7 @@ from .manifest_parts import BankEntry as BankEntry
 from .manifest_parts import BudgetAccount as BudgetAccount
 from .manifest_parts import Domain as Domain
 from .manifest_parts import ImageInput as ImageInput
+from .manifest_parts import cost_text as cost_text
 from .manifest_parts import counts_to_json as counts_to_json
 from .manifest_record import Int8Account as Int8Account
 from .manifest_record import PaperAccount as PaperAccount

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from prunion.runtime.base import Fields, Orientation, check_text, is_number, shown
+from prunion.runtime.base import Fields, Orientation, amount_text, check_text, is_number, shown
 
 __all__ = [
     "MAX_CLASSES",
@@ -17,6 +17,7 @@ __all__ = [
     "BudgetAccount",
     "Domain",
     "ImageInput",
+    "cost_text",
     "counts_to_json",
     "listed",
     "read_bank",
@@ -178,6 +179,13 @@ class BudgetAccount:
         if self.kind == "latency":
             value |= {"milliseconds": self.milliseconds, "share": self.share, "device": self.device}
         return value
+
+
+def cost_text(budget: Mapping[str, Any]) -> str:
+    """What a network costs, in words, by `BudgetAccount.to_json`."""
+    if budget["kind"] == "latency":
+        return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])}"
+    return amount_text(budget["value"]) + (" of the slices in use" if budget.get("slices") else "")
 
 
 @dataclass(frozen=True)

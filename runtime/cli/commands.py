@@ -20,7 +20,7 @@ from prunion.runtime.cli.options import (
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
-    from prunion.runtime.bundle import BudgetAccount, Bundle
+    from prunion.runtime.bundle import Bundle
     from prunion.runtime.errors import PrunionError
     from prunion.runtime.model import Model, Prediction
 
@@ -190,6 +190,7 @@ def inspect(bundle: str, as_json: bool) -> None:
 
 def _summary(bundle: Bundle) -> list[str]:
     from prunion.runtime.base import asked_text
+    from prunion.runtime.bundle import cost_text
 
     m = bundle.manifest
     size = f"{m.input.height}×{m.input.width}"
@@ -204,8 +205,9 @@ def _summary(bundle: Bundle) -> list[str]:
     if any(d.accuracy is not None and m.views(d) not in (1, None) for d in m.domains):
         lines.append("accuracy is the run's, of several views of an image: a bundle answers one")
     met = "met" if m.budget.met else "NOT met"
-    asked = asked_text(m.budget.asked)
-    lines += ["", f"budget  {m.budget.kind}: asked {asked}, is {_cost(m.budget)} ({met})"]
+    asked, cost = asked_text(m.budget.asked), cost_text(m.budget.to_json())
+    cost += f" on {m.budget.device}" if m.budget.device else ""
+    lines += ["", f"budget  {m.budget.kind}: asked {asked}, is {cost} ({met})"]
     form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
     form = "a graph for each domain, with weights of its own" if m.own_weights else form
     form += ", and a table of adapters" if m.adapters else ""
@@ -223,15 +225,6 @@ def _summary(bundle: Bundle) -> list[str]:
     lines += [f"widths  {layers}, {before} → {after} channels in all", ""]
     lines += [f"{bundle.sizes[f]:>14,}  {f}" for f in m.files]
     return lines
-
-
-def _cost(budget: BudgetAccount) -> str:
-    from prunion.runtime.base import amount_text
-
-    if budget.kind != "latency":
-        return amount_text(budget.value) + (" of the slices in use" if budget.slices else "")
-    share = amount_text(budget.share)
-    return f"{budget.milliseconds:.3f} ms, share {share}, as predicted for {budget.device}"
 
 
 @click.command()

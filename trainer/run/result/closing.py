@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.base import amount_text, asked_text
+from prunion.runtime.base import asked_text
+from prunion.runtime.bundle import cost_text
 from prunion.trainer.run.result.stored import COUNTED
 from prunion.trainer.run.result.usage import sharing_lines, sparsity_lines
 
@@ -34,7 +35,7 @@ def closing_table(result: RunResult) -> str:
         *_stored_lines(result),
         f"{'the trunk alone: ' if result.stored else ''}parameters {p0:,} → {p1:,} "
         f"({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
-        f"budget {budget['kind']} {asked_text(budget['asked'])}: {_cost(budget)} {met} "
+        f"budget {budget['kind']} {asked_text(budget['asked'])}: {cost_text(budget)} {met} "
         f"({result.uncut:.1%} before the last cut); "
         f"{result.shared:.0%} of the kept channels were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
@@ -132,10 +133,3 @@ def _branch_lines(result: RunResult) -> list[str]:
 
 def _scores(result: RunResult) -> list[str]:
     return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
-
-
-def _cost(budget: dict[str, Any]) -> str:
-    if budget["kind"] != "latency":
-        of = " of the slices in use" if budget.get("slices") else ""
-        return amount_text(budget["value"]) + of
-    return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])},"

@@ -159,7 +159,7 @@ def test_the_exported_file_keeps_its_milliseconds(exported: Path) -> None:
     assert profile.milliseconds(table, widths) == pytest.approx(budget["milliseconds"], rel=1e-12)
     assert verify_bundle(output).problems == ()
     shown = command("inspect", output)
-    assert f"asked 0.8, is {budget['milliseconds']:.3f} ms, share 0." in shown
+    assert f"asked 0.8, is {budget['milliseconds']:.3f} ms predicted, share 0." in shown
     assert "CPUExecutionProvider, batch 1, 1 threads (met)" in shown
 
 

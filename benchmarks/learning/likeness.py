@@ -22,6 +22,7 @@ import click
 import numpy as np
 
 from prunion.benchmarks.learning.paired import backbone_of, compare, label_of, read_rows, seed_of
+from prunion.runtime.base import bits_from_hex
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.trainer.config import RECORD
 from prunion.trainer.network import load_checkpoint
@@ -32,10 +33,10 @@ __all__ = ["chosen_by", "main", "table"]
 def chosen_by(folder: Path) -> list[int]:
     """How many of the channels that a run kept no domain chose, how many one … all: `[D + 1]`."""
     choices = json.loads((folder / RECORD).read_text("utf-8"))["choices"]
-    bits = [np.frombuffer(bytes.fromhex(text), np.uint8) for text in choices["domains"].values()]
-    chosen = np.stack([np.unpackbits(row, count=choices["units"]) for row in bits])
+    rows = [bits_from_hex(text, choices["units"]) for text in choices["domains"].values()]
+    chosen = np.stack(rows)
     kept = load_checkpoint(folder).net.switches.amax(0).numpy() > 0
-    found: list[int] = np.bincount(chosen.sum(0)[kept], minlength=len(bits) + 1).tolist()
+    found: list[int] = np.bincount(chosen.sum(0)[kept], minlength=len(rows) + 1).tolist()
     return found
 
 

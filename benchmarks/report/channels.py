@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from prunion.runtime.base import bits_from_hex
 from prunion.runtime.bundle import UnitTable
 
 __all__ = ["channel_users", "chosen_shares", "layer_widths", "read_choices"]
@@ -17,8 +18,7 @@ def read_choices(record: Mapping[str, Any], names: Sequence[str]) -> np.ndarray 
     if "choices" not in record:
         return None
     units, rows = int(record["choices"]["units"]), record["choices"]["domains"]
-    packed = [np.frombuffer(bytes.fromhex(rows[name]), np.uint8) for name in names]
-    return np.stack([np.unpackbits(row)[:units] for row in packed]) > 0
+    return np.stack([bits_from_hex(rows[name], units) for name in names])
 
 
 def _own(table: UnitTable, weight: str, width: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from prunion.runtime.base import bits_to_hex
 from prunion.runtime.images import same_images
 from prunion.runtime.measure import Answers, Figures, mistakes
 from prunion.trainer.config import BASELINE
@@ -106,7 +107,7 @@ def answer_records(
         figures = Figures(domain.name, domain.classes, found)
         own[domain.name] = {
             **figures.to_json(),
-            "right_bits": np.packbits(found.answers == found.labels).tobytes().hex(),
+            "right_bits": bits_to_hex(found.answers == found.labels),
             "mistakes": mistakes(figures, domain.test),
         }
     texts = training.processes.share_text(json.dumps(own))
@@ -205,7 +206,7 @@ def run_record(
     """
     rows = training.choices().cpu().numpy() > 0
     names = [domain.name for domain in training.config.domains]
-    chosen = {name: np.packbits(row).tobytes().hex() for name, row in zip(names, rows, strict=True)}
+    chosen = {name: bits_to_hex(row) for name, row in zip(names, rows, strict=True)}
     value = result.to_json()
     del value["folder"], value["verdict"]  # a verdict is made of what is here
     return {

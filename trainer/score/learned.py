@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import json_of, read_json
+from prunion.runtime.base import bits_from_hex, json_of, read_json
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import LOG, RECORD, BudgetConfig, RunConfig
 from prunion.trainer.score.made_by import MadeBy, not_paired, read_made_by
@@ -63,10 +63,7 @@ def read_learned(folder: Path) -> Learned | None:
         result, answers = record["result"], record["domains"]
         accuracy = {k: float(v) for k, v in result["accuracy"].items()}
         right = {
-            name: np.unpackbits(
-                np.frombuffer(bytes.fromhex(found["right_bits"]), np.uint8),
-                count=int(found["images"]),
-            ).astype(bool)
+            name: bits_from_hex(found["right_bits"], int(found["images"]))
             for name, found in answers.items()
             if name in accuracy and "right_bits" in found
         }

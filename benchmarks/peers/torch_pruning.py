@@ -28,7 +28,7 @@ from prunion.benchmarks.peers.torch_pruning_peer import (
 from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, make_ort_session, pinned_session
-from prunion.runtime.base import time_interleaved, write_json
+from prunion.runtime.base import relative_error, time_interleaved, write_json
 from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.backbone import drop_classifier, trace
@@ -186,7 +186,7 @@ def _optimised(graph: Path, *, pin: bool) -> dict[str, int]:
 def _difference(sessions: dict[str, Any], name: str) -> float:
     feeds = {"image": np.random.default_rng(1).standard_normal((4, 3, SIDE, SIDE), np.float32)}
     ours, theirs = (sessions[key].run(["logits"], feeds)[0] for key in ("ours", "theirs"))
-    error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    error = relative_error(theirs, ours)
     if not error <= SAME:
         raise VerificationError(
             f"{name}: prunion's and Torch-Pruning's graphs differ by {error:.1e} of the largest "

@@ -12,7 +12,7 @@ from prunion.exporter.bundle.own_weights import apart
 from prunion.exporter.bundle.packs import domain_pack, trunk_hash
 from prunion.exporter.graph import TOLERANCE
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
-from prunion.runtime.base import check_output
+from prunion.runtime.base import check_output, relative_error
 from prunion.runtime.bundle import Pack, no_pack, write_pack
 from prunion.runtime.errors import ConfigError, VerificationError
 from prunion.trainer.config import STATE, load_added_domain
@@ -87,7 +87,7 @@ def _check(added: AddedDomain, slim: SlimNet, height: int, width: int) -> None:
     rows = torch.zeros(4, dtype=torch.int64)
     with torch.no_grad():
         expected, got = added.net.logits(images, rows), slim.logits(images, rows)
-    error = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
+    error = relative_error(expected, got)
     if not error <= TOLERANCE:
         raise VerificationError(
             f"domain {added.domain.name}: the sliced network differs from the trained one by "

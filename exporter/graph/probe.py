@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import default_threads
+from prunion.runtime.base import default_threads, relative_error
 from prunion.runtime.errors import VerificationError
 
 __all__ = ["Probe", "chunks", "make_probe", "open_graph", "relative_errors", "run_graph"]
@@ -106,6 +106,5 @@ def relative_errors(
                 f"domain {name}: {what} has other classes (or values that are not finite) than "
                 "what it is compared with"
             )
-        expected, got = reference[rows][own], other[rows][own]
-        errors[name] = float(np.abs(expected - got).max() / max(np.abs(expected).max(), 1e-12))
+        errors[name] = relative_error(reference[rows][own], other[rows][own])
     return errors

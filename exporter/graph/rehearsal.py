@@ -20,7 +20,7 @@ from prunion.exporter.graph.agreement import TOLERANCE, verify_export
 from prunion.exporter.graph.build import onnx_graph
 from prunion.exporter.graph.writer import save_graph
 from prunion.exporter.slim import SlimNet, keep_rows, slim_network, standing_for
-from prunion.runtime.base import reason_of, shown
+from prunion.runtime.base import reason_of, relative_error, shown
 from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError, VerificationError
 from prunion.trainer.cost import bytes_around
@@ -229,8 +229,7 @@ def _agree(net: DomainNet, slim: SlimNet, images: torch.Tensor, domains: torch.T
         except Exception:  # whatever torch raises, the node is found next
             return False
     own = torch.isfinite(expected)
-    error = float((expected - got)[own].abs().max()) / max(float(expected[own].abs().max()), 1e-6)
-    return error <= LOOSE
+    return relative_error(expected[own], got[own]) <= LOOSE
 
 
 def _find_difference(
@@ -264,7 +263,7 @@ def _find_difference(
             raise _at(node, f"it gives {list(cut.shape)} where {list(expected.shape)} stay")
         if expected.is_floating_point() and expected.numel():
             largest = float(full.detach().abs().max())
-            error = float((expected - cut).detach().abs().max()) / max(largest, 1e-6)
+            error = relative_error(expected.detach(), cut.detach(), largest)
             if not error <= LOOSE and bool(torch.isfinite(full).all()):
                 raise _at(node, f"it differs from the whole network's by {error:.0e}")
 

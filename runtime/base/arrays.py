@@ -1,10 +1,24 @@
-"""Arrays of bools as text."""
+"""How far numbers are from those that they should be, and bits as text."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-__all__ = ["bits_from_hex", "bits_to_hex"]
+__all__ = ["bits_from_hex", "bits_to_hex", "relative_error"]
+
+LEAST = 1e-12  # where all is zero, any difference is large
+
+
+def relative_error(expected: Any, got: Any, largest: float | None = None) -> float:
+    """`max |Δ| / max |expected|` of two arrays of numpy, or two tensors of torch; NaN if either is.
+
+    Args:
+        largest: to be divided by in place of `max |expected|`.
+    """
+    of = float(abs(expected).max()) if largest is None else largest
+    return float(abs(expected - got).max()) / max(of, LEAST)
 
 
 def bits_to_hex(bits: np.ndarray) -> str:

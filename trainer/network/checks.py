@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
+from prunion.runtime.base import relative_error
 from prunion.runtime.errors import UnsupportedGraphError
 
 __all__ = ["SAME", "check_batch", "check_same", "example_images", "features_of", "moved"]
@@ -37,9 +38,8 @@ def features_of(trunk: nn.Module, *inputs: object) -> torch.Tensor:
 
 def check_same(expected: torch.Tensor, got: torch.Tensor) -> None:
     """The masked network starts as the backbone; everything later is compared with the former."""
-    largest = float(expected.abs().max())
-    error = float((expected - got).abs().max()) / max(largest, 1e-12)
-    if math.isfinite(largest) and not error <= SAME:
+    error = relative_error(expected, got)
+    if bool(expected.isfinite().all()) and not error <= SAME:
         raise UnsupportedGraphError(
             f"with every channel on, the masked network differs from the backbone by {error:.1e} "
             "of its largest feature: please report this network as a bug, or choose another"

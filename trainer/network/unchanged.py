@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from prunion.runtime.base import relative_error
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.network.checks import SAME, example_images
 from prunion.trainer.network.masked import DomainNet
@@ -29,9 +29,8 @@ def unchanged(net: DomainNet, what: str) -> Iterator[None]:
     expected = _features(net)
     yield
     for domain, (before, after) in enumerate(zip(expected, _features(net), strict=True)):
-        largest = float(before.abs().max())
-        error = float((before - after).abs().max()) / max(largest, 1e-12)
-        if math.isfinite(largest) and not error <= SAME:
+        error = relative_error(before, after)
+        if bool(before.isfinite().all()) and not error <= SAME:
             raise VerificationError(
                 f"{what} changed what domain {domain + 1} of {len(expected)} answers, by "
                 f"{error:.1e} of its largest feature: please report this network as a bug, or "

@@ -20,6 +20,7 @@ from prunion.runtime.base import (
     arithmetic_of,
     available_bytes,
     reason_of,
+    relative_error,
 )
 from prunion.runtime.bundle import Bundle, HeldFile, Pack
 from prunion.runtime.errors import BackendError, InputError, PrunionError
@@ -223,8 +224,7 @@ def disagreement(reference: np.ndarray, got: np.ndarray) -> float:
         return math.inf
     if not np.isfinite(got[own]).all() or not (got[~own] < ABSENT).all():
         return math.inf
-    expected = reference[own]
-    return float(np.abs(expected - got[own]).max() / max(np.abs(expected).max(), 1e-12))
+    return relative_error(reference[own], got[own])
 
 
 def distance(made: Session, mixed: Session, form: GraphForm, pack: Pack) -> float:

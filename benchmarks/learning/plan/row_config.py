@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,13 +20,9 @@ from prunion.trainer.config import (
     InputConfig,
     RunConfig,
     TrainConfig,
+    read_change,
 )
 from prunion.trainer.data import batch_sizes, open_domains
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["DOMAINS", "key_of", "make_config", "trained_alone"]
 
@@ -154,11 +149,11 @@ def _changes(settings: Sequence[str]) -> dict[str, Any]:
     """`KEY=VALUE` settings of `[train]`, values as in TOML; a bare word is a text."""
     known, changes = {f.name for f in fields(TrainConfig)}, {}
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in known:
-            raise click.UsageError(f"--set {setting}: give KEY=VALUE with a key of [train]")
         try:
-            changes[key] = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
-            changes[key] = text
+            path, value = read_change(setting)
+        except ConfigError:
+            path, value = [], None
+        if len(path) != 1 or path[0] not in known:
+            raise click.UsageError(f"--set {setting}: give KEY=VALUE with a key of [train]")
+        changes[path[0]] = value
     return changes

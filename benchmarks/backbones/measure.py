@@ -32,7 +32,7 @@ from prunion.runtime.errors import PrunionError, UnsupportedGraphError
 from prunion.runtime.graph import TABLES, pin_pack
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import BackboneConfig, BackboneSource
-from prunion.trainer.network import DomainNet
+from prunion.trainer.network import DomainNet, draw_norms
 
 __all__ = ["NETWORKS", "backbones_command", "domain_net", "measure", "random_switches"]
 
@@ -140,22 +140,10 @@ def random_switches(net: DomainNet, density: float) -> None:
 
 
 def domain_net(config: BackboneConfig, side: int, classes: tuple[int, ...]) -> DomainNet:
-    """An unpruned network whose domains differ, and whose activations keep a sane size.
-
-    Drawn weights with drawn BatchNorm shifts would die out or explode over a hundred layers,
-    so the statistics are taken from a batch of noise first.
-    """
+    """An unpruned network whose domains differ, and whose activations keep a sane size."""
     net = DomainNet(load_backbone(config, side, side), classes)
-    with torch.no_grad():
-        for norm in net.norms.values():
-            # Not scaled from what is there: timm starts a block's last BatchNorm at zero.
-            norm.weight.copy_(1 + 0.2 * torch.randn_like(norm.weight))
-            norm.bias.copy_(0.2 * torch.randn_like(norm.bias))
-            norm.momentum = 1.0
-        net.train()
-        runs = [(domain, 2) for domain in range(len(classes))]
-        net(torch.randn(2 * len(classes), 3, side, side), runs)
-    return net.eval()
+    draw_norms(net, side, side)
+    return net
 
 
 def _case(net: DomainNet, side: int, density: float, exported: bool) -> DensityCase:

@@ -24,7 +24,7 @@ from prunion.runtime.base import reason_of, relative_error, shown
 from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError, VerificationError
 from prunion.trainer.cost import bytes_around
-from prunion.trainer.network import DomainNet, moved, route
+from prunion.trainer.network import DomainNet, draw_norms, moved, route
 
 __all__ = ["rehearse_export"]
 
@@ -127,21 +127,8 @@ def _two_domains(net: DomainNet) -> DomainNet:
 
 
 def _randomise(net: DomainNet, height: int, width: int, round_to: int) -> None:
-    """Domains that differ, activations of a sane size, and half of the switches off.
-
-    Drawn weights with drawn shifts would die out or explode over a hundred layers, so the norms'
-    statistics are those of a batch of noise.
-    """
-    count = len(net.classes)
-    with torch.no_grad():
-        for norm in net.norms.values():
-            # Not scaled from what is there: a block's last norm often starts at zero.
-            norm.weight.copy_(1 + 0.2 * torch.randn_like(norm.weight))
-            norm.bias.copy_(0.2 * torch.randn_like(norm.bias))
-            norm.momentum = 1.0
-        net.train()
-        net(torch.randn(2 * count, 3, height, width), [(row, 2) for row in range(count)])
-    net.eval()
+    """Domains that differ, and half of the switches off."""
+    draw_norms(net, height, width)
     score = torch.rand(net.units.table.count)
     alive = net.units.table.round_up((score > 0.5).numpy(), round_to, score.numpy())
     used = torch.rand(net.switches.shape) < 0.8

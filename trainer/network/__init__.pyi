@@ -16,6 +16,7 @@ from .checkpoint import versions as versions
 from .checks import moved as moved
 from .domain_norm import DomainNorm as DomainNorm
 from .domain_norm import route as route
+from .drawn import draw_norms as draw_norms
 from .evaluation import accuracy_of as accuracy_of
 from .evaluation import answer_domains as answer_domains
 from .evaluation import evaluate as evaluate

@@ -22,7 +22,7 @@ from prunion.trainer.config import (
     has_own_weights,
     todays_config,
 )
-from prunion.trainer.score import MadeBy, not_paired, read_made_by
+from prunion.trainer.score import PARTS, MadeBy, not_paired, read_made_by
 
 if TYPE_CHECKING:
     from prunion.benchmarks.report.subjects import Subject
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 MOVED = (("budget", "profile"),)  # a checkpoint has its own copy, wherever its folder is
-WORDS = {"train": "training", "test": "test", "validation": "validation"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +232,6 @@ def _images_of(evaluation: Mapping[str, Any], made_by: MadeBy) -> str:
     known = made_by.get("domains", {}).get(str(evaluation["domain"]), {}).get("digests", {})
     for part in ("test", "validation", "train"):
         if same_images(digest, str(known.get(part, ""))):
-            return f"the run's {WORDS[part]} images"
+            return f"the run's {PARTS[part]} images"
     paths = ", ".join(map(str, evaluation.get("data", ())))
     return f"images of {paths}" if paths else "images that its file does not name"

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from prunion.exporter.counts import initializers, recount
-from prunion.runtime.base import shown
+from prunion.runtime.base import one_line, shown
 from prunion.runtime.bundle import BudgetAccount, Bundle, read_profile
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import BudgetConfig, BudgetKind
@@ -64,7 +64,7 @@ def _check_slices(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
     try:
         found = _slices_in_use(bundle)
     except Exception as exc:  # a damaged file makes onnx and numpy raise anything
-        yield f"its slices cannot be counted ({' '.join(str(exc).split()) or type(exc).__name__})"
+        yield f"its slices cannot be counted ({one_line(exc)})"
         return
     if not bundle.manifest.packed:  # a slice in use may be all zero there, so more may be claimed
         stated = claimed.value * (claimed.backbone if config.is_fraction else 1)

@@ -22,7 +22,7 @@ from prunion.exporter.graph import (
     run_graph,
     tolerance_of,
 )
-from prunion.runtime.base import PRECISIONS, Precision
+from prunion.runtime.base import PRECISIONS, Precision, one_line
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import DomainError, VerificationError
 from prunion.runtime.graph import form_of
@@ -87,7 +87,7 @@ def compare_graphs(
             mixed, alone = _run(bundle, PRECISIONS[graph], probe)
             answers = _mixed(bundle, PRECISIONS[graph], flat)
         except Exception as exc:  # ONNX Runtime's errors share no base but Exception
-            reason = " ".join(str(exc).split())
+            reason = one_line(exc)
             problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
             continue
         of_flat = answers if of_flat is None else of_flat

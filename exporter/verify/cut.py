@@ -18,7 +18,7 @@ from prunion.exporter.graph import (
 )
 from prunion.exporter.verify.compare import Disagreement
 from prunion.exporter.verify.units import full_pack, made_up
-from prunion.runtime.base import PRECISIONS
+from prunion.runtime.base import PRECISIONS, one_line
 from prunion.runtime.bundle import Bundle, Pack, UnitTable
 from prunion.runtime.errors import PrunionError, UnsupportedGraphError
 from prunion.runtime.graph import GraphForm, form_of, pin_form
@@ -75,7 +75,7 @@ def compare_cut(
             except PrunionError as exc:
                 problems.append(f"{where}: {exc}")
             except Exception as exc:  # ONNX Runtime's errors share no base but Exception
-                reason = " ".join(str(exc).split())
+                reason = one_line(exc)
                 problems.append(f"{where}: ONNX Runtime refuses it: {reason}")
             else:
                 if error is not None:

@@ -16,7 +16,7 @@ from prunion.exporter.graph import (
     quantised,
 )
 from prunion.exporter.verify.variants import first_few, tensors_of
-from prunion.runtime.base import PRECISIONS, reason_of, shown
+from prunion.runtime.base import PRECISIONS, one_line, reason_of, shown
 from prunion.runtime.bundle import Bundle, Int8Account
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.network import Checkpoint
@@ -59,7 +59,7 @@ def measure_int8_again(
         ]
         batches = calibration_batches(domains, loaded, noted.calibration_images)
     except (PrunionError, OSError, KeyError) as exc:
-        reason = " ".join(str(exc).split())
+        reason = one_line(exc)
         return [], [f"int8: accuracy not measured again, the run's images are not there: {reason}"]
     found, counts = accuracy[-1], {domain.name: len(domain.test) for domain in domains}
     for told, what in ((noted.accuracy, "accuracy"), (noted.test_images, "number of images")):

@@ -29,7 +29,7 @@ from prunion.exporter.verify.files import (
 from prunion.exporter.verify.int8_again import measure_int8_again
 from prunion.exporter.verify.units import check_units
 from prunion.exporter.verify.variants import check_variant
-from prunion.runtime.base import PRECISIONS
+from prunion.runtime.base import PRECISIONS, one_line
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import BundleError
 from prunion.runtime.graph import form_of
@@ -140,7 +140,7 @@ def _guarded(place: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
     try:
         yield from (f"{before}{problem}" for problem in check())
     except Exception as exc:  # a damaged file makes onnx and numpy raise anything
-        yield f"{before}{_said(exc)}"
+        yield f"{before}{one_line(exc)}"
 
 
 def _tried(check: Callable[[], T], nothing: T, problems: list[str]) -> T:
@@ -148,10 +148,6 @@ def _tried(check: Callable[[], T], nothing: T, problems: list[str]) -> T:
     try:
         return check()
     except Exception as exc:  # such as that of a pack that is not what the manifest says
-        if not any(problem.endswith(_said(exc)) for problem in problems):
-            problems.append(_said(exc))
+        if not any(problem.endswith(one_line(exc)) for problem in problems):
+            problems.append(one_line(exc))
         return nothing
-
-
-def _said(exc: Exception) -> str:
-    return " ".join(str(exc).split()) or type(exc).__name__

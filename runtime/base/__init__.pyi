@@ -33,6 +33,7 @@ from .machine import available_bytes as available_bytes
 from .machine import default_round_to as default_round_to
 from .machine import default_threads as default_threads
 from .machine import free_memory as free_memory
+from .machine import installed_version as installed_version
 from .machine import keep_freed_memory as keep_freed_memory
 from .machine import machine_facts as machine_facts
 from .machine import on_cpu as on_cpu
@@ -66,6 +67,7 @@ from .readings import slowed_down as slowed_down
 from .readings import state_text as state_text
 from .text import amount_text as amount_text
 from .text import asked_text as asked_text
+from .text import one_line as one_line
 from .text import reason_of as reason_of
 from .text import shown as shown
 from .timing import Timing as Timing

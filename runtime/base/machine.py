@@ -23,6 +23,7 @@ __all__ = [
     "default_round_to",
     "default_threads",
     "free_memory",
+    "installed_version",
     "keep_freed_memory",
     "machine_facts",
     "memory_left",
@@ -67,7 +68,7 @@ def machine_facts(threads: int | None = None) -> dict[str, Any]:
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := _version(name))},
+        **{name: version for name in PACKAGES if (version := installed_version(name))},
     }
 
 
@@ -172,7 +173,8 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Of a package, None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ import re
 
 from prunion.runtime.errors import printable
 
-__all__ = ["amount_text", "asked_text", "reason_of", "shown"]
+__all__ = ["amount_text", "asked_text", "one_line", "reason_of", "shown"]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -38,6 +38,11 @@ def asked_text(value: float | str) -> str:
     if value <= 1:
         return f"{value:.4g}"
     return f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
+def one_line(exc: BaseException) -> str:
+    """All that an error says, as part of a line; its type where it says nothing."""
+    return " ".join(str(exc).split()) or type(exc).__name__
 
 
 def reason_of(exc: BaseException) -> str:

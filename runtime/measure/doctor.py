@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from prunion.runtime.backends import SessionOptions, make_ort_session
-from prunion.runtime.base import Backend, install_hint
+from prunion.runtime.base import Backend, install_hint, one_line
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Finding", "answers_here", "examine", "refusal"]
@@ -85,7 +85,7 @@ def _onnxruntime(has_gpu: bool) -> Finding:
         providers = [x.removesuffix("ExecutionProvider") for x in ort.get_available_providers()]
     except (ImportError, AttributeError, OSError) as exc:
         fix = install_hint("ort", "--force-reinstall")
-        return Finding("ONNX Runtime", "broken", " ".join(str(exc).split()), fix)
+        return Finding("ONNX Runtime", "broken", one_line(exc), fix)
     fix = ""
     if has_gpu and "CUDA" not in providers and not TEGRA.exists():
         fix = f"for the GPU: pip uninstall onnxruntime && {install_hint('ort-gpu')}"
@@ -146,7 +146,7 @@ def _imported(what: str, module: str, extra: str, has_gpu: bool) -> Finding:
         version = import_module(module).__version__
     except (ImportError, AttributeError, OSError) as exc:
         fix = install_hint(extra, "--force-reinstall")
-        return Finding(what, "broken", " ".join(str(exc).split()), fix)
+        return Finding(what, "broken", one_line(exc), fix)
     if has_gpu:
         return Finding(what, "ok", version)
     if module == "tensorrt_rtx":
@@ -164,7 +164,7 @@ def _package(what: str, module: str, extra: str, purpose: str) -> Finding:
             version = getattr(import_module(module), "__version__", "of unknown version")
         except (ImportError, AttributeError, OSError) as exc:
             fix = install_hint(extra, "--force-reinstall")
-            return Finding(what, "broken", " ".join(str(exc).split()), fix)
+            return Finding(what, "broken", one_line(exc), fix)
     return Finding(what, "ok", f"{module} {version}")
 
 

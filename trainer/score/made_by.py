@@ -17,6 +17,7 @@ from prunion.trainer.config import RECORD, RunConfig, changed_keys, drop_ignored
 from prunion.trainer.score.pruning import baseline_of
 
 __all__ = [
+    "PARTS",
     "MadeBy",
     "not_paired",
     "other_images",
@@ -28,7 +29,7 @@ __all__ = [
 MadeBy = Mapping[str, Any]  # `config`, `domains`, `teacher`, `cost`: as `record.json` has it
 APART = (("budget",), ("train", "own_epochs"))  # of a baseline's configuration
 PAIRED = ("train", "test")  # images that two runs must have in common to be compared
-PARTS = {"train": "training", "test": "test", "validation": "validation"}
+PARTS = {"train": "training", "test": "test", "validation": "validation"}  # in words
 BESIDE = {
     "teacher": "another teacher",
     "cost": "another network or other prices of its layers",

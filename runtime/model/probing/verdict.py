@@ -8,12 +8,18 @@ import math
 import os
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from prunion.runtime.backends import SessionOptions
-from prunion.runtime.base import cache_folder, is_number, machine_facts, read_json, write_json
+from prunion.runtime.base import (
+    cache_folder,
+    installed_version,
+    is_number,
+    machine_facts,
+    read_json,
+    write_json,
+)
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Verdict", "load_verdict", "save_verdict", "verdict_key"]
@@ -51,7 +57,7 @@ def verdict_key(graph: list[Any], compiled: list[Any], options: SessionOptions) 
         compiled,
         [dict(options.provider_options), dict(options.entries), options.spare_memory],
         facts,
-        {name: _version(name) for name in LIBRARIES},
+        {name: installed_version(name) for name in LIBRARIES},
         {name: os.environ.get(name) for name in SWITCHES},
         platform.node(),
     ]
@@ -83,10 +89,3 @@ def save_verdict(key: str, verdict: Verdict) -> None:
 
 def _place(key: str) -> Path:
     return cache_folder() / "verdicts" / f"{key}.json"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -107,17 +107,28 @@ class Bundle:
         """The domain pack of `name`, checked against the manifest."""
         domain = self.domain(name)
         pack = read_pack(self.file(domain.pack), self.read(domain.pack))
+        self.check_pack(pack)
+        if (pack.name, pack.classes) != (domain.name, domain.classes):
+            raise BundleError(f"{domain.pack} and the manifest disagree on the classes: {FIX}")
+        return self.completed(pack)
+
+    def check_pack(
+        self, pack: Pack, *, features: int | None = None, units: int | None = None
+    ) -> None:
+        """Raise BundleError unless a pack is sound and fits the manifest.
+
+        What a manifest does not tell is known from other packs: `features` F and `units` U.
+        """
         check_pack(
             pack,
             trunk_hash=self.manifest.trunk_hash,
             columns=self.manifest.bank_columns,
+            features=features,
+            units=units,
             own=bool(self.manifest.own_weights),
             adapters=self.manifest.adapters,
             images=self.manifest.input,
         )
-        if (pack.name, pack.classes) != (domain.name, domain.classes):
-            raise BundleError(f"{domain.pack} and the manifest disagree on the classes: {FIX}")
-        return self.completed(pack)
 
     def shared_parts(self) -> dict[str, np.ndarray]:
         """What the domains' own weights have in common, by `PART:WEIGHT`; mostly nothing."""

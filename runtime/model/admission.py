@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunion.runtime.bundle import Bundle, Pack, check_pack, read_pack
+from prunion.runtime.bundle import Bundle, Pack, read_pack
 from prunion.runtime.graph import pin_form
 from prunion.runtime.model.domains import Tables
 from prunion.runtime.model.pool import SessionPool
@@ -19,16 +19,7 @@ def fitting_pack(
     tables.refuse_another()
     pack = pack if isinstance(pack, Pack) else read_pack(pack)
     own = tables.domains[0].pack
-    check_pack(
-        pack,
-        trunk_hash=bundle.manifest.trunk_hash,
-        columns=bundle.manifest.bank_columns,
-        features=len(own.head_weight),
-        units=len(own.switches),
-        own=sessions.apart,
-        adapters=bundle.manifest.adapters,
-        images=bundle.manifest.input,
-    )
+    bundle.check_pack(pack, features=len(own.head_weight), units=len(own.switches))
     pack = bundle.completed(pack)
     if pack.own:  # that they fit the trunk shows now, not with the first request
         pin_form(sessions.graph.read(), sessions.form, pack)

@@ -10,7 +10,7 @@ import numpy as np
 
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
 from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes
-from prunion.runtime.bundle import Bundle, check_one_trunk, check_pack, open_bundle
+from prunion.runtime.bundle import Bundle, check_one_trunk, open_bundle
 from prunion.runtime.errors import BundleError, InputError
 from prunion.runtime.graph import stored_tables
 from prunion.runtime.model.domains import LiveDomain, Tables
@@ -67,15 +67,7 @@ def load(
     packs = [bundle.pack(name) for name in bundle.domains]
     units = None if pool.table is None else pool.table.count
     for pack in packs:  # each fits the manifest; they must fit each other and the units, too
-        check_pack(
-            pack,
-            trunk_hash=bundle.manifest.trunk_hash,
-            columns=bundle.manifest.bank_columns,
-            features=len(packs[0].head_weight),
-            units=units,
-            own=pool.apart,
-            adapters=bundle.manifest.adapters,
-        )
+        bundle.check_pack(pack, features=len(packs[0].head_weight), units=units)
     tables = Tables(tuple(LiveDomain(*x) for x in enumerate(packs)), pool.form, stored=True)
     _check_stored(bundle.graph(precision), pool, tables)
     model = Model(bundle, pool, tables)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from prunion.benchmarks.report.paint import Chart, Paint, blank, cells, column_names, short
-from prunion.benchmarks.report.subjects import Subject
+from prunion.benchmarks.report.subject import Subject
 
 __all__ = ["channel_charts"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prunion.benchmarks.report.paint import Chart, Paint, blank, legend_room, short
-from prunion.benchmarks.report.subjects import Subject
+from prunion.benchmarks.report.subject import Subject
 
 __all__ = ["accuracy_chart", "budget_chart", "curve_charts", "frontier_charts"]
 

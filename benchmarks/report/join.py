@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prunion.benchmarks.report.charts_answers import check_answers
 from prunion.benchmarks.report.measured import check_measured
+from prunion.benchmarks.report.subject import Identity, Subject
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.bundle import Manifest
 from prunion.runtime.errors import InputError, PrunionError
-from prunion.runtime.images import same_images
 from prunion.trainer.config import (
     BASELINE,
     CHECKPOINT,
@@ -22,14 +22,9 @@ from prunion.trainer.config import (
     has_own_weights,
     todays_config,
 )
-from prunion.trainer.score import PARTS, MadeBy, not_paired, read_made_by
-
-if TYPE_CHECKING:
-    from prunion.benchmarks.report.subjects import Subject
+from prunion.trainer.score import MadeBy, not_paired, read_made_by
 
 __all__ = [
-    "Identity",
-    "answers_of",
     "joined",
     "read_baseline",
     "read_file",
@@ -40,23 +35,6 @@ __all__ = [
 ]
 
 MOVED = (("budget", "profile"),)  # a checkpoint has its own copy, wherever its folder is
-
-
-@dataclass(frozen=True, eq=False)
-class Identity:
-    """By which a run and its bundle are known to be one network.
-
-    Attributes:
-        model: SHA-256 of the checkpoint's tensors; "" in bundles of before it was written down.
-        config: of the run, as `RunConfig.to_json` gave it.
-        accuracy: by domain.
-        widths: each layer's output channels, before and after, rounding included.
-    """
-
-    model: str
-    config: Mapping[str, Any]
-    accuracy: Mapping[str, float]
-    widths: Mapping[str, tuple[int, int]]
 
 
 def same_network(run: Identity, bundle: Identity) -> bool:
@@ -205,33 +183,3 @@ def read_baseline(run: Path, made_by: MadeBy) -> tuple[dict[str, float], str]:
         f"The baseline in its folder does not stand beside it: {why}. `prunion train --baseline` "
         "tests both on the same images with --resume, or trains both anew with --force."
     )
-
-
-def answers_of(
-    figures: Mapping[str, Mapping[str, Any]],
-    evaluations: Iterable[Mapping[str, Any]],
-    made_by: MadeBy,
-) -> dict[str, Mapping[str, Any]]:
-    """Figures by whose answers they are to which images: domain, variant and images, in words.
-
-    Args:
-        figures: by domain, the run's own.
-        evaluations: files of `prunion eval`, which stand beside these and never in their place.
-    """
-    found = {f"{name}, the run's test images": own for name, own in figures.items()}
-    for own in evaluations:
-        told = f"{own['domain']}, {own['precision']}, {_images_of(own, made_by)}"
-        again = sum(key.startswith(told) for key in found)
-        found[f"{told} ({again + 1})" if again else told] = own
-    return found
-
-
-def _images_of(evaluation: Mapping[str, Any], made_by: MadeBy) -> str:
-    """Which images an evaluation's file is of: a part of its run's, or the paths that it names."""
-    digest = str(evaluation.get("images_digest", ""))
-    known = made_by.get("domains", {}).get(str(evaluation["domain"]), {}).get("digests", {})
-    for part in ("test", "validation", "train"):
-        if same_images(digest, str(known.get(part, ""))):
-            return f"the run's {PARTS[part]} images"
-    paths = ", ".join(map(str, evaluation.get("data", ())))
-    return f"images of {paths}" if paths else "images that its file does not name"

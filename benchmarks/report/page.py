@@ -18,7 +18,7 @@ from prunion.benchmarks.report.charts_runs import (
 )
 from prunion.benchmarks.report.measured import measured_notes, measured_tables
 from prunion.benchmarks.report.paint import CSS, Chart, distinct, inline_svg
-from prunion.benchmarks.report.subjects import Subject
+from prunion.benchmarks.report.subject import Subject
 
 __all__ = ["charts_of", "html_page"]
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from prunion.benchmarks.serving.clients import http_bytes, make_traffic, oip_body, status_of
+from prunion.benchmarks.serving.clients import (
+    connected,
+    http_bytes,
+    make_traffic,
+    oip_body,
+    status_of,
+)
 from prunion.benchmarks.serving.compare import Settings
 from prunion.benchmarks.serving.networks import Network, bundle_of, pack_folder, packs_of
 from prunion.benchmarks.serving.rows import Row
@@ -98,12 +104,10 @@ def packs(network: Network, counts: Sequence[int], settings: Settings) -> Row:
 
 def _ask_all(server: Server, bundle: Any, names: Sequence[str]) -> list[float]:
     """Ask for every domain, TURNS times; the seconds of the first turn."""
-    from prunion.benchmarks.serving.overhead import _connected
-
     with load(bundle, "cpu", threads=1) as model:
         traffic = make_traffic(model.bundle.manifest.name, names, model.sessions.form.image_shape)
     first = []
-    with _connected(server.port) as ask:
+    with connected(server.port) as ask:
         for turn in range(TURNS):
             for place, name in enumerate(names):
                 body, length = oip_body(traffic.image(place), name)

@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from prunion.benchmarks.serving.clients import Traffic
+from prunion.benchmarks.serving.clients import Traffic, connected
 from prunion.benchmarks.serving.compare import Settings
 from prunion.benchmarks.serving.networks import Network, bundle_of, filled, traffic_of
 from prunion.benchmarks.serving.rows import Row
@@ -49,7 +49,7 @@ def overhead(network: Network, settings: Settings) -> Row:
     with contextlib.ExitStack() as held:
         held.enter_context(started(command, ports[0], log=settings.folder / "overhead.log"))
         held.enter_context(_echo(ports[2], ports[3], len(request)))
-        http, http_echo = (held.enter_context(_connected(port)) for port in (ports[0], ports[2]))
+        http, http_echo = (held.enter_context(connected(port)) for port in (ports[0], ports[2]))
         call, call_echo = (held.enter_context(_channel(port)) for port in (ports[1], ports[3]))
         answer = http(request)
         assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
@@ -84,30 +84,6 @@ def grpc_bytes(traffic: Traffic, domain: int) -> bytes:
     message.raw_input_contents.extend([image.tobytes(), len(name).to_bytes(4, "little") + name])
     found: bytes = message.SerializeToString()
     return found
-
-
-@contextmanager
-def _connected(port: int) -> Iterator[Callable[[bytes], bytes]]:
-    """A call that sends a request and gives its answer, over one connection."""
-    with socket.create_connection(("127.0.0.1", port)) as found:
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def ask(request: bytes) -> bytes:
-            found.sendall(request)
-            buffer = b""
-            while True:
-                part = found.recv(1 << 16)
-                if not part:
-                    raise ConnectionError("the server hung up")
-                buffer += part
-                end = buffer.find(b"\r\n\r\n")
-                if end >= 0:
-                    head = buffer[:end].lower()
-                    place = head.index(b"\r\ncontent-length:") + 17
-                    if len(buffer) >= end + 4 + int(head[place:].split(b"\r\n", 1)[0]):
-                        return buffer
-
-        yield ask
 
 
 @contextmanager

@@ -5,4 +5,5 @@ from .traffic import Traffic as Traffic
 from .traffic import http_bytes as http_bytes
 from .traffic import make_traffic as make_traffic
 from .traffic import oip_body as oip_body
+from .wire import connected as connected
 from .wire import status_of as status_of

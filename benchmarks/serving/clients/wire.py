@@ -1,14 +1,16 @@
-"""One kept HTTP connection of the load: bytes out, an answer's status and body in."""
+"""Kept HTTP connections, of the load and of one caller: bytes out, an answer in."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
 
-__all__ = ["Connection", "logits_of", "status_of"]
+__all__ = ["Connection", "connected", "logits_of", "status_of"]
 
 LENGTH = b"content-length:"
 JSON_LENGTH = b"inference-header-content-length:"
@@ -69,6 +71,30 @@ class Connection(asyncio.Protocol):
         if self.waiting:
             self.waiting = False
             self.lost(self)
+
+
+@contextmanager
+def connected(port: int) -> Iterator[Callable[[bytes], bytes]]:
+    """A call that sends a request and gives its answer, over one connection."""
+    with socket.create_connection(("127.0.0.1", port)) as found:
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def ask(request: bytes) -> bytes:
+            found.sendall(request)
+            buffer = b""
+            while True:
+                part = found.recv(1 << 16)
+                if not part:
+                    raise ConnectionError("the server hung up")
+                buffer += part
+                end = buffer.find(b"\r\n\r\n")
+                if end >= 0:
+                    head = buffer[:end].lower()
+                    place = head.index(b"\r\ncontent-length:") + 17
+                    if len(buffer) >= end + 4 + int(head[place:].split(b"\r\n", 1)[0]):
+                        return buffer
+
+        yield ask
 
 
 def status_of(head: bytes) -> int:

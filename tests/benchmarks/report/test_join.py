@@ -25,8 +25,9 @@ from tests.support.tiny_run import tiny_run
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
 
 from prunion.benchmarks.report import write_report
-from prunion.benchmarks.report.join import Identity, same_network
-from prunion.benchmarks.report.subjects import Subject, read_subjects
+from prunion.benchmarks.report.join import same_network
+from prunion.benchmarks.report.subject import Identity, Subject
+from prunion.benchmarks.report.subjects import read_subjects
 
 pytestmark = pytest.mark.thorough
 

@@ -24,7 +24,8 @@ from prunion.benchmarks.report.join import with_file
 from prunion.benchmarks.report.measured import measured_notes, measured_tables
 from prunion.benchmarks.report.page import _overview, charts_of, html_page
 from prunion.benchmarks.report.paint import LIGHT, Chart, painted, short
-from prunion.benchmarks.report.subjects import Subject, read_subjects
+from prunion.benchmarks.report.subject import Subject
+from prunion.benchmarks.report.subjects import read_subjects
 from prunion.runtime.errors import InputError
 
 MANY = [f"domain {index:02} of many" for index in range(40)]

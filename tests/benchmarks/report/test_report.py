@@ -20,7 +20,8 @@ from matplotlib import pyplot
 
 from prunion.benchmarks.report import write_report
 from prunion.benchmarks.report.charts_runs import accuracy_chart
-from prunion.benchmarks.report.subjects import Subject, read_subjects
+from prunion.benchmarks.report.subject import Subject
+from prunion.benchmarks.report.subjects import read_subjects
 from prunion.benchmarks.report.write import _prefixes
 
 pytestmark = pytest.mark.thorough

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prunion.trainer.cost.adapter_tables import tabled_adapters
 from prunion.trainer.network import DomainNet
 
 __all__ = ["AdapterCost", "adapter_costs"]
@@ -31,12 +32,14 @@ class AdapterCost:
 
 
 def adapter_costs(net: DomainNet) -> list[AdapterCost]:
-    """Of each convolution that has adapters; a method whose own weights are others' has none."""
-    if net.adapter is None:
-        return []
+    """Of each convolution whose adapters the exported graph holds; other own weights lie in packs.
+
+    Args:
+        net: as a bundle holds it (`count_as_bundled`).
+    """
     layers = {layer.weight: layer for layer in net.units.table.layers}
     found = []
-    for name, small in net.adapter.matrices().items():
+    for name, small in tabled_adapters(net).items():
         parts: dict[str, tuple[tuple[int, ...], int]]
         if small.down is not None:
             rank = small.down.shape[1]

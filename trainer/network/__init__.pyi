@@ -1,6 +1,7 @@
 from .build import adapt_network as adapt_network
 from .build import build_network as build_network
 from .build import check_rebuilt as check_rebuilt
+from .build import count_as_bundled as count_as_bundled
 from .build import fill_trunk as fill_trunk
 from .build import finish_weights as finish_weights
 from .build import merge_weights as merge_weights

@@ -22,6 +22,7 @@ __all__ = [
     "adapt_network",
     "build_network",
     "check_rebuilt",
+    "count_as_bundled",
     "fill_trunk",
     "finish_weights",
     "merge_weights",
@@ -188,6 +189,17 @@ def merge_weights(net: DomainNet) -> None:
         with torch.no_grad():
             for name, weight in net.own_weights(0).items():
                 net.trunk.get_parameter(name).copy_(weight)
+        net.adapter = None
+
+
+def count_as_bundled(net: DomainNet) -> None:
+    """Leave a network what a bundle of it holds, to count that.
+
+    Its answers are nobody's then: weights do not take the trunk's place, and nothing is compared.
+    """
+    if net.adapter is not None and net.adapter.inside:
+        net.adapter = fold_series(net.trunk)
+    if net.adapter is not None and len(net.classes) == 1 and not net.adapter.slices():
         net.adapter = None
 
 

@@ -21,9 +21,9 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import CHECKPOINT, CHECKPOINT_FILE, GRAPH, LOG, STATE, RunConfig
-from prunion.trainer.methods import fold_series
 from prunion.trainer.network.build import (
     adapt_network,
+    count_as_bundled,
     finish_weights,
     merge_weights,
     rebuild_network,
@@ -148,17 +148,11 @@ def checkpoint_sha256(run: Path) -> str:
 
 
 def counted_copy(net: DomainNet, config: RunConfig) -> DomainNet:
-    """A network as a bundle holds it, to count what that stores; `net` stays as it is.
-
-    Its answers are nobody's: weights do not take the trunk's place, and nothing is compared.
-    """
+    """A network as a bundle holds it, to count what that stores; `net` stays as it is."""
     copy = rebuild_network(config.backbone, config.input.size, net.classes, net.graph, GRAPH)
     adapt_network(copy, config.train)
     copy.load_state_dict(net.state_dict())
-    if copy.adapter is not None and copy.adapter.inside:
-        copy.adapter = fold_series(copy.trunk)
-    if copy.adapter is not None and len(net.classes) == 1 and not copy.adapter.slices():
-        copy.adapter = None
+    count_as_bundled(copy)
     return copy.eval()
 
 

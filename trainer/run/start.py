@@ -33,6 +33,7 @@ from prunion.trainer.network import (
     adapt_network,
     build_network,
     check_rebuilt,
+    count_as_bundled,
     rebuild_network,
     set_normalisation,
 )
@@ -105,17 +106,17 @@ def begin(
     for note in net.units.notes():
         log.info(note)
     cuts, keep = config.train.traits.prunes, config.backbone.keep
-    adapted = _adapted(net, config)  # what the method adds may cost, too
-    budget = make_budget(config.budget, make_pricer(config.budget, adapted), keep, cuts=cuts)
+    bundled = _bundled(net, config)  # what the method adds may cost, too
+    budget = make_budget(config.budget, make_pricer(config.budget, bundled), keep, cuts=cuts)
     if check is not None:
         height, width = config.input.size
-        own, round_to = _own_weights(adapted), config.budget.round_to
+        own, round_to = _own_weights(bundled), config.budget.round_to
         found = list[int | None]()
         processes.on_first(lambda: found.append(check(net, height, width, round_to, own)))
         around = json.loads(processes.share_text(json.dumps(found))[0])[0]
         if config.budget.kind == "bytes" and around is not None:
-            net.graph[AROUND] = adapted.graph[AROUND] = around
-            pricer = make_pricer(config.budget, adapted)
+            net.graph[AROUND] = bundled.graph[AROUND] = around
+            pricer = make_pricer(config.budget, bundled)
             budget = make_budget(config.budget, pricer, keep, cuts=cuts)
     adapt_network(net, config.train)
     set_normalisation(net, config)
@@ -181,8 +182,10 @@ def _check_learned(config: RunConfig, budget: PricedBudget) -> None:
         )
 
 
-def _adapted(net: DomainNet, config: RunConfig) -> DomainNet:
-    """The network with what the run's method adds, of a copy; the export is tried without.
+def _bundled(net: DomainNet, config: RunConfig) -> DomainNet:
+    """A copy as a bundle will hold it, with what is left there of what the run's method adds.
+
+    The export is tried without.
 
     Raises ConfigError where nothing is left to adapt.
     """
@@ -191,6 +194,7 @@ def _adapted(net: DomainNet, config: RunConfig) -> DomainNet:
     trial = copy.deepcopy(net)
     with torch.random.fork_rng(devices=[]):  # whoever asks draws the same afterwards
         adapt_network(trial, config.train)
+    count_as_bundled(trial)
     return trial
 
 

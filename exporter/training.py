@@ -14,7 +14,7 @@ from prunion.exporter.graph import rehearse_export
 from prunion.exporter.tables import check_handed, domain_table, handed_sets, plain, sees, values_of
 from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config import BudgetConfig, RunConfig, load_config
+from prunion.trainer.config import BudgetConfig, RunConfig, asked_config, load_config
 from prunion.trainer.run import (
     OnProgress,
     RunResult,
@@ -224,13 +224,12 @@ def _asked(
     run_file = Path(config) if isinstance(config, (str, os.PathLike)) else None
     named = Path("runs") / (run_file or Path("run")).stem if output is None else output
     folder = Path(os.path.abspath(named))  # a result leads there from any working folder
+    begun = resume and is_begun(folder)
     if run_file is not None:
-        config = load_config(run_file, begun=resume and is_begun(folder))
-    elif isinstance(config, Mapping):
-        config = RunConfig.from_json(plain(config))
-    elif not isinstance(config, RunConfig):
+        return load_config(run_file, begun=begun), run_file, folder
+    if not isinstance(config, (Mapping, RunConfig)):
         raise ConfigError(f"config is {shown(config)}: give a run file's path, or its tables")
-    return config, run_file, folder
+    return asked_config(plain(config), begun=begun), None, folder
 
 
 def _keys(table: str, value: Any) -> dict[str, Any]:

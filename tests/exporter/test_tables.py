@@ -86,3 +86,35 @@ def test_a_networks_size_may_be_a_list() -> None:
     model = Plain()
     model.image_size = [48, 32]  # type: ignore[assignment]
     assert sees(model)["size"] == (48, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train": {"method": "svd", "trunk": "tuned"}}, "which makes it .frozen.: leave trunk"),
+        ({"train": {"trunk_lr": 1e-46}}, "trunk_lr is 1e-46, too little"),
+        ({"input": {"std": [1e-20] * 3}}, "std is 1e-20, too little"),
+        ({"backbone": {"name": "resnet18", "weights": "nowhere.pt"}}, "nowhere.pt, which is not a"),
+    ],
+)
+def test_tables_are_held_to_the_rules_of_a_file(
+    asked: list[Any], change: dict[str, Any], said: str
+) -> None:
+    """Those were the file reader's: what a file was refused for, a program trained otherwise."""
+    for start in (prunion.train, prunion.sweep):
+        with pytest.raises(ConfigError, match=said):
+            start({**TABLES, **change})
+    if "backbone" not in change:
+        given = {"train": {}, **TABLES, **change, "backbone": {}, "budget": 0.5}
+        with pytest.raises(ConfigError, match=said):
+            prunion.prune(Plain(), **given)
+    assert not asked
+
+
+def test_a_run_of_a_programs_own_is_held_to_its_numbers(asked: list[Any]) -> None:
+    config = RunConfig.from_json({**TABLES, "train": {"lr": 1e-46}})
+    with pytest.raises(ConfigError, match="lr is 1e-46, too little"):
+        prunion.train(config)
+    config = RunConfig.from_json({**TABLES, "train": {"method": "svd"}})
+    prunion.train(config)  # its trunk is frozen by the method, and nobody said otherwise
+    assert asked == [config]

@@ -28,6 +28,7 @@ from .method import Method as Method
 from .method import has_own_weights as has_own_weights
 from .run import ADDED_TRAIN as ADDED_TRAIN
 from .run import RunConfig as RunConfig
+from .run import asked_config as asked_config
 from .run import load_added_domain as load_added_domain
 from .run import load_config as load_config
 from .scaffold import domain_parts as domain_parts

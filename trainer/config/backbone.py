@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 from prunion.runtime.base import Orientation, shown
@@ -103,6 +104,21 @@ class BackboneConfig:
     def weights_are_a_file(self) -> bool:
         """False for "default" (the library's own download) and "none" (random weights)."""
         return self.weights not in ("default", "none")
+
+    def check_file(self) -> None:
+        """Raise ConfigError if the file of weights does not exist."""
+        if self.weights_are_a_file and not _is_file(self.weights):
+            raise ConfigError(
+                f"[backbone] weights is {self.weights}, which is not a file: correct the path, or "
+                'write "default" to let the library download its own'
+            )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long for the system, a folder closed to us
+        return False
 
 
 @dataclass(frozen=True)

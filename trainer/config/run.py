@@ -41,6 +41,7 @@ __all__ = [
     "InputConfig",
     "RunConfig",
     "TrainConfig",
+    "asked_config",
     "load_added_domain",
     "load_config",
 ]
@@ -175,36 +176,39 @@ class RunConfig:
         return cls.from_json(drop_ignored(value))
 
 
+def asked_config(asked: RunConfig | dict[str, Any], *, begun: bool = False) -> RunConfig:
+    """The run that a person asks for, of tables laid out like a run file's or of a program's own.
+
+    Args:
+        begun: of a run that goes on: `check_said` refuses what an earlier prunion took.
+
+    Raises ConfigError in one line if a key or a value is wrong or says nothing, or if the file of
+    weights does not exist.
+    """
+    config = asked if isinstance(asked, RunConfig) else RunConfig.from_json(asked)
+    if not begun:
+        check_said(asked.to_json() if isinstance(asked, RunConfig) else asked, vars(config.train))
+    config.backbone.check_file()
+    return config
+
+
 def load_config(path: Path | str, changes: Sequence[str] = (), *, begun: bool = False) -> RunConfig:
     """Read a run file; its relative paths count from the file's own folder.
 
     Args:
         changes: values in place of the file's, such as `train.lr=3e-4`; paths as in the file.
-        begun: of a run that goes on: `check_said` refuses what an earlier prunion took.
-
-    Raises ConfigError in one line if the file, a key or a value is wrong, or if the file of
-    weights does not exist.
+        begun: as of `asked_config`, which raises the same.
     """
     path = Path(path)
     value = read_toml(path)
     for change in changes:
         put_value(value, *read_change(change))
-    folder = path.absolute().parent
     try:
-        check_used(value.get("domains"))
-        absolute_paths(value, folder)
-        config = RunConfig.from_json(value)
-        if not begun:
-            check_said(value, vars(config.train))
+        check_used(value.get("domains"))  # of a file alone: `to_json` has every key of a domain
+        absolute_paths(value, path.absolute().parent)
+        return asked_config(value, begun=begun)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
-    backbone = config.backbone
-    if backbone.weights_are_a_file and not _is_file(backbone.weights):
-        raise ConfigError(
-            f"{path}: [backbone] weights is {backbone.weights}, which is not a file: correct the "
-            'path, or write "default" to let the library download its own'
-        )
-    return config
 
 
 @dataclass(frozen=True)
@@ -250,13 +254,6 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
         return AddedDomainConfig(_domain(name, table), _table(TrainConfig, "train", train), seed)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # a name that is too long for the system, a folder closed to us
-        return False
 
 
 def _table(cls: type, table: str, value: Any, required: tuple[str, ...] = ()) -> Any:

@@ -25,7 +25,7 @@ from prunion.trainer.methods.adapter import NUMBER_BITS, WeightAdapter, key_of_w
 __all__ = ["PickedLayers"]
 
 START, THRESHOLD = 0.15, 0.1
-PACE = 0.02  # how far a step moves the share of steps in which a layer was on: it forgets in fifty
+SPAN = 50  # of the domain's steps in which a layer was on, how many count; of fewer all alike
 
 
 class PickedLayers(WeightAdapter):
@@ -33,10 +33,12 @@ class PickedLayers(WeightAdapter):
 
     Attributes:
         often: in what share of the domain's last steps each layer was on, `[D, L]`.
+        counted: how many steps each domain has had, `[D]`.
         fixed: whether the layers are picked for good; their scores are then 0 or as at the start.
     """
 
     often: torch.Tensor
+    counted: torch.Tensor
     fixed: torch.Tensor
 
     def __init__(
@@ -51,11 +53,16 @@ class PickedLayers(WeightAdapter):
             self.delta[key] = nn.Parameter(weight.new_zeros(domains, weight.numel()))
             self.scores[key] = nn.Parameter(weight.new_full((domains,), START))
         self.register_buffer("often", torch.ones(domains, len(self.names)))
+        self.register_buffer("counted", torch.zeros(domains, dtype=torch.int64))
         self.register_buffer("fixed", torch.tensor(False))
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Checkpoints of before layers were picked for good keep those that were on at the end."""
+        """Checkpoints of before layers were picked for good keep those that were on at the end.
+
+        Those of before steps were counted go on as if all of the span were behind them.
+        """
         state.setdefault(f"{prefix}often", torch.ones_like(self.often))
+        state.setdefault(f"{prefix}counted", torch.full_like(self.counted, SPAN))
         state.setdefault(f"{prefix}fixed", torch.tensor(True))
         super()._load_from_state_dict(state, prefix, *args)
 
@@ -97,7 +104,10 @@ class PickedLayers(WeightAdapter):
             return
         for domain in domains:
             scores = torch.stack([self.scores[key_of_weight(n)][domain] for n in self.names])
-            self.often[domain].lerp_((scores >= THRESHOLD).to(self.often), PACE)
+            self.counted[domain] += 1
+            # The plain mean at first: from any first value a short run would not come away.
+            pace = 1 / self.counted[domain].clamp(max=SPAN)
+            self.often[domain].lerp_((scores >= THRESHOLD).to(self.often), pace)
 
     @torch.no_grad()
     def advance(self, shared: Mapping[str, torch.Tensor], task: int, phase: Phase) -> bool:
@@ -116,7 +126,7 @@ class PickedLayers(WeightAdapter):
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Their shares of steps too."""
         super().keep_rows(rows)
-        self.often = self.often[rows]
+        self.often, self.counted = self.often[rows], self.counted[rows]
 
     def penalty(
         self, domains: Sequence[int], images: Sequence[int], phase: Phase

@@ -53,6 +53,11 @@ class Schedule:
         return self.warmup + self.ramp + self.settle
 
     @property
+    def common_warmup(self) -> int:
+        """Steps of warm-up that all domains have at once: of turns one learns before the other."""
+        return 0 if self.turns else self.warmup
+
+    @property
     def starts(self) -> tuple[int, ...]:
         """The first step of each task."""
         ends = accumulate(turn.total for turn in self.turns)

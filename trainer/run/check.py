@@ -203,7 +203,7 @@ def _seconds_a_step(training: Training) -> float:
 
 def _answered(training: Training, domains: Sequence[Domain]) -> int:
     """Images that the run answers: some after each epoch, more after warm-up and in the end."""
-    train, warm = training.config.train, bool(training.schedule.warmup)
+    train, warm = training.config.train, bool(training.schedule.common_warmup)
     tests = 2 if train.own_epochs else 1  # before thinning and after it
     return sum(
         train.epochs * watched_images(d) + warm * len(d.watched) + tests * len(d.test)

@@ -240,6 +240,6 @@ def _rehearse_end(training: Training, domains: Sequence[Domain], folder: Path) -
     The figures mean nothing yet.
     """
     guess = {domain.name: 0.5 for domain in domains}
-    before = guess if training.schedule.warmup else {}
+    before = guess if training.schedule.common_warmup else {}
     result = run_result(training, guess, before, folder, 0.0, found_in(domains))
     json.dumps(result.to_json()).encode()

@@ -211,11 +211,11 @@ def _inputs(config: RunConfig, run_file: Path | None) -> list[Path | str]:
 def _measure_before(
     training: Training, domains: Sequence[Domain], log: Log, facts: dict[str, Any]
 ) -> None:
-    """Accuracy with every channel on, once warm-up is over; a run without one has none.
+    """Accuracy with every channel on, once warm-up is over; without one, or by turns, none.
 
     On validation images where there are some: test images wait for the end.
     """
-    if not training.schedule.warmup or BEFORE in facts:
+    if not training.schedule.common_warmup or BEFORE in facts:
         return
     if training.epoch < training.config.train.warmup:
         return
@@ -240,7 +240,10 @@ def _result(
     started: float,
 ) -> RunResult:
     accuracy = accuracy_of(answers, domains, training.processes)
-    before, seconds = facts.get(BEFORE, {}), spent(facts, started)
+    before, seconds = (
+        facts.get(BEFORE, {}) if training.schedule.common_warmup else {},
+        spent(facts, started),
+    )
     found, stored = found_in(domains), stored_account(training)
     result = run_result(training, accuracy, before, folder, seconds, found, stored)
     return replace(result, branched_from=facts.get(BRANCHED))

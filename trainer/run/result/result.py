@@ -26,8 +26,8 @@ class RunResult:
 
     Attributes:
         accuracy: per domain on the test images, pruned.
-        accuracy_before: the same after warm-up, with every channel on; empty without warm-up. Of a
-            domain with validation images on those.
+        accuracy_before: the same after warm-up, with every channel on; empty without warm-up, and
+            where domains learn in turns. Of a domain with validation images on those.
         budget: kind, what was asked, what the union costs in the same unit, and whether it is met.
         uncut: share of the backbone's cost that learning left, before the last cut; as in `budget`,
             of slices those in use.

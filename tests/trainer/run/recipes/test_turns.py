@@ -131,3 +131,12 @@ def test_packnet_gives_back_what_it_is_told_whatever_the_budget(tmp_path: Path) 
     owners = torch.cat([v.flatten() for k, v in parts.items() if k.startswith("adapter.owner_")])
     first = (owners == 2).float().mean().item()
     assert first == pytest.approx(0.125, abs=0.005)
+
+
+def test_turns_have_no_accuracy_after_warm_up(tmp_path: Path) -> None:
+    """One was told: of domains whose turn came later it was that of a network never trained."""
+    keys = {"warmup": 1, "ramp": 1, "settle": 0, "method": '"packnet"'}
+    result = train_run(load_config(tiny_run(tmp_path, **keys)), tmp_path / "out")
+    assert result.accuracy_before == {}
+    assert "after warm-up" not in str(result)
+    assert "accuracy_before" not in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8")

@@ -172,6 +172,8 @@ def _check_learned(config: RunConfig, budget: PricedBudget) -> None:
     what = ""
     if train.method in ("svd", "taps"):
         what = f'method "{train.method}" learns what it settles with'
+    elif train.method == "packnet" and len(config.domains) > 1:
+        what = 'method "packnet" learns which weights a domain keeps'
     elif budget.share < 1 and train.granularity == "slice":
         what = "slices learn, and the budget leaves some out"
     elif budget.share < 1 and train.recipe == "paper":

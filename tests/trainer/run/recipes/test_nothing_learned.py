@@ -20,6 +20,7 @@ FROZEN = {"trunk": '"frozen"'}
     [
         ({"method": '"svd"'}, 'method "svd" learns what it settles with'),
         ({"method": '"taps"'}, 'method "taps" learns'),
+        ({"method": '"packnet"'}, "learns which weights a domain keeps"),
         ({"recipe": '"paper"', **FROZEN}, "the paper's switches learn"),
         ({"granularity": '"slice"', **FROZEN}, "in which slices learn"),
         ({"granularity": '"slice"', "method": '"ba2"', **FROZEN}, "in which slices learn"),

@@ -5,7 +5,7 @@ Batches pass through the network as in a step, and no weight moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -16,7 +16,7 @@ from prunion.trainer.learning.steps import forward_backward, images_of, segments
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["estimate_norms", "importance_of"]
+__all__ = ["came_back", "estimate_norms", "importance_of"]
 
 
 def importance_of(
@@ -79,3 +79,9 @@ def estimate_norms(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.train(training)
+
+
+def came_back(before: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]) -> int:
+    """How many switches that were off before a step are on now, of bits by weight."""
+    counts = [(now[name] & ~was).sum() for name, was in before.items()]
+    return int(torch.stack(counts).sum()) if counts else 0

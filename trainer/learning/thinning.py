@@ -53,6 +53,7 @@ def make_thinning(training: Training) -> Training:
         steps_per_epoch=training.batches.steps_per_epoch,
     )
     training.shared.release()
+    training.thinned = True  # what it tells of sharing is then of what they choose now
     return Training(
         config,
         net,

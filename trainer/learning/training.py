@@ -17,7 +17,7 @@ from prunion.trainer.learning.data_parallel import SharedSteps
 from prunion.trainer.learning.distillation import load_teacher
 from prunion.trainer.learning.interrupt import StopRequest
 from prunion.trainer.learning.loss_scale import LossScale
-from prunion.trainer.learning.measuring import estimate_norms, importance_of
+from prunion.trainer.learning.measuring import came_back, estimate_norms, importance_of
 from prunion.trainer.learning.optimiser import (
     WeightAverage,
     hold_trunk,
@@ -87,6 +87,7 @@ class Training:
         self.saved = "no state was saved yet"  # for a message when the loss breaks
         self.cost_share: float | None = None  # that the switches leave; None: to be counted again
         self.uncut = 1.0  # share of the cost that learning left, before the cut
+        self.thinned = False  # whether domains have chosen anew since, each within the union
 
     def run_epoch(
         self, report: Report, stop: StopRequest | None = None, until: int | None = None
@@ -132,7 +133,7 @@ class Training:
     def choices(self) -> torch.Tensor:
         """What each domain chose for itself of the channels that are kept, 0/1 `[D, U]`."""
         own = self.config.train.cut == "domains" or thins_at_the_cut(self.config)
-        if self.phase != "settle" or not self.recipe.learns or own:
+        if self.phase != "settle" or not self.recipe.learns or own or self.thinned:
             return self.switches()
         return self.recipe.chosen().to(self.net.switches.device) * self.net.switches.amax(0)
 
@@ -250,11 +251,14 @@ class Training:
     def _move(self, domains: Sequence[int]) -> None:
         """Move what learns; what is an absent domain's own stands still."""
         self.optimiser.present = None if self.config.train.order == "joint" else domains
+        adapter = self.net.adapter
+        before = adapter.slices() if adapter is not None and adapter.choosing else {}
         self.optimiser.step()
-        if self.net.adapter is not None:
-            self.net.adapter.stepped(domains)
-            if self.net.adapter.choosing:
+        if adapter is not None:
+            adapter.stepped(domains)
+            if adapter.choosing:
                 self.cost_share = None
+                self.learner.returned += came_back(before, adapter.slices())
 
     def _advance(self) -> None:
         """Tell the method's adapter whose turn it is and in which phase."""
@@ -276,17 +280,9 @@ class Training:
         results = []
         for number, part in enumerate(parts, 1):
             with self.shared.exchange(last=number == len(parts)) as through:
-                result = forward_backward(
-                    self.net,
-                    part,
-                    switches,
-                    train.label_smoothing,
-                    train.precision,
-                    self.teacher,
-                    through,
-                    self.loss_scale.value,
-                )
-                results.append(result)
+                how = (train.label_smoothing, train.precision, self.teacher)
+                scale = self.loss_scale.value
+                results.append(forward_backward(self.net, part, switches, *how, through, scale))
         return added(results)
 
     def _figures(self, result: StepResult) -> dict[str, float]:

@@ -69,6 +69,7 @@ def train_thinning(
     run[SECONDS] = facts.setdefault(SECONDS, run.get(SECONDS, 0.0))
     run_epochs(second, folder, later, stop, facts, watch=watch, state=OWN_STATE, began=began)
     second.shared.release()
+    training.learner.returned += second.learner.returned
     account = own_account(training.config, second.net, settled)
     own = {**account, "accuracy_with_union": facts[WITH_UNION]}
     later(second.step, own=own)

@@ -30,6 +30,9 @@ def closing_table(result: RunResult) -> str:
     budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
     met = "met" if budget["met"] else "NOT met"
     names = list(result.accuracy)
+    kept, of = (
+        ("slices in use", "slices") if budget.get("slices") else ("kept channels", "channels")
+    )
     matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
     lines += [
         *_stored_lines(result),
@@ -37,13 +40,13 @@ def closing_table(result: RunResult) -> str:
         f"({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
         f"budget {budget['kind']} {asked_text(budget['asked'])}: {cost_text(budget)} {met} "
         f"({result.uncut:.1%} before the last cut); "
-        f"{result.shared:.0%} of the kept channels were chosen by every domain; "
+        f"{result.shared:.0%} of the {kept} were chosen by every domain; "
         f"{result.returned} switches came back on while learning",
         *_floor_lines(result),
         *_own_lines(result),
         *_branch_lines(result),
         *sparsity_lines(result.sparsity),
-        *sharing_lines(names, matrix),
+        *sharing_lines(names, matrix, of),
         *([", ".join(_scores(result))] if result.score else []),
         *(f"verdict: {line}" for line in (result.verdict.lines if result.verdict else ())),
         f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",

@@ -77,11 +77,13 @@ class Sharing:
     Attributes:
         matrix: row i, column j: of the kept channels that domain i chose, the share that j chose.
         everyone: share of the kept channels that every domain chose.
+        of: what they are of: channels, or single slices.
     """
 
     domains: tuple[str, ...]
     matrix: tuple[tuple[float, ...], ...]
     everyone: float
+    of: str = "channels"
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the matrix into matplotlib's `axes`, and return them.
@@ -97,7 +99,7 @@ class Sharing:
             for j, share in enumerate(row):
                 colour = "white" if share > 0.6 else "black"
                 axes.text(j, i, f"{share:.0%}", ha="center", va="center", color=colour)
-        axes.set(xlabel="… that this domain chose too", ylabel="of the channels of …")
+        axes.set(xlabel="… that this domain chose too", ylabel=f"of the {self.of} of …")
         return axes
 
 

@@ -14,7 +14,7 @@ from prunion.trainer.cost import budget_account, floor_account, used_cost
 from prunion.trainer.learning import Training
 from prunion.trainer.run.result.closing import closing_table
 from prunion.trainer.run.result.pictures import Frontier, Point, Sharing
-from prunion.trainer.run.result.usage import layer_sparsity, named_matrix
+from prunion.trainer.run.result.usage import layer_sparsity, named_matrix, shared_by_all
 from prunion.trainer.score import Score, Verdict, run_score
 
 __all__ = ["RunResult", "run_result"]
@@ -37,8 +37,10 @@ class RunResult:
             `flop_union` (`stored_account`). None without, and of an earlier prunion's run.
         macs: multiply-accumulates of the backbone and of the union.
         sparsity: share of unused filters by layer.
-        shared: share of the kept channels that every domain chose for itself.
-        sharing_matrix: of the channels that one domain chose, the share that another chose.
+        shared: share of the kept channels that every domain chose for itself, at last where they
+            were thinned; with single slices of those that any domain uses.
+        sharing_matrix: of the channels, or slices, that one domain chose, the share that another
+            chose.
         returned: how often a switch that was off came back on.
         score: S, S_O, S_P and S_E of eqs. 10 to 13, if every domain has a `reference`; operations
             are those of each domain's own channels, averaged, and the union's beside.
@@ -118,7 +120,9 @@ class RunResult:
         """Who uses whose channels, to look at and to plot."""
         names = tuple(self.sharing_matrix)
         matrix = tuple(tuple(self.sharing_matrix[a][b] for b in names) for a in names)
-        return Sharing(names, matrix, self.shared)
+        return Sharing(
+            names, matrix, self.shared, "slices" if self.budget.get("slices") else "channels"
+        )
 
     def frontier(self) -> Frontier:
         """Accuracy against cost: with every channel, where that was measured, and pruned.
@@ -160,7 +164,6 @@ def run_result(
     everything = np.ones_like(alive)
     adapter, slices = training.net.adapter, train.granularity == "slice"
     value = used_cost(budget.pricer, alive, adapter)
-    choices = training.choices().cpu().numpy()
     params, macs = ((f(everything), f(alive)) for f in (table.params, table.macs))
     own = [table.macs(row) for row in (training.net.switches > 0).cpu().numpy()]
     return RunResult(
@@ -172,7 +175,7 @@ def run_result(
         params=params,
         macs=macs,
         sparsity=layer_sparsity(table, alive),
-        shared=float((choices[:, alive] > 0).all(0).mean()),
+        shared=shared_by_all(training, alive),
         sharing_matrix=named_matrix(training),
         returned=training.learner.returned,
         seconds=seconds,

@@ -7,14 +7,17 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from prunion.runtime.errors import StoppedError
 from prunion.trainer.config import load_config
+from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import closing_table, train_run
 from prunion.trainer.run.folder.snapshot import snapshot_step
+from prunion.trainer.run.result.usage import sharing_matrix
 from tests.trainer.run.own_budgets.thinned import thin_run
 from tests.trainer.run.test_same_images import swap
 
@@ -24,6 +27,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("thin")
     train_run(load_config(thin_run(folder)), folder / "out")
     return folder
+
+
+def test_sharing_is_that_of_the_thinned_domains(finished: Path) -> None:
+    """It was what they had chosen before: every channel of a domain's was also another's."""
+    told = json.loads((finished / "out" / "record.json").read_text("utf-8"))
+    on = (load_checkpoint(finished / "out").net.switches > 0).numpy()
+    matrix = [list(row.values()) for row in told["result"]["sharing_matrix"].values()]
+    assert matrix == sharing_matrix(on).tolist() and min(matrix[0]) < 1
+    assert told["result"]["sharing"] == on.all(0).sum() / on.any(0).sum()  # nothing is rounded up
+    assert told["choices"]["domains"]["warm"] == np.packbits(on[0]).tobytes().hex()
 
 
 def test_a_signal_between_settling_and_thinning_acts_at_once(

@@ -22,8 +22,11 @@ def shown(value: object) -> str:
 
 
 def amount_text(value: float) -> str:
-    """A share with four decimals, a count with thousands separated, rounded down never up."""
-    if 0 < value <= 1:
+    """A share with four decimals, a count with thousands separated, rounded down never up.
+
+    What is above 1 and no whole number is a share too: adapters may cost more than is left out.
+    """
+    if 0 < value <= 1 or value != int(value):
         return f"{int(value * 10_000) / 10_000:.4f}"
     return f"{int(value):,}"
 

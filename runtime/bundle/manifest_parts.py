@@ -182,10 +182,13 @@ class BudgetAccount:
 
 
 def cost_text(budget: Mapping[str, Any]) -> str:
-    """What a network costs, in words, by `BudgetAccount.to_json`."""
+    """What a network costs, in words, by `BudgetAccount.to_json`: why more than all is met, too."""
     if budget["kind"] == "latency":
         return f"{budget['milliseconds']:.3f} ms predicted, share {amount_text(budget['share'])}"
-    return amount_text(budget["value"]) + (" of the slices in use" if budget.get("slices") else "")
+    value = budget["value"]
+    whole = budget["met"] and value > 1 and value != int(value)  # of a share, adapters beside it
+    why = " (a limit of the whole asks for nothing)" if whole else ""
+    return amount_text(value) + (" of the slices in use" if budget.get("slices") else "") + why
 
 
 @dataclass(frozen=True)

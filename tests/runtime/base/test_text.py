@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prunion.runtime.base import asked_text, reason_of
+from prunion.runtime.bundle import cost_text
 from prunion.runtime.errors import BundleError, OutputError, printable
 
 
@@ -31,6 +32,21 @@ def test_a_reason_is_cut_behind_a_word_and_has_no_colours() -> None:
 )
 def test_a_budget_is_told_to_four_digits(asked: float | str, text: str) -> None:
     assert asked_text(asked) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "met", "text"),
+    [
+        (0.48639, True, "0.4863"),
+        (1.0, True, "1.0000"),
+        (9_468, True, "9,468"),
+        (1.21489, False, "1.2148"),
+        (1.21489, True, "1.2148 (a limit of the whole asks for nothing)"),
+    ],
+)
+def test_a_share_above_the_whole_is_told_as_it_is(value: float, met: bool, text: str) -> None:
+    """With adapters beside it a network may cost more than the backbone: it was told as 1."""
+    assert cost_text({"kind": "params", "value": value, "met": met}) == text
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from prunion.runtime.bundle import UnitTable, pack_bits
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import WeightAdapter, key_of_weight
 from prunion.trainer.methods.equations import PAPER_LAMBDA, Multiplier, loss_of_sharing
-from prunion.trainer.methods.slices.cut import best_slices, one_path
+from prunion.trainer.methods.slices.cut import best_slices, in_vain, one_path
 
 __all__ = ["SliceSwitches"]
 
@@ -143,7 +143,8 @@ class SliceSwitches(WeightAdapter):
     def _cut(self, learned: Mapping[str, torch.Tensor], *, through: bool = False) -> None:
         """Keep the best of the scores `learned`; with `through` a slice of each layer before all.
 
-        These every domain has, and whole paths of them: single slices that do not meet are dead.
+        These every domain has, and whole paths of them: single slices that do not meet are dead,
+        and what is buried is not paid for.
         """
         scores = torch.cat([learned[name] for name in self.names], 1)
         shaped = {name: learned[name].view(-1, *self.shapes[name][:2]) for name in self.names}
@@ -159,17 +160,20 @@ class SliceSwitches(WeightAdapter):
         worth = worth.masked_fill(held, torch.inf)  # they are paid for first
         prices = torch.cat([scores.new_full((self._count(n),), self.prices[n]) for n in self.names])
         allowed = self.share * self.whole if self.allowed is None else self.allowed
-        if joint:
-            kept = best_slices(worth.sum(0), prices, allowed).expand_as(scores)
-        else:
-            kept = torch.stack([best_slices(row, prices, allowed) for row in worth])
-        least = scores.abs().clamp(min=LEAST)
-        scores = torch.where(kept | held, scores, -least)
-        scores = torch.where(kept & path, least, scores)
-        parts = scores.split([self._count(name) for name in self.names], 1)
-        for name, part in zip(self.names, parts, strict=True):
-            self.scores[key_of_weight(name)].copy_(part)
-        self.bury()
+        least, firm = scores.abs().clamp(min=LEAST), path.any(0)
+        vain = torch.ones_like(firm)
+        while vain.any():
+            rows = worth.sum(0, keepdim=True) if joint else worth
+            kept = torch.stack([best_slices(x, prices, allowed) for x in rows]).expand_as(scores)
+            left = torch.where(kept & path, least, torch.where(kept | held, scores, -least))
+            parts = left.split([self._count(name) for name in self.names], 1)
+            for name, part in zip(self.names, parts, strict=True):
+                self.scores[key_of_weight(name)].copy_(part)
+            self.bury()
+            bought, wanted = kept.any(0) & ~firm, worth.nan_to_num(posinf=0).sum(0)
+            vain = in_vain(bought, wanted, self.shapes, self._table, self.dead_units())
+            vain &= ~firm
+            worth = worth.masked_fill(vain, 0)
 
     def place(self, table: UnitTable, read_by_heads: np.ndarray) -> None:
         """So that a cut that leaves a channel nothing takes it whole."""

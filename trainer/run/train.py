@@ -240,10 +240,8 @@ def _result(
     started: float,
 ) -> RunResult:
     accuracy = accuracy_of(answers, domains, training.processes)
-    before, seconds = (
-        facts.get(BEFORE, {}) if training.schedule.common_warmup else {},
-        spent(facts, started),
-    )
+    before = facts.get(BEFORE, {}) if training.schedule.common_warmup else {}
+    seconds = spent(facts, started)
     found, stored = found_in(domains), stored_account(training)
     result = run_result(training, accuracy, before, folder, seconds, found, stored)
     return replace(result, branched_from=facts.get(BRANCHED))

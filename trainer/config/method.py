@@ -186,18 +186,24 @@ def check_settings(given: Mapping[str, Any]) -> None:
 
 
 def contradiction(traits: MethodTraits, given: Mapping[str, Any]) -> str:
-    """Which of the other keys of `[train]` contradicts the method; "" if none does.
+    """Which of the other keys of `[train]` contradicts the method, or `adapter_rank`; "" if none.
 
     Args:
         given: the values of all keys, each checked for itself.
     """
-    method, ranked = given["method"], bool(given["adapter_rank"])
+    if wrong := _against_method(traits, given):
+        return f'{wrong}, but method is "{given["method"]}" ({traits.what})'
+    return _against_rank(given) if given["adapter_rank"] else ""
+
+
+def _against_method(traits: MethodTraits, given: Mapping[str, Any]) -> str:
+    method = given["method"]
     published = given["recipe"] == "paper" and given["granularity"] == "slice"
     if not traits.prunes and given["recipe"] != "prunion" and not published:
         return f'recipe is "{given["recipe"]}", which says how channels are cut'
     if traits.prunes and given["norms"] != "auto":
         return f'norms is "{given["norms"]}", and switches act through each domain\'s own'
-    if given["compile"] and ((traits.own_weights and method != "finetune") or ranked):
+    if given["compile"] and traits.own_weights and method != "finetune":
         return "compile is true, which fixes the weights"
     if method == "finetune" and given["trunk"] == "frozen":
         return 'trunk is "frozen"'
@@ -207,8 +213,16 @@ def contradiction(traits: MethodTraits, given: Mapping[str, Any]) -> str:
         return f'order is "{given["order"]}"'
     if method == "ba2" and given["sharing"] not in ("union", "none"):
         return f'sharing is "{given["sharing"]}"'
-    if ranked and given["granularity"] == "slice":
-        return f'adapter_rank is {given["adapter_rank"]} and granularity is "slice"'
-    if ranked and (given["adapter_decay"] != "auto" or given["adapter_dropout"]):
-        return f"adapter_rank is {given['adapter_rank']}, with weight_decay and no dropout"
+    return ""
+
+
+def _against_rank(given: Mapping[str, Any]) -> str:
+    rank = f"adapter_rank is {given['adapter_rank']}"
+    if given["compile"]:
+        return f"compile is true, which fixes the weights, but {rank}"
+    if given["granularity"] == "slice":
+        return f'{rank} and granularity is "slice", but slices have no adapters beside them'
+    for key, default in (("adapter_decay", "auto"), ("adapter_dropout", 0)):
+        if given[key] != default:
+            return f"{rank}, with weight_decay and no dropout, but {key} is {given[key]:g}"
     return ""

@@ -210,9 +210,7 @@ class TrainConfig:
         if wrong := misplaced(vars(self)):
             raise ConfigError(f"[train] {wrong}; remove one of the two")
         if wrong := contradiction(traits, vars(self)):
-            raise ConfigError(
-                f'[train] {wrong}, but method is "{method}" ({traits.what}): remove one of the two'
-            )
+            raise ConfigError(f"[train] {wrong}: remove one of the two")
         if traits.by_turns and self.order == "joint":
             object.__setattr__(self, "order", "tasks")
         if traits.trunk:

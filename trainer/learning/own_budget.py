@@ -97,7 +97,8 @@ def check_own(config: RunConfig, learns: bool) -> None:
     elif not learns:
         why = "its limit cuts nothing: set a lower one"
     elif train.recipe != "prunion":
-        why = f'[train] recipe is "{train.recipe}", which learns no switches: set "prunion"'
+        ranks = "whose scores rank none" if train.recipe == "paper" else "which learns no switches"
+        why = f'[train] recipe is "{train.recipe}", {ranks}: set "prunion"'
     if why:
         raise ConfigError(
             f"[budget] own is {own:g}, of what each domain learns to want most, and {why}, or "

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunion.runtime.errors import PrunionError
-from prunion.trainer.config import Phase, Precision
+from prunion.trainer.config import Phase, Precision, TrainConfig
 from prunion.trainer.data import Batch
 from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.learning.loss_scale import autocast_of
@@ -27,8 +27,6 @@ __all__ = [
     "images_of",
     "segments_of",
 ]
-
-ADVICE = "lower [train] lr or trunk_lr and start again"
 
 
 @dataclass(frozen=True)
@@ -148,21 +146,25 @@ def add_penalty(
             parameter.grad += share * gradient
 
 
-def check_losses(losses: Mapping[int, float], names: Sequence[str], where: str, saved: str) -> None:
+def check_losses(
+    losses: Mapping[int, float], names: Sequence[str], train: TrainConfig, where: str, saved: str
+) -> None:
     """Raise PrunionError if the loss of a domain, by number, is NaN or infinite.
 
     Args:
+        train: whose rates moved the network, for the message.
         where: the step, for the message.
         saved: the last good state, or that there is none.
     """
     for domain, loss in losses.items():
         if not math.isfinite(loss):
             raise PrunionError(
-                f"{where}: the loss of domain {names[domain]} became {loss}: {ADVICE}; {saved}"
+                f"{where}: the loss of domain {names[domain]} became {loss}: "
+                f"{_lower(train)}; {saved}"
             )
 
 
-def check_network(net: DomainNet, where: str, saved: str) -> None:
+def check_network(net: DomainNet, train: TrainConfig, where: str, saved: str) -> None:
     """Raise PrunionError if a parameter or a statistic is NaN or infinite.
 
     The losses of a step come before its update, so no loss has seen a state's last update.
@@ -171,4 +173,18 @@ def check_network(net: DomainNet, where: str, saved: str) -> None:
     finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
     for name, good in zip(values, finite.tolist(), strict=True):  # one wait for a GPU, not one each
         if not good:
-            raise PrunionError(f"{where}: {name} is no longer finite: {ADVICE}; {saved}")
+            raise PrunionError(f"{where}: {name} is no longer finite: {_lower(train)}; {saved}")
+
+
+def _lower(train: TrainConfig) -> str:
+    """What to do about rates that were too high: those that moved anything."""
+    head = train.head_lr != "auto" or train.head_optimiser == "sgd"
+    rates = {
+        "lr": not (train.freezes_norms and head),
+        "head_lr": head,
+        "trunk_lr": train.trunk == "tuned",
+        "adapter_lr": bool(train.traits.adapter_lr),
+        "switch_lr": train.traits.masks,
+    }
+    *others, last = (key for key, moves in rates.items() if moves)
+    return f"lower [train] {', '.join(others)}{' or ' if others else ''}{last} and start again"

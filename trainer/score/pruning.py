@@ -8,7 +8,14 @@ from typing import Literal
 
 from prunion.runtime.base import read_json
 from prunion.runtime.errors import ConfigError, PrunionError
-from prunion.trainer.config import CHECKPOINT, CHECKPOINT_FILE, RECORD, BudgetConfig, RunConfig
+from prunion.trainer.config import (
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    RECORD,
+    BudgetConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 __all__ = ["Pruning", "baseline_of", "check_baseline", "keeps_all", "read_pruning"]
 
@@ -150,10 +157,23 @@ def _pruning(config: RunConfig, found: dict[str, float], own: dict[str, float]) 
     lead: Lead = "the ramp" if train.recipe == "greedy" else "learning"
     return Pruning(
         prunes=not keeps_all(config) and not (whole and budget.own == 1),
-        lead=lead if (train.traits.prunes or slices) and learning else "",
+        lead=lead if (train.traits.prunes or slices) and learning and _pushed(train) else "",
         union=train.cut == "union",
         # An earlier prunion told of slices what the graph costs.
         kept=kept if train.traits.prunes or found.get("slices") else None,
         own=budget.own,
         used=max((float(share) for share in own.values()), default=None),
     )
+
+
+def _pushed(train: TrainConfig) -> bool:
+    """Whether anything charges for what is kept before the last cut: a longer ramp helps there."""
+    own = train.domain_budget
+    if train.recipe == "greedy" or own is True:
+        return True
+    paper = train.recipe == "paper" or train.granularity == "slice"
+    if own == "auto" and (paper or train.sharing == "none"):
+        return True
+    if not paper and train.sharing in ("intersection", "jaccard"):
+        return True  # beside which the network as a whole is charged for
+    return train.sharing != "none" and train.sharing_weight != 0

@@ -278,7 +278,7 @@ def test_a_baseline_is_trained_as_long_and_set_beside_the_result(tmp_path: Path)
     run, out = load_config(tiny_run(tmp_path)), tmp_path / "out"
     alone = train_run(run, out)
     assert "(after warm-up)" in closing_table(alone)
-    assert "every channel, 1 of 4 epochs trained: no rival" in closing_table(alone)
+    assert "every channel, 1 of 4 epochs trained: no rival\n" in closing_table(alone)
     result = train_with_baseline(run, out, resume=True)  # adds one to a finished run
     assert result.accuracy == alone.accuracy
     whole = load_checkpoint(out / "baseline")

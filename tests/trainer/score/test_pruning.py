@@ -54,6 +54,27 @@ def test_what_led_to_the_last_cut(recipe: str, ramp: int, cut: str, tmp_path: Pa
     assert pruning is not None and (pruning.lead == "the ramp") is (recipe == "greedy" and ramp > 0)
 
 
+@pytest.mark.parametrize(
+    ("train", "pushed"),
+    [
+        ({"sharing_weight": 0.0}, False),
+        ({"sharing_weight": 0.0, "domain_budget": True}, True),
+        ({"sharing_weight": 0.0, "sharing": "jaccard"}, True),
+        ({"sharing_weight": 0.0, "recipe": "paper"}, True),
+        ({"sharing_weight": 0.0, "recipe": "paper", "domain_budget": False}, False),
+        ({"sharing": "none"}, True),
+        ({"sharing": "none", "domain_budget": False}, False),
+    ],
+)
+def test_no_longer_ramp_is_advised_where_nothing_charges(
+    train: dict[str, Any], pushed: bool, tmp_path: Path
+) -> None:
+    folder = written_run(tmp_path, {"limit": 0.25}, train={"ramp": 2, "warmup": 0, **train})
+    found = read_verdict(folder)
+    assert found is not None
+    assert any("try a longer" in line for line in found.lines) is pushed
+
+
 def test_each_domains_own_budget_is_read(tmp_path: Path) -> None:
     own = {"macs": {"a": 0.55, "b": 0.5}, "accuracy_with_union": {"a": 0.9}}
     budget = {"limit": 1.0, "own": 0.6}

@@ -91,7 +91,7 @@ def accuracy_lines(
         images = ", on validation images where there are some" if validated else ""
         lines.append(
             f"after warm-up{images}: every channel, {epochs[0]} of {epochs[1]} epochs trained: "
-            "no rival; --baseline trains one for as long"
+            "no rival"
         )
     return lines
 

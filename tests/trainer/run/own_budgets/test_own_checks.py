@@ -35,7 +35,12 @@ def planned(tmp_path: Path) -> Path:
         ({"own_epochs": 1}, 0.5, "2 or more"),
         ({"own_epochs": 0}, 1.0, "its limit cuts nothing"),
         ({"own_epochs": 0, "recipe": "greedy", "switch_every": 8}, 0.5, "greedy"),
-        ({"own_epochs": 0, "recipe": "once", "switch_every": 8}, 0.5, "once"),
+        ({"own_epochs": 0, "recipe": "once", "switch_every": 8}, 0.5, "once.*learns no switches"),
+        (
+            {"own_epochs": 0, "recipe": "paper", "switch_every": 8, "settle_with": "union"},
+            0.5,
+            "paper.*scores rank none: set .prunion.",
+        ),
     ],
 )
 def test_what_cannot_be_thinned_is_told_before_the_first_step(

@@ -124,10 +124,11 @@ def test_adapters_are_priced_with_the_channels(tmp_path: Path, kind: Any) -> Non
 @pytest.mark.parametrize(
     ("train", "budget", "said"),
     [
-        ({"granularity": "slice"}, {}, "adapter_rank is 2 and granularity"),
+        ({"granularity": "slice"}, {}, "adapter_rank is 2 and granularity is .slice., but slices"),
         ({"method": "lora"}, {}, "adapter_rank is 2, but method is .lora."),
-        ({"compile": True}, {}, "compile is true, which fixes the weights"),
+        ({"compile": True}, {}, "compile is true, which fixes the weights, but adapter_rank is 2"),
         ({"method": "parallel", "adapter_decay": 0.1}, {}, "adapter_rank is 2, with weight_decay"),
+        ({"method": "parallel", "adapter_dropout": 0.1}, {}, "no dropout, but adapter_dropout is"),
         ({"adapter_rank": -1}, {}, "adapter_rank"),
         ({}, {"own": 0.5}, r"adapter_rank is 2, and neither \[budget\] own"),
         ({}, {"kind": "latency", "profile": "x.json"}, "counts adapters: leave one"),

@@ -99,6 +99,7 @@ KNOWN: Mapping[str, Known] = {
 }
 STEEP = 0.2  # of the cost: a ramp to less than that is geometric where nothing is said
 OF_TUNED_TRUNKS = ("trunk_lr", "trunk_optimiser")
+IN_STRETCHES = ("epoch", *BY_PASSES)
 # Which learns switches along a ramp whatever the recipe.
 THINNING = ("ramp_shape", "switch_every", "switch_travel")
 
@@ -241,6 +242,13 @@ def _reason(key: str, known: Known, given: Mapping[str, Any]) -> str:
         return f'recipe is "{recipe}": it is for recipe {_either(known.recipes)}'
     if key in THINNING and not (given["ramp"] or thins):
         return "ramp is 0: it is for the epochs of a ramp"
+    if key == "taps_lambda" and not given["ramp"]:
+        return "ramp is 0: it is charged for in the epochs of a ramp"
+    if key == "switch_every" and given["order"] in IN_STRETCHES:
+        return (
+            f'order is "{given["order"]}", in which domains come in stretches and switches learn '
+            'in every step: it is for order "joint" or "batch"'
+        )
     if key == "balance" and given["order"] in BY_PASSES and not _steps_jointly(given):
         return (
             f'order is "{given["order"]}", by passes over each domain\'s images: it is for others'

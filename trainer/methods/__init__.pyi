@@ -14,6 +14,7 @@ from .equations import intersection as intersection
 from .equations import loss_of_sharing as loss_of_sharing
 from .equations import union as union
 from .make import make_adapter as make_adapter
+from .residual import ParallelAdapters as ParallelAdapters
 from .residual import SeriesSite as SeriesSite
 from .residual import fold_series as fold_series
 from .sites import pair as pair

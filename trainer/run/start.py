@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.config import GRAPH, RunConfig, has_own_weights
+from prunion.trainer.backbone import PIXEL_NORM
+from prunion.trainer.config import GRAPH, METHOD_KEYS, RunConfig, has_own_weights
 from prunion.trainer.cost import (
     PricedBudget,
     check_floor,
@@ -27,6 +28,7 @@ from prunion.trainer.cost import (
 )
 from prunion.trainer.data import Domain, HandedSets, JointBatches, open_domains
 from prunion.trainer.learning import Training, check_own, check_reachable, own_doubt
+from prunion.trainer.methods import ParallelAdapters
 from prunion.trainer.network import (
     AROUND,
     DomainNet,
@@ -143,6 +145,7 @@ def check_budget(
         _check_floor(config, budget)
         _check_slices(config, net, budget)
         _check_learned(config, budget)
+        _check_idle(config, net)
     check_reachable(config, net, budget)
     learns = config.train.traits.prunes and (budget.share < 1 or config.train.recipe == "paper")
     check_own(config, learns)
@@ -182,6 +185,23 @@ def _check_learned(config: RunConfig, budget: PricedBudget) -> None:
         raise ConfigError(
             f"[train] warmup and ramp are 0, in which {what}: give one of them an epoch"
         )
+
+
+def _check_idle(config: RunConfig, net: DomainNet) -> None:
+    """Raise ConfigError if a key of `[train]` says nothing of so many domains, or this network."""
+    train, adapter, told = config.train, net.adapter, ""
+    beside = isinstance(adapter, ParallelAdapters) and adapter.dropped.intersection(adapter.names)
+    if isinstance(adapter, ParallelAdapters) and train.adapter_dropout and not beside:
+        told = f"adapter_dropout is {train.adapter_dropout:g}, of the second convolutions of "
+        told += "residual blocks, and none of this network has an adapter"
+    if train.norms == "own" and not net.norms.keys() - {PIXEL_NORM}:
+        told = 'norms is "own", and this network has no BatchNorm'
+    alone = len(config.domains) == 1
+    if alone and train.packnet_prune != METHOD_KEYS["packnet_prune"].default:
+        told = f"packnet_prune is {train.packnet_prune:g}, what a domain gives back to later ones, "
+        told += "and there is one domain"
+    if told:
+        raise ConfigError(f"[train] {told}: remove it")
 
 
 def _bundled(net: DomainNet, config: RunConfig) -> DomainNet:

@@ -54,6 +54,9 @@ NOTHING: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
     ({"recipe": "once", "ramp": 0, "settle": 0}, "settle is 0", {"average": 2.0}, "settling"),
     ({"ramp": 0}, "ramp is 0", {"switch_every": 2}, "the epochs of a ramp"),
     ({"ramp": 0}, "ramp is 0", {"switch_travel": 5.0}, "the epochs of a ramp"),
+    ({"ramp": 0, "method": "taps"}, "ramp is 0", {"taps_lambda": 1.0}, "the epochs of a ramp"),
+    ({"order": "epoch"}, "order is .epoch.", {"switch_every": 2}, ".joint. or .batch."),
+    ({"order": "round-robin"}, "order is .round-robin.", {"switch_every": 2}, ".joint. or .ba"),
     ({"ramp": 0, "recipe": "greedy"}, "ramp is 0", {"ramp_shape": "linear"}, "epochs of a ramp"),
     (
         {"recipe": "paper", "order": "round-robin"},

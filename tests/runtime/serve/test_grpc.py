@@ -7,7 +7,7 @@ import hashlib
 import random
 import subprocess
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import Model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -30,12 +30,6 @@ from tests.support.waiting import LONG, until_async  # noqa: E402
 SERVICE = schema().service
 MESSAGES = schema().messages
 LIMITS = Limits(rows=8, body=1 << 20)
-
-
-@pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
 
 
 def request(rows: int = 1, model: str = "toy") -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from prunion.runtime.errors import ConfigError
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import Model
 from tests.runtime.serve.running import running
 from tests.support.waiting import LONG
 
@@ -41,12 +41,6 @@ from prunion.runtime.serve.models.service import Service  # noqa: E402
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 INFER = "/v2/models/toy/infer"
-
-
-@pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
 
 
 @pytest.fixture

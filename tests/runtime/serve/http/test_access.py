@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prunion.runtime.errors import ConfigError
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import Model
 from prunion.runtime.model.trials import OFTEN, ROUNDS
 
 pytest.importorskip("onnxruntime")
@@ -18,12 +17,6 @@ uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 testclient = pytest.importorskip("starlette.testclient", reason="needs prunion[serve] and httpx")
 from prunion.runtime.serve.guard import read_keys  # noqa: E402
 from tests.runtime.serve.http.asking import INFER, body, client_of  # noqa: E402
-
-
-@pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
 
 
 @pytest.fixture

@@ -9,13 +9,11 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import Model
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -25,12 +23,6 @@ from prunion.runtime.serve.http.connections import most_connections  # noqa: E40
 from prunion.runtime.serve.models.service import Service  # noqa: E402
 from tests.runtime.serve.http.asking import INFER, LIMITS, body, drip, listening  # noqa: E402
 from tests.support.waiting import LONG, until  # noqa: E402
-
-
-@pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
 
 
 def connect(port: int) -> socket.socket:

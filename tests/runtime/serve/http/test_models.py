@@ -30,12 +30,6 @@ from tests.runtime.serve.http.asking import INFER, body, client_of
 
 
 @pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
-
-
-@pytest.fixture
 def namesake(own_bundle: Path) -> Iterator[Model]:
     """A bundle that is named like one of its domains."""
     file = own_bundle / "manifest.json"

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import Model
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 testclient = pytest.importorskip("starlette.testclient", reason="needs prunion[serve] and httpx")
 from tests.runtime.serve.http.asking import INFER, body, client_of  # noqa: E402
-
-
-@pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
 
 
 @pytest.fixture

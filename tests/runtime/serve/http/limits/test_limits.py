@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,13 @@ import pytest
 from PIL import Image
 
 from prunion.runtime.errors import OverloadError
-from prunion.runtime.model import Model, load
+from prunion.runtime.model import Model
 
 pytest.importorskip("onnxruntime")
 uvicorn = pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 testclient = pytest.importorskip("starlette.testclient", reason="needs prunion[serve] and httpx")
 from prunion.runtime.serve import Limits  # noqa: E402
 from tests.runtime.serve.http.asking import INFER, LIMITS, body, client_of  # noqa: E402
-
-
-@pytest.fixture
-def model(bundle_path: Path) -> Iterator[Model]:
-    with load(bundle_path, backend="cpu", threads=1) as model:
-        yield model
 
 
 @pytest.fixture

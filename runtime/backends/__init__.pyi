@@ -4,12 +4,12 @@ from .choose import check_backend as check_backend
 from .choose import make_mixed as make_mixed
 from .choose import make_session as make_session
 from .onnxruntime import OrtSession as OrtSession
-from .onnxruntime import SessionOptions as SessionOptions
 from .onnxruntime import make_ort_session as make_ort_session
 from .onnxruntime import mixed_session as mixed_session
 from .onnxruntime import pinned_session as pinned_session
 from .onnxruntime import real_backend as real_backend
 from .session import Session as Session
+from .session import SessionOptions as SessionOptions
 from .session import run as run
 from .tensorrt_provider import PREFIXES as PREFIXES
 from .tensorrt_provider import open_provider as open_provider

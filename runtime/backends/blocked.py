@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.backends.onnxruntime import OrtSession, SessionOptions, make_ort_session
-from prunion.runtime.backends.session import ANY_BATCH, Session
+from prunion.runtime.backends.onnxruntime import OrtSession, make_ort_session
+from prunion.runtime.backends.session import ANY_BATCH, Session, SessionOptions
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.runtime.graph import FOLD, BlockedGraph, BlockedRewriter, layout_probe

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session
-from prunion.runtime.backends.session import Session
+from prunion.runtime.backends.onnxruntime import make_ort_session
+from prunion.runtime.backends.session import Session, SessionOptions
 from prunion.runtime.base import BACKENDS, Backend, shown
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.graph import inputs_without_defaults

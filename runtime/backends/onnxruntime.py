@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunion.runtime.backends.session import ANY_BATCH
+from prunion.runtime.backends.session import ANY_BATCH, SessionOptions
 from prunion.runtime.base import Backend, default_threads, install_hint, reason_of
 from prunion.runtime.errors import BackendError, BundleError, MissingDependencyError
 from prunion.runtime.graph import PER_REQUEST, pin_domain
@@ -29,7 +28,6 @@ __all__ = [
     "PROVIDERS",
     "BoundSession",
     "OrtSession",
-    "SessionOptions",
     "make_ort_session",
     "mixed_session",
     "pinned_session",
@@ -54,29 +52,6 @@ DEFAULTS: Mapping[Backend, Mapping[str, str]] = {
 # ONNX Runtime's severity. What fails is raised; its log would quote the file's own names, escape
 # sequences included, on the terminal.
 QUIET = 4
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """How sessions run.
-
-    Attributes:
-        backend: `auto` (CUDA where it works, else CPU), or a key of PROVIDERS.
-        threads: threads inside one operator; None leaves it to ONNX Runtime, within the quota of
-            time of a container.
-        share_arena: all sessions of the process take CPU memory from one arena.
-        spare_memory: no block laid out ahead for each batch shape, which comes on top of what the
-            first run took.
-        provider_options: what the provider itself is told.
-        entries: further entries of ONNX Runtime's session options.
-    """
-
-    backend: Backend = "auto"
-    threads: int | None = None
-    share_arena: bool = True
-    spare_memory: bool = False
-    provider_options: Mapping[str, str] = field(default_factory=dict)
-    entries: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_ort_session(

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import Backend, reason_of, whole_argument
 from prunion.runtime.errors import InputError, PrunionError
 
-__all__ = ["ANY_BATCH", "Session", "run"]
+__all__ = ["ANY_BATCH", "Session", "SessionOptions", "run"]
 
 ANY_BATCH = (1, 1 << 30)
+MOST_THREADS = 4096
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How sessions run.
+
+    Attributes:
+        backend: `auto` (CUDA where it works, else CPU), or a key of BACKENDS.
+        threads: threads inside one operator; None leaves it to ONNX Runtime, within the quota of
+            time of a container.
+        share_arena: all sessions of the process take CPU memory from one arena.
+        spare_memory: no block laid out ahead for each batch shape, which comes on top of what the
+            first run took.
+        provider_options: what the provider itself is told.
+        entries: further entries of ONNX Runtime's session options.
+
+    Raises InputError for a number of threads that is none.
+    """
+
+    backend: Backend = "auto"
+    threads: int | None = None
+    share_arena: bool = True
+    spare_memory: bool = False
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            object.__setattr__(
+                self, "threads", whole_argument("threads", self.threads, MOST_THREADS)
+            )
 
 
 class Session(Protocol):

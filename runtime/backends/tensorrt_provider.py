@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from prunion.runtime.backends.onnxruntime import SessionOptions, make_ort_session, provider_version
-from prunion.runtime.backends.session import Session
+from prunion.runtime.backends.onnxruntime import make_ort_session, provider_version
+from prunion.runtime.backends.session import Session, SessionOptions
 from prunion.runtime.base import (
     HEADS,
     Backend,

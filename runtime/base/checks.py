@@ -131,18 +131,20 @@ def is_whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def whole_argument(name: str, value: Any, most: int = sys.maxsize) -> int:
-    """A whole number of 1 … `most` that a function was given, NumPy's too; InputError for another.
+def whole_argument(name: str, value: Any, most: int = sys.maxsize, *, least: int = 1) -> int:
+    """A whole number of `least` … `most` that a function was given, NumPy's too.
 
-    One that counts on its type would end with the interpreter's own error, somewhere inside.
+    InputError for another: one that counts on its type would end with the interpreter's own error,
+    somewhere inside.
     """
+    below = least - 1
     try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
+        number = below if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = 0
-    if not 1 <= number <= most:
+        number = below
+    if not least <= number <= most:
         above = "or more" if most == sys.maxsize else f"to {most:,}"
-        raise InputError(f"{name} is {shown(value)}: give a whole number, 1 {above}")
+        raise InputError(f"{name} is {shown(value)}: give a whole number, {least} {above}")
     return number
 
 

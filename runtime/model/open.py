@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
-from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes
+from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes, whole_argument
 from prunion.runtime.bundle import Bundle, check_one_trunk, open_bundle
 from prunion.runtime.errors import BundleError, InputError
 from prunion.runtime.graph import stored_tables
@@ -53,15 +53,16 @@ def load(
 
     Raises:
         BundleError: a file is missing, altered or truncated, or there is no such graph.
-        InputError: `memory_limit` is negative, or the backend runs no `engine`.
+        InputError: `memory_limit` or `threads` is no such number, or the backend runs no `engine`.
         PrunionError: there is no such backend. What the backend lacks on this machine is found
             with the first session: MissingDependencyError, BackendError (also where it answers
             otherwise than ONNX Runtime's CPU), EngineError.
     """
     bundle = open_bundle(path)
-    limit = available_bytes() // SHARE_OF_MEMORY if memory_limit is None else memory_limit
-    if limit < 0:
-        raise InputError(f"memory_limit is {limit}: give bytes, 0 or more")
+    if memory_limit is None:
+        limit = available_bytes() // SHARE_OF_MEMORY
+    else:
+        limit = whole_argument("memory_limit", memory_limit, least=0)
     options = SessionOptions(check_backend(backend), threads, spare_memory=memory_limit is not None)
     pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
     packs = [bundle.pack(name) for name in bundle.domains]

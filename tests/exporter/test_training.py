@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 import prunion
 from prunion.exporter.tables import domain_table, sees
 from prunion.exporter.training import _asked
-from prunion.runtime.errors import CheckpointError, ConfigError, DataError
+from prunion.runtime.errors import CheckpointError, ConfigError, DataError, InputError
 from prunion.trainer.cli import train as train_command
 from prunion.trainer.config import load_config
 from prunion.trainer.run import Progress
@@ -144,6 +144,9 @@ def test_what_a_callback_raises_ends_the_run(tmp_path: Path) -> None:
     sets = {"a": Noise(), "b": Noise()}
     with pytest.raises(KeyError, match="enough"):
         prunion.prune(Residual(), sets, BUDGET, tmp_path / "r", size=16, train=SHORT, on_epoch=stop)
+    with pytest.raises(ConfigError, match="on_step is 5: give a function of one argument"):
+        again = {"size": 16, "train": SHORT, "force": True}
+        prunion.prune(Residual(), sets, BUDGET, tmp_path / "r", on_step=5, **again)
     # The state was saved before, and the run goes on from there.
     go_on = {"size": 16, "train": SHORT, "resume": True}
     result = prunion.prune(Residual(), sets, BUDGET, tmp_path / "r", **go_on)
@@ -182,6 +185,8 @@ def test_results_plot(pruned: Any) -> None:
     assert sharing.domains == ("paint", "noise", "both")
     assert sharing.everyone == result.to_json()["sharing"]
     assert [row[i] for i, row in enumerate(sharing.matrix)] == [1.0, 1.0, 1.0]
+    with pytest.raises(InputError, match="cost is 'watts': use params or macs"):
+        frontier.plot(cost="watts")
     assert frontier.plot(cost="macs").get_xlabel().startswith("macs")
     assert sharing.plot().get_images()
     json.dumps(result.to_json())

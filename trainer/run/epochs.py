@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.errors import StoppedError
+from prunion.runtime.base import shown
+from prunion.runtime.errors import ConfigError, StoppedError
 from prunion.trainer.config import LOG, STATE, Phase
 from prunion.trainer.learning import StopRequest, Training, fit_heads
 from prunion.trainer.run.folder import (
@@ -75,11 +76,17 @@ OnProgress = Callable[[Progress], object]
 class Watch:
     """Functions of the caller's: after every step, and after every epoch once its state is saved.
 
-    What they return is ignored, and what they raise ends the run.
+    What they return is ignored, and what they raise ends the run. Raises ConfigError where one is
+    no function, which would show after hours, and after `force` has removed the earlier run.
     """
 
     on_step: OnProgress | None = None
     on_epoch: OnProgress | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not callable(value):
+                raise ConfigError(f"{name} is {shown(value)}: give a function of one argument")
 
 
 UNWATCHED = Watch()

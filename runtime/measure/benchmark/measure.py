@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,14 @@ from prunion.runtime.base import (
     Precision,
     Timing,
     energy_meters,
+    is_number,
     machine_facts,
     measure_energy,
     on_cpu,
     open_gpu,
     peak_rss_bytes,
     read_state,
+    shown,
     slowed_down,
     summary,
     time_blocks,
@@ -97,11 +99,12 @@ def bench(
             unknown or lacks what it is made from.
         PrunionError: there is no such backend, or it does not start.
     """
-    batches = [whole_argument("a batch size", batch, MOST_IMAGES) for batch in batches]
+    several = batches if isinstance(batches, Iterable) else [batches]
+    batches = [whole_argument("a batch size", batch, MOST_IMAGES) for batch in several]
     if not batches:
         raise InputError("no batch sizes given: name at least one")
-    if not seconds > 0:
-        raise InputError(f"seconds is {seconds:g}: give a time above 0")
+    if not is_number(seconds) or seconds <= 0:
+        raise InputError(f"seconds is {shown(seconds)}: give a time above 0")
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     setup = Setup(
         str(bundle.place),
@@ -109,7 +112,7 @@ def bench(
         backend,
         precision,
         threads,
-        tuple(against),
+        (against,) if isinstance(against, str) else tuple(against),
         str(unpruned or ""),
         {name: [str(x) for x in paths] for name, paths in (pruned or {}).items()},
     )

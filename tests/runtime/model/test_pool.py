@@ -68,8 +68,14 @@ def test_without_memory_everything_runs_mixed(
     assert sessions(model) == {}
     model.logits(batch, [0, 1, 2, 0, 1, 2])
     assert "memory limit" in str(model.explain())
-    with pytest.raises(InputError, match="memory_limit is -1"):
-        load(bundle_path, memory_limit=-1)
+    for limit in (-1, float("nan"), 1.5, "1", True):
+        with pytest.raises(
+            InputError, match=f"memory_limit is '?{limit}'?: give a whole number, 0 or"
+        ):
+            load(bundle_path, memory_limit=limit)  # type: ignore[arg-type]
+    for threads in (0, -3, 1.5, "2", True, 10**9):
+        with pytest.raises(InputError, match=r"threads is .*: give a whole number, 1 to 4,096"):
+            load(bundle_path, threads=threads)  # type: ignore[arg-type]
 
 
 def test_least_recently_used_leaves_for_one_who_insists(

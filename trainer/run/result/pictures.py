@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import install_hint, replace_file
-from prunion.runtime.errors import MissingDependencyError
+from prunion.runtime.base import install_hint, replace_file, shown
+from prunion.runtime.errors import InputError, MissingDependencyError
 
 __all__ = ["Frontier", "Point", "Sharing", "save_picture", "write_figure"]
+
+COSTS = ("params", "macs")  # that a network is drawn by
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,12 @@ class Frontier:
         Args:
             cost: `params` or `macs`.
 
-        Raises MissingDependencyError without matplotlib.
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+            InputError: there is no such cost.
         """
+        if cost not in COSTS:
+            raise InputError(f"cost is {shown(cost)}: use {' or '.join(COSTS)}")
         axes = _axes(axes)
         points = sorted(self.points, key=lambda point: float(getattr(point, cost)))
         shares = [100 * getattr(point, cost) for point in points]

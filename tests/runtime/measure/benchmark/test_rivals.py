@@ -266,6 +266,15 @@ def test_what_cannot_be_made_is_refused(bundle_path: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(InputError, match=why):
             bench(bundle_path, seconds=0.01, fresh=False, **graphs)
+    for wrong, why in (
+        ({"threads": 0}, "threads is 0: give a whole number"),
+        ({"seconds": float("nan")}, "seconds is nan: give a time above 0"),
+        ({"seconds": "1"}, "seconds is '1': give a time above 0"),
+        ({"batches": [1.5]}, "a batch size is 1.5: give a whole number"),
+        ({"against": "resnet50"}, "nothing called 'resnet50' to compare with"),
+    ):
+        with pytest.raises(InputError, match=why):
+            bench(bundle_path, **{"seconds": 0.01, "fresh": False, **wrong})
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
     with pytest.raises(InputError, match="does not load"):

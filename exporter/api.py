@@ -11,11 +11,13 @@ from prunion.exporter.verify import VerifyReport, verify_bundle
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.network import checkpoint_sha256
+from prunion.trainer.processes import torch_as_it_was
 from prunion.trainer.run import RunResult
 
 __all__ = ["export", "verify"]
 
 
+@torch_as_it_was()
 def export(
     run: RunResult | Path | str, output: Path | str, *, force: bool = False, **options: Any
 ) -> Bundle:
@@ -43,6 +45,7 @@ def export(
     return open_bundle(output)
 
 
+@torch_as_it_was()
 def verify(bundle: Bundle | Path | str, *, against: Path | str | None = None) -> VerifyReport:
     """Find out again everything that a bundle claims, as `prunion verify` does.
 

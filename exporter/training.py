@@ -15,6 +15,7 @@ from prunion.exporter.tables import check_handed, domain_table, handed_sets, pla
 from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig, RunConfig, asked_config, load_config
+from prunion.trainer.processes import torch_as_it_was
 from prunion.trainer.run import (
     OnProgress,
     RunResult,
@@ -32,6 +33,7 @@ from prunion.trainer.score import check_baseline
 __all__ = ["prune", "sweep", "train"]
 
 
+@torch_as_it_was()
 def train(
     config: RunConfig | Mapping[str, Any] | Path | str,
     output: Path | str | None = None,
@@ -92,6 +94,7 @@ def train(
     )
 
 
+@torch_as_it_was()
 def sweep(
     config: RunConfig | Mapping[str, Any] | Path | str,
     output: Path | str | None = None,

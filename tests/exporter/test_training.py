@@ -74,6 +74,8 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Residual, dic
     torch.manual_seed(0)
     model = Residual()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.set_num_threads(2)
+    chance = torch.get_rng_state()
     result = prunion.prune(
         model,
         {"paint": folder / "paint", "noise": Noise(), "both": (Noise(), Noise(8, "array"))},
@@ -85,6 +87,8 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Residual, dic
         on_step=lambda now: told.append(("step", now)),
         on_epoch=lambda now: told.append(("epoch", now)),
     )
+    assert torch.get_num_threads() == 2 and torch.equal(torch.get_rng_state(), chance)
+    torch.set_num_threads(1)
     return result, model, before, told
 
 

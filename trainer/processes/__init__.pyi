@@ -4,6 +4,7 @@ from .device import keep_to_quota as keep_to_quota
 from .device import prepare_device as prepare_device
 from .device import prepare_torch as prepare_torch
 from .device import switch_device as switch_device
+from .device import torch_as_it_was as torch_as_it_was
 from .group import ALONE as ALONE
 from .group import Processes as Processes
 from .group import joined_processes as joined_processes

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -17,6 +20,7 @@ __all__ = [
     "prepare_device",
     "prepare_torch",
     "switch_device",
+    "torch_as_it_was",
 ]
 
 
@@ -83,6 +87,21 @@ def channels_last(net: nn.Module) -> None:
 def switch_device(device: torch.device) -> torch.device:
     """Where switches learn and costs are counted: in float64, which Apple's GPUs lack."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+@contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """A caller's torch has its own threads, chance and products again when the work is done."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    benchmark = torch.backends.cudnn.benchmark
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def prepare_torch(config: RunConfig, device: str) -> None:

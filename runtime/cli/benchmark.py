@@ -216,6 +216,7 @@ def _check_options(scenario: Scenario | None, url: str | None, against: tuple[st
         ),
         "against": (scenario is None, "--scenario goes with neither --against nor --csv"),
         "csv_file": (scenario is None, "--scenario goes with neither --against nor --csv"),
+        "seconds": ("duration" not in given, "--seconds is another name of --duration: give one"),
         "p99": (scenario == "server", "--p99 goes with --scenario server"),
         "batch": (
             scenario in (None, "offline"),

@@ -82,10 +82,11 @@ def numbers(_: click.Context, option: click.Parameter, value: str | None) -> lis
     """A click callback: whole numbers with commas; `profile` is three of them, rising."""
     if value is None:
         return None
-    try:
-        numbers = [int(part) for part in value.split(",")]
-    except ValueError:
-        raise click.BadParameter("give whole numbers with commas, such as 1,8") from None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.removeprefix("-").isdigit() for part in parts):
+        # Python's own reading takes 1_0 for ten, too.
+        raise click.BadParameter("give whole numbers with commas, such as 1,8")
+    numbers = [int(part) for part in parts]
     if option.name == "profile" and (len(numbers) != 3 or numbers != sorted(numbers)):
         raise click.BadParameter("give three numbers, MIN,OPT,MAX in this order")
     if min(numbers) < 1:

@@ -61,6 +61,21 @@ def test_a_duration_has_a_unit_or_is_in_seconds(text: str) -> None:
         assert seconds_of(context, option, text) == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--duration", "10ms", "--seconds", 1), "--seconds is another name of --duration"),
+        (("--batch", "1_0"), "give whole numbers with commas"),
+        (("--batch", "1,²"), "give whole numbers with commas"),
+    ],
+)
+def test_what_is_said_twice_or_is_no_number_is_a_usage_error(
+    tmp_path: Path, options: tuple[object, ...], told: str
+) -> None:
+    done = invoke("bench", tmp_path / "no", *options)
+    assert done.exit_code == 2 and told in done.stderr
+
+
 def test_a_table_takes_the_place_of_a_table_alone(bundle_path: Path, tmp_path: Path) -> None:
     """Before anything is measured."""
     (tmp_path / "notes.txt").write_text("mine", "utf-8")

@@ -7,8 +7,6 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 __all__ = ["cache_folder", "install_hint"]
 
@@ -32,6 +30,9 @@ def install_hint(extra: str, *options: str) -> str:
 
 def _source() -> tuple[Path, bool] | None:
     """The folder or wheel that prunion was installed from, and whether it is edited in place."""
+    from urllib.parse import unquote, urlsplit  # a tenth of the command line's start
+    from urllib.request import url2pathname
+
     clone = Path(__file__).resolve().parents[2]
     if (clone / "pyproject.toml").is_file():
         return clone, True

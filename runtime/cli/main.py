@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib import import_module
 
 import click
 
 from prunion.runtime.cli.interrupt import defer_interrupts
-from prunion.runtime.cli.one_line import OneLineGroup
+from prunion.runtime.cli.one_line import OneLineGroup, error_text
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -64,7 +65,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """The `prunion` command: exit codes 0, 1 (user error), 2 (usage) and 130 (interrupted)."""
     defer_interrupts()
     for stream in (sys.stdout, sys.stderr):
         # A legacy code page (Windows, LANG=C) has no →, ×, or a user's own class names: a question
@@ -75,3 +76,6 @@ def main() -> None:
         cli(prog_name="prunion")
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as exc:  # of the help itself, which no command writes
+        click.echo(f"error: {error_text(exc)}", err=True)
+        os._exit(1)  # Python would try to write it once more, with a trace

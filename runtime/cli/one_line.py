@@ -16,7 +16,7 @@ import click
 from prunion.runtime.base import install_hint
 from prunion.runtime.errors import PrunionError, printable, why_not_imported
 
-__all__ = ["OneLine", "OneLineCommand", "OneLineGroup"]
+__all__ = ["OneLine", "OneLineCommand", "OneLineGroup", "error_text"]
 
 EXTRAS = {
     "torch": "train",
@@ -61,7 +61,7 @@ class OneLine(click.Command):
         except (PrunionError, OSError) as exc:
             if isinstance(exc, BrokenPipeError):
                 raise
-            _fail(ctx, _told(exc))
+            _fail(ctx, error_text(exc))
         except ImportError as exc:
             package = (exc.name or "").split(".")[0]
             if package not in EXTRAS:
@@ -101,7 +101,7 @@ def _notes() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _told(exc: Exception) -> str:
+def error_text(exc: Exception) -> str:
     """An error's text, with the way out where the place for temporary files is full."""
     text, place = str(exc), os.environ.get("TMPDIR") or tempfile.tempdir or "/tmp"
     full = getattr(exc, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))

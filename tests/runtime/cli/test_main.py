@@ -114,6 +114,33 @@ def test_json_keeps_names_that_a_code_page_lacks(
     assert [Path(answer["image"]).name for answer in answers] == names
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_help_that_cannot_be_written_is_one_line() -> None:
+    call = "from prunion.runtime.cli.start import main; main()"
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", call, "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_while_the_command_is_imported_leaves_no_trace() -> None:
+    call = """
+import builtins
+from prunion.runtime.cli.start import main
+imports = builtins.__import__
+def stopped(name, *more):
+    if name == "click":
+        raise KeyboardInterrupt
+    return imports(name, *more)
+builtins.__import__ = stopped
+main()
+"""
+    command = [sys.executable, "-c", call]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_version() -> None:
     assert invoke("--version").stdout.startswith("prunion, version ")
 

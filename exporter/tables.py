@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunion.runtime.base import is_number, shown
+from prunion.runtime.base import is_number, path_argument, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig, domain_parts
 
@@ -97,7 +97,10 @@ def domain_table(name: str, value: Any) -> tuple[dict[str, Any], tuple[Any, ...]
             sets = handed_sets([table.pop(part, None) for part in PARTS])
             table = {"source": "python", **table}
     elif _is_paths(value) and not isinstance(value, (tuple, list)):
-        table = {part: str(path) for part, path in domain_parts(Path(value)).items()}
+        table = {
+            part: str(path)
+            for part, path in domain_parts(path_argument(f"domains[{name!r}]", value)).items()
+        }
     else:
         _check_tuple(name, value)
         given = dict(zip(PARTS, handed_sets(value), strict=False))

@@ -12,7 +12,7 @@ from torch import nn
 
 from prunion.exporter.graph import rehearse_export
 from prunion.exporter.tables import check_handed, domain_table, handed_sets, plain, sees, values_of
-from prunion.runtime.base import shown
+from prunion.runtime.base import path_argument, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig, RunConfig, asked_config, load_config
 from prunion.trainer.processes import torch_as_it_was
@@ -224,9 +224,12 @@ def _asked(
     config: RunConfig | Mapping[str, Any] | Path | str, output: Path | str | None, resume: bool
 ) -> tuple[RunConfig, Path | None, Path]:
     """The run, the file that it was read from, and its folder."""
-    run_file = Path(config) if isinstance(config, (str, os.PathLike)) else None
-    named = Path("runs") / (run_file or Path("run")).stem if output is None else output
-    folder = Path(os.path.abspath(named))  # a result leads there from any working folder
+    named = isinstance(config, (str, os.PathLike))
+    run_file = path_argument("config", config) if named else None
+    folder = Path("runs") / (run_file or Path("run")).stem
+    if output is not None:
+        folder = path_argument("output", output)
+    folder = Path(os.path.abspath(folder))  # a result leads there from any working folder
     begun = resume and is_begun(folder)
     if run_file is not None:
         return load_config(run_file, begun=begun), run_file, folder

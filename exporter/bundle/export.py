@@ -68,6 +68,7 @@ from prunion.runtime.base import (
     free_memory,
     new_folder,
     only_new_garbage,
+    path_argument,
     sha256_file,
     shown,
     write_json,
@@ -114,7 +115,8 @@ def export_bundle(
         PrunionError: `output` exists and `force` is not given, or it holds what no export wrote.
         OutputError: it cannot be written.
     """
-    output, options = Path(output), options or ExportOptions()
+    output, options = path_argument("output", output), options or ExportOptions()
+    checkpoint = path_argument("checkpoint", checkpoint)
     name = bundle_name(output)
     check_output(output, force=force, wrote=foreign_to_bundle, inputs=[checkpoint], whole=True)
     keep_to_quota()

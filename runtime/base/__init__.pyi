@@ -8,6 +8,7 @@ from .checks import Fields as Fields
 from .checks import check_text as check_text
 from .checks import is_number as is_number
 from .checks import is_whole as is_whole
+from .checks import path_argument as path_argument
 from .checks import safe_relative_path as safe_relative_path
 from .checks import whole_argument as whole_argument
 from .exchange import Seen as Seen

@@ -6,9 +6,10 @@ Whatever the file holds, the reader gets one line that names the key and the fix
 from __future__ import annotations
 
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from prunion.runtime.base.text import MOST_SHOWN, shown
@@ -19,6 +20,7 @@ __all__ = [
     "check_text",
     "is_number",
     "is_whole",
+    "path_argument",
     "safe_relative_path",
     "whole_argument",
 ]
@@ -146,6 +148,20 @@ def whole_argument(name: str, value: Any, most: int = sys.maxsize, *, least: int
         above = "or more" if most == sys.maxsize else f"to {most:,}"
         raise InputError(f"{name} is {shown(value)}: give a whole number, {least} {above}")
     return number
+
+
+def path_argument(name: str, value: Any) -> Path:
+    """The path of a file or folder that a function was given; InputError for what is none.
+
+    So is the empty text, an unset variable's, which pathlib takes for the working folder.
+    """
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InputError(f"{name} is {shown(value)}: give the path of a file or folder")
+    return Path(text)
 
 
 def check_text(value: Any, limit: int, fail: Callable[..., PrunionError]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunion.runtime.base import parse_json, restore, strangers, unlisted
+from prunion.runtime.base import parse_json, path_argument, restore, strangers, unlisted
 from prunion.runtime.bundle.held import HeldFile
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
@@ -164,9 +164,9 @@ def open_bundle(path: Path | str) -> Bundle:
     """Open `NAME.prunion/` and check every file's SHA-256.
 
     A folder that is replaced in that moment is opened anew. Raises BundleError naming the file that
-    is missing, altered or truncated.
+    is missing, altered or truncated, and InputError where `path` is none.
     """
-    path, deadline = Path(path), time.monotonic() + PATIENCE
+    path, deadline = path_argument("bundle", path), time.monotonic() + PATIENCE
     while True:
         restore(path)
         before = _identity(path)

@@ -13,7 +13,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prunion.runtime.base import Seen, check_text, is_pipe, json_of, reason_of, replace_file, shown
+from prunion.runtime.base import (
+    Seen,
+    check_text,
+    is_pipe,
+    json_of,
+    path_argument,
+    reason_of,
+    replace_file,
+    shown,
+)
 from prunion.runtime.bundle.adapters import AdapterEntry, adapter_row
 from prunion.runtime.bundle.manifest_parts import ImageInput
 from prunion.runtime.bundle.weight_parts import check_own
@@ -114,9 +123,9 @@ def sorted_metadata(data: bytes) -> bytes:
 def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
     """Read and check a pack, from `data` if its bytes are there already.
 
-    Raises BundleError naming the file and what is wrong in it.
+    Raises BundleError naming the file and what is wrong in it, and InputError where `path` is none.
     """
-    path = Path(path)
+    path = path_argument("pack", path)
     if data is None and is_pipe(path):
         raise BundleError(f"{path} is a pipe or a device: give a domain pack's file")
     try:

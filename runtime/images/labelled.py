@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, shown
+from prunion.runtime.base import Orientation, path_argument, shown
 from prunion.runtime.errors import DataError, InputError
 from prunion.runtime.images.image_set import ImageSet
 from prunion.runtime.images.labels import Split, check_label, number_labels
@@ -72,7 +73,9 @@ def _open(
     orientation: Orientation,
     beside: Counter[str],
 ) -> Split:
-    paths = tuple(map(Path, [data] if isinstance(data, (str, Path)) else data))
+    several = isinstance(data, Iterable) and not isinstance(data, (str, bytes))
+    given: Iterable[Any] = data if isinstance(data, Iterable) and several else [data]
+    paths = tuple(path_argument("data", path) for path in given)
     if not paths:
         raise InputError(
             "no data given: give a folder of class folders, or .parquet, .tar, .csv or .jsonl files"

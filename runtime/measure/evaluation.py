@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -183,7 +184,7 @@ def evaluate(
             precision=_precision(model),
             seconds=time.perf_counter() - started,
             skipped=skipped,
-            data=tuple(map(str, [data] if isinstance(data, (str, Path)) else data)),
+            data=tuple(map(str, [data] if isinstance(data, (str, os.PathLike)) else data)),
             digest=images.digest,
             model_sha256=network,
             pack_sha256=pack,

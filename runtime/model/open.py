@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from prunion.runtime.backends import PREFIXES, Session, SessionOptions, check_backend, open_provider
-from prunion.runtime.base import TARGETS, Backend, Precision, available_bytes, whole_argument
+from prunion.runtime.base import (
+    TARGETS,
+    Backend,
+    Precision,
+    available_bytes,
+    path_argument,
+    whole_argument,
+)
 from prunion.runtime.bundle import Bundle, check_one_trunk, open_bundle
 from prunion.runtime.errors import BundleError, InputError
 from prunion.runtime.graph import stored_tables
@@ -53,7 +60,8 @@ def load(
 
     Raises:
         BundleError: a file is missing, altered or truncated, or there is no such graph.
-        InputError: `memory_limit` or `threads` is no such number, or the backend runs no `engine`.
+        InputError: `memory_limit` or `threads` is no such number, a path is none, or the backend
+            runs no `engine`.
         PrunionError: there is no such backend. What the backend lacks on this machine is found
             with the first session: MissingDependencyError, BackendError (also where it answers
             otherwise than ONNX Runtime's CPU), EngineError.
@@ -63,6 +71,8 @@ def load(
         limit = available_bytes() // SHARE_OF_MEMORY
     else:
         limit = whole_argument("memory_limit", memory_limit, least=0)
+    if engine is not None:
+        engine = path_argument("engine", engine)
     options = SessionOptions(check_backend(backend), threads, spare_memory=memory_limit is not None)
     pool = open_pool(bundle, options, precision, limit=limit, slicing=slicing, engine=engine)
     packs = [bundle.pack(name) for name in bundle.domains]

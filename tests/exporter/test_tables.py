@@ -12,7 +12,7 @@ import torch
 import prunion
 from prunion.exporter import training
 from prunion.exporter.tables import sees
-from prunion.runtime.errors import ConfigError
+from prunion.runtime.errors import ConfigError, InputError
 from prunion.trainer.config import RunConfig
 from tests.support.networks.small import Plain
 
@@ -118,3 +118,21 @@ def test_a_run_of_a_programs_own_is_held_to_its_numbers(asked: list[Any]) -> Non
     config = RunConfig.from_json({**TABLES, "train": {"method": "svd"}})
     prunion.train(config)  # its trunk is frozen by the method, and nobody said otherwise
     assert asked == [config]
+
+
+@pytest.mark.parametrize("value", ["", "a\0b", b"x", 5])
+def test_what_is_no_path_is_named(tmp_path: Path, value: Any) -> None:
+    """The empty text, of an unset variable, was the working folder."""
+    told = r"is .*: give the path of a file or folder$"
+    with pytest.raises(InputError, match=rf"output {told}"):
+        prunion.train(TABLES, value)
+    for run, output in ((value, tmp_path / "m.prunion"), (tmp_path, value)):
+        with pytest.raises(InputError, match=told):
+            prunion.export(run, output)
+    with pytest.raises(InputError, match=told):
+        prunion.verify(value)
+    if isinstance(value, str):
+        with pytest.raises(InputError, match=told):
+            prunion.train(value, tmp_path / "x")
+        with pytest.raises(InputError, match=rf"domains\['a'\] {told}"):
+            prunion.prune(Plain(), {"a": value}, output=tmp_path / "x")

@@ -12,6 +12,7 @@ from typing import Any
 
 from prunion.runtime.base import (
     new_folder,
+    path_argument,
     read_json,
     reason_of,
     sha256_file,
@@ -107,8 +108,9 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
     Raises:
         CheckpointError: the run is not finished, or files are missing, truncated, altered, of
             another version, or of a network whose channels are laid out differently now.
+        InputError: `path` is none.
     """
-    folder = Path(path)
+    folder = path_argument("checkpoint", path)
     if (folder / CHECKPOINT / CHECKPOINT_FILE).is_file():
         folder = folder / CHECKPOINT
     if not (folder / CHECKPOINT_FILE).is_file():

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Subset
 from prunion.runtime.base import Orientation, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import Split, decode_image
-from prunion.trainer.data.sources.named import class_names, kept_labels, label_of, labels_of
+from prunion.trainer.data.sources.named import class_names, kept_labels, label_of
 
 __all__ = ["Handed", "HandedSets", "open_dataset"]
 
@@ -142,7 +142,7 @@ def _labels(
     """
     kept = _kept(dataset)
     if kept is None:
-        return labels_of(dataset), True
+        return [label_of(item(index)) for index in range(len(dataset))], True
     some = np.linspace(0, len(kept) - 1, min(COMPARED, len(kept))).astype(int).tolist()
     wrong = next((i for i in some if not _has(item(i), kept[i], names)), None)
     if wrong is None:

@@ -21,7 +21,6 @@ __all__ = [
     "class_names",
     "kept_labels",
     "label_of",
-    "labels_of",
     "open_torchvision",
 ]
 
@@ -191,12 +190,6 @@ def _by_number(classes: Mapping[Any, Any], where: str) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def labels_of(dataset: Any) -> list[Any]:
-    """The labels without decoding an image, where the data set keeps them."""
-    kept = kept_labels(dataset)
-    return [label_of(dataset[i]) for i in range(len(dataset))] if kept is None else kept
 
 
 def kept_labels(dataset: Any) -> list[Any] | None:

@@ -50,6 +50,20 @@ def test_a_list_of_names_agrees_with_images_that_have_numbers() -> None:
     assert (domain.classes, domain.train.labels.tolist()) == (("cat", "ant"), [0, 1] * 4)
 
 
+def test_an_item_that_cannot_be_read_is_named_with_its_cause() -> None:
+    """It was told as a data set that gives no labels."""
+
+    class Broken(Given):
+        def __getitem__(self, index: int) -> tuple[Any, Any]:
+            if index == 5:
+                raise RuntimeError("disk on fire")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match=r"train image 5 cannot be read .*disk on fire") as raised:
+        opened(Broken(targets=None))
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
 def test_a_label_that_is_another_one_later_is_told() -> None:
     given = Given()
     domain = opened(given)

@@ -54,12 +54,15 @@ def test_an_item_that_cannot_be_read_is_named_with_its_cause() -> None:
     """It was told as a data set that gives no labels."""
 
     class Broken(Given):
+        def __len__(self) -> int:
+            return 20
+
         def __getitem__(self, index: int) -> tuple[Any, Any]:
-            if index == 5:
+            if index == 7:  # none of those that are looked at first
                 raise RuntimeError("disk on fire")
             return super().__getitem__(index)
 
-    with pytest.raises(DataError, match=r"train image 5 cannot be read .*disk on fire") as raised:
+    with pytest.raises(DataError, match=r"train image 7 cannot be read .*disk on fire") as raised:
         opened(Broken(targets=None))
     assert isinstance(raised.value.__cause__, RuntimeError)
 

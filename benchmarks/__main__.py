@@ -23,7 +23,7 @@ from prunion.runtime.cli import FilePath, FiniteRange, OneLineGroup
 from prunion.runtime.errors import InputError
 
 
-@click.group(cls=OneLineGroup)
+@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Measure again what the pages claim."""
 

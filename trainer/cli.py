@@ -235,7 +235,9 @@ def list_names(what: str, pattern: str) -> None:
     for source, name in found:
         click.echo(f"{source} {name}")
     if not found:
-        click.echo(f"no backbone matches {pattern!r}: give a pattern such as '*net*'", err=True)
+        from prunion.runtime.errors import InputError
+
+        raise InputError(f"no backbone matches {pattern!r}: give a pattern such as '*net*'")
 
 
 @click.command()
@@ -254,7 +256,6 @@ def score(
     as_json: bool,
 ) -> None:
     """Score accuracies as the papers do: S, and S_O, S_P, S_E where the costs are given."""
-    from prunion.runtime.errors import InputError
     from prunion.trainer.score import (
         BENCHMARKS,
         parse_accuracies,
@@ -269,7 +270,7 @@ def score(
     elif source is not None and accuracy is None:
         values = read_accuracies(source, columns)
     else:
-        raise InputError("give the accuracies once: --accuracy 76.2,80.8,… or --from FILE")
+        raise click.UsageError("give the accuracies once: --accuracy 76.2,80.8,… or --from FILE")
     result = score(columns, values, flop, params)
     text = (
         json.dumps(result.to_json(), indent=1) if as_json else score_table(columns, values, result)

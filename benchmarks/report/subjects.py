@@ -34,7 +34,7 @@ from prunion.benchmarks.report.subject import Identity, Subject
 from prunion.runtime.base import read_json
 from prunion.runtime.bundle import Manifest, UnitTable, load_manifest
 from prunion.runtime.errors import InputError
-from prunion.trainer.config import BASELINE, CHECKPOINT, CHECKPOINT_FILE, LOG, RECORD
+from prunion.trainer.config import BASELINE, CHECKPOINT, CHECKPOINT_FILE, LOG, RECORD, runs_below
 from prunion.trainer.score import read_verdict
 
 __all__ = ["read_subjects"]
@@ -60,6 +60,8 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
                 subjects.append(_of_run(path))
             elif (log := read_log(path / LOG)) and (domains := domains_of_log(log)):
                 subjects.append(_of_log(path, log, domains))
+            elif runs := runs_below(path):
+                raise InputError(f"{path} holds {runs}")
             else:
                 raise InputError(
                     f"{path} is no run folder with a checkpoint, no bundle and no file of `prunion "

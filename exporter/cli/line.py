@@ -46,6 +46,10 @@ def check_export_line(ctx: click.Context, *, bundle: bool) -> None:
             check_ir(int(str(values["ir"])), int(str(values["opset"])))
         except ConfigError as error:
             raise click.UsageError(str(error)) from None
+    if "domains" in given and "specialise" in given:
+        raise click.UsageError(
+            "--domains keeps several domains, --specialise one: give one of them."
+        )
     if "heads" in given and "specialise" in given:
         raise click.UsageError("--heads means nothing with --specialise, of one domain alone.")
     if values["untrained"]:

@@ -49,5 +49,6 @@ from .stored import changed_keys as changed_keys
 from .stored import changed_paths as changed_paths
 from .stored import keep_run_file as keep_run_file
 from .stored import lacks_shape as lacks_shape
+from .stored import runs_below as runs_below
 from .stored import todays_config as todays_config
 from .train import TrainConfig as TrainConfig

@@ -21,7 +21,15 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.bundle import Profile, UnitTable, read_profile, write_profile
 from prunion.runtime.errors import CheckpointError, PrunionError
-from prunion.trainer.config import CHECKPOINT, CHECKPOINT_FILE, GRAPH, LOG, STATE, RunConfig
+from prunion.trainer.config import (
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    GRAPH,
+    LOG,
+    STATE,
+    RunConfig,
+    runs_below,
+)
 from prunion.trainer.network.build import (
     adapt_network,
     count_as_bundled,
@@ -119,6 +127,8 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
                 f"the run in {path} is not finished: go on with `prunion train RUN.toml -o {path} "
                 "--resume`"
             )
+        if runs := runs_below(folder):
+            raise CheckpointError(f"{path} holds {runs}")
         raise CheckpointError(
             f"{path} holds no checkpoint.json: give the folder that `prunion train` wrote"
         )

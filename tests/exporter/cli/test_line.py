@@ -27,6 +27,7 @@ def invoke(*arguments: object) -> Result:
         ("run -o b --fp16-image float16", "--fp16-image means nothing without --fp16:"),
         ("run -o b --int8-max-drop 3", "--int8-max-drop means nothing without --int8:"),
         ("run -o b --int8-images 3", "--int8-images means nothing without --int8:"),
+        ("run -o b --domains a --specialise b", "--domains keeps several domains, --specialise"),
         ("run -o b --heads gathered --specialise a", "--heads means nothing with --specialise"),
         ("run.toml --untrained -o b --int8", "--int8 means nothing with --untrained: there are no"),
         ("run.toml --untrained -o b --domains a", "--domains means nothing with --untrained"),

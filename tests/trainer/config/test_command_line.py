@@ -150,6 +150,9 @@ def test_backbones_are_listed_by_source() -> None:
     assert "prunion resnet26" in lines
     assert "timm resnet26t" in lines
     assert "torchvision resnet18" in run("list", "backbones", "resnet18").splitlines()
+    none = CliRunner().invoke(cli, ["list", "backbones", "nope"])
+    assert (none.exit_code, none.stdout) == (1, "")
+    assert none.stderr.startswith("error: no backbone matches 'nope': give a pattern")
 
 
 def test_values_are_set_on_the_command_line(tmp_path: Path) -> None:

@@ -155,8 +155,6 @@ def test_the_table_names_every_domain() -> None:
         (["--accuracy", "70,x,70,70,70,70"], "--accuracy holds 'x'"),
         (["--accuracy", ".7,.7,.7,.7,.7,.7"], "no accuracy is above 1: give percent"),
         (["--accuracy", ""], "0 accuracies are given"),
-        ([], "give the accuracies once"),
-        (["--accuracy", OURS_3, "--from", "x"], "give the accuracies once"),
         (["--accuracy", OURS_3, "--flop", "0"], "--flop is 0"),
         (["--accuracy", OURS_3, "--params", "inf"], "--params is inf"),
         (["--from", "nowhere.json"], "nowhere.json cannot be read (No such file"),
@@ -167,6 +165,13 @@ def test_a_refusal_is_one_line(arguments: list[str], message: str) -> None:
     assert code == 1
     assert message in text
     assert len(text.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--accuracy", OURS_3, "--from", "x"]])
+def test_accuracies_are_given_once(arguments: list[str]) -> None:
+    code, text = command("imagenet-to-sketch", *arguments)
+    assert code == 2
+    assert "give the accuracies once" in text
 
 
 def by_name(unit: float) -> dict[str, float]:

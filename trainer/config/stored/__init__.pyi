@@ -12,4 +12,5 @@ from .names import RECORD as RECORD
 from .names import RUN_FILE as RUN_FILE
 from .names import STATE as STATE
 from .names import TENSORBOARD as TENSORBOARD
+from .names import runs_below as runs_below
 from .run_copy import keep_run_file as keep_run_file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = [
     "BASELINE",
     "CHECKPOINT",
@@ -13,6 +15,7 @@ __all__ = [
     "RUN_FILE",
     "STATE",
     "TENSORBOARD",
+    "runs_below",
 ]
 
 RUN_FILE = "run.toml"  # the copy of what the run was started with
@@ -27,3 +30,15 @@ CHECKPOINT = "checkpoint"  # the finished network
 CHECKPOINT_FILE = "checkpoint.json"  # in it: how it was made, and what its files must be
 BASELINE = "baseline"  # the run without pruning, itself a run's folder
 TENSORBOARD = "tensorboard"
+
+MOST_NAMED = 4  # runs in a message
+
+
+def runs_below(folder: Path) -> str:
+    """What a folder holds in place of a run, for messages; "" without finished runs in it."""
+    found = sorted(folder.glob(f"*/{CHECKPOINT}/{CHECKPOINT_FILE}"))
+    if not found:
+        return ""
+    names = [path.parent.parent.name for path in found]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"several runs, {', '.join(names[:MOST_NAMED])}{more}: give one of them"

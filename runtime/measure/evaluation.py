@@ -221,7 +221,7 @@ def _check_as_loaded(model: Model, **asked: Any) -> None:
 def _domain(model: Model, domain: str | None) -> str:
     if domain is None:
         if len(model.domains) > 1:
-            raise InputError(f"give the images' domain with -d: {', '.join(model.domains)}")
+            raise InputError(f"give the images' domain, with -d: {', '.join(model.domains)}")
         return model.domains[0]
     return model.domains[model.domain_index(domain)]
 

@@ -2,6 +2,7 @@ from .add_domain import add_domain_pack as add_domain_pack
 from .export import export_bundle as export_bundle
 from .manifest import image_input as image_input
 from .own_weights import answer_alone as answer_alone
+from .own_weights import beside_in_own as beside_in_own
 from .packs import domain_pack as domain_pack
 from .packs import export_pack as export_pack
 from .packs import graph_trunk_hash as graph_trunk_hash

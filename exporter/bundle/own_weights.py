@@ -18,6 +18,7 @@ from prunion.exporter.graph import (
     masked_logits,
     open_graph,
     relative_errors,
+    run_beside,
     run_graph,
     save_graph,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "SHARED",
     "answer_alone",
     "apart",
+    "beside_in_own",
     "check_options",
     "empty_graphs",
     "holds_slices",
@@ -143,9 +145,13 @@ def verify_alone(
     rows = np.arange(len(images)) % len(names)
     expected = masked_logits(net, images, torch.from_numpy(rows))
     free_memory()
-    got = answer_alone(graph, form, packs, Probe(np.empty(0), images.numpy(), rows))
+    probe = Probe(np.empty(0), images.numpy(), rows)
+    got = answer_alone(graph, form, packs, probe)
     errors = relative_errors(expected, got, rows, names, "ONNX Runtime")
     check_errors(errors, TOLERANCE, "ONNX Runtime", "the trained network")
+    alone, beside = beside_in_own(graph, form, packs[0], probe)
+    error = relative_errors(alone, beside, np.zeros(len(alone)), names[:1], "a batch")
+    check_errors(error, TOLERANCE, "an image beside others", "the image alone")
     return Agreement(errors, errors)
 
 
@@ -155,8 +161,18 @@ def answer_alone(graph: bytes, form: GraphForm, packs: Sequence[Pack], probe: Pr
     for row, pack in enumerate(packs):
         mine = probe.domains == row
         if mine.any():
-            pixels = probe.pixels[mine] if len(probe.pixels) else probe.pixels
-            part = Probe(pixels, probe.images[mine], probe.domains[mine])
             session = open_graph(pin_form(graph, form, pack))
-            found[mine, : len(pack.classes)] = run_graph(session, part)
+            found[mine, : len(pack.classes)] = run_graph(session, probe.take(mine))
     return found
+
+
+def beside_in_own(
+    graph: bytes, form: GraphForm, pack: Pack, probe: Probe
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probe's images by one domain's own graph, alone and beside others, both `[M, C]`.
+
+    All domains' graphs have the same nodes, so one of them tells whether images are mixed.
+    """
+    session = open_graph(pin_form(graph, form, pack))
+    rows, beside = run_beside(session, probe)
+    return run_graph(session, probe, 1)[rows], beside

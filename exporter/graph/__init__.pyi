@@ -14,6 +14,7 @@ from .probe import Probe as Probe
 from .probe import make_probe as make_probe
 from .probe import open_graph as open_graph
 from .probe import relative_errors as relative_errors
+from .probe import run_beside as run_beside
 from .probe import run_graph as run_graph
 from .rehearsal import rehearse_export as rehearse_export
 from .variants.float16 import float16_of as float16_of

@@ -9,10 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import default_threads, relative_error
+from prunion.runtime.base import beside_others, default_threads, relative_error
 from prunion.runtime.errors import VerificationError
 
-__all__ = ["Probe", "chunks", "make_probe", "open_graph", "relative_errors", "run_graph"]
+__all__ = [
+    "Probe",
+    "chunks",
+    "make_probe",
+    "open_graph",
+    "relative_errors",
+    "run_beside",
+    "run_graph",
+]
 
 # Images at a time: enough to mix domains, while a ResNet-50's activations stay small. ONNX Runtime
 # holds more of them, torch rearranges its weights for every batch.
@@ -27,9 +35,10 @@ class Probe:
     images: np.ndarray
     domains: np.ndarray
 
-    def only(self, domain: int) -> Probe:
-        """Every image, all of one domain."""
-        return Probe(self.pixels, self.images, np.full_like(self.domains, domain))
+    def take(self, rows: np.ndarray) -> Probe:
+        """Those of its images, by number or by mask; a probe without pixels stays without."""
+        pixels = self.pixels[rows] if len(self.pixels) else self.pixels
+        return Probe(pixels, self.images[rows], self.domains[rows])
 
 
 def chunks(count: int, size: int = TORCH_CHUNK) -> Iterator[slice]:
@@ -69,20 +78,33 @@ def open_graph(graph: Path | bytes) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run_graph(session: Any, probe: Probe) -> np.ndarray:
-    """`logits [N, Cmax]` of a graph that takes float32, float16 or uint8 images."""
+def run_graph(session: Any, probe: Probe, size: int = CHUNK) -> np.ndarray:
+    """`logits [N, Cmax]` of a graph that takes float32, float16 or uint8 images, `size` at once."""
     kinds = {value.name: value.type for value in session.get_inputs()}
     image = {
         "tensor(uint8)": probe.pixels,
         "tensor(float16)": probe.images.astype(np.float16),
     }.get(kinds["image"], probe.images)
     parts = []
-    for part in chunks(len(image), CHUNK):
+    for part in chunks(len(image), size):
         feeds = {"image": image[part]}
         if "domain" in kinds:
             feeds["domain"] = probe.domains[part]
         parts.append(np.asarray(session.run(["logits"], feeds)[0], dtype=np.float32))
     return np.concatenate(parts)
+
+
+def run_beside(session: Any, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+    """`logits [M, Cmax]` of the probe's images, all in twos and then in batches of several sizes.
+
+    Returns them behind the rows `[M]` of the probe that they answer: what they are compared with is
+    computed in other batches, or alone, and differs where an image's answer depends on its batch.
+    """
+    count = len(probe.domains)
+    rows = [np.arange(count)[part] for part in chunks(count, CHUNK)]
+    rows += beside_others(count, *probe.images.shape[2:])
+    parts = [run_graph(session, probe.take(part), len(part)) for part in rows]
+    return np.concatenate(rows), np.concatenate(parts)
 
 
 def relative_errors(

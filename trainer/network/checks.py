@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from prunion.runtime.base import relative_error
+from prunion.runtime.base import beside_others, relative_error
 from prunion.runtime.errors import UnsupportedGraphError
 
 __all__ = ["SAME", "check_batch", "check_same", "example_images", "features_of", "moved"]
 
 SAME = 1e-3  # of the largest feature; two orders of float32 sums differ by less
-IMAGES = 3  # of two, each would stand where `roll(2, 0)` takes it from
+IMAGES = 3  # whichever come to stand beside each other in a batch, some differ
 TINY = 1e-3  # a tensor with nothing larger hides what stands behind it, as zeros do
 SMALL = 0.1  # the same of a tensor of one value; LayerScale begins at 1e-6 to 0.1
 
@@ -63,15 +63,16 @@ def check_batch(backbone: nn.Module, images: torch.Tensor) -> None:
 
 
 def _depends_on_batch(backbone: nn.Module, images: torch.Tensor) -> bool:
-    together = features_of(backbone, images)
-    largest = float(together.abs().max())
-    if not math.isfinite(largest):
-        return False
     # Each of them: one may depend on the first alone, which then answers as it does by itself.
     alone = torch.cat([features_of(backbone, image) for image in images.split(1)])
-    pair = features_of(backbone, images[:2])  # in which `roll(3, 0)` is not idle
-    error = max(float((x - together[: len(x)]).abs().max()) for x in (alone, pair))
-    return not error <= SAME * largest
+    largest = float(alone.abs().max())
+    if not math.isfinite(largest):
+        return False
+    for rows in map(torch.from_numpy, beside_others(len(images), *images.shape[2:])):
+        error = float((features_of(backbone, images[rows]) - alone[rows]).abs().max())
+        if not error <= SAME * largest:
+            return True
+    return False
 
 
 @contextlib.contextmanager

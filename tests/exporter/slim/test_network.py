@@ -16,6 +16,7 @@ from prunion.exporter.graph import onnx_graph, verify_export
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.network import DomainNet
+from tests.support.mixing import KINDS, mix
 from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
 
 
@@ -122,6 +123,19 @@ def switch_off(net: DomainNet, seed: int = 0) -> DomainNet:
     on[0] |= ~on.any(0)  # however many domains there are, the union is the same
     net.switches.copy_(on & alive)
     return net
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_that_mixes_the_images_of_a_batch_is_not_exported(
+    kind: str, tmp_path: Path
+) -> None:
+    net = switch_off(domain_net(Plain(), (3, 5, 2)))
+    model = onnx_graph(slim_network(net), 8, 8)
+    mix(model, kind)
+    onnx.save(model, tmp_path / "model.onnx")
+    images = torch.randn(6, 3, 8, 8)
+    with pytest.raises(VerificationError, match="ONNX Runtime differs from the trained network"):
+        verify_export(net, slim_network(net), tmp_path / "model.onnx", images, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -50,7 +50,7 @@ def test_a_good_bundle_holds_and_says_where_the_largest_error_is(good: Path, tin
     assert "largest error" in result.output and "fp16 graph against" in result.output
     report = verify_bundle(good, against=tiny)
     assert {x.against for x in report.compared} == {
-        "the mixed batch", "the fp32 graph", "masked torch", "the graph that it is cut from"
+        "the same images alone", "the fp32 graph", "masked torch", "the graph that it is cut from"
     }  # fmt: skip
     assert report.worst is not None and report.worst.domain in ("warm", "cold")
 

@@ -81,10 +81,18 @@ def test_what_mixes_images_is_seen_behind_a_scale_of_zero(mix: str, scale: str) 
         masked(Beside(MIXES[mix], SCALES[scale]()))
 
 
-@pytest.mark.parametrize("shift", [1, 2, 3])
+@pytest.mark.parametrize("shift", [1, 2, 3, 6, 12, 33])
 def test_an_image_does_not_stand_where_it_is_taken_from(shift: int) -> None:
     """Of two images each is its own neighbour two places on; of three, the third one on."""
     model = Beside(lambda x: x.roll(shift, 0), nn.Identity())
+    with pytest.raises(UnsupportedGraphError, match="on the others in its batch"):
+        masked(model)
+
+
+def test_what_begins_far_into_a_batch_is_seen() -> None:
+    """Batches of three never came so far."""
+    places = (0, 0, 0, 0, 0, 0, 12, 0)
+    model = Beside(lambda x: nn.functional.pad(x, places)[: x.shape[0]], nn.Identity())
     with pytest.raises(UnsupportedGraphError, match="on the others in its batch"):
         masked(model)
 

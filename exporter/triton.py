@@ -25,6 +25,7 @@ from prunion.runtime.base import (
 from prunion.runtime.bundle import Bundle, Pack, check_one_trunk, open_bundle
 from prunion.runtime.errors import InputError, UnsupportedGraphError, VerificationError
 from prunion.runtime.graph import GraphForm, form_of, pin_form
+from prunion.runtime.model import check_beside
 from prunion.runtime.serve import ServeOptions
 
 __all__ = ["export_triton"]
@@ -75,7 +76,8 @@ def export_triton(
         The models' directories, the bundle's first.
 
     Raises:
-        BundleError: the bundle cannot be read, or has no such graph.
+        BundleError: the bundle cannot be read, or has no such graph, or one that mixes the images
+            of a batch.
         InputError: a domain's name is none for a directory, or is the bundle's, or `repository`
             lies in a checkpoint.
         VerificationError: a domain's graph answers otherwise than the mixed one.
@@ -91,6 +93,7 @@ def export_triton(
         check_output(root / name, force=force, wrote=_foreign, inputs=[bundle], whole=True)
     size = opened.held_graph(precision).size
     check_space(root, size * len(names), "choose another place")
+    check_beside(opened, precision, SessionOptions("cpu", threads=1))
     places = []
     for model in _models(opened, form, precision, each_domain):
         with new_folder(root / model.name, force=force, wrote=_foreign) as folder:

@@ -92,10 +92,11 @@ def _build(
 ) -> None:
     from prunion.runtime.backends import SessionOptions
     from prunion.runtime.bundle import open_bundle
-    from prunion.runtime.model import open_pool
+    from prunion.runtime.model import check_beside, open_pool
     from prunion.runtime.tensorrt import build_engine, device_sm
 
     opened = open_bundle(bundle)
+    check_beside(opened, precision, SessionOptions("cpu"))  # an engine would be refused when loaded
     result = build_engine(
         opened,
         target=target,

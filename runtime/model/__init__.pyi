@@ -9,4 +9,5 @@ from .pool import SessionPool as SessionPool
 from .prediction import Candidate as Candidate
 from .prediction import Prediction as Prediction
 from .prediction import to_prediction as to_prediction
+from .probing import check_beside as check_beside
 from .trials import Trials as Trials

@@ -20,16 +20,16 @@ from prunion.runtime.base import (
     arithmetic_of,
     available_bytes,
     reason_of,
-    relative_error,
 )
 from prunion.runtime.bundle import Bundle, HeldFile, Pack
 from prunion.runtime.errors import BackendError, InputError, PrunionError
 from prunion.runtime.graph import GraphForm, form_of, pin_form
+from prunion.runtime.model.probing.answers import as_taken, disagreement, probe_pixels
+from prunion.runtime.model.probing.beside import check_beside
 from prunion.runtime.model.probing.verdict import Verdict, load_verdict, save_verdict, verdict_key
 
 __all__ = [
     "BackendProbe",
-    "disagreement",
     "distance",
     "limit_of",
     "slice_limit",
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 TRUSTED = "CPUExecutionProvider"
 IMAGES, MOST_DOMAINS = 4, 64
-ABSENT = -1e30  # what a class that a domain has not may be at most: -inf, as a library writes it
 # Of the largest logit. TF32, in which NVIDIA's GPUs compute float32 unless told otherwise, keeps as
 # many bits as float16; for both this is what `prunion verify` allows float16, for INT8 likewise.
 FLOAT32, TEN_BITS, EIGHT_BITS = 1e-3, 3e-2, 0.5
@@ -53,6 +52,7 @@ class BackendProbe:
         self.precision = precision
         self.options = options
         self.form = form_of(bundle, precision)
+        self._beside: set[bool] = set()  # which kinds of graphs mix no images, pinned or not
 
     def check(
         self,
@@ -61,7 +61,7 @@ class BackendProbe:
         graph: HeldFile | bytes,
         pack: Pack | None = None,
     ) -> None:
-        """Return if the session answers as ONNX Runtime's CPU does, or is that itself.
+        """Return if the session answers as ONNX Runtime's CPU does, and that one image by image.
 
         Where ONNX Runtime's CPU has no answer (it is not installed, memory is short) a warning
         says that nothing was compared.
@@ -72,7 +72,11 @@ class BackendProbe:
 
         Raises:
             BackendError: it answers something else, or not at all.
+            BundleError: the graph itself mixes the images of a batch.
         """
+        if (pack is not None) not in self._beside:
+            check_beside(self.bundle, self.precision, self.options, graph, pack)
+            self._beside.add(pack is not None)
         if session.get_providers()[0] == TRUSTED:
             return
         digest = graph.sha256 if isinstance(graph, HeldFile) else hashlib.sha256(graph).hexdigest()
@@ -191,40 +195,6 @@ def slice_limit(backend: Backend, precision: Precision) -> float:
     if arithmetic_of(precision) != "fp32":
         return 2e-2
     return 5e-3 if backend == "cuda" else 1e-4  # TF32's sums depend on the channels beside
-
-
-def probe_pixels(count: int, form: GraphForm) -> np.ndarray:
-    """`[N, H, W, 3]` uint8 noise, the same every time: every colour in a range of its own.
-
-    Colours must differ, or a network that swaps them would hardly be noticed.
-    """
-    random = np.random.default_rng(0)
-    ends = np.sort(random.integers(0, 256, (2, count, 1, 1, 3)), axis=0)
-    ends[:, 0] = np.array([0, 255]).reshape(2, 1, 1, 1)  # and one image in the full range
-    size = (count, form.spec.height, form.spec.width, 3)
-    return random.integers(ends[0], ends[1], size, dtype=np.uint8, endpoint=True)
-
-
-def as_taken(pixels: np.ndarray, form: GraphForm) -> np.ndarray:
-    """`pixels` as a graph of that form takes images: raw, or normalised."""
-    if form.image == "uint8":
-        return form.prepare(pixels)
-    scale, shift = np.split(form.pixels, 2)
-    planes = np.ascontiguousarray((pixels * scale + shift).transpose(0, 3, 1, 2))
-    return form.prepare(planes)
-
-
-def disagreement(reference: np.ndarray, got: np.ndarray) -> float:
-    """`max |Δ| / max |reference|` over the classes that a domain has, both `[N, C]`.
-
-    Infinite where `got` has another shape, other classes, or values that are not finite.
-    """
-    own = np.isfinite(reference)
-    if got.shape != own.shape:
-        return math.inf
-    if not np.isfinite(got[own]).all() or not (got[~own] < ABSENT).all():
-        return math.inf
-    return relative_error(reference[own], got[own])
 
 
 def distance(made: Session, mixed: Session, form: GraphForm, pack: Pack) -> float:

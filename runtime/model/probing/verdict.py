@@ -64,10 +64,10 @@ def verdict_key(graph: list[Any], compiled: list[Any], options: SessionOptions) 
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def load_verdict(key: str) -> Verdict | None:
+def load_verdict(key: str, folder: str = "verdicts") -> Verdict | None:
     """A remembered verdict, None if there is none or it is damaged."""
     try:
-        value: Any = read_json(_place(key))
+        value: Any = read_json(_place(key, folder))
         problem, error = value["problem"], value["error"]
         known = value["format_version"] == FORMAT_VERSION and isinstance(problem, str)
     except (PrunionError, OSError, KeyError, TypeError, ValueError):
@@ -77,15 +77,15 @@ def load_verdict(key: str) -> Verdict | None:
     return Verdict(math.inf if error is None else float(error), problem)
 
 
-def save_verdict(key: str, verdict: Verdict) -> None:
+def save_verdict(key: str, verdict: Verdict, folder: str = "verdicts") -> None:
     """Remember a verdict; a folder that cannot be written only costs asking again."""
     error = verdict.error if math.isfinite(verdict.error) else None
     value = {"format_version": FORMAT_VERSION, "error": error, "problem": verdict.problem}
     try:
-        write_json(_place(key), value)
+        write_json(_place(key, folder), value)
     except OSError:
         return
 
 
-def _place(key: str) -> Path:
-    return cache_folder() / "verdicts" / f"{key}.json"
+def _place(key: str, folder: str) -> Path:
+    return cache_folder() / folder / f"{key}.json"

@@ -17,8 +17,9 @@ from prunion.runtime.base import read_json, sha256_file, write_json
 from prunion.runtime.errors import BackendError
 from prunion.runtime.model import Model, load
 from prunion.runtime.model import pool as pool_module
+from prunion.runtime.model.probing import disagreement
 from prunion.runtime.model.probing import probe as probe_module
-from prunion.runtime.model.probing.probe import disagreement, limit_of
+from prunion.runtime.model.probing.probe import limit_of
 
 pytest.importorskip("onnxruntime")
 

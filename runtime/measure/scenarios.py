@@ -8,32 +8,32 @@ under a bound). Latencies of `server` count from when a query was due, waiting i
 
 from __future__ import annotations
 
-import queue
-import re
-import tempfile
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from itertools import count
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import InputError, OverloadError
+from prunion.runtime.measure.loadgen import (
+    LEAST_QUERIES,
+    LOADGEN_NAMES,
+    PERCENTILE,
+    Scenario,
+    Stretch,
+    by_loadgen,
+    load_loadgen,
+)
 
 __all__ = ["SCENARIOS", "Scenario", "ScenarioReport", "run_scenario", "scenario_line"]
 
-Scenario = Literal["single", "multi", "offline", "server"]
 SCENARIOS: tuple[Scenario, ...] = ("single", "multi", "offline", "server")
-LOADGEN_NAMES = {"single": "SingleStream", "multi": "MultiStream", "server": "Server"}
-PERCENTILE = {"single": 90, "multi": 99, "offline": 99, "server": 99}
 FINER_THAN = 0.05  # the search for a rate ends when it is known within this share
-SHORTEST_NS = 20_000
-LEAST_QUERIES = 100  # a p99 of fewer is one query
 BEYOND = 1.25  # the search for a rate starts at what can be answered at all, times this
 BOUNDS = 20  # in a stretch: a queue that grows by 5 % of the time is over the bound by then
 
@@ -45,7 +45,8 @@ class ScenarioReport:
     Attributes:
         driver: `LoadGen`, or `own` for the thin loop.
         samples: images in one query.
-        latency_ms: the percentile that counts in this scenario: p90 of `single`, else p99.
+        latency_ms: the percentile that counts in this scenario: p90 of `single`, else p99. Infinite
+            where so many queries were refused.
         samples_per_second: images answered; of `server`, at the highest rate that held.
         bound_ms: of `server`, what p99 had to stay under.
         valid: whether 100 queries were answered, and in `server` a rate held for 20 bounds.
@@ -62,18 +63,9 @@ class ScenarioReport:
     valid: bool
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON value."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """What one stretch of queries showed: latencies in ms, and how long it took."""
-
-    queries: int
-    latency_ms: float
-    seconds: float
-    valid: bool = True
+        """A JSON value; a latency of queries that were refused is null."""
+        latency = self.latency_ms if math.isfinite(self.latency_ms) else None
+        return asdict(self) | {"latency_ms": latency}
 
 
 def run_scenario(
@@ -98,18 +90,18 @@ def run_scenario(
     """
     if not (seconds > 0 and bound_ms > 0):
         raise InputError("the duration and the bound of p99 must be above 0")
-    loadgen, rate = _loadgen(), None
-    by_loadgen = loadgen is not None and scenario in LOADGEN_NAMES
+    loadgen, rate = load_loadgen(), None
+    driven = loadgen is not None and scenario in LOADGEN_NAMES
     if scenario == "server":
         found, rate = _highest_rate(loadgen, call, seconds, bound_ms, workers)
-    elif by_loadgen:
-        found = _by_loadgen(loadgen, scenario, call, seconds, workers)
+    elif driven:
+        found = by_loadgen(loadgen, scenario, call, seconds, workers)
     else:  # LoadGen's offline query of thousands of samples, by turns of as many as fit a batch
         found = _one_after_the_other(call, seconds, PERCENTILE[scenario])
     rate = found.queries / found.seconds if rate is None else rate
     return ScenarioReport(
         scenario,
-        "LoadGen" if by_loadgen else "own",
+        "LoadGen" if driven else "own",
         samples,
         found.queries,
         found.latency_ms,
@@ -126,22 +118,24 @@ def scenario_line(report: ScenarioReport) -> str:
     if report.bound_ms is not None:
         told = "the most with" if report.samples_per_second else "and no rate keeps"
         held = f", {told} p99 under {report.bound_ms:g} ms"
+    latency = f"{report.latency_ms:.3f} ms"
+    latency = latency if math.isfinite(report.latency_ms) else "none (refused)"
     few = "" if report.valid else " (too short to be sure: give a longer --duration)"
     return (
-        f"{report.scenario}: p{report.percentile} {report.latency_ms:.3f} ms, "
+        f"{report.scenario}: p{report.percentile} {latency}, "
         f"{report.samples_per_second:.1f} images/s{held}{few}; {report.queries} queries of "
         f"{report.samples}, driven by {report.driver}"
     )
 
 
-def _one_after_the_other(call: Callable[[], object], seconds: float, percentile: int) -> _Stretch:
+def _one_after_the_other(call: Callable[[], object], seconds: float, percentile: int) -> Stretch:
     latencies, start = [], time.perf_counter()
     while (begin := time.perf_counter()) - start < seconds:
         call()
         latencies.append((time.perf_counter() - begin) * 1e3)
     spent = time.perf_counter() - start
     value = _percentile(latencies, percentile)
-    return _Stretch(len(latencies), value, spent, len(latencies) >= LEAST_QUERIES)
+    return Stretch(len(latencies), value, spent, len(latencies) >= LEAST_QUERIES)
 
 
 def _percentile(latencies: Sequence[float] | np.ndarray, percentile: int) -> float:
@@ -150,23 +144,39 @@ def _percentile(latencies: Sequence[float] | np.ndarray, percentile: int) -> flo
 
 
 def _most_a_second(call: Callable[[], object], seconds: float, workers: int) -> float:
-    """Queries a second where each worker asks again as soon as it is answered."""
+    """Queries a second where each worker asks again as soon as it is answered, or refused."""
     start = time.perf_counter()
+
+    def work() -> int:
+        answered = 0
+        while time.perf_counter() - start < seconds:
+            answered += _is_answered(call)
+        return answered
+
     with ThreadPoolExecutor(workers) as pool:
-        asked = [pool.submit(_one_after_the_other, call, seconds, 50) for _ in range(workers)]
-    return sum(done.result().queries for done in asked) / (time.perf_counter() - start)
+        asked = [pool.submit(work) for _ in range(workers)]
+    return sum(done.result() for done in asked) / (time.perf_counter() - start)
+
+
+def _is_answered(call: Callable[[], object]) -> bool:
+    """False where the server had no room: at a rate, that is a query that misses the bound."""
+    try:
+        call()
+    except OverloadError:
+        return False
+    return True
 
 
 def _highest_rate(
     loadgen: Any, call: Callable[[], object], seconds: float, bound_ms: float, workers: int
-) -> tuple[_Stretch, float]:
+) -> tuple[Stretch, float]:
     """The stretch at the highest rate in queries a second that held, and that rate, by halving."""
-    low, high = 0.0, BEYOND * _most_a_second(call, min(seconds, 1.0), workers)
-    best: _Stretch | None = None
+    low, high = 0.0, BEYOND * max(1.0, _most_a_second(call, min(seconds, 1.0), workers))
+    best: Stretch | None = None
     while high - low > FINER_THAN * high:
         rate = (low + high) / 2
         if loadgen is not None:
-            found = _by_loadgen(loadgen, "server", call, seconds, workers, rate, bound_ms)
+            found = by_loadgen(loadgen, "server", call, seconds, workers, rate, bound_ms)
         else:
             found = poisson_stretch(call, rate, seconds, workers)
         if found.latency_ms <= bound_ms:
@@ -176,13 +186,13 @@ def _highest_rate(
         else:
             high = rate
     if best is None:
-        return _Stretch(found.queries, found.latency_ms, seconds, valid=False), 0.0
+        return Stretch(found.queries, found.latency_ms, seconds, valid=False), 0.0
     return replace(best, valid=best.valid and seconds * 1e3 >= BOUNDS * bound_ms), low
 
 
 def poisson_stretch(
     call: Callable[[], object], rate: float, seconds: float, workers: int
-) -> _Stretch:
+) -> Stretch:
     """Queries that arrive at `rate` a second, at random and apart from how fast they are answered.
 
     Each worker takes the next that is due, or waits for it: first come, first served.
@@ -205,96 +215,12 @@ def poisson_stretch(
             wait = start + due[place] - time.perf_counter()
             if wait > 0:
                 time.sleep(wait)
-            call()
-            latencies[place] = (time.perf_counter() - start - due[place]) * 1e3
+            answered = _is_answered(call)
+            spent = (time.perf_counter() - start - due[place]) * 1e3
+            latencies[place] = spent if answered else np.inf
 
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(work) for _ in range(workers)]:
             done.result()
     spent = time.perf_counter() - start
-    return _Stretch(number, _percentile(latencies, 99), spent, number >= LEAST_QUERIES)
-
-
-def _loadgen() -> Any:
-    """MLPerf's LoadGen, None where it is not installed (`pip install mlcommons-loadgen`)."""
-    try:
-        return import_module("mlperf_loadgen")
-    except ImportError:
-        return None
-
-
-def _by_loadgen(
-    loadgen: Any,
-    scenario: Scenario,
-    call: Callable[[], object],
-    seconds: float,
-    workers: int,
-    rate: float = 0.0,
-    bound_ms: float = 0.0,
-) -> _Stretch:
-    """One performance run of LoadGen; a query of several samples is one of its samples here."""
-    settings = loadgen.TestSettings()
-    settings.scenario = getattr(loadgen.TestScenario, LOADGEN_NAMES[scenario])
-    settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.min_duration_ms = round(seconds * 1e3)
-    settings.max_duration_ms = round(seconds * 2e3)
-    settings.min_query_count = LEAST_QUERIES // 4
-    settings.multi_stream_samples_per_query = 1
-    # From these it reckons how many queries to make ready; fewer would end the run early.
-    settings.single_stream_expected_latency_ns = SHORTEST_NS
-    settings.multi_stream_expected_latency_ns = SHORTEST_NS
-    if scenario == "server":
-        settings.server_target_qps = rate
-        settings.server_target_latency_ns = round(bound_ms * 1e6)
-        settings.server_target_latency_percentile = 0.99
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        while (sample := waiting.get()) is not None:
-            try:
-                if not failed:
-                    call()
-            except BaseException as exc:  # raised below: LoadGen waits for every answer
-                failed.append(exc)
-            loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample.id, 0, 0)])
-
-    def issue(samples: Any) -> None:
-        for sample in samples:
-            waiting.put(sample)
-
-    def nothing(*_: Any) -> None: ...
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    served = loadgen.ConstructSUT(issue, nothing)
-    library = loadgen.ConstructQSL(1, 1, nothing, nothing)
-    with tempfile.TemporaryDirectory() as folder:
-        logs = loadgen.LogSettings()
-        logs.log_output.outdir = folder
-        logs.log_output.copy_summary_to_stdout = False
-        logs.enable_trace = False
-        start = time.perf_counter()
-        loadgen.StartTestWithLogSettings(served, library, settings, logs)
-        spent = time.perf_counter() - start
-        detail = (Path(folder) / "mlperf_log_detail.txt").read_text("utf-8")
-    loadgen.DestroyQSL(library)
-    loadgen.DestroySUT(served)
-    for _ in threads:
-        waiting.put(None)
-    if failed:
-        raise failed[0]
-    return _read_log(detail, PERCENTILE[scenario], spent)
-
-
-def _read_log(detail: str, percentile: int, seconds: float) -> _Stretch:
-    """What LoadGen's own log of the run says; `seconds` are those it took."""
-    found: dict[str, float] = {}
-    for key in ("result_query_count", f"result_{percentile}.00_percentile_latency_ns"):
-        value = re.search(rf'"key": "{re.escape(key)}", "value": (\d+)', detail)
-        if value is None:
-            raise InputError("LoadGen answered no query in this time: give a longer --duration")
-        found[key] = float(value[1])
-    queries, latency = found.values()
-    return _Stretch(int(queries), latency / 1e6, seconds, queries >= LEAST_QUERIES)
+    return Stretch(number, _percentile(latencies, 99), spent, number >= LEAST_QUERIES)

@@ -12,13 +12,18 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from prunion.runtime.base import json_of
-from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.errors import InputError, OverloadError, PrunionError
 
 __all__ = ["address_of", "http_caller", "identity_of"]
 
 DATATYPES = {"float16": "FP16", "float32": "FP32", "uint8": "UINT8"}
 TIMEOUT_S = 60.0
 MOST_METADATA = 1 << 24  # bytes
+BUSY = (429, 503)
+NO_LOGITS = (
+    "{url} gave no logits of the {count} images that it was asked for: give the address of a "
+    "server of this bundle, such as `prunion serve`"
+)
 
 
 def http_caller(
@@ -34,7 +39,9 @@ def http_caller(
 
     Raises:
         InputError: `url` is none of HTTP.
-        PrunionError: from the call, the server does not answer or refuses.
+        OverloadError: from the call, the server has no room for it now.
+        PrunionError: from the call, the server does not answer or refuses, or gives no logits of
+            these images.
     """
     scheme, host, port, prefix = address_of(url)
     if scheme != "http" or not host:
@@ -61,7 +68,13 @@ def http_caller(
             raise PrunionError(f"{url} does not answer ({exc}): is `prunion serve` up?") from None
         if answer.status != 200:
             told = content[:300].decode("utf-8", "replace")
-            raise PrunionError(f"{url} refused a batch with {answer.status}: {told}")
+            refusal = f"{url} refused a batch with {answer.status}: {told}"
+            if answer.status in BUSY:
+                raise OverloadError(refusal, "queue")
+            raise PrunionError(refusal)
+        head = answer.headers.get("Inference-Header-Content-Length", "")
+        if not _holds_logits(content, int(head) if head.isdecimal() else len(content), len(image)):
+            raise PrunionError(NO_LOGITS.format(url=url, count=len(image)))
         return content
 
     return call
@@ -101,6 +114,17 @@ def address_of(url: str) -> tuple[str, str, int, str]:
         return parts.scheme, parts.hostname or "", parts.port or 0, parts.path
     except ValueError:  # a port beyond 65535, a bracket that nothing closes
         return "", "", 0, ""
+
+
+def _holds_logits(content: bytes, head: int, count: int) -> bool:
+    """Whether an answer has logits of `count` images: as JSON, or behind its head as they are."""
+    try:
+        (output,) = json_of(content[:head])["outputs"]
+        rows, columns = map(int, output["shape"])
+        held = len(content) - head if head < len(content) else 4 * len(output["data"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return output.get("name") == "logits" and rows == count and held == 4 * rows * columns > 0
 
 
 def _request(image: np.ndarray, rows: np.ndarray) -> tuple[bytes, dict[str, str]]:

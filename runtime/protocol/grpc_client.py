@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.base import install_hint
-from prunion.runtime.errors import InputError, MissingDependencyError, PrunionError
-from prunion.runtime.protocol.client import DATATYPES, TIMEOUT_S, address_of
+from prunion.runtime.errors import (
+    InputError,
+    MissingDependencyError,
+    OverloadError,
+    PrunionError,
+)
+from prunion.runtime.protocol.client import DATATYPES, NO_LOGITS, TIMEOUT_S, address_of
 
 __all__ = ["grpc_caller"]
 
@@ -32,7 +37,9 @@ def grpc_caller(
     Raises:
         InputError: `url` is none of gRPC.
         MissingDependencyError: grpcio or protobuf is not installed.
-        PrunionError: from the call, the server does not answer or refuses.
+        OverloadError: from the call, the server has no room for it now.
+        PrunionError: from the call, the server does not answer or refuses, or gives no logits of
+            these images.
     """
     scheme, host, port, _ = address_of(url)
     if scheme != "grpc" or not host or not port:
@@ -48,9 +55,10 @@ def grpc_caller(
     known = schema()
     host = f"[{host}]" if ":" in host else host
     channel = grpc.insecure_channel(f"{host}:{port}", options=ANY_SIZE)
-    # Requests are written once, and answers are not unpacked: what is timed is the server.
+    # Requests are written once, and logits are not unpacked: what is timed is the server.
     infer = channel.unary_unary(f"/{known.service}/ModelInfer")
     message = known.messages["ModelInferRequest"]
+    answers = known.messages["ModelInferResponse"]
     requests = cycle([_request(message, model, image, np.array(rows, "<i8")) for rows in turns])
 
     def call() -> bytes:
@@ -62,10 +70,25 @@ def grpc_caller(
                     f"{url} does not answer ({exc.details()}): is `prunion serve` up?"
                 ) from None
             told = f"{exc.code().name}: {str(exc.details())[:300]}"
-            raise PrunionError(f"{url} refused a batch with {told}") from None
+            refusal = f"{url} refused a batch with {told}"
+            if exc.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise OverloadError(refusal, "queue") from None
+            raise PrunionError(refusal) from None
+        if not _holds_logits(answers, content, len(image)):
+            raise PrunionError(NO_LOGITS.format(url=url, count=len(image)))
         return content
 
     return call
+
+
+def _holds_logits(message: Any, content: bytes, count: int) -> bool:
+    try:
+        answer = message.FromString(content)
+        ((output,), (held,)) = answer.outputs, answer.raw_output_contents
+        rows, columns = output.shape
+    except Exception:  # protobuf's own, and whatever else is not logits
+        return False
+    return bool(output.name == "logits" and rows == count and len(held) == 4 * rows * columns > 0)
 
 
 def _request(message: Any, model: str, image: np.ndarray, rows: np.ndarray) -> bytes:

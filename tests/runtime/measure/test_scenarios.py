@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,15 +17,8 @@ from prunion.runtime.errors import InputError, PrunionError
 from prunion.runtime.measure import run_scenario, scenario_line, scenarios
 from prunion.runtime.measure.scenarios import poisson_stretch
 from prunion.runtime.model import load
-from prunion.runtime.protocol import (
-    InferRequest,
-    domains_of,
-    grpc_caller,
-    grpc_request,
-    http_caller,
-    http_request,
-    schema,
-)
+from prunion.runtime.protocol import InferRequest, domains_of, grpc_caller, http_caller
+from tests.runtime.measure.servers import grpc_server, server
 
 
 def sleep() -> None:
@@ -38,7 +27,7 @@ def sleep() -> None:
 
 @pytest.fixture
 def without_loadgen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenarios, "_loadgen", lambda: None)
+    monkeypatch.setattr(scenarios, "load_loadgen", lambda: None)
 
 
 def test_waiting_counts() -> None:
@@ -90,42 +79,6 @@ def test_loadgen_drives() -> None:
         run_scenario("single", fails, 1, 0.05)
 
 
-@contextmanager
-def server(
-    status: int, seen: list[tuple[str, InferRequest]], parameters: dict[str, Any] | None = None
-) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            head = int(self.headers["Inference-Header-Content-Length"])
-            seen.append((self.path, http_request(body, head)))
-            self.send_response(status)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def do_GET(self) -> None:
-            content = json.dumps({"parameters": parameters}).encode()
-            self.send_response(404 if parameters is None else 200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None: ...
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{made.server_port}"
-    finally:
-        made.shutdown()
-        thread.join()
-        made.server_close()
-
-
 def test_a_server_is_asked_in_its_protocol() -> None:
     image = np.random.default_rng(0).standard_normal((2, 3, 4, 5), np.float32)
     seen: list[tuple[str, InferRequest]] = []
@@ -143,6 +96,38 @@ def test_a_server_is_asked_in_its_protocol() -> None:
         http_caller(url, "m", image, [[0, 0]])()
     with pytest.raises(InputError, match="give http://HOST:PORT"):
         http_caller("localhost:8000", "m", image, [[0, 0]])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"{}", b"null", b'{"outputs": [{"name": "logits", "shape": [1, 2], "data": [0, 1]}]}'],
+)
+def test_an_answer_without_logits_of_all_images_is_none(answer: bytes) -> None:
+    """Any 200 counted, and a server of nothing was the fastest."""
+    image = np.zeros((2, 3, 4, 5), np.float32)
+    with server(200, [], answer=answer) as url, pytest.raises(PrunionError, match="gave no logits"):
+        http_caller(url, "m", image, [[0, 0]])()
+    with (
+        grpc_server(False, [], logits=False) as url,
+        pytest.raises(PrunionError, match="gave no logits of the 2 images"),
+    ):
+        grpc_caller(url, "m", image, [[0, 0]])()
+
+
+def test_a_refusal_misses_the_bound_and_ends_nothing(without_loadgen: None) -> None:
+    image, often = np.zeros((1, 3, 4, 5), np.float32), cycle([200] * 200 + [503])
+    with server(often, []) as url:
+        found = poisson_stretch(http_caller(url, "m", image, [[0]]), 120, 1.0, 2)
+        assert np.isfinite(found.latency_ms), "one in two hundred may miss"
+        report = run_scenario(
+            "server", http_caller(url, "m", image, [[0]]), 1, 0.2, bound_ms=1e4, workers=2
+        )
+    assert report.samples_per_second > 0
+    with server(503, []) as url:
+        call = http_caller(url, "m", image, [[0]])
+        report = run_scenario("server", call, 1, 0.1, bound_ms=1e3, workers=2)
+    assert report.to_json()["latency_ms"] is None and report.samples_per_second == 0
+    assert "p99 none (refused)" in scenario_line(report)
 
 
 def test_the_command_asks_the_model_or_a_server(bundle_path: Path) -> None:
@@ -183,29 +168,6 @@ def test_another_bundle_of_the_name_is_not_measured_as_this_one(bundle_path: Pat
             done = CliRunner().invoke(cli, [*arguments, url])
         assert done.exit_code == 1 and not seen
         assert f"{url} serves another bundle as 'toy': give the one" in done.output
-
-
-@contextmanager
-def grpc_server(refuse: bool, seen: list[InferRequest]) -> Iterator[str]:
-    grpc = pytest.importorskip("grpc")
-    known = schema()
-
-    def infer(message: Any, context: Any) -> bytes:
-        seen.append(grpc_request(message))
-        if refuse:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
-        return b""
-
-    read = known.messages["ModelInferRequest"].FromString
-    handler = grpc.unary_unary_rpc_method_handler(infer, request_deserializer=read)
-    methods = grpc.method_handlers_generic_handler(known.service, {"ModelInfer": handler})
-    made = grpc.server(ThreadPoolExecutor(1), handlers=(methods,))
-    port = made.add_insecure_port("127.0.0.1:0")
-    made.start()
-    try:
-        yield f"grpc://127.0.0.1:{port}"
-    finally:
-        made.stop(None).wait()
 
 
 def test_a_server_is_asked_over_grpc_too(bundle_path: Path) -> None:

@@ -118,7 +118,7 @@ def target_sms(target: Target, sms: Sequence[int] = ()) -> tuple[int, ...]:
             return tuple(sms)  # the builder knows its GPU without cuda-python
         fix = "build on the machine it is for" if target == "tensorrt" else "name GPUs with --sm"
         raise BackendError(f"there is no GPU here to build for: {fix} ({exc})") from None
-    if sms and tuple(sms) != (own,):
+    if sms and set(sms) != {own}:
         raise InputError(f"tensorrt builds for this machine's GPU only, sm {own}: leave out --sm")
     return (own,)
 

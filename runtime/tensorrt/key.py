@@ -121,7 +121,7 @@ def engine_key(
         library_version=library_version,
         graph_sha256=graph.sha256,
         trunk_hash=manifest.trunk_hash,
-        sms=tuple(sms),
+        sms=tuple(sorted(set(sms))),
         precision=precision,
         batch=options.batch,
         domains=(1, domains, max(options.max_domains, domains)),

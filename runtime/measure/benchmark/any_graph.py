@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def open_any_graph(
 
     Raises:
         InputError: the file is missing or no such graph; from `call` and what it gives, it takes
-            other batches, or fails at them.
+            other batches, or fails at them; from `check`, it does not answer every image.
         PrunionError: the bundle runs on a backend that ONNX Runtime is no equal of.
     """
     backend = real_backend(options.backend)
@@ -51,7 +51,7 @@ def open_any_graph(
 
     layouts = _layouts(image, size)
 
-    def call(batch: int) -> Callable[[], object]:
+    def call(batch: int) -> partial[Any]:
         feeds = {}
         if takes_domain:
             feeds["domain"] = np.resize(np.array(rows, dtype=np.int64), batch)
@@ -67,7 +67,23 @@ def open_any_graph(
         feeds[image.name] = _noise(path, image, batch, layouts[0])
         return partial(_answer, path, session, feeds)
 
-    return Opened(call, provider, path.stat().st_size, check=lambda batch: call(batch)())
+    def check(batch: int) -> None:
+        feeds = dict(call(batch).args[2])
+        own, first = feeds[image.name], np.arange(batch) == 0
+        other = (own[:, ::-1, ::-1] / 2).astype(own.dtype)
+        answers = _answer(path, session, feeds)
+        changed = np.zeros(batch, dtype=bool)
+        for places in (first, ~first):  # one answer given to all changes with one image alone
+            mixed = np.where(places.reshape(-1, 1, 1, 1), other, own)
+            others = _answer(path, session, {**feeds, image.name: mixed})
+            changed |= places & _changed(answers, others, batch)
+        if not changed.all():
+            raise InputError(
+                f"{path} does not answer each of {batch} images: no output has {batch} rows that "
+                "change with their images: give a graph of one answer for each image"
+            )
+
+    return Opened(call, provider, path.stat().st_size, check=check)
 
 
 def check_graph(path: Path) -> None:
@@ -123,7 +139,18 @@ def _layouts(image: Any, size: tuple[int, int]) -> list[tuple[int, ...]]:
     return found[:1] if sure else found
 
 
-def _answer(path: Path, session: Any, feeds: dict[str, np.ndarray]) -> object:
+def _changed(before: Sequence[Any], after: Sequence[Any], batch: int) -> np.ndarray:
+    """Which rows `[N]` of any output changed. Whole numbers, such as the best class, need not."""
+    found = np.zeros(batch, dtype=bool)
+    for one, other in zip(before, after, strict=True):
+        if not (np.shape(one)[:1] == np.shape(other)[:1] == (batch,)):
+            continue
+        rows = np.asarray(one != other).reshape(batch, -1).any(1)
+        found |= rows | (np.asarray(one).dtype.kind in "iub")
+    return found
+
+
+def _answer(path: Path, session: Any, feeds: dict[str, np.ndarray]) -> Any:
     try:
         return session.run(None, feeds)
     except Exception as exc:  # ONNX Runtime's errors share no base but Exception

@@ -32,6 +32,12 @@ def engine(tmp_path: Path, key: EngineKey) -> Path:
     return path
 
 
+def test_generations_are_a_set(bundle_path: Path, key: EngineKey) -> None:
+    opened = open_bundle(bundle_path)
+    assert engine_key(opened, "tensorrt", "10.3.0", sms=[87, 87]) == key
+    assert engine_key(opened, "tensorrt", "10.3.0", sms=[89, 86, 89]).sms == (86, 89)
+
+
 def test_an_engine_is_read_for_its_own_key(engine: Path, key: EngineKey) -> None:
     assert staleness(engine, key) == ""
     assert read_engine(engine, key) == b"engine" * 100

@@ -201,6 +201,36 @@ def test_what_a_graph_fails_with_is_one_line_before_anything_is_measured(
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", ["one row", "the first to all", "a constant"])
+def test_a_rival_answers_each_of_its_images(bundle_path: Path, tmp_path: Path, kind: str) -> None:
+    """A batch's time was divided by images that it did not look at."""
+    path = graph_of(tmp_path / "x.onnx", ["N", 3, "H", "W"])
+    opened = rival(bundle_path, path)
+    assert opened.check
+    opened.check(1)
+    opened.check(3)
+    model, node = onnx.load(path), onnx.helper.make_node
+    zero = onnx.numpy_helper.from_array(np.array([0]), "zero")
+    model.graph.initializer.append(zero)
+    model.graph.node[0].output[0] = "own"
+    model.graph.node.append(node("Gather", ["own", "zero"], ["y" if kind == "one row" else "f"]))
+    if kind != "one row":
+        made = node("Mul" if kind == "a constant" else "Sub", ["own", "none"], ["nothing"])
+        none = onnx.numpy_helper.from_array(np.array(0, np.float32), "none")
+        model.graph.initializer.append(none)
+        model.graph.node.append(made)
+        if kind == "a constant":
+            model.graph.node.append(node("Identity", ["nothing"], ["y"]))
+        else:
+            model.graph.node.append(node("Sub", ["nothing", "own"], ["zeros"]))
+            model.graph.node.append(node("Add", ["zeros", "f"], ["y"]))
+    onnx.save(model, path)
+    check = rival(bundle_path, path).check
+    assert check
+    with pytest.raises(InputError, match="does not answer each of 3 images"):
+        check(3)
+
+
 def test_bundles_of_one_and_of_several_domains() -> None:
     """A session of one domain stood beside batches of several, and another domain's."""
 

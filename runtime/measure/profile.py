@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,8 @@ __all__ = [
     "sample_unions",
     "widths_to_measure",
 ]
+
+log = logging.getLogger(__name__)
 
 POINTS = 6  # of an axis, at most
 COPIES = 3
@@ -128,7 +131,8 @@ def profile_bundle(
     beside each other less that of one, over the number of those added.
 
     Args:
-        bundle: of the unpruned network; `prunion export RUN.toml --untrained` makes one.
+        bundle: of the unpruned network; `prunion export RUN.toml --untrained` makes one. Of a
+            pruned one a warning is logged.
         seconds: for each of the two graphs of each width; whole networks get more.
         step: called with a name after each part of the work.
 
@@ -145,6 +149,15 @@ def profile_bundle(
     form = form_of(bundle)
     if form.single:
         raise InputError(f"{bundle.path} is specialised to one domain: profile the whole bundle")
+    params = bundle.manifest.params
+    if params["exported"] < params["backbone"]:
+        log.warning(
+            "%s is pruned (%s of %s parameters): its profile prices no run of the whole network; "
+            "profile the run file, or what `prunion export RUN.toml --untrained` writes",
+            bundle.path,
+            f"{params['exported']:,}",
+            f"{params['backbone']:,}",
+        )
     options = SessionOptions(backend, threads, share_arena=False)
     layers, table = _layers(bundle, form), form.unit_table(bundle.unit_table())
     round_to = bundle.manifest.round_to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,12 @@ from prunion.runtime.bundle import Profile, UnitTable, read_profile
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.cost.cost_model import CostModel
 
-__all__ = ["LatencyModel", "LatencyPricer", "latency_pricer"]
+__all__ = ["LatencyModel", "LatencyPricer", "latency_pricer", "profile_doubts"]
+
+TRUSTED = 0.10  # how far off a profile may predict before a run is told
+LEAST_MS = 1e-6  # of a whole network; a nanosecond is no measurement
+SLACK = 0.01
+AGAIN = "measure it again with `prunion profile`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +54,12 @@ class LatencyPricer:
 
 
 def latency_pricer(path: Path | str, units: UnitTable) -> LatencyPricer:
-    """Read a profile for a network. Raises BudgetError if it is damaged or of another network."""
+    """Read a profile for a network.
+
+    Raises BudgetError if it is damaged, contradicts itself, is of another network or of no time.
+    """
     profile = read_profile(path)
+    _check_samples(profile, path)
     profile.check(units.layers, str(path))
     for layer in units.layers:
         grid = profile.grid(layer.weight)
@@ -60,7 +70,35 @@ def latency_pricer(path: Path | str, units: UnitTable) -> LatencyPricer:
                     f"{path}: {layer.weight} was measured at one width, as [backbone] keep leaves "
                     "it, and this run may cut it: measure this run's network with `prunion profile`"
                 )
-    return LatencyPricer(units, profile)
+    pricer = LatencyPricer(units, profile)
+    if not pricer.full >= LEAST_MS:
+        raise BudgetError(f"{path} says that the network takes {pricer.full:g} ms: {AGAIN}")
+    return pricer
+
+
+def profile_doubts(profile: Profile, size: tuple[int, int]) -> Iterator[str]:
+    """What a run on images of `size` `(H, W)` should know of the profile that prices it."""
+    if profile.fit.worst_error > TRUSTED:
+        yield (
+            f"the profile was off by {profile.fit.worst_error:.0%} on networks that were measured "
+            f"({profile.fit.mean_error:.0%} on average), so the milliseconds may be, too: {AGAIN}, "
+            "while the machine is quiet"
+        )
+    if profile.size != size:
+        measured, own = (f"{height}x{width}" for height, width in (profile.size, size))
+        yield f"the profile was measured on images of {measured}, this run's are {own}: {AGAIN}"
+
+
+def _check_samples(profile: Profile, path: Path | str) -> None:
+    """The networks behind the fit are no further off than it says; left out, each is further."""
+    fit, worst = profile.fit, 0.0
+    for predicted, measured in profile.samples:
+        worst = max(worst, abs(predicted - measured) / max(measured, LEAST_MS))
+    if worst > SLACK + 2 * fit.worst_error or fit.mean_error > fit.worst_error + SLACK:
+        raise BudgetError(
+            f"{path}: fit.worst_error is {fit.worst_error:.3g}, and of its samples one is off by "
+            f"{worst:.3g} and their mean by {fit.mean_error:.3g}: {AGAIN}"
+        )
 
 
 class LatencyModel(CostModel):

@@ -23,6 +23,7 @@ from prunion.trainer.cost import (
     least_limit,
     make_budget,
     make_pricer,
+    profile_doubts,
     shown_cost,
     tabled_adapters,
 )
@@ -110,6 +111,9 @@ def begin(
     cuts, keep = config.train.traits.prunes, config.backbone.keep
     bundled = _bundled(net, config)  # what the method adds may cost, too
     budget = make_budget(config.budget, make_pricer(config.budget, bundled), keep, cuts=cuts)
+    if budget.pricer.profile is not None:
+        for doubt in profile_doubts(budget.pricer.profile, config.input.size):
+            log.warning(doubt)
     if check is not None:
         height, width = config.input.size
         own, round_to = _own_weights(bundled), config.budget.round_to
@@ -123,8 +127,8 @@ def begin(
     adapt_network(net, config.train)
     set_normalisation(net, config)
     check_budget(config, net, budget, begun=graph is not None)
-    if doubt := own_doubt(config, net):
-        log.warning(doubt)
+    if unsure := own_doubt(config, net):
+        log.warning(unsure)
     net = net.to(device)
     batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
     training = Training(config, net, batches, budget, processes, importance=importance)

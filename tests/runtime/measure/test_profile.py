@@ -42,6 +42,18 @@ def measured(bundle_path: Path) -> Profile:
     return profile_bundle(open_bundle(bundle_path), seconds=0.002)
 
 
+def test_a_pruned_bundle_is_told(bundle_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No run has its widths, so what was measured is of no use to a budget."""
+
+    def stopped(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with caplog.at_level("WARNING", "prunion"), pytest.raises(KeyboardInterrupt):
+        profile_bundle(open_bundle(bundle_path), step=stopped)
+    (line,) = caplog.messages
+    assert "is pruned (216 of 432 parameters)" in line and "--untrained" in line
+
+
 def test_a_real_profile_is_written_and_read_back(measured: Profile, tmp_path: Path) -> None:
     assert list(measured.layers) == ["conv.weight"]
     assert measured.provider == "CPUExecutionProvider"

@@ -16,7 +16,7 @@ from prunion.runtime.errors import BudgetError
 from prunion.trainer.backbone import trace
 from prunion.trainer.channels import find_units
 from prunion.trainer.config import BudgetConfig
-from prunion.trainer.cost import latency_pricer, make_budget, select_union
+from prunion.trainer.cost import latency_pricer, make_budget, profile_doubts, select_union
 from prunion.trainer.cost.latency import LatencyModel, LatencyPricer
 from prunion.trainer.pruning.sharing import union_price
 from tests.support.networks.small import Depthwise, Plain, Residual, SqueezeExcite, domain_net
@@ -160,6 +160,37 @@ def test_a_profile_of_another_network_is_refused(tmp_path: Path) -> None:
     fewer = UnitTable(UNITS[0].table.count, UNITS[0].table.slots, UNITS[0].table.layers[:1])
     with pytest.raises(BudgetError, match=r"layer conv2\.weight that the network lacks"):
         latency_pricer(file, fewer)
+
+
+def test_a_profile_of_no_time_is_refused(tmp_path: Path) -> None:
+    """It ended in a division by zero."""
+    file, profile = tmp_path / "device.json", made_up(UNITS[0].table)
+    grids = tuple(Grid(g.out, g.inside, 0 * g.ms) for g in profile.grids)
+    for changed in (
+        replace(profile, grids=grids, fit=Fit(1.0, 0.0, 0.01, 0.02)),
+        replace(profile, fit=Fit(1e-300, 0.0, 0.01, 0.02)),
+    ):
+        write_profile(file, changed)
+        with pytest.raises(BudgetError, match=r"device\.json says that the network takes \S+ ms"):
+            latency_pricer(file, UNITS[0].table)
+
+
+def test_a_profile_that_contradicts_itself_is_refused_and_a_doubtful_one_told(
+    tmp_path: Path,
+) -> None:
+    file, profile = tmp_path / "device.json", made_up(UNITS[0].table)
+    write_profile(file, replace(profile, samples=((1.0, 1.01), (2.0, 1.97))))
+    assert not list(profile_doubts(latency_pricer(file, UNITS[0].table).profile, (8, 8)))
+    for changed in (
+        replace(profile, samples=((1.0, 1.01), (1.0, 100.0))),
+        replace(profile, fit=Fit(1.1, 0.3, 0.5, 0.02)),
+    ):
+        write_profile(file, changed)
+        with pytest.raises(BudgetError, match=r"device\.json: fit\.worst_error is 0\.02, and of"):
+            latency_pricer(file, UNITS[0].table)
+    off = replace(profile, fit=Fit(1.1, 0.3, 0.5, 0.9))
+    told = list(profile_doubts(off, (64, 64)))
+    assert "off by 90% on networks" in told[0] and "images of 8x8, this run's are 64x64" in told[1]
 
 
 def test_widths_that_were_not_measured_are_refused() -> None:

@@ -3,6 +3,7 @@ from .catalogue import Catalogue as Catalogue
 from .decode import Budget as Budget
 from .decode import Decoder as Decoder
 from .folder import PackFolder as PackFolder
+from .folder import RefusedPackError as RefusedPackError
 from .folder import UnreadError as UnreadError
 from .packs import PackCache as PackCache
 from .policy import BatchOptions as BatchOptions

@@ -215,9 +215,16 @@ class Catalogue:
         rest = [*now.own.names, *demanded]
         for folder in (*self.folders, self.watched_folder):
             rest += _listed(folder) if folder is not None else []
-        found = [Listed(name, True) for name in names]
+        found = [Listed(name, not (bad := self.refused(name)), bad) for name in names]
         others = (x for x in dict.fromkeys(rest) if x not in names and x != self.bundle_name)
         return found + [Listed(x, False, "unloaded") for x in others]
+
+    def refused(self, name: str) -> str:
+        """Why a domain that is read on demand cannot answer, as far as it was asked; else ""."""
+        now = self._snapshot()
+        if self.cache is None or name in now.by_name or not self._may_read(now, name):
+            return ""
+        return self.cache.refused(name)
 
     def warm(self, names: Sequence[str]) -> None:
         """Read the domains that are never to leave. Raises DomainError, BundleError."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from prunion.runtime.bundle import Pack, read_pack
 from prunion.runtime.errors import BundleError
 
-__all__ = ["PackFolder", "Stamp", "Sums", "UnreadError"]
+__all__ = ["PackFolder", "RefusedPackError", "Stamp", "Sums", "UnreadError"]
 
 SUFFIX = ".safetensors"
 SUMS = "SHA256SUMS"
@@ -25,6 +25,10 @@ WRITING = 1_000_000_000  # nanoseconds for which sums that were just written may
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 Stamp = tuple[int, int, int]
+
+
+class RefusedPackError(BundleError):
+    """A pack of the server's own cannot be taken, so nobody who asks for its domain is answered."""
 
 
 class UnreadError(BundleError):
@@ -80,7 +84,8 @@ class PackFolder:
 
         Raises OSError where the folder cannot be listed now, which is not to be taken for empty.
         """
-        files = [p.name for p in self.path.iterdir() if p.suffix == SUFFIX]
+        # Of a link that leads nowhere it is for `read` to tell.
+        files = [p.name for p in self.path.iterdir() if p.suffix == SUFFIX and not os.path.isdir(p)]
         return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
 
     def stamp(self, name: str) -> Stamp | None:

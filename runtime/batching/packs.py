@@ -9,7 +9,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prunion.runtime.batching.folder import PackFolder, Stamp, Sums, UnreadError
+from prunion.runtime.batching.folder import (
+    PackFolder,
+    RefusedPackError,
+    Stamp,
+    Sums,
+    UnreadError,
+)
 from prunion.runtime.batching.statistics import Statistics
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import PrunionError
@@ -63,6 +69,7 @@ class PackCache:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
         self._reading: dict[str, threading.Lock] = {}
+        self._refused: dict[str, tuple[Stamp | None, Stamp | None, str]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -81,15 +88,34 @@ class PackCache:
             self._held.move_to_end(name)
             return held.domain
 
+    def refused(self, name: str) -> str:
+        """Why the pack could not be taken when it was last read; "" if it was, or is another now.
+
+        A pack that nobody has asked for is not known to be any worse than others.
+        """
+        found = self._refused.get(name)
+        if found is None:
+            return ""
+        try:
+            same = (self.folder.stamp(name), self.folder.sums_stamp()) == found[:2]
+        except UnreadError:
+            return found[2]
+        if not same:
+            self._refused.pop(name, None)
+        return found[2] if same else ""
+
     def read(self, name: str) -> LiveDomain | None:
         """A domain, read from its file if need be; None if there is no such file.
 
-        Raises BundleError. Two requests for one domain read it once.
+        Raises RefusedPackError for a pack that cannot be taken, UnreadError for one that cannot be
+        read now. Two requests for one domain read it once, and a refused one is not read again.
         """
         with self._lock:
             turn = self._reading.setdefault(name, threading.Lock())
         try:
             with turn:
+                if reason := self.refused(name):
+                    raise RefusedPackError(reason)
                 return self.resident(name) or self._read(name)
         finally:
             with self._lock:
@@ -98,6 +124,7 @@ class PackCache:
 
     def forget(self, name: str) -> bool:
         """Let a domain go, to be read again when it is asked for; False if it was not there."""
+        self._refused.pop(name, None)
         with self._lock:
             held = self._held.pop(name, None)
             if held is not None:
@@ -131,9 +158,13 @@ class PackCache:
                 return self._confirm(name, held, sums)
             pack, digest = self.folder.read_hashed(name, sums)
             domain = self.model.admit(pack)
-        except PrunionError:
-            self.forget(name)  # what the file was is not what it is
+        except UnreadError:
+            self.forget(name)
             raise
+        except PrunionError as exc:
+            self.forget(name)  # what the file was is not what it is
+            self._refused[name] = stamp, sums.stamp, str(exc)
+            raise RefusedPackError(str(exc)) from None
         spent = time.perf_counter_ns() - begun
         self.statistics.record_pack(spent)
         logger.info("read the pack of %r in %.1f ms", name, spent / 1e6)

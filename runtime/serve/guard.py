@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from prunion.runtime.batching import UnreadError
+from prunion.runtime.batching import RefusedPackError, UnreadError
 from prunion.runtime.errors import (
     BundleError,
     ConfigError,
@@ -157,6 +157,8 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(404, "NOT_FOUND", text)
     if isinstance(error, UnreadError):
         return Refusal(503, "UNAVAILABLE", text, 5)
+    if isinstance(error, RefusedPackError):  # the server's own file, whoever asks
+        return Refusal(503, "UNAVAILABLE", text)
     if isinstance(error, (InputError, BundleError)):
         return Refusal(400, "INVALID_ARGUMENT", text)
     if isinstance(error, MissingDependencyError):

@@ -54,7 +54,7 @@ class Repository:
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether a model answers. Raises DomainError if there is none."""
         self.describe(name, version)
-        return self.service.ready
+        return self.service.ready and not self.service.serving.catalogue.refused(name)
 
     def metadata(self, name: str | None = None, version: str = "") -> dict[str, Any]:
         """Of the server, or of a model. Raises DomainError."""

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from prunion.runtime.base import read_json, write_json
-from prunion.runtime.batching import Catalogue, PackCache, PackFolder
+from prunion.runtime.batching import Catalogue, PackCache, PackFolder, RefusedPackError
 from prunion.runtime.batching.layers import rows_after
 from prunion.runtime.errors import DomainError
 from prunion.runtime.model import Model, load
@@ -125,6 +125,28 @@ def test_a_pack_on_demand_can_be_unloaded(
                 x.unload("late")
         catalogue.load("late")
         assert catalogue.read("late").name == "late"
+
+
+def test_a_pack_that_cannot_answer_is_not_ready_until_it_is_another(
+    model: Model, folder: PackFolder, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder, pack(toy, "late"))
+    file = folder.path / "late.safetensors"
+    sound = file.read_bytes()
+    file.write_bytes(b"half a pack")
+    (folder.path / "folder.safetensors").mkdir()
+    catalogue = Catalogue(model, cache=PackCache(folder, model, 1 << 20))
+    assert [x.name for x in catalogue.index()][-1] == "late", "a folder is no pack"
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(RefusedPackError, match="late"):
+            catalogue.read("late")
+        monkeypatch.setattr(PackFolder, "read_hashed", lambda *_: pytest.fail("read again"))
+    listed = catalogue.index()[-1]
+    assert not listed.ready and listed.reason == catalogue.refused("late")
+    monkeypatch.undo()
+    file.write_bytes(sound)
+    assert not catalogue.refused("late") and catalogue.index()[-1].ready
+    assert catalogue.read("late").name == "late"
 
 
 def test_packs_on_demand_that_the_bundle_hides(

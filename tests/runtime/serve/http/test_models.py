@@ -217,7 +217,9 @@ def test_a_pack_on_demand_tells_its_classes_before_and_after_it_was_asked(
         told = client.get(f"/v1/domains/{name}")
         assert told.json() == {"domain": name, "classes": list(toy.CLASSES["signs"])}
     told = client.get("/v1/domains/bad")
-    assert told.status_code == 400 and "bad.safetensors" in told.json()["error"]
+    assert told.status_code == 503 and "bad.safetensors" in told.json()["error"]
+    assert client.get("/v2/models/bad/ready").status_code == 503, "the server's own file"
+    assert client.get("/v2/models/late/ready").status_code == 200
     for name in ("none", "toy"):  # the bundle is a model, and no domain
         assert client.get(f"/v1/domains/{name}").status_code == 404
     client.service.close()

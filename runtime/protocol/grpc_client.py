@@ -65,14 +65,14 @@ def grpc_caller(
         try:
             content: bytes = infer(next(requests), timeout=TIMEOUT_S)
         except grpc.RpcError as exc:
+            told = f"{exc.code().name}: {str(exc.details())[:300]}"
+            refusal = f"{url} refused a batch with {told}"
+            if any(key == "retry-after" for key, _ in exc.trailing_metadata() or ()):
+                raise OverloadError(refusal, "queue") from None
             if exc.code() == grpc.StatusCode.UNAVAILABLE:
                 raise PrunionError(
                     f"{url} does not answer ({exc.details()}): is `prunion serve` up?"
                 ) from None
-            told = f"{exc.code().name}: {str(exc.details())[:300]}"
-            refusal = f"{url} refused a batch with {told}"
-            if exc.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise OverloadError(refusal, "queue") from None
             raise PrunionError(refusal) from None
         if not _holds_logits(answers, content, len(image)):
             raise PrunionError(NO_LOGITS.format(url=url, count=len(image)))

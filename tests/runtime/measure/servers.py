@@ -75,6 +75,7 @@ def grpc_server(refuse: bool, seen: list[InferRequest], logits: bool = True) -> 
     def infer(message: Any, context: Any) -> bytes:
         seen.append(grpc_request(message))
         if refuse:
+            context.set_trailing_metadata((("retry-after", "1"),))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
         if not logits:
             return b""

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from prunion.runtime.cli import cli
-from prunion.runtime.errors import InputError, PrunionError
+from prunion.runtime.errors import InputError, OverloadError, PrunionError
 from prunion.runtime.measure import run_scenario, scenario_line, scenarios
 from prunion.runtime.measure.scenarios import poisson_stretch
 from prunion.runtime.model import load
@@ -179,7 +179,7 @@ def test_a_server_is_asked_over_grpc_too(bundle_path: Path) -> None:
             call()
     np.testing.assert_array_equal(seen[0].tensors["image"].data, image)
     assert [domains_of(r, 2) for r in seen] == [[0, 1], [2, 0], [0, 1]]
-    with grpc_server(True, seen) as url, pytest.raises(PrunionError, match="EXHAUSTED: too many"):
+    with grpc_server(True, seen) as url, pytest.raises(OverloadError, match="EXHAUSTED: too many"):
         grpc_caller(url, "m", image, [[0, 0]])()
     with pytest.raises(PrunionError, match="is `prunion serve` up"):
         grpc_caller(url, "m", image, [[0, 0]])()

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import beside_others, default_threads, relative_error
+from prunion.runtime.base import default_threads, relative_error
 from prunion.runtime.errors import VerificationError
+from prunion.runtime.graph import beside_others
 
 __all__ = [
     "Probe",

@@ -1,3 +1,5 @@
+from .beside import beside_others as beside_others
+from .beside import bytes_of_image as bytes_of_image
 from .blocked import FOLD as FOLD
 from .blocked import BlockedGraph as BlockedGraph
 from .blocked import BlockedRewriter as BlockedRewriter

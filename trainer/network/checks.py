@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from prunion.runtime.base import beside_others, relative_error
+from prunion.runtime.base import relative_error
 from prunion.runtime.errors import UnsupportedGraphError
+from prunion.runtime.graph import beside_others
 
 __all__ = ["SAME", "check_batch", "check_same", "example_images", "features_of", "moved"]
 

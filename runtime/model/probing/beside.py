@@ -16,13 +16,11 @@ from prunion.runtime.base import (
     Precision,
     arithmetic_of,
     available_bytes,
-    beside_others,
-    bytes_of_image,
     reason_of,
 )
 from prunion.runtime.bundle import Bundle, HeldFile, Pack
 from prunion.runtime.errors import BundleError, InputError, PrunionError
-from prunion.runtime.graph import GraphForm, form_of
+from prunion.runtime.graph import GraphForm, beside_others, bytes_of_image, form_of
 from prunion.runtime.model.probing.answers import as_taken, disagreement, probe_pixels
 from prunion.runtime.model.probing.verdict import Verdict, load_verdict, save_verdict, verdict_key
 

@@ -55,3 +55,10 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_the_command_too() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "prunion", "--version"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith("prunion, version ")

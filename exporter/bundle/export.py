@@ -2,66 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import torch
 
-from prunion.exporter.bundle.manifest import (
-    budget_of,
-    counts,
-    image_input,
-    provenance,
-    rounding,
-    widths,
-)
-from prunion.exporter.bundle.own_weights import (
-    SHARED,
-    answer_alone,
-    apart,
-    check_options,
-    empty_graphs,
-    holds_slices,
-    own_pack,
-    prepare_trunk,
-    shared_parts,
-    verify_alone,
-)
-from prunion.exporter.bundle.packs import domain_pack, hash_trunk, trunk_hash, write_packs
+from prunion.exporter.bundle.manifest import counts, image_input, provenance, rounding, widths
+from prunion.exporter.bundle.own_weights import SHARED, empty_graphs, shared_parts
+from prunion.exporter.bundle.packs import write_packs
+from prunion.exporter.bundle.parts import Parts, make_parts, verify_parts
 from prunion.exporter.bundle.reopened import check_opens
+from prunion.exporter.bundle.source import Source, load_source
 from prunion.exporter.counts import check_counts
-from prunion.exporter.graph import (
-    TOLERANCE,
-    Agreement,
-    check_one_colour,
-    masked_logits,
-    one_colour_probe,
-    one_domain_graph,
-    onnx_graph,
-    open_graph,
-    run_graph,
-    save_graph,
-    verify_export,
-    write_variants,
-)
+from prunion.exporter.graph import TOLERANCE, save_graph, write_variants
 from prunion.exporter.options import ExportOptions
-from prunion.exporter.slim import (
-    OneDomainNet,
-    SlimNet,
-    fold_domain,
-    keep_domains,
-    kept_units,
-    slim_network,
-    write_slim,
-)
+from prunion.exporter.slim import SlimNet, slim_network, write_slim
 from prunion.runtime.base import (
-    HEADS,
     check_output,
     check_space,
     check_text,
@@ -74,24 +33,19 @@ from prunion.runtime.base import (
     write_json,
 )
 from prunion.runtime.bundle import (
-    BankEntry,
+    BudgetAccount,
+    Domain,
     Manifest,
-    Pack,
     UnitTable,
     Verified,
-    completed,
     foreign_to_bundle,
     write_shared,
 )
 from prunion.runtime.errors import InputError
-from prunion.runtime.graph import GraphForm
 from prunion.trainer.cost import paper_account
-from prunion.trainer.network import Checkpoint, load_checkpoint
 from prunion.trainer.processes import keep_to_quota
 
-__all__ = ["bundle_name", "export_bundle", "trunk_hash"]
-
-log = logging.getLogger(__name__)
+__all__ = ["bundle_name", "export_bundle"]
 
 
 def export_bundle(
@@ -128,72 +82,97 @@ def export_bundle(
 def _make_bundle(
     checkpoint: Path | str, output: Path, name: str, options: ExportOptions, *, force: bool
 ) -> dict[str, Any]:
-    loaded = load_checkpoint(checkpoint, merge=False)
-    everyone = loaded.net.switches
-    chosen = (options.specialise,) if options.specialise is not None else options.domains
-    if chosen is not None:
-        loaded = keep_domains(loaded, chosen)
-    slices = loaded.net.adapter if holds_slices(loaded.net) else None
-    prepare_trunk(loaded.net, dense=options.specialise is not None)
-    if slices is not None and loaded.net.adapter is None:
-        log.info("a graph of one domain alone is not packed: it has zeros where no slice is used")
-    own = loaded.net.adapter if apart(loaded.net) else None
-    check_options(options, loaded.net, loaded.config.train)
-    alive = kept_units(loaded, everyone)
-    budget_of(loaded, alive, slices=slices)  # refuse before the work of exporting
-    slim = slim_network(loaded.net, alive)
+    source = load_source(checkpoint, options)
+    source.budget()  # refuse before the work of exporting
+    slim = slim_network(source.checkpoint.net, source.alive)
     free_memory()
-    parts = _parts(slim, loaded, options)
+    parts = make_parts(slim, source.checkpoint, options)
     check_counts(parts.model, parts.table)
     free_memory()
-    domains = loaded.meta["domains"]
-    names = [d["name"] for d in domains]
     check_space(output, options.size(parts.model.ByteSize()), "choose another place")
     with new_folder(output, force=force, wrote=foreign_to_bundle) as folder:
-        save_graph(parts.model, folder / "model.onnx")
-        budget = budget_of(loaded, alive, (folder / "model.onnx").stat().st_size, slices)
-        images = _probe(2 * len(names), *loaded.config.input.size)
-        agreement = _verified(loaded, slim, parts, folder / "model.onnx", images, options)
-        variants = write_variants(folder, parts.model, loaded, options)
-        if options.torch:
-            (folder / "torch").mkdir()
-            write_slim(folder / "torch", slim, loaded, alive)
-        table = _in_graph(parts.table, parts.model)
-        write_json(folder / "units.json", table.to_json())
-        if budget.kind == "latency":
-            shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
-        views = [loaded.config.input.crops(d.mirror) for d in loaded.config.domains]
-        packs = write_packs(folder, parts.packs, domains, views)
-        if own is not None:
-            shared = shared_parts(loaded.net, slim)
-            write_shared(folder / SHARED, shared)
-            empty_graphs(folder, shared)
-        params, macs = counts(loaded, slim, table, sum(pack.bank.size for pack in parts.packs))
-        manifest = Manifest(
-            name=name,
-            domains=packs,
-            input=image_input(loaded),
-            budget=budget,
-            params=params,
-            macs=macs,
-            widths=widths(loaded, table),
-            rounding=rounding(loaded, slim),
-            paper=paper_account(loaded.net, alive, names, loaded.config.train, slices),
-            heads="single" if options.specialise is not None else options.heads,
-            units="units.json",
-            bank=parts.bank,
-            trunk_hash=parts.packs[0].trunk_hash,
-            files=_hashes(folder),
-            graphs={"fp32": "model.onnx", **{v: f"model.{v}.onnx" for v in variants}},
-            verified=Verified(agreement.worst, TOLERANCE, variants),
-            provenance=provenance(loaded),
-            own_weights="" if own is None else SHARED,
-            adapters=slim.adapter_entries,
-            packed=own is not None and bool(slim.slices),
-        ).to_json()
+        written = _write_files(folder, source, slim, parts, options)
+        manifest = _manifest(folder, name, source, slim, parts, written, options).to_json()
         write_json(folder / "manifest.json", manifest)
         check_opens(folder)
     return manifest
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the manifest tells of a bundle's files.
+
+    Attributes:
+        table: the units as the graph holds them.
+        budget: with the size of the graph's file.
+    """
+
+    table: UnitTable
+    budget: BudgetAccount
+    verified: Verified
+    packs: tuple[Domain, ...]
+
+
+def _write_files(
+    folder: Path, source: Source, slim: SlimNet, parts: Parts, options: ExportOptions
+) -> _Written:
+    """All but the manifest. Raises BudgetError, VerificationError."""
+    loaded, graph = source.checkpoint, folder / "model.onnx"
+    save_graph(parts.model, graph)
+    budget = source.budget(graph.stat().st_size)
+    agreement = verify_parts(loaded, slim, parts, graph, options)
+    variants = write_variants(folder, parts.model, loaded, options)
+    if options.torch:
+        (folder / "torch").mkdir()
+        write_slim(folder / "torch", slim, loaded, source.alive)
+    table = _in_graph(parts.table, parts.model)
+    write_json(folder / "units.json", table.to_json())
+    if budget.kind == "latency":
+        shutil.copyfile(loaded.config.budget.profile, folder / "profile.json")
+    views = [loaded.config.input.crops(d.mirror) for d in loaded.config.domains]
+    packs = write_packs(folder, parts.packs, loaded.meta["domains"], views)
+    if source.own:
+        shared = shared_parts(loaded.net, slim)
+        write_shared(folder / SHARED, shared)
+        empty_graphs(folder, shared)
+    return _Written(table, budget, Verified(agreement.worst, TOLERANCE, variants), packs)
+
+
+def _manifest(
+    folder: Path,
+    name: str,
+    source: Source,
+    slim: SlimNet,
+    parts: Parts,
+    written: _Written,
+    options: ExportOptions,
+) -> Manifest:
+    """Of the files that lie in `folder`."""
+    loaded, table = source.checkpoint, written.table
+    params, macs = counts(loaded, slim, table, sum(pack.bank.size for pack in parts.packs))
+    train = loaded.config.train
+    return Manifest(
+        name=name,
+        domains=written.packs,
+        input=image_input(loaded),
+        budget=written.budget,
+        params=params,
+        macs=macs,
+        widths=widths(loaded, table),
+        rounding=rounding(loaded, slim),
+        paper=paper_account(loaded.net, source.alive, source.names, train, source.slices),
+        heads="single" if options.specialise is not None else options.heads,
+        units="units.json",
+        bank=parts.bank,
+        trunk_hash=parts.packs[0].trunk_hash,
+        files=_hashes(folder),
+        graphs={"fp32": "model.onnx", **{v: f"model.{v}.onnx" for v in written.verified.variants}},
+        verified=written.verified,
+        provenance=provenance(loaded),
+        own_weights=SHARED if source.own else "",
+        adapters=slim.adapter_entries,
+        packed=source.own and bool(slim.slices),
+    )
 
 
 def bundle_name(output: Path) -> str:
@@ -218,61 +197,6 @@ def bundle_name(output: Path) -> str:
 FILES = (".engine", ".json", ".onnx", ".ort", ".plan", ".pt", ".pth", ".safetensors", ".zip")
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What differs between a graph of several domains and one of a single domain."""
-
-    net: SlimNet | OneDomainNet
-    model: onnx.ModelProto
-    table: UnitTable
-    packs: list[Pack]
-    bank: tuple[BankEntry, ...]
-
-
-def _parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> _Parts:
-    size, domains = loaded.config.input.size, loaded.meta["domains"]
-    images = image_input(loaded)
-    if options.specialise is None:
-        model = onnx_graph(slim, *size, options.opset, options.ir, options.heads)
-        digest = trunk_hash(slim, shared_parts(loaded.net, slim))
-        packs = [
-            own_pack(loaded.net, row, domain_pack(slim, row, domain, digest, images), slim)
-            for row, domain in enumerate(domains)
-        ]
-        return _Parts(slim, model, slim.table, packs, slim.entries)
-    net = fold_domain(slim)
-    model = one_domain_graph(net, *size, options.opset, options.ir)
-    digest = hash_trunk(dict(net.trunk.named_parameters()), [])
-    whole = domain_pack(slim, 0, domains[0], digest, images)
-    pack = Pack(**{**vars(whole), "bank": np.zeros(0, np.float32)})
-    return _Parts(net, model, net.table, [pack], ())
-
-
-def _verified(
-    loaded: Checkpoint,
-    slim: SlimNet,
-    parts: _Parts,
-    graph: Path,
-    images: torch.Tensor,
-    options: ExportOptions,
-) -> Agreement:
-    """The written graph against its torch network, all domains at once or each alone."""
-    names, shape = [d["name"] for d in loaded.meta["domains"]], loaded.config.input
-    flat = one_colour_probe(shape.size, shape.mean, shape.std, domains=len(names))
-    rows = torch.from_numpy(flat.domains)
-    expected = masked_logits(loaded.net, torch.from_numpy(flat.images), rows)
-    if not apart(loaded.net):
-        got = run_graph(open_graph(graph), flat)
-        check_one_colour(expected, got, flat, names, "ONNX Runtime")
-        return verify_export(loaded.net, parts.net, graph, images, names)
-    shared = shared_parts(loaded.net, slim)
-    whole = [replace(pack, own=completed(pack.own, shared)) for pack in parts.packs]
-    form = GraphForm(HEADS[options.heads], "float32", image_input(loaded))
-    got = answer_alone(graph.read_bytes(), form, whole, flat)
-    check_one_colour(expected, got, flat, names, "ONNX Runtime")
-    return verify_alone(loaded.net, graph.read_bytes(), form, whole, images)
-
-
 def _in_graph(table: UnitTable, model: onnx.ModelProto) -> UnitTable:
     """The table as the graph holds its tensors.
 
@@ -291,9 +215,3 @@ def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under `folder`, by relative path."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-
-
-def _probe(count: int, height: int, width: int) -> torch.Tensor:
-    """Normalised noise: unlike real images it reaches every channel."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(max(count, 4), 3, height, width, generator=generator)

@@ -164,12 +164,12 @@ def test_an_existing_bundle_stays_unless_forced(made: tuple[Path, Path], tmp_pat
 def test_nothing_is_written_when_the_forms_disagree(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunion.exporter.bundle import export as module
+    from prunion.exporter.bundle import parts
 
     def wrong(*args: object) -> None:
         raise VerificationError("domain warm: differs")
 
-    monkeypatch.setattr(module, "verify_export", wrong)
+    monkeypatch.setattr(parts, "verify_export", wrong)
     with pytest.raises(VerificationError):
         export_bundle(made[0], tmp_path / "out.prunion")
     assert list(tmp_path.iterdir()) == []
@@ -178,11 +178,11 @@ def test_nothing_is_written_when_the_forms_disagree(
 def test_switches_over_the_budget_are_refused(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunion.exporter.bundle import export as module
+    from prunion.exporter.bundle import source
 
     loaded = load_checkpoint(made[0])
     loaded.net.switches.fill_(1)
-    monkeypatch.setattr(module, "load_checkpoint", lambda _, **options: loaded)
+    monkeypatch.setattr(source, "load_checkpoint", lambda _, **options: loaded)
     with pytest.raises(BudgetError, match="its budget allows"):
         export_bundle(made[0], tmp_path / "out.prunion")
     assert list(tmp_path.iterdir()) == []

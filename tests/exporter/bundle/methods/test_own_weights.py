@@ -98,13 +98,13 @@ def test_what_domains_share_is_part_of_the_trunk(tmp_path: Path) -> None:
 def test_a_pack_that_answers_otherwise_is_never_written(
     masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunion.exporter.bundle import export
+    from prunion.exporter.bundle import parts
 
     def flipped(net: Any, row: int, pack: Any, slim: Any) -> Any:
         bits = {k: ~v for k, v in net.adapter.stored(row).items()}
         return dataclasses.replace(pack, own=bits)
 
-    monkeypatch.setattr(export, "own_pack", flipped)
+    monkeypatch.setattr(parts, "own_pack", flipped)
     with pytest.raises(VerificationError, match="ONNX Runtime differs from the trained network"):
         export_bundle(masked, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from prunion.benchmarks.demo import run_demo
-from prunion.exporter.bundle import export as export_module
-from prunion.exporter.bundle import export_bundle, export_pack
+from prunion.exporter.bundle import export_bundle, export_pack, source
 from prunion.runtime.base import files, sha256_file
 from prunion.runtime.bundle import open_bundle, read_pack
 from prunion.runtime.cli import cli
@@ -142,7 +141,7 @@ def test_engines(run: Path, tmp_path: Path) -> None:
 def test_a_name_that_no_manifest_can_hold_is_refused_first(
     tiny: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "load_checkpoint", lambda _: pytest.fail("too late"))
+    monkeypatch.setattr(source, "load_checkpoint", lambda _: pytest.fail("too late"))
     with pytest.raises(InputError, match=r"the name .* choose another -o"):
         export_bundle(tiny, tmp_path / name)
 

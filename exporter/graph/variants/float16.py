@@ -55,30 +55,35 @@ def half_graph(
     _refuse_all(graph, beyond)
     _own_rows(graph, beyond)
     floats = float_values(half)
-    small = guard_constants(graph)
-    full = _full_precision(graph) | set(beyond) | guarding_nodes(graph, small) | small
-    kept = {i.name for i in graph.initializer if i.name in {*TABLE_INPUTS, *small}}
-    kept |= _read_by(graph, full)
-    fixed = {node.input[i] for node in graph.node for i in _float_places(node)}
-    kept |= fixed & {i.name for i in graph.initializer}
-    full |= fixed - kept  # of constants that are nodes
-    _convert_initializers(graph, kept)
-    made = {"image"} if image == "float32" else set()
-    made |= {out for node in graph.node if node.output[0] in full for out in node.output}
+    guards = guard_constants(graph)
+    # What stays float32: nodes, by their first outputs, initializers, and what those nodes give.
+    full_nodes = _full_precision(graph) | set(beyond) | guarding_nodes(graph, guards) | guards
+    initializers = {i.name for i in graph.initializer}
+    full_initializers = (initializers & {*TABLE_INPUTS, *guards}) | _read_by(graph, full_nodes)
+    typed_by_onnx = {node.input[i] for node in graph.node for i in _float_places(node)}
+    full_initializers |= typed_by_onnx & initializers
+    full_nodes |= typed_by_onnx - full_initializers  # of constants that are nodes
+    _convert_initializers(graph, full_initializers)
+    full_results = {"image"} if image == "float32" else set()
+    full_results |= {
+        out for node in graph.node if node.output[0] in full_nodes for out in node.output
+    }
+    full_values = full_initializers | full_results
     nodes: list[onnx.NodeProto] = []
     casts: dict[tuple[str, int], str] = {}
     # A node computes in one type: cast every float input that was made in the other. The head's
     # tables and the bank are float32 already where a float32 node reads them.
     for node in graph.node:
+        is_full = node.output[0] in full_nodes
         for place, name in enumerate(node.input):
-            wants = FLOAT if node.output[0] in full or place in _float_places(node) else HALF
-            has = FLOAT if name in made | kept else HALF
-            if name in floats and has != wants and not (wants == FLOAT and name in kept):
+            wants = FLOAT if is_full or place in _float_places(node) else HALF
+            has = FLOAT if name in full_values else HALF
+            if name in floats and has != wants:
                 node.input[place] = _cast(nodes, casts, name, wants)
-        if node.op_type in TYPED and node.output[0] not in full:
+        if node.op_type in TYPED and not is_full:
             _convert_attributes(node)
         nodes.append(node)
-    _end_in_float(graph, nodes, made)
+    _end_in_float(graph, nodes, full_results)
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     if image == "float16":

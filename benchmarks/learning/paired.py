@@ -31,7 +31,7 @@ import numpy as np
 
 from prunion.benchmarks.learning.certainty.interval import image_interval, seed_interval
 from prunion.benchmarks.learning.certainty.warm_up import warm_up_notes
-from prunion.runtime.base import reason_of
+from prunion.runtime.base import reason_of, unpack_bits
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
 
@@ -188,7 +188,17 @@ def _is_row(line: Any, numbers: Sequence[str]) -> bool:
     if key.count(".") < 2 or not isinstance(accuracy, dict) or not accuracy:
         return False
     figures = [*accuracy.values(), *(line.get(x) for x in ("mean", *numbers))]
-    return all(isinstance(x, (int, float)) for x in figures)
+    return all(isinstance(x, (int, float)) for x in figures) and _answers_all(line)
+
+
+def _answers_all(line: Line) -> bool:
+    """Whether a row that has its answers has one for each of its images."""
+    try:
+        for name, text in line.get("right", {}).items():
+            unpacked(text, line["images"][name])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
 def packed(right: np.ndarray) -> str:
@@ -197,9 +207,8 @@ def packed(right: np.ndarray) -> str:
 
 
 def unpacked(text: str, count: int) -> np.ndarray:
-    """What `packed` packed: booleans `[count]`."""
-    bits = np.frombuffer(base64.b64decode(text), np.uint8)
-    return np.unpackbits(bits, count=count).astype(bool)
+    """What `packed` packed: booleans `[count]`. Raises ValueError where it is not of so many."""
+    return unpack_bits(base64.b64decode(text), count)
 
 
 def seed_of(line: Line) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from prunion.benchmarks.report.paint import Chart, Paint, blank, cells, short
+from prunion.runtime.base import bits_from_hex
 
 __all__ = ["answer_charts", "check_answers", "confused"]
 
@@ -45,6 +46,8 @@ def check_answers(figures: Mapping[str, Any]) -> None:
         counts.append(count)
     if not all(0 <= int(count) <= images for count in counts):
         raise ValueError(f"a count is not within the {images} images")
+    if "right_bits" in figures:
+        bits_from_hex(figures["right_bits"], images)
 
 
 def confused(figures: Mapping[str, Any], most: int = 12) -> list[tuple[str, str, int]]:

@@ -4,6 +4,7 @@ from .archive import holds_data as holds_data
 from .arrays import bits_from_hex as bits_from_hex
 from .arrays import bits_to_hex as bits_to_hex
 from .arrays import relative_error as relative_error
+from .arrays import unpack_bits as unpack_bits
 from .checks import Fields as Fields
 from .checks import check_text as check_text
 from .checks import is_number as is_number

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["bits_from_hex", "bits_to_hex", "relative_error"]
+__all__ = ["bits_from_hex", "bits_to_hex", "relative_error", "unpack_bits"]
 
 LEAST = 1e-12  # where all is zero, any difference is large
 
@@ -27,6 +27,12 @@ def bits_to_hex(bits: np.ndarray) -> str:
 
 
 def bits_from_hex(text: str, count: int) -> np.ndarray:
-    """The first `count` bools of `bits_to_hex`. Raises ValueError where that is no hex."""
-    packed = np.frombuffer(bytes.fromhex(text), np.uint8)
-    return np.unpackbits(packed, count=count).astype(bool)
+    """The `count` bools of `bits_to_hex`. Raises ValueError where that is no hex of so many."""
+    return unpack_bits(bytes.fromhex(text), count)
+
+
+def unpack_bits(packed: bytes, count: int) -> np.ndarray:
+    """The `count` bools of `np.packbits`. Raises ValueError where `packed` is of fewer or more."""
+    if count < 0 or len(packed) != -(-count // 8):
+        raise ValueError(f"{len(packed)} bytes are not {count} bits")
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)

@@ -35,6 +35,11 @@ def test_a_wrong_option_is_told_in_one_line(tmp_path: Path) -> None:
         (b'{"key": "resnet18.a", "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning"),
         (b'{"key": "a.b.c", "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning table"),
         (b'{"key": 3, "mean": 1}\n', "rows.jsonl, line 1, is no row of the learning table"),
+        (
+            b'{"key": "a.b.c", "mean": 1, "params": 1, "macs": 1, "accuracy": {"x": 1}, '
+            b'"images": {"x": 9}, "right": {"x": "/w=="}}\n',
+            "rows.jsonl, line 1, is no row of the learning table",
+        ),
         (b"[" * 100_000, "rows.jsonl, line 1, is no row of the learning table"),
         (b"\xff\xfe{", "rows.jsonl cannot be read ('utf-8' codec"),
         (None, "rows.jsonl cannot be read ("),

@@ -233,6 +233,7 @@ FIGURES: dict[str, Any] = {
         {"confusion": [[0, 0, 5]]},
         {"classes": [{**FIGURES["classes"][0], "recall": float("nan")}]},
         {"calibration": [{**FIGURES["calibration"][0], "confidence": float("nan")}]},
+        {"right_bits": ""},
     ],
 )
 def test_answers_that_cannot_be_are_named(tmp_path: Path, change: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from prunion.benchmarks.learning.plan.catalogue import (
     profile_of,
     settings_of,
 )
+from prunion.benchmarks.learning.plan.key import RowKey, is_key, row_of
 from prunion.runtime.base import install_hint
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
@@ -92,7 +93,7 @@ def spots(
     for line in lines:
         if settings_of(line["key"]) != like:
             continue
-        row = line["key"].split(".")[1]
+        row = RowKey.of(line).row
         other = keys.setdefault(row, line["key"])
         if profile_of(other) != profile_of(line["key"]):
             raise InputError(f"{other} and {line['key']} are one spot: leave one of them out")
@@ -132,24 +133,19 @@ def shares_of_time(path: Path, backbone: str = "resnet18", like: str = "") -> di
             ) from None
         if not _is_of(row, backbone, like):
             continue
-        if _row(against) != EVERYTHING or not _is_of(against, backbone, like):
+        if row_of(against) != EVERYTHING or not _is_of(against, backbone, like):
             raise InputError(
                 f"{path}, line {number}, is against {against}: measure with "
                 f"--reference {EVERYTHING}, of the same backbone and settings"
             )
-        found.setdefault(_row(row), []).append(share)
+        found.setdefault(row_of(row), []).append(share)
     return {row: statistics.mean(shares) for row, shares in found.items()}
 
 
-def _row(name: str) -> str:
-    """The row's name, by which `latency.py` calls a bundle, or the one in its whole key."""
-    return name.split(".")[1] if "." in name else name
-
-
 def _is_of(name: str, backbone: str, like: str) -> bool:
-    if "." not in name:
+    if not is_key(name):
         return True
-    return name.split(".")[0] == backbone and settings_of(name) == like
+    return RowKey.parse(name).backbone == backbone and settings_of(name) == like
 
 
 @click.command(cls=OneLineCommand)
@@ -166,7 +162,7 @@ def main(rows: Path, like: str, backbone: str, latency: Path | None, output: Pat
     """Draw the frontier of accuracy against parameters, MACs and measured time."""
     lines = read_rows(rows, ("params", "macs"))
     times = {} if latency is None else shares_of_time(latency, backbone, like)
-    found = spots([x for x in lines if x["key"].split(".")[0] == backbone], like, times)
+    found = spots([x for x in lines if RowKey.of(x).backbone == backbone], like, times)
     if not any(spot.method != EVERYTHING for spot in found):
         keys = ", ".join(dict.fromkeys(settings_of(x["key"]) or "''" for x in lines))
         raise click.UsageError(f"no row of {backbone} with these settings in {rows}: --like {keys}")

@@ -22,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 
+from prunion.benchmarks.learning.plan.key import row_of
 from prunion.exporter.verify import VerifyReport
 from prunion.runtime.base import machine_facts, time_blocks, time_interleaved, warm_up
 from prunion.runtime.bundle import Manifest, open_bundle
@@ -90,7 +91,7 @@ def find_bundles(paths: Sequence[Path]) -> dict[str, Path]:
             raise click.UsageError(f"{path}: neither a bundle nor a folder of runs with {BUNDLE}")
         found += here
     keys = [path.parent.name if path.name == BUNDLE else path.stem for path in found]
-    names = [key.split(".")[1] if "." in key else key for key in keys]
+    names = [row_of(key) for key in keys]
     unique = [n if names.count(n) == 1 else k for n, k in zip(names, keys, strict=True)]
     if len(set(unique)) < len(found):
         twice = next(name for name in unique if unique.count(name) > 1)

@@ -21,7 +21,8 @@ from typing import Any
 import click
 import numpy as np
 
-from prunion.benchmarks.learning.paired import backbone_of, compare, label_of, read_rows, seed_of
+from prunion.benchmarks.learning.paired import backbone_of, compare, read_rows, seed_of
+from prunion.benchmarks.learning.plan.key import RowKey
 from prunion.runtime.base import bits_from_hex
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.trainer.config import RECORD
@@ -68,7 +69,7 @@ def table(lines: Sequence[dict[str, Any]], shared: str, apart: str) -> str:
     groups: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
         group = groups.setdefault(tuple(line["accuracy"]), {})
-        group.setdefault(label_of(line).split(".")[0], []).append(line)
+        group.setdefault(RowKey.of(line).row, []).append(line)
     head = "| domains | together | apart | sharing is worth | chosen by all | by one | by none |"
     out = [head, "|" + " --- |" * 7]
     for domains, rows in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
@@ -91,7 +92,7 @@ def table(lines: Sequence[dict[str, Any]], shared: str, apart: str) -> str:
 
 def _settings(line: dict[str, Any]) -> str:
     """How a row was set, without the domains that it names."""
-    _, _, extra = label_of(line).partition(".")
+    extra = RowKey.of(line).extra
     domains = "-".join(line["accuracy"])
     for named in (domains, "all"):
         if extra == named or extra.startswith(f"{named}."):

@@ -31,6 +31,7 @@ import numpy as np
 
 from prunion.benchmarks.learning.certainty.interval import image_interval, seed_interval
 from prunion.benchmarks.learning.certainty.warm_up import warm_up_notes
+from prunion.benchmarks.learning.plan.key import RowKey
 from prunion.runtime.base import reason_of, unpack_bits
 from prunion.runtime.cli import FilePath, OneLineCommand
 from prunion.runtime.errors import InputError
@@ -144,7 +145,7 @@ def _by_seed(differences: Sequence[Sequence[np.ndarray] | np.ndarray]) -> np.nda
 
 def _held_out(line: Line) -> bool:
     """Whether a row was measured on held-out training images, which its seed draws."""
-    return any(part.startswith("holdout") for part in label_of(line).split("."))
+    return any(part.startswith("holdout") for part in RowKey.of(line).extra.split("."))
 
 
 def _same_images(one: Line, other: Line) -> bool:
@@ -213,18 +214,17 @@ def unpacked(text: str, count: int) -> np.ndarray:
 
 def seed_of(line: Line) -> str:
     """The third part of a line's key."""
-    return str(line["key"].split(".")[2])
+    return RowKey.of(line).seed
 
 
 def backbone_of(line: Line) -> str:
     """The first part of a line's key."""
-    return str(line["key"].split(".")[0])
+    return RowKey.of(line).backbone
 
 
 def label_of(line: Line) -> str:
     """A line's key without backbone and seed: the row, and what was set for it."""
-    _, name, _, *extra = line["key"].split(".")
-    return ".".join([name, *extra])
+    return RowKey.of(line).label
 
 
 @click.command(cls=OneLineCommand)

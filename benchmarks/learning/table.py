@@ -18,6 +18,7 @@ from prunion.benchmarks.learning.certainty.warm_up import warm_up_notes
 from prunion.benchmarks.learning.paired import compare, read_rows
 from prunion.benchmarks.learning.paired import seed_of as _seed
 from prunion.benchmarks.learning.plan.catalogue import ROWS, profile_of, settings_of
+from prunion.benchmarks.learning.plan.key import RowKey
 from prunion.runtime.cli import FilePath, OneLineCommand
 
 __all__ = ["accounts", "goals", "main", "table"]
@@ -115,11 +116,11 @@ def _groups(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
     """Lines by backbone and settings; one of another profile than one before it stands alone."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        backbone, _, _, *extra = line["key"].split(".")
-        group = groups[backbone, settings_of(line["key"])]
+        key = RowKey.of(line)
+        group = groups[key.backbone, settings_of(line["key"])]
         own = profile_of(line["key"])
         if any(_name(x) == _name(line) and profile_of(x["key"]) != own for x in group):
-            group = groups[backbone, ".".join(extra)]
+            group = groups[key.backbone, key.extra]
         group.append(line)
     for (backbone, extra), group in list(groups.items()):
         alike = groups.get((backbone, _without_tuning(extra)), group)
@@ -134,7 +135,7 @@ def _without_tuning(settings: str) -> str:
 
 
 def _name(line: dict[str, Any]) -> str:
-    return str(line["key"].split(".")[1])
+    return RowKey.of(line).row
 
 
 def _percent(values: list[float], digits: int = 1) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunion.benchmarks.learning.plan.catalogue import ROWS, settings_of
+from prunion.benchmarks.learning.plan.key import RowKey
 
 __all__ = ["warm_up_notes"]
 
@@ -23,14 +24,13 @@ def warm_up_notes(lines: Sequence[Line]) -> list[str]:
     """A warning for each seed and settings whose rows have several accuracies after warm-up."""
     alike: dict[str, dict[str, list[str]]] = {}
     for line in lines:
-        backbone, name, seed, *_ = line["key"].split(".")
-        before = line.get("before")
-        if not before or not _warms_up_as_a_union(name):
+        key, before = RowKey.of(line), line.get("before")
+        if not before or not _warms_up_as_a_union(key.row):
             continue
-        train = {key: value for key, value in ROWS[name].train.items() if key not in AFTER}
-        kind = f"{backbone}, {seed}, {settings_of(line['key'])}, {sorted(train.items())}"
+        train = {name: value for name, value in ROWS[key.row].train.items() if name not in AFTER}
+        kind = f"{key.backbone}, {key.seed}, {settings_of(line['key'])}, {sorted(train.items())}"
         found = alike.setdefault(kind, {})
-        found.setdefault(f"{100 * sum(before.values()) / len(before):.2f}", []).append(name)
+        found.setdefault(f"{100 * sum(before.values()) / len(before):.2f}", []).append(key.row)
     return [
         f"warning: {', '.join(kind.split(', ')[:2])} did not come out of warm-up alike: "
         + "; ".join(f"{value} of {', '.join(names)}" for value, names in found.items())

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from prunion.benchmarks.learning.plan.key import RowKey
 from prunion.benchmarks.learning.plan.slim_first import SlimFirst
 from prunion.trainer.config import RAMPED, STEEP, BudgetKind
 
@@ -236,13 +237,13 @@ def settings_of(key: str) -> str:
     Without the profile and the multiple of a row of latency (`profile_of`): it is to stand beside
     rows that have none.
     """
-    _, name, _, *extra = key.split(".")
-    if name in ROWS and ROWS[name].kind == "latency":
-        extra = [part for part in extra if not part.startswith(PROFILED)]
-    return ".".join(extra)
+    told = RowKey.parse(key)
+    if told.row not in ROWS or ROWS[told.row].kind != "latency":
+        return told.extra
+    return ".".join(part for part in told.extra.split(".") if not part.startswith(PROFILED))
 
 
 def profile_of(key: str) -> str:
     """What `settings_of` leaves out."""
-    whole = ".".join(key.split(".")[3:])
+    whole = RowKey.parse(key).extra
     return "" if whole == settings_of(key) else whole

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from prunion.benchmarks.learning.plan.catalogue import ROWS, LearningRow
+from prunion.benchmarks.learning.plan.key import RowKey
 from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import (
@@ -93,8 +94,8 @@ def trained_alone(config: RunConfig) -> list[RunConfig]:
 
 
 def key_of(name: str, options: dict[str, Any]) -> str:
-    """What tells a row and its settings from all others: `resnet18.tuned-025.seed0…`."""
-    parts = [options["backbone"], name, f"seed{options['seed']}"]
+    """What tells a row and its settings from all others."""
+    parts = []
     if options["domains"] != DOMAINS:
         parts.append(options["domains"].replace(",", "-"))
     if options["epochs"] != "2,4,6":
@@ -111,7 +112,8 @@ def key_of(name: str, options: dict[str, Any]) -> str:
         told = sha256_file(teacher / "record.json")[:8]  # a folder of this name may hold another
         parts.append(f"taught-by-{teacher.name}-{told}")
     share = "" if options["share"] == 0.1 else f"{100 * options['share']:02.6g}".replace(".", "_")
-    return ".".join([*parts, *([f"holdout{share}"] if options["holdout"] else [])])
+    parts += [f"holdout{share}"] if options["holdout"] else []
+    return str(RowKey(options["backbone"], name, f"seed{options['seed']}", ".".join(parts)))
 
 
 def _meant_for(row: LearningRow, settings: Sequence[str]) -> list[str]:

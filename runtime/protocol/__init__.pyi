@@ -13,6 +13,7 @@ from .messages import Schema as Schema
 from .messages import schema as schema
 from .openapi import openapi_document as openapi_document
 from .openapi import openapi_page as openapi_page
+from .request import USUAL_PRIORITY as USUAL_PRIORITY
 from .request import InferRequest as InferRequest
 from .request import check_rows as check_rows
 from .request import domains_of as domains_of

@@ -18,6 +18,7 @@ from prunion.runtime.graph import GraphForm
 from prunion.runtime.protocol.tensors import Tensor, json_tensor, raw_tensor, shape_of
 
 __all__ = [
+    "USUAL_PRIORITY",
     "InferRequest",
     "Requested",
     "check_rows",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -24,7 +25,6 @@ from prunion.runtime.serve.options import ServeOptions
 __all__ = ["make_grpc_server"]
 
 INLINE = 1 << 18  # bytes that are unpacked on the event loop; more go to a thread
-FOREVER = 1e9
 SPARE = 1 << 16  # bytes of a message beside its tensors
 OPEN = ("ServerLive", "ServerReady")  # no key, no limit: an orchestrator asks
 STREAM, AT_A_TIME = "ModelStreamInfer", 32
@@ -247,7 +247,7 @@ class _Calls:
         else:
             parsed = await self.service.decoder.run(grpc_request, request)
         name, version = request.model_name, request.model_version
-        wait = FOREVER if left is None else left
+        wait = math.inf if left is None else left
         return grpc_response(await self.service.infer(name, version, parsed, arrived, wait))
 
     async def _client(self, context: Any, told: Told) -> str:

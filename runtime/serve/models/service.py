@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from prunion.runtime.protocol import (
     images_of,
     infer_response,
 )
+from prunion.runtime.serve.models.asked import Answered, Asked, prepared
 from prunion.runtime.serve.models.serving import (
     Serving,
     check_weights,
@@ -43,7 +44,6 @@ from prunion.runtime.serve.waiting import within
 
 __all__ = ["Service", "check_version"]
 
-INLINE = 1 << 20  # bytes that are checked on the event loop; more go to a thread
 VERSIONS = ("", "1")
 logger = logging.getLogger("prunion.serve")
 
@@ -96,7 +96,12 @@ class Service:
         self.decoder.close()
 
     async def infer(
-        self, model: str, version: str, request: InferRequest, arrived: int, left: float = 1e9
+        self,
+        model: str,
+        version: str,
+        request: InferRequest,
+        arrived: int,
+        left: float = math.inf,
     ) -> InferResponse:
         """The answer of a model to a request that arrived at `arrived` (`perf_counter_ns`).
 
@@ -117,14 +122,18 @@ class Service:
             await self._domain(serving, model)
         inputs = {"image", "domain"} if mixed else {"image"}
         source = images_of(request, form, inputs, self.options.limits.rows)
-        named: list[int] | list[str] = domains_of(request, len(source)) if mixed else []
-        left = min(left, request.timeout or 1e9)
-        domains, logits, job, decoded = await self._answer(
-            serving, source, "" if mixed else model, named, arrived, left, request.priority
+        asked = Asked(
+            source,
+            arrived,
+            domain="" if mixed else model,
+            domains=domains_of(request, len(source)) if mixed else (),
+            left=min(left, request.timeout or math.inf),
+            priority=request.priority,
         )
-        classes = [domain.pack.classes for domain in domains]
-        answer = infer_response(model, request, logits, classes, {})
-        self._record(job, arrived, decoded)
+        answered = await self._answer(serving, asked)
+        classes = [domain.pack.classes for domain in answered.job.domains]
+        answer = infer_response(model, request, answered.logits, classes, {})
+        self._record(answered, arrived)
         return answer
 
     async def classify(
@@ -142,12 +151,10 @@ class Service:
         if not items:
             raise InputError("no images given: send at least one")
         check_rows(len(items), self.options.limits.rows)
-        domains, logits, job, decoded = await self._answer(
-            serving, list(items), domain, [], arrived, 1e9, 2
-        )
-        rows = zip(logits, domains, strict=True)
+        answered = await self._answer(serving, Asked(list(items), arrived, domain))
+        rows = zip(answered.logits, answered.job.domains, strict=True)
         answers = [to_prediction(row, own.pack, top) for row, own in rows]
-        self._record(job, arrived, decoded)
+        self._record(answered, arrived)
         return answers
 
     async def replace(self, bundle: Path) -> None:
@@ -180,66 +187,32 @@ class Service:
         """
         return await self._domain(self._serving, name)
 
-    async def _images(self, serving: Serving, source: np.ndarray | list[bytes]) -> np.ndarray:
-        """`[N, ...]` as the graph takes them, checked."""
-        form = serving.model.sessions.form
-        ready = isinstance(source, np.ndarray) and (
-            source.dtype != np.uint8
-            or (source.shape[1:] == form.image_shape and form.spec.keeps_whole)
-        )
-        if not ready:
-            if isinstance(source, np.ndarray) and (source.shape[3] != 3 or not source.size):
-                raise InputError(
-                    f"`image` is {list(source.shape)}: raw images are [N, H, W, 3] RGB"
-                )
-            return await self.decoder.images(source, form)
-        assert isinstance(source, np.ndarray)
-
-        def checked() -> np.ndarray:
-            array = form.prepare(source)
-            form.check_values(array)
-            return array
-
-        return checked() if source.nbytes <= INLINE else await self.decoder.run(checked)
-
-    async def _timed(self, arrived: int, work: Any) -> np.ndarray:
-        spent = (time.perf_counter_ns() - arrived) / 1e9
+    async def _prepared(self, serving: Serving, asked: Asked) -> np.ndarray:
+        """Raises OverloadError where their time is over first."""
+        work = prepared(asked.images, serving.model.sessions.form, self.decoder)
+        spent = (time.perf_counter_ns() - asked.arrived) / 1e9
         try:
-            found: np.ndarray = await within(self.options.limits.deadline - spent, work)
+            return await within(self.options.limits.deadline - spent, work)
         except asyncio.TimeoutError:
             raise OverloadError("decoding took too long: try again later", "deadline") from None
-        return found
 
-    async def _answer(
-        self,
-        serving: Serving,
-        source: np.ndarray | list[bytes],
-        domain: str,
-        named: list[int] | list[str],
-        arrived: int,
-        left: float,
-        priority: int,
-    ) -> tuple[Sequence[LiveDomain], np.ndarray, Job, int]:
-        """Logits of images, which are of `domain`, or each of that which is `named`.
-
-        Also when they were decoded, for the bundle that answers in the end.
-        """
-        images = await self._timed(arrived, self._images(serving, source))
+    async def _answer(self, serving: Serving, asked: Asked) -> Answered:
+        images = await self._prepared(serving, asked)
         decoded = time.perf_counter_ns()
-        spent = (decoded - arrived) / 1e9
-        deadline = time.monotonic() + min(left, self.options.limits.deadline) - spent
+        spent = (decoded - asked.arrived) / 1e9
+        deadline = time.monotonic() + min(asked.left, self.options.limits.deadline) - spent
         while True:
             domains: Sequence[LiveDomain]
-            if domain:
-                domains = [await self._domain(serving, domain)] * len(images)
+            if asked.domain:
+                domains = [await self._domain(serving, asked.domain)] * len(images)
                 width = len(domains[0].pack.classes)
             else:
-                domains = await self._domains(serving, named)
+                domains = await self._domains(serving, asked.domains)
                 most = max(len(x.pack.classes) for x in domains)
                 width = max(serving.catalogue.width, most)
-            job = Job(images, tuple(domains), width, deadline, priority)
+            job = Job(images, tuple(domains), width, deadline, asked.priority)
             try:
-                return domains, await serving.batcher.answer(job), job, decoded
+                return Answered(await serving.batcher.answer(job), job, decoded)
             except OverloadError as exc:
                 # The bundle was replaced since: it is the new one that answers.
                 if exc.reason != "draining" or serving is self._serving:
@@ -247,10 +220,10 @@ class Service:
                 old, serving = serving, self._serving
                 if old.model.sessions.form == serving.model.sessions.form:
                     continue
-                if isinstance(source, np.ndarray) and source.dtype != np.uint8:
+                if isinstance(asked.images, np.ndarray) and asked.images.dtype != np.uint8:
                     text = "the bundle was replaced by one that prepares images otherwise"
                     raise OverloadError(f"{text}: prepare them anew", "draining") from None
-                images = await self._timed(arrived, self._images(serving, source))
+                images = await self._prepared(serving, asked)
                 decoded = time.perf_counter_ns()
 
     async def _domain(self, serving: Serving, name: str) -> LiveDomain:
@@ -260,7 +233,7 @@ class Service:
         return found
 
     async def _domains(
-        self, serving: Serving, named: list[int] | list[str]
+        self, serving: Serving, named: Sequence[int] | Sequence[str]
     ) -> Sequence[LiveDomain]:
         if isinstance(named[0], int):
             return serving.catalogue.at([x for x in named if isinstance(x, int)])
@@ -276,8 +249,8 @@ class Service:
             self.statistics.record_failure(time.perf_counter_ns() - arrived, reason)
             raise
 
-    def _record(self, job: Job, arrived: int, decoded: int) -> None:
-        now = time.perf_counter_ns()
+    def _record(self, answered: Answered, arrived: int) -> None:
+        now, job, decoded = time.perf_counter_ns(), answered.job, answered.decoded
         times = RequestTimes(
             input_ns=decoded - arrived,
             queue_ns=max(job.started - job.arrived, 0),

@@ -137,16 +137,16 @@ def test_a_request_in_flight_is_prepared_anew_for_the_bundle_that_takes_over(
     file = own_bundle / "manifest.json"
     value = read_json(file)
     resize = value["input"]["resize"] | {"shorter_side": 16}
-    images = service._images
+    prepared = service._prepared
 
     async def scene(ask: Callable[[], Awaitable[Any]]) -> Any:
-        async def slow(serving: Any, source: Any) -> np.ndarray:
-            found = await images(serving, source)
+        async def slow(serving: Any, asked: Any) -> np.ndarray:
+            found = await prepared(serving, asked)
             if serving is first:  # the bundle is replaced while the request is on its way
                 await service.replace(own_bundle)
             return found
 
-        first, service._images = service.serving, slow  # type: ignore[method-assign]
+        first, service._prepared = service.serving, slow  # type: ignore[method-assign]
         return await ask()
 
     (before,) = service.serving.model.predict(png, "signs")

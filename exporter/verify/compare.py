@@ -23,17 +23,14 @@ from prunion.exporter.graph import (
     run_graph,
     tolerance_of,
 )
+from prunion.exporter.verify.findings import Disagreement, Findings
 from prunion.runtime.base import PRECISIONS, Precision, arithmetic_of, one_line
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import DomainError, VerificationError
 from prunion.runtime.graph import form_of
 from prunion.trainer.network import Checkpoint
 
-__all__ = [
-    "Disagreement",
-    "check_noted",
-    "compare_graphs",
-]
+__all__ = ["check_noted", "compare_graphs"]
 
 # How far an image beside others may be from itself alone, by arithmetic: sums in another order
 # round otherwise, and an INT8 step may fall to the other side.
@@ -42,25 +39,7 @@ BESIDE = {"fp32": TOLERANCE, "fp16": 2e-2, "int8": 0.1}
 NOTED = {"fp32": TOLERANCE, "fp16": 1e-2, "int8": 0.1}
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """Two forms of one network compared on one domain: `error` is `max |Δ| / max |reference|`."""
-
-    graph: str
-    domain: str
-    against: str
-    error: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the error is within the tolerance (NaN is not)."""
-        return self.error <= self.tolerance
-
-
-def compare_graphs(
-    bundle: Bundle, graphs: list[str], loaded: Checkpoint | None
-) -> tuple[list[Disagreement], list[str]]:
+def compare_graphs(bundle: Bundle, graphs: list[str], loaded: Checkpoint | None) -> Findings:
     """Each image alone against mixed batches, each variant against fp32, all against torch.
 
     Limits are prunion's own; a manifest cannot widen them, but what its export noted narrows them.
@@ -68,17 +47,13 @@ def compare_graphs(
     Args:
         graphs: keys of the manifest's `graphs`.
         loaded: a checkpoint to hold them against, or None.
-
-    Returns:
-        The comparisons, and a line for each that could not be made.
     """
     shape, names = bundle.manifest.input, bundle.domains
     count, size = max(2 * len(names), 4), (shape.height, shape.width)
     probe = make_probe(count, size, shape.mean, shape.std, domains=len(names))
     flat = one_colour_probe(size, shape.mean, shape.std, domains=len(names))
     of_flat: np.ndarray | None = None
-    compared: list[Disagreement] = []
-    problems: list[str] = []
+    found = Findings()
     expected: np.ndarray | None = None
     base: np.ndarray | None = None
     if loaded is not None:
@@ -86,25 +61,25 @@ def compare_graphs(
             expected = _masked_logits(loaded, names, probe.images)
             of_flat = _masked_logits(loaded, names, flat.images)
         except DomainError as exc:
-            problems.append(str(exc))
+            found.problems.append(str(exc))
     for graph in sorted(graphs, key=lambda g: g != "fp32"):
         try:
-            found = _run(bundle, PRECISIONS[graph], probe)
-            answers = _mixed(bundle, PRECISIONS[graph], flat)
+            answers = _run(bundle, PRECISIONS[graph], probe)
+            flat_answers = _mixed(bundle, PRECISIONS[graph], flat)
         except Exception as exc:  # ONNX Runtime's errors share no base but Exception
             reason = one_line(exc)
-            problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
+            found.problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
             continue
-        of_flat = answers if of_flat is None else of_flat
+        of_flat = flat_answers if of_flat is None else of_flat
         try:
-            check_one_colour(of_flat, answers, flat, names, f"the {graph} graph")
+            check_one_colour(of_flat, flat_answers, flat, names, f"the {graph} graph")
         except VerificationError as exc:
-            problems.append(str(exc))
-        mixed, rows, limit = found.mixed, probe.domains, _limit(bundle, graph)
+            found.problems.append(str(exc))
+        mixed, rows, limit = answers.mixed, probe.domains, _limit(bundle, graph)
         near = BESIDE[arithmetic_of(PRECISIONS[graph])]
         for against, reference, got, domains, most in (
-            ("the same images alone", found.alone, found.beside, found.domains, near),
-            ("the mixed batch", mixed, found.folded, rows, tolerance_of(graph)),
+            ("the same images alone", answers.alone, answers.beside, answers.domains, near),
+            ("the mixed batch", mixed, answers.folded, rows, tolerance_of(graph)),
             ("the fp32 graph", base, mixed, rows, limit),
             ("masked torch", expected, mixed, rows, limit),
         ):
@@ -114,11 +89,13 @@ def compare_graphs(
             try:
                 errors = relative_errors(reference, got, domains, names, what)
             except VerificationError as exc:
-                problems.append(f"{exc}: {against}")
+                found.problems.append(f"{exc}: {against}")
                 continue
-            compared += [Disagreement(graph, d, against, e, most) for d, e in errors.items()]
+            found.compared.extend(
+                Disagreement(graph, d, against, e, most) for d, e in errors.items()
+            )
         base = mixed if graph == "fp32" else base
-    return compared, problems
+    return found
 
 
 def check_noted(bundle: Bundle) -> Iterator[str]:

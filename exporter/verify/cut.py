@@ -16,7 +16,7 @@ from prunion.exporter.graph import (
     run_graph,
     tolerance_of,
 )
-from prunion.exporter.verify.compare import Disagreement
+from prunion.exporter.verify.findings import Disagreement, Findings
 from prunion.exporter.verify.units import full_pack, made_up
 from prunion.runtime.base import PRECISIONS, one_line
 from prunion.runtime.bundle import Bundle, Pack, UnitTable
@@ -28,10 +28,8 @@ __all__ = ["compare_cut"]
 MADE_UP = ("of every other channel", "of the channels between")
 
 
-def compare_cut(
-    bundle: Bundle, graphs: Collection[str]
-) -> tuple[list[Disagreement], list[str], list[str]]:
-    """(comparisons, problems, notes): each domain alone, cut to the channels that it uses.
+def compare_cut(bundle: Bundle, graphs: Collection[str]) -> Findings:
+    """Each domain alone, cut to the channels that it uses, against the graph that it is cut from.
 
     And two that are made up, of half the channels each, since domains may all use every one. A
     runtime may keep more, by the widths that its machine likes.
@@ -43,12 +41,10 @@ def compare_cut(
     Args:
         graphs: those that ONNX Runtime runs.
     """
-    compared: list[Disagreement] = []
-    problems: list[str] = []
-    notes: list[str] = []
+    found = Findings()
     units = bundle.unit_table()
     if bundle.manifest.own_weights or not units.count or ("bank", 1) not in units.slots:
-        return compared, problems, notes
+        return found
     shape = bundle.manifest.input
     probe = make_probe(2, (shape.height, shape.width), shape.mean, shape.std, domains=1)
     packs, numbers = [bundle.pack(name) for name in bundle.domains], np.arange(units.count)
@@ -70,18 +66,18 @@ def compare_cut(
             try:
                 error = _error(read, form, pack, table, probe)
             except UnsupportedGraphError as exc:
-                notes.append(f"{graph}: its domains are answered in the union's width: {exc}")
+                found.notes.append(f"{graph}: its domains are answered in the union's width: {exc}")
                 break
             except PrunionError as exc:
-                problems.append(f"{where}: {exc}")
+                found.problems.append(f"{where}: {exc}")
             except Exception as exc:  # ONNX Runtime's errors share no base but Exception
                 reason = one_line(exc)
-                problems.append(f"{where}: ONNX Runtime refuses it: {reason}")
+                found.problems.append(f"{where}: ONNX Runtime refuses it: {reason}")
             else:
                 if error is not None:
                     against = "the graph that it is cut from"
-                    compared.append(Disagreement(graph, pack.name, against, error, limit))
-    return compared, problems, notes
+                    found.compared.append(Disagreement(graph, pack.name, against, error, limit))
+    return found
 
 
 def _error(

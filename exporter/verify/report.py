@@ -6,17 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import onnx
 
 from prunion.exporter.verify.budget import check_budget
 from prunion.exporter.verify.claims import check_against, check_claims, check_told
-from prunion.exporter.verify.compare import (
-    Disagreement,
-    check_noted,
-    compare_graphs,
-)
+from prunion.exporter.verify.compare import check_noted, compare_graphs
 from prunion.exporter.verify.cut import compare_cut
 from prunion.exporter.verify.files import (
     check_graph,
@@ -26,6 +21,7 @@ from prunion.exporter.verify.files import (
     check_trunk,
     check_unlisted,
 )
+from prunion.exporter.verify.findings import Disagreement, Findings
 from prunion.exporter.verify.int8_again import measure_int8_again
 from prunion.exporter.verify.units import check_units
 from prunion.exporter.verify.variants import check_variant
@@ -37,8 +33,6 @@ from prunion.trainer.network import load_checkpoint
 from prunion.trainer.processes import keep_to_quota
 
 __all__ = ["Disagreement", "VerifyReport", "verify_bundle"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,46 +75,43 @@ def verify_bundle(
         opened = bundle.again() if isinstance(bundle, Bundle) else open_bundle(bundle)
     except BundleError as exc:
         return VerifyReport(place, (), (str(exc),), ())
-    problems: list[str] = []
+    found = Findings()
     for check in (check_unlisted, check_listed, check_told, check_budget, check_noted):
-        problems += _guarded("", partial(check, opened))
-    problems += _guarded("manifest", partial(check_claims, opened))
+        found.problems.extend(_guarded("", partial(check, opened)))
+    found.problems.extend(_guarded("manifest", partial(check_claims, opened)))
     sound = []
     for variant in opened.manifest.graphs:
-        found = list(_guarded(f"{variant} graph", partial(_static, opened, variant)))
-        problems += found
-        if not found:
+        problems = list(_guarded(f"{variant} graph", partial(_static, opened, variant)))
+        found.problems.extend(problems)
+        if not problems:
             sound.append(variant)
     keep_to_quota()
     loaded = None if against is None else load_checkpoint(against)
     if loaded is not None:
-        problems += _guarded("manifest", partial(check_against, opened, loaded))
-    nothing, none = list[Disagreement](), list[str]()
-    ran = partial(compare_graphs, opened, sound, loaded)
-    compared, refused = _tried(ran, (nothing, none), problems)
-    problems += refused
-    answered = {x.graph for x in compared}
+        found.problems.extend(_guarded("manifest", partial(check_against, opened, loaded)))
+    found = _with(found, partial(compare_graphs, opened, sound, loaded))
+    answered = {x.graph for x in found.compared}
     runs = [x for x in sound if x in answered]
-    cut, refused, uncut = _tried(
-        partial(compare_cut, opened, runs), (nothing, none, none), problems
-    )
-    compared = [*compared, *cut]
-    problems += refused
-    problems += [
+    found = _with(found, partial(compare_cut, opened, runs))
+    found.problems.extend(
         f"{x.graph} graph, domain {x.domain}: differs from {x.against} by {x.error:.2e} of the "
         f"largest logit, more than {x.tolerance:.0e}"
-        for x in compared
+        for x in found.compared
         if not x.passed
-    ]
+    )
     if "fp32" in runs:
-        problems += _guarded("fp32 graph", partial(check_units, opened))
+        found.problems.extend(_guarded("fp32 graph", partial(check_units, opened)))
     for variant in sound:
-        problems += _guarded(f"{variant} graph", partial(check_variant, opened, variant, sound))
-    measured = partial(measure_int8_again, opened, answered, loaded)
-    refused, notes = _tried(measured, (none, none), problems)
-    problems += refused
-    graphs = tuple(opened.manifest.graphs)
-    return VerifyReport(place, graphs, tuple(problems), tuple(compared), (*uncut, *notes))
+        again = partial(check_variant, opened, variant, sound)
+        found.problems.extend(_guarded(f"{variant} graph", again))
+    found = _with(found, partial(measure_int8_again, opened, answered, loaded))
+    return VerifyReport(
+        place,
+        tuple(opened.manifest.graphs),
+        tuple(found.problems),
+        tuple(found.compared),
+        tuple(found.notes),
+    )
 
 
 def _static(bundle: Bundle, variant: str) -> Iterator[str]:
@@ -143,11 +134,10 @@ def _guarded(place: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
         yield f"{before}{one_line(exc)}"
 
 
-def _tried(check: Callable[[], T], nothing: T, problems: list[str]) -> T:
-    """What a check gives; where it raises, `nothing` and one problem more, unless it is told."""
+def _with(found: Findings, check: Callable[[], Findings]) -> Findings:
+    """`found` and what a check adds; where it raises, one problem more, unless it is told."""
     try:
-        return check()
+        return found + check()
     except Exception as exc:  # such as that of a pack that is not what the manifest says
-        if not any(problem.endswith(one_line(exc)) for problem in problems):
-            problems.append(one_line(exc))
-        return nothing
+        told = any(problem.endswith(one_line(exc)) for problem in found.problems)
+        return found if told else found + Findings(problems=[one_line(exc)])

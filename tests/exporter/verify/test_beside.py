@@ -23,9 +23,9 @@ def test_images_that_are_mixed_before_the_first_norm_are_found(copy: Path, kind:
     mix(model, kind)
     onnx.save(model, copy / "model.onnx")
     rehash(copy)
-    compared, problems = compare_graphs(open_bundle(copy), ["fp32"], None)
-    assert not problems
-    assert {x.against for x in compared if not x.passed} == {"the same images alone"}
+    found = compare_graphs(open_bundle(copy), ["fp32"], None)
+    assert not found.problems
+    assert {x.against for x in found.compared if not x.passed} == {"the same images alone"}
 
 
 def test_int8_is_held_to_what_its_export_noted(eight: Path, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_int8_is_held_to_what_its_export_noted(eight: Path, tmp_path: Path) -> N
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     onnx.save(model, copy / "model.int8.onnx")
     rehash(copy)
-    compared, _ = compare_graphs(open_bundle(copy), ["fp32", "int8"], None)
+    compared = compare_graphs(open_bundle(copy), ["fp32", "int8"], None).compared
     wrong = [x for x in compared if not x.passed]
     assert {(x.graph, x.against) for x in wrong} == {("int8", "the fp32 graph")}
     assert max(x.error for x in wrong) < 0.5

@@ -14,6 +14,7 @@ import pytest
 
 from prunion.exporter.verify import report, verify_bundle
 from prunion.exporter.verify.claims import check_told
+from prunion.exporter.verify.findings import Findings
 from prunion.runtime.base import sha256_file, write_json
 from prunion.runtime.bundle import open_bundle, read_pack, write_pack
 from prunion.runtime.errors import PrunionError
@@ -114,8 +115,8 @@ def found(bundle: Path, loaded: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> 
     try:
         with monkeypatch.context() as patch:
             patch.setattr(report, "load_checkpoint", lambda _: loaded)
-            patch.setattr(report, "compare_graphs", lambda *_: ([], []))
-            patch.setattr(report, "compare_cut", lambda *_: ([], [], []))
+            patch.setattr(report, "compare_graphs", lambda *_: Findings())
+            patch.setattr(report, "compare_cut", lambda *_: Findings())
             if verify_bundle(bundle, against=bundle).problems:
                 return True
         with monkeypatch.context() as patch:

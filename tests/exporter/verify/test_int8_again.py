@@ -27,8 +27,8 @@ def problems(eight: Path, tiny: Path, folder: Path, change: Callable[[Any], Any]
     change(manifest["verified"]["variants"]["int8"])
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     opened = open_bundle(bundle)
-    found, _ = measure_int8_again(opened, {"fp32", "int8"}, load_checkpoint(tiny))
-    return [*check_noted(opened), *found]
+    again = measure_int8_again(opened, {"fp32", "int8"}, load_checkpoint(tiny))
+    return [*check_noted(opened), *again.problems]
 
 
 def test_every_figure_is_measured_again(eight: Path, tiny: Path, tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_a_full_disk_hides_nothing_that_was_measured(
 def test_steps_of_other_training_images_are_not_compared(
     eight: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = "prunion.exporter.verify.int8_again"
-    monkeypatch.setattr(f"{again}.other_parts", lambda domain, _: ["training"])
-    monkeypatch.setattr(f"{again}.quantised", pytest.fail)
-    found, notes = measure_int8_again(open_bundle(eight), {"fp32", "int8"}, load_checkpoint(tiny))
-    assert found == []
-    assert "[domains.warm] has other training images than when the run read them" in notes[-1]
+    room = "prunion.exporter.verify.int8_again"
+    monkeypatch.setattr(f"{room}.other_parts", lambda domain, _: ["training"])
+    monkeypatch.setattr(f"{room}.quantised", pytest.fail)
+    again = measure_int8_again(open_bundle(eight), {"fp32", "int8"}, load_checkpoint(tiny))
+    assert again.problems == []
+    assert "[domains.warm] has other training images than when the run read them" in again.notes[-1]

@@ -155,8 +155,8 @@ def test_no_two_precisions_are_one_file(copy: Path) -> None:
 def test_steps_of_activations_are_those_of_the_images(copy: Path, tiny: Path) -> None:
     edit_tensor(copy / "model.int8.onnx", "image_scale", put_double)
     rehash(copy)
-    found, _ = measure_int8_again(open_bundle(copy), {"fp32", "int8"}, load_checkpoint(tiny))
-    assert "int8 graph: its image_scale is not what 4 images give" in found
+    again = measure_int8_again(open_bundle(copy), {"fp32", "int8"}, load_checkpoint(tiny))
+    assert "int8 graph: its image_scale is not what 4 images give" in again.problems
 
 
 def test_what_nothing_reads_is_not_missed(eight: Path) -> None:

@@ -117,33 +117,17 @@ def _named(arguments: Sequence[str]) -> list[str]:
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    """Files that are images by content or by suffix, behind links too; what is hidden is not.
-
-    A folder that is reached twice, or a link that leads back to where it lies, counts once.
-    """
+    """Files that are images by content or by suffix, behind links too; what is hidden is not."""
     import os
     from pathlib import Path
 
-    from prunion.runtime.errors import InputError
-    from prunion.runtime.images import IMAGE_SUFFIXES, image_kind
+    from prunion.runtime.images import IMAGE_SUFFIXES, folders_below, image_kind
 
-    def closed(exc: OSError) -> None:
-        raise InputError(f"{exc.filename} cannot be opened ({exc.strerror}): correct the path")
+    def enters(entry: os.DirEntry[str]) -> bool:
+        return not entry.name.startswith(".") and os.path.isdir(entry)
 
-    seen = {os.path.realpath(folder)}
-
-    def is_new(place: str) -> bool:
-        real = os.path.realpath(place)
-        above = (os.path.realpath(os.path.dirname(place)) + os.sep).startswith(real + os.sep)
-        known = real in seen
-        seen.add(real)
-        return not known and not above
-
-    for place, folders, files in os.walk(folder, onerror=closed, followlinks=True):
-        folders[:] = [
-            x for x in sorted(folders) if not x.startswith(".") and is_new(os.path.join(place, x))
-        ]
-        for name in files:
+    for place, entries in folders_below(folder, enters):
+        for name in (entry.name for entry in entries):
             path = os.path.join(place, name)
             # Answered by an error, as it may have been a folder of images.
             lost = os.path.islink(path) and not os.path.exists(path)

@@ -39,3 +39,4 @@ from .sources import matching as matching
 from .sources import once as once
 from .sources import open_images as open_images
 from .table import TABLE_SUFFIXES as TABLE_SUFFIXES
+from .walk import folders_below as folders_below

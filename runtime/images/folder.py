@@ -14,6 +14,7 @@ from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
 from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
+from prunion.runtime.images.walk import entries_of, folders_below, is_within
 
 __all__ = ["SYSTEM_FOLDERS", "folder_images", "open_folder"]
 
@@ -77,7 +78,7 @@ def folder_images(folder: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
 
 def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
     names = []
-    for entry in _entries(folder):
+    for entry in entries_of(str(folder)):
         if entry.name.lower() in SYSTEM_FOLDERS:
             skipped[SYSTEM] += 1
         elif not _is_dir(entry):
@@ -87,7 +88,7 @@ def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
                 skipped["outside the class folders"] += 1
         elif entry.name.startswith("."):
             skipped[f"class folder {shown(entry.name)}, whose name begins with a dot"] += 1
-        elif _is_within(os.path.realpath(folder), os.path.realpath(entry.path)):
+        elif is_within(os.path.realpath(folder), os.path.realpath(entry.path)):
             skipped[BACK] += 1  # a class of all the others' images
         else:
             names.append(entry.name)
@@ -95,49 +96,27 @@ def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
 
 
 def _images_below(folder: Path, skipped: Counter[str]) -> list[Path]:
-    """Every image file below `folder`, in an order that does not depend on the file system.
-
-    A folder that is reached twice, by a link beside it or by one that leads back, counts once.
-    """
+    """Every image file below `folder`, in an order that does not depend on the file system."""
     found: list[Path] = []
-    seen: set[str] = set()
-    waiting = [(folder, os.path.realpath(folder))]
-    while waiting:
-        place, parent = waiting.pop()
-        real = os.path.realpath(place)
-        # What holds its own place would bring in the images of every other class.
-        if real in seen or (seen and _is_within(parent, real)):
-            skipped[BACK] += 1
-            continue
-        seen.add(real)
-        folders = []
-        for entry in _entries(place):
+
+    def enters(entry: os.DirEntry[str]) -> bool:
+        if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
+            return False
+        return _is_dir(entry)
+
+    for place, entries in folders_below(str(folder), enters, lambda: skipped.update([BACK])):
+        for entry in entries:
             if entry.name.startswith("."):
                 skipped["hidden (name begins with a dot)"] += 1
             elif entry.name.lower() in SYSTEM_FOLDERS:
                 skipped[SYSTEM] += 1
             elif _is_dir(entry):
-                folders.append((place / entry.name, real))
+                continue
             elif kind := _unfit(entry):
                 skipped[kind] += 1
             else:
-                found.append(place / entry.name)
-        waiting += sorted(folders, reverse=True)
+                found.append(Path(place, entry.name))
     return sorted(found)
-
-
-def _is_within(place: str, folder: str) -> bool:
-    """Whether a place is a folder or lies below it; both without links."""
-    return os.path.join(place, "").startswith(os.path.join(folder, ""))
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as exc:
-        reason = exc.strerror or reason_of(exc)
-        raise DataError(f"{folder} cannot be opened ({reason}): correct the path") from None
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

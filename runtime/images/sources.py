@@ -17,6 +17,7 @@ from prunion.runtime.images.labels import Split
 from prunion.runtime.images.parquet import are_parquet, open_parquet
 from prunion.runtime.images.table import are_tables, open_tables
 from prunion.runtime.images.tars import are_tars, open_tars
+from prunion.runtime.images.walk import folders_below
 
 __all__ = ["has_columns", "image_files", "matching", "once", "open_images"]
 
@@ -87,7 +88,9 @@ def _found(pattern: str) -> list[str]:
         while glob.has_magic(above):  # glob passes over what it cannot open
             for folder in glob.glob(os.path.join(above, "")):
                 if not os.access(folder, os.R_OK | os.X_OK):
-                    raise _closed(folder, "Permission denied")
+                    raise DataError(
+                        f"{folder} cannot be opened (Permission denied): correct the path"
+                    )
             above = os.path.dirname(above)
         return glob.glob(pattern)
     head, tail = pattern[: stars.start()], pattern[stars.end() :]
@@ -96,27 +99,14 @@ def _found(pattern: str) -> list[str]:
     return [x for base in bases for y in _walked(base) for x in _found(glob.escape(y) + tail)]
 
 
-def _closed(folder: str, why: str) -> DataError:
-    return DataError(f"{folder} cannot be opened ({why}): correct the path")
-
-
 def _walked(base: str) -> Iterator[str]:
     """A folder and all below it but what is hidden, each ending in a separator, each once."""
-    waiting, seen = [base], set[str]()
-    while waiting:
-        place = waiting.pop()
-        real, above = os.path.realpath(place), os.path.realpath(os.path.dirname(place[:-1]))
-        back = place != base and os.path.join(above, "").startswith(os.path.join(real, ""))
-        if real in seen or back:
-            continue
-        seen.add(real)
-        yield place
-        try:
-            with os.scandir(place or os.curdir) as entries:
-                below = [x.name for x in entries if not x.name.startswith(".") and os.path.isdir(x)]
-        except OSError as exc:
-            raise _closed(place, exc.strerror or type(exc).__name__) from None
-        waiting += [os.path.join(place, name, "") for name in sorted(below, reverse=True)]
+
+    def enters(entry: os.DirEntry[str]) -> bool:
+        return not entry.name.startswith(".") and os.path.isdir(entry)
+
+    for place, _ in folders_below(base, enters):
+        yield os.path.join(place, "")
 
 
 def has_columns(files: Sequence[Path]) -> bool:

@@ -94,6 +94,23 @@ def test_predict_answers_for_images_behind_links(
         os.unlink(folder / name)
 
 
+def test_a_folder_above_a_link_is_answered_for_where_another_link_leads_to_it(
+    bundle_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    """Passed over on the way back up, it counted as answered for, and its images were dropped."""
+    folder, disk = tmp_path / "photos", tmp_path / "disk"
+    for name in (disk / "a.png", disk / "sub" / "b.png"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(picture.read_bytes())
+    (folder / "two").mkdir(parents=True)
+    os.symlink(disk / "sub", folder / "one")
+    os.symlink(disk, disk / "sub" / "up")
+    os.symlink(disk, folder / "two" / "whole")
+    result = invoke("predict", bundle_path, "-d", "signs", folder)
+    named = [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()]
+    assert named == [str(folder / x) for x in ("one/b.png", "two/whole/a.png")]
+
+
 def test_a_quoted_pattern_drops_nothing_that_it_names(
     bundle_path: Path, picture: Path, tmp_path: Path
 ) -> None:

@@ -32,8 +32,7 @@ __all__ = [
     "requested",
 ]
 
-MAX_PRIORITY = 3
-USUAL_PRIORITY = 2
+MAX_PRIORITY, USUAL_PRIORITY = 3, 2
 MAX_ID = 1000
 OUTPUTS = ("logits",)
 LOOK = 4096  # bytes at each end of a body: spaces may stand there

@@ -11,20 +11,45 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from prunion.runtime.bundle import Pack, read_pack
-from prunion.runtime.errors import BundleError
+from prunion.runtime.bundle import HeldFileError, Pack, read_pack
+from prunion.runtime.errors import BundleError, InputError
 
-__all__ = ["PackFolder", "RefusedPackError", "Stamp", "Sums", "UnreadError"]
+__all__ = [
+    "PackFolder",
+    "RefusedPackError",
+    "Stamp",
+    "Sums",
+    "UnreadError",
+    "is_own_fault",
+    "is_settled",
+]
 
 SUFFIX = ".safetensors"
 SUMS = "SHA256SUMS"
 MAX_BYTES = 256 << 20
 MAX_SUMS = 64 << 20
 WRITING = 1_000_000_000  # nanoseconds for which sums that were just written may lack lines
+SETTLED = 2_000_000_000  # nanoseconds after which another change shows in the file's times
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-Stamp = tuple[int, int, int]
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is replaced, moved or written over, even where its time is kept.
+
+    Attributes:
+        modified, changed: nanoseconds; the first can be set back, as by `rsync -t`.
+        link, link_changed: of what stands at the path itself, which may be a link to the file.
+    """
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+    link: int
+    link_changed: int
 
 
 class RefusedPackError(BundleError):
@@ -43,11 +68,13 @@ class Sums:
         stamp: the file's; None where there is none, and packs need not be listed.
         hashes: by file name.
         fault: why it cannot be used, so that no pack can be taken.
+        settled: whether a change since it was read would show in its stamp.
     """
 
     stamp: Stamp | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     fault: str = ""
+    settled: bool = field(default=True, compare=False)
 
     def check(self, name: str, digest: str) -> None:
         """Raise BundleError unless the pack of a domain may have this hash."""
@@ -113,18 +140,20 @@ class PackFolder:
         stamp = self.sums_stamp()
         if stamp is None:
             return Sums()
-        if known is not None and known.stamp == stamp:
+        if known is not None and known.stamp == stamp and known.settled:
             return known
+        settled = is_settled(stamp)
         try:
             text = _read(self.path / SUMS, MAX_SUMS).decode()
         except UnreadError:
             raise
         except BundleError as exc:
-            return Sums(stamp, fault=str(exc))
+            return Sums(stamp, fault=str(exc), settled=settled)
         except ValueError as exc:
-            return Sums(stamp, fault=f"{SUMS} cannot be read ({exc}): write it again")
+            fault = f"{SUMS} cannot be read ({exc}): write it again"
+            return Sums(stamp, fault=fault, settled=settled)
         found = (SUM_LINE.fullmatch(line) for line in text.splitlines())
-        return Sums(stamp, {m[2]: m[1] for m in found if m})
+        return Sums(stamp, {m[2]: m[1] for m in found if m}, settled=settled)
 
     def read(self, name: str) -> Pack:
         """The pack of a domain.
@@ -162,21 +191,44 @@ class PackFolder:
         return 0 < len(name) < 200 and not name.startswith(".") and not set(name) & set("/\\\0:")
 
 
+def is_settled(*stamps: Stamp | None) -> bool:
+    """Whether any change from now on shows in these: the times of files move on in steps."""
+    now = time.time_ns()
+    times = [x for s in stamps if s is not None for x in (s.modified, s.changed, s.link_changed)]
+    return all(abs(now - x) >= SETTLED for x in times)
+
+
+def is_own_fault(error: Exception) -> bool:
+    """Whether a pack is refused for what it is, so that it will be until its file is another.
+
+    What the machine or the bundle's own files lack may be there the next time.
+    """
+    passing = isinstance(error, (UnreadError, HeldFileError))
+    return isinstance(error, (BundleError, InputError)) and not passing
+
+
 def _stamp(path: Path) -> Stamp | None:
     try:
-        found = path.stat()
+        found, link = path.stat(), path.lstat()
     except ValueError:
         return None
     except OSError as exc:
         if exc.errno in NO_FILE:
             return None
         raise UnreadError(f"{path.name} cannot be read ({exc.strerror})") from None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return Stamp(
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        link.st_ino,
+        link.st_ctime_ns,
+    )
 
 
 def _age(stamp: Stamp) -> float:
     """Nanoseconds since a file was written; none can tell where its time is still to come."""
-    age = time.time_ns() - stamp[2]
+    age = time.time_ns() - stamp.modified
     return age if age >= 0 else float("inf")
 
 

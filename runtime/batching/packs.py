@@ -15,6 +15,8 @@ from prunion.runtime.batching.folder import (
     Stamp,
     Sums,
     UnreadError,
+    is_own_fault,
+    is_settled,
 )
 from prunion.runtime.batching.statistics import Statistics
 from prunion.runtime.bundle import Pack
@@ -43,6 +45,14 @@ class _Held:
     looked: float
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    stamp: Stamp
+    sums: Stamp | None
+    reason: str
+    settled: bool  # whether a file that was mended since has another stamp
+
+
 class PackCache:
     """Domains of a folder, least recently used first to go when they take more than `limit` bytes.
 
@@ -69,7 +79,7 @@ class PackCache:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
         self._reading: dict[str, threading.Lock] = {}
-        self._refused: dict[str, tuple[Stamp | None, Stamp | None, str]] = {}
+        self._refused: dict[str, _Refusal] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -94,28 +104,22 @@ class PackCache:
         A pack that nobody has asked for is not known to be any worse than others.
         """
         found = self._refused.get(name)
-        if found is None:
-            return ""
-        try:
-            same = (self.folder.stamp(name), self.folder.sums_stamp()) == found[:2]
-        except UnreadError:
-            return found[2]
-        if not same:
-            self._refused.pop(name, None)
-        return found[2] if same else ""
+        return found.reason if found is not None and self._stands(name, found) else ""
 
     def read(self, name: str) -> LiveDomain | None:
         """A domain, read from its file if need be; None if there is no such file.
 
         Raises RefusedPackError for a pack that cannot be taken, UnreadError for one that cannot be
-        read now. Two requests for one domain read it once, and a refused one is not read again.
+        read now. Two requests for one domain read it once, and a refused one is not read again,
+        unless it was written so lately that one in its place could not be told from it.
         """
         with self._lock:
             turn = self._reading.setdefault(name, threading.Lock())
         try:
             with turn:
-                if reason := self.refused(name):
-                    raise RefusedPackError(reason)
+                known = self._refused.get(name)
+                if known is not None and known.settled and self._stands(name, known):
+                    raise RefusedPackError(known.reason)
                 return self.resident(name) or self._read(name)
         finally:
             with self._lock:
@@ -132,6 +136,19 @@ class PackCache:
         if held is not None:
             self.model.release(held.domain)
         return held is not None
+
+    def _stands(self, name: str, refusal: _Refusal) -> bool:
+        """Whether a refusal still holds, for all that can be told without reading the file."""
+        try:
+            found = self.folder.stamp(name), self.folder.sums_stamp()
+        except UnreadError:
+            return True
+        # Else who waits for it to be ready, and asks no sooner, would wait for ever.
+        known = refusal.settled or not is_settled(refusal.stamp, refusal.sums)
+        stands = known and found == (refusal.stamp, refusal.sums)
+        if not stands:
+            self._refused.pop(name, None)
+        return stands
 
     def _is_same(self, name: str, held: _Held) -> bool:
         """Whether the pack and the sums are what they were.
@@ -152,6 +169,7 @@ class PackCache:
             self.forget(name)
             return None
         sums = self._sums = self.folder.sums(self._sums)
+        settled = is_settled(stamp, sums.stamp)
         held, begun = self._held.get(name), time.perf_counter_ns()
         try:
             if held is not None and held.stamp == stamp:
@@ -163,8 +181,10 @@ class PackCache:
             raise
         except PrunionError as exc:
             self.forget(name)  # what the file was is not what it is
-            self._refused[name] = stamp, sums.stamp, str(exc)
+            if is_own_fault(exc):
+                self._refused[name] = _Refusal(stamp, sums.stamp, str(exc), settled)
             raise RefusedPackError(str(exc)) from None
+        self._refused.pop(name, None)  # its stamp may be that of the refused one
         spent = time.perf_counter_ns() - begun
         self.statistics.record_pack(spent)
         logger.info("read the pack of %r in %.1f ms", name, spent / 1e6)

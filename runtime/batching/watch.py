@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from prunion.runtime.batching.catalogue import Catalogue
-from prunion.runtime.batching.folder import PackFolder, Stamp, Sums, UnreadError
+from prunion.runtime.batching.folder import (
+    PackFolder,
+    Stamp,
+    Sums,
+    UnreadError,
+    is_own_fault,
+    is_settled,
+)
 from prunion.runtime.errors import BundleError, PrunionError
 
 __all__ = ["Watcher"]
@@ -96,9 +103,10 @@ class Watcher:
         unread, catalogue, sums = set(), self.catalogue, self._read_sums()
         for name in names:
             # Taken before the bytes: if a file changes in between, the next look sees it.
-            stamp = None
+            stamp, settled = None, False
             try:
                 stamp = self.folder.stamp(name)
+                settled = sums is not None and is_settled(stamp, sums.stamp)
                 taken = self._taken.get(name)
                 same = stamp is None or (taken is not None and taken.stamp == stamp)
                 if sums is None:
@@ -119,7 +127,7 @@ class Watcher:
                 if isinstance(exc, UnreadError):
                     unread.add(name)
                 elif sums is not None:
-                    if stamp is not None:
+                    if stamp is not None and settled and is_own_fault(exc):
                         self._refused[name] = stamp, sums.stamp
                     self._drop_unlisted(name, sums)
             else:

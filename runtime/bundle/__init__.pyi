@@ -10,6 +10,7 @@ from .folder import check_one_trunk as check_one_trunk
 from .folder import foreign_to_bundle as foreign_to_bundle
 from .folder import open_bundle as open_bundle
 from .held import HeldFile as HeldFile
+from .held import HeldFileError as HeldFileError
 from .manifest import Manifest as Manifest
 from .manifest import load_manifest as load_manifest
 from .manifest_parts import MAX_CLASSES as MAX_CLASSES

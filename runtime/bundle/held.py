@@ -10,9 +10,13 @@ from pathlib import Path
 
 from prunion.runtime.errors import BundleError
 
-__all__ = ["HeldFile"]
+__all__ = ["HeldFile", "HeldFileError"]
 
 FIX = "export again or copy the bundle again"
+
+
+class HeldFileError(BundleError):
+    """A file of a bundle in use is not to be had as it was: nothing else is at fault."""
 
 
 class HeldFile:
@@ -42,19 +46,19 @@ class HeldFile:
         self.sha256 = digest.hexdigest()
 
     def read(self) -> bytes:
-        """The bytes. Raises BundleError if somebody wrote over them, or the file is closed."""
+        """The bytes. Raises HeldFileError if somebody wrote over them, or the file is closed."""
         if self._kept is not None:
             return self._kept
         if self._handle < 0:
-            raise BundleError(f"{self.path} is closed: load the bundle again")
+            raise HeldFileError(f"{self.path} is closed: load the bundle again")
         try:
             data = os.pread(self._handle, self.size + 1, 0)
             while len(data) < self.size and (more := os.pread(self._handle, self.size, len(data))):
                 data += more  # one call gives 2 GiB at most
         except OSError as exc:
-            raise BundleError(f"{self.path} cannot be read ({exc.strerror}): {FIX}") from None
+            raise HeldFileError(f"{self.path} cannot be read ({exc.strerror}): {FIX}") from None
         if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise BundleError(
+            raise HeldFileError(
                 f"{self.path} was written over while it was in use: load the bundle again, and "
                 "replace bundles as a whole"
             )

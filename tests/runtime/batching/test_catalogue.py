@@ -130,6 +130,7 @@ def test_a_pack_on_demand_can_be_unloaded(
 def test_a_pack_that_cannot_answer_is_not_ready_until_it_is_another(
     model: Model, folder: PackFolder, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("prunion.runtime.batching.folder.SETTLED", 0)  # as if it lay there long
     put(folder, pack(toy, "late"))
     file = folder.path / "late.safetensors"
     sound = file.read_bytes()
@@ -137,13 +138,13 @@ def test_a_pack_that_cannot_answer_is_not_ready_until_it_is_another(
     (folder.path / "folder.safetensors").mkdir()
     catalogue = Catalogue(model, cache=PackCache(folder, model, 1 << 20))
     assert [x.name for x in catalogue.index()][-1] == "late", "a folder is no pack"
-    for _ in range(2):  # the second time from memory
-        with pytest.raises(RefusedPackError, match="late"):
-            catalogue.read("late")
-        monkeypatch.setattr(PackFolder, "read_hashed", lambda *_: pytest.fail("read again"))
-    listed = catalogue.index()[-1]
-    assert not listed.ready and listed.reason == catalogue.refused("late")
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in range(2):  # the second time from memory
+            with pytest.raises(RefusedPackError, match="late"):
+                catalogue.read("late")
+            patch.setattr(PackFolder, "read_hashed", lambda *_: pytest.fail("read again"))
+        listed = catalogue.index()[-1]
+        assert not listed.ready and listed.reason == catalogue.refused("late")
     file.write_bytes(sound)
     assert not catalogue.refused("late") and catalogue.index()[-1].ready
     assert catalogue.read("late").name == "late"

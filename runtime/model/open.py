@@ -36,7 +36,7 @@ def load(
     *,
     precision: Precision = "fp32",
     threads: int | None = None,
-    memory_limit: int | None = None,
+    memory_limit: float | None = None,
     slicing: bool = True,
     tune: bool = False,
     engine: Path | str | None = None,
@@ -70,6 +70,8 @@ def load(
     if memory_limit is None:
         limit = available_bytes() // SHARE_OF_MEMORY
     else:
+        if isinstance(memory_limit, float) and memory_limit.is_integer():  # 1e9 says bytes too
+            memory_limit = int(memory_limit)
         limit = whole_argument("memory_limit", memory_limit, least=0)
     if engine is not None:
         engine = path_argument("engine", engine)

@@ -68,7 +68,8 @@ def test_without_memory_everything_runs_mixed(
     assert sessions(model) == {}
     model.logits(batch, [0, 1, 2, 0, 1, 2])
     assert "memory limit" in str(model.explain())
-    for limit in (-1, float("nan"), 1.5, "1", True):
+    assert load(bundle_path, memory_limit=1e9).sessions.limit == 10**9
+    for limit in (-1, float("nan"), float("inf"), 1.5, "1", True):
         with pytest.raises(
             InputError, match=f"memory_limit is '?{limit}'?: give a whole number, 0 or"
         ):

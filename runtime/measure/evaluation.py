@@ -13,6 +13,7 @@ from typing import Any
 from prunion.runtime.base import (
     Backend,
     Precision,
+    default_threads,
     read_json,
     reader_threads,
     shown,
@@ -207,15 +208,24 @@ def foreign_to_evaluation(path: Path) -> str:
 
 
 def _check_as_loaded(model: Model, **asked: Any) -> None:
-    """Another wish than a model was loaded with would do nothing, without a word."""
+    """Another wish than what a model answers with would do nothing, without a word."""
     options = model.sessions.options
     own = {"backend": options.backend, "precision": _precision(model), "threads": options.threads}
     for name, value in asked.items():
-        if value is not None and value != own[name]:
-            raise InputError(
-                f"{name} is {shown(value)}, and the model was loaded with {shown(own[name])}: "
-                f"leave it out, or give load({name}=…) or the bundle's path"
-            )
+        if value in (None, own[name]) or value == _settled(model, name):
+            continue
+        raise InputError(
+            f"{name} is {shown(value)}, and the model was loaded with {shown(own[name])}: "
+            f"leave it out, or give load({name}=…) or the bundle's path"
+        )
+
+
+def _settled(model: Model, name: str) -> Any:
+    """What was left open as a model was loaded stands for here; None where it still is."""
+    sessions = model.sessions
+    if name == "backend":  # where each domain has weights of its own no session decides for all
+        return sessions.chosen().backend if sessions.apart else sessions.backend()
+    return default_threads() if name == "threads" and sessions.options.threads is None else None
 
 
 def _domain(model: Model, domain: str | None) -> str:

@@ -31,3 +31,19 @@ def test_another_wish_than_the_loaded_model_is_refused(
             evaluate(model, "nowhere", "flowers", **asked)
         with pytest.raises(DataError, match="nowhere"):  # what it says itself may be said again
             evaluate(model, "nowhere", "flowers", backend="cpu", precision="fp32", threads=1)
+
+
+@pytest.mark.parametrize("choices", [["cpu"], ["cuda", "cpu"]])
+def test_what_auto_stands_for_may_be_said(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, choices: list[str]
+) -> None:
+    """A model that answers on the CPU was refused as one of another backend."""
+    monkeypatch.setattr("prunion.runtime.backends.onnxruntime._candidates", lambda *_: choices)
+    monkeypatch.setattr("prunion.runtime.measure.evaluation.default_threads", lambda: 2)
+    with load(bundle_path) as model:
+        for asked in ({"backend": "cpu"}, {"backend": "auto"}, {"threads": 2}):
+            with pytest.raises(DataError, match="nowhere"):
+                evaluate(model, "nowhere", "flowers", **asked)  # type: ignore[arg-type]
+        for asked in ({"backend": "cuda"}, {"threads": 3}):
+            with pytest.raises(InputError, match="and the model was loaded with"):
+                evaluate(model, "nowhere", "flowers", **asked)  # type: ignore[arg-type]

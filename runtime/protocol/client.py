@@ -121,7 +121,14 @@ def _holds_logits(content: bytes, head: int, count: int) -> bool:
     try:
         (output,) = json_of(content[:head])["outputs"]
         rows, columns = map(int, output["shape"])
-        held = len(content) - head if head < len(content) else 4 * len(output["data"])
+        if head < len(content):
+            held = len(content) - head
+        else:  # flat, or a list for each image
+            data = output["data"]
+            nested = len(data) == rows and all(
+                isinstance(x, list) and len(x) == columns for x in data
+            )
+            held = 4 * (rows * columns if nested else len(data))
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
     return output.get("name") == "logits" and rows == count and held == 4 * rows * columns > 0

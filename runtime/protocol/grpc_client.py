@@ -82,13 +82,16 @@ def grpc_caller(
 
 
 def _holds_logits(message: Any, content: bytes, count: int) -> bool:
+    """Whether an answer has logits of `count` images, raw or in their field."""
     try:
         answer = message.FromString(content)
-        ((output,), (held,)) = answer.outputs, answer.raw_output_contents
+        (output,), raw = answer.outputs, answer.raw_output_contents
         rows, columns = output.shape
     except Exception:  # protobuf's own, and whatever else is not logits
         return False
-    return bool(output.name == "logits" and rows == count and len(held) == 4 * rows * columns > 0)
+    values = len(output.contents.fp32_contents)
+    sizes = [len(x) for x in raw] if raw else [4 * values]
+    return bool(output.name == "logits" and rows == count and sizes == [4 * rows * columns] != [0])
 
 
 def _request(message: Any, model: str, image: np.ndarray, rows: np.ndarray) -> bytes:

@@ -68,7 +68,9 @@ def server(
 
 
 @contextmanager
-def grpc_server(refuse: bool, seen: list[InferRequest], logits: bool = True) -> Iterator[str]:
+def grpc_server(
+    refuse: bool, seen: list[InferRequest], logits: bool = True, raw: bool = True
+) -> Iterator[str]:
     grpc = pytest.importorskip("grpc")
     known = schema()
 
@@ -80,8 +82,12 @@ def grpc_server(refuse: bool, seen: list[InferRequest], logits: bool = True) -> 
         if not logits:
             return b""
         answer = known.messages["ModelInferResponse"]()
-        answer.outputs.add(name="logits", shape=[message.inputs[0].shape[0], 2])
-        answer.raw_output_contents.append(bytes(8 * message.inputs[0].shape[0]))
+        rows = message.inputs[0].shape[0]
+        output = answer.outputs.add(name="logits", shape=[rows, 2])
+        if raw:
+            answer.raw_output_contents.append(bytes(8 * rows))
+        else:
+            output.contents.fp32_contents.extend([0.5] * 2 * rows)
         return bytes(answer.SerializeToString())
 
     read = known.messages["ModelInferRequest"].FromString

@@ -100,7 +100,14 @@ def test_a_server_is_asked_in_its_protocol() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"{}", b"null", b'{"outputs": [{"name": "logits", "shape": [1, 2], "data": [0, 1]}]}'],
+    [
+        b"",
+        b"{}",
+        b"null",
+        b'{"outputs": [{"name": "logits", "shape": [1, 2], "data": [0, 1]}]}',
+        b'{"outputs": [{"name": "logits", "shape": [2, 2], "data": [[0, 1], [2]]}]}',
+        b'{"outputs": [{"name": "logits", "shape": [2, 2], "data": [0, 1]}]}',
+    ],
 )
 def test_an_answer_without_logits_of_all_images_is_none(answer: bytes) -> None:
     """Any 200 counted, and a server of nothing was the fastest."""
@@ -111,6 +118,17 @@ def test_an_answer_without_logits_of_all_images_is_none(answer: bytes) -> None:
         grpc_server(False, [], logits=False) as url,
         pytest.raises(PrunionError, match="gave no logits of the 2 images"),
     ):
+        grpc_caller(url, "m", image, [[0, 0]])()
+
+
+def test_another_servers_forms_of_logits_count() -> None:
+    """A list for each image, as MLServer answers, and the protocol's own field of numbers."""
+    image = np.zeros((2, 3, 4, 5), np.float32)
+    told = {"name": "logits", "shape": [2, 2], "data": [[0, 1], [2, 3]]}
+    answer = json.dumps({"outputs": [told]}).encode()
+    with server(200, [], answer=answer) as url:
+        http_caller(url, "m", image, [[0, 0]])()
+    with grpc_server(False, [], raw=False) as url:
         grpc_caller(url, "m", image, [[0, 0]])()
 
 

@@ -74,7 +74,8 @@ class Opened:
         call: of a batch size; one batch of random images ready to be answered.
         provider: what answers, as a session says of itself.
         file_bytes: of what a rival is loaded from; 0 for the bundle's own sessions.
-        check: of a batch size; of a graph that is not prunion's own, raises what it fails with.
+        check: of a batch size; of a graph that is not prunion's own, raises what it fails with, and
+            gives what could not be checked, or "".
         engine_bytes: of the compiled engine, where there is one, and scratch_bytes what one context
             of it takes on the GPU beside its weights, as it says itself.
     """
@@ -84,7 +85,7 @@ class Opened:
     file_bytes: int = 0
     engine_bytes: int | None = None
     scratch_bytes: int | None = None
-    check: Callable[[int], object] | None = None
+    check: Callable[[int], str] | None = None
 
 
 @dataclass(frozen=True)

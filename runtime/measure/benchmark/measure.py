@@ -140,8 +140,8 @@ def bench(
     pairs = [pair for pair in pairs if all(x.name in opened for x in pair)]
     for batch in dict.fromkeys(batches):  # before minutes are spent on the first
         for x in opened.values():
-            if x.check:
-                x.check(batch)
+            if x.check and (note := x.check(batch)) and note not in notes:
+                notes.append(note)
     rows: list[BenchRow] = []
     comparisons: list[Comparison] = []
     energy: list[Energy] = []

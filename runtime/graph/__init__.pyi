@@ -1,5 +1,7 @@
 from .beside import beside_others as beside_others
 from .beside import bytes_of_image as bytes_of_image
+from .beside import compared_batch as compared_batch
+from .beside import placed_beside as placed_beside
 from .blocked import FOLD as FOLD
 from .blocked import BlockedGraph as BlockedGraph
 from .blocked import BlockedRewriter as BlockedRewriter

@@ -225,6 +225,8 @@ class Model:
         return form.prepare(read(items, form.spec))
 
     def _answer(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if len(array) > self.sessions.probe.compared:
+            self.sessions.probe.check_size(len(array))
         logits = self._routed(tables, array, rows)
         # Past a domain's classes they are -inf, so the finite ones are counted; in plain Python,
         # because at batch 1 a microsecond is half a percent of a small network.

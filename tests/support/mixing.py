@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -41,3 +43,43 @@ def mix(model: onnx.ModelProto, kind: str) -> None:
     graph.node.extend(nodes)
     for place, made in enumerate(found):
         made.name = f"mix_{place}"
+
+
+def mix_domain(model: onnx.ModelProto, domain: int) -> None:
+    """As `mix` with a shift by two, but images of one domain only take of another."""
+    whole = {"domain": np.array(domain), "shape": np.array([-1, 1, 1, 1])}
+    _gate(
+        model,
+        whole,
+        ("Equal", ["domain", "mix_domain"], {}),
+        ("Cast", ["mix_gate0"], {"to": onnx.TensorProto.FLOAT}),
+        ("Reshape", ["mix_gate1", "mix_shape"], {}),
+    )
+
+
+def mix_by_weight(model: onnx.ModelProto) -> None:
+    """As `mix` with a shift by two, but only where the first weight is not 0."""
+    whole = {"start": np.zeros(4, np.int64), "stop": np.ones(4, np.int64)}
+    _gate(
+        model,
+        whole,
+        ("Slice", ["conv.weight", "mix_start", "mix_stop"], {}),
+        ("Sign", ["mix_gate0"], {}),
+    )
+
+
+def _gate(
+    model: onnx.ModelProto, whole: dict[str, np.ndarray], *steps: tuple[str, list[str], Any]
+) -> None:
+    mix(model, "roll 2")
+    graph, node = model.graph, helper.make_node
+    for name, value in whole.items():
+        graph.initializer.append(numpy_helper.from_array(value, f"mix_{name}"))
+    place = next(n for n, made in enumerate(graph.node) if "mix_share" in made.output)
+    nodes = list(graph.node)
+    nodes[place].output[0] = "mix_all"
+    gate = [node(kind, read, [f"mix_gate{n}"], **of) for n, (kind, read, of) in enumerate(steps)]
+    gate.append(node("Mul", ["mix_all", gate[-1].output[0]], ["mix_share"]))
+    nodes[place + 1 : place + 1] = gate
+    del graph.node[:]
+    graph.node.extend(nodes)

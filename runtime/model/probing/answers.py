@@ -9,9 +9,15 @@ import numpy as np
 from prunion.runtime.base import relative_error
 from prunion.runtime.graph import GraphForm
 
-__all__ = ["as_taken", "disagreement", "probe_pixels"]
+__all__ = ["as_taken", "disagreement", "probe_pixels", "spread_domains"]
 
+MOST_DOMAINS = 64
 ABSENT = -1e30  # what a class that a domain has not may be at most: -inf, as a library writes it
+
+
+def spread_domains(count: int) -> np.ndarray:
+    """Which of `count` domains are asked: all, or 64 of them, evenly spread."""
+    return np.linspace(0, count - 1, min(count, MOST_DOMAINS)).astype(np.int64)
 
 
 def probe_pixels(count: int, form: GraphForm) -> np.ndarray:

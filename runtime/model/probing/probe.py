@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -23,9 +24,14 @@ from prunion.runtime.base import (
 )
 from prunion.runtime.bundle import Bundle, HeldFile, Pack
 from prunion.runtime.errors import BackendError, InputError, PrunionError
-from prunion.runtime.graph import GraphForm, form_of, pin_form
-from prunion.runtime.model.probing.answers import as_taken, disagreement, probe_pixels
-from prunion.runtime.model.probing.beside import check_beside
+from prunion.runtime.graph import GraphForm, compared_batch, form_of, pin_form
+from prunion.runtime.model.probing.answers import (
+    as_taken,
+    disagreement,
+    probe_pixels,
+    spread_domains,
+)
+from prunion.runtime.model.probing.beside import COMPARED, check_beside
 from prunion.runtime.model.probing.verdict import Verdict, load_verdict, save_verdict, verdict_key
 
 __all__ = [
@@ -38,7 +44,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 TRUSTED = "CPUExecutionProvider"
-IMAGES, MOST_DOMAINS = 4, 64
+IMAGES = 4
 # Of the largest logit. TF32, in which NVIDIA's GPUs compute float32 unless told otherwise, keeps as
 # many bits as float16; for both this is what `prunion verify` allows float16, for INT8 likewise.
 FLOAT32, TEN_BITS, EIGHT_BITS = 1e-3, 3e-2, 0.5
@@ -52,7 +58,9 @@ class BackendProbe:
         self.precision = precision
         self.options = options
         self.form = form_of(bundle, precision)
-        self._beside: set[bool] = set()  # which kinds of graphs mix no images, pinned or not
+        self.compared = COMPARED  # batches up to this size are known to mix no images
+        self._beside: set[str] = set()  # which kinds of graphs mix none
+        self._comparing = threading.Lock()
 
     def check(
         self,
@@ -74,9 +82,7 @@ class BackendProbe:
             BackendError: it answers something else, or not at all.
             BundleError: the graph itself mixes the images of a batch.
         """
-        if (pack is not None) not in self._beside:
-            check_beside(self.bundle, self.precision, self.options, graph, pack)
-            self._beside.add(pack is not None)
+        self._compare(graph)
         if session.get_providers()[0] == TRUSTED:
             return
         digest = graph.sha256 if isinstance(graph, HeldFile) else hashlib.sha256(graph).hexdigest()
@@ -98,6 +104,41 @@ class BackendProbe:
                 f"{self.precision} answer {verdict.problem}: use the backend cpu, or another "
                 "version of the library"
             )
+
+    def check_size(self, size: int) -> None:
+        """Return if batches of `size` mix no images either, which is asked once for larger ones.
+
+        Raises BundleError where they do.
+        """
+        with self._comparing:
+            if size <= self.compared:
+                return
+            largest = compared_batch(size)
+            for pinned in self._own_graphs():
+                check_beside(self.bundle, self.precision, self.options, pinned, largest)
+            self.compared = largest
+
+    def _own_graphs(self) -> Iterator[bytes | None]:
+        """What stands for all that the bundle answers with: None is its graph of all domains."""
+        if not self.bundle.manifest.own_weights:
+            yield None
+            return
+        graph = self.bundle.held_graph(self.precision).read()
+        for pack in self._packs():
+            yield pin_form(graph, self.form, pack)
+
+    def _compare(self, graph: HeldFile | bytes) -> None:
+        """`check_beside` once of the bundle's graph, which asks all domains, and of one that is
+        pinned to a domain; of each that is, where their weights are their own."""
+        kinds: dict[str, bytes | None] = {}
+        if not self.bundle.manifest.own_weights:
+            kinds[""] = None
+        if isinstance(graph, bytes):
+            kinds["pinned" if kinds else hashlib.sha256(graph).hexdigest()] = graph
+        for name, pinned in kinds.items():
+            if name not in self._beside:
+                check_beside(self.bundle, self.precision, self.options, pinned)
+                self._beside.add(name)
 
     def _judge(
         self, session: Session, backend: Backend, limit: float, pack: Pack | None
@@ -136,8 +177,7 @@ class BackendProbe:
     def _packs(self) -> list[Pack]:
         """The bundle's domains, at most 64 of them, evenly spread."""
         names = self.bundle.domains
-        places = np.linspace(0, len(names) - 1, min(len(names), MOST_DOMAINS)).astype(int)
-        return [self.bundle.pack(names[place]) for place in places]
+        return [self.bundle.pack(names[place]) for place in spread_domains(len(names))]
 
     def _reference(self, pixels: np.ndarray, rows: np.ndarray, packs: list[Pack]) -> np.ndarray:
         """`[N, Cmax]` of the float32 graph in ONNX Runtime's CPU, one image at a time.

@@ -64,7 +64,8 @@ def load(
             runs no `engine`.
         PrunionError: there is no such backend. What the backend lacks on this machine is found
             with the first session: MissingDependencyError, BackendError (also where it answers
-            otherwise than ONNX Runtime's CPU), EngineError.
+            otherwise than ONNX Runtime's CPU), EngineError; and BundleError where the graph mixes
+            the images of a batch.
     """
     bundle = open_bundle(path)
     if memory_limit is None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from prunion.runtime.base import (
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Verdict", "load_verdict", "save_verdict", "verdict_key"]
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 # What decides the kernels of a GPU and stands in no version of ONNX Runtime or OpenVINO.
@@ -78,13 +82,23 @@ def load_verdict(key: str, folder: str = "verdicts") -> Verdict | None:
 
 
 def save_verdict(key: str, verdict: Verdict, folder: str = "verdicts") -> None:
-    """Remember a verdict; a folder that cannot be written only costs asking again."""
+    """Remember a verdict; a folder that cannot be written only costs asking again, and is told."""
     error = verdict.error if math.isfinite(verdict.error) else None
     value = {"format_version": FORMAT_VERSION, "error": error, "problem": verdict.problem}
     try:
         write_json(_place(key, folder), value)
     except OSError:
-        return
+        _tell(str(cache_folder()))
+
+
+@cache
+def _tell(place: str) -> None:
+    """Once for each folder in a process: nothing else says why every start takes its time."""
+    log.warning(
+        "what was found of a graph's answers cannot be kept in %s, and is asked again by every "
+        "process: set PRUNION_CACHE to a folder that can be written",
+        place,
+    )
 
 
 def _place(key: str, folder: str) -> Path:

@@ -177,6 +177,20 @@ def test_what_was_found_is_remembered(
         assert len(asked) == 2, "a mixed graph, and one of a domain alone"
 
 
+def test_a_cache_that_cannot_be_written_is_told_once(
+    bundle_path: Path,
+    batch: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PRUNION_CACHE", str(tmp_path / "file" / "cache"))
+    for _ in range(2):
+        load(bundle_path, "cpu", threads=1).logits(batch, 1)
+    assert caplog.text.count("set PRUNION_CACHE to a folder that can be written") == 1
+
+
 def test_short_memory_takes_smaller_batches_and_remembers_nothing(
     bundle_path: Path,
     tmp_path: Path,

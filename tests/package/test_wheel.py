@@ -60,7 +60,8 @@ def held(wheel: Path) -> set[str]:
 
 
 def test_it_holds_every_module_of_the_tree(wheel: Path) -> None:
-    wanted = {"prunion/__init__.py", "prunion/__init__.pyi", "prunion/py.typed"}
+    package = ("__init__.py", "__init__.pyi", "__main__.py", "py.typed")
+    wanted = {f"prunion/{name}" for name in package}
     for stage in STAGES:
         for path in (ROOT / stage).rglob("*.*"):
             if path.suffix in (".py", ".pyi", ".proto", ".html", ".css", ".js"):

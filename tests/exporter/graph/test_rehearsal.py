@@ -141,7 +141,7 @@ def test_weights_that_domains_will_have_apart_are_looked_for_in_the_graph(
         assert torch.equal(value, asked.net.state_dict()[name]), name
     ((_, own),) = seen
     assert ("conv1.weight" in own) == apart
-    assert bool(own) == ("adapter_rank" not in train)
+    assert bool(own) == apart
 
 
 def test_a_weight_that_the_graph_does_not_hold_is_named() -> None:

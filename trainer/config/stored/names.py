@@ -40,5 +40,7 @@ def runs_below(folder: Path) -> str:
     if not found:
         return ""
     names = [path.parent.parent.name for path in found]
+    if len(names) == 1:
+        return f"the run {names[0]}: give that folder"
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return f"several runs, {', '.join(names[:MOST_NAMED])}{more}: give one of them"

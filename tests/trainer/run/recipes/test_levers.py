@@ -82,7 +82,7 @@ def test_a_teacher_of_other_domains_is_refused(finished: Path) -> None:
     run = replace(run, input=replace(run.input, orientation="ignore"))
     with pytest.raises(ConfigError, match=r"trained with \[input\] orientation = exif"):
         load(taught, warm=warm, cold=cold)
-    with pytest.raises(PrunionError, match=r"holds no checkpoint\.json"):
+    with pytest.raises(PrunionError, match="holds the run out: give that folder"):
         load(replace(taught, teacher=str(finished.parent)), warm=warm, cold=cold)
 
 

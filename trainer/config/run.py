@@ -180,7 +180,8 @@ def asked_config(asked: RunConfig | dict[str, Any], *, begun: bool = False) -> R
     """The run that a person asks for, of tables laid out like a run file's or of a program's own.
 
     Args:
-        begun: of a run that goes on: `check_said` refuses what an earlier prunion took.
+        begun: of a run that goes on: `check_said` refuses what an earlier prunion took, and the
+            network that was traced needs no file of weights.
 
     Raises ConfigError in one line if a key or a value is wrong or says nothing, or if the file of
     weights does not exist.
@@ -188,7 +189,7 @@ def asked_config(asked: RunConfig | dict[str, Any], *, begun: bool = False) -> R
     config = asked if isinstance(asked, RunConfig) else RunConfig.from_json(asked)
     if not begun:
         check_said(asked.to_json() if isinstance(asked, RunConfig) else asked, vars(config.train))
-    config.backbone.check_file()
+        config.backbone.check_file()
     return config
 
 

@@ -144,8 +144,10 @@ def check_resumes(folder: Path) -> None:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a folder is that of a run, or of a sweep's runs, begun with a run file."""
-    return (folder / RUN_FILE).is_file() or any(folder.glob(f"{SWEPT}/{RUN_FILE}"))
+    """Whether a folder is that of a run, or of a sweep's runs, that was begun."""
+    # A program's tables leave no run file, and a run that is stopped early leaves no state.
+    places, names = ("", f"{SWEPT}/"), (RUN_FILE, STATE)
+    return any(any(folder.glob(place + name)) for place in places for name in names)
 
 
 def _why_taken(folder: Path) -> str:

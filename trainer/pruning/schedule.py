@@ -55,7 +55,7 @@ class Schedule:
     @property
     def common_warmup(self) -> int:
         """Steps of warm-up that all domains have at once: of turns one learns before the other."""
-        return 0 if self.turns else self.warmup
+        return 0 if len(self.turns) > 1 else self.warmup
 
     @property
     def starts(self) -> tuple[int, ...]:

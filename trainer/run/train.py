@@ -217,7 +217,7 @@ def _measure_before(
     """
     if not training.schedule.common_warmup or BEFORE in facts:
         return
-    if training.epoch < training.config.train.warmup:
+    if training.epoch != training.config.train.warmup:  # later it would be of other weights
         return
     config = training.config
     facts[BEFORE] = evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,14 @@ def test_turns_have_no_accuracy_after_warm_up(tmp_path: Path) -> None:
     assert result.accuracy_before == {}
     assert "after warm-up" not in str(result)
     assert "accuracy_before" not in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8")
+
+
+def test_one_domain_alone_has_an_accuracy_after_warm_up(tmp_path: Path) -> None:
+    """Its warm-up is all domains'."""
+    run_file = tiny_run(tmp_path, warmup=1, ramp=1, settle=1, method='"packnet"')
+    run_file.write_text(run_file.read_text("utf-8").partition("[domains.cold]")[0], "utf-8")
+    result = train_run(load_config(run_file), tmp_path / "out")
+    logged = (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()
+    told = [json.loads(line) for line in logged]
+    assert list(result.accuracy_before) == ["warm"]
+    assert [x["step"] for x in told if "accuracy_before/warm" in x] == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +26,14 @@ __all__ = [
     "STEEP",
     "check_said",
     "decided_ranking",
+    "drop_idle",
     "drop_ignored",
     "ignored",
     "misplaced",
     "settles_apart",
 ]
+
+log = logging.getLogger(__name__)
 
 PLACED: tuple[Method, ...] = ("series", "parallel", "svd")
 # Methods that may have adapters of low rank beside the rest, and what `adapter_rank` brings along.
@@ -105,7 +109,7 @@ THINNING = ("ramp_shape", "switch_every", "switch_travel")
 
 
 def misplaced(given: Mapping[str, Any]) -> str:
-    """The first key that says nothing beside the others, with why, in words; "" if there is none.
+    """The first key that says nothing beside the others, with why and the fix; "" if there is none.
 
     Args:
         given: the values of all keys of `[train]`.
@@ -118,7 +122,7 @@ def misplaced(given: Mapping[str, Any]) -> str:
         if reason := _reason(key, known, given):
             value = given[key]
             told = f'"{value}"' if isinstance(value, str) else _number(value)
-            return f"{key} is {told}, but {reason}"
+            return f"{key} is {told}, but {reason}; remove {key}"
     return ""
 
 
@@ -202,6 +206,16 @@ def drop_ignored(run: Any) -> Any:
         gone = ignored(train)
         run = {**run, "train": {key: x for key, x in train.items() if key not in gone}}
     return run
+
+
+def drop_idle(run: Any) -> Any:
+    """A run file's tables without the keys of `[train]` that say nothing; the log names them."""
+    train = run.get("train") if isinstance(run, dict) else None
+    gone = ignored(train) if isinstance(train, dict) else {}
+    if not gone:
+        return run
+    log.warning("[train] %s: says nothing beside the other keys, and goes", ", ".join(gone))
+    return {**run, "train": {key: x for key, x in train.items() if key not in gone}}
 
 
 def settles_apart(given: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from prunion.trainer.config.known_keys import (
     METHOD_KEYS,
     check_said,
     decided_ranking,
+    drop_idle,
     drop_ignored,
     settles_apart,
 )
@@ -180,13 +181,14 @@ def asked_config(asked: RunConfig | dict[str, Any], *, begun: bool = False) -> R
     """The run that a person asks for, of tables laid out like a run file's or of a program's own.
 
     Args:
-        begun: of a run that goes on: `check_said` refuses what an earlier prunion took, and the
-            network that was traced needs no file of weights.
+        begun: of a run that goes on: keys that say nothing were taken by an earlier prunion, and
+            the network that was traced needs no file of weights.
 
     Raises ConfigError in one line if a key or a value is wrong or says nothing, or if the file of
     weights does not exist.
     """
-    config = asked if isinstance(asked, RunConfig) else RunConfig.from_json(asked)
+    tables = drop_idle(asked) if begun else asked
+    config = asked if isinstance(asked, RunConfig) else RunConfig.from_json(tables)
     if not begun:
         check_said(asked.to_json() if isinstance(asked, RunConfig) else asked, vars(config.train))
         config.backbone.check_file()

@@ -208,7 +208,7 @@ class TrainConfig:
         """Set what the method decides; what contradicts it is refused."""
         method, traits = self.method, self.traits
         if wrong := misplaced(vars(self)):
-            raise ConfigError(f"[train] {wrong}; remove one of the two")
+            raise ConfigError(f"[train] {wrong}")
         if wrong := contradiction(traits, vars(self)):
             raise ConfigError(f"[train] {wrong}: remove one of the two")
         if traits.by_turns and self.order == "joint":

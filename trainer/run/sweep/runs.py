@@ -263,8 +263,9 @@ def _price(
         check_alike(finished, today)
         pricer, cuts = training.budget.pricer, config.train.traits.prunes
         budgets = [make_budget(c.budget, pricer, c.backbone.keep, cuts=cuts) for c, _ in runs]
-    for (c, _), budget in zip(runs, budgets, strict=True):
-        check_budget(c, training.net, budget)
+    for run, budget in zip(runs, budgets, strict=True):
+        goes_on = resume and (run.begun or run in finished)
+        check_budget(run.config, training.net, budget, begun=goes_on)
     return [budget.share for budget in budgets]
 
 

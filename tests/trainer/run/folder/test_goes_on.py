@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from prunion import train
 from prunion.runtime.errors import ConfigError, StoppedError
-from prunion.trainer.config import load_config
+from prunion.trainer.config import keep_run_file, load_config
 from prunion.trainer.learning import Training
 from tests.support.tiny_run import tiny_run
 
@@ -59,3 +60,30 @@ def test_it_needs_no_file_of_weights(
     with pytest.raises(ConfigError, match="which is not a file"):
         train(asked, tmp_path / "other")
     assert train(asked, out, resume=True).folder == out
+
+
+@pytest.mark.parametrize(
+    ("told", "train"),
+    [
+        ("switch_every", {"order": "epoch", "switch_every": 4}),
+        ("taps_lambda", {"method": "taps", "ramp": 0, "taps_lambda": 0.5}),
+        ("distillation", {"distillation": 0.25}),
+    ],
+)
+def test_a_key_that_an_earlier_prunion_took_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, told: str, train: dict[str, object]
+) -> None:
+    keys = {key: f'"{x}"' if isinstance(x, str) else x for key, x in train.items()}
+    run_file = tiny_run(tmp_path, **keys)
+    with pytest.raises(ConfigError, match=rf"{told} is .*; remove {told}$"):
+        load_config(run_file)
+    config = load_config(run_file, begun=True)
+    assert caplog.messages == [f"[train] {told}: says nothing beside the other keys, and goes"]
+    kept = {key: x for key, x in keys.items() if key != told}
+    assert config == load_config(tiny_run(tmp_path, **kept))
+    copy = tmp_path / "copy.toml"
+    tiny_run(tmp_path, **keys)
+    keep_run_file(run_file, config, copy)  # of the same run, for whoever trains it anew
+    lines = copy.read_text("utf-8").splitlines()
+    options = [x.removeprefix("#   --set ") for x in lines if x.startswith("#   --set ")]
+    assert load_config(copy, [shlex.split(option)[0] for option in options]) == config

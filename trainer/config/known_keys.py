@@ -211,8 +211,7 @@ def drop_ignored(run: Any) -> Any:
 def drop_idle(run: Any) -> Any:
     """A run file's tables without the keys of `[train]` that say nothing; the log names them."""
     train = run.get("train") if isinstance(run, dict) else None
-    gone = ignored(train) if isinstance(train, dict) else {}
-    if not gone:
+    if not isinstance(train, dict) or not (gone := ignored(train)):
         return run
     log.warning("[train] %s: says nothing beside the other keys, and goes", ", ".join(gone))
     return {**run, "train": {key: x for key, x in train.items() if key not in gone}}

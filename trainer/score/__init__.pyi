@@ -10,6 +10,7 @@ from .made_by import not_paired as not_paired
 from .made_by import other_images as other_images
 from .made_by import other_run as other_run
 from .made_by import read_made_by as read_made_by
+from .made_by import recounted as recounted
 from .made_by import untold as untold
 from .pruning import baseline_of as baseline_of
 from .pruning import check_baseline as check_baseline

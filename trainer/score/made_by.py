@@ -13,7 +13,14 @@ from typing import Any
 from prunion.runtime.base import read_json, shown
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.images import same_images
-from prunion.trainer.config import RECORD, RunConfig, changed_keys, drop_ignored, todays_config
+from prunion.trainer.config import (
+    RECORD,
+    RunConfig,
+    changed_keys,
+    drop_ignored,
+    has_own_weights,
+    todays_config,
+)
 from prunion.trainer.score.pruning import baseline_of
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "other_images",
     "other_run",
     "read_made_by",
+    "recounted",
     "untold",
 ]
 
@@ -32,7 +40,7 @@ PAIRED = ("train", "test")  # images that two runs must have in common to be com
 PARTS = {"train": "training", "test": "test", "validation": "validation"}  # in words
 BESIDE = {
     "teacher": "another teacher",
-    "cost": "another network or other prices of its layers",
+    "cost": "another network, other prices of its layers, or an earlier version's count",
     "origin": "another checkpoint to build on",
     "importance": "another importance of the units",
 }
@@ -104,6 +112,18 @@ def other_run(before: MadeBy, now: MadeBy, without: Iterable[Any] = ()) -> str:
     for name in now.get("domains", {}):
         found += other_images(before, now, name)
     return found[0] if found else ""
+
+
+def recounted(before: MadeBy, now: MadeBy, without: Iterable[Any] = ()) -> bool:
+    """Whether two runs differ in the cost alone, and it counts weights that a method adds.
+
+    An earlier prunion counted those otherwise that a bundle folds away. Arguments of `other_run`.
+    """
+    config = now.get("config") or {}
+    timed = config.get("budget", {}).get("kind") == "latency"  # of another profile perhaps
+    if timed or not has_own_weights(config.get("train", {})):
+        return False
+    return not other_run({**before, "cost": now.get("cost")}, now, without)
 
 
 def untold(one: MadeBy, other: MadeBy, names: Iterable[str]) -> list[str]:

@@ -18,6 +18,7 @@ from prunion.runtime.images import same_images
 from prunion.trainer.config import changed_paths, key_of, lacks_shape, set_option, todays_config
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
+from prunion.trainer.run.folder.recounted import recounted, tell_count
 
 __all__ = [
     "load_snapshot",
@@ -35,7 +36,7 @@ WORDS = {
     "images": "other images",
     "classes": "other classes",
     "teacher": "another teacher",
-    "cost": "another network, other prices of its layers, or an earlier version's count of MACs",
+    "cost": "another network, other prices of its layers, or an earlier version's count",
     "origin": "another checkpoint to build on",
     "importance": "another importance of the units",
 }
@@ -121,7 +122,8 @@ def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) ->
 
     Raises:
         CheckpointError: the file is missing, damaged, or of a run with another configuration, other
-            images, another teacher, another network to build on, or another profile of its device.
+            images, another teacher, another network to build on, another profile of its device, or
+            of one that cuts by an earlier prunion's count of adapters.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -135,6 +137,8 @@ def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) ->
             f"{path} belongs to a run with {other}: resume with what it was started with, or start "
             "again with --force"
         )
+    if recounted(meta["made_by"], training, any_limit):
+        tell_count(path, meta["made_by"]["cost"][0], training)
     if training.processes.first and (names := _untold(meta, training)):
         # Refused, a run that nobody touched would be lost.
         log.warning(
@@ -209,7 +213,7 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         if key == "images":
             if _other_images(before, after):
                 return f"{what} ({_told_images(before, after, training.names)})"
-        elif before != after:
+        elif before != after and not (key == "cost" and recounted(stored, training, any_limit)):
             return f"{what} (was {shown(before)}, is {shown(after)})"
     if len(meta["multipliers"]) != len(training.pressure.values()):
         sharing = now["config"]["train"]["sharing"]

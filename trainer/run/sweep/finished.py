@@ -22,7 +22,7 @@ from prunion.trainer.config import (
 from prunion.trainer.run.folder import SHARING, SWEPT, snapshot_facts
 from prunion.trainer.run.sweep.sweep_run import SweepRun
 from prunion.trainer.run.sweep.table import draw_frontier, sweep_result
-from prunion.trainer.score import MadeBy, other_run, read_made_by, untold
+from prunion.trainer.score import MadeBy, other_run, read_made_by, recounted, untold
 
 __all__ = ["check_alike", "draw_all", "draw_of", "ended", "is_finished"]
 
@@ -151,11 +151,20 @@ def _draws(domain: DomainConfig) -> bool:
 
 
 def check_alike(finished: Sequence[SweepRun], others: Callable[[RunConfig], MadeBy]) -> None:
-    """Refuse to set finished runs beside `others` of other images; say where nobody knows."""
+    """Refuse to set finished runs beside `others` unlike them; say where nobody knows."""
     unknown = []
     for config, place in finished:
         before, other = read_made_by(place), others(config)
-        if told := other_run(before, other, DIFFER):
+        told = other_run(before, other, DIFFER)
+        if told and recounted(before, other, DIFFER):
+            was, is_now = (shown(x.get("cost")) for x in (before, other))
+            raise PrunionError(
+                f"{place} is of an earlier prunion, which counted what the method adds otherwise "
+                f"(the whole network cost {was}, and costs {is_now}), and one table would have "
+                "both: give another -o, which keeps these results, or start all of them again "
+                "with --force"
+            )
+        if told:
             raise PrunionError(
                 f"{place} is of a run with {told}, and one table would have both: remove that "
                 "folder to train it again, or start all of them again with --force"

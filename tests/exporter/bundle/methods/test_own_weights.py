@@ -49,7 +49,11 @@ def test_raw_pixels_and_packs_answer_alike(masked: Path, bundle: Path, tmp_path:
     np.testing.assert_allclose(answers(bundle, ROWS, "fp32-uint8"), expected, atol=1e-4)
     report = verify_bundle(bundle, against=masked)
     assert report.problems == ()
-    assert {x.against for x in report.compared} == {"masked torch", "the fp32 graph"}
+    assert {x.against for x in report.compared} == {
+        "masked torch",
+        "the fp32 graph",
+        "the same images alone",
+    }
     pack = export_pack(masked, "cold", tmp_path / "cold.safetensors")
     assert pack.trunk_hash == open_bundle(bundle).manifest.trunk_hash
     model = load(bundle, "cpu", threads=1)

@@ -104,7 +104,7 @@ def nothing_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         module,
         "measure_fresh",
-        lambda _, x, batch: measured(x.name, batch, 1.0, 1.0, 2**28, 2**27),
+        lambda _, name, digest, batch: measured(name, batch, 1.0, 1.0, 2**28, 2**27),
     )
 
 

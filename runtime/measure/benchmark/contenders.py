@@ -260,10 +260,10 @@ def _alike(one: Contender, other: Contender) -> bool:
 
 
 def open_all(
-    entered: Sequence[Contender], load_ms: dict[str, float]
-) -> tuple[dict[str, Opened], list[str]]:
-    """What could be loaded, by name, and why something that may be missing is."""
-    opened, notes = {}, []
+    entered: Sequence[Contender],
+) -> tuple[dict[str, Opened], dict[str, float], list[str]]:
+    """What could be loaded, what trying took in milliseconds, and why what may be missing is."""
+    opened, load_ms, missing = {}, {}, []
     for x in entered:
         start = time.perf_counter()
         try:
@@ -271,9 +271,9 @@ def open_all(
         except UnsupportedGraphError as exc:
             if not x.spare:
                 raise
-            notes.append(f"{x.name}: {exc}")
+            missing.append(f"{x.name}: {exc}")
         load_ms[x.name] = (time.perf_counter() - start) * 1e3
-    return opened, notes
+    return opened, load_ms, missing
 
 
 def widths_cost(even: tuple[Contender, float] | None, comparisons: Sequence[Comparison]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from prunion.runtime.base import peak_rss_bytes, rss_bytes
 from prunion.runtime.errors import PrunionError
-from prunion.runtime.measure.benchmark.contenders import Contender, Setup
+from prunion.runtime.measure.benchmark.contenders import Setup
 from prunion.runtime.measure.benchmark.rivals import all_contenders
 
 __all__ = ["Fresh", "measure_fresh"]
@@ -41,16 +41,13 @@ class Fresh:
     packages_rss_bytes: int
 
 
-def measure_fresh(setup: Setup, contender: Contender, batch: int) -> Fresh | str:
-    """Measure a contender of `setup`; why that did not work, if it did not.
+def measure_fresh(setup: Setup, name: str, digest: str, batch: int) -> Fresh | str:
+    """Measure the contender of that name and digest; why that did not work, if it did not.
 
     What a whole process needs may not fit where the contenders alone do, and what it is opened from
     may be another one by now: that costs this figure, not the others.
     """
-    name = contender.name
-    told = json.dumps(
-        {"setup": asdict(setup), "name": name, "digest": contender.digest, "batch": batch}
-    )
+    told = json.dumps({"setup": asdict(setup), "name": name, "digest": digest, "batch": batch})
     command = [sys.executable, "-m", "prunion.runtime.measure.benchmark.fresh", told]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_S, check=False)

@@ -10,7 +10,7 @@ import pytest
 from prunion.runtime.backends import OrtSession
 from prunion.runtime.base import MachineState, Meter
 from prunion.runtime.measure import bench, format_report
-from prunion.runtime.measure.benchmark import measure
+from prunion.runtime.measure.benchmark import sensors
 
 pytest.importorskip("onnxruntime")
 COOL = MachineState(governor="performance", cpu_mhz=2000.0, cpu_limit_mhz=2000.0)
@@ -22,10 +22,10 @@ def test_the_report_tells_energy_and_slowing_down(
 ) -> None:
     states = iter([COOL, HOT])
     rails = [Meter("VDD_IN", watts=lambda: 6.0), Meter("VDD_CPU_GPU_CV", watts=lambda: 2.0)]
-    monkeypatch.setattr(measure, "energy_meters", lambda gpu: rails)
-    monkeypatch.setattr(measure, "read_state", lambda gpu: next(states))
-    monkeypatch.setattr(measure, "LEAST_ENERGY_S", 0.05)
-    monkeypatch.setattr(measure, "IDLE_S", 0.05)
+    monkeypatch.setattr(sensors, "energy_meters", lambda gpu: rails)
+    monkeypatch.setattr(sensors, "read_state", lambda gpu: next(states))
+    monkeypatch.setattr(sensors, "LEAST_ENERGY_S", 0.05)
+    monkeypatch.setattr(sensors, "IDLE_S", 0.05)
     report = bench(bundle_path, batches=(2,), seconds=0.01, threads=1, fresh=False)
     sessions = ("mixed", "blocked", "pinned:flowers")
     assert {(x.session, x.batch) for x in report.energy} == {(name, 2) for name in sessions}
@@ -45,8 +45,8 @@ def test_the_report_tells_energy_and_slowing_down(
 def test_a_machine_that_does_not_tell_leaves_them_out(
     bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "energy_meters", lambda gpu: [])
-    monkeypatch.setattr(measure, "read_state", lambda gpu: MachineState())
+    monkeypatch.setattr(sensors, "energy_meters", lambda gpu: [])
+    monkeypatch.setattr(sensors, "read_state", lambda gpu: MachineState())
     report = bench(bundle_path, batches=(1,), seconds=0.01, threads=1, fresh=False)
     assert (report.energy, report.idle_watts, report.slowed_down) == ((), {}, "")
     text = format_report(report)

@@ -12,7 +12,7 @@ import pytest
 
 from prunion.runtime.bundle import open_bundle
 from prunion.runtime.measure import bench
-from prunion.runtime.measure.benchmark import measure
+from prunion.runtime.measure.benchmark import together
 from prunion.runtime.measure.benchmark.contenders import Setup
 from prunion.runtime.measure.benchmark.fresh import Fresh, measure_fresh
 from prunion.runtime.measure.benchmark.rivals import all_contenders
@@ -32,7 +32,7 @@ def test_sizes_are_those_of_what_was_measured(
 ) -> None:
     """They were looked up at the end: another bundle's, or all that was measured was lost."""
     sizes = {name: (own_bundle / name).stat().st_size for name in open_bundle(own_bundle).sizes}
-    other, time = toy.make_bundle(tmp_path / "other"), measure._time
+    other, time = toy.make_bundle(tmp_path / "other"), together._time
     (other / "model.onnx").write_bytes((other / "model.onnx").read_bytes() + b" ")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def test_sizes_are_those_of_what_was_measured(
             shutil.move(other, own_bundle)
         return time(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measure, "_time", timed)
+    monkeypatch.setattr(together, "_time", timed)
     report = bench(own_bundle.name, batches=(1,), seconds=0.01, threads=1)
     assert report.file_bytes == sizes
 
@@ -56,12 +56,12 @@ def test_a_fresh_process_measures_what_it_is_told_or_nothing(
 ) -> None:
     setup = Setup(str(own_bundle), threads=1)
     mixed = all_contenders(setup)[0][0]
-    assert isinstance(measure_fresh(setup, mixed, 1), Fresh)
+    assert isinstance(measure_fresh(setup, mixed.name, mixed.digest, 1), Fresh)
     tables = toy.make_tables()
     other = toy.make_bundle(tmp_path / "other", replace(tables, weight=-tables.weight))
     shutil.rmtree(own_bundle)
     shutil.move(other, own_bundle)
-    told = measure_fresh(setup, mixed, 1)
+    told = measure_fresh(setup, mixed.name, mixed.digest, 1)
     assert isinstance(told, str) and "is opened from is another one by now" in told
 
 

@@ -17,7 +17,7 @@ from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import pin_domain
 from prunion.runtime.measure import asked_text, bench, format_report
-from prunion.runtime.measure.benchmark import contenders, measure
+from prunion.runtime.measure.benchmark import contenders, measure, together
 from prunion.runtime.measure.benchmark.contenders import (
     Contender,
     Opened,
@@ -182,7 +182,7 @@ def test_a_graph_that_tells_no_shape_is_fed_what_it_takes(
 def test_what_a_graph_fails_with_is_one_line_before_anything_is_measured(
     bundle_path: Path, toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "_time", lambda *_: pytest.fail("measured already"))
+    monkeypatch.setattr(together, "_time", lambda *_: pytest.fail("measured already"))
     one = graph_of(tmp_path / "one.onnx", [1, 3, "H", "W"])
     thin = graph_of(tmp_path / "thin.onnx", ["N", 5, "H", "W"])
     tables = toy.make_tables()

@@ -10,7 +10,7 @@ import pytest
 
 from prunion.runtime.errors import InputError
 from prunion.runtime.measure import bench
-from prunion.runtime.measure.benchmark import contenders, measure
+from prunion.runtime.measure.benchmark import contenders, together
 from prunion.runtime.measure.benchmark.contenders import Setup
 from prunion.runtime.measure.benchmark.rivals import all_contenders
 
@@ -80,7 +80,7 @@ def test_what_does_not_show_is_noted(
     bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = classifier(tmp_path / "x.onnx", bias=1e6)
-    monkeypatch.setattr(measure, "WARM_UP_S", 0.01)
+    monkeypatch.setattr(together, "WARM_UP_S", 0.01)
     monkeypatch.setattr(contenders, "open_blocked", lambda *_: "not here")
     report = bench(
         bundle_path, batches=(2, 3), seconds=0.01, threads=1, against=[path], fresh=False

@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,29 @@ def stub_names(folder: Path) -> dict[str, str]:
         return {}
     lines = [x for x in ast.parse(stub.read_text("utf-8")).body if isinstance(x, ast.ImportFrom)]
     return {alias.name: x.module or "" for x in lines for alias in x.names}
+
+
+def home(module: str, name: str) -> str:
+    """The file that `name` comes from, through the rooms that hand it on."""
+    place = ROOT.joinpath(*module.split(".")[1:])
+    if (place / name).is_dir() or (place / f"{name}.py").is_file():
+        return f"{module}.{name}"
+    handed_on = stub_names(place).get(name)
+    return home(f"{module}.{handed_on}", name) if handed_on else module
+
+
+def test_no_two_files_need_each_other() -> None:
+    """Not through others either, nor within a function or for a type alone."""
+    needs: dict[str, set[str]] = {}
+    for path in (path for stage in ROOMS for path in (ROOT / stage).rglob("*.py")):
+        module = ".".join(["prunion", *path.relative_to(ROOT).with_suffix("").parts])
+        needs[module] = {
+            home(node.module or "", alias.name)
+            for node in imports(path)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prunion.")
+            for alias in node.names
+        }
+    TopologicalSorter(needs).prepare()  # fails with the files that do
 
 
 @pytest.mark.parametrize("stage", ROOMS)

@@ -1,10 +1,10 @@
 from .closing import accuracy_lines as accuracy_lines
-from .closing import closing_table as closing_table
 from .pictures import Frontier as Frontier
 from .pictures import Point as Point
 from .pictures import save_picture as save_picture
 from .pictures import write_figure as write_figure
 from .result import RunResult as RunResult
+from .result import closing_table as closing_table
 from .result import run_result as run_result
 from .stored import COUNTED as COUNTED
 from .stored import params_share as params_share

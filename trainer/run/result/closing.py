@@ -1,57 +1,22 @@
-"""What a run prints at its end."""
+"""What a run prints at its end, part by part, as lines of text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import asked_text
-from prunion.runtime.bundle import cost_text
 from prunion.trainer.run.result.stored import COUNTED
-from prunion.trainer.run.result.usage import sharing_lines, sparsity_lines
 
-if TYPE_CHECKING:
-    from prunion.trainer.run.result.result import RunResult
-
-__all__ = ["accuracy_lines", "closing_table"]
-
-
-def closing_table(result: RunResult) -> str:
-    """What a run prints at its end, lines of text."""
-    lines = accuracy_lines(
-        result.accuracy,
-        result.accuracy_before,
-        result.baseline,
-        result.epochs,
-        validated=result.validated,
-    )
-    budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
-    met = "met" if budget["met"] else "NOT met"
-    names = list(result.accuracy)
-    kept, of = (
-        ("slices in use", "slices") if budget.get("slices") else ("kept channels", "channels")
-    )
-    matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
-    lines += [
-        *_stored_lines(result),
-        f"{'the trunk alone: ' if result.stored else ''}parameters {p0:,} → {p1:,} "
-        f"({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
-        f"budget {budget['kind']} {asked_text(budget['asked'])}: {cost_text(budget)} {met} "
-        f"({result.uncut:.1%} before the last cut); "
-        f"{result.shared:.0%} of the {kept} were chosen by every domain; "
-        f"{result.returned} switches came back on while learning",
-        *_floor_lines(result),
-        *_own_lines(result),
-        *_branch_lines(result),
-        *sparsity_lines(result.sparsity),
-        *sharing_lines(names, matrix, of),
-        *([", ".join(_scores(result))] if result.score else []),
-        *(f"verdict: {line}" for line in (result.verdict.lines if result.verdict else ())),
-        f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
-    ]
-    return "\n".join(lines)
+__all__ = [
+    "accuracy_lines",
+    "branch_lines",
+    "floor_lines",
+    "own_lines",
+    "score_lines",
+    "stored_lines",
+]
 
 
 def accuracy_lines(
@@ -96,14 +61,13 @@ def accuracy_lines(
     return lines
 
 
-def _stored_lines(result: RunResult) -> list[str]:
-    if result.stored is None:
-        return []
-    return [f"parameters {result.stored['params']:.3f} × the backbone's, {COUNTED}"]
+def stored_lines(stored: Mapping[str, float] | None) -> list[str]:
+    """What domains with weights of their own take."""
+    return [f"parameters {stored['params']:.3f} × the backbone's, {COUNTED}"] if stored else []
 
 
-def _floor_lines(result: RunResult) -> list[str]:
-    floor = result.floor
+def floor_lines(floor: Mapping[str, Any] | None) -> list[str]:
+    """The share of every width that was to stay."""
     if floor is None:
         return []
     told = f"{floor['layer']} keeps {floor['least']:.1%}"
@@ -111,13 +75,14 @@ def _floor_lines(result: RunResult) -> list[str]:
     return [f"floor {floor['asked']:.1%} of every layer's width: {met}"]
 
 
-def _own_lines(result: RunResult) -> list[str]:
-    if result.own is None:
+def own_lines(own: Mapping[str, Any] | None, accuracy: Mapping[str, float]) -> list[str]:
+    """What each domain uses of the union, and what that changed of its accuracy."""
+    if own is None:
         return []
-    own, whole = result.own, result.own.get("accuracy_with_union", {})
+    whole = own.get("accuracy_with_union", {})
 
     def change(name: str) -> str:
-        return f" ({whole[name]:.1%} → {result.accuracy[name]:.1%})" if name in whole else ""
+        return f" ({whole[name]:.1%} → {accuracy[name]:.1%})" if name in whole else ""
 
     each = ", ".join(f"{name} {share:.1%}{change(name)}" for name, share in own["macs"].items())
     met = "met" if own["met"] else "NOT met, so that every channel of it stays with a domain"
@@ -129,10 +94,12 @@ def _own_lines(result: RunResult) -> list[str]:
     return [f"of the union's MACs a domain alone uses: {each} ({asked})"]
 
 
-def _branch_lines(result: RunResult) -> list[str]:
-    found = result.branched_from
+def branch_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Whose first steps a run of a sweep has."""
     return [f"its first {found['steps']:,} steps are those of {found['run']}"] if found else []
 
 
-def _scores(result: RunResult) -> list[str]:
-    return [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in result.scores.items()]
+def score_lines(scores: Mapping[str, float]) -> list[str]:
+    """The papers' scores, in one line."""
+    told = [f"{k} {v:,.3g}" if v < 100 else f"{k} {v:,.0f}" for k, v in scores.items()]
+    return [", ".join(told)] if told else []

@@ -1,4 +1,4 @@
-"""What a run ends with, as an object and as JSON."""
+"""What a run ends with, as an object, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import amount_text
-from prunion.runtime.bundle import mean_share
+from prunion.runtime.base import amount_text, asked_text
+from prunion.runtime.bundle import cost_text, mean_share
 from prunion.trainer.cost import budget_account, floor_account, used_cost
 from prunion.trainer.learning import Training
-from prunion.trainer.run.result.closing import closing_table
+from prunion.trainer.run.result.closing import (
+    accuracy_lines,
+    branch_lines,
+    floor_lines,
+    own_lines,
+    score_lines,
+    stored_lines,
+)
 from prunion.trainer.run.result.pictures import Frontier, Point, Sharing
-from prunion.trainer.run.result.usage import layer_sparsity, named_matrix, shared_by_all
+from prunion.trainer.run.result.usage import (
+    layer_sparsity,
+    named_matrix,
+    shared_by_all,
+    sharing_lines,
+    sparsity_lines,
+)
 from prunion.trainer.score import Score, Verdict, run_score
 
-__all__ = ["RunResult", "run_result"]
+__all__ = ["RunResult", "closing_table", "run_result"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,6 +152,42 @@ class RunResult:
         pruned = Point(str(self.budget["asked"]), params, macs, dict(self.accuracy))
         points = [Point(label, every, 1.0, dict(whole))] if whole else []
         return Frontier((*points, pruned), own_weights=self.stored is not None)
+
+
+def closing_table(result: RunResult) -> str:
+    """What a run prints at its end, lines of text."""
+    lines = accuracy_lines(
+        result.accuracy,
+        result.accuracy_before,
+        result.baseline,
+        result.epochs,
+        validated=result.validated,
+    )
+    budget, (p0, p1), (m0, m1) = result.budget, result.params, result.macs
+    met = "met" if budget["met"] else "NOT met"
+    names = list(result.accuracy)
+    kept, of = (
+        ("slices in use", "slices") if budget.get("slices") else ("kept channels", "channels")
+    )
+    matrix = np.array([[result.sharing_matrix[a][b] for b in names] for a in names])
+    lines += [
+        *stored_lines(result.stored),
+        f"{'the trunk alone: ' if result.stored else ''}parameters {p0:,} → {p1:,} "
+        f"({p1 / p0:.1%}), MACs {m0:,} → {m1:,} ({m1 / m0:.1%})",
+        f"budget {budget['kind']} {asked_text(budget['asked'])}: {cost_text(budget)} {met} "
+        f"({result.uncut:.1%} before the last cut); "
+        f"{result.shared:.0%} of the {kept} were chosen by every domain; "
+        f"{result.returned} switches came back on while learning",
+        *floor_lines(result.floor),
+        *own_lines(result.own, result.accuracy),
+        *branch_lines(result.branched_from),
+        *sparsity_lines(result.sparsity),
+        *sharing_lines(names, matrix, of),
+        *score_lines(result.scores),
+        *(f"verdict: {line}" for line in (result.verdict.lines if result.verdict else ())),
+        f"{result.seconds:.0f} s; checkpoint in {result.folder / 'checkpoint'}",
+    ]
+    return "\n".join(lines)
 
 
 def run_result(

@@ -145,7 +145,7 @@ def trainer_targets(folder: Path) -> dict[str, Target]:
     from PIL import Image
 
     from prunion.runtime.base import sha256_file
-    from prunion.runtime.images.parquet import open_parquet
+    from prunion.runtime.images.sources.parquet import open_parquet
     from prunion.trainer.backbone.weights import read_weights
     from prunion.trainer.config import DomainConfig, load_config
     from prunion.trainer.data.classes import number_classes

@@ -11,7 +11,7 @@ from prunion.runtime.base import read_json
 from prunion.runtime.bundle import read_pack
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.images import open_image
-from prunion.runtime.images.table import open_tables
+from prunion.runtime.images.sources.table import open_tables
 
 
 def test_a_pipe_is_refused_by_who_reads_files(tmp_path: Path) -> None:

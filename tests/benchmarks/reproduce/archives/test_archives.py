@@ -22,7 +22,7 @@ from prunion.runtime.errors import DataError
 from prunion.trainer.data import open_domain
 from prunion.trainer.score import DECATHLON
 from tests.benchmarks.reproduce.archives.small import coloured, write_decathlon, write_sketch
-from tests.runtime.images.test_tars import write_headers
+from tests.runtime.images.sources.test_tars import write_headers
 
 PARTS = ("train", "val", "test")
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from prunion.runtime.errors import DataError
-from prunion.runtime.images.folder import open_folder
+from prunion.runtime.images.sources.folder import open_folder
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import open_domain, open_domains
 from tests.support.images import encoded, picture, pixels, write_folders

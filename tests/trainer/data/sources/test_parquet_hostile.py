@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from prunion.runtime.errors import DataError, OutputError
-from prunion.runtime.images.parquet import EncodedStore, _rows_at_once, open_parquet
+from prunion.runtime.images.sources.parquet import EncodedStore, _rows_at_once, open_parquet
 
 
 class FullDisk:
@@ -76,7 +76,7 @@ def test_texts_that_are_no_utf8(tmp_path: Path, column: str, dictionary: bool) -
 def test_a_dictionary_that_repeats_one_image_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunion.runtime.images.parquet.NO_MATTER", 1 << 20)
+    monkeypatch.setattr("prunion.runtime.images.sources.parquet.NO_MATTER", 1 << 20)
     noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
     Image.fromarray(noise).save(made := io.BytesIO(), "PNG")
     rows = 3000
@@ -90,7 +90,7 @@ def test_a_dictionary_that_repeats_one_image_without_end(
 def test_a_page_that_unpacks_to_gigabytes_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunion.runtime.images.parquet.NO_MATTER", 1 << 20)
+    monkeypatch.setattr("prunion.runtime.images.sources.parquet.NO_MATTER", 1 << 20)
     cells = {"image": [{"bytes": bytes(4 << 20)}], "label": [0]}
     pq.write_table(pa.table(cells), tmp_path / "x.parquet", compression="zstd")
     with pytest.raises(DataError, match="a column unpacks to"):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from prunion.runtime.base import Orientation, shown
 from prunion.runtime.errors import DataError
-from prunion.runtime.images.folder import open_folder
 from prunion.runtime.images.labels import Split
-from prunion.runtime.images.parquet import are_parquet, open_parquet
-from prunion.runtime.images.table import are_tables, open_tables
-from prunion.runtime.images.tars import are_tars, open_tars
-from prunion.runtime.images.walk import folders_below
+from prunion.runtime.images.sources.folder import open_folder
+from prunion.runtime.images.sources.parquet import are_parquet, open_parquet
+from prunion.runtime.images.sources.table import are_tables, open_tables
+from prunion.runtime.images.sources.tars import are_tars, open_tars
+from prunion.runtime.images.sources.walk import folders_below
 
 __all__ = ["has_columns", "image_files", "matching", "once", "open_images"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import image_files, open_images, open_labelled
-from prunion.runtime.images.table import open_tables
+from prunion.runtime.images.sources.table import open_tables
 
 
 @pytest.fixture

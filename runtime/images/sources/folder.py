@@ -14,7 +14,7 @@ from prunion.runtime.errors import DataError
 from prunion.runtime.images.decode import IMAGE_SUFFIXES, can_decode, image_kind
 from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
-from prunion.runtime.images.walk import entries_of, folders_below, is_within
+from prunion.runtime.images.sources.walk import entries_of, folders_below, is_within
 
 __all__ = ["SYSTEM_FOLDERS", "folder_images", "open_folder"]
 

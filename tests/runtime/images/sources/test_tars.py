@@ -15,7 +15,7 @@ from PIL import Image
 
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import image_files, open_images, open_labelled
-from prunion.runtime.images.tars import open_tars
+from prunion.runtime.images.sources.tars import open_tars
 
 
 def picture(red: int, kind: str = "png") -> bytes:

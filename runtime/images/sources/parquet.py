@@ -17,7 +17,7 @@ from prunion.runtime.base import Orientation, install_hint, json_of, reason_of, 
 from prunion.runtime.errors import DataError, MissingDependencyError, OutputError
 from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split
-from prunion.runtime.images.table import check_columns
+from prunion.runtime.images.sources.table import check_columns
 
 __all__ = ["EncodedStore", "are_parquet", "open_parquet"]
 

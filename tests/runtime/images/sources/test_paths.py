@@ -9,7 +9,7 @@ import pytest
 
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import image_files, matching, open_labelled
-from tests.runtime.images.test_tars import picture, shard
+from tests.runtime.images.sources.test_tars import picture, shard
 
 
 def made(folder: Path, *names: str) -> list[Path]:

@@ -1,0 +1,5 @@
+"""Where labelled images lie: class folders, Parquet files, tar shards, tables, found by paths."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

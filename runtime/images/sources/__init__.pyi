@@ -1,0 +1,12 @@
+from .folder import SYSTEM_FOLDERS as SYSTEM_FOLDERS
+from .folder import folder_images as folder_images
+from .folder import open_folder as open_folder
+from .parquet import are_parquet as are_parquet
+from .parquet import open_parquet as open_parquet
+from .paths import has_columns as has_columns
+from .paths import image_files as image_files
+from .paths import matching as matching
+from .paths import once as once
+from .paths import open_images as open_images
+from .table import TABLE_SUFFIXES as TABLE_SUFFIXES
+from .walk import folders_below as folders_below

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from prunion.benchmarks.demo import run_demo
 from prunion.exporter.bundle import export_bundle, export_pack, source
-from prunion.runtime.base import files, sha256_file
+from prunion.runtime.base import sha256_file
+from prunion.runtime.base.files import outputs
 from prunion.runtime.bundle import open_bundle, read_pack
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError, OutputError, PrunionError
@@ -158,7 +159,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(outputs.os, "fsync", full)
     result = CliRunner().invoke(cli, [command, *arguments, "--force"])
     assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
     assert "cannot be written (No space left on device): free some space" in result.stderr
@@ -172,7 +173,7 @@ def test_a_bundle_that_will_not_fit_is_refused_before_it_is_written(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(OutputError, match=r"new\.prunion needs .* are free on its disk"):
         export_bundle(run, run.parent / "new.prunion")
 

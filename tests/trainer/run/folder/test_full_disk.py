@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from prunion.runtime.base import files, sha256_file
+from prunion.runtime.base import sha256_file
+from prunion.runtime.base.files import outputs
 from prunion.runtime.errors import DataError, OutputError, PrunionError
 from prunion.trainer.config import load_config
 from prunion.trainer.learning.training import Training
@@ -35,7 +36,7 @@ def test_what_will_not_fit_is_refused_before_the_first_step(
     class Usage:
         free = 1 << 20
 
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(OutputError, match=r"out needs .* MiB, and 1\.0 MiB are free.* -o"):
         train_run(load_config(tiny_run(tmp_path)), tmp_path / "out")
 
@@ -114,7 +115,7 @@ def test_a_state_that_cannot_be_saved_leaves_the_last_one(
 
     def fills_up(path: Path, *rest: object) -> None:
         if len(saved) == 2:
-            monkeypatch.setattr(files.os, "fsync", full)
+            monkeypatch.setattr(outputs.os, "fsync", full)
         saved.append(path)
         save(path, *rest)  # type: ignore[arg-type]
 
@@ -138,7 +139,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_finished_later(
     save = train.save_checkpoint
 
     def fills_up(*args: object, **named: object) -> None:
-        monkeypatch.setattr(files.os, "fsync", full)
+        monkeypatch.setattr(outputs.os, "fsync", full)
         save(*args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(train, "save_checkpoint", fills_up)

@@ -53,7 +53,7 @@ FOLDERS = {  # where a folder is checked, or an engine and its key, which are ch
 
 
 def test_what_was_seen_is_handed_on() -> None:
-    root, lost = Path(__file__).parents[3], {}
+    root, lost = Path(__file__).parents[4], {}
     for stage in ("benchmarks", "exporter", "runtime", "trainer"):
         for path in sorted((root / stage).rglob("*.py")):
             calls = [

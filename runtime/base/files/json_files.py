@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base.exchange import Seen
-from prunion.runtime.base.files import is_pipe, replace_file
+from prunion.runtime.base.files.exchange import Seen
+from prunion.runtime.base.files.outputs import is_pipe, replace_file
 from prunion.runtime.base.text import shown
 from prunion.runtime.errors import PrunionError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prunion.runtime.base import check_output, check_space, files
+from prunion.runtime.base import check_output, check_space
+from prunion.runtime.base.files import outputs
 from prunion.runtime.errors import OutputError, PrunionError
 
 
@@ -16,7 +17,7 @@ def test_a_place_that_may_not_be_written_is_told_before(
     closed = tmp_path / "closed"
     (closed / "folder").mkdir(parents=True)
     (closed / "file").write_text("old")
-    monkeypatch.setattr(files.os, "access", lambda place, mode: Path(place) != closed)
+    monkeypatch.setattr(outputs.os, "access", lambda place, mode: Path(place) != closed)
 
     def refused(name: str, what: str, **options: bool) -> None:
         with pytest.raises(OutputError, match=f"{what}: .*closed may not be written"):
@@ -36,7 +37,7 @@ def test_nothing_is_written_into_a_bundle(tmp_path: Path) -> None:
     bundle = tmp_path / "x.prunion"
     (bundle / "domains").mkdir(parents=True)
     check_output(bundle / "new", force=False)
-    for name in files.BUNDLE:
+    for name in outputs.BUNDLE:
         (bundle / name).touch()
     (tmp_path / "link").symlink_to(bundle / "domains")
     inside = ("new", "domains/new", "units.json", "domains", "other/../new", "../link/new")
@@ -65,7 +66,7 @@ def test_what_will_not_fit_is_said_before(tmp_path: Path, monkeypatch: pytest.Mo
     class Usage:
         free = 10 << 20
 
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: Usage)
     check_space(tmp_path / "not" / "there", 9 << 20, "")
     with pytest.raises(OutputError, match=r"needs 11\.0 MiB, and 10\.0 MiB are free.*or go away"):
         check_space(tmp_path / "x", 11 << 20, "go away")

@@ -12,13 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from prunion.runtime.base import (
-    check_output,
-    exchange,
-    new_folder,
-    replace_file,
-    strangers,
-)
+from prunion.runtime.base import check_output, new_folder, replace_file, strangers
+from prunion.runtime.base.files import exchange
 from prunion.runtime.errors import OutputError, PrunionError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="kills and locks are POSIX's")
@@ -119,7 +114,8 @@ def test_a_reader_always_finds_the_old_or_the_new(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from prunion.runtime.base import exchange, new_folder, replace_file
+from prunion.runtime.base import new_folder, replace_file
+from prunion.runtime.base.files import exchange
 path, moment = Path(sys.argv[1]), sys.argv[2]
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "between":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from prunion.runtime.base.exchange import (
+from prunion.runtime.base.files.exchange import (
     Seen,
     clear_leftovers,
     folder_beside,
@@ -25,7 +25,7 @@ from prunion.runtime.base.exchange import (
     restore,
     seen_at,
 )
-from prunion.runtime.base.failed_write import noted, told_write
+from prunion.runtime.base.files.failed_write import noted, told_write
 from prunion.runtime.errors import OutputError, PrunionError
 
 __all__ = [

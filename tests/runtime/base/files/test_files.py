@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from prunion.runtime.base import json_of, new_folder, read_json, replace_file, unlisted, write_json
 from prunion.runtime.errors import BundleError, PrunionError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LISTED = ("config.txt", "1/model.onnx", "a/b/c.bin")
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
 

@@ -3,10 +3,10 @@ from .fitted_heads import images_to_fit as images_to_fit
 from .interrupt import StopRequest as StopRequest
 from .interrupt import exit_when_stopped as exit_when_stopped
 from .interrupt import stop_signals as stop_signals
-from .own_budget import check_own as check_own
-from .own_budget import check_reachable as check_reachable
-from .own_budget import own_account as own_account
-from .own_budget import own_doubt as own_doubt
-from .own_budget import thins_at_the_cut as thins_at_the_cut
+from .own import check_own as check_own
+from .own import check_reachable as check_reachable
+from .own import own_account as own_account
+from .own import own_doubt as own_doubt
+from .own import thins_at_the_cut as thins_at_the_cut
 from .thinning import make_thinning as make_thinning
 from .training import Training as Training

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from prunion.trainer.config import Precision
 from prunion.trainer.data import JointBatches
-from prunion.trainer.learning.loss_scale import autocast_of
+from prunion.trainer.learning.step import autocast_of
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 

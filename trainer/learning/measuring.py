@@ -11,8 +11,7 @@ import torch
 
 from prunion.trainer.config import Precision
 from prunion.trainer.data import Batch
-from prunion.trainer.learning.loss_scale import autocast_of
-from prunion.trainer.learning.steps import forward_backward, images_of, segments_of
+from prunion.trainer.learning.step import autocast_of, forward_backward, images_of, segments_of
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 

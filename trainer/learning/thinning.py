@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from prunion.trainer.cost import counted_pricer, make_budget
-from prunion.trainer.learning.own_budget import own_budget, thinned_train
-from prunion.trainer.learning.own_cover import within
+from prunion.trainer.learning.own import own_budget, thinned_train, within
 from prunion.trainer.learning.training import Training
 from prunion.trainer.processes import switch_device
 from prunion.trainer.pruning import thin_recipe

@@ -13,10 +13,7 @@ import torch
 from prunion.trainer.config import Phase, RunConfig
 from prunion.trainer.cost import PricedBudget, select_union, used_cost
 from prunion.trainer.data import Batch, JointBatches
-from prunion.trainer.learning.data_parallel import SharedSteps
-from prunion.trainer.learning.distillation import load_teacher
 from prunion.trainer.learning.interrupt import StopRequest
-from prunion.trainer.learning.loss_scale import LossScale
 from prunion.trainer.learning.measuring import came_back, estimate_norms, importance_of
 from prunion.trainer.learning.optimiser import (
     WeightAverage,
@@ -24,14 +21,17 @@ from prunion.trainer.learning.optimiser import (
     make_optimiser,
     set_rates,
 )
-from prunion.trainer.learning.own_budget import keep_switches, own_shortfall, thins_at_the_cut
-from prunion.trainer.learning.steps import (
+from prunion.trainer.learning.own import keep_switches, own_shortfall, thins_at_the_cut
+from prunion.trainer.learning.step import (
+    LossScale,
+    SharedSteps,
     StepResult,
     add_penalty,
     added,
     check_losses,
     check_network,
     forward_backward,
+    load_teacher,
 )
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes, channels_last, switch_device

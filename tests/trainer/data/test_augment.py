@@ -27,7 +27,7 @@ from prunion.trainer.data import Batch, Domain, JointBatches
 from prunion.trainer.data.augment import CHANGES, augmented, draw_mix, rescaled
 from prunion.trainer.data.transforms import train_transform
 from prunion.trainer.learning import Training
-from prunion.trainer.learning.steps import forward_backward
+from prunion.trainer.learning.step.joint import forward_backward
 from prunion.trainer.processes import Processes
 from prunion.trainer.run import train_run
 from tests.support.images import picture

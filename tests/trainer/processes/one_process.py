@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from prunion.trainer.config import TrainConfig, load_config
-from prunion.trainer.learning import data_parallel
+from prunion.trainer.learning.step import data_parallel
 from prunion.trainer.processes import joined_processes
 from prunion.trainer.run.start import begin
 from tests.support.networks.small import Plain, domain_net

@@ -18,8 +18,8 @@ from prunion.trainer.cost.latency import LatencyPricer
 from prunion.trainer.data import Batch
 from prunion.trainer.learning import Training
 from prunion.trainer.learning import training as training_module
-from prunion.trainer.learning.distillation import Teacher
 from prunion.trainer.learning.optimiser import WeightAverage
+from prunion.trainer.learning.step.distillation import Teacher
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.pruning.sharing import sharing_gradient
 from tests.support.networks.small import Depthwise, Residual, domain_net

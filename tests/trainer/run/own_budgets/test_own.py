@@ -19,7 +19,7 @@ from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import ConfigError, StoppedError
 from prunion.trainer.config import load_config
 from prunion.trainer.learning import Training
-from prunion.trainer.learning.own_budget import (
+from prunion.trainer.learning.own.budget import (
     keep_switches,
     own_account,
     own_shortfall,

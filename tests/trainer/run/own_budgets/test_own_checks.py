@@ -13,7 +13,7 @@ from prunion.runtime.errors import BudgetError, ConfigError
 from prunion.trainer.config import BudgetConfig, BudgetKind, TrainConfig, load_config
 from prunion.trainer.config.checks import RecipeName
 from prunion.trainer.cost import least_cost, make_budget, make_pricer
-from prunion.trainer.learning.own_budget import (
+from prunion.trainer.learning.own.budget import (
     check_reachable,
     own_doubt,
     thinned_train,

@@ -15,8 +15,8 @@ from prunion.runtime.base import sha256_file
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import RunConfig, TrainConfig, load_config
 from prunion.trainer.learning import Training
-from prunion.trainer.learning.distillation import Teacher, load_teacher
 from prunion.trainer.learning.optimiser import WeightAverage, make_optimiser
+from prunion.trainer.learning.step.distillation import Teacher, load_teacher
 from prunion.trainer.network import DomainNet, load_checkpoint
 from prunion.trainer.run import check_run, train_run
 from tests.support.tiny_run import tiny_run

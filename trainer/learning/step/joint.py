@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import Phase, Precision, TrainConfig
 from prunion.trainer.data import Batch
-from prunion.trainer.learning.distillation import Teacher
-from prunion.trainer.learning.loss_scale import autocast_of
+from prunion.trainer.learning.step.distillation import Teacher
+from prunion.trainer.learning.step.loss_scale import autocast_of
 from prunion.trainer.network import DomainNet
 
 __all__ = [

@@ -17,7 +17,7 @@ from prunion.trainer.cost import (
     least_cost,
     make_budget,
 )
-from prunion.trainer.learning.own_cover import even_costs, shared_out
+from prunion.trainer.learning.own.cover import even_costs, shared_out
 from prunion.trainer.network import DomainNet
 
 __all__ = [

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.learning.steps import StepResult
+from prunion.trainer.learning.step.joint import StepResult
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet, DomainNorm
 from prunion.trainer.processes import Processes

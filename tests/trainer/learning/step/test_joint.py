@@ -8,7 +8,7 @@ import pytest
 
 from prunion.runtime.errors import PrunionError
 from prunion.trainer.config import TrainConfig
-from prunion.trainer.learning.steps import check_losses
+from prunion.trainer.learning.step.joint import check_losses
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from prunion.runtime.errors import ConfigError, PrunionError
 from prunion.trainer.config import TrainConfig, load_config
-from prunion.trainer.learning.loss_scale import PATIENCE, START, LossScale, autocast_of
+from prunion.trainer.learning.step.loss_scale import PATIENCE, START, LossScale, autocast_of
 from prunion.trainer.processes import ALONE, Processes, device_named
 from prunion.trainer.run import train as train_module
 from prunion.trainer.run import train_run

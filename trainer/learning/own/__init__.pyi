@@ -1,0 +1,10 @@
+from .budget import check_own as check_own
+from .budget import check_reachable as check_reachable
+from .budget import keep_switches as keep_switches
+from .budget import own_account as own_account
+from .budget import own_budget as own_budget
+from .budget import own_doubt as own_doubt
+from .budget import own_shortfall as own_shortfall
+from .budget import thinned_train as thinned_train
+from .budget import thins_at_the_cut as thins_at_the_cut
+from .cover import within as within

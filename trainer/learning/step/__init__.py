@@ -1,0 +1,5 @@
+"""One training step: shared by processes, at half precision, and with a teacher."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from .data_parallel import SharedSteps as SharedSteps
+from .distillation import Teacher as Teacher
+from .distillation import load_teacher as load_teacher
+from .joint import StepResult as StepResult
+from .joint import add_penalty as add_penalty
+from .joint import added as added
+from .joint import check_losses as check_losses
+from .joint import check_network as check_network
+from .joint import forward_backward as forward_backward
+from .joint import images_of as images_of
+from .joint import segments_of as segments_of
+from .loss_scale import LossScale as LossScale
+from .loss_scale import autocast_of as autocast_of

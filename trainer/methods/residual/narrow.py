@@ -12,7 +12,7 @@ import torch
 
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import SmallMatrices, key_of_weight
-from prunion.trainer.methods.low_rank import LowRankPairs
+from prunion.trainer.methods.lora import LowRankPairs
 from prunion.trainer.methods.residual.parallel import ParallelAdapters
 
 __all__ = ["NarrowAdapters"]

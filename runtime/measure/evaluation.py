@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,37 +144,19 @@ def evaluate(
     """
     batch_size = whole_argument("batch_size", batch_size)
     started = time.perf_counter()
-    given = isinstance(bundle, Model)
-    if isinstance(bundle, Model):
-        model = bundle
-        _check_as_loaded(model, backend=backend, precision=precision, threads=threads)
-    else:
-        model = load(bundle, backend or "auto", precision=precision or "fp32", threads=threads)
-    added: list[str] = []
-    try:
-        added.extend(model.add_domain(pack) for pack in packs)
-        domain = _domain(model, domain)
-        classes, form = model.classes(domain), model.sessions.form
-        skipped: dict[str, int] = {}
+    with _answering(bundle, packs, backend, precision, threads) as model:
+        domain, skipped = _domain(model, domain), dict[str, int]()
+        classes = model.classes(domain)
         images, places, unknown = open_labelled(
             data,
             domain,
             classes,
-            form.spec.orientation,
+            model.sessions.form.spec.orientation,
             columns,
             skip_unknown=skip_unknown,
             skipped=skipped,
         )
-        read = to_pixels if form.image == "uint8" else to_batch
-        parts = []
-        progress(0, len(images))
-        with ThreadPoolExecutor(reader_threads()) as pool:
-            for start, pixels in _ahead(pool, images, batch_size):
-                rows = images.labels[start : start + batch_size]
-                logits = model.logits(read(pixels, form.spec), [domain] * len(rows))
-                parts.append(Answers.of(logits[:, : len(classes)], rows))
-                progress(start + len(rows), len(images))
-        figures = Figures(domain, classes, Answers.joined(parts))
+        figures = Figures(domain, classes, _answers(model, domain, images, batch_size, progress))
         network, pack = _answered_by(model, domain)
         return Evaluation(
             figures=figures,
@@ -190,12 +173,48 @@ def evaluate(
             model_sha256=network,
             pack_sha256=pack,
         )
+
+
+@contextmanager
+def _answering(
+    bundle: Model | Path | str,
+    packs: Sequence[Path | str],
+    backend: Backend | None,
+    precision: Precision | None,
+    threads: int | None,
+) -> Iterator[Model]:
+    """A model with the domains of `packs` too: one that was given is left as it was."""
+    if isinstance(bundle, Model):
+        model = bundle
+        _check_as_loaded(model, backend=backend, precision=precision, threads=threads)
+    else:
+        model = load(bundle, backend or "auto", precision=precision or "fp32", threads=threads)
+    added: list[str] = []
+    try:
+        added.extend(model.add_domain(pack) for pack in packs)
+        yield model
     finally:
-        if given:
+        if model is bundle:
             for name in added:
                 model.remove_domain(name)
         else:
             model.close()
+
+
+def _answers(
+    model: Model, domain: str, images: ImageSet, batch_size: int, progress: Progress
+) -> Answers:
+    """What the model says to each image, batch by batch."""
+    form, classes, parts = model.sessions.form, model.classes(domain), []
+    read = to_pixels if form.image == "uint8" else to_batch
+    progress(0, len(images))
+    with ThreadPoolExecutor(reader_threads()) as pool:
+        for start, pixels in _ahead(pool, images, batch_size):
+            rows = images.labels[start : start + batch_size]
+            logits = model.logits(read(pixels, form.spec), [domain] * len(rows))
+            parts.append(Answers.of(logits[:, : len(classes)], rows))
+            progress(start + len(rows), len(images))
+    return Answers.joined(parts)
 
 
 def foreign_to_evaluation(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,42 @@ def profile_bundle(
         InputError: the bundle is specialised to one domain.
         PrunionError: unknown backend.
     """
+    form = _form_to_profile(bundle, backend)
+    options = SessionOptions(backend, threads, share_arena=False)
+    layers, table = _layers(bundle, form), form.unit_table(bundle.unit_table())
+    round_to = bundle.manifest.round_to
+    grids: dict[GraphLayer, Grid] = {}
+    for weight, layer in layers.items():
+        if layer not in grids:
+            grids[layer] = _measure(layer, round_to, batch, options, seconds)
+            step(weight)
+    numbers = {layer: number for number, layer in enumerate(grids)}
+    plain = Profile(
+        network=bundle.manifest.name,
+        size=(form.spec.height, form.spec.width),
+        backend=backend,
+        provider=_provider(bundle, form, options),
+        batch=batch,
+        threads=threads,
+        round_to=round_to,
+        machine=machine_facts(threads),
+        layers={x.weight: (x, numbers[layers[x.weight]]) for x in table.layers},
+        grids=tuple(grids.values()),
+        fit=Fit(1.0, 0.0, 0.0, 0.0),  # of layers that simply add up
+    )
+    unions = sample_unions(table, round_to)
+    measured = _whole(bundle, form, table, unions, batch, options, WHOLE * seconds)
+    step("networks")
+    sums = np.array([plain.milliseconds(table, alive) for alive in unions])
+    fit = fit_total(sums, measured)
+    step("fit")
+    predicted = fit.scale * sums + fit.constant
+    samples = tuple(zip(predicted.tolist(), measured.tolist(), strict=True))
+    return replace(plain, fit=fit, samples=samples)
+
+
+def _form_to_profile(bundle: Bundle, backend: Backend) -> GraphForm:
+    """The form of the bundle's graph. Raises where there is nothing to profile, warns if pruned."""
     check_backend(backend)
     if backend in TARGETS or backend in PREFIXES:
         raise BackendError(
@@ -158,38 +194,7 @@ def profile_bundle(
             f"{params['exported']:,}",
             f"{params['backbone']:,}",
         )
-    options = SessionOptions(backend, threads, share_arena=False)
-    layers, table = _layers(bundle, form), form.unit_table(bundle.unit_table())
-    round_to = bundle.manifest.round_to
-    grids: dict[GraphLayer, Grid] = {}
-    for weight, layer in layers.items():
-        if layer not in grids:
-            grids[layer] = _measure(layer, round_to, batch, options, seconds)
-            step(weight)
-    numbers = {layer: number for number, layer in enumerate(grids)}
-    places = {x.weight: (x, numbers[layers[x.weight]]) for x in table.layers}
-    profile = partial(
-        Profile,
-        network=bundle.manifest.name,
-        size=(form.spec.height, form.spec.width),
-        backend=backend,
-        provider=_provider(bundle, form, options),
-        batch=batch,
-        threads=threads,
-        round_to=round_to,
-        machine=machine_facts(threads),
-        layers=places,
-        grids=tuple(grids.values()),
-    )
-    unions = sample_unions(table, round_to)
-    measured = _whole(bundle, form, table, unions, batch, options, WHOLE * seconds)
-    step("networks")
-    plain = profile(fit=Fit(1.0, 0.0, 0.0, 0.0))  # of layers that simply add up
-    sums = np.array([plain.milliseconds(table, alive) for alive in unions])
-    fit = fit_total(sums, measured)
-    step("fit")
-    predicted = fit.scale * sums + fit.constant
-    return profile(fit=fit, samples=tuple(zip(predicted.tolist(), measured.tolist(), strict=True)))
+    return form
 
 
 def widths_to_measure(size: int, stride: int, round_to: int) -> tuple[int, ...]:

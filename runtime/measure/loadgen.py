@@ -67,6 +67,59 @@ def by_loadgen(
 
     LoadGen knows no refusals: where more of `server` were refused than may be late, all are.
     """
+    crew = _Workers(loadgen, call, workers, refusals=scenario == "server")
+    settings = _settings(loadgen, scenario, seconds, rate, bound_ms)
+    detail, spent = _run(loadgen, settings, crew.issue)
+    crew.end()
+    if crew.failed:
+        raise crew.failed[0]
+    found = _read_log(detail, PERCENTILE[scenario], spent)
+    over = 100 * len(crew.refused) > found.queries * (100 - PERCENTILE[scenario])
+    return replace(found, latency_ms=math.inf) if over else found
+
+
+class _Workers:
+    """Threads that answer LoadGen's samples. Each is told as done: it waits for all of them.
+
+    Attributes:
+        failed: what calls raised; after the first there are no more.
+        refused: what a server had no room for, where `refusals` are no failures.
+    """
+
+    def __init__(
+        self, loadgen: Any, call: Callable[[], object], count: int, *, refusals: bool
+    ) -> None:
+        self.failed: list[BaseException] = []
+        self.refused: list[BaseException] = []
+        self._loadgen, self._call, self._refusals = loadgen, call, refusals
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def issue(self, samples: Any) -> None:
+        for sample in samples:
+            self._waiting.put(sample)
+
+    def end(self) -> None:
+        for _ in self._threads:
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (sample := self._waiting.get()) is not None:
+            try:
+                if not self.failed:
+                    self._call()
+            except BaseException as exc:  # raised when the run is over
+                missed = self._refusals and isinstance(exc, OverloadError)
+                (self.refused if missed else self.failed).append(exc)
+            answer = self._loadgen.QuerySampleResponse(sample.id, 0, 0)
+            self._loadgen.QuerySamplesComplete([answer])
+
+
+def _settings(
+    loadgen: Any, scenario: Scenario, seconds: float, rate: float, bound_ms: float
+) -> Any:
     settings = loadgen.TestSettings()
     settings.scenario = getattr(loadgen.TestScenario, LOADGEN_NAMES[scenario])
     settings.mode = loadgen.TestMode.PerformanceOnly
@@ -81,29 +134,14 @@ def by_loadgen(
         settings.server_target_qps = rate
         settings.server_target_latency_ns = round(bound_ms * 1e6)
         settings.server_target_latency_percentile = 0.99
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    failed: list[BaseException] = []
-    refused: list[BaseException] = []
+    return settings
 
-    def work() -> None:
-        while (sample := waiting.get()) is not None:
-            try:
-                if not failed:
-                    call()
-            except BaseException as exc:  # raised below: LoadGen waits for every answer
-                missed = scenario == "server" and isinstance(exc, OverloadError)
-                (refused if missed else failed).append(exc)
-            loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample.id, 0, 0)])
 
-    def issue(samples: Any) -> None:
-        for sample in samples:
-            waiting.put(sample)
+def _run(loadgen: Any, settings: Any, issue: Callable[[Any], None]) -> tuple[str, float]:
+    """LoadGen's own log of the run, and the seconds that it took."""
 
     def nothing(*_: Any) -> None: ...
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
     served = loadgen.ConstructSUT(issue, nothing)
     library = loadgen.ConstructQSL(1, 1, nothing, nothing)
     with tempfile.TemporaryDirectory() as folder:
@@ -117,13 +155,7 @@ def by_loadgen(
         detail = (Path(folder) / "mlperf_log_detail.txt").read_text("utf-8")
     loadgen.DestroyQSL(library)
     loadgen.DestroySUT(served)
-    for _ in threads:
-        waiting.put(None)
-    if failed:
-        raise failed[0]
-    found = _read_log(detail, PERCENTILE[scenario], spent)
-    over = 100 * len(refused) > found.queries * (100 - PERCENTILE[scenario])
-    return replace(found, latency_ms=math.inf) if over else found
+    return detail, spent
 
 
 def _read_log(detail: str, percentile: int, seconds: float) -> Stretch:

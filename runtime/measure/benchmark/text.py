@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunion.runtime.base import INPUT_RAILS, state_text
 from prunion.runtime.measure.benchmark.fresh import Fresh
-from prunion.runtime.measure.benchmark.measure import BenchReport, BenchRow, Energy
+from prunion.runtime.measure.benchmark.outcome import BenchReport, BenchRow, Energy
 from prunion.runtime.measure.comparison import Comparison
 
 __all__ = ["asked_text", "bench_csv", "foreign_to_bench", "format_report"]
@@ -34,57 +34,89 @@ def asked_text(asked: Mapping[str, Any]) -> str:
 
 def format_report(report: BenchReport) -> str:
     """The report as a table for people."""
-    lines = [f"{'session':<28}{'batch':>6}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}"]
-    lines[0] += f"{'mean ms':>10}{'images/s':>11}{'runs':>7}"
-    for row in report.rows:
+    lines = [
+        *_session_lines(report.rows),
+        *map(_compared, report.comparisons),
+        *_fresh_lines(report.fresh),
+        f"measured: {asked_text(report.asked)}",
+        *_loading_lines(report),
+        *_energy_lines(report),
+        _overhead_line(report),
+        *_state_lines(report),
+        f"files: {_sizes(report)}",
+        _machine_line(report),
+        *_notes(report),
+    ]
+    return "\n".join(lines)
+
+
+def _session_lines(rows: Iterable[BenchRow]) -> Iterator[str]:
+    head = f"{'session':<28}{'batch':>6}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}"
+    yield f"{head}{'mean ms':>10}{'images/s':>11}{'runs':>7}"
+    for row in rows:
         t = row.timing
         figures = f"{t.p50_ms:>10.3f}{t.p90_ms:>10.3f}{t.p99_ms:>10.3f}{t.mean_ms:>10.3f}"
         text = f"{row.session:<28}{row.batch:>6}{figures}"
         unsteady = "" if row.steady else "  not at rest before it was timed"
-        lines.append(f"{text}{row.images_per_second:>11.1f}{t.runs:>7}{unsteady}")
-    lines += map(_compared, report.comparisons)
-    if report.fresh:
-        lines.append(f"in a process of its own, batch {report.fresh[0].batch}:")
-        lines += map(_fresh, report.fresh)
+        yield f"{text}{row.images_per_second:>11.1f}{t.runs:>7}{unsteady}"
+
+
+def _fresh_lines(fresh: Sequence[Fresh]) -> list[str]:
+    head = [f"in a process of its own, batch {x.batch}:" for x in fresh[:1]]
+    return [*head, *map(_fresh, fresh)]
+
+
+def _loading_lines(report: BenchReport) -> Iterator[str]:
+    """What loading took, of time and of memory."""
     loads = ", ".join(f"{name} {ms:.1f} ms" for name, ms in report.load_ms.items())
-    graphs = {k: v for k, v in report.file_bytes.items() if k.endswith(".onnx")}
-    sizes = ", ".join(f"{name} {size:,} bytes" for name, size in graphs.items())
-    if rest := sum(report.file_bytes.values()) - sum(graphs.values()):
-        sizes += f", packs and the rest {rest:,} bytes"
-    mib = f"{report.peak_rss_bytes / MIB:.0f} MiB"
-    before = f"{report.rss_before_bytes / MIB:.0f} MiB"
-    lines += [
-        f"measured: {asked_text(report.asked)}",
-        f"load: {loads}",
-        f"peak memory: {mib} ({before} before loading)",
-    ]
+    yield f"load: {loads}"
+    before = f"{report.rss_before_bytes / MIB:.0f} MiB before loading"
+    yield f"peak memory: {report.peak_rss_bytes / MIB:.0f} MiB ({before})"
     if report.gpu_bytes is not None:
-        lines.append(f"GPU memory: {report.gpu_bytes / MIB:.0f} MiB taken")
-    lines += [
-        f"engine of {x.session}: {x.bytes:,} bytes; {x.scratch_bytes / MIB:.1f} MiB of GPU memory "
-        "beside its weights, by its own account"
-        for x in report.engines
-    ]
-    lines += [_energy(x) for x in report.energy]
+        yield f"GPU memory: {report.gpu_bytes / MIB:.0f} MiB taken"
+    for x in report.engines:
+        scratch = f"{x.scratch_bytes / MIB:.1f} MiB of GPU memory beside its weights"
+        yield f"engine of {x.session}: {x.bytes:,} bytes; {scratch}, by its own account"
+
+
+def _energy_lines(report: BenchReport) -> Iterator[str]:
+    yield from map(_energy, report.energy)
     if report.idle_watts:
         idle = ", ".join(f"{name} {watts:.1f} W" for name, watts in report.idle_watts.items())
-        lines.append(f"before loading, and in the energy too: {idle}")
-    shortest = min(row.timing.p50_ms for row in report.rows)
-    share = report.overhead_ms / shortest
-    lines.append(
-        f"timing itself: {report.overhead_ms * 1e3:.2f} µs a call, {share:.2%} of the shortest"
-    )
-    if report.rival_bytes:
-        sizes += "; " + ", ".join(f"{k} {size:,} bytes" for k, size in report.rival_bytes.items())
-    machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
-    after = "" if report.load_after is None else f", load_average {report.load_after} when done"
+        yield f"before loading, and in the energy too: {idle}"
+
+
+def _overhead_line(report: BenchReport) -> str:
+    share = report.overhead_ms / min(row.timing.p50_ms for row in report.rows)
+    return f"timing itself: {report.overhead_ms * 1e3:.2f} µs a call, {share:.2%} of the shortest"
+
+
+def _state_lines(report: BenchReport) -> list[str]:
     states = f"{state_text(report.before)}; when done: {state_text(report.after)}"
-    if states.count("not told") < 2:
-        lines.append(f"before: {states}")
-    told = [f"may be slowed down: {report.slowed_down}"] if report.slowed_down else []
-    told += [x for x in (report.widths_warning, report.widths_cost) if x]
-    notes = [f"note: {note}" for note in (*told, *report.notes)]
-    return "\n".join([*lines, f"files: {sizes}", f"machine: {machine}{after}", *notes])
+    return [f"before: {states}"] if states.count("not told") < 2 else []
+
+
+def _sizes(report: BenchReport) -> str:
+    """Of the bundle's files, and of those that rivals are loaded from."""
+    graphs = {k: v for k, v in report.file_bytes.items() if k.endswith(".onnx")}
+    text = ", ".join(f"{name} {size:,} bytes" for name, size in graphs.items())
+    if rest := sum(report.file_bytes.values()) - sum(graphs.values()):
+        text += f", packs and the rest {rest:,} bytes"
+    if report.rival_bytes:
+        text += "; " + ", ".join(f"{k} {size:,} bytes" for k, size in report.rival_bytes.items())
+    return text
+
+
+def _machine_line(report: BenchReport) -> str:
+    facts = ", ".join(f"{key} {value}" for key, value in report.machine.items())
+    after = "" if report.load_after is None else f", load_average {report.load_after} when done"
+    return f"machine: {facts}{after}"
+
+
+def _notes(report: BenchReport) -> list[str]:
+    slowed = f"may be slowed down: {report.slowed_down}" if report.slowed_down else ""
+    about = [x for x in (slowed, report.widths_warning, report.widths_cost) if x]
+    return [f"note: {note}" for note in (*about, *report.notes)]
 
 
 def _energy(x: Energy) -> str:

@@ -23,9 +23,13 @@ from prunion.runtime.cli.options import (
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision, Seen
-    from prunion.runtime.measure import Scenario
+    from prunion.runtime.measure import BenchReport, Scenario
 
 __all__ = ["bench"]
+
+# Of a bundle and its checkpoint: into a file, and for a rival into a folder.
+MakeUnpruned = Callable[[str, str | None, Path], object]
+MakePruned = Callable[[str, str | None, str, Path], list[Path]]
 
 UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0}
 
@@ -125,8 +129,8 @@ def bench(
     url: str | None,
     csv_file: str | None,
     as_json: bool,
-    unpruned: Callable[[str, str | None, Path], object] | None = None,
-    torch_pruned: Callable[[str, str | None, str, Path], list[Path]] | None = None,
+    unpruned: MakeUnpruned | None = None,
+    torch_pruned: MakePruned | None = None,
 ) -> None:
     """Measure latency, throughput and memory on this machine.
 
@@ -138,10 +142,10 @@ def bench(
     _check_options(scenario, url, against)
     if others and scenario is not None:
         raise click.UsageError(f"--scenario asks one bundle: leave {others[0]} out")
+    spent = duration if seconds is None else seconds
     if scenario is not None:
         from prunion.runtime.cli.asking import ask_scenario
 
-        spent = duration if seconds is None else seconds
         load = {"backend": backend, "precision": precision, "threads": threads}
         ask_scenario(
             scenario,
@@ -155,32 +159,19 @@ def bench(
             as_json=as_json,
         )
         return
-    from prunion.runtime.measure import (
-        NEED_UNPRUNED,
-        TORCH_PRUNED,
-        bench_csv,
-        check_files,
-        foreign_to_bench,
-        format_report,
-    )
     from prunion.runtime.measure import bench as measure
+    from prunion.runtime.measure import check_files, foreign_to_bench
 
     was = _check_table(Path(csv_file), foreign_to_bench) if csv_file else None
     against = tuple(dict.fromkeys((*others, *against)))
     check_files(against)
     with TemporaryDirectory() as folder:
-        graph = None
-        if unpruned is not None and set(against) & set(NEED_UNPRUNED):
-            graph = Path(folder) / "unpruned.onnx"
-            unpruned(bundle, checkpoint, graph)
-        pruned = {}
-        for name in against:
-            if torch_pruned is not None and name in TORCH_PRUNED:
-                pruned[name] = torch_pruned(bundle, checkpoint, name, Path(folder))
+        makers = (unpruned, torch_pruned)
+        graph, pruned = _make_rivals(bundle, checkpoint, against, Path(folder), *makers)
         report = measure(
             bundle,
             batches=batch,
-            seconds=duration if seconds is None else seconds,
+            seconds=spent,
             threads=threads,
             domains=domains,
             precision=precision,
@@ -189,7 +180,36 @@ def bench(
             unpruned=graph,
             pruned=pruned,
         )
-    try:  # neither a full disk nor a closed pipe costs what the other was to get
+    _tell(report, csv_file, was, as_json=as_json)
+
+
+def _make_rivals(
+    bundle: str,
+    checkpoint: str | None,
+    against: tuple[str, ...],
+    folder: Path,
+    unpruned: MakeUnpruned | None,
+    torch_pruned: MakePruned | None,
+) -> tuple[Path | None, dict[str, list[Path]]]:
+    """The graphs of rivals that are made from the checkpoint, where there is who makes them."""
+    from prunion.runtime.measure import NEED_UNPRUNED, TORCH_PRUNED
+
+    graph = None
+    if unpruned is not None and set(against) & set(NEED_UNPRUNED):
+        graph = folder / "unpruned.onnx"
+        unpruned(bundle, checkpoint, graph)
+    pruned = {}
+    for name in against:
+        if torch_pruned is not None and name in TORCH_PRUNED:
+            pruned[name] = torch_pruned(bundle, checkpoint, name, folder)
+    return graph, pruned
+
+
+def _tell(report: BenchReport, csv_file: str | None, was: Seen | None, *, as_json: bool) -> None:
+    """Print and write the report: neither a full disk nor a closed pipe costs the other."""
+    from prunion.runtime.measure import bench_csv, format_report
+
+    try:
         if csv_file in STREAMS:
             click.echo(bench_csv(report), nl=False, err=csv_file == "/dev/stderr")
         if as_json:

@@ -1,5 +1,6 @@
 from .benchmark.contenders import domain_rows as domain_rows
 from .benchmark.measure import bench as bench
+from .benchmark.outcome import BenchReport as BenchReport
 from .benchmark.rivals import NEED_UNPRUNED as NEED_UNPRUNED
 from .benchmark.rivals import TORCH_PRUNED as TORCH_PRUNED
 from .benchmark.rivals import check_against as check_against

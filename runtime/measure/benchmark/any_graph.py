@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,42 +51,78 @@ def open_any_graph(
     image, takes_domain = _image_input(path, session)
     if session.get_providers()[0] != provider:
         raise PrunionError(f"{provider} did not start: use --backend cpu")
+    graph = _AnyGraph(path, session, image, rows if takes_domain else (), _layouts(image, size))
+    return Opened(graph.call, provider, path.stat().st_size, check=graph.check)
 
-    layouts = _layouts(image, size)
 
-    def call(batch: int) -> partial[Any]:
-        feeds = {}
-        if takes_domain:
-            feeds["domain"] = np.resize(np.array(rows, dtype=np.int64), batch)
-        while len(layouts) > 1:  # a graph that is of the other layout fails at this one
-            try:
-                _answer(
-                    path, session, {**feeds, image.name: _noise(path, image, batch, layouts[0])}
-                )
-            except InputError:
-                del layouts[0]
-            else:
-                del layouts[1:]
-        feeds[image.name] = _noise(path, image, batch, layouts[0])
-        return partial(_answer, path, session, feeds)
+@dataclass
+class _AnyGraph:
+    """A graph with its session.
 
-    def check(batch: int) -> str:
-        feeds = dict(call(batch).args[2])
-        _answer(path, session, feeds)
-        if takes_domain:  # one and the same, so that the rows of a sound graph change all or none
-            feeds["domain"] = np.full(batch, rows[0], dtype=np.int64)
-        changed, told = _tried(partial(_answer, path, session), feeds, image.name, batch)
+    Attributes:
+        image: the input of images.
+        rows: what `domain` goes round; empty where the graph takes none.
+        layouts: what a single image may be; one is left when the first batch was answered.
+    """
+
+    path: Path
+    session: Any
+    image: Any
+    rows: Sequence[int]
+    layouts: list[tuple[int, ...]]
+
+    def call(self, batch: int) -> Callable[[], object]:
+        """One batch of random images ready to be answered."""
+        return partial(self._answer, self._feeds(batch))
+
+    def check(self, batch: int) -> str:
+        """What could not be found out, or "". Raises InputError where not every image counts."""
+        feeds = self._feeds(batch)
+        self._answer(feeds)
+        if self.rows:  # one and the same, so that the rows of a sound graph change all or none
+            feeds["domain"] = np.full(batch, self.rows[0], dtype=np.int64)
+        changed, told = _tried(self._answer, feeds, self.image.name, batch)
         if changed.all():
             return ""
         # A graph that is sure of one class, whatever it is shown, is as good a rival as any.
-        if (batch > 1 and changed.any()) or not told or not _reads(path, image.name):
+        if (batch > 1 and changed.any()) or not told or not _reads(self.path, self.image.name):
             raise InputError(
-                f"{path} does not answer each of {batch} images: no output has {batch} rows that "
-                "change with their images: give a graph of one answer for each image"
+                f"{self.path} does not answer each of {batch} images: no output has {batch} rows "
+                "that change with their images: give a graph of one answer for each image"
             )
-        return "" if batch == 1 else f"{path} answers all images alike here: {UNSEEN}"
+        return "" if batch == 1 else f"{self.path} answers all images alike here: {UNSEEN}"
 
-    return Opened(call, provider, path.stat().st_size, check=check)
+    def _feeds(self, batch: int) -> dict[str, np.ndarray]:
+        own = {"domain": np.resize(np.array(self.rows, np.int64), batch)} if self.rows else {}
+        while len(self.layouts) > 1:  # a graph that is of the other layout fails at this one
+            try:
+                self._answer({**own, self.image.name: self._noise(batch)})
+            except InputError:
+                del self.layouts[0]
+            else:
+                del self.layouts[1:]
+        return {**own, self.image.name: self._noise(batch)}
+
+    def _answer(self, feeds: dict[str, np.ndarray]) -> Any:
+        try:
+            return self.session.run(None, feeds)
+        except Exception as exc:  # ONNX Runtime's errors share no base but Exception
+            fed = [f"{x} {list(value.shape)}" for x, value in feeds.items() if x != "domain"]
+            fed += [f"domains 0 to {x.max()}" for x in (feeds.get("domain"),) if x is not None]
+            raise InputError(
+                f"{self.path} fails at {', '.join(fed)} ({reason_of(exc)}): give a graph that "
+                "takes such batches"
+            ) from None
+
+    def _noise(self, batch: int) -> np.ndarray:
+        """Random images in the likeliest layout. Raises InputError for another batch's graph."""
+        first, shape = self.image.shape[0], (batch, *self.layouts[0])
+        if isinstance(first, int) and first > 0 and first != batch:
+            raise InputError(f"{self.path} takes batches of {first} only: give --batch {first}")
+        random = np.random.default_rng(0)
+        if TYPES[self.image.type] == "uint8":
+            return random.integers(0, 256, shape, dtype=np.uint8)
+        return random.standard_normal(shape, dtype=np.float32).astype(TYPES[self.image.type])
 
 
 def check_graph(path: Path) -> None:
@@ -200,25 +237,3 @@ def _changed(before: Sequence[Any], after: Sequence[Any], batch: int) -> np.ndar
         rows = (np.asarray(one) != np.asarray(other)).reshape(batch, -1).any(1)
         found |= rows | (np.asarray(one).dtype.kind in "iub")
     return found
-
-
-def _answer(path: Path, session: Any, feeds: dict[str, np.ndarray]) -> Any:
-    try:
-        return session.run(None, feeds)
-    except Exception as exc:  # ONNX Runtime's errors share no base but Exception
-        fed = [f"{x} {list(value.shape)}" for x, value in feeds.items() if x != "domain"]
-        fed += [f"domains 0 to {x.max()}" for x in (feeds.get("domain"),) if x is not None]
-        raise InputError(
-            f"{path} fails at {', '.join(fed)} ({reason_of(exc)}): give a graph that takes such "
-            "batches"
-        ) from None
-
-
-def _noise(path: Path, image: Any, batch: int, layout: tuple[int, ...]) -> np.ndarray:
-    first, shape = image.shape[0], (batch, *layout)
-    if isinstance(first, int) and first > 0 and first != batch:
-        raise InputError(f"{path} takes batches of {first} only: give --batch {first}")
-    random = np.random.default_rng(0)
-    if TYPES[image.type] == "uint8":
-        return random.integers(0, 256, shape, dtype=np.uint8)
-    return random.standard_normal(shape, dtype=np.float32).astype(TYPES[image.type])

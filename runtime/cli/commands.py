@@ -20,7 +20,7 @@ from prunion.runtime.cli.options import (
 
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
-    from prunion.runtime.bundle import Bundle
+    from prunion.runtime.bundle import Bundle, Manifest
     from prunion.runtime.errors import PrunionError
     from prunion.runtime.model import Model, Prediction
 
@@ -173,42 +173,58 @@ def inspect(bundle: str, as_json: bool) -> None:
 
 
 def _summary(bundle: Bundle) -> list[str]:
-    from prunion.runtime.base import asked_text
-    from prunion.runtime.bundle import cost_text
-
     m = bundle.manifest
     size = f"{m.input.height}×{m.input.width}"
-    lines = [f"{m.name}: {len(m.domains)} domains, images {size}, trunk {m.trunk_hash[:12]}", ""]
+    return [
+        f"{m.name}: {len(m.domains)} domains, images {size}, trunk {m.trunk_hash[:12]}",
+        "",
+        *_domain_lines(m),
+        "",
+        *_cost_lines(m),
+        "",
+        *(f"{bundle.sizes[file]:>14,}  {file}" for file in m.files),
+    ]
+
+
+def _domain_lines(m: Manifest) -> Iterator[str]:
     width = max(len("domain"), *(len(domain.name) for domain in m.domains))
-    lines.append(f"{'domain':<{width}}{'classes':>9}{'accuracy':>10}")
+    yield f"{'domain':<{width}}{'classes':>9}{'accuracy':>10}"
     for domain in m.domains:
         accuracy = "-" if domain.accuracy is None else f"{domain.accuracy:.1%}"
         views = 1 if domain.accuracy is None else m.views(domain)
         of = {1: "", None: "  of an unknown number of views"}.get(views, f"  of {views} views")
-        lines.append(f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}{of}")
+        yield f"{domain.name:<{width}}{len(domain.classes):>9}{accuracy:>10}{of}"
     if any(d.accuracy is not None and m.views(d) not in (1, None) for d in m.domains):
-        lines.append("accuracy is the run's, of several views of an image: a bundle answers one")
-    met = "met" if m.budget.met else "NOT met"
-    asked, cost = asked_text(m.budget.asked), cost_text(m.budget.to_json())
-    cost += f" on {m.budget.device}" if m.budget.device else ""
-    lines += ["", f"budget  {m.budget.kind}: asked {asked}, is {cost} ({met})"]
-    form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
-    form = "a graph for each domain, with weights of its own" if m.own_weights else form
-    form += ", and a table of adapters" if m.adapters else ""
-    lines.append(f"graphs  {', '.join(m.graphs)}; {form}")
+        yield "accuracy is the run's, of several views of an image: a bundle answers one"
+
+
+def _cost_lines(m: Manifest) -> Iterator[str]:
+    """What the network takes: its budget, its graphs, and what is left of the backbone."""
+    from prunion.runtime.base import asked_text
+    from prunion.runtime.bundle import cost_text
+
+    device = f" on {m.budget.device}" if m.budget.device else ""
+    cost, met = f"{cost_text(m.budget.to_json())}{device}", "met" if m.budget.met else "NOT met"
+    yield f"budget  {m.budget.kind}: asked {asked_text(m.budget.asked)}, is {cost} ({met})"
+    yield f"graphs  {', '.join(m.graphs)}; {_form_of(m)}"
     if m.paper and m.paper.method:
-        lines.append(f"method  {m.paper.method}: {m.paper.params:.3f} × the backbone's parameters")
+        yield f"method  {m.paper.method}: {m.paper.params:.3f} × the backbone's parameters"
     for name, counts in (("params", m.params), ("macs", m.macs)):
         before, after = counts["backbone"], counts["exported"]
         share = f" ({after / before:.1%})" if before else ""
         share += f", and {counts['adapters']:,} of adapters" if "adapters" in counts else ""
-        lines.append(f"{name:<8}{before:,} → {after:,}{share}")
-    changed = [pair for pair in m.widths.values() if pair[1] < pair[0]]
+        yield f"{name:<8}{before:,} → {after:,}{share}"
+    narrower = sum(after < before for before, after in m.widths.values())
     before, after = (sum(pair[i] for pair in m.widths.values()) for i in (0, 1))
-    layers = f"{len(changed)} of {len(m.widths)} layers narrower"
-    lines += [f"widths  {layers}, {before} → {after} channels in all", ""]
-    lines += [f"{bundle.sizes[f]:>14,}  {f}" for f in m.files]
-    return lines
+    layers = f"{narrower} of {len(m.widths)} layers narrower"
+    yield f"widths  {layers}, {before} → {after} channels in all"
+
+
+def _form_of(m: Manifest) -> str:
+    form = {"single": "one domain, folded in for good"}.get(m.heads, f"{m.heads} heads")
+    if m.own_weights:
+        form = "a graph for each domain, with weights of its own"
+    return f"{form}, and a table of adapters" if m.adapters else form
 
 
 @click.command()

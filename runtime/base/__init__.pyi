@@ -4,6 +4,7 @@ from .arrays import relative_error as relative_error
 from .arrays import unpack_bits as unpack_bits
 from .checks import Fields as Fields
 from .checks import check_text as check_text
+from .checks import given_twice as given_twice
 from .checks import is_number as is_number
 from .checks import is_whole as is_whole
 from .checks import path_argument as path_argument

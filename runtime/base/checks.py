@@ -8,9 +8,9 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from prunion.runtime.base.text import MOST_SHOWN, shown
 from prunion.runtime.errors import BundleError, InputError, PrunionError, printable
@@ -18,6 +18,7 @@ from prunion.runtime.errors import BundleError, InputError, PrunionError, printa
 __all__ = [
     "Fields",
     "check_text",
+    "given_twice",
     "is_number",
     "is_whole",
     "path_argument",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 MISSING = object()
+T = TypeVar("T", bound=Hashable)
 FIX = "export the bundle again"
 
 
@@ -175,6 +177,19 @@ def check_text(value: Any, limit: int, fail: Callable[..., PrunionError]) -> str
     if printable(value) != value:
         raise fail("holds control characters")
     return value
+
+
+def given_twice(names: Iterable[T]) -> T | None:
+    """The first name that came before; None if each is given once.
+
+    Whoever makes keys of names would else take the last of two for both.
+    """
+    seen: set[T] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def safe_relative_path(value: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from prunion.runtime.base import Fields, shown
+from prunion.runtime.base import Fields, given_twice, shown
 from prunion.runtime.errors import BundleError
 
 __all__ = ["AdapterEntry", "AdapterKind", "adapter_parts", "adapter_row", "read_adapters"]
@@ -146,4 +146,7 @@ def read_adapters(top: Fields) -> tuple[AdapterEntry, ...]:
         if expected > MOST_NUMBERS:
             raise fields.fail("outputs", f"ends a table of {expected:,} numbers of each domain")
         entries.append(entry)
+    keys = (f"{part}:{entry.weight}" for entry in entries for part in entry.shapes)
+    if (twice := given_twice(keys)) is not None:
+        raise top.fail("adapters", f"lists {shown(twice)} twice")
     return tuple(entries)

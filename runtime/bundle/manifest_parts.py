@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from prunion.runtime.base import Fields, Orientation, amount_text, check_text, is_number, shown
+from prunion.runtime.base import (
+    Fields,
+    Orientation,
+    amount_text,
+    check_text,
+    given_twice,
+    is_number,
+    shown,
+)
 
 __all__ = [
     "MAX_CLASSES",
@@ -54,6 +62,8 @@ class Domain:
             raise fields.fail("classes", "is empty")
         for name in classes:
             check_text(name, 1000, lambda problem: fields.fail("classes", problem))
+        if (twice := given_twice(classes)) is not None:
+            raise fields.fail("classes", f"names {shown(twice)} twice")
         accuracy = fields.get("accuracy", None)
         if accuracy is not None and not (is_number(accuracy) and 0 <= accuracy <= 1):
             raise fields.fail("accuracy", "must be a number in 0..1")
@@ -228,10 +238,8 @@ def read_domains(top: Fields, files: Mapping[str, str]) -> tuple[Domain, ...]:
     )
     if not domains:
         raise top.fail("domains", "is empty")
-    names = [domain.name for domain in domains]
-    for name in names:
-        if names.count(name) > 1:
-            raise top.fail("domains", f"names {name!r} twice")
+    if (twice := given_twice(domain.name for domain in domains)) is not None:
+        raise top.fail("domains", f"names {shown(twice)} twice")
     return domains
 
 

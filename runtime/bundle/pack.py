@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from prunion.runtime.base import (
     Seen,
     check_text,
+    given_twice,
     is_pipe,
     json_of,
     path_argument,
@@ -255,6 +256,10 @@ def _identity(
 def _check(pack: Pack, where: str) -> None:
     for text in (pack.name, *pack.classes):
         check_text(text, 1000, lambda p: BundleError(f"{where}: a name {p}: export the pack again"))
+    if (twice := given_twice(pack.classes)) is not None:
+        raise BundleError(
+            f"{where} has two classes named {shown(twice)}: rename one and train again"
+        )
     for name, (dtype, rank) in TENSORS.items():
         value = getattr(pack, name)
         if value.dtype != dtype or value.ndim != rank:

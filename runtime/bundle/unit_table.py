@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Fields, is_whole
+from prunion.runtime.base import Fields, given_twice, is_whole, shown
 from prunion.runtime.errors import PrunionError
 
 __all__ = ["Layer", "SlotUnits", "UnitTable"]
@@ -145,7 +145,10 @@ class UnitTable:
         if top.integer("format_version", 0, 1 << 30) != FORMAT_VERSION:
             raise top.fail("format_version", f"is not {FORMAT_VERSION}, which this prunion reads")
         count = top.integer("count", 0, MOST)
-        slots = {key: units for item in top.each("slots", MOST) for key, units in [_slots(item)]}
+        pairs = [_slots(item) for item in top.each("slots", MOST)]
+        slots = dict(pairs)
+        if (twice := given_twice(key for key, _ in pairs)) is not None:
+            raise top.fail("slots", f"list axis {twice[1]} of {shown(twice[0])} twice")
         held = sum(map(len, slots.values()))
         # Arrays of `count` are made of it: a few bytes must not ask for gigabytes.
         if count > held or any(len(units) and units.max() >= count for units in slots.values()):

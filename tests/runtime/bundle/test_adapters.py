@@ -75,6 +75,9 @@ def test_a_manifest_that_lies(change: dict[str, Any], said: str) -> None:
     value = {"adapters": [{**ENTRIES[0].to_json(), **change}]}
     with pytest.raises(BundleError, match=said):
         read_adapters(Fields(value, "", "manifest.json"))
+    again = {"adapters": [ENTRIES[0].to_json(), {**ENTRIES[0].to_json(), "offset": 12}]}
+    with pytest.raises(BundleError, match="adapters lists 'centre:a' twice"):
+        read_adapters(Fields(again, "", "manifest.json"))
     fine = {"adapters": [entry.to_json() for entry in ENTRIES]}
     assert read_adapters(Fields(fine, "", "manifest.json")) == ENTRIES
     assert read_adapters(Fields({}, "", "manifest.json")) == ()

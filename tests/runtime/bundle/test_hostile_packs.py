@@ -65,6 +65,16 @@ def test_a_key_twice_in_a_packs_header(own_bundle: Path) -> None:
         read_pack(file)
 
 
+def test_a_class_name_twice_is_refused(own_bundle: Path) -> None:
+    """Labels are looked up by name: images of the first of the two counted as wrong."""
+    file = own_bundle / "domains" / "digits.safetensors"
+    with safe_open(file, "np") as opened:
+        tensors, metadata = load_file(file), opened.metadata()
+    save_file(tensors, file, {**metadata, "classes": '["zero", "zero"]'})
+    with pytest.raises(BundleError, match=r"digits\.safetensors has two classes named 'zero'"):
+        read_pack(file)
+
+
 UNITS = [0, 1]
 TABLE: dict[str, Any] = {
     "format_version": 1,
@@ -87,6 +97,7 @@ TABLE: dict[str, Any] = {
         {"slots": [{"tensor": "w", "axis": 10**400, "units": UNITS}]},
         {"slots": [{"tensor": "w\x1b", "axis": 0, "units": UNITS}]},
         {"slots": {"w": UNITS}},
+        {"slots": [TABLE["slots"][0], {**TABLE["slots"][0], "units": [1, 0]}]},
         {"layers": [{"weight": "w", "shape": "23", "positions": 4}]},
         {"layers": [{"weight": "w", "shape": [2.5], "positions": 4}]},
         {"layers": [{"weight": "w", "shape": [2], "positions": -1}]},

@@ -137,13 +137,14 @@ def test_an_older_bundle_is_read_too(bundle_path: Path) -> None:
         (("verified", "variants", "int8", "max_drop"), 1e30, "max_drop is 1e.30, outside 0..100"),
         (("verified", "variants", "int8", "accuracy", "a"), [0.5], "accuracy.a must be"),
         (("verified", "variants", "int8", "accuracy", "a"), [2, 0.5], "accuracy.a must be"),
+        (("domains", 0, "classes"), ["x", "y", "x"], r"domains\[0\].classes names 'x' twice"),
         (("rounding", "multiple"), 0, "rounding.multiple is 0, outside 1"),
         (("paper", "flop"), "much", "paper.flop must be a finite number"),
         (("paper", "bits", "backbone"), 0.5, "paper.bits.backbone must be an integer"),
         (("provenance", "config"), [], "provenance.config must be an object"),
     ],
 )
-def test_every_part_is_checked(place: tuple[str, ...], value: Any, said: str) -> None:
+def test_every_part_is_checked(place: tuple[str | int, ...], value: Any, said: str) -> None:
     changed = json.loads(json.dumps(FULL))
     inner = changed
     for key in place[:-1]:

@@ -38,6 +38,7 @@ MAX_DOMAINS = 4096
 MAX_CLASSES = 1_000_000  # of a domain; the file's size bounds what they all take
 MAX_SIDE, MAX_RESIZE = 4096, 8192
 MAX_COUNT = 2**53
+LEAST_STD = 1e-18  # of pixels in 0 … 1: what it divides has squares that 32 bits hold
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,12 @@ class ImageInput:
         if orientation not in get_args(Orientation):
             known = " and ".join(map(repr, get_args(Orientation)))
             raise fields.fail("orientation", f"is {shown(orientation)}, this prunion knows {known}")
-        std = _triple(normalisation, "std")
-        if min(std) < 2.0**-126:  # what is less is 0, or next to it, in 32 bits
-            raise normalisation.fail("std", "must be above zero")
         return cls(
             height=fields.integer("height", 1, MAX_SIDE),
             width=fields.integer("width", 1, MAX_SIDE),
             channels=fields.integer("channels", 3, 3),
-            mean=_triple(normalisation, "mean"),
-            std=std,
+            mean=_triple(normalisation, "mean", 0),
+            std=_triple(normalisation, "std", LEAST_STD),
             shorter_side=resize.integer("shorter_side", 1, MAX_RESIZE),
             orientation=orientation,
         )
@@ -274,8 +272,9 @@ def listed(fields: Fields, key: str, value: Any, files: Mapping[str, str]) -> st
     return value
 
 
-def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
+def _triple(fields: Fields, key: str, least: float) -> tuple[float, float, float]:
+    """Three numbers from `least` to 1, as every run file's are: another would leave no image."""
     values = fields.items(key, 3)
-    if len(values) != 3 or not all(is_number(value) for value in values):
-        raise fields.fail(key, "must be three finite numbers")
+    if len(values) != 3 or not all(is_number(x) and least <= x <= 1 for x in values):
+        raise fields.fail(key, f"must be three numbers from {least:g} to 1, for pixels in 0 … 1")
     return (float(values[0]), float(values[1]), float(values[2]))

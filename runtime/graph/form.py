@@ -105,6 +105,13 @@ class GraphForm:
                 stacklevel=2,
             )
 
+    def ordinary(self, array: np.ndarray) -> bool:
+        """Whether images as `prepare` gives them hold numbers that pixels may have, and no other.
+
+        With room for what was normalised a little otherwise.
+        """
+        return self.image == "uint8" or bool(np.abs(array).max() <= 2 * self.farthest)
+
     def noise(self, count: int) -> np.ndarray:
         """`count` images of noise as the graph takes them; unlike a picture it reaches every
         channel."""

@@ -129,7 +129,7 @@ class Model:
         Raises:
             InputError: an image cannot be read, or a number is out of range.
             DomainError: a domain is not one of the model's.
-            BackendError: the answer of a float16 or INT8 graph is not finite.
+            BackendError: the answer of a float16 or INT8 graph is not finite; BundleError: of fp32.
         """
         top_k, batch_size = whole_argument("top_k", top_k), whole_argument("batch_size", batch_size)
         items, tables = as_list(images), self._tables
@@ -231,14 +231,17 @@ class Model:
         # Past a domain's classes they are -inf, so the finite ones are counted; in plain Python,
         # because at batch 1 a microsecond is half a percent of a small network.
         if np.count_nonzero(np.isfinite(logits)) < sum(map(tables.counts.__getitem__, rows)):
-            self._refuse(tables, logits, rows)
+            self._refuse(tables, array, logits, rows)
         return logits
 
-    def _refuse(self, tables: Tables, logits: np.ndarray, rows: np.ndarray) -> NoReturn:
+    def _refuse(
+        self, tables: Tables, array: np.ndarray, logits: np.ndarray, rows: np.ndarray
+    ) -> NoReturn:
         """Raise what `not_finite` gives for the first answer that is not."""
-        lacking = np.isfinite(logits).sum(1) < np.array(tables.counts)[rows]
-        sessions, name = self.sessions, tables.names[rows[lacking.argmax()]]
-        raise not_finite(name, sessions.probe.precision, sessions.provider())
+        place = int((np.isfinite(logits).sum(1) < np.array(tables.counts)[rows]).argmax())
+        sessions, name = self.sessions, tables.names[rows[place]]
+        ordinary = sessions.form.ordinary(array[place])
+        raise not_finite(name, sessions.probe.precision, sessions.provider(), ordinary=ordinary)
 
     def _routed(self, tables: Tables, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The logits, by whatever sessions the plan says."""

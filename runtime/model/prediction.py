@@ -9,7 +9,7 @@ import numpy as np
 
 from prunion.runtime.base import Precision, arithmetic_of
 from prunion.runtime.bundle import Pack
-from prunion.runtime.errors import BackendError, InputError, PrunionError
+from prunion.runtime.errors import BackendError, BundleError, InputError, PrunionError
 
 __all__ = ["Candidate", "Prediction", "not_finite", "to_prediction"]
 
@@ -46,11 +46,21 @@ def to_prediction(logits: np.ndarray, pack: Pack, top_k: int) -> Prediction:
     return Prediction(pack.name, *top[0], top)
 
 
-def not_finite(domain: str, precision: Precision, provider: str) -> PrunionError:
-    """The error of an answer that is not finite: the image's fault alone in float32 arithmetic
-    (InputError), else perhaps the graph's (BackendError)."""
+def not_finite(domain: str, precision: Precision, provider: str, *, ordinary: bool) -> PrunionError:
+    """The error of an answer that is not finite, by whose fault it is.
+
+    In float32 arithmetic it is the image's (InputError), or the network's where the image is an
+    `ordinary` one, of numbers that pixels have (BundleError); else perhaps the graph's
+    (BackendError).
+    """
     if arithmetic_of(precision) == "fp32":
-        return InputError(f"the network's answer for {domain} is not finite: check the image")
+        told = f"the network's answer for {domain} is not finite"
+        if ordinary:
+            return BundleError(
+                f"{told}, and the image is: numbers of the domain or of the network are too large "
+                "for 32 bits; train and export again"
+            )
+        return InputError(f"{told}: check the image")
     return BackendError(
         f"the {precision} graph's answer for {domain} is not finite on {provider}: use the "
         "precision fp32, or export again, which keeps what float16 cannot hold in float32"

@@ -76,7 +76,7 @@ def _file(path: str) -> Callable[[dict[str, Any]], object]:
         (lambda m: m["input"].update(height=True), "input.height must be an integer"),
         (lambda m: m["input"].update(dtype="uint8"), "input.dtype is 'uint8'"),
         (lambda m: m["input"].update(orientation="up"), "input.orientation is 'up'"),
-        (lambda m: m["input"]["normalisation"].update(std=[1, 0, 1]), "std must be above zero"),
+        (lambda m: m["input"]["normalisation"].update(std=[1, 0, 1]), "std must be three numbers"),
         (lambda m: m["input"]["normalisation"].update(mean=[1, 2]), "mean must be three"),
         (lambda m: m["budget"].update(met=1), "budget.met must be true or false"),
         (lambda m: m["bank"][1].update(offset=9), r"bank\[1\].offset is 9 where 8 must follow"),

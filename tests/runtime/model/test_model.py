@@ -213,6 +213,15 @@ def test_an_overflowing_image_is_no_answer(model: Model) -> None:
             model.logits(pair, rows)
 
 
+def test_an_image_is_not_blamed_for_a_networks_numbers(tmp_path: Path, toy: ModuleType) -> None:
+    tables = toy.make_tables()
+    tables.bank[1] = 1e38
+    model = load(toy.make_bundle(tmp_path, tables), "cpu", threads=1)
+    with pytest.raises(BundleError, match="for signs is not finite, and the image is"):
+        model.predict(np.full((12, 10, 3), 9, np.uint8), "signs")
+    assert model.predict(np.full((12, 10, 3), 9, np.uint8), "digits")
+
+
 @pytest.mark.parametrize("rows", [[1, 1], [2, 1]])
 def test_a_float16_answer_that_is_not_finite_is_no_answer(
     own_bundle: Path, rows: list[int]

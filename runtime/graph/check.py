@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import BundleError, UnsupportedGraphError
 from prunion.runtime.graph.inputs import ADAPTERS, load_graph
+from prunion.runtime.graph.sizes import check_sizes, for_one_image
 
 if TYPE_CHECKING:
     import onnx
@@ -37,10 +38,6 @@ OPERATORS = frozenset(
     "Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor".split()
 )
 DOMAINS = ("", "ai.onnx")
-# Their results may be of any size, whatever they are given.
-GROWING = frozenset("ConstantOfShape Expand Pad Range Resize Tile".split())
-MOST_ELEMENTS = 1 << 28  # of one tensor for one image: 1 GiB of float32
-MOST_AT_ONCE = 4 * MOST_ELEMENTS  # of all that must be held together: a sum needs its terms
 # Bytes: shapes, axes and sizes are read by shape inference, weights are not. The sizes that the
 # bank is split into are two for each norm of a network.
 SMALL, SMALL_WHOLE = 1024, 64 * 1024
@@ -68,7 +65,9 @@ def check_graph(
         _check_image(model.graph, image)
         light = light_copy(model)
         onnx.checker.check_model(light)
-        _check_sizes(onnx.shape_inference.infer_shapes(light, True, True, True).graph)
+        held = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+        one = for_one_image(light, shapes, held)
+        check_sizes(onnx.shape_inference.infer_shapes(one, True, True, True).graph)
     except (BundleError, UnsupportedGraphError) as exc:
         raise BundleError(f"{where}: {exc}: {FIX}") from None
     except Exception as exc:  # onnx has several unrelated error types
@@ -202,42 +201,6 @@ def _check_shape(
     pairs = zip(found, wanted, strict=True) if fits else ()
     if not fits or any((a or whole) and b and a != b for a, b in pairs):
         raise BundleError(f"{name} is {found}, and the manifest needs {list(wanted)} (0: any)")
-
-
-def _check_sizes(graph: onnx.GraphProto) -> None:
-    """No tensor of one image is larger than a network's could be, as far as shapes are known."""
-    values = (*graph.value_info, *graph.output)
-    sizes = {value.name: _sizes(value) for value in values if _has_shape(value)}
-    for name, dims in sizes.items():
-        if math.prod(max(dim, 1) for dim in dims) > MOST_ELEMENTS:
-            raise BundleError(f"{shown(name)} would be {dims}, too large for one image")
-    for node in graph.node:
-        if node.op_type in GROWING and any(0 in sizes.get(x, [0, 0])[1:] for x in node.output):
-            raise BundleError(
-                f"node {shown(node.name)} ({node.op_type}) makes a tensor whose size is not known"
-            )
-    _check_together(graph, {x: math.prod(max(d, 1) for d in dims) for x, dims in sizes.items()})
-
-
-def _check_together(graph: onnx.GraphProto, elements: Mapping[str, int]) -> None:
-    """What is held at once for one image is bounded too, in the order in which the nodes stand."""
-    last = {name: place for place, node in enumerate(graph.node) for name in node.input}
-    held, made = 0, set[str]()
-    for place, node in enumerate(graph.node):
-        made.update(node.output)
-        held += sum(elements.get(name, 0) for name in node.output)
-        if held > MOST_AT_ONCE:
-            raise BundleError(
-                f"node {shown(node.name)} ({node.op_type}) would have {held:,} numbers held at "
-                "once, too many for one image"
-            )
-        over = {name for name in node.input if last[name] == place} & made
-        over |= {name for name in node.output if name not in last}  # nothing reads them
-        held -= sum(elements.get(name, 0) for name in over)
-
-
-def _has_shape(value: onnx.ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.HasField("shape"))
 
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int]:

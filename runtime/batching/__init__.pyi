@@ -1,10 +1,12 @@
 from .batcher import Batcher as Batcher
 from .catalogue import Catalogue as Catalogue
+from .catalogue import Listed as Listed
 from .decode import Budget as Budget
 from .decode import Decoder as Decoder
 from .folder import PackFolder as PackFolder
 from .folder import RefusedPackError as RefusedPackError
 from .folder import UnreadError as UnreadError
+from .folder import is_own_fault as is_own_fault
 from .packs import PackCache as PackCache
 from .policy import BatchOptions as BatchOptions
 from .policy import runs_at_once as runs_at_once

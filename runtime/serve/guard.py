@@ -17,16 +17,19 @@ from typing import Literal
 
 from prunion.runtime.batching import RefusedPackError, UnreadError
 from prunion.runtime.errors import (
+    BackendError,
     BundleError,
     ConfigError,
     DomainError,
+    EngineError,
     InputError,
     MissingDependencyError,
     OverloadError,
     PrunionError,
+    UnsupportedGraphError,
 )
 
-__all__ = ["ApiKeys", "Gate", "Refusal", "read_keys", "refusal_of", "request_id"]
+__all__ = ["ApiKeys", "Gate", "Refusal", "is_servers_own", "read_keys", "refusal_of", "request_id"]
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LINE = re.compile(r"(\S{1,100})\s+([0-9a-fA-F]{64})")
@@ -145,6 +148,16 @@ class Refusal:
     reason: str = ""
 
 
+def is_servers_own(error: Exception) -> bool:
+    """Whether it is the served bundle or its backend that fails, whoever asks.
+
+    Of these the log tells, and a client nothing: their messages name the server's files.
+    """
+    if isinstance(error, (RefusedPackError, UnreadError)):  # which name a pack, and no folder
+        return False
+    return isinstance(error, (BundleError, BackendError, EngineError, UnsupportedGraphError))
+
+
 def refusal_of(error: Exception) -> Refusal:
     """What a client is told: of a bug, which is any other exception, nothing but that."""
     text = " ".join(str(error).split())
@@ -159,7 +172,10 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(503, "UNAVAILABLE", text, 5)
     if isinstance(error, RefusedPackError):  # the server's own file, whoever asks
         return Refusal(503, "UNAVAILABLE", text)
-    if isinstance(error, (InputError, BundleError)):
+    if is_servers_own(error):
+        own = "the server's own bundle or backend fails, whatever is asked: its log says why"
+        return Refusal(503, "UNAVAILABLE", own)
+    if isinstance(error, InputError):
         return Refusal(400, "INVALID_ARGUMENT", text)
     if isinstance(error, MissingDependencyError):
         return Refusal(501, "UNIMPLEMENTED", text)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from prunion.runtime.batching import MOST_DOMAINS, OTHER
-from prunion.runtime.errors import DomainError, InputError
+from prunion.runtime.batching import MOST_DOMAINS, OTHER, Listed, RefusedPackError, is_own_fault
+from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
 from prunion.runtime.protocol import (
     Described,
     model_config,
@@ -18,6 +20,8 @@ from prunion.runtime.protocol import (
 from prunion.runtime.serve.models.service import Service, check_version
 
 __all__ = ["Repository"]
+
+logger = logging.getLogger("prunion.serve")
 
 
 class Repository:
@@ -54,7 +58,9 @@ class Repository:
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether a model answers. Raises DomainError if there is none."""
         self.describe(name, version)
-        return self.service.ready and not self.service.serving.catalogue.refused(name)
+        serving = self.service.serving
+        bad = serving.failed(name) or serving.catalogue.refused(name)
+        return self.service.ready and not bad
 
     def metadata(self, name: str | None = None, version: str = "") -> dict[str, Any]:
         """Of the server, or of a model. Raises DomainError."""
@@ -90,8 +96,9 @@ class Repository:
     def index(self, ready_only: bool = False) -> list[dict[str, str]]:
         """All models there are."""
         serving = self.service.serving
-        rows = [(serving.name, True, "")]
-        rows += [(x.name, x.ready, x.reason) for x in serving.catalogue.index()]
+        found = [Listed(serving.name, True), *serving.catalogue.index()]
+        bad = {x.name: serving.failed(x.name) if x.ready else x.reason for x in found}
+        rows = [(name, not reason, reason) for name, reason in bad.items()]
         return model_index(row for row in rows if row[1] or not ready_only)
 
     async def load(self, name: str) -> None:
@@ -99,10 +106,26 @@ class Repository:
         self._check_control()
         serving = self.service.serving
         if name == serving.name:
-            await self.service.replace(serving.model.bundle.path)
+            await self._load_bundle(serving.model.bundle.path)
             return
         async with self.service.changing:
-            await self.service.decoder.run(self.service.serving.catalogue.load, name)
+            try:
+                await self.service.decoder.run(self.service.serving.catalogue.load, name)
+            except BundleError as exc:
+                if is_own_fault(exc):
+                    raise RefusedPackError(str(exc)) from None
+                logger.error("%s cannot be loaded: %s", name, exc)
+                raise
+
+    async def _load_bundle(self, path: Path) -> None:
+        try:
+            await self.service.replace(path)
+        except (DomainError, InputError) as exc:  # of what the server was started with
+            logger.error("%s cannot be loaded anew: %s", path, exc)
+            raise BundleError(str(exc)) from None
+        except PrunionError as exc:
+            logger.error("%s cannot be loaded anew: %s", path, exc)
+            raise
 
     async def unload(self, name: str) -> None:
         """Answer for a domain no more. Raises PrunionError."""

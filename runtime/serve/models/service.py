@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from prunion.runtime.batching import (
     Tracing,
     Watcher,
 )
-from prunion.runtime.errors import DomainError, InputError, OverloadError
+from prunion.runtime.errors import DomainError, InputError, OverloadError, PrunionError
 from prunion.runtime.model import LiveDomain, Model, Prediction, to_prediction
 from prunion.runtime.protocol import (
     InferRequest,
@@ -31,6 +31,7 @@ from prunion.runtime.protocol import (
     images_of,
     infer_response,
 )
+from prunion.runtime.serve.guard import is_servers_own
 from prunion.runtime.serve.models.asked import Answered, Asked, prepared
 from prunion.runtime.serve.models.serving import (
     Serving,
@@ -108,7 +109,7 @@ class Service:
         `left` is how many seconds the client still waits. Raises DomainError where there is no
         such model or domain, InputError, OverloadError.
         """
-        with self._counted(arrived):
+        with self._counted(arrived, model, request.tensors):
             return await self._infer(model, version, request, arrived, left)
 
     async def _infer(
@@ -140,7 +141,7 @@ class Service:
         self, domain: str, items: Sequence[bytes], top: int, arrived: int
     ) -> list[Prediction]:
         """The best classes of encoded images of one domain. Raises as `infer` does."""
-        with self._counted(arrived):
+        with self._counted(arrived, domain):
             return await self._classify(domain, items, top, arrived)
 
     async def _classify(
@@ -241,10 +242,15 @@ class Service:
         return [found[name] for name in named]
 
     @contextmanager
-    def _counted(self, arrived: int) -> Iterator[None]:
+    def _counted(self, arrived: int, model: str, inputs: Container[str] = ()) -> Iterator[None]:
+        serving = self._serving
+        name = serving.name if serving.takes_domain(model, inputs) else model
         try:
             yield
+            serving.failing.pop(name, None)
         except Exception as exc:
+            if isinstance(exc, PrunionError) and is_servers_own(exc):
+                serving.fails(name, exc)
             reason = exc.reason if isinstance(exc, OverloadError) else ""
             self.statistics.record_failure(time.perf_counter_ns() - arrived, reason)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunion.runtime.batching import (
@@ -15,7 +15,7 @@ from prunion.runtime.batching import (
     PackFolder,
     Statistics,
 )
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import BundleError, InputError, PrunionError
 from prunion.runtime.model import Model, load
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 
@@ -30,16 +30,32 @@ logger = logging.getLogger("prunion.serve")
 
 @dataclass(frozen=True, eq=False)
 class Serving:
-    """A model, the thread that runs it, and the domains that it answers for."""
+    """A model, the thread that runs it, and the domains that it answers for.
+
+    Attributes:
+        failing: why models have no answer to give, whoever asks, until one of them answers again.
+    """
 
     model: Model
     batcher: Batcher
     catalogue: Catalogue
+    failing: dict[str, PrunionError] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The bundle's, which is the model's that takes `domain`."""
         return self.catalogue.bundle_name
+
+    def fails(self, name: str, error: PrunionError) -> None:
+        """Note, and log once, that a model fails for no fault of the request."""
+        if str(error) != str(self.failing.get(name, "")):
+            logger.error("%s cannot answer: %s", name, error)
+        self.failing[name] = error
+
+    def failed(self, name: str) -> str:
+        """Why the bundle has no answer of a model; "" if it has, for all that is known."""
+        bad = isinstance(self.failing.get(name), BundleError)  # a backend may have room again
+        return "the server's own bundle fails: its log says why" if bad else ""
 
     def takes_domain(self, model: str, inputs: Container[str]) -> bool:
         """Whether a request with these inputs is one to the bundle, not to a domain.

@@ -1,0 +1,86 @@
+"""What is the server's own fault is no client's: its status, its text, and who is not ready."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunion.runtime.errors import BackendError, BundleError, EngineError
+from prunion.runtime.model import load
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("uvicorn", reason="needs prunion[serve]")
+from prunion.runtime.serve.guard import refusal_of
+from tests.runtime.serve.http.asking import body, client_of
+
+
+def ask(client: Any, name: str) -> Any:
+    return client.post(f"/v2/models/{name}/infer", json={"inputs": body()["inputs"][:1]})
+
+
+def test_a_bundle_that_was_written_over_is_no_clients_fault(
+    tmp_path: Path, toy: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each domain's session is made when it is first asked for, from a file that was damaged."""
+    weight = toy.make_tables().weight
+    own = {"signs": {"value:conv.weight": weight * np.float32(2)}}
+    bundle = toy.make_bundle(tmp_path, own=own, shared={})
+    graph = bundle / "model.onnx"
+    whole = graph.read_bytes()
+    with load(bundle, "cpu", threads=1) as model:
+        client = client_of(model)
+        assert ask(client, "flowers").status_code == 200
+        graph.write_bytes(whole[:100] + b"x" * 50 + whole[150:])
+        for _ in range(2):
+            told = ask(client, "signs")
+            assert told.status_code == 503 and str(tmp_path) not in told.text
+        assert caplog.text.count("signs cannot answer: ") == 1 and str(graph) in caplog.text
+        states = {x["name"]: x["state"] for x in client.post("/v2/repository/index").json()}
+        assert states == dict.fromkeys(("toy", "flowers", "digits"), "READY") | {
+            "signs": "UNAVAILABLE"
+        }
+        assert client.get("/v2/models/signs/ready").status_code == 503
+        assert client.get("/v2/models/flowers/ready").status_code == 200
+        assert ask(client, "flowers").status_code == 200, "its session is there"
+        graph.write_bytes(whole)
+        assert ask(client, "signs").status_code == 200
+        assert client.get("/v2/models/signs/ready").status_code == 200
+        client.service.close()
+
+
+def test_a_bundle_that_is_gone_is_told_without_its_path(
+    own_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with load(own_bundle, "cpu", threads=1) as model:
+        client = client_of(model, control=True)
+        shutil.rmtree(own_bundle)
+        told = client.post("/v2/repository/models/toy/load")
+        assert told.status_code == 503 and str(own_bundle) not in told.text
+        assert f"{own_bundle} does not exist" in caplog.text
+        assert client.get("/v2/models/toy/ready").status_code == 200, "the former one goes on"
+        assert ask(client, "signs").status_code == 200
+        client.service.close()
+
+
+def test_a_damaged_pack_that_is_loaded_is_told_with_why(own_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "allowed"
+    folder.mkdir()
+    (folder / "bad.safetensors").write_bytes(b"half a pack")
+    with load(own_bundle, "cpu", threads=1) as model:
+        client = client_of(model, control=True, folders=(folder,))
+        told = client.post("/v2/repository/models/bad/load")
+        assert told.status_code == 503 and "bad.safetensors is no readable" in told.json()["error"]
+        assert str(tmp_path) not in told.text
+        client.service.close()
+
+
+def test_both_transports_say_the_same() -> None:
+    for kind in (BackendError, BundleError, EngineError):
+        refusal = refusal_of(kind("/srv/secret/model.onnx is damaged"))
+        assert (refusal.status, refusal.code) == (503, "UNAVAILABLE")
+        assert "secret" not in refusal.text

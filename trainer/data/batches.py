@@ -100,6 +100,13 @@ class JointBatches:
             return [self._rounds] * len(self.images)
         return [len(pass_starts(self.images[i], self.config.batch_size)) for i in self._turns()]
 
+    @property
+    def least_per_epoch(self) -> int:
+        """Steps of an epoch that have images of a domain: the fewest that any domain has."""
+        if self.config.order in BY_PASSES:
+            return min(len(pass_starts(n, self.config.batch_size)) for n in self.images)
+        return self._rounds
+
     def parts(self, batches: Sequence[Batch]) -> list[Sequence[Batch]]:
         """A step in the parts that are computed one after the other, for less memory.
 

@@ -1,4 +1,4 @@
-"""What training measures between its steps: units' importance, and BatchNorm's statistics.
+"""What training measures between its steps: units' importance, and which switches came back.
 
 Batches pass through the network as in a step, and no weight moves.
 """
@@ -11,11 +11,11 @@ import torch
 
 from prunion.trainer.config import Precision
 from prunion.trainer.data import Batch
-from prunion.trainer.learning.step import autocast_of, forward_backward, images_of, segments_of
+from prunion.trainer.learning.step import forward_backward
 from prunion.trainer.network import DomainNet
 from prunion.trainer.processes import ALONE, Processes
 
-__all__ = ["came_back", "estimate_norms", "importance_of"]
+__all__ = ["came_back", "importance_of"]
 
 
 def importance_of(
@@ -54,30 +54,6 @@ def importance_of(
     if not processes.slices:
         processes.sum([total, count])
     return (total / count.clamp(min=1)).sqrt()
-
-
-def estimate_norms(
-    net: DomainNet, steps: Iterable[Sequence[Batch]], precision: Precision = "fp32"
-) -> None:
-    """BatchNorm's statistics anew: the mean over batches, with the switches as they are.
-
-    A domain's own are stale once others have moved its switches while it was absent.
-    """
-    device, norms = net.switches.device, net.norms.values()
-    momenta = [norm.momentum for norm in norms]
-    training = net.training
-    net.train()
-    # As in evaluation: without gradients a compiled trunk would be compiled once more.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        for number, batches in enumerate(steps):
-            for norm in norms:
-                norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
-            images = images_of(batches, net)
-            with autocast_of(device, precision):
-                net.features(images, segments_of(batches))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.train(training)
 
 
 def came_back(before: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 
@@ -14,7 +15,8 @@ from prunion.trainer.config import Phase, RunConfig
 from prunion.trainer.cost import PricedBudget, select_union, used_cost
 from prunion.trainer.data import Batch, JointBatches
 from prunion.trainer.learning.interrupt import StopRequest
-from prunion.trainer.learning.measuring import came_back, estimate_norms, importance_of
+from prunion.trainer.learning.measuring import came_back, importance_of
+from prunion.trainer.learning.norms import RunNorms
 from prunion.trainer.learning.optimiser import (
     WeightAverage,
     hold_trunk,
@@ -81,6 +83,7 @@ class Training:
         if net.adapter is not None:
             net.adapter.keep_to(budget.allowed, budget.full)
         self.teacher = load_teacher(config, classes, net.switches.device)
+        self.norms = RunNorms(net, batches, config.train, self._share_statistics)
         self.average = WeightAverage(config.train.average * batches.steps_per_epoch)
         self.epoch = self.step = 0
         self.phase: Phase = "warmup"
@@ -115,6 +118,8 @@ class Training:
             self._enter("settle")  # a run without settling is cut now
             self._advance()
             self.average.move_into(self.net)
+            if not self.norms.fit(self.step, self.schedule.starts[-1]):
+                self.norms.estimate(self.step, self.epoch)
 
     def where(self) -> str:
         """The step and epoch, for messages."""
@@ -136,6 +141,13 @@ class Training:
         if self.phase != "settle" or not self.recipe.learns or own or self.thinned:
             return self.switches()
         return self.recipe.chosen().to(self.net.switches.device) * self.net.switches.amax(0)
+
+    def fitted_norms(self, *, gated: bool = True) -> AbstractContextManager[None]:
+        """Inside, BatchNorm's statistics fit the network, `gated` or not; a run's first do not."""
+        if self.norms.fit(self.step, self.schedule.starts[self.schedule.task(self.step)]):
+            return nullcontext()
+        switches = self.switches().detach() if gated else None
+        return self.norms.estimated(self.step, self.epoch, switches, gated=gated)
 
     def _cost_share(self) -> float:
         return used_cost(self.budget.pricer, self.alive(), self.net.adapter) / self.budget.full
@@ -177,18 +189,9 @@ class Training:
             short = own_shortfall(self.config, self.net)
             if short and self.processes.first:
                 log.warning(short)
-            self._estimate_norms()
+            self.norms.fix(self.step, self.epoch)
         self.phase = phase
         self.cost_share = None
-
-    def _estimate_norms(self) -> None:
-        """BatchNorm's statistics for the final switches, unless joint steps still bring them."""
-        train = self.config.train
-        if train.freezes_norms or (train.order == "joint" and self.step < self.schedule.total):
-            return
-        steps = self.batches.epoch(self.epoch, joint=True)
-        estimate_norms(self.net, steps, train.precision)
-        self._share_statistics()
 
     def _share_statistics(self) -> None:
         """What the processes have apart: statistics of their domains or slices, and rounding."""
@@ -271,7 +274,7 @@ class Training:
         if adapter.advance(weights, self.schedule.task(self.step), self.phase):
             self.net.drop_units(adapter.dead_units())
             self.cost_share = None
-            self._estimate_norms()
+            self.norms.fix(self.step, self.epoch)
 
     def _forward_backward(
         self, batches: Sequence[Batch], switches: torch.Tensor | None

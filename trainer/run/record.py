@@ -32,6 +32,7 @@ __all__ = [
     "made_by",
     "other_than_noted",
     "run_record",
+    "seen_shares",
     "tell_alike",
     "tell_other_images",
     "watch_accuracy",
@@ -83,18 +84,35 @@ def watch_accuracy(training: Training, parts: Sequence[Domain]) -> dict[str, dic
 
     As `validation_accuracy` and `test_part_accuracy` of those domains that have such a part.
     """
-    found = evaluate(
-        training.net,
-        parts,
-        training.config.input,
-        training.switches() if training.phase == "ramp" else None,
-        processes=training.processes,
-    )
+    with training.fitted_norms():
+        found = evaluate(
+            training.net,
+            parts,
+            training.config.input,
+            training.switches() if training.phase == "ramp" else None,
+            processes=training.processes,
+        )
     figures: dict[str, dict[str, float]] = {}
     for part in parts:
         key = "test_part_accuracy" if part.validation is None else "validation_accuracy"
         figures.setdefault(key, {})[part.name] = found[part.name]
     return figures
+
+
+def seen_shares(training: Training, domains: Sequence[Domain]) -> dict[str, dict[str, float]]:
+    """How many of a few training images the network answers right as it is exported.
+
+    In its own steps it goes by the statistics of each batch, which nobody has later.
+    """
+    parts, counts = [], []
+    for domain in domains:
+        counts.append(min(MOST_WATCHED, len(domain.train)))
+        chosen = np.linspace(0, len(domain.train) - 1, counts[-1]).round().astype(np.int64)
+        parts.append(replace(domain, test=domain.train.subset(chosen)))
+    shape, workers = training.config.input, training.config.train.workers
+    found = evaluate(training.net, parts, shape, processes=training.processes, workers=workers)
+    pairs = zip(domains, counts, strict=True)
+    return {d.name: {"images": count, "accuracy": found[d.name]} for d, count in pairs}
 
 
 def answer_records(
@@ -198,8 +216,11 @@ def run_record(
     result: RunResult,
     records: Mapping[str, Mapping[str, Any]],
     model: str,
+    seen: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """The value of `record.json`; `model` is the SHA-256 of the network's file.
+
+    `seen` has how the finished network answers images that it was trained on.
 
     `choices` has what each domain chose of the channels that are kept, before it settled: one bit
     for each unit, in hex.
@@ -217,4 +238,5 @@ def run_record(
         "result": value,
         "choices": {"units": rows.shape[1], "domains": chosen},
         "domains": dict(records),
+        "seen": dict(seen),
     }

@@ -52,6 +52,7 @@ from prunion.trainer.run.record import (
     answer_records,
     image_digests,
     run_record,
+    seen_shares,
     tell_alike,
     tell_other_images,
     watch_accuracy,
@@ -159,8 +160,11 @@ def train_run(
             tell_alike(answers, domains)
             result = replace(_result(training, domains, answers, folder, facts, started), own=own)
             records = answer_records(training, domains, answers)
+            seen = seen_shares(training, domains)
             log(training.step, accuracy=result.accuracy, score=result.scores, budget=result.budget)
-        processes.on_first(lambda: _save(training, domains, result, records, force=force or resume))
+        processes.on_first(
+            lambda: _save(training, domains, result, records, seen, force=force or resume)
+        )
     return replace(result, verdict=read_verdict(folder), model_sha256=checkpoint_sha256(folder))
 
 
@@ -169,6 +173,7 @@ def _save(
     domains: Sequence[Domain],
     result: RunResult,
     records: dict[str, dict[str, Any]],
+    seen: dict[str, dict[str, float]],
     *,
     force: bool,
 ) -> None:
@@ -194,7 +199,9 @@ def _save(
     try:
         save_checkpoint(folder, training.net, training.config, facts, force=force, profile=profile)
         model = checkpoint_sha256(result.folder)
-        write_json(result.folder / RECORD, run_record(training, domains, result, records, model))
+        write_json(
+            result.folder / RECORD, run_record(training, domains, result, records, model, seen)
+        )
     except OutputError as exc:
         raise OutputError(f"{exc}: training is done, finish it with --resume") from None
 
@@ -220,14 +227,15 @@ def _measure_before(
     if training.epoch != training.config.train.warmup:  # later it would be of other weights
         return
     config = training.config
-    facts[BEFORE] = evaluate(
-        training.net,
-        [replace(domain, test=domain.watched) for domain in domains],
-        config.input,
-        gated=False,
-        processes=training.processes,
-        workers=config.train.workers,
-    )
+    with training.fitted_norms(gated=False):
+        facts[BEFORE] = evaluate(
+            training.net,
+            [replace(domain, test=domain.watched) for domain in domains],
+            config.input,
+            gated=False,
+            processes=training.processes,
+            workers=config.train.workers,
+        )
     log(training.step, accuracy_before=facts[BEFORE])
 
 

@@ -9,8 +9,9 @@ from prunion.trainer.score.pruning import Pruning
 
 __all__ = ["CLEAR", "UNLEARNED", "Fit", "Limit", "Lost", "limit_line"]
 
-# What stands in the way of more: the budget, the images, too few epochs, or nothing that shows.
-Limit = Literal["budget", "data", "epochs", "none", "unknown"]
+# What stands in the way of more: BatchNorm's statistics, the budget, the images, too few epochs, or
+# nothing that shows.
+Limit = Literal["norms", "budget", "data", "epochs", "none", "unknown"]
 
 # What pruning lost: something surely, at most a point as surely, or neither can be told.
 Lost = Literal["surely", "little", "unknown"]
@@ -30,6 +31,7 @@ class Fit:
         overfits: whether test images are answered worse by more than chance.
         told: whether it is known that the budget is not why no more is learned: there is a
             baseline, or nothing is pruned.
+        seen_by: of training images, what the finished network answers; None where not known.
         of: whose training images `trained` and `whole` are of, in words; "" for all domains'.
     """
 
@@ -38,6 +40,7 @@ class Fit:
     whole: float | None = None
     overfits: bool = False
     told: bool = False
+    seen_by: float | None = None
     of: str = ""
 
     @property
@@ -68,6 +71,8 @@ def limit_line(
     slack = ""
     if pruning.prunes and pruning.is_slack(share):
         slack = f"; {pruning.kept:.1%} is kept, far below the [budget] limit of {share:.1%}"
+    if limit == "norms":
+        return _norms_line(fit) + slack
     if limit == "budget":
         return _budget_line(fit, keys) + slack
     if limit == "epochs":
@@ -87,6 +92,14 @@ def _budget_line(fit: Fit, keys: str) -> str:
     larger = f"a larger [budget] {keys}, or " if keys else ""
     told = f"{what} the limit: the network learns {fit.seen}{against}"
     return f"{told}. Try {larger}a longer [train] settle"
+
+
+def _norms_line(fit: Fit) -> str:
+    return (
+        f"BatchNorm's statistics are the limit: the last steps answer {fit.seen} by those of each "
+        f"batch, the network as it is exported {fit.seen_by or 0.0:.1%}. Try more epochs, or a "
+        "larger [train] batch_size"
+    )
 
 
 def _epochs_line(fit: Fit) -> str:

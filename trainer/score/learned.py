@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Learned:
         accuracy: per domain on the test images.
         trained: per domain the share of right answers in the last epoch's training steps; without
             the domains of which that epoch has none, or whose images were mixed in it.
+        seen: per domain how many training images were answered, and the share of right answers,
+            by the finished network; empty where an earlier prunion did not ask.
         images: training images per domain.
         limit, uncut: the budget as a share of the whole, where it is one, and the share that
             learning left before the last cut.
@@ -43,6 +45,7 @@ class Learned:
     uncut: float = 1.0
     pruning: Pruning | None = None
     made_by: MadeBy | None = None
+    seen: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
 
 def comparable(baseline: Learned, pruned: Learned, name: str) -> bool:
@@ -75,6 +78,10 @@ def read_learned(folder: Path) -> Learned | None:
             limit=_share(result["budget"]),
             uncut=float(result["uncut"]),
             made_by=made_by,
+            seen={
+                name: (int(found["images"]), float(found["accuracy"]))
+                for name, found in record.get("seen", {}).items()
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrunionError):
         return None

@@ -122,7 +122,8 @@ def _fit(learned: Learned, baseline: Learned | None, prunes: bool) -> Fit | None
     told, of = not prunes or whole is not None, ""
     if len(learned.trained) < len(learned.accuracy):
         of = _called(list(learned.trained), f"{len(learned.trained)} domains")
-    return Fit(trained, tested, whole, _lacks_images(learned), told, of)
+    seen = None if (gap := _unfitted(learned)) is None else trained - gap
+    return Fit(trained, tested, whole, _lacks_images(learned), told, seen, of)
 
 
 def _called(names: Sequence[str], several: str) -> str:
@@ -164,6 +165,21 @@ def _fit_of(fit: Fit, pruned: Learned, baseline: Learned, lost: Sequence[str]) -
     return replace(fit, trained=float(np.mean(trained)), whole=float(np.mean(whole)), of=of)
 
 
+def _unfitted(learned: Learned) -> float | None:
+    """By how much fewer training images the finished network answers than its last steps did.
+
+    None where that is not known, or may be chance. Steps go by the statistics of their own batch,
+    which what is exported has not.
+    """
+    names = [n for n in learned.trained if learned.images.get(n) and n in learned.seen]
+    if not names or len(names) < len(learned.trained):
+        return None
+    pairs = [((learned.trained[n], learned.images[n]), learned.seen[n][::-1]) for n in names]
+    noise = [_variance(share, count) for pair in pairs for share, count in pair]
+    gap = float(np.mean([steps[0] - own[0] for steps, own in pairs]))
+    return gap if gap > GAP + normal_of() * math.sqrt(sum(noise)) / len(names) else None
+
+
 def _lacks_images(learned: Learned) -> bool:
     """Whether training images are answered better than test images, by more than chance."""
     names = [n for n in learned.trained if n in learned.accuracy]
@@ -187,6 +203,8 @@ def _limit(
     loss: Loss | None,
     lost: Sequence[str],
 ) -> Limit:
+    if fit.seen_by is not None:
+        return "norms"
     is_lost, prunes = _is_lost(loss, lost), pruned.pruning is None or pruned.pruning.prunes
     if is_lost and baseline is not None and _learns_less(pruned, baseline, lost):
         return "budget"

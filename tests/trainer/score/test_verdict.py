@@ -281,3 +281,14 @@ def test_of_domains_in_turns_it_says_whose_images_were_learned() -> None:
     pruned = learned({"first": bits(500, 0.7), "last": bits(500, 0.7)}, 0.99)
     found = judge(replace(pruned, trained={"last": 0.99}))
     assert "99.0% of the training images of last" in " ".join(found.lines)
+
+
+def test_statistics_that_fit_nothing_are_no_lack_of_images() -> None:
+    """In training steps each batch has its own: "try more training images" was the advice."""
+    few = replace(learned({"a": bits(200, 0.4)}, 1.0), images={"a": 60})
+    assert judge(few).limit == "data"
+    found = judge(replace(few, seen={"a": (60, 0.4)}))
+    assert found.limit == "norms"
+    assert "answer 100.0% of the training images by those of each batch" in found.lines[1]
+    assert "as it is exported 40.0%. Try more epochs" in found.lines[1]
+    assert judge(replace(few, seen={"a": (60, 0.95)})).limit == "data"

@@ -53,7 +53,7 @@ class SeriesSite(nn.Module):
 
     def __init__(self, domains: int, channels: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.momentum = dropout, MOMENTUM
         self.processes: Processes = ALONE  # whose slices make a batch's statistics
         self.alpha = nn.Parameter(torch.zeros(domains, channels, channels))
         self.weight = nn.Parameter(torch.ones(domains, channels))
@@ -72,7 +72,7 @@ class SeriesSite(nn.Module):
     def _normal(self, z: torch.Tensor, routing: _Routing) -> torch.Tensor:
         running = (self.running_mean, self.running_var)
         if self.training and self.processes.slices:
-            more = (MOMENTUM, EPS, self.processes)
+            more = (self.momentum, EPS, self.processes)
             z = synced_norm(z, routing.segments, self.weight, self.bias, running, *more)
         else:
             parts = z.split([count for _, count in routing.segments])
@@ -85,7 +85,7 @@ class SeriesSite(nn.Module):
             return z
         mean, variance = self.running_mean[domain], self.running_var[domain]
         affine = (self.weight[domain], self.bias[domain])
-        return F.batch_norm(z, mean, variance, *affine, self.training, MOMENTUM, EPS)
+        return F.batch_norm(z, mean, variance, *affine, self.training, self.momentum, EPS)
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`α·diag(s)` `[D, C, C]`, and the shift `α·t` `[D, C]`, of evaluation."""

@@ -72,6 +72,7 @@ def save_snapshot(
         "step": training.step if goes_on is None else goes_on,
         "phase": training.phase,
         "uncut": training.uncut,
+        "fixed_at": training.norms.fixed_at,
         "multipliers": training.pressure.values(),
         **({"loss_scale": training.loss_scale.state()} if training.loss_scale.works else {}),
         "optimiser": plain,
@@ -160,6 +161,7 @@ def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) ->
     training.epoch, training.step = int(meta["epoch"]), int(meta["step"])
     training.phase = meta["phase"]
     training.uncut = float(meta["uncut"])
+    training.norms.fixed_at = int(meta.get("fixed_at", 0))  # an earlier prunion's did not count
     training.pressure.restore(meta["multipliers"])
     training.loss_scale.restore(meta.get("loss_scale"))
     return dict(meta["facts"])

@@ -13,7 +13,7 @@ from prunion.exporter.bundle import export_bundle
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
-from prunion.trainer.learning.measuring import estimate_norms
+from prunion.trainer.learning.norms import estimate_norms
 from prunion.trainer.network import DomainNet, load_checkpoint
 from prunion.trainer.pruning import SwitchLearner
 from prunion.trainer.run import train_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from prunion.trainer.config import load_config
-from prunion.trainer.learning import Training, training
+from prunion.trainer.learning import Training, norms
 from prunion.trainer.learning.optimiser import MixedOptimiser
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import train_run
@@ -102,13 +103,16 @@ def test_a_row_moves_as_if_its_domain_were_alone() -> None:
 def test_a_turn_of_packnet_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
-    """Without the last one's momentum, and where that ended with the cut with new statistics."""
-    events: list[str] = []
-    step, move = training.estimate_norms, Training._move
+    """Without the last one's momentum, and where that ended with the cut with new statistics.
 
-    def estimated(*args: Any) -> None:
+    The last turn has none; it is too short to have brought its own.
+    """
+    events: list[str] = []
+    step, move = norms.estimate_norms, Training._move
+
+    def estimated(*args: Any, **options: Any) -> None:
         events.append("statistics")
-        step(*args)
+        step(*args, **options)
 
     def moved(self: Training, domains: Any) -> None:
         assert self.net.adapter is not None
@@ -116,12 +120,13 @@ def test_a_turn_of_packnet_begins_anew(
             events.append(f"turn {self.schedule.task(self.step)}")
         move(self, domains)
 
-    monkeypatch.setattr(training, "estimate_norms", estimated)
+    monkeypatch.setattr(norms, "estimate_norms", estimated)
+    monkeypatch.setattr(Training, "fitted_norms", nullcontext)  # of what is measured on the way
     monkeypatch.setattr(Training, "_move", moved)
     keys = {"warmup": 0, "ramp": 2, "settle": 0, "method": '"packnet"', "norms": '"own"'}
     keys["order"] = f'"{order}"'
     train_run(load_config(tiny_run(tmp_path, **keys)), tmp_path / "out")
-    assert events == ["turn 0", "statistics", "turn 1"]
+    assert events == ["turn 0", "statistics", "turn 1", "statistics"]
 
 
 def test_packnet_gives_back_what_it_is_told_whatever_the_budget(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""BatchNorm's statistics in a run: brought by its steps, or estimated where too few are left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from prunion.trainer.config import IN_TURNS, Precision, TrainConfig
+from prunion.trainer.data import Batch, JointBatches
+from prunion.trainer.learning.step import autocast_of, images_of, segments_of
+from prunion.trainer.methods import SeriesSite
+from prunion.trainer.network import DomainNet, DomainNorm
+
+__all__ = ["RunNorms", "estimate_norms"]
+
+MOMENTUM = 0.1  # of every norm's statistics
+LEFT = 0.01  # of what statistics were before: less than that changes no answer
+
+
+class RunNorms:
+    """Which steps have brought the statistics of the network as it is.
+
+    Attributes:
+        fixed_at: the step from which on the switches are final; 0 while they are not.
+        estimated_at: the step before which statistics were estimated last, -1 for none.
+    """
+
+    def __init__(
+        self,
+        net: DomainNet,
+        batches: JointBatches,
+        train: TrainConfig,
+        share: Callable[[], None],
+    ) -> None:
+        """`share` makes statistics alike in all processes."""
+        self.net, self.batches, self.train, self.share = net, batches, train, share
+        self.fixed_at, self.estimated_at = 0, -1
+
+    def fix(self, step: int, epoch: int) -> None:
+        """Switches are final from `step` on; joint steps that follow bring their statistics."""
+        self.fixed_at = step
+        if self.train.order != "joint":  # a domain may be absent for long
+            self.estimate(step, epoch)
+
+    def fit(self, step: int, turn: int = 0) -> bool:
+        """Whether the steps before `step` left next to nothing of what statistics were before.
+
+        Before the switches were final, or the run, or the turn that began with step `turn`.
+        """
+        since = step - max(self.fixed_at, turn)
+        if self.train.order not in (
+            "joint",
+            *IN_TURNS,
+        ):  # there every step is everybody's, or one's
+            since = since * self.batches.least_per_epoch // self.batches.steps_per_epoch
+        brought = (1 - MOMENTUM) ** (since * self.train.accumulate) <= LEFT
+        return brought or self.estimated_at == step or not _moving(self.net)
+
+    def estimate(
+        self,
+        step: int,
+        epoch: int,
+        switches: torch.Tensor | None = None,
+        *,
+        gated: bool = True,
+    ) -> None:
+        """Take statistics from the joint steps of `epoch`, as `estimate_norms` does."""
+        steps = self.batches.epoch(epoch, joint=True)
+        estimate_norms(self.net, steps, self.train.precision, switches, gated=gated)
+        self.share()
+        self.estimated_at = step
+
+    @contextmanager
+    def estimated(
+        self, step: int, epoch: int, switches: torch.Tensor | None, *, gated: bool
+    ) -> Iterator[None]:
+        """Inside, statistics are estimated; then they and the random state are as before."""
+        before = {name: buffer.clone() for name, buffer in self.net.trunk.named_buffers()}
+        at, device = self.estimated_at, self.net.switches.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self.estimate(step, epoch, switches, gated=gated)
+        yield
+        for name, buffer in self.net.trunk.named_buffers():
+            buffer.copy_(before[name])
+        self.estimated_at = at
+
+
+def estimate_norms(
+    net: DomainNet,
+    steps: Iterable[Sequence[Batch]],
+    precision: Precision = "fp32",
+    switches: torch.Tensor | None = None,
+    *,
+    gated: bool = True,
+) -> None:
+    """BatchNorm's statistics anew: the mean over batches, with the switches as they are.
+
+    A domain's own are stale once others have moved its switches while it was absent, or too few of
+    its steps followed. Those that never move, as of frozen norms, stay.
+
+    Args:
+        switches: `[D, U]` to use instead of the network's own.
+        gated: False leaves every switch on.
+    """
+    device, norms = net.switches.device, _moving(net)
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    training = net.training
+    net.train()
+    # As in evaluation: without gradients a compiled trunk would be compiled once more.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for number, batches in enumerate(steps):
+            for norm in norms:
+                norm.momentum = 1 / (number + 1)  # of so many batches that is their plain mean
+            images = images_of(batches, net)
+            with autocast_of(device, precision):
+                net.features(images, segments_of(batches), switches, gated=gated)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.train(training)
+
+
+def _moving(net: DomainNet) -> list[DomainNorm | SeriesSite]:
+    """What keeps statistics of every domain that move in training."""
+    return [
+        x
+        for x in net.modules()
+        if isinstance(x, SeriesSite) or (isinstance(x, DomainNorm) and not x.frozen)
+    ]

@@ -68,7 +68,8 @@ class SessionPool:
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Session | None = None
-        self._open_mixed, self.full = open_mixed or self.make_mixed, ""
+        # Its own method would hold the pool, and its sessions, until memory is collected.
+        self._open_mixed, self.full = open_mixed, ""
         self.closed = self._distrusted = False
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 
@@ -80,7 +81,7 @@ class SessionPool:
             with self._mixed_lock:
                 self._check_open()
                 if self._mixed is None:
-                    self._mixed = self._prove(self._open_mixed, self.graph)
+                    self._mixed = self._prove(self._open_mixed or self.make_mixed, self.graph)
                 session = self._mixed
         return session
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from types import ModuleType
 
@@ -192,3 +194,15 @@ def test_auto_is_decided_once(bundle_path: Path, monkeypatch: pytest.MonkeyPatch
     assert pool.backend() == "cpu"
     assert pool.provider() == "CPUExecutionProvider"
     assert pool.options.backend == "auto"
+
+
+def test_a_model_that_nobody_holds_lets_its_sessions_go_at_once(bundle_path: Path) -> None:
+    """Without `close`, and before memory is collected: a notebook says `del model`."""
+    model = load(bundle_path, "cpu", threads=1)
+    pool = weakref.ref(model.sessions)
+    gc.disable()
+    try:
+        del model
+        assert pool() is None
+    finally:
+        gc.enable()

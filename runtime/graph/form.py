@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from prunion.runtime.base import HEADS, Heads, ImageType, Precision, takes_pixels
+from prunion.runtime.base import HEADS, Heads, ImageType, Precision, available_bytes, takes_pixels
 from prunion.runtime.bundle import (
     AdapterEntry,
     Bundle,
@@ -23,6 +24,8 @@ from prunion.runtime.graph.inputs import ADAPTERS, input_types
 from prunion.runtime.images import check_finite, check_pixels, check_shape
 
 __all__ = ["GraphForm", "form_of"]
+
+UNASKED = 64 << 20  # bytes of tables for which free memory is not looked at
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,22 @@ class GraphForm:
             return {"image": image}
         return {"image": image, "domain": rows, **(tables or {})}
 
+    def table_shapes(self, packs: Sequence[Pack]) -> dict[str, tuple[int, ...]]:
+        """The shape of each of `tables`, which takes no memory to know."""
+        if self.single:
+            return {}
+        counts = [len(pack.classes) for pack in packs]
+        rows, features, most = len(packs), len(packs[0].head_weight), max(counts)
+        found: dict[str, tuple[int, ...]] = {"bank": (rows, len(packs[0].bank))}
+        found |= {"head_bias": (rows, most), "head_weight": (rows, features, most)}
+        if self.heads == "concatenated":
+            found |= {"head_columns": (rows, most), "head_weight": (features, sum(counts))}
+        if self.image == "uint8":
+            found["pixels"] = (rows, 6)
+        if self.adapters:
+            found[ADAPTERS] = (rows, sum(entry.size for entry in self.adapters))
+        return found
+
     def tables(self, packs: Sequence[Pack]) -> dict[str, np.ndarray]:
         """The optional inputs for the domains `packs`, D of them in order.
 
@@ -135,9 +154,22 @@ class GraphForm:
         `[D, F, Cmax]` (zero past them), all float32. Concatenated heads have `head_weight [F, T]`
         and `head_columns [D, Cmax]` int64; uint8 graphs also have `pixels [D, 6]` float32, and
         where the manifest lists adapters there is `adapters [D, A]` float32.
+
+        Raises InputError where memory is short: each pack is small, and their product need not be.
         """
         if self.single:
             return {}
+        # Eight bytes of a whole number, four of another; what is small is not worth asking for.
+        shapes = self.table_shapes(packs)
+        needed = sum((8 if x == "head_columns" else 4) * math.prod(shapes[x]) for x in shapes)
+        if needed > UNASKED and needed > (free := available_bytes()):
+            raise _no_room(shapes, needed, f", {free >> 20:,} MiB are free")
+        try:
+            return self._tables(packs)
+        except MemoryError:  # a limit of the process, say
+            raise _no_room(shapes, needed) from None
+
+    def _tables(self, packs: Sequence[Pack]) -> dict[str, np.ndarray]:
         found = {"bank": np.stack([pack.bank for pack in packs]), **_heads(packs)}
         if self.heads == "concatenated":
             found |= _joined(packs)
@@ -182,6 +214,14 @@ def form_of(bundle: Bundle, precision: Precision = "fp32") -> GraphForm:
     form = GraphForm(HEADS[manifest.heads], image, manifest.input, manifest.adapters)
     check_graph(graph, form.shapes(manifest.bank_columns), str(place), image=image)
     return form
+
+
+def _no_room(shapes: Mapping[str, tuple[int, ...]], needed: int, free: str = "") -> InputError:
+    rows, most = shapes["head_bias"]
+    return InputError(
+        f"the tables of {rows:,} domains with up to {most:,} classes each take "
+        f"{needed >> 20:,} MiB of memory{free}: add fewer domains, or none with so many classes"
+    )
 
 
 def _heads(packs: Sequence[Pack]) -> dict[str, np.ndarray]:

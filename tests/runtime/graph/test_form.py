@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 from prunion.benchmarks.random_bundle import random_checkpoint
 from prunion.exporter.bundle import export_bundle, export_pack
 from prunion.exporter.options import ExportOptions
-from prunion.runtime.bundle import Pack, read_pack
+from prunion.runtime.bundle import Pack, open_bundle, read_pack
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import form_of
@@ -159,6 +159,16 @@ def test_packs_of_the_checkpoint_fit_concatenated_heads(
     model.remove_domain("d0")
     model.add_domain(tmp_path / "d0.safetensors")
     np.testing.assert_allclose(probabilities(model, pictures, "d0"), before, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "precision"), [FORMS[0], FORMS[3], FORMS[6], FORMS[10]])
+def test_tables_have_the_shapes_that_are_known_before(
+    bundles: dict[str, Path], name: str, precision: str
+) -> None:
+    bundle = open_bundle(bundles[name])
+    form, packs = form_of(bundle, precision), [bundle.pack(x) for x in bundle.domains]
+    made = {key: table.shape for key, table in form.tables(packs).items()}
+    assert made == form.table_shapes(packs)
 
 
 def test_arrays_fit_the_form(bundles: dict[str, Path]) -> None:

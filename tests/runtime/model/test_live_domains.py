@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from prunion.runtime.base import read_json, sha256_file, write_json
 from prunion.runtime.base.machine import rss_bytes
 from prunion.runtime.bundle import Pack, open_bundle, write_pack
 from prunion.runtime.errors import BundleError, DomainError, InputError
@@ -176,6 +177,41 @@ class Load:
                 right = np.allclose(logits[row, : len(own)], own, rtol=1e-3, atol=1e-4)
                 if not right or not np.isneginf(logits[row, len(own) :]).all():
                     self.failures.append(f"{name} among {chosen}")
+
+
+def test_a_product_of_domains_and_classes_that_memory_does_not_hold(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One domain's many classes are a column of every other's table."""
+    model = load(bundle_path, backend="cpu", threads=1)
+    wide = make_pack(bundle_path, "wide", 1, classes=50_000)
+    monkeypatch.setattr("prunion.runtime.graph.form.UNASKED", 1 << 20)
+    monkeypatch.setattr("prunion.runtime.graph.form.available_bytes", lambda: 1 << 20)
+    with pytest.raises(InputError, match=r"4 domains with up to 50,000 .* 6 MiB .* 1 MiB are"):
+        model.add_domain(wide)
+    assert "wide" not in model.domains
+
+    def full(form: object, packs: object) -> dict[str, np.ndarray]:
+        raise MemoryError
+
+    monkeypatch.setattr("prunion.runtime.graph.GraphForm._tables", full)
+    with pytest.raises(InputError, match="4 domains with up to 7 classes each take 0 MiB"):
+        model.add_domain(make_pack(bundle_path, "late", 1))
+
+
+def test_a_wide_bundle_is_held_to_its_graph_before_tables_are_made(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = make_pack(own_bundle, "digits", 1, classes=9)
+    manifest = read_json(own_bundle / "manifest.json")
+    file = own_bundle / manifest["domains"][2]["pack"]
+    write_pack(file, pack)
+    manifest["domains"][2]["classes"] = list(pack.classes)
+    manifest["files"][manifest["domains"][2]["pack"]] = sha256_file(file)
+    write_json(own_bundle / "manifest.json", manifest)
+    monkeypatch.setattr("prunion.runtime.graph.GraphForm.tables", None)
+    with pytest.raises(BundleError, match="its table head_bias is not its packs'"):
+        load(own_bundle, backend="cpu", threads=1)
 
 
 @pytest.mark.parametrize("turns", [200, pytest.param(1000, marks=pytest.mark.slow)])

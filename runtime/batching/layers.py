@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from prunion.runtime.base import shown
 from prunion.runtime.model import LiveDomain, Tables
 
 __all__ = ["Layers", "rows_after"]
@@ -100,14 +101,14 @@ class Layers:
         """What to say of a name that no domain has; `more` if others are read on demand."""
         close = difflib.get_close_matches(name, self.by_name, n=3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        return f"no domain {name[:100]!r}: {hint}{self._listing(more)}"
+        return f"no domain {shown(name)}: {hint}{self._listing(more)}"
 
     def nothing_at(self, index: int, more: bool) -> str:
         """What to say of an index at which nothing answers."""
         if not 0 <= index < len(self.rows):
             hint = "; those of a watched folder have names, but no index" if self.watched else ""
             return (
-                f"domain index {str(index)[:20]} is outside 0..{len(self.rows) - 1}: "
+                f"domain index {shown(index)} is outside 0..{len(self.rows) - 1}: "
                 f"{self._listing(more)}{hint}"
             )
         if self.rows[index]:

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from prunion.runtime.base import shown
 from prunion.runtime.batching import MOST_DOMAINS, OTHER, Listed, RefusedPackError, is_own_fault
 from prunion.runtime.errors import BundleError, DomainError, InputError, PrunionError
 from prunion.runtime.protocol import (
@@ -42,8 +43,8 @@ class Repository:
             return Described(name, form, width, True, catalogue.names, of)
         found = catalogue.find(name)
         if found is None and not catalogue.knows(name):
-            shown = name[:100]
-            raise DomainError(f"no model {shown!r}: this is {serving.name!r}, or a domain's name")
+            own = shown(serving.name)
+            raise DomainError(f"no model {shown(name)}: this is {own}, or a domain's name")
         width = len(found.pack.classes) if found is not None else -1
         return Described(name, form, width, False, [name], of)
 
@@ -85,7 +86,7 @@ class Repository:
             own = found.of(name)
             if own is None:
                 raise DomainError(
-                    f"{name[:100]!r} is not counted by itself: {MOST_DOMAINS} domains are, and the "
+                    f"{shown(name)} is not counted by itself: {MOST_DOMAINS} domains are, and the "
                     f"others together as {OTHER!r}, which the statistics of all models have"
                 )
             return model_statistics([(name, own)])

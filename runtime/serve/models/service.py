@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prunion.runtime.base import shown
 from prunion.runtime.batching import (
     Decoder,
     Job,
@@ -272,4 +273,4 @@ class Service:
 def check_version(version: str) -> None:
     """Raise DomainError unless a model has this version; none named is any."""
     if version not in VERSIONS:
-        raise DomainError(f"there is no version {version[:20]!r}, only '1'")
+        raise DomainError(f"there is no version {shown(version)}, only '1'")

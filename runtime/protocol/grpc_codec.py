@@ -10,7 +10,7 @@ from prunion.runtime.errors import InputError
 from prunion.runtime.protocol.messages import schema
 from prunion.runtime.protocol.request import InferRequest, make_request, requested
 from prunion.runtime.protocol.response import VERSION, InferResponse
-from prunion.runtime.protocol.tensors import Tensor, raw_tensor, shape_of
+from prunion.runtime.protocol.tensors import Tensor, raw_tensor, shape_of, with_content
 
 __all__ = ["grpc_request", "grpc_response"]
 
@@ -35,9 +35,10 @@ def grpc_request(message: Any) -> InferRequest:
         if raw:
             if entry.HasField("contents"):
                 raise InputError(f"`{name}` has contents beside raw_input_contents: send one")
-            tensors.append(raw_tensor(name, entry.datatype[:100], shape, raw[place]))
+            tensor = raw_tensor(name, entry.datatype[:100], shape, raw[place])
         else:
-            tensors.append(_filled(name, entry.datatype[:100], shape, entry.contents))
+            tensor = _filled(name, entry.datatype[:100], shape, entry.contents)
+        tensors.append(with_content(tensor, _values(entry.parameters)))
     outputs = [requested(x.name, _values(x.parameters)) for x in message.outputs]
     if len({x.name for x in outputs}) != len(outputs):
         raise InputError("an output is asked for twice")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-import json
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +11,13 @@ import numpy as np
 from prunion.runtime.base import json_of, shown
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph import GraphForm
-from prunion.runtime.protocol.tensors import Tensor, json_tensor, raw_tensor, shape_of
+from prunion.runtime.protocol.tensors import (
+    Tensor,
+    json_tensor,
+    raw_tensor,
+    shape_of,
+    with_content,
+)
 
 __all__ = [
     "USUAL_PRIORITY",
@@ -25,20 +27,21 @@ __all__ = [
     "domains_of",
     "http_request",
     "images_of",
-    "is_raw",
     "json_value",
+    "known_keys",
     "make_request",
-    "raw_request",
     "requested",
 ]
 
 MAX_PRIORITY, USUAL_PRIORITY = 3, 2
 MAX_ID = 1000
 OUTPUTS = ("logits",)
-LOOK = 4096  # bytes at each end of a body: spaces may stand there
-SPACE = b" \t\r\n\0"  # NUL is part of a character in UTF-16 and UTF-32
-BEGIN = re.compile(rb'[\xef\xbb\xbf\xff\xfe \t\r\n\0]*\{[ \t\r\n\0]*["}]')  # of a JSON object
-CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f]")  # is in no JSON
+# KServe's clients also say the model's name, which the path has.
+KEYS = ("id", "parameters", "inputs", "outputs", "model_name", "model_version")
+INPUT_KEYS, OUTPUT_KEYS = (
+    ("name", "shape", "datatype", "parameters", "data"),
+    ("name", "parameters"),
+)
 UNKNOWN = "send `id`, `parameters`, `inputs` and `outputs` as the Open Inference Protocol says"
 
 
@@ -87,10 +90,12 @@ def http_request(body: bytes, header_length: int | None) -> InferRequest:
     value = json_value(body)
     if not isinstance(value, dict) or not isinstance(value.get("inputs"), list):
         raise InputError("the request must be an object with a list `inputs`")
+    known_keys(value, KEYS, "the request")
     tensors, place = [], 0
     for entry in value["inputs"]:
         if not isinstance(entry, dict):
             raise InputError(f"`inputs` must hold objects: {UNKNOWN}")
+        known_keys(entry, INPUT_KEYS, "an input")
         parameters = _object(entry.get("parameters"), "an input's `parameters`")
         _refuse_shared_memory(parameters)
         size = parameters.get("binary_data_size")
@@ -106,42 +111,14 @@ def http_request(body: bytes, header_length: int | None) -> InferRequest:
         if entry.get("data") is not None:
             raise InputError(f"`{name}` has `data` beside its binary_data_size: send one")
         shape, datatype = shape_of(name, entry.get("shape")), str(entry.get("datatype"))[:100]
-        tensors.append(raw_tensor(name, datatype, shape, rest[place : place + size]))
+        tensor = raw_tensor(name, datatype, shape, rest[place : place + size])
+        tensors.append(with_content(tensor, parameters))
         place += size
     if place != len(rest):
         raise InputError(f"{len(rest) - place} bytes are left behind the tensors: name their sizes")
     return make_request(
         value.get("id"), tensors, _json_outputs(value.get("outputs")), value.get("parameters")
     )
-
-
-def is_raw(body: bytes, form: GraphForm) -> bool:
-    """Whether a body that is called bytes is a tensor alone: clients call their JSON bytes too.
-
-    What is as long as whole images is JSON only if it is so at both ends, and text.
-    """
-    if BEGIN.match(body, 0, LOOK) is None:
-        return True
-    if len(body) % _image_bytes(form)[1]:
-        return False
-    return not (body[-LOOK:].rstrip(SPACE).endswith(b"}") and _is_text(body[:LOOK]))
-
-
-def raw_request(body: bytes, form: GraphForm) -> InferRequest:
-    """A body that is nothing but the tensor `image` of one domain, with no JSON before it.
-
-    How many images it holds is how often one fits into it. The answer is as raw. Raises InputError.
-    """
-    kind, one = _image_bytes(form)
-    count, left = divmod(len(body), one)
-    if left or not count:
-        shape = list(form.image_shape)
-        raise InputError(
-            f"the body has {len(body)} bytes, and an image {shape} as {kind} takes {one}: send "
-            "whole images, or JSON before them and its length in Inference-Header-Content-Length"
-        )
-    tensor = raw_tensor("image", kind, (count, *form.image_shape), body)
-    return make_request(None, [tensor], (), {"binary_data_output": True})
 
 
 def json_value(body: bytes) -> Any:
@@ -152,6 +129,14 @@ def json_value(body: bytes) -> Any:
         raise InputError("the body is no JSON (its bytes are no text)") from None
     except (ValueError, RecursionError) as exc:
         raise InputError(f"the body is no JSON ({exc})") from None
+
+
+def known_keys(value: Mapping[str, Any], known: Collection[str], what: str) -> None:
+    """Raise InputError for a key that means nothing here: misspelt, it would be passed over."""
+    unknown = next((key for key in value if key not in known), None)
+    if unknown is not None:
+        names = ", ".join(f"`{name}`" for name in known)
+        raise InputError(f"{what} has {shown(unknown)}, which is none of {names}: leave it out")
 
 
 def make_request(
@@ -188,7 +173,7 @@ def make_request(
 def requested(name: Any, parameters: Mapping[str, Any]) -> Requested:
     """One requested output. Raises InputError if the model has none of that name."""
     if name not in OUTPUTS:
-        raise InputError(f"there is no output {str(name)[:100]!r}, only {', '.join(OUTPUTS)}")
+        raise InputError(f"there is no output {shown(name)}, only {', '.join(OUTPUTS)}")
     _refuse_shared_memory(parameters)
     count, binary = parameters.get("classification", 0), parameters.get("binary_data")
     if type(count) is not int or not 0 <= count <= 1_000_000:
@@ -250,26 +235,13 @@ def domains_of(request: InferRequest, count: int) -> list[int] | list[str]:
         raise InputError("`domain` holds bytes that are no UTF-8") from None
 
 
-def _image_bytes(form: GraphForm) -> tuple[str, int]:
-    """The type of a raw image, and the bytes of one."""
-    kind = "UINT8" if form.image == "uint8" else "FP32"
-    return kind, math.prod(form.image_shape) * (1 if kind == "UINT8" else 4)
-
-
-def _is_text(part: bytes) -> bool:
-    """Whether bytes begin a text as JSON may be one."""
-    try:
-        text = codecs.getincrementaldecoder(json.detect_encoding(part))().decode(part)
-    except UnicodeDecodeError:
-        return False
-    return CONTROL.search(text) is None
-
-
 def _json_outputs(outputs: Any) -> tuple[Requested, ...]:
     if outputs is None:
         return ()
     if not isinstance(outputs, list) or any(not isinstance(x, dict) for x in outputs):
         raise InputError(f"`outputs` must be a list of objects: {UNKNOWN}")
+    for entry in outputs:
+        known_keys(entry, OUTPUT_KEYS, "an output")
     found = [
         requested(x.get("name"), _object(x.get("parameters"), "an output's `parameters`"))
         for x in outputs

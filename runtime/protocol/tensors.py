@@ -6,7 +6,7 @@ import base64
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from prunion.runtime.base import shown
 from prunion.runtime.errors import InputError
 
-__all__ = ["Tensor", "json_tensor", "pack_bytes_tensor", "raw_tensor", "shape_of"]
+__all__ = ["Tensor", "json_tensor", "pack_bytes_tensor", "raw_tensor", "shape_of", "with_content"]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
@@ -30,6 +30,10 @@ JSON_TYPES: dict[str, tuple[str, set[type]]] = {
     "INT64": ("whole numbers", {int}),
     "BYTES": ("texts", {str}),
 }
+# What other servers' clients say of elements that are sent as they are.
+AS_IT_IS = (None, "str", "np")
+# How PNG, JPEG, GIF, WebP, BMP and TIFF files begin as base64, and no image file as it is.
+ENCODED = (b"iVBORw0K", b"/9j/", b"R0lGOD", b"UklGR", b"Qk", b"SUkq", b"TU0A", b"data:image/")
 MOST_DIMENSIONS = 8
 MOST_VALUES = 1 << 40
 
@@ -69,18 +73,17 @@ def json_tensor(entry: Mapping[str, Any]) -> Tensor:
     _check_type(name, datatype)
     if not isinstance(data, list):
         raise InputError(f"`{name}` has no list `data`")
-    parameters = entry.get("parameters")
-    encoded = isinstance(parameters, dict) and parameters.get("content_type") == "base64"
     values = _flat(name, shape, data)
     words, kinds = JSON_TYPES.get(datatype, NUMBERS)
     # By type: in Python a boolean is a number too, and would count as 0 or 1.
     if not set(map(type, values)) <= kinds:
         raise InputError(f"`{name}.data` must hold {words} only, as its datatype {datatype} says")
+    held: np.ndarray | list[int] | list[bytes] = values
     if datatype == "BYTES":
-        return Tensor(name, datatype, shape, _texts(name, values, encoded))
-    if datatype == "INT64":
-        return Tensor(name, datatype, shape, values)
-    return Tensor(name, datatype, shape, _numbers(name, datatype, shape, values))
+        held = _texts(name, values)
+    elif datatype != "INT64":
+        held = _numbers(name, datatype, shape, values)
+    return with_content(Tensor(name, datatype, shape, held), entry.get("parameters") or {})
 
 
 def raw_tensor(
@@ -107,6 +110,34 @@ def raw_tensor(
     array = np.frombuffer(data, dtype)
     values = array.tolist() if datatype == "INT64" else array.reshape(shape)
     return Tensor(name, datatype, shape, values)
+
+
+def with_content(tensor: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+    """A tensor of what its `content_type` says its elements are; of numbers it says nothing.
+
+    Raises InputError for another than is known: what it stands for would be taken as it is.
+    """
+    kind, name = parameters.get("content_type"), tensor.name
+    if kind is not None and not isinstance(kind, str):
+        raise InputError(f"`{name}`'s content_type is {shown(kind)}: send text, such as 'base64'")
+    if tensor.datatype != "BYTES" or kind in AS_IT_IS:
+        items = tensor.data if tensor.datatype == "BYTES" and name == "image" else ()
+        if any(isinstance(item, bytes) and item.startswith(ENCODED) for item in items):
+            raise InputError(
+                f"`{name}` holds base64 text: say so, with the parameter content_type 'base64', "
+                "and send nothing before it"
+            )
+        return tensor
+    if kind != "base64":
+        raise InputError(
+            f"`{name}`'s content_type is {shown(kind)}: send 'base64', or 'str' or none for what "
+            "it is as it stands"
+        )
+    try:
+        texts = [item for item in tensor.data if isinstance(item, bytes)]
+        return replace(tensor, data=[base64.b64decode(text, validate=True) for text in texts])
+    except ValueError:  # its own error's base
+        raise InputError(f"`{name}.data` is no base64, as its content_type says") from None
 
 
 def pack_bytes_tensor(items: Iterable[bytes]) -> bytes:
@@ -150,15 +181,11 @@ def _nested_otherwise(name: str, shape: tuple[int, ...]) -> InputError:
     )
 
 
-def _texts(name: str, data: list[str], encoded: bool) -> list[bytes]:
+def _texts(name: str, data: list[str]) -> list[bytes]:
     try:
-        if encoded:
-            return [base64.b64decode(value, validate=True) for value in data]
         return [value.encode() for value in data]
     except UnicodeEncodeError:
         raise InputError(f"`{name}.data` holds half of a surrogate pair: send whole text") from None
-    except ValueError:  # what base64 says of letters beyond ASCII, and its own error's base
-        raise InputError(f"`{name}.data` is no base64, as its content_type says") from None
 
 
 def _numbers(

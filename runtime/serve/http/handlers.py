@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from prunion.runtime.protocol import (
     http_response,
     is_raw,
     json_value,
+    known_keys,
     raw_request,
 )
 from prunion.runtime.serve.http.body import (
@@ -72,8 +74,11 @@ class Handlers:
             return JSONResponse(self.repository.statistics())
 
     async def index(self, request: Request) -> Response:
-        value = await self._object(request)
-        return JSONResponse(self.repository.index(value.get("ready") is True))
+        value = await self._object(request, ("ready",))
+        ready = value.get("ready", False)
+        if not isinstance(ready, bool):
+            raise InputError("`ready` must be true or false")
+        return JSONResponse(self.repository.index(ready))
 
     async def load(self, request: Request) -> Response:
         value = await self._control(request)
@@ -141,13 +146,14 @@ class Handlers:
         if not own and origin not in self.service.options.allow_origins:
             text = f"pages of {str(origin)[:100]} may not do this: start with --allow-origin"
             raise HTTPException(403, text)
-        return await self._object(request)
+        return await self._object(request, ("parameters",))
 
-    async def _object(self, request: Request) -> dict[str, Any]:
+    async def _object(self, request: Request, known: Collection[str]) -> dict[str, Any]:
         body = await read_body(request, replace(self.service.options.limits, body=1 << 16))
         value = json_value(body or b"{}")
         if not isinstance(value, dict):
             raise InputError("the body must be an object, or empty")
+        known_keys(value, known, "the body")
         return value
 
 

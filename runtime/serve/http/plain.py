@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from prunion.runtime.base import shown
 from prunion.runtime.errors import InputError
-from prunion.runtime.protocol import openapi_document, openapi_page
+from prunion.runtime.protocol import known_keys, openapi_document, openapi_page
 from prunion.runtime.serve.http.body import read_body, unless_gone, unpacked
 from prunion.runtime.serve.http.form import read_form
 from prunion.runtime.serve.models import Repository, Service
@@ -95,6 +96,7 @@ class _Handlers:
 
     async def _classified(self, request: Request, domain: str) -> Response:
         arrived, tops = time.perf_counter_ns(), request.query_params.getlist("top")
+        known_keys(request.query_params, ("top",), "the query")
         top = _top(tops)
         self.repository.describe(domain)  # no body is read for a domain that is not there
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -130,5 +132,5 @@ def _top(texts: list[str]) -> int:
         raise InputError("top is given more than once: give it once")
     text = texts[0] if texts else "5"
     if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 6 or int(text) < 1:
-        raise InputError(f"top is {text[:20]!r}: give a whole number of 1 or more")
+        raise InputError(f"top is {shown(text)}: give a whole number of 1 or more")
     return int(text)

@@ -44,6 +44,9 @@ def client(model: Model) -> Any:
         {"parameters": {"sequence_id": 7}},
         {"parameters": {"sequence_id": False}},
         {"parameters": {"binary_data_output": "yes"}},
+        {"output": [{"name": "logits"}]},
+        {"outputs": [{"name": "logits", "parameter": {"classification": 2}}]},
+        {"inputs": [{**body()["inputs"][0], "paramaters": {}}, body()["inputs"][1]]},
     ],
 )
 def test_what_is_not_understood_is_refused(client: Any, change: dict[str, Any]) -> None:
@@ -51,6 +54,31 @@ def test_what_is_not_understood_is_refused(client: Any, change: dict[str, Any]) 
     answer = client.post(INFER, content=text)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]
+
+
+def test_what_clients_say_beside_the_protocol_is_taken(client: Any) -> None:
+    """KServe's say the model's name again; parameters of any name are the protocol's to allow."""
+    more = {"model_name": "toy", "model_version": "1", "parameters": {"tiemout": 1}}
+    assert client.post(INFER, json={**body(), **more}).status_code == 200
+    assert client.post(INFER + "?user=me", json=body()).status_code == 200
+
+
+def test_a_misspelt_part_is_named(client: Any) -> None:
+    answer = client.post(INFER, json={**body(), "output": []})
+    assert "the request has 'output', which is none of `id`" in answer.json()["error"]
+    kind = {"content-type": "image/png"}
+    answer = client.post("/v1/domains/signs:classify?topp=1", content=b"x", headers=kind)
+    assert answer.status_code == 400
+    assert "the query has 'topp', which is none of `top`" in answer.json()["error"]
+    for wrong in ({"raedy": True}, {"ready": "yes"}):
+        assert client.post("/v2/repository/index", json=wrong).status_code == 400
+
+
+def test_what_is_cut_in_a_message_is_seen_to_be(client: Any) -> None:
+    value = body()
+    value["inputs"][1]["data"] = [2**300]
+    said = client.post(INFER, json=value).json()["error"]
+    assert f"domain index {str(2**300)[:50]}" in said and "... is outside 0..2" in said
 
 
 @pytest.mark.parametrize("priority", [None, 0, 1, 2, 3])

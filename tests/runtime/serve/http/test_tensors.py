@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from prunion.runtime.errors import InputError
 from prunion.runtime.model import load
-from prunion.runtime.protocol.tensors import json_tensor
+from prunion.runtime.protocol.tensors import (
+    json_tensor,
+    pack_bytes_tensor,
+    raw_tensor,
+    with_content,
+)
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
@@ -108,6 +116,39 @@ def test_text_that_is_no_base64_is_refused() -> None:
     entry = {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["é"]}
     with pytest.raises(InputError, match="is no base64"):
         json_tensor({**entry, "parameters": {"content_type": "base64"}})
+
+
+@pytest.mark.parametrize("kind", ["Base64", "BASE64", "image", 5, True, []])
+def test_a_content_type_that_is_not_known_is_refused(kind: object) -> None:
+    """It was treated as absent, and base64 text as an image."""
+    entry = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGVsbG8="]}
+    with pytest.raises(InputError, match=r"`image`'s content_type is .*: send"):
+        json_tensor({**entry, "parameters": {"content_type": kind}})
+
+
+@pytest.mark.parametrize("kind", [None, "str", "np"])
+def test_what_other_servers_clients_say_of_plain_text_is_taken(kind: object) -> None:
+    entry = {"name": "domain", "datatype": "BYTES", "shape": [1], "data": ["signs"]}
+    assert json_tensor({**entry, "parameters": {"content_type": kind}}).data == [b"signs"]
+    numbers = {"name": "image", "datatype": "FP32", "shape": [1], "data": [1]}
+    assert json_tensor({**numbers, "parameters": {"content_type": "np"}}).data == [1]
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "url"])
+def test_an_image_as_base64_that_does_not_say_so_is_told_how(form: str) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG" if form == "url" else form)
+    text = base64.b64encode(stream.getvalue()).decode()
+    text = f"data:image/png;base64,{text}" if form == "url" else text
+    entry = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}
+    with pytest.raises(InputError, match="say so, with the parameter content_type 'base64'"):
+        json_tensor(entry)
+
+
+def test_a_content_type_holds_for_raw_tensors_too() -> None:
+    raw = raw_tensor("image", "BYTES", (1,), pack_bytes_tensor([b"aGVsbG8="]))
+    assert with_content(raw, {"content_type": "base64"}).data == [b"hello"]
+    assert with_content(raw, {}).data == [b"aGVsbG8="]
 
 
 def asked(client: Any, image: np.ndarray, data: Any, domain: dict[str, Any]) -> Any:

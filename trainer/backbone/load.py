@@ -10,10 +10,11 @@ import torch
 from torch import fx, nn
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
+from prunion.trainer.backbone.copying import own_copy
 from prunion.trainer.backbone.names import keep_names_apart, op_name
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
 from prunion.trainer.backbone.published import published_net
-from prunion.trainer.backbone.python_net import make_python_net, own_copy
+from prunion.trainer.backbone.python_net import make_python_net
 from prunion.trainer.backbone.tracing import trace
 from prunion.trainer.backbone.weights import (
     load_weights,
@@ -54,7 +55,9 @@ def load_backbone(
         UnsupportedGraphError: the network cannot be traced, or does not end in features.
     """
     if model is not None:
-        model = own_copy(model)
+        model = own_copy(model, height, width)
+    elif config.source == "python":
+        model = own_copy(make_python_net(config), height, width)
     else:
         model = _create(config, pretrained=weights and config.weights == "default")
     state = read_weights(config.weights) if weights and config.weights_are_a_file else None
@@ -109,8 +112,6 @@ def _check_finite(config: BackboneConfig, module: nn.Module) -> None:
 def _create(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
     if config.source == "prunion":
         return _create_own(config, pretrained=pretrained)
-    if config.source == "python":
-        return make_python_net(config)
     return published_net(config, pretrained=pretrained)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib
 import importlib.util
@@ -15,22 +14,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BackboneConfig
 
-__all__ = ["make_python_net", "own_copy"]
+__all__ = ["make_python_net"]
 
 
 def make_python_net(config: BackboneConfig) -> nn.Module:
     """Call the function that `config.name` names with `config.arguments`.
 
     A file counts from `config.folder`, the run file's; a module is looked for there first, then on
-    Python's path. What is found may also be a module itself, `MODULE:NET`. The network is returned
-    on the CPU, in float32.
+    Python's path. What is found may also be a module itself, `MODULE:NET`. The module may keep the
+    network for others: who changes it takes a copy.
 
     Raises ConfigError if it cannot be imported or called, or makes no `nn.Module`.
     """
@@ -57,23 +55,7 @@ def make_python_net(config: BackboneConfig) -> nn.Module:
             f"[backbone] name: {config.name} makes a {type(found).__name__}: return a "
             "torch.nn.Module"
         )
-    return own_copy(found)  # the module may keep it for others
-
-
-def own_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, in float32. Raises ConfigError if there can be none."""
-    # What a hook computes before each forward (torch.nn.utils.weight_norm) hangs on a gradient's
-    # graph, of which there is no copy; the copy's hook computes its own.
-    held = [x for part in model.modules() for x in vars(part).values()]
-    computed = [x for x in held if isinstance(x, torch.Tensor) and not x.is_leaf]
-    try:
-        own = copy.deepcopy(model, {id(x): x.detach().clone() for x in computed})
-        return own.to("cpu", torch.float32)
-    except Exception as exc:  # whatever hangs on the user's module
-        raise ConfigError(
-            f"the network, a {type(model).__name__}, cannot be copied to the CPU "
-            f"({reason_of(exc)}): give one that copy.deepcopy takes, with its weights in memory"
-        ) from exc
+    return found
 
 
 def _called(config: BackboneConfig, function: Any) -> Any:

@@ -68,8 +68,7 @@ class SessionPool:
         self._asked: Counter[int] = Counter()
         self._gone: WeakSet[LiveDomain] = WeakSet()
         self._mixed: Session | None = None
-        # Its own method would hold the pool, and its sessions, until memory is collected.
-        self._open_mixed, self.full = open_mixed, ""
+        self._open_mixed, self.full = open_mixed, ""  # not its own method, which would hold it
         self.closed = self._distrusted = False
         self._lock, self._mixed_lock = threading.Lock(), threading.Lock()
 

@@ -121,8 +121,8 @@ def _cancelling_heads(
     if not cancelling:
         return ""
     return (
-        f". The logits of {', '.join(cancelling)} are small differences of large terms, since "
-        "features hardly differ between images: train longer, or with [train] head_start = "
+        f". The logits of {', '.join(cancelling)} are small differences of large terms, as "
+        "where features hardly differ between images: train longer, or with [train] head_start = "
         '"random"'
     )
 

@@ -114,8 +114,8 @@ def _check_one_reading(split: Split, classes: tuple[str, ...], counted: bool) ->
             raise DataError(
                 f"{split.place(split.labels.index(value))} has label {value}, and nothing says "
                 f"whether that is class {str(value)!r} or the class at place {value}, "
-                f"{classes[value]!r}: write labels as text, the classes' names, or name the "
-                "classes in the file"
+                f"{classes[value]!r}: write labels as text, the classes' names (of a tar in "
+                "each sample's .json), or name the classes in the file"
             )
 
 

@@ -88,6 +88,8 @@ def open_tars(
         skipped=skipped,
         met=check.met,
         prints=prints,
+        # The library writes places into .cls; a text of another ending is a name.
+        typed=not texts or columns[1].lower() in ("label", "cls"),
     )
 
 

@@ -231,3 +231,17 @@ def test_any_bytes_are_images_or_an_error(tmp_path: Path) -> None:
             assert "\n" not in str(exc)
         else:
             assert len(split.labels) <= 2
+
+
+@pytest.mark.parametrize("ending", ["cls", "json"])
+def test_numbers_that_may_be_places_are_not_taken_for_names(tmp_path: Path, ending: str) -> None:
+    """The library writes places; of class folders 0, 1, 10, … the third would be another class."""
+    told = {"cls": "{}", "json": '{{"label": {}}}'}[ending]
+    files = [(f"{i}.png", picture(i)) for i in range(12)]
+    labels = [(f"{i}.{ending}", told.format(i)) for i in range(12)]
+    path = shard(tmp_path / "x.tar", *(x for pair in zip(files, labels, strict=True) for x in pair))
+    plain, listed = tuple(map(str, range(12))), tuple(sorted(map(str, range(12))))
+    with pytest.raises(DataError, match=r"x.tar 2.png has label 2, and nothing says whether"):
+        open_labelled(path, "d", listed, "exif")
+    found, *_ = open_labelled(path, "d", plain, "exif")  # by both readings the same
+    assert found.labels.tolist() == list(range(12))

@@ -8,6 +8,7 @@ from typing import Any
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import VerifyReport, verify_bundle
+from prunion.runtime.base import path_argument
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.network import checkpoint_sha256
@@ -35,25 +36,41 @@ def export(
         VerificationError: the forms of the network disagree; nothing is written.
         PrunionError: `output` exists and `force` is false.
     """
-    source = run.folder if isinstance(run, RunResult) else run
-    if isinstance(run, RunResult) and checkpoint_sha256(run.folder) not in ("", run.model_sha256):
-        raise CheckpointError(
-            f"{source} holds another run's network by now than this result is of: give the folder "
-            "to export that one, or train this one again in a folder of its own"
-        )
-    export_bundle(source, output, ExportOptions(**options), force=force)
+    export_bundle(_source(run, "export"), output, ExportOptions(**options), force=force)
     return open_bundle(output)
 
 
 @torch_as_it_was()
-def verify(bundle: Bundle | Path | str, *, against: Path | str | None = None) -> VerifyReport:
+def verify(
+    bundle: Bundle | Path | str, *, against: RunResult | Path | str | None = None
+) -> VerifyReport:
     """Find out again everything that a bundle claims, as `prunion verify` does.
 
     Args:
         bundle: a bundle's path, or one that was opened, in whose place another is a problem.
-        against: a checkpoint or run folder whose masked network the graphs are compared with.
+        against: what `train` returned, a run folder or a checkpoint, whose masked network the
+            graphs are compared with.
 
     Raises:
-        CheckpointError: `against` cannot be read. What is wrong with the bundle is in the report.
+        InputError: `against` is none of these.
+        CheckpointError: it cannot be read, or is another run's by now. What is wrong with the
+            bundle is in the report.
     """
+    if against is not None:
+        against = path_argument("against", _source(against, "compare with"))
     return verify_bundle(bundle, against=against)
+
+
+def _source(run: RunResult | Path | str, to: str) -> Path | str:
+    """The folder of a result that is still its own; what else is given stays.
+
+    Raises CheckpointError if another run's network is there by now; `to` is what it is asked for.
+    """
+    if not isinstance(run, RunResult):
+        return run
+    if checkpoint_sha256(run.folder) not in ("", run.model_sha256):
+        raise CheckpointError(
+            f"{run.folder} holds another run's network by now than this result is of: give the "
+            f"folder to {to} that one, or train this one again in a folder of its own"
+        )
+    return run.folder

@@ -28,6 +28,7 @@ from .labels import check_label as check_label
 from .labels import number_labels as number_labels
 from .labels import plain_name as plain_name
 from .labels import unnumbered as unnumbered
+from .sources import SPLIT_WORDS as SPLIT_WORDS
 from .sources import SYSTEM_FOLDERS as SYSTEM_FOLDERS
 from .sources import TABLE_SUFFIXES as TABLE_SUFFIXES
 from .sources import are_parquet as are_parquet

@@ -100,6 +100,7 @@ def test_a_network_in_hand_is_pruned_and_left_as_it_is(pruned: Any, tmp_path: Pa
     assert result.data["noise"]["images"] == {"train": 10, "test": 2}  # a tenth of each class
     assert result.data["both"]["images"] == {"train": 12, "test": 8}
     bundle = prunion.export(result, tmp_path / "m.prunion")
+    assert prunion.verify(bundle, against=result).problems == ()
     assert [d.name for d in bundle.manifest.domains] == ["paint", "noise", "both"]
     answer, *_ = prunion.load(tmp_path / "m.prunion").predict(
         [np.zeros((16, 16, 3), np.uint8)], domain=["noise"]
@@ -119,6 +120,10 @@ def test_a_result_leads_to_its_own_run_alone(
     with pytest.raises(CheckpointError, match="run holds another run's network by now"):
         prunion.export(replace(pruned[0], folder=tmp_path / "run"), tmp_path / "m.prunion")
     assert not (tmp_path / "m.prunion").exists()
+    with pytest.raises(CheckpointError, match="give the folder to compare with that one"):
+        prunion.verify(tmp_path, against=replace(pruned[0], folder=tmp_path / "run"))
+    with pytest.raises(InputError, match="against is 3: give the path"):
+        prunion.verify(tmp_path, against=3)
 
 
 def test_callbacks_hear_of_every_step_and_epoch(pruned: Any) -> None:

@@ -3,6 +3,7 @@ from .folder import folder_images as folder_images
 from .folder import open_folder as open_folder
 from .parquet import are_parquet as are_parquet
 from .parquet import open_parquet as open_parquet
+from .paths import SPLIT_WORDS as SPLIT_WORDS
 from .paths import has_columns as has_columns
 from .paths import image_files as image_files
 from .paths import matching as matching

@@ -19,7 +19,7 @@ from prunion.runtime.images.sources.table import are_tables, open_tables
 from prunion.runtime.images.sources.tars import are_tars, open_tars
 from prunion.runtime.images.sources.walk import folders_below
 
-__all__ = ["has_columns", "image_files", "matching", "once", "open_images"]
+__all__ = ["SPLIT_WORDS", "has_columns", "image_files", "matching", "once", "open_images"]
 
 SHARDS = (".parquet", ".tar")
 SIGNS = os.sep + (os.altsep or "")
@@ -27,9 +27,9 @@ STARS = re.compile(rf"(?<![^{re.escape(SIGNS)}])\*\*(?=[{re.escape(SIGNS)}]|$)")
 NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)")
 MOST_SHARDS = 1 << 20  # a larger number counts something else
 # What the words in a shard's name say it is for, as Hugging Face's datasets reads them.
-SPLITS = {
+SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
@@ -205,7 +205,7 @@ def _set_of(shard: Path) -> str:
     """
     stem = shard.stem.lower()
     words = re.split(r"[-._\s\d]+", stem)
-    if splits := sorted({SPLITS[word] for word in words if word in SPLITS}):
+    if splits := sorted({SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}):
         return " ".join(splits)
     found = re.match(r"(.*?)\d+-of-\d+", stem)
     return re.sub(r"\d+", "", found[1]) if found else ""

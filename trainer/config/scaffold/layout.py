@@ -6,7 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from prunion.runtime.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS, TABLE_SUFFIXES
+from prunion.runtime.images import (
+    IMAGE_SUFFIXES,
+    SPLIT_WORDS,
+    SYSTEM_FOLDERS,
+    TABLE_SUFFIXES,
+)
 
 __all__ = [
     "SHARDS",
@@ -23,9 +28,12 @@ __all__ = [
     "parts_of",
 ]
 
-TRAIN = ("train", "training")
-# To test on, the likeliest first: of two the other is to watch the run on.
-TESTS = ("test", "testing", "val", "valid", "validation", "dev")
+# The words that shards are read by; of two sets to test on the likeliest comes first, and the other
+# is to watch the run on.
+TRAIN, TESTS = (
+    tuple(word for kind in kinds for word, of in SPLIT_WORDS.items() if of == kind)
+    for kinds in (("train",), ("test", "validation"))
+)
 SHARDS = (".parquet", ".tar")
 
 

@@ -28,6 +28,8 @@ def folders(data: Path, *classes: str, name: str = "1.png") -> Path:
         ("train_images", "test_images"),
         ("train", "dev"),
         ("training-set", "Valid"),
+        ("train", "eval"),
+        ("Train", "Evaluation_set"),
     ],
 )
 def test_parts_are_known_however_they_are_spelled(tmp_path: Path, train: str, test: str) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +24,10 @@ from prunion.runtime.errors import ConfigError
 
 __all__ = ["own_copy"]
 
+log = logging.getLogger(__name__)
+
 CLOSE = 1e-3, 5e-2  # of the largest answer: in float32 on the CPU, and of another type or device
+WRAPS = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # what answers as its module does
 # What torch keeps of a module under these names is tensors and modules, or functions of others.
 TORCHS = frozenset(vars(nn.Module())) - {"training"}
 
@@ -29,10 +35,14 @@ TORCHS = frozenset(vars(nn.Module())) - {"training"}
 def own_copy(model: nn.Module, height: int, width: int) -> nn.Module:
     """A copy on the CPU, in float32, that answers as `model` does and shares nothing with it.
 
-    `model` is left as it is: parameters, buffers, modes, and what its modules hold.
+    `model` is left as it is: parameters, buffers, modes, and what its modules hold. Of what only
+    wraps a network, such as a DataParallel, that one is taken.
 
     Raises ConfigError if there can be none, or a parameter that learns is hidden from torch.
     """
+    while isinstance(model, WRAPS):
+        log.info("the network is wrapped in a %s: its module is taken", type(model).__name__)
+        model = model.module
     # What a hook computes before each forward (torch.nn.utils.weight_norm) hangs on a gradient's
     # graph, of which there is no copy; the copy's hook computes its own.
     held = [x for part in model.modules() for x in vars(part).values()]

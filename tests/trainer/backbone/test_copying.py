@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import load_backbone
@@ -138,3 +139,26 @@ def test_a_hook_that_uses_its_module_is_copied_with_it() -> None:
     assert not hasattr(net.stem, "kept")
     images = torch.randn(3, 3, 12, 12)
     torch.testing.assert_close(trunk(images), net.eval().features(images))
+
+
+class Passes(nn.Module):
+    """A wrapper as users write them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: torch.Tensor, **options: object) -> torch.Tensor:
+        return self.inner(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"), [(nn.DataParallel, ""), (AveragedModel, ""), (Passes, "inner.")]
+)
+def test_a_wrapped_network_is_taken(wrap: Callable[[nn.Module], nn.Module], prefix: str) -> None:
+    """It was refused with what torch says of the structure of its inputs."""
+    net = Net().eval()
+    trunk = load_backbone(BackboneConfig("own:net", "python"), 12, 12, model=wrap(net)).eval()
+    images = torch.randn(3, 3, 12, 12)
+    torch.testing.assert_close(trunk(images), net.features(images))
+    assert f"{prefix}stem.0.weight" in trunk.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -82,7 +83,8 @@ def _told(model: nn.Module, example: torch.Tensor) -> Iterator[None]:
 def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.GraphModule:
     batch = torch.export.Dim("N", min=1)
     with _told(model, example), _quietly():
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        shapes = (({0: batch},),) if _takes_any(model) else ({0: batch},)
+        program = torch.export.export(model, (example,), dynamic_shapes=shapes)
         module = program.module()
     assert isinstance(module, fx.GraphModule)
     inline_regions(module)
@@ -106,6 +108,15 @@ def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.Grap
     tell_left_out(model, example, place, cut)
     _keep_buffers(module)
     return module
+
+
+def _takes_any(model: nn.Module) -> bool:
+    """Whether the image is the first of `*args`, which torch.export counts as one argument."""
+    try:
+        first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    except (TypeError, ValueError):  # of something compiled
+        return False
+    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
 
 
 @contextlib.contextmanager

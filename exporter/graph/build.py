@@ -21,7 +21,7 @@ import torch
 from onnx import numpy_helper
 
 from prunion.exporter.graph.heads import concatenate_heads
-from prunion.exporter.graph.opset import EXPORTED_FROM, restate
+from prunion.exporter.graph.opset import EXPORTED_FROM, name_after_origin, restate
 from prunion.exporter.slim import OneDomainNet, SlimNet
 from prunion.runtime.base import only_new_garbage
 from prunion.runtime.graph import ADAPTERS
@@ -146,6 +146,7 @@ def _export(
         )
     assert program is not None
     model = program.model_proto
+    name_after_origin(model)
     _clean(model)
     return model
 

@@ -8,9 +8,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
-from prunion.runtime.graph import check_operators, light_copy
+from prunion.runtime.graph import OPERATORS, check_operators, light_copy
 
-__all__ = ["EXPORTED_FROM", "check_structure", "restate"]
+__all__ = ["EXPORTED_FROM", "check_structure", "name_after_origin", "restate"]
 
 # torch exports 18 and later by itself.
 EXPORTED_FROM = 18
@@ -37,14 +37,24 @@ def restate(model: onnx.ModelProto, opset: int, ir: int | None = None) -> None:
     try:
         check_operators(model)
         check_structure(model)
-    except UnsupportedGraphError:
-        raise
+    except UnsupportedGraphError as exc:
+        raise UnsupportedGraphError(
+            f"{exc}: end the backbone before it ([backbone] cut), or choose another"
+        ) from None
     except Exception as exc:  # onnx has several unrelated error types
         reason = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
         fix = "choose a later one" if opset < EXPORTED_FROM else "please report this network"
         raise UnsupportedGraphError(
             f"the graph cannot be written in opset {opset} ({reason}): {fix}"
         ) from None
+
+
+def name_after_origin(model: onnx.ModelProto) -> None:
+    """Call what no bundle's graph may hold as the traced network calls it, while torch knows."""
+    for node in model.graph.node:
+        if node.op_type not in OPERATORS:
+            told = {x.key: x.value for x in node.metadata_props}.get("pkg.torch.onnx.fx_node", "")
+            node.name = told.partition(" ")[0].lstrip("%") or node.name
 
 
 def check_structure(model: onnx.ModelProto) -> None:

@@ -6,6 +6,7 @@ from .blocked import FOLD as FOLD
 from .blocked import BlockedGraph as BlockedGraph
 from .blocked import BlockedRewriter as BlockedRewriter
 from .blocked import layout_probe as layout_probe
+from .check import OPERATORS as OPERATORS
 from .check import check_operators as check_operators
 from .check import light_copy as light_copy
 from .form import GraphForm as GraphForm

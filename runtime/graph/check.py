@@ -19,7 +19,7 @@ from prunion.runtime.graph.sizes import check_sizes, for_one_image
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["check_graph", "check_operators", "light_copy"]
+__all__ = ["OPERATORS", "check_graph", "check_operators", "light_copy"]
 
 # What a convolutional network's export consists of: nothing with a graph inside, nothing random,
 # no sequences, no texts, no functions of the file's own.

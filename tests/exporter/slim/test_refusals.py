@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunion.exporter.graph import rehearse_export
 from prunion.exporter.slim import slim_network
 from prunion.runtime.errors import UnsupportedGraphError
 from tests.support.networks.small import Plain, domain_net
@@ -127,3 +128,28 @@ def test_a_node_that_cannot_be_sliced_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_a_bound_that_is_a_tensor_is_told_in_words() -> None:
     notes = "; ".join(domain_net(LearnedBound()).units.notes())
     assert "a bound of it is a tensor: torch.maximum and torch.minimum are followed" in notes
+
+
+class Spectrum(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.fft.fft2(self.bn1(self.conv1(x)).relu()).abs()
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+class Warped(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        x = nn.functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False)
+        return self.bn2(self.conv2(x)).relu().mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "node"), [(Spectrum, "_fft_c2c"), (Warped, "grid_sampler")], ids=["fft", "grid"]
+)
+def test_what_no_bundle_may_hold_is_told_by_the_networks_own_name(
+    net: type[Plain], node: str
+) -> None:
+    """ONNX's name and number said nothing of where in the network that is."""
+    told = rf"node '{node}' is a '\w+', which no bundle's graph may hold: end the backbone before"
+    with pytest.raises(UnsupportedGraphError, match=told):
+        rehearse_export(domain_net(net()), 8, 8)

@@ -198,8 +198,8 @@ def _left_alone(model: nn.Module) -> Iterator[Any]:
     finally:
         for name, module in modules.items():
             for key in vars(module).keys() - before[name].keys():
-                del vars(module)[key]
-            vars(module).update(before[name])
+                del module.__dict__[key]
+            module.__dict__.update(before[name])
             if not isinstance(module, torch.jit.ScriptModule):  # whose buffers cannot be replaced
                 module._buffers.clear()
                 module._buffers.update(buffers[name])

@@ -69,7 +69,8 @@ def test_the_test_images_are_read_once_at_the_end(
     with caplog.at_level(logging.INFO):
         result = train_run(config, tmp_path / "out")
     # Of 16 and 24 training images 4 and 6 are set aside; there are as many test images as before.
-    assert answered == [4, 6] * 5 + [16, 24]
+    # Last come the training images, which tell what the finished network answers of them.
+    assert answered == [4, 6] * 5 + [16, 24] + [12, 18]
     lines = [json.loads(x) for x in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert sum("validation_accuracy/warm" in line for line in lines) == 4
     assert not any(key.startswith("test_part") for line in lines for key in line)

@@ -218,7 +218,7 @@ def _measure(output: Path, rows: Rows, **facts: Any) -> None:
             try:
                 line = {**head, **row()}
             except Exception as exc:  # whatever is wrong with a row is no matter of the others
-                line = {**head, "failed": f"{type(exc).__name__}: {reason_of(exc)}"}
+                line = {**head, "failed": reason_of(exc, typed=True)}
                 failed.append(key)
             _write(output, line)
             click.echo(json.dumps(line))

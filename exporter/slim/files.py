@@ -15,6 +15,7 @@ import torch
 from prunion.exporter.slim.network import SlimNet, slim_network
 from prunion.runtime.base import (
     new_folder,
+    one_line,
     read_json,
     reason_of,
     sha256_file,
@@ -106,7 +107,7 @@ def load_slim(folder: Path | str) -> SlimNet:
         raise
     except (SafetensorError, PrunionError, OSError, KeyError, TypeError) as exc:
         raise CheckpointError(
-            f"{folder}: the slim layout is damaged ({exc}): save it again"
+            f"{folder}: the slim layout is damaged ({one_line(exc)}): save it again"
         ) from None
     except (RuntimeError, IndexError, ValueError) as exc:
         reason = reason_of(exc)

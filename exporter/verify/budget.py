@@ -104,7 +104,7 @@ def _check_latency(bundle: Bundle, config: BudgetConfig) -> Iterator[str]:
         profile, table = read_profile(bundle.file("profile.json")), bundle.unit_table()
         found = profile.milliseconds(table, np.ones(table.count, dtype=bool))
     except (PrunionError, KeyError) as exc:
-        yield f"its profile does not fit its unit table ({exc})"
+        yield f"its profile does not fit its unit table ({one_line(exc)})"
         return
     if not np.isclose(found, claimed.milliseconds, rtol=1e-9):
         yield f"its widths cost {found:.4g} ms, the manifest says {claimed.milliseconds:.4g} ms"

@@ -44,15 +44,24 @@ def asked_text(value: float | str) -> str:
 
 
 def one_line(exc: BaseException) -> str:
-    """All that an error says, as part of a line; its type where it says nothing."""
-    return " ".join(str(exc).split()) or type(exc).__name__
+    """All that an error says, as part of a line; with its type where that is one word or none."""
+    return _with_type(exc, " ".join(str(exc).split()))
 
 
-def reason_of(exc: BaseException) -> str:
+def reason_of(exc: BaseException, *, typed: bool = False) -> str:
     """Another library's error as part of a line: its first one, without colours, in whole words.
 
-    Its type where it says nothing.
+    With its type where it is `typed`, or says one word or nothing: all that a KeyError says is
+    the key.
     """
     lines = [line.strip() for line in ANSI.sub("", str(exc)).splitlines()]
-    text = printable(next((line for line in lines if line), type(exc).__name__).rstrip(".:"))
+    text = next((line for line in lines if line), "").rstrip(".:")
+    text = printable(_with_type(exc, text, always=typed))
     return text if len(text) <= MOST_REASON else text[:MOST_REASON].rsplit(" ", 1)[0] + " …"
+
+
+def _with_type(exc: BaseException, text: str, *, always: bool = False) -> str:
+    kind = type(exc).__name__
+    if not text or text == kind:
+        return kind
+    return f"{kind}: {text}" if always or " " not in text else text

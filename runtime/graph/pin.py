@@ -118,7 +118,7 @@ def _as(error: type[PrunionError]) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
-        reason = f"{type(exc).__name__}: {reason_of(exc)}"
+        reason = reason_of(exc, typed=True)
         raise error(f"the graph is not as prunion writes it ({reason}): export it again") from exc
 
 

@@ -142,7 +142,7 @@ def _on_path(folder: Path) -> Iterator[None]:
 
 def _reason(exc: BaseException) -> str:
     """The error, and the line of the user's code that raised it."""
-    text = f"{type(exc).__name__}: {reason_of(exc)}" if str(exc) else type(exc).__name__
+    text = reason_of(exc, typed=True)
     if isinstance(exc, SyntaxError) and exc.filename:
         return f"{text}, {Path(exc.filename).name}:{exc.lineno}"
     own = [x for x in traceback.extract_tb(exc.__traceback__) if "importlib" not in x.filename]

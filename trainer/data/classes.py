@@ -46,11 +46,14 @@ def number_classes(
 ) -> Numbered:
     """Give every label of the splits its class's number; the training split says the classes.
 
-    A class without test images is a remark. Raises DataError, naming the image or the class, for
-    a label that is none, for classes that are ordered otherwise in another split, and for one
-    without training images, unless `config.drop_untrained` leaves it out.
+    A class without test images is a remark. Raises DataError where there is nothing to train on,
+    and, naming the image or the class, for a label that is none, for classes that are ordered
+    otherwise in another split, and for one without training images, unless
+    `config.drop_untrained` leaves it out.
     """
     where = f"[domains.{config.name}]"
+    if train.names is None and not len(train.labels):  # of names each class is told
+        raise DataError(f"{where} has no training images: give some as train")
     classes = _named(where, train, "train")
     drop = config.drop_untrained
     # What is dropped may be images of a class that is spelled otherwise here.

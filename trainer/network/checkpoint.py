@@ -12,6 +12,7 @@ from typing import Any
 
 from prunion.runtime.base import (
     new_folder,
+    one_line,
     path_argument,
     read_json,
     reason_of,
@@ -138,7 +139,7 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
         config = RunConfig.from_checkpoint(meta["config"])
         classes = [len(d["classes"]) for d in meta["domains"]]
     except (KeyError, TypeError, PrunionError) as exc:
-        raise CheckpointError(f"{folder}/checkpoint.json is damaged ({exc})") from None
+        raise CheckpointError(f"{folder}/checkpoint.json is damaged ({one_line(exc)})") from None
     if config.budget.kind == "latency":  # the one it was trained for, wherever the folder is now
         own = replace(config.budget, profile=str(folder / "profile.json"))
         config = replace(config, budget=own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunion.runtime.base import asked_text, reason_of
+from prunion.runtime.base import asked_text, one_line, reason_of
 from prunion.runtime.bundle import cost_text
 from prunion.runtime.errors import BundleError, OutputError, printable
 
@@ -59,3 +59,13 @@ def test_no_message_is_obeyed_by_a_terminal(text: str) -> None:
         assert message.encode()
     assert reason_of(ValueError(text)).isprintable()
     assert printable("größe → 画像") == "größe → 画像"
+
+
+def test_a_lone_word_is_told_with_the_error_s_type() -> None:
+    """`cannot be read (0)` was all of a KeyError, and of a RuntimeError in a program's code."""
+    for told in (reason_of, one_line):
+        assert told(KeyError(0)) == "KeyError: 0"
+        assert told(RuntimeError("boom")) == "RuntimeError: boom"
+        assert told(ValueError("two words")) == "two words"
+    assert reason_of(ValueError("two words"), typed=True) == "ValueError: two words"
+    assert reason_of(KeyError(), typed=True) == "KeyError"

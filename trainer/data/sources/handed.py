@@ -22,6 +22,7 @@ __all__ = ["Handed", "HandedSets", "open_dataset"]
 log = logging.getLogger(__name__)
 
 COMPARED = 16  # labels of a list that are compared with those of the items before training
+COLUMNS = ("image", "label")  # of an item that is a mapping, as in Parquet and on the hub
 READ_TWICE = 8  # images that show whether the data set changes them by chance
 
 # Training and test images, the latter None for a holdout, and perhaps validation images.
@@ -30,7 +31,7 @@ HandedSets: TypeAlias = Mapping[str, Handed]  # by the domain's name
 
 
 def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -> Split:
-    """The labels and images of a data set that gives `(image, label)`.
+    """The labels and images of a data set that gives `(image, label)`, or a mapping of the two.
 
     An image is Pillow's, an array `[H, W, 3]` uint8, or a tensor `[3, H, W]`, uint8 or of 0 … 1.
     Raises DataError, naming the image, for anything else.
@@ -47,17 +48,14 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
 
     def item(index: int) -> Any:
         try:
-            return dataset[index]
+            found = dataset[index]
         except Exception as exc:  # whatever the user's code raises
             raise DataError(f"{place(index)} cannot be read ({reason_of(exc)}): mend it") from exc
+        return _pair(found, place(index))
 
     def image_of(index: int) -> tuple[Any, Image.Image]:
         found = item(index)
-        try:
-            image = found[0]
-        except Exception as exc:
-            raise DataError(f"{place(index)} cannot be read ({reason_of(exc)}): mend it") from exc
-        return found, decode_image(_picture(image, place(index)), place(index), orientation)
+        return found, decode_image(_picture(found[0], place(index)), place(index), orientation)
 
     # What kind of images these are shows now, not in the first step.
     some = np.linspace(0, len(dataset) - 1, min(READ_TWICE, len(dataset))).astype(int).tolist()
@@ -90,6 +88,23 @@ def open_dataset(name: str, dataset: Any, part: str, orientation: Orientation) -
 
     marks = np.array([_mark(dataset, index) for index in range(len(labels))], np.int64)
     return Split(labels, names if own else None, read, place, marks=marks, typed=True)
+
+
+def _pair(item: Any, place: str) -> Any:
+    """Image and label of an item, of a mapping by the names of the usual columns.
+
+    A lone image is left to a data set that keeps its labels in a list.
+    """
+    if isinstance(item, Mapping):
+        if all(key in item for key in COLUMNS):
+            return tuple(item[key] for key in COLUMNS)
+    elif isinstance(item, (tuple, list)) and item:
+        return item
+    of = f" of {shown(list(item))}" if isinstance(item, Mapping) else ""
+    raise DataError(
+        f"{place} is no (image, label) but {type(item).__name__}{of}: let the data set give these, "
+        f"or a mapping of {' and '.join(COLUMNS)}"
+    )
 
 
 def _mark(dataset: Any, index: int) -> int:

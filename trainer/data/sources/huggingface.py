@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, install_hint
+from prunion.runtime.base import Orientation, install_hint, reason_of
 from prunion.runtime.errors import DataError, MissingDependencyError
 from prunion.runtime.images import ImageCheck, Split, decode_image
 from prunion.trainer.config import DomainConfig
@@ -46,7 +46,7 @@ def open_huggingface(config: DomainConfig, part: Part, orientation: Orientation 
     except DataError:
         raise
     except Exception as exc:  # the hub client raises many kinds, most of them not its own
-        reason = str(exc).split("\n")[0]
+        reason = reason_of(exc)
         raise DataError(
             f"[domains.{config.name}] cannot load {config.dataset}, split {split} ({reason}): "
             "correct the name or the split, or check the network"

@@ -134,10 +134,9 @@ def _torchvision_dataset(config: DomainConfig, part: Part) -> Any:
     except ImportError as exc:
         raise MissingDependencyError(f"{name} needs another package: {exc}") from None
     except (OSError, RuntimeError) as exc:
-        reason = str(exc).split("\n")[0]
         raise DataError(
-            f"{name} is not in {config.root} ({reason}): correct {where} root, or set download = "
-            "true"
+            f"{name} is not in {config.root} ({reason_of(exc)}): correct {where} root, or set "
+            "download = true"
         ) from None
     except Exception as exc:  # damaged files: of pickle, struct, lzma, json
         raise DataError(
@@ -152,6 +151,9 @@ def class_names(dataset: Any, where: str) -> tuple[str, ...] | None:
     `class_to_idx` is. Raises DataError where they number no classes from 0 on, or say two things.
     """
     classes, numbers = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
+    features = getattr(dataset, "features", None)
+    if classes is None and numbers is None and isinstance(features, Mapping):
+        classes = getattr(features.get("label"), "names", None)  # of the library datasets
     if isinstance(classes, np.ndarray):
         classes = classes.tolist()
     if isinstance(classes, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,42 @@ def test_what_is_handed_over_is_used(key: str, handed: Any, part: str) -> None:
     options: Any = {key: 0.25}
     with pytest.raises(ConfigError, match=f"{key} is 0.25, and {part} images are handed over too"):
         open_domain(DomainConfig("d", "python", **options), 0, handed=handed)
+
+
+class Rows(Given):
+    """As `datasets.Dataset` gives them: mappings, and class names among the features."""
+
+    def __init__(self, item: Callable[[int], Any]) -> None:
+        super().__init__(targets=None, item=item)
+        self.features = {"image": None, "label": SimpleNamespace(names=["ant", "bee"])}
+
+    def __getitem__(self, index: int) -> Any:
+        return self.item(index)
+
+
+def test_items_may_be_mappings_of_an_image_and_a_label() -> None:
+    domain = opened(Rows(lambda index: {"label": index % 2, "image": picture(index), "id": 7}))
+    assert (domain.classes, domain.train.labels.tolist()) == (("ant", "bee"), [0, 1] * 4)
+    assert domain.train.image(3).tobytes() == picture(3).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ({"pixel_values": 1, "label": 0}, r"dict of \['pixel_values', 'label'\]"),
+        (picture(0), "Image"),
+        (torch.zeros(3, 8, 8), "Tensor"),
+        ((), "tuple"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_pair_is_told_with_what_to_give(item: Any, told: str) -> None:
+    """A mapping was told by a bare `0`: what a KeyError says."""
+    with pytest.raises(DataError, match=rf"image 0 is no \(image, label\) but {told}: let"):
+        opened(Rows(lambda _: item))
+
+
+def test_no_training_images_are_told_as_such() -> None:
+    """The first test image was told to be of no class."""
+    with pytest.raises(DataError, match=r"\[domains.d\] has no training images: give some"):
+        opened(Subset(Given(), []), Given())

@@ -86,6 +86,7 @@ class Training:
         self.norms = RunNorms(net, batches, config.train, self._share_statistics)
         self.average = WeightAverage(config.train.average * batches.steps_per_epoch)
         self.epoch = self.step = 0
+        self.behind = (0, 0)  # steps and epochs of the part of the run before it, in what is told
         self.phase: Phase = "warmup"
         self.saved = "no state was saved yet"  # for a message when the loss breaks
         self.cost_share: float | None = None  # that the switches leave; None: to be counted again
@@ -123,7 +124,8 @@ class Training:
 
     def where(self) -> str:
         """The step and epoch, for messages."""
-        return f"step {self.step}, epoch {self.epoch}"
+        steps, epochs = self.behind
+        return f"step {steps + self.step}, epoch {epochs + self.epoch}"
 
     def alive(self) -> np.ndarray:
         """Units that at least one domain uses, `[U]` bool."""

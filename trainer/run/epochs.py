@@ -54,8 +54,8 @@ class Progress:
     """Where a run is, as its callbacks are told.
 
     Attributes:
-        step, total: steps that are done, and that there are.
-        epoch: epochs that are done.
+        step, total: steps that are done, and that there are, of thinning too (`own_epochs`).
+        epoch: epochs that are done, of both.
         phase: warmup, ramp or settle.
         figures: after a step what `metrics.jsonl` has of it: `loss/NAME`, `train_accuracy/NAME`,
             `cost`, `target`, `lambda`; after an epoch how the channels are used, and `before`, the
@@ -142,7 +142,9 @@ def run_epochs(
         PrunionError: a loss or the network stopped being finite.
         StoppedError: a signal came, and the state is saved.
     """
-    total, processes = training.schedule.total, training.processes
+    total, _ = _whole(training)
+    behind, epochs_behind = training.behind
+    processes = training.processes
     stop.now = ""  # there is more to save than when the caller set it
     if training.step == 0 and training.config.train.fits_heads:
         _fit_heads(training)
@@ -150,7 +152,7 @@ def run_epochs(
     named = {f"loss/{name}": name for name in training.names}
     bar = tqdm(
         total=total,
-        initial=training.step,
+        initial=behind + training.step,
         desc="train",
         unit="step",
         disable=not (processes.first and _someone_looks()),
@@ -167,11 +169,12 @@ def run_epochs(
 
         def tell(told: OnProgress | None, step: int, figures: Mapping[str, Any]) -> None:
             if told is not None and processes.first:
-                told(Progress(step, total, training.epoch, training.phase, figures))
+                epoch = epochs_behind + training.epoch
+                told(Progress(behind + step, total, epoch, training.phase, figures))
 
         def stopped() -> StoppedError:
             return stop.stopped(
-                f"after {training.step} of {total} steps, all saved: go on with --resume"
+                f"after {behind + training.step} of {total} steps, all saved: go on with --resume"
             )
 
         while training.epoch < training.config.train.epochs:
@@ -218,8 +221,16 @@ def _epoch_line(
     for kind, found in measured.items():
         each = ", ".join(f"{name} {value:.1%}" for name, value in found.items())
         parts.append(f"{kind.replace('_', ' ')} {each}")
-    epochs = training.config.train.epochs
-    return f"epoch {training.epoch} of {epochs}, {training.phase}: {'; '.join(parts)}"
+    epoch, (_, epochs) = training.behind[1] + training.epoch, _whole(training)
+    return f"epoch {epoch} of {epochs}, {training.phase}: {'; '.join(parts)}"
+
+
+def _whole(training: Training) -> tuple[int, int]:
+    """Steps and epochs of the whole run: of what is behind this part, and of thinning to come."""
+    steps, epochs = training.behind
+    train, own = training.config.train, training.config.train.own_epochs
+    steps += training.schedule.total + own * training.batches.steps_per_epoch
+    return steps, epochs + train.epochs + own
 
 
 def _tell(bar: Any, line: str) -> None:

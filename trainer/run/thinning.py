@@ -51,6 +51,7 @@ def train_thinning(
     settled = training.net.units.table.macs(training.alive())
     second = make_thinning(training)
     second.saved = training.saved
+    second.behind = training.schedule.total, training.config.train.epochs
     facts: dict[str, Any] = {}
     if resumes and (folder / OWN_STATE).is_file():
         facts = restore(second, folder, OWN_STATE)

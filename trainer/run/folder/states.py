@@ -87,4 +87,4 @@ def keep_forks(forks: Sequence[Fork], folder: Path | None, training: Training, f
 
 def saved_words(path: Path, training: Training) -> str:
     """Where a run's last state lies, for messages."""
-    return f"the last good state is {path}, after {training.step} steps"
+    return f"the last good state is {path}, after {training.behind[0] + training.step} steps"

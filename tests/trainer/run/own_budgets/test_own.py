@@ -237,7 +237,8 @@ def test_stopped_while_thinning_it_goes_on_bit_for_bit(
 
     monkeypatch.setattr(Training, "_step", stops)
     for at in stops_at:
-        with pytest.raises(StoppedError, match="all saved: go on with --resume"):
+        told = f"after {at} of {12 + 3 * own_epochs} steps, all saved: go on with --resume"
+        with pytest.raises(StoppedError, match=told):
             train_run(config, tmp_path / "out", resume=(tmp_path / "out").exists())
         assert taken == at, "the step it came in is the last"
     train_run(config, tmp_path / "out", resume=True)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from prunion.runtime.errors import StoppedError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
-from prunion.trainer.run import closing_table, train_run
+from prunion.trainer.run import Progress, closing_table, train_run
+from prunion.trainer.run.epochs import Watch
 from prunion.trainer.run.folder.snapshot import snapshot_step
 from prunion.trainer.run.result.usage import sharing_matrix
 from tests.trainer.run.own_budgets.thinned import thin_run
@@ -25,8 +26,23 @@ from tests.trainer.run.test_same_images import swap
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("thin")
-    train_run(load_config(thin_run(folder)), folder / "out")
+    told: list[tuple[int, ...]] = []
+
+    def note(now: Progress) -> None:
+        told.append((now.step, now.total, now.epoch))
+
+    train_run(load_config(thin_run(folder)), folder / "out", watch=Watch(note, note))
+    (folder / "told.json").write_text(json.dumps(told), "utf-8")
     return folder
+
+
+def test_steps_and_epochs_count_through_the_whole_run(finished: Path) -> None:
+    """It was told steps 10, 11 and 12 of 12, then 1, 2 and 3 of 9."""
+    told = json.loads((finished / "told.json").read_text("utf-8"))
+    steps, totals, epochs = (list(x) for x in zip(*told, strict=True))
+    assert steps == sorted(steps) and set(steps) == set(range(1, 22))
+    assert set(totals) == {21}
+    assert epochs == sorted(epochs) and epochs[-1] == 7
 
 
 def test_sharing_is_that_of_the_thinned_domains(finished: Path) -> None:

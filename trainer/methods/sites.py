@@ -33,6 +33,12 @@ def adapter_sites(
     Raises ConfigError if there is none.
     """
     sites = [x for x in layers if _has_place(x) and _groups(trunk, x.weight) == 1]
+    if not sites:  # whatever is chosen of them
+        fix = "leave out adapter_rank" if train.adapter_rank else "set another [train] method"
+        raise ConfigError(
+            "the network has no convolution to adapt, of odd kernel sizes above 1×1, without "
+            f"groups, and not frozen: {fix}"
+        )
     if train.adapters != "all":
         sizes = sorted({site.positions for site in sites}, reverse=True)
         thirds = np.array_split(sizes, len(STAGES))
@@ -45,7 +51,7 @@ def adapter_sites(
     if not names:
         raise ConfigError(
             f'[train] adapters = "{train.adapters}" and sites = "{train.sites}" leave no '
-            "convolution of this network to adapt: choose others"
+            'convolution of this network to adapt: choose others; "all" and "both" leave some'
         )
     return tuple(names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from prunion.runtime.errors import ConfigError
@@ -152,6 +153,11 @@ def test_series_adapters_learn_from_their_own_batch() -> None:
 def test_a_network_without_places_is_refused() -> None:
     with pytest.raises(ConfigError, match="leave no convolution of this network to adapt"):
         adapt_network(domain_net(Plain(), (2,)), TrainConfig(method="parallel", sites="second"))
+    flat = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for options in ({"method": "parallel", "sites": "second"}, {"adapter_rank": 2}):
+        fix = "leave out adapter_rank" if "adapter_rank" in options else r"another .train. method"
+        with pytest.raises(ConfigError, match=f"no convolution to adapt, .*: .*{fix}"):
+            adapt_network(domain_net(flat, (2,)), TrainConfig(**options))
     net = domain_net(Depthwise(), (2, 3))
     adapt_network(net, TrainConfig(method="parallel"))
     assert net.adapter is not None

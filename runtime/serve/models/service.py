@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,7 +110,7 @@ class Service:
         `left` is how many seconds the client still waits. Raises DomainError where there is no
         such model or domain, InputError, OverloadError.
         """
-        with self._counted(arrived, model, request.tensors):
+        with self._counted(arrived):
             return await self._infer(model, version, request, arrived, left)
 
     async def _infer(
@@ -142,7 +142,7 @@ class Service:
         self, domain: str, items: Sequence[bytes], top: int, arrived: int
     ) -> list[Prediction]:
         """The best classes of encoded images of one domain. Raises as `infer` does."""
-        with self._counted(arrived, domain):
+        with self._counted(arrived):
             return await self._classify(domain, items, top, arrived)
 
     async def _classify(
@@ -214,7 +214,7 @@ class Service:
                 width = max(serving.catalogue.width, most)
             job = Job(images, tuple(domains), width, deadline, asked.priority)
             try:
-                return Answered(await serving.batcher.answer(job), job, decoded)
+                return Answered(await self._ran(serving, job), job, decoded)
             except OverloadError as exc:
                 # The bundle was replaced since: it is the new one that answers.
                 if exc.reason != "draining" or serving is self._serving:
@@ -231,7 +231,8 @@ class Service:
     async def _domain(self, serving: Serving, name: str) -> LiveDomain:
         found = serving.catalogue.find(name)
         if found is None:
-            found = await self.decoder.run(serving.catalogue.read, name)
+            with _noted(serving, [name]):
+                found = await self.decoder.run(serving.catalogue.read, name)
         return found
 
     async def _domains(
@@ -242,16 +243,18 @@ class Service:
         found = {name: await self._domain(serving, str(name)) for name in dict.fromkeys(named)}
         return [found[name] for name in named]
 
+    async def _ran(self, serving: Serving, job: Job) -> np.ndarray:
+        names = [domain.name for domain in job.domains]
+        with _noted(serving, names):
+            logits = await serving.batcher.answer(job)
+        serving.failing.clear(names)
+        return logits
+
     @contextmanager
-    def _counted(self, arrived: int, model: str, inputs: Container[str] = ()) -> Iterator[None]:
-        serving = self._serving
-        name = serving.name if serving.takes_domain(model, inputs) else model
+    def _counted(self, arrived: int) -> Iterator[None]:
         try:
             yield
-            serving.failing.pop(name, None)
         except Exception as exc:
-            if isinstance(exc, PrunionError) and is_servers_own(exc):
-                serving.fails(name, exc)
             reason = exc.reason if isinstance(exc, OverloadError) else ""
             self.statistics.record_failure(time.perf_counter_ns() - arrived, reason)
             raise
@@ -274,3 +277,14 @@ def check_version(version: str) -> None:
     """Raise DomainError unless a model has this version; none named is any."""
     if version not in VERSIONS:
         raise DomainError(f"there is no version {shown(version)}, only '1'")
+
+
+@contextmanager
+def _noted(serving: Serving, domains: Sequence[str]) -> Iterator[None]:
+    """While the block answers for these: what fails of the server's own is noted, and logged."""
+    try:
+        yield
+    except PrunionError as exc:
+        if is_servers_own(exc):
+            serving.fails(domains, exc)
+        raise

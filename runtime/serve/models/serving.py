@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from prunion.runtime.batching import (
 )
 from prunion.runtime.errors import BundleError, InputError, PrunionError
 from prunion.runtime.model import Model, load
+from prunion.runtime.serve.models.failing import Failing
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
 
 __all__ = ["Serving", "check_weights", "load_model", "make_serving", "open_anew", "warm"]
@@ -33,28 +34,35 @@ class Serving:
     """A model, the thread that runs it, and the domains that it answers for.
 
     Attributes:
-        failing: why models have no answer to give, whoever asks, until one of them answers again.
+        failing: domains that have no answer to give, whoever asks, until they answer again.
     """
 
     model: Model
     batcher: Batcher
     catalogue: Catalogue
-    failing: dict[str, PrunionError] = field(default_factory=dict)
+    failing: Failing = field(default_factory=Failing)
 
     @property
     def name(self) -> str:
         """The bundle's, which is the model's that takes `domain`."""
         return self.catalogue.bundle_name
 
-    def fails(self, name: str, error: PrunionError) -> None:
-        """Note, and log once, that a model fails for no fault of the request."""
-        if str(error) != str(self.failing.get(name, "")):
+    def fails(self, domains: Collection[str], error: PrunionError) -> None:
+        """Note, and log once, that these have no answer together, for no fault of the request."""
+        if self.failing.note(domains, error):
+            name = next(iter(domains)) if len(set(domains)) == 1 else self.name
             logger.error("%s cannot answer: %s", name, error)
-        self.failing[name] = error
 
     def failed(self, name: str) -> str:
         """Why the bundle has no answer of a model; "" if it has, for all that is known."""
-        bad = isinstance(self.failing.get(name), BundleError)  # a backend may have room again
+        alone, together = self.failing.alone, self.failing.together
+        if name == self.name:
+            names = [x for x in self.catalogue.names if x] if alone else []
+            bad = bool(names) and all(_lasts(alone.get(x)) for x in names)
+            # One that has gone never answers again.
+            bad = bad or (_lasts(self.failing.reason) and any(map(self.catalogue.knows, together)))
+        else:
+            bad = _lasts(alone.get(name))
         return "the server's own bundle fails: its log says why" if bad else ""
 
     def takes_domain(self, model: str, inputs: Container[str]) -> bool:
@@ -65,6 +73,10 @@ class Serving:
         return model == self.name or (
             model == self.model.bundle.manifest.name and "domain" in inputs
         )
+
+
+def _lasts(error: PrunionError | None) -> bool:
+    return isinstance(error, BundleError)  # a backend may have room again
 
 
 def load_model(bundle: Path | str, how: LoadOptions) -> Model:

@@ -23,16 +23,70 @@ def ask(client: Any, name: str) -> Any:
     return client.post(f"/v2/models/{name}/infer", json={"inputs": body()["inputs"][:1]})
 
 
+def ask_bundle(client: Any, *domains: int) -> int:
+    """The status of a request to the bundle's own model, a row for each domain."""
+    asked = body(len(domains))
+    asked["inputs"][1]["data"] = list(domains)
+    return int(client.post("/v2/models/toy/infer", json=asked).status_code)
+
+
+def unready(client: Any) -> set[str]:
+    states = client.post("/v2/repository/index").json()
+    return {x["name"] for x in states if x["state"] != "READY"}
+
+
+@pytest.fixture
+def own_weights(tmp_path: Path, toy: ModuleType) -> Path:
+    """A bundle of which `signs` has its own weights, so that each domain has its own session."""
+    own = {"signs": {"value:conv.weight": toy.make_tables().weight * np.float32(2)}}
+    return Path(toy.make_bundle(tmp_path, own=own, shared={}))
+
+
+def test_who_fails_is_noted_by_the_domains_that_were_asked(own_weights: Path) -> None:
+    """Asked under the bundle's name, a domain made it unready, and the next answer ready again."""
+    graph = own_weights / "model.onnx"
+    whole = graph.read_bytes()
+    with load(own_weights, "cpu", threads=1) as model:
+        client = client_of(model)
+        names = [x.name for x in model.snapshot.domains]
+        signs, flowers, digits = map(names.index, ("signs", "flowers", "digits"))
+        assert ask_bundle(client, flowers) == 200
+        graph.write_bytes(whole[:100] + b"x" * 50 + whole[150:])
+        assert ask_bundle(client, signs, flowers) == 503
+        assert unready(client) == {"toy"}, "nobody knows yet whose fault it was"
+        assert ask_bundle(client, flowers) == 200
+        assert unready(client) == {"toy"}, "signs has not answered"
+        for _ in range(2):
+            assert ask_bundle(client, signs) == 503
+            assert unready(client) == {"signs"}
+            assert ask_bundle(client, flowers) == 200
+            assert ask_bundle(client, signs, flowers) == 503
+            assert unready(client) == {"signs"}
+        assert ask_bundle(client, digits) == 503
+        assert unready(client) == {"signs", "digits"}
+        graph.write_bytes(whole)
+        assert ask_bundle(client, signs, digits) == 200
+        assert not unready(client)
+        client.service.close()
+
+
+def test_a_bundle_whose_domains_all_fail_is_not_ready(own_weights: Path) -> None:
+    graph = own_weights / "model.onnx"
+    with load(own_weights, "cpu", threads=1) as model:
+        client = client_of(model)
+        graph.write_bytes(graph.read_bytes()[:100])
+        assert [ask_bundle(client, place) for place in range(3)] == [503] * 3
+        assert "toy" in unready(client)
+        client.service.close()
+
+
 def test_a_bundle_that_was_written_over_is_no_clients_fault(
-    tmp_path: Path, toy: ModuleType, caplog: pytest.LogCaptureFixture
+    own_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each domain's session is made when it is first asked for, from a file that was damaged."""
-    weight = toy.make_tables().weight
-    own = {"signs": {"value:conv.weight": weight * np.float32(2)}}
-    bundle = toy.make_bundle(tmp_path, own=own, shared={})
-    graph = bundle / "model.onnx"
+    graph = own_weights / "model.onnx"
     whole = graph.read_bytes()
-    with load(bundle, "cpu", threads=1) as model:
+    with load(own_weights, "cpu", threads=1) as model:
         client = client_of(model)
         assert ask(client, "flowers").status_code == 200
         graph.write_bytes(whole[:100] + b"x" * 50 + whole[150:])

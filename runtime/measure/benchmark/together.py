@@ -5,7 +5,6 @@ Whatever is measured afterwards has the memory to itself.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,19 +82,6 @@ def measure_together(
 
     With a `block`, also the pinned session cut to widths in multiples of it. Raises as `bench`.
     """
-    found = _measure(setup, bundle, batches, seconds, sensors, block)
-    gc.collect()  # a pool of sessions refers to itself
-    return found
-
-
-def _measure(
-    setup: Setup,
-    bundle: Bundle,
-    batches: Sequence[int],
-    seconds: float,
-    sensors: Sensors,
-    block: int | None,
-) -> Together:
     engine = real_backend(setup.options.backend)
     line_up = _enter(setup, bundle, block)
     rss_before, free = peak_rss_bytes(), _free_gpu_bytes(engine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakSet
 
@@ -13,6 +15,15 @@ from prunion.runtime.measure.benchmark import measure, together
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Only what nothing refers to any more is gone, without waiting for Python's collector."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 def test_no_session_is_left_when_a_fresh_process_starts(
     bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,9 @@ def known_keys(value: Mapping[str, Any], known: Collection[str], what: str) -> N
     unknown = next((key for key in value if key not in known), None)
     if unknown is not None:
         names = ", ".join(f"`{name}`" for name in known)
-        raise InputError(f"{what} has {shown(unknown)}, which is none of {names}: leave it out")
+        close = difflib.get_close_matches(unknown[:100], known, n=1)
+        fix = f"did you mean `{close[0]}`?" if close else "leave it out"
+        raise InputError(f"{what} has {shown(unknown)}, which is none of {names}: {fix}")
 
 
 def make_request(

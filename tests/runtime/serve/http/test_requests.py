@@ -65,7 +65,11 @@ def test_what_clients_say_beside_the_protocol_is_taken(client: Any) -> None:
 
 def test_a_misspelt_part_is_named(client: Any) -> None:
     answer = client.post(INFER, json={**body(), "output": []})
-    assert "the request has 'output', which is none of `id`" in answer.json()["error"]
+    told = answer.json()["error"]
+    assert "the request has 'output', which is none of `id`" in told
+    assert told.endswith(": did you mean `outputs`?")
+    answer = client.post(INFER, json={**body(), "stream": True})
+    assert answer.json()["error"].endswith(": leave it out")
     kind = {"content-type": "image/png"}
     answer = client.post("/v1/domains/signs:classify?topp=1", content=b"x", headers=kind)
     assert answer.status_code == 400

@@ -38,7 +38,9 @@ MAX_DOMAINS = 4096
 MAX_CLASSES = 1_000_000  # of a domain; the file's size bounds what they all take
 MAX_SIDE, MAX_RESIZE = 4096, 8192
 MAX_COUNT = 2**53
-LEAST_STD = 1e-18  # of pixels in 0 … 1: what it divides has squares that 32 bits hold
+# Of pixels in 0 … 1: the squares of what it divides are numbers of 32 bits. A run file must leave
+# room for sums of them (1e-15), which a run of before had not to: its bundle is read.
+LEAST_STD = 1e-18
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def listed(fields: Fields, key: str, value: Any, files: Mapping[str, str]) -> st
 
 
 def _triple(fields: Fields, key: str, least: float) -> tuple[float, float, float]:
-    """Three numbers from `least` to 1, as every run file's are: another would leave no image."""
+    """Three numbers from `least` to 1: with others all images would be one, or none."""
     values = fields.items(key, 3)
     if len(values) != 3 or not all(is_number(x) and least <= x <= 1 for x in values):
         raise fields.fail(key, f"must be three numbers from {least:g} to 1, for pixels in 0 … 1")

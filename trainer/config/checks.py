@@ -51,7 +51,9 @@ __all__ = [
 
 
 LEAST_FLOAT = 2.0**-126  # the smallest number of 32 bits with all its digits
-LEAST_STD = 1e-15  # what it divides has squares, as BatchNorm's variances, that 32 bits hold
+# Sums of squares of what it divides, as BatchNorm's variances, are numbers of 32 bits. A bundle may
+# say less (`runtime.bundle`), for runs of before did.
+LEAST_STD = 1e-15
 
 
 def key_of(table: str, key: str) -> str:

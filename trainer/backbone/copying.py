@@ -30,6 +30,7 @@ CLOSE = 1e-3, 5e-2  # of the largest answer: in float32 on the CPU, and of anoth
 WRAPS = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # what answers as its module does
 # What torch keeps of a module under these names is tensors and modules, or functions of others.
 TORCHS = frozenset(vars(nn.Module())) - {"training"}
+MISSING = object()  # in place of an attribute that a module has not
 
 
 def own_copy(model: nn.Module, height: int, width: int) -> nn.Module:
@@ -70,9 +71,15 @@ def _check(model: nn.Module, own: nn.Module, images: torch.Tensor) -> None:
         with seen:
             answer = _answer(own, images)
         touched = changed()
-    if touched or seen.of_model:
-        what = f"sets {touched[0]}" if touched else f"computes with {seen.of_model}"
-        raise ConfigError(f"{called} cannot be copied: its copy {what} of the network: {method}")
+    if touched:
+        raise ConfigError(
+            f"{called} cannot be copied: its copy sets {touched[0]} of the network: a hook, or "
+            "another function that refers to it, writes that to the network itself, also from the "
+            "copy. Remove the hook, or let it write to the module that it is given"
+        )
+    if seen.of_model:
+        what = f"its copy computes with {seen.of_model} of the network"
+        raise ConfigError(f"{called} cannot be copied: {what}: {method}")
     if seen.hidden is not None:
         raise ConfigError(
             f"{called} learns a parameter of shape {seen.hidden} that is not among its parameters, "
@@ -181,14 +188,15 @@ def _left_alone(model: nn.Module) -> Iterator[Any]:
     ]
     for module in modules.values():
         module.training = False
-    flags = {name: dict(vars(module)) for name, module in modules.items()}
+    in_eval = {name: dict(vars(module)) for name, module in modules.items()}
 
     def changed() -> list[str]:
         names = [
             f"{name}.{key}".lstrip(".")
             for name, module in modules.items()
-            for key in {**flags[name], **vars(module)}
-            if key not in TORCHS and vars(module).get(key, flags) is not flags[name].get(key, flags)
+            for key in {**in_eval[name], **vars(module)}
+            if key not in TORCHS
+            and vars(module).get(key, MISSING) is not in_eval[name].get(key, MISSING)
         ]
         names += [name for name, value, kept in filled if not _holds_same(value, kept)]
         return names + [n for n, x, kept in values if not torch.equal(_bits(x), _bits(kept))]

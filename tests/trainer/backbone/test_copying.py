@@ -63,6 +63,13 @@ def listed_by_a_hook() -> nn.Module:
     return net
 
 
+def counted_by_a_hook() -> nn.Module:
+    net = Net()
+    net.calls = 0  # type: ignore[assignment]
+    net.stem.register_forward_hook(lambda module, x, y: setattr(net, "calls", net.calls + 1))
+    return net
+
+
 class Stale(Net):
     """Reads what is told apart from any module's attributes: by the object that it is."""
 
@@ -85,6 +92,7 @@ def by_what_it_is() -> nn.Module:
         (part_of_it, "its copy computes with stem.0.weight of the network"),
         (kept_by_a_hook, "its copy sets skip of the network"),
         (listed_by_a_hook, "its copy sets kept of the network"),
+        (counted_by_a_hook, r"its copy sets calls of the network: a hook, .* Remove the hook, or"),
         (by_what_it_is, "cannot be copied: its copy answers otherwise"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,11 +40,18 @@ def own_copy(model: nn.Module, height: int, width: int) -> nn.Module:
     `model` is left as it is: parameters, buffers, modes, and what its modules hold. Of what only
     wraps a network, such as a DataParallel, that one is taken.
 
-    Raises ConfigError if there can be none, or a parameter that learns is hidden from torch.
+    Raises ConfigError if there can be none, a parameter has no shape yet, or one that learns is
+    hidden from torch.
     """
     while isinstance(model, WRAPS):
         log.info("the network is wrapped in a %s: its module is taken", type(model).__name__)
         model = model.module
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [name for name, value in tensors if is_lazy(value)]:
+        raise ConfigError(
+            f"the network, a {type(model).__name__}, does not know the shape of {lazy[0]} yet, as "
+            "of a lazy layer that has met no image: run it once on an image first"
+        )
     # What a hook computes before each forward (torch.nn.utils.weight_norm) hangs on a gradient's
     # graph, of which there is no copy; the copy's hook computes its own.
     held = [x for part in model.modules() for x in vars(part).values()]

@@ -70,6 +70,12 @@ def counted_by_a_hook() -> nn.Module:
     return net
 
 
+def lazy() -> nn.Module:
+    net = Net()
+    net.body[0] = nn.LazyConv2d(8, 3)
+    return net
+
+
 class Stale(Net):
     """Reads what is told apart from any module's attributes: by the object that it is."""
 
@@ -93,6 +99,7 @@ def by_what_it_is() -> nn.Module:
         (kept_by_a_hook, "its copy sets skip of the network"),
         (listed_by_a_hook, "its copy sets kept of the network"),
         (counted_by_a_hook, r"its copy sets calls of the network: a hook, .* Remove the hook, or"),
+        (lazy, r"does not know the shape of body.0.weight yet, .*: run it once on an image first"),
         (by_what_it_is, "cannot be copied: its copy answers otherwise"),
     ],
 )

@@ -12,11 +12,13 @@ from prunion.trainer.data import Batch, JointBatches
 from prunion.trainer.learning.step import autocast_of, images_of, segments_of
 from prunion.trainer.methods import SeriesSite
 from prunion.trainer.network import DomainNet, DomainNorm
+from prunion.trainer.pruning import Schedule
 
 __all__ = ["RunNorms", "estimate_norms"]
 
 MOMENTUM = 0.1  # of every norm's statistics
 LEFT = 0.01  # of what statistics were before: less than that changes no answer
+EVERY_STEP = ("joint", *IN_TURNS)  # orders in which each step brings everybody's, or one turn's own
 
 
 class RunNorms:
@@ -32,10 +34,12 @@ class RunNorms:
         net: DomainNet,
         batches: JointBatches,
         train: TrainConfig,
+        schedule: Schedule,
         share: Callable[[], None],
     ) -> None:
         """`share` makes statistics alike in all processes."""
         self.net, self.batches, self.train, self.share = net, batches, train, share
+        self.schedule = schedule
         self.fixed_at, self.estimated_at = 0, -1
 
     def fix(self, step: int, epoch: int) -> None:
@@ -44,19 +48,27 @@ class RunNorms:
         if self.train.order != "joint":  # a domain may be absent for long
             self.estimate(step, epoch)
 
-    def fit(self, step: int, turn: int = 0) -> bool:
+    def fit(self, step: int) -> bool:
         """Whether the steps before `step` left next to nothing of what statistics were before.
 
-        Before the switches were final, or the run, or the turn that began with step `turn`.
+        Before the switches were final, or the run; in turns before each turn so far, or what it
+        gave back, as only in its own turn do a domain's move.
         """
-        since = step - max(self.fixed_at, turn)
-        if self.train.order not in (
-            "joint",
-            *IN_TURNS,
-        ):  # there every step is everybody's, or one's
+        since = min(self._since(step))
+        if self.train.order not in EVERY_STEP:
             since = since * self.batches.least_per_epoch // self.batches.steps_per_epoch
         brought = (1 - MOMENTUM) ** (since * self.train.accumulate) <= LEFT
         return brought or self.estimated_at == step or not _moving(self.net)
+
+    def _since(self, step: int) -> list[int]:
+        """How many steps have brought the statistics of each turn so far; without turns, all."""
+        schedule, now = self.schedule, self.schedule.task(step)
+        found = [step - max(self.fixed_at, schedule.starts[now])]
+        for number, turn in enumerate(schedule.turns[:-1]):  # the last gives nothing back
+            own = step - schedule.starts[number] - turn.warmup - turn.ramp
+            if own >= 0 and turn.settle:  # without settling they are estimated as the turn ends
+                found.append(min(own, turn.settle))
+        return found
 
     def estimate(
         self,

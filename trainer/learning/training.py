@@ -83,7 +83,7 @@ class Training:
         if net.adapter is not None:
             net.adapter.keep_to(budget.allowed, budget.full)
         self.teacher = load_teacher(config, classes, net.switches.device)
-        self.norms = RunNorms(net, batches, config.train, self._share_statistics)
+        self.norms = RunNorms(net, batches, config.train, self.schedule, self._share_statistics)
         self.average = WeightAverage(config.train.average * batches.steps_per_epoch)
         self.epoch = self.step = 0
         self.behind = (0, 0)  # steps and epochs of the part of the run before it, in what is told
@@ -119,7 +119,7 @@ class Training:
             self._enter("settle")  # a run without settling is cut now
             self._advance()
             self.average.move_into(self.net)
-            if not self.norms.fit(self.step, self.schedule.starts[-1]):
+            if not self.norms.fit(self.step):
                 self.norms.estimate(self.step, self.epoch)
 
     def where(self) -> str:
@@ -146,7 +146,7 @@ class Training:
 
     def fitted_norms(self, *, gated: bool = True) -> AbstractContextManager[None]:
         """Inside, BatchNorm's statistics fit the network, `gated` or not; a run's first do not."""
-        if self.norms.fit(self.step, self.schedule.starts[self.schedule.task(self.step)]):
+        if self.norms.fit(self.step):
             return nullcontext()
         switches = self.switches().detach() if gated else None
         return self.norms.estimated(self.step, self.epoch, switches, gated=gated)

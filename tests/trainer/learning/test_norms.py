@@ -13,6 +13,7 @@ from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
 from prunion.trainer.learning.norms import RunNorms, estimate_norms
 from prunion.trainer.network import DomainNorm
+from prunion.trainer.pruning import Schedule
 from prunion.trainer.run import train_run
 from tests.support.tiny_run import tiny_run
 
@@ -30,6 +31,10 @@ def test_a_short_run_ends_with_statistics_that_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
 ) -> None:
     """A few steps move them by a tenth each: they were the backbone's, and fitted nothing."""
+    assert_fits(trained(tiny_run(tmp_path, **{"ramp": 1, **keys}), monkeypatch))
+
+
+def trained(file: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
     runs: list[Training] = []
     start = Training.__init__
 
@@ -38,8 +43,12 @@ def test_a_short_run_ends_with_statistics_that_fit(
         runs.append(self)
 
     monkeypatch.setattr(Training, "__init__", kept)
-    train_run(load_config(tiny_run(tmp_path, **{"ramp": 1, **keys})), tmp_path / "out")
+    train_run(load_config(file), file.parent / "out")
     (run,) = runs
+    return run
+
+
+def assert_fits(run: Training) -> None:
     found = statistics(run.net)
     torch.manual_seed(0)
     estimate_norms(run.net, run.batches.epoch(run.epoch, joint=True))
@@ -50,11 +59,16 @@ def test_a_short_run_ends_with_statistics_that_fit(
         assert all(torch.equal(v, again[k]) for k, v in statistics(run.net).items())
 
 
-def norms_of(steps_per_epoch: int = 4, least: int = 4, **train: Any) -> RunNorms:
+ONE = Schedule(0, 0, 0, 0.5)
+
+
+def norms_of(
+    steps_per_epoch: int = 4, least: int = 4, schedule: Schedule = ONE, **train: Any
+) -> RunNorms:
     batches = SimpleNamespace(steps_per_epoch=steps_per_epoch, least_per_epoch=least)
     zero, one = torch.zeros(2), torch.ones(2)
     net = DomainNorm(1, None, None, zero, one, 1e-5, torch.zeros(2).long().numpy())
-    return RunNorms(net, batches, TrainConfig(**train), lambda: None)  # type: ignore[arg-type]
+    return RunNorms(net, batches, TrainConfig(**train), schedule, lambda: None)  # type: ignore[arg-type]
 
 
 def test_steps_that_follow_bring_them() -> None:
@@ -63,9 +77,41 @@ def test_steps_that_follow_bring_them() -> None:
     assert [norms.fit(step) for step in (0, 43, 44)] == [False, False, True]
     norms.fixed_at = 100
     assert [norms.fit(step) for step in (143, 144)] == [False, True]
-    assert not norms.fit(160, turn=120)
     assert norms_of(accumulate=4).fit(11)
     assert [norms_of(least=2, order="batch").fit(step) for step in (86, 88)] == [False, True]
     frozen = norms_of()
     frozen.net.frozen = True  # type: ignore[assignment]
     assert frozen.fit(0)
+
+
+def turns(*phases: tuple[int, int, int]) -> RunNorms:
+    schedule = Schedule.of_turns([Schedule(*turn, 0.5) for turn in phases])
+    return norms_of(schedule=schedule, method="packnet", order="task-passes")
+
+
+def test_every_turn_is_asked() -> None:
+    """The last one's steps alone were counted: an earlier, smaller domain's stayed its start's."""
+    late = turns((0, 50, 50), (0, 20, 20))
+    assert [late.fit(step) for step in (43, 44, 50, 93, 94, 100, 140)] == [
+        *(False, True),  # of the first turn
+        *(False, False, True),  # since what it gave back
+        *(False, False),  # of the last, which is too short
+    ]
+    assert [turns((0, 20, 20), (0, 90, 90)).fit(step) for step in (90, 220)] == [False, False]
+    once = turns((0, 20, 0), (0, 90, 0))  # they are estimated as the first ends
+    once.fixed_at = 20
+    assert [once.fit(step) for step in (63, 64, 110)] == [False, True, True]
+    assert turns((0, 3, 44), (0, 22, 22)).fit(91)
+
+
+def test_a_small_domain_that_came_first_ends_with_statistics_that_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"method": '"packnet"', "order": '"task-passes"', "norms": '"own"', "batch_size": 4}
+    file = tiny_run(tmp_path, warmup=0, ramp=7, settle=1, **keys)
+    for image in (tmp_path / "data/warm/train").glob("*/*.png"):
+        if int(image.stem) > 1:
+            image.unlink()
+    run = trained(file, monkeypatch)
+    assert [turn.total for turn in run.schedule.turns] == [8, 48]
+    assert_fits(run)

@@ -9,6 +9,7 @@ from prunion.runtime.errors import printable
 __all__ = ["amount_text", "asked_text", "one_line", "reason_of", "shown"]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")  # of an object in memory, another in every run
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -49,12 +50,13 @@ def one_line(exc: BaseException) -> str:
 
 
 def reason_of(exc: BaseException, *, typed: bool = False) -> str:
-    """Another library's error as part of a line: its first one, without colours, in whole words.
+    """Another library's error as part of a line: its first one, in whole words.
 
-    With its type where it is `typed`, or says one word or nothing: all that a KeyError says is
-    the key.
+    Without colours and addresses in memory; with its type where it is `typed`, or says one word or
+    nothing: all that a KeyError says is the key.
     """
-    lines = [line.strip() for line in ANSI.sub("", str(exc)).splitlines()]
+    plain = ADDRESS.sub("", ANSI.sub("", str(exc)))
+    lines = [line.strip() for line in plain.splitlines()]
     text = next((line for line in lines if line), "").rstrip(".:")
     text = printable(_with_type(exc, text, always=typed))
     return text if len(text) <= MOST_REASON else text[:MOST_REASON].rsplit(" ", 1)[0] + " …"

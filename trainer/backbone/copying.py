@@ -38,20 +38,15 @@ def own_copy(model: nn.Module, height: int, width: int) -> nn.Module:
     """A copy on the CPU, in float32, that answers as `model` does and shares nothing with it.
 
     `model` is left as it is: parameters, buffers, modes, and what its modules hold. Of what only
-    wraps a network, such as a DataParallel, that one is taken.
+    wraps a network, such as a DataParallel or what torch.compile returns, that one is taken.
 
-    Raises ConfigError if there can be none, a parameter has no shape yet, or one that learns is
-    hidden from torch.
+    Raises ConfigError if there can be none, as of what torch.jit made or of layers without sizes
+    yet, or a parameter that learns is hidden from torch.
     """
-    while isinstance(model, WRAPS):
+    while (inside := _wrapped(model)) is not None:
         log.info("the network is wrapped in a %s: its module is taken", type(model).__name__)
-        model = model.module
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    if lazy := [name for name, value in tensors if is_lazy(value)]:
-        raise ConfigError(
-            f"the network, a {type(model).__name__}, does not know the shape of {lazy[0]} yet, as "
-            "of a lazy layer that has met no image: run it once on an image first"
-        )
+        model = inside
+    _check_plain(model)
     # What a hook computes before each forward (torch.nn.utils.weight_norm) hangs on a gradient's
     # graph, of which there is no copy; the copy's hook computes its own.
     held = [x for part in model.modules() for x in vars(part).values()]
@@ -66,6 +61,29 @@ def own_copy(model: nn.Module, height: int, width: int) -> nn.Module:
         ) from exc
     _check(model, own, torch.randn(2, 3, height, width))
     return own
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """The network inside; None for one that only wraps none."""
+    inside = model.module if isinstance(model, WRAPS) else getattr(model, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else None
+
+
+def _check_plain(model: nn.Module) -> None:
+    called = f"the network, a {type(model).__name__},"
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f" in its module {name}" if name else ""
+            raise ConfigError(
+                f"{called} was scripted or traced by torch.jit{where}, and cannot be traced again: "
+                "give the module itself, as it was before"
+            )
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(value):
+            raise ConfigError(
+                f"{called} has no size yet for {name}, which a lazy layer takes from its first "
+                "input: run it once on an image before"
+            )
 
 
 def _check(model: nn.Module, own: nn.Module, images: torch.Tensor) -> None:

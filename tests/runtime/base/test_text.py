@@ -16,6 +16,7 @@ def test_a_reason_is_cut_behind_a_word_and_has_no_colours() -> None:
     assert "\x1b" not in reason
     assert len(reason) < 170
     assert reason_of(KeyError()) == "KeyError"
+    assert reason_of(ValueError("no <function f at 0x7fafaa3fdee0> here")) == "no <function f> here"
 
 
 @pytest.mark.parametrize(

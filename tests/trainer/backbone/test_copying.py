@@ -70,12 +70,6 @@ def counted_by_a_hook() -> nn.Module:
     return net
 
 
-def lazy() -> nn.Module:
-    net = Net()
-    net.body[0] = nn.LazyConv2d(8, 3)
-    return net
-
-
 class Stale(Net):
     """Reads what is told apart from any module's attributes: by the object that it is."""
 
@@ -99,7 +93,6 @@ def by_what_it_is() -> nn.Module:
         (kept_by_a_hook, "its copy sets skip of the network"),
         (listed_by_a_hook, "its copy sets kept of the network"),
         (counted_by_a_hook, r"its copy sets calls of the network: a hook, .* Remove the hook, or"),
-        (lazy, r"does not know the shape of body.0.weight yet, .*: run it once on an image first"),
         (by_what_it_is, "cannot be copied: its copy answers otherwise"),
     ],
 )
@@ -168,7 +161,8 @@ class Passes(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("wrap", "prefix"), [(nn.DataParallel, ""), (AveragedModel, ""), (Passes, "inner.")]
+    ("wrap", "prefix"),
+    [(nn.DataParallel, ""), (AveragedModel, ""), (torch.compile, ""), (Passes, "inner.")],
 )
 def test_a_wrapped_network_is_taken(wrap: Callable[[nn.Module], nn.Module], prefix: str) -> None:
     """It was refused with what torch says of the structure of its inputs."""
@@ -177,3 +171,25 @@ def test_a_wrapped_network_is_taken(wrap: Callable[[nn.Module], nn.Module], pref
     images = torch.randn(3, 3, 12, 12)
     torch.testing.assert_close(trunk(images), net.features(images))
     assert f"{prefix}stem.0.weight" in trunk.state_dict()
+
+
+def with_a_scripted_part() -> nn.Module:
+    net = Net()
+    net.body = torch.jit.script(net.body)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: torch.jit.script(Net().stem), "scripted or traced by torch.jit, .*as it was bef"),
+        (with_a_scripted_part, "scripted or traced by torch.jit in its module body"),
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), "no size yet for 0.weight, .*: run it once"),
+    ],
+)
+def test_what_cannot_be_copied_yet_or_again_is_told(
+    make: Callable[[], nn.Module], told: str
+) -> None:
+    """It was told in torch's words, of a TS2EPConverter and of a function's address."""
+    with pytest.raises(ConfigError, match=told):
+        load_backbone(BackboneConfig("own:net", "python"), 12, 12, model=make())

@@ -76,7 +76,8 @@ def _told(model: nn.Module, example: torch.Tensor) -> Iterator[None]:
         height, width = example.shape[2:]
         raise UnsupportedGraphError(
             f"torch.export cannot trace {type(model).__name__} at {height}x{width}: "
-            f"{reason_of(exc)}"
+            f"{reason_of(exc)}; what can be is neither exported nor quantised, takes batches of "
+            "any size, and decides nothing by an image's values"
         ) from exc
 
 

@@ -131,8 +131,10 @@ def load_snapshot(path: Path, training: Training, *, any_limit: bool = False) ->
             meta = json_of((file.metadata() or {})["prunion"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
-        reason = reason_of(exc)
-        raise CheckpointError(f"{path} cannot be read ({reason}): start the run again") from None
+        fix = "start the run again"
+        if training.behind[0]:  # what it settled with has a state of its own
+            fix = "remove it and go on with --resume, which thins the domains anew"
+        raise CheckpointError(f"{path} cannot be read ({reason_of(exc)}): {fix}") from None
     if other := _other(meta, training, any_limit):
         raise CheckpointError(
             f"{path} belongs to a run with {other}: resume with what it was started with, or start "

@@ -12,7 +12,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from prunion.runtime.errors import StoppedError
+from prunion.runtime.base import sha256_file
+from prunion.runtime.errors import CheckpointError, StoppedError
 from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import Progress, closing_table, train_run
@@ -103,3 +104,19 @@ def test_what_it_answered_before_is_left_out_where_its_test_images_are_others(
         assert known() == {"cold"}
     finally:
         swap(test)
+
+
+def test_a_damaged_state_of_thinning_does_not_cost_what_came_before(
+    finished: Path, tmp_path: Path
+) -> None:
+    """The advice was to start the whole run again."""
+    config, out = load_config(finished / "run.toml"), tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    state = out / "own.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"own.safetensors cannot be read .*: remove it and"):
+        train_run(config, out, resume=True)
+    state.unlink()
+    train_run(config, out, resume=True)
+    one, other = (folder / "checkpoint" for folder in (finished / "out", out))
+    assert sha256_file(one / "model.safetensors") == sha256_file(other / "model.safetensors")

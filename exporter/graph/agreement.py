@@ -112,11 +112,11 @@ def _cancelling_heads(
     cancelling = []
     net.eval()
     for row, name in enumerate(names):
-        own, head = images[domains == row], net.heads[row]
+        own, (weight, bias) = images[domains == row], net.heads[row].parameters()
         with torch.no_grad():
             features, _ = net.features(own, [(row, len(own))])
-            added = features.abs() @ head.weight.abs().T + head.bias.abs()
-            if added.max() > CANCELLING * head(features).abs().max():
+            added = features.abs() @ weight.abs().T + bias.abs()
+            if added.max() > CANCELLING * (features @ weight.T + bias).abs().max():
                 cancelling.append(name)
     if not cancelling:
         return ""

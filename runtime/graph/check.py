@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from prunion.runtime.base import reason_of, shown
 from prunion.runtime.errors import BundleError, UnsupportedGraphError
+from prunion.runtime.graph.inferred import infer_sizes
 from prunion.runtime.graph.inputs import ADAPTERS, load_graph
 from prunion.runtime.graph.sizes import check_sizes, for_one_image
 
@@ -67,7 +68,7 @@ def check_graph(
         onnx.checker.check_model(light)
         held = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
         one = for_one_image(light, shapes, held)
-        check_sizes(onnx.shape_inference.infer_shapes(one, True, True, True).graph)
+        check_sizes(infer_sizes(one))
     except (BundleError, UnsupportedGraphError) as exc:
         raise BundleError(f"{where}: {exc}: {FIX}") from None
     except Exception as exc:  # onnx has several unrelated error types

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import BundleError
+from prunion.runtime.graph.inferred import known_sizes
 from prunion.runtime.graph.inputs import attribute, list_attribute
 
 if TYPE_CHECKING:
@@ -73,11 +74,9 @@ def check_sizes(graph: onnx.GraphProto) -> None:
     """Raise BundleError unless one image's memory and work are what a network's could be.
 
     Args:
-        graph: of `for_one_image`, with every size that could be inferred.
+        graph: of `for_one_image`, with every size that `infer_sizes` finds.
     """
-    values = (*graph.input, *graph.value_info, *graph.output)
-    sizes = {value.name: dims for value in values if (dims := _known(value)) is not None}
-    sizes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    sizes = known_sizes(graph)
     elements = {name: _count(dims) for name, dims in sizes.items()}
     products: dict[str, int] = {}
     steps: dict[str, int] = {}
@@ -182,11 +181,3 @@ def _window(node: onnx.NodeProto) -> int:
 
 def _count(dims: Iterable[int]) -> int:
     return math.prod(max(dim, 1) for dim in dims)
-
-
-def _known(value: onnx.ValueInfoProto) -> list[int] | None:
-    """A tensor's sizes, if all are numbers."""
-    kind = value.type.tensor_type
-    if not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in kind.shape.dim):
-        return None
-    return [dim.dim_value for dim in kind.shape.dim]

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from prunion.runtime.errors import BundleError  # noqa: E402
 from prunion.runtime.graph import sizes  # noqa: E402
+from prunion.runtime.graph.inferred import infer_sizes  # noqa: E402
 
 node = helper.make_node
 
@@ -30,7 +31,7 @@ def check(nodes: list[Any], image: tuple[Any, ...] = ("N", 3, 8, 8), **held: Any
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     one = sizes.for_one_image(model, {"image": (0, *image[1:])}, {})
-    sizes.check_sizes(onnx.shape_inference.infer_shapes(one, True, True, True).graph)
+    sizes.check_sizes(infer_sizes(one))
 
 
 def floats(*shape: int) -> np.ndarray:
@@ -61,6 +62,43 @@ def test_what_stays_within_its_inputs_may_have_unknown_sizes() -> None:
     check([*PIXELS, *scaled], **HELD, two=np.float32(2))
 
 
+COUNT = [
+    node("Shape", ["image"], ["count1"], start=0, end=1),
+    node("Squeeze", ["count1"], ["count"]),
+]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [
+            node("Concat", ["zeros", "image"], ["longer"], axis=0),
+            node("Slice", ["longer", "nought1", "count1", "nought1"], ["made"]),
+        ],
+        [
+            node("Mul", ["count", "four"], ["most"]),
+            node("Range", ["nought", "most", "step"], ["places"]),
+            node("Gather", ["image", "places"], ["made"], axis=2),
+        ],
+        [
+            node("Slice", ["zeros", "nought1", "count1", "nought1"], ["some"]),
+            node("Shape", ["some"], ["some_as"]),
+            node("Slice", ["some_as", "nought1", "count1"], ["rows"]),
+            node("Squeeze", ["rows"], ["row"]),
+            node("Range", ["nought", "row", "step"], ["places"]),
+            node("Gather", ["image", "places"], ["made"], axis=2),
+        ],
+    ],
+    ids=["slice", "range", "slice of a slice"],
+)
+def test_sizes_that_are_counted_from_the_images_are_known(nodes: list[Any]) -> None:
+    """Windows that are shifted, and `x[: batch.shape[0]]`: Swin and others were refused."""
+    held = {name: np.array(value) for name, value in (("nought", 0), ("step", 1), ("four", 4))}
+    last = node("Mul", ["made", "made"], ["logits"])
+    nodes = [*COUNT, *nodes, last]
+    check(nodes, **held, zeros=floats(12, 3, 8, 8), nought1=np.array([0]))
+
+
 def test_what_a_file_says_of_its_sizes_is_not_believed() -> None:
     claimed = helper.make_tensor_value_info("column", TensorProto.FLOAT, [1, 1])
     graph = helper.make_graph(
@@ -73,7 +111,7 @@ def test_what_a_file_says_of_its_sizes_is_not_believed() -> None:
     )
     one = sizes.for_one_image(helper.make_model(graph), {"image": (0, 3, 8, 8)}, {})
     with pytest.raises(BundleError, match="size is not known"):
-        sizes.check_sizes(onnx.shape_inference.infer_shapes(one, True, True, True).graph)
+        sizes.check_sizes(infer_sizes(one))
 
 
 def test_a_pooling_that_would_not_end_is_refused() -> None:

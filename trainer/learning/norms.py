@@ -58,17 +58,30 @@ class RunNorms:
         if self.train.order not in EVERY_STEP:
             since = since * self.batches.least_per_epoch // self.batches.steps_per_epoch
         brought = (1 - MOMENTUM) ** (since * self.train.accumulate) <= LEFT
-        return brought or self.estimated_at == step or not _moving(self.net)
+        return brought or self.estimated_at == step or not self.moves
 
     def _since(self, step: int) -> list[int]:
         """How many steps have brought the statistics of each turn so far; without turns, all."""
         schedule, now = self.schedule, self.schedule.task(step)
         found = [step - max(self.fixed_at, schedule.starts[now])]
-        for number, turn in enumerate(schedule.turns[:-1]):  # the last gives nothing back
-            own = step - schedule.starts[number] - turn.warmup - turn.ramp
-            if own >= 0 and turn.settle:  # without settling they are estimated as the turn ends
-                found.append(min(own, turn.settle))
+        for turn, cut in zip(schedule.turns[:-1], self._turns_cuts(), strict=True):
+            if cut <= step and turn.settle:  # without settling they are estimated as the turn ends
+                found.append(min(step - cut, turn.settle))
         return found
+
+    def _turns_cuts(self) -> list[int]:
+        """The steps before which turns give weights back, as all but the last do."""
+        pairs = zip(self.schedule.starts, self.schedule.turns[:-1], strict=False)
+        return [start + turn.warmup + turn.ramp for start, turn in pairs]
+
+    @property
+    def moves(self) -> bool:
+        """Whether the network has any statistics that move in training."""
+        return bool(_moving(self.net))
+
+    def cut_at(self, step: int) -> int:
+        """The step before which the network as it is before `step` was cut last, 0 for never."""
+        return max(self.fixed_at, *(cut for cut in [0, *self._turns_cuts()] if cut <= step))
 
     def estimate(
         self,

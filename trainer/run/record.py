@@ -102,8 +102,11 @@ def watch_accuracy(training: Training, parts: Sequence[Domain]) -> dict[str, dic
 def seen_shares(training: Training, domains: Sequence[Domain]) -> dict[str, dict[str, float]]:
     """How many of a few training images the network answers right as it is exported.
 
-    In its own steps it goes by the statistics of each batch, which nobody has later.
+    In its own steps it goes by the statistics of each batch, which nobody has later. Empty where
+    none move and no cut came after a step of the last epoch: there those steps tell as much.
     """
+    if not training.norms.moves and not _cut_later(training):
+        return {}
     parts, counts = [], []
     for domain in domains:
         counts.append(min(MOST_WATCHED, len(domain.train)))
@@ -113,6 +116,13 @@ def seen_shares(training: Training, domains: Sequence[Domain]) -> dict[str, dict
     found = evaluate(training.net, parts, shape, processes=training.processes, workers=workers)
     pairs = zip(domains, counts, strict=True)
     return {d.name: {"images": count, "accuracy": found[d.name]} for d, count in pairs}
+
+
+def _cut_later(training: Training) -> bool:
+    """Whether any step of the run's last epoch was of the network before its last cut."""
+    last = training.step - training.batches.steps_per_epoch
+    # Thinning settles for an epoch of its own.
+    return not training.thinned and training.norms.cut_at(training.step) > last
 
 
 def answer_records(
@@ -220,7 +230,8 @@ def run_record(
 ) -> dict[str, Any]:
     """The value of `record.json`; `model` is the SHA-256 of the network's file.
 
-    `seen` has how the finished network answers images that it was trained on.
+    `seen` has how the finished network answers images that it was trained on, or nothing, and
+    `cut_later` whether the last epoch's steps were of another.
 
     `choices` has what each domain chose of the channels that are kept, before it settled: one bit
     for each unit, in hex.
@@ -239,4 +250,5 @@ def run_record(
         "choices": {"units": rows.shape[1], "domains": chosen},
         "domains": dict(records),
         "seen": dict(seen),
+        "cut_later": _cut_later(training),
     }

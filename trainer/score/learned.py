@@ -26,11 +26,13 @@ class Learned:
     Attributes:
         right: per domain which test images were answered right, bool `[N]`; may be empty.
         accuracy: per domain on the test images.
-        trained: per domain the share of right answers in the last epoch's training steps; without
-            the domains of which that epoch has none, or whose images were mixed in it.
+        trained: per domain the share of right answers in the last epoch's training steps, or of
+            the finished network's where it was cut later; without the domains of which that epoch
+            has none, or whose images were mixed in it.
         seen: per domain how many training images were answered, and the share of right answers,
-            by the finished network; empty where an earlier prunion did not ask.
-        images: training images per domain.
+            by the finished network; empty where it has no BatchNorm's statistics that would set it
+            apart from those steps, or was cut since, and where an earlier prunion did not ask.
+        images: of how many training images `trained` is, per domain.
         limit, uncut: the budget as a share of the whole, where it is one, and the share that
             learning left before the last cut.
         pruning: how the run was pruned; None where its files do not tell.
@@ -70,18 +72,25 @@ def read_learned(folder: Path) -> Learned | None:
             for name, found in answers.items()
             if name in accuracy and "right_bits" in found
         }
+        seen = {
+            name: (int(found["images"]), float(found["accuracy"]))
+            for name, found in record.get("seen", {}).items()
+        }
+        trained = _trained(folder / LOG, _unmixed(accuracy, made_by), result)
+        images = {name: int(found["images"]["train"]) for name, found in result["data"].items()}
+        if record.get("cut_later"):  # what those steps answered was another network's
+            trained = {name: seen[name][1] for name in trained if name in seen}
+            images |= {name: seen[name][0] for name in trained}
+            seen = {}
         return Learned(
             right=right,
             accuracy=accuracy,
-            trained=_trained(folder / LOG, _unmixed(accuracy, made_by), result),
-            images={name: int(found["images"]["train"]) for name, found in result["data"].items()},
+            trained=trained,
+            images=images,
             limit=_share(result["budget"]),
             uncut=float(result["uncut"]),
             made_by=made_by,
-            seen={
-                name: (int(found["images"]), float(found["accuracy"]))
-                for name, found in record.get("seen", {}).items()
-            },
+            seen=seen,
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrunionError):
         return None

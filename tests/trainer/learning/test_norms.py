@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from prunion.trainer.config import TrainConfig, load_config
 from prunion.trainer.learning import Training
@@ -15,6 +18,8 @@ from prunion.trainer.learning.norms import RunNorms, estimate_norms
 from prunion.trainer.network import DomainNorm
 from prunion.trainer.pruning import Schedule
 from prunion.trainer.run import train_run
+from prunion.trainer.score.learned import read_learned
+from prunion.trainer.score.verdict import judge
 from tests.support.tiny_run import tiny_run
 
 
@@ -115,3 +120,37 @@ def test_a_small_domain_that_came_first_ends_with_statistics_that_fit(
     run = trained(file, monkeypatch)
     assert [turn.total for turn in run.schedule.turns] == [8, 48]
     assert_fits(run)
+
+
+class Plain(nn.Module):
+    """Without any norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 16, 3, 2)
+        self.fc = nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(F.relu(self.second(F.relu(self.first(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("model", "settle"), [(None, 1), (None, 0), (Plain, 1), (Plain, 0)])
+def test_what_the_cut_does_is_not_laid_to_norms(
+    tmp_path: Path, model: type[nn.Module] | None, settle: int
+) -> None:
+    """Steps before it answered all, the network after it half: norms, or images, were blamed."""
+    file = tiny_run(tmp_path, recipe='"once"', warmup=9, ramp=0, settle=settle, lr=0.01)
+    text = file.read_text("utf-8").replace("limit = 0.5", "limit = 0.02")
+    file.write_text(text.replace("round_to = 8", "round_to = 1"), "utf-8")
+    if model:
+        file.write_text(file.read_text("utf-8").replace('cut = "layer1"\n', ""), "utf-8")
+    torch.manual_seed(0)
+    train_run(load_config(file), tmp_path / "out", model=model and model())
+    record = json.loads((tmp_path / "out" / "record.json").read_text("utf-8"))
+    found = read_learned(tmp_path / "out")
+    assert found is not None and record["cut_later"] == (not settle)
+    assert set(found.seen) == ({"warm", "cold"} if settle and not model else set())
+    if not settle:
+        assert found.trained == {k: v["accuracy"] for k, v in record["seen"].items()}
+        assert found.images == {"warm": 16, "cold": 24}
+        assert found.trained["cold"] < 0.7 and judge(found).limit == "unknown"

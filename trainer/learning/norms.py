@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 
@@ -18,6 +19,7 @@ __all__ = ["RunNorms", "estimate_norms"]
 
 MOMENTUM = 0.1  # of every norm's statistics
 LEFT = 0.01  # of what statistics were before: less than that changes no answer
+MEASURED = 100  # joint steps that do where they are for a measurement alone
 EVERY_STEP = ("joint", *IN_TURNS)  # orders in which each step brings everybody's, or one turn's own
 
 
@@ -90,9 +92,10 @@ class RunNorms:
         switches: torch.Tensor | None = None,
         *,
         gated: bool = True,
+        most: int | None = None,
     ) -> None:
-        """Take statistics from the joint steps of `epoch`, as `estimate_norms` does."""
-        steps = self.batches.epoch(epoch, joint=True)
+        """Take statistics from the joint steps of `epoch`, `most` at most, as `estimate_norms`."""
+        steps = islice(self.batches.epoch(epoch, joint=True), most)
         estimate_norms(self.net, steps, self.train.precision, switches, gated=gated)
         self.share()
         self.estimated_at = step
@@ -101,15 +104,20 @@ class RunNorms:
     def estimated(
         self, step: int, epoch: int, switches: torch.Tensor | None, *, gated: bool
     ) -> Iterator[None]:
-        """Inside, statistics are estimated; then they and the random state are as before."""
+        """Inside, statistics are estimated, of a part of a long epoch; then all is as before.
+
+        They and the random state. A small domain may lack steps of its own for many epochs.
+        """
         before = {name: buffer.clone() for name, buffer in self.net.trunk.named_buffers()}
         at, device = self.estimated_at, self.net.switches.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            self.estimate(step, epoch, switches, gated=gated)
-        yield
-        for name, buffer in self.net.trunk.named_buffers():
-            buffer.copy_(before[name])
-        self.estimated_at = at
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                self.estimate(step, epoch, switches, gated=gated, most=MEASURED)
+            yield
+        finally:
+            for name, buffer in self.net.trunk.named_buffers():
+                buffer.copy_(before[name])
+            self.estimated_at = at
 
 
 def estimate_norms(

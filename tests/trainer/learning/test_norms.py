@@ -122,6 +122,28 @@ def test_a_small_domain_that_came_first_ends_with_statistics_that_fit(
     assert_fits(run)
 
 
+def test_a_measurement_takes_part_of_a_long_epoch_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A small domain lacks steps for many epochs, each of which passed forward once more."""
+    taken, norms = [], norms_of()
+    trunk = nn.BatchNorm2d(2)
+    norms.net = SimpleNamespace(trunk=trunk, switches=torch.ones(1, 2))  # type: ignore[assignment]
+    norms.batches.epoch = lambda epoch, joint: iter(range(1000))  # type: ignore
+
+    def estimate(net: Any, steps: Any, *args: object, **options: object) -> None:
+        taken.append(len(list(steps)))
+        trunk.running_var.fill_(7)  # type: ignore[union-attr, operator]
+
+    monkeypatch.setattr("prunion.trainer.learning.norms.estimate_norms", estimate)
+    with pytest.raises(KeyError), norms.estimated(5, 0, None, gated=True):
+        assert norms.fit(5) and statistics(trunk)["running_var"].tolist() == [7, 7]
+        raise KeyError
+    assert statistics(trunk)["running_var"].tolist() == [1, 1] and norms.estimated_at == -1
+    norms.estimate(5, 0)  # of the run's end
+    assert taken == [100, 1000]
+
+
 class Plain(nn.Module):
     """Without any norm."""
 

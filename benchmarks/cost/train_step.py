@@ -61,6 +61,11 @@ class RandomBatches:
         """How many lists of batches `epoch` yields."""
         return len(self.steps)
 
+    @property
+    def least_per_epoch(self) -> int:
+        """How many of them have a domain's images: all."""
+        return len(self.steps)
+
     def epoch(self, epoch: int, start: int = 0, *, joint: bool = True) -> Iterator[list[Batch]]:
         """The steps from `start` on."""
         return (list(step) for step in self.steps[start:])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from prunion.exporter.verify.compare import compare_graphs
 from prunion.runtime.bundle import open_bundle
@@ -29,16 +28,14 @@ def test_images_that_are_mixed_before_the_first_norm_are_found(copy: Path, kind:
 
 
 def test_int8_is_held_to_what_its_export_noted(eight: Path, tmp_path: Path) -> None:
-    """Steps of activations that are too small cost much, and less than INT8 may cost at all."""
+    """What an INT8 graph's steps cost now, less than INT8 may at all, may not have come since."""
     copy = Path(shutil.copytree(eight, tmp_path / "copy.prunion"))
-    model = onnx.load(copy / "model.int8.onnx")
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("_scale") and not tensor.dims:
-            value = numpy_helper.to_array(tensor) * np.float32(0.6)
-            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    onnx.save(model, copy / "model.int8.onnx")
-    rehash(copy)
-    compared = compare_graphs(open_bundle(copy), ["fp32", "int8"], None).compared
-    wrong = [x for x in compared if not x.passed]
-    assert {(x.graph, x.against) for x in wrong} == {("int8", "the fp32 graph")}
-    assert max(x.error for x in wrong) < 0.5
+    manifest = json.loads((copy / "manifest.json").read_text())
+    errors = manifest["verified"]["variants"]["int8"]["max_relative_error"]
+    errors.update(dict.fromkeys(errors, 0.05))
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    for bundle, found in ((eight, set()), (copy, {("int8", "the fp32 graph")})):
+        compared = compare_graphs(open_bundle(bundle), ["fp32", "int8"], None).compared
+        wrong = [x for x in compared if not x.passed]
+        assert {(x.graph, x.against) for x in wrong} == found
+        assert all(x.error < 0.5 for x in wrong)

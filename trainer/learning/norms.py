@@ -19,7 +19,7 @@ __all__ = ["RunNorms", "estimate_norms"]
 
 MOMENTUM = 0.1  # of every norm's statistics
 LEFT = 0.01  # of what statistics were before: less than that changes no answer
-MEASURED = 100  # joint steps that do where they are for a measurement alone
+MEASURED = 100  # joint steps, enough for a measurement
 EVERY_STEP = ("joint", *IN_TURNS)  # orders in which each step brings everybody's, or one turn's own
 
 
@@ -104,9 +104,9 @@ class RunNorms:
     def estimated(
         self, step: int, epoch: int, switches: torch.Tensor | None, *, gated: bool
     ) -> Iterator[None]:
-        """Inside, statistics are estimated, of a part of a long epoch; then all is as before.
+        """Inside, statistics are estimated; then they and the random state are as before.
 
-        They and the random state. A small domain may lack steps of its own for many epochs.
+        From a part of a long epoch: a small domain may lack steps of its own for many epochs.
         """
         before = {name: buffer.clone() for name, buffer in self.net.trunk.named_buffers()}
         at, device = self.estimated_at, self.net.switches.device

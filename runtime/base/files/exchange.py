@@ -138,11 +138,10 @@ def restore(path: Path) -> None:
 def clear_leftovers(path: Path) -> None:
     """Remove the hidden folders that commands left beside `path` when they were killed."""
     for folder in _beside(path, "tmp"):
-        if _is_free(folder):
-            _remove(folder)
+        _remove_free(folder)
     for old in _beside(path, "old"):
-        if not old.with_suffix(".tmp").exists() and _is_free(old):
-            _remove(old)
+        if not old.with_suffix(".tmp").exists():
+            _remove_free(old)
 
 
 def _beside(path: Path, kind: str) -> list[Path]:
@@ -184,6 +183,23 @@ def _is_free(folder: Path) -> bool:
         return False
     os.close(handle)
     return True
+
+
+def _remove_free(folder: Path) -> None:
+    """Remove a folder that no living process has locked.
+
+    Under its lock: let go of before, whoever has just made the folder could lock it, and lose it.
+    """
+    try:
+        handle = lock_folder(folder)
+    except OSError:
+        return
+    if handle < 0:  # nobody can know
+        return
+    try:
+        _remove(folder)
+    finally:
+        os.close(handle)
 
 
 def _remove(folder: Path) -> None:

@@ -201,6 +201,24 @@ def test_two_writers_leave_one_whole(tmp_path: Path, way: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.skipif(exchange.fcntl is None, reason="no folder can be locked here")
+def test_a_leftover_is_removed_under_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had just made it could lock it in between, and lost what it wrote."""
+    left, removed = tmp_path / f".x.{16 * '0'}.tmp", []
+    left.mkdir()
+
+    def remove(folder: Path) -> None:
+        with pytest.raises(BlockingIOError):
+            exchange.lock_folder(folder)
+        removed.append(folder)
+
+    monkeypatch.setattr(exchange, "_remove", remove)
+    exchange.clear_leftovers(tmp_path / "x")
+    assert removed == [left]
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("(os error 28)")])
 def test_a_full_disk_names_the_file_and_keeps_the_old(tmp_path: Path, error: Exception) -> None:
     (tmp_path / "x").write_text("old")

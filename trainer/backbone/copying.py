@@ -64,8 +64,14 @@ def own_copy(model: nn.Module, height: int, width: int) -> nn.Module:
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:
-    """The network inside; None for one that only wraps none."""
-    inside = model.module if isinstance(model, WRAPS) else getattr(model, "_orig_mod", None)
+    """The network inside; None for any that does more than to wrap one, as a subclass may."""
+    kind = type(model)
+    if kind in WRAPS:
+        inside = model.module
+    elif kind.__name__ == "OptimizedModule" and kind.__module__.startswith("torch."):
+        inside = model._orig_mod  # what torch.compile returns
+    else:
+        return None
     return inside if isinstance(inside, nn.Module) else None
 
 

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import load_backbone
+from prunion.trainer.backbone.copying import own_copy
 from prunion.trainer.config import BackboneConfig
 
 
@@ -171,6 +172,33 @@ def test_a_wrapped_network_is_taken(wrap: Callable[[nn.Module], nn.Module], pref
     images = torch.randn(3, 3, 12, 12)
     torch.testing.assert_close(trunk(images), net.features(images))
     assert f"{prefix}stem.0.weight" in trunk.state_dict()
+
+
+class Doubles(nn.DataParallel):
+    """More than a wrapper."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+class Behind(nn.Module):
+    """Calls a network by the name that torch.compile has for it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self._orig_mod(x)
+
+
+@pytest.mark.parametrize("wrap", [Doubles, Behind])
+def test_what_does_more_than_to_wrap_is_taken_whole(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
+    """The network inside was taken in its place, without what the wrapper adds."""
+    own = own_copy(wrap(Net()), 12, 12)
+    assert isinstance(own, wrap)
 
 
 def with_a_scripted_part() -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prunion.runtime.base import reason_of
@@ -53,28 +53,7 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
     except OSError as exc:
         raise DataError(f"{_unread(exc, data)}: give one that can be") from None
     _note_beside(data)
-    found, classes, others = {}, [], []
-    seen: dict[Path, Path] = {}
-    # A folder under its own name comes before a link to it, whatever the two are called.
-    for folder in sorted(folders, key=lambda path: path.is_symlink()):
-        try:
-            parts = parts_of(folder)
-            is_class = not parts and holds_images(folder)
-            if is_class:
-                _note_classes(folder)
-            _note_left(folder, parts)
-            parts = parts or ({} if is_class else _domain(folder))
-        except OSError as exc:  # such as a disk's `lost+found`
-            log.info("%s is left out: %s", folder, _unread(exc, folder))
-            continue
-        if parts and (other := seen.setdefault(folder.resolve(), folder)) != folder:
-            log.info("%s is left out: it leads to %s, which is a domain already", folder, other)
-        elif parts:
-            found[folder] = parts
-        else:
-            others.append(folder)
-        if is_class:
-            classes.append(folder)
+    found, classes, others = _told_apart(folders)
     if classes and found:
         raise DataError(
             f"{classes[0]} holds images, as a class does, and {next(iter(found))} holds folders of "
@@ -88,13 +67,51 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
             "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside; where a class's images lie "
             "deeper, name the domains in a run file by hand"
         )
-    found = {folder: found[folder] for folder in folders if folder in found}
     for folder in others:
         log.info("%s is left out: it holds no images in class folders", folder)
     names: dict[str, dict[str, Path]] = {}
     for folder, parts in found.items():
         names[free_name(_name(folder.name), names)] = parts
     return names
+
+
+def _told_apart(
+    folders: Sequence[Path],
+) -> tuple[dict[Path, dict[str, Path]], list[Path], list[Path]]:
+    """Domains with their parts, classes, and what is neither; what cannot be read is noted."""
+    found: dict[Path, dict[str, Path]] = {}
+    classes: list[Path] = []
+    others: list[Path] = []
+    seen: dict[Path, Path] = {}
+    # A folder under its own name comes before a link to it, whatever the two are called.
+    for folder in sorted(folders, key=lambda path: path.is_symlink()):
+        try:
+            parts, is_class = _looked_into(folder)
+        except OSError as exc:  # such as a disk's `lost+found`
+            log.info("%s is left out: %s", folder, _unread(exc, folder))
+            continue
+        if is_class:
+            classes.append(folder)
+        if not parts:
+            others.append(folder)
+        elif (other := seen.setdefault(folder.resolve(), folder)) != folder:
+            log.info("%s is left out: it leads to %s, which is a domain already", folder, other)
+        else:
+            found[folder] = parts
+    return {x: found[x] for x in folders if x in found}, classes, others
+
+
+def _looked_into(folder: Path) -> tuple[dict[str, Path], bool]:
+    """The parts of a domain's folder, empty for any other; and whether it is a class.
+
+    Raises OSError if it cannot be read.
+    """
+    parts = parts_of(folder)
+    if not parts and holds_images(folder):
+        _note_classes(folder)
+        return {}, True
+    _note_left(folder, parts)
+    return parts or _domain(folder), False
 
 
 def domain_parts(source: Path) -> dict[str, Path]:

@@ -1,9 +1,6 @@
 from .check import RunCheck as RunCheck
 from .check import check_run as check_run
 from .check import check_table as check_table
-from .epochs import OnProgress as OnProgress
-from .epochs import Progress as Progress
-from .epochs import Watch as Watch
 from .folder import check_resumes as check_resumes
 from .folder import foreign_to_run as foreign_to_run
 from .folder import is_begun as is_begun
@@ -19,4 +16,7 @@ from .sweep import SweepResult as SweepResult
 from .sweep import sweep_table as sweep_table
 from .sweep import train_sweep as train_sweep
 from .sweep import train_with_baseline as train_with_baseline
+from .telling import OnProgress as OnProgress
+from .telling import Progress as Progress
+from .telling import Watch as Watch
 from .train import train_run as train_run

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
-import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunion.runtime.base import shown
-from prunion.runtime.errors import ConfigError, StoppedError
-from prunion.trainer.config import LOG, STATE, Phase
+from prunion.runtime.errors import StoppedError
+from prunion.trainer.config import LOG, STATE
 from prunion.trainer.learning import StopRequest, Training, fit_heads
 from prunion.trainer.run.folder import (
     SECONDS,
@@ -25,71 +20,13 @@ from prunion.trainer.run.folder import (
 )
 from prunion.trainer.run.metrics import MetricsLog, open_trackers
 from prunion.trainer.run.result import usage_figures
+from prunion.trainer.run.telling import UNWATCHED, Log, Measured, Watch, open_teller, whole
 
-with warnings.catch_warnings():
-    # A notebook without ipywidgets gets a bar of text; which packages it has is not ours to say.
-    warnings.simplefilter("ignore")
-    from tqdm.auto import tqdm
-
-__all__ = [
-    "SAVED",
-    "UNWATCHED",
-    "Log",
-    "OnProgress",
-    "Progress",
-    "Watch",
-    "open_log",
-    "run_epochs",
-]
+__all__ = ["SAVED", "open_log", "run_epochs"]
 
 log = logging.getLogger(__name__)
 
 SAVED = "after the last step; the state is saved: finish with --resume"
-Log = Callable[..., None]  # of a step's number and its figures, as `MetricsLog.log`
-Measured = Mapping[str, Mapping[str, float]]  # accuracies by domain, by what they are called
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is, as its callbacks are told.
-
-    Attributes:
-        step, total: steps that are done, and that there are, of thinning too (`own_epochs`).
-        epoch: epochs that are done, of both.
-        phase: warmup, ramp or settle.
-        figures: after a step what `metrics.jsonl` has of it: `loss/NAME`, `train_accuracy/NAME`,
-            `cost`, `target`, `lambda`; after an epoch how the channels are used, and `before`, the
-            accuracies after warm-up, once they are measured.
-    """
-
-    step: int
-    total: int
-    epoch: int
-    phase: Phase
-    figures: Mapping[str, Any]
-
-
-OnProgress = Callable[[Progress], object]
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Functions of the caller's: after every step, and after every epoch once its state is saved.
-
-    What they return is ignored, and what they raise ends the run. Raises ConfigError where one is
-    no function, which would show after hours, and after `force` has removed the earlier run.
-    """
-
-    on_step: OnProgress | None = None
-    on_epoch: OnProgress | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and not callable(value):
-                raise ConfigError(f"{name} is {shown(value)}: give a function of one argument")
-
-
-UNWATCHED = Watch()
 
 
 @contextmanager
@@ -142,66 +79,38 @@ def run_epochs(
         PrunionError: a loss or the network stopped being finite.
         StoppedError: a signal came, and the state is saved.
     """
-    total, _ = _whole(training)
-    behind, epochs_behind = training.behind
-    processes = training.processes
     stop.now = ""  # there is more to save than when the caller set it
     if training.step == 0 and training.config.train.fits_heads:
         _fit_heads(training)
-    losses: dict[str, list[float]] = defaultdict(list)
-    named = {f"loss/{name}": name for name in training.names}
-    bar = tqdm(
-        total=total,
-        initial=behind + training.step,
-        desc="train",
-        unit="step",
-        disable=not (processes.first and _someone_looks()),
-    )
-    with bar:
-
-        def report(figures: dict[str, float]) -> None:
-            record(training.step, **figures)
-            for name in figures.keys() & named:
-                losses[named[name]].append(figures[name])
-            bar.set_postfix_str(f"{training.phase} cost {figures['cost']:.2f}", refresh=False)
-            bar.update()
-            tell(watch.on_step, training.step + 1, figures)
-
-        def tell(told: OnProgress | None, step: int, figures: Mapping[str, Any]) -> None:
-            if told is not None and processes.first:
-                epoch = epochs_behind + training.epoch
-                told(Progress(behind + step, total, epoch, training.phase, figures))
-
-        def stopped() -> StoppedError:
-            return stop.stopped(
-                f"after {behind + training.step} of {total} steps, all saved: go on with --resume"
-            )
-
+    with open_teller(training, record, watch) as teller:
         while training.epoch < training.config.train.epochs:
             epoch = training.epoch
             until = min((f.step for f in forks if f.step > training.step), default=None)
-            training.run_epoch(report, stop, until)
-            if training.epoch == epoch:  # amid it
+            training.run_epoch(teller.step, stop, until)
+            if training.epoch == epoch:  # amid it: nothing is measured where a whole run would not
                 keep_forks(forks, folder, training, facts)
-                if processes.any(bool(stop)):  # nothing is measured where a whole run would not
+                if training.processes.any(bool(stop)):
                     if folder is not None:
                         save_state(folder / state, training, facts, began)
-                    raise stopped()
+                    raise _stopped(training, stop)
                 continue
             measured = measure()  # now, or a resumed run would measure it again
             usage = usage_figures(training)
             record(training.step, **usage)
-            if processes.first:
-                _tell(bar, _epoch_line(training, losses, measured))
-                losses.clear()
+            teller.epoch(measured)
             # Before the run's own state, or a run that is killed between the two lacks them.
             keep_forks(forks, folder, training, facts)
             if folder is not None:
                 save_state(folder / state, training, facts, began)
-            if processes.any(bool(stop)):
-                raise stopped()
+            if training.processes.any(bool(stop)):
+                raise _stopped(training, stop)
             own = {key: fact for key, fact in facts.items() if key != SECONDS}
-            tell(watch.on_epoch, training.step, {**usage, **measured, **own})
+            teller.saved({**usage, **measured, **own})
+
+
+def _stopped(training: Training, stop: StopRequest) -> StoppedError:
+    done, (total, _) = training.behind[0] + training.step, whole(training)
+    return stop.stopped(f"after {done} of {total} steps, all saved: go on with --resume")
 
 
 def _fit_heads(training: Training) -> None:
@@ -210,37 +119,3 @@ def _fit_heads(training: Training) -> None:
     told = ", ".join(f"{name} {share:.1%}" for name, share in each if share is not None)
     if told and training.processes.first:
         log.info(f"heads start fitted to the backbone: accuracy {told}")
-
-
-def _epoch_line(
-    training: Training, losses: Mapping[str, Sequence[float]], measured: Measured
-) -> str:
-    """An epoch in a line: mean loss, and what accuracy there is, by domain."""
-    means = {name: sum(losses[name]) / len(losses[name]) for name in training.names if losses[name]}
-    parts = ["loss " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())]
-    for kind, found in measured.items():
-        each = ", ".join(f"{name} {value:.1%}" for name, value in found.items())
-        parts.append(f"{kind.replace('_', ' ')} {each}")
-    epoch, (_, epochs) = training.behind[1] + training.epoch, _whole(training)
-    return f"epoch {epoch} of {epochs}, {training.phase}: {'; '.join(parts)}"
-
-
-def _whole(training: Training) -> tuple[int, int]:
-    """Steps and epochs of the whole run: of what is behind this part, and of thinning to come."""
-    steps, epochs = training.behind
-    train, own = training.config.train, training.config.train.own_epochs
-    steps += training.schedule.total + own * training.batches.steps_per_epoch
-    return steps, epochs + train.epochs + own
-
-
-def _tell(bar: Any, line: str) -> None:
-    if bar.disable:
-        log.info(line)
-    else:
-        bar.write(line, file=sys.stderr)
-
-
-def _someone_looks() -> bool:
-    """Whether a progress bar is seen: on a terminal, or under a notebook's cell."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return sys.stderr.isatty() or hasattr(shell, "kernel")

@@ -10,9 +10,10 @@ from prunion.trainer.config import OWN_STATE
 from prunion.trainer.data import Domain
 from prunion.trainer.learning import StopRequest, Training, make_thinning, own_account
 from prunion.trainer.network import evaluate
-from prunion.trainer.run.epochs import Log, Watch, run_epochs
+from prunion.trainer.run.epochs import run_epochs
 from prunion.trainer.run.folder import SECONDS, TESTED, WITH_UNION, restore, snapshot_step
 from prunion.trainer.run.record import other_than_noted
+from prunion.trainer.run.telling import Log, Watch
 from prunion.trainer.score import read_made_by
 
 __all__ = ["own_steps", "train_thinning"]

@@ -34,7 +34,7 @@ from prunion.trainer.network import (
     save_checkpoint,
 )
 from prunion.trainer.processes import device_named, joined_processes, restarted
-from prunion.trainer.run.epochs import SAVED, UNWATCHED, Log, Watch, open_log, run_epochs
+from prunion.trainer.run.epochs import SAVED, open_log, run_epochs
 from prunion.trainer.run.folder import (
     BEFORE,
     BRANCHED,
@@ -60,6 +60,7 @@ from prunion.trainer.run.record import (
 )
 from prunion.trainer.run.result import RunResult, run_result, stored_account
 from prunion.trainer.run.start import ExportCheck, begin, found_in
+from prunion.trainer.run.telling import UNWATCHED, Log, Watch
 from prunion.trainer.run.thinning import own_steps, train_thinning
 from prunion.trainer.score import read_verdict
 

@@ -14,7 +14,7 @@ import pytest
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig, RunConfig, load_config
 from prunion.trainer.data import open_domain
-from prunion.trainer.run import closing_table, epochs, train_run
+from prunion.trainer.run import closing_table, telling, train_run
 from tests.support.images import pixels, write_folders
 from tests.support.tiny_run import tiny_run
 
@@ -93,8 +93,8 @@ def test_a_bar_is_drawn_under_a_notebooks_cell_and_not_because_somebody_imported
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
-    assert not epochs._someone_looks()
+    assert not telling._someone_looks()
     shell = ModuleType("IPython")
     shell.get_ipython = lambda: SimpleNamespace(kernel=object())  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", shell)
-    assert epochs._someone_looks()
+    assert telling._someone_looks()

@@ -100,44 +100,50 @@ class Watcher:
 
     def _look(self, names: Sequence[str]) -> set[str]:
         """Take what changed; the packs that could not be read."""
-        unread, catalogue, sums = set(), self.catalogue, self._read_sums()
+        unread: set[str] = set()
+        sums = self._read_sums()
         for name in names:
-            # Taken before the bytes: if a file changes in between, the next look sees it.
-            stamp, settled = None, False
-            try:
-                stamp = self.folder.stamp(name)
-                settled = sums is not None and is_settled(stamp, sums.stamp)
-                taken = self._taken.get(name)
-                same = stamp is None or (taken is not None and taken.stamp == stamp)
-                if sums is None:
-                    unread |= set() if same else {name}
-                    continue
-                if stamp is not None and self._refused.get(name) == (stamp, sums.stamp):
-                    self._drop_unlisted(name, sums)
-                    continue
-                if same:
-                    self._confirm(name, sums)
-                elif stamp is not None:
-                    pack, digest = self.folder.read_hashed(name, sums)
-                    catalogue.watch(pack)
-                    self._taken[name] = _Taken(stamp, digest, sums.stamp)
-                    logger.info("serving %r", name)
-            except PrunionError as exc:
-                self._say(name, str(exc))
-                if isinstance(exc, UnreadError):
-                    unread.add(name)
-                elif sums is not None:
-                    if stamp is not None and settled and is_own_fault(exc):
-                        self._refused[name] = stamp, sums.stamp
-                    self._drop_unlisted(name, sums)
-            else:
-                self._said.pop(name, None)
-        for name in set(catalogue.watched) - set(names):
+            if not self._take_pack(name, sums):
+                unread.add(name)
+        for name in set(self.catalogue.watched) - set(names):
             self._drop(name)
         for known in (self._taken, self._refused, self._said):
             for name in known.keys() - {*names, ""}:
                 del known[name]
         return unread
+
+    def _take_pack(self, name: str, sums: Sums | None) -> bool:
+        """Take a pack if it changed, or say why not; False if that could not be read."""
+        # Taken before the bytes: if a file changes in between, the next look sees it.
+        stamp, settled = None, False
+        try:
+            stamp = self.folder.stamp(name)
+            taken = self._taken.get(name)
+            same = stamp is None or (taken is not None and taken.stamp == stamp)
+            if sums is None:
+                return same
+            settled = is_settled(stamp, sums.stamp)
+            if stamp is not None and self._refused.get(name) == (stamp, sums.stamp):
+                self._drop_unlisted(name, sums)
+                return True
+            if same:
+                self._confirm(name, sums)
+            elif stamp is not None:
+                pack, digest = self.folder.read_hashed(name, sums)
+                self.catalogue.watch(pack)
+                self._taken[name] = _Taken(stamp, digest, sums.stamp)
+                logger.info("serving %r", name)
+        except PrunionError as exc:
+            self._say(name, str(exc))
+            if isinstance(exc, UnreadError):
+                return False
+            if sums is not None:
+                if stamp is not None and settled and is_own_fault(exc):
+                    self._refused[name] = stamp, sums.stamp
+                self._drop_unlisted(name, sums)
+            return True
+        self._said.pop(name, None)
+        return True
 
     def _read_sums(self) -> Sums | None:
         """The folder's sums; None, which is said, where they cannot be read now."""

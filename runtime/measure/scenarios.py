@@ -143,19 +143,22 @@ def _percentile(latencies: Sequence[float] | np.ndarray, percentile: int) -> flo
     return float(np.sort(latencies)[len(latencies) * percentile // 100])
 
 
-def _most_a_second(call: Callable[[], object], seconds: float, workers: int) -> float:
-    """Queries a second where each worker asks again as soon as it is answered, or refused."""
+def _without_pause(
+    call: Callable[[], object], seconds: float, workers: int
+) -> tuple[int, int, float]:
+    """Queries that were asked and answered, and the seconds of it, where no worker ever waits."""
     start = time.perf_counter()
 
-    def work() -> int:
-        answered = 0
+    def work() -> list[bool]:
+        answered = []
         while time.perf_counter() - start < seconds:
-            answered += _is_answered(call)
+            answered.append(_is_answered(call))
         return answered
 
     with ThreadPoolExecutor(workers) as pool:
-        asked = [pool.submit(work) for _ in range(workers)]
-    return sum(done.result() for done in asked) / (time.perf_counter() - start)
+        working = [pool.submit(work) for _ in range(workers)]
+    answered = [one for done in working for one in done.result()]
+    return len(answered), sum(answered), time.perf_counter() - start
 
 
 def _is_answered(call: Callable[[], object]) -> bool:
@@ -171,7 +174,10 @@ def _highest_rate(
     loadgen: Any, call: Callable[[], object], seconds: float, bound_ms: float, workers: int
 ) -> tuple[Stretch, float]:
     """The stretch at the highest rate in queries a second that held, and that rate, by halving."""
-    low, high = 0.0, BEYOND * max(1.0, _most_a_second(call, min(seconds, 1.0), workers))
+    asked, answered, spent = _without_pause(call, min(seconds, 1.0), workers)
+    if not answered:  # slower queries would be refused too, one by one
+        return Stretch(asked, math.inf, spent, valid=False), 0.0
+    low, high = 0.0, BEYOND * max(1.0, answered / spent)
     best: Stretch | None = None
     while high - low > FINER_THAN * high:
         rate = (low + high) / 2

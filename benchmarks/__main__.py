@@ -90,6 +90,8 @@ def check_command(before: Path, only: tuple[str, ...], most: float, as_json: boo
             interval = "too few blocks" if x.low is None else f"{x.low:.3f} … {x.high:.3f}"
             mark = "REGRESSED" if x.session in worse else x.verdict
             click.echo(f"{x.session:<16} {x.ratio:.3f} of the time ({interval})  {mark}")
+            if x.note:
+                click.echo(f"  note: {x.note}")
     if worse or not found:
         sys.exit(1)
 

@@ -47,6 +47,7 @@ def measured_notes(report: Mapping[str, Any]) -> list[str]:
         *asked,
         *slow,
         *(str(x) for x in told[1:] if x),
+        *(str(x["note"]) for x in report.get("comparisons", ()) if x.get("note")),
         *map(str, report.get("notes", ())),
     ]
 

@@ -30,6 +30,7 @@ class Comparison:
     Attributes:
         low, high: the 95 % confidence interval of `ratio`; None with too few blocks for one.
         verdict: about `session`.
+        note: why the ratio is less sure than blocks that repeat it look; empty for nothing.
     """
 
     session: str
@@ -39,6 +40,7 @@ class Comparison:
     low: float | None
     high: float | None
     verdict: Verdict
+    note: str = ""
 
 
 def compare_blocks(
@@ -61,18 +63,44 @@ def compare_blocks(
     since a bootstrap of few is too narrow (Hesterberg, "What Teachers Should Know About the
     Bootstrap", The American Statistician 69, 2015, §4).
 
+    A call that other load interrupts takes many times as long, and a block's median is of one kind
+    of call or the other: that of calls twice as long may be twenty times as long, in every round.
+    Means grow by such load as the calls themselves do, so the same is computed of them. Where the
+    two differ by more than matters, that of the means is the ratio, the interval holds those of
+    both, and `note` says so.
+
     Args:
         groups: how many groups of as many rounds each there are, one after the other, where what
             is drawn once for a group (a process's memory) falls on all of its rounds: groups are
             drawn too, and rounds within them.
     """
-    logs = np.log([np.median(a) / np.median(b) for a, b in zip(ours, theirs, strict=True)])
-    ratio, low, high = float(np.exp(_trimmed(logs[None])[0])), None, None
-    if len(logs) >= LEAST_BLOCKS:
-        tail = 100 * _tail(len(logs))
-        ends = np.exp(np.percentile(_trimmed(logs[_drawn(len(logs), groups)]), [tail, 100 - tail]))
-        low, high = float(ends[0]), float(ends[1])
-    return Comparison(session, against, batch, ratio, low, high, _verdict(low, high))
+    pairs = list(zip(ours, theirs, strict=True))
+    drawn = _drawn(len(pairs), groups) if len(pairs) >= LEAST_BLOCKS else None
+    middle, low, high = _estimate([np.median(a) / np.median(b) for a, b in pairs], drawn)
+    mean, *ends = _estimate([np.mean(a) / np.mean(b) for a, b in pairs], drawn)
+    apart = abs(math.log(mean / middle)) > math.log(1 + MATTERS)
+    if low is None or high is None or not apart:
+        return Comparison(session, against, batch, middle, low, high, _verdict(low, high))
+    low, high = min(low, *ends), max(high, *ends)
+    note = (
+        f"{session} / {against}, batch {batch}: by the medians of blocks {middle:.3f} of the time, "
+        f"by their means {mean:.3f}: other load interrupts some calls, so that the interval holds "
+        "both; measure again on a quiet machine, or for longer"
+    )
+    return Comparison(session, against, batch, mean, low, high, _verdict(low, high), note)
+
+
+def _estimate(
+    ratios: Sequence[float], drawn: np.ndarray | None
+) -> tuple[float, float, float] | tuple[float, None, None]:
+    """What rounds say together, and the ends of its interval where rounds are `drawn` for one."""
+    logs = np.log(ratios)
+    found = float(np.exp(_trimmed(logs[None])[0]))
+    if drawn is None:
+        return found, None, None
+    tail = 100 * _tail(len(logs))
+    low, high = np.exp(np.percentile(_trimmed(logs[drawn]), [tail, 100 - tail]))
+    return found, float(low), float(high)
 
 
 def _drawn(rounds: int, groups: int) -> np.ndarray:

@@ -116,7 +116,8 @@ def _machine_line(report: BenchReport) -> str:
 def _notes(report: BenchReport) -> list[str]:
     slowed = f"may be slowed down: {report.slowed_down}" if report.slowed_down else ""
     about = [x for x in (slowed, report.widths_warning, report.widths_cost) if x]
-    return [f"note: {note}" for note in (*about, *report.notes)]
+    unsure = [x.note for x in report.comparisons if x.note]
+    return [f"note: {note}" for note in (*about, *unsure, *report.notes)]
 
 
 def _energy(x: Energy) -> str:

@@ -82,3 +82,37 @@ def test_what_falls_on_a_whole_group_of_rounds_is_in_the_interval() -> None:
             alarms[groups] += x.verdict in ("faster", "slower")
     assert alarms[1] > 40, "of 200 that are no different, where each round is a witness"
     assert alarms[3] <= 20, "three processes that happen to be alike cannot be told"
+
+
+def interrupted(ms: float, slices_ms: float, random: np.random.Generator) -> np.ndarray:
+    """A block of 42 ms of calls; other load takes 25 ms whenever they have run for a slice."""
+    left, calls = random.uniform(0, slices_ms), []
+    while sum(calls) < 42:
+        took = ms * float(np.exp(0.02 * abs(random.standard_normal())))
+        cut = -int((left - took) // slices_ms)  # slices that end while it runs
+        left += max(cut, 0) * slices_ms - took
+        calls.append(took + max(cut, 0) * 25 * float(np.exp(0.1 * random.standard_normal())))
+    return np.array(calls)
+
+
+@pytest.mark.parametrize("slices_ms", [2.0, 4.0])
+@pytest.mark.parametrize("truth", [0.485, 1.0])
+def test_load_that_interrupts_some_calls_makes_no_ratio(truth: float, slices_ms: float) -> None:
+    """One's median is a bare call, the other's one that was interrupted, in every round alike."""
+    held, verdicts = [], set()
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        blocks = [
+            [interrupted(1.36 * x, slices_ms, random) for x in (truth, 1.0)] for _ in range(24)
+        ]
+        x = compare_blocks("a", "b", 1, [one for one, _ in blocks], [other for _, other in blocks])
+        assert x.low is not None
+        assert x.high is not None
+        held.append(x.low <= truth <= x.high)
+        verdicts.add(x.verdict)
+        if truth < 1:
+            assert truth / 1.5 < x.ratio < truth * 1.5
+            assert "by the medians of blocks" in x.note
+            assert "interrupts some calls" in x.note
+    assert np.mean(held) >= 0.9
+    assert truth < 1 or not verdicts & {"faster", "slower"}

@@ -277,12 +277,20 @@ def open_all(
 
 
 def widths_cost(even: tuple[Contender, float] | None, comparisons: Sequence[Comparison]) -> str:
-    """What the widths off the fast path take, beside what they compute."""
+    """What the widths off the fast path take, beside what they compute.
+
+    A share of time stands with its interval, and not at all where blocks were too few for one.
+    """
     found = [] if even is None else [x for x in comparisons if x.against == even[0].name]
     if even is None or not found:
         return ""
-    cut = ", ".join(f"{1 / x.ratio:.2f} of its time at batch {x.batch}" for x in found)
+    shares = [
+        f"{1 / x.ratio:.2f} ({1 / x.high:.2f} … {1 / x.low:.2f}) of its time at batch {x.batch}"
+        for x in found
+        if x.low is not None and x.high is not None
+    ]
+    told = f"take {', '.join(shares)} (measured)" if shares else "was timed too briefly to compare"
     return (
         f"{found[0].session} cut down to the multiples below would do {even[1]:.2f} of its "
-        f"multiplications and take {cut} (measured)"
+        f"multiplications and {told}"
     )

@@ -120,12 +120,20 @@ def test_widths_off_the_fast_path_are_timed_beside_those_below(
     monkeypatch.setattr(measure, "block_of", lambda *_: 3)
     report = bench(path, batches=(1, 2), seconds=0.02, threads=1, fresh=False)
     cut = "pinned:flowers cut to multiples of 3"
-    assert [x.batch for x in report.comparisons if x.against == cut] == [1, 2]
+    beside = [x for x in report.comparisons if x.against == cut]
+    assert [x.batch for x in beside] == [1, 2]
     assert cut not in {row.session for row in report.rows}, "it answers nobody"
     share, *_ = re.findall(r"would do ([0-9.]+) of its multiplications", report.widths_cost)
     assert share == "0.75"
-    assert "of its time at batch 2 (measured)" in report.widths_cost
+    assert re.search(
+        r" \([0-9.]+ … [0-9.]+\) of its time at batch 2 \(measured", report.widths_cost
+    )
     assert f"note: {report.widths_cost}" in format_report(report)
+    few = [replace(x, low=None, high=None) for x in beside]
+    entered = (contenders.Contender(cut, lambda: pytest.fail("it is timed already")), 0.75)
+    told = contenders.widths_cost(entered, few)
+    assert told.endswith("0.75 of its multiplications and was timed too briefly to compare")
+    assert "(measured)" in contenders.widths_cost(entered, [few[0], beside[1]])
     monkeypatch.setattr(measure, "block_of", lambda *_: 16)
     assert not bench(path, batches=(1,), seconds=0.01, fresh=False).widths_cost, "nothing to cut"
 

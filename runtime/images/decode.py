@@ -23,6 +23,7 @@ from prunion.runtime.images.headers import (
     check_header,
     check_pieces,
 )
+from prunion.runtime.images.whole import check_whole
 
 __all__ = [
     "FORMATS",
@@ -111,7 +112,12 @@ def read_image(
         with _opened(source) as image:
             check_header(image)
             bits_of(image)
-            return use(image)
+            file = getattr(image, "fp", None)
+            opened = bool(getattr(image, "tile", ()))
+            result = use(image)
+            if opened and not image.tile:  # type: ignore[attr-defined]
+                check_whole(image, file)
+            return result
     except (ImageFault, FileNotFoundError, MemoryError):
         raise
     except Image.DecompressionBombError:

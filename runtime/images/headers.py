@@ -11,12 +11,15 @@ from PIL import Image
 
 __all__ = [
     "BITS_PER_SAMPLE",
+    "END",
     "MAX_PIXELS",
     "PHOTOMETRIC",
+    "PNG",
     "WHITE_IS_ZERO",
     "ImageFault",
     "check_header",
     "check_pieces",
+    "segments",
 ]
 
 MAX_PIXELS = 64_000_000
@@ -28,7 +31,7 @@ MOST_SCANNED = 25 * MAX_PIXELS  # scans times pixels: 64 scans at 25 million pix
 MOST_SEGMENTS = 10_000  # of 64 KiB at most; each costs a step of a loop
 SMALL = 1024  # bytes: encoders split pixels into pieces of 8 KiB and more
 BLOCK = 1 << 16  # bytes of a file that are looked through at a time
-HEAD = 8  # bytes of a segment that are looked at: a frame's count of components is the last
+HEAD = 20  # bytes of a segment that are looked at: a frame's four components, or a scan's
 # In a scan's data FF is followed by 0, or by the number of a restart.
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,6 +39,7 @@ REMARK = re.compile(rb"#[^\r\n]*")  # of a PPM
 START, END, SCAN = 0xD8, 0xD9, 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xCA)
+UNSENT = 16  # bits: more than any scan leaves out
 # Tags of TIFF, and what the first of them says.
 PHOTOMETRIC = 262
 BITS_PER_SAMPLE, COMPRESSION, FILL_ORDER, PLANES, SUBSAMPLING = 258, 259, 266, 284, 530
@@ -104,7 +108,7 @@ def _chunks(file: IO[bytes]) -> Iterator[int]:
 
 def _segments_ahead(file: IO[bytes]) -> Iterator[int]:
     """The bytes of each segment of a JPEG that comes before its pixels."""
-    for kind, head in _segments(file, 0):
+    for kind, head, _ in segments(file, 0):
         if kind == SCAN:
             return
         yield int.from_bytes(head[:2], "big")
@@ -152,34 +156,50 @@ def _check_scans(image: Image.Image) -> None:
     most = min(MOST_SCANS, MOST_SCANNED // (image.width * image.height))
     place = file.tell()
     try:
-        over = _over(file, tiles[0][2], most)
+        over, lacking = _over(file, tiles[0][2], most)
     finally:
         file.seek(place)
+    if lacking:
+        raise ImageFault("a JPEG that was cut off, some of whose scans are missing", "replace it")
     if over:
         raise ImageFault(
             f"a JPEG of over {over}, which take long to decode", "save it again, not progressive"
         )
 
 
-def _over(file: IO[bytes], start: int, most: int) -> str:
-    """What a JPEG at `start` has too many of; empty for nothing."""
+def _over(file: IO[bytes], start: int, most: int) -> tuple[str, bool]:
+    """What a JPEG at `start` has too many of, empty for nothing; whether it lacks scans instead."""
     frame, components, scans = 0, b"", 0
-    for number, (kind, head) in enumerate(_segments(file, start)):
+    unsent: dict[int, list[int]] = {}  # of each component, lower bits of its 64 coefficients
+    for number, (kind, head, _) in enumerate(segments(file, start)):
         if kind in FRAMES:
             frame, components = kind, head[7:8]
+            ids = head[8 : 8 + 3 * int.from_bytes(components, "big") : 3]
+            unsent = {component: [UNSENT] * 64 for component in ids}
         scans += kind == SCAN
         # What holds all components in its first scan is decoded by that one alone.
         if scans == 1 and kind == SCAN and frame not in PROGRESSIVE and head[2:3] == components:
-            return ""
+            return "", False
+        if kind == SCAN:
+            _note_sent(head, unsent, frame in PROGRESSIVE)
         if scans > most:
-            return f"{most} scans"
+            return f"{most} scans", False
         if number > MOST_SEGMENTS:
-            return f"{MOST_SEGMENTS} segments"
-    return ""
+            return f"{MOST_SEGMENTS} segments", False
+    return "", any(map(any, unsent.values()))
 
 
-def _segments(file: IO[bytes], place: int) -> Iterator[tuple[int, bytes]]:
-    """Each marker of a JPEG at `place` with the first bytes of its segment, to the image's end.
+def _note_sent(head: bytes, unsent: dict[int, list[int]], progressive: bool) -> None:
+    """Take from `unsent` what the scan with that header brings."""
+    end = 3 + 2 * int.from_bytes(head[2:3], "big")
+    first, last, bits = (*head[end : end + 3], 0, 0, 0)[:3] if progressive else (0, 63, 0)
+    for component in set(head[3:end:2]) & set(unsent):
+        unsent[component][first : last + 1] = [bits & 0xF] * len(range(64)[first : last + 1])
+
+
+def segments(file: IO[bytes], place: int) -> Iterator[tuple[int, bytes, int]]:
+    """Each marker of a JPEG at `place`, the first bytes of its segment, and where in the file it
+    is, to the image's end.
 
     Previews inside a segment are passed over with it, and images that follow are not reached. What
     libjpeg passes over without a length is passed over alike, so that no scan hides there.
@@ -193,9 +213,9 @@ def _segments(file: IO[bytes], place: int) -> Iterator[tuple[int, bytes]]:
             if len(head) < HEAD and not last:
                 at = found.start()  # and read on from there
                 break
+            yield kind, head, place + found.start()
             if kind == END:
                 return
-            yield kind, head
             bare = kind < min(FRAMES) or kind == START
             at = found.end() + (0 if bare else int.from_bytes(head[:2], "big"))
         else:

@@ -34,10 +34,11 @@ def repeated(scans: int, between: bytes = b"", side: int = 32) -> bytes:
 
 
 def one_by_one(scans: int) -> bytes:
-    """A JPEG that is not progressive, its components in so many scans, each without its data."""
-    data = stored(NOISE)
-    scan = SCAN + b"\0\x08\x01%c\0\0\x3f\0"
-    return data[: data.index(SCAN)] + b"".join(scan % (1 + n % 3) for n in range(scans)) + data[-2:]
+    """A JPEG that is not progressive, its components in so many scans."""
+    data, grey = stored(NOISE, subsampling=0), stored(NOISE.convert("L"))
+    head, held = b"\0\x08\x01%c\0\0\x3f\0", grey[grey.index(SCAN) + 10 : -2]
+    each = (SCAN + head % (1 + n % 3) + held for n in range(scans))
+    return data[: data.index(SCAN)] + b"".join(each) + data[-2:]
 
 
 def refused(data: bytes, says: str, folder: Path) -> None:
@@ -91,6 +92,8 @@ def test_every_encoder_s_scans_are_taken() -> None:
         data = stored(NOISE.convert(mode), progressive=True)
         assert open_image(data).size == NOISE.size
     assert open_image(one_by_one(3)).size == NOISE.size
+    with pytest.raises(InputError, match="cut off, some of whose scans are missing: replace it"):
+        open_image(one_by_one(2))
 
 
 def test_looking_for_scans_is_linear() -> None:

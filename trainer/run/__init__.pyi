@@ -6,6 +6,9 @@ from .folder import foreign_to_run as foreign_to_run
 from .folder import is_begun as is_begun
 from .later_domain import AddedDomain as AddedDomain
 from .later_domain import add_domain as add_domain
+from .progress import OnProgress as OnProgress
+from .progress import Progress as Progress
+from .progress import Watch as Watch
 from .result import RunResult as RunResult
 from .result import accuracy_lines as accuracy_lines
 from .result import closing_table as closing_table
@@ -16,7 +19,4 @@ from .sweep import SweepResult as SweepResult
 from .sweep import sweep_table as sweep_table
 from .sweep import train_sweep as train_sweep
 from .sweep import train_with_baseline as train_with_baseline
-from .telling import OnProgress as OnProgress
-from .telling import Progress as Progress
-from .telling import Watch as Watch
 from .train import train_run as train_run

@@ -18,9 +18,17 @@ from prunion.trainer.run.folder import (
     keep_forks,
     save_state,
 )
-from prunion.trainer.run.metrics import MetricsLog, open_trackers
+from prunion.trainer.run.progress import (
+    UNWATCHED,
+    Log,
+    Measured,
+    MetricsLog,
+    Watch,
+    open_teller,
+    open_trackers,
+    whole,
+)
 from prunion.trainer.run.result import usage_figures
-from prunion.trainer.run.telling import UNWATCHED, Log, Measured, Watch, open_teller, whole
 
 __all__ = ["SAVED", "open_log", "run_epochs"]
 

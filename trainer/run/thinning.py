@@ -12,8 +12,8 @@ from prunion.trainer.learning import StopRequest, Training, make_thinning, own_a
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.epochs import run_epochs
 from prunion.trainer.run.folder import SECONDS, TESTED, WITH_UNION, restore, snapshot_step
+from prunion.trainer.run.progress import Log, Watch
 from prunion.trainer.run.record import other_than_noted
-from prunion.trainer.run.telling import Log, Watch
 from prunion.trainer.score import read_made_by
 
 __all__ = ["own_steps", "train_thinning"]

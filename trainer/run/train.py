@@ -47,7 +47,7 @@ from prunion.trainer.run.folder import (
     set_out,
     spent,
 )
-from prunion.trainer.run.metrics import check_trackers
+from prunion.trainer.run.progress import UNWATCHED, Log, Watch, check_trackers
 from prunion.trainer.run.record import (
     answer_records,
     image_digests,
@@ -60,7 +60,6 @@ from prunion.trainer.run.record import (
 )
 from prunion.trainer.run.result import RunResult, run_result, stored_account
 from prunion.trainer.run.start import ExportCheck, begin, found_in
-from prunion.trainer.run.telling import UNWATCHED, Log, Watch
 from prunion.trainer.run.thinning import own_steps, train_thinning
 from prunion.trainer.score import read_verdict
 

@@ -14,7 +14,8 @@ import pytest
 from prunion.runtime.errors import ConfigError, DataError
 from prunion.trainer.config import DomainConfig, RunConfig, load_config
 from prunion.trainer.data import open_domain
-from prunion.trainer.run import closing_table, telling, train_run
+from prunion.trainer.run import closing_table, train_run
+from prunion.trainer.run.progress import telling
 from tests.support.images import pixels, write_folders
 from tests.support.tiny_run import tiny_run
 

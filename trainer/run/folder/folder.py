@@ -26,7 +26,7 @@ from prunion.trainer.config import (
 )
 from prunion.trainer.network import foreign_to_checkpoint
 from prunion.trainer.processes import restarted
-from prunion.trainer.run.metrics import RUNS
+from prunion.trainer.run.progress import RUNS
 
 __all__ = [
     "SWEPT",

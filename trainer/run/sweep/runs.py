@@ -21,6 +21,7 @@ from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
 from prunion.trainer.processes import device_named, is_first_process, joined_processes, restarted
 from prunion.trainer.run.folder import SHARING, Claim, Fork, check_folder, snapshot_facts
+from prunion.trainer.run.progress import UNWATCHED, Watch
 from prunion.trainer.run.record import made_by
 from prunion.trainer.run.result import RunResult
 from prunion.trainer.run.start import ExportCheck, begin, check_budget
@@ -29,7 +30,6 @@ from prunion.trainer.run.sweep.checks import asked_once, check_different, check_
 from prunion.trainer.run.sweep.finished import check_alike, draw_all, draw_of, ended, is_finished
 from prunion.trainer.run.sweep.sweep_run import SweepRun
 from prunion.trainer.run.sweep.table import SweepResult, sweep_result
-from prunion.trainer.run.telling import UNWATCHED, Watch
 from prunion.trainer.run.train import train_run
 from prunion.trainer.score import (
     MadeBy,

@@ -16,7 +16,7 @@ from prunion.trainer.config import load_config
 from prunion.trainer.learning.training import Training
 from prunion.trainer.run import train, train_run
 from prunion.trainer.run.folder import beginning, states
-from prunion.trainer.run.metrics import MetricsLog
+from prunion.trainer.run.progress import MetricsLog
 from tests.support.tiny_run import tiny_run
 
 

@@ -18,8 +18,8 @@ from prunion.trainer.config import load_config
 from prunion.trainer.network import load_checkpoint
 from prunion.trainer.run import Progress, closing_table, train_run
 from prunion.trainer.run.folder.snapshot import snapshot_step
+from prunion.trainer.run.progress import Watch
 from prunion.trainer.run.result.usage import sharing_matrix
-from prunion.trainer.run.telling import Watch
 from tests.trainer.run.own_budgets.thinned import thin_run
 from tests.trainer.run.test_same_images import swap
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prunion.runtime.errors import DataError
-from prunion.trainer.run.metrics import MetricsLog
+from prunion.trainer.run.progress import MetricsLog
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

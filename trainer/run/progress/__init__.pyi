@@ -1,0 +1,14 @@
+from .metrics import RUNS as RUNS
+from .metrics import MetricsLog as MetricsLog
+from .metrics import Tracker as Tracker
+from .metrics import check_trackers as check_trackers
+from .metrics import open_trackers as open_trackers
+from .telling import UNWATCHED as UNWATCHED
+from .telling import Log as Log
+from .telling import Measured as Measured
+from .telling import OnProgress as OnProgress
+from .telling import Progress as Progress
+from .telling import Teller as Teller
+from .telling import Watch as Watch
+from .telling import open_teller as open_teller
+from .telling import whole as whole

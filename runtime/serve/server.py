@@ -112,7 +112,7 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
             held.push_async_callback(asyncio.to_thread, tracing.close)
         service = Service(load_model(bundle, options.load), options, tracing)
         # However this ends: a session that a thread still makes would abort the process.
-        held.push_async_callback(asyncio.to_thread, service.close)
+        held.push_async_callback(service.stop)
         service.start()
         gc.collect()
         gc.freeze()  # what is here now stays: looking through it again would hold up requests
@@ -197,7 +197,7 @@ async def _drain(
     if rpc is not None:
         await asyncio.gather(running, rpc.stop(options.drain_seconds))
     await running
-    await asyncio.to_thread(service.close)
+    await service.stop()
     logger.info("stopped")
 
 

@@ -88,6 +88,13 @@ class Service:
             self._watcher = Watcher(PackFolder(self.options.watch), self._serving.catalogue)
             self._watcher.start()
 
+    async def stop(self) -> None:
+        """As `close`, once nothing is being loaded: sessions that are made meanwhile would be
+        nobody's to close, and abort the process at its end."""
+        self.ready = False
+        async with self.changing:
+            await asyncio.to_thread(self.close)
+
     def close(self) -> None:
         """Answer what was accepted, then let go of everything."""
         self.ready = False
@@ -162,13 +169,16 @@ class Service:
     async def replace(self, bundle: Path) -> None:
         """Serve the bundle that lies there now; requests of the former one are still answered.
 
-        Raises PrunionError, and then the former one goes on.
+        Raises PrunionError, and then the former one goes on; OverloadError where the service is
+        to stop.
         """
         # To its end, though who asked for it may have gone: half of it must not be served.
         await asyncio.shield(self._replace(bundle))
 
     async def _replace(self, bundle: Path) -> None:
         async with self.changing:
+            if not self.ready:
+                raise OverloadError("the server stops: ask another one, or later", "draining")
             old = self._serving
             new = await asyncio.to_thread(open_anew, bundle, old, self.options, self.statistics)
             gone = new

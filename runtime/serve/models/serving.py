@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Container
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -166,12 +167,12 @@ def open_anew(bundle: Path, old: Serving, options: ServeOptions, statistics: Sta
     What was loaded over the control API stays loaded, if it fits the new trunk, and what was
     unloaded stays so. Raises PrunionError.
     """
-    new = make_serving(load_model(bundle, options.load), options, statistics)
-    try:
+    with ExitStack() as undo:
+        model = load_model(bundle, options.load)
+        undo.callback(model.close)
+        new = make_serving(model, options, statistics)
+        undo.callback(new.batcher.close)
         warm(new, options)
         new.catalogue.carry_over(old.catalogue)
-    except BaseException:
-        new.batcher.close()
-        new.model.close()
-        raise
+        undo.pop_all()
     return new

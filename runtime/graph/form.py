@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,10 +22,11 @@ from prunion.runtime.bundle import (
 from prunion.runtime.errors import InputError
 from prunion.runtime.graph.check import check_graph
 from prunion.runtime.graph.inputs import ADAPTERS, input_types
-from prunion.runtime.images import check_finite, check_pixels, check_shape
+from prunion.runtime.images import check_finite, check_pixels, check_shape, farthest_from_zero
 
 __all__ = ["GraphForm", "form_of"]
 
+NAMED = 10  # images of one warning
 UNASKED = 64 << 20  # bytes of tables for which free memory is not looked at
 
 
@@ -99,21 +101,34 @@ class GraphForm:
         Warns, once in a process, of numbers that no pixels have: of 0 … 255, say, that were not
         normalised. Apart from `prepare`, because it is cheapest on what is about to be read anyway.
         """
-        if self.image == "float32" and abs(check_finite(array)) > 2 * self.farthest:
-            warnings.warn(  # not logged: a server would write it for every request
-                f"the mean of an image array is beyond twice what black or white is here, "
-                f"{self.farthest:.2f}: give (x / 255 - mean) / std, as the bundle's manifest says, "
-                "or pixels as uint8; answers to others mean nothing",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if self.strange(array):  # not by their places: each other text would be another warning
+            text = f"an image array holds {self._beyond}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def strange(self, array: np.ndarray) -> str:
+        """Which of images as `prepare` gives them hold numbers that no pixels have, and what to do;
+        "" if none. Raises InputError if one holds NaN or infinity."""
+        if self.ordinary(array):
+            return ""
+        check_finite(array)
+        places = [n for n, image in enumerate(array) if not self.ordinary(image)]
+        named = ", ".join(map(str, places[:NAMED])) + (", …" if len(places) > NAMED else "")
+        return f"image {named}: {self._beyond}"
 
     def ordinary(self, array: np.ndarray) -> bool:
         """Whether images as `prepare` gives them hold numbers that pixels may have, and no other.
 
         With room for what was normalised a little otherwise.
         """
-        return self.image == "uint8" or bool(np.abs(array).max() <= 2 * self.farthest)
+        return self.image == "uint8" or farthest_from_zero(array) <= 2 * self.farthest
+
+    @property
+    def _beyond(self) -> str:
+        return (
+            f"numbers beyond twice what black or white is here, {self.farthest:.2f}: give "
+            "(x / 255 - mean) / std, as the bundle's manifest says, or pixels as uint8; answers to "
+            "others mean nothing"
+        )
 
     def noise(self, count: int) -> np.ndarray:
         """`count` images of noise as the graph takes them; unlike a picture it reaches every
@@ -121,7 +136,9 @@ class GraphForm:
         random, shape = np.random.default_rng(0), (count, *self.image_shape)
         if self.image == "uint8":
             return random.integers(0, 256, shape, dtype=np.uint8)
-        return random.standard_normal(shape, dtype=np.float32).astype(self.image)
+        found = random.standard_normal(shape, dtype=np.float32)
+        most = 1.99 * self.farthest  # as `ordinary` has it, however it is rounded
+        return found.clip(-most, most).astype(self.image)
 
     def feeds(
         self, image: np.ndarray, rows: np.ndarray, tables: dict[str, np.ndarray] | None = None
@@ -185,7 +202,7 @@ class GraphForm:
         mean, std = np.array(self.spec.mean), np.array(self.spec.std)
         return np.concatenate([1 / (255 * std), -mean / std]).astype(np.float32)
 
-    @property
+    @cached_property
     def farthest(self) -> float:
         """How far from 0 a normalised pixel can be."""
         ends = zip(self.spec.mean, self.spec.std, strict=True)

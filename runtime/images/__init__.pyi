@@ -4,6 +4,7 @@ from .batch import check_finite as check_finite
 from .batch import check_normalised as check_normalised
 from .batch import check_pixels as check_pixels
 from .batch import check_shape as check_shape
+from .batch import farthest_from_zero as farthest_from_zero
 from .batch import to_array as to_array
 from .batch import to_batch as to_batch
 from .batch import to_pixels as to_pixels

@@ -54,7 +54,7 @@ def grpc_response(response: InferResponse) -> Any:
         message.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         message.raw_output_contents.append(output.raw())
     for key, value in response.parameters.items():
-        message.parameters[key].double_param = value
+        message.parameters[key].string_param = value
     return message
 
 

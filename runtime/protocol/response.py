@@ -43,7 +43,7 @@ class InferResponse:
     model: str
     id: str
     outputs: tuple[Output, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def infer_response(
@@ -51,11 +51,12 @@ def infer_response(
     request: InferRequest,
     logits: np.ndarray,
     classes: Sequence[Sequence[str]],
-    parameters: Mapping[str, Any],
+    warning: str = "",
 ) -> InferResponse:
     """The outputs that were asked for, all of them if none was named.
 
-    `logits` is `[N, Cmax]`, `classes` the class names of each row's domain.
+    `logits` is `[N, Cmax]`, `classes` the class names of each row's domain; `warning`, if any, is
+    one of the answer's parameters.
     """
     outputs = []
     for wanted in request.outputs or (Requested(),):
@@ -64,6 +65,7 @@ def infer_response(
             outputs.append(_classified(wanted, logits, classes, binary))
         else:
             outputs.append(Output(wanted.name, "FP32", logits.shape, logits, binary))
+    parameters = {"warning": warning} if warning else {}
     return InferResponse(model, request.id, tuple(outputs), parameters)
 
 

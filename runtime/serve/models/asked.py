@@ -39,29 +39,36 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """Their logits, by the bundle that answered in the end, and when they were decoded for it."""
+    """Their logits, by the bundle that answered in the end, and when they were decoded for it.
+
+    Attributes:
+        strange: which images hold numbers that no pixels have; "" if none does.
+    """
 
     logits: np.ndarray
     job: Job
     decoded: int
+    strange: str
 
 
 async def prepared(
     images: np.ndarray | list[bytes], form: GraphForm, decoder: Decoder
-) -> np.ndarray:
-    """`[N, ...]` as the graph takes them. Raises InputError for what is no image, or no number."""
+) -> tuple[np.ndarray, str]:
+    """`[N, ...]` as the graph takes them, and which of them hold numbers that no pixels have.
+
+    Raises InputError for what is no image, or no number.
+    """
     ready = isinstance(images, np.ndarray) and (
         images.dtype != np.uint8 or (images.shape[1:] == form.image_shape and form.spec.keeps_whole)
     )
     if not ready:
         if isinstance(images, np.ndarray) and (images.shape[3] != 3 or not images.size):
             raise InputError(f"`image` is {list(images.shape)}: raw images are [N, H, W, 3] RGB")
-        return await decoder.images(images, form)
+        return await decoder.images(images, form), ""
     assert isinstance(images, np.ndarray)
 
-    def checked() -> np.ndarray:
+    def checked() -> tuple[np.ndarray, str]:
         array = form.prepare(images)
-        form.check_values(array)
-        return array
+        return array, form.strange(array)
 
     return checked() if images.nbytes <= INLINE else await decoder.run(checked)

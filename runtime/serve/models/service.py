@@ -141,7 +141,7 @@ class Service:
         )
         answered = await self._answer(serving, asked)
         classes = [domain.pack.classes for domain in answered.job.domains]
-        answer = infer_response(model, request, answered.logits, classes, {})
+        answer = infer_response(model, request, answered.logits, classes, answered.strange)
         self._record(answered, arrived)
         return answer
 
@@ -169,8 +169,7 @@ class Service:
     async def replace(self, bundle: Path) -> None:
         """Serve the bundle that lies there now; requests of the former one are still answered.
 
-        Raises PrunionError, and then the former one goes on; OverloadError where the service is
-        to stop.
+        Raises PrunionError, and then the former one goes on.
         """
         # To its end, though who asked for it may have gone: half of it must not be served.
         await asyncio.shield(self._replace(bundle))
@@ -199,7 +198,7 @@ class Service:
         """
         return await self._domain(self._serving, name)
 
-    async def _prepared(self, serving: Serving, asked: Asked) -> np.ndarray:
+    async def _prepared(self, serving: Serving, asked: Asked) -> tuple[np.ndarray, str]:
         """Raises OverloadError where their time is over first."""
         work = prepared(asked.images, serving.model.sessions.form, self.decoder)
         spent = (time.perf_counter_ns() - asked.arrived) / 1e9
@@ -209,7 +208,7 @@ class Service:
             raise OverloadError("decoding took too long: try again later", "deadline") from None
 
     async def _answer(self, serving: Serving, asked: Asked) -> Answered:
-        images = await self._prepared(serving, asked)
+        images, strange = await self._prepared(serving, asked)
         decoded = time.perf_counter_ns()
         spent = (decoded - asked.arrived) / 1e9
         deadline = time.monotonic() + min(asked.left, self.options.limits.deadline) - spent
@@ -224,7 +223,7 @@ class Service:
                 width = max(serving.catalogue.width, most)
             job = Job(images, tuple(domains), width, deadline, asked.priority)
             try:
-                return Answered(await self._ran(serving, job), job, decoded)
+                return Answered(await self._ran(serving, job), job, decoded, strange)
             except OverloadError as exc:
                 # The bundle was replaced since: it is the new one that answers.
                 if exc.reason != "draining" or serving is self._serving:
@@ -235,7 +234,7 @@ class Service:
                 if isinstance(asked.images, np.ndarray) and asked.images.dtype != np.uint8:
                     text = "the bundle was replaced by one that prepares images otherwise"
                     raise OverloadError(f"{text}: prepare them anew", "draining") from None
-                images = await self._prepared(serving, asked)
+                images, strange = await self._prepared(serving, asked)
                 decoded = time.perf_counter_ns()
 
     async def _domain(self, serving: Serving, name: str) -> LiveDomain:

@@ -182,6 +182,8 @@ def test_arrays_fit_the_form(bundles: dict[str, Path]) -> None:
         pixels.predict(plain, "d0")
     half = opened(bundles["joined"], "fp16")
     assert half.logits(plain, "d0").shape == (2, 5)
+    with pytest.warns(RuntimeWarning, match="numbers beyond"):
+        half.logits(plain + np.float32(255), "d0")
     with pytest.raises(InputError, match="beyond float16"):
         half.logits(plain + 1e6, "d0")
     with pytest.raises(InputError, match="a normalised batch is float32"):

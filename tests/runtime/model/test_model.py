@@ -194,11 +194,16 @@ def test_wrong_arrays_are_refused(model: Model, array: np.ndarray) -> None:
 def test_pixels_that_were_not_normalised_are_told(model: Model, batch: np.ndarray) -> None:
     """Numbers of 0 … 255 are answered, and the answers are those of no image."""
     pixels = np.random.default_rng(0).integers(0, 256, batch.shape).astype(np.float32)
-    with pytest.warns(RuntimeWarning, match=r"give \(x / 255 - mean\) / std"):
-        model.logits(pixels, 0)
+    among = np.concatenate([np.zeros((99, *batch.shape[1:]), np.float32), pixels[:1]])
+    opposite = np.zeros_like(among)
+    opposite[0, 0, 0, :2] = 1e10, -1e10
+    for array in (pixels, among, opposite):  # a mean of all told only of the first
+        with pytest.warns(RuntimeWarning, match=r"give \(x / 255 - mean\) / std"):
+            model.logits(array, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.logits(batch, 0)
+        model.logits(model.sessions.form.noise(8), 0)
         white = np.full((1, 12, 10, 3), 255, np.uint8)
         model.predict(white, model.domains[0])
 

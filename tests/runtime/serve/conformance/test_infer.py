@@ -54,6 +54,20 @@ def test_infer_of_one_domain(client: Any, model: Model, batch: np.ndarray) -> No
     np.testing.assert_allclose(got, model.logits(batch, "flowers")[:, :3], rtol=1e-4, atol=1e-5)
 
 
+def test_images_that_were_not_normalised_are_named(client: Any, batch: np.ndarray) -> None:
+    """Only the server's log had a word of it, once."""
+    for strange in ([], [1, 4]):
+        image = np.clip(batch, -2, 2)
+        image[strange, 0, 0, 0] = 255
+        answer = client.infer("toy", inputs(client, image, [0] * 6)).get_response()
+        if client.kind == "http":
+            found = answer.get("parameters", {}).get("warning", "")
+        else:
+            found = answer.parameters["warning"].string_param
+        assert found.startswith("image 1, 4: numbers beyond" if strange else "")
+        assert bool(found) == bool(strange)
+
+
 def test_half_and_columns(client: Any, model: Model, batch: np.ndarray) -> None:
     half = batch.astype(np.float16)
     column = np.array([[0]] * 6, np.int64)

@@ -151,7 +151,7 @@ class Guarded(H11Protocol):
             self.data_received(early)
 
     def shutdown(self) -> None:
-        if self._exchange is None:
+        if self._exchange is None or self._exchange.answered:
             super().shutdown()
         else:
             self._exchange.keeps = False

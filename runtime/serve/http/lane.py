@@ -74,7 +74,7 @@ class Exchange:
         flow: tells whether the client reads.
         headers: of every answer.
         left: bytes of the body that are still to come.
-        done: called when the answer is written.
+        done: called when the answer is written and the application is done with the request.
 
     Attributes:
         keeps: whether the connection stays open after the answer.
@@ -121,6 +121,13 @@ class Exchange:
 
     async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         """Have the application answer; a bug of it closes the connection, if not with a 500."""
+        try:
+            await self._run(app, scope)
+        finally:
+            if self.answered:  # not sooner: what came behind it would be one more at a time
+                self._done()
+
+    async def _run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         try:
             await app(scope, self.receive, self.send)
             if not self.answered and not self.gone:
@@ -187,7 +194,6 @@ class Exchange:
             self._wake()
             if not self.keeps:
                 self.transport.close()
-            self._done()
 
     def _head(self, start: Message, length: int | None) -> bytes:
         status = start["status"]

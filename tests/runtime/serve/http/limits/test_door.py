@@ -102,6 +102,23 @@ def test_the_head_after_a_refusal_has_no_more_time_than_the_first(
         assert time.monotonic() - begun > 0.2
 
 
+@pytest.mark.parametrize("field", ["requests", "client_requests"])
+def test_requests_behind_one_another_are_never_one_too_many(bundle_path: Path, field: str) -> None:
+    """Of those of one connection the next begins when the one before is out of the gate."""
+    limits = Limits(**{field: 1})
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body())}\r\n\r\n".encode()
+    with (
+        listening(bundle_path, limits) as (server, service),
+        socket.create_connection((CLIENT, server.port), timeout=LONG) as found,
+    ):
+        found.sendall((head + body()) * 4)
+        text = b""
+        while text.count(b"HTTP/1.1 ") < 4:
+            text += found.recv(1 << 16)
+        assert text.count(b"HTTP/1.1 200") == 4
+        assert not service.statistics.refused
+
+
 def test_what_arrives_together_is_counted_together(bundle_path: Path) -> None:
     """Requests of one turn of the event loop have not entered when the next is looked at."""
     limits = Limits(requests=100, client_requests=3)

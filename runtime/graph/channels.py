@@ -9,12 +9,12 @@ import numpy as np
 
 from prunion.runtime.bundle import UnitTable
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.runtime.graph.inputs import TABLES, attribute, list_attribute
+from prunion.runtime.graph.inputs import TABLES, attribute, list_attribute, refusal, uncut_channels
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CHANNEL_AXES", "ChannelFlow", "channel_slice", "refusal"]
+__all__ = ["CHANNEL_AXES", "ChannelFlow", "channel_slice"]
 
 # Operations that give channel c of their first input back as channel c.
 PASS = frozenset(
@@ -45,7 +45,7 @@ class ChannelFlow:
         self.units: dict[str, Units] = {}
         self.last: dict[str, np.ndarray] = {}
         self.turned: dict[str, str] = {}  # a weight's name by its transposed's
-        self.inputs = {value.name: _never_cut(value) for value in graph.input}
+        self.inputs = {value.name: uncut_channels(value) for value in graph.input}
         for node in graph.node:
             try:
                 outputs = self._outputs(node)
@@ -111,6 +111,7 @@ class ChannelFlow:
             "Reshape": self._reshaped,
             "Gemm": self._gemm,
             "Pad": self._pad,
+            "Resize": self._resized,
         }
         return [one[kind](node)] if kind in one else [self._opaque(node)] * len(node.output)
 
@@ -264,6 +265,17 @@ class ChannelFlow:
             raise refusal(node, "it adds channels")
         return units
 
+    def _resized(self, node: onnx.NodeProto) -> Units:
+        units = self.of(node.input[0])
+        if units is None:
+            return None
+        if list_attribute(node, "axes") is not None or len(node.input) < 3 or node.input[1]:
+            raise refusal(node, "it names its axes, or what it cuts out")
+        place, kept = (2, 1) if node.input[2] else (3, len(units))
+        if self.constant(node, place)[1:2].tolist() != [kept]:
+            raise refusal(node, "it changes how many channels there are")
+        return units
+
     def _opaque(self, node: onnx.NodeProto) -> Units:
         if self._reads_units(node):
             raise refusal(node, f"{node.op_type} is not in the table of operations")
@@ -285,16 +297,3 @@ def channel_slice(flow: ChannelFlow, node: onnx.NodeProto) -> tuple[int, int] | 
         raise refusal(node, "it cuts more than a run of channels")
     start, end = int(flow.constant(node, 1)[0]), int(flow.constant(node, 2)[0])
     return slice(start, end).indices(len(units))[:2]
-
-
-def _never_cut(value: onnx.ValueInfoProto) -> Units:
-    """A graph input's channels `[C]`, none of which is in a unit; None where C is not known."""
-    dims = value.type.tensor_type.shape.dim
-    known = len(dims) == 4 and dims[1].dim_value > 0
-    return np.full(dims[1].dim_value, -1) if known else None
-
-
-def refusal(node: onnx.NodeProto, reason: str) -> UnsupportedGraphError:
-    """The error for a node that cannot be sliced."""
-    name = node.name or (node.output[0] if node.output else "?")
-    return UnsupportedGraphError(f"node {name!r} ({node.op_type}) cannot be sliced: {reason}")

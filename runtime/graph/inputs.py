@@ -1,4 +1,5 @@
-"""What an exported ONNX graph takes, and how it is read: its inputs, tables, nodes' attributes."""
+"""What an exported ONNX graph takes, and how it is read: its inputs, tables, nodes' attributes,
+and what is told of a node that cannot be followed."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from prunion.runtime.base import install_hint, reason_of
-from prunion.runtime.errors import BundleError, MissingDependencyError
+from prunion.runtime.errors import BundleError, MissingDependencyError, UnsupportedGraphError
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "list_attribute",
     "load_graph",
     "no_graph",
+    "refusal",
     "stored_tables",
+    "uncut_channels",
 ]
 
 # What changes with every request; the other inputs are tables with a row per domain.
@@ -123,6 +127,19 @@ def inputs_without_defaults(graph: Path | str | bytes) -> bytes:
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
     return bytes(model.SerializeToString())
+
+
+def refusal(node: onnx.NodeProto, reason: str) -> UnsupportedGraphError:
+    """The error for a node that cannot be sliced."""
+    name = node.name or (node.output[0] if node.output else "?")
+    return UnsupportedGraphError(f"node {name!r} ({node.op_type}) cannot be sliced: {reason}")
+
+
+def uncut_channels(value: onnx.ValueInfoProto) -> np.ndarray | None:
+    """A graph input's channels `[C]`, none of which is in a unit; None where C is not known."""
+    dims = value.type.tensor_type.shape.dim
+    known = len(dims) == 4 and dims[1].dim_value > 0
+    return np.full(dims[1].dim_value, -1) if known else None
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.bundle import UnitTable
-from prunion.runtime.graph.channels import CHANNEL_AXES, ChannelFlow, channel_slice, refusal
-from prunion.runtime.graph.inputs import attribute
+from prunion.runtime.graph.channels import CHANNEL_AXES, ChannelFlow, channel_slice
+from prunion.runtime.graph.inputs import attribute, refusal
 
 __all__ = ["slice_channels"]
 
@@ -66,6 +66,10 @@ def _edits(flow: ChannelFlow, node: Any, stay: np.ndarray) -> Iterator[tuple[Any
         if part is not None:
             yield node, 1, [before[part[0]]]
             yield node, 2, [before[part[1]]]
+    elif node.op_type == "Resize" and not node.input[2]:
+        shape = flow.constant(node, 3).copy()
+        shape[1] = left.sum()
+        yield node, 3, shape
     elif node.op_type == "Reshape":
         shape = flow.constant(node, 1).copy()
         shape[1] = int(left.sum()) * (shape[1] // len(units))

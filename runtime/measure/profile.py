@@ -34,7 +34,7 @@ from prunion.runtime.bundle import (
     open_bundle,
     write_profile,
 )
-from prunion.runtime.errors import BackendError, InputError
+from prunion.runtime.errors import BackendError, InputError, UnsupportedGraphError
 from prunion.runtime.graph import GraphForm, form_of, load_graph, pin_form
 from prunion.runtime.measure.profile_layers import GraphLayer, find_layers, layer_graph
 
@@ -268,10 +268,17 @@ def _whole(
     options: SessionOptions,
     seconds: float,
 ) -> np.ndarray:
-    """Least milliseconds of the network cut to each union, `[N]`."""
+    """Least milliseconds of the network cut to each union, `[N]`.
+
+    Raises UnsupportedGraphError where it cannot be cut.
+    """
     pack, calls = bundle.pack(bundle.domains[0]), {}
     for number, alive in enumerate(unions):
-        graph = pin_form(bundle.held_graph().read(), form, pack, table, alive)
+        try:
+            graph = pin_form(bundle.held_graph().read(), form, pack, table, alive)
+        except UnsupportedGraphError as exc:
+            text = f"{exc}; choose another kind of budget, such as macs"
+            raise UnsupportedGraphError(text) from None
         calls[str(number)] = _call(graph, (batch, *form.image_shape), options)
     times = time_interleaved(calls, seconds, block_ms=1e3 * seconds / 16)
     return np.array([times[str(number)].min_ms for number in range(len(unions))])

@@ -220,6 +220,42 @@ def test_transposed_convolutions_follow(groups: int) -> None:
     np.testing.assert_allclose(answer(model, image), before, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("named", ["scales", "sizes"])
+def test_resized_images_follow(named: str) -> None:
+    """Channel by channel, however wide; sizes name how many channels there are."""
+    node = onnx.helper.make_node
+    amounts = np.array([1, 1, 2, 2], np.float32) if named == "scales" else np.array([1, 4, 8, 8])
+    places = ["", named] if named == "scales" else ["", "", named]
+    nodes = [
+        node("Conv", ["image", "w"], ["a"]),
+        node("Resize", ["a", *places], ["b"], name="up", mode="linear"),
+        node("Conv", ["b", "v"], ["out"]),
+    ]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1], "v": [2, 4, 1, 1]})
+    drawn(model)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(amounts, named))
+    table = UnitTable(4, {("w", 0): np.arange(4), ("v", 1): np.arange(4)})
+    zeroed(model, table, 1)
+    image = np.random.default_rng(1).standard_normal((1, 3, 4, 4)).astype(np.float32)
+    before = answer(model, image)
+    slice_channels(model, table, np.arange(4) != 1)
+    assert weights(model.SerializeToString())["w"].shape[0] == 3
+    np.testing.assert_allclose(answer(model, image), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_resize_of_channels_is_refused() -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["image", "w"], ["a"]),
+        node("Resize", ["a", "", "twice"], ["out"], name="up"),
+    ]
+    model = graph_of(nodes, {"w": [4, 3, 1, 1]})
+    twice = onnx.numpy_helper.from_array(np.array([1, 2, 1, 1], np.float32), "twice")
+    model.graph.initializer.append(twice)
+    with pytest.raises(UnsupportedGraphError, match=r"'up' \(Resize\).*how many channels"):
+        slice_channels(model, UnitTable(4, {("w", 0): np.arange(4)}), np.ones(4, bool))
+
+
 def test_a_node_that_reads_no_cut_channel_may_be_whatever_it_is() -> None:
     node = onnx.helper.make_node
     nodes = [

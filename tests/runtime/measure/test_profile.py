@@ -25,7 +25,7 @@ from prunion.runtime.bundle import (
     write_profile,
 )
 from prunion.runtime.cli import cli
-from prunion.runtime.errors import BackendError, BudgetError
+from prunion.runtime.errors import BackendError, BudgetError, UnsupportedGraphError
 from prunion.runtime.measure import profile_bundle
 from prunion.runtime.measure.profile import (
     profile_warning,
@@ -110,6 +110,14 @@ def test_widths_between_the_kernels_steps_are_named_and_else_the_load(
     assert "cpu takes 16 channels at a time here" in profile_warning(far)
     assert "set [budget] round_to = 16" in profile_warning(far)
     assert "other load" in profile_warning(replace(far, round_to=32))
+
+
+def test_a_network_that_cannot_be_cut_is_told_what_else_there_is(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunion.runtime.graph.channels.PASS", frozenset())
+    with pytest.raises(UnsupportedGraphError, match=r"Relu is not in the table.*such as macs"):
+        profile_bundle(open_bundle(bundle_path), seconds=0.002)
 
 
 def test_an_engine_backend_is_refused(bundle_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from prunion.trainer.backbone.names import op_name, put_tensor
+from prunion.trainer.backbone.tracing.tied import check_tied
 
 __all__ = ["fold_constants"]
 
@@ -25,6 +26,8 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
     Args:
         parameters: False leaves whatever depends on a tensor of the module, for a caller that
             still has to load these.
+
+    Raises UnsupportedGraphError if a parameter is used in several forms, which would learn apart.
     """
     known: dict[fx.Node, Any] = {}
     weights: set[fx.Node] = set()  # what is made of parameters
@@ -41,7 +44,8 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
                         learned.add(node)
             continue
         if node.op == "call_function" and _computable(node, known):
-            known[node] = _value(node, known)
+            with torch.no_grad():
+                known[node] = _value(node, known)
             for nodes in (weights, learned):
                 if nodes & set(node.all_input_nodes):
                     nodes.add(node)
@@ -58,6 +62,8 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
                 node.replace_input_with(source, made[key])
         if isinstance(written, torch.Tensor):
             _forget(written, known)
+    if learned:
+        check_tied(module, known, {source for source, _ in made}, _value)
     module.graph.eliminate_dead_code()
     _name_after_layers(module)
     module.recompile()
@@ -81,10 +87,9 @@ def _value(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     if op_name(node) in NEW and isinstance(source, fx.Node) and source not in known:
         args = (torch.empty(0, dtype=source.meta["val"].dtype), *args[1:])
     target: Any = node.target
-    with torch.no_grad():
-        return target(
-            *fx.node.map_arg(args, known.__getitem__), **fx.node.map_arg(kwargs, known.__getitem__)
-        )
+    return target(
+        *fx.node.map_arg(args, known.__getitem__), **fx.node.map_arg(kwargs, known.__getitem__)
+    )
 
 
 def _stored(module: fx.GraphModule, node: fx.Node, value: torch.Tensor, reader: fx.Node) -> fx.Node:

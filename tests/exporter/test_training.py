@@ -158,6 +158,10 @@ def test_what_a_callback_raises_ends_the_run(tmp_path: Path) -> None:
         prunion.prune(Residual(), sets, BUDGET, tmp_path / "r", on_step=5, **again)
     # The state was saved before, and the run goes on from there.
     go_on = {"size": 16, "train": SHORT, "resume": True}
+    other = Residual()
+    other.head = nn.Linear(5, 7)
+    with pytest.raises(CheckpointError, match=r"run of another network .*, which has head"):
+        prunion.prune(other, sets, BUDGET, tmp_path / "r", **go_on)
     result = prunion.prune(Residual(), sets, BUDGET, tmp_path / "r", **go_on)
     assert result.accuracy.keys() == {*"ab"}
 

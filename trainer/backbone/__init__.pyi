@@ -1,3 +1,4 @@
+from .copying import unwrapped as unwrapped
 from .load import PIXEL_NORM as PIXEL_NORM
 from .load import add_pixel_norm as add_pixel_norm
 from .load import drop_classifier as drop_classifier

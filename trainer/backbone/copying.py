@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunion.runtime.base import reason_of
 from prunion.runtime.errors import ConfigError
 
-__all__ = ["own_copy"]
+__all__ = ["own_copy", "unwrapped"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,13 @@ def own_copy(model: nn.Module, height: int, width: int) -> nn.Module:
         ) from exc
     _check(model, own, torch.randn(2, 3, height, width))
     return own
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, where it is one that only wraps it which is given."""
+    while (inside := _wrapped(model)) is not None:
+        model = inside
+    return model
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:

@@ -38,12 +38,15 @@ from prunion.trainer.run.epochs import SAVED, open_log, run_epochs
 from prunion.trainer.run.folder import (
     BEFORE,
     BRANCHED,
+    HANDED,
     Claim,
     Forks,
     beginning_of,
     check_folder,
+    check_network,
     check_run_space,
     make_folder,
+    network_note,
     set_out,
     spent,
 )
@@ -87,6 +90,7 @@ def train_run(
 
     Args:
         model: the network itself, in place of the one that `config` names; it is left as it is.
+            A run that goes on has its own, and this is only compared with it.
         check: asked before the first step, but not again by a run that goes on.
         importance: what ranks the units, not negative, `[U]`, the same for every domain; without
             it the run measures each domain's own.
@@ -102,6 +106,7 @@ def train_run(
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
             backbone cannot be read, the budget cannot be met, or the loss stops being finite.
         UnsupportedGraphError: the network could not be exported.
+        CheckpointError: `model` is another network than the one that the run began with.
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     started = time.perf_counter()
@@ -117,6 +122,8 @@ def train_run(
         processes.on_first(lambda: check_folder(folder, force=force, resume=resume, inputs=read))
         processes.on_first(claim.take)
         beginning = beginning_of(folder, resume=resume, fork=start, begun=start_of)
+        if model is not None and beginning.resumes:
+            processes.on_first(lambda: check_network(model, folder, beginning))
         graph, asked = beginning.graph(), None if beginning.resumes else check
         training, domains = begin(
             config, folder, device, processes, graph, model, asked, importance, datasets
@@ -125,6 +132,8 @@ def train_run(
         kept = forks(training)
         processes.on_first(lambda: check_run_space(folder, training, kept, beginning))
         facts = set_out(training, folder, beginning, run_file)
+        if model is not None and not beginning.resumes:
+            facts[HANDED] = network_note(model)
         tell_other_images(training, domains, folder, facts)
         few = watched_part(training, domains)
         thinned_steps = own_steps(folder) if beginning.resumes and config.budget.own < 1 else 0

@@ -4,6 +4,7 @@ from .beginning import restore as restore
 from .beginning import set_out as set_out
 from .facts import BEFORE as BEFORE
 from .facts import BRANCHED as BRANCHED
+from .facts import HANDED as HANDED
 from .facts import SECONDS as SECONDS
 from .facts import SHARING as SHARING
 from .facts import TESTED as TESTED
@@ -17,6 +18,8 @@ from .folder import drop_lines_after as drop_lines_after
 from .folder import foreign_to_run as foreign_to_run
 from .folder import is_begun as is_begun
 from .folder import make_folder as make_folder
+from .handed import check_network as check_network
+from .handed import network_note as network_note
 from .snapshot import load_snapshot as load_snapshot
 from .snapshot import run_facts as run_facts
 from .snapshot import save_snapshot as save_snapshot

@@ -5,10 +5,11 @@ Each run has a `dict` of them, which grows on its way and is saved with every st
 
 from __future__ import annotations
 
-__all__ = ["BEFORE", "BRANCHED", "SECONDS", "SHARING", "TESTED", "WATCHED", "WITH_UNION"]
+__all__ = ["BEFORE", "BRANCHED", "HANDED", "SECONDS", "SHARING", "TESTED", "WATCHED", "WITH_UNION"]
 
 BEFORE = "before"  # accuracy by domain after warm-up, with every channel on
 BRANCHED = "branched_from"  # of a run whose first steps are another one's: which, and where
+HANDED = "handed"  # shapes and a digest of the network in hand that the run began with
 SECONDS = "seconds"  # that went into the run before the state was saved
 SHARING = "sharing"  # of a state that another run goes on from: what decided where they part
 WATCHED = "watched"  # digests of the images that accuracy after each epoch was measured on

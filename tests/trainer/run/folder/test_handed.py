@@ -1,0 +1,79 @@
+"""A network in hand is compared with the one that a run goes on with."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from prunion.runtime.base import write_json
+from prunion.runtime.errors import CheckpointError
+from prunion.trainer.config import GRAPH, STATE
+from prunion.trainer.run.folder import HANDED, check_network, network_note
+from prunion.trainer.run.folder.beginning import Beginning
+
+
+def net(width: int, seed: int = 0, **more: nn.Module) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = {"a": nn.Conv2d(3, width, 3), "n": nn.BatchNorm2d(width), **more}
+    return nn.ModuleDict(layers)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run's folder, as far as this reads it, of a network of 24 channels."""
+    note(tmp_path, {HANDED: network_note(net(24))})
+    tensors = {"a.weight": [24, 3, 3, 3], "n.running_mean": [24], "root.constant_add": [7]}
+    nodes = [{"op": "get_attr", "tensor": k, "shape": v} for k, v in tensors.items()]
+    write_json(tmp_path / GRAPH, {"nodes": [{"op": "placeholder"}, *nodes]})
+    return tmp_path
+
+
+def note(folder: Path, facts: dict[str, object]) -> None:
+    meta = {"prunion": json.dumps({"facts": facts})}
+    save_file({"x": torch.zeros(1)}, folder / STATE, meta)
+
+
+def check(model: nn.Module, folder: Path) -> None:
+    check_network(model, folder, Beginning(resumes=True, begun=folder))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (net(64), r"whose a\.weight is \[64, 3, 3, 3\] and was \[24, 3, 3, 3\]"),
+        (net(24, b=nn.Conv2d(24, 8, 1)), r"which has b\.weight, that had none"),
+        (nn.Sequential(nn.Conv2d(3, 24, 3)), r"which has no a\.weight"),
+    ],
+)
+def test_another_network_is_not_gone_on_with(folder: Path, other: nn.Module, told: str) -> None:
+    """It was dropped, and the answer was the old one's, without a word."""
+    with pytest.raises(CheckpointError, match=f"another network than .*{told}: give the network"):
+        check(other, folder)
+
+
+def test_other_numbers_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A network of random weights has others whenever it is made."""
+    check(net(24), folder)
+    check(nn.DataParallel(net(24)), folder)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        check(net(24, seed=1), folder)
+    assert "has other weights" in caplog.text and "goes on with the run's own" in caplog.text
+
+
+def test_a_run_that_noted_nothing_is_compared_by_its_graph(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    note(folder, {})
+    with pytest.raises(CheckpointError, match=r"whose a\.weight is \[64, 3, 3, 3\]"):
+        check(net(64), folder)
+    check(net(24, seed=1), folder)
+    (folder / GRAPH).unlink()  # of an earlier prunion still
+    check(net(64), folder)
+    assert not caplog.records

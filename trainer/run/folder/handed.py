@@ -1,0 +1,90 @@
+"""Whether a network in hand is the one that the run in a folder began with."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from prunion.runtime.errors import CheckpointError
+from prunion.trainer.backbone import given_name, unwrapped
+from prunion.trainer.config import STATE
+from prunion.trainer.run.folder.beginning import Beginning
+from prunion.trainer.run.folder.facts import HANDED
+from prunion.trainer.run.folder.snapshot import snapshot_facts
+
+__all__ = ["check_network", "network_note"]
+
+log = logging.getLogger(__name__)
+
+
+def network_note(model: nn.Module) -> dict[str, Any]:
+    """What a run notes of a network in hand: its tensors' shapes, and a digest of their numbers."""
+    named = _tensors(model)
+    digest = hashlib.sha256()
+    for value in named.values():
+        try:
+            plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        except (RuntimeError, NotImplementedError):  # sparse, say: it is told by its shape
+            continue
+        digest.update(plain.numpy().data)
+    shapes = {name: list(value.shape) for name, value in named.items()}
+    return {"tensors": shapes, "digest": digest.hexdigest()}
+
+
+def check_network(model: nn.Module, folder: Path, beginning: Beginning) -> None:
+    """Refuse to go on with a run of another network than `model`, and say if its numbers differ.
+
+    A network that is made anew has other numbers if its weights are random: the run has its own.
+
+    Raises CheckpointError if tensors have other names or shapes than those of the run's network.
+    """
+    noted = snapshot_facts(folder / STATE).get(HANDED)
+    if isinstance(noted, Mapping):
+        now = network_note(model)
+        other = _other(noted["tensors"], now["tensors"])
+        if not other and noted["digest"] != now["digest"]:
+            log.warning(
+                "the network handed over has other weights than the one that %s began with: it "
+                "goes on with the run's own",
+                folder,
+            )
+    else:  # begun by its name, or by an earlier prunion: some of the graph's names are ours
+        held = {name: list(value.shape) for name, value in _tensors(model).items()}
+        both = {k: v for k, v in _shapes_in(beginning.graph()).items() if k in held}
+        other = _other(both, {name: held[name] for name in both})
+    if other:
+        raise CheckpointError(
+            f"{folder} belongs to a run of another network than the one handed over, {other}: give "
+            "the network that it was started with, choose another output, or start again with "
+            "--force"
+        )
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    model = unwrapped(model)
+    both = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value for name, value in both if not is_lazy(value)}
+
+
+def _shapes_in(graph: Any) -> dict[str, list[int]]:
+    """The tensors of a stored graph by the names that they had, where it is one."""
+    nodes = graph.get("nodes") if isinstance(graph, dict) else None
+    read = [x for x in nodes or () if isinstance(x, dict) and isinstance(x.get("tensor"), str)]
+    return {given_name(x["tensor"]): x["shape"] for x in read if isinstance(x.get("shape"), list)}
+
+
+def _other(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]]) -> str:
+    """The first tensor in which two networks differ; "" if there is none."""
+    for name, shape in before.items():
+        if name not in now:
+            return f"which has no {name}"
+        if list(shape) != list(now[name]):
+            return f"whose {name} is {list(now[name])} and was {list(shape)}"
+    return next((f"which has {name}, that had none" for name in now if name not in before), "")

@@ -26,6 +26,7 @@ from .image_set import same_images as same_images
 from .labelled import open_labelled as open_labelled
 from .labels import Split as Split
 from .labels import check_label as check_label
+from .labels import check_one_reading as check_one_reading
 from .labels import number_labels as number_labels
 from .labels import plain_name as plain_name
 from .labels import unnumbered as unnumbered

@@ -19,6 +19,7 @@ from prunion.runtime.images.image_set import ImageSet, set_digest
 __all__ = [
     "Split",
     "check_label",
+    "check_one_reading",
     "number_labels",
     "plain_name",
     "unnumbered",
@@ -80,7 +81,7 @@ def number_labels(
         counted: the classes were named beside numbers that are their places, so that other numbers
             may be such places too.
     """
-    _check_one_reading(split, classes, counted)
+    check_one_reading(split, classes, counted)
     position: dict[Any, int] = {name: index for index, name in enumerate(classes)}
     position |= dict.fromkeys(foreign, -1)
     if split.names is not None:  # whole numbers count through the split's own names
@@ -95,7 +96,7 @@ def number_labels(
     return numbers
 
 
-def _check_one_reading(split: Split, classes: tuple[str, ...], counted: bool) -> None:
+def check_one_reading(split: Split, classes: tuple[str, ...], counted: bool = False) -> None:
     """Raise DataError if labels 0, 1, 2 may mean the classes so named, or the first three.
 
     Classes in the order of their numbers were most likely named by labels like these, and numbers

@@ -14,6 +14,7 @@ from prunion.runtime.images import (
     ImageSet,
     Split,
     check_label,
+    check_one_reading,
     number_labels,
     plain_name,
     unnumbered,
@@ -48,8 +49,8 @@ def number_classes(
 
     A class without test images is a remark. Raises DataError where there is nothing to train on,
     and, naming the image or the class, for a label that is none, for classes that are ordered
-    otherwise in another split, and for one without training images, unless
-    `config.drop_untrained` leaves it out.
+    otherwise in another split where both count through them, and for one without training images,
+    unless `config.drop_untrained` leaves it out.
     """
     where = f"[domains.{config.name}]"
     if train.names is None and not len(train.labels):  # of names each class is told
@@ -149,12 +150,21 @@ def _other_numbers(
             f"{where} train and {part} have different classes ({what}): make them the same, or set "
             "drop_untrained = true"
         )
-    if [name for name in names if name in classes] != [n for n in classes if n in names]:
+    if train.names is None:  # its numbers are the classes' names, or places among these here
+        check_one_reading(train, names)
+    # Names say what they are in any order, such as folders'; numbers count through one order.
+    counts = train.names is not None and all(map(_counts, (train, split)))
+    others = [name for name in names if name in classes] != [n for n in classes if n in names]
+    if counts and others:
         raise DataError(
             f"{where} train and {part} have different classes (the same names in another "
             "order): make them the same"
         )
     return number_labels(split, classes, foreign, OTHERWISE)
+
+
+def _counts(split: Split) -> bool:
+    return any(isinstance(label, int) for label in split.labels)
 
 
 def _names_in(split: Split) -> Iterable[str]:

@@ -79,3 +79,19 @@ def test_numbers_beside_names_are_names(tmp_path: Path) -> None:
     domain = open_files(table, test)
     assert domain.classes == ("1", "2", "a")
     assert (domain.train.labels.tolist(), domain.test.labels.tolist()) == ([0, 1, 2, 2], [0, 1])
+
+
+def test_a_table_of_text_trains_beside_folders_of_its_names(tmp_path: Path) -> None:
+    """Numbers have the order of numbers, folders that of words, and nobody could change either."""
+    test = write_folders(tmp_path, dict.fromkeys(NUMBERED, 1))
+    train = tmp_path / "train.csv"
+    rows = "".join(f"{name}/0000.png,{name}\n" for name in NUMBERED)
+    train.write_text(f"image,label\n{rows}", "utf-8")
+    domain = open_files(train, test)
+    assert domain.classes == tuple(map(str, range(12)))
+    assert [domain.classes[x] for x in domain.test.labels] == NUMBERED
+    named = parquet(tmp_path / "n.parquet", range(12), NUMBERED[::-1])  # numbers with names
+    domain = open_files(named, test)
+    assert [domain.classes[x] for x in domain.test.labels] == NUMBERED
+    with pytest.raises(DataError, match=TOLD):  # numbers that may be places
+        open_files(parquet(tmp_path / "a.parquet", range(12), None), test)

@@ -82,6 +82,7 @@ def _told(model: nn.Module, example: torch.Tensor) -> Iterator[None]:
 
 
 def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.GraphModule:
+    _check_one_input(model)
     batch = torch.export.Dim("N", min=1)
     with _told(model, example), _quietly():
         shapes = (({0: batch},),) if _takes_any(model) else ({0: batch},)
@@ -109,6 +110,22 @@ def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.Grap
     tell_left_out(model, example, place, cut)
     _keep_buffers(module)
     return module
+
+
+def _check_one_input(model: nn.Module) -> None:
+    """Raise UnsupportedGraphError if `forward` needs more than one image, or takes none."""
+    try:
+        wants = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # of something compiled
+        return
+    try:
+        wants.bind(None)
+    except TypeError as exc:
+        raise UnsupportedGraphError(
+            f"{type(model).__name__} cannot be called with one batch of images ({exc}): its "
+            f"forward{wants} is to take images [N, 3, H, W] and nothing else; give what else it "
+            "needs a default, or wrap it in a module that does"
+        ) from None
 
 
 def _takes_any(model: nn.Module) -> bool:

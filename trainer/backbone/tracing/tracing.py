@@ -74,6 +74,8 @@ def _told(model: nn.Module, example: torch.Tensor) -> Iterator[None]:
         raise
     except Exception as exc:  # torch.export raises many unrelated types
         height, width = example.shape[2:]
+        if more := _more_than_images(model):
+            raise UnsupportedGraphError(f"{type(model).__name__} cannot be traced: {more}") from exc
         raise UnsupportedGraphError(
             f"torch.export cannot trace {type(model).__name__} at {height}x{width}: "
             f"{reason_of(exc)}; what can be is neither exported nor quantised, takes batches of "
@@ -82,7 +84,6 @@ def _told(model: nn.Module, example: torch.Tensor) -> Iterator[None]:
 
 
 def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.GraphModule:
-    _check_one_input(model)
     batch = torch.export.Dim("N", min=1)
     with _told(model, example), _quietly():
         shapes = (({0: batch},),) if _takes_any(model) else ({0: batch},)
@@ -112,20 +113,20 @@ def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.Grap
     return module
 
 
-def _check_one_input(model: nn.Module) -> None:
-    """Raise UnsupportedGraphError if `forward` needs more than one image, or takes none."""
+def _more_than_images(model: nn.Module) -> str:
+    """What `forward` needs beside one batch of images, and the fix; empty if it needs nothing."""
     try:
         wants = inspect.signature(model.forward)
     except (TypeError, ValueError):  # of something compiled
-        return
+        return ""
     try:
         wants.bind(None)
     except TypeError as exc:
-        raise UnsupportedGraphError(
-            f"{type(model).__name__} cannot be called with one batch of images ({exc}): its "
-            f"forward{wants} is to take images [N, 3, H, W] and nothing else; give what else it "
-            "needs a default, or wrap it in a module that does"
-        ) from None
+        return (
+            f"its forward({', '.join(wants.parameters)}) is to take images [N, 3, H, W] alone "
+            f"({exc}): give what else it needs a default, or wrap it in a module that gives it"
+        )
+    return ""
 
 
 def _takes_any(model: nn.Module) -> bool:

@@ -144,3 +144,13 @@ def test_what_is_computed_twice_is_computed_once() -> None:
     one = DomainNet(module, [2, 3])
     every = np.ones(one.units.table.count, dtype=bool)
     assert one.units.table.macs(every) == macs_by_running(one, 8)
+
+
+def test_a_network_of_more_than_images_is_told_so() -> None:
+    class Two(Plain):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + y
+
+    for cut in (None, "conv1"):
+        with pytest.raises(UnsupportedGraphError, match=r"its forward\(x, y\) .* images .* alone"):
+            trace(Two(), 8, 8, cut)

@@ -17,6 +17,7 @@ from .floor import floor_account as floor_account
 from .floor import floor_units as floor_units
 from .latency import latency_pricer as latency_pricer
 from .latency import profile_doubts as profile_doubts
+from .latency import profile_note as profile_note
 from .paper import norm_operations as norm_operations
 from .paper import own_bits as own_bits
 from .paper import paper_account as paper_account

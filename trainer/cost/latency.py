@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from prunion.runtime.bundle import Profile, UnitTable, read_profile
 from prunion.runtime.errors import BudgetError
 from prunion.trainer.cost.cost_model import CostModel
 
-__all__ = ["LatencyModel", "LatencyPricer", "latency_pricer", "profile_doubts"]
+__all__ = ["LatencyModel", "LatencyPricer", "latency_pricer", "profile_doubts", "profile_note"]
 
 TRUSTED = 0.10  # how far off a profile may predict before a run is told
 LEAST_MS = 1e-6  # of a whole network; a nanosecond is no measurement
@@ -87,6 +89,12 @@ def profile_doubts(profile: Profile, size: tuple[int, int]) -> Iterator[str]:
     if profile.size != size:
         measured, own = (f"{height}x{width}" for height, width in (profile.size, size))
         yield f"the profile was measured on images of {measured}, this run's are {own}: {AGAIN}"
+
+
+def profile_note(profile: Profile) -> str:
+    """What tells a profile from every other, and its device: the whole's price may be the same."""
+    text = json.dumps(profile.to_json(), sort_keys=True)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} of {profile.describe()}"
 
 
 def _check_samples(profile: Profile, path: Path | str) -> None:

@@ -159,7 +159,7 @@ def made_by(training: Training, domains: Sequence[Domain]) -> dict[str, Any]:
         for d in domains
     }
     more: dict[str, Any] = {
-        key: facts[key] for key in ("config", "teacher", "origin") if key in facts
+        key: facts[key] for key in ("config", "teacher", "origin", "profile") if key in facts
     }
     more["cost"] = facts["cost"][0]  # of the whole network: what is allowed follows from it
     if "importance" in facts:

@@ -40,6 +40,7 @@ PAIRED = ("train", "test")  # images that two runs must have in common to be com
 PARTS = {"train": "training", "test": "test", "validation": "validation"}  # in words
 BESIDE = {
     "teacher": "another teacher",
+    "profile": "another profile of its device in [budget] profile",
     "cost": "another network, other prices of its layers, or an earlier version's count",
     "origin": "another checkpoint to build on",
     "importance": "another importance of the units",
@@ -107,6 +108,8 @@ def other_run(before: MadeBy, now: MadeBy, without: Iterable[Any] = ()) -> str:
     """
     found = [*_other_settings(before, now, without)]
     for key, what in BESIDE.items():
+        if key == "profile" and None in (before.get(key), now.get(key)):
+            continue  # an earlier prunion noted the cost alone
         if "config" in before and "config" in now and before.get(key) != now.get(key):
             found.append(f"{what} (was {shown(before.get(key))}, is {shown(now.get(key))})")
     for name in now.get("domains", {}):

@@ -16,6 +16,7 @@ from prunion.runtime.base import json_of, reason_of, replace_file, shown
 from prunion.runtime.errors import CheckpointError
 from prunion.runtime.images import same_images
 from prunion.trainer.config import changed_paths, key_of, lacks_shape, set_option, todays_config
+from prunion.trainer.cost import profile_note
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.run.folder.recounted import recounted, tell_count
@@ -36,6 +37,7 @@ WORDS = {
     "images": "other images",
     "classes": "other classes",
     "teacher": "another teacher",
+    "profile": "another profile of its device in [budget] profile",
     "cost": "another network, other prices of its layers, or an earlier version's count",
     "origin": "another checkpoint to build on",
     "importance": "another importance of the units",
@@ -214,6 +216,8 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
         return f"its domains in another order (was {', '.join(before)}, is {', '.join(after)})"
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
+        if key == "profile" and before is None:
+            continue  # an earlier prunion noted the cost alone
         if key == "images":
             if _other_images(before, after):
                 return f"{what} ({_told_images(before, after, training.names)})"
@@ -269,6 +273,8 @@ def run_facts(training: Training) -> dict[str, Any]:
         "teacher": training.teacher and training.teacher.digest,
         "cost": [training.budget.full, training.budget.allowed],
     }
+    if training.budget.pricer.profile is not None:
+        facts["profile"] = profile_note(training.budget.pricer.profile)
     if training.origin:  # a plain run has none
         facts["origin"] = training.origin
     if training.importance is not None:

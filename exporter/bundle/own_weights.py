@@ -15,12 +15,12 @@ from prunion.exporter.graph import (
     Agreement,
     Probe,
     check_errors,
-    masked_logits,
     open_graph,
     relative_errors,
     run_beside,
     run_graph,
     save_graph,
+    trained_logits,
 )
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim import SlimNet
@@ -139,11 +139,12 @@ def verify_alone(
         images: `[N, 3, H, W]` normalised, N at least the number of domains.
 
     Raises:
-        VerificationError: a domain's answers differ by more than the tolerance.
+        VerificationError: a domain's answers differ by more than the tolerance, or the trained
+            network's are not finite.
     """
     names = [pack.name for pack in packs]
     rows = np.arange(len(images)) % len(names)
-    expected = masked_logits(net, images, torch.from_numpy(rows))
+    expected = trained_logits(net, images, torch.from_numpy(rows), names)
     free_memory()
     probe = Probe(np.empty(0), images.numpy(), rows)
     got = answer_alone(graph, form, packs, probe)

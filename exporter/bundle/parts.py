@@ -83,15 +83,17 @@ def verify_parts(
     rows = torch.from_numpy(flat.domains)
     expected = masked_logits(loaded.net, torch.from_numpy(flat.images), rows)
     if not apart(loaded.net):
+        agreement = verify_export(loaded.net, parts.net, graph, images, names)
         got = run_graph(open_graph(graph), flat)
         check_one_colour(expected, got, flat, names, "ONNX Runtime")
-        return verify_export(loaded.net, parts.net, graph, images, names)
+        return agreement
     shared = shared_parts(loaded.net, slim)
     whole = [replace(pack, own=completed(pack.own, shared)) for pack in parts.packs]
     form = GraphForm(HEADS[options.heads], "float32", image_input(loaded))
+    agreement = verify_alone(loaded.net, graph.read_bytes(), form, whole, images)
     got = answer_alone(graph.read_bytes(), form, whole, flat)
     check_one_colour(expected, got, flat, names, "ONNX Runtime")
-    return verify_alone(loaded.net, graph.read_bytes(), form, whole, images)
+    return agreement
 
 
 def _probe(count: int, height: int, width: int) -> torch.Tensor:

@@ -3,6 +3,7 @@ from .agreement import Agreement as Agreement
 from .agreement import check_errors as check_errors
 from .agreement import masked_logits as masked_logits
 from .agreement import tolerance_of as tolerance_of
+from .agreement import trained_logits as trained_logits
 from .agreement import verify_export as verify_export
 from .build import OPSET as OPSET
 from .build import TRUNK as TRUNK

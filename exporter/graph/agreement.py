@@ -21,6 +21,7 @@ __all__ = [
     "check_errors",
     "masked_logits",
     "tolerance_of",
+    "trained_logits",
     "verify_export",
 ]
 
@@ -77,10 +78,10 @@ def verify_export(
 
     Raises:
         VerificationError: two forms differ by more than `tolerance` of the largest logit, naming
-            the domain and the pair.
+            the domain and the pair; or the trained network's own logits are not finite.
     """
     domains = torch.arange(len(images)) % len(names)
-    reference = masked_logits(net, images, domains)
+    reference = trained_logits(net, images, domains, names)
     free_memory()
     sliced = _sliced_logits(slim, images, domains)
     free_memory()
@@ -125,6 +126,24 @@ def _cancelling_heads(
         "where features hardly differ between images: train longer, or with [train] head_start = "
         '"random"'
     )
+
+
+def trained_logits(
+    net: DomainNet, images: torch.Tensor, domains: torch.Tensor, names: Sequence[str]
+) -> np.ndarray:
+    """`masked_logits`, which are to be compared with something.
+
+    Raises VerificationError of a domain in which they are not finite.
+    """
+    found = masked_logits(net, images, domains)
+    for row, name in enumerate(names):
+        if not np.isfinite(found[(domains == row).numpy(), : net.classes[row]]).all():
+            raise VerificationError(
+                f"domain {name}: the trained network's own answers to noise are not finite: train "
+                "again with lower rates ([train] lr and its like), or look for a log, a root or a "
+                "division that leaves its range; nothing was written"
+            )
+    return found
 
 
 def masked_logits(net: DomainNet, images: torch.Tensor, domains: torch.Tensor) -> np.ndarray:

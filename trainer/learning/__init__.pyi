@@ -8,5 +8,6 @@ from .own import check_reachable as check_reachable
 from .own import own_account as own_account
 from .own import own_doubt as own_doubt
 from .own import thins_at_the_cut as thins_at_the_cut
+from .step import lower_rates as lower_rates
 from .thinning import make_thinning as make_thinning
 from .training import Training as Training

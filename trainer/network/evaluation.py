@@ -70,6 +70,8 @@ def answer_domains(
 ) -> dict[int, Answers]:
     """Answers for each domain's test images, by its place; arguments as of `evaluate`.
 
+    An answer that is not finite is a wrong one of confidence 0, which no other has.
+
     A process answers for the domains it owns; where all of them read every domain, each works on
     its share of the images first.
     """
@@ -94,7 +96,9 @@ def answer_domains(
                 lost = np.flatnonzero(~np.isfinite(values).all(1))
                 values[lost] = 0
                 values[lost, labels.numpy()[lost]] = -1
-                parts.append(Answers.of(values, labels.numpy(), logits=crops == 1))
+                answered = Answers.of(values, labels.numpy(), logits=crops == 1)
+                answered.confidences[lost] = 0
+                parts.append(answered)
             if processes.slices:
                 parts = [_gathered(parts, images_here, len(domain.test), processes)]
             if processes.owns(index):

@@ -26,8 +26,9 @@ from prunion.trainer.learning import StopRequest, Training, stop_signals
 from prunion.trainer.network import (
     Checkpoint,
     DomainNet,
+    accuracy_of,
     adapt_network,
-    evaluate,
+    answer_domains,
     rebuild_network,
     set_normalisation,
 )
@@ -35,7 +36,7 @@ from prunion.trainer.processes import device_named, prepare_torch, switch_device
 from prunion.trainer.pruning import later_recipe
 from prunion.trainer.run.epochs import SAVED, open_log, run_epochs
 from prunion.trainer.run.folder import Claim, check_folder, make_folder, restore
-from prunion.trainer.run.record import watch_accuracy, watched_part
+from prunion.trainer.run.record import check_answers, watch_accuracy, watched_part
 
 __all__ = ["AddedDomain", "add_domain"]
 
@@ -94,7 +95,7 @@ def add_domain(
         ConfigError: the checkpoint has a domain of that name, in whichever case.
         DataError: the new domain's images cannot be read.
         PrunionError: `folder` holds a stopped run and neither `force` nor `resume` is given, or
-            the loss stops being finite.
+            the loss stops being finite, or in the end every answer.
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
     """
     # Its pack is a file beside the others', also where file names ignore case.
@@ -136,7 +137,9 @@ def add_domain(
             run_epochs(training, folder, log, stop, facts, measure)
             stop.at_once(SAVED)
             shape, workers = training.config.input, train.workers
-            accuracy = evaluate(training.net, [domain], shape, workers=workers)
+            answers = answer_domains(training.net, [domain], shape, workers=workers)
+            check_answers(training, answers, [domain])
+            accuracy = accuracy_of(answers, [domain])
             log(training.step, accuracy=accuracy, budget=_account(training))
     return AddedDomain(training.net.cpu().eval(), domain, accuracy[new.name])
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from prunion.runtime.base import bits_to_hex
+from prunion.runtime.errors import PrunionError
 from prunion.runtime.images import same_images
 from prunion.runtime.measure import Answers, Figures, mistakes
-from prunion.trainer.config import BASELINE
+from prunion.trainer.config import BASELINE, RunConfig
 from prunion.trainer.data import Domain, ImageSet, eval_transform, resized_in_memory
-from prunion.trainer.learning import Training
+from prunion.trainer.learning import Training, lower_rates
 from prunion.trainer.network import evaluate
 from prunion.trainer.run.folder import BEFORE, WATCHED, run_facts
 from prunion.trainer.run.result import RunResult
@@ -28,6 +29,7 @@ from prunion.trainer.score import MadeBy, other_images, read_made_by
 
 __all__ = [
     "answer_records",
+    "check_answers",
     "image_digests",
     "made_by",
     "other_than_noted",
@@ -48,16 +50,46 @@ SHARE_WATCHED = 8  # of as many as it trains on: an answer costs a third of a tr
 CACHE_BYTES = 32 << 20
 
 
-def tell_alike(answers: Mapping[int, Answers], domains: Sequence[Domain]) -> None:
+def check_answers(
+    training: Training, answers: Mapping[int, Answers], domains: Sequence[Domain]
+) -> None:
+    """Tell of answers to test images that are not finite; a step's loss comes before its update.
+
+    Raises PrunionError of a domain that has no other.
+    """
+    own = {i: (int((found.confidences == 0).sum()), len(found)) for i, found in answers.items()}
+    for text in training.processes.share_text(json.dumps(own)):
+        for index, (lost, images) in json.loads(text).items():
+            told = f"domain {domains[int(index)].name}: the trained network's answers to "
+            told += f"{lost:,} of {images:,} test images are not finite"
+            fix = lower_rates(training.config.train)
+            if lost and lost == images:
+                raise PrunionError(f"{told}: {fix}")
+            if lost and training.processes.first:
+                log.warning(f"{told}, and count as wrong: {fix}")
+
+
+def tell_alike(
+    answers: Mapping[int, Answers], domains: Sequence[Domain], config: RunConfig
+) -> None:
     """Warn of a domain whose test images all got one answer, with one and the same confidence."""
+    train, whole = config.train, config.budget.is_fraction and config.budget.amount == 1
+    cuts = (train.traits.prunes or train.granularity == "slice") and not whole
     for index, own in answers.items():
         given = set(zip(own.answers.tolist(), own.confidences.tolist(), strict=True))
-        # A confidence of 1 is where many logits end up alike.
-        if len(own) > 1 and len(given) == 1 and own.confidences[0] < 1:
-            log.warning(
-                f"domain {domains[index].name}: every test image got the very same answer, so "
-                "nothing of an image reaches the head: raise [budget] limit, or learn for longer"
-            )
+        certain = bool(len(own)) and own.confidences[0] == 1
+        # Of right answers it may be so: many logits that are far apart give a confidence of 1.
+        if len(own) < 2 or len(given) > 1 or (certain and len(set(own.labels.tolist())) == 1):
+            continue
+        why, fix = "nothing of an image reaches the head", "raise [budget] limit"
+        if certain:
+            why, fix = "the network's logits have grown without bound", lower_rates(train)
+        elif not cuts:
+            fix = lower_rates(train)
+        log.warning(
+            f"domain {domains[index].name}: every test image got the very same answer, so "
+            f"{why}: {fix}" + ("" if certain else ", or learn for longer")
+        )
 
 
 def watched_part(training: Training, domains: Sequence[Domain]) -> list[Domain]:

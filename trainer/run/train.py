@@ -53,6 +53,7 @@ from prunion.trainer.run.folder import (
 from prunion.trainer.run.progress import UNWATCHED, Log, Watch, check_trackers
 from prunion.trainer.run.record import (
     answer_records,
+    check_answers,
     image_digests,
     run_record,
     seen_shares,
@@ -104,7 +105,8 @@ def train_run(
 
     Raises:
         PrunionError: the folder exists and neither `force` nor `resume` is given, a domain or
-            backbone cannot be read, the budget cannot be met, or the loss stops being finite.
+            backbone cannot be read, the budget cannot be met, or the loss stops being finite, or
+            in the end a domain's every answer.
         UnsupportedGraphError: the network could not be exported.
         CheckpointError: `model` is another network than the one that the run began with.
         StoppedError: SIGTERM or SIGINT came; `resume` goes on from that very step.
@@ -166,7 +168,8 @@ def train_run(
                 )
             stop.at_once(SAVED)
             answers = _answers(training, domains)
-            tell_alike(answers, domains)
+            check_answers(training, answers, domains)
+            tell_alike(answers, domains, config)
             result = replace(_result(training, domains, answers, folder, facts, started), own=own)
             records = answer_records(training, domains, answers)
             seen = seen_shares(training, domains)

@@ -35,3 +35,13 @@ def test_heads_whose_terms_cancel_are_named_with_a_way_out(tmp_path: Path) -> No
     alike = torch.randn(1, 3, 8, 8) + 1e-3 * torch.randn(9, 3, 8, 8)
     assert "The logits of b are small differences" in told(tmp_path, alike, cancels=True)
     assert told(tmp_path, alike, cancels=False).endswith("nothing was written")
+
+
+def test_a_trained_network_whose_answers_are_not_finite_is_named(tmp_path: Path) -> None:
+    """The graph's smallest constants were blamed, or its classes."""
+    net, images = domain_net(Residual(), (3, 5, 2)), torch.randn(6, 3, 8, 8)
+    slim = slim_network(net)
+    with torch.no_grad():
+        net.heads[1].bias.fill_(torch.nan)
+    with pytest.raises(VerificationError, match=r"domain b: .* own answers .* not finite: train"):
+        verify_export(net, slim, tmp_path / "asked first", images, NAMES)

@@ -8,6 +8,7 @@ from .joint import check_losses as check_losses
 from .joint import check_network as check_network
 from .joint import forward_backward as forward_backward
 from .joint import images_of as images_of
+from .joint import lower_rates as lower_rates
 from .joint import segments_of as segments_of
 from .loss_scale import LossScale as LossScale
 from .loss_scale import autocast_of as autocast_of

@@ -25,6 +25,7 @@ __all__ = [
     "check_network",
     "forward_backward",
     "images_of",
+    "lower_rates",
     "segments_of",
 ]
 
@@ -160,7 +161,7 @@ def check_losses(
         if not math.isfinite(loss):
             raise PrunionError(
                 f"{where}: the loss of domain {names[domain]} became {loss}: "
-                f"{_lower(train)}; {saved}"
+                f"{lower_rates(train)}; {saved}"
             )
 
 
@@ -173,10 +174,12 @@ def check_network(net: DomainNet, train: TrainConfig, where: str, saved: str) ->
     finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
     for name, good in zip(values, finite.tolist(), strict=True):  # one wait for a GPU, not one each
         if not good:
-            raise PrunionError(f"{where}: {name} is no longer finite: {_lower(train)}; {saved}")
+            raise PrunionError(
+                f"{where}: {name} is no longer finite: {lower_rates(train)}; {saved}"
+            )
 
 
-def _lower(train: TrainConfig) -> str:
+def lower_rates(train: TrainConfig) -> str:
     """What to do about rates that were too high: those that moved anything."""
     head = train.head_lr != "auto" or train.head_optimiser == "sgd"
     rates = {

@@ -117,9 +117,10 @@ def answers(confidences: list[float]) -> Answers:
 def test_an_answer_that_no_image_changes_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    domains: list[Domain] = open_domains(load_config(tiny_run(tmp_path)).domains, 0)
-    tell_alike({0: answers([0.6, 0.7]), 1: answers([0.8])}, domains)
+    config = load_config(tiny_run(tmp_path))
+    domains: list[Domain] = open_domains(config.domains, 0)
+    tell_alike({0: answers([0.6, 0.7]), 1: answers([0.8])}, domains, config)
     assert not caplog.text
-    tell_alike({0: answers([0.6, 0.7]), 1: answers([0.8, 0.8])}, domains)
+    tell_alike({0: answers([0.6, 0.7]), 1: answers([0.8, 0.8])}, domains, config)
     assert "domain cold: every test image got the very same answer" in caplog.text
     assert "warm" not in caplog.text

@@ -6,6 +6,7 @@ from .own_weights import beside_in_own as beside_in_own
 from .packs import domain_pack as domain_pack
 from .packs import export_pack as export_pack
 from .packs import graph_trunk_hash as graph_trunk_hash
+from .packs import packs_of as packs_of
 from .torch_pruned import write_torch_pruned as write_torch_pruned
 from .whole import export_untrained as export_untrained
 from .whole import untrained_bundle as untrained_bundle

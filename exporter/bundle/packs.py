@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,20 @@ from onnx import numpy_helper
 
 from prunion.exporter.bundle.manifest import image_input
 from prunion.exporter.bundle.own_weights import own_pack, prepare_trunk, shared_parts
+from prunion.exporter.bundle.source import load_source
 from prunion.exporter.graph import TRUNK
+from prunion.exporter.options import ExportOptions
 from prunion.exporter.slim import SlimNet, kept_units, slim_network
 from prunion.runtime.base import check_output, json_of
-from prunion.runtime.bundle import Domain, ImageInput, Pack, adapter_parts, no_pack, write_pack
+from prunion.runtime.bundle import (
+    Domain,
+    ImageInput,
+    Pack,
+    adapter_parts,
+    completed,
+    no_pack,
+    write_pack,
+)
 from prunion.runtime.errors import DomainError
 from prunion.runtime.graph import TABLE_INPUTS
 from prunion.trainer.network import load_checkpoint
@@ -28,6 +39,7 @@ __all__ = [
     "export_pack",
     "graph_trunk_hash",
     "hash_trunk",
+    "packs_of",
     "trunk_hash",
     "write_packs",
 ]
@@ -57,6 +69,21 @@ def export_pack(
     pack = own_pack(loaded.net, row, plain, slim)
     write_pack(path, pack, was)
     return pack
+
+
+def packs_of(checkpoint: Path | str, domains: Sequence[str]) -> list[Pack]:
+    """The packs of a bundle of these domains of a checkpoint, with the parts that they share.
+
+    Their trunk's hash is left out. Raises CheckpointError, and DomainError as an export does.
+    """
+    source = load_source(checkpoint, ExportOptions(domains=tuple(domains)))
+    net, entries = source.checkpoint.net, source.checkpoint.meta["domains"]
+    slim = slim_network(net, source.alive)
+    shared, packs = shared_parts(net, slim), []
+    for row, entry in enumerate(entries):
+        pack = own_pack(net, row, domain_pack(slim, row, entry, ""), slim)
+        packs.append(replace(pack, own=completed(pack.own, shared)) if source.own else pack)
+    return packs
 
 
 def trunk_hash(slim: SlimNet, shared: Mapping[str, np.ndarray] | None = None) -> str:

@@ -23,6 +23,7 @@ from prunion.exporter.verify.files import (
 )
 from prunion.exporter.verify.findings import Disagreement, Findings
 from prunion.exporter.verify.int8_again import measure_int8_again
+from prunion.exporter.verify.own_parts import check_own_parts
 from prunion.exporter.verify.units import check_units
 from prunion.exporter.verify.variants import check_variant
 from prunion.runtime.base import PRECISIONS, one_line
@@ -62,8 +63,9 @@ def verify_bundle(
     graph; every variant against the fp32 graph; and with `against` (a checkpoint) all of them
     against masked torch, the INT8 graph's accuracy where the run's images are there, and what only
     the checkpoint knows: the backbone's counts and widths, the budget, how images are prepared,
-    classes, accuracies, which network it was. The bundle's name, `paper`, `params.own`, the errors
-    that its export noted and the rest of `provenance` are not checked.
+    classes, accuracies, which network it was, and each domain's own weights. The bundle's name,
+    `paper`, `params.own`, the errors that its export noted and the rest of `provenance` are not
+    checked.
 
     Of an open bundle the files are opened anew, and another bundle in its place is a problem.
 
@@ -87,8 +89,10 @@ def verify_bundle(
             sound.append(variant)
     keep_to_quota()
     loaded = None if against is None else load_checkpoint(against)
-    if loaded is not None:
+    if loaded is not None and against is not None:
         found.problems.extend(_guarded("manifest", partial(check_against, opened, loaded)))
+        own = partial(check_own_parts, opened, against, loaded)
+        found.problems.extend(_guarded("", own))
     found = _with(found, partial(compare_graphs, opened, sound, loaded))
     answered = {x.graph for x in found.compared}
     runs = [x for x in sound if x in answered]

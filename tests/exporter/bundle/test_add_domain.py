@@ -205,10 +205,15 @@ def test_another_trunk_or_file_does_not_resume(
         add_domain(loaded, new.domain, new.train, folder=tmp_path)
     monkeypatch.setattr(Training, "_step", step)
     other = replace(loaded, meta={**loaded.meta, "model_sha256": "0" * 64})
-    with pytest.raises(CheckpointError, match="belongs to a run with another"):
+    backbone = replace(loaded.config.backbone, name="resnet34")  # as another run's would be
+    other = replace(other, config=replace(loaded.config, backbone=backbone))
+    with pytest.raises(CheckpointError, match="belongs to a run with another checkpoint to build"):
         add_domain(other, new.domain, new.train, folder=tmp_path, resume=True)
-    with pytest.raises(CheckpointError, match="belongs to a run with another configuration"):
+    with pytest.raises(CheckpointError, match=r"\[train\] lr was 0.005 and is 0.0001: resume"):
         add_domain(loaded, new.domain, replace(new.train, lr=1e-4), folder=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"other domains \(was late, is later\): resume"):
+        later = replace(new.domain, name="later")
+        add_domain(loaded, later, new.train, folder=tmp_path, resume=True)
     add_domain(loaded, new.domain, new.train, folder=tmp_path, resume=True)
 
 

@@ -206,14 +206,18 @@ def _other(meta: Any, training: Training, any_limit: bool) -> str:
     shapes = {part.geometric for part in (training.schedule, *training.schedule.turns)}
     if lacks_shape(stored.get("config")) and True in shapes and meta.get("phase") != "settle":
         return "a linear ramp, as all were when it began (--set train.ramp_shape=linear)"
+    if training.origin and stored.get("origin") != training.origin:  # its network is in the config
+        return f"{WORDS['origin']} (was {shown(stored.get('origin'))}, is {training.origin!r})"
+    had, has = (list((x.get("config") or {}).get("domains", {})) for x in (stored, now))
+    if set(had) != set(has):
+        return f"other domains (was {', '.join(had)}, is {', '.join(has)})"
     for path, before, after in changed_paths(todays_config(stored.get("config")), now["config"]):
         key = key_of(".".join(path[:-1]), path[-1] if path else "config")
         told = f"another configuration, for {key} was {shown(before)} and is {shown(after)}"
-        return told + _back(path, before)
+        return told + ("" if training.origin else _back(path, before))  # which a later domain lacks
     # Everything of a domain lies by its place: another's weights would answer for it, untold.
-    before, after = (list(x["domains"]) for x in (stored["config"], now["config"]))
-    if before != after:
-        return f"its domains in another order (was {', '.join(before)}, is {', '.join(after)})"
+    if had != has:
+        return f"its domains in another order (was {', '.join(had)}, is {', '.join(has)})"
     for key, what in WORDS.items():
         before, after = stored.get(key), now.get(key)
         if key == "profile" and before is None:

@@ -150,7 +150,8 @@ def read_pack(path: Path | str, data: bytes | None = None) -> Pack:
     name, classes, trunk_hash, images = _identity(metadata, path)
     own = {}
     if metadata["format_version"] == str(WITH_OWN_WEIGHTS):
-        own = {name: array for name, array in found.items() if name not in TENSORS}
+        # In order, which the library does not keep: what is told of the first is told again.
+        own = {name: found[name] for name in sorted(found) if name not in TENSORS}
     unknown = [*(found.keys() - TENSORS.keys() - own.keys()), *(metadata.keys() - METADATA)]
     if unknown:
         raise BundleError(f"{path} holds {shown(min(unknown))}, which no pack has: export it again")

@@ -140,7 +140,7 @@ def write_shared(path: Path, shared: Mapping[str, np.ndarray]) -> None:
 def read_shared(data: bytes, where: str) -> dict[str, np.ndarray]:
     """Read back `write_shared`. Raises BundleError."""
     try:
-        found = load(data)
+        found = dict(sorted(load(data).items()))  # the library keeps no order
     except (SafetensorError, KeyError, ValueError) as exc:
         raise BundleError(f"{where} cannot be read ({reason_of(exc)}): {FIX}") from None
     check_own(found, where)

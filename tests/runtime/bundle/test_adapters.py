@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from prunion.runtime.base import Fields
-from prunion.runtime.bundle import AdapterEntry, adapter_parts, adapter_row
+from prunion.runtime.bundle import (
+    AdapterEntry,
+    Pack,
+    adapter_parts,
+    adapter_row,
+    read_pack,
+    write_pack,
+    write_shared,
+)
 from prunion.runtime.bundle.adapters import read_adapters
-from prunion.runtime.bundle.weight_parts import own_weights
+from prunion.runtime.bundle.weight_parts import own_weights, read_shared
 from prunion.runtime.errors import BundleError
 
 ENTRIES = (
@@ -58,6 +67,18 @@ def test_what_a_pack_lacks_is_nothing() -> None:
 def test_parts_without_a_place_are_refused(own: dict[str, tuple[int, int]], said: str) -> None:
     with pytest.raises(BundleError, match=said):
         adapter_row(ENTRIES, {key: np.ones(shape, np.float32) for key, shape in own.items()})
+
+
+def test_of_many_parts_without_a_place_the_first_by_name_is_told(tmp_path: Path) -> None:
+    """The library that reads a pack keeps no order, and each call named another."""
+    own = {f"up:w{number:02}": np.ones((2, 2), np.float32) for number in range(20)}
+    nothing, switches = np.zeros(0, np.float32), np.zeros(0, np.uint8)
+    head = np.zeros((3, 1), np.float32), np.zeros(1, np.float32)
+    write_pack(tmp_path / "p", Pack("a", ("x",), nothing, *head, switches, "0" * 64, own))
+    with pytest.raises(BundleError, match="the pack has 'up:w00', for which"):
+        adapter_row(ENTRIES, read_pack(tmp_path / "p").own)
+    write_shared(tmp_path / "s", own)
+    assert list(read_shared((tmp_path / "s").read_bytes(), "s")) == sorted(own)
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,13 @@ class JointBatches:
         processes: Processes = ALONE,
         *,
         pin: bool = False,
+        norms: bool = True,
     ) -> None:
         """Up to `cache_bytes` of resized images are kept in memory, over all domains.
 
         With several `processes` each reads its slice of every batch, or the domains it owns; the
-        steps stay the same. `pin` is for batches that go to a GPU.
+        steps stay the same. `pin` is for batches that go to a GPU, and `norms` whether the network
+        has BatchNorm, which takes its statistics of several images.
 
         Raises ConfigError if a process, or a part of a step, would have too few images.
         """
@@ -58,7 +60,7 @@ class JointBatches:
         self.digests = [domain.train.digest for domain in domains]
         self.sizes = batch_sizes(images, self.config.batch_size, self.config.balance)
         self._rounds = math.ceil(sum(images) / sum(self.sizes))
-        self._check_slices()
+        self._check_slices(norms)
         sharers = processes.count if processes.slices else 1  # each keeps images of every domain
         own = {d.name: (d.augment, d.mean) for d in config.domains}
         transforms = []
@@ -185,13 +187,13 @@ class JointBatches:
                 begin += steps
         return found
 
-    def _check_slices(self) -> None:
-        parts, fewest = self.config.accumulate, self._fewest()
-        if parts > 1 and fewest // parts < MIN_IMAGES:
+    def _check_slices(self, norms: bool) -> None:
+        parts, fewest, each = self.config.accumulate, self._fewest(), MIN_IMAGES if norms else 1
+        if parts > 1 and fewest // parts < each:
+            who = f"BatchNorm needs {each} in each part" if norms else "each part needs one"
             raise ConfigError(
                 f"[train] accumulate is {parts}, and a step may hold {fewest} images of a domain, "
-                f"of which BatchNorm needs {MIN_IMAGES} in each part: give at most "
-                f"{max(1, fewest // MIN_IMAGES)}, or raise batch_size"
+                f"of which {who}: give at most {max(1, fewest // each)}, or raise batch_size"
             )
         if not self.processes.slices:
             return
@@ -203,7 +205,7 @@ class JointBatches:
                 f"images: start at most {least}, or raise [train] batch_size"
             )
         fewest = (min(self.sizes) if joint else least) // parts // count
-        if not self.config.sync_norms and fewest < MIN_IMAGES:
+        if norms and not self.config.sync_norms and fewest < MIN_IMAGES:
             raise ConfigError(
                 f"[train] sync_norms is false, and a process would have {fewest} images of a "
                 f"domain in a step, too few for BatchNorm's statistics below {MIN_IMAGES}: raise "

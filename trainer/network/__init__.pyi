@@ -4,6 +4,7 @@ from .build import check_rebuilt as check_rebuilt
 from .build import count_as_bundled as count_as_bundled
 from .build import fill_trunk as fill_trunk
 from .build import finish_weights as finish_weights
+from .build import has_norms as has_norms
 from .build import merge_weights as merge_weights
 from .build import rebuild_network as rebuild_network
 from .build import set_normalisation as set_normalisation

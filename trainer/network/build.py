@@ -25,6 +25,7 @@ __all__ = [
     "count_as_bundled",
     "fill_trunk",
     "finish_weights",
+    "has_norms",
     "merge_weights",
     "rebuild_network",
     "set_normalisation",
@@ -161,6 +162,11 @@ def set_normalisation(net: DomainNet, config: RunConfig) -> None:
             norm.running_var[row] = (std / common[1]) ** 2 - norm.eps
     norm.frozen = True
     norm.requires_grad_(False)
+
+
+def has_norms(net: DomainNet) -> bool:
+    """Whether it has BatchNorm, but for what normalises a domain's images."""
+    return bool(net.norms.keys() - {PIXEL_NORM})
 
 
 def _reads_along_axis_1(net: DomainNet) -> bool:

@@ -29,6 +29,7 @@ from prunion.trainer.network import (
     accuracy_of,
     adapt_network,
     answer_domains,
+    has_norms,
     rebuild_network,
     set_normalisation,
 )
@@ -180,7 +181,7 @@ def _prepare(checkpoint: Checkpoint, domain: Domain, config: RunConfig) -> Train
     prepare_torch(config, device)
     net = _start(checkpoint, config, len(domain.classes)).to(device)
     budget = make_budget(config.budget, make_pricer(config.budget, net))
-    batches = JointBatches([domain], config, pin=device == "cuda")
+    batches = JointBatches([domain], config, pin=device == "cuda", norms=has_norms(net))
     home = switch_device(net.switches.device)
     cost = budget.pricer.cost_model().to(home)
     kept = (net.switches[0] > 0).to(home)

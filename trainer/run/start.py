@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.backbone import PIXEL_NORM
 from prunion.trainer.config import GRAPH, METHOD_KEYS, RunConfig, has_own_weights
 from prunion.trainer.cost import (
     PricedBudget,
@@ -37,6 +36,7 @@ from prunion.trainer.network import (
     build_network,
     check_rebuilt,
     count_as_bundled,
+    has_norms,
     rebuild_network,
     set_normalisation,
 )
@@ -130,7 +130,9 @@ def begin(
     if unsure := own_doubt(config, net):
         log.warning(unsure)
     net = net.to(device)
-    batches = JointBatches(domains, config, processes=processes, pin=device == "cuda")
+    batches = JointBatches(
+        domains, config, processes=processes, pin=device == "cuda", norms=has_norms(net)
+    )
     training = Training(config, net, batches, budget, processes, importance=importance)
     tell_taught(training, domains)
     _rehearse_end(training, domains, folder)
@@ -198,7 +200,7 @@ def _check_idle(config: RunConfig, net: DomainNet) -> None:
     if isinstance(adapter, ParallelAdapters) and train.adapter_dropout and not beside:
         told = f"adapter_dropout is {train.adapter_dropout:g}, of the second convolutions of "
         told += "residual blocks, and none of this network has an adapter"
-    if train.norms == "own" and not net.norms.keys() - {PIXEL_NORM}:
+    if train.norms == "own" and not has_norms(net):
         told = 'norms is "own", and this network has no BatchNorm'
     alone = len(config.domains) == 1
     if alone and train.packnet_prune != METHOD_KEYS["packnet_prune"].default:

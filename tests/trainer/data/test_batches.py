@@ -256,3 +256,21 @@ def test_every_part_of_every_step_has_enough_for_batchnorm(order: str) -> None:
                 for step in batches.epoch(0, joint=True):
                     for part in batches.parts(step):
                         assert sum(len(x.labels) for x in part) <= largest
+
+
+def test_without_batchnorm_one_image_in_each_part_is_enough(domains: list[Domain]) -> None:
+    """Four were asked for, for statistics that such a network does not have."""
+    most = min(JointBatches(domains, run()).sizes)
+    for parts, norms, said in (
+        (most, True, f"BatchNorm needs 4 in each part: give at most {most // 4},"),
+        (most, False, ""),
+        (most + 1, False, f"each part needs one: give at most {most},"),
+    ):
+        config = replace(run(), train=replace(run().train, accumulate=parts))
+        if said:
+            with pytest.raises(ConfigError, match=said):
+                JointBatches(domains, config, norms=norms)
+        else:
+            batches = JointBatches(domains, config, norms=norms)
+            (step, *_) = batches.epoch(0)
+            assert all(len(x.labels) for part in batches.parts(step) for x in part)

@@ -25,6 +25,8 @@ PASSES = (
 )
 LUMA = (0.299, 0.587, 0.114)
 GREY, NEAR = 128, 2
+# Frames whose encoders leave out what zeros behind them would be, so that all bytes go on.
+ARITHMETIC = {*range(0xC9, 0xD0)} - {0xCC}
 MOST = 1 << 28  # bytes of a JPEG that are held in memory
 # Goes on where data stops, within a piece between restarts or behind one; of no byte that is FF.
 NOISE = random.Random(0)
@@ -133,7 +135,12 @@ def _goes_on(file: IO[bytes]) -> bool:
 
     A decoder that has all blocks passes over them.
     """
-    end = next((place for kind, _, place in segments(file, 0) if kind == END), None)
+    end = None
+    for kind, _, place in segments(file, 0):
+        if kind in ARITHMETIC:
+            return False
+        if kind == END:
+            end = place
     if end is None or end > MOST:  # without an end Pillow itself tells what is missing
         return False
     file.seek(0)

@@ -3,6 +3,7 @@ from; one that only looks like it is not."""
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -21,6 +22,14 @@ SCAN, END = b"\xff\xda", b"\xff\xd9"
 RANDOM = np.random.default_rng(0)
 WIDE, HIGH = 101, 75
 PICTURE = Image.fromarray(RANDOM.integers(0, 256, (9, 13, 3), np.uint8)).resize((WIDE, HIGH))
+
+# Eight by eight pixels, the last of which are grey, by libjpeg's arithmetic encoder.
+ARITHMETIC = base64.b64decode(
+    "/9j/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19iZ2hnPk1xeXBk"
+    "eFxlZ2P/2wBDARESEhgVGC8aGi9jQjhCY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2Nj"
+    "Y2NjY2NjY2P/yQARCAAIAAgDASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwDu3esCFFfzE67kqdmP"
+    "5JtXlji8luLxsHCJmJE1/9k="
+)
 
 
 def png(
@@ -115,6 +124,11 @@ def test_a_jpeg_lacks_no_block(options: dict[str, object], tmp_path: Path) -> No
     if len(pieces) > 2:  # and where a piece between two restarts ends
         between = pieces[0] + b"\xff\xd0" + pieces[1].split(b"\xff\xd1")[0] + END
         check_refused(between, "a JPEG that was cut off before", tmp_path / "x.jpg")
+
+
+def test_an_arithmetic_jpeg_is_taken_whose_zeros_at_the_end_are_left_out() -> None:
+    assert open_image(ARITHMETIC).size == (8, 8)
+    ImageCheck("exif").check([ARITHMETIC], ["x"])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

@@ -12,9 +12,11 @@ from PIL import Image
 __all__ = [
     "BITS_PER_SAMPLE",
     "END",
+    "FRAMES",
     "MAX_PIXELS",
     "PHOTOMETRIC",
     "PNG",
+    "SCAN",
     "WHITE_IS_ZERO",
     "ImageFault",
     "check_header",

@@ -12,7 +12,7 @@ from typing import IO
 
 from PIL import Image, JpegImagePlugin
 
-from prunion.runtime.images.headers import END, PNG, ImageFault, segments
+from prunion.runtime.images.headers import END, FRAMES, PNG, SCAN, ImageFault, segments
 
 __all__ = ["check_whole"]
 
@@ -40,17 +40,19 @@ def check_whole(image: Image.Image, file: IO[bytes] | None) -> None:
     """Raise ImageFault if a PNG or JPEG, loaded from `file`, has fewer pixels than its header says.
 
     What Pillow leaves out looks as nothing else does but a few pictures: black last rows in a PNG,
-    grey in the last corner of a JPEG. Only of these is the file read once more. Of a progressive
-    JPEG `check_header` has looked for what is missing; a cut inside its last scan is not found.
+    grey in the last corner of a JPEG, or colours that end so where they stand behind the shades.
+    Only of these is the file read once more. Of a progressive JPEG `check_header` has looked for
+    what is missing; a cut inside its last scan is not found.
     """
     if image.format == "PNG" and _may_lack_rows(image):
         with _again(image, file) as whole:
             short = whole is not None and _holds_fewer(whole)
         if short:
             raise ImageFault("a PNG that ends before its last row", "replace it")
-    if image.format in ("JPEG", "MPO") and "progressive" not in image.info and _ends_grey(image):
+    if image.format in ("JPEG", "MPO") and "progressive" not in image.info:
+        grey = _ends_grey(image)
         with _again(image, file) as whole:
-            short = whole is not None and _goes_on(whole)
+            short = whole is not None and (grey or _comes_apart(whole)) and _goes_on(whole)
         if short:
             raise ImageFault("a JPEG that was cut off before its last block", "replace it")
 
@@ -128,6 +130,17 @@ def _ends_grey(image: Image.Image) -> bool:
     last = _corner(image)
     shade = last[0] if len(last) == 1 else sum(map(mul, LUMA, last))
     return len(last) > 3 or abs(shade - GREY) <= NEAR
+
+
+def _comes_apart(file: IO[bytes]) -> bool:
+    """Whether a JPEG's components stand one behind the other: then only a colour may end grey."""
+    components = b""
+    for kind, head, _ in segments(file, 0):
+        if kind in FRAMES:
+            components = head[7:8]
+        if kind == SCAN:
+            return head[2:3] != components
+    return False
 
 
 def _goes_on(file: IO[bytes]) -> bool:

@@ -17,6 +17,7 @@ from prunion.runtime.errors import DataError, InputError
 from prunion.runtime.images import open_image
 from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.whole import CHANNELS, PASSES
+from tests.runtime.images.test_scans import one_by_one
 
 SCAN, END = b"\xff\xda", b"\xff\xd9"
 RANDOM = np.random.default_rng(0)
@@ -124,6 +125,15 @@ def test_a_jpeg_lacks_no_block(options: dict[str, object], tmp_path: Path) -> No
     if len(pieces) > 2:  # and where a piece between two restarts ends
         between = pieces[0] + b"\xff\xd0" + pieces[1].split(b"\xff\xd1")[0] + END
         check_refused(between, "a JPEG that was cut off before", tmp_path / "x.jpg")
+
+
+def test_a_jpeg_whose_components_stand_one_behind_the_other_lacks_none(tmp_path: Path) -> None:
+    whole = one_by_one(3)
+    assert open_image(whole).size == (400, 300)
+    last = whole.rindex(SCAN) + 10
+    for share in (0.001, 0.5, 0.9):
+        short = whole[: last + int(share * (len(whole) - last))].rstrip(b"\xff") + END
+        check_refused(short, "a JPEG that was cut off before its last block", tmp_path / "x.jpg")
 
 
 def test_an_arithmetic_jpeg_is_taken_whose_zeros_at_the_end_are_left_out() -> None:

@@ -11,12 +11,15 @@ from PIL import Image
 
 __all__ = [
     "BITS_PER_SAMPLE",
+    "COMPRESSION",
     "END",
     "FRAMES",
     "MAX_PIXELS",
     "PHOTOMETRIC",
     "PNG",
     "SCAN",
+    "STRIP_BYTES",
+    "TILE_BYTES",
     "WHITE_IS_ZERO",
     "ImageFault",
     "check_header",

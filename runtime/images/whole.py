@@ -5,14 +5,25 @@ from __future__ import annotations
 import io
 import random
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from operator import mul
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
 from PIL import Image, JpegImagePlugin
 
-from prunion.runtime.images.headers import END, FRAMES, PNG, SCAN, ImageFault, segments
+from prunion.runtime.images.headers import (
+    COMPRESSION,
+    END,
+    FRAMES,
+    PNG,
+    SCAN,
+    STRIP_BYTES,
+    TILE_BYTES,
+    ImageFault,
+    segments,
+)
 
 __all__ = ["check_whole"]
 
@@ -25,6 +36,8 @@ PASSES = (
 )
 LUMA = (0.299, 0.587, 0.114)
 GREY, NEAR = 128, 2
+JPEG_END = bytes([0xFF, END])
+STRIP_PLACES, TILE_PLACES, TABLES, AS_JPEG = 273, 324, 347, 7  # tags of TIFF, a COMPRESSION
 # Frames whose encoders leave out what zeros behind them would be, so that all bytes go on.
 ARITHMETIC = {*range(0xC9, 0xD0)} - {0xCC}
 MOST = 1 << 28  # bytes of a JPEG that are held in memory
@@ -37,12 +50,13 @@ MORE = b"".join(
 
 
 def check_whole(image: Image.Image, file: IO[bytes] | None) -> None:
-    """Raise ImageFault if a PNG or JPEG, loaded from `file`, has fewer pixels than its header says.
+    """Raise ImageFault if a PNG, JPEG or TIFF of JPEGs, loaded from `file`, lacks pixels.
 
     What Pillow leaves out looks as nothing else does but a few pictures: black last rows in a PNG,
     grey in the last corner of a JPEG, or colours that end so where they stand behind the shades.
-    Only of these is the file read once more. Of a progressive JPEG `check_header` has looked for
-    what is missing; a cut inside its last scan is not found.
+    Only of these, and of such a TIFF, is the file read once more. Of a progressive JPEG
+    `check_header` has looked for scans that are missing; a cut inside its last scan is not found.
+    Nor is one in an arithmetic-coded JPEG, in a TIFF's other strips, or in what is over MOST.
     """
     if image.format == "PNG" and _may_lack_rows(image):
         with _again(image, file) as whole:
@@ -55,6 +69,14 @@ def check_whole(image: Image.Image, file: IO[bytes] | None) -> None:
             short = whole is not None and (grey or _comes_apart(whole)) and _goes_on(whole)
         if short:
             raise ImageFault("a JPEG that was cut off before its last block", "replace it")
+    tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF" and tags.get(COMPRESSION) == AS_JPEG:
+        short = False
+        # What libtiff has read may be of another kind than Pillow takes alone.
+        with _again(image, file) as whole, suppress(Exception):
+            short = whole is not None and _goes_on(_last_piece(whole, tags))
+        if short:
+            raise ImageFault("a TIFF whose last strip or tile was cut off", "replace it")
 
 
 @contextmanager
@@ -63,14 +85,14 @@ def _again(image: Image.Image, file: IO[bytes] | None) -> Iterator[IO[bytes] | N
 
     Whoever opened it goes on where it was: Pillow reads further frames from there.
     """
-    name = getattr(image, "filename", None)
+    name = getattr(image, "filename", None) or getattr(file, "name", None)
     if file is not None and not file.closed:
         place = file.tell()
         try:
             yield file
         finally:
             file.seek(place)
-    elif name:
+    elif isinstance(name, (str, Path)) and name:
         with open(name, "rb") as again:
             yield again
     else:
@@ -143,6 +165,17 @@ def _comes_apart(file: IO[bytes]) -> bool:
     return False
 
 
+def _last_piece(file: IO[bytes], tags: Mapping[int, Any]) -> IO[bytes]:
+    """The last strip or tile of a TIFF as a JPEG of its own, behind the tables that all share."""
+    tiled = TILE_BYTES in tags
+    places = tags[TILE_PLACES if tiled else STRIP_PLACES]
+    sizes = tags[TILE_BYTES if tiled else STRIP_BYTES]
+    file.seek(places[-1])
+    held = file.read(min(sizes[-1], MOST))
+    tables = tags.get(TABLES, b"").rpartition(JPEG_END)[0] or held[:2]
+    return io.BytesIO(tables + held[2:] + JPEG_END)
+
+
 def _goes_on(file: IO[bytes]) -> bool:
     """Whether further data behind a JPEG's would change the picture.
 
@@ -162,6 +195,6 @@ def _goes_on(file: IO[bytes]) -> bool:
 
 
 def _decoded(data: bytes) -> bytes:
-    with JpegImagePlugin.JpegImageFile(io.BytesIO(data + b"\xff\xd9")) as image:
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(data + JPEG_END)) as image:
         image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         return image.tobytes()

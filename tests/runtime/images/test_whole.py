@@ -136,6 +136,32 @@ def test_a_jpeg_whose_components_stand_one_behind_the_other_lacks_none(tmp_path:
         check_refused(short, "a JPEG that was cut off before its last block", tmp_path / "x.jpg")
 
 
+@pytest.mark.parametrize("rows", [16, 80])
+@pytest.mark.parametrize("mode", ["RGB", "L", "YCbCr", "CMYK"])
+def test_a_tiff_of_jpegs_lacks_no_part_of_its_last_strip(
+    mode: str, rows: int, tmp_path: Path
+) -> None:
+    for turn in (1, 3):
+        stream, tags = io.BytesIO(), {278: rows, 274: turn}
+        PICTURE.convert(mode).save(stream, "TIFF", compression="jpeg", tiffinfo=tags)
+        whole = stream.getvalue()
+        for source in (whole, Image.open(stream)):
+            assert open_image(source).size == (WIDE, HIGH)
+        with Image.open(stream) as image:
+            place, held = (image.tag_v2[tag][-1] for tag in (273, 279))  # type: ignore[attr-defined]
+        for share in (0.6, 0.9):
+            there = place + int(share * held)
+            ended = (whole[:there].rstrip(b"\xff") + END).ljust(place + held, b"\0")
+            tries = [ended + whole[place + held :]]
+            if rows > HIGH:  # or without an end, by what the file says of its one strip's bytes
+                before, after = whole.split(struct.pack("<HHII", 279, 4, 1, held))
+                tries.append(before + struct.pack("<HHII", 279, 4, 1, there - place) + after)
+            for short in tries:
+                check_refused(
+                    short, "a TIFF whose last strip or tile was cut off", tmp_path / f"{turn}.tif"
+                )
+
+
 def test_an_arithmetic_jpeg_is_taken_whose_zeros_at_the_end_are_left_out() -> None:
     assert open_image(ARITHMETIC).size == (8, 8)
     ImageCheck("exif").check([ARITHMETIC], ["x"])

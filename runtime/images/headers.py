@@ -164,6 +164,11 @@ def _check_scans(image: Image.Image) -> None:
         over, lacking = _over(file, tiles[0][2], most)
     finally:
         file.seek(place)
+    if lacking and "progressive" in image.info:  # the two look alike
+        raise ImageFault(
+            "a JPEG that was cut off, or saved without its finest scans",
+            "replace it, or save it again if it looks whole",
+        )
     if lacking:
         raise ImageFault("a JPEG that was cut off, some of whose scans are missing", "replace it")
     if over:

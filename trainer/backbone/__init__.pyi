@@ -3,6 +3,7 @@ from .load import PIXEL_NORM as PIXEL_NORM
 from .load import add_pixel_norm as add_pixel_norm
 from .load import drop_classifier as drop_classifier
 from .load import load_backbone as load_backbone
+from .names import LAYERS as LAYERS
 from .names import LONGEST_NAME as LONGEST_NAME
 from .names import NORMS as NORMS
 from .names import given_name as given_name

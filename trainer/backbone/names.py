@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 __all__ = [
+    "LAYERS",
     "LONGEST_NAME",
     "NORMS",
     "given_name",
@@ -26,6 +27,7 @@ NORMS = "norms."  # what the names of the domains' BatchNorms begin with in the 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 # What the trunk's own modules are called: a user's of that name would be lost, or read for them.
 OURS = frozenset(["norms", "gates", "series", "affine", "beside", "pixel_norm"])
+LAYERS = ("conv", "linear")  # what operations begin with whose second argument is a weight
 PART = re.compile(r"[\w/@:+ -]+", re.ASCII)
 LONGEST_PART, LONGEST_NAME, DEEPEST_NAME = 200, 1000, 31  # that files take
 ROOT = "root"  # the module that tensors of none are moved into

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunion.trainer.backbone.names import op_name, put_tensor
+from prunion.trainer.backbone.names import LAYERS, op_name, put_tensor
 from prunion.trainer.backbone.tracing.tied import check_tied
 
 __all__ = ["fold_constants"]
 
 NEW = frozenset("new_zeros new_ones new_full new_empty".split())
-LAYERS = ("conv", "linear")
 
 
 def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from prunion.runtime.errors import CheckpointError
-from prunion.trainer.backbone import given_name, unwrapped
+from prunion.trainer.backbone import LAYERS, given_name, unwrapped
 from prunion.trainer.config import STATE
 from prunion.trainer.run.folder.beginning import Beginning
 from prunion.trainer.run.folder.facts import HANDED
@@ -51,14 +51,21 @@ def check_network(model: nn.Module, folder: Path, beginning: Beginning) -> None:
         other = _other(noted["tensors"], now["tensors"])
         if not other and noted["digest"] != now["digest"]:
             log.warning(
-                "the network handed over has other weights than the one that %s began with: it "
-                "goes on with the run's own",
+                "the network handed over has other weights or statistics than the one that %s "
+                "began with: the run goes on with its own",
                 folder,
             )
     else:  # begun by its name, or by an earlier prunion: some of the graph's names are ours
         held = {name: list(value.shape) for name, value in _tensors(model).items()}
-        both = {k: v for k, v in _shapes_in(beginning.graph()).items() if k in held}
-        other = _other(both, {name: held[name] for name in both})
+        sure, unsure = _shapes_in(beginning.graph())
+        other = _other_in_both(sure, held)
+        if not other and (doubt := _other_in_both(unsure, held)):
+            log.warning(
+                "the run in %s noted nothing of its network, and the one handed over is another, "
+                "%s, unless it computes that weight: the run goes on with its own",
+                folder,
+                doubt,
+            )
     if other:
         raise CheckpointError(
             f"{folder} belongs to a run of another network than the one handed over, {other}: give "
@@ -68,16 +75,39 @@ def check_network(model: nn.Module, folder: Path, beginning: Beginning) -> None:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What makes a network that network: no buffer that is not in files, as `forward` may make."""
     model = unwrapped(model)
+    beside = {
+        f"{path}.{name}".lstrip(".")
+        for path, part in model.named_modules()
+        for name in part._non_persistent_buffers_set
+    }
     both = [*model.named_parameters(), *model.named_buffers()]
-    return {name: value for name, value in both if not is_lazy(value)}
+    return {k: value for k, value in both if k not in beside and not is_lazy(value)}
 
 
-def _shapes_in(graph: Any) -> dict[str, list[int]]:
-    """The tensors of a stored graph by the names that they had, where it is one."""
-    nodes = graph.get("nodes") if isinstance(graph, dict) else None
-    read = [x for x in nodes or () if isinstance(x, dict) and isinstance(x.get("tensor"), str)]
-    return {given_name(x["tensor"]): x["shape"] for x in read if isinstance(x.get("shape"), list)}
+def _shapes_in(graph: Any) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """The tensors of a stored graph by the names that they had, and the weights of its layers.
+
+    A weight that is computed is called as its layer's own is, and may have another shape.
+    """
+    listed = graph.get("nodes") if isinstance(graph, dict) else None
+    nodes = [x for x in listed or () if isinstance(x, dict)]
+    layers = [x for x in nodes if str(x.get("target")).startswith(LAYERS)]
+    read = [x["args"][1:2] for x in layers if isinstance(x.get("args"), list)]
+    weights = [x.get("node") for args in read for x in args if isinstance(x, dict)]
+    sure: dict[str, list[int]] = {}
+    unsure: dict[str, list[int]] = {}
+    for node in nodes:
+        if isinstance(node.get("tensor"), str) and isinstance(node.get("shape"), list):
+            of = unsure if node.get("name") in weights else sure
+            of[given_name(node["tensor"])] = node["shape"]
+    return sure, unsure
+
+
+def _other_in_both(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]]) -> str:
+    both = {name: shape for name, shape in before.items() if name in now}
+    return _other(both, {name: now[name] for name in both})
 
 
 def _other(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]]) -> str:

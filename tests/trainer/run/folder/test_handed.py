@@ -64,7 +64,7 @@ def test_other_numbers_are_told(folder: Path, caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         check(net(24, seed=1), folder)
-    assert "has other weights" in caplog.text and "goes on with the run's own" in caplog.text
+    assert "has other weights" in caplog.text and "the run goes on with its own" in caplog.text
 
 
 def test_a_run_that_noted_nothing_is_compared_by_its_graph(
@@ -76,4 +76,31 @@ def test_a_run_that_noted_nothing_is_compared_by_its_graph(
     check(net(24, seed=1), folder)
     (folder / GRAPH).unlink()  # of an earlier prunion still
     check(net(64), folder)
+    assert not caplog.records
+
+
+def test_a_weight_that_is_computed_may_have_another_shape(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is called as the layer's own is: the very network was refused."""
+    note(folder, {})
+    nodes = [
+        {"op": "get_attr", "name": "w", "tensor": "a.weight", "shape": [24, 3, 5, 5]},
+        {"op": "get_attr", "name": "m", "tensor": "n.running_mean", "shape": [24]},
+        {"target": "conv2d.default", "args": [{"node": "x"}, {"node": "w"}]},
+    ]
+    write_json(folder / GRAPH, {"nodes": nodes})
+    check(net(24), folder)
+    assert r"whose a.weight is [24, 3, 3, 3] and was [24, 3, 5, 5], unless" in caplog.text
+    with pytest.raises(CheckpointError, match=r"whose n\.running_mean is \[64\]"):
+        check(net(64), folder)
+
+
+def test_buffers_that_no_file_holds_make_no_other_network(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that `forward` makes is there after the first answer."""
+    model = net(24)
+    model["a"].register_buffer("grid", torch.zeros(3), persistent=False)
+    check(model, folder)
     assert not caplog.records

@@ -42,16 +42,19 @@ def build_network(
     weights: bool = True,
     model: nn.Module | None = None,
     own_normalisation: bool = False,
+    tuned: bool = True,
 ) -> DomainNet:
     """The backbone with BatchNorms, switches and a head for each domain.
 
     Args:
         size: height and width of the images.
         classes: of each domain.
-        weights: False leaves the parameters as the library draws them, for a caller with its own.
+        weights: False leaves the parameters as the library draws them, for a caller with its own,
+            of a network that learns no more.
         model: the network itself, in place of the one that `config` names.
         own_normalisation: whether domains have a mean and a deviation of their own, which
             `set_normalisation` gives it.
+        tuned: whether its weights will learn, the trunk's or copies of each domain's own.
 
     Raises:
         ConfigError: unknown name, weights that do not fit, or a `keep` that is no layer.
@@ -60,7 +63,7 @@ def build_network(
     backbone = load_backbone(config, *size, weights=weights, model=model)
     if own_normalisation:
         add_pixel_norm(backbone)
-    return DomainNet(backbone, classes, config.keep)
+    return DomainNet(backbone, classes, config.keep, tuned=tuned and weights)
 
 
 def rebuild_network(

@@ -57,20 +57,23 @@ class DomainNet(nn.Module):
         keep: Sequence[str] = (),
         *,
         empty: bool = False,
+        tuned: bool = True,
     ) -> None:
         """Every switch on, so that it computes what the backbone does.
 
         `empty`: its tensors are yet to be loaded, so nothing can be told from what it answers.
+        `tuned`: whether the trunk's weights will learn.
 
         Raises UnsupportedGraphError if no channel can be removed, if an image's answer depends on
-        the others in its batch, or if it does not compute that after all.
+        the others in its batch, if it does not compute that after all, or if a parameter that is
+        `tuned` is used in several forms.
         """
         super().__init__()
         if not empty:  # a network that was traced by hand; a stored graph's names are the file's
             backbone = keep_names_apart(backbone, but=[PIXEL_NORM])
         example = example_images(backbone)
         expected = features_of(backbone, example)  # before anything is changed
-        fold_constants(backbone)
+        fold_constants(backbone, tuned=tuned)
         name_norms(backbone)
         self.units: Units = find_units(backbone, keep)
         self.graph = graph_to_json(backbone)

@@ -101,7 +101,12 @@ def begin(
     backbone, size, classes = config.backbone, config.input.size, [len(d.classes) for d in domains]
     if graph is None:
         net = build_network(
-            backbone, size, classes, model=model, own_normalisation=config.own_normalisation
+            backbone,
+            size,
+            classes,
+            model=model,
+            own_normalisation=config.own_normalisation,
+            tuned=_moves_weights(config),
         )
         check_rebuilt(net, backbone, size)
     else:
@@ -160,6 +165,11 @@ def check_budget(
 def found_in(domains: Sequence[Domain]) -> dict[str, dict[str, Any]]:
     """What opening each domain met, by its name."""
     return {domain.name: dict(domain.found) for domain in domains}
+
+
+def _moves_weights(config: RunConfig) -> bool:
+    """Whether weights that the network came with learn, the trunk's or a domain's copies."""
+    return config.train.trunk == "tuned" or config.train.method in ("packnet", "taps")
 
 
 def _check_trunk(config: RunConfig) -> None:

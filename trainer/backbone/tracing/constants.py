@@ -16,7 +16,7 @@ __all__ = ["fold_constants"]
 NEW = frozenset("new_zeros new_ones new_full new_empty".split())
 
 
-def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
+def fold_constants(module: fx.GraphModule, *, parameters: bool = True, tuned: bool = True) -> None:
     """Replace what depends on no image by its value, in place.
 
     So a weight that is standardised, normalised or rebuilt from factors becomes one weight, by the
@@ -25,6 +25,7 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
     Args:
         parameters: False leaves whatever depends on a tensor of the module, for a caller that
             still has to load these.
+        tuned: whether weights will learn.
 
     Raises UnsupportedGraphError if a parameter is used in several forms, which would learn apart.
     """
@@ -62,7 +63,7 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True) -> None:
         if isinstance(written, torch.Tensor):
             _forget(written, known)
     if learned:
-        check_tied(module, known, {source for source, _ in made}, _value)
+        check_tied(module, known, {source for source, _ in made}, _value, tuned=tuned)
     module.graph.eliminate_dead_code()
     _name_after_layers(module)
     module.recompile()

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone.names import given_name, tensor_at
+from prunion.trainer.backbone.names import given_name, op_name, tensor_at
 
 __all__ = ["check_tied"]
 
@@ -27,6 +27,8 @@ def check_tied(
     known: Mapping[fx.Node, Any],
     stored: Collection[fx.Node],
     compute: Compute,
+    *,
+    tuned: bool = True,
 ) -> None:
     """Hold what will learn to what the network learns; say where one weight has more numbers.
 
@@ -37,6 +39,7 @@ def check_tied(
         known: the values of all nodes that depend on no image.
         stored: those of them that become tensors of their own.
         compute: the value of a node by those before it.
+        tuned: whether weights will learn; where none does, forms cannot come apart, and count.
 
     Raises UnsupportedGraphError if parameters are used in several forms that would learn apart.
     """
@@ -67,12 +70,16 @@ def check_tied(
         most = max(of, key=lambda x: sum(x in ends[end] for end in group))
         name, forms = given_name(named[most]), [end for end in group if most in ends[end]]
         if len(forms) > 1:
-            told = ["itself" if isinstance(x, int) else x.name for x in forms]
+            told = ", as ".join(map(_told, forms[:3])) + ", …" * (len(forms) > 3)
+            used = f"parameter {name} is used in {len(forms)} forms (as {told}), which"
+            counts = f"count as {count:,} numbers in place of {have:,}"
+            if not tuned:
+                log.info("%s %s; none of them learns", used, counts)
+                continue
             raise UnsupportedGraphError(
-                f"parameter {name} is used in {len(forms)} forms (as {', as '.join(told[:3])}"
-                f"{', …' * (len(told) > 3)}), which would learn apart and count as {count:,} "
-                f"numbers in place of {have:,}: give each use a parameter of its own, use it in "
-                "one form alone, or have it stay as it is (requires_grad_(False))"
+                f"{used} would learn apart and {counts}: give each use a parameter of its own, use "
+                "it in one form alone, have it stay as it is (requires_grad_(False)) or the whole "
+                'trunk ([train] trunk = "frozen"), or choose another network'
             )
         grown.append(f"from {name}, {count:,} numbers in place of {have:,}")
     if grown:
@@ -80,6 +87,14 @@ def check_tied(
         log.info(
             "a weight that the network computes learns and counts as it is: %s%s", grown[0], more
         )
+
+
+def _told(form: fx.Node | int) -> str:
+    if isinstance(form, int):
+        return "itself"
+    if op_name(form) == "rsub":  # torch's name for a number less a tensor
+        return f"{form.args[1]} - {form.args[0]}"
+    return form.name
 
 
 def _sharing(ends: Mapping[fx.Node | int, set[int]]) -> list[list[fx.Node | int]]:
@@ -113,10 +128,14 @@ def _in_use(
         for x in sorted(of, key=list(parameters).index)
     }
     values: dict[fx.Node, Any] = {}
+    needed: set[fx.Node] = {end for end in group if isinstance(end, fx.Node)}
+    for node in reversed([x for x in module.graph.nodes if x in known]):
+        if node in needed or op_name(node).endswith("_"):  # what is written into may be read
+            needed.update((node, *node.all_input_nodes))
     total = torch.zeros(())
     try:
         with torch.enable_grad():
-            for node in (x for x in module.graph.nodes if x in known):
+            for node in (x for x in module.graph.nodes if x in needed):
                 held = tensor_at(module, str(node.target)) if node.op == "get_attr" else None
                 values[node] = (
                     compute(node, values) if held is None else leaves.get(id(held), known[node])

@@ -62,7 +62,7 @@ def gate(m: Net, x: torch.Tensor) -> torch.Tensor:
         (mirrored, (12, 8, 1, 1), "(as itself, as transpose), .* 192 numbers in place of 96"),
         (part, (8, 8, 1, 1), "(as itself, as slice_1), .* 96 numbers in place of 64"),
         (parts_that_meet, (40, 8, 1, 1), "slice_1, as slice_2.* 80 numbers in place of 64"),
-        (gate, (1,), "(as sigmoid, as rsub), .* 2 numbers in place of 1"),
+        (gate, (1,), "(as sigmoid, as 1 - sigmoid), .* 2 numbers in place of 1"),
     ],
 )
 def test_two_forms_are_refused(forward: Forward, shape: tuple[int, ...], told: str) -> None:
@@ -77,6 +77,13 @@ def test_two_forms_are_refused(forward: Forward, shape: tuple[int, ...], told: s
 def test_what_stays_as_it_is_may_have_two() -> None:
     net = masked(mirrored, 12, 8, 1, 1, frozen=True)
     assert not any(x.requires_grad for x in net.trunk.parameters() if x.numel() == 96)
+
+
+def test_where_nothing_learns_two_forms_are_told_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """As of a frozen trunk, which was refused for what it could not learn."""
+    with caplog.at_level(logging.INFO):
+        DomainNet(trace(Net(mirrored, 12, 8, 1, 1), 8, 8), (2, 3), tuned=False)
+    assert "which count as 192 numbers in place of 96; none of them learns" in caplog.text
 
 
 def halves(m: Net, x: torch.Tensor) -> torch.Tensor:

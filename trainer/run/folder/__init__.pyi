@@ -19,6 +19,7 @@ from .folder import foreign_to_run as foreign_to_run
 from .folder import is_begun as is_begun
 from .folder import make_folder as make_folder
 from .handed import check_network as check_network
+from .handed import check_same_network as check_same_network
 from .handed import network_note as network_note
 from .snapshot import load_snapshot as load_snapshot
 from .snapshot import run_facts as run_facts

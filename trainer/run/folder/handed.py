@@ -19,7 +19,7 @@ from prunion.trainer.run.folder.beginning import Beginning
 from prunion.trainer.run.folder.facts import HANDED
 from prunion.trainer.run.folder.snapshot import snapshot_facts
 
-__all__ = ["check_network", "network_note"]
+__all__ = ["check_network", "check_same_network", "network_note"]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,39 @@ def check_network(model: nn.Module, folder: Path, beginning: Beginning) -> None:
             "the network that it was started with, choose another output, or start again with "
             "--force"
         )
+
+
+def check_same_network(model: nn.Module, folder: Path, baseline: Path) -> None:
+    """Refuse to hold a run against a baseline that began with other weights, or would; or warn.
+
+    Either goes on with what it began with, if it has begun, and begins with `model` if not.
+
+    Raises CheckpointError if the two differ.
+    """
+    run, other = (_digest(model, place) for place in (folder, baseline))
+    if run is None or other is None:
+        log.warning(
+            "nobody noted what weights %s began with: whether a difference to its baseline is of "
+            "pruning alone is not known",
+            folder if run is None else baseline,
+        )
+    elif run != other:
+        begun = (baseline / STATE).is_file()
+        fix = f"remove {baseline}, and give" if begun else "give"
+        raise CheckpointError(
+            f"{folder} began with other weights or statistics than "
+            f"{'its baseline' if begun else 'the network handed over has'}, so they would not "
+            f"differ by pruning alone: {fix} the very network that the run began with (of random "
+            "weights: by the same torch.manual_seed), or leave baseline out"
+        )
+
+
+def _digest(model: nn.Module, folder: Path) -> str | None:
+    """That of the network which a run begins, or began, with; None where nobody noted it."""
+    if not (folder / STATE).is_file():
+        return str(network_note(model)["digest"])
+    noted = snapshot_facts(folder / STATE).get(HANDED)
+    return str(noted["digest"]) if isinstance(noted, Mapping) else None
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -20,7 +20,14 @@ from prunion.trainer.cost import make_budget
 from prunion.trainer.data import HandedSets, open_domains
 from prunion.trainer.learning import Training
 from prunion.trainer.processes import device_named, is_first_process, joined_processes, restarted
-from prunion.trainer.run.folder import SHARING, Claim, Fork, check_folder, snapshot_facts
+from prunion.trainer.run.folder import (
+    SHARING,
+    Claim,
+    Fork,
+    check_folder,
+    check_same_network,
+    snapshot_facts,
+)
 from prunion.trainer.run.progress import UNWATCHED, Watch
 from prunion.trainer.run.record import made_by
 from prunion.trainer.run.result import RunResult
@@ -139,9 +146,12 @@ def train_with_baseline(
     settling; `watch` is told of the first. `resume` goes on with whichever was stopped, and adds a
     baseline to a run that has none.
 
-    Raises what `train_run` raises, and ConfigError for a run that prunes nothing.
+    Raises what `train_run` raises, ConfigError for a run that prunes nothing, and CheckpointError
+    if one of the two began with other weights than `model`'s, with which the other would begin.
     """
     check_baseline(config)
+    if model is not None and (resume or restarted()):
+        check_same_network(model, folder, folder / BASELINE)
     result = train_run(
         config,
         folder,

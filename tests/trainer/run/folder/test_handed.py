@@ -13,9 +13,11 @@ from torch import nn
 
 from prunion.runtime.base import write_json
 from prunion.runtime.errors import CheckpointError
-from prunion.trainer.config import GRAPH, STATE
-from prunion.trainer.run.folder import HANDED, check_network, network_note
+from prunion.trainer.config import GRAPH, STATE, load_config
+from prunion.trainer.run import train_with_baseline
+from prunion.trainer.run.folder import HANDED, check_network, check_same_network, network_note
 from prunion.trainer.run.folder.beginning import Beginning
+from tests.support.tiny_run import tiny_run
 
 
 def net(width: int, seed: int = 0, **more: nn.Module) -> nn.Module:
@@ -104,3 +106,26 @@ def test_buffers_that_no_file_holds_make_no_other_network(
     model["a"].register_buffer("grid", torch.zeros(3), persistent=False)
     check(model, folder)
     assert not caplog.records
+
+
+def test_a_baseline_begins_with_the_weights_of_its_run(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or what is said of pruning is of two networks."""
+    baseline = folder / "baseline"
+    check_same_network(net(24), folder, baseline)
+    with pytest.raises(CheckpointError, match=r"than the network handed over has, "):
+        check_same_network(net(24, seed=1), folder, baseline)
+    config = load_config(tiny_run(tmp_path))
+    with pytest.raises(CheckpointError, match=r"began with other weights .* by pruning alone"):
+        train_with_baseline(config, folder, resume=True, model=net(24, seed=1))
+    baseline.mkdir()
+    note(baseline, {HANDED: network_note(net(24))})
+    check_same_network(net(24, seed=1), folder, baseline)  # both go on with their own
+    note(baseline, {HANDED: network_note(net(24, seed=1))})
+    with pytest.raises(CheckpointError, match=r"its baseline, .*: remove .*baseline, and give"):
+        check_same_network(net(24), folder, baseline)
+    assert not caplog.records
+    note(folder, {})
+    check_same_network(net(24), folder, baseline)
+    assert "nobody noted what weights" in caplog.text

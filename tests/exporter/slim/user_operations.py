@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.exporter.slim.user_networks import EXACT, WHOLE, bare, linear, net
+from tests.exporter.slim.user_networks import EXACT, WHOLE, bare, linear, net, parameter
 
 __all__ = ["OPERATIONS"]
 
@@ -48,6 +48,15 @@ OPERATIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "the largest channels": (net(largest), WHOLE),
     "a layer called twice on one tensor": (
         net(lambda m, x: m.a(x) * m.a(x).sigmoid(), a=bare),
+        EXACT,
+    ),
+    "LayerScale in two spellings": (
+        net(
+            lambda m, x: x + m.g.view(1, -1, 1, 1) * m.a(x) + m.g[:, None, None] * m.b(x),
+            g=lambda: parameter(8),
+            a=bare,
+            b=bare,
+        ),
         EXACT,
     ),
     "sorted channels": (net(lambda m, x: x.sort(1).values), WHOLE),

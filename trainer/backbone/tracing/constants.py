@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +15,9 @@ from prunion.trainer.backbone.tracing.tied import check_tied
 
 __all__ = ["fold_constants"]
 
+# What changes a tensor's shape, and neither its numbers nor their order.
+RESHAPES = frozenset("alias clone contiguous detach reshape squeeze unsqueeze view".split())
+BROADCASTS = frozenset("add div mul sub".split())
 NEW = frozenset("new_zeros new_ones new_full new_empty".split())
 
 
@@ -63,7 +68,12 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True, tuned: bo
         if isinstance(written, torch.Tensor):
             _forget(written, known)
     if learned:
-        check_tied(module, known, {source for source, _ in made}, _value, tuned=tuned)
+        stored = {source: new for (source, _), new in made.items()}
+        times = Counter(source for source, _ in made)  # more than once where it is written into
+        once = {x: new for x, new in stored.items() if x in learned and times[x] == 1}
+        for source in _join_spellings(once):
+            del stored[source]
+        check_tied(module, known, stored, _value, tuned=tuned)
     module.graph.eliminate_dead_code()
     _name_after_layers(module)
     module.recompile()
@@ -100,6 +110,45 @@ def _stored(module: fx.GraphModule, node: fx.Node, value: torch.Tensor, reader: 
         new = module.graph.get_attr(name)
     new.meta = {"val": value, "of": _first_parameter(node)}
     return new
+
+
+def _join_spellings(stored: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
+    """Have one parameter's shapes that broadcast alike, `[C, 1, 1]` and `[1, C, 1, 1]`, be one.
+
+    Args:
+        stored: what is read in place of what is computed.
+
+    Returns what is no more read.
+    """
+    groups: dict[tuple[Any, ...], list[fx.Node]] = {}
+    for source, new in stored.items():
+        root: Any = source
+        while op_name(root) in RESHAPES:
+            root = root.args[0]
+        if root.op == "get_attr":
+            shape = list(new.meta["val"].shape)
+            while shape[:1] == [1]:
+                del shape[0]
+            groups.setdefault((root.target, *shape), []).append(source)
+    joined = []
+    for group in groups.values():
+        least = min(group, key=lambda x: stored[x].meta["val"].dim())
+        one, first = stored[least], stored[group[0]]
+        for new in (stored[source] for source in group if source is not least):
+            same = torch.equal(new.meta["val"].flatten(), one.meta["val"].flatten())
+            if same and all(_broadcasts(user, new) for user in new.users):
+                if one is not first:
+                    first.prepend(one)  # so that it stands before whatever reads it
+                new.replace_all_uses_with(one)
+        joined += [source for source in group if not stored[source].users]
+    return joined
+
+
+def _broadcasts(user: fx.Node, node: fx.Node) -> bool:
+    """Whether `user` would give the same of a `node` without the ones before its shape."""
+    others = [x.meta.get("val") for x in user.all_input_nodes if x is not node]
+    dims = [x.dim() for x in others if isinstance(x, torch.Tensor)]
+    return op_name(user) in BROADCASTS and max(dims, default=0) >= node.meta["val"].dim()
 
 
 def _as_weight(module: nn.Module, node: fx.Node, learns: bool) -> None:

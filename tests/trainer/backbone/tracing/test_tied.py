@@ -122,6 +122,20 @@ def test_one_that_makes_no_more_numbers_than_it_has_learns_on(
     assert "in place of" not in caplog.text
 
 
+def spelt(m: Net, x: torch.Tensor) -> torch.Tensor:
+    """A scale in three spellings, the one with the fewest axes not first."""
+    x = m.norm(x) * m.weight.view(1, -1, 1, 1)
+    return x + m.weight[:, None, None] * x + m.weight.reshape(1, 8, 1, 1) * x.relu()
+
+
+def test_spellings_of_one_shape_are_one_weight() -> None:
+    """`[C, 1, 1]` and `[1, C, 1, 1]` were refused as two forms."""
+    net = masked(spelt, 8)
+    assert [list(x.shape) for x in net.trunk.parameters() if list(x.shape)[-2:] == [1, 1]] == [
+        [8, 1, 1]
+    ]
+
+
 def test_a_weight_of_more_numbers_than_it_is_made_of_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -117,7 +117,7 @@ def farthest_from_zero(array: np.ndarray) -> float:
     flat = array.reshape(-1)
     if flat.dtype == np.float16:  # numpy compares one half at a time, and their bits many
         bits = np.bitwise_and(flat.view(np.int16), 0x7FFF)  # in the order of the magnitudes
-        return float(bits.max().view(np.float16))
+        return float(bits.max(initial=0).view(np.float16))
     found = 0.0
     for start in range(0, len(flat), PIECE):  # or all would come from memory twice
         part = flat[start : start + PIECE]

@@ -28,7 +28,7 @@ def warm_up_notes(lines: Sequence[Line]) -> list[str]:
         if not before or not _warms_up_as_a_union(key.row):
             continue
         train = {name: value for name, value in ROWS[key.row].train.items() if name not in AFTER}
-        kind = f"{key.backbone}, {key.seed}, {settings_of(line['key'])}, {sorted(train.items())}"
+        kind = f"{key.backbone}, {key.seed}, {_settings(line['key'])}, {sorted(train.items())}"
         found = alike.setdefault(kind, {})
         found.setdefault(f"{100 * sum(before.values()) / len(before):.2f}", []).append(key.row)
     return [
@@ -37,6 +37,12 @@ def warm_up_notes(lines: Sequence[Line]) -> list[str]:
         for kind, found in alike.items()
         if len(found) > 1
     ]
+
+
+def _settings(key: str) -> str:
+    """What was set for a row that acts before channels go: a ramp's shape is not."""
+    parts = settings_of(key).split(".")
+    return ".".join(part for part in parts if part.partition("-")[0] not in AFTER)
 
 
 def _warms_up_as_a_union(name: str) -> bool:

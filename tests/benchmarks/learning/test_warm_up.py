@@ -27,6 +27,14 @@ def test_rows_that_warm_up_alike_and_differ_are_warned_of() -> None:
     assert not warm_up_notes(lines[:2])
 
 
+def test_a_ramps_shape_is_no_other_warm_up() -> None:
+    other = line("tuned-025", 0.71, set="all.ramp_shape-geometric")
+    (note,) = warm_up_notes([line("tuned-025", 0.7), other])
+    assert "70.00 of tuned-025; 71.00 of tuned-025" in note
+    apart = line("tuned-025", 0.71, set="all.precision-bf16.ramp_shape-geometric")
+    assert not warm_up_notes([line("tuned-025", 0.7), apart])
+
+
 def test_rows_that_warm_up_otherwise_are_not() -> None:
     one = line("tuned-025", 0.7)
     others = [

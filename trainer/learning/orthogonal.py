@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 __all__ = ["Matrices", "matrices_of", "orthogonal", "orthogonal_step"]
 
@@ -22,6 +23,10 @@ MOMENTUM = 0.95
 ROUNDS = 5
 ONCE, THRICE, FIVEFOLD = 3.4445, -4.7750, 2.0315  # of each singular value
 SMALLEST = 1e-7  # of a gradient that still has a direction
+# Of a channel that went the momentum fades, and its products fall below what float32 holds in full,
+# where a CPU takes fifty times as long: an entry this small, of a matrix of norm 1, moves nothing.
+FADED = 1e-8
+GONE = 1e-20  # of a momentum's entry
 WIDEST = 2048
 SIZE = 0.2  # the root mean square of AdamW's steps
 
@@ -43,11 +48,13 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     """The same singular vectors, every singular value near 1 (0.7 to 1.2); `[…, R, C]`.
 
     The rounds are taken on the smaller of the two products of a matrix with itself, which costs a
-    fraction where a layer has many more inputs than filters. What is zero stays zero.
+    fraction where a layer has many more inputs than filters. What is zero stays zero, and what is
+    as good as zero beside the rest becomes it.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if tall else matrices
     wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST)
+    wide = F.hardshrink(wide, FADED)
     product = wide @ wide.mT
     one = torch.eye(product.shape[-1], dtype=wide.dtype, device=wide.device)
     factors = one.expand_as(product)
@@ -68,6 +75,7 @@ def orthogonal_step(
 ) -> None:
     """One step of `parameter`, in place; `speed` is its momentum, of the same shape."""
     speed.lerp_(gradient, 1 - MOMENTUM)
+    speed.copy_(F.hardshrink(speed, GONE))
     ahead = gradient.lerp(speed, MOMENTUM).reshape(matrices)
     step = orthogonal(ahead.float()).reshape(parameter.shape)
     parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -141,3 +141,18 @@ def test_a_run_of_before_goes_on_only_as_it_was(tmp_path: Path) -> None:
     train_run(adamw, tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"is 'muon' \(--set train.trunk_optimiser=adamw\):"):
         train_run(muon, tmp_path / "out", resume=True)
+
+
+def test_what_fades_is_zero_before_it_slows_the_products() -> None:
+    """Where a channel went its momentum shrinks by a twentieth a step, and so do its products."""
+    whole = torch.randn(12, 30, generator=torch.Generator().manual_seed(0))
+    gone, faded = whole.clone(), whole.clone()
+    gone[4:] = 0
+    faded[4:] *= 1e-15
+    assert torch.equal(orthogonal(gone), orthogonal(faded))
+    weight, speed = torch.zeros(12, 30), faded.clone()
+    speed[4:] *= 1e-8
+    live = torch.where(gone != 0, 1e-3 * whole, 0.0)
+    group = {"lr": 0.1, "weight_decay": 0.0}
+    orthogonal_step(weight, live, speed, (1, 12, 30), group)
+    assert speed[:4].all() and not speed[4:].any() and not weight[4:].any()

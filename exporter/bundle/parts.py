@@ -82,6 +82,7 @@ def verify_parts(
     flat = one_colour_probe(shape.size, shape.mean, shape.std, domains=len(names))
     rows = torch.from_numpy(flat.domains)
     expected = masked_logits(loaded.net, torch.from_numpy(flat.images), rows)
+    # Noise before images of one colour: it tells a network whose own answers are not finite.
     if not apart(loaded.net):
         agreement = verify_export(loaded.net, parts.net, graph, images, names)
         got = run_graph(open_graph(graph), flat)

@@ -89,7 +89,7 @@ TABLES = (
     ),
     Table(
         "learning",
-        "docs/results.md",
+        "docs/results/methods.md",
         f"{LEARNING} {DATA} -o rows.jsonl tuned-050",
         60,
         "images",
@@ -111,7 +111,7 @@ TABLES = (
     ),
     Table(
         "frontier",
-        "docs/results.md",
+        "docs/results/eight-domains.md",
         f"{LEARNING}.frontier {LEARNT}/eight.jsonl --like all.{ADAMW} "
         f"--latency {LEARNT}/eight-latency.jsonl -o docs/img/frontier.svg",
         0.1,
@@ -119,38 +119,42 @@ TABLES = (
     ),
     Table(
         "screen",
-        "docs/results.md",
+        "docs/results/rivals.md",
         f"{LEARNING}.table {LEARNT}/screen.jsonl",
         0.1,
         "a checkout",
     ),
     Table(
         "likeness",
-        "docs/results.md",
+        "docs/results/rivals.md",
         f"{LEARNING}.likeness {LEARNT}/pairs.jsonl --like precision-bf16",
         0.1,
         "a checkout",
     ),
     Table(
         "likeness-float32",
-        "docs/results.md",
+        "docs/results/rivals.md",
         f"{LEARNING}.likeness {LEARNT}/eight.jsonl",
         0.1,
         "a checkout",
     ),
     Table(
         "likeness-eight",
-        "docs/results.md",
+        "docs/results/rivals.md",
         f"{LEARNING}.likeness {LEARNT}/eight.jsonl --like {ADAMW}",
         0.1,
         "a checkout",
     ),
     Table(
-        "methods", "docs/results.md", f"{LEARNING}.table {LEARNT}/methods.jsonl", 0.1, "a checkout"
+        "methods",
+        "docs/results/methods.md",
+        f"{LEARNING}.table {LEARNT}/methods.jsonl",
+        0.1,
+        "a checkout",
     ),
     Table(
         "methods-latency",
-        "docs/results.md",
+        "docs/results/methods.md",
         f"{LEARNING}.latency runs/learning -o latency.jsonl",
         10,
         "the runs of methods",

@@ -1,5 +1,4 @@
 from .adapters import AdapterEntry as AdapterEntry
-from .adapters import AdapterKind as AdapterKind
 from .adapters import adapter_parts as adapter_parts
 from .adapters import adapter_row as adapter_row
 from .fast_widths import block_of as block_of

@@ -24,7 +24,6 @@ from .profile import measure_profile as measure_profile
 from .profile import profile_bundle as profile_bundle
 from .profile import profile_lines as profile_lines
 from .profile import profile_warning as profile_warning
-from .scenarios import SCENARIOS as SCENARIOS
 from .scenarios import Scenario as Scenario
 from .scenarios import ScenarioReport as ScenarioReport
 from .scenarios import run_scenario as run_scenario

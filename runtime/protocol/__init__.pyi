@@ -9,7 +9,6 @@ from .describe import server_metadata as server_metadata
 from .grpc_client import grpc_caller as grpc_caller
 from .grpc_codec import grpc_request as grpc_request
 from .grpc_codec import grpc_response as grpc_response
-from .messages import Schema as Schema
 from .messages import schema as schema
 from .openapi import openapi_document as openapi_document
 from .openapi import openapi_page as openapi_page

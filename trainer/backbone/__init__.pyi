@@ -15,7 +15,6 @@ from .names import put_tensor as put_tensor
 from .names import tensor_at as tensor_at
 from .names import unfit_name as unfit_name
 from .paper_resnets import PAPER_NETS as PAPER_NETS
-from .paper_resnets import paper_net as paper_net
 from .published import known_names as known_names
 from .tracing import fold_constants as fold_constants
 from .tracing import trace as trace

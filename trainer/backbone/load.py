@@ -12,7 +12,7 @@ from torch import fx, nn
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone.copying import own_copy
 from prunion.trainer.backbone.names import keep_names_apart, op_name
-from prunion.trainer.backbone.paper_resnets import PAPER_NETS, paper_net
+from prunion.trainer.backbone.paper_resnets import PAPER_NETS
 from prunion.trainer.backbone.published import published_net
 from prunion.trainer.backbone.python_net import make_python_net
 from prunion.trainer.backbone.tracing import trace
@@ -126,7 +126,7 @@ def _create_own(config: BackboneConfig, *, pretrained: bool) -> nn.Module:
             f'[backbone] weights = "default": nobody publishes weights of {config.name}; '
             'give a local file, or "none" to train it from scratch with trunk = "tuned"'
         )
-    return paper_net(config.name)
+    return PAPER_NETS[config.name]()
 
 
 def add_pixel_norm(module: fx.GraphModule) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["PAPER_NETS", "ResNet26", "WideResNet", "paper_net"]
+__all__ = ["PAPER_NETS", "ResNet26", "WideResNet"]
 
 BLOCKS = 4  # per stage, in all of these networks
 
@@ -122,11 +122,6 @@ class WideResNet(nn.Module):
         """Features `[N, 64 · width]`."""
         x = self.end(self.stages(self.bn(self.conv(x))))
         return x.mean((2, 3))
-
-
-def paper_net(name: str) -> nn.Module:
-    """One of `PAPER_NETS`. Raises KeyError for another name."""
-    return PAPER_NETS[name]()
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

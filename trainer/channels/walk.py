@@ -124,7 +124,6 @@ RECURRENT = frozenset("gru lstm rnn_tanh rnn_relu".split())
 # Why some operations need all channels: with one off they change the others.
 MIXES = {
     "layer_norm": "it normalises over the channels: one that is off would change all others",
-    "softmax": "it weighs the channels or tokens against each other",
     "scaled_dot_product_attention": "attention weighs tokens by all of their channels",
     "matmul": "it multiplies two activations",
     "linalg_vector_norm": "it is made of all channels",

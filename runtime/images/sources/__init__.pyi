@@ -1,7 +1,6 @@
 from .folder import SYSTEM_FOLDERS as SYSTEM_FOLDERS
 from .folder import folder_images as folder_images
 from .folder import open_folder as open_folder
-from .parquet import are_parquet as are_parquet
 from .parquet import open_parquet as open_parquet
 from .paths import SPLIT_WORDS as SPLIT_WORDS
 from .paths import has_columns as has_columns

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.backbone import PAPER_NETS, load_backbone, paper_net
+from prunion.trainer.backbone import PAPER_NETS, load_backbone
 from prunion.trainer.channels import find_units
 from prunion.trainer.config import BackboneConfig
 
@@ -18,7 +18,7 @@ NORM_AFFINE = {"resnet26": 7_744, "wrn28_4": 8_096, "wrn28_4_preact": 7_200}
 
 @pytest.mark.parametrize("name", PAPER_NETS)
 def test_sizes_are_those_of_the_public_codes(name: str) -> None:
-    net = paper_net(name)
+    net = PAPER_NETS[name]()
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(convs) == (25 if name == "resnet26" else 28)
@@ -47,7 +47,7 @@ def test_multiply_accumulates_are_those_published(name: str, size: int, millions
 @pytest.mark.parametrize("name", PAPER_NETS)
 def test_features_come_out(name: str) -> None:
     with torch.no_grad():
-        assert paper_net(name).eval()(torch.randn(2, 3, 64, 64)).shape == (2, 256)
+        assert PAPER_NETS[name]().eval()(torch.randn(2, 3, 64, 64)).shape == (2, 256)
 
 
 def test_zero_padded_shortcuts_make_prefixes_of_one_stream() -> None:

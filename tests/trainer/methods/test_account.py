@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from prunion.trainer.backbone import paper_net, trace
+from prunion.trainer.backbone import PAPER_NETS, trace
 from prunion.trainer.config import TrainConfig
 from prunion.trainer.methods import Sizes, adapter_ratio, make_adapter, params_ratio
 from prunion.trainer.network import DomainNet
@@ -36,7 +36,7 @@ PRINTED = [
 def sizes(name: str) -> Sizes:
     """Of a network without its classifier; VGG-16 with the two layers before it."""
     with torch.device("meta"):
-        net = paper_net(name) if name.startswith("wrn") else get_model(name, weights=None)
+        net = PAPER_NETS[name]() if name.startswith("wrn") else get_model(name, weights=None)
     layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     if not name.startswith("wrn"):
         layers = layers[:-1]
@@ -72,7 +72,7 @@ PLACED = [
 
 @pytest.fixture(scope="module")
 def resnet26() -> DomainNet:
-    return DomainNet(trace(paper_net("resnet26"), 64, 64), [2])
+    return DomainNet(trace(PAPER_NETS["resnet26"](), 64, 64), [2])
 
 
 @pytest.mark.parametrize(("train", "printed", "computed"), PLACED)

@@ -54,11 +54,9 @@ class SliceSwitches(WeightAdapter):
         self.by_rows = train.sharing == "none"  # else its loss moves the absent ones too (eq. 5)
         self.shapes = {name: weight.shape for name, weight in shared.items()}
         self.scores = nn.ParameterDict()
-        for name, weight in shared.items():
-            count = weight.shape[0] * weight.shape[1]
-            self.scores[key_of_weight(name)] = nn.Parameter(
-                torch.full((domains, count), START), requires_grad=name not in kept
-            )
+        for name in shared:
+            scores = torch.full((domains, self._count(name)), START)
+            self.scores[key_of_weight(name)] = nn.Parameter(scores, requires_grad=name not in kept)
         self.prices = {name: weight[0, 0].numel() for name, weight in shared.items()}
         self.held = frozenset(kept) & shared.keys()
         self.whole = sum(weight.numel() for weight in shared.values())
@@ -181,8 +179,7 @@ class SliceSwitches(WeightAdapter):
 
     def slices(self) -> Mapping[str, torch.Tensor]:
         """The bits, of every weight."""
-        on = {n: self.scores[key_of_weight(n)].detach() > 0 for n in self.names}
-        return {n: bits.view(len(bits), *self.shapes[n][:2]) for n, bits in on.items()}
+        return {n: self._on(n).view(-1, *self.shapes[n][:2]) for n in self.names}
 
     def dead_units(self) -> np.ndarray | None:
         """Channels that nothing makes any more, or nothing reads; heads read what they read."""
@@ -214,15 +211,14 @@ class SliceSwitches(WeightAdapter):
                 for axis in (0, 1):
                     units = self._table.slots.get((name, axis))
                     if units is not None:
-                        off = scores.index_select(1 + axis, _places(gone[units], scores))
-                        lower = -off.abs().clamp(min=LEAST)
-                        scores.index_copy_(1 + axis, _places(gone[units], scores), lower)
+                        places = _places(gone[units], scores)
+                        off = scores.index_select(1 + axis, places)
+                        scores.index_copy_(1 + axis, places, -off.abs().clamp(min=LEAST))
 
     def used(self) -> tuple[float, list[float]]:
         """The union's share of the weights, and each domain's."""
-        on = {name: self.scores[key_of_weight(name)].detach() > 0 for name in self.names}
         own = [
-            sum(int(b[row].sum()) * self.prices[name] for name, b in on.items())
+            sum(int(self._on(name)[row].sum()) * self.prices[name] for name in self.names)
             for row in range(self.domains)
         ]
         return self._in_use() / self.whole, [cost / self.whole for cost in own]
@@ -242,7 +238,7 @@ class SliceSwitches(WeightAdapter):
         """Theoretical: no runtime of ours skips a slice."""
         total = 0
         for name in self.names:
-            on = self.scores[key_of_weight(name)].detach() > 0
+            on = self._on(name)
             row = on.any(0) if domain is None else on[domain]
             total += positions[name] * self.prices[name] * int(row.sum())
         return total
@@ -256,7 +252,7 @@ class SliceSwitches(WeightAdapter):
         """The trunk with zeros in the slices that no domain uses."""
         found = {}
         for name in self.names:
-            on = (self.scores[key_of_weight(name)].detach() > 0).any(0)
+            on = self._on(name).any(0)
             shape = (*self.shapes[name][:2], *[1] * (len(self.shapes[name]) - 2))
             # Not a product: a negative weight would leave -0, which is not what a file holds.
             found[name] = torch.where(on.view(shape), shared[name], 0.0)
@@ -278,8 +274,12 @@ class SliceSwitches(WeightAdapter):
 
     def _in_use(self) -> int:
         """Weights that any domain uses."""
-        on = {name: self.scores[key_of_weight(name)].detach() > 0 for name in self.names}
-        return sum(int(bits.any(0).sum()) * self.prices[name] for name, bits in on.items())
+        return sum(int(self._on(name).any(0).sum()) * self.prices[name] for name in self.names)
+
+    def _on(self, name: str) -> torch.Tensor:
+        """Which slices of a weight each domain uses, bool `[D, O·I]`."""
+        scores: torch.Tensor = self.scores[key_of_weight(name)]
+        return scores.detach() > 0
 
     def _bits(self, name: str) -> torch.Tensor:
         """0 or 1 exactly, `[D, O·I]`, with the gradient of the score itself while it learns."""

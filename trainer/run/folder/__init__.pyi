@@ -31,5 +31,4 @@ from .states import Fork as Fork
 from .states import Forks as Forks
 from .states import keep_forks as keep_forks
 from .states import save_state as save_state
-from .states import saved_words as saved_words
 from .states import spent as spent

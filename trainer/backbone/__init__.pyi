@@ -16,5 +16,6 @@ from .names import tensor_at as tensor_at
 from .names import unfit_name as unfit_name
 from .paper_resnets import PAPER_NETS as PAPER_NETS
 from .published import known_names as known_names
+from .tracing import NORM_MOMENTUM as NORM_MOMENTUM
 from .tracing import fold_constants as fold_constants
 from .tracing import trace as trace

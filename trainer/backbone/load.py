@@ -15,7 +15,7 @@ from prunion.trainer.backbone.names import keep_names_apart, op_name
 from prunion.trainer.backbone.paper_resnets import PAPER_NETS
 from prunion.trainer.backbone.published import published_net
 from prunion.trainer.backbone.python_net import make_python_net
-from prunion.trainer.backbone.tracing import trace
+from prunion.trainer.backbone.tracing import NORM_MOMENTUM, trace
 from prunion.trainer.backbone.weights import (
     load_weights,
     match_by_order,
@@ -146,7 +146,7 @@ def add_pixel_norm(module: fx.GraphModule) -> None:
             tensors.insert(0, module.graph.get_attr(f"{PIXEL_NORM}.{leaf}"))
             tensors[0].meta = {"val": getattr(norm, leaf).detach()}
     with module.graph.inserting_after(tensors[-1]):
-        how = (False, 0.1, norm.eps, True)
+        how = (False, NORM_MOMENTUM, norm.eps, True)  # training, momentum, eps, cudnn_enabled
         new = module.graph.call_function(torch.ops.aten.batch_norm.default, (image, *tensors, *how))
     new.meta = {"val": image.meta["val"]}
     for reader in readers:

@@ -8,6 +8,7 @@ from itertools import islice
 
 import torch
 
+from prunion.trainer.backbone import NORM_MOMENTUM
 from prunion.trainer.config import IN_TURNS, Precision, TrainConfig
 from prunion.trainer.data import Batch, JointBatches
 from prunion.trainer.learning.step import autocast_of, images_of, segments_of
@@ -17,7 +18,6 @@ from prunion.trainer.pruning import Schedule
 
 __all__ = ["RunNorms", "estimate_norms"]
 
-MOMENTUM = 0.1  # of every norm's statistics
 LEFT = 0.01  # of what statistics were before: less than that changes no answer
 MEASURED = 100  # joint steps, enough for a measurement
 EVERY_STEP = ("joint", *IN_TURNS)  # orders in which each step brings everybody's, or one turn's own
@@ -59,7 +59,7 @@ class RunNorms:
         since = min(self._since(step))
         if self.train.order not in EVERY_STEP:
             since = since * self.batches.least_per_epoch // self.batches.steps_per_epoch
-        brought = (1 - MOMENTUM) ** (since * self.train.accumulate) <= LEFT
+        brought = (1 - NORM_MOMENTUM) ** (since * self.train.accumulate) <= LEFT
         return brought or self.estimated_at == step or not self.moves
 
     def _since(self, step: int) -> list[int]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from prunion.trainer.backbone import NORM_MOMENTUM
 from prunion.trainer.processes import ALONE, Processes, synced_norm
 
 __all__ = ["DomainNorm", "Routing", "route"]
@@ -41,11 +42,10 @@ class DomainNorm(nn.Module):
         running_var: torch.Tensor,
         eps: float,
         units: np.ndarray,
-        momentum: float = 0.1,
     ) -> None:
         """Start every domain from one BatchNorm over channels of `units` `[C]` (-1 = no switch)."""
         super().__init__()
-        self.eps, self.momentum, self.frozen = eps, momentum, False
+        self.eps, self.momentum, self.frozen = eps, NORM_MOMENTUM, False
         self.processes: Processes = ALONE  # whose slices make a batch's statistics
         weight = torch.ones_like(running_mean) if weight is None else weight
         bias = torch.zeros_like(running_mean) if bias is None else bias
@@ -64,8 +64,9 @@ class DomainNorm(nn.Module):
             return x * scale[routing.rows].view(view) + shift[routing.rows].view(view)
         if self.processes.slices and self.training and not self.frozen:
             running = (self.running_mean, self.running_var)
-            more = (self.momentum, self.eps, self.processes)
-            return synced_norm(x, routing.segments, weight, bias, running, *more)
+            return synced_norm(
+                x, routing.segments, weight, bias, running, self.momentum, self.eps, self.processes
+            )
         parts = x.split([count for _, count in routing.segments])
         done = [
             self._one(part, domain, weight, bias) if len(part) else part

@@ -14,10 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["tell_left_out"]
+__all__ = ["NORM_MOMENTUM", "tell_left_out"]
 
 log = logging.getLogger(__name__)
-MOMENTUM = 0.1  # of every domain's statistics
+NORM_MOMENTUM = 0.1  # of every domain's statistics, whatever the network's own has
 MOST_NAMED = 3
 
 
@@ -29,13 +29,13 @@ def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str 
         cut: the module that the graph ends with; what is drawn behind it is not missed.
     """
     norms = [x for x in model.modules() if hasattr(x, "running_mean")]
-    momenta = {x.momentum for x in norms if isinstance(x, _BatchNorm)} - {MOMENTUM}
+    momenta = {x.momentum for x in norms if isinstance(x, _BatchNorm)} - {NORM_MOMENTUM}
     if momenta:
         log.info(
             "the network's BatchNorm has momentum %s, prunion's has %g: each domain's statistics "
             "are new, and follow the channels that leave",
             ", ".join(sorted(f"{x:g}" if isinstance(x, float) else str(x) for x in momenta)),
-            MOMENTUM,
+            NORM_MOMENTUM,
         )
     draws = _Draws()
     try:

@@ -20,7 +20,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.backbone import NORMS, op_name
+from prunion.trainer.backbone import NORM_MOMENTUM, NORMS, op_name
 from prunion.trainer.config import Phase, TrainConfig
 from prunion.trainer.methods.adapter import (
     NUMBER_BITS,
@@ -35,7 +35,7 @@ from prunion.trainer.processes import ALONE, Processes, synced_norm
 
 __all__ = ["MixedOutputs", "SeriesAdapters", "SeriesSite", "fold_series"]
 
-MOMENTUM, EPS = 0.1, 1e-5
+EPS = 1e-5
 
 
 class _Routing(Protocol):
@@ -53,7 +53,7 @@ class SeriesSite(nn.Module):
 
     def __init__(self, domains: int, channels: int, dropout: float) -> None:
         super().__init__()
-        self.dropout, self.momentum = dropout, MOMENTUM
+        self.dropout, self.momentum = dropout, NORM_MOMENTUM
         self.processes: Processes = ALONE  # whose slices make a batch's statistics
         self.alpha = nn.Parameter(torch.zeros(domains, channels, channels))
         self.weight = nn.Parameter(torch.ones(domains, channels))
@@ -72,8 +72,10 @@ class SeriesSite(nn.Module):
     def _normal(self, z: torch.Tensor, routing: _Routing) -> torch.Tensor:
         running = (self.running_mean, self.running_var)
         if self.training and self.processes.slices:
-            more = (self.momentum, EPS, self.processes)
-            z = synced_norm(z, routing.segments, self.weight, self.bias, running, *more)
+            weight, bias, processes = self.weight, self.bias, self.processes
+            z = synced_norm(
+                z, routing.segments, weight, bias, running, self.momentum, EPS, processes
+            )
         else:
             parts = z.split([count for _, count in routing.segments])
             pairs = zip(parts, routing.segments, strict=True)

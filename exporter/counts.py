@@ -16,10 +16,11 @@ from prunion.runtime.errors import BundleError, VerificationError
 from prunion.runtime.graph import TABLE_INPUTS, light_copy
 from prunion.trainer.channels import einsum_products
 
-__all__ = ["Counted", "check_counts", "initializers", "recount"]
+__all__ = ["WEIGHTED", "Counted", "check_counts", "initializers", "recount"]
 
 # The places among each node's inputs at which its weight may stand.
 COUNTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0)}
+WEIGHTED = frozenset(COUNTED)  # operators with a weight among their inputs
 
 
 @dataclass(frozen=True)

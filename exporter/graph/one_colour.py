@@ -24,10 +24,8 @@ def one_colour_probe(
     """Black, white and grey for each domain."""
     levels = np.repeat(np.array(LEVELS, np.uint8), domains)
     pixels = np.broadcast_to(levels[:, None, None, None], (len(levels), *size, 3)).copy()
-    means, stds = np.array([mean, std], np.float32)
-    images = (pixels.astype(np.float32) / np.float32(255) - means) / stds
     rows = np.tile(np.arange(domains, dtype=np.int64), len(LEVELS))
-    return Probe(pixels, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), rows)
+    return Probe.of(pixels, mean, std, rows)
 
 
 def check_one_colour(

@@ -36,6 +36,15 @@ class Probe:
     images: np.ndarray
     domains: np.ndarray
 
+    @classmethod
+    def of(
+        cls, pixels: np.ndarray, mean: Sequence[float], std: Sequence[float], domains: np.ndarray
+    ) -> Probe:
+        """Images of these pixels, normalised, each of one of `domains` `[N]`."""
+        means, stds = np.array([mean, std], dtype=np.float32)
+        images = (pixels.astype(np.float32) / np.float32(255) - means) / stds
+        return cls(pixels, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), domains)
+
     def take(self, rows: np.ndarray) -> Probe:
         """Those of its images, by number or by mask; a probe without pixels stays without."""
         pixels = self.pixels[rows] if len(self.pixels) else self.pixels
@@ -59,10 +68,7 @@ def make_probe(
     """`count` images of noise (unlike a picture it reaches every channel), domains in turn."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
-    means, stds = np.array([mean, std], dtype=np.float32)
-    images = (pixels.astype(np.float32) / np.float32(255) - means) / stds
-    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return Probe(pixels, images, np.arange(count, dtype=np.int64) % domains)
+    return Probe.of(pixels, mean, std, np.arange(count, dtype=np.int64) % domains)
 
 
 def open_graph(graph: Path | bytes) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from prunion.exporter.counts import WEIGHTED
 from prunion.exporter.graph import divided_tensors, float16_of, pixel_graph
 from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle
@@ -20,7 +21,6 @@ from prunion.runtime.graph import attribute
 
 __all__ = ["check_variant", "differences", "first_few", "tensors_of"]
 
-WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 QUANTISING = frozenset(("QuantizeLinear", "DequantizeLinear"))
 # ONNX Runtime divides by 127, and by 127.5 in other versions; the rest is float32's rounding.
 STEPS, ROUNDED = (126.99, 128.01), 1e-4

@@ -70,6 +70,7 @@ from .readings import slowed_down as slowed_down
 from .readings import state_text as state_text
 from .text import amount_text as amount_text
 from .text import asked_text as asked_text
+from .text import first_of as first_of
 from .text import one_line as one_line
 from .text import reason_of as reason_of
 from .text import shown as shown

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from prunion.runtime.errors import printable
 
-__all__ = ["amount_text", "asked_text", "one_line", "reason_of", "shown"]
+__all__ = ["amount_text", "asked_text", "first_of", "one_line", "reason_of", "shown"]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")  # of an object in memory, another in every run
@@ -42,6 +43,12 @@ def asked_text(value: float | str) -> str:
     if value <= 1:
         return f"{value:.4g}"
     return f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def one_line(exc: BaseException) -> str:

@@ -53,18 +53,16 @@ def div(flow: Flow, node: fx.Node) -> ActivationSlots:
 def choose(flow: Flow, node: fx.Node) -> ActivationSlots:
     """Element by element one of several (`where`, a maximum): 0 where all are."""
     name = op_name(node)
-    asks = name in ("where", "masked_fill")
-    tensors, other = _operands(flow, node, node.args[1:3] if name == "where" else node.args[:3:2])
-    if name in ("maximum", "minimum"):
-        tensors, other = _operands(flow, node, node.args[:2])
+    chosen = {"where": node.args[1:3], "masked_fill": node.args[:3:2]}
+    tensors, other = _operands(flow, node, chosen.get(name, node.args[:2]))
     if not tensors:
         raise UnsupportedGraphError(f"node {node.name}: it chooses between constants")
-    (ids, zero) = (tensors[0].ids, tensors[0].zero & (len(tensors) == 2 or other == 0))
+    ids, zero = tensors[0].ids, tensors[0].zero & (len(tensors) == 2 or other == 0)
     for tensor in tensors[1:]:
         ids, (zero_a, zero_b) = _tied(flow, node, tensors[0], tensor)
         zero = zero_a & zero_b
     condition = node.args[0 if name == "where" else 1]
-    if asks and isinstance(condition, fx.Node):
+    if name in chosen and isinstance(condition, fx.Node):
         if condition.op == "get_attr":
             _lay_parameter(flow, node, condition)
         else:

@@ -10,7 +10,7 @@ when its slot is switched off.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "channel_ids",
     "fixed",
     "name_of",
+    "once",
     "per_channel",
     "read",
     "shape_of",
@@ -95,7 +96,7 @@ class SlotSets:
 
     def fix(self, slots: torch.Tensor) -> bool:
         """Say that none of `slots` is ever removed; False where that was so already."""
-        roots = {self.find(slot) for slot in torch.unique(_once(slots)).tolist()} - {FIXED}
+        roots = {self.find(slot) for slot in torch.unique(once(slots)).tolist()} - {FIXED}
         for root in roots:
             self._parent[root] = FIXED
         return bool(roots)
@@ -137,15 +138,15 @@ class Flow:
     """
 
     module: fx.GraphModule
-    sets: SlotSets
-    values: dict[fx.Node, Any]
-    weights: dict[tuple[str, int], torch.Tensor]
-    reads: list[Read]
-    layers: list[tuple[str, tuple[int, ...], int]]
-    norms: list[fx.Node]
-    outputs: dict[str, torch.Tensor]
-    whole: dict[fx.Node, str]
-    untouched: set[str]
+    sets: SlotSets = field(default_factory=SlotSets)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    weights: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+    reads: list[Read] = field(default_factory=list)
+    layers: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
+    norms: list[fx.Node] = field(default_factory=list)
+    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    whole: dict[fx.Node, str] = field(default_factory=dict)
+    untouched: set[str] = field(default_factory=set)
 
     def lay(self, tensor: str, axis: int, ids: torch.Tensor) -> None:
         """Say that `axis` of `tensor` is laid out by `ids`; a second use ties both."""
@@ -173,7 +174,7 @@ def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
 
     Raises UnsupportedGraphError where the channels lie along another axis.
     """
-    ids: torch.Tensor = _once(flow.values[source].ids)
+    ids: torch.Tensor = once(flow.values[source].ids)
     channels: int = flow.values[source].ids.shape[1]
     if ids.dim() > 2:
         first = ids.flatten(2)[:, :, :1].reshape(1, -1, *([1] * (ids.dim() - 2)))
@@ -185,7 +186,7 @@ def channel_ids(flow: Flow, node: fx.Node, source: fx.Node) -> torch.Tensor:
     return ids[0].expand(channels) if ids.shape[1] == 1 else ids[0]
 
 
-def _once(ids: torch.Tensor) -> torch.Tensor:
+def once(ids: torch.Tensor) -> torch.Tensor:
     """The same without the axes along which it was expanded: those have one entry."""
     for dim in range(ids.dim()):
         if ids.stride(dim) == 0:
@@ -195,7 +196,7 @@ def _once(ids: torch.Tensor) -> torch.Tensor:
 
 def varying(ids: torch.Tensor) -> list[int]:
     """The axes along which `ids` differ."""
-    ids = _once(ids)
+    ids = once(ids)
     return [d for d in range(ids.dim()) if not (ids == ids.narrow(d, 0, 1)).all()]
 
 

@@ -16,7 +16,7 @@ from prunion.runtime.bundle import Layer, UnitTable
 from prunion.runtime.errors import ConfigError, UnsupportedGraphError
 from prunion.trainer.backbone import PIXEL_NORM, given_name, op_name
 from prunion.trainer.channels.chains import NEVER_CUT, Located, find_chains, is_layout
-from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read, varying
+from prunion.trainer.channels.slots import FIXED, ActivationSlots, Flow, Read, once, varying
 from prunion.trainer.channels.walk import KEEPS_ZERO, flow_slots
 
 __all__ = ["GateSite", "Units", "find_units"]
@@ -187,10 +187,7 @@ def _along(table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, int] |
 
 
 def _differing(table: torch.Tensor, ids: torch.Tensor) -> list[int]:
-    for dim in range(ids.dim()):
-        if ids.stride(dim) == 0:
-            ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
-    return varying(table[ids])
+    return varying(table[once(ids)])
 
 
 def _fix(flow: Flow, source: fx.Node, node: fx.Node, reason: str) -> bool:

@@ -47,7 +47,6 @@ from prunion.trainer.channels.slots import (
     ONE_IMAGE,
     ActivationSlots,
     Flow,
-    SlotSets,
     fixed,
     shape_of,
     size_of_one,
@@ -137,7 +136,7 @@ def flow_slots(module: fx.GraphModule) -> Flow:
         UnsupportedGraphError: the network does not end in features, or an image's answer depends
             on the others in its batch.
     """
-    flow = Flow(module, SlotSets(), {}, {}, [], [], [], {}, {}, set())
+    flow = Flow(module)
     batch = next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"].shape[0]
     for node in module.graph.nodes:
         if node.op == "placeholder":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunion.runtime.base import check_text, shown
+from prunion.runtime.base import check_text, first_of, shown
 from prunion.runtime.bundle import MAX_CLASSES
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import (
@@ -78,7 +78,8 @@ def number_classes(
         for part, images in others.items():
             others[part], lost[part] = _only(images, kept)
         if dropped or any(lost.values()):
-            of = f"{_listed(dropped)}, without training images, and " if dropped else ""
+            names = first_of(list(map(repr, dropped)), MOST_NAMED)
+            of = f"{names}, without training images, and " if dropped else ""
             counts = " and ".join(f"{count} {part}" for part, count in lost.items())
             remarks.append(f"drop_untrained: left out {of}{counts} images of such classes")
     if len(classes) < 2:
@@ -213,9 +214,10 @@ def parts_among(names: Iterable[str]) -> list[str]:
 def _like_parts(classes: tuple[str, ...]) -> Iterator[str]:
     """Classes that are folders of training and of test images, it seems."""
     if found := parts_among(classes):
+        told = first_of(list(map(repr, found)), MOST_NAMED)
         yield (
-            f"classes {_listed(found)} are named like parts of a data set: if they are, give these "
-            "apart as train and test"
+            f"classes {told} are named like parts of a data set: if they are, give these apart as "
+            "train and test"
         )
 
 
@@ -223,8 +225,3 @@ def _spelled(name: str, lacking: list[str], part: str) -> str:
     """What the same name may be spelled as among the training classes."""
     alike = [other for other in lacking if plain_name(other) == plain_name(name)]
     return f", which spells it {alike[0]!a} (and {part} {name!a})" if alike else ""
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(repr, names[:MOST_NAMED])) + more

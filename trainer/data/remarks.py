@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from prunion.runtime.base import first_of
 from prunion.runtime.images import ImageSet, plain_name
 
 __all__ = ["remarks_between", "remarks_of"]
 
+MOST_NAMED = 4  # classes in a remark
 NO_VALUE = ("nan", "na", "n/a", "<na>", "none", "null")
 
 
@@ -59,12 +61,11 @@ def remarks_between(
 
 
 def _untested(classes: Sequence[str], test: ImageSet) -> list[str]:
-    lacking = [classes[i] for i in np.setdiff1d(np.arange(len(classes)), test.labels)]
+    lacking = [repr(classes[i]) for i in np.setdiff1d(np.arange(len(classes)), test.labels)]
     if not lacking:
         return []
-    more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
-    named = ", ".join(map(repr, lacking[:4]))
-    return [f"no test images of {named}{more}: the accuracy says nothing of such classes"]
+    told = first_of(lacking, MOST_NAMED)
+    return [f"no test images of {told}: the accuracy says nothing of such classes"]
 
 
 def _repeated(sets: Mapping[str, ImageSet | None]) -> Iterator[str]:

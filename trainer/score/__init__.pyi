@@ -4,6 +4,7 @@ from .formulas import read_accuracies as read_accuracies
 from .formulas import run_score as run_score
 from .formulas import score as score
 from .formulas import score_table as score_table
+from .made_by import BESIDE as BESIDE
 from .made_by import PARTS as PARTS
 from .made_by import MadeBy as MadeBy
 from .made_by import not_paired as not_paired

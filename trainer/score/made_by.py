@@ -24,6 +24,7 @@ from prunion.trainer.config import (
 from prunion.trainer.score.pruning import baseline_of
 
 __all__ = [
+    "BESIDE",
     "PARTS",
     "MadeBy",
     "not_paired",
@@ -38,7 +39,7 @@ MadeBy = Mapping[str, Any]  # `config`, `domains`, `teacher`, `cost`: as `record
 APART = (("budget",), ("train", "own_epochs"))  # of a baseline's configuration
 PAIRED = ("train", "test")  # images that two runs must have in common to be compared
 PARTS = {"train": "training", "test": "test", "validation": "validation"}  # in words
-BESIDE = {
+BESIDE = {  # what else two runs may differ in, beside their settings, images and classes
     "teacher": "another teacher",
     "profile": "another profile of its device in [budget] profile",
     "cost": "another network, other prices of its layers, or an earlier version's count",

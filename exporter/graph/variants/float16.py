@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from prunion.exporter.counts import WEIGHTED
 from prunion.exporter.graph.variants.activations import float_values
 from prunion.exporter.graph.variants.guards import guard_constants, guarding_nodes
 from prunion.runtime.errors import VerificationError
@@ -27,7 +28,6 @@ MARGIN = 4
 SQUARING = frozenset(
     ("InstanceNormalization", "GroupNormalization", "LayerNormalization", "ReduceL2")
 )
-WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 MOVING = frozenset(("Split", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Slice", "Identity"))
 ROWS = frozenset(("bank", ADAPTERS))  # of which a gathered row goes into the trunk
 HEADS = frozenset(TABLE_INPUTS) - ROWS

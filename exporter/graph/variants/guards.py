@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from prunion.exporter.counts import WEIGHTED
+
 __all__ = ["guard_constants", "guarding_nodes"]
 
 ROUNDED = 0.05  # of a constant: more than that lost is not the constant any more
@@ -19,19 +21,8 @@ ROUNDED = 0.05  # of a constant: more than that lost is not the constant any mor
 DIVISORS = {"Div": 1, "Reciprocal": 0, "Log": 0, "Pow": 0}
 # What a norm is made of: squares and sums of small values, which float16 takes for 0 as well.
 SHRINKING = frozenset(
-    (
-        "Abs",
-        "Mul",
-        "Pow",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "Sqrt",
-    )
+    "Abs Mul Pow ReduceL1 ReduceL2 ReduceMean ReduceSum ReduceSumSquare Sqrt".split()
 )
-APART = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # no divisor comes out of these
 
 
 def guard_constants(graph: onnx.GraphProto) -> set[str]:
@@ -50,9 +41,9 @@ def guarding_nodes(graph: onnx.GraphProto, small: Collection[str]) -> set[str]:
     added to.
     """
     makers = {name: node for node in graph.node for name in node.output}
-    reached = set[str]()
+    reached = set[str]()  # but no divisor comes out of a layer
     for node in graph.node:
-        if node.op_type not in APART and any(x in small or x in reached for x in node.input):
+        if node.op_type not in WEIGHTED and any(x in small or x in reached for x in node.input):
             reached.update(node.output)
             if node.op_type in DIVISORS and (_divisor(node) in small or _divisor(node) in reached):
                 reached.difference_update(node.output)  # what is divided is of a usual size

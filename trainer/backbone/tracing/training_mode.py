@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prunion.runtime.base import first_of
+
 __all__ = ["NORM_MOMENTUM", "tell_left_out"]
 
 log = logging.getLogger(__name__)
@@ -47,11 +49,9 @@ def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str 
     if draws.found:
         modules = dict(model.named_modules())
         names = [f"{type(modules[name]).__name__} {name}".strip() for name in draws.found]
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         log.info(
-            "the network is trained without what is random in its own training mode: %s%s",
-            ", ".join(names[:MOST_NAMED]),
-            more,
+            "the network is trained without what is random in its own training mode: %s",
+            first_of(names, MOST_NAMED),
         )
     elif own.shape != other.shape or not torch.allclose(own, other, 1e-3, 1e-4, equal_nan=True):
         log.info(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prunion.runtime.base import first_of
+
 __all__ = [
     "BASELINE",
     "CHECKPOINT",
@@ -42,5 +44,4 @@ def runs_below(folder: Path) -> str:
     names = [path.parent.parent.name for path in found]
     if len(names) == 1:
         return f"the run {names[0]}: give that folder"
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"several runs, {', '.join(names[:MOST_NAMED])}{more}: give one of them"
+    return f"several runs, {first_of(names, MOST_NAMED)}: give one of them"

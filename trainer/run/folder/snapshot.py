@@ -20,6 +20,7 @@ from prunion.trainer.cost import profile_note
 from prunion.trainer.learning import Training
 from prunion.trainer.pruning import learner_state, restore_learner
 from prunion.trainer.run.folder.recounted import recounted, tell_count
+from prunion.trainer.score import BESIDE
 
 __all__ = [
     "load_snapshot",
@@ -33,15 +34,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 4
-WORDS = {
-    "images": "other images",
-    "classes": "other classes",
-    "teacher": "another teacher",
-    "profile": "another profile of its device in [budget] profile",
-    "cost": "another network, other prices of its layers, or an earlier version's count",
-    "origin": "another checkpoint to build on",
-    "importance": "another importance of the units",
-}
+WORDS = {"images": "other images", "classes": "other classes", **BESIDE}
 
 
 def save_snapshot(

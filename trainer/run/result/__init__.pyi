@@ -1,4 +1,5 @@
 from .closing import accuracy_lines as accuracy_lines
+from .pictures import COSTS as COSTS
 from .pictures import Frontier as Frontier
 from .pictures import Point as Point
 from .pictures import save_picture as save_picture

@@ -13,7 +13,7 @@ from typing import Any
 from prunion.runtime.base import install_hint, replace_file, shown
 from prunion.runtime.errors import InputError, MissingDependencyError
 
-__all__ = ["Frontier", "Point", "Sharing", "save_picture", "write_figure"]
+__all__ = ["COSTS", "Frontier", "Point", "Sharing", "save_picture", "write_figure"]
 
 COSTS = ("params", "macs")  # that a network is drawn by
 

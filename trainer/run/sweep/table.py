@@ -13,14 +13,13 @@ import numpy as np
 from prunion.runtime.base import asked_text
 from prunion.runtime.errors import MissingDependencyError
 from prunion.trainer.config import RunConfig
-from prunion.trainer.run.result import COUNTED, Frontier, Point, params_share, save_picture
+from prunion.trainer.run.result import COSTS, COUNTED, Frontier, Point, params_share, save_picture
 
 __all__ = ["SweepResult", "draw_frontier", "sweep_result", "sweep_table"]
 
 log = logging.getLogger(__name__)
 
 PICTURE = "frontier"  # .png and .svg
-KINDS = ("params", "macs")  # of cost that the picture can have
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +83,7 @@ def draw_frontier(result: SweepResult) -> tuple[Path, ...]:
         log.warning("no picture: runs of an earlier prunion did not count domains' own weights")
         return ()
     kind = str(result.runs[0]["budget"]["kind"])
-    cost = kind if kind in KINDS else KINDS[0]
+    cost = kind if kind in COSTS else COSTS[0]
     try:
         return save_picture(result.frontier(), result.folder / PICTURE, cost=cost)
     except MissingDependencyError as exc:

@@ -77,9 +77,8 @@ def check_options(options: ExportOptions, net: DomainNet, train: TrainConfig) ->
     method += ' and granularity "slice"' if train.granularity == "slice" else ""
     method += f" and adapter_rank {train.adapter_rank}" if train.adapter_rank else ""
     # Adapters in the graph of all domains have no INT8 form: their sum comes before the scale.
-    wanted = {"--fp16": options.fp16 and apart(net), "--int8": options.int8}
-    wanted["--torch"] = options.torch
-    for flag, asked in wanted.items():
+    fp16 = options.fp16 and apart(net)
+    for flag, asked in (("--fp16", fp16), ("--int8", options.int8), ("--torch", options.torch)):
         if asked:
             raise ConfigError(
                 f"{flag} writes one trunk for all domains, and {method}, so domains have weights "

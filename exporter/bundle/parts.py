@@ -66,7 +66,7 @@ def make_parts(slim: SlimNet, loaded: Checkpoint, options: ExportOptions) -> Par
     model = one_domain_graph(net, *size, options.opset, options.ir)
     digest = hash_trunk(dict(net.trunk.named_parameters()), [])
     whole = domain_pack(slim, 0, domains[0], digest, images)
-    pack = Pack(**{**vars(whole), "bank": np.zeros(0, np.float32)})
+    pack = replace(whole, bank=np.zeros(0, np.float32))
     return Parts(net, model, net.table, [pack], ())
 
 

@@ -104,18 +104,15 @@ def _layer(op: str, node: fx.Node, tensor: torch.Tensor) -> nn.Module:
     if op == "linear":
         return nn.Linear(tensor.shape[1], tensor.shape[0], bias=with_bias)
     given: list[Any] = list(node.args[3:])
-    stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
-    width = tensor.shape[1] * groups
-    plain: list[Any] = [
-        tuple(x) if isinstance(x, list | tuple) else x for x in (stride, padding, dilation)
-    ]
+    given += [1, 0, 1, 1][len(given) :]
+    stride, padding, dilation, groups = (tuple(x) if isinstance(x, list) else x for x in given)
     return nn.Conv2d(
-        width,
+        tensor.shape[1] * groups,
         tensor.shape[0],
         (tensor.shape[2], tensor.shape[3]),
-        stride=plain[0],
-        padding=plain[1],
-        dilation=plain[2],
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
         groups=groups,
         bias=with_bias,
     )

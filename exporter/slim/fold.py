@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import fx, nn
 
@@ -63,7 +65,7 @@ def fold_domain(slim: SlimNet) -> OneDomainNet:
         scale = parts[affine.scale]
         shift = None if affine.shift is None else parts[affine.shift]
         name = str(old.target).rpartition(".")[2]
-        _fold(graph, node, holder, scale, shift, (name, affine.behind), slots)
+        _fold(graph, node, holder, scale, shift, name, affine.behind, slots)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):
         if node.op == "placeholder" and not node.users:
@@ -97,21 +99,28 @@ def _fold(
     holder: nn.Module,
     scale: torch.Tensor,
     shift: torch.Tensor | None,
-    place: tuple[str, int],
+    key: str,
+    behind: int,
     slots: SlotUnits,
 ) -> None:
+    """Leave out an affine, put it into its layer, or make it a product and a sum of constants.
+
+    Args:
+        key: of the affine among the trunk's.
+        behind: how many axes stand behind its channels.
+    """
     source = node.args[0]
     assert isinstance(source, fx.Node)
     if shift is None and bool((scale == 1).all()):
         node.replace_all_uses_with(source)
-    elif shift is not None and _foldable(source, node, place[1]):
+    elif shift is not None and _foldable(source, node, behind):
         _into_weight(graph, source, holder, scale, shift, slots)
         node.replace_all_uses_with(source)
     else:
         with graph.inserting_before(node):
-            new = _constant(graph, holder, source, scale, "scale", place)
+            new = _constant(graph, holder, source, scale, "scale", key, behind)
             if shift is not None:
-                new = _constant(graph, holder, new, shift, "shift", place)
+                new = _constant(graph, holder, new, shift, "shift", key, behind)
         node.replace_all_uses_with(new)
     graph.erase_node(node)
 
@@ -130,14 +139,13 @@ def _into_weight(
     layer: fx.Node,
     holder: nn.Module,
     scale: torch.Tensor,
-    shift: torch.Tensor | None,
+    shift: torch.Tensor,
     slots: SlotUnits,
 ) -> None:
     name = str(layer.args[1].target)  # type: ignore[union-attr]
     weight = holder.get_parameter(name)
     bias_name = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
     old = layer.args[2] if len(layer.args) > 2 else layer.kwargs.get("bias")
-    assert shift is not None
     bias = shift.clone()
     if isinstance(old, fx.Node):
         bias_name = str(old.target)
@@ -159,10 +167,10 @@ def _constant(
     holder: nn.Module,
     source: fx.Node,
     value: torch.Tensor,
-    kind: str,
-    place: tuple[str, int],
+    kind: Literal["scale", "shift"],
+    key: str,
+    behind: int,
 ) -> fx.Node:
-    key, behind = place
     name = f"affine_{key.replace('/', '_')}_{kind}"
     _put(holder, name, value.view(-1, *([1] * behind)), parameter=False)
     aten = torch.ops.aten

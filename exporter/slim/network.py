@@ -47,16 +47,16 @@ class SlimNet(nn.Module):
         head_bias: torch.Tensor,
         table: UnitTable,
         used: np.ndarray,
-        adapter_entries: tuple[AdapterEntry, ...] = (),
-        adapters: torch.Tensor | None = None,
-        slices: Mapping[str, np.ndarray] | None = None,
+        adapter_entries: tuple[AdapterEntry, ...],
+        adapters: torch.Tensor | None,
+        slices: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__()
         self.trunk, self.entries, self.table, self.used = trunk, entries, table, used
         self.register_buffer("bank", bank)
         self.register_buffer("head_weight", head_weight)
         self.register_buffer("head_bias", head_bias)
-        self.adapter_entries, self.slices = adapter_entries, slices or {}
+        self.adapter_entries, self.slices = adapter_entries, slices
         if adapters is not None:
             self.register_buffer("adapters", adapters)
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -17,12 +18,7 @@ from prunion.trainer.data import Batch, JointBatches
 from prunion.trainer.learning.interrupt import StopRequest
 from prunion.trainer.learning.measuring import came_back, importance_of
 from prunion.trainer.learning.norms import RunNorms
-from prunion.trainer.learning.optimiser import (
-    WeightAverage,
-    hold_trunk,
-    make_optimiser,
-    set_rates,
-)
+from prunion.trainer.learning.optimiser import WeightAverage, hold_trunk, make_optimiser, set_rates
 from prunion.trainer.learning.own import keep_switches, own_shortfall, thins_at_the_cut
 from prunion.trainer.learning.step import (
     LossScale,
@@ -237,10 +233,9 @@ class Training:
         own = [p.grad for p in self.net.parameters()]
         finite = self.loss_scale.unscale([*own, None if switches is None else switches.grad])
         share, images = self.shared.penalty_share, self.batches.images
-        add_penalty(self.net, batches, images, self.phase, self.optimiser, share)
+        add_penalty(self.net, batches, images, self.phase, self.optimiser, share=share)
         result = self.shared.joined(result, switches)
-        train = self.config.train
-        check_losses(result.loss, self.names, train, self.where(), self.saved)
+        check_losses(result.loss, self.names, self.config.train, self.where(), self.saved)
         taken = self.loss_scale.takes(self.processes, finite=finite, where=self.where())
         if taken and learning:
             assert switches is not None and switches.grad is not None
@@ -282,13 +277,18 @@ class Training:
         self, batches: Sequence[Batch], switches: torch.Tensor | None
     ) -> StepResult:
         """In as many parts as the run says; gradients add up."""
-        train, parts = self.config.train, self.batches.parts(batches)
+        parts = self.batches.parts(batches)
+        step = partial(
+            forward_backward,
+            smoothing=self.config.train.label_smoothing,
+            precision=self.config.train.precision,
+            teacher=self.teacher,
+            scale=self.loss_scale.value,
+        )
         results = []
         for number, part in enumerate(parts, 1):
             with self.shared.exchange(last=number == len(parts)) as through:
-                how = (train.label_smoothing, train.precision, self.teacher)
-                scale = self.loss_scale.value
-                results.append(forward_backward(self.net, part, switches, *how, through, scale))
+                results.append(step(self.net, part, switches, through=through))
         return added(results)
 
     def _figures(self, result: StepResult) -> dict[str, float]:

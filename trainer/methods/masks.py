@@ -75,8 +75,8 @@ def affine_form(train: TrainConfig) -> MaskForm:
         (k0, k1 or 0.0, k2 or 0.0, k3),
         tuple(learns),  # type: ignore[arg-type]
         tuple(bare),  # type: ignore[arg-type]
-        train.affine_numbers == "filter",
-        train.affine_gradient == "sigmoid",
+        by_filter=train.affine_numbers == "filter",
+        sigmoid=train.affine_gradient == "sigmoid",
     )
 
 

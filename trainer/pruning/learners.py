@@ -129,8 +129,8 @@ class PaperLearner:
         self,
         domains: int,
         units: int,
-        device: torch.device | None = None,
         lr: float = LEARNING_RATE,
+        device: torch.device | None = None,
     ) -> None:
         """Scores of 10⁻³; `lr` is Adam's learning rate."""
         self.lr = lr

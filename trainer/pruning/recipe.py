@@ -176,7 +176,7 @@ def make_recipe(
         per_unit = 1.0 if slices is None else slices / units
         return PaperRecipe(
             Schedule(0, warmup + ramp, settle, beta, steps_down=True, drops=drops),
-            PaperLearner(domains, units, device, train.switch_lr),
+            PaperLearner(domains, units, train.switch_lr, device),
             Pressure(train, cost, domains, plain=True, slices=per_unit),
             learns=train.traits.prunes,  # slices learn beside the network's other parameters
             select=select,

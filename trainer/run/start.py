@@ -75,6 +75,7 @@ def begin(
     folder: Path,
     device: str,
     processes: Processes,
+    *,
     graph: Any = None,
     model: nn.Module | None = None,
     check: ExportCheck | None = None,

@@ -14,18 +14,9 @@ from torch import nn
 from prunion.runtime.base import write_json
 from prunion.runtime.errors import OutputError
 from prunion.runtime.measure import Answers
-from prunion.trainer.config import (
-    CHECKPOINT,
-    RECORD,
-    RunConfig,
-)
+from prunion.trainer.config import CHECKPOINT, RECORD, RunConfig
 from prunion.trainer.data import Domain, HandedSets
-from prunion.trainer.learning import (
-    Training,
-    own_account,
-    stop_signals,
-    thins_at_the_cut,
-)
+from prunion.trainer.learning import Training, own_account, stop_signals, thins_at_the_cut
 from prunion.trainer.network import (
     accuracy_of,
     answer_domains,
@@ -126,9 +117,16 @@ def train_run(
         beginning = beginning_of(folder, resume=resume, fork=start, begun=start_of)
         if model is not None and beginning.resumes:
             processes.on_first(lambda: check_network(model, folder, beginning))
-        graph, asked = beginning.graph(), None if beginning.resumes else check
         training, domains = begin(
-            config, folder, device, processes, graph, model, asked, importance, datasets
+            config,
+            folder,
+            device,
+            processes,
+            graph=beginning.graph(),
+            model=model,
+            check=None if beginning.resumes else check,
+            importance=importance,
+            datasets=datasets,
         )
         processes.on_first(lambda: make_folder(folder, force=force, resume=resume, claim=claim))
         kept = forks(training)

@@ -42,6 +42,7 @@ def forward_backward(
     net: DomainNet,
     batches: Sequence[Batch],
     switches: torch.Tensor | None,
+    *,
     smoothing: float = 0.0,
     precision: Precision = "fp32",
     teacher: Teacher | None = None,
@@ -127,7 +128,8 @@ def add_penalty(
     images: Sequence[int],
     phase: Phase,
     optimiser: torch.optim.Optimizer,
-    share: float = 1.0,
+    *,
+    share: float,
 ) -> None:
     """Add `share` of the gradient of what a run's method charges for, beside the task.
 

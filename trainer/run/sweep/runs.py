@@ -261,7 +261,7 @@ def _price(
     graph = read_json(folder / GRAPH) if begun and (folder / GRAPH).is_file() else None
     device = device_named(config.device, config.train)
     with joined_processes(len(config.domains), config.train, device) as processes:
-        training, domains = begin(config, folder, device, processes, graph, check=check)
+        training, domains = begin(config, folder, device, processes, graph=graph, check=check)
         opened = {draw_of(config): domains}
 
         def today(run: RunConfig) -> MadeBy:

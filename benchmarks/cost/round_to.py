@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -89,21 +90,20 @@ def main(
     titles = "network backend batch MACs-asked round_to MACs params ms ratio 95-%".split()
     print(f"| {' | '.join(titles)} |\n" + "| --- " * len(titles) + "|")
     rows: list[Row] = []
-    for name in only.split(","):
-        for share in map(float, shares.split(",")):
-            with tempfile.TemporaryDirectory() as folder:
-                config = BackboneConfig(name, weights="none")
-                cuts = cuts_of(config, side, share, _whole(multiples), Path(folder))
-                for backend in backends.split(","):
-                    options = SessionOptions(check_backend(backend), threads, share_arena=False)
+    for name, asked in product(only.split(","), shares.split(",")):
+        share = float(asked)
+        with tempfile.TemporaryDirectory() as folder:
+            config = BackboneConfig(name, weights="none")
+            cuts = cuts_of(config, side, share, _whole(multiples), Path(folder))
+            for backend in backends.split(","):
+                options = SessionOptions(check_backend(backend), threads, share_arena=False)
+                try:
                     for batch in _whole(batches):
-                        try:
-                            made = rows_of(name, cuts, side, share, batch, options, seconds)
-                        except PrunionError as exc:
-                            print(f"{name} on {backend} is left out: {exc}")
-                            break
-                        rows += made
+                        made = rows_of(name, cuts, side, share, batch, options, seconds)
                         print("\n".join(map(_markdown, made)), flush=True)
+                        rows += made
+                except PrunionError as exc:
+                    print(f"{name} on {backend} is left out: {exc}")
     print(f"\n{machine_facts(threads)}")
     if path:
         write_json(path, [asdict(row) for row in rows])
@@ -137,9 +137,22 @@ def rows_of(
     for multiple, cut in cuts.items():
         own = blocks[str(multiple)]
         x = compare_blocks(str(multiple), first, batch, own, blocks[first])
-        ms = float(np.median(np.concatenate(own)))
-        case = (name, options.backend, side, batch, share, multiple, cut.macs, cut.params)
-        rows.append(Row(*case, ms, x.ratio, x.low, x.high))
+        rows.append(
+            Row(
+                network=name,
+                backend=options.backend,
+                side=side,
+                batch=batch,
+                share=share,
+                round_to=multiple,
+                macs=cut.macs,
+                params=cut.params,
+                ms=float(np.median(np.concatenate(own))),
+                ratio=x.ratio,
+                low=x.low,
+                high=x.high,
+            )
+        )
     return rows
 
 

@@ -71,8 +71,9 @@ def compare_graphs(bundle: Bundle, graphs: list[str], loaded: Checkpoint | None)
             found.problems.append(f"{graph} graph: ONNX Runtime refuses it: {reason}")
             continue
         of_flat = flat_answers if of_flat is None else of_flat
+        what = f"the {graph} graph"
         try:
-            check_one_colour(of_flat, flat_answers, flat, names, f"the {graph} graph")
+            check_one_colour(of_flat, flat_answers, flat, names, what)
         except VerificationError as exc:
             found.problems.append(str(exc))
         mixed, rows, limit = answers.mixed, probe.domains, _limit(bundle, graph)
@@ -85,7 +86,6 @@ def compare_graphs(bundle: Bundle, graphs: list[str], loaded: Checkpoint | None)
         ):
             if reference is None or got is None:
                 continue
-            what = f"the {graph} graph"
             try:
                 errors = relative_errors(reference, got, domains, names, what)
             except VerificationError as exc:
@@ -112,12 +112,12 @@ def check_noted(bundle: Bundle) -> Iterator[str]:
                 f"{graph} graph: its export noted a tolerance of {tolerance:.3g}, this prunion "
                 f"allows {limit:.0e}: export the bundle again"
             )
-    for check in verified.variants.values():
-        for name, (before, after) in check.int8.accuracy.items() if check.int8 else ():
-            if check.int8 and lost({name: before}, {name: after}, check.int8.max_drop):
+    for account in [check.int8 for check in verified.variants.values() if check.int8]:
+        for name, (before, after) in account.accuracy.items():
+            if lost({name: before}, {name: after}, account.max_drop):
                 yield (
                     f"int8 graph, domain {name}: its export noted {before:.1%} before and "
-                    f"{after:.1%} after, and allowed a loss of {check.int8.max_drop:g} points"
+                    f"{after:.1%} after, and allowed a loss of {account.max_drop:g} points"
                 )
 
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 # A batch holds at least four images of a domain, so that BatchNorm has something to average.
 MIN_TRAIN_IMAGES = 4
+TEST, LIMIT, VALIDATION = 1, 2, 5  # keep the draws of images apart, from those of `stream` too
 MOST_KINDS = 8  # of files that are passed over, in the line of a domain
 
 
@@ -75,9 +76,10 @@ def open_domain(
     """Open a domain's images; `seed` chooses what holdouts and `limit` leave.
 
     The images are checked, so that a broken one is named now. `orientation` is the run's; `handed`
-    are the data sets of `source = "python"`. Raises
-    DataError if they cannot be read or their classes are not plain, ConfigError if an option does
-    not fit them.
+    are the data sets of `source = "python"`.
+
+    Raises DataError if they cannot be read or their classes are not plain, ConfigError if an option
+    does not fit them.
     """
     _check_unused(config, handed)
     splits = {"train": _open(config, "train", orientation, handed)}
@@ -90,9 +92,9 @@ def open_domain(
     classes, train, test = numbered.classes, numbered.train, numbered.test
     validation = numbered.validation
     if test is None:
-        train, test = held_out(train, config.holdout, [seed, domain_key(config.name), 1])
+        train, test = held_out(train, config.holdout, [seed, domain_key(config.name), TEST])
     if config.validation_holdout:
-        random = [seed, domain_key(config.name), 5]
+        random = [seed, domain_key(config.name), VALIDATION]
         train, validation = held_out(train, config.validation_holdout, random)
     _check_counts(config, train, test, validation)
     if config.limit and config.limit < len(train):
@@ -102,7 +104,7 @@ def open_domain(
             raise ConfigError(
                 f"[domains.{config.name}] limit is {config.limit}, fewer than {than}: raise it"
             )
-        train = limited(train, config.limit, [seed, domain_key(config.name), 2])
+        train = limited(train, config.limit, [seed, domain_key(config.name), LIMIT])
     sets = {"train": train, "validation": validation, "test": test}
     found = {
         "classes": len(classes),
@@ -131,17 +133,14 @@ def open_domains(
     broken: PrunionError | None = None
     try:
         for index, config in enumerate(configs):
-            if processes.reads(index):
-                sets_in_hand = (handed or {}).get(config.name)
-                own[index] = domain = open_domain(config, seed, orientation, sets_in_hand)
-                if processes.owns(index):
-                    _log_found(domain)
-                sets = [(len(x), x.digest) for x in _sets(domain)]
-                facts[str(index)] = {
-                    "classes": domain.classes,
-                    "sets": sets,
-                    "found": domain.found,
-                }
+            if not processes.reads(index):
+                continue
+            sets_in_hand = (handed or {}).get(config.name)
+            own[index] = domain = open_domain(config, seed, orientation, sets_in_hand)
+            if processes.owns(index):
+                _log_found(domain)
+            sets = [(len(x), x.digest) for x in _sets(domain)]
+            facts[str(index)] = {"classes": domain.classes, "sets": sets, "found": domain.found}
         by_name = {x.name: x for x in own.values()}
         trains = {name: x.train for name, x in by_name.items()}
         for name, remark in remarks_between(trains, {n: x.test for n, x in by_name.items()}):

@@ -87,13 +87,10 @@ def moved(module: nn.Module) -> Iterator[None]:
     held: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad():
         try:
-            for parameter in module.parameters():
-                value = parameter.data
-                if value.is_floating_point() and value.numel():
-                    new = _moved(value, random)
-                    if new is not None:
-                        held.append((value, value.clone()))
-                        value.copy_(new)
+            for value in (p.data for p in module.parameters() if p.is_floating_point()):
+                if value.numel() and (new := _moved(value, random)) is not None:
+                    held.append((value, value.clone()))
+                    value.copy_(new)
             yield
         finally:
             for value, before in held:

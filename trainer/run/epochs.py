@@ -87,6 +87,11 @@ def run_epochs(
         PrunionError: a loss or the network stopped being finite.
         StoppedError: a signal came, and the state is saved.
     """
+
+    def save() -> None:
+        if folder is not None:
+            save_state(folder / state, training, facts, began)
+
     stop.now = ""  # there is more to save than when the caller set it
     if training.step == 0 and training.config.train.fits_heads:
         _fit_heads(training)
@@ -98,8 +103,7 @@ def run_epochs(
             if training.epoch == epoch:  # amid it: nothing is measured where a whole run would not
                 keep_forks(forks, folder, training, facts)
                 if training.processes.any(bool(stop)):
-                    if folder is not None:
-                        save_state(folder / state, training, facts, began)
+                    save()
                     raise _stopped(training, stop)
                 continue
             measured = measure()  # now, or a resumed run would measure it again
@@ -108,8 +112,7 @@ def run_epochs(
             teller.epoch(measured)
             # Before the run's own state, or a run that is killed between the two lacks them.
             keep_forks(forks, folder, training, facts)
-            if folder is not None:
-                save_state(folder / state, training, facts, began)
+            save()
             if training.processes.any(bool(stop)):
                 raise _stopped(training, stop)
             own = {key: fact for key, fact in facts.items() if key != SECONDS}

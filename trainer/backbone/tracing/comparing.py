@@ -81,16 +81,20 @@ def _varied(model: nn.Module, module: fx.GraphModule) -> Iterator[None]:
     kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     theirs = _tensors(module)
     held = [(x, theirs.get(name, x)) for name, x in _tensors(model).items() if _is_constant(x)]
+
+    def put(tensor: torch.Tensor, value: torch.Tensor) -> None:
+        if id(tensor) not in kept:
+            kept[id(tensor)] = tensor, tensor.clone()
+            tensor.copy_(value)
+
     with torch.no_grad():
         try:
             for own, other in held:
                 place = own.data_ptr(), own.shape
                 if place not in values:
                     values[place] = own + VARIED * torch.rand(own.shape, generator=random)
-                for tensor in (own, other):
-                    if id(tensor) not in kept:
-                        kept[id(tensor)] = tensor, tensor.clone()
-                        tensor.copy_(values[place])
+                put(own, values[place])
+                put(other, values[place])
             yield
         finally:
             for tensor, value in reversed(kept.values()):

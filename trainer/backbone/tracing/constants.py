@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunion.trainer.backbone.names import LAYERS, op_name, put_tensor
+from prunion.trainer.backbone.names import LAYERS, op_name, put_tensor, tensor_at
 from prunion.trainer.backbone.tracing.tied import check_tied
 
 __all__ = ["fold_constants"]
@@ -41,12 +40,13 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True, tuned: bo
     for node in module.graph.nodes:
         if node.op == "get_attr":
             leaf = str(node.target).rpartition(".")[2]
-            if parameters or leaf.startswith("lifted_tensor"):  # torch.export's own
-                known[node] = operator.attrgetter(str(node.target))(module)
-                if isinstance(known[node], nn.Parameter):
-                    weights.add(node)
-                    if known[node].requires_grad:
-                        learned.add(node)
+            if not parameters and not leaf.startswith("lifted_tensor"):  # torch.export's own
+                continue
+            known[node] = held = tensor_at(module, str(node.target))
+            if isinstance(held, nn.Parameter):
+                weights.add(node)
+            if isinstance(held, nn.Parameter) and held.requires_grad:
+                learned.add(node)
             continue
         if node.op == "call_function" and _computable(node, known):
             with torch.no_grad():
@@ -58,13 +58,13 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True, tuned: bo
         written = known.get(node.args[0]) if _writes(node) else None
         for source in node.all_input_nodes:
             value = known.get(source)
-            if source.op != "get_attr" and isinstance(value, torch.Tensor):
-                key = (source, value._version)  # a later write does not reach an earlier reader
-                if key not in made:
-                    made[key] = _stored(module, source, value, node)
-                    if source in weights and value.is_floating_point():
-                        _as_weight(module, made[key], source in learned)
-                node.replace_input_with(source, made[key])
+            if source.op == "get_attr" or not isinstance(value, torch.Tensor):
+                continue
+            key = (source, value._version)  # a later write does not reach an earlier reader
+            if key not in made:
+                learns = source in learned if source in weights else None
+                made[key] = _stored(module, source, value, node, learns)
+            node.replace_input_with(source, made[key])
         if isinstance(written, torch.Tensor):
             _forget(written, known)
     if learned:
@@ -102,10 +102,22 @@ def _value(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     )
 
 
-def _stored(module: fx.GraphModule, node: fx.Node, value: torch.Tensor, reader: fx.Node) -> fx.Node:
+def _stored(
+    module: fx.GraphModule,
+    node: fx.Node,
+    value: torch.Tensor,
+    reader: fx.Node,
+    learns: bool | None,
+) -> fx.Node:
+    """What `reader` reads from now on in place of `node`, whose `value` becomes the module's own.
+
+    Args:
+        learns: whether any parameter that it is made of learns; None where it is made of none.
+    """
     name = f"constant_{node.name}"
     value = value.detach().clone()
-    module.register_buffer(name, value)
+    weight = learns is not None and value.is_floating_point()
+    put_tensor(module, name, nn.Parameter(value, requires_grad=bool(learns)) if weight else value)
     with module.graph.inserting_before(reader):
         new = module.graph.get_attr(name)
     new.meta = {"val": value, "of": _first_parameter(node)}
@@ -149,14 +161,6 @@ def _broadcasts(user: fx.Node, node: fx.Node) -> bool:
     others = [x.meta.get("val") for x in user.all_input_nodes if x is not node]
     dims = [x.dim() for x in others if isinstance(x, torch.Tensor)]
     return op_name(user) in BROADCASTS and max(dims, default=0) >= node.meta["val"].dim()
-
-
-def _as_weight(module: nn.Module, node: fx.Node, learns: bool) -> None:
-    """Make a parameter of a constant; one of frozen parameters alone is frozen too."""
-    name = str(node.target)
-    value = module.get_buffer(name)
-    delattr(module, name)
-    module.register_parameter(name, nn.Parameter(value, requires_grad=learns))
 
 
 def _first_parameter(node: fx.Node) -> str:

@@ -47,6 +47,9 @@ from prunion.trainer.processes import keep_to_quota
 
 __all__ = ["bundle_name", "export_bundle"]
 
+# What people name when they expect one file.
+FILES = (".engine", ".json", ".onnx", ".ort", ".plan", ".pt", ".pth", ".safetensors", ".zip")
+
 
 def export_bundle(
     checkpoint: Path | str,
@@ -191,10 +194,6 @@ def bundle_name(output: Path) -> str:
         200,
         lambda problem: InputError(f"the name {shown(name)} {problem}: choose another -o"),
     )
-
-
-# What people name when they expect one file.
-FILES = (".engine", ".json", ".onnx", ".ort", ".plan", ".pt", ".pth", ".safetensors", ".zip")
 
 
 def _in_graph(table: UnitTable, model: onnx.ModelProto) -> UnitTable:

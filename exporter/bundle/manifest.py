@@ -153,9 +153,10 @@ def image_input(loaded: Checkpoint) -> ImageInput:
 
 def provenance(loaded: Checkpoint) -> Provenance:
     """Who made this, with what, from which run."""
+    here = versions()
     return Provenance(
-        prunion=versions().get("prunion", ""),
-        versions=versions(),
+        prunion=here.get("prunion", ""),
+        versions=here,
         trained_with=dict(loaded.meta["versions"]),
         seed=loaded.config.seed,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

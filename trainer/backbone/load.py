@@ -156,7 +156,7 @@ def add_pixel_norm(module: fx.GraphModule) -> None:
 
 def drop_classifier(graph: fx.Graph) -> None:
     """Make the input of the last linear layer (or 1x1 convolution) the output."""
-    output = next(n for n in graph.nodes if n.op == "output")
+    output = graph.output_node()
     node = _before(output.args[0])[-1]
     name = op_name(node)
     if name not in ("linear", "conv2d"):
@@ -171,7 +171,7 @@ def drop_classifier(graph: fx.Graph) -> None:
 
 
 def _pool_cut(graph: fx.Graph) -> None:
-    output = next(n for n in graph.nodes if n.op == "output")
+    output = graph.output_node()
     end = output.args[0]
     assert isinstance(end, fx.Node)
     output.args = (_pooled(graph, end, output),)
@@ -190,7 +190,7 @@ def _before(end: Any) -> list[fx.Node]:
 
 def _end_in_features(graph: fx.Graph) -> None:
     """Take a user's own network's classifier off; what it gives else is features, as it says."""
-    output = next(n for n in graph.nodes if n.op == "output")
+    output = graph.output_node()
     end = output.args[0]
     assert isinstance(end, fx.Node)
     *behind, layer = _before(end)

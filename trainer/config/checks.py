@@ -22,6 +22,7 @@ __all__ = [
     "HeadStart",
     "Learned",
     "Phase",
+    "Placement",
     "Precision",
     "RampShape",
     "Ranking",
@@ -43,6 +44,7 @@ __all__ = [
     "check_int",
     "check_keys",
     "check_number",
+    "check_rate",
     "check_table",
     "check_text",
     "check_triple",
@@ -131,6 +133,15 @@ def check_number(
             return float(value)
     span = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
     raise ConfigError(f"{key_of(table, key)} is {shown(value)}: give a number {span}")
+
+
+def check_rate(key: str, value: object, high: float, *, open_low: bool = True) -> None:
+    """Raise ConfigError unless a key of `[train]` is "auto" or a number (as `check_number`)."""
+    if value == "auto":
+        return
+    if isinstance(value, str):
+        raise ConfigError(f'[train] {key} is {shown(value)}: give a number such as 1e-3, or "auto"')
+    check_number("train", key, value, 0, high, open_low=open_low)
 
 
 def check_text(table: str, key: str, value: object, *, empty: bool = False) -> str:

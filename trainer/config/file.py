@@ -48,7 +48,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         reason = exc.strerror or str(exc)
         raise ConfigError(f"{path} cannot be read ({reason}): give a run file") from None
     except (ValueError, RecursionError) as exc:  # bad TOML, no UTF-8, a number of 5000 digits
-        # A Windows path in double quotes: TOML reads \\U and \\x as the beginning of a character.
+        # A Windows path in double quotes: TOML reads \U and \x as the beginning of a character.
         paths = "a path with backslashes goes in single quotes, or write it with forward slashes"
         fix = paths if "hex value" in str(exc) or "Unescaped" in str(exc) else "correct that place"
         raise ConfigError(f"{path} is not valid TOML ({reason_of(exc)}): {fix}") from None

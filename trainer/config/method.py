@@ -8,7 +8,13 @@ from typing import Any, Literal, get_args
 
 from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
-from prunion.trainer.config.checks import IN_TURNS, check_choice, check_int, check_number
+from prunion.trainer.config.checks import (
+    IN_TURNS,
+    check_choice,
+    check_int,
+    check_number,
+    check_rate,
+)
 
 __all__ = [
     "LOW_RANK_LR",
@@ -159,14 +165,8 @@ def check_settings(given: Mapping[str, Any]) -> None:
         ("packnet_order", TaskOrder),
     ):
         check_choice("train", key, given[key], get_args(kinds))
-    for key, most in (("adapter_decay", 1), ("adapter_lr", 10)):
-        if given[key] == "auto":
-            continue
-        if isinstance(given[key], str):
-            raise ConfigError(
-                f'[train] {key} is {shown(given[key])}: give a number such as 1e-3, or "auto"'
-            )
-        check_number("train", key, given[key], 0, most, open_low=key == "adapter_lr")
+    check_rate("adapter_decay", given["adapter_decay"], 1, open_low=False)
+    check_rate("adapter_lr", given["adapter_lr"], 10)
     for key in (f"affine_k{place}" for place in range(4)):
         if given[key] in ("auto", "learned"):
             continue

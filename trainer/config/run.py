@@ -58,7 +58,7 @@ LATER_TRAIN = (
     *("method", "norms", *METHOD_KEYS, "augment"),
 )
 # Keys of a domain that a run which does not use them is known without, as before there were such.
-NEWER = (
+LATER_DOMAIN = (
     *("image_column", "label_column", "drop_untrained", "feature"),
     *("validation", "validation_split", "validation_holdout", "augment", "mean", "std"),
 )
@@ -129,8 +129,9 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""
         value = asdict(self)
+        # A run is known by this text: what it does not use is left out, as before there was such.
         for key in ("keep", "arguments", "folder"):
-            if not value["backbone"][key]:  # as before there was such a key: a run is known by this
+            if not value["backbone"][key]:
                 del value["backbone"][key]
         for key, default in asdict(TrainConfig()).items():
             if key in LATER_TRAIN and value["train"][key] == default:
@@ -143,7 +144,7 @@ class RunConfig:
             table = {key: _plain(item) for key, item in asdict(domain).items()}
             del table["name"]
             table["name"] = table.pop("dataset")
-            for key in NEWER:
+            for key in LATER_DOMAIN:
                 if not table[key]:
                     del table[key]
             value["domains"][domain.name] = table

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from prunion.runtime.base import shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config.augment import AugmentConfig, as_augment
 from prunion.trainer.config.checks import (
@@ -35,6 +34,7 @@ from prunion.trainer.config.checks import (
     check_epochs,
     check_int,
     check_number,
+    check_rate,
     check_text,
 )
 from prunion.trainer.config.known_keys import ignored, misplaced
@@ -173,14 +173,7 @@ class TrainConfig:
         check_int("train", "batch_size", self.batch_size, 4, 65_536)
         check_number("train", "balance", self.balance, 0, 1)
         for key in ("lr", "head_lr"):
-            value = getattr(self, key)
-            if value == "auto":
-                continue
-            if isinstance(value, str):
-                raise ConfigError(
-                    f'[train] {key} is {shown(value)}: give a number such as 1e-3, or "auto"'
-                )
-            check_number("train", key, value, 0, 10, open_low=True)
+            check_rate(key, getattr(self, key), 10)
         for key in ("trunk_lr", "switch_travel", "switch_lr"):
             check_number("train", key, getattr(self, key), 0, 10, open_low=True)
         check_int("train", "switch_every", self.switch_every, 1, 1000)

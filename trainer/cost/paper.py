@@ -2,9 +2,9 @@
 classifiers; operations by thop's rules for convolutions, linear layers and BatchNorm. They are:
 
 - Berriel, Lathuilière, Nabi, Klein, Oliveira-Santos, Sebe and Ricci, "Budget-Aware Adapters for
-  Multi-Domain Learning", 2019, arXiv 1905.06242;
+  Multi-Domain Learning", 2019, arXiv:1905.06242;
 - dos Santos, Berriel, Oliveira-Santos, Sebe and Almeida, "Budget-Aware Pruning: Handling Multiple
-  Domains with Less Parameters", 2023, arXiv 2309.11464.
+  Domains with Less Parameters", 2023, arXiv:2309.11464.
 """
 
 from __future__ import annotations

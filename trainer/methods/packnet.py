@@ -101,7 +101,7 @@ class OwnedWeights(WeightAdapter):
             self._prune()
         for name, free in zip(self.names, self.free, strict=True):
             self._fixed(name).add_(torch.where(self._owner(name) == self._now(), free, 0.0))
-        return bool(late)
+        return late
 
     def _prune(self) -> None:
         self.pruned.fill_(True)

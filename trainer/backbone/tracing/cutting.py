@@ -80,7 +80,7 @@ def returning_cut(model: nn.Module, cut: str) -> Iterator[None]:
 
 def drop_behind(graph: fx.Graph) -> None:
     """End a graph whose one output is `returning_cut`'s copy where that is made."""
-    output = next(n for n in graph.nodes if n.op == "output")
+    output = graph.output_node()
     (copy,) = output.all_input_nodes
     assert op_name(copy) == "clone", copy
     while output.prev is not copy:  # writes among it, which no dead code's elimination takes out
@@ -89,7 +89,7 @@ def drop_behind(graph: fx.Graph) -> None:
 
 def drop_copy(graph: fx.Graph) -> None:
     """Take `returning_cut`'s copy out of a graph in which nothing is in place any more."""
-    output = next(n for n in graph.nodes if n.op == "output")
+    output = graph.output_node()
     output.args = tuple(x.args[0] if op_name(x) == "clone" else x for x in output.all_input_nodes)
     graph.eliminate_dead_code()
 

@@ -13,7 +13,7 @@ from prunion.trainer.backbone.names import op_name
 __all__ = ["inline_regions", "rewrite"]
 
 ELEMENTWISE = frozenset("add sub mul div maximum minimum where".split())
-BROADCASTS = frozenset("expand expand_as broadcast_to".split())
+EXPANSIONS = frozenset("expand expand_as broadcast_to".split())
 # What takes its sizes from another tensor, as what has them written out.
 OF_ANOTHER = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
 aten = torch.ops.aten
@@ -68,7 +68,7 @@ def rewrite(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         node.target = ALIASES.get(node.target, node.target)
         name = op_name(node)
-        if name in BROADCASTS:
+        if name in EXPANSIONS:
             _drop_broadcast(node)
         elif name in ("max", "min", "adaptive_max_pool2d"):
             _first_of_pair(node, name)

@@ -170,7 +170,7 @@ def _single_output(graph: fx.Graph, spec: Any, *, at_cut: bool) -> int:
 
     Returns which of the model's flattened outputs that is.
     """
-    output = next(n for n in graph.nodes if n.op == "output")
+    output = graph.output_node()
     values = output.args[0]
     if not isinstance(values, tuple | list):
         return 0

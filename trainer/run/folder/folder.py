@@ -126,7 +126,7 @@ def check_folder(
         raise PrunionError(_why_taken(folder))
     # The run file in a run's folder is a copy that stays.
     read = [] if resume else [x for x in inputs if Path(x) != folder / RUN_FILE]
-    check_output(folder, force=True, wrote=_any if resume else foreign_to_run, inputs=read)
+    check_output(folder, force=True, wrote=_nothing if resume else foreign_to_run, inputs=read)
     if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder} may not be written: choose another place with -o")
 
@@ -199,7 +199,8 @@ def _is_own(log: Path) -> bool:
     return isinstance(value, dict) and "step" in value and bool(MARKS & value.keys())
 
 
-def _any(folder: Path) -> str:
+def _nothing(folder: Path) -> str:
+    """That nothing in a folder is foreign: a run that goes on removes nothing of it."""
     return ""
 
 

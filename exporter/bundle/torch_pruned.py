@@ -103,9 +103,8 @@ def _layer(op: str, node: fx.Node, tensor: torch.Tensor) -> nn.Module:
     with_bias = len(node.args) > 2 and node.args[2] is not None
     if op == "linear":
         return nn.Linear(tensor.shape[1], tensor.shape[0], bias=with_bias)
-    given: list[Any] = list(node.args[3:])
-    given += [1, 0, 1, 1][len(given) :]
-    stride, padding, dilation, groups = (tuple(x) if isinstance(x, list) else x for x in given)
+    given: list[Any] = [tuple(x) if isinstance(x, list) else x for x in node.args[3:]]
+    stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
     return nn.Conv2d(
         tensor.shape[1] * groups,
         tensor.shape[0],

@@ -217,7 +217,7 @@ class Catalogue:
             rest += _listed(folder) if folder is not None else []
         found = [Listed(name, not (bad := self.refused(name)), bad) for name in names]
         others = (x for x in dict.fromkeys(rest) if x not in names and x != self.bundle_name)
-        return found + [Listed(x, False, "unloaded") for x in others]
+        return found + [Listed(x, ready=False, reason="unloaded") for x in others]
 
     def refused(self, name: str) -> str:
         """Why a domain that is read on demand cannot answer, as far as it was asked; else ""."""

@@ -175,8 +175,8 @@ class BudgetAccount:
         backbone = fields.number("backbone", 0.0)
         if kind != "latency":
             return cls(kind, asked, value, met, backbone, slices=fields.flag("slices", False))
-        predicted = (fields.number("milliseconds"), fields.number("share"))
-        return cls(kind, asked, value, met, backbone, *predicted, fields.text("device"))
+        ms, share = fields.number("milliseconds"), fields.number("share")
+        return cls(kind, asked, value, met, backbone, ms, share, device=fields.text("device"))
 
     def to_json(self) -> dict[str, Any]:
         """The value of `budget`."""

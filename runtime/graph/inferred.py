@@ -36,11 +36,12 @@ def infer_sizes(model: onnx.ModelProto) -> onnx.GraphProto:
     """
     from onnx import shape_inference
 
-    graph = shape_inference.infer_shapes(model, True, True, True).graph
+    everything = {"check_type": True, "strict_mode": True, "data_prop": True}
+    graph = shape_inference.infer_shapes(model, **everything).graph
     for _ in range(ROUNDS):
         if not _put_numbers(model, graph):
             break
-        graph = shape_inference.infer_shapes(model, True, True, True).graph
+        graph = shape_inference.infer_shapes(model, **everything).graph
     return graph
 
 

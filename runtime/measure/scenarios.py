@@ -100,15 +100,15 @@ def run_scenario(
         found = _one_after_the_other(call, seconds, PERCENTILE[scenario])
     rate = found.queries / found.seconds if rate is None else rate
     return ScenarioReport(
-        scenario,
-        "LoadGen" if driven else "own",
-        samples,
-        found.queries,
-        found.latency_ms,
-        PERCENTILE[scenario],
-        rate * samples,
-        bound_ms if scenario == "server" else None,
-        found.valid,
+        scenario=scenario,
+        driver="LoadGen" if driven else "own",
+        samples=samples,
+        queries=found.queries,
+        latency_ms=found.latency_ms,
+        percentile=PERCENTILE[scenario],
+        samples_per_second=rate * samples,
+        bound_ms=bound_ms if scenario == "server" else None,
+        valid=found.valid,
     )
 
 

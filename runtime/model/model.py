@@ -257,7 +257,8 @@ class Model:
         plan, counts = self._plan or self.tune(), tuple(map(len, places.values()))
         splits, trials = plan.splits(counts), self.trials
         if trials is not None:
-            splits = trials.splits(counts, splits, lambda: self.sessions.can_hold(domains, True))
+            held = self.sessions
+            splits = trials.splits(counts, splits, lambda: held.can_hold(domains, ready=True))
         splits = splits and (self.background or self.sessions).can_hold(domains)
         logits = self._split(tables, array, places) if splits else self._mixed(tables, array, rows)
         if trials is not None:

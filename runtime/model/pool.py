@@ -187,7 +187,7 @@ class SessionPool:
             self._fill(serial, future, domain.pack)
         return future.result()
 
-    def can_hold(self, domains: list[LiveDomain], ready: bool = False) -> bool:
+    def can_hold(self, domains: list[LiveDomain], *, ready: bool = False) -> bool:
         """Whether pinned sessions of all `domains` fit beside each other, or are `ready`."""
         if not self.pins:
             return False
@@ -220,7 +220,7 @@ class SessionPool:
                 try:
                     graph = pin_form(self.graph.read(), self.form, pack, self.table, alive)
                     made = self._make_pinned(graph, pack)
-                    return self._checked(pack, Pinned(made, len(graph), True, note))
+                    return self._checked(pack, Pinned(made, len(graph), sliced=True, note=note))
                 except (UnsupportedGraphError, BundleError, *FULL) as exc:
                     note = f"sliced, it cannot be run: {exc}"
                     if isinstance(exc, UnsupportedGraphError):  # so it is for every domain
@@ -230,7 +230,7 @@ class SessionPool:
 
     def _plain(self, pack: Pack, note: str) -> Pinned:
         graph = pin_form(self.graph.read(), self.form, pack)
-        return Pinned(self._make_pinned(graph, pack), len(graph), False, note)
+        return Pinned(self._make_pinned(graph, pack), len(graph), sliced=False, note=note)
 
     def _checked(self, pack: Pack, made: Pinned) -> Pinned:
         """`made` if it answers like the mixed graph on one random batch, else an unsliced one."""

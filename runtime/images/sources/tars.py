@@ -193,22 +193,24 @@ def _samples(path: Path, skipped: Counter[str]) -> Iterator[tuple[str, dict[str,
 def _files(path: Path, skipped: Counter[str]) -> Iterator[_File]:
     """The plain files of a shard, in its order."""
     try:
-        with path.open("rb", buffering=1 << 16) as raw:
+        # Names are UTF-8 or refused.
+        with (
+            path.open("rb", buffering=1 << 16) as raw,
+            BoundedTar(fileobj=raw, encoding="utf-8", errors="strict") as tar,
+        ):
             end = os.fstat(raw.fileno()).st_size
-            # Names are UTF-8 or refused.
-            with BoundedTar(fileobj=raw, encoding="utf-8", errors="strict") as tar:
-                while (member := tar.next()) is not None:
-                    if member.isdir():
-                        continue
-                    file = _File(member.name, member.offset_data, member.size)
-                    _check(path, member, end)
-                    if os.path.basename(file.name).startswith("."):
-                        skipped["hidden (name begins with a dot)"] += 1
-                    elif not file.parts[1]:
-                        skipped["without an ending"] += 1
-                    else:
-                        yield file
-                _check_end(path, raw, tar.offset)
+            while (member := tar.next()) is not None:
+                if member.isdir():
+                    continue
+                file = _File(member.name, member.offset_data, member.size)
+                _check(path, member, end)
+                if os.path.basename(file.name).startswith("."):
+                    skipped["hidden (name begins with a dot)"] += 1
+                elif not file.parts[1]:
+                    skipped["without an ending"] += 1
+                else:
+                    yield file
+            _check_end(path, raw, tar.offset)
     except (OSError, ValueError, EOFError, RecursionError, tarfile.TarError) as exc:
         raise DataError(
             f"{path} is no plain tar file, or a damaged one ({reason_of(exc)}): write it again, "

@@ -83,13 +83,13 @@ def bench(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     setup = Setup(
         str(bundle.place),
-        domains,
-        backend,
-        precision,
-        threads,
-        (against,) if isinstance(against, str) else tuple(against),
-        str(unpruned or ""),
-        {name: [str(x) for x in paths] for name, paths in (pruned or {}).items()},
+        domains=domains,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        against=(against,) if isinstance(against, str) else tuple(against),
+        unpruned=str(unpruned or ""),
+        pruned={name: [str(x) for x in paths] for name, paths in (pruned or {}).items()},
     )
     machine = machine_facts(threads)
     engine = real_backend(setup.options.backend)

@@ -39,14 +39,14 @@ class Repository:
         manifest = serving.model.bundle.manifest
         of = {"trunk_hash": manifest.trunk_hash, "model_sha256": manifest.model_sha256}
         if name == serving.name:
-            width = -1 if catalogue.cache is not None else catalogue.width
-            return Described(name, form, width, True, catalogue.names, of)
+            width, names = -1 if catalogue.cache is not None else catalogue.width, catalogue.names
+            return Described(name, form, width, takes_domain=True, domains=names, identity=of)
         found = catalogue.find(name)
         if found is None and not catalogue.knows(name):
             own = shown(serving.name)
             raise DomainError(f"no model {shown(name)}: this is {own}, or a domain's name")
         width = len(found.pack.classes) if found is not None else -1
-        return Described(name, form, width, False, [name], of)
+        return Described(name, form, width, takes_domain=False, domains=[name], identity=of)
 
     async def classes(self, name: str) -> list[str]:
         """The class names of a domain, whose pack is read for it if need be.
@@ -97,7 +97,7 @@ class Repository:
     def index(self, ready_only: bool = False) -> list[dict[str, str]]:
         """All models there are."""
         serving = self.service.serving
-        found = [Listed(serving.name, True), *serving.catalogue.index()]
+        found = [Listed(serving.name, ready=True), *serving.catalogue.index()]
         bad = {x.name: serving.failed(x.name) if x.ready else x.reason for x in found}
         rows = [(name, not reason, reason) for name, reason in bad.items()]
         return model_index(row for row in rows if row[1] or not ready_only)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from prunion.exporter.counts import initializers
 from prunion.exporter.graph import Probe, make_probe, open_graph, relative_errors
 from prunion.runtime.bundle import Bundle, Pack, UnitTable
 from prunion.runtime.graph import ADAPTERS
@@ -39,13 +40,12 @@ def check_units(bundle: Bundle) -> Iterator[str]:
     shape = manifest.input
     probe = make_probe(1, (shape.height, shape.width), shape.mean, shape.std, domains=1)
     model = onnx.load_from_string(bundle.held_graph("fp32").read())
-    whole = {x.name: numpy_helper.to_array(x) for x in model.graph.initializer}
     listed = {name for name, _ in table.slots}
     # An adapter mixes channels before the norm that turns some off; folded into its convolution, as
     # a cut finds it, it mixes none. So it adds nothing here.
     whole = {
         name: np.zeros_like(value) if name == ADAPTERS else value
-        for name, value in whole.items()
+        for name, value in initializers(model).items()
         if name in {*listed, ADAPTERS}
     }
     session, full = open_graph(_with_inputs(model, whole)), full_pack(bundle)

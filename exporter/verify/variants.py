@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from prunion.exporter.counts import WEIGHTED
+from prunion.exporter.counts import WEIGHTED, initializers
 from prunion.exporter.graph import divided_tensors, float16_of, pixel_graph
 from prunion.runtime.base import PRECISIONS
 from prunion.runtime.bundle import Bundle
@@ -201,7 +201,7 @@ def tensors_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
     What nothing reads, as an older opset leaves the axes of a reduction, the quantiser drops.
     """
-    found = {x.name: numpy_helper.to_array(x) for x in model.graph.initializer}
+    found = initializers(model)
     for node in model.graph.node:
         for item in node.attribute if node.op_type == "Constant" else ():
             if item.name == "value":

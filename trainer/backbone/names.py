@@ -14,6 +14,7 @@ __all__ = [
     "LONGEST_NAME",
     "NORMS",
     "given_name",
+    "is_in_place",
     "keep_names_apart",
     "layer_of_norm",
     "name_norms",
@@ -76,6 +77,12 @@ def given_name(name: str) -> str:
 def layer_of_norm(target: str) -> str:
     """The backbone's name of a BatchNorm, from what stands for it in the masked network."""
     return target.removeprefix(NORMS).replace("/", ".")
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Whether an operator is one that writes into its first argument, as `add_`."""
+    name = op_name(node)
+    return name.endswith("_") and not name.endswith("__")
 
 
 def tensor_at(module: nn.Module, name: str) -> torch.Tensor:

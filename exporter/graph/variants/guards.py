@@ -42,14 +42,18 @@ def guarding_nodes(graph: onnx.GraphProto, small: Collection[str]) -> set[str]:
     """
     makers = {name: node for node in graph.node for name in node.output}
     reached = set[str]()  # but no divisor comes out of a layer
+
+    def divides(node: onnx.NodeProto) -> bool:
+        return node.op_type in DIVISORS and (_divisor(node) in small or _divisor(node) in reached)
+
     for node in graph.node:
         if node.op_type not in WEIGHTED and any(x in small or x in reached for x in node.input):
             reached.update(node.output)
-            if node.op_type in DIVISORS and (_divisor(node) in small or _divisor(node) in reached):
+            if divides(node):
                 reached.difference_update(node.output)  # what is divided is of a usual size
     kept = set[str]()
     for node in graph.node:
-        if node.op_type in DIVISORS and (_divisor(node) in small or _divisor(node) in reached):
+        if divides(node):
             kept.add(node.output[0])
             found = [_divisor(node)]
             while found:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunion.trainer.backbone.names import LAYERS, op_name, put_tensor, tensor_at
+from prunion.trainer.backbone.names import LAYERS, is_in_place, op_name, put_tensor, tensor_at
 from prunion.trainer.backbone.tracing.tied import check_tied
 
 __all__ = ["fold_constants"]
@@ -55,7 +55,8 @@ def fold_constants(module: fx.GraphModule, *, parameters: bool = True, tuned: bo
                 if nodes & set(node.all_input_nodes):
                     nodes.add(node)
             continue
-        written = known.get(node.args[0]) if _writes(node) else None
+        target = node.args[0] if is_in_place(node) else None
+        written = known.get(target) if isinstance(target, fx.Node) else None
         for source in node.all_input_nodes:
             value = known.get(source)
             if source.op == "get_attr" or not isinstance(value, torch.Tensor):
@@ -168,11 +169,6 @@ def _first_parameter(node: fx.Node) -> str:
     while node.all_input_nodes:
         node = node.all_input_nodes[0]
     return str(node.target) if node.op == "get_attr" else ""
-
-
-def _writes(node: fx.Node) -> bool:
-    name = op_name(node)
-    return name.endswith("_") and not name.endswith("__") and isinstance(node.args[0], fx.Node)
 
 
 def _forget(written: torch.Tensor, known: dict[fx.Node, Any]) -> None:

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from prunion.runtime.errors import UnsupportedGraphError
-from prunion.trainer.backbone.names import op_name
+from prunion.trainer.backbone.names import is_in_place, op_name
 
 __all__ = ["functionalise"]
 
@@ -38,7 +38,7 @@ def functionalise(module: fx.GraphModule, example: torch.Tensor) -> None:
     noise reaches no limit of `clamp_(max=6)`.
     """
     nodes = list(module.graph.nodes)
-    writes = [node for node in nodes if _writes(node)]
+    writes = [node for node in nodes if is_in_place(node)]
     if not writes:
         return
     order = {node: position for position, node in enumerate(nodes)}
@@ -67,11 +67,6 @@ def functionalise(module: fx.GraphModule, example: torch.Tensor) -> None:
         )
 
 
-def _writes(node: fx.Node) -> bool:
-    name = op_name(node)
-    return name.endswith("_") and not name.endswith("__")
-
-
 def _missed(
     node: fx.Node, overwritten: fx.Node, nodes: list[fx.Node], places: Places
 ) -> Iterator[tuple[fx.Node, fx.Node]]:
@@ -83,7 +78,7 @@ def _missed(
         read = [x for x in reader.all_input_nodes if x in old]
         if not read or (not places[reader] and reader.op != "output"):
             continue  # a size, which nobody can overwrite
-        beside = _writes(reader) and set(read) - {reader.args[0]}  # what is written there
+        beside = is_in_place(reader) and set(read) - {reader.args[0]}  # what is written there
         if beside or not _shares(places[reader], target):
             yield read[0], reader
         elif _meet(places[reader], target):

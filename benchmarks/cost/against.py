@@ -19,7 +19,7 @@ from prunion.benchmarks.cost.asked import check_asked
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.exporter.bundle import write_torch_pruned, write_unpruned_of
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand, seconds_option
 from prunion.runtime.measure import bench
 
 __all__ = ["CASES", "Case", "claim_lines", "measure", "table_lines"]
@@ -155,13 +155,7 @@ def _interval(x: dict[str, Any], *, inverse: bool) -> str:
 @click.command(cls=OneLineCommand)
 @click.option("-o", "--output", required=True, type=FilePath(dir_okay=False, path_type=Path))
 @click.option("--only", default="", help="Rows whose name holds this.")
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="For each session and batch size.",
-)
+@seconds_option(1.0, "For each session and batch size.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--classes", default=50, show_default=True, help="Of each domain.")
 def main(output: Path, only: str, seconds: float, threads: int, classes: int) -> None:

@@ -23,7 +23,7 @@ import onnxruntime
 from prunion.benchmarks.random_bundle import random_bundle
 from prunion.runtime.backends import OrtSession, run
 from prunion.runtime.base import machine_facts, summary, time_blocks, warm_up
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import OneLineCommand, seconds_option
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.measure import run_scenario
 from prunion.runtime.model import load
@@ -127,13 +127,7 @@ def _loadgen(
 @click.option("--side", default=96, show_default=True, help="Pixels.")
 @click.option("--batches", default="1,8", show_default=True)
 @click.option("--threads", default=1, show_default=True)
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=3.0,
-    show_default=True,
-    help="For each way and case.",
-)
+@seconds_option(3.0, "For each way and case.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(only: str, side: int, batches: str, threads: int, seconds: float, as_json: bool) -> None:
     """Hold bench's p50 to ONNX Runtime's profile, its p90 to LoadGen's summary."""

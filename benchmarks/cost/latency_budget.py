@@ -16,7 +16,7 @@ from prunion.exporter.bundle import export_untrained
 from prunion.runtime.backends import SessionOptions, check_backend, make_session
 from prunion.runtime.base import time_interleaved, write_json
 from prunion.runtime.bundle import UnitTable, open_bundle, write_profile
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand, seconds_option
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.measure import profile_bundle
 from prunion.trainer.backbone import load_backbone
@@ -71,13 +71,7 @@ class BudgetRow:
 @click.option("--batch", default=1, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--round-to", default=16, show_default=True)
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Per measured network.",
-)
+@seconds_option(1.0, "Per measured network.")
 @click.option("--json", "path", type=FilePath(dir_okay=False))
 def latency_budget_command(
     only: str,

@@ -20,7 +20,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, check_backend, make_session, run
 from prunion.runtime.base import machine_facts, time_blocks, warm_up, write_json
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand, seconds_option
 from prunion.runtime.errors import PrunionError
 from prunion.runtime.graph import pin_domain
 from prunion.runtime.measure import compare_blocks
@@ -66,13 +66,7 @@ class Row:
 @click.option("--side", default=96, show_default=True, help="Pixels.")
 @click.option("--batches", default="1,8", show_default=True)
 @click.option("--threads", default=1, show_default=True)
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=3.0,
-    show_default=True,
-    help="Per case.",
-)
+@seconds_option(3.0, "Per case.")
 @click.option("--json", "path", type=FilePath(dir_okay=False))
 def main(
     only: str,

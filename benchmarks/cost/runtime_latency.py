@@ -21,7 +21,7 @@ from prunion.benchmarks.random_bundle import random_bundle
 from prunion.runtime.backends import SessionOptions, make_ort_session, run
 from prunion.runtime.base import Timing, default_round_to, machine_facts, time_interleaved
 from prunion.runtime.bundle import Pack
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import FiniteRange, OneLineCommand, seconds_option
 from prunion.runtime.graph import pin_pack
 from prunion.runtime.model import Model, Plan, load, open_blocked
 
@@ -158,13 +158,7 @@ def _pack_bytes(model: Model) -> dict[str, int]:
 @click.option("--size", default="96,224", show_default=True, help="Image sides in pixels.")
 @click.option("--batch", default="1,8", show_default=True)
 @click.option("--threads", default=1, show_default=True)
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="For each case.",
-)
+@seconds_option(1.0, "For each case.")
 @click.option(
     "--density",
     type=FiniteRange(0, 1, min_open=True),

@@ -18,7 +18,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, mixed_session, pinned_session
 from prunion.runtime.base import time_interleaved, write_json
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand, seconds_option
 from prunion.trainer.config import BackboneConfig, BackboneSource, BudgetConfig, BudgetKind
 from prunion.trainer.cost import make_budget, make_pricer, select_union
 from prunion.trainer.network import DomainNet
@@ -65,13 +65,7 @@ class SlimRow:
 @click.option("--forms", default="pinned,mixed", show_default=True)
 @click.option("--round-to", default=16, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=3.0,
-    show_default=True,
-    help="Per case.",
-)
+@seconds_option(3.0, "Per case.")
 @click.option("--json", "path", type=FilePath(dir_okay=False))
 def slim_latency_command(
     only: str,

@@ -18,7 +18,7 @@ import click
 import torch
 
 from prunion.runtime.base import Timing, time_interleaved
-from prunion.runtime.cli import FiniteRange, OneLineCommand
+from prunion.runtime.cli import OneLineCommand, seconds_option
 from prunion.trainer.backbone import load_backbone
 from prunion.trainer.config import (
     BackboneConfig,
@@ -179,9 +179,7 @@ def random_batches(size: int, domains: int, batch: int, device: str) -> RandomBa
 @click.option("--trunk", type=click.Choice(["frozen", "tuned"]), default="tuned")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 @click.option("--threads", default=0, show_default=True)
-@click.option(
-    "--seconds", type=FiniteRange(0, 86400, min_open=True), default=30.0, show_default=True
-)
+@seconds_option(30.0)
 @click.option("--also", multiple=True, type=click.Choice(list(VARIANTS)), help="Time it so too.")
 @click.option(
     "--every",

@@ -34,7 +34,7 @@ from prunion.benchmarks.gpu.roofline import measure_device
 from prunion.benchmarks.gpu.runtime import runtime_rows
 from prunion.benchmarks.gpu.training import CASES, training_row
 from prunion.runtime.base import reason_of, replace_file
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineGroup
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineGroup, seconds_option
 from prunion.trainer.processes import prepare_device
 
 __all__ = ["main"]
@@ -42,13 +42,7 @@ __all__ = ["main"]
 Row = Callable[[], dict[str, Any]]
 Rows = Callable[[], Iterable[tuple[str, Row]]]
 device_option = click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
-seconds_option = click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="A case and row.",
-)
+per_case = seconds_option(10.0, "A case and row.")
 output_option = click.option("-o", "--output", required=True, type=FilePath(path_type=Path))
 
 
@@ -59,7 +53,7 @@ def main() -> None:
 
 @main.command()
 @device_option
-@seconds_option
+@per_case
 @output_option
 @click.option("--domains", default=6, show_default=True)
 @click.option("--trunk", type=click.Choice(["frozen", "tuned"]), default="frozen")
@@ -91,7 +85,7 @@ def training(device: str, output: Path, network: tuple[str, ...], **options: Any
 
 @main.command()
 @device_option
-@seconds_option
+@per_case
 @output_option
 @click.option("--batches", default="1,8,32,128,256", show_default=True)
 @click.option("--domains", default=4, show_default=True)
@@ -135,7 +129,7 @@ def inference(
 
 @main.command()
 @device_option
-@seconds_option
+@per_case
 @output_option
 def runtime(device: str, output: Path, seconds: float) -> None:
     """The bundle through ONNX Runtime's CUDA provider and TensorRT, where they are installed."""

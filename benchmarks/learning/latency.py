@@ -26,7 +26,7 @@ from prunion.benchmarks.learning.plan.key import row_of
 from prunion.exporter.verify import VerifyReport
 from prunion.runtime.base import machine_facts, time_blocks, time_interleaved, warm_up
 from prunion.runtime.bundle import Manifest, open_bundle
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, OneLineCommand, seconds_option
 from prunion.runtime.measure import compare_blocks
 from prunion.runtime.model import Model, load
 from prunion.trainer.methods import NUMBER_BITS
@@ -51,13 +51,7 @@ SECONDS = 1.0  # for each case
 @click.command(cls=OneLineCommand)
 @click.argument("paths", nargs=-1, required=True, type=FilePath(exists=True, path_type=Path))
 @click.option("--reference", default="frozen-all", show_default=True, help="A name of a bundle.")
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=3.0,
-    show_default=True,
-    help="Of each case.",
-)
+@seconds_option(3.0, "Of each case.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("-o", "--output", required=True, type=FilePath(path_type=Path), help="JSONL.")
 def main(

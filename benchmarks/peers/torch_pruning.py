@@ -29,7 +29,7 @@ from prunion.exporter.graph import onnx_graph
 from prunion.exporter.slim import slim_network
 from prunion.runtime.backends import SessionOptions, make_ort_session, pinned_session
 from prunion.runtime.base import relative_error, time_interleaved, write_json
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand, seconds_option
 from prunion.runtime.errors import VerificationError
 from prunion.trainer.backbone import drop_classifier, trace
 from prunion.trainer.config import BudgetConfig
@@ -76,13 +76,7 @@ class Comparison:
 )
 @click.option("--round-to", "multiples", default="1,16", show_default=True)
 @click.option("--batches", default="1,8", show_default=True)
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=4.0,
-    show_default=True,
-    help="Per case.",
-)
+@seconds_option(4.0, "Per case.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--json", "path", type=FilePath(dir_okay=False))
 def torch_pruning_command(

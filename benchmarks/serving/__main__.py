@@ -35,7 +35,7 @@ from prunion.benchmarks.serving.overhead import overhead
 from prunion.benchmarks.serving.rows import Row, markdown, read_rows, write_row
 from prunion.benchmarks.serving.servers import free_port, prunion_command, started
 from prunion.runtime.bundle import open_bundle
-from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand
+from prunion.runtime.cli import FilePath, FiniteRange, OneLineCommand, seconds_option
 
 __all__ = ["main", "row_calls"]
 
@@ -50,13 +50,7 @@ Rows = dict[str, Callable[[], Row]]
 @click.option("--folder", type=PATH, default=Path("runs/serving"), help="Where networks are kept.")
 @click.option("--litserve-python", type=PATH, help="A Python that has litserve and onnxruntime.")
 @click.option("--threads", default=1, show_default=True, help="Threads of an operator, everywhere.")
-@click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=5.0,
-    show_default=True,
-    help="A measurement.",
-)
+@seconds_option(5.0, "A measurement.")
 @click.option("--rounds", default=3, show_default=True, help="Measurements of each case.")
 @click.option(
     "--minutes",

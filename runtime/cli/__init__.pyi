@@ -9,3 +9,4 @@ from .options import bundle_argument as bundle_argument
 from .options import echo_json as echo_json
 from .options import force as force
 from .options import precisions as precisions
+from .options import seconds_option as seconds_option

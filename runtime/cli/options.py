@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -24,7 +25,10 @@ __all__ = [
     "packs",
     "precision",
     "precisions",
+    "seconds_option",
 ]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class FilePath(click.Path):
@@ -64,6 +68,12 @@ packs = click.option(
 precision = click.option(
     "--precision", default="fp32", show_default=True, type=precisions, help="Graph variant."
 )
+
+
+def seconds_option(default: float, what: str | None = None) -> Callable[[Command], Command]:
+    """How long to measure `what`: `--seconds`, up to a day."""
+    kind = FiniteRange(0, 86400, min_open=True)
+    return click.option("--seconds", type=kind, default=default, show_default=True, help=what)
 
 
 def echo_json(value: Any) -> None:

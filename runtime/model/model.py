@@ -255,11 +255,10 @@ class Model:
             return self._split(tables, array, places)
         domains = [tables.domains[row] for row in places]
         plan, counts = self._plan or self.tune(), tuple(map(len, places.values()))
-        splits, trials = plan.splits(counts), self.trials
+        splits, trials, pool = plan.splits(counts), self.trials, self.sessions
         if trials is not None:
-            held = self.sessions
-            splits = trials.splits(counts, splits, lambda: held.can_hold(domains, ready=True))
-        splits = splits and (self.background or self.sessions).can_hold(domains)
+            splits = trials.splits(counts, splits, lambda: pool.can_hold(domains, ready=True))
+        splits = splits and (self.background or pool).can_hold(domains)
         logits = self._split(tables, array, places) if splits else self._mixed(tables, array, rows)
         if trials is not None:
             trials.record(counts, splits)

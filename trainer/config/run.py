@@ -129,9 +129,8 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values, laid out like the TOML file; `from_json` reads it back."""
         value = asdict(self)
-        # A run is known by this text: what it does not use is left out, as before there was such.
         for key in ("keep", "arguments", "folder"):
-            if not value["backbone"][key]:
+            if not value["backbone"][key]:  # as before there was such a key: a run is known by this
                 del value["backbone"][key]
         for key, default in asdict(TrainConfig()).items():
             if key in LATER_TRAIN and value["train"][key] == default:

@@ -193,10 +193,9 @@ def _samples(path: Path, skipped: Counter[str]) -> Iterator[tuple[str, dict[str,
 def _files(path: Path, skipped: Counter[str]) -> Iterator[_File]:
     """The plain files of a shard, in its order."""
     try:
-        # Names are UTF-8 or refused.
         with (
             path.open("rb", buffering=1 << 16) as raw,
-            BoundedTar(fileobj=raw, encoding="utf-8", errors="strict") as tar,
+            BoundedTar(fileobj=raw, encoding="utf-8", errors="strict") as tar,  # strict: of names
         ):
             end = os.fstat(raw.fileno()).st_size
             while (member := tar.next()) is not None:

@@ -76,11 +76,25 @@ def _lower(model: onnx.ModelProto, opset: int) -> None:
     }
     if opset < 14:
         rules["Reshape"] = _without_allowzero
+    before = _read(model)
     for node in model.graph.node:
         if node.op_type in rules:
             rules[node.op_type](model, node)
         if node.op_type == "HardSwish" and opset < 14:
             raise UnsupportedGraphError("HardSwish came with opset 14: choose 14 or later")
+    # Constants that are attributes by now: ONNX Runtime tells of each one that nobody reads.
+    gone = before - _read(model)
+    for held in (model.graph.initializer, model.graph.value_info):
+        for value in [x for x in held if x.name in gone]:
+            held.remove(value)
+    for maker in [x for x in model.graph.node if x.op_type == "Constant"]:
+        if gone.issuperset(maker.output):
+            model.graph.node.remove(maker)
+
+
+def _read(model: onnx.ModelProto) -> set[str]:
+    """What nodes read."""
+    return {name for node in model.graph.node for name in node.input}
 
 
 def _axes_as_attribute(model: onnx.ModelProto, node: onnx.NodeProto) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from prunion.exporter.graph.build import _turn_back
+from prunion.exporter.graph.opset import restate
 
 
 def model_with(**weights: np.ndarray) -> onnx.ModelProto:
@@ -39,3 +41,26 @@ def test_a_transposed_weight_is_turned_back() -> None:
     held = {x.name: numpy_helper.to_array(x) for x in model.graph.initializer}
     assert set(held) == {"a.weight", "other"}
     assert torch.equal(torch.from_numpy(held["a.weight"].copy()), weight)
+
+
+@pytest.mark.parametrize("stored", ["initializer", "node"])
+def test_an_older_operator_set_leaves_no_constant_that_nobody_reads(stored: str) -> None:
+    """ONNX Runtime warns of each one, at every load."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Add", ["mean", "b"], ["y"]),
+    ]
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    held = [numpy_helper.from_array(np.ones((1, 1), np.float32), "b")]
+    if stored == "initializer":
+        held.append(axes)
+    else:
+        nodes.insert(0, helper.make_node("Constant", [], ["axes"], value=axes))
+    ends = [value(name, TensorProto.FLOAT, [1, size]) for name, size in (("x", 3), ("y", 1))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    restate(model, 17)
+    assert [x.name for x in model.graph.initializer] == ["b"]
+    assert [x.op_type for x in model.graph.node] == ["ReduceMean", "Add"]
+    assert helper.get_node_attr_value(model.graph.node[0], "axes") == [1]

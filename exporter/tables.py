@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunion.runtime.base import is_number, path_argument, shown
+from prunion.runtime.base import is_number, listed, path_argument, shown
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import RunConfig, domain_parts
 
@@ -54,7 +54,7 @@ def check_handed(config: RunConfig, datasets: Mapping[str, Any]) -> None:
     for name in datasets:
         if name not in sources:
             raise ConfigError(
-                f"datasets has {shown(name)}, and the run has the domains {', '.join(sources)}: "
+                f"datasets has {shown(name)}, and the run has the domains {listed(list(sources))}: "
                 "correct the name, or add the domain"
             )
         if sources[name] != "python":

@@ -209,7 +209,7 @@ def init(data: str, output: str, force: bool) -> None:
     A folder for each domain, in it one for each class, or train and test with these or as
     train.parquet or train.tar; or DATA is such a folder itself, of one domain.
     """
-    from prunion.runtime.base import check_output, replace_file
+    from prunion.runtime.base import check_output, listed, replace_file
     from prunion.trainer.config import foreign_to_init, found_domains, load_config, run_file_text
 
     path = Path(output)
@@ -219,7 +219,7 @@ def init(data: str, output: str, force: bool) -> None:
         temporary.write_text(run_file_text(Path(data), path, domains), "utf-8")
         load_config(temporary)  # what no command could read takes no other file's place
     counted = "1 domain" if len(domains) == 1 else f"{len(domains)} domains"
-    click.echo(f"{path}: {counted}, {', '.join(domains)}")
+    click.echo(f"{path}: {counted}, {listed(list(domains))}")
 
 
 @click.command("list")

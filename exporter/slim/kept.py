@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunion.runtime.base import listed
 from prunion.runtime.bundle import AdapterEntry, BankEntry
 from prunion.runtime.errors import DomainError, UnsupportedGraphError
 from prunion.trainer.methods import SmallMatrices
@@ -163,7 +164,7 @@ def kept_units(loaded: Checkpoint, everyone: torch.Tensor) -> np.ndarray:
 def _row(loaded: Checkpoint, name: str) -> int:
     known = [domain["name"] for domain in loaded.meta["domains"]]
     if name not in known:
-        raise DomainError(f"the checkpoint has no domain {name!r}: it has {', '.join(known)}")
+        raise DomainError(f"the checkpoint has no domain {name!r}: it has {listed(known)}")
     return known.index(name)
 
 

@@ -24,7 +24,7 @@ from prunion.exporter.graph import (
     tolerance_of,
 )
 from prunion.exporter.verify.findings import Disagreement, Findings
-from prunion.runtime.base import PRECISIONS, Precision, arithmetic_of, one_line
+from prunion.runtime.base import PRECISIONS, Precision, arithmetic_of, listed, one_line
 from prunion.runtime.bundle import Bundle
 from prunion.runtime.errors import DomainError, VerificationError
 from prunion.runtime.graph import form_of
@@ -178,7 +178,7 @@ def _masked_logits(loaded: Checkpoint, names: tuple[str, ...], images: np.ndarra
     known = [domain["name"] for domain in loaded.meta["domains"]]
     lacking = [name for name in names if name not in known]
     if lacking:
-        raise DomainError(f"the checkpoint has no domain {lacking[0]!r}: it has {', '.join(known)}")
+        raise DomainError(f"the checkpoint has no domain {lacking[0]!r}: it has {listed(known)}")
     rows = torch.tensor([known.index(name) for name in names])
     domains = rows[torch.arange(len(images)) % len(names)]
     logits = masked_logits(loaded.net, torch.from_numpy(images), domains)

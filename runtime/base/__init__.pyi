@@ -71,6 +71,7 @@ from .readings import state_text as state_text
 from .text import amount_text as amount_text
 from .text import asked_text as asked_text
 from .text import first_of as first_of
+from .text import listed as listed
 from .text import one_line as one_line
 from .text import reason_of as reason_of
 from .text import shown as shown

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 
 from prunion.runtime.errors import printable
 
-__all__ = ["amount_text", "asked_text", "first_of", "one_line", "reason_of", "shown"]
+__all__ = [
+    "amount_text",
+    "asked_text",
+    "first_of",
+    "listed",
+    "one_line",
+    "reason_of",
+    "shown",
+]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
+MOST_LISTED = 20  # names
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")  # of an object in memory, another in every run
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -21,6 +30,14 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # Python refuses to write more than 4300 digits
         return f"a value too large to show ({type(value).__name__})"
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+
+
+def listed(names: Sequence[str], *, more: bool = False) -> str:
+    """Names as a message gives them: a bundle may have thousands of domains.
+
+    `more` are there than `names` has.
+    """
+    return ", ".join(names[:MOST_LISTED]) + (", …" if more or len(names) > MOST_LISTED else "")
 
 
 def amount_text(value: float) -> str:

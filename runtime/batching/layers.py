@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from prunion.runtime.base import shown
+from prunion.runtime.base import listed, shown
 from prunion.runtime.model import LiveDomain, Tables
 
 __all__ = ["Layers", "rows_after"]
-
-LISTED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +120,7 @@ class Layers:
         )
 
     def _listing(self, more: bool) -> str:
-        names = list(self.by_name)
-        dots = ", …" if len(names) > LISTED or more else ""
-        return f"the model has {', '.join(names[:LISTED])}{dots}"
+        return f"the model has {listed(list(self.by_name), more=more)}"
 
 
 def rows_after(before: tuple[str, ...], own: Iterable[str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from .manifest_record import mean_share as mean_share
 from .pack import Pack as Pack
 from .pack import check_pack as check_pack
 from .pack import no_pack as no_pack
+from .pack import pack_bytes as pack_bytes
 from .pack import pack_sha256 as pack_sha256
 from .pack import read_pack as read_pack
 from .pack import sorted_metadata as sorted_metadata

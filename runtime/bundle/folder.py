@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunion.runtime.base import parse_json, path_argument, restore, strangers, unlisted
+from prunion.runtime.base import listed, parse_json, path_argument, restore, strangers, unlisted
 from prunion.runtime.bundle.held import HeldFile
 from prunion.runtime.bundle.manifest import Domain, Manifest, load_manifest
 from prunion.runtime.bundle.pack import Pack, check_pack, read_pack
@@ -101,7 +101,7 @@ class Bundle:
         for domain in self.manifest.domains:
             if domain.name == name:
                 return domain
-        raise DomainError(f"no domain {name!r} in {self.path}: it has {', '.join(self.domains)}")
+        raise DomainError(f"no domain {name!r} in {self.path}: it has {listed(self.domains)}")
 
     def pack(self, name: str) -> Pack:
         """The domain pack of `name`, checked against the manifest."""

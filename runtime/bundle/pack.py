@@ -33,6 +33,7 @@ __all__ = [
     "Pack",
     "check_pack",
     "no_pack",
+    "pack_bytes",
     "pack_sha256",
     "read_pack",
     "sorted_metadata",
@@ -86,17 +87,18 @@ def write_pack(path: Path | str, pack: Pack, was: Seen | None = None) -> None:
 
     `was` is what may be replaced, as of `replace_file`.
     """
-    data = _bytes_of(pack, str(path))
+    data = pack_bytes(pack, str(path))
     with replace_file(path, was) as temporary:
         temporary.write_bytes(data)
 
 
 def pack_sha256(pack: Pack) -> str:
     """Of the file that `write_pack` would write: packs of one trunk answer alike if it is equal."""
-    return sha256(_bytes_of(pack, f"pack {pack.name!r}")).hexdigest()
+    return sha256(pack_bytes(pack, f"pack {pack.name!r}")).hexdigest()
 
 
-def _bytes_of(pack: Pack, where: str) -> bytes:
+def pack_bytes(pack: Pack, where: str) -> bytes:
+    """Of the file that `write_pack` writes; `where` is for the BundleError of what is no pack."""
     metadata = {
         "format": FORMAT,
         "format_version": str(WITH_OWN_WEIGHTS if pack.own else FORMAT_VERSION),

@@ -57,18 +57,19 @@ def predict(
     paths. An image that cannot be read is told on standard error, the others are answered, and the
     exit code is 1.
     """
+    from prunion.runtime.base import listed
     from prunion.runtime.errors import InputError, PrunionError, printable
     from prunion.runtime.model import load
 
-    listed = _named(images)
+    found = _named(images)
     model = load(bundle, backend, precision=precision)
     for pack in packs:
         model.add_domain(pack)
     if domain is None:
         if len(model.domains) > 1:
-            raise InputError(f"give the images' domain with -d: {', '.join(model.domains)}")
+            raise InputError(f"give the images' domain with -d: {listed(model.domains)}")
         domain = model.domains[0]
-    answers = _answers(model, listed, domain, top)
+    answers = _answers(model, found, domain, top)
     if as_json:
         rows = [
             {"image": image, "error": str(x)}

@@ -15,6 +15,7 @@ from prunion.runtime.base import (
     Backend,
     Precision,
     default_threads,
+    listed,
     read_json,
     reader_threads,
     shown,
@@ -250,7 +251,7 @@ def _settled(model: Model, name: str) -> Any:
 def _domain(model: Model, domain: str | None) -> str:
     if domain is None:
         if len(model.domains) > 1:
-            raise InputError(f"give the images' domain, with -d: {', '.join(model.domains)}")
+            raise InputError(f"give the images' domain, with -d: {listed(model.domains)}")
         return model.domains[0]
     return model.domains[model.domain_index(domain)]
 

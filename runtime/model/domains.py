@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from prunion.runtime.base import shown
+from prunion.runtime.base import listed, shown
 from prunion.runtime.bundle import Pack
 from prunion.runtime.errors import DomainError, InputError
 from prunion.runtime.graph import GraphForm
@@ -18,7 +18,6 @@ __all__ = ["DomainLike", "LiveDomain", "Tables"]
 
 DomainLike = str | int | np.integer
 INT64 = np.dtype(np.int64)
-LISTED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,5 +148,4 @@ class Tables:
         return f"no domain {name!r}: {hint}{self._listing()}"
 
     def _listing(self) -> str:
-        shown = ", ".join(self.names[:LISTED])
-        return f"the model has {shown}" + (", …" if len(self.names) > LISTED else "")
+        return f"the model has {listed(self.names)}"

@@ -15,9 +15,11 @@ from onnx import numpy_helper
 
 from prunion.exporter.bundle import export_bundle, write_unpruned
 from prunion.exporter.bundle.manifest import image_input
+from prunion.exporter.bundle.packs import write_packs
 from prunion.runtime import load
 from prunion.runtime.base import write_json
-from prunion.runtime.bundle import Manifest, load_manifest, open_bundle
+from prunion.runtime.base.files import exchange
+from prunion.runtime.bundle import Manifest, Pack, load_manifest, open_bundle, read_pack
 from prunion.runtime.errors import (
     BudgetError,
     BundleError,
@@ -256,3 +258,19 @@ def test_every_side_that_a_run_may_ask_for_can_be_opened(made: tuple[Path, Path]
         )
         told = replace(manifest, input=shape)
         assert Manifest.from_json(told.to_json(), "manifest.json") == told
+
+
+def test_writing_packs_looks_through_the_others_for_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was left of each was looked for among all, so that time grew by their square."""
+    looked: list[Path] = []
+    monkeypatch.setattr(exchange, "_beside", lambda path, kind: looked.append(path) or [])
+    row = np.zeros(2, np.float32)
+    packs = [
+        Pack(f"d{i}", ("a",), row, row[:, None], row[:1], np.ones(1, np.uint8), "ab" * 32)
+        for i in range(3)
+    ]
+    written = write_packs(tmp_path, packs, [{"accuracy": None}] * 3, [1] * 3)
+    assert not looked
+    assert [read_pack(tmp_path / x.pack).name for x in written] == ["d0", "d1", "d2"]

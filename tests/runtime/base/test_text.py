@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunion.runtime.base import asked_text, one_line, reason_of
+from prunion.runtime.base import asked_text, listed, one_line, reason_of
 from prunion.runtime.bundle import cost_text
 from prunion.runtime.errors import BundleError, OutputError, printable
 
@@ -70,3 +70,10 @@ def test_a_lone_word_is_told_with_the_error_s_type() -> None:
         assert told(ValueError("two words")) == "two words"
     assert reason_of(ValueError("two words"), typed=True) == "ValueError: two words"
     assert reason_of(KeyError(), typed=True) == "KeyError"
+
+
+def test_a_thousand_names_are_told_by_the_first() -> None:
+    names = [f"d{number}" for number in range(1000)]
+    assert listed(names[:2]) == "d0, d1"
+    assert listed(names[:2], more=True) == "d0, d1, …"
+    assert listed(names).endswith("d18, d19, …")

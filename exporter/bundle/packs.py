@@ -72,17 +72,25 @@ def export_pack(
     return pack
 
 
-def packs_of(checkpoint: Path | str, domains: Sequence[str]) -> list[Pack]:
+def packs_of(checkpoint: Path | str, domains: Sequence[str], *, single: bool = False) -> list[Pack]:
     """The packs of a bundle of these domains of a checkpoint, with the parts that they share.
 
-    Their trunk's hash is left out. Raises CheckpointError, and DomainError as an export does.
+    Their trunk's hash is left out where weights of it are computed, which another machine may
+    round otherwise. Raises CheckpointError, and DomainError as an export does.
+
+    Args:
+        single: of a graph of one domain, whose bank is folded into the trunk's weights.
     """
-    source = load_source(checkpoint, ExportOptions(domains=tuple(domains)))
+    names = tuple(domains)
+    asked = ExportOptions(specialise=names[0]) if single else ExportOptions(domains=names)
+    source = load_source(checkpoint, asked)
     net, entries = source.checkpoint.net, source.checkpoint.meta["domains"]
     slim = slim_network(net, source.alive)
     shared, packs = shared_parts(net, slim), []
+    digest = "" if single or source.computed else trunk_hash(slim, shared)
     for row, entry in enumerate(entries):
-        pack = own_pack(net, row, domain_pack(slim, row, entry, ""), slim)
+        pack = own_pack(net, row, domain_pack(slim, row, entry, digest), slim)
+        pack = replace(pack, bank=pack.bank[:0]) if single else pack
         packs.append(replace(pack, own=completed(pack.own, shared)) if source.own else pack)
     return packs
 

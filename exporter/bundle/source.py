@@ -31,12 +31,15 @@ class Source:
         slices: the adapter whose domains choose slices, also where an only domain's weights took
             the trunk's place.
         own: whether the domains have weights beside the graph.
+        computed: whether weights of the trunk may be others than the checkpoint's, made of what its
+            method stores.
     """
 
     checkpoint: Checkpoint
     alive: np.ndarray
     slices: WeightAdapter | None
     own: bool
+    computed: bool
 
     @property
     def names(self) -> list[str]:
@@ -56,8 +59,9 @@ def load_source(path: Path | str, options: ExportOptions) -> Source:
     if chosen is not None:
         loaded = keep_domains(loaded, chosen)
     slices = loaded.net.adapter if holds_slices(loaded.net) else None
+    computed = loaded.net.adapter is not None
     prepare_trunk(loaded.net, dense=options.specialise is not None)
     if slices is not None and loaded.net.adapter is None:
         log.info("a graph of one domain alone is not packed: it has zeros where no slice is used")
     check_options(options, loaded.net, loaded.config.train)
-    return Source(loaded, kept_units(loaded, everyone), slices, apart(loaded.net))
+    return Source(loaded, kept_units(loaded, everyone), slices, apart(loaded.net), computed)

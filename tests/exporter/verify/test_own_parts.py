@@ -1,4 +1,4 @@
-"""What a bundle holds of one domain alone is the checkpoint's to the last bit."""
+"""What a bundle stores of its domains and their trunk is the checkpoint's."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from prunion.exporter.bundle import export_bundle, packs_of
+from prunion.exporter.bundle import export_bundle, graph_trunk_hash, packs_of
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import verify_bundle
 from prunion.exporter.verify.own_parts import check_own_parts
-from prunion.runtime.bundle import open_bundle
+from prunion.runtime.bundle import open_bundle, read_pack, write_pack
 from prunion.trainer.network import load_checkpoint
-from tests.exporter.verify.test_report import rehash
+from tests.exporter.verify.test_report import edit_tensor, rehash
 from tests.support.networks.drawn import NAMES, drawn_checkpoint
 
 SLICES = {"granularity": '"slice"'}
@@ -46,13 +47,52 @@ def test_one_bit_of_a_mask_is_found(tmp_path: Path) -> None:
     """It may move no answer to noise by more than the tolerance."""
     checkpoint = drawn_checkpoint(tmp_path, "piggyback")
     loaded, packs = load_checkpoint(checkpoint), {x.name: x for x in packs_of(checkpoint, NAMES)}
-    manifest = SimpleNamespace(own_weights="shared.safetensors", adapters=())
+    manifest = SimpleNamespace(heads="gathered", trunk_hash="")
     bundle: Any = SimpleNamespace(manifest=manifest, domains=tuple(NAMES), pack=packs.get)
     assert not list(check_own_parts(bundle, checkpoint, loaded))
     key, bits = min(packs["cold"].own.items())
     packs["cold"] = replace(packs["cold"], own={**packs["cold"].own, key: bits ^ 1})
     (problem,) = check_own_parts(bundle, checkpoint, loaded)
     assert problem.startswith(f"domain cold: {key} of its pack is not the checkpoint's")
+
+
+@pytest.mark.parametrize("table", ["bank", "head_weight", "head_bias"])
+def test_a_number_of_a_table_that_moves_no_answer_is_found(
+    tiny: Path, copy: Path, table: str
+) -> None:
+    def nudge(value: np.ndarray) -> None:
+        place = np.unravel_index(np.abs(np.where(np.isfinite(value), value, 0)).argmax(), row)
+        value[place] *= 1 + 4e-6
+
+    assert not told(copy, tiny)
+    pack = read_pack(copy / "domains" / "cold.safetensors")
+    row = getattr(pack, table).shape
+    nudge(changed := getattr(pack, table).copy())
+    write_pack(copy / "domains" / "cold.safetensors", replace(pack, **{table: changed}))
+    for name in ("model.onnx", "model.fp16.onnx"):
+        edit_tensor(copy / name, table, lambda whole: nudge(whole[1]))
+    rehash(copy)
+    assert not verify_bundle(copy).problems
+    problem = f"domain cold: {table} of its pack is not the checkpoint's: export the bundle again"
+    assert verify_bundle(copy, against=tiny).problems == (problem,)
+
+
+def test_a_number_of_the_trunk_that_moves_no_answer_is_found(tiny: Path, copy: Path) -> None:
+    def nudge(value: np.ndarray) -> None:
+        value.reshape(-1)[0] *= 1 + 1e-6
+
+    edit_tensor(copy / "model.onnx", "layer1.0.conv1.weight", nudge)
+    rehash(copy)
+    opened = open_bundle(copy)
+    order = [[e.layer, e.kind, e.offset, e.size] for e in opened.manifest.bank]
+    digest = graph_trunk_hash(onnx.load(copy / "model.onnx"), order)
+    for name in opened.domains:
+        path = copy / "domains" / f"{name}.safetensors"
+        write_pack(path, replace(read_pack(path), trunk_hash=digest))
+    rehash(copy, lambda manifest: manifest.update(trunk_hash=digest))
+    assert not verify_bundle(copy).problems
+    (problem,) = verify_bundle(copy, against=tiny).problems
+    assert problem.startswith("the weights of its trunk are not the checkpoint's")
 
 
 @pytest.mark.thorough

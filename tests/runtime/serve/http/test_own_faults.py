@@ -70,6 +70,33 @@ def test_who_fails_is_noted_by_the_domains_that_were_asked(own_weights: Path) ->
         client.service.close()
 
 
+def test_a_batch_that_fails_where_each_domain_answers_alone_does_not_flip(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next answer of each made the bundle ready again, and the next batch unready."""
+
+    def refuse(*_: object) -> None:
+        raise BundleError("the mixed session fails")
+
+    with load(own_bundle, "cpu", threads=1) as model:
+        client = client_of(model)
+        assert not unready(client)
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "_mixed", refuse)
+            patched.setattr(type(model.tune()), "splits", lambda *_: False)
+            states = []
+            for _ in range(3):
+                assert ask_bundle(client, 0, 1) == 503
+                assert [ask_bundle(client, place) for place in range(2)] == [200] * 2
+                states.append(unready(client))
+        assert states == [set(), {"toy"}, {"toy"}]
+        assert caplog.text.count("toy cannot answer") == 2
+        assert ask_bundle(client, 0, 1) == 200
+        assert ask_bundle(client, 0) == 200
+        assert not unready(client)
+        client.service.close()
+
+
 def test_a_bundle_whose_domains_all_fail_is_not_ready(own_weights: Path) -> None:
     graph = own_weights / "model.onnx"
     with load(own_weights, "cpu", threads=1) as model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ __all__ = [
     "inspect",
     "predict",
 ]
+
+TOGETHER = 32  # images that are answered at a time
 
 
 @click.command()
@@ -58,7 +61,7 @@ def predict(
     exit code is 1.
     """
     from prunion.runtime.base import listed
-    from prunion.runtime.errors import InputError, PrunionError, printable
+    from prunion.runtime.errors import InputError
     from prunion.runtime.model import load
 
     found = _named(images)
@@ -69,27 +72,45 @@ def predict(
         if len(model.domains) > 1:
             raise InputError(f"give the images' domain with -d: {listed(model.domains)}")
         domain = model.domains[0]
-    answers = _answers(model, found, domain, top)
-    if as_json:
-        rows = [
-            {"image": image, "error": str(x)}
-            if isinstance(x, PrunionError)
-            else {"image": image, **asdict(x), "top": [c._asdict() for c in x.top]}
-            for image, x in answers
-        ]
-        echo_json(rows)
-    else:
-        for image, x in answers:
-            if not isinstance(x, PrunionError):
-                shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in x.top)
-                click.echo(printable(f"{image}: {shown}"))
-    unread = [x for _, x in answers if isinstance(x, PrunionError)]
-    for error in unread:
-        click.echo(f"error: {error}", err=True)
+    unread = _tell(_answers(model, found, domain, top), len(found), as_json=as_json)
     if unread:
-        if len(unread) > 1:
-            click.echo(f"{len(unread)} of {len(answers)} images could not be read", err=True)
+        if unread > 1:
+            click.echo(f"{unread} of {len(found)} images could not be read", err=True)
         raise SystemExit(1)
+
+
+def _tell(
+    answers: Iterator[tuple[str, Prediction | PrunionError]], total: int, *, as_json: bool
+) -> int:
+    """Print each answer as it comes, or all as JSON; returns how many images have none.
+
+    Who interrupts thousands keeps what was printed, and is told how much of them that is.
+    """
+    from prunion.runtime.cli.evaluation import told_progress
+    from prunion.runtime.errors import PrunionError, printable
+
+    rows, done, unread = [], 0, 0
+    with told_progress() if as_json else nullcontext(lambda *_: None) as progress:
+        try:
+            for image, x in answers:
+                done += 1
+                progress(done, total)
+                if isinstance(x, PrunionError):
+                    unread += 1
+                    click.echo(f"error: {x}", err=True)
+                    rows += [{"image": image, "error": str(x)}] if as_json else []
+                elif as_json:
+                    rows.append({"image": image, **asdict(x), "top": [c._asdict() for c in x.top]})
+                else:
+                    shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in x.top)
+                    click.echo(printable(f"{image}: {shown}"))
+        except KeyboardInterrupt:
+            kept = "nothing was written" if as_json else "these were printed"
+            click.echo(f"stopped after {done:,} of {total:,} images: {kept}", err=True)
+            raise
+    if as_json:
+        echo_json(rows)
+    return unread
 
 
 def _named(arguments: Sequence[str]) -> list[str]:
@@ -140,22 +161,24 @@ def _images_below(folder: str) -> Iterator[str]:
 
 def _answers(
     model: Model, images: Sequence[str], domain: str, top: int
-) -> list[tuple[str, Prediction | PrunionError]]:
+) -> Iterator[tuple[str, Prediction | PrunionError]]:
     """Each image with its answer, or with why it cannot be read: it costs the others nothing."""
     from prunion.runtime.errors import InputError
 
-    try:
-        return list(zip(images, model.predict(list(images), domain, top_k=top), strict=True))
-    except InputError:
-        if len(images) == 1:
-            raise
-    found: list[tuple[str, Prediction | PrunionError]] = []
-    for image in images:
+    for start in range(0, len(images), TOGETHER):
+        part = images[start : start + TOGETHER]
+        found: list[Prediction | PrunionError] = []
         try:
-            found.append((image, model.predict(image, domain, top_k=top)[0]))
-        except InputError as exc:
-            found.append((image, exc))
-    return found
+            found += model.predict(part, domain, top_k=top)
+        except InputError:
+            if len(images) == 1:
+                raise
+            for image in part:
+                try:
+                    found += model.predict(image, domain, top_k=top)
+                except InputError as exc:
+                    found.append(exc)
+        yield from zip(part, found, strict=True)
 
 
 @click.command()

@@ -25,7 +25,7 @@ from prunion.runtime.cli.options import (
 if TYPE_CHECKING:
     from prunion.runtime.base import Backend, Precision
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "told_progress"]
 
 BETWEEN_LINES = 10.0  # seconds, in a log
 
@@ -75,7 +75,7 @@ def evaluate(
     was = None
     if output is not None:
         was = check_output(output, force=force, wrote=foreign_to_evaluation, inputs=[bundle, *data])
-    with _progress() as progress:
+    with told_progress() as progress:
         result = evaluate(
             bundle,
             data,
@@ -115,7 +115,7 @@ def _check_columns(data: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def told_progress() -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, now and then a line in a log; on standard error."""
     if not sys.stderr.isatty():
         last = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from prunion.runtime.bundle import open_bundle, write_pack
+from prunion.runtime.model import Model
 from tests.runtime.cli.command_line import invoke, one_error_line
 
 
@@ -238,3 +239,43 @@ def test_inspect_shows_the_facts(bundle_path: Path) -> None:
     result = invoke("inspect", bundle_path)
     for fact in ("signs", "50.0%", "432 → 216", "16 → 8", "model.onnx"):
         assert fact in result.stdout
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_who_interrupts_many_images_keeps_what_was_answered(
+    bundle_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """All were answered before the first was printed, and one broken file had all asked again."""
+    asked: list[int] = []
+    predict = Model.predict
+
+    def third_stops(self: Model, images: Any, *given: Any, **options: Any) -> Any:
+        asked.append(len(images))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return predict(self, images, *given, **options)
+
+    monkeypatch.setattr(Model, "predict", third_stops)
+    result = invoke("predict", bundle_path, "-d", "signs", *[picture] * 100, *more)
+    assert result.exit_code == 130 and asked == [32] * 3
+    assert len(result.stdout.splitlines()) == (0 if more else 64)
+    kept = "nothing was written" if more else "these were printed"
+    assert result.stderr.strip() == f"stopped after 64 of 100 images: {kept}"
+
+
+def test_a_broken_image_has_only_its_neighbours_asked_again(
+    bundle_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+    predict = Model.predict
+
+    def counted(self: Model, images: Any, *given: Any, **options: Any) -> Any:
+        asked.append(images)
+        return predict(self, images, *given, **options)
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    monkeypatch.setattr(Model, "predict", counted)
+    result = invoke("predict", bundle_path, "-d", "signs", *[picture] * 99, broken)
+    assert len(result.stdout.splitlines()) == 99
+    assert len(asked) == 4 + 4  # three whole batches, the last, and each of its four

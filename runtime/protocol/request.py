@@ -197,7 +197,9 @@ def images_of(
     unknown = sorted(request.tensors.keys() - inputs)
     if unknown or len(request.tensors) != len(inputs):
         names = " and ".join(f"`{name}`" for name in sorted(inputs, reverse=True))
-        raise InputError(f"inputs must be {names}, each once; unknown: {unknown}")
+        lacking = sorted(inputs - request.tensors.keys())
+        found = f"unknown: {unknown}" if unknown else f"`{lacking[0]}` is not there"
+        raise InputError(f"inputs must be {names}, each once; {found}")
     tensor = request.tensors["image"]
     if tensor.datatype == "BYTES":
         if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ((), (1,)):

@@ -34,17 +34,20 @@ from prunion.runtime.serve.listening.addresses import (
     file_identity,
     hold_port,
     listen,
+    remove_path,
 )
-from prunion.runtime.serve.listening.signals import hangup_held_back, on_signal
+from prunion.runtime.serve.listening.signals import hangup_held_back, on_signal, tell_systemd
 from prunion.runtime.serve.listening.workers import run_workers, what_lies
 from prunion.runtime.serve.logs import logging_of
 from prunion.runtime.serve.models import Service, load_model
 from prunion.runtime.serve.options import LoadOptions, ServeOptions
+from prunion.runtime.serve.waiting import leave, unless_stopped
 
 __all__ = ["serve", "serve_with"]
 
 BACKLOG = 2048
 PATIENCE = 200  # milliseconds of emptying the queue of connections before it is closed
+LAST = 1.0  # seconds to close what is idle, however long it took to get there
 SETTLE = 0.25  # seconds in which a connection that was accepted last sends its request
 STOP = (signal.SIGTERM, signal.SIGINT)
 logger = logging.getLogger("prunion.serve")
@@ -110,16 +113,16 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
         tracing = make_tracing(options.otlp)
         if tracing is not None:
             held.push_async_callback(asyncio.to_thread, tracing.close)
-        service = Service(load_model(bundle, options.load), options, tracing)
+        service = await unless_stopped(stop, lambda: _started(bundle, options, tracing))
         # However this ends: a session that a thread still makes would abort the process.
         held.push_async_callback(service.stop)
-        service.start()
         gc.collect()
         gc.freeze()  # what is here now stays: looking through it again would hold up requests
         _follow_hangups(loop, service, Path(bundle))
         if options.uds is not None:
             listening = bind_path(options.uds)
-            held.callback(_remove_socket, options.uds, file_identity(options.uds))
+            identity = file_identity(options.uds)
+            held.callback(remove_path, options.uds, identity)
             held.callback(listening.close)
         assert listening is not None
         listen(listening, BACKLOG)
@@ -141,10 +144,23 @@ async def _run(bundle: Path | str, options: ServeOptions, port: int) -> None:
             ", ".join(f"{name} {number}" for name, number in where.items()),
             time.perf_counter() - begun,
         )
-        _notify("READY=1")
+        tell_systemd("READY=1")
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        await _drain(service, http, rpc, running)
+        if not await _drain(service, http, rpc, running):
+            if options.uds is not None:
+                remove_path(options.uds, identity)
+            leave(f"what was being loaded is given up after {options.drain_seconds:g} s")
+
+
+def _started(bundle: Path | str, options: ServeOptions, tracing: Any) -> Service:
+    service = Service(load_model(bundle, options.load), options, tracing)
+    try:
+        service.start()
+    except BaseException:
+        service.close()
+        raise
+    return service
 
 
 def _bound(options: ServeOptions, port: int) -> socket.socket:
@@ -177,28 +193,31 @@ def _follow_hangups(loop: asyncio.AbstractEventLoop, service: Service, bundle: P
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
 
-def _remove_socket(path: Path, identity: tuple[int, int] | None) -> None:
-    """Unless it is another server's by now."""
-    if file_identity(path) == identity:
-        path.unlink(missing_ok=True)
-
-
 async def _drain(
     service: Service, http: uvicorn.Server, rpc: Any, running: asyncio.Future[None]
-) -> None:
-    """Not ready at once; answer a while longer; then take no more, and finish what was taken."""
+) -> bool:
+    """Not ready at once; answer a while longer; then take no more, and finish what was taken.
+
+    Returns whether all that was begun came to its end in that time.
+    """
     options = service.options
     service.ready = False
-    _notify("STOPPING=1")
+    tell_systemd("STOPPING=1")
     logger.info("stopping: not ready any more")
     if not running.done():
         await asyncio.sleep(options.ready_seconds)
     http.should_exit = True
+    until = time.monotonic() + options.drain_seconds
     if rpc is not None:
         await asyncio.gather(running, rpc.stop(options.drain_seconds))
     await running
-    await service.stop()
+    ending = asyncio.ensure_future(service.stop())
+    await asyncio.wait({ending}, timeout=max(until - time.monotonic(), LAST))
+    if not ending.done():
+        return False
+    await ending
     logger.info("stopped")
+    return True
 
 
 async def _reloaded(service: Service, bundle: Path) -> None:
@@ -251,18 +270,6 @@ def _config(service: Service, gate: Gate, keys: Any) -> uvicorn.Config:
         ssl_ca_certs=_text(options.client_ca),
         ssl_cert_reqs=ssl.CERT_NONE if options.client_ca is None else ssl.CERT_REQUIRED,
     )
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, where it was that started the server and waits (`Type=notify`)."""
-    place = os.environ.get("NOTIFY_SOCKET", "")
-    if place:
-        place = place.replace("@", "\0", 1) if place.startswith("@") else place
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as found,
-        ):
-            found.sendto(state.encode(), place)
 
 
 def _text(path: Path | None) -> str | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-__all__ = ["Stop", "within"]
+__all__ = ["Stop", "leave", "unless_stopped", "within"]
 
 Result = TypeVar("Result")
 
@@ -77,3 +80,26 @@ async def within(seconds: float, work: Awaitable[Result]) -> Result:
         raise
     finally:
         timer.cancel()
+
+
+async def unless_stopped(stop: asyncio.Event, work: Callable[[], Result]) -> Result:
+    """What `work` gives in a thread; where a process is to stop before, it ends there and then."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        leave("what was being loaded is given up")
+    stopped.cancel()
+    return await working
+
+
+def leave(why: str) -> NoReturn:
+    """End this process at once, where a thread still works.
+
+    It cannot be ended: an orderly end would wait for it, and a session that it makes after that
+    would abort the process.
+    """
+    logging.getLogger("prunion.serve").warning("stopped: %s", why)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(0)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from prunion.runtime.errors import ConfigError
 
-__all__ = ["bind_path", "bind_port", "check_path", "file_identity", "hold_port", "listen"]
+__all__ = [
+    "bind_path",
+    "bind_port",
+    "check_path",
+    "file_identity",
+    "hold_port",
+    "listen",
+    "remove_path",
+]
 
 
 def bind_port(
@@ -129,3 +137,9 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def remove_path(path: Path, identity: tuple[int, int] | None) -> None:
+    """Remove a Unix socket, unless it is another server's by now."""
+    if file_identity(path) == identity:
+        path.unlink(missing_ok=True)

@@ -1,13 +1,15 @@
-"""Signals that a server follows once it can, and holds back until then."""
+"""Signals that a server follows once it can, and holds back until then; what systemd is told."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-__all__ = ["hangup_held_back", "on_signal"]
+__all__ = ["hangup_held_back", "on_signal", "tell_systemd"]
 
 
 @contextmanager
@@ -34,3 +36,12 @@ def on_signal(
         loop.add_signal_handler(number, call)
     except NotImplementedError:  # Windows
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+
+
+def tell_systemd(state: str) -> None:
+    """Where it was that started the server and waits (`Type=notify`)."""
+    place = os.environ.get("NOTIFY_SOCKET", "")
+    if place:
+        place = place.replace("@", "\0", 1) if place.startswith("@") else place
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as found:
+            found.sendto(state.encode(), place)

@@ -5,6 +5,7 @@ On the CPU a session is run as it is; on a GPU by I/O binding, so that the table
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
@@ -52,6 +53,7 @@ DEFAULTS: Mapping[Backend, Mapping[str, str]] = {
 # ONNX Runtime's severity. What fails is raised; its log would quote the file's own names, escape
 # sequences included, on the terminal.
 QUIET = 4
+log = logging.getLogger(__name__)
 
 
 def make_ort_session(
@@ -70,14 +72,22 @@ def make_ort_session(
     *first, last = _candidates(ort, options.backend)
     session = None
     for backend in first:
-        with suppress(BackendError):  # `auto` goes on with the next
+        try:
             session = _start(ort, model, backend, options)
             break
+        except BackendError as exc:  # `auto` goes on with the next
+            _tell_once(backend, str(exc))
     if session is None:
         session = _start(ort, model, last, options)
     _check_names(session, needs or set())
     on_gpu = session.get_providers()[0] != PROVIDERS["cpu"]
     return BoundSession(session) if on_gpu else OrtSession(session)
+
+
+@cache
+def _tell_once(backend: Backend, why: str) -> None:
+    """Say why `auto` takes none of a backend: of a GPU that is there, only the time would tell."""
+    log.warning("backend auto goes on without %s: %s", backend, why)
 
 
 def mixed_session(graph: Path | str, options: SessionOptions | None = None) -> OrtSession:

@@ -21,7 +21,8 @@ import numpy as np
 
 from prunion.runtime.errors import InputError, OverloadError
 from prunion.runtime.measure.loadgen import (
-    LEAST_QUERIES,
+    FEW,
+    LEAST,
     LOADGEN_NAMES,
     PERCENTILE,
     Scenario,
@@ -49,7 +50,8 @@ class ScenarioReport:
             where so many queries were refused.
         samples_per_second: images answered; of `server`, at the highest rate that held.
         bound_ms: of `server`, what p99 had to stay under.
-        valid: whether 100 queries were answered, and in `server` a rate held for 20 bounds.
+        valid: whether as many queries were answered as LoadGen's early stopping wants at least (64
+            for a p90 and of `offline`, 662 for a p99), and in `server` a rate held for 20 bounds.
     """
 
     scenario: Scenario
@@ -97,7 +99,7 @@ def run_scenario(
     elif driven:
         found = by_loadgen(loadgen, scenario, call, seconds, workers)
     else:  # LoadGen's offline query of thousands of samples, by turns of as many as fit a batch
-        found = _one_after_the_other(call, seconds, PERCENTILE[scenario])
+        found = _one_after_the_other(call, seconds, scenario)
     rate = found.queries / found.seconds if rate is None else rate
     return ScenarioReport(
         scenario=scenario,
@@ -128,14 +130,14 @@ def scenario_line(report: ScenarioReport) -> str:
     )
 
 
-def _one_after_the_other(call: Callable[[], object], seconds: float, percentile: int) -> Stretch:
+def _one_after_the_other(call: Callable[[], object], seconds: float, scenario: Scenario) -> Stretch:
     latencies, start = [], time.perf_counter()
     while (begin := time.perf_counter()) - start < seconds:
         call()
         latencies.append((time.perf_counter() - begin) * 1e3)
     spent = time.perf_counter() - start
-    value = _percentile(latencies, percentile)
-    return Stretch(len(latencies), value, spent, len(latencies) >= LEAST_QUERIES)
+    value = _percentile(latencies, PERCENTILE[scenario])
+    return Stretch(len(latencies), value, spent, len(latencies) >= LEAST[scenario])
 
 
 def _percentile(latencies: Sequence[float] | np.ndarray, percentile: int) -> float:
@@ -187,7 +189,7 @@ def _highest_rate(
             found = poisson_stretch(call, rate, seconds, workers)
         if found.latency_ms <= bound_ms:
             low, best = rate, found
-        elif low == 0 and rate * seconds < LEAST_QUERIES / 4:
+        elif low == 0 and rate * seconds < FEW:
             break  # not even a rate that leaves the machine idle
         else:
             high = rate
@@ -203,7 +205,7 @@ def poisson_stretch(
 
     Each worker takes the next that is due, or waits for it: first come, first served.
     """
-    number = max(round(rate * seconds), LEAST_QUERIES // 4)
+    number = max(round(rate * seconds), FEW)
     due = np.cumsum(np.random.default_rng(0).exponential(1 / rate, number))
     latencies, taken, lock = np.zeros(number), count(), threading.Lock()
     start = time.perf_counter()
@@ -229,4 +231,4 @@ def poisson_stretch(
         for done in [pool.submit(work) for _ in range(workers)]:
             done.result()
     spent = time.perf_counter() - start
-    return Stretch(number, _percentile(latencies, 99), spent, number >= LEAST_QUERIES)
+    return Stretch(number, _percentile(latencies, 99), spent, number >= LEAST["server"])

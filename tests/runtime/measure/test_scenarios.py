@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from prunion.runtime.cli import cli
 from prunion.runtime.errors import InputError, OverloadError, PrunionError
 from prunion.runtime.measure import run_scenario, scenario_line, scenarios
+from prunion.runtime.measure.loadgen import PERCENTILE, Scenario, _read_log
 from prunion.runtime.measure.scenarios import poisson_stretch
 from prunion.runtime.model import load
 from prunion.runtime.protocol import InferRequest, domains_of, grpc_caller, http_caller
@@ -271,3 +272,15 @@ def test_a_scenario_tells_what_was_asked_on_which_machine(bundle_path: Path) -> 
     assert value["machine"]["cores"] >= 1
     assert value["bundle"] == str(bundle_path)
     assert (value["domains"], value["asked"]) == ("signs", "this process, cpu, fp32")
+
+
+@pytest.mark.parametrize(("scenario", "least"), [("single", 64), ("multi", 662), ("server", 662)])
+def test_fewer_queries_than_loadgen_takes_for_enough_are_too_few(
+    scenario: Scenario, least: int
+) -> None:
+    """The p99 of a hundred is the slowest of them, and was called sure."""
+    percentile = PERCENTILE[scenario]
+    for queries in (least - 1, least):
+        told = {"result_query_count": queries, f"result_{percentile}.00_percentile_latency_ns": 1}
+        log = "".join(f'"key": "{key}", "value": {value}\n' for key, value in told.items())
+        assert _read_log(log, scenario, 1.0).valid == (queries == least)

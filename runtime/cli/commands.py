@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -89,7 +89,8 @@ def _tell(
     from prunion.runtime.cli.evaluation import told_progress
     from prunion.runtime.errors import PrunionError, printable
 
-    rows, done, unread = [], 0, 0
+    rows: list[dict[str, Any]] = []
+    done = unread = 0
     with told_progress() if as_json else nullcontext(lambda *_: None) as progress:
         try:
             for image, x in answers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -181,5 +182,7 @@ def _gradients(
         loss = parts[torch.isfinite(answer)].sum()
     if not loss.requires_grad:
         return [torch.zeros_like(x) for x in parameters]
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a hook's, that the images have no gradients
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [torch.zeros_like(p) if x is None else x for p, x in zip(parameters, found, strict=True)]

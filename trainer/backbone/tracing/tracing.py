@@ -26,7 +26,7 @@ from prunion.trainer.backbone.tracing.cutting import (
     returning_cut,
 )
 from prunion.trainer.backbone.tracing.rewrites import inline_regions, rewrite
-from prunion.trainer.backbone.tracing.training_mode import tell_left_out
+from prunion.trainer.backbone.tracing.training_mode import hooked, tell_left_out
 from prunion.trainer.backbone.tracing.writes import functionalise
 
 __all__ = ["trace"]
@@ -76,10 +76,12 @@ def _told(model: nn.Module, example: torch.Tensor) -> Iterator[None]:
         height, width = example.shape[2:]
         if more := _more_than_images(model):
             raise UnsupportedGraphError(f"{type(model).__name__} cannot be traced: {more}") from exc
+        found = ", ".join(hooked(model)[:3])
+        hooks = f"; its hooks run too, on {found}" if found else ""
         raise UnsupportedGraphError(
             f"torch.export cannot trace {type(model).__name__} at {height}x{width}: "
-            f"{reason_of(exc)}; what can be is neither exported nor quantised, takes batches of "
-            "any size, and decides nothing by an image's values"
+            f"{reason_of(exc)}{hooks}; what can be is neither exported nor quantised, takes "
+            "batches of any size, and decides nothing by an image's values"
         ) from exc
 
 

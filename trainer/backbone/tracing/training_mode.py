@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunion.runtime.base import first_of
 
-__all__ = ["NORM_MOMENTUM", "tell_left_out"]
+__all__ = ["NORM_MOMENTUM", "hooked", "tell_left_out"]
 
 log = logging.getLogger(__name__)
 NORM_MOMENTUM = 0.1  # of every domain's statistics, whatever the network's own has
 MOST_NAMED = 3
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str | None) -> None:
@@ -39,6 +40,13 @@ def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str 
             ", ".join(sorted(f"{x:g}" if isinstance(x, float) else str(x) for x in momenta)),
             NORM_MOMENTUM,
         )
+    if names := hooked(model):
+        log.info(
+            "the network has hooks (%s): what one returns of an answer is in the graph that is "
+            "trained, and whatever else it does, as to keep or count, is done while that is traced "
+            "alone",
+            first_of(names, MOST_NAMED),
+        )
     draws = _Draws()
     try:
         own = _pytree.tree_leaves(model(example.clone()))[place]
@@ -48,16 +56,34 @@ def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str 
         return
     if draws.found:
         modules = dict(model.named_modules())
-        names = [f"{type(modules[name]).__name__} {name}".strip() for name in draws.found]
         log.info(
             "the network is trained without what is random in its own training mode: %s",
-            first_of(names, MOST_NAMED),
+            first_of(
+                [f"{type(modules[name]).__name__} {name}".strip() for name in draws.found], MOST_NAMED
+            ),
         )
     elif own.shape != other.shape or not torch.allclose(own, other, 1e-3, 1e-4, equal_nan=True):
         log.info(
             "the network answers otherwise in its own training mode (self.training), norms apart: "
             "it is trained as it answers in eval mode"
         )
+
+
+def hooked(model: nn.Module) -> list[str]:
+    """The modules with a hook of the user's, torch's own and prunion's aside, by class and name."""
+    return [
+        f"{type(module).__name__} {name}".strip()
+        for name, module in model.named_modules()
+        if any(_is_users(hook) for kind in HOOKS for hook in getattr(module, kind).values())
+    ]
+
+
+def _is_users(hook: Any) -> bool:
+    while isinstance(hook, partial):
+        hook = hook.func
+    # What is no function, as weight_norm's own, has the place of its class.
+    place = getattr(hook, "__module__", None) or type(hook).__module__
+    return place.partition(".")[0] not in ("torch", "prunion")
 
 
 class _Draws(TorchDispatchMode):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone import trace
 from tests.support.networks.small import Plain
 
@@ -67,3 +69,27 @@ def test_another_momentum_is_told(caplog: pytest.LogCaptureFixture) -> None:
     model.bn1.momentum, model.bn2.momentum = None, 0.01
     trace(model, 8, 8)
     assert "the network's BatchNorm has momentum 0.01, None, prunion's has 0.1" in caplog.text
+
+
+def test_a_hook_of_the_users_is_told_and_torchs_own_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A list that keeps activations got those of the tracing, and none of training, unsaid."""
+    caplog.set_level(logging.INFO, "prunion")
+    model, kept = Plain(), list[torch.Tensor]()
+    nn.utils.spectral_norm(model.conv2)
+    trace(model, 8, 8)
+    assert "hooks" not in caplog.text
+    model.conv1.register_forward_hook(partial(lambda kept, *x: kept.append(x[2]), kept))
+    trace(model, 8, 8)
+    assert "the network has hooks (Conv2d conv1): " in caplog.text
+    model.bn1.register_forward_hook(lambda _, __, x: kept.append(x.numpy()))
+    with pytest.raises(UnsupportedGraphError, match="run too, on Conv2d conv1, BatchNorm2d bn1;"):
+        trace(model, 8, 8)
+
+
+def test_a_hook_on_a_gradient_warns_of_nothing_of_ours(recwarn: pytest.WarningsRecorder) -> None:
+    model = Plain()
+    model.conv1.register_full_backward_hook(lambda *_: None)
+    trace(model, 8, 8)
+    assert not [x for x in recwarn if "backward hook" in str(x.message)]

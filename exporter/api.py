@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from prunion.exporter.bundle import export_bundle
 from prunion.exporter.options import ExportOptions
 from prunion.exporter.verify import VerifyReport, verify_bundle
-from prunion.runtime.base import path_argument
+from prunion.runtime.base import path_argument, spelled_for_programs
 from prunion.runtime.bundle import Bundle, open_bundle
 from prunion.runtime.errors import CheckpointError
 from prunion.trainer.network import checkpoint_sha256
@@ -17,7 +18,11 @@ from prunion.trainer.run import RunResult
 
 __all__ = ["export", "verify"]
 
+FLAGS = [option.name for option in fields(ExportOptions) if isinstance(option.default, bool)]
+OTHERS = [option.name for option in fields(ExportOptions) if option.name not in FLAGS]
 
+
+@spelled_for_programs(FLAGS, OTHERS)
 @torch_as_it_was()
 def export(
     run: RunResult | Path | str, output: Path | str, *, force: bool = False, **options: Any
@@ -40,6 +45,7 @@ def export(
     return open_bundle(output)
 
 
+@spelled_for_programs()
 @torch_as_it_was()
 def verify(
     bundle: Bundle | Path | str, *, against: RunResult | Path | str | None = None

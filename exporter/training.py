@@ -12,7 +12,7 @@ from torch import nn
 
 from prunion.exporter.graph import rehearse_export
 from prunion.exporter.tables import check_handed, domain_table, handed_sets, plain, sees, values_of
-from prunion.runtime.base import path_argument, shown
+from prunion.runtime.base import path_argument, shown, spelled_for_programs
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.config import BudgetConfig, RunConfig, asked_config, load_config
 from prunion.trainer.processes import torch_as_it_was
@@ -33,6 +33,7 @@ from prunion.trainer.score import check_baseline
 __all__ = ["prune", "sweep", "train"]
 
 
+@spelled_for_programs()
 @torch_as_it_was()
 def train(
     config: RunConfig | Mapping[str, Any] | Path | str,
@@ -94,6 +95,7 @@ def train(
     )
 
 
+@spelled_for_programs()
 @torch_as_it_was()
 def sweep(
     config: RunConfig | Mapping[str, Any] | Path | str,

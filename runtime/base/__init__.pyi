@@ -68,6 +68,7 @@ from .readings import open_gpu as open_gpu
 from .readings import read_state as read_state
 from .readings import slowed_down as slowed_down
 from .readings import state_text as state_text
+from .spelling import spelled_for_programs as spelled_for_programs
 from .text import amount_text as amount_text
 from .text import asked_text as asked_text
 from .text import first_of as first_of

@@ -6,11 +6,13 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import prunion
 from prunion.runtime import errors
+from tests.support.tiny_run import tiny_run
 
 
 def test_every_error_is_at_the_top() -> None:
@@ -62,3 +64,14 @@ def test_the_package_is_the_command_too() -> None:
         [sys.executable, "-m", "prunion", "--version"], capture_output=True, text=True, check=True
     )
     assert run.stdout.startswith("prunion, version ")
+
+
+def test_errors_name_arguments_and_no_options(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file, out = tiny_run(tmp_path), tmp_path / "out.prunion"
+    with pytest.raises(errors.PrunionError, match=r"not empty .* another place with output"):
+        prunion.train(file, tmp_path)
+    with pytest.raises(errors.PrunionError, match="correct output, or leave out resume=True to"):
+        prunion.train(file, tmp_path / "none", resume=True)
+    with pytest.raises(errors.ConfigError, match="int8_max_drop 200 is outside"):
+        prunion.export(tmp_path, out, int8=True, int8_max_drop=200)

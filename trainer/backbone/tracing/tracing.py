@@ -37,6 +37,7 @@ ANSWERS = ("logits", "out", "output")  # what models that return a mapping call 
 IDLE = frozenset(
     "dropout dropout_ feature_dropout alpha_dropout detach detach_ lift_fresh_copy".split()
 )
+FIXED = "specialized it to be a constant"  # torch's word on a batch whose size is decided
 GUARDS = frozenset(["_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range"])
 
 
@@ -89,7 +90,7 @@ def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.Grap
     batch = torch.export.Dim("N", min=1)
     with _told(model, example), _quietly():
         shapes = (({0: batch},),) if _takes_any(model) else ({0: batch},)
-        program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+        program = _exported(model, example, shapes)
         module = program.module()
     assert isinstance(module, fx.GraphModule)
     inline_regions(module)
@@ -113,6 +114,26 @@ def _traced(model: nn.Module, example: torch.Tensor, cut: str | None) -> fx.Grap
     tell_left_out(model, example, place, cut)
     _keep_buffers(module)
     return module
+
+
+def _exported(model: nn.Module, example: torch.Tensor, shapes: Any) -> Any:
+    """The program that torch.export makes of a model.
+
+    Raises UnsupportedGraphError if its code makes a plain number of the batch's size.
+    """
+    try:
+        return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    except Exception as exc:
+        if FIXED not in str(exc):
+            raise
+    try:  # slowly, by its code, in which `len(x)` is no plain number
+        return torch.export.export(model, (example,), dynamic_shapes=shapes, strict=True)
+    except Exception:
+        raise UnsupportedGraphError(
+            f"{type(model).__name__} cannot be traced: its forward makes a plain number of how "
+            "many images there are, as int(x.shape[0]) or a branch on it does: use x.shape[0] "
+            "itself, or -1, and take the branch out"
+        ) from None
 
 
 def _more_than_images(model: nn.Module) -> str:

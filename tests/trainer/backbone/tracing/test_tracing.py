@@ -154,3 +154,21 @@ def test_a_network_of_more_than_images_is_told_so() -> None:
     for cut in (None, "conv1"):
         with pytest.raises(UnsupportedGraphError, match=r"its forward\(x, y\) .* images .* alone"):
             trace(Two(), 8, 8, cut)
+
+
+def test_a_batch_may_be_counted_by_len() -> None:
+    class Tokens(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).reshape(len(x), -1)
+
+    model, images = Tokens().eval(), torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(trace(model, 8, 8)(images), model(images))
+
+
+def test_a_batch_whose_size_is_fixed_is_told() -> None:
+    class Fixed(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (1.0 if x.shape[0] == 2 else 2.0)
+
+    with pytest.raises(UnsupportedGraphError, match=r"Fixed cannot be traced: .*use x\.shape\[0\]"):
+        trace(Fixed(), 8, 8)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from prunion.runtime.base import install_hint, read_json, reason_of, shown, write_json
+from prunion.runtime.base import install_hint, json_of, read_json, reason_of, shown, write_json
 from prunion.runtime.errors import ConfigError, DataError, OutputError, PrunionError
 from prunion.trainer.config import LOG, TENSORBOARD, RunConfig
 
@@ -50,8 +50,9 @@ class MetricsLog:
     ) -> None:
         """Open both, making `folder` if need be. Raises DataError if it cannot be written to.
 
-        `after` is the step that a resumed run has behind it: what TensorBoard has of later ones is
-        taken again. `trackers` are told of every finite number, and closed with it.
+        `after` is how many steps a resumed run has behind it: what TensorBoard has of later ones
+        is taken again, and the log was cut back (`drop_lines_after`). `trackers` are told of every
+        finite number, and closed with it.
         """
         self._trackers = trackers
         path = Path(folder) / LOG
@@ -64,6 +65,18 @@ class MetricsLog:
                 f"{path} cannot be written ({exc.strerror or exc}): choose another run folder"
             ) from None
         self._board = _tensorboard(path.parent / TENSORBOARD, after)
+        self._tell_again(path, after)
+
+    def _tell_again(self, path: Path, after: int) -> None:
+        """What was measured behind the last step has the next one's number, and went with it."""
+        if self._board is None or not after:
+            return
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            value = json_of(line)
+            if value.get("step") == after:
+                for name, number in value.items():
+                    if name != "step" and isinstance(number, int | float):
+                        self._board.add_scalar(name, float(number), after)
 
     def log(self, step: int, **scalars: Any) -> None:
         """Write one line: `step` and every scalar.
@@ -129,7 +142,8 @@ def _tensorboard(folder: Path, after: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=after + 1 if after else None)
+    # From a run's first step too: one that was killed before its first state left figures.
+    return SummaryWriter(str(folder), purge_step=after)
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prunion.runtime.errors import DataError
+from prunion.trainer.run.folder import drop_lines_after
 from prunion.trainer.run.progress import MetricsLog
 
 
@@ -74,6 +75,33 @@ def test_tensorboard_forgets_what_a_resumed_run_takes_again(tmp_path: Path) -> N
     values = {event.step: event.value for event in events.Scalars("loss")}
     assert values == {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.5, 4: 0.5}
     assert len(events.Scalars("loss")) == 5
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_tensorboard_has_no_figure_twice_of_a_run_that_was_killed(
+    tmp_path: Path, after: int
+) -> None:
+    """The first step behind a state has the number of what was measured before it."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is optional"
+    )
+    with MetricsLog(tmp_path) as log:
+        for step in range(4):
+            if step == 2:
+                log.log(step, accuracy={"a": 0.5}, phase="warmup")
+            log.log(step, loss=1.0, cost=1.0)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    file.rename(file.with_name("events.out.tfevents.1"))  # of another process, and another second
+    drop_lines_after(tmp_path / "metrics.jsonl", after)
+    with MetricsLog(tmp_path, after=after) as log:
+        for step in range(after, 4):
+            log.log(step, loss=0.5, cost=1.0)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    told = [(x["step"], x["loss"]) for x in lines(tmp_path) if "loss" in x]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == told
+    if after:
+        assert [event.step for event in events.Scalars("accuracy/a")] == [2]
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
